@@ -1,0 +1,33 @@
+"""Errors that talk to the user: one paragraph (what, where, likely cause, the command that mends it), then a non-zero exit."""
+
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_DONE = 0
+EXIT_FAILED = 1  # finished, but some input was rejected; or training diverged
+EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message is one paragraph that a stranger understands.
+
+    Attributes:
+      exit_code: what the process exits with when the error reaches `exit_on_user_error`.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_CONFIG):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
+    """Runs a front door and ends the process: with its return code, or with a UserError's paragraph and code."""
+    try:
+        code = run() or EXIT_DONE
+    except UserError as error:
+        print("\n" + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+        code = error.exit_code
+    sys.exit(code)

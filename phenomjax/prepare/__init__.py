@@ -1,0 +1,1 @@
+"""python -m phenomjax.prepare: raw files to banks."""
