@@ -1,0 +1,368 @@
+"""The image bank: a Zarr v3 array of images, one shard an image, and a Parquet table of one row an image.
+
+    NAME.zarr/zarr.json            group; attributes["phenomjax"] = format, version, channels, bit_depth, intensity, ...
+    NAME.zarr/images/zarr.json     array [image, y, x, channel], sharding_indexed
+    NAME.zarr/images/c.I.0.0.0     image I, all of it (flat names: one inode an image)
+    NAME.zarr/metadata.parquet     METADATA_SCHEMA, row I describes image I
+
+Any other Zarr v2 or v3 array is read through the same interface by naming its axes: `open_bank("x.zarr", axes="NCHW")`.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorstore as ts
+
+from phenomjax.errors import UserError
+
+FORMAT, VERSION = "image_bank", 1
+UNFINISHED = ".prepare"  # a folder with this name inside a bank: `phenomjax.prepare` has not finished it
+METADATA_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("experiment", "plate", "well", "site", "cell_type", "perturbation")]
+    + [("perturbation_type", pa.string()), ("gene", pa.string()), ("concentration", pa.float64())]
+    + [("is_control", pa.bool_()), ("source", pa.string()), ("checksum", pa.string())]
+)
+PERTURBATION_TYPES = ("crispr", "sirna", "compound", "orf", "control")
+DTYPES = {"uint8": 8, "uint16": 16}
+# Bitshuffle makes lz4 as small as zstd on microscopy, at a third of the decoding time.
+CODECS = {
+    "blosc-lz4": {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}},
+    "blosc-zstd": {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}},
+    "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
+    "none": None,
+}
+
+
+def create_bank(
+    path: str | Path,
+    shape: Sequence[int],
+    dtype: str | np.dtype,
+    channels: Sequence[str],
+    *,
+    attributes: dict | None = None,
+    chunk: int = 128,
+    codec: str = "blosc-lz4",
+) -> None:
+    """Writes the two zarr.json files of a bank, no pixels and no metadata.
+
+    Args:
+      path: the folder, `NAME.zarr`; made if it is not there.
+      shape: [images, height, width, channels].
+      dtype: uint8 or uint16.
+      channels: one name a channel, in the order of the last axis.
+      attributes: more entries for `attributes["phenomjax"]`, such as "intensity" and "pixel_size_um".
+      chunk: height and width of the inner chunks in pixels.
+      codec: one of CODECS.
+
+    Raises:
+      UserError: a dtype, codec, chunk or list of channels that no bank can have.
+    """
+    dtype = np.dtype(dtype)
+    count, height, width, depth = (int(size) for size in shape)
+    if dtype.name not in DTYPES:
+        raise UserError(f"An image bank holds uint8 or uint16 pixels, not {dtype.name} ({path}). Convert them first.")
+    if codec not in CODECS:
+        raise UserError(f"Unknown codec {codec!r}{did_you_mean(codec, CODECS)}. There are: {', '.join(CODECS)}.")
+    if chunk < 1:
+        raise UserError(f"The chunk must be at least 1 pixel, not {chunk}. Leave it at its default of 128.")
+    if len(channels) != depth or len(set(channels)) != depth:
+        raise UserError(
+            f"{path}: the images have {depth} channels, but the names given are {list(channels)}. Give one different "
+            "name for each channel, in the order of the last axis."
+        )
+    inner = [{"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}]
+    if CODECS[codec]:
+        step = {"name": CODECS[codec]["name"], "configuration": dict(CODECS[codec]["configuration"])}
+        if step["name"] == "blosc":
+            step["configuration"] |= {"typesize": dtype.itemsize, "blocksize": 0}
+        inner.append(step)
+    array = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [count, height, width, depth],
+        "data_type": dtype.name,
+        "dimension_names": ["image", "y", "x", "channel"],
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": [1, _round_up(height, chunk), _round_up(width, chunk), depth]},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [1, chunk, chunk, depth],
+                    "codecs": inner,
+                    "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "attributes": {},
+    }
+    entry = {"format": FORMAT, "version": VERSION, "channels": list(channels), "bit_depth": DTYPES[dtype.name]}
+    entry |= {"intensity": None, "pixel_size_um": None}
+    path = Path(path)
+    _writer.cache_clear()
+    (path / "images").mkdir(parents=True, exist_ok=True)
+    _write_json(path / "images" / "zarr.json", array)
+    attributes = {"phenomjax": entry | (attributes or {})}
+    _write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
+    """Writes one whole image, atomically: TensorStore writes a lock file, syncs it, and renames it to the shard's name.
+
+    Args:
+      path: a folder made by `create_bank`.
+      index: row of the image.
+      image: [height, width, channels] of the bank's dtype.
+    """
+    array = _writer(str(path))
+    if image.dtype != array.dtype.numpy_dtype or image.shape != array.shape[1:]:
+        raise ValueError(f"{path} takes {array.dtype.name} {array.shape[1:]}, not {image.dtype} {image.shape}")
+    array[index].write(image).result()
+
+
+def shard_path(path: str | Path, index: int) -> Path:
+    """The file that holds image `index` of the bank at `path`."""
+    return Path(path) / "images" / f"c.{index}.0.0.0"
+
+
+def write_bank(
+    path: str | Path,
+    images: Iterable[np.ndarray],
+    metadata: pa.Table,
+    channels: Sequence[str],
+    *,
+    attributes: dict | None = None,
+    chunk: int = 128,
+    codec: str = "blosc-lz4",
+) -> None:
+    """Writes a whole bank from images in memory (simulators, tests); big jobs go through `phenomjax.prepare`.
+
+    Args:
+      images: [height, width, channels] arrays, all of one shape and dtype; may be a generator.
+      metadata: one row an image; columns of METADATA_SCHEMA, those that are missing become null.
+    """
+    metadata, count = conform_metadata(metadata), 0
+    for count, image in enumerate(images, start=1):
+        if count == 1:
+            shape, dtype = (metadata.num_rows, *image.shape), image.dtype
+            create_bank(path, shape, dtype, channels, attributes=attributes, chunk=chunk, codec=codec)
+        write_image(path, count - 1, image)
+    if count != metadata.num_rows or not count:
+        raise ValueError(f"{path}: {count} images but {metadata.num_rows} rows of metadata")
+    write_metadata(path, metadata)
+
+
+def conform_metadata(table: pa.Table) -> pa.Table:
+    """Casts a table to METADATA_SCHEMA; missing columns become null, unknown columns are an error."""
+    for name in table.column_names:
+        if name not in METADATA_SCHEMA.names:
+            hint = did_you_mean(name, METADATA_SCHEMA.names)
+            known = ", ".join(METADATA_SCHEMA.names)
+            raise UserError(f"Metadata column {name!r} is unknown{hint}. A bank has: {known}.")
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in METADATA_SCHEMA
+    ]
+    return pa.table(columns, schema=METADATA_SCHEMA)
+
+
+def write_metadata(path: str | Path, metadata: pa.Table) -> None:
+    """Writes metadata.parquet of a bank, atomically."""
+    partial = Path(path) / "metadata.parquet.partial"
+    pq.write_table(metadata, partial, compression="zstd")
+    os.replace(partial, Path(path) / "metadata.parquet")
+
+
+class ImageBank:
+    """Images with named channels and one row of metadata each. Opens its files lazily, pickles as its path.
+
+    Attributes:
+      path: the folder.
+      shape: (images, height, width, channels).
+      dtype: NumPy dtype of the pixels.
+      channels: names, in the order of the last axis.
+      attributes: what `attributes["phenomjax"]` says (bit_depth, intensity, ...); {} for a foreign array.
+      metadata: METADATA_SCHEMA, one row an image; all null for a foreign array.
+      fingerprint: sha256 of the files that describe the bank; changes when its images are others.
+      axes: the axes of the stored array, "NHWC" for a bank.
+      chunk_shape: (height, width, channels) of the smallest piece that can be decoded.
+      stored: the metadata of the array as its zarr.json (v3) or .zarray (v2) has it.
+    """
+
+    def __init__(self, path: str | Path, axes: str | None = None):
+        self.path, self._requested_axes = Path(path), axes
+        if axes is None:
+            self._read_bank()
+        else:
+            self._read_foreign(axes)
+
+    def _read_bank(self) -> None:
+        group = _json(self.path / "zarr.json")
+        self.attributes = group["attributes"]["phenomjax"]
+        self.axes, self._array_path = "NHWC", self.path / "images"
+        self.stored = _json(self._array_path / "zarr.json")
+        self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
+        self.channels = tuple(self.attributes["channels"])
+        self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
+        self.metadata = pq.read_table(self.path / "metadata.parquet")
+        files = ("zarr.json", "images/zarr.json", "metadata.parquet")
+        self.fingerprint = _fingerprint([self.path / name for name in files])
+        if self.metadata.num_rows != self.shape[0]:
+            raise UserError(
+                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has "
+                f"{self.metadata.num_rows} rows: one of the two was replaced. Copy the bank again, or make it again with `phenomjax.prepare`."
+            )
+
+    def _read_foreign(self, axes: str) -> None:
+        described = next((self.path / n for n in ("zarr.json", ".zarray") if (self.path / n).is_file()), None)
+        self.stored = _json(described) if described else {}
+        if "shape" not in self.stored:
+            raise UserError(
+                f"No Zarr array at {self.path}: with axes={axes!r} the path must be the folder of an array itself. "
+                f"Found there: {_listing(self.path)}."
+            )
+        sizes = tuple(self.stored["shape"])
+        if sorted(axes) not in (sorted("NHWC"), sorted("NHW")) or len(axes) != len(sizes):
+            raise UserError(
+                f"axes={axes!r} does not fit {self.path}, an array of shape {sizes}: name every axis once, in the "
+                "order of the array, with N (image), H, W and C (channel; left out where there is none), for instance NCHW."
+            )
+        self.axes, self._array_path, self.attributes = axes, self.path, {}
+        size = dict(zip(axes, sizes, strict=True))
+        self.shape = (size["N"], size["H"], size["W"], size.get("C", 1))
+        self.dtype = np.dtype(self.array.dtype.numpy_dtype)
+        self.channels = tuple(f"c{i}" for i in range(self.shape[3]))
+        chunk = dict(zip("NHWC", self.array.chunk_layout.read_chunk.shape, strict=True))
+        self.chunk_shape = (chunk["H"], chunk["W"], chunk["C"])
+        self.metadata = pa.table([pa.nulls(size["N"], f.type) for f in METADATA_SCHEMA], schema=METADATA_SCHEMA)
+        self.fingerprint = _fingerprint([described])
+
+    @functools.cached_property
+    def array(self) -> ts.TensorStore:
+        """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
+        array = _open_array(self._array_path, self.stored)
+        if "C" not in self.axes:
+            array = array[..., ts.newaxis]
+        return array.transpose([(self.axes + "C").index(axis) for axis in "NHWC"])
+
+    def read(self, index: int) -> np.ndarray:
+        """Decodes image `index` whole: [height, width, channels]."""
+        return self.array[index].read().result()
+
+    def shard_path(self, index: int) -> Path:
+        """The file that holds image `index` (banks only)."""
+        return shard_path(self.path, index)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __reduce__(self):
+        return type(self), (self.path, self._requested_axes)
+
+
+def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
+    """Opens a bank, or with `axes` any other Zarr v2 or v3 array, to read.
+
+    Args:
+      path: the folder of the bank, or of the array.
+      axes: for an array that is no bank, its axes in order: a permutation of "NHWC", or of "NHW".
+
+    Raises:
+      UserError: nothing there, no bank, an unfinished one, or one of another version; it names what it found.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        near = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.5)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else f" In {path.parent}: {_listing(path.parent)}."
+        mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
+        raise UserError(f"There is no bank at {path}.{hint} {mend}")
+    if axes is not None:
+        return ImageBank(path, axes)
+    if (path / UNFINISHED).is_dir():
+        raise UserError(
+            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run the same "
+            "`python -m phenomjax.prepare images` command again; it continues where it stopped."
+        )
+    group = _json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
+    entry = (group.get("attributes") or {}).get("phenomjax") or {}
+    if entry.get("format") != FORMAT:
+        what = "a Zarr array" if (path / ".zarray").is_file() or "shape" in group else "a folder"
+        hint = "Name the axes to read it as it is, for instance axes='NCHW'." if what == "a Zarr array" else ""
+        raise UserError(
+            f"{path} is {what}, not an image bank; found there: {_listing(path)}. {hint} An image bank is made by "
+            "`python -m phenomjax.prepare images`."
+        )
+    if entry.get("version") != VERSION:
+        raise UserError(
+            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads version {VERSION}. "
+            "Prepare it again from its source files, or install the phenomjax that wrote it."
+        )
+    for name in ("images/zarr.json", "metadata.parquet"):
+        if not (path / name).is_file():
+            raise UserError(
+                f"The bank {path} has no {name}: it was not copied whole, or its preparation was interrupted. Copy it "
+                "again, or run the command that prepared it again."
+            )
+    return ImageBank(path)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the nearest known name, or ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+@functools.lru_cache(maxsize=8)
+def _writer(path: str) -> ts.TensorStore:
+    # Chunks of zeros are stored too: then a chunk that is not there is always damage.
+    images = os.path.join(path, "images")
+    return _open_array(images, _json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True)
+
+
+def _open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
+    driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path) + "/"}, "recheck_cached_data": "open"}
+    return ts.open(spec | options, open=True).result()
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again.") from error
+
+
+def _write_json(path: Path, content: dict) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def _listing(folder: Path) -> str:
+    names = _names(folder)
+    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
