@@ -1,0 +1,248 @@
+"""Random crops of a bank's images: a direct reader of its shards, and TensorStore for every other array.
+
+The direct road costs about half of TensorStore's CPU time: the index of a shard is kept, neighbouring chunks come with
+one pread into a buffer that is used again, they are decoded without the GIL, and only the wanted pixels are copied.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+
+import imagecodecs
+import numpy as np
+import tensorstore as ts
+
+from phenomjax.data.bank import ImageBank
+from phenomjax.errors import UserError
+
+INDEX_CACHE_BYTES = 64 << 20  # 16,000 images of 256 chunks; a bank of 100 million images must not fill the memory
+RUN_BYTES = 1 << 20  # the longest single read: larger ones leave the second-level cache before they are decoded
+MISSING = 2**64 - 1  # offset of a chunk that was never written
+DECODERS = {"blosc": imagecodecs.blosc_decode, "zstd": imagecodecs.zstd_decode}
+
+
+class BadImageError(UserError):
+    """An image that cannot be read: its file is missing, truncated or damaged."""
+
+
+class CropReader:
+    """Reads crops of one bank into buffers that the caller owns. Safe to use from many threads.
+
+    Attributes:
+      bank: what it reads.
+      direct: whether the direct road is taken; False for arrays that are not a phenomjax bank.
+    """
+
+    def __init__(self, bank: ImageBank):
+        self.bank = bank
+        _, self._height, self._width, depth = bank.shape
+        self._pixel = np.dtype((np.void, depth * bank.dtype.itemsize))  # all channels of a pixel as one item
+        self.direct = bool(bank.attributes) and _has_known_codecs(bank.stored)
+        self._scratch = threading.local()
+        if self.direct:
+            self._rows, self._columns = bank.chunk_shape[:2]
+            self._grid = (-(-self._height // self._rows), -(-self._width // self._columns))
+            self._chunk_bytes = self._rows * self._columns * self._pixel.itemsize
+            inner = bank.stored["codecs"][0]["configuration"]["codecs"]
+            self._decode = DECODERS[inner[1]["name"]] if len(inner) > 1 else None
+            self._index_bytes = 16 * self._grid[0] * self._grid[1] + 4
+            self._indices: dict[int, memoryview] = {}
+            self._lock = threading.Lock()
+
+    def read_into(self, out: np.ndarray, image: int, y: int, x: int) -> None:
+        """Fills `out` [h, w, channels] with the pixels of `image` from row y and column x on.
+
+        `out` may be a flipped or rotated view, as long as the channels of a pixel lie side by side.
+
+        Raises:
+          BadImageError: the image is missing, truncated or damaged; names bank, image, file and the mend.
+        """
+        self.read_crops([out], image, [y], [x])
+
+    def read_crops(self, outs: Sequence[np.ndarray], image: int, ys: Sequence[int], xs: Sequence[int]) -> None:
+        """`read_into` for several crops of one image: no chunk is decoded twice."""
+        for out, y, x in zip(outs, ys, xs, strict=True):
+            inside = 0 <= y <= self._height - out.shape[0] and 0 <= x <= self._width - out.shape[1]
+            if not inside or not 0 <= image < len(self.bank) or out.dtype != self.bank.dtype:
+                raise ValueError(f"no crop {out.shape} {out.dtype} at image {image}, y {y}, x {x} in {self.bank.path}")
+        try:
+            if self.direct:
+                self._read_direct(outs, image, ys, xs)
+            else:
+                self._read_tensorstore(outs, image, ys, xs)
+        except FileNotFoundError as error:
+            raise self._bad(image, "its file is not there") from error
+        except OSError as error:
+            raise self._bad(image, f"the system says {error.strerror!r}") from error
+
+    def amplification(self, crop_size: int, crops_per_image: int = 1) -> float:
+        """Expected bytes decoded for one byte delivered, for square crops at positions that are all equally likely."""
+        if self.direct:
+            images, chunk = 1, self.bank.chunk_shape
+        else:
+            images, *chunk = self.bank.array.chunk_layout.read_chunk.shape
+        _, height, width, depth = self.bank.shape
+        decoded, whole = 1.0, 1.0
+        for size, step in ((height, chunk[0]), (width, chunk[1])):
+            starts = np.arange(size - crop_size + 1)
+            decoded *= np.mean((starts + crop_size - 1) // step - starts // step + 1) * step
+            whole *= -(-size // step) * step
+        channels = -(-depth // chunk[2]) * chunk[2] / depth
+        return float(images * channels * min(decoded, whole / crops_per_image) / crop_size**2)
+
+    def _read_tensorstore(self, outs, image, ys, xs) -> None:
+        try:
+            if len(outs) > 1 and self.amplification(outs[0].shape[0], len(outs)) < self.amplification(outs[0].shape[0]):
+                whole = self.bank.read(image)
+                for out, y, x in zip(outs, ys, xs, strict=True):
+                    out[...] = whole[y : y + out.shape[0], x : x + out.shape[1]]
+                return
+            writes = [
+                ts.array(out, copy=False).write(self.bank.array[image, y : y + out.shape[0], x : x + out.shape[1]])
+                for out, y, x in zip(outs, ys, xs, strict=True)
+            ]
+            for write in writes:
+                write.result()
+        except (ValueError, RuntimeError) as error:  # what TensorStore raises for data it cannot read or decode
+            raise self._bad(image, f"TensorStore says {str(error).split(' [')[0]}") from error
+
+    def _read_direct(self, outs, image, ys, xs) -> None:
+        rows, columns = self._rows, self._columns
+        views = [out.view(self._pixel)[..., 0] for out in outs]
+        wanted: dict[int, list[int]] = {}  # chunk number -> the crops that need it
+        for crop, (view, y, x) in enumerate(zip(views, ys, xs, strict=True)):
+            across = range(x // columns, (x + view.shape[1] - 1) // columns + 1)
+            for row in range(y // rows, (y + view.shape[0] - 1) // rows + 1):
+                for column in across:
+                    wanted.setdefault(row * self._grid[1] + column, []).append(crop)
+        for number, chunk in self._chunks(image, sorted(wanted)):
+            top, left = number // self._grid[1] * rows, number % self._grid[1] * columns
+            for crop in wanted[number]:
+                view, y, x = views[crop], ys[crop], xs[crop]
+                y0, y1 = max(y, top), min(y + view.shape[0], top + rows)
+                x0, x1 = max(x, left), min(x + view.shape[1], left + columns)
+                view[y0 - y : y1 - y, x0 - x : x1 - x] = chunk[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def _chunks(self, image: int, numbers: Sequence[int]):
+        """Yields (number, decoded pixels) in the given order; the pixels are valid until the next one is asked for."""
+        file = os.open(self.bank.shard_path(image), os.O_RDONLY)
+        try:
+            index = self._indices.get(image) or self._read_index(file, image)
+            decoded, position = self._buffer("decoded", self._chunk_bytes), 0
+            while position < len(numbers):
+                start = end = index[2 * numbers[position]]
+                run = []  # chunks that follow each other in the file
+                for number in numbers[position:]:
+                    offset, size = index[2 * number], index[2 * number + 1]
+                    if offset == MISSING:
+                        raise self._bad(image, f"chunk {divmod(number, self._grid[1])} is missing from its file")
+                    if offset != end or (run and end + size - start > RUN_BYTES):
+                        break
+                    run.append((number, offset - start, size))
+                    end += size
+                position += len(run)
+                stored = self._buffer("stored", end - start)
+                if os.preadv(file, [stored], start) != end - start:
+                    raise self._bad(image, "its file is truncated")
+                for number, offset, size in run:
+                    yield number, self._decoded(image, number, stored[offset : offset + size], decoded)
+        finally:
+            os.close(file)
+
+    def _decoded(self, image: int, number: int, stored: memoryview, decoded: memoryview) -> np.ndarray:
+        if self._decode is None:
+            pixels, size = stored, len(stored)
+        else:
+            try:
+                pixels, size = decoded, len(self._decode(stored, out=decoded))
+            except RuntimeError as error:  # imagecodecs' own errors derive from it
+                where = f"chunk {divmod(number, self._grid[1])} of its file does not decode"
+                raise self._bad(image, f"{where} ({error})") from error
+        if size != self._chunk_bytes:
+            raise self._bad(image, f"chunk {divmod(number, self._grid[1])} of its file has {size} bytes")
+        return np.frombuffer(pixels, self._pixel).reshape(self._rows, self._columns)
+
+    def _read_index(self, file: int, image: int) -> memoryview:
+        size = os.fstat(file).st_size
+        content = os.pread(file, self._index_bytes, max(size - self._index_bytes, 0))
+        if len(content) != self._index_bytes or crc32c(content[:-4]) != int.from_bytes(content[-4:], "little"):
+            raise self._bad(image, "the index at the end of its file is damaged: the file is truncated or overwritten")
+        index = memoryview(content)[:-4].cast("Q")
+        with self._lock:
+            while self._indices and (len(self._indices) + 1) * self._index_bytes > INDEX_CACHE_BYTES:
+                del self._indices[next(iter(self._indices))]  # the oldest: random crops have no favourites
+            self._indices[image] = index
+        return index
+
+    def _buffer(self, name: str, size: int) -> memoryview:
+        """This thread's buffer of that name, at least as large as asked for; fresh ones would cost page faults."""
+        buffer = getattr(self._scratch, name, None)
+        if buffer is None or len(buffer) < size:
+            buffer = memoryview(np.empty(size + size // 4, np.uint8))
+            setattr(self._scratch, name, buffer)
+        return buffer[:size]
+
+    def _bad(self, image: int, what: str) -> BadImageError:
+        place = self.bank.shard_path(image) if self.bank.attributes else self.bank.path
+        return BadImageError(
+            f"{image_name(self.bank, image)} (image {image} of the bank {self.bank.path}) cannot be read: {what}. "
+            f"File: {place}. Probably the bank was not copied whole, or the disk is failing. Find all such images with "
+            f"`python -m phenomjax.prepare inspect {self.bank.path}` and copy or prepare them again; or leave them out "
+            "with --config.data.on_bad_image=skip."
+        )
+
+
+def image_name(bank: ImageBank, image: int) -> str:
+    """What a biologist calls the image, "BANK PLATE/WELL/SITE", or "BANK #7" where the metadata do not say."""
+    row = bank.metadata.slice(image, 1).select(["plate", "well", "site"]).to_pylist()[0]
+    known = [str(value) for value in row.values() if value is not None]
+    return f"{bank.path.stem} {'/'.join(known) if known else f'#{image}'}"
+
+
+def crc32c(message: bytes) -> int:
+    """CRC-32C (Castagnoli, RFC 3720) of at least 4 bytes: what Zarr puts behind the index of a shard."""
+    tables, first = _crc_tables()
+    blocks = np.zeros(-(-len(message) // 256) * 256, np.uint8)  # from state 0, zeros in front change nothing
+    body = blocks[len(blocks) - len(message) :]
+    body[:] = np.frombuffer(message, np.uint8)
+    body[:4] ^= 255  # the same as starting from state 0xFFFFFFFF
+    state = 0
+    for part in np.bitwise_xor.reduce(tables[np.arange(256), blocks.reshape(-1, 256)], axis=1).tolist():
+        a, b, c, d = state.to_bytes(4, "little")
+        state = part ^ first[0][a] ^ first[1][b] ^ first[2][c] ^ first[3][d]
+    return state ^ 0xFFFFFFFF
+
+
+@functools.cache
+def _crc_tables() -> tuple[np.ndarray, list[list[int]]]:
+    """[256, 256]: what byte b at place p of a block of 256 bytes adds to the state after it; and its first 4 rows."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
+    tables = np.empty((256, 256), np.uint32)
+    tables[255] = table
+    for place in range(254, -1, -1):
+        tables[place] = table[tables[place + 1] & 255] ^ tables[place + 1] >> 8
+    return tables, tables[:4].tolist()
+
+
+def _has_known_codecs(stored: dict) -> bool:
+    """Whether an array is laid out as `bank.create_bank` does it, with a codec of DECODERS or none."""
+    _, height, width, depth = stored["shape"]
+    images, *shard = stored["chunk_grid"]["configuration"]["chunk_shape"]
+    if [codec["name"] for codec in stored["codecs"]] != ["sharding_indexed"] or images != 1:
+        return False
+    sharding = stored["codecs"][0]["configuration"]
+    inner = sharding["codecs"]
+    return (
+        shard[0] >= height
+        and shard[1] >= width
+        and sharding["chunk_shape"][0] == 1
+        and sharding["chunk_shape"][3] == depth
+        and sharding.get("index_location") == "end"
+        and [codec["name"] for codec in sharding["index_codecs"]] == ["bytes", "crc32c"]
+        and inner[0]["name"] == "bytes"
+        and inner[0].get("configuration", {}).get("endian", "little") == "little"
+        and [codec["name"] in DECODERS for codec in inner[1:]] in ([], [True])
+    )
