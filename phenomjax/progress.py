@@ -52,3 +52,4 @@ def log_to_stderr() -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and JAX say much that no user can act on

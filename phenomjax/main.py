@@ -1,0 +1,46 @@
+"""Trains: `python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo [--config.KEY=VALUE …]`.
+
+Exit codes: 0 done, 1 diverged, 2 configuration error, 75 stopped by a signal after saving (run the same command again).
+"""
+
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from phenomjax import cluster, errors, progress
+from phenomjax.errors import UserError
+
+
+def main() -> int:
+    """Reads the flags, connects the processes, runs the loop."""
+    config_flag = config_flags.DEFINE_config_file("config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True)
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
+    coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for runs of several processes.")
+    num_processes = flags.DEFINE_integer("num_processes", 1, "Number of processes of the run.")
+    process_id = flags.DEFINE_integer("process_id", 0, "Which of them this is.")
+    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+        print(__doc__, *(f"  --{f.name}: {f.help}" for f in flags.FLAGS.get_flags_for_module(sys.argv[0]) or []), sep="\n")
+        for name in ("config", "workdir", "coordinator", "num_processes", "process_id"):
+            print(f"  --{name}: {flags.FLAGS[name].help}")
+        print("Every key with its default and meaning stands in phenomjax/config.py; experiments stand in configs/.")
+        return 0
+    try:
+        flags.FLAGS(sys.argv)
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UserError(f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help).") from None
+    for name in ("config", "workdir"):
+        if flags.FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing: python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo")
+    progress.log_to_stderr()
+    cluster.start(coordinator.value, num_processes.value, process_id.value)
+    if not cluster.is_main():
+        progress.log.setLevel("WARNING")
+    from phenomjax import train
+
+    return train.run(config_flag.value, workdir.value)
+
+
+if __name__ == "__main__":
+    errors.exit_on_user_error(main)

@@ -1,0 +1,93 @@
+"""Mesh, the table from logical axis names to mesh axes, and what it means for each parameter.
+
+Sharded with pjit, i.e. `jax.jit` with shardings. A new strategy is a new table and nothing else.
+"""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from phenomjax.errors import UserError
+
+AXES = ("data", "model")
+_REPLICATED = {"seq": None, "kv": None, "patch": None, "layers": None, "channel": None}
+RULES: dict[str, dict[str, str | None]] = {
+    "dp": {"batch": "data", "embed": None, "mlp": None, "heads": None, "vocab": None, **_REPLICATED},
+    "fsdp": {"batch": "data", "embed": "data", "mlp": None, "heads": None, "vocab": None, **_REPLICATED},
+    "fsdp_tp": {"batch": "data", "embed": "data", "mlp": "model", "heads": "model", "vocab": "model", **_REPLICATED},
+}
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+    """Builds the (data, model) mesh over all devices of all processes.
+
+    Raises:
+      UserError: the axis sizes do not multiply to the number of devices, or the batch does not divide over them.
+    """
+    count, data, model = jax.device_count(), config.mesh.data, config.mesh.model
+    if data == -1:
+        data = max(count // model, 1)
+    if data * model != count:
+        raise UserError(
+            f"config.mesh has data={config.mesh.data} and model={model}, which do not make the {count} devices that JAX sees "
+            f"({jax.devices()[0].device_kind}). Set --config.mesh.data=-1 and a --config.mesh.model that divides {count}."
+        )
+    if config.mesh.preset != "fsdp_tp" and model != 1:
+        raise UserError(f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set --config.mesh.preset=fsdp_tp.")
+    micro = config.global_batch_size // config.optimizer.accumulate_steps
+    if micro % data:
+        raise UserError(
+            f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps {config.optimizer.accumulate_steps} = {micro} "
+            f"crops do not divide over {data} devices on the data axis. Use a global_batch_size that is a multiple of "
+            f"{data * config.optimizer.accumulate_steps}, e.g. --config.global_batch_size={-(-micro // data) * data * config.optimizer.accumulate_steps}."
+        )
+    return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2)  # positional: the keyword differs between versions
+
+
+def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
+    """Returns the rule table of a preset in Flax's form."""
+    return tuple(RULES[preset].items())
+
+
+def shardings(boxed: object, mesh: Mesh, preset: str) -> object:
+    """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
+
+    Raises:
+      UserError: a logical name without a rule, or a dimension that the mesh axis does not divide.
+    """
+    specs = nn.get_partition_spec(boxed)
+    used = {axis for spec in jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P)) for axis in spec if axis}
+    if unknown := used - RULES[preset].keys():
+        raise UserError(f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known: {sorted(RULES[preset])}.")
+    result = nn.logical_to_mesh_sharding(specs, mesh, rules(preset))
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(nn.unbox, boxed))
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(result), strict=True):
+        for size, axis in zip(leaf.shape, sharding.spec, strict=False):
+            if axis and size % mesh.shape[axis]:
+                raise UserError(
+                    f"{jax.tree_util.keystr(path)} has a dimension of {size} that does not divide over {mesh.shape[axis]} devices on mesh "
+                    f"axis '{axis}' (preset '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model width that divides."
+                )
+    return result
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over the data axis, for every leaf of a batch and of a carry."""
+    return NamedSharding(mesh, P("data"))
+
+
+def describe(params: object, param_shardings: object, rows: int = 12) -> str:
+    """A table of parameter, shape, spec and MiB per device, the largest first, with the totals."""
+    table, total, local = [], 0, 0.0
+    for (path, leaf), sharding in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(param_shardings), strict=True):
+        mib = np.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize / 2**20
+        table.append((mib, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, tuple(sharding.spec)))
+        total, local = total + leaf.size, local + mib
+    table.sort(key=lambda row: -row[0])
+    lines = [f"  {name:<58} {'x'.join(map(str, shape)) or 'scalar':<16} {spec!s:<22} {mib:8.2f}" for mib, name, shape, spec in table[:rows]]
+    head = f"  {'parameter':<58} {'shape':<16} {'sharding':<22} MiB per device"
+    more = [f"  … and {len(table) - rows} smaller ones"] if len(table) > rows else []
+    return "\n".join([head, *lines, *more, f"  {total / 1e6:.2f} M parameters in {len(table)} arrays, {local:.1f} MiB per device"])
