@@ -1,1 +1,1 @@
-"""Flax linen modules, one file a family."""
+"""Flax linen modules, one file a family. They know nothing of data, tasks or configs."""

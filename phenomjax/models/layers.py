@@ -1,0 +1,314 @@
+"""Pieces that every vision model here is built from: dense layers, norms, attention, patches, positions, masks, draws per row."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Num
+
+from phenomjax.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+ATTENTION = ("auto", "matmul", "xla", "cudnn")
+_logged_attention: set[str] = set()  # so that 48 equal layers give one log line
+
+
+# Compute type
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type of activations: "auto" is bfloat16 where the hardware multiplies it fast (GPU, TPU), else float32.
+
+    A CPU has no fast bfloat16 product under XLA, so float32 is quicker there. Parameters, norms, softmax and losses
+    are float32 whatever this says.
+    """
+    if name == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype is {name!r}; it can be auto, float32 or bfloat16, e.g. --config.model.dtype=auto.")
+    return jnp.dtype(name)
+
+
+# Dense layers and norms
+
+
+def xavier_uniform(inputs: int, outputs: int) -> Callable:
+    """Glorot's uniform distribution for a kernel of any shape that maps `inputs` numbers to `outputs` numbers."""
+    limit = (6.0 / (inputs + outputs)) ** 0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+class Dense(nn.Module):
+    """A linear layer over the last `input_axes` axes, to one or several new axes.
+
+    Several axes (such as (3, heads, kv)) stay apart in the kernel, so that one of them can be sharded, and packed
+    projections are sliced instead of split.
+
+    Attributes:
+      features: shape of the new axes.
+      kernel_axes: logical names of the kernel's axes, inputs first.
+      input_axes: how many trailing axes of the input are contracted.
+      use_bias: whether there is a bias, of shape `features`.
+      fan_out: outputs of one matrix, where several are packed in the kernel; only the initialiser reads it.
+      dtype: type of the product; the parameters are float32.
+    """
+
+    features: Sequence[int]
+    kernel_axes: Sequence[str | None]
+    input_axes: int = 1
+    use_bias: bool = True
+    fan_out: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        features, kernel_axes = tuple(self.features), tuple(self.kernel_axes)
+        inputs = x.shape[x.ndim - self.input_axes :]
+        init = xavier_uniform(int(np.prod(inputs)), self.fan_out or int(np.prod(features)))
+        kernel = self.param("kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32)
+        contracted = tuple(range(x.ndim - self.input_axes, x.ndim)), tuple(range(self.input_axes))
+        y = lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
+        if self.use_bias:
+            bias_init = nn.with_logical_partitioning(nn.initializers.zeros, kernel_axes[self.input_axes :])
+            y = y + self.param("bias", bias_init, features, jnp.float32).astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis; the statistics are float32 and two-pass, the output is `dtype`."""
+
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), shape, jnp.float32)
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, (None,)), shape, jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(x).mean(-1, keepdims=True)
+        return (x * (lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
+
+
+def gelu(x: Array, kind: str) -> Array:
+    """GELU, "exact" (error function, as the published weights want) or its "tanh" approximation."""
+    return jax.nn.gelu(x, approximate=kind == "tanh")
+
+
+def drop_path(y: Array, scale: Float[Array, " batch"] | None) -> Array:
+    """Stochastic depth: multiplies each row's branch by its scale (0, or 1 / kept share); None leaves it alone."""
+    return y if scale is None else y * scale.reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
+
+
+# Attention
+
+
+def attention(query: Array, key: Array, value: Array, implementation: str = "auto") -> Array:
+    """Full (unmasked) attention with the scale 1/sqrt(kv); the one place that chooses how it is computed.
+
+    Args:
+      query: (batch, queries, heads, kv).
+      key: (batch, keys, heads, kv).
+      value: (batch, keys, heads, kv).
+      implementation: "matmul" (explicit products in batch, heads, time order), "xla" (jax.nn.dot_product_attention),
+        "cudnn" (flash attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
+
+    Returns:
+      (batch, queries, heads, kv) in the type of `query`.
+
+    Raises:
+      UserError: the implementation is unknown, or "cudnn" was asked for and cannot run here.
+    """
+    chosen, reason = choose_attention(implementation, query.dtype, query.shape[-1])
+    line = f"attention: {chosen} ({reason})"
+    if line not in _logged_attention:
+        _logged_attention.add(line)
+        log.info(line)
+    if chosen == "matmul":
+        return _matmul_attention(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
+
+
+def choose_attention(implementation: str, dtype: jnp.dtype, head_dim: int) -> tuple[str, str]:
+    """Which implementation `attention` takes on this process's devices, and why, in words for the log."""
+    if implementation not in ATTENTION:
+        raise UserError(
+            f"model.attention is {implementation!r}; it can be {', '.join(ATTENTION)}. "
+            "Use --config.model.attention=auto to let the program choose."
+        )
+    if implementation in ("matmul", "xla"):
+        return implementation, "asked for by model.attention"
+    platform = jax.default_backend()
+    obstacle = _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim)
+    if implementation == "cudnn":
+        if obstacle:
+            raise UserError(
+                f"model.attention=cudnn cannot be honoured: {obstacle}. "
+                "Use --config.model.attention=auto, which takes cuDNN wherever it can run."
+            )
+        return "cudnn", "asked for by model.attention"
+    if not obstacle:
+        return "cudnn", "flash attention: bfloat16 or float16 on a GPU of capability 8.0 or newer"
+    if platform == "cpu":
+        return "matmul", "on a CPU explicit products are fastest"
+    return "xla", f"no cuDNN flash attention: {obstacle}"
+
+
+def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str:
+    """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN front end."""
+    if platform != "gpu":
+        return f"it needs an NVIDIA GPU, and this program runs on {platform}"
+    device = jax.local_devices()[0]
+    if "cuda" not in device.client.platform_version.lower():
+        return "it needs an NVIDIA GPU, and this one is not"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it needs bfloat16 or float16, and model.dtype gives {dtype.name}"
+    capability = float(device.compute_capability)
+    if capability < 8.0:
+        return f"it needs compute capability 8.0 or newer, and {device.device_kind} has {capability}"
+    largest = 256 if capability >= 9.0 else 128
+    if head_dim % 8 or head_dim > largest:
+        return f"it needs a head dimension that is a multiple of 8 and at most {largest}, and this model has {head_dim}"
+    return ""
+
+
+def _matmul_attention(query: Array, key: Array, value: Array) -> Array:
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5
+    batch = (0, 1), (0, 1)
+    scores = lax.dot_general(query * scale, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return lax.dot_general(weights, value, (((3,), (2,)), batch)).transpose(0, 2, 1, 3)
+
+
+# Pixels, patches, positions
+
+
+def self_standardise(
+    pixels: Num[Array, "batch height width channel"], epsilon: float = 1e-5
+) -> Float[Array, "batch height width channel"]:
+    """Each image and channel to mean 0 and variance 1, in float32 (biased variance, after division by 255).
+
+    16-bit pixels are divided by 255 too: the only trace of that number in the result is `epsilon`, which so stays a
+    floor of 0.8 grey levels (or camera counts) whatever the bit depth.
+    """
+    images = pixels.astype(jnp.float32) / 255.0
+    images = images - images.mean((1, 2), keepdims=True)
+    return images * lax.rsqrt(jnp.square(images).mean((1, 2), keepdims=True) + epsilon)
+
+
+def patchify(
+    images: Num[Array, "batch height width channel"], patch_size: int, channel_agnostic: bool = False
+) -> Num[Array, "batch seq patch"]:
+    """Cuts images into patches, tokens row by row.
+
+    Returns:
+      (batch, H/p * W/p, p * p * C), the channel fastest; or, channel-agnostic, (batch, C * H/p * W/p, p * p): all
+      tokens of the first channel, then of the second, and so on.
+    """
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
+    if channel_agnostic:
+        return x.transpose(0, 5, 1, 3, 2, 4).reshape(batch, channels * rows * columns, patch_size**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch_size**2 * channels)
+
+
+def unpatchify(
+    patches: Num[Array, "batch seq patch"], height: int, width: int, channels: int, patch_size: int,
+    channel_agnostic: bool = False,
+) -> Num[Array, "batch height width channel"]:  # fmt: skip
+    """The inverse of `patchify`."""
+    batch, rows, columns = patches.shape[0], height // patch_size, width // patch_size
+    if channel_agnostic:
+        x = patches.reshape(batch, channels, rows, columns, patch_size, patch_size).transpose(0, 2, 4, 3, 5, 1)
+    else:
+        x = patches.reshape(batch, rows, columns, patch_size, patch_size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height, width, channels)
+
+
+def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq embed"]:
+    """The fixed two-dimensional position table, tokens row by row.
+
+    `[sin(y w_k), cos(y w_k), sin(x w_k), cos(x w_k)]` with `w_k = 10000^(-k / (dim/4))`, k = 0 .. dim/4 - 1. The row
+    comes first and the exponent's denominator is dim/4: other codes differ in both, and their tables do not fit.
+    """
+    if dim % 4:
+        raise UserError(f"The width of an encoder or decoder must be a multiple of 4 for its position table, not {dim}.")
+    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    angles = np.arange(max(rows, columns))[:, None] * frequencies
+    table = jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
+    y = jnp.broadcast_to(table[:rows, None], (rows, columns, dim // 2))
+    x = jnp.broadcast_to(table[None, :columns], (rows, columns, dim // 2))
+    return jnp.concatenate([y, x], axis=-1).reshape(rows * columns, dim)
+
+
+# Masks and random draws, per row of the global batch
+
+
+def uniform_rows(key: Array, row: Int[Array, " batch"], shape: Sequence[int]) -> Float[Array, "batch ..."]:
+    """Uniform numbers in [0, 1) that depend on (key, row) alone, not on who else is in the batch or where it runs."""
+    return jax.vmap(lambda r: jax.random.uniform(jax.random.fold_in(key, r), tuple(shape)))(row)
+
+
+def drop_path_scales(
+    key: Array, row: Int[Array, " batch"], rate: float, depth: int, branches: int
+) -> Float[Array, "depth batch branches"]:
+    """Scales for `drop_path` of every layer: the rate grows linearly from 0 in the first layer to `rate` in the last."""
+    rates = jnp.linspace(0.0, rate, depth)[:, None]
+    kept = uniform_rows(key, row, (depth, branches)) >= rates
+    return (kept / (1.0 - rates)).transpose(1, 0, 2)
+
+
+def num_visible(tokens: int, mask_ratio: float) -> int:
+    """How many tokens the encoder sees: int(tokens * (1 - mask_ratio)), at least one, and at least one is masked.
+
+    Raises:
+      UserError: the ratio leaves nothing to see or nothing to predict.
+    """
+    visible = int(tokens * (1.0 - mask_ratio))
+    if not 0 < visible < tokens:
+        raise UserError(
+            f"model.mask_ratio={mask_ratio} leaves {visible} of {tokens} tokens visible; some must be visible and some "
+            "masked. Choose a ratio such as --config.model.mask_ratio=0.75, or a larger data.crop_size."
+        )
+    return visible
+
+
+def token_order(noise: Float[Array, "batch seq"]) -> tuple[Int[Array, "batch seq"], Int[Array, "batch seq"]]:
+    """Random order of the tokens, visible ones first, and its inverse.
+
+    Returns:
+      order: order[b, i] is the token at place i; the first `num_visible` places are seen.
+      restore: restore[b, j] is the place of token j.
+    """
+    order = jnp.argsort(noise, axis=1)
+    return order, jnp.argsort(order, axis=1)
+
+
+@jax.custom_vjp
+def permute_tokens(x: Array, order: Int[Array, "batch seq"], inverse: Int[Array, "batch seq"]) -> Array:
+    """x[b, order[b, i]] for a permutation; the gradient is again a gather (by `inverse`), where XLA would scatter."""
+    return take_tokens(x, order)
+
+
+def take_tokens(x: Num[Array, "batch seq feature"], places: Int[Array, "batch taken"]) -> Num[Array, "batch taken feature"]:
+    """x[b, places[b, i]], whole rows at a time."""
+    return jax.vmap(lambda row, place: row.at[place].get(mode="promise_in_bounds"))(x, places)
+
+
+def _permute_forward(x: Array, order: Array, inverse: Array) -> tuple[Array, Array]:
+    return take_tokens(x, order), inverse
+
+
+def _permute_backward(inverse: Array, gradient: Array) -> tuple[Array, None, None]:
+    return take_tokens(gradient, inverse), None, None
+
+
+permute_tokens.defvjp(_permute_forward, _permute_backward)
