@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     screen = bank.open_bank(args.out)
     size = sum(screen.shard_path(i).stat().st_size for i in range(len(screen))) / 1e6
     log.info(
-        "%s: %d images of %s, %s, %.0f MB, in %s. Truth: %s/truth/*.parquet. Look at it: python -m phenomjax.prepare inspect %s",
+        "%s: %d images of %s, %s, %.0f MB, in %s. Truth: %s/truth/*.parquet. "
+        "Look at it: python -m phenomjax.prepare inspect %s",
         args.out, len(screen), " x ".join(map(str, screen.shape[1:])), screen.dtype, size,
         duration(time.monotonic() - start), args.out, args.out,
     )  # fmt: skip
