@@ -1,0 +1,33 @@
+"""python -m phenomjax.prepare COMMAND: raw files to banks, and a look at what is in a bank."""
+
+import argparse
+import importlib
+import sys
+
+from phenomjax.errors import exit_on_user_error
+from phenomjax.progress import log_to_stderr
+
+COMMANDS = {
+    "images": "raw microscopy files (PNG, TIFF, JPEG 2000, OME-Zarr plates) to an image bank",
+    "inspect": "shape, histograms, contact sheet and integrity of an image bank",
+    "simulate": "a simulated Cell Painting screen with known truth",
+}
+
+
+def main() -> int:
+    """Imports the module of the command that was asked for, and runs it."""
+    parser = argparse.ArgumentParser(prog="python -m phenomjax.prepare", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        if name == chosen:
+            module = importlib.import_module(f"phenomjax.prepare.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args()
+    log_to_stderr()
+    return module.run(args)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
