@@ -1,0 +1,275 @@
+"""Pictures of what a masked autoencoder sees and predicts, comparable over steps, mask ratios and models.
+
+`python -m phenomjax.figures reconstructions --checkpoints A B ... --out FILE.png` draws several runs on the same crops.
+A figure is one mosaic of pixels with text around it (a hundred matplotlib axes would take seconds).
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from phenomjax import errors, progress
+from phenomjax.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+# Words in channel names that make a channel the red, green or blue of the composite: actin, ER and DNA, as in RxRx.
+COMPOSITE = (
+    {"phalloidin", "actin", "agp", "rfp", "w3"},
+    {"cona", "concanavalin", "er", "gfp", "w2"},
+    {"hoechst", "dna", "dapi", "nucleus", "nuclei", "w1"},
+)
+MASK_GREY = 0.45
+PERCENTILES = (1.0, 99.7)  # of the originals: black and white of a channel
+
+
+def reconstructions(
+    original: np.ndarray,
+    visible: np.ndarray,
+    reconstruction: np.ndarray,
+    channels: Sequence[str],
+    *,
+    image_names: Sequence[str] = (),
+    pixel_size_um: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Draws originals, masked inputs, reconstructions and differences, as an RGB composite and for each channel.
+
+    Contrast limits come from the originals alone, one pair a channel, so figures of the same images compare.
+
+    Args:
+      original: float (B, H, W, C), standardised.
+      visible: bool (B, H, W, C), True where the encoder saw the pixel.
+      reconstruction: float (B, H, W, C), the prediction at hidden pixels; at visible ones it is ignored.
+      channels: C names.
+      image_names: B names for the left margin, such as "P01/B03/1".
+      pixel_size_um: for the scale bar; without it the bar counts pixels.
+      title: first line of the figure.
+    """
+    models = {"": (visible, reconstruction)}
+    return compare(original, models, channels, image_names=image_names, pixel_size_um=pixel_size_um, title=title)
+
+
+def compare(
+    original: np.ndarray,
+    models: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    channels: Sequence[str],
+    *,
+    image_names: Sequence[str] = (),
+    pixel_size_um: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Like `reconstructions`, for several models on the same images: {name: (visible, reconstruction)}."""
+    original = np.asarray(original, np.float32)
+    low, high = np.percentile(original, PERCENTILES, axis=(0, 1, 2))
+    span = np.maximum(high - low, 1e-3)
+    columns = [composite_channels(channels), *([i] for i in range(len(channels)))]
+    heads = [_composite_title(columns[0], channels), *channels]
+    if len(channels) == 1:
+        columns, heads = columns[1:], heads[1:]
+
+    rows, labels = [], []  # a row: a list of (H, W, 3) tiles; a label: (text, colour) lines
+    for index, image in enumerate(original):
+        name = image_names[index] if len(image_names) else f"image {index + 1}"
+        scaled = (image - low) / span
+        rows.append([_colour(scaled, column) for column in columns])
+        labels.append(f"{name}\noriginal")
+        for model, (visible, reconstruction) in models.items():
+            seen = np.asarray(visible[index], bool)
+            predicted = np.where(seen, image, np.asarray(reconstruction[index], np.float32))
+            difference = (predicted - image) / span
+            hidden = ~seen
+            error = float(np.square(predicted - image)[hidden].mean()) if hidden.any() else 0.0
+            lead = f"{model}\n" if model else ""
+            rows.append([_masked(scaled, hidden, column) for column in columns])
+            labels.append(f"{lead}masked {hidden.mean():.0%}")
+            rows.append([_colour((predicted - low) / span, column) for column in columns])
+            labels.append(f"{lead}reconstruction\nMSE {error:.2f}")
+            rows.append([_difference(difference, column) for column in columns])
+            labels.append(f"{lead}difference")
+    return _mosaic(rows, labels, heads, group=1 + 3 * len(models), pixel_size_um=pixel_size_um, title=title)
+
+
+def composite_channels(channels: Sequence[str]) -> list[int]:
+    """Indices of the channels shown as red, green and blue: actin, ER and DNA by name, else the first ones, DNA last."""
+    words = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in channels]
+    chosen = [next((i for i, w in enumerate(words) if w & wanted), None) for wanted in COMPOSITE]
+    rest = iter([i for i in range(len(channels)) if i not in chosen][::-1])
+    return [next(rest, None) if c is None else c for c in chosen]
+
+
+def _composite_title(column: Sequence[int | None], channels: Sequence[str]) -> str:
+    names = [f"{colour} {channels[i]}" for colour, i in zip("RGB", column, strict=True) if i is not None]
+    return "\n".join(names)
+
+
+def _colour(scaled: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
+    """Tile (H, W, 3) in [0, 1] of one channel in grey, or of three as red, green, blue."""
+    planes = [np.zeros_like(scaled[..., 0]) if i is None else scaled[..., i] for i in column]
+    tile = np.stack(planes * 3 if len(planes) == 1 else planes, -1)
+    return np.clip(tile, 0, 1)
+
+
+def _masked(scaled: np.ndarray, hidden: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
+    """The same with hidden pixels in grey; a composite is grey where none of its channels was seen."""
+    shown = [i for i in column if i is not None]
+    tile = _colour(np.where(hidden, 0.0, scaled), column)
+    return np.where(hidden[..., shown].all(-1, keepdims=True), MASK_GREY, tile)
+
+
+def _difference(difference: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
+    """Blue = too dark, red = too bright, full colour at half of the original's range; a composite takes the mean."""
+    shown = [i for i in column if i is not None]
+    return colormaps["seismic"](0.5 + difference[..., shown].mean(-1))[..., :3]
+
+
+def _mosaic(
+    rows: list[list[np.ndarray]],
+    labels: list[str],
+    heads: list[str],
+    group: int,
+    pixel_size_um: float | None,
+    title: str,
+) -> Figure:
+    """Puts tiles on one canvas; `group` rows belong to one image."""
+    height, width = rows[0][0].shape[:2]
+    gap, group_gap = max(2, width // 40), max(6, width // 10)
+    tops, y = [], 0
+    for number in range(len(rows)):
+        tops.append(y)
+        y += height + (group_gap if (number + 1) % group == 0 else gap)
+    canvas = np.ones((tops[-1] + height, len(heads) * (width + gap) - gap, 3), np.float32)
+    for row, top in zip(rows, tops, strict=True):
+        for column, tile in enumerate(row):
+            left = column * (width + gap)
+            canvas[top : top + height, left : left + width] = tile
+
+    # Inches: a tile is 1.15 wide whatever its pixels, so that the text fits beside it.
+    unit = 1.15 / width
+    left, top, bottom = 1.35, 0.65 + (0.3 if title else 0.0), 0.45
+    size = (canvas.shape[1] * unit + left + 0.1, canvas.shape[0] * unit + top + bottom)
+    figure = Figure(figsize=size)
+    axes = figure.add_axes(
+        (left / size[0], bottom / size[1], canvas.shape[1] * unit / size[0], canvas.shape[0] * unit / size[1])
+    )
+    axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
+    axes.set_axis_off()
+    for label, y in zip(labels, tops, strict=True):
+        axes.text(-0.06 * width, y + height / 2, label, ha="right", va="center", fontsize=7.5)
+    for number, head in enumerate(heads):
+        axes.text(number * (width + gap) + width / 2, -0.05 * height, head, ha="center", va="bottom", fontsize=8)
+    if title:
+        figure.text(0.1 / size[0], 1 - 0.08 / size[1], title, ha="left", va="top", fontsize=10, weight="bold")
+    _scale_bar(axes, canvas.shape[0], width, unit, pixel_size_um)
+    _difference_key(figure, size)
+    return figure
+
+
+def _scale_bar(axes: Any, bottom: float, width: int, unit: float, pixel_size_um: float | None) -> None:
+    """A bar below the first column, about a third of a tile, of a round length."""
+    scale = pixel_size_um or 1.0
+    third = width * scale / 3
+    power = 10 ** np.floor(np.log10(third))
+    length = float(power * max(step for step in (1, 2, 5) if step * power <= third))
+    y = bottom + 0.12 / unit
+    axes.add_patch(Rectangle((0, y), length / scale, 0.04 / unit, color="black", clip_on=False))
+    text = f"{length:g} {'µm' if pixel_size_um else 'px'}"
+    axes.text(length / scale + 0.06 / unit, y + 0.02 / unit, text, ha="left", va="center", fontsize=7.5)
+
+
+def _difference_key(figure: Figure, size: tuple[float, float]) -> None:
+    """The colours of the differences, at the lower right."""
+    axes = figure.add_axes(((size[0] - 2.55) / size[0], 0.14 / size[1], 1.0 / size[0], 0.1 / size[1]))
+    axes.imshow(np.linspace(0, 1, 128)[None], cmap="seismic", aspect="auto")
+    axes.set_axis_off()
+    axes.text(-4, 0, "difference: too dark", ha="right", va="center", fontsize=7.5)
+    axes.text(131, 0, "too bright (± half range)", ha="left", va="center", fontsize=7.5)
+
+
+def of_checkpoints(
+    checkpoints: Sequence[str | Path], *, bank: str | Path | None = None, num_images: int = 3, names: Sequence[str] = ()
+) -> Figure:
+    """Several trained masked autoencoders on the same held-out crops.
+
+    Args:
+      checkpoints: workdirs, or WORKDIR/checkpoints/STEP folders.
+      bank: images to show; by default the held-out ones of the first run.
+      num_images: rows.
+      names: one a checkpoint; by default workdir, step and mask ratio.
+
+    Raises:
+      UserError: no checkpoint there, or one whose channels are not in the images.
+    """
+    import jax  # here: drawing arrays needs no jax
+
+    from phenomjax import checkpoint, tasks
+
+    models, batch, shown = {}, None, []
+    for number, path in enumerate(checkpoints):
+        config, params, step = checkpoint.load(path)
+        if batch is None:
+            batch, shown, image_names = _batch(tasks, config, bank, num_images)
+        missing = [name for name in shown if name not in config.model.channels]
+        if missing or not (config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)):
+            raise UserError(
+                f"The checkpoint {path} was trained on the channels {', '.join(config.model.channels)}, the images shown "
+                f"have {', '.join(shown)}. Choose images that all the models can read with --bank."
+            )
+        ids = np.array([list(config.model.channels).index(name) for name in shown], np.int32)
+        batch = batch | {"channels": np.broadcast_to(ids, batch["channels"].shape).copy()}
+        arrays = jax.device_get(jax.jit(tasks.make(config).figure_arrays)(params, batch))
+        root = Path(path).resolve()
+        root = root.parent.parent if root.parent.name == "checkpoints" else root
+        name = names[number] if len(names) else f"{root.name}\nstep {step}"
+        models[name if name not in models else f"{name} ({number + 1})"] = (arrays["visible"], arrays["reconstruction"])
+    return compare(arrays["original"], models, shown, image_names=image_names)
+
+
+def _batch(tasks: Any, config: Any, bank: str | Path | None, num_images: int) -> tuple[dict, list[str], list[str]]:
+    """The first held-out crops of a run, or of `bank`, with their channel names and their own names."""
+    with config.unlocked():
+        config.global_batch_size = num_images
+        config.data.crops_per_image = 1
+        if bank is not None:
+            config.data.banks, config.data.weights, config.data.val_groups = (str(bank),), (), ()
+    task = tasks.make(config)
+    # All images of a bank that was asked for may be shown, the held-out ones of a run.
+    loader = task.loader("val" if bank is None else "train", 0, 1) or task.loader("train", 0, 1)
+    batch = {name: np.array(values) for name, values in loader.batch(0).items()}
+    shown = [config.model.channels[i] for i in batch["channels"][0]]
+    return batch, shown, loader.image_names(batch["image"])
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m phenomjax.figures", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("reconstructions", help="what trained masked autoencoders make of the same crops")
+    command.add_argument("--checkpoints", nargs="+", required=True, help="workdirs, or WORKDIR/checkpoints/STEP")
+    command.add_argument("--names", nargs="*", default=(), help="one a checkpoint, for the left margin")
+    command.add_argument("--bank", help="images to show (default: the held-out ones of the first run)")
+    command.add_argument("--images", type=int, default=3, help="how many (default 3)")
+    command.add_argument("--out", required=True, help="the picture to write: .png, .pdf, .svg")
+    args = parser.parse_args()
+    progress.log_to_stderr()
+    if args.names and len(args.names) != len(args.checkpoints):
+        raise UserError(
+            f"--names gives {len(args.names)} names for {len(args.checkpoints)} checkpoints; give one each."
+        )
+    figure = of_checkpoints(args.checkpoints, bank=args.bank, num_images=args.images, names=args.names)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=150)
+    log.info("wrote %s", args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    errors.exit_on_user_error(main)
