@@ -98,12 +98,12 @@ def compare(
     return _mosaic(rows, labels, heads, group=1 + 3 * len(models), pixel_size_um=pixel_size_um, title=title)
 
 
-def composite_channels(channels: Sequence[str]) -> list[int]:
-    """Indices of the channels shown as red, green and blue: actin, ER and DNA by name, else the first ones, DNA last."""
+def composite_channels(channels: Sequence[str]) -> list[int | None]:
+    """Indices of the channels shown as red, green, blue: actin, ER and DNA by name; gaps take the first left."""
     words = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in channels]
     chosen = [next((i for i, w in enumerate(words) if w & wanted), None) for wanted in COMPOSITE]
-    rest = iter([i for i in range(len(channels)) if i not in chosen][::-1])
-    return [next(rest, None) if c is None else c for c in chosen]
+    rest = iter([i for i in range(len(channels)) if i not in chosen])
+    return [next(rest, None) if c is None else c for c in chosen[::-1]][::-1]
 
 
 def _composite_title(column: Sequence[int | None], channels: Sequence[str]) -> str:
@@ -128,7 +128,7 @@ def _masked(scaled: np.ndarray, hidden: np.ndarray, column: Sequence[int | None]
 def _difference(difference: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
     """Blue = too dark, red = too bright, full colour at half of the original's range; a composite takes the mean."""
     shown = [i for i in column if i is not None]
-    return colormaps["seismic"](0.5 + difference[..., shown].mean(-1))[..., :3]
+    return colormaps["RdBu_r"](0.5 + difference[..., shown].mean(-1))[..., :3]
 
 
 def _mosaic(
@@ -154,8 +154,8 @@ def _mosaic(
 
     # Inches: a tile is 1.15 wide whatever its pixels, so that the text fits beside it.
     unit = 1.15 / width
-    left, top, bottom = 1.35, 0.65 + (0.3 if title else 0.0), 0.45
-    size = (canvas.shape[1] * unit + left + 0.1, canvas.shape[0] * unit + top + bottom)
+    left, top, bottom = 1.35, 0.6 + (0.25 if title else 0.0), 0.55
+    size = (max(4.2, canvas.shape[1] * unit + left + 0.1), canvas.shape[0] * unit + top + bottom)
     figure = Figure(figsize=size)
     axes = figure.add_axes(
         (left / size[0], bottom / size[1], canvas.shape[1] * unit / size[0], canvas.shape[0] * unit / size[1])
@@ -169,7 +169,7 @@ def _mosaic(
     if title:
         figure.text(0.1 / size[0], 1 - 0.08 / size[1], title, ha="left", va="top", fontsize=10, weight="bold")
     _scale_bar(axes, canvas.shape[0], width, unit, pixel_size_um)
-    _difference_key(figure, size)
+    _difference_key(figure, left, size)
     return figure
 
 
@@ -185,13 +185,14 @@ def _scale_bar(axes: Any, bottom: float, width: int, unit: float, pixel_size_um:
     axes.text(length / scale + 0.06 / unit, y + 0.02 / unit, text, ha="left", va="center", fontsize=7.5)
 
 
-def _difference_key(figure: Figure, size: tuple[float, float]) -> None:
-    """The colours of the differences, at the lower right."""
-    axes = figure.add_axes(((size[0] - 2.55) / size[0], 0.14 / size[1], 1.0 / size[0], 0.1 / size[1]))
-    axes.imshow(np.linspace(0, 1, 128)[None], cmap="seismic", aspect="auto")
+def _difference_key(figure: Figure, left: float, size: tuple[float, float]) -> None:
+    """The colours of the differences, below the scale bar."""
+    axes = figure.add_axes(((left + 0.6) / size[0], 0.13 / size[1], 0.8 / size[0], 0.1 / size[1]))
+    axes.imshow(np.linspace(0, 1, 128)[None], cmap="RdBu_r", aspect="auto")
     axes.set_axis_off()
-    axes.text(-4, 0, "difference: too dark", ha="right", va="center", fontsize=7.5)
+    axes.text(-4, 0, "too dark", ha="right", va="center", fontsize=7.5)
     axes.text(131, 0, "too bright (± half range)", ha="left", va="center", fontsize=7.5)
+    figure.text((left - 0.07) / size[0], 0.18 / size[1], "difference", ha="right", va="center", fontsize=7.5)
 
 
 def of_checkpoints(
