@@ -35,7 +35,9 @@ class Checkpointer:
             # Sorted ascending, the last n stay; checkpoints that were not evaluated are no candidates.
             keep.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda m: -m["val/loss"], n=config.checkpoint.keep_best, keep_checkpoints_without_metrics=False
+                    get_metric_fn=lambda m: -m["val/loss"],
+                    n=config.checkpoint.keep_best,
+                    keep_checkpoints_without_metrics=False,
                 )
             )
         self._manager = ocp.CheckpointManager(
@@ -60,7 +62,9 @@ class Checkpointer:
             return
         metrics = None if val_loss is None else {"val/loss": val_loss}
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), metrics=metrics, force=True)
+        self._manager.save(
+            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), metrics=metrics, force=True
+        )
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores a checkpoint into the shardings of `abstract`, strictly.
@@ -132,7 +136,9 @@ def diff(stored: Any, wanted: Any) -> list[str]:
     lines = [f"{n}: only in the checkpoint, {have[n][1]} {have[n][0]}" for n in sorted(have.keys() - want.keys())]
     lines += [f"{n}: only in the model, {want[n][1]} {want[n][0]}" for n in sorted(want.keys() - have.keys())]
     both = sorted(have.keys() & want.keys())
-    return lines + [f"{n}: {have[n][1]} {have[n][0]} there, {want[n][1]} {want[n][0]} wanted" for n in both if have[n] != want[n]]
+    return lines + [
+        f"{n}: {have[n][1]} {have[n][0]} there, {want[n][1]} {want[n][0]} wanted" for n in both if have[n] != want[n]
+    ]
 
 
 def check(item: Path, wanted: Any, what: str) -> None:
@@ -142,7 +148,9 @@ def check(item: Path, wanted: Any, what: str) -> None:
       UserError: the item is missing, or arrays differ (the first ten are listed).
     """
     if not item.is_dir():
-        raise UserError(f"{item} does not exist: {what} cannot be read. Known items: {sorted(p.name for p in item.parent.glob('*'))}.")
+        raise UserError(
+            f"{item} does not exist: {what} cannot be read. Known items: {sorted(p.name for p in item.parent.glob('*'))}."
+        )
     lines = diff(_metadata(item), wanted)
     if lines:
         more = f" … and {len(lines) - 10} more" if len(lines) > 10 else ""

@@ -28,15 +28,21 @@ def start(coordinator: str = "", num_processes: int = 1, process_id: int = 0) ->
       UserError: the numbers contradict each other.
     """
     if num_processes > 1 and not coordinator:
-        raise UserError(f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, the same for all processes.")
+        raise UserError(
+            f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, the same for all processes."
+        )
     if not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id={process_id} must be between 0 and {num_processes - 1} (--num_processes={num_processes}).")
+        raise UserError(
+            f"--process_id={process_id} must be between 0 and {num_processes - 1} (--num_processes={num_processes})."
+        )
     single = not coordinator
     if single:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{s.getsockname()[1]}"
-    jax.distributed.initialize(coordinator, num_processes, process_id, coordinator_bind_address=coordinator if single else None)
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, coordinator_bind_address=coordinator if single else None
+    )
     # JAX owns SIGTERM now. Ctrl-C asks for the same clean stop; a second Ctrl-C ends at once.
     signal.signal(signal.SIGINT, _interrupt)
     sys.excepthook = exit_at_once if num_processes > 1 else sys.excepthook
@@ -44,7 +50,11 @@ def start(coordinator: str = "", num_processes: int = 1, process_id: int = 0) ->
 
 def _interrupt(*_: object) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    print("\nstopping: the run is saved at the next step; press Ctrl-C again to end at once without saving", file=sys.stderr, flush=True)
+    print(
+        "\nstopping: the run is saved at the next step; press Ctrl-C again to end at once without saving",
+        file=sys.stderr,
+        flush=True,
+    )
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -47,7 +47,9 @@ def base() -> ConfigDict:
     c.model.qk_norm = True  # LayerNorm of queries and keys over the head dimension (parallel blocks)
     c.model.layer_scale = 1e-4  # initial LayerScale; 0.0 = none
     c.model.class_token = True
-    c.model.bias_order = "mlp"  # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
+    c.model.bias_order = (
+        "mlp"  # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
+    )
     c.model.norm_eps = 1e-6
     c.model.decoder_norm_eps = 1e-6  # the released OpenPhenom decoder uses 1e-5
     c.model.decoder_dim = 512
@@ -143,7 +145,9 @@ def parse_arg(arg: str, **options: object) -> dict[str, object]:
     for item in filter(None, arg.split(",")):
         name, _, text = item.partition("=") if "=" in item else ("size", "", item)
         if name not in options:
-            raise UserError(f"The preset '{arg}' has no option '{name}'.{did_you_mean(name, options)} Options: {', '.join(options)}.")
+            raise UserError(
+                f"The preset '{arg}' has no option '{name}'.{did_you_mean(name, options)} Options: {', '.join(options)}."
+            )
         try:
             kind = type(options[name])
             values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
@@ -161,7 +165,9 @@ def set_vit(config: ConfigDict, size: str) -> None:
     name, _, patch = size.partition("/")
     if name not in VIT_SIZES or not patch.isdigit():
         known = [f"{s}/{p}" for s in VIT_SIZES for p in (8, 16)]
-        raise UserError(f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)} (any patch size works).")
+        raise UserError(
+            f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)} (any patch size works)."
+        )
     m = config.model
     m.embed_dim, m.depth, m.num_heads, m.drop_path = VIT_SIZES[name]
     m.patch_size = int(patch)
@@ -191,7 +197,9 @@ def finalize(config: ConfigDict) -> ConfigDict:
     known = set(flatten(base()))
     for key in flatten(c):
         if key not in known:
-            raise UserError(f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in phenomjax/config.py.")
+            raise UserError(
+                f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in phenomjax/config.py."
+            )
     choose(c, "optimizer.name", ("lion", "adamw"))
     choose(c, "optimizer.schedule", ("one_cycle", "warmup_cosine", "constant"))
     choose(c, "mesh.preset", ("dp", "fsdp", "fsdp_tp"))
@@ -225,7 +233,9 @@ def finalize(config: ConfigDict) -> ConfigDict:
         raise UserError(f"config.model.fourier_weight is {m.fourier_weight}; it must lie between 0 and 1, e.g. 0.01.")
     for key in ("optimizer.accumulate_steps", "data.crops_per_image"):
         if c.global_batch_size % flatten(c)[key]:
-            raise UserError(f"config.global_batch_size {c.global_batch_size} is not a multiple of config.{key} {flatten(c)[key]}.")
+            raise UserError(
+                f"config.global_batch_size {c.global_batch_size} is not a multiple of config.{key} {flatten(c)[key]}."
+            )
     if not c.data.banks and not c.data.simulate.plates:
         raise UserError(
             "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare images` (or "
@@ -267,7 +277,9 @@ def load(path: Path) -> ConfigDict:
     except FileNotFoundError:
         raise UserError(f"There is no {path}: {path.parent} is not the folder of a run.") from None
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it from the run's first lines of output.") from None
+        raise UserError(
+            f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
+        ) from None
     config = base()
     for key, value in stored.items():
         parent = config

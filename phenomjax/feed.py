@@ -30,11 +30,21 @@ class DeviceFeed:
       depth: batches that wait on the devices.
     """
 
-    def __init__(self, loader: Any, data_step: Callable[[int], int], start_step: int, stop_step: int, sharding: NamedSharding, depth: int = 2):
+    def __init__(
+        self,
+        loader: Any,
+        data_step: Callable[[int], int],
+        start_step: int,
+        stop_step: int,
+        sharding: NamedSharding,
+        depth: int = 2,
+    ):
         self.waited = 0.0
         self._queue: queue.Queue = queue.Queue(depth)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(loader, data_step(start_step), stop_step - start_step, sharding), daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(loader, data_step(start_step), stop_step - start_step, sharding), daemon=True
+        )
         self._thread.start()
 
     def _run(self, loader: Any, first: int, count: int, sharding: NamedSharding) -> None:

@@ -14,25 +14,35 @@ from phenomjax.errors import UserError
 
 def main() -> int:
     """Reads the flags, connects the processes, runs the loop."""
-    config_flag = config_flags.DEFINE_config_file("config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True)
+    config_flag = config_flags.DEFINE_config_file(
+        "config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True
+    )
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
     coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for runs of several processes.")
     num_processes = flags.DEFINE_integer("num_processes", 1, "Number of processes of the run.")
     process_id = flags.DEFINE_integer("process_id", 0, "Which of them this is.")
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
-        print(__doc__, *(f"  --{f.name}: {f.help}" for f in flags.FLAGS.get_flags_for_module(sys.argv[0]) or []), sep="\n")
+        print(
+            __doc__, *(f"  --{f.name}: {f.help}" for f in flags.FLAGS.get_flags_for_module(sys.argv[0]) or []), sep="\n"
+        )
         for name in ("config", "workdir", "coordinator", "num_processes", "process_id"):
             print(f"  --{name}: {flags.FLAGS[name].help}")
         print("Every key with its default and meaning stands in phenomjax/config.py; experiments stand in configs/.")
         return 0
     try:
         flags.FLAGS(sys.argv)
+        if config_flag.value is not None:
+            config_flag.value.keys()  # a file that could not be read says so only now
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help).") from None
+        first = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help)."
+        ) from None
     for name in ("config", "workdir"):
         if flags.FLAGS[name].value is None:
-            raise UserError(f"--{name} is missing: python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo")
+            raise UserError(
+                f"--{name} is missing: python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo"
+            )
     progress.log_to_stderr()
     cluster.start(coordinator.value, num_processes.value, process_id.value)
     if not cluster.is_main():

@@ -95,7 +95,9 @@ class TensorBoard:
     def __init__(self, workdir: Path, resume_step: int | None):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1)
+        self._writer = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
+        )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -120,7 +122,9 @@ class WeightsAndBiases:
         import wandb
 
         self._wandb = wandb
-        self._run = wandb.init(project=config.log.wandb_project, id=workdir.name, resume="allow", dir=str(workdir), config=config.to_dict())
+        self._run = wandb.init(
+            project=config.log.wandb_project, id=workdir.name, resume="allow", dir=str(workdir), config=config.to_dict()
+        )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -149,7 +153,13 @@ def writers(workdir: Path, config: ConfigDict, resume_step: int | None, redo_eva
     """
     if jax.process_index() != 0:
         return []
-    result: list[Writer] = [JsonLines(workdir / "metrics.jsonl", resume_step, lambda d: not (redo_eval and d["step"] == resume_step and "val/loss" in d))]
+    result: list[Writer] = [
+        JsonLines(
+            workdir / "metrics.jsonl",
+            resume_step,
+            lambda d: not (redo_eval and d["step"] == resume_step and "val/loss" in d),
+        )
+    ]
     if config.log.tensorboard and importlib.util.find_spec("tensorboardX"):
         result.append(TensorBoard(workdir, resume_step))
     if config.log.wandb_project:

@@ -25,7 +25,9 @@ def schedule(config: ConfigDict) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     o, steps = config.optimizer, config.num_steps
     warmup = max(round(o.warmup_fraction * steps), 1)
     if o.schedule == "one_cycle":
-        return optax.cosine_onecycle_schedule(max(steps, 2), o.learning_rate, pct_start=max(o.warmup_fraction, 1 / max(steps, 2)))
+        return optax.cosine_onecycle_schedule(
+            max(steps, 2), o.learning_rate, pct_start=max(o.warmup_fraction, 1 / max(steps, 2))
+        )
     if o.schedule == "warmup_cosine":
         return optax.warmup_cosine_decay_schedule(0.0, o.learning_rate, warmup, max(steps, warmup + 1))
     return optax.constant_schedule(o.learning_rate)
@@ -42,7 +44,9 @@ def decay_mask(params: object) -> object:
         name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")  # Flax's box adds "value"
         matches = [flag for pattern, flag in DECAY_RULES if re.fullmatch(pattern, name.split("/")[-1])]
         if len(matches) != 1:
-            raise UserError(f"Parameter {name} matches {len(matches)} weight-decay rules instead of one; see DECAY_RULES in phenomjax/optim.py.")
+            raise UserError(
+                f"Parameter {name} matches {len(matches)} weight-decay rules instead of one; see DECAY_RULES in phenomjax/optim.py."
+            )
         return matches[0]
 
     return jax.tree.map_with_path(decayed, params)

@@ -36,7 +36,9 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"({jax.devices()[0].device_kind}). Set --config.mesh.data=-1 and a --config.mesh.model that divides {count}."
         )
     if config.mesh.preset != "fsdp_tp" and model != 1:
-        raise UserError(f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set --config.mesh.preset=fsdp_tp.")
+        raise UserError(
+            f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set --config.mesh.preset=fsdp_tp."
+        )
     micro = config.global_batch_size // config.optimizer.accumulate_steps
     if micro % data:
         raise UserError(
@@ -44,7 +46,9 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f"crops do not divide over {data} devices on the data axis. Use a global_batch_size that is a multiple of "
             f"{data * config.optimizer.accumulate_steps}, e.g. --config.global_batch_size={-(-micro // data) * data * config.optimizer.accumulate_steps}."
         )
-    return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2)  # positional: the keyword differs between versions
+    return jax.make_mesh(
+        (data, model), AXES, axis_types=(AxisType.Auto,) * 2
+    )  # positional: the keyword differs between versions
 
 
 def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
@@ -61,7 +65,9 @@ def shardings(boxed: object, mesh: Mesh, preset: str) -> object:
     specs = nn.get_partition_spec(boxed)
     used = {axis for spec in jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P)) for axis in spec if axis}
     if unknown := used - RULES[preset].keys():
-        raise UserError(f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known: {sorted(RULES[preset])}.")
+        raise UserError(
+            f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known: {sorted(RULES[preset])}."
+        )
     result = nn.logical_to_mesh_sharding(specs, mesh, rules(preset))
     leaves = jax.tree.leaves_with_path(jax.eval_shape(nn.unbox, boxed))
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(result), strict=True):
@@ -87,7 +93,12 @@ def describe(params: object, param_shardings: object, rows: int = 12) -> str:
         table.append((mib, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, tuple(sharding.spec)))
         total, local = total + leaf.size, local + mib
     table.sort(key=lambda row: -row[0])
-    lines = [f"  {name:<58} {'x'.join(map(str, shape)) or 'scalar':<16} {spec!s:<22} {mib:8.2f}" for mib, name, shape, spec in table[:rows]]
+    lines = [
+        f"  {name:<58} {'x'.join(map(str, shape)) or 'scalar':<16} {spec!s:<22} {mib:8.2f}"
+        for mib, name, shape, spec in table[:rows]
+    ]
     head = f"  {'parameter':<58} {'shape':<16} {'sharding':<22} MiB per device"
     more = [f"  … and {len(table) - rows} smaller ones"] if len(table) > rows else []
-    return "\n".join([head, *lines, *more, f"  {total / 1e6:.2f} M parameters in {len(table)} arrays, {local:.1f} MiB per device"])
+    return "\n".join(
+        [head, *lines, *more, f"  {total / 1e6:.2f} M parameters in {len(table)} arrays, {local:.1f} MiB per device"]
+    )

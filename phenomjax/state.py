@@ -33,7 +33,9 @@ class TrainState:
     carry: Any
 
 
-def abstract(task: Any, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, batch: Any) -> tuple[Any, Any, Any]:
+def abstract(
+    task: Any, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, batch: Any
+) -> tuple[Any, Any, Any]:
     """Shapes and shardings of the state, without any array.
 
     Args:
@@ -56,5 +58,7 @@ def abstract(task: Any, tx: optax.GradientTransformation, config: ConfigDict, me
     shards = sharding.shardings(boxed, mesh, config.mesh.preset)
     rows = sharding.batch_sharding(mesh)
     shards = shards.replace(step=NamedSharding(mesh, P()), carry=jax.tree.map(lambda _: rows, boxed.carry))
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(nn.unbox, boxed), shards)
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(nn.unbox, boxed), shards
+    )
     return (lambda key: nn.unbox(boxed_init(key))), shapes, shards

@@ -1,11 +1,8 @@
 """The loop, read from top to bottom: set up, restore, step, log, evaluate, draw, save."""
 
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax import checkpoint, cluster, metrics, optim, sharding, tasks
+from phenomjax import checkpoint, cluster, metrics, optim, report, sharding, tasks
 from phenomjax import config as config_lib
 from phenomjax import state as state_lib
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.feed import DeviceFeed, to_devices
 from phenomjax.progress import duration
+from phenomjax.step import make_step
 
 log = logging.getLogger("phenomjax")
 
@@ -82,11 +79,22 @@ class Trainer:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(sharding.rules(self.config.mesh.preset)):
             spec = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.loader.specs[0].items()}
             self.init, self.abstract, self.shards = state_lib.abstract(self.task, self.tx, self.config, self.mesh, spec)
-            self.banner(spec)
+            validation = self.val_loader.describe() if self.val_loader else "none, no group is held out"
+            flops = self.task.flops(spec)
+            report.banner(
+                self.config,
+                self.workdir,
+                self.mesh,
+                self.abstract,
+                self.shards,
+                flops,
+                self.loader.describe(),
+                validation,
+            )
             self.checkpoints = checkpoint.Checkpointer(self.workdir, self.config)
             if cluster.is_main():
                 config_lib.save(self.config, self.workdir / "config.json")
-                (self.workdir / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+                (self.workdir / "versions.json").write_text(json.dumps(report.versions(), indent=2) + "\n")
             try:
                 while True:
                     state, meta = self.restore()
@@ -102,7 +110,9 @@ class Trainer:
         step = self.checkpoints.latest_step()
         if step is not None:
             state, meta = self.checkpoints.restore(step, self.abstract)
-            changed = [name for name, value in meta["data"].items() if self.loader.fingerprints.get(name, value) != value]
+            changed = [
+                name for name, value in meta["data"].items() if self.loader.fingerprints.get(name, value) != value
+            ]
             if changed or len(meta["data"]) != len(self.loader.fingerprints):
                 raise UserError(
                     f"The data changed since {self.workdir} was saved at step {step}: {', '.join(changed) or 'another number of banks'} (checksum of "
@@ -149,7 +159,11 @@ class Trainer:
                 stop = cluster.stop_requested()
                 last = step == c.num_steps
                 log_due = step % c.log.every_steps == 0 or last
-                eval_due = self.val_loader is not None and bool(c.eval.every_steps) and (step % c.eval.every_steps == 0 or last)
+                eval_due = (
+                    self.val_loader is not None
+                    and bool(c.eval.every_steps)
+                    and (step % c.eval.every_steps == 0 or last)
+                )
                 draw_due = last or bool(c.figures.every_steps) and step % c.figures.every_steps == 0
                 save_due = step % c.checkpoint.every_steps == 0 or last
                 if log_due and c.checkpoint.every_minutes and not save_due:
@@ -180,7 +194,7 @@ class Trainer:
             feed.close()
             for writer in writers:
                 writer.close()
-        return self.say_goodbye(int(state.step), stop and int(state.step) < c.num_steps)
+        return self.finish(int(state.step), stop and int(state.step) < c.num_steps)
 
     def data_step(self, step: int) -> int:
         """Position in the data of an optimiser step: the step itself, moved on by what roll-backs skipped."""
@@ -193,7 +207,7 @@ class Trainer:
             pixels = " ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in batch.items() if x.ndim > 2)
             log.info("compiling the step for %s …", pixels)
             begin = time.perf_counter()
-            step = make_step(self.task, self.tx, self.learning_rate, self.config)
+            step = make_step(self.task, self.tx, self.config)
             jitted = jax.jit(
                 step, in_shardings=(self.shards, self.rows, self.everywhere, self.everywhere), out_shardings=(self.shards, self.everywhere),
                 donate_argnums=0,
@@ -202,7 +216,12 @@ class Trainer:
             memory = compiled.memory_analysis()
             need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30 if memory else float("nan")
             flops = self.task.flops(batch)
-            log.info("compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device", time.perf_counter() - begin, flops, need)
+            log.info(
+                "compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device",
+                time.perf_counter() - begin,
+                flops,
+                need,
+            )
             self.compiled[shapes] = (compiled, flops)
             self.flops = flops
             self.compile_seconds += time.perf_counter() - begin
@@ -216,7 +235,9 @@ class Trainer:
             raise Diverged(step, host, ids)
         return host
 
-    def log_line(self, writers: list, step: int, means: dict[str, float], seconds: float, steps: int, feed: DeviceFeed) -> None:
+    def log_line(
+        self, writers: list, step: int, means: dict[str, float], seconds: float, steps: int, feed: DeviceFeed
+    ) -> None:
         """One line on the screen and one in metrics.jsonl."""
         c = self.config
         seconds, self.compile_seconds = seconds - self.compile_seconds, 0.0
@@ -280,9 +301,16 @@ class Trainer:
             self.compiled[name] = make()
         return self.compiled[name]
 
-    def save(self, state: state_lib.TrainState, window: metrics.Window, val_loss: float | None, redo_eval: bool) -> None:
+    def save(
+        self, state: state_lib.TrainState, window: metrics.Window, val_loss: float | None, redo_eval: bool
+    ) -> None:
         """Starts writing a checkpoint."""
-        meta = {"window": window.state(), "rollbacks": self.rollbacks, "redo_eval": redo_eval, "data": self.loader.fingerprints}
+        meta = {
+            "window": window.state(),
+            "rollbacks": self.rollbacks,
+            "redo_eval": redo_eval,
+            "data": self.loader.fingerprints,
+        }
         self.checkpoints.save(int(state.step), state, meta, val_loss)
 
     def roll_back(self, error: Diverged) -> None:
@@ -313,24 +341,15 @@ class Trainer:
         log.warning("%s Rolling back to step %d and skipping the data of %d steps (roll-back %d of at most %d).", what, good,
                     error.step - good, len(self.rollbacks), c.divergence.max_rollbacks)  # fmt: skip
 
-    def banner(self, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
-        """Says what is about to run, before anything is compiled."""
-        v, c = versions(), self.config
-        log.info("phenomjax %s, jax %s, flax %s, Python %s, git %s", v["phenomjax"], v["jax"], v["flax"], v["python"], v["git"])
-        log.info("%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d crops a step, %d a device", jax.process_count(),
-                 jax.device_count(), jax.devices()[0].device_kind, self.mesh.shape["data"], self.mesh.shape["model"], c.mesh.preset,
-                 c.global_batch_size, c.global_batch_size // self.mesh.shape["data"])  # fmt: skip
-        log.info("parameters:\n%s", sharding.describe(self.abstract.params, self.shards.params))
-        log.info("data: %s", self.loader.describe())
-        log.info("validation: %s", self.val_loader.describe() if self.val_loader is not None else "none, no group is held out")
-        size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in zip(jax.tree.leaves(self.abstract), jax.tree.leaves(self.shards), strict=True))
-        log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, self.task.flops(spec))
-        log.info("workdir: %s", self.workdir)
-
-    def say_goodbye(self, step: int, stopped: bool) -> int:
+    def finish(self, step: int, stopped: bool) -> int:
         """The last lines: what was written where, and what to do next."""
         best = self.checkpoints.best_step()
-        log.info("%s at step %d after %s", "stopped by a signal" if stopped else "done", step, duration(time.monotonic() - self.started))
+        log.info(
+            "%s at step %d after %s",
+            "stopped by a signal" if stopped else "done",
+            step,
+            duration(time.monotonic() - self.started),
+        )
         log.info("wrote %s: checkpoints of steps %s%s, metrics.jsonl, config.json, figures", self.workdir, self.checkpoints.steps(),
                  "" if best is None else f" (lowest val/loss: {best})")  # fmt: skip
         if stopped:
@@ -339,46 +358,6 @@ class Trainer:
         log.info("next: look at %s, or compare runs with `python -m phenomjax.figures reconstructions --checkpoints %s OTHER_WORKDIR`",
                  self.workdir / "figures", self.workdir)  # fmt: skip
         return EXIT_DONE
-
-
-def make_step(task: tasks.Task, tx: optax.GradientTransformation, learning_rate: Callable, config: ConfigDict) -> Callable:
-    """The pure function (state, batch, key, data position) -> (state, metrics) of one optimiser step, with gradient accumulation."""
-    micro = config.optimizer.accumulate_steps
-
-    def gradients(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
-        def loss(p: Any) -> tuple[jax.Array, Any]:
-            value, values, next_carry = task.loss(p, batch, key, carry)
-            return value, ({"loss": value, **values}, next_carry)
-
-        grads, (values, next_carry) = jax.grad(loss, has_aux=True)(params)
-        return grads, values, next_carry
-
-    def accumulated(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
-        # Micro-batch i takes every micro-th row from i on, so that each device works on its own rows.
-        split = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]).swapaxes(0, 1), (batch, carry))
-
-        def body(total: Any, part: Any) -> tuple[Any, Any]:
-            grads, values, next_carry = gradients(params, part[0], key, part[1])
-            return jax.tree.map(jnp.add, total, (grads, values)), next_carry
-
-        shapes = jax.eval_shape(lambda: gradients(params, *jax.tree.map(lambda x: x[0], (split[0],)), key, jax.tree.map(lambda x: x[0], split[1]))[:2])
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, values), carries = jax.lax.scan(body, zeros, split)
-        join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-        grads, values = jax.tree.map(lambda x: x / micro, (grads, values))
-        return grads, values, jax.tree.map(join, carries)
-
-    def step(state: state_lib.TrainState, batch: Any, key: jax.Array, position: jax.Array) -> tuple[state_lib.TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(key, position)
-        grads, values, carry = (accumulated if micro > 1 else gradients)(state.params, batch, key, state.carry)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = config.optimizer.ema_decay
-        ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params) if decay else ()
-        values = {f"train/{name}": value for name, value in values.items()} | {"train/grad_norm": optax.tree.norm(grads)}
-        return state_lib.TrainState(state.step + 1, params, opt_state, ema, carry), values
-
-    return step
 
 
 def open_workdir(workdir: str | Path) -> Path:
@@ -394,20 +373,15 @@ def open_workdir(workdir: str | Path) -> Path:
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own.") from None
+        raise UserError(
+            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own."
+        ) from None
     return path
-
-
-def versions() -> dict[str, str]:
-    """Versions of what determines a result, and the git revision of the source."""
-    names = ("phenomjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {**found, "python": platform.python_version(), "git": git.stdout.strip() or "none"}
 
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes would disagree about it."""
-    if jax.config.jax_compilation_cache_dir is None and not (jax.default_backend() == "cpu" and jax.process_count() > 1):
+    if jax.config.jax_compilation_cache_dir is None and not (
+        jax.default_backend() == "cpu" and jax.process_count() > 1
+    ):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/phenomjax/xla"))

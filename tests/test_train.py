@@ -46,7 +46,9 @@ def use_devices(monkeypatch, count):
 
     def make_mesh(c):
         data, model = (count // 2, 2) if c.mesh.preset == "fsdp_tp" else (count, 1)
-        return jax.make_mesh((data, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:count])
+        return jax.make_mesh(
+            (data, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:count]
+        )
 
     monkeypatch.setattr(sharding, "make_mesh", make_mesh)
 
@@ -57,7 +59,9 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     # A signal at step 6, off every checkpoint and log step; at step 8 before its evaluation; and in the middle of that evaluation.
     for stop_at, reached in ((8, 6), (2, 8), (2, 8)):
         calls = iter(range(1, 1000))
-        monkeypatch.setattr(train.cluster, "stop_requested", lambda calls=calls, stop_at=stop_at: next(calls) == stop_at)
+        monkeypatch.setattr(
+            train.cluster, "stop_requested", lambda calls=calls, stop_at=stop_at: next(calls) == stop_at
+        )
         code = train.run(make_config(optimizer__ema_decay=0.9), broken)
         assert (code, checkpoint.load(broken)[2]) == (75, reached)
     monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
@@ -77,7 +81,9 @@ def test_lines_beyond_the_checkpoint_are_written_once(tmp_path):
     assert lines(tmp_path) == before
 
 
-@pytest.mark.parametrize("count,preset", [(1, "dp"), (2, "dp"), (4, "fsdp"), (8, "fsdp"), (8, "fsdp_tp"), (4, "fsdp_tp")])
+@pytest.mark.parametrize(
+    "count,preset", [(1, "dp"), (2, "dp"), (4, "fsdp"), (8, "fsdp"), (8, "fsdp_tp"), (4, "fsdp_tp")]
+)
 def test_every_mesh_gives_the_same_losses(tmp_path, monkeypatch, count, preset):
     use_devices(monkeypatch, 1)
     train.run(make_config(), tmp_path / "one")
@@ -105,7 +111,10 @@ def test_accumulation_equals_one_large_batch(tmp_path):
 
 def test_divergence_stops_and_names_the_images(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", (6,))
-    with pytest.raises(UserError, match=r"diverged at step 7: loss nan, gradient norm nan, learning rate .*toy image 6000, toy image 6001") as error:
+    with pytest.raises(
+        UserError,
+        match=r"diverged at step 7: loss nan, gradient norm nan, learning rate .*toy image 6000, toy image 6001",
+    ) as error:
         train.run(make_config(), tmp_path)
     assert error.value.exit_code == 1
     assert checkpoint.find(tmp_path).name == "4"  # nothing after the bad step was saved
@@ -141,7 +150,10 @@ def test_exploding_gradient_counts_as_diverged(tmp_path):
 
 
 def test_latest_and_best_checkpoints_stay(tmp_path):
-    train.run(make_config(num_steps=24, checkpoint__every_steps=2, checkpoint__keep_latest=2, optimizer__learning_rate=3e-2), tmp_path)
+    train.run(
+        make_config(num_steps=24, checkpoint__every_steps=2, checkpoint__keep_latest=2, optimizer__learning_rate=3e-2),
+        tmp_path,
+    )
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
     val = {line["step"]: line["val/loss"] for line in lines(tmp_path) if "val/loss" in line}
     assert set(steps) == {22, 24, min(val, key=val.get)}
@@ -149,7 +161,9 @@ def test_latest_and_best_checkpoints_stay(tmp_path):
 
 def test_init_from_loads_parameters_only(tmp_path, caplog):
     train.run(make_config(), tmp_path / "first")
-    c = make_config(init_from=str(tmp_path / "first"), num_steps=1, optimizer__learning_rate=0.0, optimizer__schedule="constant")
+    c = make_config(
+        init_from=str(tmp_path / "first"), num_steps=1, optimizer__learning_rate=0.0, optimizer__schedule="constant"
+    )
     with caplog.at_level("INFO", "phenomjax"):
         train.run(c, tmp_path / "second")
     equal(checkpoint.load(tmp_path / "second")[1], checkpoint.load(tmp_path / "first")[1])

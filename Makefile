@@ -1,0 +1,33 @@
+# make demo | make test | make lint | make lock. Everything is installed into .venv; nothing else on the machine changes.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint lock
+demo: $(VENV)/core.done
+	$(RUN) -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
+
+test: $(VENV)/dev.done
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/dev.done
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+
+lock: $(VENV)/dev.done  # the locks hold for every Python from 3.11 on
+	$(RUN) -m pip install -q uv
+	$(RUN) -m uv pip compile -q --universal --python-version 3.11 --no-emit-index-url pyproject.toml -o requirements.txt
+	for extra in cuda convert logging dev; do $(RUN) -m uv pip compile -q --universal --python-version 3.11 --no-emit-index-url \
+	  --extra $$extra -c requirements.txt pyproject.toml -o requirements-$$extra.txt || exit 1; done
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11. Name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.done: requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install -q --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev.done: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -e .
+	touch $@

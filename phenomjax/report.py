@@ -1,0 +1,74 @@
+"""What a run says before it compiles and after its last step."""
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import phenomjax
+from phenomjax import sharding
+
+log = logging.getLogger("phenomjax")
+
+
+def banner(
+    config: ConfigDict,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    abstract: Any,
+    shardings: Any,
+    flops: float,
+    data: str,
+    validation: str,
+) -> None:
+    """Logs versions, devices, mesh, parameters, data, state size, FLOPs a step.
+
+    Args:
+      config: resolved configuration.
+      workdir: folder of the run.
+      mesh: device mesh.
+      abstract: TrainState of shapes.
+      shardings: TrainState of NamedShardings.
+      flops: model FLOPs of one step.
+      data: what the training loader says of itself.
+      validation: what the validation loader says of itself.
+    """
+    v = versions()
+    log.info(
+        "phenomjax %s, jax %s, flax %s, Python %s, git %s", v["phenomjax"], v["jax"], v["flax"], v["python"], v["git"]
+    )
+    log.info("%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d crops a step, %d a device", jax.process_count(),
+             jax.device_count(), jax.devices()[0].device_kind, mesh.shape["data"], mesh.shape["model"], config.mesh.preset,
+             config.global_batch_size, config.global_batch_size // mesh.shape["data"])  # fmt: skip
+    log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
+    log.info("data: %s", data)
+    log.info("validation: %s", validation)
+    pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
+    size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
+    log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, flops)
+    log.info("workdir: %s", workdir)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines a result, and the git revision of the source."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorstore", "numpy")
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {
+        "phenomjax": phenomjax.__version__,
+        **found,
+        "python": platform.python_version(),
+        "git": git.stdout.strip() or "none",
+    }
