@@ -199,6 +199,7 @@ class ImageBank:
       fingerprint: sha256 of the files that describe the bank; changes when its images are others.
       axes: the axes of the stored array, "NHWC" for a bank.
       chunk_shape: (height, width, channels) of the smallest piece that can be decoded.
+      array_path: folder of the stored array.
       stored: the metadata of the array as its zarr.json (v3) or .zarray (v2) has it.
     """
 
@@ -212,8 +213,8 @@ class ImageBank:
     def _read_bank(self) -> None:
         group = _json(self.path / "zarr.json")
         self.attributes = group["attributes"]["phenomjax"]
-        self.axes, self._array_path = "NHWC", self.path / "images"
-        self.stored = _json(self._array_path / "zarr.json")
+        self.axes, self.array_path = "NHWC", self.path / "images"
+        self.stored = _json(self.array_path / "zarr.json")
         self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
         self.channels = tuple(self.attributes["channels"])
         self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
@@ -240,7 +241,7 @@ class ImageBank:
                 f"axes={axes!r} does not fit {self.path}, an array of shape {sizes}: name every axis once, in the "
                 "order of the array, with N (image), H, W and C (channel; left out where there is none), for instance NCHW."
             )
-        self.axes, self._array_path, self.attributes = axes, self.path, {}
+        self.axes, self.array_path, self.attributes = axes, self.path, {}
         size = dict(zip(axes, sizes, strict=True))
         self.shape = (size["N"], size["H"], size["W"], size.get("C", 1))
         self.dtype = np.dtype(self.array.dtype.numpy_dtype)
@@ -253,7 +254,7 @@ class ImageBank:
     @functools.cached_property
     def array(self) -> ts.TensorStore:
         """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
-        array = _open_array(self._array_path, self.stored)
+        array = _open_array(self.array_path, self.stored)
         if "C" not in self.axes:
             array = array[..., ts.newaxis]
         return array.transpose([(self.axes + "C").index(axis) for axis in "NHWC"])
