@@ -4,6 +4,7 @@ The direct road costs about half of TensorStore's CPU time: the index of a shard
 one pread into a buffer that is used again, they are decoded without the GIL, and only the wanted pixels are copied.
 """
 
+import errno
 import functools
 import os
 import threading
@@ -74,7 +75,9 @@ class CropReader:
         except FileNotFoundError as error:
             raise self._bad(image, "its file is not there") from error
         except OSError as error:
-            raise self._bad(image, f"the system says {error.strerror!r}") from error
+            if error.errno != errno.EIO:  # too many open files, no permission, ...: not the fault of this image
+                raise
+            raise self._bad(image, "the disk reports an input/output error") from error
 
     def amplification(self, crop_size: int, crops_per_image: int = 1) -> float:
         """Expected bytes decoded for one byte delivered, for square crops at positions that are all equally likely."""
