@@ -2,7 +2,6 @@
 
 import bisect
 import functools
-import hashlib
 import itertools
 import logging
 import os
@@ -67,7 +66,7 @@ class ImageLoader:
       groups: one `Group` a channel set; `specs` has their batches.
       num_images: images in this split.
       bad_images: different images that this process could not read so far.
-      fingerprint: hash of the banks, in order; a run must not be continued with others.
+      fingerprints: {number and name of a bank: checksum of its metadata}; a run must not be continued with others.
 
     Raises:
       UserError: whatever the banks and arguments do not allow.
@@ -119,7 +118,7 @@ class ImageLoader:
         )
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
-        self.fingerprint = hashlib.sha256("".join(bank.fingerprint for bank in self.banks).encode()).hexdigest()
+        self.fingerprints = {f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)}
         self._warn_of_amplification()
 
     @property
