@@ -1,1 +1,1 @@
-"""Weights to and from the layouts of other projects."""
+"""Weights to and from other projects' layouts. Reads safetensors and torch files of plain tensors, never a pickle."""

@@ -30,7 +30,9 @@ def compute_dtype(name: str) -> jnp.dtype:
     if name == "auto":
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16"):
-        raise UserError(f"model.dtype is {name!r}; it can be auto, float32 or bfloat16, e.g. --config.model.dtype=auto.")
+        raise UserError(
+            f"model.dtype is {name!r}; it can be auto, float32 or bfloat16, e.g. --config.model.dtype=auto."
+        )
     return jnp.dtype(name)
 
 
@@ -70,7 +72,9 @@ class Dense(nn.Module):
         features, kernel_axes = tuple(self.features), tuple(self.kernel_axes)
         inputs = x.shape[x.ndim - self.input_axes :]
         init = xavier_uniform(int(np.prod(inputs)), self.fan_out or int(np.prod(features)))
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32)
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32
+        )
         contracted = tuple(range(x.ndim - self.input_axes, x.ndim)), tuple(range(self.input_axes))
         y = lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
         if self.use_bias:
@@ -240,7 +244,9 @@ def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq emb
     comes first and the exponent's denominator is dim/4: other codes differ in both, and their tables do not fit.
     """
     if dim % 4:
-        raise UserError(f"The width of an encoder or decoder must be a multiple of 4 for its position table, not {dim}.")
+        raise UserError(
+            f"The width of an encoder or decoder must be a multiple of 4 for its position table, not {dim}."
+        )
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
     angles = np.arange(max(rows, columns))[:, None] * frequencies
     table = jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
@@ -298,7 +304,9 @@ def permute_tokens(x: Array, order: Int[Array, "batch seq"], inverse: Int[Array,
     return take_tokens(x, order)
 
 
-def take_tokens(x: Num[Array, "batch seq feature"], places: Int[Array, "batch taken"]) -> Num[Array, "batch taken feature"]:
+def take_tokens(
+    x: Num[Array, "batch seq feature"], places: Int[Array, "batch taken"]
+) -> Num[Array, "batch taken feature"]:
     """x[b, places[b, i]], whole rows at a time."""
     return jax.vmap(lambda row, place: row.at[place].get(mode="promise_in_bounds"))(x, places)
 

@@ -1,5 +1,7 @@
 """Losses of masked autoencoders: squared error of patches, and the L1 distance of Fourier amplitudes. All float32."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -35,7 +37,7 @@ def fourier_patch(
       target: likewise.
       channels: channels in a patch; 1 for channel-agnostic tokens.
     """
-    matrix, weights = half_dft(int(round((target.shape[-1] // channels) ** 0.5)))
+    matrix, weights = half_dft(math.isqrt(target.shape[-1] // channels))
     difference = jnp.abs(_amplitudes(prediction, matrix, channels) - _amplitudes(target, matrix, channels))
     return (difference.mean((1, 2)) * weights).sum(-1)
 
@@ -98,7 +100,7 @@ def fourier_legacy(
       channels: channels stacked along `seq`: C for channel-agnostic tokens, else 1.
     """
     batch, seq, patch = target.shape
-    side = round((seq // channels) ** 0.5)
+    side = math.isqrt(seq // channels)
     if side * side != seq // channels:
         raise UserError(
             f"model.fourier_mode=legacy needs a square number of tokens in a channel, and this crop has "

@@ -79,13 +79,15 @@ class CrossAttention(nn.Module):
         head_dim = self.dim // self.num_heads
         options = {"use_bias": False, "fan_out": self.dim, "dtype": self.dtype}
         query = layers.Dense((self.num_heads, head_dim), ("embed", "heads", "kv"), name="query", **options)(queries)
-        packed = layers.Dense((2, self.num_heads, head_dim), ("embed", None, "heads", "kv"), name="kv", **options)(context)
+        packed = layers.Dense((2, self.num_heads, head_dim), ("embed", None, "heads", "kv"), name="kv", **options)(
+            context
+        )
         y = layers.attention(query, packed[:, :, 0], packed[:, :, 1], self.attention)
         return layers.Dense((self.dim,), ("heads", "kv", "embed"), 2, dtype=self.dtype, name="out")(y)
 
 
 class ChannelDecoder(nn.Module):
-    """The CA-MAE decoder: each channel's tokens attend once to all tokens, then go through that channel's own blocks.
+    """The CA-MAE decoder: each channel's tokens attend once to all patch tokens, then go through that channel's blocks.
 
     Tokens get their position and a learned token of their channel. For channel m, without a residual around the cross
     attention: x_m = attend(norm(x_m), norm(all)); x_m += mlp(norm(x_m)); x_m = blocks_m(x_m). There is no last norm.
@@ -102,33 +104,35 @@ class ChannelDecoder(nn.Module):
     cross_heads: int
 
     @nn.compact
-    def __call__(
-        self, tokens: Array, positions: Array, channels: Array, masking: Masking, all_tokens: bool
-    ) -> Array:
+    def __call__(self, tokens: Array, positions: Array, channels: Array, masking: Masking, all_tokens: bool) -> Array:
         """As `Decoder`, with `channels` (batch, C) ids into the vocabulary, equal in all rows."""
         batch, seq, extra, ids = tokens.shape[0], masking.order.shape[1], int(self.class_token), channels[0]
         count, norm = ids.shape[0], lambda name: layers.LayerNorm(self.norm_eps, self.dtype, name=name)
         x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
         mask_token = mask_token_param(self, self.dim).astype(self.dtype)
         masked = jnp.broadcast_to(mask_token, (batch, seq - masking.visible, self.dim))
-        class_token, visible = x[:, :extra], x[:, extra:]
-        x = layers.permute_tokens(jnp.concatenate([visible, masked], axis=1), masking.restore, masking.order)
-        modality = self.param(
-            "modality_tokens", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("channel", None)),
+        x = jnp.concatenate([x[:, extra:], masked], axis=1)  # the class token ends here: no channel's decoder sees it
+        x = layers.permute_tokens(x, masking.restore, masking.order)
+        channel_tokens = self.param(
+            "channel_tokens", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("channel", None)),
             (self.num_channels, self.dim), jnp.float32,
         )[ids]  # fmt: skip
-        x = x + (positions.reshape(count, -1, self.dim) + modality[:, None]).reshape(seq, self.dim).astype(self.dtype)
+        x = x + (positions.reshape(count, -1, self.dim) + channel_tokens[:, None]).reshape(seq, self.dim).astype(
+            self.dtype
+        )
         x = nn.with_logical_constraint(x, ("batch", None, None))
         options = {"attention": self.stack["options"]["attention"], "dtype": self.dtype}
         cross = CrossAttention(self.dim, self.cross_heads, name="cross_attention", **options)
         # Queries of different channels do not see each other here, so one call serves all channels.
-        x = cross(norm("query_norm")(x), norm("context_norm")(jnp.concatenate([class_token, x], axis=1)))
+        x = cross(norm("query_norm")(x), norm("context_norm")(x))
         mlp_dim, gelu = self.stack["options"]["mlp_dim"], self.stack["options"]["gelu"]
         x = x + vit.Mlp(mlp_dim, gelu, self.dtype, name="mlp")(norm("out_norm")(x))
         x = self.channel_blocks(x.reshape(batch, count, -1, self.dim), ids).reshape(batch, seq, self.dim)
         if not all_tokens:
             x = layers.permute_tokens(x, masking.order, masking.restore)[:, masking.visible :]
-        return layers.Dense((self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict")(x).astype(jnp.float32)
+        return layers.Dense((self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict")(x).astype(
+            jnp.float32
+        )
 
     def channel_blocks(self, x: Array, ids: Array) -> Array:
         """(batch, C, N, dim) through the stack of each channel; parameters have a leading vocabulary axis."""
@@ -149,7 +153,9 @@ class ChannelDecoder(nn.Module):
 
 def mask_token_param(module: nn.Module, dim: int) -> Array:
     """The learned token that stands at every masked place of a decoder."""
-    return module.param("mask_token", nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,)), (dim,), jnp.float32)
+    return module.param(
+        "mask_token", nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,)), (dim,), jnp.float32
+    )
 
 
 class MAE(nn.Module):

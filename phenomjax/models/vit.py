@@ -1,4 +1,4 @@
-"""Vision transformer: blocks (parallel scaling, or plain pre-norm), stacks of them, and the encoder over visible patches."""
+"""Vision transformer: parallel-scaling and plain pre-norm blocks, stacks of them, and the encoder over visible patches."""
 
 import re
 from collections.abc import Mapping
@@ -60,6 +60,17 @@ class Mlp(nn.Module):
         return layers.Dense((x.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="out")(y)
 
 
+class LayerScale(nn.Module):
+    """A learned factor for every feature of a residual branch, small at first (CaiT, arXiv 2103.17239)."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, y: Array) -> Array:
+        init = nn.with_logical_partitioning(nn.initializers.constant(self.initial), (None,))
+        return y * self.param("gamma", init, y.shape[-1:], jnp.float32).astype(y.dtype)
+
+
 class Block(nn.Module):
     """What both kinds of block share; `__call__(x, drop)` returns (x, None), the form that a scan over layers wants.
 
@@ -84,8 +95,7 @@ class Block(nn.Module):
     def residual(self, x: Array, y: Array, drop: Array | None, name: str) -> Array:
         """x + drop path(layer scale(y))."""
         if self.layer_scale:
-            init = nn.with_logical_partitioning(nn.initializers.constant(self.layer_scale), (None,))
-            y = y * self.param(name, init, x.shape[-1:], jnp.float32).astype(self.dtype)
+            y = LayerScale(self.layer_scale, name=name)(y)
         x = x + layers.drop_path(y, drop)
         return nn.with_logical_constraint(x, ("batch", None, None))
 
@@ -96,7 +106,7 @@ class Block(nn.Module):
 
 
 class ParallelBlock(Block):
-    """Attention and MLP side by side on one norm (ViT-22B, arXiv 2302.05442): x + scale (attn(n) + mlp(n)), n = norm(x).
+    """Attention and MLP side by side on one norm (ViT-22B, arXiv 2302.05442): x + scale (attn(n) + mlp(n)).
 
     With `bias_order` "mlp" the hidden bias belongs to the MLP alone. "timm_legacy" repeats what timm computed up to
     1.0.24, and what weights trained with it expect: outputs lie in the order (mlp, q, k, v), but the bias was
@@ -107,7 +117,7 @@ class ParallelBlock(Block):
     def __call__(self, x: Array, drop: Array | None) -> tuple[Array, None]:
         width = x.shape[-1]
         mlp_bias = self.param(
-            "mlp_bias", nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)), (self.mlp_dim,), jnp.float32
+            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)), (self.mlp_dim,), jnp.float32
         )
         qkv_bias = None
         if self.bias_order == "timm_legacy":
@@ -193,7 +203,7 @@ class Encoder(nn.Module):
         x = x + positions.astype(self.dtype)
         if self.class_token:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,))
-            token = self.param("class_token", init, (self.embed_dim,), jnp.float32).astype(self.dtype)
+            token = self.param("cls_token", init, (self.embed_dim,), jnp.float32).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.embed_dim)), x], axis=1)
         x = nn.with_logical_constraint(x, ("batch", None, None))
         return BlockStack(**self.stack, name="blocks")(x, drop)

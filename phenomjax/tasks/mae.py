@@ -1,7 +1,8 @@
-"""Masked autoencoders (standard and channel-agnostic) as a pretraining task: pure functions over parameters and a batch."""
+"""Masked autoencoders, standard and channel-agnostic, as a pretraining task: pure functions over parameters and a batch."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +11,10 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from phenomjax import cluster
+from phenomjax.data.bank import ImageBank, open_bank
+from phenomjax.data.simulate import SimulationConfig, write_screen
+from phenomjax.data.split import split_rows
 from phenomjax.errors import UserError
 from phenomjax.models import layers, losses, vit
 from phenomjax.models.mae import MAE, Masking, Prediction
@@ -35,27 +40,47 @@ class MaskedAutoencoder:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        check(config)
+        crop = config.data.crop_size
+        # Raises now, not at the first batch, if the mask leaves nothing to see or to predict.
+        layers.num_visible(self.num_tokens((1, crop, crop, len(config.model.channels))), config.model.mask_ratio)
+
+    @staticmethod
+    def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
+        """Simulates the banks if that is asked for, and fills `data.banks` and `model.channels`.
+
+        Args:
+          config: finalized.
+          workdir: where a simulated bank goes; only process 0 writes.
+
+        Raises:
+          UserError: the banks' channels do not fit each other or `model.channels`.
+        """
+        with config.copy_and_resolve_references().unlocked() as config:
+            if not config.data.banks:
+                config.data.banks = (str(simulate_bank(config, workdir)),)
+            config.model.channels = vocabulary(config, [open_bank(path) for path in config.data.banks])
+        return config.lock()
 
     @functools.cached_property
     def model(self) -> MAE:
         """The linen module; made on first use, because the automatic compute type asks for the backend."""
         return build(self.config.model, layers.compute_dtype(self.config.model.dtype))
 
-    def loader(self, split: str, process_index: int, process_count: int) -> "ImageLoader":
-        """The loader of "train" or "val" crops of the configured banks."""
-        from phenomjax.data.bank import open_bank
+    def loader(self, split: str, process_index: int, process_count: int) -> "ImageLoader | None":
+        """The loader of "train" or "val" crops of the configured banks; None for "val" if nothing is held out."""
         from phenomjax.data.loader import ImageLoader
 
         data = self.config.data
+        banks = [open_bank(path) for path in data.banks]
+        groups = {"split_by": data.split_by, "val_groups": data.val_groups, "val_fraction": data.val_fraction}
+        if split == "val" and sum(map(len, split_rows(banks, "train", **groups))) == sum(map(len, banks)):
+            return None
         return ImageLoader(
-            [open_bank(path) for path in data.banks],
-            channels=self.config.model.channels, weights=data.weights, split=split, split_by=data.split_by,
-            val_groups=data.val_groups, val_fraction=data.val_fraction, crop_size=data.crop_size,
-            crops_per_image=data.crops_per_image, flip=data.flip, rotate=data.rotate, seed=self.config.seed,
-            global_batch_size=self.config.global_batch_size, process_index=process_index, process_count=process_count,
-            threads=data.threads, prefetch_batches=data.prefetch_batches, on_bad_image=data.on_bad_image,
-            max_bad_images=data.max_bad_images,
+            banks, channels=self.config.model.channels, weights=data.weights, split=split, **groups,
+            crop_size=data.crop_size, crops_per_image=data.crops_per_image, flip=data.flip, rotate=data.rotate,
+            seed=self.config.seed, global_batch_size=self.config.global_batch_size, process_index=process_index,
+            process_count=process_count, threads=data.threads, prefetch_batches=data.prefetch_batches,
+            on_bad_image=data.on_bad_image, max_bad_images=data.max_bad_images,
         )  # fmt: skip
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> Any:
@@ -69,7 +94,9 @@ class MaskedAutoencoder:
         """Nothing is carried from step to step."""
         return ()
 
-    def loss(self, params: Any, batch: Mapping[str, Array], key: Array, carry: tuple[()]) -> tuple[Array, dict[str, Array], tuple[()]]:
+    def loss(
+        self, params: Any, batch: Mapping[str, Array], key: Array, carry: tuple[()]
+    ) -> tuple[Array, dict[str, Array], tuple[()]]:
         """The training loss of a batch: mean over its rows, each with its own mask and drop path.
 
         Args:
@@ -88,7 +115,11 @@ class MaskedAutoencoder:
         drop = None
         if model.drop_path:
             drop = layers.drop_path_scales(
-                jax.random.fold_in(key, DROP_PATH_STREAM), batch["row"], model.drop_path, model.depth, vit.BRANCHES[model.block]
+                jax.random.fold_in(key, DROP_PATH_STREAM),
+                batch["row"],
+                model.drop_path,
+                model.depth,
+                vit.BRANCHES[model.block],
             )
         parts, _ = self.row_losses(params, batch, noise, drop)
         means = {name: value.mean() for name, value in parts.items()}
@@ -127,21 +158,14 @@ class MaskedAutoencoder:
         rows, channels = tokens.shape[0], batch["pixels"].shape[3]
         return tokens.reshape(rows, channels, -1, tokens.shape[-1]).mean(2).reshape(rows, -1)
 
-    def figures(self, params: Any, batch: Mapping[str, Array]) -> "dict[str, Figure]":
-        """Reconstructions of the batch's images under the fixed evaluation masks."""
-        from phenomjax.figures import reconstructions
-
-        original, visible, reconstruction = (np.asarray(x) for x in jax.jit(self.reconstruct)(params, batch))
-        names = [self.config.model.channels[index] for index in np.asarray(batch["channels"])[0]]
-        return {"reconstruction": reconstructions(original, visible, reconstruction, names)}
-
-    def reconstruct(self, params: Any, batch: Mapping[str, Array]) -> tuple[Array, Array, Array]:
-        """Standardised images, which of their pixels the encoder saw, and the predicted images.
+    def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Reconstructions under the fixed evaluation masks, for `figures`.
 
         Returns:
-          original (batch, height, width, C) float32, visible likewise but bool, reconstruction likewise float32: the
-          model's prediction at masked places and the original at visible ones. With `norm_pix_loss` the prediction is
-          put back to the mean and spread of its true patch, which the model does not know.
+          original (batch, height, width, C) float32, standardised; visible likewise but bool, what the encoder saw;
+          reconstruction likewise float32, the prediction at masked places and the original at visible ones; channels
+          (batch, C). With `norm_pix_loss` the prediction is put back to the mean and spread of its true patch, which
+          the model does not know.
         """
         _, height, width, channels = batch["pixels"].shape
         model = self.config.model
@@ -151,9 +175,17 @@ class MaskedAutoencoder:
             spread = jnp.sqrt(jnp.var(out.target, -1, keepdims=True, ddof=1) + 1e-6)
             patches = patches * spread + out.target.mean(-1, keepdims=True)
         seen = jnp.broadcast_to(out.masking.mask[..., None] == 0, patches.shape)
-        patches = jnp.where(seen, out.target, patches)
+        images = {"original": out.target, "visible": seen, "reconstruction": jnp.where(seen, out.target, patches)}
         shape = (height, width, channels, model.patch_size, model.channel_agnostic)
-        return tuple(layers.unpatchify(x, *shape) for x in (out.target, seen, patches))
+        return {name: layers.unpatchify(x, *shape) for name, x in images.items()} | {"channels": batch["channels"]}
+
+    def figures(self, arrays: Mapping[str, np.ndarray]) -> dict[str, "Figure"]:
+        """Draws what `figure_arrays` computed."""
+        from phenomjax.figures import reconstructions  # here, because it imports matplotlib
+
+        names = [self.config.model.channels[index] for index in arrays["channels"][0]]
+        figure = reconstructions(arrays["original"], arrays["visible"], arrays["reconstruction"], names)
+        return {"reconstruction": figure}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
         """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a multiply-add.
@@ -180,7 +212,9 @@ class MaskedAutoencoder:
     ) -> Prediction:
         """The masked forward pass; see `MAE.__call__`."""
         visible = layers.num_visible(noise.shape[1], self.config.model.mask_ratio)
-        return self.model.apply({"params": params}, batch["pixels"], batch["channels"], noise, visible, drop, all_tokens)
+        return self.model.apply(
+            {"params": params}, batch["pixels"], batch["channels"], noise, visible, drop, all_tokens
+        )
 
     def row_losses(
         self, params: Any, batch: Mapping[str, Array], noise: Array, drop: Array | None
@@ -223,44 +257,54 @@ class MaskedAutoencoder:
         if model.channel_agnostic:  # (batch, C, tokens, pixels)
             pixels, seen = target.reshape(rows, channels, -1, target.shape[-1]), seen.reshape(rows, channels, -1, 1)
         else:
-            pixels, seen = target.reshape(rows, target.shape[1], -1, channels).transpose(0, 3, 1, 2), seen[:, None, :, None]
+            pixels, seen = (
+                target.reshape(rows, target.shape[1], -1, channels).transpose(0, 3, 1, 2),
+                seen[:, None, :, None],
+            )
         total = jnp.maximum(seen.sum(2, keepdims=True) * pixels.shape[-1], 1.0)
         mean = (pixels * seen).sum((2, 3), keepdims=True) / total
         error = jnp.square(pixels - mean) * (1.0 - seen)
         return error.sum((1, 2, 3)) / jnp.broadcast_to(1.0 - seen, pixels.shape).sum((1, 2, 3))
 
 
-def check(config: ConfigDict) -> None:
-    """Checks `model.*` and the crop size before anything is compiled.
+def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
+    """Writes (process 0) or awaits the simulated screen of `data.simulate`, in the workdir."""
+    path, screen = workdir / "simulated.zarr", config.data.simulate
+    if cluster.is_main():
+        settings = SimulationConfig(
+            seed=config.seed, num_plates=screen.plates, wells_per_plate=screen.wells, sites_per_well=screen.sites,
+            field_px=screen.size,
+        )  # fmt: skip
+        write_screen(path, settings)
+    cluster.barrier("simulated screen")
+    return path
+
+
+def vocabulary(config: ConfigDict, banks: Sequence[ImageBank]) -> tuple[str, ...]:
+    """Names of the model's channels: those of the banks (their union, in order, if channel-agnostic) or of the config.
 
     Raises:
-      UserError: names the key and the mend.
+      UserError: banks with other channels than the model's.
     """
-    model, crop = config.model, config.data.crop_size
-    choices = {
-        "block": tuple(vit.BRANCHES), "remat": vit.REMAT, "attention": layers.ATTENTION, "gelu": ("exact", "tanh"),
-        "bias_order": ("mlp", "timm_legacy"), "fourier_mode": losses.FOURIER_MODES, "dtype": ("auto", "float32", "bfloat16"),
-    }  # fmt: skip
-    for key, allowed in choices.items():
-        if model[key] not in allowed:
-            raise UserError(f"model.{key} is {model[key]!r}; it can be {', '.join(allowed)}, e.g. --config.model.{key}={allowed[0]}.")
-    if not model.channels:
-        raise UserError(
-            "model.channels is empty, so the model does not know how many channels its images have. It is filled from "
-            "the banks: give one with --config.data.banks, or name the channels with --config.model.channels."
-        )
-    if crop % model.patch_size:
-        raise UserError(
-            f"data.crop_size {crop} is not a multiple of model.patch_size {model.patch_size}. "
-            f"Use --config.data.crop_size={max(crop // model.patch_size, 2) * model.patch_size}."
-        )
-    for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_num_heads")):
-        if model[dim] % model[heads] or model[dim] % 4:
-            raise UserError(
-                f"model.{dim} {model[dim]} must be a multiple of 4 and of model.{heads} {model[heads]}. "
-                f"Change one of them, e.g. --config.model.{dim}={model[heads] * 64}."
+    union = tuple(dict.fromkeys(name for bank in banks for name in bank.channels))
+    names, given = tuple(config.model.channels) or union, bool(config.model.channels)
+    for bank in banks:
+        extra = [name for name in bank.channels if name not in names]
+        fits = not extra if config.model.channel_agnostic else bank.channels == (names if given else banks[0].channels)
+        if not fits:
+            what = (
+                f"config.model.channels is ({', '.join(names)})"
+                if given
+                else f"{banks[0].path} has ({', '.join(banks[0].channels)})"
             )
-    layers.num_visible(num_tokens(model, (1, crop, crop, len(model.channels))), model.mask_ratio)
+            mend = "add them to config.model.channels" if config.model.channel_agnostic else (
+                "give banks of one channel set, in one order, or train a channel-agnostic model with "
+                "--config.model.channel_agnostic=True, which takes any mixture"
+            )  # fmt: skip
+            raise UserError(
+                f"The channels do not fit: {what}, but the bank {bank.path} has ({', '.join(bank.channels)}); {mend}."
+            )
+    return names
 
 
 def mlp_dim(model: ConfigDict) -> int:
@@ -325,8 +369,7 @@ def forward_flops(model: ConfigDict, shape: tuple[int, ...]) -> float:
     encoder = 2.0 * visible * patch * embed + model.depth * block(visible + extra, embed, mlp_dim(model))
     decoder = 2.0 * (visible + extra) * embed * dim
     if model.channel_agnostic:
-        context = tokens + extra
-        decoder += 2.0 * dim**2 * (2 * tokens + 2 * context) + 4.0 * tokens * context * dim + 16.0 * tokens * dim**2
+        decoder += (8.0 + 16.0) * tokens * dim**2 + 4.0 * tokens**2 * dim  # cross attention and its MLP
         decoder += channels * model.decoder_depth * block(tokens // channels, dim, 4 * dim)
     else:
         decoder += model.decoder_depth * block(tokens + extra, dim, 4 * dim)
@@ -342,11 +385,3 @@ def inference_flops(model: ConfigDict, shape: tuple[int, ...]) -> float:
     seq, patch = tokens + int(model.class_token), model.patch_size**2 * (1 if model.channel_agnostic else channels)
     layer = 2.0 * seq * (4 * embed**2 + 2 * embed * hidden) + 4.0 * seq**2 * embed
     return batch * (2.0 * tokens * patch * embed + model.depth * layer)
-
-
-def defaults() -> ConfigDict:
-    """The keys that this task reads, with their defaults: `model` and `data` of `phenomjax.config.base()`."""
-    from phenomjax.config import base
-
-    config = base()
-    return ConfigDict({"model": config.model, "data": config.data})
