@@ -44,6 +44,11 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
     if begun and (path / "metadata.parquet").is_file():
         log.info("simulate: %s is there with the same settings (%d images): reused", path, config.num_images)
         return
+    if config.num_treatments > config.num_places:
+        log.warning(
+            "simulate: %d treatments but %d wells for them: the last %d do not occur in the images",
+            config.num_treatments, config.num_places, config.num_treatments - config.num_places,
+        )  # fmt: skip
     if not begun:
         shape = (config.num_images, config.field_px, config.field_px, len(simulated_cells.CHANNELS))
         attributes = {

@@ -103,14 +103,6 @@ class SimulationConfig:
         for name in ("inactive_fraction", "control_fraction", "complex_similarity", "edge_effect"):
             if getattr(self, name) > 1:
                 raise UserError(f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}.")
-        places = self.num_plates * (self.wells_per_plate - self.num_controls)
-        if self.num_treatments > places:
-            raise UserError(
-                f"Simulated screen: {self.num_genes} knock-outs and {self.num_compounds} compounds at {self.num_doses} "
-                f"doses are {self.num_treatments} treatments, but {self.num_plates} plates of {self.wells_per_plate} "
-                f"wells have {places} places beside the controls. Raise num_plates (--plates) or wells_per_plate "
-                "(--wells), or lower num_complexes, num_single_genes or num_compounds."
-            )
 
     @property
     def num_genes(self) -> int:
@@ -124,6 +116,11 @@ class SimulationConfig:
     def num_controls(self) -> int:
         """Control wells on each plate: an even number, two at least."""
         return min(self.wells_per_plate, max(2, 2 * round(self.control_fraction * self.wells_per_plate / 2)))
+
+    @property
+    def num_places(self) -> int:
+        """Wells of the screen beside the controls; treatments that find none do not occur."""
+        return self.num_plates * (self.wells_per_plate - self.num_controls)
 
     @property
     def num_images(self) -> int:
