@@ -5,7 +5,8 @@
     NAME.zarr/images/c.I.0.0.0     image I, all of it (flat names: one inode an image)
     NAME.zarr/metadata.parquet     METADATA_SCHEMA, row I describes image I
 
-Any other Zarr v2 or v3 array is read through the same interface by naming its axes: `open_bank("x.zarr", axes="NCHW")`.
+Any other Zarr v2 or v3 array is read through the same interface by naming its axes, `open_bank("x.zarr", axes="NCHW")`, and
+an OME-Zarr plate as it is, `open_bank("plate.zarr")` (foreign.py).
 """
 
 import difflib
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
+from phenomjax.data import ome
 from phenomjax.errors import UserError
 
 FORMAT, VERSION = "image_bank", 1
@@ -199,65 +201,35 @@ class ImageBank:
       fingerprint: sha256 of the files that describe the bank; changes when its images are others.
       axes: the axes of the stored array, "NHWC" for a bank.
       chunk_shape: (height, width, channels) of the smallest piece that can be decoded.
+      images_per_chunk: how many images that piece reaches into, 1 but for some foreign arrays.
       array_path: folder of the stored array.
       stored: the metadata of the array as its zarr.json (v3) or .zarray (v2) has it.
     """
 
-    def __init__(self, path: str | Path, axes: str | None = None):
-        self.path, self._requested_axes = Path(path), axes
-        if axes is None:
-            self._read_bank()
-        else:
-            self._read_foreign(axes)
+    axes = "NHWC"
 
-    def _read_bank(self) -> None:
-        group = _json(self.path / "zarr.json")
-        self.attributes = group["attributes"]["phenomjax"]
-        self.axes, self.array_path = "NHWC", self.path / "images"
-        self.stored = _json(self.array_path / "zarr.json")
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.array_path = self.path / "images"
+        self.attributes = read_json(self.path / "zarr.json")["attributes"]["phenomjax"]
+        self.stored = read_json(self.array_path / "zarr.json")
         self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
         self.channels = tuple(self.attributes["channels"])
+        self.images_per_chunk = 1
         self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
         self.metadata = pq.read_table(self.path / "metadata.parquet")
         files = ("zarr.json", "images/zarr.json", "metadata.parquet")
-        self.fingerprint = _fingerprint([self.path / name for name in files])
+        self.fingerprint = fingerprint([self.path / name for name in files])
         if self.metadata.num_rows != self.shape[0]:
             raise UserError(
-                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has "
-                f"{self.metadata.num_rows} rows: one of the two was replaced. Copy the bank again, or make it again with `phenomjax.prepare`."
+                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has {self.metadata.num_rows} "
+                "rows: one of the two was replaced. Copy the bank again, or prepare it again."
             )
-
-    def _read_foreign(self, axes: str) -> None:
-        described = next((self.path / n for n in ("zarr.json", ".zarray") if (self.path / n).is_file()), None)
-        self.stored = _json(described) if described else {}
-        if "shape" not in self.stored:
-            raise UserError(
-                f"No Zarr array at {self.path}: with axes={axes!r} the path must be the folder of an array itself. "
-                f"Found there: {_listing(self.path)}."
-            )
-        sizes = tuple(self.stored["shape"])
-        if sorted(axes) not in (sorted("NHWC"), sorted("NHW")) or len(axes) != len(sizes):
-            raise UserError(
-                f"axes={axes!r} does not fit {self.path}, an array of shape {sizes}: name every axis once, in the "
-                "order of the array, with N (image), H, W and C (channel; left out where there is none), for instance NCHW."
-            )
-        self.axes, self.array_path, self.attributes = axes, self.path, {}
-        size = dict(zip(axes, sizes, strict=True))
-        self.shape = (size["N"], size["H"], size["W"], size.get("C", 1))
-        self.dtype = np.dtype(self.array.dtype.numpy_dtype)
-        self.channels = tuple(f"c{i}" for i in range(self.shape[3]))
-        chunk = dict(zip("NHWC", self.array.chunk_layout.read_chunk.shape, strict=True))
-        self.chunk_shape = (chunk["H"], chunk["W"], chunk["C"])
-        self.metadata = pa.table([pa.nulls(size["N"], f.type) for f in METADATA_SCHEMA], schema=METADATA_SCHEMA)
-        self.fingerprint = _fingerprint([described])
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:
         """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
-        array = _open_array(self.array_path, self.stored)
-        if "C" not in self.axes:
-            array = array[..., ts.newaxis]
-        return array.transpose([(self.axes + "C").index(axis) for axis in "NHWC"])
+        return open_array(self.array_path, self.stored)
 
     def read(self, index: int) -> np.ndarray:
         """Decodes image `index` whole: [height, width, channels]."""
@@ -271,14 +243,14 @@ class ImageBank:
         return self.shape[0]
 
     def __reduce__(self):
-        return type(self), (self.path, self._requested_axes)
+        return type(self), (self.path,)
 
 
 def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
-    """Opens a bank, or with `axes` any other Zarr v2 or v3 array, to read.
+    """Opens a bank, an OME-Zarr plate, or with `axes` any other Zarr v2 or v3 array, to read.
 
     Args:
-      path: the folder of the bank, or of the array.
+      path: the folder of the bank, the plate, or the array.
       axes: for an array that is no bank, its axes in order: a permutation of "NHWC", or of "NHW".
 
     Raises:
@@ -287,23 +259,25 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
     path = Path(path)
     if not path.is_dir():
         near = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.5)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else f" In {path.parent}: {_listing(path.parent)}."
+        hint = f" Did you mean {path.parent / near[0]}?" if near else f" In {path.parent}: {listing(path.parent)}."
         mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
         raise UserError(f"There is no bank at {path}.{hint} {mend}")
-    if axes is not None:
-        return ImageBank(path, axes)
+    if axes is not None or "plate" in ome.attributes(path):
+        from phenomjax.data import foreign  # stands on this module
+
+        return foreign.PlateBank(path) if axes is None else foreign.ArrayBank(path, axes)
     if (path / UNFINISHED).is_dir():
         raise UserError(
             f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run the same "
             "`python -m phenomjax.prepare images` command again; it continues where it stopped."
         )
-    group = _json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
+    group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
     entry = (group.get("attributes") or {}).get("phenomjax") or {}
     if entry.get("format") != FORMAT:
         what = "a Zarr array" if (path / ".zarray").is_file() or "shape" in group else "a folder"
         hint = "Name the axes to read it as it is, for instance axes='NCHW'." if what == "a Zarr array" else ""
         raise UserError(
-            f"{path} is {what}, not an image bank; found there: {_listing(path)}. {hint} An image bank is made by "
+            f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image bank is made by "
             "`python -m phenomjax.prepare images`."
         )
     if entry.get("version") != VERSION:
@@ -330,16 +304,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def _writer(path: str) -> ts.TensorStore:
     # Chunks of zeros are stored too: then a chunk that is not there is always damage.
     images = os.path.join(path, "images")
-    return _open_array(images, _json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True)
+    return open_array(images, read_json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True)
 
 
-def _open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
+def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
+    """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's spec."""
     driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path) + "/"}, "recheck_cached_data": "open"}
     return ts.open(spec | options, open=True).result()
 
 
-def _fingerprint(files: Sequence[Path]) -> str:
+def fingerprint(files: Sequence[Path]) -> str:
+    """sha256 of the contents of files, in order."""
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
 
 
@@ -347,7 +323,8 @@ def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def _json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """Reads a file of JSON, or raises a UserError that names it."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -364,6 +341,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path) -> str:
+    """The first names in a folder, for error messages."""
     names = _names(folder)
     return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"

@@ -35,27 +35,30 @@ class Source(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The result of one image: its checksum, or why it was rejected."""
+    """The result of one image: its row in the staging array and its checksum, or why it was rejected."""
 
-    number: int
+    row: int
     checksum: str
     rejected: Rejected | None
 
 
-def probe(source: Source, plan: Plan) -> Source:
-    """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image decides nothing."""
-    found = collections.Counter()
-    bad = []
+def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
+    """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image decides nothing.
+
+    Returns:
+      The source, its size None when none of them can be read, and those that cannot.
+    """
+    found, bad = collections.Counter(), []
     for entry in sample(plan.entries, 16):
         try:
             planes = _read(source, entry.files[0], hashlib.sha256())
             found[planes.shape[1:], planes.dtype.name] += 1
         except BadImage as error:
             bad.append(Rejected(error.reason, error.detail, error.file, entry.key))
-    if not found:
-        raise UserError(f"None of the images looked at can be read; the first one: {bad[0]}.")
-    size, dtype = found.most_common(1)[0][0]
-    return source._replace(size=size, dtype=dtype)
+    if found:
+        size, dtype = found.most_common(1)[0][0]
+        source = source._replace(size=size, dtype=dtype)
+    return source, bad
 
 
 def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
@@ -105,36 +108,35 @@ def write_image(source: Source, staged: Path, task: tuple[int, Entry, Sequence |
       staged: the bank to write to.
       task: (row in `staged`, the image, (low, high) of each channel or None to keep the pixels).
     """
-    number, entry, numbers = task
+    row, entry, numbers = task
     try:
         image, checksum = load_image(source, entry)
     except BadImage as error:
-        return Written(number, "", Rejected(error.reason, error.detail, error.file, entry.key))
-    bank.write_image(staged, number, image if numbers is None else intensity.to_8_bit(image, numbers))
-    return Written(number, checksum, None)
+        return Written(row, "", Rejected(error.reason, error.detail, error.file, entry.key))
+    bank.write_image(staged, row, image if numbers is None else intensity.to_8_bit(image, numbers))
+    return Written(row, checksum, None)
 
 
-def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, int, Rejected | None]:
-    """Adds up the exact histograms of a block of images, int64 [channels, 65536], in a file; bad images do not count.
+def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, Rejected | None]:
+    """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad images do not count.
 
     Returns:
-      The file, the number of images counted, and the first image that was rejected.
+      The file, and the first image that was rejected.
     """
     file, entries = task
-    counts, counted, rejected = None, 0, None
+    counts, rejected = np.zeros((1, 65536), np.int64), None
     for entry in entries:
         try:
             image, _ = load_image(source, entry)
-        except BadImage as error:  # named again, once, when it is its turn to be written
+        except BadImage as error:  # rejected by name when it is its turn to be written
             rejected = rejected or Rejected(error.reason, error.detail, error.file, entry.key)
             continue
-        found = np.stack([np.bincount(image[..., c].ravel(), minlength=65536) for c in range(image.shape[2])])
-        counts, counted = found if counts is None else counts + found, counted + 1
+        counts = counts + np.stack([np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)])
     partial = file.with_suffix(".partial")
     with partial.open("wb") as output:
-        np.savez_compressed(output, counts=np.zeros((0, 65536), np.int64) if counts is None else counts)
+        np.savez_compressed(output, counts=counts)
     os.replace(partial, file)
-    return file, counted, rejected
+    return file, rejected
 
 
 def _read(source: Source, file: str, checksum) -> np.ndarray:

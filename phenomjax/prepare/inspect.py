@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
     jobs = args.jobs or len(os.sched_getaffinity(0))
     counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
-    if not args.axes:
+    if bank.attributes:
         damaged += _strays(bank)
     whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
     if whole:
@@ -239,17 +239,19 @@ def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None
     figure = Figure(figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=110, layout="constrained")
     grid = figure.subplots(len(indices), columns, squeeze=False)
     step = max(1, min(bank.shape[1:3]) // 256)
+    colours = np.array([COLOURS[channel % len(COLOURS)] for channel in range(bank.shape[3])])
+    colours /= max(1, colours.sum(axis=0).max() / 1.6)  # many channels overlap: without this they add up to white
     for row, index in zip(grid, indices, strict=True):
         image = _shrink(bank.read(index), step)
         colour = np.zeros((*image.shape[:2], 3))
         for channel, (low, high) in enumerate(limits):
             plane = np.clip((image[..., channel] - low) / max(high - low, 1), 0, 1)
             row[channel].imshow(plane, cmap="gray", vmin=0, vmax=1)
-            colour += plane[..., None] * np.array(COLOURS[channel % len(COLOURS)])
+            colour += plane[..., None] * colours[channel]
         row[-1].imshow(np.clip(colour, 0, 1))
         described = bank.metadata.slice(index, 1).to_pylist()[0]
-        parts = [described[key] for key in ("plate", "well", "site") if described[key] is not None]
-        row[0].set_ylabel(" ".join(parts) or f"image {index}", fontsize=7)
+        parts = [described[key] for key in ("experiment", "plate", "well", "site") if described[key] is not None]
+        row[0].set_ylabel("/".join(parts) or f"image {index}", fontsize=7)
         for axes in row:
             axes.set(xticks=[], yticks=[])
     for axes, name in zip(grid[0], (*bank.channels, "all"), strict=True):
@@ -264,6 +266,8 @@ def _shrink(image: np.ndarray, step: int) -> np.ndarray:
 
 
 def _codec(stored: dict) -> str:
+    if not stored:
+        return "OME-Zarr"
     if stored.get("zarr_format") == 2:
         return f"Zarr v2, {(stored.get('compressor') or {}).get('id', 'no compression')}"
     codecs = stored["codecs"]
