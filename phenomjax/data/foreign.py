@@ -17,6 +17,7 @@ from phenomjax.data.bank import (
     open_array,
     read_json,
 )
+from phenomjax.data.wells import normalise_number, normalise_well
 from phenomjax.errors import UserError
 
 
@@ -83,8 +84,8 @@ class PlateBank(ImageBank):
         self.channels = described.channels if len(described.channels) == depth else tuple(f"c{i}" for i in range(depth))
         self.chunk_shape = tuple(self._first.chunk_layout.read_chunk.shape)
         self.images_per_chunk, self.attributes, self.stored = 1, {}, {}
-        columns = {"plate": [f.plate for f in self._fields], "well": [f.well for f in self._fields]}
-        columns |= {"site": [f.site for f in self._fields]}
+        columns = {"plate": [f.plate for f in self._fields], "well": [normalise_well(f.well) for f in self._fields]}
+        columns |= {"site": [normalise_number(f.site) for f in self._fields]}
         columns |= {"source": [f.path.relative_to(self.path).as_posix() for f in self._fields]}
         self.metadata = conform_metadata(pa.table(columns))
         names = ("zarr.json", ".zattrs")

@@ -188,6 +188,12 @@ def _strays(bank: ImageBank) -> list[tuple[int, str]]:
     ]
 
 
+def _shown_top(counts: np.ndarray) -> int:
+    """The highest value a histogram shows: 12-bit cameras fill a sixteenth of 16 bit."""
+    top = int(np.flatnonzero(counts.sum(axis=0))[-1])
+    return max(256, 1 << top.bit_length()) - 1
+
+
 def _quantiles(counts: np.ndarray, shares: tuple[float, ...]) -> list[int]:
     cumulative = counts.cumsum()
     return [int(np.searchsorted(cumulative, max(1, share * cumulative[-1]))) for share in shares]
@@ -197,15 +203,16 @@ def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> s
     """One line a channel: quantiles, mean, share of saturated pixels, and a small logarithmic histogram."""
     if counts is None:
         return f"histograms: none for {bank.dtype} pixels"
-    top = counts.shape[1] - 1
+    top = _shown_top(counts)
     name_width = max(map(len, bank.channels)) + 2
+    levels = np.arange(counts.shape[1])
     lines = [f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}{'at max':>8}  "
              f"histogram of {images} images, 0 to {top}, log scale"]  # fmt: skip
     for name, values in zip(bank.channels, counts, strict=True):
         there = np.flatnonzero(values)
         low, middle, high = _quantiles(values, (0.01, 0.5, 0.99))
-        mean = (values * np.arange(top + 1)).sum() / values.sum()
-        bins = np.log1p(values.reshape(32, -1).sum(axis=1))
+        mean = (values * levels).sum() / values.sum()
+        bins = np.log1p(values[: top + 1].reshape(32, -1).sum(axis=1))
         bars = "".join(" ▁▂▃▄▅▆▇█"[int(np.ceil(8 * share))] for share in bins / bins.max())
         lines.append(
             f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}"
@@ -221,8 +228,9 @@ def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     for name, values in zip(bank.channels, [] if counts is None else counts, strict=counts is not None):
-        grouped = values.reshape(256, -1).sum(axis=1)
-        axes.stairs(grouped / grouped.sum(), np.linspace(0, len(values), 257), label=name)
+        top = _shown_top(counts)
+        grouped = values[: top + 1].reshape(256, -1).sum(axis=1)
+        axes.stairs(grouped / grouped.sum(), np.linspace(0, top + 1, 257), label=name)
     axes.set(xlabel="pixel value", ylabel="share of pixels", yscale="log", title=bank.path.name)
     if counts is not None:
         axes.legend()

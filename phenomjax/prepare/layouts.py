@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import re
-import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.bank import did_you_mean
+from phenomjax.data.wells import normalise_number, normalise_well
 from phenomjax.errors import UserError
 
 GROUPS = ("experiment", "plate", "well", "site", "channel", "row", "column")
@@ -131,35 +131,6 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
             numbers.get("channel"),
         )
     return None
-
-
-def normalise_number(text: str) -> str:
-    """'01' -> '1'; anything that is not all digits stays."""
-    text = text.strip()
-    return str(int(text)) if text.isdigit() else text
-
-
-def normalise_well(text: str) -> str:
-    """Spells a well as letters and two digits: A1, a01, A/1, r01c01, 1/1 -> A01; anything else stays.
-
-    Rows past Z are AA, AB, ... as on 1536-well plates.
-    """
-    text = text.strip()
-    if match := re.fullmatch(r"([A-Za-z]{1,2})[-_/]?0*(\d{1,2})", text):
-        return f"{match[1].upper()}{int(match[2]):02d}"
-    if match := re.fullmatch(r"[rR]?0*(\d{1,2})[cC/]0*(\d{1,2})", text):
-        row = int(match[1]) - 1
-        letters = string.ascii_uppercase
-        if 0 <= row < 52:
-            name = letters[row] if row < 26 else letters[row // 26 - 1] + letters[row % 26]
-            return f"{name}{int(match[2]):02d}"
-    return text
-
-
-def natural(text: str) -> list:
-    """Sort key by which '2' comes before '10'; rows past Z come after Z."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part), "") if part.isdigit() else (1, len(part), part) for part in parts]
 
 
 def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from phenomjax.data import wells
 from phenomjax.data.bank import PERTURBATION_TYPES, did_you_mean
 from phenomjax.errors import UserError
-from phenomjax.prepare import layouts
 
 log = logging.getLogger("phenomjax")
 VALUES = ("cell_type", "perturbation", "perturbation_type", "gene", "concentration", "is_control")
@@ -118,7 +118,7 @@ class Joiner:
 
     def _key(self, parts: Sequence[str]) -> tuple[str, ...]:
         return tuple(
-            layouts.normalise_well(part) if name == "well" else layouts.normalise_number(part)
+            wells.normalise_well(part) if name == "well" else wells.normalise_number(part)
             for name, part in zip(self.keys, parts, strict=True)
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from phenomjax.data import ome
+from phenomjax.data import ome, wells
 from phenomjax.data.bank import did_you_mean
 from phenomjax.errors import UserError
 from phenomjax.prepare import layouts, readers
@@ -108,7 +108,7 @@ def make_plan(
             Rejected("unknown_name", detail + "; rename it or move it out of the folder", file, (None,) * 4)
         )
     if one_channel_files:
-        ids = sorted({channel for files in found.values() for channel in files}, key=layouts.natural)
+        ids = sorted({channel for files in found.values() for channel in files}, key=wells.natural)
         chosen = choose_channels(channels, ids, layout.channels)
         left_out = [i for i in ids if i not in chosen]
         if left_out:
@@ -160,7 +160,7 @@ def choose_channels(items: Sequence[str], ids: Sequence[str], names: dict[str, s
     chosen = {}
     for item in items:
         left, _, right = item.partition("=")
-        given = layouts.normalise_number(left)
+        given = wells.normalise_number(left)
         channel = given if given in ids else by_name.get(left, left)
         if channel not in ids:
             there = ", ".join(f"{i} ({names[i]})" if i in names else i for i in ids)
@@ -185,7 +185,7 @@ def _plan_ome(source: Path, channels: Sequence[str]) -> Plan:
     for folder in folders:
         for field in ome.fields(folder):
             first = first or field
-            key = (None, field.plate, layouts.normalise_well(field.well), layouts.normalise_number(field.site))
+            key = (None, field.plate, wells.normalise_well(field.well), wells.normalise_number(field.site))
             file = field.path.relative_to(source).as_posix()
             status = [
                 (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(field.path.glob("*")) if p.is_file()
@@ -218,7 +218,7 @@ def _planes_per_file(source: Path, files: list[str]) -> int:
 
 
 def _order(key: Key) -> list:
-    return [layouts.natural(part or "") for part in key]
+    return [wells.natural(part or "") for part in key]
 
 
 def _nothing_matched(source: Path, layout: layouts.Layout, pattern: str | None, unknown: list[str]) -> str:
