@@ -70,9 +70,10 @@ def split_rows(
 def _groups(bank: ImageBank, column: str) -> tuple[list[str], np.ndarray]:
     """Names of a bank's groups, and for each row the position of its group in them."""
     path = PLACES[: PLACES.index(column) + 1] if column in PLACES else (column,)
-    parts = [pc.cast(bank.metadata[name], pa.string()) for name in path]
-    joined = pc.binary_join_element_wise(*parts, "/", null_handling="skip")
-    encoded = pc.dictionary_encode(joined.combine_chunks())
+    # Not null_handling="skip": pyarrow 26 drops the rows where all parts are null.
+    parts = [pc.fill_null(pc.cast(bank.metadata[name], pa.string()), "") for name in path]
+    joined = pc.utf8_ltrim(pc.binary_join_element_wise(*parts, "/"), "/")
+    encoded = pc.dictionary_encode(joined)
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
 
