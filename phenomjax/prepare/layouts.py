@@ -95,20 +95,19 @@ def compile_patterns(layout: Layout, pattern: str | None) -> list[re.Pattern]:
     compiled = []
     for text in layout.patterns if pattern is None else (pattern,):
         try:
-            expression = re.compile(f"(?:.*?/)?(?:{text})")
+            groups = set(re.compile(text).groupindex)
         except re.error as error:
             raise UserError(
-                f"--pattern is not a regular expression: {error.msg} at character {max((error.pos or 0) - 11, 0)}: {text!r}. "
-                "Named groups are written (?P<well>...)."
+                f"--pattern is not a regular expression: {error.msg} at character {(error.pos or 0) + 1} of {text} (named "
+                "groups are written (?P<well>...), a point that means itself \\.)."
             ) from error
-        groups = set(expression.groupindex)
         for name in groups - set(GROUPS):
             raise UserError(
                 f"--pattern has a group {name!r}{did_you_mean(name, GROUPS)}; there are: {', '.join(GROUPS)}."
             )
         if "well" not in groups and not {"row", "column"} <= groups:
             raise UserError(f"--pattern needs a group 'well', or both 'row' and 'column'; it has: {sorted(groups)}.")
-        compiled.append(expression)
+        compiled.append(re.compile(f"(?:.*?/)??(?:{text})"))
     return compiled
 
 

@@ -85,10 +85,12 @@ class Joiner:
                 f"{path}: two columns are named {sorted(doubled)[0]!r} after --rename. Leave one of them out."
             )
         if "well" not in names and not {"row", "column"} <= set(names):
-            near = did_you_mean("well", [n.lower() for n in columns])
+            known = (*KEYS, "row", "column")
+            alike = [(n, n.lower().removeprefix("metadata_")) for n in columns]
+            renames = " ".join(f"--rename {name}={key}" for name, key in alike if key in known and key != name)
             raise UserError(
-                f"{path} has no column 'well' (nor 'row' and 'column'){near}; it has: {', '.join(columns)}. Name the one that "
-                "holds the well with --rename, for instance --rename Metadata_Well=well."
+                f"{path} has no column 'well' (nor 'row' and 'column'); it has: {', '.join(columns)}. Name the one that holds "
+                f"the well: {renames or '--rename Metadata_Well=well, for instance'}."
             )
         self.keys = [key for key in KEYS if key in names or key == "well"]
         self.values = [name for name in VALUES if name in names]
