@@ -111,60 +111,58 @@ class CropReader:
             raise self._bad(image, f"TensorStore says {str(error).split(' [')[0]}") from error
 
     def _read_direct(self, outs, image, ys, xs) -> None:
-        rows, columns = self._rows, self._columns
-        views = [out.view(self._pixel)[..., 0] for out in outs]
-        wanted: dict[int, list[int]] = {}  # chunk number -> the crops that need it
-        for crop, (view, y, x) in enumerate(zip(views, ys, xs, strict=True)):
-            across = range(x // columns, (x + view.shape[1] - 1) // columns + 1)
-            for row in range(y // rows, (y + view.shape[0] - 1) // rows + 1):
-                for column in across:
-                    wanted.setdefault(row * self._grid[1] + column, []).append(crop)
-        for number, chunk in self._chunks(image, sorted(wanted)):
-            top, left = number // self._grid[1] * rows, number % self._grid[1] * columns
-            for crop in wanted[number]:
-                view, y, x = views[crop], ys[crop], xs[crop]
-                y0, y1 = max(y, top), min(y + view.shape[0], top + rows)
-                x0, x1 = max(x, left), min(x + view.shape[1], left + columns)
-                view[y0 - y : y1 - y, x0 - x : x1 - x] = chunk[y0 - top : y1 - top, x0 - left : x1 - left]
-
-    def _chunks(self, image: int, numbers: Sequence[int]):
-        """Yields (number, decoded pixels) in the given order; the pixels are valid until the next one is asked for."""
+        copies: dict[int, list] = {}  # chunk number -> (part of a crop, where it lies in the chunk)
+        for out, y, x in zip(outs, ys, xs, strict=True):
+            view = out.view(self._pixel)[..., 0]
+            across = _overlaps(x, view.shape[1], self._columns)
+            for row, in_crop_y, in_chunk_y in _overlaps(y, view.shape[0], self._rows):
+                for column, in_crop_x, in_chunk_x in across:
+                    part = view[in_crop_y, in_crop_x], (in_chunk_y, in_chunk_x)
+                    copies.setdefault(row * self._grid[1] + column, []).append(part)
+        decoded = self._buffer("decoded", self._chunk_bytes)
         file = os.open(self.bank.shard_path(image), os.O_RDONLY)
         try:
             index = self._indices.get(image) or self._read_index(file, image)
-            decoded, position = self._buffer("decoded", self._chunk_bytes), 0
-            while position < len(numbers):
-                start = end = index[2 * numbers[position]]
-                run = []  # chunks that follow each other in the file
-                for number in numbers[position:]:
-                    offset, size = index[2 * number], index[2 * number + 1]
-                    if offset == MISSING:
-                        raise self._bad(image, f"chunk {divmod(number, self._grid[1])} is missing from its file")
-                    if offset != end or (run and end + size - start > RUN_BYTES):
-                        break
-                    run.append((number, offset - start, size))
-                    end += size
-                position += len(run)
+            for start, end, run in self._runs(image, index, sorted(copies)):
                 stored = self._buffer("stored", end - start)
                 if os.preadv(file, [stored], start) != end - start:
                     raise self._bad(image, "its file is truncated")
                 for number, offset, size in run:
-                    yield number, self._decoded(image, number, stored[offset : offset + size], decoded)
+                    chunk = self._decoded(image, number, stored[offset : offset + size], decoded)
+                    for part, where in copies[number]:
+                        part[...] = chunk[where]
         finally:
             os.close(file)
 
-    def _decoded(self, image: int, number: int, stored: memoryview, decoded: memoryview) -> np.ndarray:
+    def _runs(self, image: int, index: memoryview, numbers: Sequence[int]):
+        """Yields (start, end, [(chunk number, offset, size)]) for chunks that follow each other in the file."""
+        run, start, end = [], 0, 0
+        for number in numbers:
+            offset, size = index[2 * number], index[2 * number + 1]
+            if offset == MISSING:
+                raise self._bad(image, f"chunk {divmod(number, self._grid[1])} is missing from its file")
+            if run and (offset != end or end + size - start > RUN_BYTES):
+                yield start, end, run
+                run = []
+            if not run:
+                start = offset
+            run.append((number, offset - start, size))
+            end = offset + size
+        yield start, end, run
+
+    def _decoded(self, image: int, number: int, stored: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+        """The pixels of a chunk, valid until the next one is decoded."""
         if self._decode is None:
-            pixels, size = stored, len(stored)
+            decoded = stored
         else:
             try:
-                pixels, size = decoded, len(self._decode(stored, out=decoded))
+                stored = self._decode(stored, out=decoded)
             except RuntimeError as error:  # imagecodecs' own errors derive from it
                 where = f"chunk {divmod(number, self._grid[1])} of its file does not decode"
                 raise self._bad(image, f"{where} ({error})") from error
-        if size != self._chunk_bytes:
-            raise self._bad(image, f"chunk {divmod(number, self._grid[1])} of its file has {size} bytes")
-        return np.frombuffer(pixels, self._pixel).reshape(self._rows, self._columns)
+        if len(stored) != self._chunk_bytes:
+            raise self._bad(image, f"chunk {divmod(number, self._grid[1])} of its file has {len(stored)} bytes")
+        return decoded.view(self._pixel).reshape(self._rows, self._columns)
 
     def _read_index(self, file: int, image: int) -> memoryview:
         size = os.fstat(file).st_size
@@ -178,11 +176,11 @@ class CropReader:
             self._indices[image] = index
         return index
 
-    def _buffer(self, name: str, size: int) -> memoryview:
-        """This thread's buffer of that name, at least as large as asked for; fresh ones would cost page faults."""
+    def _buffer(self, name: str, size: int) -> np.ndarray:
+        """`size` bytes of this thread's buffer of that name; a fresh one each time would cost page faults."""
         buffer = getattr(self._scratch, name, None)
         if buffer is None or len(buffer) < size:
-            buffer = memoryview(np.empty(size + size // 4, np.uint8))
+            buffer = np.empty(size + size // 4, np.uint8)
             setattr(self._scratch, name, buffer)
         return buffer[:size]
 
@@ -194,6 +192,15 @@ class CropReader:
             f"`python -m phenomjax.prepare inspect {self.bank.path}` and copy or prepare them again; or leave them out "
             "with --config.data.on_bad_image=skip."
         )
+
+
+def _overlaps(start: int, size: int, step: int) -> list[tuple[int, slice, slice]]:
+    """Along one axis, for each chunk that a crop touches: its number, and the overlap as slices of crop and chunk."""
+    pieces = []
+    for number in range(start // step, (start + size - 1) // step + 1):
+        first, last = max(start, number * step), min(start + size, (number + 1) * step)
+        pieces.append((number, slice(first - start, last - start), slice(first - number * step, last - number * step)))
+    return pieces
 
 
 def image_name(bank: ImageBank, image: int) -> str:
