@@ -180,14 +180,14 @@ def test_metadata_joins_by_plate_and_well(tmp_path):
     joined = joiner(tmp_path, table, rename)
     keys = [("E", "1", "A01", "1"), ("E", "1", "B02", "1"), ("E", "2", "B02", "1")]
     columns, unmatched = metadata.describe(keys, joined, {"perturbation_type": "compound", "cell_type": "U2OS"})
-    assert unmatched == keys[2:] and len(joined.used) == 2
+    assert unmatched == keys[2:] and joined.rows.keys() == {joined.row_key(key) for key in keys[:2]}
     assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [True, False, None]
     assert columns["perturbation_type"] == ["control", "compound", "compound"] and columns["cell_type"] == ["U2OS"] * 3
     pq.write_table(pa.table({"row": [1], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet")
     rows = metadata.Joiner(tmp_path / "m.parquet", {})
     assert rows.find((None, "7", "A01", "3"))["gene"] == "TP53"
     with pytest.raises(UserError, match="has no column 'plate' but the images come from 2 plates"):
-        rows.check_plates({(None, "1"), (None, "2")})
+        rows.check([(None, "1", "A01", "1"), (None, "2", "A01", "1")])
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,29 @@ def test_metadata_is_joined_and_unmatched_rows_are_counted(tmp_path, caplog):
         prepare(tmp_path / "raw", tmp_path / "c.zarr", metadata=tmp_path / "m.csv")
 
 
+@pytest.mark.parametrize("rule", ["keep", "percentile:1:99"])
+def test_mended_files_go_into_a_second_bank(tmp_path, rule):
+    written = write_jump(tmp_path / "raw")
+    bad = tmp_path / "raw" / "P2" / "r01c02f01p01-ch1sk1fk1fl1.tiff"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:50])
+    assert prepare(tmp_path / "raw", tmp_path / "a.zarr", "jump", intensity=rule) == 1
+    bad.write_bytes(whole)
+    options = {"intensity": rule, "not_in": tmp_path / "a.zarr"}
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "jump", **options) == 0
+    first, second = bank.open_bank(tmp_path / "a.zarr"), bank.open_bank(tmp_path / "b.zarr")
+    assert second.metadata.select(["plate", "well"]).to_pylist() == [{"plate": "P2", "well": "A02"}]
+    if rule == "keep":
+        np.testing.assert_array_equal(second.read(0), written["P2", "A02"][..., ::-1])
+    else:
+        numbers = second.attributes["intensity"]["numbers"]
+        assert numbers == {"P2": first.attributes["intensity"]["numbers"]["P2"]}
+    options["not_in"] = tmp_path / "c.zarr"
+    prepare(tmp_path / "raw", tmp_path / "c.zarr", "jump", intensity=rule)
+    with pytest.raises(UserError, match=r"Every image of the source is in .*c.zarr .--not-in. already"):
+        prepare(tmp_path / "raw", tmp_path / "d.zarr", "jump", **options)
+
+
 def test_one_process_at_a_time(tmp_path):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
     with images._lock(tmp_path / "b.zarr", {}), pytest.raises(UserError, match="Another process is preparing"):

@@ -35,7 +35,7 @@ METADATA_SCHEMA = pa.schema(
 PERTURBATION_TYPES = ("crispr", "sirna", "compound", "orf", "control")
 DTYPES = {"uint8": 8, "uint16": 16}
 # Bitshuffle makes lz4 as small as zstd on microscopy, at a third of the decoding time.
-CODECS = {
+CODECS: dict[str, dict | None] = {
     "blosc-lz4": {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}},
     "blosc-zstd": {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}},
     "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
@@ -81,8 +81,9 @@ def create_bank(
             "name for each channel, in the order of the last axis."
         )
     inner = [{"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}]
-    if CODECS[codec]:
-        step = {"name": CODECS[codec]["name"], "configuration": dict(CODECS[codec]["configuration"])}
+    compression = CODECS[codec]
+    if compression:
+        step = {"name": compression["name"], "configuration": dict(compression["configuration"])}
         if step["name"] == "blosc":
             step["configuration"] |= {"typesize": dtype.itemsize, "blocksize": 0}
         inner.append(step)

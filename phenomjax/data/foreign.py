@@ -33,7 +33,7 @@ class ArrayBank(ImageBank):
         self.path = self.array_path = Path(path)
         described = next((self.path / name for name in ("zarr.json", ".zarray") if (self.path / name).is_file()), None)
         self.stored = read_json(described) if described else {}
-        if "shape" not in self.stored:
+        if described is None or "shape" not in self.stored:
             raise UserError(
                 f"No Zarr array at {self.path}: with axes={axes!r} the path must be the folder of an array itself. "
                 f"Found there: {listing(self.path)}."
@@ -49,8 +49,8 @@ class ArrayBank(ImageBank):
         self.shape = (size["N"], size["H"], size["W"], size.get("C", 1))
         self.dtype = np.dtype(self.array.dtype.numpy_dtype)
         self.channels = tuple(f"c{i}" for i in range(self.shape[3]))
-        self.images_per_chunk, *chunk = self.array.chunk_layout.read_chunk.shape
-        self.chunk_shape = tuple(chunk)
+        chunk = _read_chunk(self.array)
+        self.images_per_chunk, self.chunk_shape = chunk[0], chunk[1:]
         self.metadata = pa.table([pa.nulls(size["N"], f.type) for f in METADATA_SCHEMA], schema=METADATA_SCHEMA)
 
     @functools.cached_property
@@ -82,7 +82,7 @@ class PlateBank(ImageBank):
         height, width, depth = self._first.shape
         self.shape, self.dtype = (len(self._fields), height, width, depth), np.dtype(self._first.dtype.numpy_dtype)
         self.channels = described.channels if len(described.channels) == depth else tuple(f"c{i}" for i in range(depth))
-        self.chunk_shape = tuple(self._first.chunk_layout.read_chunk.shape)
+        self.chunk_shape = _read_chunk(self._first)
         self.images_per_chunk, self.attributes, self.stored = 1, {}, {}
         columns = {"plate": [f.plate for f in self._fields], "well": [normalise_well(f.well) for f in self._fields]}
         columns |= {"site": [normalise_number(f.site) for f in self._fields]}
@@ -106,3 +106,9 @@ class PlateBank(ImageBank):
 
     def __reduce__(self):
         return type(self), (self.path,)
+
+
+def _read_chunk(array: ts.TensorStore) -> tuple[int, ...]:
+    return tuple(
+        size or whole for size, whole in zip(array.chunk_layout.read_chunk.shape or (), array.shape, strict=True)
+    )

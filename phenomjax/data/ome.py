@@ -102,7 +102,7 @@ def image(array: Path) -> Image:
     )
     size = None
     for step in scale["datasets"][0].get("coordinateTransformations", ()):
-        unit = _MICROMETER.get(axes[-1].get("unit"))
+        unit = _MICROMETER.get(str(axes[-1].get("unit")))
         if step["type"] == "scale" and unit:
             size = step["scale"][-1] * unit
     return Image("".join(axis["name"] for axis in axes), labels, size)

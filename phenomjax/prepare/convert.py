@@ -3,7 +3,6 @@
 import collections
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ from phenomjax.errors import UserError
 from phenomjax.prepare import intensity, readers
 from phenomjax.prepare.plan import Entry, Plan, Rejected, sample
 from phenomjax.prepare.readers import BadImage
+
+Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
 
 
 class Source(NamedTuple):
@@ -30,8 +31,8 @@ class Source(NamedTuple):
     folder: Path
     is_ome: bool
     planes: tuple[int, ...] | None
-    size: tuple[int, int] | None = None
-    dtype: str | None = None
+    size: tuple[int, int] = (0, 0)
+    dtype: str = ""
 
 
 class Written(NamedTuple):
@@ -46,9 +47,10 @@ def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
     """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image decides nothing.
 
     Returns:
-      The source, its size None when none of them can be read, and those that cannot.
+      The source, its dtype "" when none of them can be read, and those that cannot.
     """
-    found, bad = collections.Counter(), []
+    found: collections.Counter[tuple] = collections.Counter()
+    bad = []
     for entry in sample(plan.entries, 16):
         try:
             planes = _read(source, entry.files[0], hashlib.sha256())
@@ -100,7 +102,7 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
     return np.stack(planes, axis=-1), checksum.hexdigest()
 
 
-def write_image(source: Source, staged: Path, task: tuple[int, Entry, Sequence | None]) -> Written:
+def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) -> Written:
     """Converts one image and writes its shard; returns why not when it is bad.
 
     Args:

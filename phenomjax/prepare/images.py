@@ -6,10 +6,10 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,7 @@ from phenomjax.data import bank
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.prepare import convert, intensity, layouts, metadata, workers
 from phenomjax.prepare.job import DONE, Job, write_rejected, write_text
-from phenomjax.prepare.plan import Entry, Rejected, make_plan
+from phenomjax.prepare.plan import Entry, Plan, Rejected, make_plan
 
 log = logging.getLogger("phenomjax")
 
@@ -27,42 +27,26 @@ log = logging.getLogger("phenomjax")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `images`."""
     add = parser.add_argument
+    names: dict[str, Any] = {"action": "append", "default": []}
     add("--source", type=Path, required=True, help="folder with the raw files (folders below it included)")
     add("--out", type=Path, required=True, help="the bank to make, NAME.zarr")
     add("--layout", required=True, help=f"names of the files: {', '.join(layouts.LAYOUTS)}")
-    add(
-        "--pattern",
-        help="generic: regular expression with groups well (or row, column), plate, site, channel, experiment",
-    )
-    add("--default", action="append", default=[], metavar="GROUP=VALUE", help="for a group that the names leave out")
-    add(
-        "--channels",
-        default="",
-        metavar="ID=NAME,...",
-        help="which channels, their names and order (default: layout's)",
-    )
+    add("--pattern", help=f"generic: regular expression with some of the groups {', '.join(layouts.GROUPS)}")
+    add("--default", **names, metavar="GROUP=VALUE", help="for a group that the names leave out")
+    add("--channels", default="", metavar="ID=NAME,...", help="which, their names and order (default: the layout's)")
     add("--metadata", type=Path, help="CSV or Parquet, one row a well, joined by plate and well")
-    add(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="COLUMN=NAME",
-        help="column of --metadata to a name of the bank's",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="one value for all images the table says nothing of",
-    )
+    add("--rename", **names, metavar="COLUMN=NAME", help="a column of --metadata to a name of the bank's")
+    add("--set", **names, metavar="NAME=VALUE", help="one value for all images that the table says nothing of")
     add("--experiment", help="same as --set experiment=...")
     add("--cell-type", help="same as --set cell_type=...")
-    add("--intensity", help=f"range:LOW:HIGH, percentile:LOW:HIGH of each plate and channel, or keep (default: keep for "
-        f"8-bit files, {intensity.DEFAULT_16_BIT.replace('%', '%%')} for 16-bit files)")  # fmt: skip
+    default = intensity.DEFAULT_16_BIT
+    add("--intensity", help=f"to 8 bit: range:LOW:HIGH, percentile:LOW:HIGH (of each plate and channel), or keep "
+        f"(default: {default} for 16-bit files, keep for 8-bit files)")  # fmt: skip
     add("--pixel-size-um", type=float, help="size of a pixel in micrometres, recorded in the bank")
     add("--chunk", type=int, default=128, help="height and width of the inner chunks in pixels (default 128)")
     add("--codec", default="blosc-lz4", help=f"{', '.join(bank.CODECS)} (default blosc-lz4)")
+    add("--not-in", type=Path, metavar="BANK", help="leave out the images of that bank: for files that were mended or added "
+        "later; its percentiles are used again")  # fmt: skip
     add("--jobs", type=int, default=0, help="processes (default: number of cores)")
     add("--strict", action="store_true", help="stop at the first bad image instead of finishing the good ones")
 
@@ -87,20 +71,23 @@ def run(args: argparse.Namespace) -> int:
     channels = [item for item in args.channels.split(",") if item]
     plan = make_plan(args.source, layout, args.pattern, defaults, channels)
     log.info("%s: %d images, channels %s", args.source, len(plan.entries), ", ".join(plan.channels))
+    known_numbers: dict = {}
+    if args.not_in:
+        plan, known_numbers = _without(plan, bank.open_bank(args.not_in), constants.get("experiment"))
     if plan.rejected and args.strict:
         raise UserError(f"{plan.rejected[0]}. (--strict stops at the first bad image.)", EXIT_FAILED)
     if joiner:
-        joiner.check_plates({entry.key[:2] for entry in plan.entries})
+        joiner.check([entry.key for entry in plan.entries])
     with _lock(out, arguments), workers.stop_on_signals() as stop:
         source = convert.Source(args.source, layout.name == "ome-zarr", plan.planes)
         source, unreadable = convert.probe(source, plan)
-        if source.size is None:
+        if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         if rule is None:
             rule = intensity.parse("keep" if source.dtype == "uint8" else intensity.DEFAULT_16_BIT)
-        jobs = args.jobs or len(os.sched_getaffinity(0))
+        jobs = args.jobs or workers.core_count()
         job = Job(out, plan, source, rule, chunk=args.chunk, codec=args.codec, jobs=jobs, strict=args.strict, stop=stop)
-        numbers = job.intensity_numbers()
+        numbers = job.intensity_numbers(known_numbers)
         rows = {} if stop.is_set() else job.staging_rows(numbers)
         finished, rejected = job.write_images(rows, numbers) if rows else ({}, [])
         if stop.is_set():
@@ -114,6 +101,25 @@ def run(args: argparse.Namespace) -> int:
         attributes["prepare"] = arguments | {"phenomjax": __version__}
         job.finalize(finished, rejected, numbers, table, attributes)
     return _report(out, len(finished), rejected)
+
+
+def _without(plan: Plan, other: bank.ImageBank, experiment: str | None) -> tuple[Plan, dict]:
+    """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate and channel."""
+    there = set(zip(*(other.metadata[name].to_pylist() for name in metadata.KEYS), strict=True))
+
+    def is_new(key: tuple) -> bool:
+        return (key[0] or experiment, *key[1:]) not in there
+
+    new = plan._replace(
+        entries=[e for e in plan.entries if is_new(e.key)], rejected=[r for r in plan.rejected if is_new(r.key)]
+    )
+    log.info("%d of %d images are in %s already", len(plan.entries) - len(new.entries), len(plan.entries), other.path)
+    if not new.entries and not new.rejected:
+        raise UserError(
+            f"Every image of the source is in {other.path} (--not-in) already: there is nothing to prepare."
+        )
+    recorded = other.attributes.get("intensity") or {}
+    return new, recorded.get("numbers") or {}
 
 
 def _constants(args: argparse.Namespace) -> dict:
@@ -132,6 +138,8 @@ def _arguments(args: argparse.Namespace) -> dict:
     if args.metadata:
         digest = hashlib.sha256(args.metadata.read_bytes()).hexdigest()
         found |= {"metadata": str(args.metadata.resolve()), "metadata_sha256": digest}
+    if args.not_in:
+        found |= {"not_in": str(args.not_in.resolve()), "not_in_sha256": bank.open_bank(args.not_in).fingerprint}
     return {name: value for name, value in found.items() if value not in (None, [], "")}
 
 
@@ -177,7 +185,8 @@ def _report(out: Path, count: int, rejected: list[Rejected]) -> int:
     more = f"\n  and {len(rejected) - 5} more" if len(rejected) > 5 else ""
     log.error(
         "%d rejected, the other %d images are in the bank. All are listed in %s:%s%s\n"
-        "Training can use the bank as it is. To have the rejected images too, mend them, delete %s and run again.",
+        "Training can use the bank as it is. To have the rejected images too, mend them and prepare them into a second bank: "
+        "the same command with --not-in %s and another --out. A run takes several banks.",
         len(rejected), count, out / "rejected.parquet", lines, more, out,
     )  # fmt: skip
     return EXIT_FAILED
@@ -215,18 +224,12 @@ def _table(entries: list[tuple[Entry, str]], joiner, constants: dict) -> pa.Tabl
     columns, unmatched = metadata.describe(keys, joiner, constants)
     if joiner:
         rows = len(joiner.rows)
-        log.info("%s: %d of %d rows have images", joiner.path, len(joiner.used), rows)
+        used = {joiner.row_key(key) for key in keys} & joiner.rows.keys()
+        log.info("%s: %d of %d rows have images", joiner.path, len(used), rows)
         if unmatched:
             names = ", ".join("/".join(part for part in key if part) for key in unmatched[:3])
             log.warning("%d of %d images have no row in %s, e.g. %s; their columns stay empty",
                         len(unmatched), len(keys), joiner.path, names)  # fmt: skip
-        if not joiner.used:
-            sample = ", ".join("/".join(key) for key in list(joiner.rows)[:2])
-            raise UserError(
-                f"No row of {joiner.path} fits an image: its keys ({', '.join(joiner.keys)}) are like {sample}, the images' "
-                f"like {'/'.join(part for part in keys[0] if part)} (experiment, plate, well, site). Correct the table, or give "
-                "the plate's name with --default plate=NAME."
-            )
     columns |= {name: [key[i] for key in keys] for i, name in enumerate(metadata.KEYS) if name != "experiment"}
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]

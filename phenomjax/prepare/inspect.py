@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     bank = open_bank(args.bank, args.axes)
     print(describe(bank))
     indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
-    jobs = args.jobs or len(os.sched_getaffinity(0))
+    jobs = args.jobs or workers.core_count()
     counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
     if bank.attributes:
         damaged += _strays(bank)
@@ -157,19 +157,20 @@ def _index_fault(bank: ImageBank, shard: Path) -> str:
 
 def _count_block(bank: ImageBank, indices: list[int]) -> Counted:
     values = 1 << 8 * bank.dtype.itemsize if bank.dtype.kind == "u" and bank.dtype.itemsize < 3 else 0
-    counts, damaged = np.zeros((bank.shape[3], values), np.int64) if values else None, []
+    counts, damaged = np.zeros((bank.shape[3], values), np.int64), []
     for index in indices:
         image, fault = check_image(bank, index)
         if image is None:
             damaged.append((index, fault))
         elif values:
             counts += np.stack([np.bincount(plane.ravel(), minlength=values) for plane in np.moveaxis(image, -1, 0)])
-    return Counted(len(indices), counts, damaged)
+    return Counted(len(indices), counts if values else None, damaged)
 
 
 def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
     blocks = [indices[i : i + BLOCK] for i in range(0, len(indices), BLOCK)]
-    progress, total, damaged = Progress("decode", len(indices), "images"), None, []
+    progress, damaged = Progress("decode", len(indices), "images"), []
+    total: np.ndarray | None = None
     for block in workers.run_tasks(functools.partial(_count_block, bank), blocks, jobs, threading.Event()):
         progress.update(block.images)
         damaged += block.damaged
@@ -227,13 +228,13 @@ def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for name, values in zip(bank.channels, [] if counts is None else counts, strict=counts is not None):
-        top = _shown_top(counts)
-        grouped = values[: top + 1].reshape(256, -1).sum(axis=1)
-        axes.stairs(grouped / grouped.sum(), np.linspace(0, top + 1, 257), label=name)
-    axes.set(xlabel="pixel value", ylabel="share of pixels", yscale="log", title=bank.path.name)
     if counts is not None:
+        top = _shown_top(counts)
+        for name, values in zip(bank.channels, counts, strict=True):
+            grouped = values[: top + 1].reshape(256, -1).sum(axis=1)
+            axes.stairs(grouped / grouped.sum(), np.linspace(0, top + 1, 257), label=name)
         axes.legend()
+    axes.set(xlabel="pixel value", ylabel="share of pixels", yscale="log", title=bank.path.name)
     return figure
 
 

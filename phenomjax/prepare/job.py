@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from phenomjax.data import bank
 from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.prepare import convert, intensity, metadata, workers
+from phenomjax.prepare.convert import Numbers
 from phenomjax.prepare.plan import Entry, Plan, Rejected
 from phenomjax.progress import Progress
 
@@ -28,8 +29,6 @@ log = logging.getLogger("phenomjax")
 BLOCK = 32  # images whose histograms are added up before they are written down
 STAGED_ROWS = 2**60  # rows of the staging array
 DONE = ".prepare_done"  # what is left of the work folder while it is deleted
-
-Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
 
 
 class Job:
@@ -70,11 +69,16 @@ class Job:
 
     def _create(self, path: Path, count: int, attributes: dict) -> None:
         shape = (count, *self.source.size, len(self.plan.channels))
-        options = {"chunk": self.chunk, "codec": self.codec, "attributes": attributes}
-        bank.create_bank(path, shape, self.dtype, self.plan.channels, **options)
+        bank.create_bank(
+            path, shape, self.dtype, self.plan.channels, attributes=attributes, chunk=self.chunk, codec=self.codec
+        )
 
-    def intensity_numbers(self) -> dict[tuple, Numbers]:
-        """The numbers of the rule for each (experiment, plate); without those plates that a stop left unfinished."""
+    def intensity_numbers(self, known: dict[str, dict[str, list[int]]]) -> dict[tuple, Numbers]:
+        """The numbers of the rule for each (experiment, plate); {} after a stop.
+
+        Args:
+          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}; those plates are not counted again.
+        """
         plates: dict[tuple, list[Entry]] = {}
         for entry in self.plan.entries:
             plates.setdefault(entry.key[:2], []).append(entry)
@@ -84,8 +88,13 @@ class Job:
             return {plate: [(int(self.rule.low), int(self.rule.high))] * len(self.plan.channels) for plate in plates}
         folder = self.work / "histograms"
         folder.mkdir(exist_ok=True)
+        numbers: dict[tuple, Numbers] = {}
         waiting, tasks = {}, []
         for plate, entries in plates.items():
+            if set(self.plan.channels) <= known.get(_label(plate), {}).keys():
+                pairs = (known[_label(plate)][channel] for channel in self.plan.channels)
+                numbers[plate] = [(low, high) for low, high in pairs]
+                continue
             blocks = [entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)]
             files = [folder / f"{self._digest([entry.stamp for entry in block])}.npz" for block in blocks]
             summary = folder / f"{self._digest([file.name for file in files])}.json"
@@ -101,7 +110,7 @@ class Job:
             progress.update(sizes[file])
         if self.stop.is_set():
             return {}
-        return {plate: self._percentiles(*files) for plate, files in waiting.items()}
+        return numbers | {plate: self._percentiles(*files) for plate, files in waiting.items()}
 
     def _percentiles(self, summary: Path, files: list[Path]) -> Numbers:
         if not summary.is_file():
@@ -193,13 +202,17 @@ class Job:
 
     def _recorded_intensity(self, numbers: dict[tuple, Numbers]) -> dict:
         text = "keep" if self.rule.kind == "keep" else f"{self.rule.kind}:{self.rule.low:g}:{self.rule.high:g}"
-        recorded = {"rule": text, "source_dtype": self.source.dtype}
+        recorded: dict = {"rule": text, "source_dtype": self.source.dtype}
         if self.rule.kind != "keep":
             recorded["numbers"] = {
-                "/".join(part for part in plate if part): dict(zip(self.plan.channels, pairs, strict=True))
+                _label(plate): dict(zip(self.plan.channels, pairs or [], strict=True))
                 for plate, pairs in numbers.items()
             }
         return recorded
+
+
+def _label(plate: tuple[str | None, ...]) -> str:
+    return "/".join(part for part in plate if part)
 
 
 def write_rejected(out: Path, rejected: list[Rejected]) -> Path:

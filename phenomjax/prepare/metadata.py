@@ -102,7 +102,7 @@ class Joiner:
                 f"{path} has none of the columns {', '.join(VALUES)}; it has: {', '.join(columns)}. Map at least one with "
                 f"--rename, for instance --rename {unused[0] if unused else 'NAME'}=perturbation."
             )
-        self.rows, self.used = {}, set()
+        self.rows: dict[tuple[str, ...], dict] = {}
         for number, row in enumerate(rows, start=2):
             self._add(dict(zip(names, row, strict=False)), f"{path}, line {number}")
 
@@ -124,22 +124,30 @@ class Joiner:
             for name, part in zip(self.keys, parts, strict=True)
         )
 
-    def check_plates(self, plates: set[tuple[str | None, str | None]]) -> None:
-        """A table without a plate column describes one plate only."""
+    def check(self, keys: Sequence[Key]) -> None:
+        """Before any work: a table without plates describes one plate only, and some row must fit some image."""
+        plates = {key[:2] for key in keys}
         if "plate" not in self.keys and len(plates) > 1:
             raise UserError(
                 f"{self.path} has no column 'plate' but the images come from {len(plates)} plates, so a well is ambiguous. Add "
                 "the column, or name it with --rename, for instance --rename Metadata_Plate=plate."
             )
+        if keys and all(self.find(key) is None for key in keys):
+            rows = ", ".join("/".join(key) for key in list(self.rows)[:2])
+            raise UserError(
+                f"No row of {self.path} fits an image: its keys ({', '.join(self.keys)}) are like {rows}, the images' like "
+                f"{'/'.join(part for part in keys[0] if part)} (experiment, plate, well, site). Correct the table, or give the "
+                "plate's name with --default plate=NAME."
+            )
 
     def find(self, key: Key) -> dict | None:
         """The values for one image, None when the table has no row for it."""
+        return self.rows.get(self.row_key(key))
+
+    def row_key(self, key: Key) -> tuple[str, ...]:
+        """The part of an image's key that the table has."""
         named = dict(zip(KEYS, key, strict=True))
-        found = self._key([named[name] or "" for name in self.keys])
-        if found not in self.rows:
-            return None
-        self.used.add(found)
-        return self.rows[found]
+        return self._key([named[name] or "" for name in self.keys])
 
 
 def describe(keys: Iterable[Key], joiner: Joiner | None, constants: dict) -> tuple[dict[str, list], list[Key]]:

@@ -94,7 +94,12 @@ def make_plan(
         if name is None:
             unknown.append(file)
             continue
-        key = tuple(part or fallback.get(group) for group, part in zip(layouts.GROUPS, name[:4], strict=False))
+        key: Key = (
+            name.experiment or defaults.get("experiment"),
+            name.plate or fallback["plate"],
+            name.well or "",
+            name.site or fallback["site"],
+        )
         channel = name.channel or fallback.get("channel") or "1" if one_channel_files else ""
         if channel in found[key]:
             doubled[key].append(file)
@@ -208,7 +213,7 @@ def sample(entries: Sequence, count: int = 64) -> list:
 
 
 def _planes_per_file(source: Path, files: list[str]) -> int:
-    counts = collections.Counter()
+    counts: collections.Counter[int] = collections.Counter()
     for file in sample(files, 8):
         try:
             counts[len(readers.read_planes(source, file, hashlib.sha256()))] += 1

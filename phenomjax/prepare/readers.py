@@ -96,9 +96,7 @@ def _jpeg2000(data: bytes) -> np.ndarray:
 
 
 def _tiff(data: bytes) -> np.ndarray:
-    logger, heard = logging.getLogger("tifffile"), []
-    listener = logging.Handler()
-    listener.emit = lambda record: heard.append(record.getMessage())
+    logger, listener = logging.getLogger("tifffile"), _Listener()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(listener)
     truncated = f"ends after {len(data)} bytes, before its TIFF data end: copy it again"
@@ -106,7 +104,9 @@ def _tiff(data: bytes) -> np.ndarray:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages = list(tiff.pages)
             # A TIFF that points past its own end was cut; tifffile would fill the hole with zeros.
-            if not pages or any("invalid value offset" in message or "invalid offset" in message for message in heard):
+            if not pages or any(
+                "invalid value offset" in message or "invalid offset" in message for message in listener.heard
+            ):
                 raise BadImage("truncated", truncated)
             for page in pages:
                 ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False))
@@ -120,6 +120,17 @@ def _tiff(data: bytes) -> np.ndarray:
     rest = [i for i, axis in enumerate(axes) if axis not in "YX"]
     pixels = pixels.transpose([*rest, axes.index("Y"), axes.index("X")])
     return pixels.reshape(-1, *pixels.shape[-2:])
+
+
+class _Listener(logging.Handler):
+    """Keeps what a library logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
 
 
 def _samples_first(pixels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import TypeVar
 from phenomjax.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -59,7 +60,8 @@ def run_tasks(
             yield function(task)
         return
     pool = futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    tasks, running = iter(tasks), set()
+    running: set[futures.Future[Result]] = set()
+    tasks = iter(tasks)
     try:
         while True:
             while len(running) < 3 * jobs and not stop.is_set():
@@ -82,6 +84,11 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
+def core_count() -> int:
+    """Cores that this process may use (macOS does not say which, so there all of them)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start_worker() -> None:
     # Ctrl-C and SLURM signal every process; only the parent decides when the work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,5 +98,7 @@ def _start_worker() -> None:
 
 def _end_with_parent() -> None:
     # A pool's workers do not notice that their parent was killed, and would wait for work for ever.
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
