@@ -174,12 +174,12 @@ def damage(folder):
 
 
 REASONS = {
-    "A01": ("missing_channel", "lacks channel 2 (ConA): its file is not in the folder"),
+    "A01": ("missing_channel", "has no file for channel 2 (ConA) beside it: copy the file"),
     "A03": ("truncated", "ends after 500 bytes, before its PNG end mark: copy it again"),
     "A04": ("channel_sizes", "is 41 x 50 pixels, channel file HEPG2-01/Plate1/A04_s1_w1.png is 40 x 50 pixels"),
     "A05": ("size", "is 64 x 64 pixels, most of the source is 40 x 50 pixels"),
     "A06": ("pixel_type", "has uint16 pixels, most of the source has uint8"),
-    "A07": ("duplicate", "two files for one channel"),
+    "A07": ("duplicate", "A07_s01_w1.png both say they are channel 1 (Hoechst) of this image"),
     "A08": ("undecodable", "does not decode as PNG"),
     None: ("unknown_name", "has a name that layout rxrx1 does not know"),
 }
@@ -231,7 +231,7 @@ def test_strict_stops_at_the_first_and_a_mended_file_continues(tmp_path):
 def test_strict_names_a_missing_channel(tmp_path):
     write_rxrx1(tmp_path / "raw")
     (tmp_path / "raw" / "HEPG2-01" / "Plate1" / "A02_s1_w5.png").unlink()
-    with pytest.raises(UserError, match=r"well A02, site 1. lacks channel 5 .MitoTracker"):
+    with pytest.raises(UserError, match=r"well A02, site 1. has no file for channel 5 .MitoTracker"):
         prepare(tmp_path / "raw", tmp_path / "b.zarr", strict=True)
 
 

@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -85,14 +86,44 @@ def make_plan(
     if layout.name == "ome-zarr":
         return _plan_ome(source, channels)
     patterns = layouts.compile_patterns(layout, pattern)
+    found = _group(source, patterns, defaults)
+    if not found.files:
+        raise UserError(_nothing_matched(source, layout, pattern, found.unknown))
+    if any("channel" in expression.groupindex for expression in patterns):
+        ids = sorted({channel for files in found.files.values() for channel in files}, key=wells.natural)
+        chosen = choose_channels(channels, ids, layout.channels)
+        left_out = [i for i in ids if i not in chosen]
+        if left_out:
+            log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
+        planes, wanted = None, chosen
+    else:
+        count = _planes_per_file(source, [files[""][0] for files in found.files.values()])
+        ids = [str(i + 1) for i in range(count)]
+        chosen = choose_channels(channels, ids, {})
+        planes, wanted = tuple(ids.index(i) for i in chosen), {"": "all"}
+    expected = pattern or layout.example
+    detail = f"has a name that layout {layout.name} does not know (expected {expected}): rename it or move it out of the folder"
+    rejected = [Rejected("unknown_name", detail, file, (None,) * 4) for file in found.unknown]
+    images = [_image(key, found.files[key], found.doubled, wanted) for key in sorted(found.files, key=_order)]
+    entries = [image for image in images if isinstance(image, Entry)]
+    rejected += [image for image in images if isinstance(image, Rejected)]
+    return Plan(entries, rejected, tuple(chosen.values()), planes)
+
+
+class _Found(NamedTuple):
+    files: dict[Key, dict[str, tuple[str, int, int]]]  # of each image, by channel: (file, bytes, modification time)
+    doubled: dict[tuple[Key, str], str]  # a second file for one channel
+    unknown: list[str]
+
+
+def _group(source: Path, patterns: list[re.Pattern], defaults: dict[str, str]) -> _Found:
     fallback = {"site": "1", "plate": source.name if source.name != "Images" else source.parent.name} | defaults
-    found: dict[Key, dict[str, tuple]] = collections.defaultdict(dict)
-    rejected, unknown, doubled = [], [], collections.defaultdict(list)
     one_channel_files = any("channel" in expression.groupindex for expression in patterns)
+    found = _Found(collections.defaultdict(dict), {}, [])
     for file, size, time in layouts.walk(source, readers.SUFFIXES):
         name = layouts.parse(file, patterns)
         if name is None:
-            unknown.append(file)
+            found.unknown.append(file)
             continue
         key: Key = (
             name.experiment or defaults.get("experiment"),
@@ -100,51 +131,32 @@ def make_plan(
             name.well or "",
             name.site or fallback["site"],
         )
-        channel = name.channel or fallback.get("channel") or "1" if one_channel_files else ""
-        if channel in found[key]:
-            doubled[key].append(file)
+        channel = name.channel or defaults.get("channel") or "1" if one_channel_files else ""
+        if channel in found.files[key]:
+            found.doubled[key, channel] = file
         else:
-            found[key][channel] = (file, size, time)
-    if not found:
-        raise UserError(_nothing_matched(source, layout, pattern, unknown))
-    for file in unknown:
-        detail = f"has a name that layout {layout.name} does not know: expected {pattern or layout.example}"
-        rejected.append(
-            Rejected("unknown_name", detail + "; rename it or move it out of the folder", file, (None,) * 4)
-        )
-    if one_channel_files:
-        ids = sorted({channel for files in found.values() for channel in files}, key=wells.natural)
-        chosen = choose_channels(channels, ids, layout.channels)
-        left_out = [i for i in ids if i not in chosen]
-        if left_out:
-            log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
-        planes = None
-    else:
-        count = _planes_per_file(source, [files[""][0] for files in found.values()])
-        ids = [str(i + 1) for i in range(count)]
-        chosen = choose_channels(channels, ids, {})
-        planes = tuple(ids.index(i) for i in chosen)
-    wanted = tuple(chosen) if one_channel_files else ("",)
-    entries = []
-    for key in sorted(found, key=_order):
-        files = found[key]
-        missing = [chosen[channel] for channel in wanted if channel not in files]
-        if key in doubled:
-            first = next(iter(files.values()))[0]
+            found.files[key][channel] = (file, size, time)
+    return found
+
+
+def _image(key: Key, files: dict, doubled: dict, wanted: dict[str, str]) -> Entry | Rejected:
+    """Makes an image of its files, or says why that cannot be."""
+    first = next(iter(files.values()))[0]
+    for channel, name in wanted.items():
+        if (key, channel) in doubled:
+            what = f"channel {channel} ({name})" if channel else "it"
             detail = (
-                f"has two files for one channel ({doubled[key][0]} and one of {first}, ...): the names do not tell two images "
-                "apart. Remove one, or use --pattern with a group for what differs (experiment, plate, site)"
+                f"and {files[channel][0]} both say they are {what} of this image: remove one, or use --pattern with a group "
+                "for what tells them apart (experiment, plate, site)"
             )
-            rejected.append(Rejected("duplicate", detail, doubled[key][0], key))
-        elif missing:
-            ids_missing = ", ".join(f"{i} ({chosen[i]})" for i in wanted if i not in files)
-            detail = f"lacks channel {ids_missing}: its file is not in the folder; copy it, or leave the channel out with --channels"
-            rejected.append(Rejected("missing_channel", detail, next(iter(files.values()))[0], key))
-        else:
-            parts = [files[channel] for channel in wanted]
-            stamp = hashlib.sha256(repr((key, parts)).encode()).hexdigest()
-            entries.append(Entry(key, tuple(part[0] for part in parts), stamp))
-    return Plan(entries, rejected, tuple(chosen.values()), planes)
+            return Rejected("duplicate", detail, doubled[key, channel], key)
+    missing = ", ".join(f"{channel} ({name})" for channel, name in wanted.items() if channel not in files)
+    if missing:
+        detail = f"has no file for channel {missing} beside it: copy the file, or leave the channel out with --channels"
+        return Rejected("missing_channel", detail, first, key)
+    parts = [files[channel] for channel in wanted]
+    stamp = hashlib.sha256(repr((key, parts)).encode()).hexdigest()
+    return Entry(key, tuple(part[0] for part in parts), stamp)
 
 
 def choose_channels(items: Sequence[str], ids: Sequence[str], names: dict[str, str]) -> dict[str, str]:
