@@ -101,7 +101,8 @@ def test_readers_pages_and_samples(tmp_path):
     tifffile.imwrite(tmp_path / "pages.tif", pages, photometric="minisblack")
     tifffile.imwrite(tmp_path / "imagej.tif", pages, imagej=True, metadata={"axes": "CYX"})
     (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.moveaxis(pages.astype(np.uint8), 0, -1).copy()))
-    for name in ("pages.tif", "imagej.tif", "colour.png"):
+    tifffile.imwrite(tmp_path / "ome.tif", pages, ome=True, metadata={"axes": "CYX"})
+    for name in ("pages.tif", "imagej.tif", "ome.tif", "colour.png"):
         np.testing.assert_array_equal(
             readers.read_planes(tmp_path, name, hashlib.sha256()).astype(np.uint8), pages.astype(np.uint8)
         )

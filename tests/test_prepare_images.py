@@ -260,6 +260,8 @@ def test_errors_of_arguments(tmp_path):
         prepare(tmp_path / "raw", out, codec="lz4")
     with pytest.raises(UserError, match="--rename names columns of a --metadata table"):
         prepare(tmp_path / "raw", out, rename="a=well")
+    with pytest.raises(UserError, match="--jobs must be 1 or more"):
+        prepare(tmp_path / "raw", out, jobs=-1)
     assert not out.exists()
     with pytest.raises(UserError, match="is there already and is no image bank"):
         prepare(tmp_path / "raw", tmp_path / "raw")
@@ -313,6 +315,15 @@ def test_mended_files_go_into_a_second_bank(tmp_path, rule):
 def test_one_process_at_a_time(tmp_path):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
     with images._lock(tmp_path / "b.zarr", {}), pytest.raises(UserError, match="Another process is preparing"):
+        prepare(tmp_path / "raw", tmp_path / "b.zarr")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    write_rxrx1(tmp_path / "raw", wells=("A01",))
+    monkeypatch.setattr(
+        bank, "write_image", lambda *_: (_ for _ in ()).throw(ValueError("RESOURCE_EXHAUSTED: no space"))
+    )
+    with pytest.raises(UserError, match=r"Cannot write to .*b.zarr: RESOURCE_EXHAUSTED: no space. Is the disk full"):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phenomjax.data import bank, ome
-from phenomjax.errors import UserError
+from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.prepare import intensity, readers
 from phenomjax.prepare.plan import Entry, Plan, Rejected, sample
 from phenomjax.prepare.readers import BadImage
@@ -115,7 +115,14 @@ def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) 
         image, checksum = load_image(source, entry)
     except BadImage as error:
         return Written(row, "", Rejected(error.reason, error.detail, error.file, entry.key))
-    bank.write_image(staged, row, image if numbers is None else intensity.to_8_bit(image, numbers))
+    try:
+        bank.write_image(staged, row, image if numbers is None else intensity.to_8_bit(image, numbers))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"Cannot write to {staged.parent.parent}: {str(error).splitlines()[0][:200]}. Is the disk full? What is finished is "
+            "kept: make room, then run the same command again.",
+            EXIT_FAILED,
+        ) from error
     return Written(row, checksum, None)
 
 

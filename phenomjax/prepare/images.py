@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"Unknown --codec {args.codec!r}{bank.did_you_mean(args.codec, bank.CODECS)}.")
     if args.chunk < 1:
         raise UserError(f"--chunk must be at least 1 pixel, not {args.chunk}.")
+    if args.jobs < 0:
+        raise UserError(f"--jobs must be 1 or more, or 0 for the number of cores, not {args.jobs}.")
     defaults = metadata.parse_pairs(args.default, "--default", layouts.GROUPS[:5])
     constants = _constants(args)
     renames = metadata.parse_pairs(args.rename, "--rename", (*metadata.KEYS, *metadata.VALUES, "row", "column"))

@@ -106,8 +106,8 @@ def describe(bank: ImageBank) -> str:
         "size": f"{_mebibytes(stored)} stored, {_mebibytes(raw)} decoded, compression {raw / max(stored, 1):.2f}",
     }
     if attributes:
-        intensity = attributes["intensity"] or {}
-        lines["intensity"] = f"{intensity['rule']} of {intensity['source_dtype']}" if intensity else "not recorded"
+        recorded = {key: value for key, value in (attributes["intensity"] or {}).items() if not isinstance(value, dict)}
+        lines["intensity"] = ", ".join(f"{key} {value}" for key, value in recorded.items()) or "not recorded"
         size = attributes["pixel_size_um"]
         lines["pixel size"] = f"{size} micrometres" if size else "not recorded"
     metadata = {}

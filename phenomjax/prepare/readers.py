@@ -101,7 +101,8 @@ def _tiff(data: bytes) -> np.ndarray:
     logger.addHandler(listener)
     truncated = f"ends after {len(data)} bytes, before its TIFF data end: copy it again"
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        # OME-TIFF metadata may speak of sibling files; a file counts here for the pages it holds itself.
+        with tifffile.TiffFile(io.BytesIO(data), is_ome=False) as tiff:
             pages = list(tiff.pages)
             # A TIFF that points past its own end was cut; tifffile would fill the hole with zeros.
             if not pages or any(
