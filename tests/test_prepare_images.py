@@ -72,7 +72,7 @@ def test_bank_of_files(tmp_path):
     (tmp_path / "raw" / "notes.txt").write_text("not an image")
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr", cell_type="HepG2", pixel_size_um=0.65) == 0
     opened = bank.open_bank(tmp_path / "b.zarr")
-    assert opened.channels == ("Hoechst", "ConA", "phalloidin", "SYTO14", "MitoTracker", "WGA")
+    assert opened.channels == ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
     assert opened.attributes["pixel_size_um"] == 0.65 and opened.attributes["intensity"]["rule"] == "keep"
     rows = opened.metadata.to_pylist()
     assert [(row["plate"], row["well"]) for row in rows] == list(written)  # 2 before 10

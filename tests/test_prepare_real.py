@@ -36,7 +36,7 @@ def check(opened, folder, count, size, channels, *, exact=True):
     return rows
 
 
-CELL_PAINTING = ("Hoechst", "ConA", "phalloidin", "SYTO14", "MitoTracker", "WGA")
+CELL_PAINTING = ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
 
 
 def test_rxrx3(shared, tmp_path):

@@ -12,7 +12,7 @@ from phenomjax.data.wells import normalise_number, normalise_well
 from phenomjax.errors import UserError
 
 GROUPS = ("experiment", "plate", "well", "site", "channel", "row", "column")
-_CELL_PAINTING = {"1": "Hoechst", "2": "ConA", "3": "phalloidin", "4": "SYTO14", "5": "MitoTracker", "6": "WGA"}
+_CELL_PAINTING = {"1": "Hoechst", "2": "ConA", "3": "Phalloidin", "4": "SYTO14", "5": "MitoTracker", "6": "WGA"}
 
 
 @dataclasses.dataclass(frozen=True)
