@@ -13,6 +13,7 @@ import tifffile
 
 from phenomjax.data import wells
 from phenomjax.errors import UserError
+from phenomjax.prepare import __main__ as front_door
 from phenomjax.prepare import intensity, layouts, metadata, readers
 from phenomjax.prepare.plan import choose_channels
 
@@ -184,7 +185,7 @@ def test_metadata_joins_by_plate_and_well(tmp_path):
     assert unmatched == keys[2:] and joined.rows.keys() == {joined.row_key(key) for key in keys[:2]}
     assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [True, False, None]
     assert columns["perturbation_type"] == ["control", "compound", "compound"] and columns["cell_type"] == ["U2OS"] * 3
-    pq.write_table(pa.table({"row": [1], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet")
+    pq.write_table(pa.table({"row": [1.0], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet")
     rows = metadata.Joiner(tmp_path / "m.parquet", {})
     assert rows.find((None, "7", "A01", "3"))["gene"] == "TP53"
     with pytest.raises(UserError, match="has no column 'plate' but the images come from 2 plates"):
@@ -210,6 +211,17 @@ def test_errors_of_metadata(tmp_path, text, rename, message):
         joiner(tmp_path, text, rename)
     with pytest.raises(UserError, match=r"no metadata table at .*n.csv .did you mean 'm.csv'"):
         metadata.Joiner(tmp_path / "n.csv", {})
+
+
+def test_front_door(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prepare", "imges"])
+    with pytest.raises(SystemExit, match="2"):
+        front_door.main()
+    assert "invalid choice: 'imges'" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["prepare", "images", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        front_door.main()
+    assert "percentile:0.1:99.9 for 16-bit files" in capsys.readouterr().out
 
 
 def test_pairs():

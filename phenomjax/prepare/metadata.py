@@ -174,13 +174,20 @@ def describe(keys: Iterable[Key], joiner: Joiner | None, constants: dict) -> tup
     return columns, unmatched
 
 
+def _text(value) -> str | None:
+    """A value of a Parquet table as a CSV would have it; pandas turns plates into 1.0 when one is missing."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return None if value is None else str(value)
+
+
 def _read(path: Path) -> tuple[list[str], list]:
     if not path.is_file():
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*"))) if path.parent.is_dir() else ""
         raise UserError(f"There is no metadata table at {path}{near}.")
     if path.suffix.lower() in (".parquet", ".pq"):
         table = pq.read_table(path)
-        columns = [[None if v is None else str(v) for v in column.to_pylist()] for column in table.columns]
+        columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
         return table.column_names, list(zip(*columns, strict=True))
     with path.open(newline="", encoding="utf-8-sig") as file:
         separator = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
