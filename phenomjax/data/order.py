@@ -43,8 +43,8 @@ class BatchOrder:
             if weights is None:
                 ranges = [(group_start, start)]
             shuffled = [_shuffled(*span, _shuffle_seed(seed, group, number)) for number, span in enumerate(ranges)]
-            mixed = shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, weights[group])
-            self._images.append(mixed)
+            share = weights[group] if weights else None
+            self._images.append(shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, share))
         shares = [sum(part) for part in (sizes if weights is None else weights)]
         batches = [grain.MapDataset.range(2**48).map(lambda number, g=g: (g, number)) for g in range(len(sizes))]
         self._batches = batches[0] if len(batches) == 1 else grain.MapDataset.mix(batches, shares)
@@ -64,7 +64,7 @@ def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
     `draw * n >> 32` is an integer 0 to n - 1, all equally likely to within n / 2**32.
     """
     # Raw output of Philox: NumPy promises that it never changes, which it does not for integers() or random().
-    generator = np.random.Philox(key=np.uint64([seed, 0]), counter=np.uint64([start, step, 0, 0]))
+    generator = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=np.array([start, step, 0, 0], np.uint64))
     return generator.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8).tolist()
 
 
@@ -93,7 +93,7 @@ class _SmallShuffle:
 
 @functools.lru_cache(maxsize=16)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    generator = np.random.Philox(key=np.uint64([seed, 1]), counter=np.uint64([0, epoch, 0, 0]))
+    generator = np.random.Philox(key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64))
     return np.argsort(generator.random_raw(count), kind="stable")
 
 

@@ -1,5 +1,6 @@
 """Batches decoded ahead by threads into a ring of buffers that are used again: no copies, no growth, no hang."""
 
+import functools
 import threading
 import weakref
 from collections import deque
@@ -113,7 +114,7 @@ class Prefetcher:
                 self._made += 1
             buffer = self._free.pop()
             arrays, tasks = self._plan(self._step, buffer)
-            batch = LoadedBatch(self._step, arrays, lambda buffer=buffer: self._give_back(buffer))
+            batch = LoadedBatch(self._step, arrays, functools.partial(self._give_back, buffer))
             self._pending.append((batch, [self._pool.submit(task) for task in tasks]))
             self._step += 1
 

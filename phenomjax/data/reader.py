@@ -8,7 +8,8 @@ import errno
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -20,7 +21,7 @@ from phenomjax.errors import UserError
 INDEX_CACHE_BYTES = 64 << 20  # 16,000 images of 256 chunks; a bank of 100 million images must not fill the memory
 RUN_BYTES = 1 << 20  # the longest single read: larger ones leave the second-level cache before they are decoded
 MISSING = 2**64 - 1  # offset of a chunk that was never written
-DECODERS = {"blosc": imagecodecs.blosc_decode, "zstd": imagecodecs.zstd_decode}
+DECODERS: dict[str, Callable[..., Any]] = {"blosc": imagecodecs.blosc_decode, "zstd": imagecodecs.zstd_decode}
 
 
 class BadImageError(UserError):
@@ -81,18 +82,14 @@ class CropReader:
 
     def amplification(self, crop_size: int, crops_per_image: int = 1) -> float:
         """Expected bytes decoded for one byte delivered, for square crops at positions that are all equally likely."""
-        if self.direct:
-            images, chunk = 1, self.bank.chunk_shape
-        else:
-            images, *chunk = self.bank.array.chunk_layout.read_chunk.shape
-        _, height, width, depth = self.bank.shape
+        chunk, (_, height, width, depth) = self.bank.chunk_shape, self.bank.shape
         decoded, whole = 1.0, 1.0
         for size, step in ((height, chunk[0]), (width, chunk[1])):
             starts = np.arange(size - crop_size + 1)
             decoded *= np.mean((starts + crop_size - 1) // step - starts // step + 1) * step
             whole *= -(-size // step) * step
         channels = -(-depth // chunk[2]) * chunk[2] / depth
-        return float(images * channels * min(decoded, whole / crops_per_image) / crop_size**2)
+        return float(self.bank.images_per_chunk * channels * min(decoded, whole / crops_per_image) / crop_size**2)
 
     def _read_tensorstore(self, outs, image, ys, xs) -> None:
         try:
@@ -125,7 +122,7 @@ class CropReader:
             index = self._indices.get(image) or self._read_index(file, image)
             for start, end, run in self._runs(image, index, sorted(copies)):
                 stored = self._buffer("stored", end - start)
-                if os.preadv(file, [stored], start) != end - start:
+                if os.preadv(file, [stored.data], start) != end - start:
                     raise self._bad(image, "its file is truncated")
                 for number, offset, size in run:
                     chunk = self._decoded(image, number, stored[offset : offset + size], decoded)
@@ -136,7 +133,8 @@ class CropReader:
 
     def _runs(self, image: int, index: memoryview, numbers: Sequence[int]):
         """Yields (start, end, [(chunk number, offset, size)]) for chunks that follow each other in the file."""
-        run, start, end = [], 0, 0
+        run: list[tuple[int, int, int]] = []
+        start = end = 0
         for number in numbers:
             offset, size = index[2 * number], index[2 * number + 1]
             if offset == MISSING:

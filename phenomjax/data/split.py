@@ -36,8 +36,8 @@ def split_rows(
     if split not in ("train", "val"):
         raise UserError(f"Unknown split {split!r}{did_you_mean(split, ('train', 'val'))}. There are: train, val.")
     if split_by not in METADATA_SCHEMA.names:
-        hint, known = did_you_mean(split_by, METADATA_SCHEMA.names), ", ".join(METADATA_SCHEMA.names)
-        raise UserError(f"data.split_by={split_by!r} is no column of the metadata{hint}. There are: {known}.")
+        hint, columns = did_you_mean(split_by, METADATA_SCHEMA.names), ", ".join(METADATA_SCHEMA.names)
+        raise UserError(f"data.split_by={split_by!r} is no column of the metadata{hint}. There are: {columns}.")
     if not 0 <= val_fraction < 1:
         raise UserError(f"data.val_fraction={val_fraction} must be at least 0 and below 1; 0.1 holds out a tenth.")
     groups = [_groups(bank, split_by) for bank in banks]
