@@ -284,6 +284,11 @@ def test_metadata_is_joined_and_unmatched_rows_are_counted(tmp_path, caplog):
     assert columns["perturbation_type"].to_pylist() == ["sirna"] * 4
     assert "columns not used: note" in caplog.text and "2 of 3 rows have images" in caplog.text
     assert "2 of 4 images have no row" in caplog.text and "HEPG2-01/1/A02/1" in caplog.text
+    (tmp_path / "m.csv").write_text("experiment,plate,well,gene\nE,P1,A1,n1\nF,P1,A1,n2\n")
+    write_jump(tmp_path / "jump")
+    prepare(tmp_path / "jump", tmp_path / "e.zarr", "jump", metadata=tmp_path / "m.csv", experiment="F")
+    columns = bank.open_bank(tmp_path / "e.zarr").metadata
+    assert columns["gene"].to_pylist() == ["n2"] + [None] * 5 and set(columns["experiment"].to_pylist()) == {"F"}
     (tmp_path / "m.csv").write_text("plate,well,gene\n7,A1,n1\n")
     with pytest.raises(UserError, match=r"No row of .*m.csv fits an image: its keys .plate, well. are like 7/A01"):
         prepare(tmp_path / "raw", tmp_path / "c.zarr", metadata=tmp_path / "m.csv")

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metadata", type=Path, help="CSV or Parquet, one row a well, joined by plate and well")
     add("--rename", **names, metavar="COLUMN=NAME", help="a column of --metadata to a name of the bank's")
     add("--set", **names, metavar="NAME=VALUE", help="one value for all images that the table says nothing of")
-    add("--experiment", help="same as --set experiment=...")
+    add("--experiment", help="same as --default experiment=...")
     add("--cell-type", help="same as --set cell_type=...")
     default = intensity.DEFAULT_16_BIT
     add("--intensity", help=f"to 8 bit: range:LOW:HIGH, percentile:LOW:HIGH (of each plate and channel), or keep "
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--chunk must be at least 1 pixel, not {args.chunk}.")
     if args.jobs < 0:
         raise UserError(f"--jobs must be 1 or more, or 0 for the number of cores, not {args.jobs}.")
-    defaults = metadata.parse_pairs(args.default, "--default", layouts.GROUPS[:5])
+    experiment = [f"experiment={args.experiment}"] if args.experiment else []
+    defaults = metadata.parse_pairs(args.default + experiment, "--default", layouts.GROUPS[:5])
     constants = _constants(args)
     renames = metadata.parse_pairs(args.rename, "--rename", (*metadata.KEYS, *metadata.VALUES, "row", "column"))
     if renames and not args.metadata:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     log.info("%s: %d images, channels %s", args.source, len(plan.entries), ", ".join(plan.channels))
     known_numbers: dict = {}
     if args.not_in:
-        plan, known_numbers = _without(plan, bank.open_bank(args.not_in), constants.get("experiment"))
+        plan, known_numbers = _without(plan, bank.open_bank(args.not_in))
     if plan.rejected and args.strict:
         raise UserError(f"{plan.rejected[0]}. (--strict stops at the first bad image.)", EXIT_FAILED)
     if joiner:
@@ -105,15 +106,12 @@ def run(args: argparse.Namespace) -> int:
     return _report(out, len(finished), rejected)
 
 
-def _without(plan: Plan, other: bank.ImageBank, experiment: str | None) -> tuple[Plan, dict]:
+def _without(plan: Plan, other: bank.ImageBank) -> tuple[Plan, dict]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate and channel."""
     there = set(zip(*(other.metadata[name].to_pylist() for name in metadata.KEYS), strict=True))
-
-    def is_new(key: tuple) -> bool:
-        return (key[0] or experiment, *key[1:]) not in there
-
     new = plan._replace(
-        entries=[e for e in plan.entries if is_new(e.key)], rejected=[r for r in plan.rejected if is_new(r.key)]
+        entries=[e for e in plan.entries if e.key not in there],
+        rejected=[r for r in plan.rejected if r.key not in there],
     )
     log.info("%d of %d images are in %s already", len(plan.entries) - len(new.entries), len(plan.entries), other.path)
     if not new.entries and not new.rejected:
@@ -126,9 +124,8 @@ def _without(plan: Plan, other: bank.ImageBank, experiment: str | None) -> tuple
 
 def _constants(args: argparse.Namespace) -> dict:
     pairs = list(args.set)
-    pairs += [f"experiment={args.experiment}"] if args.experiment else []
     pairs += [f"cell_type={args.cell_type}"] if args.cell_type else []
-    parsed = metadata.parse_pairs(pairs, "--set", ("experiment", *metadata.VALUES))
+    parsed = metadata.parse_pairs(pairs, "--set", metadata.VALUES)
     return {name: metadata.check_value(name, text, f"--set {name}={text}") for name, text in parsed.items()}
 
 
@@ -232,7 +229,7 @@ def _table(entries: list[tuple[Entry, str]], joiner, constants: dict) -> pa.Tabl
             names = ", ".join("/".join(part for part in key if part) for key in unmatched[:3])
             log.warning("%d of %d images have no row in %s, e.g. %s; their columns stay empty",
                         len(unmatched), len(keys), joiner.path, names)  # fmt: skip
-    columns |= {name: [key[i] for key in keys] for i, name in enumerate(metadata.KEYS) if name != "experiment"}
+    columns |= {name: [key[i] for key in keys] for i, name in enumerate(metadata.KEYS)}
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]
     return pa.table([pa.array(columns[f.name], f.type) for f in bank.METADATA_SCHEMA], schema=bank.METADATA_SCHEMA)

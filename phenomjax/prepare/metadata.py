@@ -154,10 +154,10 @@ def describe(keys: Iterable[Key], joiner: Joiner | None, constants: dict) -> tup
     """The columns that describe images, from the table first, then from constants (--set).
 
     Returns:
-      columns: {name: values in the order of keys} for VALUES and "experiment".
+      columns: {name: values in the order of keys} for VALUES.
       unmatched: the images without a row in the table.
     """
-    columns: dict[str, list] = {name: [] for name in ("experiment", *VALUES)}
+    columns: dict[str, list] = {name: [] for name in VALUES}
     unmatched = []
     for key in keys:
         row = joiner.find(key) if joiner else {}
@@ -168,7 +168,6 @@ def describe(keys: Iterable[Key], joiner: Joiner | None, constants: dict) -> tup
         # A control is one whatever the library is made of; only a type that its own row names stands.
         if values["is_control"] and row.get("perturbation_type") is None:
             values["perturbation_type"] = "control"
-        columns["experiment"].append(key[0] if key[0] is not None else constants.get("experiment"))
         for name, value in values.items():
             columns[name].append(value)
     return columns, unmatched

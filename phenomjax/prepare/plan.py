@@ -84,7 +84,7 @@ def make_plan(
         near = did_you_mean(source.name, (p.name for p in source.parent.glob("*"))) if source.parent.is_dir() else ""
         raise UserError(f"The source folder {source} is not there{near}.")
     if layout.name == "ome-zarr":
-        return _plan_ome(source, channels)
+        return _plan_ome(source, channels, defaults.get("experiment"))
     patterns = layouts.compile_patterns(layout, pattern)
     found = _group(source, patterns, defaults)
     if not found.files:
@@ -191,7 +191,7 @@ def choose_channels(items: Sequence[str], ids: Sequence[str], names: dict[str, s
     return chosen
 
 
-def _plan_ome(source: Path, channels: Sequence[str]) -> Plan:
+def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> Plan:
     folders = ome.plates(source)
     if not folders:
         raise UserError(
@@ -202,7 +202,7 @@ def _plan_ome(source: Path, channels: Sequence[str]) -> Plan:
     for folder in folders:
         for field in ome.fields(folder):
             first = first or field
-            key = (None, field.plate, wells.normalise_well(field.well), wells.normalise_number(field.site))
+            key = (experiment, field.plate, wells.normalise_well(field.well), wells.normalise_number(field.site))
             file = field.path.relative_to(source).as_posix()
             status = [
                 (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(field.path.glob("*")) if p.is_file()
