@@ -4,7 +4,7 @@
 
 Data: RxRx3, JUMP ORF and JUMP CRISPR; banks may differ in their channels, every batch holds one channel set.
 Hardware: theirs took 400 A100-hours. Model: 21.4 M encoder, 154.5 M decoder (8 blocks x 6 channels, width 512).
-Work: 368 GFLOP per 6-channel crop and step.
+Work: 354 GFLOP per 6-channel crop and step.
 Expected: .214 StringDB recall on JUMP-CP in the paper. Nothing of that size has been trained with this code.
 """
 
