@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -328,6 +329,17 @@ def test_buffers_are_bounded_and_used_again(tmp_path):
         held[2].release()
         assert next(iterator).step == 24
     assert "4 buffers of" in loader.describe()
+
+
+def test_jax_copies_the_buffers(tmp_path):
+    """On a CPU, jax takes some NumPy arrays as its own memory; a buffer that is used again must not be one of them."""
+    loader = make_loader(make_bank(tmp_path)[0], crop_size=32, global_batch_size=64)
+    with loader.iterate(0) as iterator:
+        batch = next(iterator)
+        on_device = jax.block_until_ready(jax.device_put(batch.arrays["pixels"]))
+        expected = batch.arrays["pixels"].copy()
+        batch.arrays["pixels"][:] = 0
+        np.testing.assert_array_equal(on_device, expected)
 
 
 def test_arrays_hold_until_release(tmp_path):
