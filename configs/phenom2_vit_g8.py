@@ -3,7 +3,7 @@
   python -m phenomjax.main --config configs/phenom2_vit_g8.py --config.data.banks="('phenoprints.zarr',)" --workdir runs/phenom2
 
 Data: Phenoprints-16M of the authors, 8 billion crops (500 epochs). Hardware: theirs took 48 000 H100-hours.
-Work: 4172 GFLOP per crop and step. The number of heads is not published; 16 is assumed (phenomjax/config.py).
+Work: 3111 GFLOP per crop and step. Heads and MLP width are not published; those of ViT-G/14 give the published 1860 M (phenomjax/config.py).
 Expected: they read embeddings from block 38 of 48. Nothing of that size has been trained with this code.
 """
 

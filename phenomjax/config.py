@@ -12,13 +12,14 @@ from ml_collections import ConfigDict
 
 from phenomjax.errors import UserError
 
-# embed_dim, depth, num_heads, drop_path of the encoders of Phenom-1 and its relatives (MAE papers' 22/86/304 M encoders).
-# ViT-G is 1664 x 48 in the published description; its number of heads is not given there, 16 is that of ViT-G/14.
+# embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its relatives.
+# ViT-G is 1664 x 48 with 1860 M parameters as published; heads and MLP width (16, 8192) are those of ViT-G/14
+# (Zhai et al. 2022, https://arxiv.org/abs/2106.04560), which give that count.
 VIT_SIZES = {
-    "S": (384, 12, 6, 0.1),
-    "B": (768, 12, 12, 0.1),
-    "L": (1024, 24, 16, 0.3),
-    "G": (1664, 48, 16, 0.6),
+    "S": (384, 12, 6, 4.0, 0.1),
+    "B": (768, 12, 12, 4.0, 0.1),
+    "L": (1024, 24, 16, 4.0, 0.3),
+    "G": (1664, 48, 16, 8192 / 1664, 0.6),
 }
 
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
@@ -40,8 +41,7 @@ def base() -> ConfigDict:
     c.model = ConfigDict()
     c.model.channel_agnostic = False  # True: CA-MAE, one token a channel and patch, any subset of channels
     c.model.channels = ()  # channel names in order; () = taken from the banks (their union when channel_agnostic)
-    c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.drop_path = VIT_SIZES["S"]
-    c.model.mlp_ratio = 4.0
+    c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.mlp_ratio, c.model.drop_path = VIT_SIZES["S"]
     c.model.patch_size = 16
     c.model.block = "parallel"  # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
     c.model.qk_norm = True  # LayerNorm of queries and keys over the head dimension (parallel blocks)
@@ -169,7 +169,7 @@ def set_vit(config: ConfigDict, size: str) -> None:
             f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)} (any patch size works)."
         )
     m = config.model
-    m.embed_dim, m.depth, m.num_heads, m.drop_path = VIT_SIZES[name]
+    m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES[name]
     m.patch_size = int(patch)
     m.scan_layers = m.depth >= 24
 
