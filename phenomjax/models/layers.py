@@ -1,6 +1,6 @@
-"""Pieces that every vision model here is built from: dense layers, norms, attention, patches, positions, masks, draws per row."""
+"""Pieces that every vision model here is built from: dense layers, norms, patches, positions, masks, draws per row."""
 
-import logging
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -11,12 +11,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
 from phenomjax.errors import UserError
-
-log = logging.getLogger("phenomjax")
-
-ATTENTION = ("auto", "matmul", "xla", "cudnn")
-_logged_attention: set[str] = set()  # so that 48 equal layers give one log line
-
 
 # Compute type
 
@@ -75,12 +69,48 @@ class Dense(nn.Module):
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32
         )
-        contracted = tuple(range(x.ndim - self.input_axes, x.ndim)), tuple(range(self.input_axes))
-        y = lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
+        y = product(x.astype(self.dtype), kernel.astype(self.dtype), self.input_axes)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, kernel_axes[self.input_axes :])
             y = y + self.param("bias", bias_init, features, jnp.float32).astype(self.dtype)
         return y
+
+
+def product(x: Array, kernel: Array, input_axes: int) -> Array:
+    """x times a kernel, contracted over the last `input_axes` axes of x and the first of the kernel."""
+    if jax.default_backend() == "cpu":
+        return _cpu_product(x, kernel, input_axes)
+    contracted = tuple(range(x.ndim - input_axes, x.ndim)), tuple(range(input_axes))
+    return lax.dot_general(x, kernel, (contracted, ((), ())))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _cpu_product(x: Array, kernel: Array, input_axes: int) -> Array:
+    """`product` for XLA's CPU backend: plain row-major matrices whose makers are not fused into their transposition.
+
+    Left alone, XLA transposes the operands of a weight gradient element by element, and computes them anew doing so.
+    """
+    rows, inputs = x.shape[: x.ndim - input_axes], int(np.prod(kernel.shape[:input_axes]))
+    x, kernel_2d = lax.optimization_barrier((x.reshape(-1, inputs), kernel.reshape(inputs, -1)))
+    return (x @ kernel_2d).reshape(*rows, *kernel.shape[input_axes:])
+
+
+def _cpu_product_forward(x: Array, kernel: Array, input_axes: int) -> tuple[Array, tuple[Array, Array]]:
+    return _cpu_product(x, kernel, input_axes), (x, kernel)
+
+
+def _cpu_product_backward(input_axes: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    inputs = int(np.prod(kernel.shape[:input_axes]))
+    x_2d, kernel_2d = x.reshape(-1, inputs), kernel.reshape(inputs, -1)
+    gradient, x_2d = lax.optimization_barrier((gradient.reshape(-1, kernel_2d.shape[1]), x_2d))
+    to_x = lax.dot_general(gradient, kernel_2d, (((1,), (1,)), ((), ())))
+    to_kernel = lax.dot_general(x_2d, gradient, (((0,), (0,)), ((), ())))
+    to_x, to_kernel = lax.optimization_barrier((to_x, to_kernel))
+    return to_x.reshape(x.shape), to_kernel.reshape(kernel.shape)
+
+
+_cpu_product.defvjp(_cpu_product_forward, _cpu_product_backward)
 
 
 class LayerNorm(nn.Module):
@@ -102,93 +132,31 @@ class LayerNorm(nn.Module):
 
 def gelu(x: Array, kind: str) -> Array:
     """GELU, "exact" (error function, as the published weights want) or its "tanh" approximation."""
-    return jax.nn.gelu(x, approximate=kind == "tanh")
+    return jax.nn.gelu(x, approximate=True) if kind == "tanh" else _exact_gelu(x)
+
+
+@jax.custom_vjp
+def _exact_gelu(x: Array) -> Array:
+    """x Phi(x) by erf: one loop, where jax.nn.gelu's erfc takes three on a CPU; only x is kept for the gradient."""
+    return (0.5 * x * (1.0 + lax.erf(x * 2**-0.5))).astype(x.dtype)
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return _exact_gelu(x), x
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    x32 = x.astype(jnp.float32)
+    slope = 0.5 * (1.0 + lax.erf(x32 * 2**-0.5)) + x32 * jnp.exp(-0.5 * x32 * x32) * (2.0 * np.pi) ** -0.5
+    return ((gradient * slope).astype(x.dtype),)
+
+
+_exact_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def drop_path(y: Array, scale: Float[Array, " batch"] | None) -> Array:
     """Stochastic depth: multiplies each row's branch by its scale (0, or 1 / kept share); None leaves it alone."""
     return y if scale is None else y * scale.reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
-
-
-# Attention
-
-
-def attention(query: Array, key: Array, value: Array, implementation: str = "auto") -> Array:
-    """Full (unmasked) attention with the scale 1/sqrt(kv); the one place that chooses how it is computed.
-
-    Args:
-      query: (batch, queries, heads, kv).
-      key: (batch, keys, heads, kv).
-      value: (batch, keys, heads, kv).
-      implementation: "matmul" (explicit products in batch, heads, time order), "xla" (jax.nn.dot_product_attention),
-        "cudnn" (flash attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
-
-    Returns:
-      (batch, queries, heads, kv) in the type of `query`.
-
-    Raises:
-      UserError: the implementation is unknown, or "cudnn" was asked for and cannot run here.
-    """
-    chosen, reason = choose_attention(implementation, query.dtype, query.shape[-1])
-    line = f"attention: {chosen} ({reason})"
-    if line not in _logged_attention:
-        _logged_attention.add(line)
-        log.info(line)
-    if chosen == "matmul":
-        return _matmul_attention(query, key, value)
-    return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
-
-
-def choose_attention(implementation: str, dtype: jnp.dtype, head_dim: int) -> tuple[str, str]:
-    """Which implementation `attention` takes on this process's devices, and why, in words for the log."""
-    if implementation not in ATTENTION:
-        raise UserError(
-            f"model.attention is {implementation!r}; it can be {', '.join(ATTENTION)}. "
-            "Use --config.model.attention=auto to let the program choose."
-        )
-    if implementation in ("matmul", "xla"):
-        return implementation, "asked for by model.attention"
-    platform = jax.default_backend()
-    obstacle = _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim)
-    if implementation == "cudnn":
-        if obstacle:
-            raise UserError(
-                f"model.attention=cudnn cannot be honoured: {obstacle}. "
-                "Use --config.model.attention=auto, which takes cuDNN wherever it can run."
-            )
-        return "cudnn", "asked for by model.attention"
-    if not obstacle:
-        return "cudnn", "flash attention: bfloat16 or float16 on a GPU of capability 8.0 or newer"
-    if platform == "cpu":
-        return "matmul", "on a CPU explicit products are fastest"
-    return "xla", f"no cuDNN flash attention: {obstacle}"
-
-
-def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str:
-    """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN front end."""
-    if platform != "gpu":
-        return f"it needs an NVIDIA GPU, and this program runs on {platform}"
-    device = jax.local_devices()[0]
-    if "cuda" not in device.client.platform_version.lower():
-        return "it needs an NVIDIA GPU, and this one is not"
-    if dtype not in (jnp.bfloat16, jnp.float16):
-        return f"it needs bfloat16 or float16, and model.dtype gives {dtype.name}"
-    capability = float(device.compute_capability)
-    if capability < 8.0:
-        return f"it needs compute capability 8.0 or newer, and {device.device_kind} has {capability}"
-    largest = 256 if capability >= 9.0 else 128
-    if head_dim % 8 or head_dim > largest:
-        return f"it needs a head dimension that is a multiple of 8 and at most {largest}, and this model has {head_dim}"
-    return ""
-
-
-def _matmul_attention(query: Array, key: Array, value: Array) -> Array:
-    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    scale = query.shape[-1] ** -0.5
-    batch = (0, 1), (0, 1)
-    scores = lax.dot_general(query * scale, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return lax.dot_general(weights, value, (((3,), (2,)), batch)).transpose(0, 2, 1, 3)
 
 
 # Pixels, patches, positions

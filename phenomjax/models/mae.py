@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from phenomjax.models import layers, vit
+from phenomjax.models.attention import attention as attend
 
 
 class Masking(NamedTuple):
@@ -82,7 +83,7 @@ class CrossAttention(nn.Module):
         packed = layers.Dense((2, self.num_heads, head_dim), ("embed", None, "heads", "kv"), name="kv", **options)(
             context
         )
-        y = layers.attention(query, packed[:, :, 0], packed[:, :, 1], self.attention)
+        y = attend(query, packed[:, :, 0], packed[:, :, 1], self.attention)
         return layers.Dense((self.dim,), ("heads", "kv", "embed"), 2, dtype=self.dtype, name="out")(y)
 
 

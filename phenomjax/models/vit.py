@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from phenomjax.errors import UserError
 from phenomjax.models import layers
+from phenomjax.models.attention import attention as attend
 
 REMAT = ("none", "full", "dots")
 BRANCHES = {"parallel": 1, "prenorm": 2}  # residual branches of a block, each with its own drop-path draw
@@ -41,7 +42,7 @@ class SelfAttention(nn.Module):
         if self.qk_norm:
             query = layers.LayerNorm(self.norm_eps, self.dtype, name="q_norm")(query)
             key = layers.LayerNorm(self.norm_eps, self.dtype, name="k_norm")(key)
-        y = layers.attention(query, key, value, self.attention)
+        y = attend(query, key, value, self.attention)
         return layers.Dense((width,), ("heads", "kv", "embed"), 2, dtype=self.dtype, name="out")(y)
 
 

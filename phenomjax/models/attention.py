@@ -1,0 +1,153 @@
+"""Attention, and the one place that chooses how it is computed."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from phenomjax.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+ATTENTION = ("auto", "matmul", "xla", "cudnn")
+LOOPED_FROM = 128  # keys; below, all heads' scores fit into the cache together
+_logged: set[str] = set()  # so that 48 equal layers give one log line
+
+
+def attention(query: Array, key: Array, value: Array, implementation: str = "auto") -> Array:
+    """Full (unmasked) attention with the scale 1/sqrt(kv); statistics of the softmax are float32.
+
+    Args:
+      query: (batch, queries, heads, kv).
+      key: (batch, keys, heads, kv).
+      value: (batch, keys, heads, kv).
+      implementation: "matmul" (explicit products in batch, heads, time
+        order), "xla" (jax.nn.dot_product_attention),
+        "cudnn" (flash attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
+
+    Returns:
+      (batch, queries, heads, kv) in the type of `query`.
+
+    Raises:
+      UserError: the implementation is unknown, or "cudnn" was asked for and cannot run here.
+    """
+    chosen, reason = choose_attention(implementation, query.dtype, query.shape[-1])
+    line = f"attention: {chosen} ({reason})"
+    if line not in _logged:
+        _logged.add(line)
+        log.info(line)
+    if chosen == "matmul":
+        # The loop would gather what is sharded, so it is for one device.
+        looped = jax.device_count() == 1 and key.shape[1] >= LOOPED_FROM
+        return looped_attention(query, key, value) if looped else matmul_attention(query, key, value)
+    return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
+
+
+def choose_attention(implementation: str, dtype: jnp.dtype, head_dim: int) -> tuple[str, str]:
+    """Which implementation `attention` takes on this process's devices, and why, in words for the log."""
+    if implementation not in ATTENTION:
+        raise UserError(
+            f"model.attention is {implementation!r}; it can be {', '.join(ATTENTION)}. "
+            "Use --config.model.attention=auto to let the program choose."
+        )
+    if implementation in ("matmul", "xla"):
+        return implementation, "asked for by model.attention"
+    platform = jax.default_backend()
+    obstacle = _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim)
+    if implementation == "cudnn":
+        if obstacle:
+            raise UserError(
+                f"model.attention=cudnn cannot be honoured: {obstacle}. "
+                "Use --config.model.attention=auto, which takes cuDNN wherever it can run."
+            )
+        return "cudnn", "asked for by model.attention"
+    if not obstacle:
+        return "cudnn", "flash attention: bfloat16 or float16 on a GPU of capability 8.0 or newer"
+    if platform == "cpu":
+        return "matmul", "on a CPU explicit products are fastest"
+    return "xla", f"no cuDNN flash attention: {obstacle}"
+
+
+def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str:
+    """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN front end."""
+    if platform != "gpu":
+        return f"it needs an NVIDIA GPU, and this program runs on {platform}"
+    device = jax.local_devices()[0]
+    if "cuda" not in device.client.platform_version.lower():
+        return "it needs an NVIDIA GPU, and this one is not"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it needs bfloat16 or float16, and model.dtype gives {dtype.name}"
+    capability = float(device.compute_capability)
+    if capability < 8.0:
+        return f"it needs compute capability 8.0 or newer, and {device.device_kind} has {capability}"
+    largest = 256 if capability >= 9.0 else 128
+    if head_dim % 8 or head_dim > largest:
+        return f"it needs a head dimension that is a multiple of 8 and at most {largest}, and this model has {head_dim}"
+    return ""
+
+
+def matmul_attention(query: Array, key: Array, value: Array) -> Array:
+    """Explicit products over all heads at once."""
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    scale = query.shape[-1] ** -0.5
+    batch = (0, 1), (0, 1)
+    scores = lax.dot_general(query * scale, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return lax.dot_general(weights, value, (((3,), (2,)), batch)).transpose(0, 2, 1, 3)
+
+
+@jax.custom_vjp
+def looped_attention(query: Array, key: Array, value: Array) -> Array:
+    """Head after head, and again for the gradient: scores stay in the cache of a CPU core and are never kept.
+
+    Half the time of `matmul_attention` with 257 tokens and 16 heads on one core, and no memory for scores.
+    """
+    return _looped_forward(query, key, value)[0]
+
+
+def _looped_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
+    def one_head(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        q, k, v = arrays
+        scores = jnp.matmul(q, k.T, preferred_element_type=jnp.float32)
+        largest = scores.max(-1, keepdims=True)
+        weights = jnp.exp(scores - largest)
+        total = weights.sum(-1, keepdims=True)
+        y = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+        return y.astype(v.dtype), (largest + jnp.log(total))[:, 0]
+
+    heads = _by_head(query) * query.shape[-1] ** -0.5, _by_head(key), _by_head(value)
+    y, log_total = lax.map(one_head, heads)
+    return _by_token(y, query.shape), (*heads, y, log_total)
+
+
+def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    query, key, value, y, log_total = saved
+    gradient_heads = _by_head(gradient)
+    mean = (gradient_heads.astype(jnp.float32) * y).sum(-1)
+
+    def one_head(arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        q, k, v, g, log_total, mean = arrays
+        weights = jnp.exp(jnp.matmul(q, k.T, preferred_element_type=jnp.float32) - log_total[:, None])
+        scores = weights * (jnp.matmul(g, v.T, preferred_element_type=jnp.float32) - mean[:, None])
+        scores = scores.astype(q.dtype)
+        return scores @ k, scores.T @ q, weights.astype(g.dtype).T @ g
+
+    to_query, to_key, to_value = lax.map(one_head, (query, key, value, gradient_heads, log_total, mean))
+    batch, _, heads, head_dim = gradient.shape
+    keys = (batch, key.shape[1], heads, head_dim)
+    return _by_token(to_query * head_dim**-0.5, gradient.shape), _by_token(to_key, keys), _by_token(to_value, keys)
+
+
+looped_attention.defvjp(_looped_forward, _looped_backward)
+
+
+def _by_head(x: Array) -> Array:
+    batch, seq, heads, head_dim = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(batch * heads, seq, head_dim)
+
+
+def _by_token(x: Array, shape: tuple[int, ...]) -> Array:
+    batch, seq, heads, head_dim = shape
+    return x.reshape(batch, heads, seq, head_dim).transpose(0, 2, 1, 3)
