@@ -28,6 +28,9 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
     try:
         code = run() or EXIT_DONE
     except UserError as error:
-        print("\n" + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+        print(
+            "\n" + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
+            file=sys.stderr,
+        )
         code = error.exit_code
     sys.exit(code)
