@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import traceback
+from types import TracebackType
 
 import jax
 from jax.experimental import multihost_utils
@@ -58,7 +59,7 @@ def _interrupt(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def exit_at_once(kind: type, error: BaseException, trace: object) -> None:
+def exit_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Leaves at once after an unhandled error: JAX's exit barrier would hold the process, and with it the other hosts, for minutes."""
     traceback.print_exception(kind, error, trace)
     sys.stderr.flush()

@@ -7,6 +7,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -128,7 +129,7 @@ def base() -> ConfigDict:
     return c
 
 
-def parse_arg(arg: str, **options: object) -> dict[str, object]:
+def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
     """Reads the argument behind `--config FILE:ARG`, e.g. "L/8,mask=0.75".
 
     Args:
@@ -250,9 +251,9 @@ def finalize(config: ConfigDict) -> ConfigDict:
     return c.lock()
 
 
-def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, object]:
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """Returns {"model.depth": 12, ...} with lists as tuples."""
-    flat: dict[str, object] = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict):
             flat |= flatten(value, f"{prefix}{key}.")

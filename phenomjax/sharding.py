@@ -3,6 +3,8 @@
 Sharded with pjit, i.e. `jax.jit` with shardings. A new strategy is a new table and nothing else.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -56,7 +58,7 @@ def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(RULES[preset].items())
 
 
-def shardings(boxed: object, mesh: Mesh, preset: str) -> object:
+def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
     """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
 
     Raises:

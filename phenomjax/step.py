@@ -32,16 +32,12 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
             grads, values, next_carry = gradients(params, part[0], key, part[1])
             return jax.tree.map(jnp.add, total, (grads, values)), next_carry
 
-        shapes = jax.eval_shape(
-            lambda: gradients(
-                params, *jax.tree.map(lambda x: x[0], (split[0],)), key, jax.tree.map(lambda x: x[0], split[1])
-            )[:2]
-        )
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(lambda: gradients(params, first[0], key, first[1])[:2])
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, values), carries = jax.lax.scan(body, zeros, split)
-        join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
         grads, values = jax.tree.map(lambda x: x / micro, (grads, values))
-        return grads, values, jax.tree.map(join, carries)
+        return grads, values, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), carries)
 
     def step(
         state: TrainState, batch: Any, key: jax.Array, position: jax.Array

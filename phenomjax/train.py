@@ -164,7 +164,7 @@ class Trainer:
                     and bool(c.eval.every_steps)
                     and (step % c.eval.every_steps == 0 or last)
                 )
-                draw_due = last or bool(c.figures.every_steps) and step % c.figures.every_steps == 0
+                draw_due = last or (bool(c.figures.every_steps) and step % c.figures.every_steps == 0)
                 save_due = step % c.checkpoint.every_steps == 0 or last
                 if log_due and c.checkpoint.every_minutes and not save_due:
                     save_due = cluster.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
