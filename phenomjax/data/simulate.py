@@ -56,7 +56,10 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
             "pixel_size_um": round(0.65 * 26 / config.cell_radius, 4),
             "simulation": _settings(config),
         }
-        bank.create_bank(path, shape, f"uint{config.bit_depth}", simulated_cells.CHANNELS, attributes=attributes)
+        chunk = 128 if config.field_px >= 256 else 64  # a field of one chunk would be decoded whole for every crop
+        bank.create_bank(
+            path, shape, f"uint{config.bit_depth}", simulated_cells.CHANNELS, attributes=attributes, chunk=chunk
+        )
     (path / "truth").mkdir(exist_ok=True)
     for name in TRUTH:
         _write_table(getattr(screen, name), path / "truth" / f"{name}.parquet")
