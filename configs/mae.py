@@ -5,7 +5,7 @@
 Options behind the colon: the size (S, B, L or G, a slash, the patch size in pixels), mask=RATIO, ca=true for the channel-agnostic model,
 batch=GLOBAL_BATCH_SIZE, steps=NUM_STEPS, plain=true for plain pre-norm blocks.
 Recipe: Lion 0.9/0.95, weight decay 0.05, one-cycle; learning rate 1e-4 up to B and 3e-5 from L on at the published batch sizes, scaled by
-the square root of the batch below them.
+the square root of the batch size.
 """
 
 from phenomjax import config
@@ -20,6 +20,7 @@ def get_config(arg: str = "S/16"):
     if options["plain"]:
         c.model.block, c.model.qk_norm, c.model.layer_scale = "prenorm", False, 0.0
     peak, published_batch = (1e-4, 2048) if c.model.depth <= 12 else (3e-5, 16384)
-    c.optimizer.learning_rate = peak * min(1.0, options["batch"] / published_batch) ** 0.5
+    batch = c.get_ref("global_batch_size").to_float()  # so the rate follows --config.global_batch_size
+    c.optimizer.learning_rate = peak * (batch / published_batch) ** 0.5
     c.optimizer.clip_norm = 1.0
     return c

@@ -153,6 +153,10 @@ class Trainer:
                 position, batch, ids = next(feed)
                 state, values = self.step_function(state, batch)(state, batch, key, np.uint32(position))
                 step += 1
+                if step == start + 1:
+                    begin = time.perf_counter()
+                    jax.block_until_ready(values)
+                    log.info("first step done, %.1f s after its dispatch", time.perf_counter() - begin)
                 if pending:
                     window.add(self.read(*pending))
                 pending, val_loss = (step, values, ids), None
@@ -165,7 +169,7 @@ class Trainer:
                     and (step % c.eval.every_steps == 0 or last)
                 )
                 draw_due = last or (bool(c.figures.every_steps) and step % c.figures.every_steps == 0)
-                save_due = step % c.checkpoint.every_steps == 0 or last
+                save_due = step % c.checkpoint.every_steps == 0 or last or (eval_due and c.checkpoint.keep_best > 0)
                 if log_due and c.checkpoint.every_minutes and not save_due:
                     save_due = cluster.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
                 if log_due or eval_due or draw_due or save_due or stop:
