@@ -71,7 +71,8 @@ def compare(
     original = np.asarray(original, np.float32)
     low, high = np.percentile(original, PERCENTILES, axis=(0, 1, 2))
     span = np.maximum(high - low, 1e-3)
-    columns = [composite_channels(channels), *([i] for i in range(len(channels)))]
+    columns: list[list[int | None]] = [composite_channels(channels)]
+    columns += [[i] for i in range(len(channels))]
     heads = [_composite_title(columns[0], channels), *channels]
     if len(channels) == 1:
         columns, heads = columns[1:], heads[1:]
@@ -154,22 +155,22 @@ def _mosaic(
 
     # Inches: a tile is 1.15 wide whatever its pixels, so that the text fits beside it.
     unit = 1.15 / width
-    left, top, bottom = 1.35, 0.6 + (0.25 if title else 0.0), 0.55
-    size = (max(4.2, canvas.shape[1] * unit + left + 0.1), canvas.shape[0] * unit + top + bottom)
+    margin, above, below = 1.35, 0.6 + (0.25 if title else 0.0), 0.55
+    size = (max(4.2, canvas.shape[1] * unit + margin + 0.1), canvas.shape[0] * unit + above + below)
     figure = Figure(figsize=size)
     axes = figure.add_axes(
-        (left / size[0], bottom / size[1], canvas.shape[1] * unit / size[0], canvas.shape[0] * unit / size[1])
+        (margin / size[0], below / size[1], canvas.shape[1] * unit / size[0], canvas.shape[0] * unit / size[1])
     )
     axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
     axes.set_axis_off()
-    for label, y in zip(labels, tops, strict=True):
-        axes.text(-0.06 * width, y + height / 2, label, ha="right", va="center", fontsize=7.5)
+    for label, start in zip(labels, tops, strict=True):
+        axes.text(-0.06 * width, start + height / 2, label, ha="right", va="center", fontsize=7.5)
     for number, head in enumerate(heads):
         axes.text(number * (width + gap) + width / 2, -0.05 * height, head, ha="center", va="bottom", fontsize=8)
     if title:
         figure.text(0.1 / size[0], 1 - 0.08 / size[1], title, ha="left", va="top", fontsize=10, weight="bold")
     _scale_bar(axes, canvas.shape[0], width, unit, pixel_size_um)
-    _difference_key(figure, left, size)
+    _difference_key(figure, margin, size)
     return figure
 
 
@@ -213,10 +214,12 @@ def of_checkpoints(
 
     from phenomjax import checkpoint, tasks
 
-    models, batch, shown = {}, None, []
+    models: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    batch: dict[str, np.ndarray] = {}
+    shown: list[str] = []
     for number, path in enumerate(checkpoints):
         config, params, step = checkpoint.load(path)
-        if batch is None:
+        if not batch:
             batch, shown, image_names = _batch(tasks, config, bank, num_images)
         missing = [name for name in shown if name not in config.model.channels]
         if missing or not (config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)):

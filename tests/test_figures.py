@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import flax.linen as nn
+import imagecodecs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from skimage.io import imread
 
 from phenomjax import checkpoint, figures, tasks
 from phenomjax import config as config_lib
@@ -168,7 +168,7 @@ def test_command(runs, tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert imread(tmp_path / "a" / "b.png").shape[1] > 1000
+    assert imagecodecs.imread(tmp_path / "a" / "b.png").shape[1] > 1000
     missing = subprocess.run([*command[:5], str(tmp_path), "--out", "x.png"], capture_output=True, text=True)
     assert missing.returncode == 2 and "holds no checkpoint" in missing.stderr
 

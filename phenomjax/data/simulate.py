@@ -149,8 +149,8 @@ def _run_workers(path: Path, jobs: int, progress: Progress) -> None:
         while count := len(os.read(readable, 4096)):
             progress.update(count)
         for worker in workers:
-            message = worker.stderr.read().strip() or "no message"
-            if worker.wait():
+            message = worker.communicate()[1].strip() or "no message"
+            if worker.returncode:
                 raise UserError(
                     f"A process that simulates {path} ended with code {worker.returncode}: {message.splitlines()[-1]}. "
                     "Finished images are kept: mend the cause (a full disk? memory?) and run the same command again."
@@ -160,12 +160,13 @@ def _run_workers(path: Path, jobs: int, progress: Progress) -> None:
         for worker in workers:
             if worker.poll() is None:
                 worker.terminate()
-                worker.wait()
-            worker.stderr.close()
+                worker.communicate()
 
 
 def _work(path: Path, job: int, jobs: int) -> None:
     config = read_config(path)
+    if config is None:
+        raise UserError(f"{path} is not a simulated screen.")
     screen = simulated_screen.screen(config)
     for index in _missing(path, config):
         if index % jobs == job and not bank.shard_path(path, index).exists():

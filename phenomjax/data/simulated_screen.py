@@ -13,6 +13,7 @@ Every field is a pure function of (config, plate, well, site): any one can be ma
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,7 +152,7 @@ CONTROLS = (
 )
 
 
-def hill(concentration: np.ndarray, ec50: float, slope: float) -> np.ndarray:
+def hill(concentration: np.ndarray | float, ec50: float, slope: float) -> np.ndarray:
     """Share of the full effect at a concentration: c^n / (c^n + EC50^n)."""
     power = np.asarray(concentration, float) ** slope
     return power / (power + ec50**slope)
@@ -177,7 +178,7 @@ class Screen:
         self._make_plates()
         kinds = ("gene", self._gene_vectors), ("compound", self._compound_vectors), ("arm", self._arm_vectors)
         rows = [(kind, name, vector) for kind, vectors in kinds for name, vector in vectors.items()]
-        columns = {"kind": [row[0] for row in rows], "name": [row[1] for row in rows]}
+        columns: dict[str, Any] = {"kind": [row[0] for row in rows], "name": [row[1] for row in rows]}
         columns |= {axis: np.array([row[2][i] for row in rows]) for i, axis in enumerate(AXES)}
         self.phenotypes = pa.table(columns)
 
@@ -271,7 +272,7 @@ class Screen:
             self._optics.append(optics)
             batch = shared.standard_normal(len(AXES)) + 0.5 * own.standard_normal(len(AXES))
             self._batch_shift.append(base[cell_type] + 0.25 * config.batch_effect * batch)
-            row = {"plate": f"P{plate + 1:02d}", "experiment": f"EXP{experiment + 1:02d}"}
+            row: dict[str, Any] = {"plate": f"P{plate + 1:02d}", "experiment": f"EXP{experiment + 1:02d}"}
             row |= {"cell_type": f"simulated_{cell_type + 1}", "density": optics.density, "blur": optics.blur}
             row |= {f"gain_{c}": float(v) for c, v in zip(CHANNELS, optics.gain, strict=True)}
             row |= {f"background_{c}": float(v) for c, v in zip(CHANNELS, optics.background, strict=True)}
@@ -295,8 +296,8 @@ class Screen:
         if treatment.is_control:
             return np.zeros(len(AXES))
         if treatment.perturbation_type == "crispr":
-            return self._gene_vectors[treatment.gene] + self._arm_shift[treatment.gene]
-        share = hill(treatment.concentration, *self._dose[treatment.perturbation])
+            return self._gene_vectors[treatment.perturbation] + self._arm_shift[treatment.perturbation]
+        share = hill(treatment.concentration or 0.0, *self._dose[treatment.perturbation])
         return share * self._compound_vectors[treatment.perturbation]
 
     def field(self, plate: int, well: int, site: int) -> np.ndarray:

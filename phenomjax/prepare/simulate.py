@@ -24,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, help="the bank to write, NAME.zarr")
     parser.add_argument("--jobs", type=int, default=0, help="parallel processes; 0 = one a core (default)")
-    explanations = dict(re.findall(r"^ {6}(\w+): (.+)$", SimulationConfig.__doc__, re.MULTILINE))
+    explanations = dict(re.findall(r"^ {6}(\w+): (.+)$", SimulationConfig.__doc__ or "", re.MULTILINE))
     for field in dataclasses.fields(SimulationConfig):
         flag = SHORT_FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
-        explanation = f"{explanations[field.name]} Default {field.default}."
+        explanation = f"{explanations.get(field.name, '')} Default {field.default}."
         parser.add_argument(flag, dest=field.name, type=type(field.default), default=field.default, help=explanation)
 
 
