@@ -68,59 +68,58 @@ def which(program: str) -> bool:
 
 def header(gpu: str) -> str:
     """Date, machine, versions, commit."""
-    cpu = next(
-        (x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), platform.processor()
-    )
-    family = {
-        x.split(":")[0].strip(): x.split(":")[1].strip()
-        for x in open("/proc/cpuinfo")
-        if x.startswith(("cpu family", "model\t"))
-    }
+    fields = dict(x.split(":", 1) for x in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    cpu = f"{fields.get('model name', platform.processor())} family {fields.get('cpu family')} model {fields.get('model')}"
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "torch"))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"{datetime.date.today()}  {gpu.strip() or f'{cpu} (family {family}), one core, one thread'}  Python {platform.python_version()}  "
+        f"{datetime.date.today()}  {gpu.strip() or f'{cpu}, one core, one thread'}  Python {platform.python_version()}  "
         f"{versions}  commit {commit}  load {load}\ncrops {CROP} x {CROP} x {CHANNELS} uint8; decoder 512 x 8 x 16; mask 0.75"
     )
 
 
 def compare(case: dict, peers: list[str], rounds: int) -> str:
     """Runs all implementations in alternating rounds and formats the table."""
-    workers = {}
-    for peer in peers:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}",
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-        }
-        if not case["gpu"]:
-            environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
-        else:
-            environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        command = [sys.executable, __file__, "--worker", json.dumps({**case, "peer": peer})]
-        workers[peer] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        answer(workers[peer])  # built, compiled and warm
-        if case["gpu"]:  # memory is measured alone: one at a time
-            break_after = [ask(workers[peer]) for _ in range(rounds)]
-            workers[peer].stdin.close()
-            workers[peer] = break_after
-    results = {peer: [] for peer in peers}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     if case["gpu"]:
-        results = workers
+        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     else:
-        for _ in range(rounds):
-            for peer, process in workers.items():
-                results[peer].append(ask(process))
-        for process in workers.values():
-            process.stdin.close()
-            process.wait()
-    return (table_gpu if case["gpu"] else table_cpu)(case, results)
+        environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
+
+    def start(peer: str) -> subprocess.Popen:
+        command = [sys.executable, __file__, "--worker", json.dumps({**case, "peer": peer})]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        answer(process)  # built, compiled and warm
+        return process
+
+    def stop(process: subprocess.Popen) -> None:
+        process.stdin.close()
+        process.wait()
+
+    results = {peer: [] for peer in peers}
+    if case["gpu"]:  # one process at a time: two would share the GPU's memory
+        for _ in range(2):
+            for peer in peers:
+                process = start(peer)
+                results[peer] += [ask(process) for _ in range(rounds)]
+                stop(process)
+        return table_gpu(case, results)
+    workers = {peer: start(peer) for peer in peers}
+    for _ in range(rounds):
+        for peer, process in workers.items():
+            results[peer].append(ask(process))
+    for process in workers.values():
+        stop(process)
+    return table_cpu(case, results)
 
 
 def ask(process: subprocess.Popen) -> dict:
@@ -217,7 +216,10 @@ def model_config(case: dict):
 
 def peak_rss() -> float:
     """GB of resident memory at its peak."""
-    return next(int(x.split()[1]) for x in open("/proc/self/status") if x.startswith("VmHWM")) / 1e6
+    return (
+        next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+        / 1e6
+    )
 
 
 def jax_case(case: dict) -> tuple[Callable, Callable]:

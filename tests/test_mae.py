@@ -151,7 +151,7 @@ def test_parameter_counts_of_the_published_encoders(dim, depth, heads, patch, mi
 
 def test_parameter_count_of_vit_g():
     """1664 x 48 with ViT-G's hidden width 8192; its heads are not published, 16 as in ViT-G/14. Published: 1 860 M."""
-    encoder, decoder, total = abstract(1664, 48, 16, 8, mlp_ratio=64 / 13)
+    encoder, _, total = abstract(1664, 48, 16, 8, mlp_ratio=64 / 13)
     assert round(encoder) == 1842 and abs(total / 1860 - 1) < 0.01
 
 

@@ -1,0 +1,164 @@
+"""The converter: exact both ways, strict about names and shapes, and never unpickling."""
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from phenomjax import config as config_lib
+from phenomjax.convert import __main__ as front
+from phenomjax.convert import files, openphenom
+from phenomjax.errors import UserError
+from phenomjax.models import vit
+
+
+def tiny(agnostic):
+    model = config_lib.base().model
+    model.update(embed_dim=24, depth=2, num_heads=3, patch_size=4, decoder_dim=16, decoder_depth=2, decoder_num_heads=2)
+    model.channels, model.channel_agnostic = tuple("abcde"), agnostic
+    model.bias_order = "timm_legacy"
+    return model
+
+
+def random_params(model):
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), openphenom.abstract_params(model))
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_both_ways_is_exact(agnostic):
+    model = tiny(agnostic)
+    params = random_params(model)
+    state = openphenom.to_state_dict(params, model, grid=3, max_channels=7)
+    inferred = openphenom.infer_model(state, decoder_num_heads=2)
+    for key in openphenom.INFERRED:
+        assert inferred[key] == model[key], key
+    assert len(inferred.channels) == 5
+    jax.tree.map(np.testing.assert_array_equal, openphenom.from_state_dict(state, inferred), params)
+    scanned = jax.tree.map(np.asarray, vit.stack_layers(params))
+    again = openphenom.to_state_dict(scanned, model, grid=3, max_channels=7)
+    assert set(again) == set(state)
+    for name in state:
+        np.testing.assert_array_equal(again[name], state[name])
+
+
+def test_layout_of_the_released_model():
+    """765 names, with the shapes of the released file; checked abstractly."""
+    model = config_lib.base().model
+    model.channels, model.channel_agnostic = tuple("abcdef"), True
+    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), openphenom.abstract_params(model))
+    state = openphenom.to_state_dict(zeros, model, grid=16, max_channels=11)
+    assert len(state) == 765
+    shapes = {
+        "encoder.vit_backbone.cls_token": (1, 1, 384),
+        "encoder.vit_backbone.pos_embed": (1, 2817, 384),
+        "encoder.vit_backbone.patch_embed.proj.weight": (384, 1, 16, 16),
+        "encoder.vit_backbone.blocks.11.in_proj.weight": (2688, 384),
+        "encoder.vit_backbone.blocks.11.mlp_bias": (1536,),
+        "encoder.vit_backbone.blocks.0.k_norm.weight": (64,),
+        "encoder.vit_backbone.blocks.0.mlp_out_proj.weight": (384, 1536),
+        "encoder.vit_backbone.fc_norm.bias": (384,),
+        "encoder_decoder_proj.weight": (512, 384),
+        "decoder.pos_embeddings": (1, 1537, 512),
+        "decoder.modality_tokens.5": (1, 1, 512),
+        "decoder.cross_attention.kv.weight": (1024, 512),
+        "decoder.cross_attention.proj.bias": (512,),
+        "decoder.decoders.5.7.attn.qkv.weight": (1536, 512),
+        "decoder.decoders.0.0.mlp.fc2.weight": (512, 2048),
+        "decoder_pred.weight": (256, 512),
+    }
+    assert {name: state[name].shape for name in shapes} == shapes
+
+
+def test_misfits_are_listed_and_nothing_is_converted():
+    model = tiny(False)
+    state = openphenom.to_state_dict(random_params(model), model)
+    del state["decoder.mask_token"]
+    state["decoder.blocks.0.mlp.fc1.weight"] = state["decoder.blocks.0.mlp.fc1.weight"].T  # same size, other sides
+    state["head.weight"] = np.zeros((3, 2))
+    with pytest.raises(UserError) as error:
+        openphenom.from_state_dict(state, model)
+    for part in (
+        "nothing was converted", "decoder.mask_token is missing",
+        "decoder.blocks.0.mlp.fc1.weight has the shape (16, 64), the model's decoder/blocks/layer_0/mlp/in/kernel is (16, 64)",
+        "head.weight (3, 2) has no place in the model",
+    ):  # fmt: skip
+        assert part in str(error.value)
+
+
+def test_other_layouts_positions_and_blocks_are_refused():
+    with pytest.raises(
+        UserError, match="This is not the OpenPhenom layout: it has no encoder.vit_backbone.patch_embed"
+    ):
+        openphenom.infer_model({"blocks.0.weight": np.zeros(2)})
+    model = tiny(False)
+    state = openphenom.to_state_dict(random_params(model), model, grid=4)
+    table = state["encoder.vit_backbone.pos_embed"]
+    state["encoder.vit_backbone.pos_embed"] = np.concatenate(
+        [table[..., 12:], table[..., :12]], axis=-1
+    )  # column first
+    with pytest.raises(UserError, match="pos_embed .* is not the fixed table of this architecture"):
+        openphenom.from_state_dict(state, model)
+    model.block = "prenorm"
+    with pytest.raises(UserError, match="no place for encoder/blocks/layer_0/.*: its encoder blocks are parallel ones"):
+        openphenom.to_state_dict(random_params(model), model)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_files_and_the_front_door(tmp_path, suffix):
+    model = tiny(True)
+    params = random_params(model)
+    theirs, ours, back = tmp_path / f"theirs{suffix}", tmp_path / f"ours{suffix}", tmp_path / f"back{suffix}"
+    state = openphenom.to_state_dict(params, model, grid=4)
+    files.write_arrays(theirs, state)
+    assert front.main(["openphenom", str(theirs), str(ours), "--decoder-heads", "2"]) == 0
+    flat = files.read_arrays(ours)
+    for name, value in traverse_util.flatten_dict(params, sep="/").items():
+        np.testing.assert_array_equal(flat[name], value)
+    assert front.main(["openphenom", str(ours), str(back), "--reverse", "--patch-size", "4", "--grid", "4"]) == 0
+    again = files.read_arrays(back)
+    assert set(again) == set(state)
+    for name in state:
+        np.testing.assert_array_equal(again[name], state[name])
+    with pytest.raises(UserError, match="which patch size 16 does not make"):
+        front.main(["openphenom", str(ours), str(back), "--reverse"])
+    with pytest.raises(UserError, match="These are not the parameters of a masked autoencoder"):
+        front.main(["openphenom", str(theirs), str(back), "--reverse"])
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(UserError, match="There is no file"):
+        files.read_arrays(tmp_path / "absent.safetensors")
+    (tmp_path / "page.html").write_text("<html>not a checkpoint</html>")
+    with pytest.raises(UserError, match="neither safetensors, npz nor a torch file"):
+        files.read_arrays(tmp_path / "page.html")
+    (tmp_path / "cut.safetensors").write_bytes((100).to_bytes(8, "little") + b'{"a"')
+    with pytest.raises(UserError, match="looks like safetensors but cannot be read"):
+        files.read_arrays(tmp_path / "cut.safetensors")
+    with pytest.raises(UserError, match=r"can be written as .safetensors or .npz"):
+        files.write_arrays(tmp_path / "x.bin", {})
+
+
+class Explosive:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code ran')",))
+
+
+@pytest.mark.torch
+def test_torch_files_hold_tensors_or_are_not_opened(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "model.pt"
+    torch.save({"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bfloat16)}}, path)
+    arrays = files.read_arrays(path)
+    np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
+    assert arrays["b"].dtype == np.float32
+    for protocol in (2, 4):
+        bad = tmp_path / "model.safetensors"  # a pickle under another name
+        bad.write_bytes(pickle.dumps({"a": Explosive()}, protocol=protocol))
+        with pytest.raises(UserError, match="holds more than tensors, or is damaged, and is not opened"):
+            files.read_arrays(bad)
+    torch.save({"a": Explosive()}, path)
+    with pytest.raises(UserError, match="unpickling it could run any code"):
+        files.read_arrays(path)
