@@ -5,7 +5,7 @@
 Prepares RxRx3, RxRx1, BBBC022, JUMP, NF1 and SBS images into banks with the public commands, trains both models on all of them together
 (the MAE on two channels that every set has, the CA-MAE on all), then prints validation loss against predicting the visible mean,
 and, for the SBS FKHR-GFP dose plate, how the mean-pooled embedding separates controls (Z') and follows dose (Spearman), next to
-the hand-made feature that the assay was designed for (correlation of GFP and DNA per image). Needs scipy, which scikit-image brings.
+the hand-made feature that the assay was designed for (correlation of GFP and DNA per image). 
 """
 
 import argparse

@@ -85,6 +85,7 @@ def base() -> ConfigDict:
     c.data.simulate.wells = 24  # a plate
     c.data.simulate.sites = 1  # a well
     c.data.simulate.size = 512  # pixels
+    c.data.simulate.cell_radius = 26.0  # pixels
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "lion"  # "lion" or "adamw"

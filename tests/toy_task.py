@@ -31,10 +31,20 @@ class ToyLoader:
         block = self.size // process_count
         self.block = slice(process_index * block, (process_index + 1) * block)
         self.fingerprints = {"toy": "1"}
-        self.specs = [{"pixels": ((self.size, WIDTH), np.float32), "row": ((self.size,), np.int32), "image": ((self.size,), np.int32)}]
+        self.specs = [
+            {
+                "pixels": ((self.size, WIDTH), np.float32),
+                "row": ((self.size,), np.int32),
+                "image": ((self.size,), np.int32),
+            }
+        ]
 
     def batch(self, step):
-        x = np.random.default_rng([self.seed, step, self.split == "val"]).normal(size=(self.size, WIDTH)).astype(np.float32)
+        x = (
+            np.random.default_rng([self.seed, step, self.split == "val"])
+            .normal(size=(self.size, WIDTH))
+            .astype(np.float32)
+        )
         if self.split == "train" and step in self.bad_steps:
             x[0, 0] = np.nan
         rows = np.arange(self.size, dtype=np.int32)
@@ -69,8 +79,15 @@ class ToyTask:
         return ToyLoader(self.config, split, process_index, process_count)
 
     def init(self, key, batch):
-        kernel = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))(key, (WIDTH, WIDTH), jnp.float32)
-        return {"dense": {"kernel": kernel, "bias": nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",))(key, (WIDTH,), jnp.float32)}}
+        kernel = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))(
+            key, (WIDTH, WIDTH), jnp.float32
+        )
+        return {
+            "dense": {
+                "kernel": kernel,
+                "bias": nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",))(key, (WIDTH,), jnp.float32),
+            }
+        }
 
     def carry(self, global_batch_size):
         return jnp.zeros((global_batch_size, WIDTH))
@@ -83,7 +100,9 @@ class ToyTask:
         return error, {"mean": jnp.mean(y)}, 0.5 * carry + x
 
     def evaluate(self, params, batch):
-        error = (batch["pixels"] @ params["dense"]["kernel"] + params["dense"]["bias"] - jnp.flip(batch["pixels"], 1)) ** 2
+        error = (
+            batch["pixels"] @ params["dense"]["kernel"] + params["dense"]["bias"] - jnp.flip(batch["pixels"], 1)
+        ) ** 2
         return {"loss": (error.sum(), jnp.float32(error.size))}
 
     def figure_arrays(self, params, batch):

@@ -119,7 +119,8 @@ class ImageLoader:
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         self.fingerprints = {f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)}
-        self._warn_of_amplification()
+        if split == "train":
+            self._warn_of_amplification()
 
     @property
     def bad_images(self) -> int:
@@ -256,9 +257,9 @@ class ImageLoader:
             if (times := self._amplification(reader)) > HIGH_AMPLIFICATION:
                 log.warning(
                     "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x %s px are large "
-                    "against crops of %d px. Prepare it with chunks of 128, or take several crops of an image with "
+                    "against crops of %d px. Prepare it with --chunk %d, or take several crops of an image with "
                     "--config.data.crops_per_image.",
-                    reader.bank.path, times, *reader.bank.chunk_shape[:2], self.crop_size,
+                    reader.bank.path, times, *reader.bank.chunk_shape[:2], self.crop_size, max(self.crop_size // 2, 16),
                 )  # fmt: skip
 
     def _plan(self, step: int, buffer: np.ndarray) -> tuple[dict[str, np.ndarray], list[Task]]:

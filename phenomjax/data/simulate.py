@@ -56,7 +56,7 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
             "pixel_size_um": round(0.65 * 26 / config.cell_radius, 4),
             "simulation": _settings(config),
         }
-        chunk = 128 if config.field_px >= 256 else 64  # a field of one chunk would be decoded whole for every crop
+        chunk = 128 if config.field_px >= 512 else 64  # crops of small fields are small
         bank.create_bank(
             path, shape, f"uint{config.bit_depth}", simulated_cells.CHANNELS, attributes=attributes, chunk=chunk
         )

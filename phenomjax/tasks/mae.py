@@ -273,7 +273,7 @@ def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
     if cluster.is_main():
         settings = SimulationConfig(
             seed=config.seed, num_plates=screen.plates, wells_per_plate=screen.wells, sites_per_well=screen.sites,
-            field_px=screen.size,
+            field_px=screen.size, cell_radius=screen.cell_radius,
         )  # fmt: skip
         write_screen(path, settings)
     cluster.barrier("simulated screen")
