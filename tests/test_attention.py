@@ -24,10 +24,10 @@ def reference(q, k, v):
 @pytest.mark.parametrize("queries,keys", [(5, 5), (3, 7)])
 def test_values_and_gradients(function, queries, keys):
     random = np.random.default_rng(0)
-    q, k, v = (random.standard_normal((2, seq, 3, 8), np.float32) for seq in (queries, keys, keys))
+    q, k, v = (jnp.asarray(random.standard_normal((2, seq, 3, 8), np.float32)) for seq in (queries, keys, keys))
     value, pull = jax.vjp(function, q, k, v)
     np.testing.assert_allclose(value, reference(q, k, v), atol=1e-5)
-    gradient = random.standard_normal(q.shape, np.float32)
+    gradient = jnp.asarray(random.standard_normal(q.shape, np.float32))
     expected = jax.vjp(lambda *x: jax.nn.dot_product_attention(*x), q, k, v)[1](gradient)
     for ours, theirs in zip(pull(gradient), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

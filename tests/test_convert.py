@@ -90,7 +90,7 @@ def test_misfits_are_listed_and_nothing_is_converted():
 
 def test_other_layouts_positions_and_blocks_are_refused():
     with pytest.raises(
-        UserError, match="This is not the OpenPhenom layout: it has no encoder.vit_backbone.patch_embed"
+        UserError, match=r"This is not the OpenPhenom layout: it has no encoder.vit_backbone.patch_embed"
     ):
         openphenom.infer_model({"blocks.0.weight": np.zeros(2)})
     model = tiny(False)
@@ -99,10 +99,12 @@ def test_other_layouts_positions_and_blocks_are_refused():
     state["encoder.vit_backbone.pos_embed"] = np.concatenate(
         [table[..., 12:], table[..., :12]], axis=-1
     )  # column first
-    with pytest.raises(UserError, match="pos_embed .* is not the fixed table of this architecture"):
+    with pytest.raises(UserError, match=r"pos_embed .* is not the fixed table of this architecture"):
         openphenom.from_state_dict(state, model)
     model.block = "prenorm"
-    with pytest.raises(UserError, match="no place for encoder/blocks/layer_0/.*: its encoder blocks are parallel ones"):
+    with pytest.raises(
+        UserError, match=r"no place for encoder/blocks/layer_0/.*: its encoder blocks are parallel ones"
+    ):
         openphenom.to_state_dict(random_params(model), model)
 
 

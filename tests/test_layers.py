@@ -11,14 +11,14 @@ from phenomjax.models import layers
 
 
 def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def test_layer_norm_is_two_pass_and_float32():
     x = normal(3, 16) + 300.0  # a one-pass variance loses this
     norm = layers.LayerNorm(1e-6, jnp.bfloat16)
     y = norm.apply({"params": {"scale": jnp.ones(16), "bias": jnp.zeros(16)}}, x)
-    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.astype(np.float64).var(-1, keepdims=True) + 1e-6)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(np.asarray(x, np.float64).var(-1, keepdims=True) + 1e-6)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(np.float32), expected, atol=0.02)
 
@@ -59,7 +59,7 @@ def test_self_standardise(dtype, levels):
     pixels[0, :, :, 1] = 7  # an empty channel becomes 0, not noise
     x = pixels.astype(np.float64) / 255
     expected = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-    np.testing.assert_allclose(layers.self_standardise(pixels), expected, atol=1e-4)
+    np.testing.assert_allclose(layers.self_standardise(jnp.asarray(pixels)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -69,10 +69,10 @@ def test_patchify_layout_and_inverse(agnostic):
     second = images[0, :4, 4:8]  # tokens go row by row
     if agnostic:
         assert patches.shape == (2, 18, 16)
-        np.testing.assert_array_equal(patches[0, 6 + 1], second[..., 1].ravel())  # channel-major tokens
+        np.testing.assert_array_equal(patches[0, 6 + 1], np.asarray(second[..., 1]).ravel())  # channel-major tokens
     else:
         assert patches.shape == (2, 6, 48)
-        np.testing.assert_array_equal(patches[0, 1], second.ravel())  # the channel is fastest
+        np.testing.assert_array_equal(patches[0, 1], np.asarray(second).ravel())  # the channel is fastest
     np.testing.assert_array_equal(layers.unpatchify(patches, 8, 12, 3, 4, agnostic), images)
 
 

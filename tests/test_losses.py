@@ -10,7 +10,7 @@ from phenomjax.models import layers, losses
 
 
 def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 @pytest.mark.parametrize("size", [4, 5, 8])
@@ -19,7 +19,7 @@ def test_fourier_patch_is_the_mean_over_the_whole_spectrum(size, channels):
     prediction, target = normal(2, 6, size * size * channels), normal(2, 6, size * size * channels, seed=1)
 
     def amplitude(x):
-        return np.abs(np.fft.fft2(x.reshape(2, 6, size, size, channels).astype(np.float64), axes=(2, 3)))
+        return np.abs(np.fft.fft2(np.asarray(x, np.float64).reshape(2, 6, size, size, channels), axes=(2, 3)))
 
     expected = np.abs(amplitude(prediction) - amplitude(target)).mean((1, 2, 3, 4))
     np.testing.assert_allclose(losses.fourier_patch(prediction, target, channels), expected, rtol=1e-5)
@@ -31,7 +31,7 @@ def test_fourier_image_and_legacy_agree_with_numpy():
     np.testing.assert_allclose(losses.fourier_image(images, others), expected.mean((1, 2, 3)), rtol=1e-4)
     # Patch 4 at 16 px: as many pixels in a patch as patches in a channel, so the legacy view is a patch again.
     x, y = (layers.patchify(z, 4, True) for z in (images, others))
-    mask = (np.random.default_rng(2).random((2, 48)) < 0.7).astype(np.float32)
+    mask = jnp.asarray(np.random.default_rng(2).random((2, 48)) < 0.7, jnp.float32)
     legacy = losses.fourier_legacy(x, y, mask, 3)
     for row in range(2):
         hidden = np.flatnonzero(mask[row])

@@ -23,7 +23,7 @@ def tiny(agnostic=False, channels=6, **changes):
 
 
 def images(channels, size=16, rows=2):
-    return np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)), jnp.uint8)
 
 
 def ids(*channels, rows=2):

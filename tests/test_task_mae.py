@@ -32,12 +32,8 @@ def make_config(channels=3, **changes):
 def make_batch(channels=3, rows=4, size=32, first_channel=0):
     pixels = np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
     ids = np.tile(np.arange(first_channel, first_channel + channels, dtype=np.int32), (rows, 1))
-    return {
-        "pixels": pixels,
-        "channels": ids,
-        "row": np.arange(rows, dtype=np.int32),
-        "image": np.arange(rows, dtype=np.int32),
-    }
+    rows = np.arange(rows, dtype=np.int32)
+    return jax.tree.map(jnp.asarray, {"pixels": pixels, "channels": ids, "row": rows, "image": rows})
 
 
 def start(config, batch):
@@ -203,7 +199,7 @@ def test_resolve_takes_channels_from_the_banks(tmp_path):
     config.model.channel_agnostic = True
     assert MaskedAutoencoder.resolve(config, tmp_path).model.channels == ("DNA", "ER", "Mito")
     config.model.channels = ("DNA", "ER")
-    with pytest.raises(UserError, match="add them to config.model.channels"):
+    with pytest.raises(UserError, match=r"add them to config\.model.channels"):
         MaskedAutoencoder.resolve(config, tmp_path)
 
 
@@ -211,7 +207,7 @@ def test_loader_feeds_the_loss_and_val_may_be_empty(tmp_path):
     config = make_config(channels=0, data__banks=(bank(tmp_path / "one.zarr", ("DNA", "ER")),), global_batch_size=4)
     config = MaskedAutoencoder.resolve(config, tmp_path)
     task = MaskedAutoencoder(config)
-    batch = task.loader("train", 0, 1).batch(0)
+    batch = jax.tree.map(jnp.asarray, task.loader("train", 0, 1).batch(0))
     assert batch["pixels"].shape == (4, 32, 32, 2)
     params = nn.unbox(task.init(jax.random.key(0), batch))
     assert np.isfinite(task.loss(params, batch, jax.random.key(0), ())[0])

@@ -23,7 +23,7 @@ def perturbed(params, seed=0):
 
 def make_block(kind, **changes):
     block = vit.BLOCKS[kind](**{**OPTIONS, **changes})
-    x = np.random.default_rng(1).standard_normal((2, 7, 24), np.float32)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, 24), np.float32))
     return block, perturbed(block.init(jax.random.key(0), x, None)["params"]), x
 
 
@@ -44,7 +44,7 @@ def test_parallel_block_with_both_bias_orders(order):
     """One projection to (mlp, q, k, v): the new order adds the bias to the mlp, the old (zeros, bias) to everything."""
     torch = pytest.importorskip("torch")
     block, params, x = make_block("parallel", bias_order=order)
-    p, t = params, torch.tensor(x)
+    p, t = params, torch.tensor(np.array(x))
     normed = torch_norm(torch, p["norm"], t)
     weight = np.concatenate([p["mlp"]["in"]["kernel"], np.reshape(p["attention"]["qkv"]["kernel"], (24, 72))], axis=1)
     bias = np.array(p["bias"])
@@ -70,7 +70,7 @@ def test_parallel_block_with_both_bias_orders(order):
 def test_prenorm_block():
     torch = pytest.importorskip("torch")
     block, p, x = make_block("prenorm", qk_norm=False, layer_scale=0.0)
-    t = torch.tensor(x)
+    t = torch.tensor(np.array(x))
 
     def dense(params, y):
         kernel = np.array(params["kernel"]).reshape(y.shape[-1], -1)
@@ -96,7 +96,7 @@ def test_drop_path_acts_on_rows(kind, branches):
 @pytest.mark.parametrize("kind", ["parallel", "prenorm"])
 def test_scan_and_remat_change_nothing(kind):
     """Equal losses and gradients over scan x remat, and the two layouts convert both ways without loss."""
-    x = np.random.default_rng(1).standard_normal((2, 7, 24), np.float32)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, 24), np.float32))
     drop = jnp.linspace(0.5, 1.5, 3 * 2 * vit.BRANCHES[kind]).reshape(3, 2, -1)
 
     def stack(scan, remat):

@@ -5,6 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from phenomjax.errors import UserError
@@ -45,7 +46,7 @@ def attention(query: Array, key: Array, value: Array, implementation: str = "aut
     return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
 
 
-def choose_attention(implementation: str, dtype: jnp.dtype, head_dim: int) -> tuple[str, str]:
+def choose_attention(implementation: str, dtype: DTypeLike, head_dim: int) -> tuple[str, str]:
     """Which implementation `attention` takes on this process's devices, and why, in words for the log."""
     if implementation not in ATTENTION:
         raise UserError(
@@ -70,7 +71,7 @@ def choose_attention(implementation: str, dtype: jnp.dtype, head_dim: int) -> tu
     return "xla", f"no cuDNN flash attention: {obstacle}"
 
 
-def _cudnn_obstacle(platform: str, dtype: jnp.dtype, head_dim: int) -> str:
+def _cudnn_obstacle(platform: str, dtype: DTypeLike, head_dim: int) -> str:
     """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN front end."""
     if platform != "gpu":
         return f"it needs an NVIDIA GPU, and this program runs on {platform}"

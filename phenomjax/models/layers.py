@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Num, Shaped
 
 from phenomjax.errors import UserError
 
@@ -59,7 +60,7 @@ class Dense(nn.Module):
     input_axes: int = 1
     use_bias: bool = True
     fan_out: int = 0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -117,7 +118,7 @@ class LayerNorm(nn.Module):
     """Layer normalisation over the last axis; the statistics are float32 and two-pass, the output is `dtype`."""
 
     epsilon: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -193,9 +194,9 @@ def patchify(
 
 
 def unpatchify(
-    patches: Num[Array, "batch seq patch"], height: int, width: int, channels: int, patch_size: int,
+    patches: Shaped[Array, "batch seq patch"], height: int, width: int, channels: int, patch_size: int,
     channel_agnostic: bool = False,
-) -> Num[Array, "batch height width channel"]:  # fmt: skip
+) -> Shaped[Array, "batch height width channel"]:  # fmt: skip
     """The inverse of `patchify`."""
     batch, rows, columns = patches.shape[0], height // patch_size, width // patch_size
     if channel_agnostic:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from phenomjax.models import layers, vit
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
     patch_dim: int
     norm_eps: float
     stack: Mapping[str, Any]
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(
@@ -73,7 +74,7 @@ class CrossAttention(nn.Module):
     dim: int
     num_heads: int
     attention: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, queries: Array, context: Array) -> Array:
@@ -100,7 +101,7 @@ class ChannelDecoder(nn.Module):
     patch_dim: int
     norm_eps: float
     stack: Mapping[str, Any]
-    dtype: jnp.dtype
+    dtype: DTypeLike
     num_channels: int
     cross_heads: int
 
@@ -178,7 +179,7 @@ class MAE(nn.Module):
     encoder: Mapping[str, Any]
     decoder: Mapping[str, Any]
     norm_eps: float
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self) -> None:
         self.encode = vit.Encoder(**self.encoder, dtype=self.dtype, name="encoder")

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from phenomjax.errors import UserError
@@ -25,7 +26,7 @@ class SelfAttention(nn.Module):
     use_bias: bool
     norm_eps: float
     attention: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
@@ -51,7 +52,7 @@ class Mlp(nn.Module):
 
     hidden: int
     gelu: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array, hidden_bias: Array | None = None) -> Array:
@@ -91,7 +92,7 @@ class Block(nn.Module):
     norm_eps: float
     gelu: str
     attention: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def residual(self, x: Array, y: Array, drop: Array | None, name: str) -> Array:
         """x + drop path(layer scale(y))."""
@@ -191,7 +192,7 @@ class Encoder(nn.Module):
     embed_dim: int
     class_token: bool
     stack: Mapping[str, Any]
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, patches: Array, positions: Array, drop: Array | None = None) -> Array:
