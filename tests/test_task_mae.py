@@ -11,6 +11,7 @@ from phenomjax import config as config_lib
 from phenomjax import optim, sharding
 from phenomjax.data.bank import write_bank
 from phenomjax.errors import UserError
+from phenomjax.models import vit
 from phenomjax.tasks import mae
 from phenomjax.tasks.mae import MaskedAutoencoder
 
@@ -52,6 +53,19 @@ def test_a_batch_is_the_mean_of_its_parts(agnostic):
     np.testing.assert_allclose((parts[0][0] + parts[1][0]) / 2, whole, rtol=1e-6)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), mean, gradient)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_scanned_and_rematerialised_models_have_the_unrolled_loss(agnostic):
+    batch = make_batch()
+    task, params = start(make_config(model__channel_agnostic=agnostic), batch)
+    expected = jax.jit(lambda p: task.loss(p, batch, jax.random.key(5), ())[0])(params)
+    for remat in ("none", "full"):
+        scanned = MaskedAutoencoder(
+            make_config(model__channel_agnostic=agnostic, model__scan_layers=True, model__remat=remat)
+        )
+        value = jax.jit(lambda p, t=scanned: t.loss(p, batch, jax.random.key(5), ())[0])(vit.stack_layers(params))
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_masks_change_with_the_step_and_not_with_the_order_of_rows():
