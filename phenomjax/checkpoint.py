@@ -215,5 +215,24 @@ def load_params(path: str | Path, abstract: Any) -> Any:
     return params
 
 
+def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
+    """Writes parameters that came from elsewhere as the workdir of a run at step 0, for `init_from`, figures and embeddings.
+
+    Returns:
+      The checkpoint folder.
+
+    Raises:
+      UserError: the folder holds a run already.
+    """
+    folder = workdir.absolute() / FOLDER / "0"
+    if (workdir / "config.json").exists() or folder.exists():
+        raise UserError(f"{workdir} holds a run already; nothing was written. Give another folder, or remove that one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "params", params)
+    config_lib.save(config, workdir / "config.json")
+    return folder
+
+
 def _one_device() -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

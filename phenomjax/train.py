@@ -286,13 +286,15 @@ class Trainer:
             return jax.tree.map(lambda x: x[:count], self.task.figure_arrays(params, batch))
 
         function = self.cached("figures", lambda: jax.jit(arrays, out_shardings=self.everywhere))
-        batch = to_devices((self.val_loader or self.loader).batch(0), self.rows)
+        loader = self.val_loader or self.loader
+        local = loader.batch(0)
+        batch = to_devices(local, self.rows)
         result = jax.device_get(function(state.ema if self.config.optimizer.ema_decay else state.params, batch))
         if not cluster.is_main():
             return
         folder = self.workdir / "figures"
         folder.mkdir(exist_ok=True)
-        for name, figure in self.task.figures(result).items():
+        for name, figure in self.task.figures(result, loader.image_names(local["image"][:count])).items():
             path = folder / f"{name}_{step:07d}.png"
             figure.savefig(path, dpi=110)
             log.info("wrote %s", path)

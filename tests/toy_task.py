@@ -108,7 +108,7 @@ class ToyTask:
     def figure_arrays(self, params, batch):
         return {"x": batch["pixels"]}
 
-    def figures(self, arrays):
+    def figures(self, arrays, names):
         figure = Figure()
         figure.subplots().imshow(arrays["x"])
         return {"toy": figure}

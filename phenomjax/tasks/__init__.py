@@ -1,6 +1,7 @@
 """Pretraining objectives. A task is a handful of pure functions; nothing else in the program knows which one is running."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,7 +53,9 @@ class Task(Protocol):
         """What `figures` draws; runs on the devices."""
         ...
 
-    def figures(self, arrays: dict[str, Any]) -> dict[str, Figure]: ...
+    def figures(self, arrays: dict[str, Any], names: Sequence[str]) -> dict[str, Figure]:
+        """Draws what `figure_arrays` computed; `names` are those of the rows."""
+        ...
 
     def flops(self, batch: Any) -> float:
         """Model FLOPs of one training step on a global batch of these shapes."""

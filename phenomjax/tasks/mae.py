@@ -179,12 +179,12 @@ class MaskedAutoencoder:
         shape = (height, width, channels, model.patch_size, model.channel_agnostic)
         return {name: layers.unpatchify(x, *shape) for name, x in images.items()} | {"channels": batch["channels"]}
 
-    def figures(self, arrays: Mapping[str, np.ndarray]) -> dict[str, "Figure"]:
-        """Draws what `figure_arrays` computed."""
+    def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
+        """Draws what `figure_arrays` computed; `names` are those of the images."""
         from phenomjax.figures import reconstructions  # here, because it imports matplotlib
 
-        names = [self.config.model.channels[index] for index in arrays["channels"][0]]
-        figure = reconstructions(arrays["original"], arrays["visible"], arrays["reconstruction"], names)
+        channels = [self.config.model.channels[index] for index in arrays["channels"][0]]
+        figure = reconstructions(arrays["original"], arrays["visible"], arrays["reconstruction"], channels, image_names=names)
         return {"reconstruction": figure}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
