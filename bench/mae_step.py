@@ -31,7 +31,7 @@ def main() -> int:
     )
     parser.add_argument("--blocks", default="parallel,prenorm")
     parser.add_argument("--modes", default="step,encoder")
-    parser.add_argument("--peers", default="", help="phenomjax[-hugepages], torch, torch-compile")
+    parser.add_argument("--peers", default="phenomjax,torch,torch-compile")
     parser.add_argument("--batch", type=int, default=0, help="crops a step (default 4 on a CPU; on a GPU by model)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=2, help="calls a round")
@@ -44,14 +44,13 @@ def main() -> int:
     gpu = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout if which("nvidia-smi") else ""
     lines = [header(gpu)]
     print(lines[0], flush=True)
-    peers = options.peers or f"phenomjax,{'' if gpu else 'phenomjax-hugepages,'}torch,torch-compile"
     models = options.models or ("S/16,B/16,L/16,S/8,B/8,L/8" if gpu else "S/16,B/16")
     for model in models.split(","):
         for block in options.blocks.split(","):
             for mode in options.modes.split(","):
                 case = {"model": model, "block": block, "mode": mode, "gpu": bool(gpu), "overrides": options.overrides}
                 case |= {"batch": options.batch or default_batch(model, bool(gpu)), "repeats": options.repeats}
-                text = compare(case, peers.split(","), options.rounds)
+                text = compare(case, options.peers.split(","), options.rounds)
                 print(text, flush=True)
                 lines.append(text)
     if options.out:
@@ -98,11 +97,7 @@ def compare(case: dict, peers: list[str], rounds: int) -> str:
 
     def start(peer: str) -> subprocess.Popen:
         command = [sys.executable, __file__, "--worker", json.dumps({**case, "peer": peer})]
-        # Two of our runs: as it comes, and with huge pages for malloc, which spares XLA most of its page faults.
-        pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if peer.endswith("-hugepages") else {}
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment | pages
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         answer(process)  # built, compiled and warm
         return process
 
@@ -147,7 +142,7 @@ def table_cpu(case: dict, results: dict[str, list[dict]]) -> str:
     ]
     for peer, rows in results.items():
         cpus, base = [x["cpu"] for x in rows], median.get("torch")
-        line = f"  {peer:19s} CPU {median[peer]:7.3f} s (min {min(cpus):.3f}, sys {statistics.median(x['sys'] for x in rows):.3f})"
+        line = f"  {peer:14s} CPU {median[peer]:7.3f} s (min {min(cpus):.3f}, sys {statistics.median(x['sys'] for x in rows):.3f})"
         line += f"  {case['batch'] / median[peer]:6.2f} crops/CPU-s  {rows[-1]['gflops'] / median[peer]:6.1f} GFLOP/s  peak {rows[-1]['rss']:.2f} GB"
         lines.append(line + (f"  {median[peer] / base:.2f} x torch" if base else ""))
     if "torch" in median and "phenomjax" in median:
@@ -164,7 +159,7 @@ def table_gpu(case: dict, results: dict[str, list[dict]]) -> str:
         rates[peer] = case["batch"] / seconds
         tflops = row["gflops"] / 1e3 / seconds
         lines.append(
-            f"  {peer:19s} {rates[peer]:8.0f} crops/s  {tflops:6.1f} TFLOP/s = {tflops / row['matmul_tflops']:.1%} of the matmul rate "
+            f"  {peer:14s} {rates[peer]:8.0f} crops/s  {tflops:6.1f} TFLOP/s = {tflops / row['matmul_tflops']:.1%} of the matmul rate "
             f"({row['matmul_tflops']:.0f} TFLOP/s)  peak {row['device_gb']:.1f} GB"
         )
     if {"phenomjax", "torch-compile"} <= set(rates):
@@ -179,7 +174,7 @@ def worker(case: dict) -> int:
     """Builds one implementation, then times a round for every line on standard input."""
     if not case["gpu"]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the thread pools are sized
-    run, extra = (jax_case if case["peer"].startswith("phenomjax") else torch_case)(case)
+    run, extra = (jax_case if case["peer"] == "phenomjax" else torch_case)(case)
     run()
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
