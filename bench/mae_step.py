@@ -33,8 +33,10 @@ def main() -> int:
     parser.add_argument("--modes", default="step,encoder")
     parser.add_argument("--peers", default="phenomjax,torch,torch-compile")
     parser.add_argument("--batch", type=int, default=0, help="crops a step (default 4 on a CPU; on a GPU by model)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=2, help="calls a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--repeats", type=int, default=4, help="calls a round; the first after a pause pays for memory given back"
+    )
     parser.add_argument("--overrides", default="", help="of phenomjax's model config, e.g. scan_layers=True,remat=full")
     parser.add_argument("--out", default="", help="also write the output to this file")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
