@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ class Window:
         return {"sums": dict(self.sums), "count": self.count}
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes scalars and figures of a step."""
 

@@ -46,7 +46,7 @@ def compare(path: Path) -> dict[str, float]:
     model.mask_ratio = spec["mask_ratio"]
     model.bias_order = "timm_legacy" if _version(spec["timm"]) <= (1, 0, 24) else "mlp"
     tables = {openphenom.FIXED[0]: case["pos_embed"], openphenom.FIXED[1]: case["decoder_pos_embed"]}
-    params = openphenom.from_state_dict({**state, **tables}, model)
+    params = jax.tree.map(jnp.asarray, openphenom.from_state_dict({**state, **tables}, model))
     errors = {"round trip": _round_trip(state, params, model)}
     for name, value in compute(case, spec, model, params).items():
         errors[name] = relative_error(value, case.pop(name))

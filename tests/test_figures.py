@@ -130,7 +130,7 @@ def untrained(workdir, bank_path, **model):
     config_lib.save(c, workdir / "config.json")
     task = tasks.make(c)
     batch = task.loader("train", 0, 1).batch(0)
-    params = jax.jit(lambda key: nn.unbox(task.init(key, batch)))(jax.random.key(0))
+    params = jax.jit(lambda key: nn.unbox(task.init(key, jax.tree.map(jnp.asarray, batch))))(jax.random.key(0))
     checkpoints = checkpoint.Checkpointer(workdir, c)
     checkpoints.save(7, TrainState(jnp.int32(7), params, {"unused": jnp.zeros(1)}, (), ()), {})
     checkpoints.close()

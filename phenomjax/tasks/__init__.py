@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from matplotlib.figure import Figure
@@ -15,6 +15,7 @@ from phenomjax.errors import UserError
 TASKS = {"mae": ("phenomjax.tasks.mae", "MaskedAutoencoder")}
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the loop needs of a pretraining objective.
 
@@ -62,7 +63,7 @@ class Task(Protocol):
         ...
 
 
-def _load(name: str) -> type[Task]:
+def _load(name: str) -> Any:
     if name not in TASKS:
         raise UserError(f"config.task is '{name}'.{did_you_mean(name, TASKS)} It can be {', '.join(TASKS)}.")
     module, attribute = TASKS[name]
