@@ -5,8 +5,8 @@ import pickle
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 
+from phenomjax import checkpoint
 from phenomjax import config as config_lib
 from phenomjax.convert import __main__ as front
 from phenomjax.convert import files, openphenom
@@ -112,22 +112,27 @@ def test_other_layouts_positions_and_blocks_are_refused():
 def test_files_and_the_front_door(tmp_path, suffix):
     model = tiny(True)
     params = random_params(model)
-    theirs, ours, back = tmp_path / f"theirs{suffix}", tmp_path / f"ours{suffix}", tmp_path / f"back{suffix}"
+    theirs, ours, back = tmp_path / f"theirs{suffix}", tmp_path / "workdir", tmp_path / f"back{suffix}"
     state = openphenom.to_state_dict(params, model, grid=4)
     files.write_arrays(theirs, state)
-    assert front.main(["openphenom", str(theirs), str(ours), "--decoder-heads", "2"]) == 0
-    flat = files.read_arrays(ours)
-    for name, value in traverse_util.flatten_dict(params, sep="/").items():
-        np.testing.assert_array_equal(flat[name], value)
-    assert front.main(["openphenom", str(ours), str(back), "--reverse", "--patch-size", "4", "--grid", "4"]) == 0
+    arguments = ["openphenom", str(theirs), str(ours), "--decoder-heads", "2", "--crop-size", "16"]
+    with pytest.raises(UserError, match="--channels gives 1 names, and the model has 5 channels"):
+        front.main([*arguments, "--channels", "DNA"])
+    assert front.main([*arguments, "--channels", "DNA,ER,actin,RNA,Mito"]) == 0
+    config, loaded, step = checkpoint.load(ours)
+    assert (step, config.model.channels, config.model.bias_order) == (
+        0,
+        ("DNA", "ER", "actin", "RNA", "Mito"),
+        "timm_legacy",
+    )
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert front.main(["openphenom", str(ours), str(back)]) == 0
     again = files.read_arrays(back)
     assert set(again) == set(state)
     for name in state:
         np.testing.assert_array_equal(again[name], state[name])
-    with pytest.raises(UserError, match="which patch size 16 does not make"):
-        front.main(["openphenom", str(ours), str(back), "--reverse"])
-    with pytest.raises(UserError, match="These are not the parameters of a masked autoencoder"):
-        front.main(["openphenom", str(theirs), str(back), "--reverse"])
+    with pytest.raises(UserError, match="holds a run already"):
+        front.main([*arguments, "--channels", "DNA,ER,actin,RNA,Mito"])
 
 
 def test_bad_files(tmp_path):

@@ -1,16 +1,19 @@
-"""`python -m phenomjax.convert openphenom IN OUT`: a state dict to flat parameters of ours (.safetensors or .npz), or back.
+"""python -m phenomjax.convert openphenom IN OUT
 
-`--reverse` goes from ours to theirs. The configuration that the weights fit is printed as command-line overrides.
+IN is a state dict of another project (.safetensors, .npz, or a torch file of tensors) and OUT a new workdir, for `--config.init_from`, figures
+and embeddings; or IN is a workdir or checkpoint of phenomjax and OUT a state dict to write (.safetensors or .npz).
 """
 
 import argparse
 import logging
+from pathlib import Path
 
-from flax import traverse_util
+import jax
 
-from phenomjax import progress
+from phenomjax import checkpoint, progress
+from phenomjax import config as config_lib
 from phenomjax.convert import files, openphenom
-from phenomjax.errors import exit_on_user_error
+from phenomjax.errors import UserError, exit_on_user_error
 
 log = logging.getLogger("phenomjax")
 
@@ -18,32 +21,52 @@ log = logging.getLogger("phenomjax")
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m phenomjax.convert", description=__doc__)
     parser.add_argument("layout", choices=["openphenom"], help="the other project's layout")
-    parser.add_argument("source", metavar="IN", help="a .safetensors, .npz or torch file of tensors")
-    parser.add_argument("target", metavar="OUT", help="a .safetensors or .npz file to write")
+    parser.add_argument("source", metavar="IN", type=Path)
+    parser.add_argument("target", metavar="OUT", type=Path)
+    parser.add_argument("--channels", help="names of the channels, in order: DNA,ER,… (default c0,c1,…)")
+    parser.add_argument("--decoder-heads", type=int, default=16, help="the shapes do not tell (default 16)")
     parser.add_argument(
-        "--reverse", action="store_true", help="IN holds parameters of phenomjax, OUT gets the other layout"
+        "--bias-order",
+        default="timm_legacy",
+        choices=["timm_legacy", "mlp"],
+        help="mlp: trained with timm 1.0.25 or later",
     )
     parser.add_argument(
-        "--decoder-heads", type=int, default=16, help="heads of the decoder; the shapes do not tell (default 16)"
-    )
-    parser.add_argument("--patch-size", type=int, default=16, help="--reverse: of the model (default 16)")
-    parser.add_argument(
-        "--grid", type=int, default=16, help="--reverse: patches along an image's edge, for the position tables"
+        "--crop-size", type=int, default=256, help="pixels along an edge of the images it was trained on (default 256)"
     )
     options = parser.parse_args(arguments)
     progress.log_to_stderr()
+    if options.source.is_dir():
+        config, params, step = checkpoint.load(options.source)
+        grid = config.data.crop_size // config.model.patch_size
+        arrays = openphenom.to_state_dict(params, config.model, grid)
+        files.write_arrays(options.target, arrays)
+        log.info(
+            "wrote %s: %d arrays, %.1f M numbers, of step %d",
+            options.target,
+            len(arrays),
+            sum(x.size for x in arrays.values()) / 1e6,
+            step,
+        )
+        return 0
     arrays = files.read_arrays(options.source)
-    if options.reverse:
-        params = traverse_util.unflatten_dict(arrays, sep="/")
-        result = openphenom.to_state_dict(params, openphenom.model_of_params(params, options.patch_size), options.grid)
-    else:
-        model = openphenom.infer_model(arrays, options.decoder_heads)
-        result = traverse_util.flatten_dict(openphenom.from_state_dict(arrays, model), sep="/")
-        log.info("the weights fit: %s", " ".join(f"--config.model.{key}={model[key]}" for key in openphenom.INFERRED))
-    files.write_arrays(options.target, result)
+    config = config_lib.base()
+    config.model = openphenom.infer_model(arrays, options.decoder_heads)
+    config.model.bias_order, config.data.crop_size = options.bias_order, options.crop_size
+    if options.channels:
+        names = tuple(options.channels.split(","))
+        if len(names) != len(config.model.channels):
+            raise UserError(
+                f"--channels gives {len(names)} names, and the model has {len(config.model.channels)} channels; name each once, in order."
+            )
+        config.model.channels = names
+    params = openphenom.from_state_dict(arrays, config.model)
+    folder = checkpoint.write(options.target, config, params)
     log.info(
-        "wrote %s: %d arrays, %.1f M numbers", options.target, len(result), sum(x.size for x in result.values()) / 1e6
+        "the weights fit: %s", " ".join(f"--config.model.{key}={config.model[key]}" for key in openphenom.INFERRED)
     )
+    log.info("wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s", folder,
+             sum(x.size for x in jax.tree.leaves(params)) / 1e6, options.target)  # fmt: skip
     return 0
 
 

@@ -81,34 +81,6 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
     return model
 
 
-def model_of_params(params: Mapping[str, Any], patch_size: int) -> ConfigDict:
-    """The `model` part of the configuration of our parameters, as far as `to_state_dict` needs it.
-
-    Raises:
-      UserError: not the parameters of a masked autoencoder with that patch size.
-    """
-    if not {"encoder", "decoder", "norm"} <= set(params):
-        raise UserError(
-            f"These are not the parameters of a masked autoencoder: they hold {', '.join(sorted(params)[:6])} instead of "
-            "encoder, decoder and norm. Give the flat parameters that `python -m phenomjax.convert` wrote."
-        )
-    model, (patch, width) = config_lib.base().model, params["encoder"]["patch_embed"]["kernel"].shape
-    model.channel_agnostic = "channel_blocks" in params["decoder"]
-    model.embed_dim, model.decoder_dim, model.patch_size = (
-        width,
-        params["decoder"]["predict"]["kernel"].shape[0],
-        patch_size,
-    )
-    count, rest = divmod(patch, patch_size**2)
-    if rest or (model.channel_agnostic and count != 1):
-        raise UserError(
-            f"A patch of this model holds {patch} numbers, which patch size {patch_size} does not make; give the right --patch-size."
-        )
-    count = params["decoder"]["channel_tokens"].shape[0] if model.channel_agnostic else count
-    model.channels = tuple(f"c{i}" for i in range(count))
-    return model
-
-
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
     module = mae.build(ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32))
