@@ -5,7 +5,7 @@
 Prepares RxRx3, RxRx1, BBBC022, JUMP, NF1 and SBS images into banks with the public commands, trains both models on all of them together
 (the MAE on two channels that every set has, the CA-MAE on all), then prints validation loss against predicting the visible mean,
 and, for the SBS FKHR-GFP dose plate, how the mean-pooled embedding separates controls (Z') and follows dose (Spearman), next to
-the hand-made feature that the assay was designed for (correlation of GFP and DNA per image). 
+the hand-made feature that the assay was designed for (correlation of GFP and DNA per image).
 """
 
 import argparse
@@ -60,7 +60,17 @@ def prepare(images: Path, out: Path, kind: str) -> list[Path]:
         bank = out / f"{name}_{kind}.zarr"
         channels = common if kind == "common" else everything
         words = arguments.replace("{images}", str(images)).split()
-        run("phenomjax.prepare", "images", "--source", str(images / words[0]), *words[1:], "--channels", channels, "--out", str(bank))
+        run(
+            "phenomjax.prepare",
+            "images",
+            "--source",
+            str(images / words[0]),
+            *words[1:],
+            "--channels",
+            channels,
+            "--out",
+            str(bank),
+        )
         banks.append(bank)
     return banks
 
@@ -96,7 +106,9 @@ def embed_images(workdir: Path, bank: ImageBank) -> np.ndarray:
     return np.array(result)
 
 
-def dose(features: np.ndarray, doses: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> tuple[float, float, float, float]:
+def dose(
+    features: np.ndarray, doses: np.ndarray, negative: np.ndarray, positive: np.ndarray
+) -> tuple[float, float, float, float]:
     """Z' of the controls (all; and each projected on an axis found without it) and Spearman with dose of the treated wells and of all.
 
     A well's score is its place on the line from the mean of the negative controls (0) to that of the positive ones (1).
@@ -143,7 +155,9 @@ def main() -> None:
     for name, values in features.items():
         z, left_out, treated, everything = dose(values, doses, negative, positive)
         print(f"{name:<28}{z:>10.2f}{left_out:>32.2f}{treated:>21.2f}{everything:>8.2f}")
-    print(f"({negative.sum()} negative, {positive.sum()} positive control wells, {(~control).sum()} treated wells, one image each)\n")
+    print(
+        f"({negative.sum()} negative, {positive.sum()} positive control wells, {(~control).sum()} treated wells, one image each)\n"
+    )
     print("\n".join(rows))
 
 

@@ -121,7 +121,9 @@ def base() -> ConfigDict:
     c.checkpoint.every_steps = 500
     c.checkpoint.every_minutes = 30.0  # checked at log steps; 0.0 = off
     c.checkpoint.keep_latest = 2
-    c.checkpoint.keep_best = 1  # by val/loss; unless it is 0, every evaluated step is saved, so that the best can be kept
+    c.checkpoint.keep_best = (
+        1  # by val/loss; unless it is 0, every evaluated step is saved, so that the best can be kept
+    )
 
     c.divergence = ConfigDict()
     c.divergence.action = "stop"  # "stop", or "rollback": last good checkpoint, skip the window's data, go on

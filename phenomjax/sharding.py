@@ -45,7 +45,7 @@ def make_mesh(config: ConfigDict) -> Mesh:
     if micro % data:
         raise UserError(
             f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps {config.optimizer.accumulate_steps} = {micro} "
-            f"crops do not divide over {data} devices on the data axis. Use a global_batch_size that is a multiple of "
+            f"crops do not divide over {data} devices on the data axis. Use a multiple of "
             f"{data * config.optimizer.accumulate_steps}, e.g. --config.global_batch_size={-(-micro // data) * data * config.optimizer.accumulate_steps}."
         )
     return jax.make_mesh(

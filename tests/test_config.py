@@ -24,7 +24,10 @@ def valid(**changes):
         ({"data__crop_size": 250}, "Set --config.data.crop_size=240."),
         ({"model__num_heads": 7}, "config.model.embed_dim 384 must be a multiple of config.model.num_heads 7"),
         ({"model__mask_ratio": 1.0}, "must lie between 0 and 1, e.g. 0.75"),
-        ({"global_batch_size": 65, "optimizer__accumulate_steps": 2}, "65 is not a multiple of config.optimizer.accumulate_steps 2"),
+        (
+            {"global_batch_size": 65, "optimizer__accumulate_steps": 2},
+            "65 is not a multiple of config.optimizer.accumulate_steps 2",
+        ),
         ({"data__simulate__plates": 0}, "config.data.banks is empty: there is nothing to train on."),
         ({"data__banks": ("/nowhere/a.zarr",)}, "/nowhere/a.zarr, which does not exist (looked in /nowhere)"),
     ],
@@ -48,7 +51,7 @@ def test_finalize_locks_and_rejects_unknown_keys():
 def test_parse_arg():
     options = {"size": "S/16", "mask": 0.75, "ca": False, "batch": 256}
     assert config.parse_arg("L/8,mask=0.5,ca=true", **options) == {"size": "L/8", "mask": 0.5, "ca": True, "batch": 256}
-    with pytest.raises(UserError, match="has no option 'maks'. Did you mean 'mask'?"):
+    with pytest.raises(UserError, match=r"has no option 'maks'. Did you mean 'mask'?"):
         config.parse_arg("L/8,maks=0.5", **options)
     with pytest.raises(UserError, match="gives batch=many, which is not a int"):
         config.parse_arg("batch=many", **options)

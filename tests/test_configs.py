@@ -21,7 +21,10 @@ def module(name):
     return loaded
 
 
-@pytest.mark.parametrize("name,arguments", [*((name, ()) for name in FILES), ("mae", ("L/8,mask=0.5,ca=true",)), ("mae", ("B/16,plain=true",))])
+@pytest.mark.parametrize(
+    "name,arguments",
+    [*((name, ()) for name in FILES), ("mae", ("L/8,mask=0.5,ca=true",)), ("mae", ("B/16,plain=true",))],
+)
 def test_config_builds(name, arguments):
     loaded = module(name)
     c = loaded.get_config(*arguments)

@@ -19,7 +19,9 @@ def test_warmup_cosine():
     c = config.base()
     c.num_steps, c.optimizer.learning_rate, c.optimizer.schedule = 1000, 1e-3, "warmup_cosine"
     rate = optim.schedule(c)
-    np.testing.assert_allclose([rate(0), rate(50), rate(100), rate(550), rate(1000)], [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9)
+    np.testing.assert_allclose(
+        [rate(0), rate(50), rate(100), rate(550), rate(1000)], [0, 5e-4, 1e-3, 5e-4, 0], atol=1e-9
+    )
 
 
 def test_lion_moves_by_the_sign_and_decays_matrices_only():

@@ -45,7 +45,7 @@ def start(bank, workdir, *extra, devices=1):
     command = [sys.executable, "-m", "phenomjax.main", "--config", "configs/mae.py:S/8", "--workdir", str(workdir)]
     command += [f"--config.{name}={value}" for name, value in settings.items()] + list(extra)
     environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))  # noqa: SIM115
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
 
 
 def lines(workdir):

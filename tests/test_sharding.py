@@ -19,7 +19,9 @@ def mesh(**changes):
     return sharding.make_mesh(c)
 
 
-@pytest.mark.parametrize("preset,expected", [("dp", (None, None)), ("fsdp", ("data", None)), ("fsdp_tp", ("data", "model"))])
+@pytest.mark.parametrize(
+    "preset,expected", [("dp", (None, None)), ("fsdp", ("data", None)), ("fsdp_tp", ("data", "model"))]
+)
 def test_presets(preset, expected):
     model = 2 if preset == "fsdp_tp" else 1
     result = sharding.shardings(boxed(("embed", "mlp"), (64, 64)), mesh(preset=preset, model=model), preset)
@@ -32,7 +34,9 @@ def test_a_name_without_a_rule_is_an_error():
 
 
 def test_a_dimension_that_does_not_divide_is_an_error():
-    with pytest.raises(UserError, match=r"\['kernel'\] has a dimension of 60 that does not divide over 8 devices on mesh axis 'data'"):
+    with pytest.raises(
+        UserError, match=r"\['kernel'\] has a dimension of 60 that does not divide over 8 devices on mesh axis 'data'"
+    ):
         sharding.shardings(boxed(("embed", "mlp"), (60, 64)), mesh(preset="fsdp"), "fsdp")
 
 

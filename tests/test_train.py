@@ -193,7 +193,7 @@ def test_changed_data_are_refused(tmp_path, monkeypatch):
         self.fingerprints = {"toy": "2"}
 
     monkeypatch.setattr(toy_task.ToyLoader, "__init__", changed)
-    with pytest.raises(UserError, match="data changed since .* step 4: toy"):
+    with pytest.raises(UserError, match=r"data changed since .* step 4: toy"):
         train.run(make_config(num_steps=8), tmp_path)
 
 

@@ -49,7 +49,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        np.savez(path, **arrays)
+        np.savez(path, **dict[str, Any](arrays))
     elif path.suffix == ".safetensors":
         _safetensors().save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(path))
     else:

@@ -165,7 +165,9 @@ class CropReader:
     def _read_index(self, file: int, image: int) -> memoryview:
         size = os.fstat(file).st_size
         content = os.pread(file, self._index_bytes, max(size - self._index_bytes, 0))
-        if len(content) != self._index_bytes or google_crc32c.value(content[:-4]) != int.from_bytes(content[-4:], "little"):
+        if len(content) != self._index_bytes or google_crc32c.value(content[:-4]) != int.from_bytes(
+            content[-4:], "little"
+        ):
             raise self._bad(image, "the index at the end of its file is damaged: the file is truncated or overwritten")
         index = memoryview(content)[:-4].cast("Q")
         with self._lock:

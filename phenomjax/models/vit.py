@@ -56,9 +56,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, hidden_bias: Array | None = None) -> Array:
-        own_bias = hidden_bias is None
-        y = layers.Dense((self.hidden,), ("embed", "mlp"), use_bias=own_bias, dtype=self.dtype, name="in")(x)
-        y = layers.gelu(y if own_bias else y + hidden_bias.astype(self.dtype), self.gelu)
+        y = layers.Dense((self.hidden,), ("embed", "mlp"), use_bias=hidden_bias is None, dtype=self.dtype, name="in")(x)
+        y = layers.gelu(y if hidden_bias is None else y + hidden_bias.astype(self.dtype), self.gelu)
         return layers.Dense((x.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="out")(y)
 
 

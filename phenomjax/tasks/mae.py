@@ -184,7 +184,9 @@ class MaskedAutoencoder:
         from phenomjax.figures import reconstructions  # here, because it imports matplotlib
 
         channels = [self.config.model.channels[index] for index in arrays["channels"][0]]
-        figure = reconstructions(arrays["original"], arrays["visible"], arrays["reconstruction"], channels, image_names=names)
+        figure = reconstructions(
+            arrays["original"], arrays["visible"], arrays["reconstruction"], channels, image_names=names
+        )
         return {"reconstruction": figure}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
