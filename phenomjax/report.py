@@ -5,39 +5,31 @@ import logging
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import phenomjax
 from phenomjax import sharding
+from phenomjax.state import TrainState
 
 log = logging.getLogger("phenomjax")
 
 
 def banner(
-    config: ConfigDict,
-    workdir: Path,
-    mesh: jax.sharding.Mesh,
-    abstract: Any,
-    shardings: Any,
-    flops: float,
-    data: str,
-    validation: str,
+    config: ConfigDict, workdir: Path, mesh: Mesh, abstract: TrainState, shardings: TrainState, flops: float
 ) -> None:
-    """Logs versions, devices, mesh, parameters, data, state size, FLOPs a step.
+    """Logs versions, devices, mesh, parameters, state size, FLOPs a step.
 
     Args:
       config: resolved configuration.
       workdir: folder of the run.
       mesh: device mesh.
-      abstract: TrainState of shapes.
-      shardings: TrainState of NamedShardings.
+      abstract: shapes of the state.
+      shardings: its NamedShardings.
       flops: model FLOPs of one step.
-      data: what the training loader says of itself.
-      validation: what the validation loader says of itself.
     """
     v = versions()
     log.info(
@@ -47,8 +39,6 @@ def banner(
              jax.device_count(), jax.devices()[0].device_kind, mesh.shape["data"], mesh.shape["model"], config.mesh.preset,
              config.global_batch_size, config.global_batch_size // mesh.shape["data"])  # fmt: skip
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
-    log.info("data: %s", data)
-    log.info("validation: %s", validation)
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
     log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, flops)

@@ -41,12 +41,13 @@ def make_mesh(config: ConfigDict) -> Mesh:
         raise UserError(
             f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set --config.mesh.preset=fsdp_tp."
         )
-    micro = config.global_batch_size // config.optimizer.accumulate_steps
+    parts = config.optimizer.accumulate_steps
+    micro = config.global_batch_size // parts
     if micro % data:
         raise UserError(
-            f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps {config.optimizer.accumulate_steps} = {micro} "
-            f"crops do not divide over {data} devices on the data axis. Use a multiple of "
-            f"{data * config.optimizer.accumulate_steps}, e.g. --config.global_batch_size={-(-micro // data) * data * config.optimizer.accumulate_steps}."
+            f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps {parts} = {micro} crops do not divide over "
+            f"{data} devices on the data axis. Use a multiple of {data * parts}, e.g. "
+            f"--config.global_batch_size={-(-micro // data) * data * parts}."
         )
     return jax.make_mesh(
         (data, model), AXES, axis_types=(AxisType.Auto,) * 2

@@ -71,7 +71,7 @@ class Trainer:
         self.tx = optim.make(config)
         self.compiled: dict[Any, Any] = {}
         self.rollbacks: list[dict[str, int]] = []
-        self.compile_seconds = 0.0  # since the last log line; not part of its rates
+        self.compile_seconds = self.work = 0.0  # compilation is not part of a log line's rates; model FLOPs are
         self.started = time.monotonic()
 
     def run(self) -> int:
@@ -79,18 +79,9 @@ class Trainer:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(sharding.rules(self.config.mesh.preset)):
             spec = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.loader.specs[0].items()}
             self.init, self.abstract, self.shards = state_lib.abstract(self.task, self.tx, self.config, self.mesh, spec)
-            validation = self.val_loader.describe() if self.val_loader else "none, no group is held out"
-            flops = self.task.flops(spec)
-            report.banner(
-                self.config,
-                self.workdir,
-                self.mesh,
-                self.abstract,
-                self.shards,
-                flops,
-                self.loader.describe(),
-                validation,
-            )
+            report.banner(self.config, self.workdir, self.mesh, self.abstract, self.shards, self.task.flops(spec))
+            log.info("data: %s", self.loader.describe())
+            log.info("validation: %s", self.val_loader.describe() if self.val_loader else "none, no group is held out")
             self.checkpoints = checkpoint.Checkpointer(self.workdir, self.config)
             if cluster.is_main():
                 config_lib.save(self.config, self.workdir / "config.json")
@@ -144,15 +135,17 @@ class Trainer:
         since, since_step, saved_at = time.perf_counter(), start, time.monotonic()
         redo_eval, stop = meta["redo_eval"], False
         try:
-            if redo_eval:
+            if redo_eval:  # the run was stopped between this step and its evaluation
                 val_loss = self.evaluate(state, writers)
-                redo_eval = val_loss is None
-                stop = redo_eval
+                stop = val_loss is None
+                if not stop:
+                    self.draw(state, start, writers)
             step = start
             while step < c.num_steps and not stop:
                 position, batch, ids = next(feed)
-                state, values = self.step_function(state, batch)(state, batch, key, np.uint32(position))
-                step += 1
+                function, flops = self.step_function(state, batch)
+                state, values = function(state, batch, key, np.uint32(position))
+                step, self.work = step + 1, self.work + flops
                 if step == start + 1:
                     begin = time.perf_counter()
                     jax.block_until_ready(values)
@@ -160,8 +153,8 @@ class Trainer:
                 if pending:
                     window.add(self.read(*pending))
                 pending, val_loss = (step, values, ids), None
-                stop = cluster.stop_requested()
                 last = step == c.num_steps
+                stop = cluster.stop_requested() and not last
                 log_due = step % c.log.every_steps == 0 or last
                 eval_due = (
                     self.val_loader is not None
@@ -178,7 +171,7 @@ class Trainer:
                 if log_due:
                     now = time.perf_counter()
                     self.log_line(writers, step, window.mean(), now - since, step - since_step, feed)
-                    since, since_step, feed.waited = now, step, 0.0
+                    since, since_step, feed.waited, self.work = now, step, 0.0, 0.0
                 redo_eval = eval_due and stop
                 if eval_due and not stop:
                     val_loss = self.evaluate(state, writers)
@@ -191,21 +184,21 @@ class Trainer:
                     self.save(state, window, val_loss, redo_eval)
                     saved_at = time.monotonic()
                 if eval_due or draw_due or save_due:
-                    since, since_step, feed.waited = time.perf_counter(), step, 0.0
+                    since, since_step, feed.waited, self.work = time.perf_counter(), step, 0.0, 0.0
                     self.compile_seconds = 0.0
             self.checkpoints.wait()
         finally:
             feed.close()
             for writer in writers:
                 writer.close()
-        return self.finish(int(state.step), stop and int(state.step) < c.num_steps)
+        return self.finish(int(state.step), stop)
 
     def data_step(self, step: int) -> int:
         """Position in the data of an optimiser step: the step itself, moved on by what roll-backs skipped."""
         return step + sum(r["skip"] for r in self.rollbacks if step >= r["at"])
 
-    def step_function(self, state: state_lib.TrainState, batch: dict[str, jax.Array]) -> Any:
-        """The compiled step for the shapes of this batch; one program for each channel set."""
+    def step_function(self, state: state_lib.TrainState, batch: dict[str, jax.Array]) -> tuple[Any, float]:
+        """The compiled step for the shapes of this batch (one program for each channel set) and its model FLOPs."""
         shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
         if shapes not in self.compiled:
             pixels = " ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in batch.items() if x.ndim > 2)
@@ -220,16 +213,11 @@ class Trainer:
             memory = compiled.memory_analysis()
             need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30 if memory else float("nan")
             flops = self.task.flops(batch)
-            log.info(
-                "compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device",
-                time.perf_counter() - begin,
-                flops,
-                need,
-            )
+            seconds = time.perf_counter() - begin
+            log.info("compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device", seconds, flops, need)
             self.compiled[shapes] = (compiled, flops)
-            self.flops = flops
             self.compile_seconds += time.perf_counter() - begin
-        return self.compiled[shapes][0]
+        return self.compiled[shapes]
 
     def read(self, step: int, values: dict[str, jax.Array], ids: np.ndarray) -> dict[str, float]:
         """Fetches the metrics of a step and raises Diverged when they are not sound."""
@@ -249,7 +237,7 @@ class Trainer:
         wait = min(feed.waited / seconds, 1.0)
         means |= {"train/lr": float(self.learning_rate(step - 1)), "perf/images_per_s": rate, "perf/data_wait": wait}
         if peak := metrics.peak_flops():
-            means["perf/mfu"] = self.flops * steps / seconds / peak
+            means["perf/mfu"] = self.work / seconds / peak
         if self.rollbacks:
             means["train/rollbacks"] = len(self.rollbacks)
         if self.loader.bad_images:
