@@ -10,7 +10,6 @@ from jax.sharding import AxisType
 from phenomjax import config, sharding, train
 from phenomjax.data.simulate import SimulationConfig, write_screen
 
-
 GOLDEN = {
     False: [0.993345, 1.139862, 1.085202],
     True: [2.021579, 2.152359, 2.057443],
