@@ -46,7 +46,7 @@ SETS = {
 }
 # Every set but SBS has so few fields that all are trained on but one of NF1; of SBS one negative, one positive and two doses are held out.
 HELD_OUT = ("Plate_2/D06", "1049/B02", "1049/B12", "1049/B05", "1049/B09")
-CROP = 128
+CROP = 64
 
 
 def run(*command: str) -> None:
@@ -80,12 +80,12 @@ def train(out: Path, name: str, banks: list[Path], steps: int) -> Path:
     settings = {
         "data.banks": tuple(map(str, banks)), "data.weights": (2.0, 2.0, 2.0, 2.0, 3.0, 6.0), "data.split_by": "well",
         "data.val_groups": HELD_OUT, "data.crop_size": CROP, "data.flip": True, "data.rotate": True, "model.embed_dim": 192,
-        "model.depth": 4, "model.num_heads": 6, "model.patch_size": 16, "model.drop_path": 0.0, "model.layer_scale": 1.0,
+        "model.depth": 4, "model.num_heads": 6, "model.patch_size": 8, "model.drop_path": 0.0, "model.layer_scale": 1.0,
         "model.decoder_dim": 128, "model.decoder_depth": 2, "model.decoder_num_heads": 8, "optimizer.name": "adamw",
-        "optimizer.learning_rate": 1e-3, "eval.every_steps": 100, "eval.num_batches": 8, "log.every_steps": 50,
+        "optimizer.learning_rate": 2e-3, "eval.every_steps": 100, "eval.num_batches": 8, "log.every_steps": 50,
         "figures.every_steps": 300, "checkpoint.every_steps": 200,
     }  # fmt: skip
-    preset = f"configs/mae.py:S/16,batch=16,steps={steps},ca={'true' if name == 'ca_mae' else 'false'}"
+    preset = f"configs/mae.py:S/8,batch=16,steps={steps},ca={'true' if name == 'ca_mae' else 'false'}"
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     run("phenomjax.main", "--config", preset, "--workdir", str(out / name), *flags)
     return out / name
