@@ -45,7 +45,7 @@ def base() -> ConfigDict:
     c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.mlp_ratio, c.model.drop_path = VIT_SIZES["S"]
     c.model.patch_size = 16
     c.model.block = "parallel"  # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
-    c.model.qk_norm = True  # LayerNorm of queries and keys over the head dimension (parallel blocks)
+    c.model.qk_norm = True  # LayerNorm of queries and keys over the head dimension
     c.model.layer_scale = 1e-4  # initial LayerScale; 0.0 = none
     c.model.class_token = True
     c.model.bias_order = (
