@@ -105,15 +105,20 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def figure(self, step: int, name: str, figure: Any) -> None:
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self._writer.add_image(name, np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC")
+        self._writer.add_image(name, _pixels(figure), step, dataformats="HWC")
 
     def flush(self) -> None:
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    """A drawn figure as uint8 (height, width, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 class WeightsAndBiases:
@@ -131,7 +136,7 @@ class WeightsAndBiases:
         self._run.log(values, step=step)
 
     def figure(self, step: int, name: str, figure: Any) -> None:
-        self._run.log({name: self._wandb.Image(figure)}, step=step)
+        self._run.log({name: self._wandb.Image(_pixels(figure))}, step=step)
 
     def flush(self) -> None:
         """W&B sends by itself."""
