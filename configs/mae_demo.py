@@ -3,6 +3,8 @@
   make demo            or            python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
 Data: simulated in the workdir at the first start (no download): 4 plates of 48 wells, one plate held out. Model: ViT 128 x 4 at patch 8.
+Work: 0.315 GFLOP per crop and step. Time: about 2 minutes on 2 cores, 2.5 with the installation.
+Expected: val/loss 0.51 at step 1200, where predicting the visible mean has 1.04.
 """
 
 from phenomjax import config
