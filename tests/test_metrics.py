@@ -1,6 +1,7 @@
 """Windows, writers and what a resume does to metrics.jsonl."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -56,3 +57,10 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
         UserError, match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`"
     ):
         metrics.writers(tmp_path, c, None, redo_eval=False)
+
+
+@pytest.mark.parametrize("kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)])
+def test_peak_rate_of_known_devices(monkeypatch, kind, peak):
+    monkeypatch.setattr(metrics.jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
+    monkeypatch.setattr(metrics.jax, "device_count", lambda: 2)
+    assert metrics.peak_flops() == (None if peak is None else 2 * peak)

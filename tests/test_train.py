@@ -159,6 +159,16 @@ def test_latest_and_best_checkpoints_stay(tmp_path):
     assert set(steps) == {22, 24, min(val, key=val.get)}
 
 
+def test_checkpoints_by_the_clock_and_by_steps(tmp_path):
+    keep = {"checkpoint__keep_latest": 20, "checkpoint__keep_best": 0, "checkpoint__every_steps": 5}
+    train.run(make_config(checkpoint__every_minutes=1e-9, **keep), tmp_path / "clock")
+    train.run(make_config(checkpoint__every_minutes=0.0, **keep), tmp_path / "steps")
+    steps = {
+        name: sorted(int(p.name) for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("clock", "steps")
+    }
+    assert steps == {"clock": [3, 5, 6, 9, 10, 12], "steps": [5, 10, 12]}  # the clock is read at log steps
+
+
 def test_init_from_loads_parameters_only(tmp_path, caplog):
     train.run(make_config(), tmp_path / "first")
     c = make_config(
