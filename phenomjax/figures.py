@@ -79,7 +79,8 @@ def compare(
 
     rows, labels = [], []  # a row: a list of (H, W, 3) tiles; a label: (text, colour) lines
     for index, image in enumerate(original):
-        name = image_names[index] if len(image_names) else f"image {index + 1}"
+        # The bank on a line of its own: names of wells are short, names of banks are not.
+        name = image_names[index].replace(" ", "\n", 1) if len(image_names) else f"image {index + 1}"
         scaled = (image - low) / span
         rows.append([_colour(scaled, column) for column in columns])
         labels.append(f"{name}\noriginal")
