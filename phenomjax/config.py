@@ -279,7 +279,9 @@ def load(path: Path) -> ConfigDict:
     try:
         stored = flatten(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"There is no {path}: {path.parent} is not the folder of a run.") from None
+        raise UserError(
+            f"There is no {path}: {path.parent} is not the folder of a run, or lost its configuration."
+        ) from None
     except ValueError as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."

@@ -51,7 +51,8 @@ def run(config: ConfigDict, workdir: str | Path) -> int:
     config = config_lib.finalize(config)
     workdir = open_workdir(workdir)
     config = tasks.resolve(config, workdir)
-    if (workdir / "config.json").exists():
+    if (workdir / "config.json").exists() or any((workdir / checkpoint.FOLDER).glob("*")):
+        # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         config_lib.check_same_run(config, config_lib.load(workdir / "config.json"), workdir)
     return Trainer(config, workdir).run()
 

@@ -194,6 +194,13 @@ def test_workdir_of_another_config_is_refused(tmp_path):
         train.run(make_config(num_steps=1, seed=1), tmp_path)
 
 
+def test_checkpoints_without_their_config_are_refused(tmp_path):
+    train.run(make_config(num_steps=1), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"There is no .*config.json: .* lost its configuration"):
+        train.run(make_config(num_steps=2), tmp_path)
+
+
 def test_changed_data_are_refused(tmp_path, monkeypatch):
     train.run(make_config(num_steps=4), tmp_path)
     init = toy_task.ToyLoader.__init__
