@@ -4,7 +4,6 @@ import bisect
 import functools
 import itertools
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 
 from phenomjax.data.bank import ImageBank, did_you_mean
 from phenomjax.data.order import BatchOrder, crop_draws
-from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
+from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed, core_count
 from phenomjax.data.reader import BadImageError, CropReader, image_name
 from phenomjax.data.split import split_rows
 from phenomjax.errors import UserError
@@ -99,7 +98,7 @@ class ImageLoader:
         self.crop_size, self.crops_per_image, self.flip, self.rotate = crop_size, crops_per_image, flip, rotate
         self.seed, self.global_batch_size, self.prefetch_batches = seed, global_batch_size, max(prefetch_batches, 1)
         self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or core_count()
         self._check(weights, process_count)
         self._local_rows = global_batch_size // process_count
         self._first_row = process_index * self._local_rows

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data import bank, simulated_cells, simulated_screen
+from phenomjax.data.prefetch import core_count
 from phenomjax.data.simulated_screen import SimulationConfig
 from phenomjax.errors import UserError
 from phenomjax.progress import Progress
@@ -65,7 +66,7 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
         _write_table(getattr(screen, name), path / "truth" / f"{name}.parquet")
     missing = _missing(path, config)
     progress = Progress("simulate", config.num_images, "images", done=config.num_images - len(missing))
-    jobs = min(jobs or _cores(), max(1, len(missing) // 4))
+    jobs = min(jobs or core_count(), max(1, len(missing) // 4))
     if jobs == 1:
         for index in missing:
             bank.write_image(path, index, screen.field(*screen.place(index)))
@@ -127,10 +128,6 @@ def _write_table(table: pa.Table, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_workers(path: Path, jobs: int, progress: Progress) -> None:

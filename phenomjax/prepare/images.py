@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data import bank
+from phenomjax.data.prefetch import core_count
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.prepare import convert, intensity, layouts, metadata, workers
 from phenomjax.prepare.job import DONE, Job, write_rejected, write_text
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             raise _all_rejected(out, plan.rejected + unreadable)
         if rule is None:
             rule = intensity.parse("keep" if source.dtype == "uint8" else intensity.DEFAULT_16_BIT)
-        jobs = args.jobs or workers.core_count()
+        jobs = args.jobs or core_count()
         job = Job(out, plan, source, rule, chunk=args.chunk, codec=args.codec, jobs=jobs, strict=args.strict, stop=stop)
         numbers = job.intensity_numbers(known_numbers)
         rows = {} if stop.is_set() else job.staging_rows(numbers)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phenomjax.data.bank import ImageBank, open_bank
+from phenomjax.data.prefetch import core_count
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED
 from phenomjax.prepare import workers
 from phenomjax.prepare.plan import sample
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     bank = open_bank(args.bank, args.axes)
     print(describe(bank))
     indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
-    jobs = args.jobs or workers.core_count()
+    jobs = args.jobs or core_count()
     counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
     if bank.attributes:
         damaged += _strays(bank)

@@ -84,11 +84,6 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
-def core_count() -> int:
-    """Cores that this process may use (macOS does not say which, so there all of them)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _start_worker() -> None:
     # Ctrl-C and SLURM signal every process; only the parent decides when the work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
