@@ -7,12 +7,12 @@ Work: 3111 GFLOP per crop and step. Heads and MLP width are not published; those
 Expected: they read embeddings from block 38 of 48. Nothing of that size has been trained with this code.
 """
 
-from phenomjax import config
+from phenomjax import config, config_images
 
 
 def get_config():
     c = config.base()
-    config.set_vit(c, "G/8")
+    config_images.set_vit(c, "G/8")
     c.global_batch_size = 8192
     c.num_steps = 976_600  # 8 billion crops
     c.optimizer.learning_rate = 3e-5

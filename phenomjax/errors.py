@@ -1,8 +1,9 @@
 """Errors that talk to the user: one paragraph (what, where, likely cause, the command that mends it), then a non-zero exit."""
 
+import difflib
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_DONE = 0
@@ -21,6 +22,12 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_CONFIG):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean 'x'?" for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:

@@ -19,10 +19,10 @@ def to_devices(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
 
 
 class DeviceFeed:
-    """Iterator over (data step, device batch, image ids of this process).
+    """Iterator over (data step, device batch, item ids of this process).
 
     Args:
-      loader: has `iterate(start_step)`, a context manager that yields batches with `arrays` and `release()`.
+      loader: a `tasks.Loader`.
       data_step: maps an optimiser step to the position in the data.
       start_step: first optimiser step (0-based).
       stop_step: one past the last.
@@ -51,7 +51,7 @@ class DeviceFeed:
         try:
             with loader.iterate(first) as batches:
                 for position, batch in zip(range(first, first + count), batches, strict=False):
-                    ids = np.array(batch.arrays["image"])
+                    ids = np.array(batch.arrays[loader.item_key])
                     arrays = jax.block_until_ready(to_devices(batch.arrays, sharding))
                     batch.release()
                     if not self._put((position, arrays, ids)):

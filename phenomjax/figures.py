@@ -250,7 +250,7 @@ def _batch(tasks: Any, config: Any, bank: str | Path | None, num_images: int) ->
     loader = task.loader("val" if bank is None else "train", 0, 1) or task.loader("train", 0, 1)
     batch = {name: np.array(values) for name, values in loader.batch(0).items()}
     shown = [config.model.channels[i] for i in batch["channels"][0]]
-    return batch, shown, loader.image_names(batch["image"])
+    return batch, shown, loader.names(batch["image"])
 
 
 def main() -> int:

@@ -202,8 +202,8 @@ class Trainer:
         """The compiled step for the shapes of this batch (one program for each channel set) and its model FLOPs."""
         shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
         if shapes not in self.compiled:
-            pixels = " ".join(f"{name} {'x'.join(map(str, x.shape))}" for name, x in batch.items() if x.ndim > 2)
-            log.info("compiling the step for %s …", pixels)
+            name, largest = max(batch.items(), key=lambda item: item[1].size)
+            log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
             begin = time.perf_counter()
             step = make_step(self.task, self.tx, self.config)
             jitted = jax.jit(
@@ -234,33 +234,40 @@ class Trainer:
         """One line on the screen and one in metrics.jsonl."""
         c = self.config
         seconds, self.compile_seconds = seconds - self.compile_seconds, 0.0
-        rate = steps * c.global_batch_size / seconds if steps else float("nan")
+        rate = steps * c.global_batch_size * self.loader.units_per_row / seconds if steps else float("nan")
         wait = min(feed.waited / seconds, 1.0)
-        means |= {"train/lr": float(self.learning_rate(step - 1)), "perf/images_per_s": rate, "perf/data_wait": wait}
+        unit = self.loader.unit
+        means |= {"train/lr": float(self.learning_rate(step - 1)), f"perf/{unit}_per_s": rate, "perf/data_wait": wait}
         if peak := metrics.peak_flops():
             means["perf/mfu"] = self.work / seconds / peak
         if self.rollbacks:
             means["train/rollbacks"] = len(self.rollbacks)
-        if self.loader.bad_images:
-            means["data/bad_images"] = self.loader.bad_images
+        if self.loader.bad_items:
+            means["data/bad_items"] = self.loader.bad_items
         left = duration((c.num_steps - step) * seconds / steps) if steps else "?"
-        log.info("step %d/%d  loss %.4f  grad norm %.3g  lr %.3g  %.1f images/s  data wait %.0f %%  ETA %s", step, c.num_steps,
-                 means["train/loss"], means["train/grad_norm"], means["train/lr"], rate, 100 * wait, left)  # fmt: skip
+        log.info("step %d/%d  loss %.4f  grad norm %.3g  lr %.3g  %.4g %s/s  data wait %.0f %%  ETA %s", step, c.num_steps,
+                 means["train/loss"], means["train/grad_norm"], means["train/lr"], rate, unit, 100 * wait, left)  # fmt: skip
         for writer in writers:
             writer.scalars(step, means)
 
     def evaluate(self, state: state_lib.TrainState, writers: list) -> float | None:
         """Means over the held-out batches; None when a signal came in between (the evaluation is repeated after the restart)."""
         sums: dict[str, np.ndarray] = {}
-        function = self.cached("evaluate", lambda: jax.jit(self.task.evaluate, out_shardings=self.everywhere))
+        function = self.cached(
+            "evaluate",
+            lambda: jax.jit(self.task.evaluate, out_shardings=(self.everywhere, self.rows), donate_argnums=2),
+        )
         params = state.ema if self.config.optimizer.ema_decay else state.params
-        for index in range(self.config.eval.num_batches):
+        carry = self.first_carry("val")
+        for index in range(self.config.eval.num_batches or self.val_loader.steps_per_epoch):
             if cluster.stop_requested():
                 return None
-            result = jax.device_get(function(params, to_devices(self.val_loader.batch(index), self.rows)))
-            for name, pair in result.items():
+            batch = to_devices(self.val_loader.batch(index), self.rows)
+            result, carry = function(params, batch, carry)
+            for name, pair in jax.device_get(result).items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
-        means = {f"val/{name}": float(total / count) for name, (total, count) in sums.items()}
+        means = {name: float(total / count) for name, (total, count) in sums.items()}
+        means = {f"val/{name}": value for name, value in (means | self.task.derive(means)).items()}
         step = int(state.step)
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items()))
         for writer in writers:
@@ -283,12 +290,17 @@ class Trainer:
             return
         folder = self.workdir / "figures"
         folder.mkdir(exist_ok=True)
-        for name, figure in self.task.figures(result, loader.image_names(local["image"][:count])).items():
+        for name, figure in self.task.figures(result, loader.names(local[loader.item_key][:count])).items():
             path = folder / f"{name}_{step:07d}.png"
             figure.savefig(path, dpi=110)
             log.info("wrote %s", path)
             for writer in writers:
                 writer.figure(step, name, figure)
+
+    def first_carry(self, split: str) -> Any:
+        """The carry that a split starts from, on the devices."""
+        carry = lambda: self.task.carry(self.config.global_batch_size, split)  # noqa: E731
+        return jax.jit(carry, out_shardings=self.rows)()
 
     def cached(self, name: str, make: Callable[[], Any]) -> Any:
         """A jitted function that is made once."""
@@ -315,11 +327,11 @@ class Trainer:
           UserError: always with action "stop"; after `max_rollbacks` with action "rollback".
         """
         c, v = self.config, error.values
-        names = ", ".join(self.loader.image_names(error.ids[:8]))
+        names = ", ".join(self.loader.names(error.ids[:8]))
         more = f" and {len(error.ids) - 8} more" if len(error.ids) > 8 else ""
         what = (
             f"Training diverged at step {error.step}: loss {v['train/loss']:.4g}, gradient norm {v['train/grad_norm']:.4g}, learning rate "
-            f"{float(self.learning_rate(error.step - 1)):.3g}; the batch held the images {names}{more}."
+            f"{float(self.learning_rate(error.step - 1)):.3g}; the batch held the {self.loader.items} {names}{more}."
         )
         self.checkpoints.wait()
         good = self.checkpoints.latest_step()
@@ -328,7 +340,7 @@ class Trainer:
             raise UserError(
                 f"{what} Stopped{tried}; the last good checkpoint is step {good} in {self.workdir}. Usual mends: a lower "
                 f"--config.optimizer.learning_rate (now {c.optimizer.learning_rate:g}), --config.optimizer.clip_norm=1.0, "
-                "--config.divergence.action=rollback to skip such windows, or `python -m phenomjax.prepare inspect` of these images' bank.",
+                "--config.divergence.action=rollback to skip such windows, or `python -m phenomjax.prepare inspect` of their bank.",
                 EXIT_FAILED,
             )
         assert good is not None  # a roll-back run saves step 0

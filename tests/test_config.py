@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from phenomjax import config
+from phenomjax import config, config_images
 from phenomjax.errors import UserError
 
 
@@ -18,7 +18,10 @@ def valid(**changes):
 @pytest.mark.parametrize(
     "changes,text",
     [
-        ({"optimizer__name": "loin"}, "config.optimizer.name is 'loin'. Did you mean 'lion'? It can be lion, adamw."),
+        (
+            {"optimizer__name": "loin"},
+            "config.optimizer.name is 'loin'. Did you mean 'lion'? It can be lion, adamw, adam, lamb, adagrad.",
+        ),
         ({"model__remat": "dot"}, "Did you mean 'dots'?"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1."),
         ({"data__crop_size": 250}, "Set --config.data.crop_size=240."),
@@ -59,7 +62,7 @@ def test_parse_arg():
 
 def test_unknown_size():
     with pytest.raises(UserError, match=r"There is no model size 'XL/16'. Did you mean 'L/16'\?"):
-        config.set_vit(config.base(), "XL/16")
+        config_images.set_vit(config.base(), "XL/16")
 
 
 def test_stored_config_comes_back(tmp_path):

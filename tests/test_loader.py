@@ -284,7 +284,7 @@ def test_bad_images_are_skipped_alike_everywhere(tmp_path, caplog):
         loader = make_loader(bank, on_bad_image="skip", threads=4)
         for one, other in zip(expected, collect(loader, 0, 5), strict=True):
             check_equal(one, other)
-    assert loader.bad_images == 3
+    assert loader.bad_items == 3
     assert sum("bad image" in record.message for record in caplog.records) == 3
     for before, after in zip(good, expected, strict=True):
         replaced = [{4: 6, 5: 6, 9: 0}.get(image, image) for image in before["image"].tolist()]
@@ -399,7 +399,7 @@ def test_fingerprints_names_and_banner(tmp_path):
     one, two = make_bank(tmp_path, "one")[0], make_bank(tmp_path, "two")[0]
     loader = make_loader([one, two])
     assert loader.fingerprints == {"0 one.zarr": one.fingerprint, "1 two.zarr": two.fingerprint}
-    assert loader.image_names([0, 9, 10, 13]) == ["one p0/A00", "one p1/A09", "two p0/A00", "two p1/A03"]
+    assert loader.names([0, 9, 10, 13]) == ["one p0/A00", "one p1/A09", "two p0/A00", "two p1/A03"]
     text = loader.describe()
     for part in ("train: 20 images", "one channel set", "two.zarr (10 of 10 images of 40 x 48 px, 3 channels uint8"):
         assert part in text

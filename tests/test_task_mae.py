@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 
 from phenomjax import config as config_lib
-from phenomjax import optim, sharding
+from phenomjax import config_images, optim, sharding
 from phenomjax.data.bank import write_bank
 from phenomjax.errors import UserError
 from phenomjax.models import vit
@@ -104,9 +104,9 @@ def test_evaluation_is_fixed_by_the_image_and_knows_its_baseline(agnostic):
     batch = make_batch()
     task, params = start(make_config(model__channel_agnostic=agnostic), batch)
     evaluate = jax.jit(task.evaluate)
-    sums = evaluate(params, batch)
+    sums, _ = evaluate(params, batch)
     assert all(count == 4 for _, count in sums.values())
-    moved = evaluate(params, {**{name: x[::-1] for name, x in batch.items()}, "row": batch["row"]})
+    moved, _ = evaluate(params, {**{name: x[::-1] for name, x in batch.items()}, "row": batch["row"]})
     for name, (total, _) in sums.items():
         np.testing.assert_allclose(moved[name][0], total, rtol=1e-5)
     # The baseline by hand, from what the figures show.
@@ -172,7 +172,7 @@ def test_flops_of_the_formula_match_the_table():
         size, patch = name.split("/")
         config = config_lib.base()
         config.model.channels, config.model.patch_size = tuple("abcdef"), int(patch)
-        config.model.embed_dim, config.model.depth, config.model.num_heads = config_lib.VIT_SIZES[size][:3]
+        config.model.embed_dim, config.model.depth, config.model.num_heads = config_images.VIT_SIZES[size][:3]
         shape = (8, 256, 256, 6)
         assert mae.forward_flops(config.model, shape) / 8e9 == pytest.approx(forward, rel=0.01), name
         assert MaskedAutoencoder(config).flops({"pixels": (shape, "uint8")}) / 8e9 == pytest.approx(training, rel=0.01)

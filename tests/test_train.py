@@ -15,6 +15,7 @@ from tests import toy_task
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "toy", ("tests.toy_task", "ToyTask"))
+    monkeypatch.setitem(config.SECTIONS, "toy", config.SECTIONS["mae"])
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
 
 

@@ -24,7 +24,7 @@ class ToyLoader:
     """Batches that are a function of the step; `bad_steps` hold a NaN."""
 
     bad_steps: tuple = ()
-    bad_images = 0
+    bad_items, items, item_key, unit, units_per_row, steps_per_epoch = 0, "images", "image", "images", 1, 3
 
     def __init__(self, config, split, process_index, process_count):
         self.size, self.seed, self.split = config.global_batch_size, config.seed, split
@@ -60,7 +60,7 @@ class ToyLoader:
 
         yield generate()
 
-    def image_names(self, ids):
+    def names(self, ids):
         return [f"toy image {i}" for i in ids]
 
     def describe(self):
@@ -89,7 +89,7 @@ class ToyTask:
             }
         }
 
-    def carry(self, global_batch_size):
+    def carry(self, global_batch_size, split="train"):
         return jnp.zeros((global_batch_size, WIDTH))
 
     def loss(self, params, batch, key, carry):
@@ -99,11 +99,14 @@ class ToyTask:
         error = jnp.mean((y - jnp.flip(batch["pixels"], 1)) ** 2)
         return error, {"mean": jnp.mean(y)}, 0.5 * carry + x
 
-    def evaluate(self, params, batch):
+    def evaluate(self, params, batch, carry):
         error = (
             batch["pixels"] @ params["dense"]["kernel"] + params["dense"]["bias"] - jnp.flip(batch["pixels"], 1)
         ) ** 2
-        return {"loss": (error.sum(), jnp.float32(error.size))}
+        return {"loss": (error.sum(), jnp.float32(error.size))}, carry
+
+    def derive(self, means):
+        return {}
 
     def figure_arrays(self, params, batch):
         return {"x": batch["pixels"]}

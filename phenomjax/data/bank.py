@@ -118,9 +118,9 @@ def create_bank(
     path = Path(path)
     _writer.cache_clear()
     (path / "images").mkdir(parents=True, exist_ok=True)
-    _write_json(path / "images" / "zarr.json", array)
+    write_json(path / "images" / "zarr.json", array)
     attributes = {"phenomjax": entry | (attributes or {})}
-    _write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
@@ -333,7 +333,8 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again.") from error
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Writes a file of JSON, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)

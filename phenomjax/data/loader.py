@@ -64,7 +64,8 @@ class ImageLoader:
     Attributes:
       groups: one `Group` a channel set; `specs` has their batches.
       num_images: images in this split.
-      bad_images: different images that this process could not read so far.
+      bad_items: different images that this process could not read so far.
+      items, item_key, unit, units_per_row, steps_per_epoch: see `tasks.Loader`.
       fingerprints: {number and name of a bank: checksum of its metadata}; a run must not be continued with others.
 
     Raises:
@@ -121,9 +122,15 @@ class ImageLoader:
         if split == "train":
             self._warn_of_amplification()
 
+    items, item_key, unit, units_per_row = "images", "image", "images", 1
+
     @property
-    def bad_images(self) -> int:
+    def bad_items(self) -> int:
         return len(self._bad)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_images * self.crops_per_image // self.global_batch_size)
 
     @property
     def specs(self) -> list[dict[str, tuple[tuple[int, ...], np.dtype]]]:
@@ -170,7 +177,7 @@ class ImageLoader:
             crops = [(y * free_y >> 32, x * free_x >> 32, turn) for y, x, turn, *_ in mine]
             yield bank, number - self._first_image[source], crops
 
-    def image_names(self, ids: Sequence[int]) -> list[str]:
+    def names(self, ids: Sequence[int]) -> list[str]:
         """What the batch's `image` ids are called: "BANK PLATE/WELL/SITE"."""
         names = []
         for number in map(int, ids):

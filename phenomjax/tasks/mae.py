@@ -90,7 +90,7 @@ class MaskedAutoencoder:
         visible = layers.num_visible(tokens, self.config.model.mask_ratio)
         return self.model.init(key, batch["pixels"], batch["channels"], noise, visible)["params"]
 
-    def carry(self, global_batch_size: int) -> tuple[()]:
+    def carry(self, global_batch_size: int, split: str = "train") -> tuple[()]:
         """Nothing is carried from step to step."""
         return ()
 
@@ -125,7 +125,9 @@ class MaskedAutoencoder:
         means = {name: value.mean() for name, value in parts.items()}
         return means.pop("loss"), means, carry
 
-    def evaluate(self, params: Any, batch: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    def evaluate(
+        self, params: Any, batch: Mapping[str, Array], carry: tuple[()] = ()
+    ) -> tuple[dict[str, tuple[Array, Array]], tuple[()]]:
         """Sums and counts over the rows of a validation batch, under masks that depend on the image alone.
 
         Besides the parts of the loss there is `loss_visible_mean`: the squared error of predicting, everywhere in a
@@ -135,7 +137,11 @@ class MaskedAutoencoder:
         parts, prediction = self.row_losses(params, batch, noise, None)
         parts["loss_visible_mean"] = self.visible_mean_error(batch, prediction.masking)
         count = jnp.float32(noise.shape[0])
-        return {name: (value.sum(), count) for name, value in parts.items()}
+        return {name: (value.sum(), count) for name, value in parts.items()}, carry
+
+    def derive(self, means: dict[str, float]) -> dict[str, float]:
+        """Nothing follows from the means."""
+        return {}
 
     def embed(self, params: Any, batch: Mapping[str, Array], channelwise: bool = False) -> Array:
         """Embeddings without a mask: the mean of the patch tokens.
