@@ -124,3 +124,14 @@ def test_permute_tokens_and_its_gradient():
     ours = jax.grad(lambda x: (layers.permute_tokens(x, order, restore) * weight).sum())(x)
     plain = jax.grad(lambda x: (jnp.take_along_axis(x, order[..., None], 1) * weight).sum())(x)
     np.testing.assert_allclose(ours, plain, rtol=1e-6)
+
+
+def test_dropout_depends_on_key_row_and_site_alone():
+    keys = layers.row_keys(jax.random.key(0), jnp.arange(4))
+    x = jnp.ones((4, 64, 32))
+    y = layers.dropout(x, 0.25, keys, 1)
+    np.testing.assert_array_equal(layers.dropout(x[2:], 0.25, keys[2:], 1), y[2:])
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(float((y == 0).mean()) - 0.25) < 0.02  # 8192 draws: 4 standard deviations
+    assert (layers.dropout(x, 0.25, keys, 2) != y).any()
+    assert layers.dropout(x, 0.0, keys, 1) is x and layers.dropout(x, 0.5, None, 1) is x
