@@ -52,6 +52,7 @@ class Dense(nn.Module):
       input_axes: how many trailing axes of the input are contracted.
       use_bias: whether there is a bias, of shape `features`.
       fan_out: outputs of one matrix, where several are packed in the kernel; only the initialiser reads it.
+      init_std: standard deviation of a normal initialiser; 0 = Glorot's uniform one.
       dtype: type of the product; the parameters are float32.
     """
 
@@ -60,6 +61,7 @@ class Dense(nn.Module):
     input_axes: int = 1
     use_bias: bool = True
     fan_out: int = 0
+    init_std: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -67,6 +69,8 @@ class Dense(nn.Module):
         features, kernel_axes = tuple(self.features), tuple(self.kernel_axes)
         inputs = x.shape[x.ndim - self.input_axes :]
         init = xavier_uniform(int(np.prod(inputs)), self.fan_out or int(np.prod(features)))
+        if self.init_std:
+            init = nn.initializers.normal(self.init_std)
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32
         )
