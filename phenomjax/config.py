@@ -24,7 +24,7 @@ SECTIONS = {
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
 CHANGEABLE = (
     "num_steps", "mesh", "log", "eval", "figures", "checkpoint", "divergence", "data.banks", "data.threads",
-    "data.prefetch_batches", "data.on_bad_image", "data.max_bad_images", "model.remat", "model.attention",
+    "data.prefetch_batches", "data.staging", "data.eval_segment_len", "model.eval_mem_len", "data.on_bad_image", "data.max_bad_images", "model.remat", "model.attention",
 )  # fmt: skip
 
 
@@ -125,6 +125,13 @@ def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise UserError(f"The preset '{arg}' gives {name}={text}, which is not a {kind.__name__}.") from None
     return values
+
+
+def preset(arg: str, known: Iterable[str]) -> str:
+    """The preset behind `--config FILE:ARG` for files whose only option is its name."""
+    if arg not in known:
+        raise UserError(f"There is no preset '{arg}'.{did_you_mean(arg, known)} There are: {', '.join(known)}.")
+    return arg
 
 
 def choose(config: ConfigDict, key: str, known: Iterable[str]) -> None:

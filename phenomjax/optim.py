@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from phenomjax.errors import UserError
 
-# (last part of the parameter's name, decayed?). Matrices are decayed; biases, norms, LayerScale and tokens are not.
+# (last part of the parameter's name, decayed?). Matrices and embeddings are decayed; biases, norms, LayerScale and tokens are not.
 DECAY_RULES = (
-    (r"kernel", True),
-    (r"bias|scale|gamma|cls_token|mask_token|channel_tokens", False),
+    (r".*kernel|.*embedding", True),
+    (r".*bias|scale|gamma|cls_token|mask_token|channel_tokens", False),
 )
 
 

@@ -88,9 +88,9 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     write_token_bank(partial, splits, options={"simulated": settings})
     (partial / "truth").mkdir()
-    rows = [(name, int(name[1:4])) for pairs in splits.values() for name, _ in pairs]
-    ids, families = zip(*rows, strict=True)
-    pq.write_table(pa.table({"id": ids, "family": families}), partial / "truth" / "families.parquet")
+    truth = [(name, int(name[1:4])) for pairs in splits.values() for name, _ in pairs]
+    ids, numbers = zip(*truth, strict=True)
+    pq.write_table(pa.table({"id": ids, "family": numbers}), partial / "truth" / "families.parquet")
     pq.write_table(
         pa.concat_tables(
             pa.table({"family": [number] * len(text), "site": range(len(text)), "residue": list(text), "rate": rates})

@@ -1,0 +1,47 @@
+"""Transformer-XL on proteins: ProtTXL as published (Elnaggar et al. 2021, arXiv 2007.06225), and sizes for one machine.
+
+python -m phenomjax.main --config configs/prot_txl.py:uniref --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_txl
+python -m phenomjax.main --config configs/prot_txl.py:small  --config.data.banks="('proteins.zarr',)"  --workdir runs/small_txl
+make demo-protein
+
+preset   layers x width, heads   parameters   per row         rows     steps    optimiser, peak rate, warm-up
+uniref   30 x 1024, 16 x 64      409.3 M      1654.9 GFLOP    22,464   31,300   LAMB 0.002, 5,500
+bfd      32 x 1024, 14 x 128     562.4 M      2460.4 GFLOP    44,928   40,700   LAMB 0.0005, 13,600
+small    6 x 256, 4 x 64         4.7 M        5.2 GFLOP       32       4,000    Adam 0.001, 400
+demo     4 x 128, 4 x 32         0.8 M        0.5 GFLOP       16       600      Adam 0.003, 60
+
+A row of uniref and bfd is a segment of 512 residues that sees a memory of 512; of small 128 and 128. The published runs took
+5,616 V100 for uniref and for bfd, one GPU with 4 or 8 rows each; the vocabulary of 37 is theirs, of which a bank uses 32.
+"""
+
+from phenomjax import config
+
+PRESETS = ("uniref", "bfd", "small", "demo")
+# layers, heads, head_dim, rows a step, steps, peak learning rate, warm-up steps
+PUBLISHED = {"uniref": (30, 16, 64, 22464, 31300, 2e-3, 5500), "bfd": (32, 14, 128, 44928, 40700, 5e-4, 13600)}
+
+
+def get_config(arg: str = "small"):
+    """One of the presets above."""
+    size = config.preset(arg, PRESETS)
+    c = config.base("causal_lm")
+    if size in PUBLISHED:
+        c.model.num_layers, c.model.num_heads, c.model.head_dim, c.global_batch_size, c.num_steps, rate, warmup = (
+            PUBLISHED[size]
+        )
+        c.model.vocab_size, c.model.embed_dim, c.model.mlp_dim, c.model.dropout = 37, 1024, 4096, 0.15
+        c.data.segment_len = c.model.mem_len = 512
+        c.model.scan_layers = True
+        c.optimizer.name, c.optimizer.eps, c.optimizer.learning_rate = "lamb", 1e-6, rate
+        c.optimizer.warmup_fraction = warmup / c.num_steps
+        c.mesh.preset = "fsdp"
+        c.eval.num_batches = 8
+    elif size == "small":
+        c.global_batch_size, c.num_steps, c.optimizer.learning_rate = 32, 4000, 1e-3
+    else:
+        c.model.num_layers, c.model.embed_dim, c.model.head_dim, c.model.mlp_dim = 4, 128, 32, 512
+        c.data.segment_len, c.model.mem_len, c.model.dropout = 64, 64, 0.0
+        c.global_batch_size, c.num_steps, c.optimizer.learning_rate = 16, 600, 3e-3
+        c.data.simulate.families = 20
+        c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps = 50, 200, 200
+    return c

@@ -1,0 +1,251 @@
+"""Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860): causal layers that see the hidden states of earlier segments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from phenomjax.models import layers
+from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
+from phenomjax.models.vocabulary_layers import TiedVocabulary
+
+SITES = 4  # dropout sites of a layer
+EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE = -1, -2, -3
+
+
+class TransformerXLLayer(nn.Module):
+    """One layer: relative attention over (memory, segment), then a ReLU MLP, each with a residual and LayerNorm.
+
+    Attributes:
+      num_heads, head_dim, mlp_dim: sizes.
+      norm: "post", LayerNorm after the residual, as published; "pre", before the branch (memory included).
+      untie_bias: the layer has its own u and v.
+      dropout, attention_dropout: rates.
+      init_std: of all kernels.
+      attention: see `relative_attention`.
+      dtype: of activations.
+    """
+
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    norm: str
+    untie_bias: bool
+    dropout: float
+    attention_dropout: float
+    init_std: float
+    attention: str
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        memory: Array,
+        layer: Array,
+        shared: tuple[Array | None, ...],
+        keys: Array | None,
+        mask: Array,
+    ) -> tuple[Array, Array]:
+        """One layer.
+
+        Args:
+          x: (batch, queries, embed).
+          memory: (batch, memory, embed), earlier inputs of this layer.
+          layer: () int32, its number, for the draws of dropout.
+          shared: positions (keys, embed), and the shared u and v, or None.
+          keys: (batch,) dropout keys, or None.
+          mask: of `causal_mask`.
+
+        Returns:
+          (output, x): x is what the memory takes in.
+        """
+        positions, content_bias, position_bias = shared
+        embed, heads = x.shape[-1], (self.num_heads, self.head_dim)
+        site = layer * SITES
+        both = jnp.concatenate([memory.astype(x.dtype), x], 1)
+        norm = layers.LayerNorm(1e-5, self.dtype, name="attention_norm")
+        seen = norm(both) if self.norm == "pre" else both
+        query = self.dense("query", heads, ("embed", "heads", "kv"))(seen[:, memory.shape[1] :])
+        key_value = self.dense("key_value", (2, *heads), ("embed", None, "heads", "kv"))(seen)
+        position = self.dense("position", heads, ("embed", "heads", "kv"))(positions)
+        if self.untie_bias:
+            content_bias, position_bias = (
+                relative_bias(self, name, heads, self.init_std) for name in ("content_bias", "position_bias")
+            )
+        weight_dropout = None
+        if keys is not None and self.attention_dropout:
+            shape = (self.num_heads, x.shape[1], both.shape[1])
+            bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, site), shape, jnp.uint16))(keys)
+            weight_dropout = (self.attention_dropout, bits)
+        y = relative_attention(
+            query,
+            key_value[:, :, 0],
+            key_value[:, :, 1],
+            position,
+            content_bias,
+            position_bias,
+            mask,
+            self.attention,
+            weight_dropout,
+        )
+        y = self.dense("out", (embed,), ("heads", "kv", "embed"), 2)(y)
+        y = x + layers.dropout(y, self.dropout, keys, site + 1)
+        y = y if self.norm == "pre" else norm(y)
+        y = nn.with_logical_constraint(y, ("batch", None, None))
+        return self.mlp(y, keys, site), x
+
+    def mlp(self, x: Array, keys: Array | None, site: Array) -> Array:
+        """The position-wise branch with its residual and norm."""
+        norm = layers.LayerNorm(1e-5, self.dtype, name="mlp_norm")
+        y = norm(x) if self.norm == "pre" else x
+        y = jax.nn.relu(self.dense("mlp_in", (self.mlp_dim,), ("embed", "mlp"), use_bias=True)(y))
+        y = layers.dropout(y, self.dropout, keys, site + 2)
+        y = self.dense("mlp_out", (x.shape[-1],), ("mlp", "embed"), use_bias=True)(y)
+        y = x + layers.dropout(y, self.dropout, keys, site + 3)
+        y = y if self.norm == "pre" else norm(y)
+        return nn.with_logical_constraint(y, ("batch", None, None))
+
+    def dense(
+        self,
+        name: str,
+        features: Sequence[int],
+        axes: Sequence[str | None],
+        input_axes: int = 1,
+        use_bias: bool = False,
+    ) -> layers.Dense:
+        return layers.Dense(features, axes, input_axes, use_bias, init_std=self.init_std, dtype=self.dtype, name=name)
+
+
+class LayerStack(nn.Module):
+    """All layers, unrolled or scanned; see `vit.BlockStack`."""
+
+    options: Mapping[str, Any]
+    depth: int
+    scan_layers: bool
+    remat: str
+
+    @nn.compact
+    def __call__(
+        self, x: Array, memory: Array, shared: tuple[Array | None, ...], keys: Array | None, mask: Array
+    ) -> tuple[Array, Array]:
+        """As TransformerXLLayer, with memory (batch, layers, memory, embed); returns output and inputs (batch, layers, seq, embed)."""
+        block = TransformerXLLayer
+        if self.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            block = nn.remat(block, policy=policy, prevent_cse=not self.scan_layers)
+        if self.scan_layers:
+            stack = nn.scan(
+                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth,
+                in_axes=(1, 0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=1,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )  # fmt: skip
+            return stack(**self.options, name="layers")(x, memory, jnp.arange(self.depth), shared, keys, mask)
+        inputs = []
+        for layer in range(self.depth):
+            x, taken = block(**self.options, name=f"layer_{layer}")(
+                x, memory[:, layer], jnp.int32(layer), shared, keys, mask
+            )
+            inputs.append(taken)
+        return x, jnp.stack(inputs, 1)
+
+
+class TransformerXL(nn.Module):
+    """The model: embedding times sqrt(embed), layers, softmax with the embedding's weights.
+
+    LayerNorm scales begin at 1 and not at N(1, init_std), the one difference to the published initialisation.
+
+    Attributes:
+      vocabulary: attributes of the TiedVocabulary.
+      layer: attributes of the layers.
+      num_layers: depth.
+      clamp_len: distances beyond this count as this; 0 = no limit.
+      same_length: see `causal_mask`.
+      mem_len: length that `same_length` counts with.
+      scan_layers, remat: as in vit.BlockStack.
+    """
+
+    vocabulary: Mapping[str, Any]
+    layer: Mapping[str, Any]
+    num_layers: int
+    clamp_len: int
+    same_length: str
+    mem_len: int
+    scan_layers: bool
+    remat: str
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, memory: Array, valid: Array, key: Array | None = None, row: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """A segment.
+
+        Args:
+          tokens: (batch, seq) ids.
+          memory: (batch, layers, memory, embed), inputs of each layer, the newest last; any length.
+          valid: (batch,) how many places at its end hold something.
+          key: of dropout; None = no dropout.
+          row: (batch,) numbers of the rows, with `key`.
+
+        Returns:
+          logits (batch, seq, vocab) float32; hidden (batch, seq, embed), the last layer's output; inputs (batch, layers, seq, embed), what
+          the memory takes in, without gradient.
+        """
+        words = TiedVocabulary(**self.vocabulary, dtype=self.dtype, name="vocabulary")
+        keys = None if key is None else layers.row_keys(key, row)
+        rate, embed = self.layer["dropout"], self.vocabulary["embed_dim"]
+        span = memory.shape[2] + tokens.shape[1]
+        distance = jnp.arange(span - 1, -1, -1)
+        positions = sinusoids(jnp.minimum(distance, self.clamp_len) if self.clamp_len else distance, embed)
+        if key is not None:  # one mask for all rows, as published
+            positions = layers.dropout(positions[None], rate, key[None], POSITION_SITE)[0]
+        shared = (positions.astype(self.dtype), None, None)
+        if not self.layer["untie_bias"]:
+            heads = (self.layer["num_heads"], self.layer["head_dim"])
+            std = self.layer["init_std"]
+            shared = (
+                shared[0],
+                relative_bias(self, "content_bias", heads, std),
+                relative_bias(self, "position_bias", heads, std),
+            )
+        mask = causal_mask(tokens.shape[1], memory.shape[2], valid, self.same_length, self.mem_len)
+        x = layers.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(self.dtype)
+        x = nn.with_logical_constraint(x, ("batch", None, None))
+        options = {**self.layer, "dtype": self.dtype}
+        blocks = LayerStack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
+        x, inputs = blocks(x, jax.lax.stop_gradient(memory), shared, keys, mask)
+        hidden = layers.dropout(x, rate, keys, OUTPUT_SITE)
+        return words.logits(hidden), hidden, jax.lax.stop_gradient(inputs)
+
+
+def relative_bias(module: nn.Module, name: str, heads: tuple[int, int], init_std: float) -> Array:
+    """The parameter u or v (heads, kv) of the relative attention."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(init_std), ("heads", "kv"))
+    return module.param(name, init, heads, jnp.float32)
+
+
+def remember(memory: Array, valid: Array, inputs: Array) -> tuple[Array, Array]:
+    """The memory after a segment.
+
+    Args:
+      memory: (batch, layers, memory, embed).
+      valid: (batch,) filled places at its end.
+      inputs: (batch, layers, seq, embed) of `TransformerXL`.
+
+    Returns:
+      memory of the same shape with the newest last, and valid.
+    """
+    length = memory.shape[2]
+    if not length:
+        return memory, valid
+    joined = (
+        jnp.concatenate([memory, inputs.astype(memory.dtype)], 2)
+        if inputs.shape[2] < length
+        else inputs.astype(memory.dtype)
+    )
+    return joined[:, :, joined.shape[2] - length :], jnp.minimum(valid + inputs.shape[2], length)
