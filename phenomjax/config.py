@@ -187,8 +187,13 @@ def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, ConfigDict | dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+            flat[prefix + key] = _tuples(value)
     return flat
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, also within lists, as tuples: JSON knows no others."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def save(config: ConfigDict, path: Path) -> None:

@@ -85,14 +85,18 @@ def _xlnet(m: ConfigDict) -> None:
 
 def _elmo(m: ConfigDict) -> None:
     """ELMo (Peters et al. 2018, https://arxiv.org/abs/1802.05365), SeqVec's shapes (Heinzinger et al. 2019) by default smaller."""
+    m.alphabet = ""  # of the tokens, whose spelling the character CNN reads; "" = that of the banks
+    m.boundary = ""  # tokens around a sequence, "eos" or "bos_eos"; "" = those of the banks
     m.char_dim = 16
     m.filters = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))  # (width, number)
     m.num_highway = 2
-    m.max_characters = 10  # 3 + the widest filter gives the outputs of the published 50, at a fifth of the cost
+    m.max_characters = (
+        10  # 3 + the widest filter gives the outputs of the published 50 for tokens of one byte, at a fifth of the cost
+    )
     m.projection_dim = 128  # of a token and of each direction's output
     m.cell_dim = 512
     m.num_layers = 2
-    m.cell_clip = 3.0
+    m.cell_clip = 3.0  # bound of the memory cells; 0.0 = none
     m.projection_clip = 3.0
     m.skip_connections = True  # the input of layers from the second on is added to their output
     m.dropout = 0.1
@@ -121,6 +125,14 @@ def check(c: ConfigDict) -> None:
             raise UserError(
                 f"config.model.cutoffs {tuple(m.cutoffs)} must rise, and config.model.embed_dim {m.embed_dim} be a multiple of "
                 f"config.model.div_val {m.div_val} to the power {len(m.cutoffs)}."
+            )
+    if c.task == "bidirectional_lm":
+        choose(c, "model.boundary", ("", "eos", "bos_eos"))
+        widest = max((width for width, _ in m.filters), default=0)
+        if not 1 <= widest <= m.max_characters or m.max_characters < 3:
+            raise UserError(
+                f"config.model.max_characters {m.max_characters} must hold a token of one byte with its two marks, and the widest of "
+                f"config.model.filters {tuple(m.filters)}. Set --config.model.max_characters={3 + max(widest, 1)} and at least one filter."
             )
     if c.task in ("causal_lm", "permutation_lm"):
         choose(c, "model.remat", ("none", "dots", "full"))

@@ -8,7 +8,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from phenomjax.data.vocabulary import vocabulary
-from phenomjax.models import elmo, layers, lstm
+from phenomjax.models import elmo
 
 TOKENS = vocabulary("protein").tokens
 ROWS, TIME, CELL, WIDTH, LAYERS = 3, 7, 6, 4, 3

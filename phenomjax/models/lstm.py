@@ -37,7 +37,7 @@ def recurrence(
 
 def _run(
     inputs: Array, state_kernel: Array, projection: Array, cell: Array, hidden: Array, cell_clip: float, projection_clip: float,
-    save: bool = False,
+    *, save: bool = False,
 ) -> tuple[Array, Array, Any]:  # fmt: skip
     dtype, shape = inputs.dtype, inputs.shape[1:]
     state_2d, projection = state_kernel.reshape(state_kernel.shape[0], *_flat(shape)), projection.astype(dtype)
