@@ -1,0 +1,175 @@
+"""Relative attention of XLNet's two streams (Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2.3 to 2.5)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from phenomjax.models import layers
+from phenomjax.models.relative_attention import relative_shift, sinusoids
+
+NEVER = -1e30  # score of a key that must not be seen
+
+
+class Streams(NamedTuple):
+    """What passes from layer to layer.
+
+    Attributes:
+      content: (batch, seq, embed).
+      query: (batch, targets, embed), or None: nothing is predicted.
+    """
+
+    content: Array
+    query: Array | None
+
+
+class Context(NamedTuple):
+    """What is the same for all layers; K = memory + seq keys, of which the memory comes first.
+
+    Attributes:
+      positions: (1 or 2, K + seq - 1, embed) codes of the distances K - 1, K - 2, … 1 - seq; the second of the same distances backwards.
+      reverse: (batch,) bool, rows that use the second code, or None.
+      targets: (batch, targets) places in the segment that the query stream stands at, or None.
+      sees, query_sees: (batch or 1, queries, K) bool for content and query stream; None: every key is seen.
+      other, query_other: (batch, queries, K) bool, whether the key is of another segment; None: no segments.
+      biases: (3, heads, kv), shared by all layers, or None: each layer has its own.
+      keys: of `layers.row_keys`, or None: no dropout.
+    """
+
+    positions: Array
+    reverse: Array | None
+    targets: Array | None
+    sees: Array | None
+    query_sees: Array | None
+    other: Array | None
+    query_other: Array | None
+    biases: tuple[Array, Array, Array] | None
+    keys: Array | None
+
+
+class Table(nn.Module):
+    """Learned vectors: of tokens, or, for each head, of keys of the query's own segment and of another one."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init_std: float
+
+    @nn.compact
+    def __call__(self) -> Array:
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.init_std), self.axes)
+        return self.param("embedding", init, self.shape, jnp.float32)
+
+
+class RelativeAttention(nn.Module):
+    """Attention whose score has a content, a position and a segment term, for both streams with the same weights.
+
+    score_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j) + (q_i + s) . E_[segment of j is another]) / sqrt(kv), with the biases u, v, s.
+    """
+
+    num_heads: int
+    head_dim: int
+    dropout: float
+    init_std: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, streams: Streams, memory: Array | None, context: Context, site: Array) -> Streams:
+        """Streams -> what attention adds to each, before dropout. `memory` is (batch, memory, embed)."""
+        heads, width = (self.num_heads, self.head_dim), streams.content.shape[-1]
+        dense = {"init_std": self.init_std, "use_bias": False, "dtype": self.dtype}
+
+        def project(name: str) -> layers.Dense:
+            return layers.Dense(heads, ("embed", "heads", "kv"), name=name, **dense)
+
+        query, out = project("query"), layers.Dense((width,), ("heads", "kv", "embed"), 2, name="out", **dense)
+        content = streams.content
+        everything = content if memory is None else jnp.concatenate([memory.astype(content.dtype), content], 1)
+        key, value = project("key")(everything), project("value")(everything)
+        # Positions are few; projecting them for both directions and choosing by row costs less than a product a row.
+        place = project("position")(context.positions)
+        backwards = context.reverse
+        place = place[0] if backwards is None else jnp.where(backwards[:, None, None, None], place[1], place[0])
+        biases = context.biases or head_biases(self, heads, self.init_std)
+        segment = Table((2, *heads), (None, "heads", "kv"), self.init_std, name="segment")()
+
+        def attend(x: Array, targets: Array | None, sees: Array | None, other: Array | None, site: Array) -> Array:
+            q = query(x)
+            content_bias, position_bias, segment_bias = (bias.astype(q.dtype) for bias in biases)
+            scores = _scores("bqhd,bkhd->bhqk", q + content_bias, key)
+            by_distance = "bqhd,lhd->bhql" if place.ndim == 3 else "bqhd,blhd->bhql"
+            distance = _scores(by_distance, q + position_bias, place)
+            if targets is None:
+                scores += relative_shift(distance)[..., : key.shape[1]]
+            else:
+                scores += windows(distance, content.shape[1] - 1 - targets, key.shape[1])
+            if other is not None:
+                by_segment = _scores("bqhd,shd->bhqs", q + segment_bias, segment.astype(q.dtype))
+                own, apart = by_segment[..., :1], by_segment[..., 1:]
+                scores += jnp.where(other[:, None], apart, own)
+            scores *= self.head_dim**-0.5
+            if sees is not None:
+                scores = jnp.where(sees[:, None], scores, NEVER)
+            weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+            weights = layers.dropout(weights, self.dropout, context.keys, site)
+            return out(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
+
+        y = attend(content, None, context.sees, context.other, site)
+        if streams.query is None:
+            return Streams(y, None)
+        return Streams(y, attend(streams.query, context.targets, context.query_sees, context.query_other, site + 1))
+
+
+def head_biases(module: nn.Module, heads: tuple[int, int], init_std: float) -> tuple[Array, Array, Array]:
+    """Parameters of a module: what is added to the queries of the content, position and segment term."""
+    init = nn.with_logical_partitioning(nn.initializers.normal(init_std), ("heads", "kv"))
+    content, position, segment = (
+        module.param(f"{term}_bias", init, heads, jnp.float32) for term in ("content", "position", "segment")
+    )
+    return content, position, segment
+
+
+def distance_codes(
+    keys: int, queries: int, width: int, clamp_len: int, both_directions: bool
+) -> Float[Array, "direction distance embed"]:
+    """Sines, then cosines, of the distances keys - 1, keys - 2, … 1 - queries; by flag also of the same backwards."""
+    distance = jnp.arange(keys - 1, -queries, -1, dtype=jnp.float32)
+    if clamp_len > 0:
+        distance = distance.clip(-clamp_len, clamp_len)
+    return jnp.stack([sinusoids(x, width) for x in ((distance, -distance) if both_directions else (distance,))])
+
+
+@jax.custom_vjp
+def _windows(x: Array, start: Array, key: Array) -> Array:
+    index = start[:, :, None] + key
+    return jnp.take_along_axis(x, index[:, None], -1, mode="clip")
+
+
+def windows(
+    x: Num[Array, "batch heads query distance"], start: Int[Array, "batch query"], keys: int
+) -> Num[Array, "batch heads query key"]:
+    """x[b, h, p, start[b, p] + j] for j = 0 … keys - 1: `relative_shift` for queries that stand anywhere.
+
+    The gradient is again a gather, where XLA would scatter.
+    """
+    return _windows(x, start, jnp.arange(keys))
+
+
+def _windows_forward(x: Array, start: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _windows(x, start, key), (start, jnp.arange(x.shape[-1]))
+
+
+def _windows_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    start, distance = saved
+    index = (distance - start[:, :, None])[:, None]
+    inside = (index >= 0) & (index < gradient.shape[-1])
+    return jnp.where(inside, jnp.take_along_axis(gradient, index, -1, mode="clip"), 0), None, None
+
+
+_windows.defvjp(_windows_forward, _windows_backward)
+
+
+def _scores(equation: str, query: Array, key: Array) -> Array:
+    return jnp.einsum(equation, query, key, preferred_element_type=jnp.float32)
