@@ -5,6 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from phenomjax.config import at_least_one, choose
+from phenomjax.data.spans import check_row
 from phenomjax.errors import UserError
 
 
@@ -12,6 +13,10 @@ def add_sections(c: ConfigDict) -> None:
     """Adds `c.model` and `c.data` of the task `c.task`, and the optimiser these models are usually trained with."""
     c.model = ConfigDict()
     c.model.vocab_size = 0  # 0 = that of the banks; larger leaves unused rows, as published weights have
+    # What a trained model must know of its banks when they are gone; "" = as in the banks
+    c.model.alphabet = ""  # of the tokens: "protein", "smiles" or "bytes"
+    c.model.boundary = ""  # tokens around a sequence: "eos" or "bos_eos"
+    c.model.rare = ""  # what became of the rare letters of proteins: "x", "keep" or "reject"
     {"causal_lm": _transformer_xl, "permutation_lm": _xlnet, "bidirectional_lm": _elmo}[c.task](c.model)
     c.model.dtype = "auto"  # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
 
@@ -65,7 +70,7 @@ def _xlnet(m: ConfigDict) -> None:
     m.head_dim = 64
     m.mlp_dim = 1024
     m.mem_len = 96
-    m.reuse_len = 64  # tokens of a row that the next step's memory keeps
+    m.reuse_len = 64  # tokens of a row that are new, and that the next step's memory keeps
     m.perm_size = 64  # tokens that are permuted together; divides reuse_len
     m.num_predict = 22  # targets a row
     m.mask_alpha = 6  # a span of n targets comes with n * mask_alpha / mask_beta tokens of context
@@ -85,8 +90,6 @@ def _xlnet(m: ConfigDict) -> None:
 
 def _elmo(m: ConfigDict) -> None:
     """ELMo (Peters et al. 2018, https://arxiv.org/abs/1802.05365), SeqVec's shapes (Heinzinger et al. 2019) by default smaller."""
-    m.alphabet = ""  # of the tokens, whose spelling the character CNN reads; "" = that of the banks
-    m.boundary = ""  # tokens around a sequence, "eos" or "bos_eos"; "" = those of the banks
     m.char_dim = 16
     m.filters = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))  # (width, number)
     m.num_highway = 2
@@ -126,8 +129,9 @@ def check(c: ConfigDict) -> None:
                 f"config.model.cutoffs {tuple(m.cutoffs)} must rise, and config.model.embed_dim {m.embed_dim} be a multiple of "
                 f"config.model.div_val {m.div_val} to the power {len(m.cutoffs)}."
             )
+    choose(c, "model.boundary", ("", "eos", "bos_eos"))
+    choose(c, "model.rare", ("", "x", "keep", "reject"))
     if c.task == "bidirectional_lm":
-        choose(c, "model.boundary", ("", "eos", "bos_eos"))
         widest = max((width for width, _ in m.filters), default=0)
         if not 1 <= widest <= m.max_characters or m.max_characters < 3:
             raise UserError(
@@ -136,6 +140,8 @@ def check(c: ConfigDict) -> None:
             )
     if c.task in ("causal_lm", "permutation_lm"):
         choose(c, "model.remat", ("none", "dots", "full"))
+    if c.task == "permutation_lm":
+        _check_xlnet(c)
     if not c.data.banks and not c.data.simulate.families:
         raise UserError(
             "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare sequences` (or "
@@ -147,3 +153,22 @@ def check(c: ConfigDict) -> None:
                 f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
                 f"`python -m phenomjax.prepare sequences --source FILES --out {path}`, or correct the path."
             )
+
+
+def _check_xlnet(c: ConfigDict) -> None:
+    m = c.model
+    choose(c, "model.attention_type", ("bi", "uni"))
+    choose(c, "model.gelu", ("exact", "tanh"))
+    for key in ("model.reuse_len", "model.perm_size", "model.mask_alpha", "model.mask_beta"):
+        at_least_one(c, key)
+    for length in {c.data.segment_len, c.data.eval_segment_len or c.data.segment_len}:
+        check_row(length, m.reuse_len, m.num_predict)
+    if m.reuse_len % m.perm_size:
+        raise UserError(
+            f"config.model.reuse_len {m.reuse_len} is not a multiple of config.model.perm_size {m.perm_size}, the tokens that are permuted "
+            f"together. Set --config.model.perm_size={m.reuse_len}, or a divisor of it."
+        )
+    if m.embed_dim % 2:
+        raise UserError(
+            f"config.model.embed_dim {m.embed_dim} must be even: half of each position is sines, half cosines."
+        )

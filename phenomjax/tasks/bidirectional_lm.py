@@ -1,7 +1,6 @@
 """ELMo as a pretraining task: the next token and the one before, by two LSTMs whose states are the task's carry."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from phenomjax.data.mirrored_lanes import MirroredLaneLoader
-from phenomjax.data.token_bank import BOUNDARIES, TokenBank, open_token_bank
+from phenomjax.data.token_bank import TokenBank
 from phenomjax.data.vocabulary import PAD, vocabulary
 from phenomjax.models import elmo, layers
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy
@@ -29,14 +28,6 @@ class BidirectionalLM(LanguageModel):
     bilm-tf differentiates loss * unroll_steps. With s steps, and Adagrad, that equals clip_norm / s and initial_accumulator / s**2
     here (configs/seqvec.py has the numbers).
     """
-
-    @staticmethod
-    def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-        """Like every language model's, and fills `model.alphabet` and `model.boundary`, so that weights say what they read."""
-        with LanguageModel.resolve(config, workdir).unlocked() as config:
-            bank = open_token_bank(config.data.banks[0])
-            config.model.alphabet, config.model.boundary = bank.vocabulary.name, bank.boundary
-        return config.lock()
 
     @property
     def model(self) -> elmo.ELMo:
@@ -89,6 +80,25 @@ class BidirectionalLM(LanguageModel):
         return nll, right, weight, state if self.config.model.stateful else ()
 
     # What is done with a trained model
+
+    def inference_carry(self, rows: int, *, whole: bool) -> elmo.State:
+        """States before any text."""
+        return self.state(rows)
+
+    def segment_features(
+        self, params: Any, tokens: Array, lengths: Array, carry: elmo.State, layer: int | None = None
+    ) -> tuple[Array, elmo.State]:
+        """See `LanguageModel`; layer None is the sum of all, as SeqVec has it, 0 the token vectors."""
+        outputs, carry = self.model.apply({"params": params}, tokens, carry, method="read")
+        features = sum(outputs[1:], outputs[0]) if layer is None else outputs[layer]
+        return features.astype(jnp.float32), carry
+
+    def segment_log_probs(
+        self, params: Any, tokens: Array, targets: Array, carry: elmo.State
+    ) -> tuple[Array, elmo.State]:
+        """See `LanguageModel`."""
+        logits, carry = self.model.apply({"params": params}, tokens, carry)
+        return -cross_entropy(logits, targets)[0], carry
 
     def layers(
         self, params: Any, tokens: Array, lengths: Array, state: elmo.State | None = None
@@ -144,9 +154,7 @@ class BidirectionalLM(LanguageModel):
 
     def frame(self, tokens: Array, lengths: Array) -> tuple[Array, Array]:
         """Sequences between the boundaries that the lanes have there: ((rows, seq + 2), lengths + 2)."""
-        before, after = BOUNDARIES[self.config.model.boundary or "eos"]
-        # Where a bank ends sequences only, what stands before one is the end of another.
-        first, last = (before or after)[-1], (after or before)[0]
+        (first,), (last,) = self.boundary
         place, end = jnp.arange(tokens.shape[1] + 2), lengths[:, None] + 1
         inner = jnp.pad(tokens.astype(jnp.int32), ((0, 0), (1, 1)))
         framed = jnp.where(place == 0, first, jnp.where(place < end, inner, jnp.where(place == end, last, PAD)))

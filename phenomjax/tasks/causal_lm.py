@@ -85,6 +85,33 @@ class CausalLM(LanguageModel):
         memory, valid = remember(carry["memory"], carry["valid"], inputs)
         return hidden.astype(jnp.float32), {"memory": memory, "valid": valid}
 
+    def inference_carry(self, rows: int, *, whole: bool) -> dict[str, Array]:
+        """Empty memories; of no length if no second segment will read them."""
+        carry = self.carry(rows, "val")
+        return carry | {"memory": carry["memory"][:, :, :0]} if whole else carry
+
+    def segment_features(
+        self, params: Any, tokens: Array, lengths: Array, carry: Mapping[str, Array], layer: int | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """See `LanguageModel`; layer None is the last one."""
+        _, hidden, inputs = self.model("val").apply({"params": params}, tokens[:, 0], carry["memory"], carry["valid"])
+        features = hidden if layer in (None, self.config.model.num_layers) else inputs[:, layer]
+        memory, valid = remember(carry["memory"], carry["valid"], inputs)
+        return features[:, None].astype(jnp.float32), {"memory": memory, "valid": valid}
+
+    def segment_log_probs(
+        self, params: Any, tokens: Array, targets: Array, carry: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """See `LanguageModel`."""
+        logits, carry = self.next_logits(params, tokens[:, 0], carry)
+        return -cross_entropy(logits, targets[:, 0])[0][:, None], carry
+
+    def next_logits(self, params: Any, tokens: Array, carry: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """Logits (rows, seq, vocab) of the token that follows each of `tokens` (rows, seq), and the next carry."""
+        logits, _, inputs = self.model("val").apply({"params": params}, tokens, carry["memory"], carry["valid"])
+        memory, valid = remember(carry["memory"], carry["valid"], inputs)
+        return logits, {"memory": memory, "valid": valid}
+
     def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities of the next token along the first 96 tokens of a segment without memory, for `figures`."""
         tokens = batch["tokens"][:, 1:98]

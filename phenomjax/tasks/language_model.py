@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from phenomjax import cluster
 from phenomjax.data import simulated_families, staging
 from phenomjax.data.lanes import LaneLoader
-from phenomjax.data.token_bank import TokenBank, open_token_bank
+from phenomjax.data.token_bank import BOUNDARIES, TokenBank, open_token_bank
 from phenomjax.data.vocabulary import SPECIALS, vocabulary
 from phenomjax.errors import UserError
 from phenomjax.models import layers
@@ -27,14 +27,25 @@ class LanguageModel:
 
     Args:
       config: reads `model.*`, `data.*`, `seed` and `global_batch_size`.
+
+    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs` (phenomjax/inference/segments.py). They
+    read segments (rows, directions, seq) of framed sequences, one after the other, in *reading order*: in direction 1, if there is one,
+    the sequence is turned around. Padding comes last and changes nothing.
+
+    Attributes:
+      directions: 1, or 2 for a model that also reads backwards.
+      scoring: "sequence", likelihoods of whole sequences by `segment_log_probs`; "masked", of single tokens by `masked_log_probs`.
     """
+
+    directions = 1
+    scoring = "sequence"
 
     def __init__(self, config: ConfigDict):
         self.config = config
 
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-        """Simulates the banks if that is asked for, and fills `data.banks` and `model.vocab_size`.
+        """Simulates the banks if that is asked for, and fills `data.banks`, `model.vocab_size` and what else the model must know of them.
 
         Raises:
           UserError: the vocabulary of a bank is larger than `model.vocab_size`.
@@ -50,6 +61,9 @@ class LanguageModel:
                         f"config.model.vocab_size is {config.model.vocab_size}, but the bank {path} has {needed} tokens. Set "
                         f"--config.model.vocab_size={needed}, or 0 to take it from the banks."
                     )
+            bank, m = open_token_bank(config.data.banks[0]), config.model
+            prepared = bank.attributes["options"].get("prepare") or {}
+            m.alphabet, m.boundary, m.rare = bank.vocabulary.name, bank.boundary, prepared.get("rare", "x")
         return config.lock()
 
     @property
@@ -94,8 +108,45 @@ class LanguageModel:
         """Draws what `figure_arrays` computed: `probability` (rows, positions, vocab) and the true `target` (rows, positions)."""
         from phenomjax.sequence_figures import predictions  # here, because it imports matplotlib
 
-        words = open_token_bank(self.config.data.banks[0]).vocabulary
+        words = vocabulary_of(self.config)
         return {"predictions": predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names)}
+
+    @property
+    def boundary(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens before and after a sequence, as it stands in the training text."""
+        before, after = BOUNDARIES[self.config.model.boundary or "eos"]
+        # Where a bank ends sequences only, what stands before one is the end of another.
+        return before or after, after or before
+
+    @property
+    def inference_segment_len(self) -> int:
+        """Tokens of a segment at inference, unless the user says otherwise: as in evaluation."""
+        return self.config.data.eval_segment_len or self.config.data.segment_len
+
+    def inference_carry(self, rows: int, *, whole: bool) -> Any:
+        """What the first segment of sequences starts from; `whole`: there will be no second."""
+        raise NotImplementedError
+
+    def segment_features(
+        self, params: Any, tokens: Array, lengths: Array, carry: Any, layer: int | None = None
+    ) -> tuple[Array, Any]:
+        """Features of the next segment.
+
+        Args:
+          params: parameters.
+          tokens: (rows, directions, seq) ids; all segments of a sequence but the last are full.
+          lengths: (rows,) tokens of each row that are no padding.
+          carry: of `inference_carry` or of the segment before.
+          layer: 0 = the embedding, then the layers; None = what is usually taken.
+
+        Returns:
+          ((rows, directions, seq, dim) float32, next carry).
+        """
+        raise NotImplementedError
+
+    def segment_log_probs(self, params: Any, tokens: Array, targets: Array, carry: Any) -> tuple[Array, Any]:
+        """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq); and the next carry."""
+        raise NotImplementedError
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
@@ -124,6 +175,5 @@ def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
 
 
 def vocabulary_of(config: ConfigDict) -> Any:
-    """The vocabulary that a resolved config's model reads, from its first bank, or proteins where that is gone."""
-    path = Path(config.data.banks[0]) if config.data.banks else None
-    return open_token_bank(path).vocabulary if path and path.is_dir() else vocabulary("protein")
+    """The vocabulary that a resolved config's model reads; its banks may be gone."""
+    return vocabulary(config.model.alphabet or "protein")
