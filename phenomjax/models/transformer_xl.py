@@ -13,8 +13,8 @@ from phenomjax.models import layers
 from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
 from phenomjax.models.vocabulary_layers import TiedVocabulary
 
-SITES = 4  # dropout sites of a layer
-EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE = -1, -2, -3
+EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE, FIRST_SITE = 0, 1, 2, 3  # of dropout; layers begin at the last
+SITES = 4  # of a layer
 
 
 class TransformerXLLayer(nn.Module):
@@ -66,7 +66,7 @@ class TransformerXLLayer(nn.Module):
         """
         positions, content_bias, position_bias = shared
         embed, heads = x.shape[-1], (self.num_heads, self.head_dim)
-        site = layer * SITES
+        site = FIRST_SITE + layer * SITES
         both = jnp.concatenate([memory.astype(x.dtype), x], 1)
         norm = layers.LayerNorm(1e-5, self.dtype, name="attention_norm")
         seen = norm(both) if self.norm == "pre" else both

@@ -1,0 +1,74 @@
+"""The language-model tasks in the real loop: every mesh gives the same losses, micro-batches change nothing, resume is bit for bit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from phenomjax import checkpoint, config, sharding, train
+from phenomjax.data.simulated_families import FamilyConfig, write_families
+
+TINY = {
+    "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8},
+}
+# Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring.
+GOLDEN = {"causal_lm": [3.467940, 3.485465, 3.407630]}
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "families.zarr"
+    write_families(path, FamilyConfig(families=3, members=20, length=40))
+    return path
+
+
+def make_config(task, bank, **changes):
+    c = config.base(task)
+    c.data.banks, c.data.segment_len, c.global_batch_size, c.num_steps = (str(bank),), 12, 8, 6
+    c.model.update(TINY[task])
+    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = 1e-2, 4, 4, 1
+    c.eval.num_batches, c.log.tensorboard, c.figures.num_images = 2, False, 1
+    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return c
+
+
+def run(c, workdir, patch, devices=1):
+    shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
+    mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    patch.setattr(sharding, "make_mesh", lambda c: mesh)
+    code = train.run(c, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return code, [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def alone(request, bank, tmp_path_factory):
+    """(task, workdir of a straight run on one device, its losses)."""
+    workdir = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        return request.param, workdir, run(make_config(request.param, bank), workdir, patch)[1]
+
+
+def test_golden_losses(alone):
+    np.testing.assert_allclose(alone[2][:3], GOLDEN[alone[0]], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "devices,changes",
+    [(8, {"mesh__preset": "fsdp_tp"}), (2, {"mesh__preset": "dp", "optimizer__accumulate_steps": 2})],
+)
+def test_meshes_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypatch, devices, changes):
+    found = run(make_config(alone[0], bank, **changes), tmp_path, monkeypatch, devices)[1]
+    np.testing.assert_allclose(found, alone[2], rtol=2e-6)
+
+
+def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 3)
+    assert run(make_config(alone[0], bank), tmp_path, monkeypatch)[0] == 75
+    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    assert run(make_config(alone[0], bank), tmp_path, monkeypatch) == (0, alone[2])
+    assert (tmp_path / "metrics.jsonl").read_text().count("val/perplexity") == 2
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load(tmp_path)[1], checkpoint.load(alone[1])[1])
