@@ -1,10 +1,11 @@
-"""Files of named arrays: safetensors, npz, and torch files that hold nothing but tensors."""
+"""Files of named arrays: safetensors, npz, HDF5, and torch files that hold nothing but tensors."""
 
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from phenomjax.errors import UserError
@@ -16,14 +17,16 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     A torch file is read with `weights_only=True`: it may hold tensors and plain containers, no code.
 
     Returns:
-      {name: array}; half-precision tensors come as float32.
+      {name: array}; half-precision tensors come as float32, and arrays in the groups of an HDF5 file by their path, "a/b/c".
 
     Raises:
       UserError: no such file, none of the known formats, a torch file with more than tensors, or torch is missing.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no file {path}. Give the path of a .safetensors, .npz or torch .pt/.ckpt file.")
+        raise UserError(
+            f"There is no file {path}. Give the path of a .safetensors, .npz, .hdf5 or torch .pt/.ckpt file."
+        )
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:] == b"{":  # eight bytes of header length, then JSON
@@ -33,15 +36,17 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             if all(name.endswith(".npy") for name in archive.namelist()):
                 return dict(np.load(path, allow_pickle=False))
         return _read_torch(path)
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return _read_hdf5(path)
     if start[:1] == b"\x80":  # a bare pickle, as torch wrote before version 1.6, whatever the name says
         return _read_torch(path)
     raise UserError(
-        f"{path} is neither safetensors, npz nor a torch file: it starts with {start[:8]!r}. Is the download complete?"
+        f"{path} is neither safetensors, npz nor a torch file, nor HDF5: it starts with {start[:8]!r}. Is the download complete?"
     )
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as .safetensors or .npz, by the name.
+    """Writes arrays as .safetensors, .npz or .hdf5, by the name; "/" in a name of the last makes groups.
 
     Raises:
       UserError: another extension, or safetensors is missing.
@@ -52,8 +57,27 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(path, **dict[str, Any](arrays))
     elif path.suffix == ".safetensors":
         _safetensors().save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(path))
+    elif path.suffix in (".hdf5", ".h5"):
+        with h5py.File(path, "w") as file:
+            for name, x in arrays.items():
+                file[name] = x
     else:
-        raise UserError(f"{path} can be written as .safetensors or .npz; choose one of these extensions.")
+        raise UserError(f"{path} can be written as .safetensors, .npz or .hdf5; choose one of these extensions.")
+
+
+def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub":
+            arrays[name] = item[...].astype(np.float32) if item.dtype == np.float16 else item[...]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(add)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} looks like HDF5 but cannot be read ({error}). Is the download complete?") from error
+    return arrays
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -100,6 +100,12 @@ class Linear(nn.Module):
         return x @ kernel + self.param("bias", _constant(self.bias, self.axes[1:]), (self.features,), jnp.float32)
 
 
+def _look_up(table: Array, rows: Array, dtype: DTypeLike) -> Array:
+    """table[rows] as a product: its gradient is one too, where a scatter's sum would have no fixed order on a GPU."""
+    chosen = jax.nn.one_hot(rows, len(table), dtype=dtype)
+    return jnp.matmul(chosen, table.astype(dtype), precision=lax.Precision.HIGHEST)
+
+
 class TokenEncoder(nn.Module):
     """The character CNN: from the spelling of words to one vector each, float32.
 
@@ -120,7 +126,7 @@ class TokenEncoder(nn.Module):
     @nn.compact
     def __call__(self, characters: Int[Array, "words characters"]) -> Float[Array, "words projection"]:
         init = nn.with_logical_partitioning(_uniform(1.0), (None, None))
-        x = self.param("embedding", init, (CHARACTERS, self.char_dim), jnp.float32)[characters]
+        x = _look_up(self.param("embedding", init, (CHARACTERS, self.char_dim), jnp.float32), characters, jnp.float32)
         pooled = [Filter(*shape, name=f"filter_{number}")(x) for number, shape in enumerate(self.filters)]
         x = jnp.concatenate(pooled, -1)
         for number in range(self.num_highway):
@@ -238,9 +244,7 @@ class ELMo(nn.Module):
     ) -> tuple[list[Array], State]:
         """Like `__call__`, but the token vectors and the output of every layer: (rows, 2, time, projection) each."""
         table = self.token_encoder(jnp.asarray(self.characters))
-        # A product and not a look-up: its gradient is one too, where a scatter's sum would have no fixed order on a GPU.
-        chosen = jax.nn.one_hot(tokens, len(table), dtype=self.dtype)
-        x = jnp.einsum("rdtv,ve->rdte", chosen, table.astype(self.dtype), precision=lax.Precision.HIGHEST)
+        x = _look_up(table, tokens, self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None, None))
         outputs, cells, hiddens = [x], [], []
         for number, layer in enumerate(self.layer):
