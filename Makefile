@@ -1,11 +1,14 @@
-# make demo | make test | make lint | make lock. Everything is installed into .venv; nothing else on the machine changes.
+# make demo | make demo-protein | make test | make lint | make lock. Everything is installed into .venv; nothing else on the machine changes.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint lock
+.PHONY: demo demo-protein test lint lock
 demo: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
+
+demo-protein: $(VENV)/core.done
+	$(RUN) -m phenomjax.main --config configs/prot_txl.py:demo --workdir runs/txl_demo
 
 test: $(VENV)/dev.done
 	$(RUN) -m pytest -n 2 --dist worksteal

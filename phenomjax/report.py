@@ -35,7 +35,7 @@ def banner(
     log.info(
         "phenomjax %s, jax %s, flax %s, Python %s, git %s", v["phenomjax"], v["jax"], v["flax"], v["python"], v["git"]
     )
-    log.info("%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d crops a step, %d a device", jax.process_count(),
+    log.info("%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d rows a step, %d a device", jax.process_count(),
              jax.device_count(), jax.devices()[0].device_kind, mesh.shape["data"], mesh.shape["model"], config.mesh.preset,
              config.global_batch_size, config.global_batch_size // mesh.shape["data"])  # fmt: skip
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))

@@ -362,8 +362,7 @@ class Trainer:
         if stopped:
             log.info("run the same command again to continue at step %d", step)
             return EXIT_STOPPED
-        log.info("next: look at %s, or compare runs with `python -m phenomjax.figures reconstructions --checkpoints %s OTHER_WORKDIR`",
-                 self.workdir / "figures", self.workdir)  # fmt: skip
+        log.info("next: look at %s, or run `%s`", self.workdir / "figures", self.task.next_command(self.workdir))
         return EXIT_DONE
 
 

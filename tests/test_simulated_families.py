@@ -1,5 +1,8 @@
 """Simulated families: reproducible, conserved where they say so, held out as they say."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +27,26 @@ def test_conserved_sites_stay_and_free_sites_change():
         0
     ]
     assert len({len(p) for p in with_indels}) > 1
+
+
+def test_command_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "phenomjax.prepare",
+        "simulate",
+        "--kind",
+        "proteins",
+        "--out",
+        str(tmp_path / "f.zarr"),
+    ]
+    done = subprocess.run(
+        [*command, "--families", "2", "--members", "4", "--length", "20"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "8 proteins" in done.stderr, done.stderr
+    assert len(open_token_bank(tmp_path / "f.zarr")) == 8
+    done = subprocess.run([*command, "--families", "1"], capture_output=True, text=True)
+    assert done.returncode == 2 and "leaves too little to train on" in " ".join(done.stderr.split())
 
 
 def test_bank_holds_out_members_and_families(tmp_path):

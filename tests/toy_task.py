@@ -116,5 +116,8 @@ class ToyTask:
         figure.subplots().imshow(arrays["x"])
         return {"toy": figure}
 
+    def next_command(self, workdir):
+        return f"look at {workdir}"
+
     def flops(self, batch):
         return 1.0

@@ -68,6 +68,10 @@ class Task(Protocol):
         """Draws what `figure_arrays` computed; `names` are those of the rows."""
         ...
 
+    def next_command(self, workdir: Path) -> str:
+        """What a user would run next on a finished run, for the last line of the log."""
+        ...
+
     def flops(self, batch: Any) -> float:
         """Model FLOPs of one training step on a global batch of these shapes."""
         ...

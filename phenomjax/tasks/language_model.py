@@ -100,6 +100,10 @@ class LanguageModel:
         """The loader of these banks; the tasks on lanes share this one."""
         return LaneLoader(banks, **options)
 
+    def next_command(self, workdir: Path) -> str:
+        """Embeds proteins."""
+        return f"python -m phenomjax.embed --checkpoint {workdir} --source proteins.fasta --out embeddings.zarr"
+
     def derive(self, means: Mapping[str, float]) -> dict[str, float]:
         """Perplexity per token."""
         return {"perplexity": float(np.exp(min(means["loss"], 700.0)))}
