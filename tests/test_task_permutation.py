@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from phenomjax import checkpoint, config, tasks, train
 from phenomjax.data.token_bank import write_token_bank
-from phenomjax.data.vocabulary import AMINO_ACIDS, CLS, PAD, SEP
+from phenomjax.data.vocabulary import AMINO_ACIDS, CLS, EOS, PAD, SEP
 from phenomjax.errors import UserError
 from phenomjax.models.xlnet import permutation_mask
 
@@ -119,15 +119,23 @@ def test_scores_do_not_see_what_they_score(bank):
 def test_embeddings_do_not_depend_on_padding_and_continue(bank):
     task, params = task_and_params(bank, model__mem_len=14)
     alone, long = (jnp.asarray(protein(10, seq)) for seq in (12, 14))
-    embed = jax.jit(task.embed)
+    embed = jax.jit(task.embed, static_argnums=3)
     features, none = embed(params, {"tokens": alone})
     assert features.shape == (1, 12, 16) and features.dtype == jnp.float32 and none == ()
     padded, carry = embed(params, {"tokens": long}, task.carry(1))
     np.testing.assert_allclose(padded[:, 2:], features, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(carry["valid"], [12])
-    np.testing.assert_array_equal(carry["memory"][:, :, :2] == 0, False)  # of <pad>, but not counted
     following, _ = embed(params, {"tokens": alone}, carry)
     assert np.abs(following - features).max() > 1e-3
+
+    # The interface of the front doors: padding last, another layer by number.
+    right = jnp.roll(long, -2, 1)[:, None]
+    segment = jax.jit(task.segment_features, static_argnums=4)
+    last, none = segment(params, right, jnp.array([12]), task.inference_carry(1, whole=True))
+    np.testing.assert_allclose(last[:, 0, :12], features, rtol=1e-4, atol=1e-5)
+    first, _ = segment(params, right, jnp.array([12]), task.inference_carry(1, whole=False), 0)
+    np.testing.assert_allclose(first[0, 0, :12], params["word_embedding"]["embedding"][alone[0]], rtol=1e-6)
+    assert task.boundary == ((EOS,), (EOS, SEP, CLS)) and task.scoring == "masked"
 
 
 @pytest.mark.parametrize(

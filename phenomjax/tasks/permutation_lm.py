@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.data.spans import SpanLoader
 from phenomjax.data.token_bank import TokenBank
-from phenomjax.data.vocabulary import CLS, PAD
+from phenomjax.data.vocabulary import CLS, PAD, SEP
 from phenomjax.models import xlnet
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy
 
@@ -24,6 +24,8 @@ class PermutationLM(LanguageModel):
 
     Every row has num_predict targets, so the mean over a batch is the same however it is divided.
     """
+
+    scoring = "masked"
 
     @functools.cached_property
     def model(self) -> xlnet.XLNet:
@@ -73,27 +75,57 @@ class PermutationLM(LanguageModel):
         )  # fmt: skip
         return logits, following if carry else ()
 
-    def embed(self, params: Any, batch: Mapping[str, Array], carry: Any = ()) -> tuple[Array, Any]:
+    # What is done with a trained model
+
+    @property
+    def boundary(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens before and after a sequence: those of the text, then <sep> and <cls>, with which every row of training ends."""
+        before, after = super().boundary
+        return before, (*after, SEP, CLS)
+
+    def inference_carry(self, rows: int, *, whole: bool) -> Any:
+        """Empty memories, or none if no second segment will read them."""
+        return () if whole else self.carry(rows, "val")
+
+    def segment_features(
+        self, params: Any, tokens: Array, lengths: Array, carry: Any, layer: int | None = None
+    ) -> tuple[Array, Any]:
+        """See `LanguageModel`; every token sees the whole segment and the memory. Layer None is the last one."""
+        real = jnp.arange(tokens.shape[2]) < lengths[:, None]
+        features, carry = self.embed(params, {"tokens": jnp.where(real, tokens[:, 0], PAD)}, carry, layer)
+        return features[:, None], carry
+
+    def embed(
+        self, params: Any, batch: Mapping[str, Array], carry: Any = (), layer: int | None = None
+    ) -> tuple[Array, Any]:
         """Features of every token from all tokens of its row and the memory, and the memory with this row.
 
         Args:
-          batch: tokens (rows, seq): a sequence or a piece of one, <sep> and <cls> at its end as in training, <pad> on the left.
-          carry: of the row's earlier piece, or of `carry`, or () for none. Pieces after the first have no padding.
+          batch: tokens (rows, seq): a sequence or a piece of one, with <pad> on either side; on the left only before the first piece, on the
+            right only after the last.
+          carry: of the row's earlier piece, or of `carry`, or () for none.
+          layer: 0 = the embedding, then the layers; None = the last.
 
         Returns:
-          (hidden (rows, seq, embed) float32 of the last layer, carry); what stands at <pad> has no meaning.
+          (hidden (rows, seq, embed) float32, carry); what stands at <pad> has no meaning.
         """
-        tokens = batch["tokens"]
-        sees = jnp.broadcast_to((tokens != PAD)[:, None], (*tokens.shape, tokens.shape[1]))
+        tokens, memory, m = batch["tokens"], carry or None, self.config.model
+        seq, inner = tokens.shape[1], layer not in (None, m.num_layers)
+        if inner:  # memories that are longer by this row keep the inputs of its layers
+            longer = self.carry(tokens.shape[0]) if memory is None else memory
+            longer = {**longer, "memory": jnp.pad(longer["memory"], ((0, 0), (0, 0), (seq, 0), (0, 0)))}
+        sees = jnp.broadcast_to((tokens != PAD)[:, None], (*tokens.shape, seq))
         # A following piece sees the end of this one, where in training it saw the end of the part that is kept.
         features, following = self.model.clone(reuse_len=0).apply(
-            {"params": params}, tokens, single_segment(tokens), sees, memory=carry or None
+            {"params": params}, tokens, single_segment(tokens), sees, memory=longer if inner else memory
         )
+        if inner:
+            features = following["memory"][:, layer, -seq:].astype(jnp.float32)
         if not carry:
             return features, ()
-        real = (tokens != PAD).sum(1)
-        valid = jnp.where(real < tokens.shape[1], jnp.minimum(real, following["valid"]), following["valid"])
-        return features, {**following, "valid": valid.astype(jnp.int32)}
+        real, last = (tokens != PAD).sum(1), m.mem_len
+        valid = jnp.minimum(jnp.where(real < seq, real, carry["valid"] + seq), last)
+        return features, {"memory": following["memory"][:, :, -last:], "valid": valid.astype(jnp.int32)}
 
     def masked_log_probs(self, params: Any, tokens: Array, positions: Array) -> Array:
         """Log-probabilities of every token at each position, predicted alone from all other tokens of the row.
