@@ -1,54 +1,44 @@
-"""SeqVec: ELMo on protein sequences, the recipe of Heinzinger et al. 2019 (https://doi.org/10.1186/s12859-019-3220-8).
+"""SeqVec: ELMo on proteins, as published (Heinzinger et al. 2019, https://doi.org/10.1186/s12859-019-3220-8), and sizes for one machine.
 
-  python -m phenomjax.main --config configs/seqvec.py:uniref50 --config.data.banks="('uniref50.zarr',)" --workdir runs/seqvec
+python -m phenomjax.main --config configs/seqvec.py:uniref50 --config.data.banks="('uniref50.zarr',)" --workdir runs/seqvec
+python -m phenomjax.main --config configs/seqvec.py:small    --config.data.banks="('proteins.zarr',)" --workdir runs/small_elmo
 
-Presets:
-  uniref50  the published shapes: cells 4096, projection 512, 93.6 M parameters (character CNN 18.04 M, LSTMs 75.56 M, softmax).
-            Work: 45.3 GFLOP per row of 100 residues and step (3 x forward, matrix products only), 29 TFLOP a step of 640.
-  small     cells 512, projection 128, 6.8 M parameters: hours on a CPU, minutes on a GPU, for a proteome.
-  demo      cells 128, projection 64: a minute on two CPU cores.
+preset     cells, projection   parameters   per row       rows   steps       optimiser, rate
+uniref50   2 x 4096, 512       93.6 M       45.3 GFLOP    640    1,500,000   Adagrad 0.2
+small      2 x 512, 128        3.5 M        1.42 GFLOP    32     3,000       Adagrad 0.2
+demo       2 x 128, 64         0.3 M        0.179 GFLOP   32     300         Adagrad 0.2
 
-Data of uniref50: UniRef50, 33 million proteins, 9.58 billion residues. Hardware: theirs was 5 GPUs of 12 GB (128 rows each) for three
-weeks. Adagrad at a constant 0.2. bilm-tf, which they trained with, differentiates 100 times the loss (the unrolled steps), with an
-accumulator that begins at 1.0 and a clip at 10: on the loss itself that is 1.0 / 100**2 and 10 / 100, the numbers below.
-The vocabulary here has 32 tokens, theirs a few less; the softmax has 16 416 parameters.
-Nothing of that size has been trained with this code. Published, for what such a model reaches: Q3 79 %, Q10 68 %.
+A row is a segment of 100 residues in each direction. The published model has 18.04 M parameters in the character CNN (which is computed
+for the vocabulary, once a step, and not counted as work), 75.56 M in the LSTMs, and a softmax of 512 a token (32 tokens here). It was
+trained on UniRef50, 33 million proteins of 9.58 billion residues, on five GPUs of 12 GB with 128 rows each, for three weeks; ten
+epochs are 1,500,000 steps. The authors' program, bilm-tf, differentiates 100 times the loss (the steps of a segment), with an Adagrad
+accumulator that begins at 1.0 and a clip at 10: on the loss itself these are 1.0 / 100**2 and 10 / 100, the values here.
 """
 
 from phenomjax import config
-from phenomjax.errors import UserError, did_you_mean
 
 PRESETS = ("uniref50", "small", "demo")
 
 
-def get_config(arg="uniref50"):
-    name = config.parse_arg(arg, size="uniref50")["size"]
-    if name not in PRESETS:
-        raise UserError(
-            f"configs/seqvec.py has no preset '{name}'.{did_you_mean(name, PRESETS)} Presets: {', '.join(PRESETS)}."
-        )
+def get_config(arg: str = "small"):
+    """One of the presets above."""
+    size = config.preset(arg, PRESETS)
     c = config.base("bidirectional_lm")
     m, o = c.model, c.optimizer
-    o.name, o.schedule, o.learning_rate = "adagrad", "constant", 0.2
     c.data.segment_len = 100
+    o.name, o.schedule, o.learning_rate = "adagrad", "constant", 0.2
     o.initial_accumulator, o.clip_norm = 1.0 / c.data.segment_len**2, 10.0 / c.data.segment_len
-    if name == "uniref50":
+    if size == "uniref50":
         m.cell_dim, m.projection_dim = 4096, 512
-        c.global_batch_size = 128 * 5
-        c.num_steps = 1_500_000  # 10 epochs
-        c.mesh.preset = "dp"
-        c.log.every_steps, c.checkpoint.every_steps, c.eval.every_steps = 100, 5000, 5000
-        c.eval.num_batches = 100
-        return c
-    c.global_batch_size = 32
-    if name == "small":
-        m.cell_dim, m.projection_dim = 512, 128
+        c.global_batch_size, c.num_steps = 640, 1_500_000
+        c.log.every_steps, c.checkpoint.every_steps, c.eval.every_steps, c.eval.num_batches = 100, 5000, 5000, 100
+    elif size == "small":
         m.filters = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256))
-        c.num_steps = 3000
+        c.global_batch_size, c.num_steps = 32, 3000
     else:
-        m.cell_dim, m.projection_dim = 128, 64
-        m.filters, m.num_highway = ((1, 32), (2, 32), (3, 64)), 1
-        c.num_steps = 300
+        m.cell_dim, m.projection_dim, m.filters, m.num_highway = 128, 64, ((1, 32), (2, 32), (3, 64)), 1
+        c.data.simulate.families = 20
+        c.global_batch_size, c.num_steps = 32, 300
+        c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps = 20, 100, 100
     m.max_characters = 3 + max(width for width, _ in m.filters)
-    c.log.every_steps, c.checkpoint.every_steps, c.eval.every_steps = 20, 200, 100
     return c

@@ -11,7 +11,8 @@ class MirroredLaneLoader(LaneLoader):
     A backward model that carries its state needs the segment *before* the one it has read; in step with the forward model it would get
     the one after, and its state would have seen what it is to predict. Over an epoch both directions read the same tokens.
 
-    A batch has, besides the arrays of a LaneLoader, backward_tokens and backward_weight: the mirror segment, in the order of the text.
+    A batch has, besides the arrays of a LaneLoader, backward_tokens and backward_weight: the mirror segment, in the order of the text,
+    with the weight of each token as the one before which another is predicted.
     """
 
     @property
@@ -22,5 +23,14 @@ class MirroredLaneLoader(LaneLoader):
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of a step, in fresh arrays: a function of the seed, the step and the banks alone."""
         epoch, segment = divmod(step, self.steps_per_epoch)
-        mirror = super().batch(epoch * self.steps_per_epoch + self.steps_per_epoch - 1 - segment)
-        return super().batch(step) | {f"backward_{name}": mirror[name] for name in ("tokens", "weight")}
+        mirror = self.steps_per_epoch - 1 - segment
+        lanes = np.arange(self._local.start, self._local.stop)[:, None]
+        place, end = (
+            lanes * self.lane_len + mirror * self.segment_len + np.arange(self.segment_len),
+            (lanes + 1) * self.lane_len,
+        )
+        inside = place < np.minimum(end, self.corpus.num_tokens)
+        if self.split != "train":
+            inside &= place > 0  # nothing stands before the first token, as nothing comes after the last
+        tokens = super().batch(epoch * self.steps_per_epoch + mirror)["tokens"]
+        return super().batch(step) | {"backward_tokens": tokens, "backward_weight": inside}

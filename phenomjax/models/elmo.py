@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from phenomjax.models import layers, lstm
 
@@ -221,7 +221,11 @@ class ELMo(nn.Module):
         self.softmax = Linear(len(self.characters), ("embed", "vocab"))
 
     def __call__(
-        self, tokens: Int[Array, "rows 2 time"], state: State, keys: Array | None = None, lengths: Array | None = None
+        self,
+        tokens: Integer[Array, "rows 2 time"],
+        state: State,
+        keys: Array | None = None,
+        lengths: Array | None = None,
     ) -> tuple[Float[Array, "rows 2 time vocab"], State]:
         """Logits of the next token in reading order.
 

@@ -29,6 +29,8 @@ class BidirectionalLM(LanguageModel):
     here (configs/seqvec.py has the numbers).
     """
 
+    directions = elmo.DIRECTIONS
+
     @property
     def model(self) -> elmo.ELMo:
         """The linen module."""
@@ -80,6 +82,9 @@ class BidirectionalLM(LanguageModel):
         return nll, right, weight, state if self.config.model.stateful else ()
 
     # What is done with a trained model
+
+    directions = 2
+    inference_segment_len = 512  # any gives the same
 
     def inference_carry(self, rows: int, *, whole: bool) -> elmo.State:
         """States before any text."""
