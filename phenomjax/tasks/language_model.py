@@ -40,6 +40,11 @@ class LanguageModel:
     directions = 1
     scoring = "sequence"
 
+    @property
+    def num_feature_layers(self) -> int:
+        """Layers that `segment_features` can be asked for."""
+        return self.config.model.num_layers + 1
+
     def __init__(self, config: ConfigDict):
         self.config = config
 

@@ -1,0 +1,80 @@
+"""A trained language model, read from its checkpoint: nothing of its banks is needed any more."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from phenomjax import checkpoint, tasks
+from phenomjax.data.vocabulary import Vocabulary
+from phenomjax.errors import UserError
+from phenomjax.tasks.language_model import LanguageModel, vocabulary_of
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model that is ready to be used.
+
+    Attributes:
+      path: of the checkpoint folder.
+      step: at which it was saved.
+      config: of the run, resolved.
+      task: that was trained.
+      params: parameters, on the device.
+      fingerprint: sha256 of the parameters.
+    """
+
+    path: Path
+    step: int
+    config: ConfigDict
+    task: LanguageModel
+    params: Any
+    fingerprint: str
+
+    @property
+    def words(self) -> Vocabulary:
+        """The vocabulary."""
+        return vocabulary_of(self.config)
+
+    @property
+    def rare(self) -> str:
+        """What the banks did with rare letters, a name in encode.RARE_RULES."""
+        return self.config.model.rare or "x"
+
+
+def load(path: str | Path) -> Trained:
+    """Loads the newest checkpoint of a run, or the one that is named.
+
+    Args:
+      path: workdir, or WORKDIR/checkpoints/STEP.
+
+    Raises:
+      UserError: there is no checkpoint, or it is of no language model.
+    """
+    if not Path(path).exists():
+        raise UserError(
+            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give the --workdir of a training run, or one of its "
+            "checkpoints/STEP folders."
+        )
+    folder = checkpoint.find(path)
+    config, params, step = checkpoint.load(folder)
+    task = tasks.make(config)
+    if not isinstance(task, LanguageModel):
+        raise UserError(
+            f"--checkpoint {path} holds a model of task '{config.task}', which does not read sequences. Give a run of causal_lm, permutation_lm or "
+            "bidirectional_lm."
+        )
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree.leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(name).encode())
+        digest.update(np.ascontiguousarray(leaf))
+    log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
+             sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
+    return Trained(folder, step, config, task, jax.device_put(params), digest.hexdigest())
