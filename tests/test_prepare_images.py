@@ -319,7 +319,7 @@ def test_mended_files_go_into_a_second_bank(tmp_path, rule):
 
 def test_one_process_at_a_time(tmp_path):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
-    with images._lock(tmp_path / "b.zarr", {}), pytest.raises(UserError, match="Another process is preparing"):
+    with images.lock(tmp_path / "b.zarr", {}), pytest.raises(UserError, match="Another process is preparing"):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
 
 

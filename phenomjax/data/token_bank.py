@@ -79,6 +79,26 @@ class FlatArray:
         return type(self), (self.path,)
 
 
+def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, name: str) -> None:
+    """Writes the zarr.json of a FlatArray.
+
+    Args:
+      path: the array's folder.
+      size: its elements.
+      dtype: of them.
+      chunk: elements of a chunk file; the last file is filled up with zeros.
+      name: of its dimension.
+    """
+    codec = {"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}
+    stored = {
+        "zarr_format": 3, "node_type": "array", "shape": [size], "data_type": dtype.name, "dimension_names": [name],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0, "codecs": [codec], "attributes": {},
+    }  # fmt: skip
+    write_json(path / "zarr.json", stored)
+
+
 class FlatWriter:
     """Writes a FlatArray piece by piece, at one chunk's memory.
 
@@ -116,16 +136,7 @@ class FlatWriter:
         elif left := -self.size % self._chunk:
             self._append(np.zeros(left, self.dtype))
         self._close()
-        codec = (
-            {"name": "bytes", "configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {"name": "bytes"}
-        )
-        stored = {
-            "zarr_format": 3, "node_type": "array", "shape": [self.size], "data_type": self.dtype.name, "dimension_names": [name],
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": 0, "codecs": [codec], "attributes": {},
-        }  # fmt: skip
-        write_json(self.path / "zarr.json", stored)
+        write_flat_description(self.path, self.size, self.dtype, chunk, name)
         return self.checksums
 
     def _append(self, part: np.ndarray) -> None:

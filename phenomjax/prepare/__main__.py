@@ -9,7 +9,8 @@ from phenomjax.progress import log_to_stderr
 
 COMMANDS = {
     "images": "raw microscopy files (PNG, TIFF, JPEG 2000, OME-Zarr plates) to an image bank",
-    "inspect": "shape, histograms, contact sheet and integrity of an image bank",
+    "sequences": "proteins (FASTA), molecules (SMILES) or source code to a token bank",
+    "inspect": "what is in an image bank or a token bank, and whether all of it can be read",
     "simulate": "a simulated Cell Painting screen with known truth",
 }
 

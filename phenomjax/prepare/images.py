@@ -1,13 +1,9 @@
 """python -m phenomjax.prepare images: raw microscopy files to an image bank. The job itself is in job.py."""
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +15,9 @@ from phenomjax.data import bank
 from phenomjax.data.prefetch import core_count
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.prepare import convert, intensity, layouts, metadata, workers
-from phenomjax.prepare.job import DONE, Job, write_rejected, write_text
+from phenomjax.prepare.job import DONE, Job, write_rejected
 from phenomjax.prepare.plan import Entry, Plan, Rejected, make_plan
+from phenomjax.prepare.work_folder import check_same, lock
 
 log = logging.getLogger("phenomjax")
 
@@ -82,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{plan.rejected[0]}. (--strict stops at the first bad image.)", EXIT_FAILED)
     if joiner:
         joiner.check([entry.key for entry in plan.entries])
-    with _lock(out, arguments), workers.stop_on_signals() as stop:
+    with lock(out, arguments), workers.stop_on_signals() as stop:
         source = convert.Source(args.source, layout.name == "ome-zarr", plan.planes)
         source, unreadable = convert.probe(source, plan)
         if not source.dtype:
@@ -143,19 +140,6 @@ def _arguments(args: argparse.Namespace) -> dict:
     return {name: value for name, value in found.items() if value not in (None, [], "")}
 
 
-def _check_same(out: Path, before: dict, now: dict) -> None:
-    changed = [
-        f"--{name.replace('_', '-')} was {before.get(name, 'not given')}, is now {now.get(name, 'not given')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"{out} was made with other arguments: {'; '.join(changed)}. Give the same arguments to continue, another --out for "
-            f"a second bank, or delete {out} to start again."
-        )
-
-
 def _is_finished(out: Path, arguments: dict) -> bool:
     if not out.exists() or (out / bank.UNFINISHED).is_dir() or not any(out.iterdir()):
         return False
@@ -164,7 +148,7 @@ def _is_finished(out: Path, arguments: dict) -> bool:
     before = bank.open_bank(out).attributes.get("prepare")
     if before is None:
         raise UserError(f"--out {out} is an image bank that another program wrote. Give the name of a new folder.")
-    _check_same(out, {name: value for name, value in before.items() if name != "phenomjax"}, arguments)
+    check_same(out, {name: value for name, value in before.items() if name != "phenomjax"}, arguments)
     if (out / DONE).is_dir():  # killed while it tidied up
         shutil.rmtree(out / DONE)
     return True
@@ -199,24 +183,6 @@ def _all_rejected(out: Path, rejected: list[Rejected]) -> UserError:
         f"listed in {path}. Mend them and run the same command again.",
         EXIT_FAILED,
     )
-
-
-@contextlib.contextmanager
-def _lock(out: Path, arguments: dict) -> Iterator[None]:
-    """Takes OUT/.prepare for this process; it disappears with the last step of the job."""
-    work = out / bank.UNFINISHED
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process is preparing {out} now. Wait for it, or give another --out.") from error
-        record = work / "arguments.json"
-        if record.is_file():
-            _check_same(out, json.loads(record.read_text()), arguments)
-        else:
-            write_text(record, json.dumps(arguments))
-        yield
 
 
 def _table(entries: list[tuple[Entry, str]], joiner, constants: dict) -> pa.Table:

@@ -26,7 +26,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     def handle(number, frame):
         if stop.is_set():
             raise KeyboardInterrupt
-        log.warning("%s: finishing the images in hand, then stopping", signal.Signals(number).name)
+        log.warning("%s: finishing what is in hand, then stopping", signal.Signals(number).name)
         stop.set()
 
     if threading.current_thread() is not threading.main_thread():  # a notebook's thread cannot set handlers
