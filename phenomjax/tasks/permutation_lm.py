@@ -2,19 +2,23 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from phenomjax.data.spans import SpanLoader
 from phenomjax.data.token_bank import TokenBank
-from phenomjax.data.vocabulary import CLS, PAD, SEP
+from phenomjax.data.vocabulary import CLS, PAD, SEP, SPECIALS
 from phenomjax.models import xlnet
-from phenomjax.tasks.language_model import LanguageModel, cross_entropy
+from phenomjax.tasks.language_model import LanguageModel, cross_entropy, vocabulary_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DROPOUT_STREAM = 0  # folded into the step's key
 
@@ -153,6 +157,14 @@ class PermutationLM(LanguageModel):
         """Probabilities of every token at the targets of each row, predicted without memory, for `figures`."""
         logits, _ = self.predict(params, batch, (), None)
         return {"probability": jax.nn.softmax(logits, -1), "target": target_tokens(batch)}
+
+    def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
+        """Draws what `figure_arrays` computed."""
+        from phenomjax.sequence_figures import predictions  # here, because it imports matplotlib
+
+        words, label = vocabulary_of(self.config), "hidden token, in the order of the row"
+        drawn = predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names, label)
+        return {"predictions": drawn}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
         """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a multiply-add.
