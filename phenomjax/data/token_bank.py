@@ -79,8 +79,8 @@ class FlatArray:
         return type(self), (self.path,)
 
 
-def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, name: str) -> None:
-    """Writes the zarr.json of a FlatArray.
+def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, name: str) -> dict[str, str]:
+    """Writes the zarr.json of a FlatArray; returns its {file: sha256}, relative to the bank.
 
     Args:
       path: the array's folder.
@@ -97,6 +97,7 @@ def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, n
         "fill_value": 0, "codecs": [codec], "attributes": {},
     }  # fmt: skip
     write_json(path / "zarr.json", stored)
+    return {f"{path.name}/zarr.json": hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()}
 
 
 class FlatWriter:
@@ -136,8 +137,7 @@ class FlatWriter:
         elif left := -self.size % self._chunk:
             self._append(np.zeros(left, self.dtype))
         self._close()
-        write_flat_description(self.path, self.size, self.dtype, chunk, name)
-        return self.checksums
+        return self.checksums | write_flat_description(self.path, self.size, self.dtype, chunk, name)
 
     def _append(self, part: np.ndarray) -> None:
         if self._file is None:

@@ -169,10 +169,9 @@ def _digest(path: Path) -> str:
 def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict[str, str]:
     total = int(layout.tokens[-1])
     chunk = min(plan.settings.chunk_bytes, max(total, 1))
-    if number == 0:
-        write_flat_description(target.parent, total, np.dtype("uint8"), chunk, "token")
+    described = write_flat_description(target.parent, total, np.dtype("uint8"), chunk, "token") if number == 0 else {}
     if target.is_file():
-        return {f"tokens/{target.name}": _digest(target)}
+        return described | {f"tokens/{target.name}": _digest(target)}
     digest, filled, partial = hashlib.sha256(), 0, target.with_name(target.name + ".partial")
     with partial.open("wb", buffering=0) as file:
         for part in _tokens(plan, layout, number * chunk, min((number + 1) * chunk, total)):
@@ -183,7 +182,7 @@ def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict
         digest.update(padding)
         file.write(padding)
     os.replace(partial, target)
-    return {f"tokens/{target.name}": digest.hexdigest()}
+    return described | {f"tokens/{target.name}": digest.hexdigest()}
 
 
 def _tokens(plan: Plan, layout: Layout, start: int, stop: int) -> Iterator[np.ndarray]:

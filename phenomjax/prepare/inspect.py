@@ -1,4 +1,4 @@
-"""python -m phenomjax.prepare inspect: what is in an image bank, how it looks, and whether every image of it can be read."""
+"""python -m phenomjax.prepare inspect: what is in a bank and whether it can be read; how images look. Sequences: inspect_sequences."""
 
 import argparse
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from phenomjax.data.bank import ImageBank, open_bank
 from phenomjax.data.prefetch import core_count
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED
-from phenomjax.prepare import workers
+from phenomjax.prepare import inspect_sequences, workers
 from phenomjax.prepare.plan import sample
 from phenomjax.progress import Progress
 
@@ -49,15 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="folder for contact_sheet.png and histograms.png (default: NAME_inspect beside the bank)",
+        help="images: folder for contact_sheet.png and histograms.png (default: NAME_inspect beside the bank)",
     )
-    add("--rows", type=int, default=8, help="images on the contact sheet (default 8)")
-    add("--quick", action="store_true", help="skip the integrity check; histograms of 16 images")
-    add("--jobs", type=int, default=0, help="processes (default: number of cores)")
+    add("--rows", type=int, default=8, help="images: how many are on the contact sheet (default 8)")
+    add(
+        "--quick",
+        action="store_true",
+        help="skip the integrity check; histograms of 16 images, composition of 16 million tokens",
+    )
+    add("--jobs", type=int, default=0, help="images: processes (default: number of cores)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description, writes the figures; returns 1 when an image is damaged."""
+    if inspect_sequences.is_token_bank(args.bank):
+        return inspect_sequences.inspect(args.bank, args.quick)
     bank = open_bank(args.bank, args.axes)
     print(describe(bank))
     indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
