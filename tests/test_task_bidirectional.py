@@ -155,10 +155,11 @@ def test_interrupted_equals_straight_with_states(bank, tmp_path, monkeypatch):
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         return [line["train/loss"] for line in lines if "train/loss" in line]
 
-    assert train.run(make_config(bank), tmp_path / "straight") == 0
+    off = {"eval__every_steps": 0}
+    assert train.run(make_config(bank, **off), tmp_path / "straight") == 0
     straight = seen.pop(6)
-    assert train.run(make_config(bank, num_steps=3), tmp_path / "broken") == 0
-    assert train.run(make_config(bank), tmp_path / "broken") == 0
+    assert train.run(make_config(bank, num_steps=3, **off), tmp_path / "broken") == 0
+    assert train.run(make_config(bank, **off), tmp_path / "broken") == 0
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(straight))
     jax.tree.map(np.testing.assert_array_equal, seen[6], straight)
