@@ -1,4 +1,4 @@
-"""Training step and encoder inference of the MAE against a plain PyTorch MAE: `python bench/mae_step.py [--out FILE]`.
+"""Training step and encoder inference of the MAE against a plain PyTorch MAE: `python -m bench.mae_step [--out FILE]`.
 
 On a CPU: one core, one thread, every implementation in a process of its own, alternating rounds, CPU time (user and
 system), medians. On a GPU: crops/s, MFU against a bfloat16 matrix product measured in the same run, and peak memory.
@@ -6,19 +6,14 @@ The step is forward, backward and AdamW, without the Fourier term, drop path and
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench import rounds
+
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
 GOALS = {"step": 0.75, "encoder": 0.45}  # our CPU time over torch eager's, ViT-S/16
 CHANNELS, CROP = 6, 256
@@ -42,9 +37,10 @@ def main() -> int:
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return worker(json.loads(options.worker))
-    gpu = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout if which("nvidia-smi") else ""
-    lines = [header(gpu)]
+        case = json.loads(options.worker)
+        return rounds.serve(case, jax_case if case["peer"] == "phenomjax" else torch_case)
+    gpu = rounds.gpu_name()
+    lines = [rounds.header(gpu) + f"\ncrops {CROP} x {CROP} x {CHANNELS} uint8; decoder 512 x 8 x 16; mask 0.75"]
     print(lines[0], flush=True)
     models = options.models or ("S/16,B/16,L/16,S/8,B/8,L/8" if gpu else "S/16,B/16")
     for model in models.split(","):
@@ -52,7 +48,8 @@ def main() -> int:
             for mode in options.modes.split(","):
                 case = {"model": model, "block": block, "mode": mode, "gpu": bool(gpu), "overrides": options.overrides}
                 case |= {"batch": options.batch or default_batch(model, bool(gpu)), "repeats": options.repeats}
-                text = compare(case, options.peers.split(","), options.rounds)
+                results = rounds.alternate(__file__, case, options.peers.split(","), options.rounds)
+                text = (table_gpu if gpu else table_cpu)(case, results)
                 print(text, flush=True)
                 lines.append(text)
     if options.out:
@@ -62,79 +59,6 @@ def main() -> int:
 
 def default_batch(model: str, gpu: bool) -> int:
     return {"S/16": 512, "B/16": 512, "L/16": 256, "S/8": 128, "B/8": 128, "L/8": 64}[model] if gpu else 4
-
-
-def which(program: str) -> bool:
-    return any((Path(folder) / program).exists() for folder in os.environ["PATH"].split(":"))
-
-
-def header(gpu: str) -> str:
-    """Date, machine, versions, commit."""
-    fields = dict(x.split(":", 1) for x in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    cpu = f"{fields.get('model name', platform.processor())} family {fields.get('cpu family')} model {fields.get('model')}"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "torch"))
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return (
-        f"{datetime.date.today()}  {gpu.strip() or f'{cpu}, one core, one thread'}  Python {platform.python_version()}  "
-        f"{versions}  commit {commit}  load {load}\ncrops {CROP} x {CROP} x {CHANNELS} uint8; decoder 512 x 8 x 16; mask 0.75"
-    )
-
-
-def compare(case: dict, peers: list[str], rounds: int) -> str:
-    """Runs all implementations in alternating rounds and formats the table."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'bench'}",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
-    if case["gpu"]:
-        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    else:
-        environment |= {"XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false", "JAX_PLATFORMS": "cpu"}
-
-    def start(peer: str) -> subprocess.Popen:
-        command = [sys.executable, __file__, "--worker", json.dumps({**case, "peer": peer})]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        answer(process)  # built, compiled and warm
-        return process
-
-    def stop(process: subprocess.Popen) -> None:
-        process.stdin.close()
-        process.wait()
-
-    results = {peer: [] for peer in peers}
-    if case["gpu"]:  # one process at a time: two would share the GPU's memory
-        for _ in range(2):
-            for peer in peers:
-                process = start(peer)
-                results[peer] += [ask(process) for _ in range(rounds)]
-                stop(process)
-        return table_gpu(case, results)
-    workers = {peer: start(peer) for peer in peers}
-    for _ in range(rounds):
-        for peer, process in workers.items():
-            results[peer].append(ask(process))
-    for process in workers.values():
-        stop(process)
-    return table_cpu(case, results)
-
-
-def ask(process: subprocess.Popen) -> dict:
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    return answer(process)
-
-
-def answer(process: subprocess.Popen) -> dict:
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a benchmark process ended with code {process.wait()}")
-    return json.loads(line)
 
 
 def table_cpu(case: dict, results: dict[str, list[dict]]) -> str:
@@ -172,28 +96,6 @@ def table_gpu(case: dict, results: dict[str, list[dict]]) -> str:
 # In the worker processes
 
 
-def worker(case: dict) -> int:
-    """Builds one implementation, then times a round for every line on standard input."""
-    if not case["gpu"]:
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the thread pools are sized
-    run, extra = (jax_case if case["peer"] == "phenomjax" else torch_case)(case)
-    run()
-    print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
-        start, wall = os.times(), time.perf_counter()
-        for _ in range(case["repeats"]):
-            run()
-        wall, end = time.perf_counter() - wall, os.times()
-        user, system = end.user - start.user, end.system - start.system
-        row = {
-            "cpu": (user + system) / case["repeats"],
-            "sys": system / case["repeats"],
-            "wall": wall / case["repeats"],
-        }
-        print(json.dumps({**row, **extra()}), flush=True)
-    return 0
-
-
 def model_config(case: dict):
     """The configuration of a case, and its FLOPs by the formula of the task."""
     from phenomjax.config import base
@@ -216,17 +118,8 @@ def model_config(case: dict):
     return config, flops / 1e9
 
 
-def peak_rss() -> float:
-    """GB of resident memory at its peak."""
-    return (
-        next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-        / 1e6
-    )
-
-
 def jax_case(case: dict) -> tuple[Callable, Callable]:
     import jax
-    import jax.numpy as jnp
     import numpy as np
     import optax
     from flax import linen as nn
@@ -260,18 +153,7 @@ def jax_case(case: dict) -> tuple[Callable, Callable]:
         def run():
             return jax.block_until_ready(compiled(params, batch))
 
-    size = 8192
-    matrix = jnp.ones((size, size), jnp.bfloat16) if case["gpu"] else None
-    product = jax.jit(lambda x: x @ x)
-
-    def extra():
-        row = {"gflops": gflops, "rss": peak_rss()}
-        if case["gpu"]:
-            row["device_gb"] = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9
-            row["matmul_tflops"] = matmul_rate(lambda: product(matrix), jax.block_until_ready, size)
-        return row
-
-    return run, extra
+    return run, lambda: {"gflops": gflops, **(rounds.jax_gpu_figures() if case["gpu"] else {})}
 
 
 def torch_case(case: dict) -> tuple[Callable, Callable]:
@@ -304,26 +186,8 @@ def torch_case(case: dict) -> tuple[Callable, Callable]:
         with torch.inference_mode(), precision:
             return features(pixels).float().sum().item()
 
-    matrix = torch.ones(8192, 8192, dtype=torch.bfloat16, device=device) if case["gpu"] else None
-
-    def extra():
-        row = {"gflops": gflops, "rss": peak_rss()}
-        if case["gpu"]:
-            row["device_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            row["matmul_tflops"] = matmul_rate(lambda: matrix @ matrix, lambda _: torch.cuda.synchronize(), 8192)
-        return row
-
-    return step if case["mode"] == "step" else encode, extra
-
-
-def matmul_rate(product: Callable, wait: Callable, size: int, repeats: int = 20) -> float:
-    """TFLOP/s of a large bfloat16 product."""
-    wait(product())
-    start = time.perf_counter()
-    for _ in range(repeats):
-        result = product()
-    wait(result)
-    return 2 * size**3 * repeats / (time.perf_counter() - start) / 1e12
+    run = step if case["mode"] == "step" else encode
+    return run, lambda: {"gflops": gflops, **(rounds.torch_gpu_figures() if case["gpu"] else {})}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _transformer_xl(m: ConfigDict) -> None:
     m.init_std = 0.02
     m.scan_layers = False  # True: compile one layer and scan it (shorter compile, stacked parameters)
     m.remat = "none"  # rematerialisation: "none", "dots" (keep matmul results), "full"
-    m.attention = "auto"  # "auto", "xla" or "cudnn" (relative bias through cuDNN's flash attention)
+    m.attention = "auto"  # "auto", "xla", "looped" (for a CPU) or "cudnn" (relative bias through cuDNN's flash attention)
 
 
 def _xlnet(m: ConfigDict) -> None:
@@ -114,7 +114,7 @@ def check(c: ConfigDict) -> None:
     if c.task == "causal_lm":
         choose(c, "model.same_length", ("none", "kimiyoung", "nvidia"))
         choose(c, "model.norm", ("post", "pre"))
-        choose(c, "model.attention", ("auto", "xla", "cudnn"))
+        choose(c, "model.attention", ("auto", "xla", "looped", "cudnn"))
         if m.same_length == "kimiyoung" and not (m.mem_len and (m.eval_mem_len or m.mem_len)):
             raise UserError(
                 "config.model.same_length 'kimiyoung' lets each query see mem_len keys, and config.model.mem_len is 0: nothing would be "

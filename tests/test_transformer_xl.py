@@ -7,6 +7,7 @@ import pytest
 
 from phenomjax import config as config_lib
 from phenomjax.errors import UserError
+from phenomjax.models import relative_attention as relative
 from phenomjax.models import vit
 from phenomjax.models.relative_attention import causal_mask, relative_attention, relative_shift, sinusoids
 from phenomjax.models.transformer_xl import remember
@@ -74,6 +75,23 @@ def test_attention_equals_its_formula():
             np.testing.assert_allclose(found[0, i, head], weights @ v[0, : i + 3, head], rtol=1e-5)
     with pytest.raises(UserError, match=r"model.attention=cudnn cannot be honoured: it needs an NVIDIA GPU"):
         relative_attention(q, k, v, r, u, w, mask, "cudnn")
+
+
+def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
+    monkeypatch.setattr(relative, "BLOCK", 4)  # 10 queries in three blocks
+    rng = np.random.default_rng(0)
+    shapes = [(2, 10, 3, 4), (2, 15, 3, 4), (2, 15, 3, 4), (15, 3, 4), (3, 4), (3, 4)]
+    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    weight = jnp.asarray(rng.normal(size=shapes[0]), jnp.float32)
+    for same_length in ("none", "kimiyoung"):
+        mask = causal_mask(10, 5, jnp.array([5, 2]), same_length, 5)
+        found = [
+            jax.value_and_grad(lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(), argnums=range(6))(
+                *arrays
+            )
+            for i in ("xla", "looped")
+        ]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
 
 
 def test_positions_are_sines_then_cosines():

@@ -118,14 +118,14 @@ def _looped_forward(query: Array, key: Array, value: Array) -> tuple[Array, tupl
         y = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
         return y.astype(v.dtype), (largest + jnp.log(total))[:, 0]
 
-    heads = _by_head(query) * query.shape[-1] ** -0.5, _by_head(key), _by_head(value)
+    heads = by_head(query) * query.shape[-1] ** -0.5, by_head(key), by_head(value)
     y, log_total = lax.map(one_head, heads)
-    return _by_token(y, query.shape), (*heads, y, log_total)
+    return by_token(y, query.shape), (*heads, y, log_total)
 
 
 def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
     query, key, value, y, log_total = saved
-    gradient_heads = _by_head(gradient)
+    gradient_heads = by_head(gradient)
     mean = (gradient_heads.astype(jnp.float32) * y).sum(-1)
 
     def one_head(arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
@@ -138,17 +138,17 @@ def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, 
     to_query, to_key, to_value = lax.map(one_head, (query, key, value, gradient_heads, log_total, mean))
     batch, _, heads, head_dim = gradient.shape
     keys = (batch, key.shape[1], heads, head_dim)
-    return _by_token(to_query * head_dim**-0.5, gradient.shape), _by_token(to_key, keys), _by_token(to_value, keys)
+    return by_token(to_query * head_dim**-0.5, gradient.shape), by_token(to_key, keys), by_token(to_value, keys)
 
 
 looped_attention.defvjp(_looped_forward, _looped_backward)
 
 
-def _by_head(x: Array) -> Array:
+def by_head(x: Array) -> Array:
     batch, seq, heads, head_dim = x.shape
     return x.transpose(0, 2, 1, 3).reshape(batch * heads, seq, head_dim)
 
 
-def _by_token(x: Array, shape: tuple[int, ...]) -> Array:
+def by_token(x: Array, shape: tuple[int, ...]) -> Array:
     batch, seq, heads, head_dim = shape
     return x.reshape(batch, heads, seq, head_dim).transpose(0, 2, 1, 3)

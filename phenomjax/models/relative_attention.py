@@ -1,12 +1,17 @@
 """Attention with relative positions as in Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860, section 3.3)."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from phenomjax.models.attention import choose_attention
+from phenomjax.models.attention import by_head, by_token, choose_attention
+
+HIDDEN = np.float32(-1e30)  # the score of a key that a query does not see; finite, so that no row becomes NaN
+BLOCK = 128  # queries of a block in `looped_attention`
 
 
 def sinusoids(positions: Float[Array, " seq"] | Int[Array, " seq"], dim: int) -> Float[Array, "seq dim"]:
@@ -65,9 +70,11 @@ def relative_attention(
       position: (keys, heads, kv): r, the projected position of distances keys - 1 … 0.
       content_bias: (heads, kv): u.
       position_bias: (heads, kv): v.
-      mask: (batch, 1, queries, keys), true where a query sees a key.
-      implementation: "xla"; "cudnn", flash attention with the position term as its bias; "auto" = xla.
-      weight_dropout: the rate of dropout on attention weights, and 16 random bits for each, (batch, heads, queries, keys).
+      mask: (batch, 1, queries, keys), true where a query sees a key; no key beyond the causal ones.
+      implementation: "xla", all heads at once; "looped", head after head; "cudnn", flash attention with the position term as its bias;
+        "auto": looped on one CPU device, else xla.
+      weight_dropout: the rate of dropout on attention weights, and 16 random bits for each, (batch, heads, queries, keys); all
+        implementations but xla leave it to xla.
 
     Returns:
       (batch, queries, heads, kv) in the type of `query`.
@@ -76,15 +83,18 @@ def relative_attention(
       UserError: "cudnn" was asked for and cannot run here.
     """
     scale = query.shape[-1] ** -0.5
-    with_content = query + content_bias.astype(query.dtype)
+    with_content = (query + content_bias.astype(query.dtype)) * scale
     with_position = (query + position_bias.astype(query.dtype)) * scale
+    if implementation == "auto":  # the loop would gather what is sharded, so it is for one device
+        implementation = "looped" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "xla"
+    if implementation == "looped" and weight_dropout is None:
+        return looped_attention(with_content, with_position, key, value, position, mask)
     bias = relative_shift(_scores(with_position, position, "bqhd,khd->bhqk"))
     if implementation == "cudnn" and weight_dropout is None:
         choose_attention("cudnn", query.dtype, query.shape[-1])
         bias = jnp.where(mask, bias, jnp.finfo(jnp.float32).min / 2).astype(query.dtype)
-        return jax.nn.dot_product_attention(with_content, key, value, bias=bias, scale=scale, implementation="cudnn")
-    scores = _scores(with_content * scale, key, "bqhd,bkhd->bhqk") + bias
-    scores = jnp.where(mask, scores, np.float32(-1e30))
+        return jax.nn.dot_product_attention(with_content, key, value, bias=bias, scale=1.0, implementation="cudnn")
+    scores = jnp.where(mask, _scores(with_content, key, "bqhd,bkhd->bhqk") + bias, HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1)
     if weight_dropout is not None:
         rate, bits = weight_dropout
@@ -95,3 +105,104 @@ def relative_attention(
 
 def _scores(x: Array, y: Array, axes: str) -> Array:
     return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+
+# Head after head, for a CPU
+
+
+@jax.custom_vjp
+def looped_attention(
+    with_content: Array, with_position: Array, key: Array, value: Array, position: Array, mask: Array
+) -> Array:
+    """Row after row and head after head, and again for the gradient: scores stay in a core's cache and are never kept.
+
+    Queries go in blocks that leave out the keys after them. Arguments as `relative_attention`, with the biases added and scaled.
+    """
+    return _looped_forward(with_content, with_position, key, value, position, mask)[0]
+
+
+def _looped_forward(*arrays: Array) -> tuple[Array, tuple[Array, ...]]:
+    with_content, with_position, key, value, position, mask = arrays
+    heads = position.transpose(1, 0, 2)
+
+    def one(arrays: tuple[Array, ...]) -> tuple[Array, Array]:
+        content, place, k, v, row, head = arrays
+        parts = []
+        for start, stop, last in _blocks(content.shape[0], k.shape[0]):
+            scores = _block_scores(content, place, k, heads[head], mask[row, 0], start, stop, last)
+            largest = scores.max(-1, keepdims=True)
+            weights = jnp.exp(scores - largest)
+            total = weights.sum(-1, keepdims=True)
+            y = jnp.matmul(weights.astype(v.dtype), v[:last], preferred_element_type=jnp.float32) / total
+            parts.append((y.astype(v.dtype), (largest + jnp.log(total))[:, 0]))
+        return tuple(jnp.concatenate(x) for x in zip(*parts, strict=True))
+
+    flat = [by_head(x) for x in (with_content, with_position, key, value)]
+    index = _indices(with_content)
+    y, log_total = lax.map(one, (*flat, *index))
+    return by_token(y, with_content.shape), (*flat, heads, mask, y, log_total)
+
+
+def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array | None, ...]:
+    *flat, heads, mask, y, log_total = saved
+    gradients = by_head(gradient)
+    mean = (gradients.astype(jnp.float32) * y).sum(-1)
+
+    def one(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        content, place, k, v, row, head, g, log_total, mean = arrays
+        r = heads[head]
+        to_content, to_place = [], []
+        to_key, to_value, to_position = jnp.zeros_like(k), jnp.zeros_like(v), jnp.zeros_like(r)
+        for start, stop, last in _blocks(content.shape[0], k.shape[0]):
+            block, keys = slice(start, stop), slice(0, last)
+            seen = slice(r.shape[0] - last, r.shape[0])
+            scores = _block_scores(content, place, k, r, mask[row, 0], start, stop, last)
+            weights = jnp.exp(scores - log_total[block, None])
+            inner = weights * (jnp.matmul(g[block], v[keys].T, preferred_element_type=jnp.float32) - mean[block, None])
+            inner = inner.astype(k.dtype)
+            shifted = _shift_back(inner)
+            to_content.append(inner @ k[keys])
+            to_place.append(shifted @ r[seen])
+            to_key = to_key.at[keys].add(inner.T @ content[block])
+            to_value = to_value.at[keys].add(weights.astype(g.dtype).T @ g[block])
+            to_position = to_position.at[seen].add(shifted.T @ place[block])
+        return jnp.concatenate(to_content), jnp.concatenate(to_place), to_key, to_value, to_position
+
+    parts = lax.map(one, (*flat, *_indices(gradient), gradients, log_total, mean))
+    batch, _, count, width = gradient.shape
+    keys = (batch, flat[2].shape[1], count, width)
+    to_position = parts[4].reshape(batch, count, *parts[4].shape[1:]).sum(0).transpose(1, 0, 2)
+    shapes = (gradient.shape, gradient.shape, keys, keys)
+    return *(by_token(x, shape) for x, shape in zip(parts[:4], shapes, strict=True)), to_position, None
+
+
+looped_attention.defvjp(_looped_forward, _looped_backward)
+
+
+def _blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
+    """(first query, one past the last, keys that these queries can see) of each block."""
+    edges = [*range(0, queries, BLOCK), queries]
+    return [(a, b, keys - queries + b) for a, b in itertools.pairwise(edges)]
+
+
+def _block_scores(
+    content: Array, place: Array, key: Array, position: Array, mask: Array, start: int, stop: int, last: int
+) -> Array:
+    """(queries of the block, keys it can see) float32."""
+    seen = position[position.shape[0] - last :]
+    scores = jnp.matmul(content[start:stop], key[:last].T, preferred_element_type=jnp.float32)
+    scores += relative_shift(jnp.matmul(place[start:stop], seen.T, preferred_element_type=jnp.float32))
+    return jnp.where(mask[start:stop, :last], scores, HIDDEN)
+
+
+def _shift_back(gradient: Array) -> Array:
+    """The transpose of `relative_shift`, for scores that are 0 where no key is seen."""
+    queries, keys = gradient.shape
+    padded = jnp.pad(gradient.reshape(-1), (queries, 0))
+    return padded.reshape(queries, keys + 1)[:, 1:]
+
+
+def _indices(x: Array) -> tuple[Array, Array]:
+    """Row and head of each entry of `by_head`."""
+    batch, _, heads, _ = x.shape
+    return jnp.repeat(jnp.arange(batch), heads), jnp.tile(jnp.arange(heads), batch)
