@@ -100,6 +100,15 @@ def _judge(scratch, size, bad, stop, limits):
 
 
 @njit(cache=True, nogil=True)
+def _copy(source, start, out, place, size):
+    """out[place:place + size] = source[start:start + size], which compiles four times as fast; returns place + size."""
+    start, place, size = np.uint64(start), np.uint64(place), np.uint64(size)
+    for i in range(size):
+        out[place + i] = source[start + i]
+    return np.int64(place + size)
+
+
+@njit(cache=True, nogil=True)
 def _keep(scratch, size, before, after, tokens, filled, hashes, row):
     for i in range(size, size + 8):
         scratch[i] = 0
@@ -108,8 +117,7 @@ def _keep(scratch, size, before, after, tokens, filled, hashes, row):
     for token in before:
         tokens[filled] = token
         filled += 1
-    tokens[filled : filled + size] = scratch[:size]
-    filled += size
+    filled = _copy(scratch, 0, tokens, filled, size)
     for token in after:
         tokens[filled] = token
         filled += 1
@@ -137,7 +145,7 @@ def scan_fasta(data, start, end, table, limits, before, after, scratch, out, len
       kept records, their tokens, rejected records, whether a header has bytes above 127.
     """
     tokens, names, name_ends, texts, text_ends = out
-    place, kept, filled, rejected, high = start, 0, 0, 0, np.uint8(0)
+    place, kept, filled, rejected, high = start, np.int64(0), np.int64(0), np.int64(0), np.uint8(0)
     name_ends[0] = text_ends[0] = 0
     while place < end:
         record, at, last = place, np.uint64(place + 1), np.uint64(end)
@@ -188,7 +196,7 @@ def encode_records(data, starts, table, limits, before, after, scratch, tokens, 
     Returns:
       kept records, their tokens.
     """
-    kept, filled = 0, 0
+    kept, filled = np.int64(0), np.int64(0)
     for i in range(len(starts) - 1):
         _, size, fault, stop = _encode(data, starts[i], starts[i + 1], table, scratch, False)
         outcomes[i] = _judge(scratch, size, fault, stop, limits)
@@ -206,7 +214,7 @@ def hash_spans(data, starts, stops, scratch, hashes):
     words = scratch.view(np.uint64)
     for i in range(len(starts)):
         size = stops[i] - starts[i]
-        scratch[:size] = data[starts[i] : stops[i]]
+        _copy(data, starts[i], scratch, 0, size)
         for k in range(size, size + 8):
             scratch[k] = 0
         hashes[i, 0], hashes[i, 1] = hash_words(words, size)
@@ -242,11 +250,10 @@ def pack(tokens, sizes, wanted, split, out):
       split: the one that is copied.
       out: uint8, as long as tokens.
     """
-    place, filled = 0, 0
+    place, filled = np.int64(0), np.int64(0)
     for i in range(len(sizes)):
         if wanted[i] == split:
-            out[filled : filled + sizes[i]] = tokens[place : place + sizes[i]]
-            filled += sizes[i]
+            filled = _copy(tokens, place, out, filled, sizes[i])
         place += sizes[i]
     return filled
 

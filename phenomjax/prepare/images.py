@@ -15,9 +15,9 @@ from phenomjax.data import bank
 from phenomjax.data.prefetch import core_count
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.prepare import convert, intensity, layouts, metadata, workers
-from phenomjax.prepare.job import DONE, Job, write_rejected
+from phenomjax.prepare.job import Job, write_rejected
 from phenomjax.prepare.plan import Entry, Plan, Rejected, make_plan
-from phenomjax.prepare.work_folder import check_same, lock
+from phenomjax.prepare.work_folder import DONE, check_same, lock
 
 log = logging.getLogger("phenomjax")
 

@@ -23,12 +23,12 @@ from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.prepare import convert, intensity, metadata, workers
 from phenomjax.prepare.convert import Numbers
 from phenomjax.prepare.plan import Entry, Plan, Rejected
+from phenomjax.prepare.work_folder import DONE, write_text
 from phenomjax.progress import Progress
 
 log = logging.getLogger("phenomjax")
 BLOCK = 32  # images whose histograms are added up before they are written down
 STAGED_ROWS = 2**60  # rows of the staging array
-DONE = ".prepare_done"  # what is left of the work folder while it is deleted
 
 
 class Job:
@@ -222,13 +222,6 @@ def write_rejected(out: Path, rejected: list[Rejected]) -> Path:
     schema = pa.schema([(name, pa.string()) for name in columns])
     pq.write_table(pa.table(columns, schema=schema), out / "rejected.parquet")
     return out / "rejected.parquet"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _read_journal(path: Path) -> dict[int, str]:

@@ -20,8 +20,8 @@ from phenomjax.data.token_bank import BOUNDARIES, SPLITS, write_description
 from phenomjax.data.vocabulary import vocabulary
 from phenomjax.prepare import assemble, clusters, compiled, workers
 from phenomjax.prepare.assemble import DROPPED, Plan
-from phenomjax.prepare.job import DONE, write_text
 from phenomjax.prepare.pieces import STOP, Settings, Source, scan
+from phenomjax.prepare.work_folder import DONE, write_text
 from phenomjax.progress import Progress
 
 log = logging.getLogger("phenomjax")

@@ -16,11 +16,10 @@ from phenomjax.data.vocabulary import ALPHABETS, UNITS
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.prepare import clusters, records, workers
 from phenomjax.prepare.encode import RARE_RULES
-from phenomjax.prepare.job import DONE
 from phenomjax.prepare.pieces import Settings, Source
 from phenomjax.prepare.sequence_job import Job, bucket_bits
 from phenomjax.prepare.streams import compression
-from phenomjax.prepare.work_folder import check_same, lock
+from phenomjax.prepare.work_folder import DONE, check_same, lock
 
 log = logging.getLogger("phenomjax")
 SHOWN = 5  # rejected records on the screen
