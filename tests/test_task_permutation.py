@@ -31,6 +31,7 @@ def small(bank, **changes):
     m = c.model
     m.embed_dim, m.num_layers, m.num_heads, m.head_dim, m.mlp_dim = 16, 1, 2, 8, 32
     m.mem_len, m.reuse_len, m.perm_size, m.num_predict = 12, 16, 8, 6
+    m.attention_dropout = 0.0  # draws take long to compile; tests/test_xlnet.py has both kinds
     c.optimizer.learning_rate, c.log.tensorboard = 3e-3, False
     c.log.every_steps, c.eval.every_steps, c.eval.num_batches, c.checkpoint.every_steps = 1, 3, 2, 3
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
@@ -86,7 +87,7 @@ def test_interrupted_run_equals_straight_run_with_its_memories(bank, tmp_path, m
 
 
 def test_memory_is_carried_and_forgotten(bank):
-    task, params = task_and_params(bank, model__dropout=0.0, model__attention_dropout=0.0)
+    task, params = task_and_params(bank, model__dropout=0.0)
     batch = {name: jnp.asarray(value) for name, value in task.loader("train", 0, 1).batch(1).items()}
     first, loss = task.carry(8), jax.jit(task.loss)
     value, metrics, carry = loss(params, batch, jax.random.key(0), first)
@@ -121,7 +122,8 @@ def test_scores_do_not_see_what_they_score(bank):
     rank = jnp.zeros((1, 14), jnp.int32).at[0, 9].set(1)
     target = jnp.array([[9]])
     sees = permutation_mask(rank, target) & (tokens != PAD)[:, None]
-    logits, _ = task.model.apply({"params": params}, tokens, jnp.where(tokens == CLS, 2, 0), sees, target)
+    segment = jnp.where(tokens == CLS, 2, 0)
+    logits, _ = jax.jit(task.model.apply)({"params": params}, tokens, segment, sees, target)
     np.testing.assert_allclose(jax.nn.log_softmax(logits[0, 0]), log_probs[0, 1], rtol=1e-4, atol=1e-5)
 
 

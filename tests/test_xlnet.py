@@ -14,6 +14,7 @@ from phenomjax.models.relative_attention import relative_shift
 from phenomjax.models.two_stream import windows
 
 VOCAB, ROWS, SEQ = 32, 2, 10
+FIRST_LOGIT = 1.484004  # of test_dropout_and_memory_belong_to_the_row
 
 
 def tiny(**changes):
@@ -132,7 +133,7 @@ def test_features_of_padded_proteins_agree_with_hugging_face():
     tokens = inputs()[0][0]
     valid = np.arange(SEQ) >= np.array([[0], [4]])
     sees = jnp.broadcast_to(valid[:, None], (ROWS, SEQ, SEQ))
-    features, memory = xlnet.build(model, jnp.float32).apply({"params": params}, tokens, None, sees)
+    features, memory = jax.jit(xlnet.build(model, jnp.float32).apply)({"params": params}, tokens, None, sees)
     assert memory is None
     expected = hf.transformer(
         torch.tensor(np.array(tokens, np.int64)), attention_mask=torch.tensor(valid.astype(np.float32))
@@ -142,10 +143,10 @@ def test_features_of_padded_proteins_agree_with_hugging_face():
     )
 
 
-def run(model, params, key=None, **changes):
+def run(params, **changes):
     """Loss, gradients (unstacked layers) and memory of one step with a memory."""
     tokens, segment, rank, targets = inputs()
-    module = xlnet.build(tiny(**model, **changes), jnp.float32)
+    module = xlnet.build(tiny(**changes), jnp.float32)
     generator = np.random.default_rng(5)
     hidden = jnp.asarray(generator.normal(size=(ROWS, 2, 7, 12)), jnp.float32)
     memory = {"memory": hidden, "valid": jnp.array([0, 4], jnp.int32)}
@@ -154,10 +155,8 @@ def run(model, params, key=None, **changes):
     def value_and_grad(params):
         def loss(params):
             sees = xlnet.permutation_mask(rank, targets)
-            row, reverse = jnp.arange(ROWS), jnp.array([True, False])
-            logits, following = module.apply(
-                {"params": params}, tokens[0], segment, sees, targets, memory, reverse, key, row
-            )
+            reverse = jnp.array([True, False])
+            logits, following = module.apply({"params": params}, tokens[0], segment, sees, targets, memory, reverse)
             return cross_entropy(logits, jnp.take_along_axis(tokens[0], targets, 1)), following
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -169,35 +168,27 @@ def run(model, params, key=None, **changes):
 
 
 def test_scan_and_remat_change_nothing():
-    model = {"untie_bias": True, "dropout": 0.2, "attention_dropout": 0.2}
-    params, key = random_params(tiny(**model)), jax.random.key(3)
-    plain, other = run(model, params, key), run(model, params, key, scan_layers=True, remat="dots")
+    params = random_params(tiny())
+    plain, other = run(params), run(params, scan_layers=True, remat="dots")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), plain, other)
 
 
-def test_dropout_and_memory_belong_to_the_row():
-    model = tiny(dropout=0.3, attention_dropout=0.3, num_layers=1)
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_dropout_and_memory_belong_to_the_row(scan_layers):
+    model = tiny(dropout=0.3, attention_dropout=0.3, scan_layers=scan_layers, num_layers=1)
     params, module = random_params(model), xlnet.build(model, jnp.float32)
+    params = vit.stack_layers(params) if scan_layers else params
     tokens, segment, rank, targets = inputs()
-    hidden = jnp.ones((ROWS, 1, 7, 12))
+    hidden, reverse = jnp.ones((ROWS, 1, 7, 12)), jnp.array([False, True])
 
     @jax.jit
-    def logits(tokens, segment, rank, targets, hidden, count, reverse, row):
-        sees, memory = xlnet.permutation_mask(rank, targets), {"memory": hidden, "valid": count}
+    def logits(tokens, segment, rank, targets, hidden, valid, reverse, row):
+        sees, memory = xlnet.permutation_mask(rank, targets), {"memory": hidden, "valid": valid}
         key = jax.random.key(1)
         return module.apply({"params": params}, tokens, segment, sees, targets, memory, reverse, key, row)[0]
 
-    def call(order, hidden=hidden, count=(0, 3)):
-        arrays = (
-            tokens[0],
-            segment,
-            rank,
-            targets,
-            hidden,
-            jnp.array(count),
-            jnp.array([False, True]),
-            jnp.arange(ROWS),
-        )
+    def call(order, hidden=hidden):
+        arrays = (tokens[0], segment, rank, targets, hidden, jnp.array([0, 3]), reverse, jnp.arange(ROWS))
         return logits(*(x[jnp.array(order)] for x in arrays))
 
     both = call([0, 1])
@@ -206,6 +197,8 @@ def test_dropout_and_memory_belong_to_the_row():
     changed = call([0, 1], hidden * 5.0)
     np.testing.assert_array_equal(changed[0], both[0])
     assert np.abs(changed[1] - both[1]).max() > 1e-3
+    # The same draws, scanned or not.
+    assert float(both[0, 0, 0]) == pytest.approx(FIRST_LOGIT, rel=1e-4)
 
 
 def test_no_target_sees_itself_or_what_comes_later():
