@@ -345,6 +345,7 @@ def test_errors_say_what_to_do(tmp_path):
         ((good,), {"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
         ((good,), {"min_length": 5, "max_length": 4}, "leave nothing: 1 <= min <= max"),
         ((good,), {"max_ambiguous": 30}, "--max-ambiguous is a share from 0 to 1, not 30"),
+        ((good,), {"cluster": 0}, "--cluster 0 would put all sequences into one cluster"),
         ((good,), {"min_length": 4}, "No sequence is left.*1 too short"),
         ((good,), {"clusters": tmp_path / "none.tsv"}, "There is no cluster file"),
         ((good,), {"alphabet": "smiles"}, "FASTA files hold proteins here"),

@@ -183,6 +183,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"--{name.replace('_', '-')} is a share from 0 to 1, not {value:g}.")
+    if args.cluster == 0:
+        raise UserError(
+            "--cluster 0 would put all sequences into one cluster. Give an identity above 0, for instance 0.3."
+        )
     if args.validation + args.test >= 1:
         raise UserError(f"--validation {args.validation:g} and --test {args.test:g} leave nothing to train on.")
     if args.clusters and args.cluster:
