@@ -54,8 +54,12 @@ def parser() -> argparse.ArgumentParser:
         "files), NAME.h5 (one dataset an id, as bio_embeddings and biotrainer read) or NAME.npz (one array an id)")  # fmt: skip
     add("--per", choices=("protein", "residue"), default="protein", help="what a vector stands for (default protein)")
     add("--pool", choices=segments.POOLS, default="mean", help="over the residues, per protein (default mean)")
-    add("--layer", type=int, metavar="N", help="0 = the embedding, then the layers (default: the last one, ELMo: the sum of all); XLNet "
-        "gives its last one only")  # fmt: skip
+    add(
+        "--layer",
+        type=int,
+        metavar="N",
+        help="0 = the embedding, then the layers (default: the last one, ELMo: the sum of all)",
+    )
     add(
         "--dtype",
         choices=("float16", "float32"),
@@ -105,8 +109,7 @@ def run(args: argparse.Namespace) -> int:
     model = trained.load(args.checkpoint)
     layers = model.task.num_feature_layers
     if args.layer is not None and not 0 <= args.layer < layers:
-        there = f"0 to {layers - 1}" if layers else "none but the last: leave --layer out"
-        raise UserError(f"--layer {args.layer}: this model has layers {there}.")
+        raise UserError(f"--layer {args.layer}: this model has layers 0 (the embedding) to {layers - 1}.")
     devices = jax.local_devices()
     if args.devices > len(devices):
         raise UserError(f"--devices {args.devices}: this machine has {len(devices)} ({devices[0].device_kind}).")

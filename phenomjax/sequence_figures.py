@@ -49,3 +49,38 @@ def predictions(
     axes[0].legend(fontsize=6, loc="upper right", framealpha=0.9)
     figure.colorbar(image, ax=list(axes), shrink=0.6, label="probability")
     return figure
+
+
+def mutation_scan(effects: np.ndarray, wild_type: str, letters: str, offset: int = 0, per_row: int = 120) -> Figure:
+    """Heat map of a deep mutational scan, broken into rows of positions.
+
+    Args:
+      effects: (letters, positions) score of each substitution, NaN for the wild type's own letter.
+      wild_type: the letter of each position.
+      letters: of the new residues.
+      offset: the first position is 1 + offset.
+      per_row: positions side by side.
+    """
+    positions = effects.shape[1]
+    rows = -(-positions // per_row)
+    # The last percent at each end would leave no colour to the rest.
+    limit = float(np.nanpercentile(np.abs(effects), 99)) or 1.0
+    figure = Figure(figsize=(min(2 + min(positions, per_row) / 8, 16), rows * 2.6), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for row, axis in enumerate(axes):
+        first, last = row * per_row, min((row + 1) * per_row, positions)
+        part = np.full((len(letters), min(per_row, positions)), np.nan)
+        part[:, : last - first] = effects[:, first:last]
+        image = axis.imshow(part, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        own = [
+            (place - first, letters.index(wild_type[place]))
+            for place in range(first, last)
+            if wild_type[place] in letters
+        ]
+        axis.scatter([x for x, _ in own], [y for _, y in own], s=4, c="black", marker=".", linewidths=0)
+        axis.set_yticks(range(len(letters)), list(letters), fontsize=5)
+        ticks = range(0, last - first, 10)
+        axis.set_xticks(ticks, [f"{wild_type[first + i]}{first + i + 1 + offset}" for i in ticks], fontsize=6)
+    axes[-1].set_xlabel("position (dots: wild type)", fontsize=8)
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="log-likelihood against the wild type (nats)")
+    return figure

@@ -157,6 +157,10 @@ class LanguageModel:
         """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq); and the next carry."""
         raise NotImplementedError
 
+    def masked_log_probs(self, params: Any, tokens: Array, positions: Array) -> Array:
+        """Log-probabilities (rows, number, vocab) of every token at `positions` (rows, number), each from all others of its row."""
+        raise NotImplementedError
+
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Negative log-likelihood in nats and whether the likeliest token is right, both float32.
