@@ -134,7 +134,7 @@ def test_order_repeats_and_compression_change_no_bit(runs, tmp_path):
     a, b = read(tmp_path / "a.zarr"), read(tmp_path / "b.zarr")
     np.testing.assert_array_equal(a[0], b[0][-2::-1])
     np.testing.assert_array_equal(b[0][-1], a[0][2])
-    assert b[2]["id"].to_pylist()[0] == "p8" and b[2]["source"].to_pylist()[0] == "b.fasta.gz"
+    assert b[2]["id"].to_pylist()[0] == named[-1][0] and b[2]["source"].to_pylist()[0] == "b.fasta.gz"
 
 
 def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeypatch):
