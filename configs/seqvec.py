@@ -13,6 +13,9 @@ for the vocabulary, once a step, and not counted as work), 75.56 M in the LSTMs,
 trained on UniRef50, 33 million proteins of 9.58 billion residues, on five GPUs of 12 GB with 128 rows each, for three weeks; ten
 epochs are 1,500,000 steps. The authors' program, bilm-tf, differentiates 100 times the loss (the steps of a segment), with an Adagrad
 accumulator that begins at 1.0 and a clip at 10: on the loss itself these are 1.0 / 100**2 and 10 / 100, the values here.
+
+Measured, on two Mycoplasma proteomes (1,296 proteins, one in twenty held out), where residue frequencies alone have a perplexity of 17.4
+or more: small 17.1 after 150 steps, demo 17.0 after 200. Nothing of the published size has been trained with this code.
 """
 
 from phenomjax import config
