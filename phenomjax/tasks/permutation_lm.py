@@ -31,8 +31,6 @@ class PermutationLM(LanguageModel):
 
     scoring = "masked"
 
-    scoring = "masked"
-
     @functools.cached_property
     def model(self) -> xlnet.XLNet:
         """The linen module; made on first use, because the automatic compute type asks for the backend."""
