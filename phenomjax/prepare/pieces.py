@@ -173,7 +173,7 @@ class Piece:
             }
         )
         with pa.ipc.new_file(self._folder / "records.arrow", table.schema) as file:
-            file.write_table(table.combine_chunks())
+            file.write_table(table)
         order, bounds = np.empty(len(hashes), np.int64), np.empty(2**self._settings.bucket_bits + 1, np.int64)
         compiled.order_by_bucket(hashes, self._settings.bucket_bits, bounds, order)
         with (self._folder / "hashes").open("wb") as out:
