@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,6 @@ from phenomjax import errors, progress
 from phenomjax.data.bank import read_json
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.inference import batches, embedding_store, queries, segments, trained
-from phenomjax.prepare.work_folder import check_same
 from phenomjax.prepare.workers import stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         found = queries.read(args.source, model.words.name, model.rare, work / "tokens")
         embedding_store.check_ids(found, kind)
         description = _describe(args, model, found)
-        if _finished(args.out, kind, description):
+        if _finished(args.out, kind, description, work):
             return _code(found)
         _same_job(work / "job.json", description)
         features = segments.Features(
@@ -228,28 +228,42 @@ def _hold(work: Path) -> Iterator[None]:
                 work.rmdir()
 
 
+def _differences(before: dict, now: dict) -> list[str]:
+    """What differs between two descriptions; a run that was moved is the same."""
+    names = {
+        "fingerprint": "the sequences of --source", "checkpoint_fingerprint": "the parameters of --checkpoint", "step": "the step of --checkpoint",
+    }  # fmt: skip
+    differ = [name for name in now if before.get(name) != now[name] and name != "checkpoint"]
+    return [names.get(name) or f"--{name} was {before.get(name)}, is now {now[name]}" for name in differ]
+
+
 def _same_job(path: Path, description: dict) -> None:
     """Raises UserError if the work folder was begun with other arguments or sequences."""
     if path.is_file():
-        before, now = read_json(path), description
-        skip = {"checkpoint"}  # a run that was moved is the same
-        check_same(path.parent, *({k: v for k, v in d.items() if k not in skip} for d in (before, now)))
+        if differ := _differences(read_json(path), description):
+            raise UserError(
+                f"{path.parent} was begun with other arguments: {'; '.join(differ)}. Give the same to go on, another --out, or delete {path.parent} "
+                "to start again."
+            )
         return
     partial = path.with_suffix(".new")
     partial.write_text(json.dumps(description, indent=2))
     os.replace(partial, path)
 
 
-def _finished(out: Path, kind: str, description: dict) -> bool:
+def _finished(out: Path, kind: str, description: dict, work: Path) -> bool:
     """Whether the result is there already; raises UserError if something else is."""
     if not out.exists():
         return False
+    before: dict = {}
     if kind == "zarr" and (out / "zarr.json").is_file():
         before = (read_json(out / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
-        differ = [k for k, v in description.items() if before.get(k) != v and k != "checkpoint"]
-        if before.get("format") == embedding_store.FORMAT and not differ:
-            log.info("%s is there already, made with the same arguments; nothing to do", out)
-            return True
+    elif kind != "zarr" and (work / "job.json").is_file():  # killed between the last two steps
+        before = read_json(work / "job.json")
+    if before and not _differences(before, description):
+        log.info("%s is there already, made with the same arguments; nothing to do", out)
+        shutil.rmtree(work)
+        return True
     raise UserError(f"--out {out} is there already. Give another name, or remove it first.")
 
 

@@ -250,3 +250,10 @@ def test_plan_covers_all_with_few_shapes():
         assert lengths[b.start] <= b.seq * b.segments and (b.segments == 1 or lengths[b.stop - 1] >= 2 or b.seq == 512)
     assert len({(b.rows, b.seq, b.segments == 1) for b in plan}) <= 10
     assert batches.plan([3], 512, 16384) == [batches.Batch(0, 1, 1, 64, 1)]
+
+
+def test_two_devices_give_what_one_gives(runs, tmp_path):
+    source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([30, 9, 4]))
+    for devices in (1, 2):
+        run(runs["causal_lm"], source, tmp_path / f"{devices}.zarr", "--devices", devices)
+    np.testing.assert_allclose(read(tmp_path / "1.zarr")[0], read(tmp_path / "2.zarr")[0], atol=1e-5)

@@ -192,8 +192,6 @@ def check_ids(queries: Queries, kind: str) -> None:
     """Raises UserError where two different sequences have one id and the format finds them by id."""
     if kind == "zarr":
         return
-    if kind == "hdf5":
-        _h5py()
     seen: dict[str, int] = {}
     for number, name in enumerate(queries.names.to_pylist()):
         if seen.setdefault(name, int(queries.groups[number])) != queries.groups[number]:
@@ -208,7 +206,9 @@ def write_hdf5(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes:
 
     A '/' in an id becomes '_' in the name of the dataset, as HDF5 would take it for a group.
     """
-    with _h5py().File(path, "w") as file:
+    import h5py  # here, because only this format needs it
+
+    with h5py.File(path, "w") as file:
         for name, value in attributes.items():
             file.attrs[name] = value if isinstance(value, str | int) else json.dumps(value)
         for name, array in arrays:
@@ -224,13 +224,3 @@ def write_npz(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: 
         for name, array in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(
-            "Writing .h5 needs the package h5py, which is not installed. Install it with `pip install h5py`, or write --out NAME.zarr or NAME.npz."
-        ) from None
-    return h5py

@@ -107,7 +107,7 @@ class Features:
         Args:
           sequences: token ids of each, without boundaries.
           batch: their shape.
-          stopped: whether to end early; then pieces are missing.
+          stopped: whether to end after a segment that is not the last; then pieces are missing or wrong.
         """
         steps = self._steps(sequences, batch, stopped)
         residues = np.array([len(s) for s in sequences])
@@ -133,7 +133,7 @@ class Features:
         empty = -np.inf if self._pool == "max" else 0.0
         pooled = put(np.full((batch.rows, directions, self._width if self._pool else 0), empty, np.float32))
         for segment in range(batch.segments):
-            if stopped():
+            if segment and stopped():
                 return
             start = segment * batch.seq
             tokens = put(np.ascontiguousarray(framed[:, :, start : start + batch.seq]))

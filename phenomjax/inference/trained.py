@@ -74,7 +74,7 @@ def load(path: str | Path) -> Trained:
     digest = hashlib.sha256()
     for name, leaf in jax.tree.leaves_with_path(params):
         digest.update(jax.tree_util.keystr(name).encode())
-        digest.update(memoryview(np.ascontiguousarray(leaf)).cast("B"))
+        digest.update(np.asarray(leaf).tobytes())
     log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
              sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
     return Trained(folder, step, config, task, jax.device_put(params), digest.hexdigest())
