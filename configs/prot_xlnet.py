@@ -16,7 +16,7 @@ what such a model reaches: Q3 73 % on CASP12 and 78 % on CB513, Q10 68 %, Q2 87 
 
 Expected: demo, on its simulated families, val/perplexity 18.4, 18.1 and 17.6 at steps 200, 400 and 600; on proteins joined from four motifs
 of six residues the same model reaches 1.08 in 500 steps. Permutation models leave the level of residue frequencies late: small with 8 rows
-on two Mycoplasma proteomes (427,329 tokens) had val/perplexity 17.6 at step 100 and 17.4 at step 200.
+on two Mycoplasma proteomes (427,329 tokens) had val/perplexity 17.6, 17.4 and 17.4 at steps 100, 200 and 300.
 """
 
 from phenomjax import config
