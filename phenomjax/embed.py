@@ -32,8 +32,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m phenomjax.embed", description=__doc__.split("\n")[0], epilog="The command can be killed at any time and run again: "
-        "it goes on where it was. Equal sequences are computed once, and the order of the files changes no number. Exit codes: 0 done; "
-        "1 done, but records were rejected; 2 a mistake in the arguments or the input; 75 stopped by a signal.",
+        "it goes on where it was. Equal sequences are computed once, and the order of the records changes no number; other records in the "
+        "same files may, by rounding. Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake in the arguments or the input; "
+        "75 stopped by a signal.",
     )  # fmt: skip
     add = p.add_argument
     add(
@@ -60,19 +61,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="0 = the embedding, then the layers (default: the last one, ELMo: the sum of all)",
     )
+    add("--dtype", choices=("float16", "float32"), default="float32", help="of the result (default float32)")
     add(
-        "--dtype",
-        choices=("float16", "float32"),
-        default="float32",
-        help="of the result; computed is in the model's type (default float32)",
+        "--compute_dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="",
+        help="of the computation (default: as in the run)",
     )
-    add(
-        "--batch_tokens",
-        type=int,
-        default=16384,
-        metavar="N",
-        help="tokens of a batch, padding included: less if memory runs out (default 16384)",
-    )
+    add("--batch_tokens", type=int, default=0, metavar="N", help="of a batch, padding included; less if memory runs out (default 16384, "
+        "2048 on a CPU)")  # fmt: skip
     add("--segment_len", type=int, default=0, metavar="N", help="longer proteins are read by segments of N tokens with the model's memory or "
         "states (default: as in the run's evaluation; ELMo, which no segmentation changes: 512)")  # fmt: skip
     add(
@@ -99,14 +96,14 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments or the input.
     """
     kind = embedding_store.output_format(args.out)
-    for name, least in (("batch_tokens", 1), ("segment_len", 0), ("devices", 0)):
+    for name, least in (("batch_tokens", 0), ("segment_len", 0), ("devices", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
     if not args.out.absolute().parent.is_dir():
         raise UserError(
             f"The folder {args.out.absolute().parent} of --out does not exist. Make it, or correct the path."
         )
-    model = trained.load(args.checkpoint)
+    model = trained.load(args.checkpoint, args.compute_dtype)
     layers = model.task.num_feature_layers
     if args.layer is not None and not 0 <= args.layer < layers:
         raise UserError(f"--layer {args.layer}: this model has layers 0 (the embedding) to {layers - 1}.")
@@ -131,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
             features,
             store,
             description["segment_len"],
-            args.batch_tokens,
+            description["batch_tokens"],
             len(devices[: args.devices or None]),
             stop,
         ):
@@ -205,7 +202,7 @@ def _describe(args: argparse.Namespace, model: trained.Trained, found: queries.Q
         "checkpoint": str(model.path), "checkpoint_fingerprint": model.fingerprint, "step": model.step, "task": model.config.task,
         "per": args.per, "pooling": args.pool if args.per == "protein" else "none",
         "layer": "default" if args.layer is None else args.layer, "dtype": args.dtype, "compute_dtype": np.dtype(model.task.dtype).name,
-        "batch_tokens": args.batch_tokens, "segment_len": args.segment_len or model.task.inference_segment_len,
+        "batch_tokens": args.batch_tokens or trained.default_batch_tokens(), "segment_len": args.segment_len or model.task.inference_segment_len,
         "devices": args.devices or len(jax.local_devices()), "fingerprint": found.fingerprint,
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from phenomjax import errors, progress
@@ -76,13 +77,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave rows that do not fit the wild type without a score, instead of ending",
     )
-    add(
-        "--batch_tokens",
-        type=int,
-        default=16384,
-        metavar="N",
-        help="tokens of a batch, padding included (default 16384)",
-    )
+    add("--batch_tokens", type=int, default=0, metavar="N", help="of a batch, padding included; less if memory runs out (default 16384, "
+        "2048 on a CPU)")  # fmt: skip
     add("--segment_len", type=int, default=0, metavar="N", help="longer proteins are read by segments of N tokens with the model's memory or "
         "states (default: as in the run's evaluation; ELMo: 512); XLNet reads 1024 tokens around each residue")  # fmt: skip
     return p
@@ -101,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    for name, least in (("batch_tokens", 1), ("segment_len", 0)):
+    for name, least in (("batch_tokens", 0), ("segment_len", 0)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
     if not args.out.absolute().parent.is_dir():
@@ -110,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.out.suffix not in (".csv", ".tsv"):
         raise UserError(f"--out {args.out} must end in .csv (or .tsv): scores are written as a table.")
-    model = trained.load(args.checkpoint)
+    model = trained.load(args.checkpoint, "float32")  # differences of sums
     if model.words.name != "protein":
         raise UserError(
             f"--checkpoint {args.checkpoint} reads {model.words.name}, and mutations are of proteins. Give a model of proteins."
@@ -139,10 +135,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"No row of {args.mutants} fits the wild type {args.wild_type}. Check both, and --offset.")
     variants = [table.mutations[i] or [] for i in scored]
     segment_len = args.segment_len or model.task.inference_segment_len
-    if model.task.scoring == "masked":
-        scores = likelihood.masked_scores(model, wild_type, variants, args.batch_tokens)
-    else:
-        scores = likelihood.sequence_scores(model, wild_type, variants, segment_len, args.batch_tokens)
+    batch_tokens = args.batch_tokens or trained.default_batch_tokens()
+    with jax.default_matmul_precision("float32"):
+        if model.task.scoring == "masked":
+            scores = likelihood.masked_scores(model, wild_type, variants, batch_tokens)
+        else:
+            scores = likelihood.sequence_scores(model, wild_type, variants, segment_len, batch_tokens)
     names = ["score", *(["score_forward", "score_backward"] if scores.shape[1] == 2 else [])]
     columns = np.concatenate([scores.sum(1, keepdims=True), *([scores] if scores.shape[1] == 2 else [])], 1)
     texts = {int(i): [f"{x:.6g}" for x in row] for i, row in zip(scored, columns, strict=True)}

@@ -257,3 +257,20 @@ def test_two_devices_give_what_one_gives(runs, tmp_path):
     for devices in (1, 2):
         run(runs["causal_lm"], source, tmp_path / f"{devices}.zarr", "--devices", devices)
     np.testing.assert_allclose(read(tmp_path / "1.zarr")[0], read(tmp_path / "2.zarr")[0], atol=1e-5)
+
+
+def test_rows_over_several_chunks(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    rows, expected = (
+        embedding_store.Rows(tmp_path / "x", 23, 3, "float32", chunk_bytes=60),
+        np.zeros((23, 3), np.float32),
+    )
+    rows.create("protein")
+    for start, columns, count in [(0, slice(None), 4), (3, slice(0, 1), 12), (20, slice(1, 3), 3)]:
+        values = np.random.default_rng(start).normal(size=(count, len(range(3)[columns]))).astype(np.float32)
+        rows.write(start, columns, values)
+        expected[start : start + count, columns] = values
+    rows.flush()
+    assert len(list((tmp_path / "x").glob("c.*"))) == 5
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "x", mode="r")[:], expected)
+    np.testing.assert_array_equal(rows.read(2, 21), expected[2:21])

@@ -49,11 +49,12 @@ class Trained:
         return self.config.model.rare or "x"
 
 
-def load(path: str | Path) -> Trained:
+def load(path: str | Path, dtype: str = "") -> Trained:
     """Loads the newest checkpoint of a run, or the one that is named.
 
     Args:
       path: workdir, or WORKDIR/checkpoints/STEP.
+      dtype: compute type instead of that of the run: "auto", "float32" or "bfloat16".
 
     Raises:
       UserError: there is no checkpoint, or it is of no language model.
@@ -65,6 +66,7 @@ def load(path: str | Path) -> Trained:
         )
     folder = checkpoint.find(path)
     config, params, step = checkpoint.load(folder)
+    config.model.dtype = dtype or config.model.dtype
     task = tasks.make(config)
     if not isinstance(task, LanguageModel):
         raise UserError(
@@ -78,3 +80,8 @@ def load(path: str | Path) -> Trained:
     log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
              sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
     return Trained(folder, step, config, task, jax.device_put(params), digest.hexdigest())
+
+
+def default_batch_tokens() -> int:
+    """Tokens of a batch: many fill an accelerator, few stay in the caches of a CPU (measured: 2048 is twice as fast there as 16384)."""
+    return 2048 if jax.default_backend() == "cpu" else 16384
