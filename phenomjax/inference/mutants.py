@@ -14,6 +14,7 @@ from phenomjax.errors import UserError, did_you_mean
 
 WILD_TYPE = ("", "wt", "_wt", "wildtype", "wild-type")
 _MUTATION = re.compile(r"([A-Z])(-?\d+)([A-Z])")
+TELLING = 5  # different positions that must agree before an offset is proposed
 Mutation = tuple[int, str]  # place from 0, new letter
 
 
@@ -138,10 +139,10 @@ def _better_offset(rows: list[list[str]], place: int, wild_type: str, offset: in
     """Says with which offset all letters would agree, if there is one."""
     parts = [m for row in rows if len(row) > place for m in _MUTATION.findall(row[place].upper())]
     wanted = {(old, int(position)) for old, position, _ in parts}
-    if not wanted:
+    if len(wanted) < TELLING:  # a few letters agree somewhere by chance
         return ""
     lowest, highest = min(p for _, p in wanted), max(p for _, p in wanted)
-    for shift in range(highest - len(wild_type), lowest):
+    for shift in sorted(range(highest - len(wild_type), lowest), key=abs):
         if shift != offset and all(wild_type[p - 1 - shift] == old for old, p in wanted):
             return f" With --offset {shift} all of them agree with the wild type."
     return ""
