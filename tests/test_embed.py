@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from phenomjax import embed
+from phenomjax import embed, tasks
+from phenomjax.data import token_bank, vocabulary
 from phenomjax.errors import EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.inference import batches, embedding_store, segments, trained
 from tests import tiny_language_models as tiny
@@ -274,3 +275,18 @@ def test_rows_over_several_chunks(tmp_path):
     assert len(list((tmp_path / "x").glob("c.*"))) == 5
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "x", mode="r")[:], expected)
     np.testing.assert_array_equal(rows.read(2, 21), expected[2:21])
+
+
+def test_a_run_records_what_its_model_must_know_of_the_bank(tmp_path):
+    options = {"prepare": {"rare": "keep"}}
+    token_bank.write_token_bank(tmp_path / "b.zarr", {"train": [("a", "MKU")]}, boundary="bos_eos", options=options)
+    c = tiny.make_config("causal_lm", data__banks=(str(tmp_path / "b.zarr"),))
+    m = tasks.resolve(c, tmp_path).model
+    assert (m.alphabet, m.boundary, m.rare) == ("protein", "bos_eos", "keep")
+    workdir = tiny.write(tmp_path / "run", "causal_lm", model__boundary=m.boundary, model__rare=m.rare)
+    model = trained.load(workdir)
+    assert model.task.boundary == ((vocabulary.BOS,), (vocabulary.EOS,))
+    source = tiny.write_fasta(tmp_path / "a.fasta", ["MKU", "MKX"])
+    run(workdir, source, tmp_path / "a.zarr")
+    one, other = read(tmp_path / "a.zarr")[0]
+    assert np.abs(one - other).max() > 1e-3  # U has an id of its own here
