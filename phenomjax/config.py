@@ -24,7 +24,8 @@ SECTIONS = {
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
 CHANGEABLE = (
     "num_steps", "mesh", "log", "eval", "figures", "checkpoint", "divergence", "data.banks", "data.threads",
-    "data.prefetch_batches", "data.staging", "data.eval_segment_len", "model.eval_mem_len", "data.on_bad_image", "data.max_bad_images", "model.remat", "model.attention",
+    "data.prefetch_batches", "data.staging", "data.eval_segment_len", "data.on_bad_image", "data.max_bad_images",
+    "model.eval_mem_len", "model.remat", "model.attention",
 )  # fmt: skip
 
 

@@ -139,12 +139,12 @@ def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         files.read_arrays(tmp_path / "absent.safetensors")
     (tmp_path / "page.html").write_text("<html>not a checkpoint</html>")
-    with pytest.raises(UserError, match="neither safetensors, npz nor a torch file"):
+    with pytest.raises(UserError, match="neither safetensors, npz, a torch file nor HDF5"):
         files.read_arrays(tmp_path / "page.html")
     (tmp_path / "cut.safetensors").write_bytes((100).to_bytes(8, "little") + b'{"a"')
     with pytest.raises(UserError, match="looks like safetensors but cannot be read"):
         files.read_arrays(tmp_path / "cut.safetensors")
-    with pytest.raises(UserError, match=r"can be written as .safetensors or .npz"):
+    with pytest.raises(UserError, match=r"can be written as .safetensors, .npz or .hdf5"):
         files.write_arrays(tmp_path / "x.bin", {})
 
 
@@ -169,3 +169,36 @@ def test_torch_files_hold_tensors_or_are_not_opened(tmp_path):
     torch.save({"a": Explosive()}, path)
     with pytest.raises(UserError, match="unpickling it could run any code"):
         files.read_arrays(path)
+
+
+@pytest.mark.parametrize("name", front.LANGUAGE_MODELS)
+def test_command_line_of_language_models(name, tmp_path):
+    task, module = front.LANGUAGE_MODELS[name]
+    model = config_lib.base(task).model
+    sizes = {
+        "vocab_size": 32,
+        "embed_dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 8,
+        "projection_dim": 8,
+        "cell_dim": 12,
+    }
+    model.update({key: value for key, value in sizes.items() if key in model})
+    shapes = module.abstract_params(model)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    for layout in front.LAYOUTS[name]:
+        theirs, ours, back = tmp_path / f"{layout}.npz", tmp_path / layout, tmp_path / f"{layout}_back.npz"
+        files.write_arrays(theirs, module.to_state_dict(params, model, layout))
+        assert front.main([name, str(theirs), str(ours)]) == 0
+        assert front.main([name, str(ours), str(back), "--layout", layout]) == 0
+        first, second = files.read_arrays(theirs), files.read_arrays(back)
+        assert first.keys() == second.keys()
+        for key in first:
+            np.testing.assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-7, err_msg=key)
+    with pytest.raises(UserError, match=f"is a run of the task {task}, and openphenom weights are of mae"):
+        front.main(["openphenom", str(ours), str(tmp_path / "x.npz")])
+    with pytest.raises(UserError, match=f"{name} has no layout 'tf'"):
+        front.main([name, str(ours), str(tmp_path / "x.npz"), "--layout", "tf"])

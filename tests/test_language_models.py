@@ -10,11 +10,22 @@ from jax.sharding import AxisType
 from phenomjax import checkpoint, config, sharding, train
 from phenomjax.data.simulated_families import FamilyConfig, write_families
 
-TINY = {
+TINY: dict[str, dict] = {
     "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8},
-}
+    "permutation_lm": {
+        "embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8, "reuse_len": 6, "perm_size": 6,
+        "num_predict": 2,
+    },
+    "bidirectional_lm": {
+        "char_dim": 4, "filters": ((1, 4), (2, 4)), "max_characters": 5, "projection_dim": 8, "cell_dim": 16,
+    },
+}  # fmt: skip
 # Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring.
-GOLDEN = {"causal_lm": [3.467940, 3.485465, 3.407630]}
+GOLDEN = {
+    "causal_lm": [3.467940, 3.485465, 3.407630],
+    "permutation_lm": [3.426819, 3.419144, 3.382125],
+    "bidirectional_lm": [3.470338, 3.469918, 3.441564],
+}
 
 
 @pytest.fixture(scope="module")

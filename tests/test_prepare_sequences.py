@@ -342,7 +342,7 @@ def test_errors_say_what_to_do(tmp_path):
         ((tmp_path / "x.csv",), {}, "has no column 'smiles'. Did you mean 'SMILES'\\?|has no column 'smiles'"),
         ((tmp_path / "x.jsonl",), {}, "has no field 'code'.*There are: prompt"),
         ((good, tmp_path / "x.csv"), {"column": "SMILES"}, "A bank has one alphabet"),
-        ((good,), {"validation": 0.5, "test": 0.5}, "leave nothing to train on"),
+        ((good,), {"validation": 0.5, "test": 0.6}, "are more than all sequences together"),
         ((good,), {"min_length": 5, "max_length": 4}, "leave nothing: 1 <= min <= max"),
         ((good,), {"max_ambiguous": 30}, "--max-ambiguous is a share from 0 to 1, not 30"),
         ((good,), {"cluster": 0}, "--cluster 0 would put all sequences into one cluster"),

@@ -1,16 +1,14 @@
 """The bidirectional task: two texts read from both ends, states that go on, features and likelihoods of whole sequences, resume."""
 
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType
 
-from phenomjax import checkpoint, config, sharding, tasks, train
+from phenomjax import config, tasks
 from phenomjax.data.mirrored_lanes import MirroredLaneLoader
 from phenomjax.data.token_bank import write_token_bank
 from phenomjax.data.vocabulary import AMINO_ACIDS
@@ -137,37 +135,6 @@ def test_features_and_likelihoods_of_whole_sequences(bank, tmp_path):
              "weight": ones, "backward_weight": ones}  # fmt: skip
     nll = jax.jit(lambda b: task.token_losses(params, b, task.carry(1), None)[0])(batch)
     np.testing.assert_allclose(-nll.sum(-1)[0], likelihood[1], rtol=1e-5)
-
-
-def test_interrupted_equals_straight_with_states(bank, tmp_path, monkeypatch):
-    mesh = jax.make_mesh((1, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", lambda c: mesh)
-    seen = {}
-    save = train.Trainer.save
-
-    def remember(self, state, *arguments):
-        seen[int(state.step)] = jax.device_get(state.carry)
-        save(self, state, *arguments)
-
-    monkeypatch.setattr(train.Trainer, "save", remember)
-
-    def losses(workdir):
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        return [line["train/loss"] for line in lines if "train/loss" in line]
-
-    off = {"eval__every_steps": 0}
-    assert train.run(make_config(bank, **off), tmp_path / "straight") == 0
-    straight = seen.pop(6)
-    assert train.run(make_config(bank, num_steps=3, **off), tmp_path / "broken") == 0
-    assert train.run(make_config(bank, **off), tmp_path / "broken") == 0
-    assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
-    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(straight))
-    jax.tree.map(np.testing.assert_array_equal, seen[6], straight)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        checkpoint.load(tmp_path / "broken")[1],
-        checkpoint.load(tmp_path / "straight")[1],
-    )
 
 
 def test_published_size_and_checks():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from phenomjax import checkpoint, config, tasks, train
+from phenomjax import config, tasks
 from phenomjax.data.token_bank import write_token_bank
 from phenomjax.data.vocabulary import AMINO_ACIDS, CLS, EOS, PAD, SEP
 from phenomjax.errors import UserError
@@ -62,28 +62,6 @@ def test_published_size_exactly(bank):
 def losses(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
-
-
-def test_interrupted_run_equals_straight_run_with_its_memories(bank, tmp_path, monkeypatch):
-    """On 8 devices, in two micro-batches; and the first loss is that of one device and one batch, dropout included."""
-    changes = {"global_batch_size": 16, "optimizer__accumulate_steps": 2}
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert train.run(small(bank, **changes), straight) == 0
-    calls = iter(range(100))
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 2)
-    assert train.run(small(bank, **changes), broken) == 75
-    assert checkpoint.load(broken)[2] == 3
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
-    assert train.run(small(bank, **changes), broken) == 0
-    assert losses(straight) == losses(broken)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load(straight)[1], checkpoint.load(broken)[1])
-    assert (straight / "figures" / "predictions_0000006.png").is_file()
-
-    task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), None))
-    key = jax.random.key(0)
-    params, batch = unboxed(jax.jit(task.init)(key, {})), task.loader("train", 0, 1).batch(0)
-    value, _, _ = jax.jit(task.loss)(params, batch, jax.random.fold_in(key, 0), task.carry(16))
-    assert losses(straight)[0]["train/loss"] == pytest.approx(float(value), rel=1e-5)
 
 
 def test_memory_is_carried_and_forgotten(bank):

@@ -1,55 +1,109 @@
-"""python -m phenomjax.convert openphenom IN OUT
+"""python -m phenomjax.convert MODEL IN OUT
 
-IN is a state dict of another project (.safetensors, .npz, or a torch file of tensors) and OUT a new workdir, for `--config.init_from`, figures
-and embeddings; or IN is a workdir or checkpoint of phenomjax and OUT a state dict to write (.safetensors or .npz).
+IN is weights of another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a new workdir, for `--config.init_from`, figures
+and embeddings; or IN is a workdir or checkpoint of phenomjax and OUT a file to write (.safetensors, .npz or .hdf5). MODEL is openphenom (masked
+autoencoders), transformer_xl, xlnet or elmo. The tokens of language models keep their ids: their meaning is the other project's.
 """
 
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from phenomjax import checkpoint, progress
 from phenomjax import config as config_lib
-from phenomjax.convert import files, openphenom
-from phenomjax.errors import UserError, exit_on_user_error
+from phenomjax.convert import elmo, files, openphenom, transformer_xl, xlnet
+from phenomjax.errors import UserError, did_you_mean, exit_on_user_error
 
 log = logging.getLogger("phenomjax")
+LANGUAGE_MODELS: dict[str, tuple[str, Any]] = {
+    "transformer_xl": ("causal_lm", transformer_xl),
+    "xlnet": ("permutation_lm", xlnet),
+    "elmo": ("bidirectional_lm", elmo),
+}
+LAYOUTS = {"openphenom": ("openphenom",)} | {name: tuple(m.LAYOUTS) for name, (_, m) in LANGUAGE_MODELS.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m phenomjax.convert", description=__doc__)
-    parser.add_argument("layout", choices=["openphenom"], help="the other project's layout")
+    known = "; ".join(f"{name}: {', '.join(layouts)}" for name, layouts in LAYOUTS.items())
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m phenomjax.convert", description=__doc__, formatter_class=formatter)
+    parser.add_argument("model", choices=LAYOUTS, help="which model the weights are of")
     parser.add_argument("source", metavar="IN", type=Path)
     parser.add_argument("target", metavar="OUT", type=Path)
-    parser.add_argument("--channels", help="names of the channels, in order: DNA,ER,… (default c0,c1,…)")
-    parser.add_argument("--decoder-heads", type=int, default=16, help="the shapes do not tell (default 16)")
     parser.add_argument(
+        "--layout", default="", help=f"names to write ({known}; default the first); read ones tell by themselves"
+    )
+    image = parser.add_argument_group("openphenom")
+    image.add_argument("--channels", help="names of the channels, in order: DNA,ER,… (default c0,c1,…)")
+    image.add_argument("--decoder-heads", type=int, default=16, help="the shapes do not tell (default 16)")
+    image.add_argument(
         "--bias-order",
         default="timm_legacy",
         choices=["timm_legacy", "mlp"],
         help="mlp: trained with timm 1.0.25 or later",
     )
-    parser.add_argument(
+    image.add_argument(
         "--crop-size", type=int, default=256, help="pixels along an edge of the images it was trained on (default 256)"
+    )
+    language = parser.add_argument_group("transformer_xl")
+    language.add_argument(
+        "--cutoffs", default="", help="first tokens of the clusters of an adaptive softmax: 20000,40000"
     )
     options = parser.parse_args(arguments)
     progress.log_to_stderr()
-    if options.source.is_dir():
-        config, params, step = checkpoint.load(options.source)
-        grid = config.data.crop_size // config.model.patch_size
-        arrays = openphenom.to_state_dict(params, config.model, grid)
-        files.write_arrays(options.target, arrays)
-        log.info(
-            "wrote %s: %d arrays, %.1f M numbers, of step %d",
-            options.target,
-            len(arrays),
-            sum(x.size for x in arrays.values()) / 1e6,
-            step,
+    if options.layout and options.layout not in LAYOUTS[options.model]:
+        raise UserError(
+            f"{options.model} has no layout '{options.layout}'.{did_you_mean(options.layout, LAYOUTS[options.model])} There "
+            f"are: {', '.join(LAYOUTS[options.model])}."
         )
-        return 0
+    return (write_theirs if options.source.is_dir() else write_ours)(options)
+
+
+def write_theirs(options: argparse.Namespace) -> int:
+    """A workdir to a file of theirs."""
+    config, params, step = checkpoint.load(options.source)
+    task = LANGUAGE_MODELS[options.model][0] if options.model in LANGUAGE_MODELS else "mae"
+    if config.task != task:
+        raise UserError(
+            f"{options.source} is a run of the task {config.task}, and {options.model} weights are of {task}. Name the model that it "
+            "was trained as, or another workdir."
+        )
+    if options.model == "openphenom":
+        arrays = openphenom.to_state_dict(params, config.model, config.data.crop_size // config.model.patch_size)
+    else:
+        module = LANGUAGE_MODELS[options.model][1]
+        arrays = module.to_state_dict(params, config.model, options.layout or LAYOUTS[options.model][0])
+    files.write_arrays(options.target, arrays)
+    numbers = sum(x.size for x in arrays.values()) / 1e6
+    log.info("wrote %s: %d arrays, %.1f M numbers, of step %d", options.target, len(arrays), numbers, step)
+    return 0
+
+
+def write_ours(options: argparse.Namespace) -> int:
+    """A file of theirs to a workdir."""
     arrays = files.read_arrays(options.source)
+    if options.model == "openphenom":
+        config, inferred = image_config(options, arrays), openphenom.INFERRED
+        params = openphenom.from_state_dict(arrays, config.model)
+    else:
+        task, module = LANGUAGE_MODELS[options.model]
+        cutoffs = {"cutoffs": tuple(map(int, filter(None, options.cutoffs.split(","))))} if options.cutoffs else {}
+        config, inferred = config_lib.base(task), module.INFERRED
+        config.model = module.infer_model(arrays, **cutoffs)
+        params = module.from_state_dict(arrays, config.model)
+    folder = checkpoint.write(options.target, config, params)
+    log.info("the weights fit: %s", " ".join(f"--config.model.{key}={config.model[key]}" for key in inferred))
+    log.info("wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s", folder,
+             sum(x.size for x in jax.tree.leaves(params)) / 1e6, options.target)  # fmt: skip
+    return 0
+
+
+def image_config(options: argparse.Namespace, arrays: dict) -> ConfigDict:
+    """The configuration of a masked autoencoder that fits the arrays."""
     config = config_lib.base()
     config.model = openphenom.infer_model(arrays, options.decoder_heads)
     config.model.bias_order, config.data.crop_size = options.bias_order, options.crop_size
@@ -60,14 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--channels gives {len(names)} names, and the model has {len(config.model.channels)} channels; name each once, in order."
             )
         config.model.channels = names
-    params = openphenom.from_state_dict(arrays, config.model)
-    folder = checkpoint.write(options.target, config, params)
-    log.info(
-        "the weights fit: %s", " ".join(f"--config.model.{key}={config.model[key]}" for key in openphenom.INFERRED)
-    )
-    log.info("wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s", folder,
-             sum(x.size for x in jax.tree.leaves(params)) / 1e6, options.target)  # fmt: skip
-    return 0
+    return config
 
 
 if __name__ == "__main__":

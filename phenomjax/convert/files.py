@@ -41,7 +41,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     if start[:1] == b"\x80":  # a bare pickle, as torch wrote before version 1.6, whatever the name says
         return _read_torch(path)
     raise UserError(
-        f"{path} is neither safetensors, npz nor a torch file, nor HDF5: it starts with {start[:8]!r}. Is the download complete?"
+        f"{path} is neither safetensors, npz, a torch file nor HDF5: it starts with {start[:8]!r}. Is the download complete?"
     )
 
 

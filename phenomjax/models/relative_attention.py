@@ -12,6 +12,7 @@ from phenomjax.models.attention import by_head, by_token, choose_attention
 
 HIDDEN = np.float32(-1e30)  # the score of a key that a query does not see; finite, so that no row becomes NaN
 BLOCK = 128  # queries of a block in `looped_attention`
+LOOPED_FROM = 1024  # keys; with fewer, all heads' scores at once are as fast on one core, and faster on several
 
 
 def sinusoids(positions: Float[Array, " seq"] | Int[Array, " seq"], dim: int) -> Float[Array, "seq dim"]:
@@ -72,7 +73,7 @@ def relative_attention(
       position_bias: (heads, kv): v.
       mask: (batch, 1, queries, keys), true where a query sees a key; no key beyond the causal ones.
       implementation: "xla", all heads at once; "looped", head after head; "cudnn", flash attention with the position term as its bias;
-        "auto": looped on one CPU device, else xla.
+        "auto": looped on one CPU device from 1024 keys on, else xla.
       weight_dropout: the rate of dropout on attention weights, and 16 random bits for each, (batch, heads, queries, keys); all
         implementations but xla leave it to xla.
 
@@ -86,7 +87,8 @@ def relative_attention(
     with_content = (query + content_bias.astype(query.dtype)) * scale
     with_position = (query + position_bias.astype(query.dtype)) * scale
     if implementation == "auto":  # the loop would gather what is sharded, so it is for one device
-        implementation = "looped" if jax.default_backend() == "cpu" and jax.device_count() == 1 else "xla"
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        implementation = "looped" if alone and key.shape[1] >= LOOPED_FROM else "xla"
     if implementation == "looped" and weight_dropout is None:
         return looped_attention(with_content, with_position, key, value, position, mask)
     bias = relative_shift(_scores(with_position, position, "bqhd,khd->bhqk"))
