@@ -126,19 +126,6 @@ class BidirectionalLM(LanguageModel):
         sides = [jnp.concatenate([x[:, 0], elmo.both_ways(x[:, 1], framed_lengths)[:, 1]], -1) for x in outputs]
         return jnp.stack(sides, 1)[:, :, 1:-1].astype(jnp.float32), state
 
-    def embed(self, params: Any, batch: Mapping[str, Array]) -> Array:
-        """SeqVec's features of whole sequences: the sum of the layers, averaged over the tokens, without state.
-
-        Args:
-          batch: `tokens` and `lengths` as in `layers`.
-
-        Returns:
-          (rows, 2 * projection_dim) float32.
-        """
-        features, _ = self.layers(params, batch["tokens"], batch["lengths"])
-        counts = jnp.arange(features.shape[2]) < batch["lengths"][:, None]
-        return (features.sum(1) * counts[..., None]).sum(1) / jnp.maximum(batch["lengths"], 1)[:, None]
-
     def log_likelihood(self, params: Any, tokens: Array, lengths: Array) -> Array:
         """The log-likelihood of whole sequences in nats, by the forward and by the backward model, without state.
 

@@ -68,23 +68,6 @@ class CausalLM(LanguageModel):
         memory, valid = remember(carry["memory"], valid, inputs)
         return nll, right, {"memory": memory, "valid": valid}
 
-    def embed(
-        self, params: Any, batch: Mapping[str, Array], carry: Mapping[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
-        """Features of a segment and the memories for the next one.
-
-        Args:
-          batch: tokens (rows, seq) ids, without the neighbours that training batches have.
-
-        Returns:
-          (hidden (rows, seq, embed) float32 of the last layer, carry).
-        """
-        _, hidden, inputs = self.model("val").apply(
-            {"params": params}, batch["tokens"], carry["memory"], carry["valid"]
-        )
-        memory, valid = remember(carry["memory"], carry["valid"], inputs)
-        return hidden.astype(jnp.float32), {"memory": memory, "valid": valid}
-
     def inference_carry(self, rows: int, *, whole: bool) -> dict[str, Array]:
         """Empty memories; of no length if no second segment will read them."""
         carry = self.carry(rows, "val")

@@ -153,6 +153,11 @@ class LanguageModel:
         """
         raise NotImplementedError
 
+    def embed(self, params: Any, batch: Mapping[str, Array]) -> Array:
+        """Features (rows, directions, seq, dim) of whole sequences; `batch` has tokens and lengths as in `segment_features`."""
+        carry = self.inference_carry(batch["tokens"].shape[0], whole=True)
+        return self.segment_features(params, batch["tokens"], batch["lengths"], carry)[0]
+
     def segment_log_probs(self, params: Any, tokens: Array, targets: Array, carry: Any) -> tuple[Array, Any]:
         """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq); and the next carry."""
         raise NotImplementedError

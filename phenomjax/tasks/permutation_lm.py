@@ -96,10 +96,10 @@ class PermutationLM(LanguageModel):
     ) -> tuple[Array, Any]:
         """See `LanguageModel`; every token sees the whole segment and the memory. Layer None is the last one."""
         real = jnp.arange(tokens.shape[2]) < lengths[:, None]
-        features, carry = self.embed(params, {"tokens": jnp.where(real, tokens[:, 0], PAD)}, carry, layer)
+        features, carry = self.features(params, {"tokens": jnp.where(real, tokens[:, 0], PAD)}, carry, layer)
         return features[:, None], carry
 
-    def embed(
+    def features(
         self, params: Any, batch: Mapping[str, Array], carry: Any = (), layer: int | None = None
     ) -> tuple[Array, Any]:
         """Features of every token from all tokens of its row and the memory, and the memory with this row.
