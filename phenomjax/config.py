@@ -157,6 +157,21 @@ def divides_batch(config: ConfigDict, key: str) -> None:
         )
 
 
+def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str) -> None:
+    """Checks that there are banks to read, or a simulation to make one (`simulated` > 0); the commands of `prepare` mend it."""
+    if not config.data.banks and not simulated:
+        raise UserError(
+            f"config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare {command.split()[0]}` (or "
+            f"`{simulate}`) and give it with --config.data.banks=\"('bank.zarr',)\"."
+        )
+    for path in config.data.banks:
+        if not Path(path).is_dir():
+            raise UserError(
+                f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
+                f"`python -m phenomjax.prepare {command} --out {path}`, or correct the path."
+            )
+
+
 def finalize(config: ConfigDict) -> ConfigDict:
     """Checks what can be checked before a device is touched and returns a locked copy.
 

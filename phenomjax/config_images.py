@@ -1,10 +1,8 @@
 """The model and data keys of masked autoencoders on images, with their defaults, presets and checks."""
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from phenomjax.config import at_least_one, choose, divides_batch
+from phenomjax.config import at_least_one, check_banks, choose, divides_batch
 from phenomjax.errors import UserError, did_you_mean
 
 # embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its relatives.
@@ -114,14 +112,4 @@ def check(c: ConfigDict) -> None:
         raise UserError(f"config.model.mask_ratio is {m.mask_ratio}; it must lie between 0 and 1, e.g. 0.75.")
     if not 0.0 <= m.fourier_weight <= 1.0:
         raise UserError(f"config.model.fourier_weight is {m.fourier_weight}; it must lie between 0 and 1, e.g. 0.01.")
-    if not c.data.banks and not c.data.simulate.plates:
-        raise UserError(
-            "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare images` (or "
-            "`simulate`) and give it with --config.data.banks=\"('bank.zarr',)\"."
-        )
-    for path in c.data.banks:
-        if not Path(path).is_dir():
-            raise UserError(
-                f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
-                f"`python -m phenomjax.prepare images --source DIR --layout LAYOUT --out {path}`, or correct the path."
-            )
+    check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")

@@ -1,10 +1,8 @@
 """The model and data keys of language models on sequences, with their defaults and checks."""
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from phenomjax.config import at_least_one, choose
+from phenomjax.config import at_least_one, check_banks, choose
 from phenomjax.data.spans import check_row
 from phenomjax.errors import UserError
 
@@ -59,7 +57,9 @@ def _transformer_xl(m: ConfigDict) -> None:
     m.init_std = 0.02
     m.scan_layers = False  # True: compile one layer and scan it (shorter compile, stacked parameters)
     m.remat = "none"  # rematerialisation: "none", "dots" (keep matmul results), "full"
-    m.attention = "auto"  # "auto", "xla", "looped" (for a CPU) or "cudnn" (relative bias through cuDNN's flash attention)
+    m.attention = (
+        "auto"  # "auto", "xla", "looped" (for a CPU) or "cudnn" (relative bias through cuDNN's flash attention)
+    )
 
 
 def _xlnet(m: ConfigDict) -> None:
@@ -142,17 +142,7 @@ def check(c: ConfigDict) -> None:
         choose(c, "model.remat", ("none", "dots", "full"))
     if c.task == "permutation_lm":
         _check_xlnet(c)
-    if not c.data.banks and not c.data.simulate.families:
-        raise UserError(
-            "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare sequences` (or "
-            "`simulate --kind proteins`) and give it with --config.data.banks=\"('bank.zarr',)\"."
-        )
-    for path in c.data.banks:
-        if not Path(path).is_dir():
-            raise UserError(
-                f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
-                f"`python -m phenomjax.prepare sequences --source FILES --out {path}`, or correct the path."
-            )
+    check_banks(c, c.data.simulate.families, "sequences --source FILES", "simulate --kind proteins")
 
 
 def _check_xlnet(c: ConfigDict) -> None:

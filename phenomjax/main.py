@@ -34,7 +34,8 @@ def main() -> int:
         if config_flag.value is not None:
             config_flag.value.keys()  # a file that could not be read says so only now
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        first = " ".join(str(error).split())[:300]
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError is quoted
+        first = " ".join(str(text).split()).rstrip(".?")[:300]
         raise UserError(
             f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help)."
         ) from None

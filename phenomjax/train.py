@@ -82,7 +82,9 @@ class Trainer:
             self.init, self.abstract, self.shards = state_lib.abstract(self.task, self.tx, self.config, self.mesh, spec)
             report.banner(self.config, self.workdir, self.mesh, self.abstract, self.shards, self.task.flops(spec))
             log.info("data: %s", self.loader.describe())
-            log.info("validation: %s", self.val_loader.describe() if self.val_loader else "none, no group is held out")
+            log.info(
+                "data: %s", self.val_loader.describe() if self.val_loader else "validation: none, nothing is held out"
+            )
             self.checkpoints = checkpoint.Checkpointer(self.workdir, self.config)
             if cluster.is_main():
                 config_lib.save(self.config, self.workdir / "config.json")

@@ -75,6 +75,11 @@ def test_meshes_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypa
     np.testing.assert_allclose(found, alone[2], rtol=2e-6)
 
 
+def test_bfloat16_follows_float32(alone, bank, tmp_path, monkeypatch):
+    found = run(make_config(alone[0], bank, model__dtype="bfloat16"), tmp_path, monkeypatch)[1]
+    np.testing.assert_allclose(found, alone[2], rtol=2e-2)
+
+
 def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
     calls = iter(range(1, 100))
     monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 3)
