@@ -5,11 +5,13 @@ import pickle
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from phenomjax import checkpoint
 from phenomjax import config as config_lib
 from phenomjax.convert import __main__ as front
 from phenomjax.convert import files, openphenom
+from phenomjax.data.vocabulary import vocabulary
 from phenomjax.errors import UserError
 from phenomjax.models import vit
 
@@ -198,7 +200,31 @@ def test_command_line_of_language_models(name, tmp_path):
         assert first.keys() == second.keys()
         for key in first:
             np.testing.assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-7, err_msg=key)
+    if name != "elmo":
+        check_renumbering(name, module, model, params, tmp_path)
     with pytest.raises(UserError, match=f"is a run of the task {task}, and openphenom weights are of mae"):
         front.main(["openphenom", str(ours), str(tmp_path / "x.npz")])
     with pytest.raises(UserError, match=f"{name} has no layout 'tf'"):
         front.main([name, str(ours), str(tmp_path / "x.npz"), "--layout", "tf"])
+
+
+def check_renumbering(name, module, model, params, folder):
+    """Their ids are ours backwards, with other names and without the rare letters."""
+    words = vocabulary("protein")
+    names = {"<bos>": "<s>", "<eos>": "</s>", "M": "\u2581M", "B": "x1", "O": "x2", "U": "x3", "Z": "x4"}
+    theirs, ours = folder / "theirs.npz", folder / "renumbered"
+    files.write_arrays(theirs, module.to_state_dict(params, model))
+    listed = folder / "vocabulary.txt"
+    listed.write_text("\n".join(names.get(token, token) for token in reversed(words.tokens)) + "\n")
+    assert front.main([name, str(theirs), str(ours), "--vocabulary", str(listed)]) == 0
+    flat = traverse_util.flatten_dict(checkpoint.load(ours)[1], sep="/")
+    for path in front.vocabulary_paths(name, model):
+        before = np.asarray(traverse_util.flatten_dict(params, sep="/")[path])[::-1]
+        expected = [before[words.ids["<unk>" if token in "BOUZ" else token]] for token in words.tokens]
+        np.testing.assert_array_equal(flat[path], expected)
+    listed.write_text("\n".join(words.tokens[:-1]))
+    with pytest.raises(UserError, match=r"lists 31 tokens, and the weights have 32"):
+        front.main([name, str(theirs), str(folder / "y"), "--vocabulary", str(listed)])
+    listed.write_text("the\nof\n<unk>\n")
+    with pytest.raises(UserError, match=r"no token of the protein vocabulary"):
+        front.main([name, str(theirs), str(folder / "y"), "--vocabulary", str(listed)])

@@ -80,6 +80,11 @@ def test_bfloat16_follows_float32(alone, bank, tmp_path, monkeypatch):
     np.testing.assert_allclose(found, alone[2], rtol=2e-2)
 
 
+def test_transformer_xl_without_memory_is_saved_and_resumed(bank, tmp_path, monkeypatch):
+    assert run(make_config("causal_lm", bank, model__mem_len=0, num_steps=4), tmp_path, monkeypatch)[0] == 0
+    assert len(run(make_config("causal_lm", bank, model__mem_len=0, num_steps=5), tmp_path, monkeypatch)[1]) == 5
+
+
 def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
     calls = iter(range(1, 100))
     monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 3)

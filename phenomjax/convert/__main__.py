@@ -2,7 +2,8 @@
 
 IN is weights of another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a new workdir, for `--config.init_from`, figures
 and embeddings; or IN is a workdir or checkpoint of phenomjax and OUT a file to write (.safetensors, .npz or .hdf5). MODEL is openphenom (masked
-autoencoders), transformer_xl, xlnet or elmo. The tokens of language models keep their ids: their meaning is the other project's.
+autoencoders), transformer_xl, xlnet or elmo. The tokens of language
+models keep their ids, unless --vocabulary gives them ours.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 from phenomjax import checkpoint, progress
 from phenomjax import config as config_lib
 from phenomjax.convert import elmo, files, openphenom, transformer_xl, xlnet
+from phenomjax.convert.renumber import renumber
+from phenomjax.data.vocabulary import ALPHABETS, vocabulary
 from phenomjax.errors import UserError, did_you_mean, exit_on_user_error
 
 log = logging.getLogger("phenomjax")
@@ -52,6 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     language = parser.add_argument_group("transformer_xl")
     language.add_argument(
         "--cutoffs", default="", help="first tokens of the clusters of an adaptive softmax: 20000,40000"
+    )
+    language = parser.add_argument_group("transformer_xl, xlnet")
+    language.add_argument(
+        "--vocabulary",
+        type=Path,
+        help="a file with their tokens, one a line in the order of their ids: gives them our ids",
+    )
+    language.add_argument(
+        "--alphabet", default="protein", choices=ALPHABETS, help="ours, for --vocabulary (default protein)"
     )
     options = parser.parse_args(arguments)
     progress.log_to_stderr()
@@ -95,11 +107,31 @@ def write_ours(options: argparse.Namespace) -> int:
         config, inferred = config_lib.base(task), module.INFERRED
         config.model = module.infer_model(arrays, **cutoffs)
         params = module.from_state_dict(arrays, config.model)
+        if options.vocabulary:
+            words = vocabulary(options.alphabet)
+            params = renumber(
+                params,
+                vocabulary_paths(options.model, config.model),
+                options.vocabulary.read_text().splitlines(),
+                words,
+            )
+            config.model.vocab_size, config.model.alphabet = len(words), options.alphabet
     folder = checkpoint.write(options.target, config, params)
     log.info("the weights fit: %s", " ".join(f"--config.model.{key}={config.model[key]}" for key in inferred))
     log.info("wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s", folder,
              sum(x.size for x in jax.tree.leaves(params)) / 1e6, options.target)  # fmt: skip
     return 0
+
+
+def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:
+    """Parameters whose first axis is the vocabulary."""
+    if name == "transformer_xl" and not model.cutoffs:
+        return "vocabulary/bin_0_embedding", "vocabulary/bin_0_bias"
+    if name == "xlnet":
+        return "word_embedding/embedding", "output_bias"
+    raise UserError(
+        "--vocabulary renumbers a Transformer-XL without adaptive softmax, or an XLNet; clusters keep their order, and ELMo reads letters."
+    )
 
 
 def image_config(options: argparse.Namespace, arrays: dict) -> ConfigDict:

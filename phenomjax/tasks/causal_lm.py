@@ -12,6 +12,7 @@ from phenomjax.models.transformer_xl import TransformerXL, remember
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy
 
 DROPOUT_STREAM = 0  # folded into the step's key
+Carry = Any  # memories {"memory", "valid"}, or () where there are none
 
 
 class CausalLM(LanguageModel):
@@ -28,18 +29,44 @@ class CausalLM(LanguageModel):
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> Any:
         """Fresh parameters, float32, in their boxes of logical axis names; works under `jax.eval_shape`."""
-        carry = self.carry(batch["tokens"].shape[0])
-        return self.model().init(key, batch["tokens"][:, 1:-1], carry["memory"], carry["valid"])["params"]
+        tokens = batch["tokens"][:, 1:-1]
+        memory, valid = self.memory((), tokens.shape[0])
+        return self.model().init(key, tokens, memory, valid)["params"]
 
-    def carry(self, global_batch_size: int, split: str = "train") -> dict[str, Array]:
+    def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Empty memories: `memory` (rows, layers, mem_len, embed) of the compute type, `valid` (rows,) how much of it is filled."""
+        m, length = self.config.model, self.mem_len(split)
+        if not length:
+            return ()
+        memory = jnp.zeros((global_batch_size, m.num_layers, length, m.embed_dim), self.dtype)
+        return {"memory": memory, "valid": jnp.zeros(global_batch_size, jnp.int32)}
+
+    def memory(self, carry: Carry, rows: int) -> tuple[Array, Array]:
+        """The memories of a carry and how much of them is filled; memories of no length for ()."""
         m = self.config.model
-        shape = (global_batch_size, m.num_layers, self.mem_len(split), m.embed_dim)
-        return {"memory": jnp.zeros(shape, self.dtype), "valid": jnp.zeros(global_batch_size, jnp.int32)}
+        if carry:
+            return carry["memory"], carry["valid"]
+        return jnp.zeros((rows, m.num_layers, 0, m.embed_dim), self.dtype), jnp.zeros(rows, jnp.int32)
+
+    def read(
+        self,
+        params: Any,
+        tokens: Array,
+        carry: Carry,
+        split: str = "val",
+        key: Array | None = None,
+        row: Array | None = None,
+    ) -> tuple[Array, Array, Array, Carry]:
+        """Reads a segment (rows, seq): what `TransformerXL` returns, and the memories for the next one."""
+        memory, valid = self.memory(carry, tokens.shape[0])
+        logits, hidden, inputs = self.model(split).apply({"params": params}, tokens, memory, valid, key, row)
+        if carry:
+            carry = dict(zip(("memory", "valid"), remember(memory, valid, inputs), strict=True))
+        return logits, hidden, inputs, carry
 
     def loss(
-        self, params: Any, batch: Mapping[str, Array], key: Array, carry: Mapping[str, Array]
-    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        self, params: Any, batch: Mapping[str, Array], key: Array, carry: Carry
+    ) -> tuple[Array, dict[str, Array], Carry]:
         """Mean negative log-likelihood of the next token in nats, its accuracy, and the memories for the next segment."""
         key = jax.random.fold_in(key, DROPOUT_STREAM)
         nll, right, carry = self.token_losses(params, batch, carry, "train", key)
@@ -48,60 +75,49 @@ class CausalLM(LanguageModel):
         return (nll * weight).sum() / total, {"accuracy": (right * weight).sum() / total}, carry
 
     def evaluate(
-        self, params: Any, batch: Mapping[str, Array], carry: Mapping[str, Array]
-    ) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+        self, params: Any, batch: Mapping[str, Array], carry: Carry
+    ) -> tuple[dict[str, tuple[Array, Array]], Carry]:
         """Sums and counts over the tokens of a validation batch; the memory may be longer than in training."""
         nll, right, carry = self.token_losses(params, batch, carry, "val", None)
         weight = batch["weight"].astype(jnp.float32)
         return {"loss": ((nll * weight).sum(), weight.sum()), "accuracy": ((right * weight).sum(), weight.sum())}, carry
 
     def token_losses(
-        self, params: Any, batch: Mapping[str, Array], carry: Mapping[str, Array], split: str, key: Array | None
-    ) -> tuple[Array, Array, dict[str, Array]]:
+        self, params: Any, batch: Mapping[str, Array], carry: Carry, split: str, key: Array | None
+    ) -> tuple[Array, Array, Carry]:
         """Negative log-likelihood and correctness of each next token (rows, seq), and the next carry."""
-        valid = jnp.where(batch["fresh"], 0, carry["valid"])
-        tokens, row = batch["tokens"], batch["row"]
-        logits, _, inputs = self.model(split).apply(
-            {"params": params}, tokens[:, 1:-1], carry["memory"], valid, key, row
-        )
-        nll, right = cross_entropy(logits, tokens[:, 2:])
-        memory, valid = remember(carry["memory"], valid, inputs)
-        return nll, right, {"memory": memory, "valid": valid}
+        if carry:
+            carry = {**carry, "valid": jnp.where(batch["fresh"], 0, carry["valid"])}
+        tokens = batch["tokens"]
+        logits, _, _, carry = self.read(params, tokens[:, 1:-1], carry, split, key, batch["row"])
+        return *cross_entropy(logits, tokens[:, 2:]), carry
 
-    def inference_carry(self, rows: int, *, whole: bool) -> dict[str, Array]:
-        """Empty memories; of no length if no second segment will read them."""
-        carry = self.carry(rows, "val")
-        return carry | {"memory": carry["memory"][:, :, :0]} if whole else carry
+    def inference_carry(self, rows: int, *, whole: bool) -> Carry:
+        """Empty memories; none if no second segment will read them."""
+        return () if whole else self.carry(rows, "val")
 
     def segment_features(
-        self, params: Any, tokens: Array, lengths: Array, carry: Mapping[str, Array], layer: int | None = None
-    ) -> tuple[Array, dict[str, Array]]:
+        self, params: Any, tokens: Array, lengths: Array, carry: Carry, layer: int | None = None
+    ) -> tuple[Array, Carry]:
         """See `LanguageModel`; layer None is the last one."""
-        _, hidden, inputs = self.model("val").apply({"params": params}, tokens[:, 0], carry["memory"], carry["valid"])
+        _, hidden, inputs, carry = self.read(params, tokens[:, 0], carry)
         features = hidden if layer in (None, self.config.model.num_layers) else inputs[:, layer]
-        memory, valid = remember(carry["memory"], carry["valid"], inputs)
-        return features[:, None].astype(jnp.float32), {"memory": memory, "valid": valid}
+        return features[:, None].astype(jnp.float32), carry
 
-    def segment_log_probs(
-        self, params: Any, tokens: Array, targets: Array, carry: Mapping[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
+    def segment_log_probs(self, params: Any, tokens: Array, targets: Array, carry: Carry) -> tuple[Array, Carry]:
         """See `LanguageModel`."""
         logits, carry = self.next_logits(params, tokens[:, 0], carry)
         return -cross_entropy(logits, targets[:, 0])[0][:, None], carry
 
-    def next_logits(self, params: Any, tokens: Array, carry: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def next_logits(self, params: Any, tokens: Array, carry: Carry) -> tuple[Array, Carry]:
         """Logits (rows, seq, vocab) of the token that follows each of `tokens` (rows, seq), and the next carry."""
-        logits, _, inputs = self.model("val").apply({"params": params}, tokens, carry["memory"], carry["valid"])
-        memory, valid = remember(carry["memory"], carry["valid"], inputs)
-        return logits, {"memory": memory, "valid": valid}
+        logits, _, _, carry = self.read(params, tokens, carry)
+        return logits, carry
 
     def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Probabilities of the next token along the first 96 tokens of a segment without memory, for `figures`."""
         tokens = batch["tokens"][:, 1:98]
-        carry = self.carry(tokens.shape[0], "val")
-        logits, *_ = self.model("val").apply(
-            {"params": params}, tokens[:, :-1], carry["memory"][:, :, :0], carry["valid"]
-        )
+        logits, *_ = self.read(params, tokens[:, :-1], ())
         return {"probability": jax.nn.softmax(logits, -1), "target": tokens[:, 1:]}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
