@@ -188,7 +188,9 @@ def _check(args: argparse.Namespace) -> None:
             "--cluster 0 would put all sequences into one cluster. Give an identity above 0, for instance 0.3."
         )
     if args.validation + args.test > 1:  # all of a bank may be held out, beside others to train on
-        raise UserError(f"--validation {args.validation:g} and --test {args.test:g} are more than all sequences together.")
+        raise UserError(
+            f"--validation {args.validation:g} and --test {args.test:g} are more than all sequences together."
+        )
     if args.clusters and args.cluster:
         raise UserError(
             "--clusters splits by clusters that you have, --cluster makes some and keeps one sequence of each: give one of the two."
