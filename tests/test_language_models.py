@@ -2,19 +2,20 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from phenomjax import checkpoint, config, sharding, train
+from phenomjax import checkpoint, config, sharding, tasks, train
 from phenomjax.data.simulated_families import FamilyConfig, write_families
 
 TINY: dict[str, dict] = {
     "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8},
     "permutation_lm": {
         "embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8, "reuse_len": 6, "perm_size": 6,
-        "num_predict": 2,
+        "num_predict": 2, "dropout": 0.0, "attention_dropout": 0.0,  # dropout triples its compilation
     },
     "bidirectional_lm": {
         "char_dim": 4, "filters": ((1, 4), (2, 4)), "max_characters": 5, "projection_dim": 8, "cell_dim": 16,
@@ -23,7 +24,7 @@ TINY: dict[str, dict] = {
 # Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring.
 GOLDEN = {
     "causal_lm": [3.467940, 3.485465, 3.407630],
-    "permutation_lm": [3.426819, 3.419144, 3.382125],
+    "permutation_lm": [3.442740, 3.416389, 3.370927],
     "bidirectional_lm": [3.470338, 3.469918, 3.441564],
 }
 
@@ -66,23 +67,25 @@ def test_golden_losses(alone):
     np.testing.assert_allclose(alone[2][:3], GOLDEN[alone[0]], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "devices,changes",
-    [(8, {"mesh__preset": "fsdp_tp"}), (2, {"mesh__preset": "dp", "optimizer__accumulate_steps": 2})],
-)
-def test_meshes_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypatch, devices, changes):
-    found = run(make_config(alone[0], bank, **changes), tmp_path, monkeypatch, devices)[1]
-    np.testing.assert_allclose(found, alone[2], rtol=2e-6)
+def test_a_mesh_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypatch):
+    c = make_config(alone[0], bank, mesh__preset="fsdp_tp", optimizer__accumulate_steps=2)
+    np.testing.assert_allclose(run(c, tmp_path, monkeypatch, devices=8)[1], alone[2], rtol=2e-6)
 
 
-def test_bfloat16_follows_float32(alone, bank, tmp_path, monkeypatch):
-    found = run(make_config(alone[0], bank, model__dtype="bfloat16"), tmp_path, monkeypatch)[1]
-    np.testing.assert_allclose(found, alone[2], rtol=2e-2)
+@pytest.mark.parametrize("task", TINY)
+def test_bfloat16_follows_float32(task, bank, tmp_path):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        made = tasks.make(tasks.resolve(config.finalize(make_config(task, bank, model__dtype=dtype)), tmp_path))
+        batch = made.loader("train", 0, 1).batch(1)
+        params = nn.unbox(jax.jit(made.init)(jax.random.key(0), batch))
+        found.append(jax.jit(lambda p, b, made=made: made.evaluate(p, b, made.carry(8))[0]["loss"])(params, batch))
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-2)
 
 
-def test_transformer_xl_without_memory_is_saved_and_resumed(bank, tmp_path, monkeypatch):
-    assert run(make_config("causal_lm", bank, model__mem_len=0, num_steps=4), tmp_path, monkeypatch)[0] == 0
-    assert len(run(make_config("causal_lm", bank, model__mem_len=0, num_steps=5), tmp_path, monkeypatch)[1]) == 5
+def test_transformer_xl_without_memory_is_saved(bank, tmp_path, monkeypatch):
+    c = make_config("causal_lm", bank, model__mem_len=0, model__num_layers=1, model__dropout=0.0, num_steps=1)
+    assert run(c, tmp_path, monkeypatch)[0] == 0 and checkpoint.load(tmp_path)[2] == 1
 
 
 def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def test_scores_do_not_see_what_they_score(bank):
 def test_embeddings_do_not_depend_on_padding_and_continue(bank):
     task, params = task_and_params(bank, model__mem_len=14)
     alone, long = (jnp.asarray(protein(10, seq)) for seq in (12, 14))
-    embed = jax.jit(task.embed, static_argnums=3)
+    embed = jax.jit(task.features, static_argnums=3)
     features, none = embed(params, {"tokens": alone})
     assert features.shape == (1, 12, 16) and features.dtype == jnp.float32 and none == ()
     padded, carry = embed(params, {"tokens": long}, task.carry(1))

@@ -101,7 +101,7 @@ def test_positions_are_sines_then_cosines():
     )
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_scanned_and_recomputed_layers_change_nothing(remat):
     model = make_model(untie_bias=True, dropout=0.2, attention_dropout=0.1)
     params = random_params(model)
