@@ -96,13 +96,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments or the input.
     """
     kind = embedding_store.output_format(args.out)
-    for name, least in (("batch_tokens", 0), ("segment_len", 0), ("devices", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
-    if not args.out.absolute().parent.is_dir():
-        raise UserError(
-            f"The folder {args.out.absolute().parent} of --out does not exist. Make it, or correct the path."
-        )
+    trained.check_arguments(args, batch_tokens=0, segment_len=0, devices=0)
     model = trained.load(args.checkpoint, args.compute_dtype)
     layers = model.task.num_feature_layers
     if args.layer is not None and not 0 <= args.layer < layers:

@@ -138,17 +138,11 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Checks the numbers among the arguments."""
-    for name in ("num", "length"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    trained.check_arguments(args, num=1, length=1)
     if args.temperature < 0:
         raise UserError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or more.")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top_p is {args.top_p}; it is a probability above 0, and 1 draws from all tokens.")
-    if not args.out.absolute().parent.is_dir():
-        raise UserError(
-            f"The folder {args.out.absolute().parent} of --out does not exist. Make it, or correct the path."
-        )
 
 
 class Sampler:

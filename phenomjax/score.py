@@ -97,13 +97,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    for name, least in (("batch_tokens", 0), ("segment_len", 0)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {least}.")
-    if not args.out.absolute().parent.is_dir():
-        raise UserError(
-            f"The folder {args.out.absolute().parent} of --out does not exist. Make it, or correct the path."
-        )
+    trained.check_arguments(args, batch_tokens=0, segment_len=0)
     if args.out.suffix not in (".csv", ".tsv"):
         raise UserError(f"--out {args.out} must end in .csv (or .tsv): scores are written as a table.")
     model = trained.load(args.checkpoint, "float32")  # differences of sums

@@ -1,5 +1,6 @@
 """A trained language model, read from its checkpoint: nothing of its banks is needed any more."""
 
+import argparse
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ from phenomjax.errors import UserError
 from phenomjax.tasks.language_model import LanguageModel, vocabulary_of
 
 log = logging.getLogger("phenomjax")
+
+
+def check_arguments(args: argparse.Namespace, **least: int) -> None:
+    """Checks what the front doors share: numbers that are not below their least, and that the folder of `--out` is there."""
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {value}.")
+    folder = args.out.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"The folder {folder} of --out does not exist. Make it, or correct the path.")
 
 
 @dataclass(frozen=True)
