@@ -23,7 +23,7 @@ SECTIONS = {
 
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
 CHANGEABLE = (
-    "num_steps", "mesh", "log", "eval", "figures", "checkpoint", "divergence", "data.banks", "data.threads",
+    "num_steps", "stop_at_step", "mesh", "log", "eval", "figures", "checkpoint", "divergence", "watchdog", "data.banks", "data.threads",
     "data.prefetch_batches", "data.staging", "data.eval_segment_len", "data.on_bad_image", "data.max_bad_images",
     "model.eval_mem_len", "model.remat", "model.attention",
 )  # fmt: skip
@@ -38,6 +38,7 @@ def base(task: str = "mae") -> ConfigDict:
     c.task = task  # pretraining objective: a name in phenomjax.tasks.TASKS
     c.seed = 0  # of initialisation, data order, crops, masks, drop path, dropout
     c.num_steps = 1000  # optimiser steps of the whole run; schedules end here
+    c.stop_at_step = 0  # save and leave with exit code 75 at this step, as if by a signal; 0 = never
     c.global_batch_size = 64  # rows (crops, lanes of tokens) a step over all devices and hosts
     c.init_from = ""  # workdir or checkpoint folder whose parameters start this run ("" = random)
 
@@ -65,6 +66,10 @@ def base(task: str = "mae") -> ConfigDict:
     c.log.every_steps = 50
     c.log.tensorboard = True  # when tensorboardX is installed
     c.log.wandb_project = ""  # Weights & Biases project; "" = off
+    c.log.mlflow_experiment = ""  # MLflow experiment; "" = off
+    c.log.sample_ids = (
+        False  # each process writes the ids of its rows to logs/samples_*.jsonl: what was read at which step
+    )
 
     c.eval = ConfigDict()
     c.eval.every_steps = 500  # 0 = never
@@ -83,6 +88,14 @@ def base(task: str = "mae") -> ConfigDict:
     c.checkpoint.keep_best = (
         1  # by val/loss; unless it is 0, every evaluated step is saved, so that the best can be kept
     )
+
+    c.checkpoint.timeout_seconds = 1200.0  # a write that takes longer ends the run
+
+    c.watchdog = ConfigDict()  # ends a run that hangs, with exit code 76 and the stacks of all threads
+    c.watchdog.min_seconds = (
+        300.0  # a step may take this long, or 20 times the median step, whichever is longer; 0.0 = off
+    )
+    c.watchdog.slow_seconds = 3600.0  # a compilation, checkpoint or restore may take this long
 
     c.divergence = ConfigDict()
     c.divergence.action = "stop"  # "stop", or "rollback": last good checkpoint, skip the window's data, go on

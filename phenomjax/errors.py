@@ -10,6 +10,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1  # finished, but some input was rejected; or training diverged
 EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue
+EXIT_STUCK = 76  # the watchdog ended a process that made no progress; run the same command again
 
 
 class UserError(Exception):

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile far more than they compute: half the time
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402  after the settings above
@@ -23,3 +24,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data in {folder}, which is not on this machine")
     return folder
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="kill tests with their full counts (hours)")
+
+
+@pytest.fixture(scope="session")
+def count(request):
+    """How often a kill test repeats: `count(3, 50)` is 3, or 50 with --full."""
+    return lambda small, full: full if request.config.getoption("--full") else small
