@@ -12,9 +12,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import toy_task
+import toy_task  # noqa: E402  after the path above
 
-from phenomjax import config_images, errors, main, tasks
+from phenomjax import config_images, errors, main, tasks  # noqa: E402
 
 
 def _seconds(name):
