@@ -1,52 +1,201 @@
-"""Process start-up, stop signals, barriers."""
+"""The processes of a run: start-up (SLURM, flags, single), stop signals, barriers that name who is late, and leaving together.
 
+JAX's coordination service (its key-value store) carries all messages; no collective of devices is needed to tell others of an error.
+"""
+
+import contextlib
+import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
+import textwrap
+import threading
+import time
 import traceback
-from types import TracebackType
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
+from absl import flags
 from jax.experimental import multihost_utils
 
-from phenomjax.errors import UserError
+from phenomjax.errors import EXIT_FAILED, EXIT_STUCK, UserError
 
 log = logging.getLogger("phenomjax")
+HEARTBEAT_SECONDS = 30  # a process whose node died is noticed after this time
+CONNECT_SECONDS = 180
+LEAVE = "phenomjax/leave"
 _polls = 0
+_barriers: dict[str, int] = {}
+_report: dict[str, Any] = {"step": 0, "phase": "starting"}
 
 
-def start(coordinator: str = "", num_processes: int = 1, process_id: int = 0) -> None:
-    """Connects this process to the others, or to itself: JAX saves on SIGTERM only after `jax.distributed.initialize`.
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the others.
 
-    Args:
-      coordinator: host:port of process 0; "" for a single process, which binds a free loopback port.
-      num_processes: how many processes the run has.
-      process_id: which of them this one is.
+    Attributes:
+      coordinator: host:port of process 0; "" for a single process.
+      num_processes, process_id: how many there are, and which this is.
+      local_device_ids: the GPUs of the node that are this process's own; None = all that it sees.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_device_ids: tuple[int, ...] | None = None
+
+
+def started() -> bool:
+    """Whether `start` connected this process (a notebook need not)."""
+    return _client() is not None
+
+
+def define_flags() -> None:
+    """Defines the flags of a front door that runs on several processes."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no SLURM step says it.")
+    flags.DEFINE_integer("num_processes", 0, "Number of processes; 0 = what SLURM's step says, or 1.")
+    flags.DEFINE_integer("process_id", 0, "Which of them this is.")
+    flags.DEFINE_integer("local_devices", 0, "Devices that each process must see, as the launcher promised; 0 = any.")
+
+
+FLAGS = ("coordinator", "num_processes", "process_id", "local_devices")
+
+
+def start_from_flags() -> None:
+    """Connects this process as the flags or SLURM's environment say, and checks the devices that the launcher promised."""
+    f = flags.FLAGS
+    start(f.coordinator, f.num_processes, f.process_id, f.local_devices)
+
+
+def find_place(coordinator: str, num_processes: int, process_id: int, environment: Mapping[str, str]) -> Place:
+    """Where this process stands: explicit numbers first, then SLURM's step, else alone.
 
     Raises:
-      UserError: the numbers contradict each other.
+      UserError: the numbers contradict each other, or a SLURM job of several tasks runs this outside of srun.
     """
     if num_processes > 1 and not coordinator:
         raise UserError(
             f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, the same for all processes."
         )
-    if not 0 <= process_id < num_processes:
+    if coordinator or num_processes:
+        count = num_processes or 1
+        if not 0 <= process_id < count:
+            raise UserError(
+                f"--process_id={process_id} must be between 0 and {count - 1} (--num_processes={num_processes})."
+            )
+        return Place(coordinator, count, process_id)
+    nodes, tasks = environment.get("SLURM_STEP_NODELIST"), int(environment.get("SLURM_NTASKS") or 1)
+    if not nodes:
+        if tasks > 1:
+            raise UserError(
+                f"This is SLURM job {environment.get('SLURM_JOB_ID')} with {tasks} tasks, but the program was started outside of srun, so "
+                "only one process would run. Start it with `srun` or `sbatch launch/train.sbatch …`; for one process alone give --num_processes=1."
+            )
+        return Place("", 1, 0)
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or tasks)
+    if tasks == 1:
+        return Place("", 1, 0)
+    # Ports above 61000 are not given out by Linux; one of its own for each step, so that a step never meets the one before.
+    name = ".".join(environment.get(key, "") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    port = 61000 + zlib.crc32(name.encode()) % 4500
+    return Place(f"{first_host(nodes)}:{port}", tasks, int(environment["SLURM_PROCID"]), _own_devices(environment))
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM node list: "gpu[007-012,020]-ib,login" -> "gpu007-ib"."""
+    match = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\]([^\[,]*))?", nodes)
+    return "".join(part or "" for part in match.groups()) if match else nodes
+
+
+def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Splits the GPUs of a node evenly over its tasks; JAX would give one to each, whatever the number."""
+    node = int(environment.get("SLURM_NODEID", 0))
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):  # "2(x3),1"
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        counts += [int(match[1])] * int(match[2] or 1) if match else []
+    tasks = counts[node] if node < len(counts) else 1
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = len(visible.split(",")) if visible else 0
+    if tasks == 1 or gpus == 1:  # all are its own, or SLURM bound one to each task
+        return None
+    if gpus % tasks:
         raise UserError(
-            f"--process_id={process_id} must be between 0 and {num_processes - 1} (--num_processes={num_processes})."
+            f"Node {environment.get('SLURMD_NODENAME', node)} runs {tasks} tasks on {gpus} GPUs (CUDA_VISIBLE_DEVICES={visible}), which do not "
+            "divide. Ask for --ntasks-per-node equal to --gpus-per-node (launch/train.sbatch), or one task a node (launch/train_node.sbatch)."
         )
-    single = not coordinator
-    if single:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{s.getsockname()[1]}"
-    jax.distributed.initialize(
-        coordinator, num_processes, process_id, coordinator_bind_address=coordinator if single else None
-    )
+    each, first = gpus // tasks, int(environment.get("SLURM_LOCALID", 0)) * (gpus // tasks)
+    return tuple(range(first, first + each)) or None
+
+
+def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, local_devices: int = 0) -> None:
+    """Connects this process to the others, or to itself: JAX saves on SIGTERM only after `jax.distributed.initialize`.
+
+    Args:
+      coordinator: host:port of process 0; "" for what SLURM says, or a single process on a free loopback port.
+      num_processes: how many processes the run has; 0 for what SLURM says, or 1.
+      process_id: which of them this one is.
+      local_devices: how many devices the launcher promised to each process; 0 = no promise.
+
+    Raises:
+      UserError: contradicting numbers, a coordinator that does not answer (exit code 1), or fewer devices than promised.
+    """
+    place = find_place(coordinator, num_processes, process_id, os.environ)
+    address = place.coordinator or f"127.0.0.1:{_free_port()}"
+    try:
+        jax.distributed.initialize(
+            address, place.num_processes, place.process_id, place.local_device_ids, cluster_detection_method="deactivate",
+            initialization_timeout=CONNECT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=60, coordinator_bind_address=address,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Process {place.process_id} of {place.num_processes} on {socket.gethostname()} could not join the others at {address} within "
+            f"{CONNECT_SECONDS} s: {_first_line(error)}. Either some process was not started, or died early (see its own output), or a "
+            "firewall or a *_proxy variable stands between the hosts.",
+            EXIT_FAILED,
+        ) from None
     # JAX owns SIGTERM now. Ctrl-C asks for the same clean stop; a second Ctrl-C ends at once.
     signal.signal(signal.SIGINT, _interrupt)
-    sys.excepthook = exit_at_once if num_processes > 1 else sys.excepthook
+    if place.process_id:
+        log.setLevel(logging.WARNING)  # process 0 speaks for all
+    if place.num_processes > 1:
+        _client().key_value_set(f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})")
+        threading.Thread(target=_follow, daemon=True, name="follow the others").start()
+    with connected():
+        _check_devices(place, local_devices)
+
+
+def _check_devices(place: Place, promised: int) -> None:
+    """Raises UserError when JAX sees other processes or devices than the launcher promised."""
+    seen = jax.local_device_count()
+    if jax.process_count() != place.num_processes or (promised and seen != promised):
+        raise UserError(
+            f"Process {place.process_id} on {socket.gethostname()} sees {seen} device(s) of kind {jax.local_devices()[0].device_kind} and "
+            f"{jax.process_count()} process(es); the launcher promised {promised or 'any number of'} device(s) in each of "
+            f"{place.num_processes} process(es). Usual causes: jax without CUDA on that host (pip install -r requirements-cuda.txt), a GPU "
+            f"that is down (nvidia-smi), CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(not set)')}, or another number of "
+            "tasks than GPUs."
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _client() -> Any:
+    """The key-value store of JAX's coordination service, which has no public name."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def _interrupt(*_: object) -> None:
@@ -59,11 +208,123 @@ def _interrupt(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def exit_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Leaves at once after an unhandled error: JAX's exit barrier would hold the process, and with it the other hosts, for minutes."""
-    traceback.print_exception(kind, error, trace)
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Ends all processes at once when anything inside fails in one of them, with that one's exit code and message last.
+
+    Without it the others would wait in a collective, and JAX's exit barrier would hold this one, for minutes.
+    """
+    try:
+        yield
+    except UserError as error:
+        leave(error.exit_code, textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False))
+    except KeyboardInterrupt:
+        leave(128 + signal.SIGINT, "interrupted twice: ended without saving")
+    except Exception:
+        leave(EXIT_FAILED, traceback.format_exc())
+
+
+def leave(code: int, text: str) -> None:
+    """Tells all other processes to leave with this exit code, and leaves by `os._exit`; the first one to speak is heard.
+
+    Args:
+      code: exit code of all processes.
+      text: shown last on stderr by this process, and written into its log.
+    """
+    first, many = True, jax.process_count() > 1
+    if many:
+        if re.search("collective|gloo|nccl", text, re.IGNORECASE) and (missing := silent()):
+            text += f"\nNo answer from {', '.join(missing)}: killed, stopped, or its node is lost. This process failed because of that."
+        word = {"code": code, "process": jax.process_index(), "text": text.strip().splitlines()[-1][:300]}
+        try:
+            _client().key_value_set(LEAVE, json.dumps(word))
+        except Exception:  # another one was first (or the coordinator is gone): its words count
+            first = False
+            with contextlib.suppress(Exception):
+                code = json.loads(_client().key_value_try_get(LEAVE))["code"]
+    log.getChild("process").error("%s", text)
+    if many:
+        time.sleep(2 * _period() + 0.2)  # the others leave meanwhile, so that this text is the last
+    if first:
+        print("\n" + text, file=sys.stderr)
     sys.stderr.flush()
-    os._exit(1)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _period() -> float:
+    """Seconds between two words of a process; process 0 serves some thousand a second."""
+    return max(0.5, jax.process_count() / 500)
+
+
+def _follow() -> None:
+    """Says all the time that this process is alive and where it is, and leaves when another one said so."""
+    client, own, beat = _client(), jax.process_index(), 0
+    while True:
+        time.sleep(_period())
+        beat += 1
+        with contextlib.suppress(Exception):
+            client.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
+        try:
+            word = json.loads(client.key_value_try_get(LEAVE))
+        except Exception:
+            continue
+        if word["process"] == own:
+            return
+        because = f"{name(word['process'])}: {word['text']}"
+        log.getChild("process").error("leaving with exit code %d, because of %s", word["code"], because)
+        if word["code"] == EXIT_STUCK:
+            from phenomjax import watchdog
+
+            watchdog.dump_stacks()
+        if own == 0:  # it serves the others' messages, so it is the last one
+            time.sleep(4 * _period())
+        os._exit(word["code"])
+
+
+def report(**values: Any) -> None:
+    """Says where this process is (`step`, `phase`, `since`) in case another one waits for it."""
+    _report.update(values)
+
+
+def beats() -> dict[int, dict[str, Any]]:
+    """What each process last said: {process: {"beat", "step", "phase", …}}."""
+    pairs = _client().key_value_dir_get("phenomjax/beat")
+    return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in pairs}
+
+
+def silent() -> list[str]:
+    """Names of the other processes that say nothing for a while."""
+    try:
+        before = beats()
+        time.sleep(2.5 * _period())
+        after = beats()
+    except Exception:  # the coordinator itself is gone
+        return [name(0)]
+    others = [i for i in range(jax.process_count()) if i != jax.process_index()]
+    return [name(i) for i in others if before.get(i, {}).get("beat") == after.get(i, {}).get("beat")]
+
+
+def behind() -> list[str]:
+    """Who the others wait for: processes that do not answer, or else those at the earliest step and phase."""
+    if missing := silent():
+        return [f"{who}, which does not answer" for who in missing]
+    found = beats()
+    order = lambda i: (found[i]["step"], found[i]["phase"] == "step")  # noqa: E731  in a step one waits for all others
+    first = min(map(order, found))
+    return [f"{name(i)} at step {found[i]['step']} ({found[i]['phase']})" for i in sorted(found) if order(i) == first]
+
+
+def name(process: int) -> str:
+    """What a process is called in messages: "process 3 on lab1 (pid 77)"."""
+    try:
+        return f"process {process} on {_client().key_value_try_get(f'phenomjax/name/{process}')}"
+    except Exception:
+        return f"process {process}"
 
 
 def stop_requested() -> bool:
@@ -81,10 +342,44 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits for all processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+def barrier(label: str, seconds: float = 1800.0) -> None:
+    """Waits for all processes; process 0 says every half minute who is late.
+
+    Raises:
+      UserError: after `seconds`, with the names of those that did not come (exit code 76).
+    """
+    if jax.process_count() == 1:
+        return
+    number = _barriers[label] = _barriers.get(label, -1) + 1
+    key, client = f"phenomjax/barrier/{label}/{number}", _client()
+    client.key_value_set(f"{key}/came/{jax.process_index()}", "")
+
+    def late() -> list[str]:
+        came = {int(k.rsplit("/", 1)[1]) for k, _ in client.key_value_dir_get(f"{key}/came")}
+        return [name(i) for i in range(jax.process_count()) if i not in came]
+
+    end, said = time.monotonic() + seconds, time.monotonic()
+    while time.monotonic() < end:
+        if is_main():
+            if not (missing := late()):
+                client.key_value_set(f"{key}/open", "")
+                return
+            if time.monotonic() - said > 30:
+                said = time.monotonic()
+                log.warning("waiting at '%s' for %s", label, ", ".join(missing))
+            time.sleep(0.02)
+        else:
+            try:
+                client.blocking_key_value_get(f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001)))
+                return
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE" not in str(error):
+                    raise
+    raise UserError(
+        f"After {seconds:.0f} s these processes have not come to '{label}': {', '.join(late())}. Their own files in WORKDIR/logs say where they "
+        "are; a slow disk or a lost node is the usual cause. Run the same command again.",
+        EXIT_STUCK,
+    )
 
 
 def agree(flag: bool) -> bool:

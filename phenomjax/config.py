@@ -5,6 +5,7 @@ Configs are closed: `base()` holds every key, so a typo is an error, and code re
 
 import importlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,9 @@ def _tuples(value: Any) -> Any:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes the resolved config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(part, path)
 
 
 def load(path: Path) -> ConfigDict:

@@ -1,6 +1,7 @@
 """Trains: `python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo [--config.KEY=VALUE …]`.
 
-Exit codes: 0 done, 1 diverged, 2 configuration error, 75 stopped by a signal after saving (run the same command again).
+Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never retried), 75 stopped after saving and 76 ended by the
+watchdog (run the same command again). Many hosts: `sbatch launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
 """
 
 import sys
@@ -18,14 +19,12 @@ def main() -> int:
         "config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True
     )
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
-    coordinator = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, for runs of several processes.")
-    num_processes = flags.DEFINE_integer("num_processes", 1, "Number of processes of the run.")
-    process_id = flags.DEFINE_integer("process_id", 0, "Which of them this is.")
+    cluster.define_flags()
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print(
             __doc__, *(f"  --{f.name}: {f.help}" for f in flags.FLAGS.get_flags_for_module(sys.argv[0]) or []), sep="\n"
         )
-        for name in ("config", "workdir", "coordinator", "num_processes", "process_id"):
+        for name in ("config", "workdir", *cluster.FLAGS):
             print(f"  --{name}: {flags.FLAGS[name].help}")
         print("Every key with its default and meaning stands in phenomjax/config.py; experiments stand in configs/.")
         return 0
@@ -45,12 +44,11 @@ def main() -> int:
                 f"--{name} is missing: python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo"
             )
     progress.log_to_stderr()
-    cluster.start(coordinator.value, num_processes.value, process_id.value)
-    if not cluster.is_main():
-        progress.log.setLevel("WARNING")
-    from phenomjax import train
+    cluster.start_from_flags()
+    with cluster.connected():
+        from phenomjax import train
 
-    return train.run(config_flag.value, workdir.value)
+        return train.run(config_flag.value, workdir.value)
 
 
 if __name__ == "__main__":

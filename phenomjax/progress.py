@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 log = logging.getLogger("phenomjax")
 
@@ -48,8 +49,25 @@ class Progress:
 def log_to_stderr() -> None:
     """Sends the program's log lines to stderr with the time of day; called by the front doors only."""
     handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.name != "phenomjax.process")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and JAX say much that no user can act on
+
+
+def log_to_file(path: Path) -> None:
+    """Appends warnings, errors and the few lines that every process says of itself (logger phenomjax.process) to a file of its own."""
+    for handler in [
+        h for h in log.handlers if isinstance(h, logging.FileHandler)
+    ]:  # of a run before this one, in a notebook
+        log.removeHandler(handler)
+        handler.close()
+    path.parent.mkdir(exist_ok=True)
+    handler = logging.FileHandler(path, delay=False)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == "phenomjax.process")
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told once, by the training thread
+    log.addHandler(handler)
+    log.getChild("process").setLevel(logging.INFO)

@@ -54,6 +54,26 @@ def make_mesh(config: ConfigDict) -> Mesh:
     )  # positional: the keyword differs between versions
 
 
+def row_block(mesh: Mesh) -> tuple[int, int]:
+    """Which block of a global batch's rows this process's devices hold.
+
+    Returns:
+      (index, count): block `index` of `count` equal ones. Processes that share a model axis hold the same block.
+
+    Raises:
+      UserError: the devices hold rows that are no such block.
+    """
+    axis, size = mesh.axis_names.index("data"), mesh.shape["data"]
+    mine = [d.process_index == jax.process_index() for d in mesh.devices.flat]
+    held = np.unique(np.unravel_index(np.flatnonzero(mine), mesh.devices.shape)[axis])
+    if size % len(held) or held[0] % len(held) or held[-1] - held[0] + 1 != len(held):
+        raise UserError(
+            f"Process {jax.process_index()} would hold the rows {held.tolist()} of a data axis of {size}, which are no equal block. Use a "
+            "config.mesh.model that divides, or is a multiple of, the number of devices of each process."
+        )
+    return int(held[0]) // len(held), size // len(held)
+
+
 def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
     """Returns the rule table of a preset in Flax's form."""
     return tuple(RULES[preset].items())

@@ -54,7 +54,7 @@ def abstract(
         ema = params if config.optimizer.ema_decay else ()
         return TrainState(jnp.int32(0), params, tx.init(params), ema, task.carry(config.global_batch_size))
 
-    boxed = jax.eval_shape(boxed_init, jax.random.key(0))
+    boxed = jax.eval_shape(lambda: boxed_init(jax.random.key(0)))
     shards = sharding.shardings(boxed, mesh, config.mesh.preset)
     rows = sharding.batch_sharding(mesh)
     shards = shards.replace(step=NamedSharding(mesh, P()), carry=jax.tree.map(lambda _: rows, boxed.carry))

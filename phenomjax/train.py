@@ -3,8 +3,8 @@
 import json
 import logging
 import os
+import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from phenomjax import checkpoint, cluster, metrics, optim, report, sharding, tas
 from phenomjax import config as config_lib
 from phenomjax import state as state_lib
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.feed import DeviceFeed, to_devices
-from phenomjax.progress import duration
+from phenomjax.evaluation import Evaluation
+from phenomjax.feed import DeviceFeed
+from phenomjax.goodput import FILE, Goodput, describe, process_began
+from phenomjax.progress import duration, log_to_file
 from phenomjax.step import make_step
+from phenomjax.watchdog import Watchdog
 
 log = logging.getLogger("phenomjax")
+own = log.getChild("process")  # what each process says into its own file
 
 
 class Diverged(Exception):
@@ -50,10 +54,14 @@ def run(config: ConfigDict, workdir: str | Path) -> int:
     """
     config = config_lib.finalize(config)
     workdir = open_workdir(workdir)
+    log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
+    own.info("process %d of %d on %s (pid %d), %d device(s) of %d; SLURM job %s", jax.process_index(), jax.process_count(),
+             socket.gethostname(), os.getpid(), jax.local_device_count(), jax.device_count(), os.environ.get("SLURM_JOB_ID", "none"))  # fmt: skip
     config = tasks.resolve(config, workdir)
     if (workdir / "config.json").exists() or any((workdir / checkpoint.FOLDER).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         config_lib.check_same_run(config, config_lib.load(workdir / "config.json"), workdir)
+    cluster.barrier("configuration checked")  # before process 0 writes it
     return Trainer(config, workdir).run()
 
 
@@ -65,15 +73,26 @@ class Trainer:
         _use_compilation_cache()
         self.mesh = sharding.make_mesh(config)
         self.task = tasks.make(config)
-        self.loader = self.task.loader("train", jax.process_index(), jax.process_count())
-        self.val_loader = self.task.loader("val", jax.process_index(), jax.process_count())
+        block = sharding.row_block(self.mesh)
+        self.loader = self.task.loader("train", *block)
+        self.val_loader = self.task.loader("val", *block)
+        self.first_row = block[0] * config.global_batch_size // block[1]
         self.rows, self.everywhere = sharding.batch_sharding(self.mesh), NamedSharding(self.mesh, P())
-        self.learning_rate = optim.schedule(config)
+        self.learning_rate = jax.jit(optim.schedule(config))
         self.tx = optim.make(config)
         self.compiled: dict[Any, Any] = {}
         self.rollbacks: list[dict[str, int]] = []
         self.compile_seconds = self.work = 0.0  # compilation is not part of a log line's rates; model FLOPs are
+        self.watchdog = Watchdog(config.watchdog.min_seconds, config.watchdog.slow_seconds)
+        self.goodput = Goodput(workdir / FILE, _began(), cluster.is_main())
+        self.evaluation = Evaluation(
+            self.task, config, self.loader, self.val_loader, self.rows, self.everywhere, self.beat
+        )
         self.started = time.monotonic()
+
+    def beat(self) -> None:
+        """Something moved that is no step (a batch of an evaluation)."""
+        self.watchdog.beat(self.watchdog.step)
 
     def run(self) -> int:
         """Restores or initialises, then trains, rolling back after divergence if the config says so."""
@@ -91,12 +110,14 @@ class Trainer:
                 (self.workdir / "versions.json").write_text(json.dumps(report.versions(), indent=2) + "\n")
             try:
                 while True:
-                    state, meta = self.restore()
+                    with self.watchdog.slow("restoring"):
+                        state, meta = self.restore()
                     try:
                         return self.loop(state, meta)
                     except Diverged as error:
                         self.roll_back(error)
             finally:
+                self.watchdog.stop()
                 self.checkpoints.close()
 
     def restore(self) -> tuple[state_lib.TrainState, dict[str, Any]]:
@@ -135,17 +156,23 @@ class Trainer:
         if c.divergence.action == "rollback" and not resumed:
             self.save(state, window, None, redo_eval=False)
         feed = DeviceFeed(self.loader, self.data_step, start, c.num_steps, self.rows)
+        samples = self.open_samples(start)
         since, since_step, saved_at = time.perf_counter(), start, time.monotonic()
+        self.goodput.begin(start)
+        self.watchdog.beat(start)
         redo_eval, stop = meta["redo_eval"], False
         try:
             if redo_eval:  # the run was stopped between this step and its evaluation
                 val_loss = self.evaluate(state, writers)
                 stop = val_loss is None
                 if not stop:
-                    self.draw(state, start, writers)
+                    self.draw(state, writers)
             step = start
             while step < c.num_steps and not stop:
-                position, batch, ids = next(feed)
+                self.watchdog.enter("data")
+                with self.goodput.spent("data"):
+                    position, batch, ids = next(feed)
+                self.watchdog.enter("step")
                 function, flops = self.step_function(state, batch)
                 state, values = function(state, batch, key, np.uint32(position))
                 step, self.work = step + 1, self.work + flops
@@ -153,11 +180,16 @@ class Trainer:
                     begin = time.perf_counter()
                     jax.block_until_ready(values)
                     log.info("first step done, %.1f s after its dispatch", time.perf_counter() - begin)
+                    own.info("first step done: %d", step)
                 if pending:
                     window.add(self.read(*pending))
                 pending, val_loss = (step, values, ids), None
+                self.watchdog.beat(step)
+                if samples:
+                    samples.write(json.dumps({"step": step, "first_row": self.first_row, "ids": ids.tolist()}) + "\n")
                 last = step == c.num_steps
                 stop = cluster.stop_requested() and not last
+                pause = step == c.stop_at_step and not last  # unlike a signal, it waits for the evaluation
                 log_due = step % c.log.every_steps == 0 or last
                 eval_due = (
                     self.val_loader is not None
@@ -168,7 +200,7 @@ class Trainer:
                 save_due = step % c.checkpoint.every_steps == 0 or last or (eval_due and c.checkpoint.keep_best > 0)
                 if log_due and c.checkpoint.every_minutes and not save_due:
                     save_due = cluster.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
-                if log_due or eval_due or draw_due or save_due or stop:
+                if log_due or eval_due or draw_due or save_due or stop or pause:
                     window.add(self.read(*pending))
                     pending = None
                 if log_due:
@@ -180,17 +212,21 @@ class Trainer:
                     val_loss = self.evaluate(state, writers)
                     redo_eval = stop = val_loss is None  # a signal came while evaluating
                 if draw_due and not stop:
-                    self.draw(state, step, writers)
+                    self.draw(state, writers)
+                stop = stop or pause
                 if save_due or stop:
-                    for writer in writers:
+                    for writer in (*writers, *([samples] if samples else [])):
                         writer.flush()
                     self.save(state, window, val_loss, redo_eval)
                     saved_at = time.monotonic()
                 if eval_due or draw_due or save_due:
                     since, since_step, feed.waited, self.work = time.perf_counter(), step, 0.0, 0.0
                     self.compile_seconds = 0.0
-            self.checkpoints.wait()
+            with self.goodput.spent("checkpoints"), self.watchdog.slow("writing a checkpoint"):
+                self.checkpoints.wait()
         finally:
+            if samples:
+                samples.close()
             feed.close()
             for writer in writers:
                 writer.close()
@@ -204,23 +240,30 @@ class Trainer:
         """The compiled step for the shapes of this batch (one program for each channel set) and its model FLOPs."""
         shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
         if shapes not in self.compiled:
-            name, largest = max(batch.items(), key=lambda item: item[1].size)
-            log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
-            begin = time.perf_counter()
-            step = make_step(self.task, self.tx, self.config)
-            jitted = jax.jit(
-                step, in_shardings=(self.shards, self.rows, self.everywhere, self.everywhere), out_shardings=(self.shards, self.everywhere),
-                donate_argnums=0,
-            )  # fmt: skip
-            compiled = jitted.lower(state, batch, jax.random.key(0), np.uint32(0)).compile()
-            memory = compiled.memory_analysis()
-            need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30 if memory else float("nan")
-            flops = self.task.flops(batch)
-            seconds = time.perf_counter() - begin
-            log.info("compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device", seconds, flops, need)
-            self.compiled[shapes] = (compiled, flops)
-            self.compile_seconds += time.perf_counter() - begin
+            with self.goodput.spent("compilation"), self.watchdog.slow("compiling"):
+                self.compiled[shapes] = self.compile(state, batch)
         return self.compiled[shapes]
+
+    def compile(self, state: state_lib.TrainState, batch: dict[str, jax.Array]) -> tuple[Any, float]:
+        """Compiles the step for the shapes of a batch."""
+        name, largest = max(batch.items(), key=lambda item: item[1].size)
+        log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
+        begin = time.perf_counter()
+        step = make_step(self.task, self.tx, self.config)
+        jitted = jax.jit(
+            step, in_shardings=(self.shards, self.rows, self.everywhere, self.everywhere), out_shardings=(self.shards, self.everywhere),
+            donate_argnums=0,
+        )  # fmt: skip
+        compiled = jitted.lower(state, batch, jax.random.key(0), np.uint32(0)).compile()
+        memory = compiled.memory_analysis()
+        need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30 if memory else float("nan")
+        flops = self.task.flops(batch)
+        seconds = time.perf_counter() - begin
+        log.info("compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device", seconds, flops, need)
+        # The first collective of a program gives up when processes come more than half a minute apart.
+        cluster.barrier("compiled", self.config.watchdog.slow_seconds)
+        self.compile_seconds += time.perf_counter() - begin
+        return compiled, flops
 
     def read(self, step: int, values: dict[str, jax.Array], ids: np.ndarray) -> dict[str, float]:
         """Fetches the metrics of a step and raises Diverged when they are not sound."""
@@ -249,66 +292,26 @@ class Trainer:
         left = duration((c.num_steps - step) * seconds / steps) if steps else "?"
         log.info("step %d/%d  loss %.4f  grad norm %.3g  lr %.3g  %.4g %s/s  data wait %.0f %%  ETA %s", step, c.num_steps,
                  means["train/loss"], means["train/grad_norm"], means["train/lr"], rate, unit, 100 * wait, left)  # fmt: skip
+        means["perf/goodput"] = self.goodput.write(step)["goodput"]
         for writer in writers:
             writer.scalars(step, means)
 
     def evaluate(self, state: state_lib.TrainState, writers: list) -> float | None:
-        """Means over the held-out batches; None when a signal came in between (the evaluation is repeated after the restart)."""
-        sums: dict[str, np.ndarray] = {}
-        function = self.cached(
-            "evaluate",
-            lambda: jax.jit(self.task.evaluate, out_shardings=(self.everywhere, self.rows), donate_argnums=2),
-        )
-        params = state.ema if self.config.optimizer.ema_decay else state.params
-        carry = self.first_carry("val")
-        for index in range(self.config.eval.num_batches or self.val_loader.steps_per_epoch):
-            if cluster.stop_requested():
-                return None
-            batch = to_devices(self.val_loader.batch(index), self.rows)
-            result, carry = function(params, batch, carry)
-            for name, pair in jax.device_get(result).items():
-                sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
-        means = {name: float(total / count) for name, (total, count) in sums.items()}
-        means = {f"val/{name}": value for name, value in (means | self.task.derive(means)).items()}
-        step = int(state.step)
-        log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items()))
-        for writer in writers:
-            writer.scalars(step, means)
-        return means["val/loss"]
+        """Validation loss; None when a signal came in between."""
+        self.watchdog.enter("evaluation")
+        with self.goodput.spent("evaluation"):
+            return self.evaluation.evaluate(state, writers)
 
-    def draw(self, state: state_lib.TrainState, step: int, writers: list) -> None:
-        """Writes figures of the first held-out images."""
-        count = self.config.figures.num_images
+    def draw(self, state: state_lib.TrainState, writers: list) -> None:
+        """Writes figures."""
+        with self.goodput.spent("evaluation"), self.watchdog.slow("drawing"):
+            self.evaluation.draw(state, self.workdir, writers)
 
-        def arrays(params: Any, batch: Any) -> Any:
-            return jax.tree.map(lambda x: x[:count], self.task.figure_arrays(params, batch))
-
-        function = self.cached("figures", lambda: jax.jit(arrays, out_shardings=self.everywhere))
-        loader = self.val_loader or self.loader
-        local = loader.batch(0)
-        batch = to_devices(local, self.rows)
-        result = jax.device_get(function(state.ema if self.config.optimizer.ema_decay else state.params, batch))
-        if not cluster.is_main():
-            return
-        folder = self.workdir / "figures"
-        folder.mkdir(exist_ok=True)
-        for name, figure in self.task.figures(result, loader.names(local[loader.item_key][:count])).items():
-            path = folder / f"{name}_{step:07d}.png"
-            figure.savefig(path, dpi=110)
-            log.info("wrote %s", path)
-            for writer in writers:
-                writer.figure(step, name, figure)
-
-    def first_carry(self, split: str) -> Any:
-        """The carry that a split starts from, on the devices."""
-        carry = lambda: self.task.carry(self.config.global_batch_size, split)  # noqa: E731
-        return jax.jit(carry, out_shardings=self.rows)()
-
-    def cached(self, name: str, make: Callable[[], Any]) -> Any:
-        """A jitted function that is made once."""
-        if name not in self.compiled:
-            self.compiled[name] = make()
-        return self.compiled[name]
+    def open_samples(self, start: int) -> Any:
+        """The file of this process in which every step's items are recorded, or None."""
+        if not self.config.log.sample_ids:
+            return None
+        return (self.workdir / "logs" / f"samples_{jax.process_index():03d}.jsonl").open("a")
 
     def save(
         self, state: state_lib.TrainState, window: metrics.Window, val_loss: float | None, redo_eval: bool
@@ -320,7 +323,8 @@ class Trainer:
             "redo_eval": redo_eval,
             "data": self.loader.fingerprints,
         }
-        self.checkpoints.save(int(state.step), state, meta, val_loss)
+        with self.goodput.spent("checkpoints"), self.watchdog.slow("saving"):
+            self.checkpoints.save(int(state.step), state, meta, val_loss)
 
     def roll_back(self, error: Diverged) -> None:
         """Skips the window between the last good checkpoint and the bad step, or gives up.
@@ -355,12 +359,14 @@ class Trainer:
         best = self.checkpoints.best_step()
         log.info(
             "%s at step %d after %s",
-            "stopped by a signal" if stopped else "done",
+            "stopped" if stopped else "done",
             step,
             duration(time.monotonic() - self.started),
         )
         log.info("wrote %s: checkpoints of steps %s%s, metrics.jsonl, config.json, figures", self.workdir, self.checkpoints.steps(),
                  "" if best is None else f" (lowest val/loss: {best})")  # fmt: skip
+        log.info("goodput: %s", describe(self.goodput.write(step), len(self.goodput.earlier) + 1))
+        own.info("%s at step %d", "stopped" if stopped else "done", step)
         if stopped:
             log.info("run the same command again to continue at step %d", step)
             return EXIT_STOPPED
@@ -385,6 +391,11 @@ def open_workdir(workdir: str | Path) -> Path:
             f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own."
         ) from None
     return path
+
+
+def _began() -> float:
+    """When this run's process began; a notebook's process is older than its run."""
+    return process_began() if cluster.started() else time.time()
 
 
 def _use_compilation_cache() -> None:
