@@ -1,0 +1,210 @@
+"""Runs a training command until it is done: the restart policy of all launchers. Runs with the host's own python3 (3.8 or later, no packages).
+
+  python3 launch/supervise.py srun … python -m phenomjax.main --config … --workdir …
+
+What happens after a start depends on its exit code and on whether WORKDIR/progress (newest whole checkpoint) grew:
+
+  0   done: end
+  2   a mistake in the configuration or the input: end, never again
+  75  stopped by a signal after saving: requeue (time limit, preemption); end if the run was to stop at this step
+  any other (a rank failed, 76 = watchdog): with progress start again at once on the same nodes; without, requeue, because SLURM
+      then picks other nodes; after three starts without progress in a row give up
+
+A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a preempted job, or one that lost a
+node, is requeued by SLURM itself.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DONE, CONFIG, STOPPED = 0, 2, 75  # phenomjax/errors.py
+MAX_FAILS = 3
+MIN_SECONDS_LEFT = (
+    300  # of the time limit, for a restart in place: later ones might never get the signal that precedes it
+)
+
+
+def say(text):
+    print("launch: " + text, flush=True)
+
+
+def number(path):
+    """The integer in a one-line file; 0 where there is none."""
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def write_number(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(f"{value}\n")
+    os.replace(str(partial), str(path))
+
+
+def flag(command, name):
+    """The value of --name VALUE or --name=VALUE, the last one if there are several; None without."""
+    found = None
+    for this, after in zip(command, [*command[1:], None]):  # noqa: B905  strict= is newer than 3.8
+        key, equals, value = this.partition("=")
+        if key in ("--" + name, "-" + name):
+            found = value if equals else after
+    return found
+
+
+def stop_at_step(command, workdir):
+    """The step at which the run is meant to end with 75 (`stop_at_step` of its configuration); 0 = none."""
+    value = flag(command, "config.stop_at_step")
+    if value is None:
+        try:
+            value = json.loads((workdir / "config.json").read_text()).get("stop_at_step", 0)
+        except (OSError, ValueError):
+            value = 0
+    return int(value)
+
+
+def decide(code, before, after, fails, stop_at=0):
+    """The policy: (what to do, starts without progress so far, why).
+
+    Args:
+      code: exit code of the start that just ended.
+      before, after: newest checkpoint before and after it.
+      fails: starts in a row before this one that made no progress.
+      stop_at: step at which the run is meant to stop, or 0.
+
+    Returns:
+      ("end" | "restart" | "requeue", new count of starts without progress, reason in words).
+    """
+    if after > before:
+        fails = 0
+    elif code not in (DONE, CONFIG, STOPPED):
+        fails += 1
+    if code == DONE:
+        return "end", fails, "done"
+    if code == CONFIG:
+        return "end", fails, "a mistake in the configuration or the input: not tried again"
+    if code == STOPPED:
+        if stop_at and after >= stop_at:
+            return "end", fails, f"stopped at step {stop_at} as asked"
+        return "requeue", fails, "stopped by a signal, saved"
+    if fails >= MAX_FAILS:
+        return "end", fails, f"{fails} starts in a row without progress: giving up"
+    if after > before:
+        return "restart", fails, "failed after progress"
+    return "requeue", fails, f"failed without progress ({fails} of {MAX_FAILS})"
+
+
+class Slurm:
+    """What the policy needs of a SLURM job."""
+
+    def __init__(self, environment):
+        # In an array one task's SLURM_JOB_ID is the id of the whole array: commands with it would address all tasks.
+        array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+        self.id = array + "_" + task if array else environment["SLURM_JOB_ID"]
+        self.first = environment.get("SLURM_RESTART_COUNT", "0") == "0"
+
+    def state(self):
+        """(RUNNING, COMPLETING, …, seconds left); the state is "gone" when SLURM knows no such job."""
+        words = self._run("squeue", "-h", "-j", self.id, "-o", "%T %L").stdout.split()
+        return (words[0], seconds(words[-1])) if words else ("gone", 0)
+
+    def requeue(self):
+        """Whether SLURM took the job back into its queue."""
+        result = self._run("scontrol", "requeue", self.id)
+        if result.returncode:
+            say(f"SLURM refuses to requeue ({(result.stdout + result.stderr).strip()})")
+        return result.returncode == 0
+
+    @staticmethod
+    def _run(*command):
+        # SLURM signals the children of the batch shell too: in a group of their own these survive.
+        return subprocess.run(command, capture_output=True, text=True, start_new_session=True)
+
+
+def seconds(left):
+    """Seconds of SLURM's [days-][[hours:]minutes:]seconds; endless for UNLIMITED and the like."""
+    if not re.match(r"^[\d:-]+$", left):
+        return float("inf")
+    days, _, clock = left.rpartition("-")
+    total = 0
+    for part in clock.split(":"):
+        total = 60 * total + int(part)
+    return total + 86400 * int(days or 0)
+
+
+def run(start, command, scheduler, first=True):
+    """Starts a command as often as the policy says.
+
+    Args:
+      start: runs the command once and returns its exit code.
+      command: the words of the command, in which --workdir is found.
+      scheduler: a `Slurm`, or None on a machine without: then a requeue is a restart, and 75 is handed to the caller.
+      first: whether nobody counted starts of this job before.
+
+    Returns:
+      The exit code of the last start.
+    """
+    if flag(command, "workdir") is None:
+        say(f"the command names no --workdir, so nobody could see its progress: {' '.join(command)}")
+        return CONFIG
+    workdir = Path(flag(command, "workdir"))
+    try:
+        fails = 0 if first else number(workdir / "fails")
+        write_number(workdir / "fails", fails)
+    except OSError as error:
+        say(f"--workdir {workdir} cannot be written ({error}): give a folder that this host and all nodes can write")
+        return CONFIG
+    while True:
+        before = number(workdir / "progress")
+        code = start()
+        after = number(workdir / "progress")
+        say(f"exit code {code}, checkpoint of step {before} -> {after}")
+        action, fails, why = decide(code, before, after, fails, stop_at_step(command, workdir))
+        write_number(workdir / "fails", fails)
+        if action == "end":
+            say(why)
+            return code
+        if scheduler is None:
+            if code == STOPPED:
+                say(why + "; the same command continues")
+                return code
+            say(why + "; starting again")
+            continue
+        state, left = scheduler.state()
+        if state != "RUNNING":
+            say(f"{why}; the job is {state}, so it is not ours to start again")
+            return code
+        if action == "restart" and left > MIN_SECONDS_LEFT:
+            say(why + "; starting again on the same nodes")
+            continue
+        say(why + "; requeue")
+        if scheduler.requeue():
+            time.sleep(600)  # until SLURM ends us; leaving first would race with it
+        return code
+
+
+def main(command):
+    scheduler = Slurm(os.environ) if "SLURM_JOB_ID" in os.environ else None
+    # SLURM signals the batch shell, which is this process, when it signals the ranks: they save, and we must still be there afterwards.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def start():
+        return shell_code(subprocess.Popen(command).wait())
+
+    return run(start, command, scheduler, scheduler is None or scheduler.first)
+
+
+def shell_code(code):
+    """Exit code as a shell says it: 128 + signal."""
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
