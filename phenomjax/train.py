@@ -167,6 +167,7 @@ class Trainer:
                 stop = val_loss is None
                 if not stop:
                     self.draw(state, writers)
+            stop = stop or 0 < c.stop_at_step <= start < c.num_steps  # it was paused here before
             step = start
             while step < c.num_steps and not stop:
                 self.watchdog.enter("data")
