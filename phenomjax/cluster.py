@@ -144,23 +144,21 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
       local_devices: how many devices the launcher promised to each process; 0 = no promise.
 
     Raises:
-      UserError: contradicting numbers, a coordinator that does not answer (exit code 1), or fewer devices than promised.
+      UserError: contradicting numbers, or other devices than promised. Processes that do not find each other exit with 1.
     """
     place = find_place(coordinator, num_processes, process_id, os.environ)
     address = place.coordinator or f"127.0.0.1:{_free_port()}"
-    try:
-        jax.distributed.initialize(
-            address, place.num_processes, place.process_id, place.local_device_ids, cluster_detection_method="deactivate",
-            initialization_timeout=CONNECT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=60, coordinator_bind_address=address,
-        )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"Process {place.process_id} of {place.num_processes} on {socket.gethostname()} could not join the others at {address} within "
-            f"{CONNECT_SECONDS} s: {_first_line(error)}. Either some process was not started, or died early (see its own output), or a "
-            "firewall or a *_proxy variable stands between the hosts.",
-            EXIT_FAILED,
-        ) from None
+    alone = threading.Timer(
+        CONNECT_SECONDS - 5, _nobody_came, (place, address)
+    )  # JAX would end the process without an explanation
+    alone.daemon = True
+    alone.start()
+    jax.distributed.initialize(
+        address, place.num_processes, place.process_id, place.local_device_ids, cluster_detection_method="deactivate",
+        initialization_timeout=CONNECT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=60, coordinator_bind_address=address,
+    )  # fmt: skip
+    alone.cancel()
     # JAX owns SIGTERM now. Ctrl-C asks for the same clean stop; a second Ctrl-C ends at once.
     signal.signal(signal.SIGINT, _interrupt)
     if place.process_id:
@@ -172,6 +170,18 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
         _check_devices(place, local_devices)
 
 
+def _nobody_came(place: Place, address: str) -> None:
+    """Ends a process that cannot join the others."""
+    print(
+        f"error: process {place.process_id} of {place.num_processes} on {socket.gethostname()} could not join the others at {address} within "
+        f"{CONNECT_SECONDS - 5} s. Some process was not started or died early (the output of the processes that do not say this tells which), "
+        "or a firewall, a wrong --coordinator or a *_proxy variable stands between the hosts.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(EXIT_FAILED)
+
+
 def _check_devices(place: Place, promised: int) -> None:
     """Raises UserError when JAX sees other processes or devices than the launcher promised."""
     seen = jax.local_device_count()
@@ -181,7 +191,8 @@ def _check_devices(place: Place, promised: int) -> None:
             f"{jax.process_count()} process(es); the launcher promised {promised or 'any number of'} device(s) in each of "
             f"{place.num_processes} process(es). Usual causes: jax without CUDA on that host (pip install -r requirements-cuda.txt), a GPU "
             f"that is down (nvidia-smi), CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(not set)')}, or another number of "
-            "tasks than GPUs."
+            "tasks than GPUs.",
+            EXIT_FAILED,  # another node may have them
         )
 
 
@@ -206,10 +217,6 @@ def _interrupt(*_: object) -> None:
         flush=True,
     )
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
 
 
 @contextlib.contextmanager

@@ -254,7 +254,9 @@ def load(path: Path) -> ConfigDict:
         parent = config
         *parents, leaf = key.split(".")
         for name in parents:
-            parent = parent[name] if name in parent else parent.setdefault(name, ConfigDict())
+            if name not in parent:  # a section that this version no longer has: `check_same_run` names it
+                parent[name] = ConfigDict()
+            parent = parent[name]
         parent[leaf] = value
     return config
 
