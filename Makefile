@@ -15,6 +15,9 @@ test: $(VENV)/dev.done
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+	$(VENV)/bin/shellcheck launch/*.sbatch .ci/run
+	$(VENV)/bin/hadolint launch/Dockerfile
+	$(VENV)/bin/yamllint -d '{extends: default, rules: {line-length: {max: 150}, document-start: disable}}' launch/k8s
 
 lock: $(VENV)/dev.done  # the locks hold for every Python from 3.11 on
 	$(RUN) -m pip install -q uv
