@@ -1,28 +1,37 @@
-"""Checkpoints: save, restore on any mesh, compare, load parameters. Nothing else imports Orbax.
+"""Checkpoints: save, verify, restore on any mesh, compare, load parameters. Nothing else imports Orbax.
 
 A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one), `rest` (step, optimiser state, carry) and
 `meta` (JSON: what the loop has to remember). The position in the data is the step, so nothing about data is stored.
+
+Orbax writes and commits it in threads; then every process hashes its share of the files in a thread (phenomjax/digests.py), and when all have,
+process 0 records the step in WORKDIR/progress and deletes what need not be kept any more. Only a checkpoint with all its digests is ever used.
 """
 
+import json
 import logging
+import math
+import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
 
+from phenomjax import cluster, digests, recovery
 from phenomjax import config as config_lib
-from phenomjax.errors import UserError
+from phenomjax import workdir as workdir_lib
+from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.state import TrainState
+from phenomjax.workdir import CHECKPOINTS as FOLDER
 
 log = logging.getLogger("phenomjax")
-FOLDER = "checkpoints"
 
 
 class Checkpointer:
-    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run.
+    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run. All processes call the same methods in the same order.
 
     Args:
       workdir: absolute folder of the run.
@@ -30,47 +39,122 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: Path, config: ConfigDict):
-        keep = [checkpoint_managers.LatestN(config.checkpoint.keep_latest)]
-        if config.checkpoint.keep_best:
-            # Sorted ascending, the last n stay; checkpoints that were not evaluated are no candidates.
-            keep.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda m: -m["val/loss"],
-                    n=config.checkpoint.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        self._manager = ocp.CheckpointManager(
-            workdir / FOLDER,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-                best_fn=lambda m: m["val/loss"],
-                best_mode="min",
-                cleanup_tmp_directories=True,
-                step_prefix=None,
-            ),
-            item_names=("params", "ema", "rest", "meta"),
+        self.workdir, self._config = workdir, config.checkpoint
+        seconds = math.ceil(config.checkpoint.timeout_seconds)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(), async_options=ocp.options.AsyncOptions(timeout_secs=seconds)
         )
+        self._losses: dict[int, float | None] = {}  # of the sealed checkpoints: validation loss
+        self._thread: threading.Thread | None = None
+        self._writing, self._began = 0, 0.0
+        self._error: BaseException | None = None
 
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+    def newest_good(self) -> int | None:
+        """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before (`recovery.newest_good`).
+
+        Returns:
+          The step to restore, the same in all processes; None for a new run.
+
+        Raises:
+          UserError: there were checkpoints and none is good, or the disk fails.
+        """
+        self.wait()
+        step, self._losses = recovery.newest_good(self.workdir)
+        return step
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any], val_loss: float | None = None) -> None:
-        """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A step that is saved already stays."""
-        if step in self._manager.all_steps():
+        """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A step that is saved already stays.
+
+        Raises:
+          UserError: this or the write before failed.
+        """
+        self.wait()
+        if step in self._losses:
             return
-        metrics = None if val_loss is None else {"val/loss": val_loss}
+        self._writing, self._began = step, time.monotonic()
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)), metrics=metrics, force=True
-        )
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta | {recovery.VAL_LOSS: val_loss}))
+        try:
+            (self.workdir / FOLDER).mkdir(exist_ok=True)
+            self._orbax.save(self._path(step), args=args)
+        except Exception as error:
+            self._error = error
+            self.check()
+        self._thread = threading.Thread(target=self._finish, args=(step, val_loss), daemon=True, name="seal checkpoint")
+        self._thread.start()
+
+    def _finish(self, step: int, val_loss: float | None) -> None:
+        """In a thread: waits for the commit, hashes, records, deletes."""
+        try:
+            self._orbax.wait_until_finished()
+            digests.write_share(self._path(step), jax.process_index(), jax.process_count())
+            recovery.gather("seal", "", self._config.timeout_seconds)
+            losses = {**self._losses, step: val_loss}
+            keep = recovery.kept(losses, self._config.keep_latest, self._config.keep_best)
+            if cluster.is_main():
+                if wrong := digests.structure(self._path(step))[1]:
+                    raise OSError(f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}")
+                workdir_lib.write_progress(self.workdir, step)
+                for old in losses.keys() - keep:
+                    workdir_lib.delete(self.workdir, old)
+            self._losses = {s: loss for s, loss in losses.items() if s in keep}
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raises what failed in the background, as soon as it did; cheap enough for every step.
+
+        Raises:
+          UserError: a write failed or took longer than `checkpoint.timeout_seconds`.
+        """
+        late = self._thread is not None and self._thread.is_alive() and self._seconds_left() < 0
+        if self._error is None and not late:
+            return
+        path = self._path(self._writing)
+        error = self._error or TimeoutError()
+        self._error = error  # it stays: nothing is waited for any more
+        mended = workdir_lib.workdir_error(error, self.workdir, f"The checkpoint {path}")
+        if mended:  # what there is of it only fills the disk
+            shutil.rmtree(path.with_name(path.name + workdir_lib.LEFTOVERS[0]), ignore_errors=True)
+            raise mended from error
+        if isinstance(error, UserError):
+            raise error
+        if self._seconds_left() < 1:
+            mend = f"See whether that disk hangs, or raise --config.checkpoint.timeout_seconds (now {self._config.timeout_seconds:g})"
+            raise UserError(
+                f"The checkpoint {path} was not written within {self._config.timeout_seconds:g} s ({workdir_lib.space(self.workdir)}). "
+                f"{workdir_lib.advice(self.workdir, mend)}",
+                EXIT_FAILED,
+            ) from error
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"The checkpoint {path} could not be written: {what} ({workdir_lib.space(self.workdir)}). "
+            f"{workdir_lib.advice(self.workdir, 'See that the folder is there and yours')}",
+            EXIT_FAILED,
+        ) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is sealed.
+
+        Raises:
+          UserError: as `check`.
+        """
+        if self._thread is not None and self._error is None:
+            self._thread.join(max(self._seconds_left(), 0.0) + 1)
+        self.check()
+        self._thread = None
+
+    def _seconds_left(self) -> float:
+        return self._began + self._config.timeout_seconds - time.monotonic()
+
+    def _path(self, step: int) -> Path:
+        return self.workdir / FOLDER / str(step)
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores a checkpoint into the shardings of `abstract`, strictly.
 
         Args:
-          step: a complete checkpoint.
+          step: of `newest_good`.
           abstract: TrainState of jax.ShapeDtypeStruct with the shardings wanted now.
 
         Returns:
@@ -79,36 +163,33 @@ class Checkpointer:
         Raises:
           UserError: names, shapes or dtypes differ; lists which.
         """
-        path, wanted = Path(self._manager.directory) / str(step), _items(abstract)
+        path, wanted = self._path(step), _items(abstract)
         for name, tree in wanted.items():
             check(path / name, tree, f"the {name} of checkpoint {path}")
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+        restored = self._orbax.restore(path, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
         rest = restored["rest"]
         ema = restored["ema"] if "ema" in wanted else ()
         carry = rest.get("carry", ())
         return TrainState(rest["step"], restored["params"], rest["opt_state"], ema, carry), restored["meta"]
 
-    def delete_after(self, step: int) -> None:
-        """Deletes checkpoints that are newer than `step` (after a roll-back)."""
-        for newer in [s for s in self._manager.all_steps() if s > step]:
-            self._manager.delete(newer)
+    def latest_step(self) -> int | None:
+        """The newest sealed checkpoint, or None."""
+        return max(self._losses, default=None)
 
     def steps(self) -> list[int]:
-        """All complete checkpoints."""
-        return sorted(self._manager.all_steps())
+        """All sealed checkpoints."""
+        return sorted(self._losses)
 
     def best_step(self) -> int | None:
         """The checkpoint with the lowest validation loss, or None when none was evaluated."""
-        return self._manager.best_step()
-
-    def wait(self) -> None:
-        """Returns when every save has been written; raises what a background write raised."""
-        self._manager.wait_until_finished()
+        return max(recovery.kept(self._losses, 0, 1), default=None)
 
     def close(self) -> None:
-        """Waits for the writes and frees the threads."""
-        self._manager.close()
+        """Waits for the writes and frees the threads; after a failure it waits for nothing, since a failed write may never end."""
+        if self._error is None:
+            self.wait()
+            self._orbax.close()
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -166,7 +247,7 @@ def _metadata(item: Path) -> Any:
 
 
 def find(path: str | Path) -> Path:
-    """Resolves a run's workdir (its newest checkpoint) or a checkpoint folder to the checkpoint folder.
+    """Resolves a run's workdir (its newest sealed checkpoint) or a checkpoint folder to the checkpoint folder.
 
     Raises:
       UserError: neither.
@@ -174,13 +255,44 @@ def find(path: str | Path) -> Path:
     path = Path(path).absolute()
     if (path / "params").is_dir():
         return path
-    steps = [int(p.name) for p in (path / FOLDER).glob("*") if p.name.isdigit() and (p / "params").is_dir()]
+    steps = workdir_lib.sealed_steps(path)
     if not steps:
+        unsealed = workdir_lib.steps(path)
         raise UserError(
             f"{path} holds no checkpoint: it has neither a folder 'params' nor '{FOLDER}/STEP'. Give the --workdir of a run that saved, or one "
             "of its checkpoints/STEP folders."
+            if not unsealed
+            else f"No checkpoint in {path / FOLDER} has its digests (there are steps {unsealed}): each was interrupted, or written by an older "
+            f"version. If you trust one of them, run `python -m phenomjax.digests {path / FOLDER}/STEP` first."
         )
-    return path / FOLDER / str(max(steps))
+    return path / FOLDER / str(steps[-1])
+
+
+def _verify(folder: Path, item: str, together: bool) -> None:
+    """Hashes an item of a checkpoint before it is read.
+
+    Args:
+      folder: the checkpoint.
+      item: "params" or "ema".
+      together: whether all processes call this, and share the work.
+
+    Raises:
+      UserError: names what is damaged.
+    """
+    index, count = (jax.process_index(), jax.process_count()) if together else (0, 1)
+    wrong = digests.damage(folder, index, count, items=(item,))
+    if together:
+        texts = recovery.gather("verify", json.dumps(wrong))
+        wrong = sorted({line for text in texts for line in json.loads(text)})
+    if wrong:
+        others = [s for s in workdir_lib.sealed_steps(folder.parent.parent) if str(s) != folder.name]
+        known = f"Other checkpoints of that run are steps {others}." if others else "That run has no other checkpoint."
+        trust = (
+            f" If you trust it, run `python -m phenomjax.digests {folder}` first." if not digests.sealed(folder) else ""
+        )
+        raise UserError(
+            f"The checkpoint {folder} is damaged and is not used: {workdir_lib.some(wrong)}. {known}{trust}"
+        )
 
 
 def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
@@ -195,6 +307,7 @@ def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
     folder = find(path)
     config = config_lib.load(folder.parent.parent / "config.json")
     item = folder / ("ema" if (folder / "ema").is_dir() else "params")
+    _verify(folder, item.name, together=False)
     target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=_one_device()), _metadata(item))
     return config, jax.device_get(ocp.StandardCheckpointer().restore(item, target)), int(folder.name)
 
@@ -207,6 +320,7 @@ def load_params(path: str | Path, abstract: Any) -> Any:
     """
     folder = find(path)
     item = folder / ("ema" if (folder / "ema").is_dir() else "params")
+    _verify(folder, item.name, together=True)
     check(item, abstract, f"init_from: the parameters of {folder}")
     params = ocp.StandardCheckpointer().restore(item, abstract)
     count = sum(x.size for x in jax.tree.leaves(params))
@@ -230,6 +344,8 @@ def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", params)
+    digests.write_share(folder)
+    workdir_lib.write_progress(workdir, 0)
     config_lib.save(config, workdir / "config.json")
     return folder
 

@@ -26,6 +26,7 @@ from phenomjax.goodput import FILE, Goodput, describe, process_began
 from phenomjax.progress import duration, log_to_file
 from phenomjax.step import make_step
 from phenomjax.watchdog import Watchdog
+from phenomjax.workdir import workdir_error
 
 log = logging.getLogger("phenomjax")
 own = log.getChild("process")  # what each process says into its own file
@@ -62,7 +63,12 @@ def run(config: ConfigDict, workdir: str | Path) -> int:
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         config_lib.check_same_run(config, config_lib.load(workdir / "config.json"), workdir)
     cluster.barrier("configuration checked")  # before process 0 writes it
-    return Trainer(config, workdir).run()
+    try:
+        return Trainer(config, workdir).run()
+    except OSError as error:  # metrics, figures or a checkpoint on a full or read-only disk
+        if told := workdir_error(error, workdir):
+            raise told from error
+        raise
 
 
 class Trainer:
@@ -122,7 +128,7 @@ class Trainer:
 
     def restore(self) -> tuple[state_lib.TrainState, dict[str, Any]]:
         """The newest checkpoint, or random (or `init_from`) parameters."""
-        step = self.checkpoints.latest_step()
+        step = self.checkpoints.newest_good()
         if step is not None:
             state, meta = self.checkpoints.restore(step, self.abstract)
             changed = [
@@ -186,6 +192,7 @@ class Trainer:
                     window.add(self.read(*pending))
                 pending, val_loss = (step, values, ids), None
                 self.watchdog.beat(step)
+                self.checkpoints.check()
                 if samples:
                     samples.write(json.dumps({"step": step, "first_row": self.first_row, "ids": ids.tolist()}) + "\n")
                 last = step == c.num_steps
