@@ -1,0 +1,143 @@
+"""Who works on what: claims as files on the shared file system, so that no two workers are in one trial's folder.
+
+Claim n on a thing is the file CLAIMS/THING/n, and belongs to whoever created it: creating a file that must not exist is atomic on local disks,
+NFS, Lustre and GPFS. The newest claim counts. Its owner rewrites it every few seconds with a higher `beat`, and marks it released in the end.
+Whoever finds the newest claim dead takes the next number, which only one can. Dead means: on the same machine, that the process is gone; on
+another, that the beat did not change for `lease_seconds` by the finder's own clock (clocks of hosts need not agree). An owner that was asleep
+so long finds a newer claim when it wakes, and must stop its work. Old claims stay: they are the record of who worked on what.
+"""
+
+import json
+import os
+import socket
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+LEASE_SECONDS = 60.0
+
+
+class Claims:
+    """All claims of one process.
+
+    Args:
+      folder: the claims of a study.
+      lease_seconds: how long another machine's worker may be silent.
+    """
+
+    def __init__(self, folder: Path, lease_seconds: float = LEASE_SECONDS):
+        self.folder, self.lease_seconds = folder, lease_seconds
+        self.mine: dict[str, int] = {}
+        self._beats, self._last_beat = 0, 0.0
+        self._seen: dict[tuple[str, int], tuple[Any, float]] = {}
+
+    def take(self, thing: str) -> bool:
+        """Claims a thing; False when a living worker has it, or another was quicker."""
+        number = self._newest(thing)
+        if self._held(thing, number):
+            return False
+        path = self._path(thing, number + 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("x") as file:
+                file.write(self._text())
+        except FileExistsError:
+            return False
+        self.mine[thing] = number + 1
+        return True
+
+    def held(self, thing: str) -> bool:
+        """Whether a living worker, this one included, has the thing."""
+        return self._held(thing, self._newest(thing))
+
+    def beat(self) -> bool:
+        """Says that this process lives, as often as is needed; False when something was taken from it meanwhile."""
+        now = time.monotonic()
+        if now - self._last_beat < self.lease_seconds / 6:
+            return True
+        self._last_beat, self._beats = now, self._beats + 1
+        for thing, number in list(self.mine.items()):
+            if self._newest(thing) != number:
+                del self.mine[thing]
+                return False
+            self._write(thing, number)
+        return True
+
+    def release(self, thing: str) -> None:
+        """Gives the thing back."""
+        number = self.mine.pop(thing, None)
+        if number is not None:
+            self._write(thing, number, released=True)
+
+    def _path(self, thing: str, number: int) -> Path:
+        return self.folder / thing / f"{number:05d}"
+
+    def _newest(self, thing: str) -> int:
+        try:
+            return max((int(name) for name in os.listdir(self.folder / thing) if name.isdigit()), default=-1)
+        except FileNotFoundError:
+            return -1
+
+    def _held(self, thing: str, number: int) -> bool:
+        if number < 0:
+            return False
+        if self.mine.get(thing) == number:
+            return True
+        try:
+            claim = json.loads(self._path(thing, number).read_text())
+        except (OSError, ValueError):  # its owner is writing the first line, or died before
+            claim = {}
+        if claim.get("released"):
+            return False
+        if claim.get("machine") == machine():
+            return started(claim["pid"]) == claim["started"]
+        beat, since = self._seen.get((thing, number), (None, 0.0))
+        if not since or beat != claim.get("beat"):
+            self._seen[thing, number] = claim.get("beat"), time.monotonic()
+            return True
+        return time.monotonic() - since < self.lease_seconds
+
+    def _write(self, thing: str, number: int, released: bool = False) -> None:
+        path = self._path(thing, number)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(self._text(released))
+        os.replace(part, path)
+
+    def _text(self, released: bool = False) -> str:
+        return json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started": started(os.getpid()),
+                "machine": machine(),
+                "beat": self._beats,
+                "time": datetime.now().isoformat(timespec="seconds"),
+                "released": released,
+            }
+        )
+
+
+def machine() -> str:
+    """Where a process number means the same process: one boot of one kernel, and one process name space in it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def started(pid: int) -> str:
+    """When a living process began, in ticks since boot; "" for one that is gone, "?" where that cannot be known."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else fields[18]
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "?"

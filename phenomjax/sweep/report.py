@@ -1,0 +1,139 @@
+"""What came of a sweep: a table of its trials, the command that trains the winner, and Optuna's figures of importance and of all values."""
+
+import shlex
+import warnings
+from pathlib import Path
+
+import matplotlib
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from phenomjax.sweep.study import Study, entry
+
+STATES = ("complete", "pruned", "paused", "running", "diverged", "failed")
+
+
+def report(study: Study) -> str:
+    """The table, the figures that were drawn, and the command that trains the winner."""
+    s, trials = study.settings, sorted(study.trials(), key=_rank)
+    states = [_state(study, t) for t in trials]
+    lines = [table(study, trials)]
+    counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
+    steps, full = sum(max(t.intermediate_values, default=0) for t in trials), len(trials) * s.rungs[-1]
+    saved = f"; all of them to the end would have been {full}" if steps < full else ""
+    lines.append(f"{len(trials)} trials: {', '.join(counts)}; {steps} steps{saved}")
+    for trial, state in zip(trials, states, strict=True):
+        if state in ("failed", "diverged"):
+            lines.append(f"trial {trial.number:04d} {trial.user_attrs['outcome']}")
+    lines += importance(study, trials)
+    if not trials or not trials[0].user_attrs["losses"]:
+        return "\n".join([*lines, "no trial has a val/loss yet"])
+    best = trials[0]
+    losses = best.user_attrs["losses"]
+    values = [f"--config.{key}={value}" for key, value in best.params.items()]
+    command = [
+        "python",
+        "-m",
+        "phenomjax.main",
+        "--config",
+        s.config,
+        *s.overrides,
+        *values,
+        "--workdir",
+        _shown(s.path / "winner"),
+    ]
+    lines.append(
+        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step {s.rungs[len(losses) - 1]}, trained in "
+        f"{_shown(s.workdir(best.number))}; this trains it anew:\n  {shlex.join(command)}"
+    )
+    return "\n".join(lines)
+
+
+def table(study: Study, trials: list[FrozenTrial]) -> str:
+    """One row a trial, those that came farthest first, best first."""
+    keys = list(study.space)
+    header = ["trial", "state", "step", "val/loss", "starts", *keys]
+    rows = [
+        [
+            f"{t.number:04d}",
+            _state(study, t),
+            str(max(t.intermediate_values, default=0)),
+            f"{t.intermediate_values[max(t.intermediate_values)]:.4f}" if t.intermediate_values else "-",
+            str(t.user_attrs["starts"]),
+            *(f"{t.params[k]:.4g}" if isinstance(t.params[k], float) else str(t.params[k]) for k in keys),
+        ]
+        for t in trials
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])
+
+
+def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
+    """Shares of the variance that each key explains (PED-ANOVA), and the figures, at the lowest rung: all trials have a val/loss there.
+
+    Returns:
+      Lines that say what was found and written; none with fewer than two trials at the rung.
+    """
+    step = study.settings.rungs[0]
+    there = [t for t in trials if t.user_attrs.get("losses")]
+    if len(there) < 2 or len({t.user_attrs["losses"][0] for t in there}) < 2:
+        return []
+    view = optuna.create_study()
+    for t in there:
+        view.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=t.user_attrs["losses"][0],
+                params=t.params,
+                distributions=t.distributions,
+                intermediate_values=t.intermediate_values,
+            )
+        )
+    folder = study.settings.path / "figures"
+    folder.mkdir(exist_ok=True)
+    matplotlib.use("agg")
+    from optuna.visualization import matplotlib as draw
+
+    name = f"val/loss at step {step}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its matplotlib figures experimental
+        shares = optuna.importance.get_param_importances(view)
+        axes = {
+            "importance": draw.plot_param_importances(view, target_name=name),
+            "parallel_coordinate": draw.plot_parallel_coordinate(view, target_name=name),
+            "curves": draw.plot_intermediate_values(view),
+        }
+    axes["curves"].set(xlabel="step", ylabel="val/loss")
+    if (legend := axes["curves"].get_legend()) and len(there) > 10:
+        legend.remove()
+    for file, ax in axes.items():
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(9, 5)
+        figure.savefig(folder / f"{file}.png", dpi=120, bbox_inches="tight")
+    matplotlib.pyplot.close("all")
+    said = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
+    return [f"importance for {name}: {said}", f"figures: {_shown(folder)}/{{{','.join(axes)}}}.png"]
+
+
+def _rank(trial: FrozenTrial) -> tuple:
+    """Farthest first, then the lowest val/loss; those without any last."""
+    losses = trial.user_attrs.get("losses") or []
+    return (-len(losses), losses[-1] if losses else 0.0, trial.number)
+
+
+def _state(study: Study, trial: FrozenTrial) -> str:
+    e = entry(trial)
+    if e.diverged:
+        return "diverged"
+    if e.closed:
+        return {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+    return "running" if e.underway else "paused"
+
+
+def _shown(path: Path) -> str:
+    """A path below the present folder without that folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

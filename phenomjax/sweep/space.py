@@ -1,0 +1,175 @@
+"""Search spaces, written in a config file beside the values that they vary:
+
+    from phenomjax.sweep.space import choice, log_uniform, uniform
+
+    def search_space():
+        return {"model.patch_size": choice(8, 16), "model.mask_ratio": uniform(0.5, 0.9), "optimizer.learning_rate": log_uniform(1e-4, 1e-2)}
+
+A key is a dotted key of the configuration. Nothing here needs Optuna, so that a config file with a space also trains without it.
+"""
+
+import dataclasses
+import importlib.util
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from phenomjax import config as config_lib
+from phenomjax.errors import UserError, did_you_mean
+
+# Keys that the sweep itself needs to be the same in all trials.
+FIXED = ("num_steps", "stop_at_step", "eval.every_steps", "task")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some values (numbers, texts, True and False)."""
+
+    values: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A number between two, both included; `step` 0 means any number in between."""
+
+    low: float
+    high: float
+    step: float = 0.0
+    log: bool = False
+    integer: bool = False
+
+
+Axis = Choice | Range
+
+
+def choice(*values: Any) -> Choice:
+    """One of these values."""
+    return Choice(values)
+
+
+def uniform(low: float, high: float, step: float = 0.0) -> Range:
+    """A real number, equally likely everywhere; with `step` only low, low + step, …"""
+    return Range(float(low), float(high), float(step))
+
+
+def log_uniform(low: float, high: float) -> Range:
+    """A real number whose logarithm is equally likely everywhere, as for learning rates."""
+    return Range(float(low), float(high), log=True)
+
+
+def integer(low: int, high: int, step: int = 1) -> Range:
+    """A whole number."""
+    return Range(low, high, step, integer=True)
+
+
+def log_integer(low: int, high: int) -> Range:
+    """A whole number whose logarithm is equally likely everywhere, as for widths."""
+    return Range(low, high, 1, log=True, integer=True)
+
+
+def of_config(text: str) -> dict[str, Axis]:
+    """The search space of a config file.
+
+    Args:
+      text: `--config` of the command line, FILE or FILE:ARG; `search_space` takes ARG when it has a parameter, as `get_config` does.
+
+    Raises:
+      UserError: the file has no `search_space`, or it returns something else than a dict of axes.
+    """
+    path, _, arg = text.partition(":")
+    example = 'def search_space(): return {"optimizer.learning_rate": log_uniform(1e-4, 1e-2)}'
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec and spec.loader  # the configuration of the same file was read before
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "search_space"):
+        raise UserError(
+            f"{path} has no search_space(): a sweep does not know what to vary. Add to that file `from phenomjax.sweep.space import log_uniform` "
+            f"and `{example}` (phenomjax/sweep/space.py lists the constructors)."
+        )
+    try:
+        space = module.search_space(*([arg] if arg and inspect.signature(module.search_space).parameters else []))
+    except TypeError as error:
+        raise UserError(
+            f"search_space() of {path} fails: {error}. The constructors and their arguments stand in phenomjax/sweep/space.py."
+        ) from None
+    if not isinstance(space, dict) or not all(isinstance(axis, Axis) for axis in space.values()):
+        raise UserError(f"search_space() of {path} must return a dict of keys and axes, such as `{example}`.")
+    return space
+
+
+def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
+    """Checks every key and every end of every axis against the configuration.
+
+    Raises:
+      UserError: an empty space or axis, an unknown key, a value of another type than the key's, a key that must not vary.
+    """
+    if not space:
+        raise UserError(f"search_space() of {source} is empty: there is nothing to vary.")
+    known = config_lib.flatten(config)
+    for key, axis in space.items():
+        where = f"search_space() of {source}: {key}"
+        if key not in known:
+            raise UserError(f"{where} is not a key of the configuration.{did_you_mean(key, known)}")
+        if key in FIXED:
+            raise UserError(
+                f"{where} cannot vary: trials are compared at the same steps. Give it with --config.{key}=…"
+            )
+        if isinstance(axis, Choice):
+            if not axis.values or any(type(v) not in (int, float, str, bool) for v in axis.values):
+                raise UserError(f"{where} must be a choice between numbers, texts, True or False, at least one.")
+        elif not (math.isfinite(axis.low) and math.isfinite(axis.high) and axis.low <= axis.high) or axis.step < 0:
+            raise UserError(
+                f"{where} goes from {axis.low} to {axis.high} in steps of {axis.step}: that range is empty."
+            )
+        elif axis.log and axis.low <= 0:
+            raise UserError(f"{where} begins at {axis.low}; a logarithmic range begins above 0.")
+        for value in axis.values if isinstance(axis, Choice) else (axis.low, axis.high):
+            trial, (*parents, leaf) = ConfigDict(config.to_dict()), key.split(".")
+            node = trial
+            for name in parents:
+                node = node[name]
+            try:
+                node[leaf] = value
+            except TypeError:
+                kind = type(known[key]).__name__
+                raise UserError(
+                    f"{where} takes {value!r}, but config.{key} is of type {kind} ({known[key]!r})."
+                ) from None
+
+
+def grid(space: dict[str, Axis]) -> dict[str, tuple[Any, ...]]:
+    """The values of each axis of a grid.
+
+    Raises:
+      UserError: an axis without steps.
+    """
+    values = {}
+    for key, axis in space.items():
+        if isinstance(axis, Range) and (not axis.step or (axis.log and not axis.integer)):
+            raise UserError(
+                f"--sampler grid needs countable values, and {key} is any number from {axis.low:g} to {axis.high:g}. Write it as choice(…) or "
+                "uniform(low, high, step) in search_space(), or take --sampler random or tpe."
+            )
+        if isinstance(axis, Range):
+            count = int((axis.high - axis.low) / axis.step + 1e-9) + 1
+            numbers = [axis.low + i * axis.step for i in range(count)]
+            values[key] = tuple(int(n) if axis.integer else round(n, 12) for n in numbers)
+        else:
+            values[key] = axis.values
+    return values
+
+
+def to_json(space: dict[str, Axis]) -> dict[str, Any]:
+    """As JSON can hold it, for the study's settings."""
+    return {
+        key: list(axis.values) if isinstance(axis, Choice) else dataclasses.asdict(axis) for key, axis in space.items()
+    }
+
+
+def from_json(stored: dict[str, Any]) -> dict[str, Axis]:
+    """What `to_json` wrote."""
+    return {key: Choice(tuple(axis)) if isinstance(axis, list) else Range(**axis) for key, axis in stored.items()}

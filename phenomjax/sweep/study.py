@@ -1,0 +1,220 @@
+"""The study: its settings in DIR/sweep.json, its trials in Optuna's storage (DIR/journal.log, or a database by URL).
+
+How a sweep maps to Optuna: an Optuna trial is one point of the space, and its intermediate values are val/loss by step. Optuna's finished
+trials can never run again, so a trial that is paused at a rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to the
+end of its run is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL. What halving needs besides stands
+in user attributes: `heading` (rung that the trial runs to), `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed).
+Who works on a trial is no matter of Optuna's: see claims.py.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from phenomjax.errors import UserError
+from phenomjax.sweep import space as space_lib
+from phenomjax.sweep.halving import Entry
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclasses.dataclass
+class Settings:
+    """What all workers must know. Those below `num_trials` may change when the sweep is continued; the others make it another sweep."""
+
+    folder: str  # absolute
+    config: str  # FILE or FILE:ARG
+    overrides: list[str]  # --config.KEY=VALUE of all trials
+    space: dict[str, Any]
+    sampler: str
+    pruner: str
+    rungs: list[int]  # steps
+    eta: int
+    seed: int
+    num_trials: int
+    program: list[str]  # the words that start a trial, before its flags
+    storage: str  # URL; "" = journal.log in the folder
+    directory: str  # where the trials are started, for paths relative to it
+
+    CHANGEABLE = ("num_trials", "program", "storage", "directory")
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+    def same_sweep(self) -> dict[str, Any]:
+        """What must not change."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.CHANGEABLE}
+
+    def workdir(self, number: int) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / f"{number:04d}"
+
+
+class Study:
+    """The trials of a sweep."""
+
+    def __init__(self, settings: Settings, create: bool = False):
+        """Opens the study of some settings, and with `create` makes it where it is not there yet.
+
+        Raises:
+          UserError: the storage cannot be reached, or holds another sweep under this name.
+        """
+        self.settings = settings
+        self.space = space_lib.from_json(settings.space)
+        self.storage = _open_storage(settings)
+        name = settings.path.name
+        if create:
+            try:
+                new = self.storage.create_new_study([StudyDirection.MINIMIZE], name)
+                self.storage.set_study_user_attr(new, "settings", settings.same_sweep())
+            except optuna.exceptions.DuplicatedStudyError:
+                pass
+        self.id = self.storage.get_study_id_from_name(name)
+        there = self.storage.get_study_user_attrs(self.id).get("settings")
+        if create and there is None:  # whoever began to make it was killed in between
+            self.storage.set_study_user_attr(self.id, "settings", settings.same_sweep())
+        elif there is not None and there != settings.same_sweep():
+            now = settings.same_sweep()
+            rows = "; ".join(f"{k}: {there.get(k)} there, {now[k]} now" for k in now if now[k] != there.get(k))
+            raise UserError(
+                f"{settings.storage or settings.path} holds a study '{name}' with other settings: {rows}. Trials of two spaces or lengths cannot be "
+                "compared: give a new folder to --study, or the same settings to continue that one (they stand in its sweep.json)."
+            )
+        if create:
+            save(settings)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number."""
+        return self.storage.get_all_trials(self.id, deepcopy=False)
+
+    def entries(self) -> list[Entry]:
+        """All trials as the decisions see them."""
+        return [entry(t) for t in self.trials()]
+
+    def create(self, params: dict[str, Any]) -> None:
+        """Adds a trial that nobody works on yet."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=distributions(self.space),
+            user_attrs={"heading": 0, "losses": [], "starts": 0},
+        )
+        self.storage.create_new_trial(self.id, template_trial=trial)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """One trial as it is now."""
+        return self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(self.id, number))
+
+    def set(self, number: int, **attributes: Any) -> None:
+        """Sets user attributes."""
+        trial = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+        for name, value in attributes.items():
+            self.storage.set_trial_user_attr(trial, name, value)
+
+    def report(self, number: int, losses: dict[int, float]) -> None:
+        """Adds val/loss of some steps."""
+        trial = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+        for step, loss in losses.items():
+            self.storage.set_trial_intermediate_value(trial, step, loss)
+
+    def close(self, number: int, state: TrialState, value: float | None, outcome: str) -> None:
+        """Ends a trial for good; nothing happens when it was ended before."""
+        trial = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+        try:
+            self.storage.set_trial_user_attr(trial, "outcome", outcome)
+            self.storage.set_trial_state_values(trial, state, None if value is None else [value])
+        except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
+            if not self.storage.get_trial(trial).state.is_finished():
+                raise
+
+    def finish(self) -> None:
+        """Closes the trials that are still paused: nothing will promote them any more."""
+        for e in self.entries():
+            if not e.closed and not e.underway:
+                step, loss = self.settings.rungs[e.heading], e.losses[-1]
+                self.close(e.number, TrialState.PRUNED, loss, f"pruned at step {step}")
+
+
+def entry(trial: FrozenTrial) -> Entry:
+    """A trial as the decisions see it."""
+    a = trial.user_attrs
+    closed = trial.state.is_finished()
+    diverged = closed and a.get("outcome", "").startswith("diverged")
+    return Entry(trial.number, tuple(a.get("losses", ())), a.get("heading", 0), closed, diverged)
+
+
+def distributions(space: dict[str, space_lib.Axis]) -> dict[str, BaseDistribution]:
+    """The axes in Optuna's terms."""
+    result: dict[str, BaseDistribution] = {}
+    for key, axis in space.items():
+        if isinstance(axis, space_lib.Choice):
+            result[key] = CategoricalDistribution(axis.values)
+        elif axis.integer:
+            result[key] = IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step))
+        else:
+            result[key] = FloatDistribution(axis.low, axis.high, axis.log, axis.step or None)
+    return result
+
+
+def save(settings: Settings) -> None:
+    """Writes DIR/sweep.json; a URL with a password is for the owner's eyes only."""
+    path = settings.path / "sweep.json"
+    part = path.with_suffix(".part")
+    part.touch(mode=0o600 if settings.storage else 0o666)
+    part.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    os.replace(part, path)
+
+
+def load(folder: Path) -> Settings:
+    """Reads DIR/sweep.json.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = folder.absolute() / "sweep.json"
+    try:
+        return Settings(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is not the folder of a sweep: it has no sweep.json. Begin one with `python -m phenomjax.sweep --config FILE --study {folder}`."
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Run the command that began the sweep again: it writes it anew."
+        ) from None
+
+
+def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
+    """The journal on the shared file system, or a database."""
+    if not settings.storage:
+        settings.path.mkdir(parents=True, exist_ok=True)
+        backend = JournalFileBackend(str(settings.path / "journal.log"))
+        return optuna.storages.JournalStorage(backend)
+    url = settings.storage
+    for short in ("postgres://", "postgresql://"):
+        if url.startswith(short):
+            url = "postgresql+psycopg://" + url.removeprefix(short)  # psycopg 3, which the extra `sweep` installs
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        try:
+            shown = make_url(url).render_as_string(hide_password=True)
+        except SQLAlchemyError:
+            shown = settings.storage.partition("://")[0] + "://…"
+        first = " ".join(str(error).split("\n")[0].split())[:300].rstrip(".")
+        raise UserError(
+            f"The storage {shown} cannot be opened: {first}. Check that the server runs and that user, password and database are right, as in "
+            "--storage postgresql://user@host:5432/database (a password may stand in ~/.pgpass); without --storage the study is a file."
+        ) from None
