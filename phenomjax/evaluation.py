@@ -1,7 +1,7 @@
 """What the loop does now and then with the parameters: means over held-out batches, and figures."""
 
+import contextlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from phenomjax import cluster
 from phenomjax.feed import to_devices
 from phenomjax.state import TrainState
 from phenomjax.tasks import Loader, Task
+from phenomjax.watchdog import Watchdog
 
 log = logging.getLogger("phenomjax")
 
@@ -27,15 +28,15 @@ class Evaluation:
       loader: training data, drawn where nothing is held out.
       val_loader: held-out data, or None.
       rows, everywhere: shardings of a batch and of what all processes read.
-      beat: called after each batch (the watchdog).
+      watchdog: told of each batch.
     """
 
     def __init__(
         self, task: Task, config: ConfigDict, loader: Loader, val_loader: Loader | None, rows: NamedSharding,
-        everywhere: NamedSharding, beat: Callable[[], None] = lambda: None,
+        everywhere: NamedSharding, watchdog: Watchdog,
     ):  # fmt: skip
         self.task, self.config, self.loader, self.val_loader = task, config, loader, val_loader
-        self.rows, self.beat = rows, beat
+        self.rows, self.watchdog, self._compiled = rows, watchdog, False
         count = config.figures.num_images
 
         def arrays(params: Any, batch: Any) -> Any:
@@ -61,11 +62,14 @@ class Evaluation:
         for index in range(self.config.eval.num_batches or self.val_loader.steps_per_epoch):
             if cluster.stop_requested():
                 return None
-            batch = to_devices(self.val_loader.batch(index), self.rows)
-            result, carry = self._evaluate(params, batch, carry)
-            for name, pair in jax.device_get(result).items():
+            with contextlib.nullcontext() if self._compiled else self.watchdog.slow("compiling the evaluation"):
+                batch = to_devices(self.val_loader.batch(index), self.rows)
+                result, carry = self._evaluate(params, batch, carry)
+                result = jax.device_get(result)
+            self._compiled = True
+            for name, pair in result.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
-            self.beat()
+            self.watchdog.beat(self.watchdog.step, "evaluation")
         means = {name: float(total / count) for name, (total, count) in sums.items()}
         means = {f"val/{name}": value for name, value in (means | self.task.derive(means)).items()}
         step = int(state.step)

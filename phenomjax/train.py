@@ -92,13 +92,9 @@ class Trainer:
         self.watchdog = Watchdog(config.watchdog.min_seconds, config.watchdog.slow_seconds)
         self.goodput = Goodput(workdir / FILE, _began(), cluster.is_main())
         self.evaluation = Evaluation(
-            self.task, config, self.loader, self.val_loader, self.rows, self.everywhere, self.beat
+            self.task, config, self.loader, self.val_loader, self.rows, self.everywhere, self.watchdog
         )
         self.started = time.monotonic()
-
-    def beat(self) -> None:
-        """Something moved that is no step (a batch of an evaluation)."""
-        self.watchdog.beat(self.watchdog.step)
 
     def run(self) -> int:
         """Restores or initialises, then trains, rolling back after divergence if the config says so."""
@@ -306,9 +302,11 @@ class Trainer:
 
     def evaluate(self, state: state_lib.TrainState, writers: list) -> float | None:
         """Validation loss; None when a signal came in between."""
-        self.watchdog.enter("evaluation")
+        self.watchdog.beat(int(state.step), "evaluation")
         with self.goodput.spent("evaluation"):
-            return self.evaluation.evaluate(state, writers)
+            loss = self.evaluation.evaluate(state, writers)
+        self.watchdog.enter("step")
+        return loss
 
     def draw(self, state: state_lib.TrainState, writers: list) -> None:
         """Writes figures."""

@@ -38,14 +38,14 @@ class Watchdog:
         if min_seconds:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
-    def beat(self, step: int) -> None:
-        """A step is done."""
+    def beat(self, step: int, phase: str = "step") -> None:
+        """A step (or another unit of the phase) is done, the next one begins."""
         now = time.monotonic()
-        if self.phase in ("step", "data"):
+        if phase == "step" and self.phase in ("step", "data"):
             self._steps.append(now - self._since)
         self.step, self._since = step, now
         self._limit = max(self.min_seconds, 20 * statistics.median(self._steps) if self._steps else 0.0)
-        self.enter("step")
+        self.enter(phase)
 
     def enter(self, phase: str) -> None:
         """Says what the training thread does now; the clock runs on."""
