@@ -85,10 +85,11 @@ def _shares(folder: Path) -> tuple[list[Path], list[str]]:
     have = {int(m[1]) for m in found.values()}
     if not found:
         return [], ["it has no digests (no file SHA256SUMS.*)"]
-    missing = sorted(set(range(counts[0])) - have)
-    if len(counts) > 1 or missing or len(found) != counts[0]:
-        names = ", ".join(p.name for p in found)
-        return list(found), [f"of {counts[-1]} files of digests there are {len(found)} ({names})"]
+    if len(counts) > 1:
+        return list(found), [f"it has the digests of {' and of '.join(map(str, counts))} processes"]
+    missing = [f"SHA256SUMS.{i:03d}-of-{counts[0]:03d}" for i in range(counts[0]) if i not in have]
+    if missing or len(found) != counts[0]:
+        return list(found), [f"its digests {', '.join(missing)} are missing"]
     return list(found), []
 
 
