@@ -7,27 +7,39 @@ watchdog (run the same command again). Many hosts: `sbatch launch/train.sbatch -
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from phenomjax import cluster, errors, progress
 from phenomjax.errors import UserError
 
 
-def main() -> int:
-    """Reads the flags, connects the processes, runs the loop."""
+def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, str] | None:
+    """Defines and reads the flags of a front door to a run.
+
+    Args:
+      doc: shown by --help, before the flags.
+      program: module that the user called.
+
+    Returns:
+      (config, workdir), or None when help was asked for.
+
+    Raises:
+      UserError: an unknown or missing flag, or a config file that cannot be read.
+    """
     config_flag = config_flags.DEFINE_config_file(
         "config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True
     )
     workdir = flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
     cluster.define_flags()
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+        own = (f.name for f in flags.FLAGS.get_flags_for_module(sys.argv[0]))
         print(
-            __doc__, *(f"  --{f.name}: {f.help}" for f in flags.FLAGS.get_flags_for_module(sys.argv[0]) or []), sep="\n"
+            doc,
+            *(f"  --{n}: {flags.FLAGS[n].help}" for n in dict.fromkeys([*own, "config", "workdir", *cluster.FLAGS])),
+            sep="\n",
         )
-        for name in ("config", "workdir", *cluster.FLAGS):
-            print(f"  --{name}: {flags.FLAGS[name].help}")
         print("Every key with its default and meaning stands in phenomjax/config.py; experiments stand in configs/.")
-        return 0
+        return None
     try:
         flags.FLAGS(sys.argv)
         if config_flag.value is not None:
@@ -41,14 +53,22 @@ def main() -> int:
     for name in ("config", "workdir"):
         if flags.FLAGS[name].value is None:
             raise UserError(
-                f"--{name} is missing: python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo"
+                f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir runs/mae_demo"
             )
+    return config_flag.value, workdir.value
+
+
+def main() -> int:
+    """Reads the flags, connects the processes, runs the loop."""
+    found = read_flags(__doc__)
+    if found is None:
+        return 0
     progress.log_to_stderr()
     cluster.start_from_flags()
     with cluster.connected():
         from phenomjax import train
 
-        return train.run(config_flag.value, workdir.value)
+        return train.run(*found)
 
 
 if __name__ == "__main__":
