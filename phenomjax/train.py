@@ -76,7 +76,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        _use_compilation_cache()
+        use_compilation_cache()
         self.mesh = sharding.make_mesh(config)
         self.task = tasks.make(config)
         block = sharding.row_block(self.mesh)
@@ -404,7 +404,7 @@ def _began() -> float:
     return process_began() if cluster.started() else time.time()
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes would disagree about it."""
     if jax.config.jax_compilation_cache_dir is None and not (
         jax.default_backend() == "cpu" and jax.process_count() > 1
