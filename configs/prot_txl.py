@@ -2,6 +2,7 @@
 
 python -m phenomjax.main --config configs/prot_txl.py:uniref --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_txl
 python -m phenomjax.main --config configs/prot_txl.py:small  --config.data.banks="('proteins.zarr',)"  --workdir runs/small_txl
+python -m phenomjax.sweep --config configs/prot_txl.py:demo --study runs/txl_sweep     varies search_space() below
 make demo-protein
 
 preset   layers x width, heads   parameters   per row         rows     steps    optimiser, peak rate, warm-up
@@ -17,6 +18,7 @@ A row of uniref and bfd is a segment of 512 residues that sees a memory of 512; 
 """
 
 from phenomjax import config
+from phenomjax.sweep.space import choice, log_uniform
 
 PRESETS = ("uniref", "bfd", "small", "demo")
 # layers, heads, head_dim, rows a step, steps, peak learning rate, warm-up steps
@@ -47,3 +49,8 @@ def get_config(arg: str = "small"):
         c.data.simulate.families = 20
         c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps = 50, 200, 200
     return c
+
+
+def search_space():
+    """What a sweep varies: at the same number of steps, a larger batch also reads more tokens."""
+    return {"global_batch_size": choice(8, 16, 32), "optimizer.learning_rate": log_uniform(3e-4, 1e-2)}

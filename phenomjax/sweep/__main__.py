@@ -167,9 +167,10 @@ def read_config(text: str, overrides: list[str]) -> ConfigDict:
       UserError: a file that cannot be read, an unknown key, a value of another type.
     """
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    words = ["sweep", f"--config={text}", *overrides]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=words)
     try:
-        values(["sweep", f"--config={text}", *overrides])
+        values(words)
         holder.value.keys()
         return ConfigDict(holder.value.to_dict())
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:

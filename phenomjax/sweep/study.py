@@ -70,6 +70,12 @@ class Study:
         """
         self.settings = settings
         self.space = space_lib.from_json(settings.space)
+        try:
+            settings.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--study {settings.folder} cannot be made ({error.strerror}). Give a folder that you own."
+            ) from None
         self.storage = _open_storage(settings)
         name = settings.path.name
         if create:
@@ -196,7 +202,6 @@ def load(folder: Path) -> Settings:
 def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
     """The journal on the shared file system, or a database."""
     if not settings.storage:
-        settings.path.mkdir(parents=True, exist_ok=True)
         backend = JournalFileBackend(str(settings.path / "journal.log"))
         return optuna.storages.JournalStorage(backend)
     url = settings.storage
