@@ -270,9 +270,10 @@ def _period() -> float:
 
 def _follow() -> None:
     """Says all the time that this process is alive and where it is, and leaves when another one said so."""
-    client, own, beat = _client(), jax.process_index(), 0
+    # The period is asked for once: at the end of the program JAX's devices are gone before this thread is.
+    client, own, beat, period = _client(), jax.process_index(), 0, _period()
     while True:
-        time.sleep(_period())
+        time.sleep(period)
         beat += 1
         with contextlib.suppress(Exception):
             client.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
@@ -289,7 +290,7 @@ def _follow() -> None:
 
             watchdog.dump_stacks()
         if own == 0:  # it serves the others' messages, so it is the last one
-            time.sleep(4 * _period())
+            time.sleep(4 * period)
         os._exit(word["code"])
 
 
