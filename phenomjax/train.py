@@ -27,6 +27,7 @@ from phenomjax.progress import duration, log_to_file
 from phenomjax.step import make_step
 from phenomjax.watchdog import Watchdog
 from phenomjax.workdir import workdir_error
+from phenomjax.writers import open_writers
 
 log = logging.getLogger("phenomjax")
 own = log.getChild("process")  # what each process says into its own file
@@ -152,7 +153,7 @@ class Trainer:
         """Steps from the state's step to the end; returns the exit code."""
         c, start = self.config, int(state.step)
         resumed = self.checkpoints.latest_step() is not None
-        writers = metrics.writers(self.workdir, c, start if resumed else None, meta["redo_eval"])
+        writers = open_writers(self.workdir, c, start if resumed else None, meta["redo_eval"])
         window, pending, val_loss = metrics.Window(meta["window"]), None, None
         key = jax.device_put(jax.random.key(c.seed), self.everywhere)
         if c.divergence.action == "rollback" and not resumed:

@@ -78,14 +78,16 @@ def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
     there = [t for t in trials if t.user_attrs.get("losses")]
     if len(there) < 2 or len({t.user_attrs["losses"][0] for t in there}) < 2:
         return []
+    last = [key.rsplit(".", 1)[-1] for key in study.space]
+    short = {key: name if last.count(name) == 1 else key for key, name in zip(study.space, last, strict=True)}
     view = optuna.create_study()
     for t in there:
         view.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 value=t.user_attrs["losses"][0],
-                params=t.params,
-                distributions=t.distributions,
+                params={short[key]: value for key, value in t.params.items()},  # Optuna cuts long names
+                distributions={short[key]: axis for key, axis in t.distributions.items()},
                 intermediate_values=t.intermediate_values,
             )
         )
