@@ -79,6 +79,16 @@ def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(RULES[preset].items())
 
 
+def rules_within_shards(preset: str) -> tuple[tuple[str, str | None], ...]:
+    """The rule table for code that is mapped over the data axis already: rows within a shard are on one device."""
+    return tuple((RULES[preset] | {"batch": None}).items())
+
+
+def split_over_data(x: jax.Array) -> jax.Array:
+    """Constrains the leading axis to the data axis, and leaves the others to the partitioner."""
+    return jax.lax.with_sharding_constraint(x, P("data", *[P.UNCONSTRAINED] * (x.ndim - 1)))
+
+
 def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
     """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
 

@@ -24,7 +24,7 @@ from phenomjax.evaluation import Evaluation
 from phenomjax.feed import DeviceFeed
 from phenomjax.goodput import FILE, Goodput, describe, process_began
 from phenomjax.progress import duration, log_to_file
-from phenomjax.step import make_step
+from phenomjax.step import jit_step
 from phenomjax.watchdog import Watchdog
 from phenomjax.workdir import workdir_error
 from phenomjax.writers import open_writers
@@ -254,11 +254,7 @@ class Trainer:
         name, largest = max(batch.items(), key=lambda item: item[1].size)
         log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
         begin = time.perf_counter()
-        step = make_step(self.task, self.tx, self.config)
-        jitted = jax.jit(
-            step, in_shardings=(self.shards, self.rows, self.everywhere, self.everywhere), out_shardings=(self.shards, self.everywhere),
-            donate_argnums=0,
-        )  # fmt: skip
+        jitted = jit_step(self.task, self.tx, self.config, self.mesh, self.shards)
         compiled = jitted.lower(state, batch, jax.random.key(0), np.uint32(0)).compile()
         memory = compiled.memory_analysis()
         need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30 if memory else float("nan")

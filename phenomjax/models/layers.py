@@ -53,6 +53,8 @@ class Dense(nn.Module):
       use_bias: whether there is a bias, of shape `features`.
       fan_out: outputs of one matrix, where several are packed in the kernel; only the initialiser reads it.
       init_std: standard deviation of a normal initialiser; 0 = Glorot's uniform one.
+      whole: gather a sharded kernel first. For an input without a batch axis, for which the partitioner would split the sum over inputs
+        and reduce the products instead.
       dtype: type of the product; the parameters are float32.
     """
 
@@ -62,6 +64,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     fan_out: int = 0
     init_std: float = 0.0
+    whole: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -74,19 +77,55 @@ class Dense(nn.Module):
         kernel = self.param(
             "kernel", nn.with_logical_partitioning(init, kernel_axes), (*inputs, *features), jnp.float32
         )
-        y = product(x.astype(self.dtype), kernel.astype(self.dtype), self.input_axes)
+        if self.whole:
+            kernel = nn.with_logical_constraint(kernel, tuple(None if a == "embed" else a for a in kernel_axes))
+        y = product(x.astype(self.dtype), kernel, self.input_axes)
         if self.use_bias:
             bias_init = nn.with_logical_partitioning(nn.initializers.zeros, kernel_axes[self.input_axes :])
-            y = y + self.param("bias", bias_init, features, jnp.float32).astype(self.dtype)
+            y = add(y, self.param("bias", bias_init, features, jnp.float32))
         return y
 
 
+# Gradients of parameters are summed over the batch, and so over devices, in the type in which the sum is written. Parameters therefore
+# go into these functions as they are, float32, and not cast to the type of the activations.
+
+
+def add(x: Array, parameter: Array) -> Array:
+    """x + a float32 parameter, in the type of x; the parameter's gradient is summed in float32."""
+    return (x + parameter).astype(x.dtype)
+
+
 def product(x: Array, kernel: Array, input_axes: int) -> Array:
-    """x times a kernel, contracted over the last `input_axes` axes of x and the first of the kernel."""
-    if jax.default_backend() == "cpu":
-        return _cpu_product(x, kernel, input_axes)
+    """x times a kernel, contracted over the last `input_axes` axes of x and the first of the kernel.
+
+    The product is in the type of x, to which the kernel is cast; the gradient of the kernel is summed and given in the kernel's own.
+    """
+    # Plain matrices on a CPU would gather what the model axis shards.
+    plain = jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().shape.get("model", 1) == 1
+    return (_cpu_product if plain else _product)(x, kernel, input_axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: Array, kernel: Array, input_axes: int) -> Array:
+    """`product` for accelerators: axes stay apart, so that each can be sharded."""
     contracted = tuple(range(x.ndim - input_axes, x.ndim)), tuple(range(input_axes))
-    return lax.dot_general(x, kernel, (contracted, ((), ())))
+    return lax.dot_general(x, kernel.astype(x.dtype), (contracted, ((), ())))
+
+
+def _product_forward(x: Array, kernel: Array, input_axes: int) -> tuple[Array, tuple[Array, Array]]:
+    return _product(x, kernel, input_axes), (x, kernel)
+
+
+def _product_backward(input_axes: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows = x.ndim - input_axes
+    outputs = tuple(range(rows, gradient.ndim)), tuple(range(input_axes, kernel.ndim))
+    to_x = lax.dot_general(gradient, kernel.astype(x.dtype), (outputs, ((), ())))
+    summed = tuple(range(rows)), tuple(range(rows))
+    return to_x, lax.dot_general(x, gradient, (summed, ((), ())), preferred_element_type=kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -96,7 +135,7 @@ def _cpu_product(x: Array, kernel: Array, input_axes: int) -> Array:
     Left alone, XLA transposes the operands of a weight gradient element by element, and computes them anew doing so.
     """
     rows, inputs = x.shape[: x.ndim - input_axes], int(np.prod(kernel.shape[:input_axes]))
-    x, kernel_2d = lax.optimization_barrier((x.reshape(-1, inputs), kernel.reshape(inputs, -1)))
+    x, kernel_2d = lax.optimization_barrier((x.reshape(-1, inputs), kernel.astype(x.dtype).reshape(inputs, -1)))
     return (x @ kernel_2d).reshape(*rows, *kernel.shape[input_axes:])
 
 
@@ -107,10 +146,10 @@ def _cpu_product_forward(x: Array, kernel: Array, input_axes: int) -> tuple[Arra
 def _cpu_product_backward(input_axes: int, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
     inputs = int(np.prod(kernel.shape[:input_axes]))
-    x_2d, kernel_2d = x.reshape(-1, inputs), kernel.reshape(inputs, -1)
+    x_2d, kernel_2d = x.reshape(-1, inputs), kernel.astype(x.dtype).reshape(inputs, -1)
     gradient, x_2d = lax.optimization_barrier((gradient.reshape(-1, kernel_2d.shape[1]), x_2d))
     to_x = lax.dot_general(gradient, kernel_2d, (((1,), (1,)), ((), ())))
-    to_kernel = lax.dot_general(x_2d, gradient, (((0,), (0,)), ((), ())))
+    to_kernel = lax.dot_general(x_2d, gradient, (((0,), (0,)), ((), ())), preferred_element_type=kernel.dtype)
     to_x, to_kernel = lax.optimization_barrier((to_x, to_kernel))
     return to_x.reshape(x.shape), to_kernel.reshape(kernel.shape)
 

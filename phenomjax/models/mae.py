@@ -56,9 +56,9 @@ class Decoder(nn.Module):
         """Encoder tokens (batch, [1 +] visible, embed) and the table (seq, dim) -> patches (batch, masked or seq, patch)."""
         batch, extra = tokens.shape[0], int(self.class_token)
         x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
-        mask_token = mask_token_param(self, self.dim).astype(self.dtype)
-        masked = positions.shape[0] - masking.visible
-        x = jnp.concatenate([x, jnp.broadcast_to(mask_token, (batch, masked, self.dim))], axis=1)
+        masked = (batch, positions.shape[0] - masking.visible, self.dim)
+        mask_tokens = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
+        x = jnp.concatenate([x, mask_tokens], axis=1)
         x = x + jnp.pad(positions[masking.order].astype(self.dtype), ((0, 0), (extra, 0), (0, 0)))
         x = nn.with_logical_constraint(x, ("batch", None, None))
         x = vit.BlockStack(**self.stack, name="blocks")(x)
@@ -111,17 +111,15 @@ class ChannelDecoder(nn.Module):
         batch, seq, extra, ids = tokens.shape[0], masking.order.shape[1], int(self.class_token), channels[0]
         count, norm = ids.shape[0], lambda name: layers.LayerNorm(self.norm_eps, self.dtype, name=name)
         x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
-        mask_token = mask_token_param(self, self.dim).astype(self.dtype)
-        masked = jnp.broadcast_to(mask_token, (batch, seq - masking.visible, self.dim))
+        masked = (batch, seq - masking.visible, self.dim)
+        masked = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
         x = jnp.concatenate([x[:, extra:], masked], axis=1)  # the class token ends here: no channel's decoder sees it
         x = layers.permute_tokens(x, masking.restore, masking.order)
         channel_tokens = self.param(
             "channel_tokens", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("channel", None)),
             (self.num_channels, self.dim), jnp.float32,
         )[ids]  # fmt: skip
-        x = x + (positions.reshape(count, -1, self.dim) + channel_tokens[:, None]).reshape(seq, self.dim).astype(
-            self.dtype
-        )
+        x = layers.add(x, (positions.reshape(count, -1, self.dim) + channel_tokens[:, None]).reshape(seq, self.dim))
         x = nn.with_logical_constraint(x, ("batch", None, None))
         options = {"attention": self.stack["options"]["attention"], "dtype": self.dtype}
         cross = CrossAttention(self.dim, self.cross_heads, name="cross_attention", **options)

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from phenomjax.models import layers
 from phenomjax.models.attention import by_head, by_token, choose_attention
 
 HIDDEN = np.float32(-1e30)  # the score of a key that a query does not see; finite, so that no row becomes NaN
@@ -84,8 +85,8 @@ def relative_attention(
       UserError: "cudnn" was asked for and cannot run here.
     """
     scale = query.shape[-1] ** -0.5
-    with_content = (query + content_bias.astype(query.dtype)) * scale
-    with_position = (query + position_bias.astype(query.dtype)) * scale
+    with_content = layers.add(query, content_bias) * scale
+    with_position = layers.add(query, position_bias) * scale
     if implementation == "auto":  # the loop would gather what is sharded, so it is for one device
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
         implementation = "looped" if alone and key.shape[1] >= LOOPED_FROM else "xla"

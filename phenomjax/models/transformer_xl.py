@@ -72,7 +72,7 @@ class TransformerXLLayer(nn.Module):
         seen = norm(both) if self.norm == "pre" else both
         query = self.dense("query", heads, ("embed", "heads", "kv"))(seen[:, memory.shape[1] :])
         key_value = self.dense("key_value", (2, *heads), ("embed", None, "heads", "kv"))(seen)
-        position = self.dense("position", heads, ("embed", "heads", "kv"))(positions)
+        position = self.dense("position", heads, ("embed", "heads", "kv"), whole=True)(positions)
         if self.untie_bias:
             content_bias, position_bias = (
                 relative_bias(self, name, heads, self.init_std) for name in ("content_bias", "position_bias")
@@ -117,8 +117,10 @@ class TransformerXLLayer(nn.Module):
         axes: Sequence[str | None],
         input_axes: int = 1,
         use_bias: bool = False,
+        whole: bool = False,
     ) -> layers.Dense:
-        return layers.Dense(features, axes, input_axes, use_bias, init_std=self.init_std, dtype=self.dtype, name=name)
+        options = {"init_std": self.init_std, "whole": whole, "dtype": self.dtype}
+        return layers.Dense(features, axes, input_axes, use_bias, name=name, **options)
 
 
 class LayerStack(nn.Module):
@@ -204,7 +206,9 @@ class TransformerXL(nn.Module):
         positions = sinusoids(jnp.minimum(distance, self.clamp_len) if self.clamp_len else distance, embed)
         if key is not None:  # one mask for all rows, as published
             positions = layers.dropout(positions[None], rate, key[None], POSITION_SITE)[0]
-        shared = (positions.astype(self.dtype), None, None)
+        # They have no batch axis: left alone, the partitioner would shard their width as the kernels'.
+        positions = nn.with_logical_constraint(positions.astype(self.dtype), (None, None))
+        shared = (positions, None, None)
         if not self.layer["untie_bias"]:
             heads = (self.layer["num_heads"], self.layer["head_dim"])
             std = self.layer["init_std"]

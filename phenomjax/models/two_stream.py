@@ -81,15 +81,15 @@ class RelativeAttention(nn.Module):
         heads, width = (self.num_heads, self.head_dim), streams.content.shape[-1]
         dense = {"init_std": self.init_std, "use_bias": False, "dtype": self.dtype}
 
-        def project(name: str) -> layers.Dense:
-            return layers.Dense(heads, ("embed", "heads", "kv"), name=name, **dense)
+        def project(name: str, whole: bool = False) -> layers.Dense:
+            return layers.Dense(heads, ("embed", "heads", "kv"), whole=whole, name=name, **dense)
 
         query, out = project("query"), layers.Dense((width,), ("heads", "kv", "embed"), 2, name="out", **dense)
         content = streams.content
         everything = content if memory is None else jnp.concatenate([memory.astype(content.dtype), content], 1)
         key, value = project("key")(everything), project("value")(everything)
         # Positions are few; projecting them for both directions and choosing by row costs less than a product a row.
-        place = project("position")(context.positions)
+        place = project("position", whole=True)(context.positions)
         backwards = context.reverse
         place = place[0] if backwards is None else jnp.where(backwards[:, None, None, None], place[1], place[0])
         biases = context.biases or head_biases(self, heads, self.init_std)
@@ -97,16 +97,16 @@ class RelativeAttention(nn.Module):
 
         def attend(x: Array, targets: Array | None, sees: Array | None, other: Array | None, site: Array) -> Array:
             q = query(x)
-            content_bias, position_bias, segment_bias = (bias.astype(q.dtype) for bias in biases)
-            scores = _scores("bqhd,bkhd->bhqk", q + content_bias, key)
+            with_content, with_position, with_segment = (layers.add(q, bias) for bias in biases)
+            scores = _scores("bqhd,bkhd->bhqk", with_content, key)
             by_distance = "bqhd,lhd->bhql" if place.ndim == 3 else "bqhd,blhd->bhql"
-            distance = _scores(by_distance, q + position_bias, place)
+            distance = _scores(by_distance, with_position, place)
             if targets is None:
                 scores += relative_shift(distance)[..., : key.shape[1]]
             else:
                 scores += windows(distance, content.shape[1] - 1 - targets, key.shape[1])
             if other is not None:
-                by_segment = _scores("bqhd,shd->bhqs", q + segment_bias, segment.astype(q.dtype))
+                by_segment = _scores("bqhd,shd->bhqs", with_segment, segment.astype(q.dtype))
                 own, apart = by_segment[..., :1], by_segment[..., 1:]
                 scores += jnp.where(other[:, None], apart, own)
             scores *= self.head_dim**-0.5

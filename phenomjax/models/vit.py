@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
             dtype=self.dtype, name="qkv",
         )(x)  # fmt: skip
         if bias is not None:
-            qkv = qkv + bias.reshape(3, self.num_heads, head_dim).astype(self.dtype)
+            qkv = layers.add(qkv, bias.reshape(3, self.num_heads, head_dim))
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if self.qk_norm:
             query = layers.LayerNorm(self.norm_eps, self.dtype, name="q_norm")(query)
@@ -57,7 +57,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array, hidden_bias: Array | None = None) -> Array:
         y = layers.Dense((self.hidden,), ("embed", "mlp"), use_bias=hidden_bias is None, dtype=self.dtype, name="in")(x)
-        y = layers.gelu(y if hidden_bias is None else y + hidden_bias.astype(self.dtype), self.gelu)
+        y = layers.gelu(y if hidden_bias is None else layers.add(y, hidden_bias), self.gelu)
         return layers.Dense((x.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="out")(y)
 
 
@@ -69,7 +69,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, y: Array) -> Array:
         init = nn.with_logical_partitioning(nn.initializers.constant(self.initial), (None,))
-        return y * self.param("gamma", init, y.shape[-1:], jnp.float32).astype(y.dtype)
+        return (y * self.param("gamma", init, y.shape[-1:], jnp.float32)).astype(y.dtype)
 
 
 class Block(nn.Module):
@@ -204,8 +204,9 @@ class Encoder(nn.Module):
         x = x + positions.astype(self.dtype)
         if self.class_token:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,))
-            token = self.param("cls_token", init, (self.embed_dim,), jnp.float32).astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.embed_dim)), x], axis=1)
+            token = self.param("cls_token", init, (self.embed_dim,), jnp.float32)
+            tokens = jnp.broadcast_to(token, (x.shape[0], 1, self.embed_dim)).astype(self.dtype)
+            x = jnp.concatenate([tokens, x], axis=1)
         x = nn.with_logical_constraint(x, ("batch", None, None))
         return BlockStack(**self.stack, name="blocks")(x, drop)
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from phenomjax.models import layers
+
 
 class TiedVocabulary(nn.Module):
     """Token embeddings that are also the weights of the softmax.
@@ -71,9 +73,11 @@ class TiedVocabulary(nn.Module):
         total = None
         for i, (first, last) in enumerate(self.bins()):
             inside = (tokens >= first) & (tokens < last)
-            x = self.embeddings[i].astype(self.dtype)[jnp.clip(tokens - first, 0, last - first - 1)]
+            # Whole first: a look-up in a sharded table would end in a gather of activations. Cast last: see `layers.add`.
+            table = nn.with_logical_constraint(self.embeddings[i], (None, None))
+            x = table[jnp.clip(tokens - first, 0, last - first - 1)].astype(self.dtype)
             if self.div_val > 1:
-                x = x @ self.projections[i].astype(self.dtype)
+                x = layers.product(x, self.projections[i], 1)
             total = x if total is None else jnp.where(inside[..., None], x, total)
         return total
 
@@ -84,14 +88,14 @@ class TiedVocabulary(nn.Module):
         edges = [0, *self.cutoffs, self.size]
         head = x
         if self.div_val > 1:
-            head = x @ self.head_projection.astype(self.dtype).T
+            head = layers.product(x, self.head_projection.T, 1)
         first = self._product(head, self.embeddings[0][: edges[1]].T) + self.biases[: edges[1]]
         clusters = self._product(head, self.cluster_kernel) + self.cluster_bias
         head_log = jax.nn.log_softmax(jnp.concatenate([first, clusters], -1), -1)
         parts = [head_log[..., : edges[1]]]
         for i in range(1, len(edges) - 1):
             if self.div_val > 1:
-                weights, hidden = self.embeddings[i], x @ self.projections[i].astype(self.dtype).T
+                weights, hidden = self.embeddings[i], layers.product(x, self.projections[i].T, 1)
             else:
                 weights, hidden = self.embeddings[0][edges[i] : edges[i + 1]], x
             tail = self._product(hidden, weights.T) + self.biases[edges[i] : edges[i + 1]]

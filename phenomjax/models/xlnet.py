@@ -168,7 +168,7 @@ class XLNet(nn.Module):
         keys = None if key is None or row is None else layers.row_keys(key, row)
         normal = nn.initializers.normal(self.init_std)
         table = Table((self.vocab_size, self.embed_dim), ("vocab", "embed"), self.init_std, name="word_embedding")
-        embedding = table().astype(self.dtype)
+        embedding = table()
         mask_token = self.param(
             "mask_token", nn.with_logical_partitioning(normal, (None,)), (self.embed_dim,), jnp.float32
         )
@@ -176,11 +176,11 @@ class XLNet(nn.Module):
             "output_bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (self.vocab_size,)
         )
         # A product, because the gradient of a look-up in few rows is a slow sum, and in no fixed order on a GPU.
-        content = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype) @ embedding
+        content = layers.product(jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype), embedding, 1)
         content = layers.dropout(content, self.dropout, keys, INPUT_SITE)
         query = None
         if targets is not None:
-            query = jnp.broadcast_to(mask_token.astype(self.dtype), (*targets.shape, self.embed_dim))
+            query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(self.dtype)
             query = layers.dropout(query, self.dropout, keys, QUERY_SITE)
 
         visible = self.visible(sees, memory, seq)
@@ -194,7 +194,8 @@ class XLNet(nn.Module):
             positions = layers.dropout(positions[None], self.dropout, key[None], POSITION_SITE)[0]
         heads = (self.num_heads, self.head_dim)
         context = Context(
-            positions.astype(self.dtype), reverse, targets,
+            nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),  # as in Transformer-XL
+            reverse, targets,
             None if visible is None else visible | jnp.eye(seq, mem_len + seq, mem_len, dtype=bool),
             _at_targets(visible, targets), other, _at_targets(other, targets),
             None if self.untie_bias else head_biases(self, heads, self.init_std), keys,
@@ -215,7 +216,7 @@ class XLNet(nn.Module):
         )
         if targets is None:
             return output.astype(jnp.float32), following
-        logits = jnp.einsum("bpe,ve->bpv", output, embedding, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bpe,ve->bpv", output, embedding.astype(self.dtype), preferred_element_type=jnp.float32)
         return logits + output_bias, following
 
     def visible(self, sees: Array | None, memory: Mapping[str, Array] | None, seq: int) -> Array | None:
