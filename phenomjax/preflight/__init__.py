@@ -1,0 +1,1 @@
+"""The test that precedes a large run: `python -m phenomjax.preflight`."""

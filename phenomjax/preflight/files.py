@@ -1,0 +1,192 @@
+"""Checks of a preflight that look at files: the configuration, the workdir, the data, the space for checkpoints, and a checkpoint."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from phenomjax import checkpoint, digests, sharding, tasks
+from phenomjax import config as config_lib
+from phenomjax.errors import UserError
+from phenomjax.preflight.bench import Bench, differences, size
+from phenomjax.preflight.runner import FAIL, Problem
+from phenomjax.preflight.steps import STEPS, abstract_state, on
+
+SEEN_SECONDS = 20.0  # a network file system may show a file of another host some seconds late
+
+
+def look_at_config(bench: Bench) -> dict[str, Any]:
+    """All keys, and what is wrong with them here."""
+    flat = {key: repr(value) for key, value in config_lib.flatten(bench.config).items()}
+    try:
+        bench.config = config_lib.finalize(bench.config)
+        bench.mesh = sharding.make_mesh(bench.config)
+    except UserError as error:
+        bench.unfit = str(error)
+    return {"config": flat, "unfit": bench.unfit}
+
+
+def judge_config(found: list[dict[str, Any]], names: list[str]) -> str:
+    keys = sorted({key for f in found for key in f["config"]})
+    wrong = [f"{k}: {text}" for k in keys if (text := differences([f["config"].get(k, "") for f in found], names))]
+    if wrong:
+        raise Problem(
+            f"{len(wrong)} keys differ: {'; '.join(wrong[:5])}",
+            "Start all processes by one command; keep the experiment file on the shared file system, and free of what depends on the host.",
+        )
+    unfit = [f["unfit"] for f in found]
+    if all(unfit):
+        raise Problem(unfit[0])
+    # What only some hosts complain of is a matter of their files, and stands in the row of the data.
+    return f"{len(keys)} keys are the same on all"
+
+
+def look_at_workdir(bench: Bench) -> dict[str, Any]:
+    """Writes a file, and looks for those of the others."""
+    exchange, own = bench.exchange, bench.exchange.own
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    (bench.folder / f"from-{own}").write_text(f"{bench.folder.name} {own}")
+    exchange.meet("written", 60)
+    begin = time.monotonic()
+    while missing := [
+        i for i in range(exchange.count) if not _there(bench.folder / f"from-{i}", f"{bench.folder.name} {i}")
+    ]:
+        if time.monotonic() - begin > SEEN_SECONDS:
+            break
+        time.sleep(0.2)
+    return {"missing": missing, "waited": time.monotonic() - begin}
+
+
+def _there(path: Path, text: str) -> bool:
+    try:
+        os.listdir(path.parent)  # makes a network file system look again
+        return path.read_text() == text
+    except OSError:
+        return False
+
+
+def judge_workdir(found: list[dict[str, Any]], names: list[str]) -> str:
+    wrong = [
+        f"{names[i]} does not see what {', '.join(names[j] for j in f['missing'])} wrote"
+        for i, f in enumerate(found)
+        if f["missing"]
+    ]
+    if wrong:
+        raise Problem(
+            f"the folder is not the same one on all hosts: {'; '.join(wrong)}",
+            "Give a --workdir on a file system that all hosts share (not /tmp or /scratch of a node), and see that it is mounted there.",
+        )
+    return f"all write, and see what the others wrote within {max(f['waited'] for f in found):.1f} s"
+
+
+def look_at_data(bench: Bench) -> dict[str, Any]:
+    """Opens the banks (or simulates them in the folder) and reads one batch of both splits."""
+    if bench.unfit:
+        raise UserError(bench.unfit)
+    if not bench.config.data.banks and bench.results["workdir"].status == FAIL:
+        raise Problem("the banks are to be simulated in the workdir, which failed", "Mend that one first.")
+    bench.config = tasks.resolve(bench.config, bench.folder)
+    bench.task = tasks.make(bench.config)
+    assert bench.mesh is not None
+    block = sharding.row_block(bench.mesh)
+    bench.loader, val = bench.task.loader("train", *block), bench.task.loader("val", *block)
+    begin = time.monotonic()
+    bench.loader.batch(0)
+    seconds = time.monotonic() - begin
+    if val is not None:
+        val.batch(0)
+    rows = bench.config.global_batch_size // block[1]
+    return {
+        "fingerprints": bench.loader.fingerprints, "specs": str(bench.loader.specs), "bad": bench.loader.bad_items,
+        "rate": rows * bench.loader.units_per_row / seconds, "unit": bench.loader.unit, "val": val is not None, "rows": rows,
+    }  # fmt: skip
+
+
+def judge_data(found: list[dict[str, Any]], names: list[str]) -> str:
+    mend = "Copy the bank anew to the host that differs, or give the path of one that all share; `python -m phenomjax.prepare inspect` checks it."
+    for key in ("fingerprints", "specs"):
+        if text := differences([f[key] for f in found], names):
+            raise Problem(f"the {key} of the banks differ: {text}", mend)
+    f, slow = found[0], min(range(len(found)), key=lambda i: found[i]["rate"])
+    val = "one batch of both splits read" if f["val"] else "one batch read (nothing is held out)"
+    bad = sum(f["bad"] for f in found)
+    return (
+        f"{len(f['fingerprints'])} bank(s), {val}: {f['rows']} rows a process; the slowest first batch gave {found[slow]['rate']:.3g} {f['unit']}/s "
+        f"({names[slow]})" + (f"; {bad} could not be read and were skipped" if bad else "")
+    )
+
+
+def look_at_disk(bench: Bench) -> dict[str, Any]:
+    """Bytes of the state, and what is free."""
+    assert bench.mesh is not None
+    with on(bench.mesh, bench.config):
+        abstract = abstract_state(bench, bench.mesh)[1]
+    need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    usage, c = shutil.disk_usage(bench.folder), bench.config.checkpoint
+    return {"need": need, "free": usage.free, "total": usage.total, "copies": c.keep_latest + c.keep_best + 1}
+
+
+def judge_disk(found: list[dict[str, Any]], names: list[str]) -> str:
+    f = min(found, key=lambda f: f["free"])
+    need = f["need"] * f["copies"]
+    text = f"{size(f['free'])} of {size(f['total'])} are free; {f['copies']} checkpoints of {size(f['need'])} need {size(need)}"
+    if need > f["free"]:
+        raise Problem(
+            text, "Make space, take another --workdir, or keep fewer (--config.checkpoint.keep_latest, keep_best)."
+        )
+    return text
+
+
+def save_and_restore(bench: Bench) -> dict[str, Any]:
+    """Writes the state, seals it, verifies and restores it, and compares this process's shards bit for bit."""
+    folder, config = bench.folder / "run", bench.config
+    folder.mkdir(parents=True, exist_ok=True)
+    assert bench.mesh is not None
+    meta = {"window": None, "rollbacks": [], "redo_eval": False, "data": bench.loader.fingerprints}
+    with on(bench.mesh, config):
+        writer = checkpoint.Checkpointer(folder, config)
+        writer.newest_good()
+        begin = time.monotonic()
+        writer.save(STEPS, bench.state, meta)
+        blocked = time.monotonic() - begin
+        writer.close()
+        wrote = time.monotonic() - begin
+        if not digests.sealed(folder / checkpoint.FOLDER / str(STEPS)):
+            raise Problem("the checkpoint has no digests of all processes", "See the row 'workdir'.")
+        reader = checkpoint.Checkpointer(folder, config)
+        begin = time.monotonic()
+        if (step := reader.newest_good()) != STEPS:
+            raise Problem(
+                f"the checkpoint that was just written is not found again, but {step}", "See the row 'workdir'."
+            )
+        restored, stored = reader.restore(STEPS, abstract_state(bench, bench.mesh)[1])
+        jax.block_until_ready(restored)
+        read = time.monotonic() - begin
+        reader.close()
+    pairs = zip(jax.tree.leaves_with_path(bench.state), jax.tree.leaves(restored), strict=True)
+    differ = [jax.tree_util.keystr(path, simple=True, separator="/") for (path, a), b in pairs if not _same_bits(a, b)]
+    if differ or stored["data"] != meta["data"]:
+        raise Problem(
+            f"what was restored differs from what was saved: {', '.join(differ[:5]) or 'meta'}",
+            "The disk returns other bytes than it took: move the --workdir, and tell who runs that file system.",
+        )
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(bench.state))
+    return {"bytes": size, "wrote": wrote, "read": read, "blocked": blocked}
+
+
+def _same_bits(a: jax.Array, b: jax.Array) -> bool:
+    """Whether this process's shards of two arrays hold the same bytes."""
+    bits = lambda x: [np.asarray(s.data).tobytes() for s in x.addressable_shards]  # noqa: E731
+    return a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
+
+
+def judge_checkpoint(found: list[dict[str, Any]], names: list[str]) -> str:
+    count, wrote, read, blocked = (max(f[key] for f in found) for key in ("bytes", "wrote", "read", "blocked"))
+    return (
+        f"{size(count)} written and sealed in {wrote:.2f} s (the loop waits {blocked:.2f} s of them), verified and restored in {read:.2f} s: equal "
+        "bit for bit"
+    )

@@ -1,0 +1,207 @@
+"""Checks of a preflight that train: the first steps on all processes, and the same ones on one."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from phenomjax import optim, sharding, train
+from phenomjax import state as state_lib
+from phenomjax.feed import to_devices
+from phenomjax.models.layers import compute_dtype
+from phenomjax.preflight.bench import LIMITS, Bench, differences, size
+from phenomjax.preflight.runner import Problem, Skip
+from phenomjax.step import make_step
+
+STEPS = 10
+EXACT, ROUNDED = 1e-5, 2e-2  # relative difference of losses: float32 products, and bfloat16 or TF32 ones
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh, config: ConfigDict) -> Iterator[None]:
+    """The context in which the loop runs."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(config.mesh.preset)):
+        yield
+
+
+def abstract_state(bench: Bench, mesh: Mesh) -> tuple[Any, Any, Any]:
+    """`state.abstract` of the run on a mesh."""
+    spec = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in bench.loader.specs[0].items()}
+    return state_lib.abstract(bench.task, optim.make(bench.config), bench.config, mesh, spec)
+
+
+def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[Any, list[dict[str, float]], float]:
+    """The first steps of the run on a mesh, as the loop does them.
+
+    Args:
+      bench: of this process.
+      mesh: of all devices, or of some.
+      ready: called before the first use of a compiled step, with a label and its memory analysis.
+
+    Returns:
+      (state, metrics of each step, median seconds of a step).
+    """
+    c, compiled = bench.config, dict[Any, Any]()
+    found: list[dict[str, float]] = []
+    times: list[float] = []
+    with on(mesh, c):
+        rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
+        init, abstract, shards = abstract_state(bench, mesh)
+        loader = bench.task.loader("train", *sharding.row_block(mesh))
+        step = jax.jit(
+            make_step(bench.task, optim.make(c), c), in_shardings=(shards, rows, everywhere, everywhere), out_shardings=(shards, everywhere),
+            donate_argnums=0,
+        )  # fmt: skip
+        state = None
+        for i in range(STEPS):
+            batch = to_devices(loader.batch(i), rows)
+            shapes = tuple((name, x.shape, str(x.dtype)) for name, x in batch.items())
+            if shapes not in compiled:
+                compiled[shapes] = step.lower(abstract, batch, jax.random.key(0), np.uint32(0)).compile()
+                ready(f"compiled {len(compiled)}", compiled[shapes].memory_analysis())
+            if state is None:
+                key = jax.device_put(jax.random.key(c.seed), everywhere)
+                state = jax.jit(init, out_shardings=shards)(key)
+                jax.block_until_ready(state)
+            begin = time.perf_counter()
+            state, values = compiled[shapes](state, batch, key, np.uint32(i))
+            found.append({name: float(x) for name, x in jax.device_get(values).items()})
+            times.append(time.perf_counter() - begin)
+    return state, found, statistics.median(times[1:])
+
+
+def run_steps(bench: Bench) -> dict[str, Any]:
+    """Ten steps on all processes."""
+    train.use_compilation_cache()
+    memory = []
+
+    def ready(label: str, analysis: Any) -> None:
+        memory.append(_bytes(analysis))
+        # The first collective of a program gives up when processes come more than half a minute apart.
+        bench.exchange.meet(label, LIMITS["steps"])
+
+    assert bench.mesh is not None
+    bench.state, bench.losses, seconds = steps(bench, bench.mesh, ready)
+    return {"metrics": bench.losses, "seconds": seconds, "GiB": max(memory) / 2**30}
+
+
+def judge_steps(found: list[dict[str, Any]], names: list[str]) -> str:
+    losses = [[m["train/loss"] for m in f["metrics"]] for f in found]
+    if text := differences(losses, names):
+        raise Problem(
+            f"the processes have different losses: {text}",
+            "A device or a network that returns other numbers: try other nodes.",
+        )
+    for step, m in enumerate(found[0]["metrics"], 1):
+        if not np.isfinite([m["train/loss"], m["train/grad_norm"]]).all():
+            raise Problem(
+                f"step {step} has loss {m['train/loss']:.4g} and gradient norm {m['train/grad_norm']:.4g}",
+                "Lower --config.optimizer.learning_rate, or inspect the bank.",
+            )
+    slow = max(f["seconds"] for f in found)
+    return f"{STEPS} steps, loss {losses[0][0]:.4f} to {losses[0][-1]:.4f}; {slow:.3g} s a step, {found[0]['GiB']:.2f} GiB a device"
+
+
+def _bytes(analysis: Any) -> int:
+    return (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) if analysis else 0
+
+
+def run_alone(bench: Bench) -> dict[str, Any] | None:
+    """Process 0 takes the same steps on its own devices, with the whole batch; the others wait."""
+    if bench.exchange.count == 1 and jax.device_count() == 1:
+        raise Skip("the steps above ran on one device: there is nothing to compare with")
+    if bench.exchange.own:
+        return None
+    c, smaller = bench.config, "compare with a smaller --config.global_batch_size"
+    devices = jax.local_devices()[:1] if bench.exchange.count == 1 else jax.local_devices()
+    micro, model = c.global_batch_size // c.optimizer.accumulate_steps, c.mesh.model
+    if len(devices) % model or micro % (len(devices) // model):
+        devices, model = devices[:1], 1  # one device holds all
+    mesh = jax.make_mesh(
+        (len(devices) // model, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+    batch = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in bench.loader.specs[0].values())
+    free = _host_memory()
+    if 3 * batch > free:
+        raise Skip(f"a whole batch of {size(batch)} does not fit into {size(free)} of one host: {smaller}")
+
+    def fits(_: str, analysis: Any) -> None:
+        room, need = (
+            _device_memory(devices[0]),
+            _bytes(analysis) * (len(devices) if devices[0].platform == "cpu" else 1),
+        )
+        if need > 0.95 * room:
+            raise Skip(
+                f"the whole batch on {len(devices)} device(s) needs {size(need)}, and {size(room)} are free: {smaller}"
+            )
+
+    try:
+        _, metrics, seconds = steps(bench, mesh, fits)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise Skip(f"the whole batch does not fit into the memory of {len(devices)} device(s): {smaller}") from None
+    exact = compute_dtype(c.model.dtype) == jnp.float32 and (
+        devices[0].platform == "cpu" or jax.config.jax_default_matmul_precision in ("highest", "float32")
+    )
+    return {
+        "all": bench.losses,
+        "alone": metrics,
+        "seconds": seconds,
+        "limit": EXACT if exact else ROUNDED,
+        "devices": len(devices),
+    }
+
+
+def _device_memory(device: Any) -> float:
+    """Bytes that are free on a device."""
+    stats = device.memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else _host_memory()
+
+
+def _host_memory() -> float:
+    """Bytes that are free on this host; endless where Linux does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def judge_alone(found: list[dict[str, Any] | None], names: list[str]) -> str:
+    f = found[0]
+    assert f is not None
+    off = [
+        abs(a["train/loss"] - b["train/loss"]) / max(abs(b["train/loss"]), 1e-12)
+        for a, b in zip(f["all"], f["alone"], strict=True)
+    ]
+    norm = [abs(a["train/grad_norm"] / b["train/grad_norm"] - 1) for a, b in zip(f["all"], f["alone"], strict=True)]
+    kind = (
+        ""
+        if f["limit"] == EXACT
+        else " of bfloat16 or TF32 products (--config.model.dtype=float32, JAX_DEFAULT_MATMUL_PRECISION=highest: 1e-5)"
+    )
+    # The first gradients are taken at the same parameters: their norm shows what a small learning rate hides.
+    worst, first = max(off), norm[0]
+    if not worst <= f["limit"] or not first <= 10 * f["limit"]:
+        step = next((i for i, x in enumerate(off) if not x <= f["limit"]), 0)
+        a, b = f["all"][step]["train/loss"], f["alone"][step]["train/loss"]
+        raise Problem(
+            f"the losses are not those of one process: step {step + 1} has {a:.7g} on all, {b:.7g} on {names[0]} alone (relative difference "
+            f"{off[step]:.1e}, limit {f['limit']:g}{kind}; gradient norm of the first step: {first:.1e})",
+            "Some process reads other rows, or a sum over hosts goes wrong. See the rows 'data' and 'versions'; try other pairs of nodes.",
+        )
+    return (
+        f"the same {STEPS} losses on {f['devices']} device(s) of {names[0]} alone, to {worst:.1e} (limit {f['limit']:g}{kind}), gradient norm to "
+        f"{first:.1e}; {f['seconds']:.3g} s a step"
+    )
