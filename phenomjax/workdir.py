@@ -159,10 +159,11 @@ def _writable(workdir: Path) -> bool:
 def space(workdir: Path) -> str:
     """ "12.3 MiB of 1.0 GiB are free, a checkpoint takes 30.1 MiB"."""
     try:
-        usage = shutil.disk_usage(workdir)
+        checkpoints = workdir / CHECKPOINTS  # often a disk of its own
+        usage = shutil.disk_usage(checkpoints if checkpoints.is_dir() else workdir)
         text = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
         if saved := sealed_steps(workdir):
-            folder = workdir / CHECKPOINTS / str(saved[-1])
+            folder = checkpoints / str(saved[-1])
             text += f", a checkpoint takes {_bytes(sum((folder / n).stat().st_size for n in digests.listing(folder)))}"
         return text
     except OSError as error:
