@@ -79,29 +79,31 @@ def main(arguments: list[str] | None = None) -> int:
             "Sweeps need Optuna, which is not installed. Run `pip install -r requirements-sweep.txt` (or `pip install 'phenomjax[sweep]'`)."
         ) from None
     from phenomjax.sweep import launchers, study
-    from phenomjax.sweep.report import report
     from phenomjax.sweep.worker import Worker
 
     if args.worker:
         return Worker(study.Study(study.load(args.study)), args.workdir).run()
+    from phenomjax.sweep.report import report  # loads matplotlib, which workers do not need
+
     if args.report:
         print(report(study.Study(study.load(args.study))))
         return EXIT_DONE
     opened = study.Study(settings(args, overrides), create=True)
-    if args.launcher == "local":
+    if opened.done():
+        code = EXIT_DONE
+    elif args.launcher == "local":
         code = launchers.local(opened, args.workers, args.gpus_per_worker)
     else:
         code = launchers.slurm(opened, args.workers, args.sbatch)
     print(report(opened), flush=True)
     if code != EXIT_DONE:
         return code
-    entries = opened.entries()
-    if any(e.underway for e in entries) or len(entries) < opened.settings.num_trials:
+    if not opened.done():
         raise UserError(
             f"The workers ended before the sweep was done: see {args.study}/workers. Run the same command again to continue it.",
             EXIT_FAILED,
         )
-    return EXIT_DONE if any(e.losses for e in entries) else EXIT_FAILED
+    return EXIT_DONE if any(e.losses for e in opened.entries()) else EXIT_FAILED
 
 
 def settings(args: argparse.Namespace, overrides: list[str]):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, UserError
 from phenomjax.sweep.study import Study
-from phenomjax.sweep.worker import die_with_parent
+from phenomjax.sweep.worker import die_with_parent, saved_step
 
 log = logging.getLogger("phenomjax")
-MAX_RESTARTS = 3
+MAX_RESTARTS = 3  # of a worker, in a row without bringing any trial to a rung
 SBATCH = Path("launch/sweep.sbatch")
 
 
@@ -66,7 +66,7 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
     """
     stop, news, told = Stop(), News(study), False
     running = {i: _start(study, i, gpus_per_worker) for i in range(workers)}
-    restarts, codes = dict.fromkeys(running, 0), []
+    restarts, seen, codes = dict.fromkeys(running, 0), dict.fromkeys(running, 0), []
     log.info("%d workers started; their logs: %s/workers/*/log", workers, study.settings.folder)
     while running:
         time.sleep(0.3)
@@ -79,6 +79,8 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
             code = process.poll()
             if code is None:
                 continue
+            progress = saved_step(_folder(study, i))
+            restarts[i], seen[i] = 0 if progress > seen[i] else restarts[i], progress
             if code in (EXIT_DONE, EXIT_STOPPED, EXIT_CONFIG) or stop.asked or restarts[i] == MAX_RESTARTS:
                 codes.append(code)
                 del running[i]
@@ -94,9 +96,14 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
     return EXIT_DONE if EXIT_DONE in codes else max(codes, key=abs)
 
 
+def _folder(study: Study, index: int) -> Path:
+    """Where a worker has its log and counts its progress."""
+    return study.settings.path / "workers" / str(index)
+
+
 def _start(study: Study, index: int, gpus: int) -> subprocess.Popen:
     """Starts worker `index`; when this process is killed, the worker is told to stop."""
-    folder = study.settings.path / "workers" / str(index)
+    folder = _folder(study, index)
     folder.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     if gpus:

@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from phenomjax.errors import UserError
+from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.halving import Entry
 
@@ -141,6 +142,14 @@ class Study:
         except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
             if not self.storage.get_trial(trial).state.is_finished():
                 raise
+
+    def done(self) -> bool:
+        """Whether no work is left; the trials that are still paused are then closed."""
+        s = self.settings
+        done = halving.decide(self.entries(), len(s.rungs), s.eta, s.num_trials, set()) == halving.DONE
+        if done:
+            self.finish()
+        return done
 
     def finish(self) -> None:
         """Closes the trials that are still paused: nothing will promote them any more."""
