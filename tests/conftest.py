@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile fa
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402  after the settings above
+from slurm_lab import slurm  # noqa: E402, F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
 
