@@ -98,17 +98,13 @@ def test_a_sweep_with_killed_workers_is_done_and_extended(tmp_path, count):
     folder, trials_, killed = tmp_path / "study", 3 * kills, []
     arguments = ("--eta", "2", "--min_steps", "8", "--sampler", "random")
     process = start(folder, "--trials", str(trials_), "--workers", "3", *arguments, TOY_STEP_SECONDS="0.05")
-    for _ in range(kills):
-        thing, pid = until(
-            process,
-            lambda: next(((t, p) for t, p in running(folder).items() if p not in killed), None),
-            "a worker at work",
-        )
+    while len(killed) < kills:
+        thing, pid = until(process, lambda: next(iter(running(folder).items()), None), "a worker at work")
         time.sleep(random.random())
-        with contextlib.suppress(ProcessLookupError):
+        if running(folder).get(thing) == pid:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
-        until(process, lambda thing=thing: running(folder).get(thing) not in killed, f"{thing} to be taken up")
+            until(process, lambda thing=thing, pid=pid: running(folder).get(thing) != pid, f"{thing} to be taken up")
     text = finish(process, folder)
     found = check(folder, trials_)
     print(f"killed {len(killed)} workers, {sum(t.user_attrs['starts'] for t in found)} starts of {trials_} trials")

@@ -4,7 +4,8 @@ How a sweep maps to Optuna: an Optuna trial is one point of the space, and its i
 trials can never run again, so a trial that is paused at a rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to the
 end of its run is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL. What halving needs besides stands
 in user attributes: `heading` (rung that the trial runs to), `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed).
-Who works on a trial is no matter of Optuna's: see claims.py.
+Who works on a trial is no matter of Optuna's: see claims.py. When a sweep that was done gets more --trials, the pruned ones still count in their
+rungs, and only new trials can go on from there.
 """
 
 import dataclasses

@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 from optuna.trial import TrialState
 
-from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.study import Study
@@ -45,7 +46,21 @@ class Worker:
         self.stopping = False
 
     def run(self) -> int:
-        """Returns 0 when no work is left, 75 when a signal asked to stop."""
+        """Returns 0 when no work is left, 75 when a signal asked to stop.
+
+        Raises:
+          UserError: the storage does not answer any more.
+        """
+        try:
+            return self._run()
+        except optuna.exceptions.StorageInternalError as error:
+            raise UserError(
+                f"The storage of the study does not answer any more ({' '.join(str(error.__cause__ or error).split())[:200]}). The trial of this "
+                "worker goes on from its last checkpoint when the same sweep is run again.",
+                EXIT_FAILED,
+            ) from error
+
+    def _run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         s, waited = self.settings, False
@@ -179,7 +194,7 @@ class Worker:
                 start_new_session=True,  # Ctrl-C in the terminal reaches the front door alone, which passes it on in order
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
-        told, looked = False, time.monotonic()
+        told, looked, stamp = False, time.monotonic(), 0
         try:
             while process.poll() is None:
                 if not self.claims.beat():
@@ -188,8 +203,8 @@ class Worker:
                 if self.stopping and not told:
                     process.terminate()
                     told = True
-                if time.monotonic() - looked > 1.0:
-                    looked = time.monotonic()
+                if time.monotonic() - looked > 1.0 and (now := _stamp(workdir)) != stamp:
+                    looked, stamp = time.monotonic(), now
                     if report() and not told:
                         process.terminate()
                         told = True
@@ -231,6 +246,14 @@ def read_losses(workdir: Path) -> dict[int, float]:
                 continue
             losses[int(values["step"])] = float(values["val/loss"])
     return losses
+
+
+def _stamp(workdir: Path) -> int:
+    """Changes when metrics.jsonl does."""
+    try:
+        return (workdir / "metrics.jsonl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def saved_step(workdir: Path) -> int:
