@@ -101,8 +101,10 @@ def find_place(coordinator: str, num_processes: int, process_id: int, environmen
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or tasks)
     if tasks == 1:
         return Place("", 1, 0)
-    # Ports above 61000 are not given out by Linux; one of its own for each step, so that a step never meets the one before.
-    name = ".".join(environment.get(key, "") for key in ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"))
+    # Ports above 61000 are not given out by Linux; one of its own for each step, so that a step never meets the one before;
+    # srun's own port tells steps of two SLURMs on one host apart.
+    keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_SRUN_COMM_PORT")
+    name = ".".join(environment.get(key, "") for key in keys)
     port = 61000 + zlib.crc32(name.encode()) % 4500
     return Place(f"{first_host(nodes)}:{port}", tasks, int(environment["SLURM_PROCID"]), _own_devices(environment))
 
