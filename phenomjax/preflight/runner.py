@@ -89,11 +89,16 @@ class Exchange:
 
     def __init__(self) -> None:
         self.count, self.own, self.check = jax.process_count(), jax.process_index(), ""
-        self.full_names = [cluster.name(i) for i in range(self.count)] if self.count > 1 else ["this process"]
-        self.names = [name.partition(" (")[0] for name in self.full_names]  # without pid
+        self.names = self.full_names = (
+            [f"process {i}" for i in range(self.count)] if self.count > 1 else ["this process"]
+        )
         self.gone: dict[int, str] = {}
         self.client: Any = cluster._client() if self.count > 1 else None
         self._beats: dict[int, tuple[int, float]] = {}
+        if self.count > 1:
+            self.gather("start", True, 120)  # then all have told their names
+            self.full_names = [cluster.name(i) for i in range(self.count)]
+            self.names = [name.partition(" (")[0] for name in self.full_names]
 
     def gather(self, label: str, value: Any, seconds: float) -> list[Any]:
         """What each process says, None for those that say nothing.
