@@ -90,7 +90,7 @@ def set_aside(workdir: Path, step: int, reasons: list[str]) -> None:
     (workdir / DAMAGED).mkdir(exist_ok=True)
     while (target := workdir / DAMAGED / (f"{step}-{number}" if number else str(step))).exists():
         number += 1
-    source.rename(target)
+    shutil.move(source, target)  # also where `checkpoints` is a link to another disk
     log.warning(
         "the checkpoint of step %d is damaged: %s. It is not used, and was moved to %s.", step, some(reasons), target
     )
