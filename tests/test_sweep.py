@@ -202,6 +202,14 @@ def test_mistakes_on_the_command_line(config, arguments, message, tmp_path, monk
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
 
 
+def test_optuna_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(
+        UserError, match=r"Sweeps need Optuna, which is not installed. Run `pip install -r requirements-sweep.txt`"
+    ):
+        sweep(TOY, tmp_path=tmp_path)
+
+
 def test_a_folder_holds_one_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r"is not the folder of a sweep: it has no sweep.json. Begin one with"):

@@ -73,11 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
             )
     log_to_stderr()
     try:
-        import optuna  # noqa: F401
+        import optuna
     except ImportError:
         raise UserError(
             "Sweeps need Optuna, which is not installed. Run `pip install -r requirements-sweep.txt` (or `pip install 'phenomjax[sweep]'`)."
         ) from None
+    try:
+        return run(args, overrides)
+    except optuna.exceptions.StorageInternalError as error:
+        first = " ".join(str(error.__cause__ or error).partition("(Background")[0].split())[:300]
+        raise UserError(
+            f"The storage of the study does not answer any more ({first}). What the trials saved is there: run the same command again "
+            "when the storage is back.",
+            EXIT_FAILED,
+        ) from None
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Does what the command line asks for; returns the exit code."""
     from phenomjax.sweep import launchers, study
     from phenomjax.sweep.worker import Worker
 

@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 from optuna.trial import TrialState
 
-from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.study import Study
@@ -46,21 +45,7 @@ class Worker:
         self.stopping = False
 
     def run(self) -> int:
-        """Returns 0 when no work is left, 75 when a signal asked to stop.
-
-        Raises:
-          UserError: the storage does not answer any more.
-        """
-        try:
-            return self._run()
-        except optuna.exceptions.StorageInternalError as error:
-            raise UserError(
-                f"The storage of the study does not answer any more ({' '.join(str(error.__cause__ or error).split())[:200]}). The trial of this "
-                "worker goes on from its last checkpoint when the same sweep is run again.",
-                EXIT_FAILED,
-            ) from error
-
-    def _run(self) -> int:
+        """Returns 0 when no work is left, 75 when a signal asked to stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         s, waited = self.settings, False
