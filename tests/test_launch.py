@@ -272,7 +272,7 @@ def test_a_raising_process_ends_all_with_its_traceback_last_and_they_start_again
     assert process.wait(timeout=120) == 75
     text = (tmp_path / "run.log").read_text()
     first, second = text.split("launch: failed after progress; starting again\n")
-    lines = first.strip().splitlines()
+    lines = [line for line in first.splitlines() if line]
     assert lines[-1] == "launch: exit code 1, checkpoint of step none -> 20"
     assert lines[-2] == "ValueError: planted at step 25" and "Traceback (most recent call last):" in lines
     assert second.rstrip().endswith("launch: stopped by a signal, saved; the same command continues")

@@ -157,12 +157,12 @@ def failures(slurm, folder, reference, count):
     )
 
 
-def signals(slurm, folder):
+def signals(slurm, folder, pool):
     """SIGTERM with lead time while compiling, evaluating and writing a checkpoint; then requeue by hand, then preemption."""
     settings = {"num_steps": 240, "eval__every_steps": 60, "eval__num_batches": 4}
     toys = {"TOY_WIDTH": 600, "TOY_EVAL_SECONDS": 1, "TOY_COMPILE_SECONDS": 3, "TOY_STEP_SECONDS": 0.1}
     job = Job(slurm, folder, "signals", settings, ("--nodes=2", "--nodelist=lab[2-3]"), **toys)
-    undisturbed = run_undisturbed(folder / "signals_undisturbed", settings, TOY_WIDTH=600)
+    undisturbed = pool.submit(run_undisturbed, folder / "signals_undisturbed", settings, TOY_WIDTH=600)
     here, stops = 0, []
 
     def stop(what, tell):
@@ -194,7 +194,7 @@ def signals(slurm, folder):
     job.wait_for_step(job.progress() + 10)
     urgent = ("--partition=urgent", "--exclusive", "--nodelist=lab2", "--output=/dev/null", "--wrap=sleep 1")
     stop("preemption", lambda: slurm.run("sbatch", *urgent))
-    job.finish(undisturbed)
+    job.finish(undisturbed.result())
     job.assert_nothing_lost()
     assert slurm.restarts(job.id) == 5 and set(code for code, _, _ in job.starts()) <= {75, None, 0}
     return "; ".join(stops)
@@ -290,7 +290,7 @@ def array(slurm, folder):
 
 def test_a_run_survives(slurm, tmp_path, count, subtests, capsys):
     settings = {"num_steps": count(200, 2500)}
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(10) as pool:
         # What waits longest begins first.
         limit = pool.submit(time_limit, slurm, tmp_path)
         workdir = pool.submit(run_undisturbed, tmp_path / "undisturbed", settings)
@@ -298,7 +298,7 @@ def test_a_run_survives(slurm, tmp_path, count, subtests, capsys):
         scenarios = {
             "time limit": limit,
             "failures": pool.submit(failures, slurm, tmp_path, reference, count),
-            "signals": pool.submit(signals, slurm, tmp_path),
+            "signals": pool.submit(signals, slurm, tmp_path, pool),
             "lost node": pool.submit(lost_node, slurm, tmp_path, reference, count),
             "array": pool.submit(array, slurm, tmp_path),
             "not retried": pool.submit(not_retried, slurm, tmp_path),
