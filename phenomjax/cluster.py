@@ -3,6 +3,7 @@
 JAX's coordination service (its key-value store) carries all messages; no collective of devices is needed to tell others of an error.
 """
 
+import atexit
 import contextlib
 import json
 import logging
@@ -35,25 +36,9 @@ _barriers: dict[str, int] = {}
 _report: dict[str, Any] = {"step": 0, "phase": "starting"}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among the others.
-
-    Attributes:
-      coordinator: host:port of process 0; "" for a single process.
-      num_processes, process_id: how many there are, and which this is.
-      local_device_ids: the GPUs of the node that are this process's own; None = all that it sees.
-    """
-
-    coordinator: str
-    num_processes: int
-    process_id: int
-    local_device_ids: tuple[int, ...] | None = None
-
-
 def started() -> bool:
     """Whether `start` connected this process (a notebook need not)."""
-    return _client() is not None
+    return client() is not None
 
 
 def define_flags() -> None:
@@ -73,69 +58,6 @@ def start_from_flags() -> None:
     start(f.coordinator, f.num_processes, f.process_id, f.local_devices)
 
 
-def find_place(coordinator: str, num_processes: int, process_id: int, environment: Mapping[str, str]) -> Place:
-    """Where this process stands: explicit numbers first, then SLURM's step, else alone.
-
-    Raises:
-      UserError: the numbers contradict each other, or a SLURM job of several tasks runs this outside of srun.
-    """
-    if num_processes > 1 and not coordinator:
-        raise UserError(
-            f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, the same for all processes."
-        )
-    if coordinator or num_processes:
-        count = num_processes or 1
-        if not 0 <= process_id < count:
-            raise UserError(
-                f"--process_id={process_id} must be between 0 and {count - 1} (--num_processes={num_processes})."
-            )
-        return Place(coordinator, count, process_id)
-    nodes, tasks = environment.get("SLURM_STEP_NODELIST"), int(environment.get("SLURM_NTASKS") or 1)
-    if not nodes:
-        if tasks > 1:
-            raise UserError(
-                f"This is SLURM job {environment.get('SLURM_JOB_ID')} with {tasks} tasks, but the program was started outside of srun, so "
-                "only one process would run. Start it with `srun` or `sbatch launch/train.sbatch …`; for one process alone give --num_processes=1."
-            )
-        return Place("", 1, 0)
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or tasks)
-    if tasks == 1:
-        return Place("", 1, 0)
-    # Ports above 61000 are not given out by Linux; one of its own for each step, so that a step never meets the one before;
-    # srun's own port tells steps of two SLURMs on one host apart.
-    keys = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_SRUN_COMM_PORT")
-    name = ".".join(environment.get(key, "") for key in keys)
-    port = 61000 + zlib.crc32(name.encode()) % 4500
-    return Place(f"{first_host(nodes)}:{port}", tasks, int(environment["SLURM_PROCID"]), _own_devices(environment))
-
-
-def first_host(nodes: str) -> str:
-    """The first host of a SLURM node list: "gpu[007-012,020]-ib,login" -> "gpu007-ib"."""
-    match = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\]([^\[,]*))?", nodes)
-    return "".join(part or "" for part in match.groups()) if match else nodes
-
-
-def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Splits the GPUs of a node evenly over its tasks; JAX would give one to each, whatever the number."""
-    node = int(environment.get("SLURM_NODEID", 0))
-    counts: list[int] = []
-    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):  # "2(x3),1"
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
-        counts += [int(match[1])] * int(match[2] or 1) if match else []
-    tasks = counts[node] if node < len(counts) else 1
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = len(visible.split(",")) if visible else 0
-    if tasks == 1 or gpus == 1:  # all are its own, or SLURM bound one to each task
-        return None
-    if gpus % tasks:
-        raise UserError(
-            f"Node {environment.get('SLURMD_NODENAME', node)} runs {tasks} tasks on {gpus} GPUs (CUDA_VISIBLE_DEVICES={visible}), which do not "
-            "divide. Ask for --ntasks-per-node equal to --gpus-per-node (launch/train.sbatch), or one task a node (launch/train_node.sbatch)."
-        )
-    each, first = gpus // tasks, int(environment.get("SLURM_LOCALID", 0)) * (gpus // tasks)
-    return tuple(range(first, first + each)) or None
-
-
 def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, local_devices: int = 0) -> None:
     """Connects this process to the others, or to itself: JAX saves on SIGTERM only after `jax.distributed.initialize`.
 
@@ -150,9 +72,8 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
     """
     place = find_place(coordinator, num_processes, process_id, os.environ)
     address = place.coordinator or f"127.0.0.1:{_free_port()}"
-    alone = threading.Timer(
-        CONNECT_SECONDS - 5, _nobody_came, (place, address)
-    )  # JAX would end the process without an explanation
+    # JAX would end the process without an explanation.
+    alone = threading.Timer(CONNECT_SECONDS - 5, _nobody_came, (place, address))
     alone.daemon = True
     alone.start()
     jax.distributed.initialize(
@@ -166,8 +87,13 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
     if place.process_id:
         log.setLevel(logging.WARNING)  # process 0 speaks for all
     if place.num_processes > 1:
-        _client().key_value_set(f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})")
-        threading.Thread(target=_follow, daemon=True, name="follow the others").start()
+        client().key_value_set(f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})")
+        stop = threading.Event()
+        thread = threading.Thread(target=_follow, args=(stop,), daemon=True, name="follow the others")
+        thread.start()
+        # Python ends daemon threads by an exception that would abort the process (exit code 134) while this one is in JAX's C++ code.
+        atexit.register(thread.join, 10)
+        atexit.register(stop.set)  # called before the one above
     with connected():
         _check_devices(place, local_devices)
 
@@ -204,7 +130,7 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
-def _client() -> Any:
+def client() -> Any:
     """The key-value store of JAX's coordination service, which has no public name."""
     from jax._src import distributed
 
@@ -250,11 +176,11 @@ def leave(code: int, text: str) -> None:
             text += f"\nNo answer from {', '.join(missing)}: killed, stopped, or its node is lost. This process failed because of that."
         word = {"code": code, "process": jax.process_index(), "text": text.strip().splitlines()[-1][:300]}
         try:
-            _client().key_value_set(LEAVE, json.dumps(word))
+            client().key_value_set(LEAVE, json.dumps(word))
         except Exception:  # another one was first (or the coordinator is gone): its words count
             first = False
             with contextlib.suppress(Exception):
-                code = json.loads(_client().key_value_try_get(LEAVE))["code"]
+                code = json.loads(client().key_value_try_get(LEAVE))["code"]
     log.getChild("process").error("%s", text)
     if many:
         time.sleep(2 * _period() + 0.2)  # the others leave meanwhile, so that this text is the last
@@ -270,12 +196,11 @@ def _period() -> float:
     return max(0.5, jax.process_count() / 500)
 
 
-def _follow() -> None:
+def _follow(stop: threading.Event) -> None:
     """Says all the time that this process is alive and where it is, and leaves when another one said so."""
     # The period is asked for once: at the end of the program JAX's devices are gone before this thread is.
-    client, own, beat, period = _client(), jax.process_index(), 0, _period()
-    while True:
-        time.sleep(period)
+    client, own, beat, period = client(), jax.process_index(), 0, _period()
+    while not stop.wait(period):
         beat += 1
         with contextlib.suppress(Exception):
             client.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
@@ -303,7 +228,7 @@ def report(**values: Any) -> None:
 
 def beats() -> dict[int, dict[str, Any]]:
     """What each process last said: {process: {"beat", "step", "phase", …}}."""
-    pairs = _client().key_value_dir_get("phenomjax/beat")
+    pairs = client().key_value_dir_get("phenomjax/beat")
     return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in pairs}
 
 
@@ -332,7 +257,7 @@ def behind() -> list[str]:
 def name(process: int) -> str:
     """What a process is called in messages: "process 3 on lab1 (pid 77)"."""
     try:
-        return f"process {process} on {_client().key_value_try_get(f'phenomjax/name/{process}')}"
+        return f"process {process} on {client().key_value_try_get(f'phenomjax/name/{process}')}"
     except Exception:
         return f"process {process}"
 
@@ -361,7 +286,7 @@ def barrier(label: str, seconds: float = 1800.0) -> None:
     if jax.process_count() == 1:
         return
     number = _barriers[label] = _barriers.get(label, -1) + 1
-    key, client = f"phenomjax/barrier/{label}/{number}", _client()
+    key, client = f"phenomjax/barrier/{label}/{number}", client()
     client.key_value_set(f"{key}/came/{jax.process_index()}", "")
 
     def late() -> list[str]:
