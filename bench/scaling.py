@@ -96,12 +96,15 @@ def simulated_slurm(nodes: int) -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="lab", dir="/tmp")
     try:
         subprocess.run(
-            [TOOLS / "slurm_up", folder, "--nodes", str(nodes), "--cpus", "1"], check=True, stdout=sys.stderr
+            [TOOLS / "slurm_up", folder, "--nodes", str(nodes), "--cpus", "1", "--gpus", "0"],
+            check=True,
+            stdout=sys.stderr,
         )
         shell = subprocess.run(f". {folder}/env.sh; env -0", shell=True, check=True, capture_output=True, text=True)
         pairs = [x.partition("=") for x in shell.stdout.split("\0") if x]
         variables = {name: value for name, _, value in pairs if not name.startswith("JAX_COMPILATION")}
         yield variables | {
+            "PHENOMJAX_TASKS_PER_NODE": "1",
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
             "OMP_NUM_THREADS": "1",

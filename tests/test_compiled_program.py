@@ -149,3 +149,10 @@ def test_every_task_shards_its_state(preset):
     for task in SIZES:
         with programs.on_mesh(make_config(task, preset), jax.devices()[:DEVICES]) as made:
             check_shards(made[4], preset)
+
+
+@pytest.mark.parametrize("task", ["permutation_lm", "bidirectional_lm"])
+def test_other_tasks_reduce_in_float32(task):
+    lowered, _ = programs.lower(make_config(task, "fsdp"), jax.devices()[:DEVICES])
+    sums = among_rows(programs.partitioned(lowered), "fsdp", "all-reduce", "reduce-scatter")
+    assert {dtype for c in sums for dtype, _ in c.arrays} == {"f32"}

@@ -105,7 +105,8 @@ class Linear(nn.Module):
 def _look_up(table: Array, rows: Array, dtype: DTypeLike) -> Array:
     """table[rows] as a product: its gradient is one too, where a scatter's sum would have no fixed order on a GPU."""
     chosen = jax.nn.one_hot(rows, len(table), dtype=dtype)
-    return jnp.matmul(chosen, table.astype(dtype), precision=lax.Precision.HIGHEST)
+    options = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}  # and so of its gradient
+    return jnp.matmul(chosen, table.astype(dtype), **options).astype(dtype)
 
 
 class TokenEncoder(nn.Module):
@@ -165,7 +166,7 @@ class BiLSTM(nn.Module):
             value = Kernel(nn.with_logical_partitioning(init, tuple(axes)), (DIRECTIONS, *shape), name=name)()
             # Gathered here, once, and not in every turn of the loop.
             whole = tuple(None if axis == "embed" else axis for axis in axes)
-            return nn.with_logical_constraint(value.astype(self.dtype), whole)
+            return nn.with_logical_constraint(value, whole)
 
         inward = kernel("input", init, (None, "embed", None, "mlp"), width, *gates)
         state = kernel("state", init, (None, "embed", None, "mlp"), width, *gates)
@@ -178,7 +179,7 @@ class BiLSTM(nn.Module):
         def direction(
             x: Array, inward: Array, bias: Array, state: Array, outward: Array, cell: Array, hidden: Array
         ) -> Any:
-            inputs = layers.product(x, inward, 1) + bias.astype(self.dtype)
+            inputs = layers.add(layers.product(x, inward, 1), bias)
             return lstm.recurrence(inputs, state, outward, cell, hidden, self.cell_clip, self.projection_clip)
 
         arguments = (x.astype(self.dtype).transpose(1, 2, 0, 3), inward, bias, state, outward, cell.swapaxes(0, 1),

@@ -23,8 +23,8 @@ def recurrence(
 
     Args:
       inputs: (time, rows, 4, cell), the input's share of the four gates with all biases; gates in the order i, f, g, o.
-      state_kernel: (projection, 4, cell).
-      projection: (cell, projection).
+      state_kernel: (projection, 4, cell), float32, cast to the type of the inputs; its gradient is summed in its own type.
+      projection: (cell, projection), likewise.
       cell: (rows, cell) float32, before the first step.
       hidden: (rows, projection) float32.
       cell_clip, projection_clip: bounds; 0 = none.
@@ -40,7 +40,8 @@ def _run(
     *, save: bool = False,
 ) -> tuple[Array, Array, Any]:  # fmt: skip
     dtype, shape = inputs.dtype, inputs.shape[1:]
-    state_2d, projection = state_kernel.reshape(state_kernel.shape[0], *_flat(shape)), projection.astype(dtype)
+    state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
+    projection = projection.astype(dtype)
 
     def step(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Any]]:
         cell, hidden = carry
@@ -59,9 +60,9 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[1] * shape[2],) if jax.default_backend() == "cpu" else shape[1:]
 
 
-def _dot(x: Array, y: Array, axes_x: int | tuple, axes_y: int | tuple) -> Array:
+def _dot(x: Array, y: Array, axes_x: int | tuple, axes_y: int | tuple, dtype: Any = None) -> Array:
     contract = [(a,) if isinstance(a, int) else a for a in (axes_x, axes_y)]
-    return lax.dot_general(x, y, ((contract[0], contract[1]), ((), ())))
+    return lax.dot_general(x, y, ((contract[0], contract[1]), ((), ())), preferred_element_type=dtype)
 
 
 def _clip(x: Array, limit: float) -> Array:
@@ -81,7 +82,8 @@ def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Any]:
 def _backward(cell_clip: float, projection_clip: float, saved: Any, gradient: tuple[Array, Array]) -> tuple:
     gates, hidden, cell, state_kernel, projection, cell_0, hidden_0 = saved
     dtype, shape = gates.dtype, gates.shape[1:]
-    state_2d, projection_t = state_kernel.reshape(state_kernel.shape[0], *_flat(shape)), projection.astype(dtype)
+    state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
+    projection_t = projection.astype(dtype)
     contracted = tuple(range(1, state_2d.ndim))
     before = jnp.concatenate([cell_0[None], cell[:-1]])
 
@@ -103,10 +105,15 @@ def _backward(cell_clip: float, projection_clip: float, saved: Any, gradient: tu
     _, (to_gates, to_product) = lax.scan(step, zero, (gradient[0], gates, cell, before, hidden), reverse=True)
     hidden_before = jnp.concatenate([hidden_0[None].astype(dtype), hidden[:-1]]).reshape(-1, hidden.shape[-1])
     output = (gates[:, :, 3].astype(jnp.float32) * jnp.tanh(cell)).astype(dtype).reshape(-1, cell.shape[-1])
-    to_state = _dot(hidden_before, to_gates.reshape(-1, *_flat(shape)), 0, 0).reshape(state_kernel.shape)
-    to_projection = _dot(output, to_product.reshape(-1, hidden.shape[-1]), 0, 0)
-    return (to_gates, to_state.astype(state_kernel.dtype), to_projection.astype(projection.dtype), jnp.zeros_like(cell_0),
-            jnp.zeros_like(hidden_0))  # fmt: skip
+    to_state = _dot(hidden_before, to_gates.reshape(-1, *_flat(shape)), 0, 0, state_kernel.dtype)
+    to_projection = _dot(output, to_product.reshape(-1, hidden.shape[-1]), 0, 0, projection.dtype)
+    return (
+        to_gates,
+        to_state.reshape(state_kernel.shape),
+        to_projection,
+        jnp.zeros_like(cell_0),
+        jnp.zeros_like(hidden_0),
+    )
 
 
 recurrence.defvjp(_forward, _backward)

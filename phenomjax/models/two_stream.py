@@ -91,7 +91,11 @@ class RelativeAttention(nn.Module):
         # Positions are few; projecting them for both directions and choosing by row costs less than a product a row.
         place = project("position", whole=True)(context.positions)
         backwards = context.reverse
-        place = place[0] if backwards is None else jnp.where(backwards[:, None, None, None], place[1], place[0])
+        if backwards is None:
+            place = place[0]
+        else:  # by float32, in which the gradient is summed over rows: see layers.add
+            wide = place.astype(jnp.float32)
+            place = jnp.where(backwards[:, None, None, None], wide[1], wide[0]).astype(place.dtype)
         biases = context.biases or head_biases(self, heads, self.init_std)
         segment = Table((2, *heads), (None, "heads", "kv"), self.init_std, name="segment")()
 
