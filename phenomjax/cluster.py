@@ -16,9 +16,7 @@ import textwrap
 import threading
 import time
 import traceback
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -26,6 +24,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from phenomjax.errors import EXIT_FAILED, EXIT_STUCK, UserError
+from phenomjax.place import Place, find_place
 
 log = logging.getLogger("phenomjax")
 HEARTBEAT_SECONDS = 30  # a process whose node died is noticed after this time
@@ -199,13 +198,13 @@ def _period() -> float:
 def _follow(stop: threading.Event) -> None:
     """Says all the time that this process is alive and where it is, and leaves when another one said so."""
     # The period is asked for once: at the end of the program JAX's devices are gone before this thread is.
-    client, own, beat, period = client(), jax.process_index(), 0, _period()
+    store, own, beat, period = client(), jax.process_index(), 0, _period()
     while not stop.wait(period):
         beat += 1
         with contextlib.suppress(Exception):
-            client.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
+            store.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
         try:
-            word = json.loads(client.key_value_try_get(LEAVE))
+            word = json.loads(store.key_value_try_get(LEAVE))
         except Exception:
             continue
         if word["process"] == own:
@@ -286,18 +285,18 @@ def barrier(label: str, seconds: float = 1800.0) -> None:
     if jax.process_count() == 1:
         return
     number = _barriers[label] = _barriers.get(label, -1) + 1
-    key, client = f"phenomjax/barrier/{label}/{number}", client()
-    client.key_value_set(f"{key}/came/{jax.process_index()}", "")
+    key, store = f"phenomjax/barrier/{label}/{number}", client()
+    store.key_value_set(f"{key}/came/{jax.process_index()}", "")
 
     def late() -> list[str]:
-        came = {int(k.rsplit("/", 1)[1]) for k, _ in client.key_value_dir_get(f"{key}/came")}
+        came = {int(k.rsplit("/", 1)[1]) for k, _ in store.key_value_dir_get(f"{key}/came")}
         return [name(i) for i in range(jax.process_count()) if i not in came]
 
     end, said = time.monotonic() + seconds, time.monotonic()
     while time.monotonic() < end:
         if is_main():
             if not (missing := late()):
-                client.key_value_set(f"{key}/open", "")
+                store.key_value_set(f"{key}/open", "")
                 return
             if time.monotonic() - said > 30:
                 said = time.monotonic()
@@ -305,7 +304,7 @@ def barrier(label: str, seconds: float = 1800.0) -> None:
             time.sleep(0.02)
         else:
             try:
-                client.blocking_key_value_get(f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001)))
+                store.blocking_key_value_get(f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001)))
                 return
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE" not in str(error):
@@ -324,3 +323,11 @@ def agree(flag: bool) -> bool:
     import numpy as np
 
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes would disagree about it."""
+    if jax.config.jax_compilation_cache_dir is None and not (
+        jax.default_backend() == "cpu" and jax.process_count() > 1
+    ):
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/phenomjax/xla"))

@@ -133,7 +133,7 @@ def gather(label: str, text: str, seconds: float = 1800.0) -> list[str]:
     if count == 1:
         return [text]
     number = _gathered[label] = _gathered.get(label, -1) + 1
-    key, client, end = f"phenomjax/gather/{label}/{number}", cluster._client(), time.monotonic() + seconds
+    key, client, end = f"phenomjax/gather/{label}/{number}", cluster.client(), time.monotonic() + seconds
     client.key_value_set(f"{key}/{own}", text)
 
     def wait_for(name: str) -> str:

@@ -26,7 +26,7 @@ from phenomjax.goodput import FILE, Goodput, describe, process_began
 from phenomjax.progress import duration, log_to_file
 from phenomjax.step import jit_step
 from phenomjax.watchdog import Watchdog
-from phenomjax.workdir import workdir_error
+from phenomjax.workdir import open_workdir, workdir_error
 from phenomjax.writers import open_writers
 
 log = logging.getLogger("phenomjax")
@@ -77,7 +77,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        use_compilation_cache()
+        cluster.use_compilation_cache()
         self.mesh = sharding.make_mesh(config)
         self.task = tasks.make(config)
         block = sharding.row_block(self.mesh)
@@ -377,33 +377,6 @@ class Trainer:
         return EXIT_DONE
 
 
-def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder of the run and writes a probe into it: a save that fails later would cost the run.
-
-    Raises:
-      UserError: it cannot be made or written.
-    """
-    path = Path(workdir).absolute()
-    probe = path / f".probe-{jax.process_index()}"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("probe")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own."
-        ) from None
-    return path
-
-
 def _began() -> float:
     """When this run's process began; a notebook's process is older than its run."""
     return process_began() if cluster.started() else time.time()
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes would disagree about it."""
-    if jax.config.jax_compilation_cache_dir is None and not (
-        jax.default_backend() == "cpu" and jax.process_count() > 1
-    ):
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/phenomjax/xla"))

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -190,3 +191,22 @@ def _bytes(count: float) -> str:
             return f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """Makes the folder of the run and writes a probe into it: a save that fails later would cost the run.
+
+    Raises:
+      UserError: it cannot be made or written.
+    """
+    path = Path(workdir).absolute()
+    probe = path / f".probe-{socket.gethostname()}-{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("probe")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own."
+        ) from None
+    return path

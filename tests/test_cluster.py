@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 from phenomjax import cluster
-from phenomjax.cluster import Place, find_place, first_host
 from phenomjax.errors import UserError
+from phenomjax.place import Place, find_place, first_host
 
 STEP = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "gpu[07-09]-ib", "SLURM_NTASKS": "6", "SLURM_STEP_NUM_TASKS": "6",

@@ -93,7 +93,7 @@ class Exchange:
             [f"process {i}" for i in range(self.count)] if self.count > 1 else ["this process"]
         )
         self.gone: dict[int, str] = {}
-        self.client: Any = cluster._client() if self.count > 1 else None
+        self.client: Any = cluster.client() if self.count > 1 else None
         self._beats: dict[int, tuple[int, float]] = {}
         if self.count > 1:
             self.gather("start", True, 120)  # then all have told their names

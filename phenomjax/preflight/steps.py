@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax import optim, sharding, train
+from phenomjax import optim, sharding
 from phenomjax import state as state_lib
 from phenomjax.feed import to_devices
 from phenomjax.models.layers import compute_dtype
@@ -82,7 +82,7 @@ def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[
 
 def run_steps(bench: Bench) -> dict[str, Any]:
     """Ten steps on all processes."""
-    train.use_compilation_cache()
+    cluster.use_compilation_cache()
     memory = []
 
     def ready(label: str, analysis: Any) -> None:
