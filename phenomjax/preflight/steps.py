@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax import optim, sharding
+from phenomjax import cluster, optim, sharding
 from phenomjax import state as state_lib
 from phenomjax.feed import to_devices
 from phenomjax.models.layers import compute_dtype
