@@ -354,7 +354,8 @@ class Trainer:
             )
         assert good is not None  # a roll-back run saves step 0
         self.rollbacks = [*self.rollbacks, {"at": good, "skip": error.step - good}]
-        log.warning("%s Rolling back to step %d and skipping the data of %d steps (roll-back %d of at most %d).", what, good,
+        say = log if cluster.is_main() else own  # all do the same; one says it on the screen
+        say.warning("%s Rolling back to step %d and skipping the data of %d steps (roll-back %d of at most %d).", what, good,
                     error.step - good, len(self.rollbacks), c.divergence.max_rollbacks)  # fmt: skip
 
     def finish(self, step: int, stopped: bool) -> int:
