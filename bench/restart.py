@@ -1,6 +1,6 @@
 """How long after a process of a job was killed the run trains again: `python -m bench.restart [--kills 6]`, on a real SLURM on this machine.
 
-Toy runs of two processes on two nodes (tests/toy_main.py), so what is measured is our share: noticing, ending the others, starting
+Toy runs of two processes (tests/toy_main.py), so what is measured is our share: noticing, ending the others, starting
 again in the same allocation, restoring. A model's own compilation comes on top (its cache is on disk), and Python's imports from a slow disk.
 """
 
@@ -30,16 +30,19 @@ def first_steps(workdir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6)
-    kills = parser.parse_args().kills
+    parser.add_argument(
+        "--nodes", type=int, choices=(1, 2), default=1, help="processes of one device each on 1 node, or of two on 2"
+    )
+    kills, nodes = parser.parse_args().kills, parser.parse_args().nodes
     lab = start_lab(2)
     if isinstance(lab, str):
         sys.exit(lab)
     folder, seconds = Path(tempfile.mkdtemp(prefix="restart")), []
-    print(f"{os.cpu_count()} CPUs, {report.versions()}")
+    print(f"{nodes} node(s), {os.cpu_count()} CPUs, {report.versions()}")
     try:
         job = lab.submit(
-            *toy_arguments(folder / "run", num_steps=100_000, eval__every_steps=0), log=folder / "log", options=("--nodes=2",),
-            PHENOMJAX_TASKS_PER_NODE=1, JAX_NUM_CPU_DEVICES=2, TOY_STEP_SECONDS=0.05,
+            *toy_arguments(folder / "run", num_steps=100_000, eval__every_steps=0), log=folder / "log", options=(f"--nodes={nodes}",),
+            PHENOMJAX_TASKS_PER_NODE=2 // nodes, JAX_NUM_CPU_DEVICES=nodes, TOY_STEP_SECONDS=0.05,
         )  # fmt: skip
         for i in range(kills):
             wait_until(lambda i=i: first_steps(folder / "run") == i + 1, "the first step")
