@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import supervise  # beside this file, wherever that is called from
 
-LEAVE_SECONDS = 15  # after one process failed the others leave by themselves, and are heard; then they get SIGTERM
+LEAVE_SECONDS = 5  # after one process failed the others leave by themselves, and are heard; then they get SIGTERM
 GRACE_SECONDS = 5  # and then SIGKILL
 PR_SET_PDEATHSIG = 1
 
