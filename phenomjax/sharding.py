@@ -22,6 +22,10 @@ RULES: dict[str, dict[str, str | None]] = {
     "fsdp_tp": {"batch": "data", "embed": "data", "mlp": "model", "heads": "model", "vocab": "model", **_REPLICATED},
 }
 
+SMALL = (
+    2**16
+)  # elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing is won by splitting it
+
 
 def make_mesh(config: ConfigDict) -> Mesh:
     """Builds the (data, model) mesh over all devices of all processes.
@@ -93,7 +97,7 @@ def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
     """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
 
     Raises:
-      UserError: a logical name without a rule, or a dimension that the mesh axis does not divide.
+      UserError: a logical name without a rule, or an array of more than `SMALL` elements with a dimension that the mesh axis does not divide.
     """
     specs = nn.get_partition_spec(boxed)
     used = {axis for spec in jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P)) for axis in spec if axis}
@@ -102,15 +106,20 @@ def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
             f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known: {sorted(RULES[preset])}."
         )
     result = nn.logical_to_mesh_sharding(specs, mesh, rules(preset))
-    leaves = jax.tree.leaves_with_path(jax.eval_shape(nn.unbox, boxed))
-    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(result), strict=True):
-        for size, axis in zip(leaf.shape, sharding.spec, strict=False):
-            if axis and size % mesh.shape[axis]:
-                raise UserError(
-                    f"{jax.tree_util.keystr(path)} has a dimension of {size} that does not divide over {mesh.shape[axis]} devices on mesh "
-                    f"axis '{axis}' (preset '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model width that divides."
-                )
-    return result
+
+    def divided(path: Any, leaf: Any, sharding: NamedSharding) -> NamedSharding:
+        spec = list(sharding.spec)
+        for i, axis in enumerate(spec):
+            if axis and leaf.shape[i] % mesh.shape[axis]:
+                if leaf.size > SMALL:
+                    raise UserError(
+                        f"{jax.tree_util.keystr(path)} has a dimension of {leaf.shape[i]} that does not divide over {mesh.shape[axis]} devices on "
+                        f"mesh axis '{axis}' (preset '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model width that divides."
+                    )
+                spec[i] = None
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree_util.tree_map_with_path(divided, jax.eval_shape(nn.unbox, boxed), result)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

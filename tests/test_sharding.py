@@ -33,11 +33,14 @@ def test_a_name_without_a_rule_is_an_error():
         sharding.shardings(boxed(("embde", "mlp"), (64, 64)), mesh(), "dp")
 
 
-def test_a_dimension_that_does_not_divide_is_an_error():
+def test_a_dimension_that_does_not_divide_is_an_error_unless_the_array_is_small():
+    wide = (60, sharding.SMALL // 60 + 8)
     with pytest.raises(
         UserError, match=r"\['kernel'\] has a dimension of 60 that does not divide over 8 devices on mesh axis 'data'"
     ):
-        sharding.shardings(boxed(("embed", "mlp"), (60, 64)), mesh(preset="fsdp"), "fsdp")
+        sharding.shardings(boxed(("embed", "mlp"), wide), mesh(preset="fsdp"), "fsdp")
+    result = sharding.shardings(boxed(("vocab", "embed"), (37, 64)), mesh(preset="fsdp_tp", model=2), "fsdp_tp")
+    assert tuple(result["kernel"].spec) == (None, "data")  # 37 residues: whole on the model axis, split over data
 
 
 def test_mesh_must_use_all_devices():
