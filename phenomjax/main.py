@@ -4,7 +4,9 @@ Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never 
 watchdog (run the same command again). Many hosts: `sbatch launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -40,22 +42,29 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
         )
         print("Every key with its default and meaning stands in phenomjax/config.py; experiments stand in configs/.")
         return None
-    try:
+    with explained():
         flags.FLAGS(sys.argv)
         if config_flag.value is not None:
             config_flag.value.keys()  # a file that could not be read says so only now
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError is quoted
-        first = " ".join(str(text).split()).rstrip(".?")[:300]
-        raise UserError(
-            f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help)."
-        ) from None
     for name in ("config", "workdir"):
         if flags.FLAGS[name].value is None:
             raise UserError(
                 f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir runs/mae_demo"
             )
     return config_flag.value, workdir.value
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns what absl and ml_collections raise for a flag, a key or a config file into a UserError."""
+    try:
+        yield
+    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError is quoted
+        first = " ".join(str(text).split()).rstrip(".?")[:300]
+        raise UserError(
+            f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/ (see --help)."
+        ) from None
 
 
 def main() -> int:

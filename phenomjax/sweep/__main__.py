@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, UserError, did_you_mean, exit_on_user_error
+from phenomjax.main import explained
 from phenomjax.progress import log_to_stderr
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
@@ -184,16 +185,10 @@ def read_config(text: str, overrides: list[str]) -> ConfigDict:
     values = flags.FlagValues()
     words = ["sweep", f"--config={text}", *overrides]
     holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=words)
-    try:
+    with explained():
         values(words)
         holder.value.keys()
         return ConfigDict(holder.value.to_dict())
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        said = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError is quoted
-        first = " ".join(str(said).split()).rstrip(".?")[:300]
-        raise UserError(
-            f"{first}. Keys and defaults stand in phenomjax/config.py; experiments stand in configs/."
-        ) from None
 
 
 if __name__ == "__main__":
