@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -336,8 +337,9 @@ class Trainer:
           UserError: always with action "stop"; after `max_rollbacks` with action "rollback".
         """
         c, v = self.config, error.values
-        names = ", ".join(self.loader.names(error.ids[:8]))
-        more = f" and {len(error.ids) - 8} more" if len(error.ids) > 8 else ""
+        ids = np.ravel(multihost_utils.process_allgather(error.ids)) if jax.process_count() > 1 else error.ids
+        names = ", ".join(self.loader.names(ids[:8]))
+        more = f" and {len(ids) - 8} more" if len(ids) > 8 else ""
         what = (
             f"Training diverged at step {error.step}: loss {v['train/loss']:.4g}, gradient norm {v['train/grad_norm']:.4g}, learning rate "
             f"{float(self.learning_rate(error.step - 1)):.3g}; the batch held the {self.loader.items} {names}{more}."
