@@ -82,7 +82,7 @@ def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("channels", [1, 2, 12])
+@pytest.mark.parametrize("channels", [1, 12])
 def test_any_number_of_channels(agnostic, channels):
     module, pixels = tiny(agnostic, channels), images(channels)
     params, noise, visible = initialised(module, pixels, ids(*range(channels)), agnostic)
