@@ -183,6 +183,9 @@ def run(start, command, scheduler, first=True):
                 return code
             say(why + "; starting again")
             continue
+        if action == "requeue" and code != STOPPED:
+            # A node that is lost looks like this until SLURM notices, and then SLURM requeues the job itself, without that node.
+            time.sleep(float(os.environ.get("PHENOMJAX_LOST_NODE_SECONDS", "20")))
         state, left = scheduler.state()
         if state != "RUNNING":
             say(f"{why}; the job is {state}, so it is not ours to start again")

@@ -88,6 +88,7 @@ def stand_in(tmp_path, *codes, progress=()):
 
 def supervised(tmp_path, command):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment["PHENOMJAX_LOST_NODE_SECONDS"] = "0"
     return subprocess.run(
         [PYTHON, ROOT / "launch" / "supervise.py", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
     )  # fmt: skip

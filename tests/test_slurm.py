@@ -225,7 +225,9 @@ def lost_node(slurm, folder, reference, count):
     lost = []
     for node in count((9,), (9, 8)):  # not the one with the batch shell, and that one
         options = ("--nodes=1-2", "--gpus-per-node=2", "--exclude=lab[0-7]")
-        job = Job(slurm, folder, f"lost{node}", reference["settings"], options, TOY_STEP_SECONDS=0.1)
+        # SLURM notices the loss (SlurmdTimeout) and requeues the job itself, before the survivor is given up.
+        trouble = {"TOY_STEP_SECONDS": 0.1, "PHENOMJAX_SRUN": "--wait=120"}
+        job = Job(slurm, folder, f"lost{node}", reference["settings"], options, **trouble)
         job.wait_for_step(20)
         slurm.crash(f"lab{node}")
         here = job.wait_for_text(r"launch: job \d+, start \d+, 1 nodes")
