@@ -43,7 +43,7 @@ def add_sections(c: ConfigDict) -> None:
     c.model.dtype = "auto"  # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
     c.model.scan_layers = False  # True: compile one block and scan it (shorter compile, stacked parameters)
     c.model.remat = "none"  # rematerialisation: "none", "dots" (keep matmul results), "full"
-    c.model.attention = "auto"  # "auto", "matmul", "xla", "cudnn"
+    c.model.attention = "auto"  # "auto", "matmul", "products", "xla", "cudnn"
 
     c.data = ConfigDict()
     c.data.banks = ()  # folders NAME.zarr made by `python -m phenomjax.prepare`
@@ -94,7 +94,7 @@ def check(c: ConfigDict) -> None:
     choose(c, "model.gelu", ("exact", "tanh"))
     choose(c, "model.dtype", ("auto", "float32", "bfloat16"))
     choose(c, "model.remat", ("none", "dots", "full"))
-    choose(c, "model.attention", ("auto", "matmul", "xla", "cudnn"))
+    choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
     at_least_one(c, "data.crops_per_image")
     divides_batch(c, "data.crops_per_image")
     m = c.model

@@ -12,7 +12,7 @@ from phenomjax.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-ATTENTION = ("auto", "matmul", "xla", "cudnn")
+ATTENTION = ("auto", "matmul", "products", "xla", "cudnn")
 LOOPED_FROM = 128  # keys; below, all heads' scores fit into the cache together
 _logged: set[str] = set()  # so that 48 equal layers give one log line
 
@@ -24,9 +24,9 @@ def attention(query: Array, key: Array, value: Array, implementation: str = "aut
       query: (batch, queries, heads, kv).
       key: (batch, keys, heads, kv).
       value: (batch, keys, heads, kv).
-      implementation: "matmul" (explicit products in batch, heads, time
-        order), "xla" (jax.nn.dot_product_attention),
-        "cudnn" (flash attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
+      implementation: "matmul" (explicit products in batch, heads, time order, head after head on one CPU device), "products" (the
+        same for all heads at once, whatever the device: what is exported), "xla" (jax.nn.dot_product_attention), "cudnn" (flash
+        attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
 
     Returns:
       (batch, queries, heads, kv) in the type of `query`.
@@ -39,6 +39,8 @@ def attention(query: Array, key: Array, value: Array, implementation: str = "aut
     if line not in _logged:
         _logged.add(line)
         log.info(line)
+    if chosen == "products":
+        return matmul_attention(query, key, value)
     if chosen == "matmul":
         # The loop would gather what is sharded, so it is for one device.
         looped = jax.device_count() == 1 and key.shape[1] >= LOOPED_FROM
@@ -53,7 +55,7 @@ def choose_attention(implementation: str, dtype: DTypeLike, head_dim: int) -> tu
             f"model.attention is {implementation!r}; it can be {', '.join(ATTENTION)}. "
             "Use --config.model.attention=auto to let the program choose."
         )
-    if implementation in ("matmul", "xla"):
+    if implementation in ("matmul", "products", "xla"):
         return implementation, "asked for by model.attention"
     platform = jax.default_backend()
     obstacle = _cudnn_obstacle(platform, jnp.dtype(dtype), head_dim)
