@@ -20,7 +20,10 @@ def reference(q, k, v):
     return (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
 
 
-@pytest.mark.parametrize("function", [matmul_attention, looped_attention, lambda *x: attention(*x, "xla")])
+@pytest.mark.parametrize(
+    "function",
+    [matmul_attention, looped_attention, lambda *x: attention(*x, "xla"), lambda *x: attention(*x, "products")],
+)
 @pytest.mark.parametrize("queries,keys", [(5, 5), (3, 7)])
 def test_values_and_gradients(function, queries, keys):
     random = np.random.default_rng(0)
@@ -65,7 +68,7 @@ def test_the_choice_is_logged_once(monkeypatch, caplog):
 def test_choices_without_a_gpu():
     assert choose_attention("auto", jnp.bfloat16, 64)[0] == "matmul"
     assert choose_attention("xla", jnp.float32, 64) == ("xla", "asked for by model.attention")
-    with pytest.raises(UserError, match=r"model\.attention is 'flash'; it can be auto, matmul, xla, cudnn"):
+    with pytest.raises(UserError, match=r"model\.attention is 'flash'; it can be auto, matmul, products, xla, cudnn"):
         choose_attention("flash", jnp.float32, 64)
     with pytest.raises(UserError, match="cannot be honoured: it needs an NVIDIA GPU, and this program runs on cpu"):
         choose_attention("cudnn", jnp.bfloat16, 64)
