@@ -1,0 +1,1 @@
+"""Maps of biology: from profiles of wells to relationships between genes and compounds, and how good they are."""
