@@ -1,1 +1,1 @@
-"""What the doors to trained language models share: reading sequences, batches of few shapes, segments with memory, storing features."""
+"""What the doors to trained models share: parameters and runtimes; for sequences batches of few shapes, segments with memory; storing features."""

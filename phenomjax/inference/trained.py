@@ -1,19 +1,18 @@
 """A trained language model, read from its checkpoint: nothing of its banks is needed any more."""
 
 import argparse
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from phenomjax import checkpoint, tasks
+from phenomjax import tasks
 from phenomjax.data.vocabulary import Vocabulary
 from phenomjax.errors import UserError
+from phenomjax.inference import parameters
 from phenomjax.tasks.language_model import LanguageModel, vocabulary_of
 
 log = logging.getLogger("phenomjax")
@@ -70,27 +69,21 @@ def load(path: str | Path, dtype: str = "") -> Trained:
     Raises:
       UserError: there is no checkpoint, or it is of no language model.
     """
-    if not Path(path).exists():
-        raise UserError(
-            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give the --workdir of a training run, or one of its "
-            "checkpoints/STEP folders."
-        )
-    folder = checkpoint.find(path)
-    config, params, step = checkpoint.load(folder)
-    config.model.dtype = dtype or config.model.dtype
-    task = tasks.make(config)
+    read = parameters.read(path, dtype)
+    task = tasks.make(read.config)
     if not isinstance(task, LanguageModel):
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{config.task}', which does not read sequences. Give a run of causal_lm, permutation_lm or "
-            "bidirectional_lm."
+            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read sequences. Give a run of causal_lm, permutation_lm "
+            "or bidirectional_lm."
         )
-    digest = hashlib.sha256()
-    for name, leaf in jax.tree.leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(name).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
-             sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
-    return Trained(folder, step, config, task, jax.device_put(params), digest.hexdigest())
+    log.info(
+        "model: %s, %.1f M parameters, step %d of %s",
+        read.config.task,
+        parameters.millions(read.params),
+        read.step,
+        read.path,
+    )
+    return Trained(read.path, read.step, read.config, task, jax.device_put(read.params), read.fingerprint)
 
 
 def default_batch_tokens() -> int:

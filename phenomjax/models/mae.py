@@ -234,6 +234,16 @@ class MAE(nn.Module):
         table = self.positions(pixels, self.encoder["embed_dim"])[None]
         return self.last_norm(self.encode(self.patches(pixels), table)).astype(jnp.float32)
 
+    def block_tokens(
+        self, pixels: Num[Array, "batch height width channel"], blocks: tuple[int, ...]
+    ) -> tuple[Float[Array, "batch seq embed"], ...]:
+        """`tokens` of several blocks, counted from 1, as they leave the block; the last one's as `tokens` has them."""
+        table = self.positions(pixels, self.encoder["embed_dim"])[None]
+        outputs = self.encode(self.patches(pixels), table, None, blocks)
+        depth = self.encoder["stack"]["depth"]
+        finished = [self.last_norm(x) if number == depth else x for number, x in zip(blocks, outputs, strict=True)]
+        return tuple(x.astype(jnp.float32) for x in finished)
+
     def pooled(self, pixels: Num[Array, "batch height width channel"]) -> Float[Array, "batch embed"]:
         """The pooled head of the published layouts: the mean patch token, normed, or else the normed class token."""
         tokens = self.tokens(pixels)

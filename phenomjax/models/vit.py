@@ -1,12 +1,13 @@
 """Vision transformer: parallel-scaling and plain pre-norm blocks, stacks of them, and the encoder over visible patches."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -162,9 +163,17 @@ class BlockStack(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None = None) -> Array:
-        """(batch, seq, embed) -> the same; `drop` holds drop-path scales (depth, batch, branches)."""
+    def __call__(
+        self, x: Array, drop: Array | None = None, blocks: Sequence[int] | None = None
+    ) -> Array | tuple[Array, ...]:
+        """(batch, seq, embed) -> the same; `drop` holds drop-path scales (depth, batch, branches).
+
+        With `blocks`, numbers from 1 to depth in any order, the outputs of these blocks, without drop path; the blocks
+        after the last one of them are not computed.
+        """
         block = _choose(BLOCKS, self.block, "block")
+        if blocks is not None:
+            return self._outputs(block(**self.options, parent=None), x, tuple(blocks))
         if _choose({name: name for name in REMAT}, self.remat, "remat") != "none":
             policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
             block = nn.remat(block, policy=policy, prevent_cse=not self.scan_layers)
@@ -177,6 +186,22 @@ class BlockStack(nn.Module):
         for layer in range(self.depth):
             x, _ = block(**self.options, name=f"layer_{layer}")(x, None if drop is None else drop[layer])
         return x
+
+    def _outputs(self, block: nn.Module, x: Array, blocks: tuple[int, ...]) -> tuple[Array, ...]:
+        """The outputs of some blocks, from the stored parameters of either layout."""
+        params = self.variables["params"]
+        apply = lambda x, params: (block.apply({"params": params}, x, None)[0], None)  # noqa: E731
+        outputs: dict[int, Array] = {}
+        done = 0
+        for number in sorted(set(blocks)):
+            if self.scan_layers:
+                part = slice(done, number)
+                x, _ = lax.scan(apply, x, jax.tree.map(lambda leaf, part=part: leaf[part], params["layers"]))
+            else:
+                for layer in range(done, number):
+                    x, _ = apply(x, params[f"layer_{layer}"])
+            outputs[number], done = x, number
+        return tuple(outputs[number] for number in blocks)
 
 
 class Encoder(nn.Module):
@@ -194,11 +219,14 @@ class Encoder(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, patches: Array, positions: Array, drop: Array | None = None) -> Array:
+    def __call__(
+        self, patches: Array, positions: Array, drop: Array | None = None, blocks: Sequence[int] | None = None
+    ) -> Array | tuple[Array, ...]:
         """Patches (batch, seq, patch) and their positions (batch or 1, seq, embed) -> tokens of the last block.
 
         Returns:
-          (batch, 1 + seq, embed), the class token first; without one (batch, seq, embed).
+          (batch, 1 + seq, embed), the class token first; without one (batch, seq, embed). With `blocks`, one such array
+          for each of these blocks (from 1).
         """
         x = layers.Dense((self.embed_dim,), ("patch", "embed"), dtype=self.dtype, name="patch_embed")(patches)
         x = x + positions.astype(self.dtype)
@@ -208,7 +236,7 @@ class Encoder(nn.Module):
             tokens = jnp.broadcast_to(token, (x.shape[0], 1, self.embed_dim)).astype(self.dtype)
             x = jnp.concatenate([tokens, x], axis=1)
         x = nn.with_logical_constraint(x, ("batch", None, None))
-        return BlockStack(**self.stack, name="blocks")(x, drop)
+        return BlockStack(**self.stack, name="blocks")(x, drop, blocks)
 
 
 def _choose(table: Mapping[str, Any], name: str, key: str) -> Any:
