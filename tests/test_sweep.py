@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from phenomjax.errors import UserError
 from phenomjax.sweep import space
-from phenomjax.sweep.claims import Claims
+from phenomjax.claims import Claims
 from phenomjax.sweep.halving import DONE, WAIT, Entry, Job, decide, rungs
 
 pytest.importorskip("optuna")

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from phenomjax.sweep import halving, sampling
-from phenomjax.sweep.claims import Claims
+from phenomjax.claims import Claims
 from phenomjax.sweep.study import Study
 
 log = logging.getLogger("phenomjax")

@@ -1,4 +1,4 @@
-"""Who works on what: claims as files on the shared file system, so that no two workers are in one trial's folder.
+"""Who works on what: claims as files on the shared file system, so that no two workers do the same thing.
 
 Claim n on a thing is the file CLAIMS/THING/n, and belongs to whoever created it: creating a file that must not exist is atomic on local disks,
 NFS, Lustre and GPFS. The newest claim counts. Its owner rewrites it every few seconds with a higher `beat`, and marks it released in the end.
@@ -22,7 +22,7 @@ class Claims:
     """All claims of one process.
 
     Args:
-      folder: the claims of a study.
+      folder: the claims of a job, for instance of a study or of one embedding.
       lease_seconds: how long another machine's worker may be silent.
     """
 
