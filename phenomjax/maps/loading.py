@@ -13,13 +13,13 @@ from phenomjax.progress import log
 NAN_RULES = ("error", "drop_features", "drop_rows")
 
 
-def define_input(parser: argparse.ArgumentParser) -> None:
+def define_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds --profiles, --block, --features, --nan and the columns' flags; `load` reads what they name."""
     group = parser.add_argument_group("profiles")
     group.add_argument(
         "--profiles",
         nargs="+",
-        required=True,
+        required=required,
         metavar="PATH",
         help="E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined",
     )
