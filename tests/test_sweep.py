@@ -8,9 +8,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+from phenomjax.claims import Claims
 from phenomjax.errors import UserError
 from phenomjax.sweep import space
-from phenomjax.claims import Claims
 from phenomjax.sweep.halving import DONE, WAIT, Entry, Job, decide, rungs
 
 pytest.importorskip("optuna")

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from phenomjax.claims import Claims
 from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from phenomjax.sweep import halving, sampling
-from phenomjax.claims import Claims
 from phenomjax.sweep.study import Study
 
 log = logging.getLogger("phenomjax")
