@@ -1,0 +1,233 @@
+"""The pictures of a map as matplotlib figures: heat maps, UMAP, recall curves. For readers who do not code.
+
+Colours are safe for the colour-blind (Okabe & Ito for groups, blue to red for cosines); groups differ in their marker too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito 2008
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+GREY = "#999999"
+COSINES = "RdBu_r"
+
+
+def heat_map(
+    names: Sequence[str],
+    lower: np.ndarray,
+    upper: np.ndarray | None = None,
+    *,
+    tree: np.ndarray | None = None,
+    what: tuple[str, str] = ("raw", "corrected"),
+    title: str = "",
+) -> "Figure":
+    """A heat map of cosines with named rows, in the order given.
+
+    Args:
+      names: of the rows, [n].
+      lower: cosines of the lower triangle, [n, n].
+      upper: of the upper one; None: the same.
+      tree: SciPy linkage of the rows in this order, drawn above.
+      what: names of the lower and the upper triangle.
+    """
+    from matplotlib.figure import Figure
+
+    n = len(names)
+    shown = np.array(lower, np.float32)
+    if upper is not None:
+        above = np.triu_indices(n, 1)
+        shown[above] = np.asarray(upper, np.float32)[above]
+    side = np.clip(0.17 * n, 3.2, 22.0)  # inches; 0.17 is a line of 8-point letters
+    font = float(np.clip(72 * side / max(n, 1) * 0.72, 3.0, 9.0))
+    margin = 0.35 + 0.085 * font / 8 * max(len(name) for name in names)
+    crown = 0.7 if tree is not None else 0.1
+    width, height = side + margin + 1.6, side + margin + crown + 0.95
+    figure = Figure(figsize=(width, height))
+    axis = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    picture = axis.imshow(shown, cmap=COSINES, vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_xticks(range(n), names, rotation=90, fontsize=font)
+    axis.set_yticks(range(n), names, fontsize=font)
+    axis.tick_params(length=0)
+    if n <= 60:  # white lines between the cells
+        axis.set_xticks(np.arange(n - 1) + 0.5, minor=True)
+        axis.set_yticks(np.arange(n - 1) + 0.5, minor=True)
+        axis.grid(which="minor", color="white", linewidth=0.4)
+        axis.tick_params(which="minor", length=0)
+    if upper is not None:
+        axis.plot([-0.5, n - 0.5], [-0.5, n - 0.5], color="black", linewidth=0.8)
+    if tree is not None:
+        crown_axis = figure.add_axes(
+            (margin / width, (margin + side + 0.04) / height, side / width, (crown - 0.1) / height)
+        )
+        _draw_tree(crown_axis, tree, n)
+    bar = figure.add_axes(((margin + side + 0.25) / width, margin / height, 0.14 / width, min(side, 3.0) / height))
+    figure.colorbar(picture, cax=bar, label="cosine similarity")
+    bar.set_title("alike", fontsize=7)
+    bar.set_xlabel("opposite", fontsize=7)
+    lines = [title] if title else []
+    if upper is not None:
+        lines.append(f"below the diagonal: {what[0]}; above: {what[1]}")
+    for number, line in enumerate(lines):
+        figure.text(
+            margin / width, 1 - (0.3 + 0.24 * number) / height, line, fontsize=(11, 8.5)[min(number, 1)],
+            fontweight="bold" if number == 0 and title else "normal",
+        )  # fmt: skip
+    return figure
+
+
+def scatter(
+    xy: np.ndarray,
+    groups: Sequence[str],
+    *,
+    names: Sequence[str] = (),
+    named: Sequence[int] = (),
+    title: str = "",
+    axis_names: tuple[str, str] = ("UMAP 1", "UMAP 2"),
+) -> "Figure":
+    """Points in the plane, coloured by group; the rows in `named` get their name beside them.
+
+    Args:
+      xy: [n, 2].
+      groups: of each point, [n]; the seven largest get colours, the others are grey.
+      names: of each point, [n].
+      named: rows that are labelled.
+    """
+    from matplotlib.figure import Figure
+
+    groups = np.asarray(groups, str)
+    kinds, counts = np.unique(groups, return_counts=True)
+    kinds = kinds[np.argsort(-counts, kind="stable")]
+    coloured = [kind for kind in kinds if kind not in ("", "other")][: len(COLOURS)]
+    figure = Figure(figsize=(7.6, 5.6), layout="constrained")
+    axis = figure.subplots()
+    size = float(np.clip(4000 / len(xy), 2, 36))
+    rest = ~np.isin(groups, coloured)
+    if rest.any():
+        axis.scatter(
+            *xy[rest].T, s=size * 0.7, c="#c8c8c8", linewidths=0, label=f"other ({rest.sum():,})", rasterized=True
+        )
+    for kind, colour, marker in zip(coloured, COLOURS, MARKERS, strict=False):
+        rows = groups == kind
+        axis.scatter(
+            *xy[rows].T,
+            s=size,
+            c=colour,
+            marker=marker,
+            linewidths=0,
+            alpha=0.85,
+            label=f"{kind} ({rows.sum():,})",
+            rasterized=True,
+        )
+    place_labels(axis, xy[list(named)], [names[row] for row in named], xy)
+    axis.set_xlabel(axis_names[0])
+    axis.set_ylabel(axis_names[1])
+    axis.set_xticks([])  # distances of UMAP have no unit
+    axis.set_yticks([])
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(title, fontsize=11, fontweight="bold", loc="left")
+    axis.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False, markerscale=max(1, (20 / size) ** 0.5)
+    )
+    return figure
+
+
+def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], others: np.ndarray, font: float = 7.0) -> int:
+    """Writes texts beside points where they cover no other text; leaves out what finds no place. Returns how many were written."""
+    low, high = others.min(0), others.max(0)
+    span = np.maximum(high - low, 1e-9)
+    box = axis.get_position()
+    inches = np.array(axis.figure.get_size_inches()) * (box.width or 0.7, box.height or 0.7)  # type: ignore[union-attr]
+    letter = np.array([0.62, 1.3]) * font / 72 / inches * 1.1  # of one letter, as a share of the axis
+    taken: list[tuple[float, float, float, float]] = []
+    written = 0
+    for point, text in zip(points, texts, strict=True):
+        x, y = (point - low) / span
+        width, height = letter[0] * len(text), letter[1]
+        for dx, dy in (
+            (0.012, 0.0),
+            (0.012, height),
+            (0.012, -height),
+            (-0.012 - width, 0.0),
+            (-0.012 - width, height),
+            (-0.012 - width, -height),
+        ):
+            spot = (x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2)
+            if all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken):
+                taken.append(spot)
+                at = low + span * np.array([spot[0], (spot[1] + spot[3]) / 2])
+                axis.annotate(
+                    text,
+                    point,
+                    at,
+                    fontsize=font,
+                    va="center",
+                    arrowprops={"arrowstyle": "-", "lw": 0.3, "color": GREY, "shrinkB": 0},
+                )
+                written += 1
+                break
+    return written
+
+
+def recall_curves(
+    curves: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title: str = "Recall of known relationships"
+) -> "Figure":
+    """Recall over thresholds, a panel a source, a line a map.
+
+    Args:
+      curves: {source: {map: {"share": [t], "recall": [t], "low": [t], "high": [t], "pairs": int}}}: share of all pairs that is called
+        (both tails together), share of the known pairs among them, and its interval (low, high may be left out).
+    """
+    from matplotlib.figure import Figure
+
+    sources = list(curves)
+    columns = min(3, len(sources))
+    rows = -(-len(sources) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.6, 3.0 * rows + 1.0), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
+    maps = list(dict.fromkeys(name for source in sources for name in curves[source]))
+    lines = {}
+    for axis, source in zip(axes, sources, strict=False):
+        pairs = []
+        for number, name in enumerate(maps):
+            curve = curves[source].get(name)
+            if curve is None:
+                continue
+            colour = COLOURS[number % len(COLOURS)]
+            share = np.asarray(curve["share"], float)
+            marker = MARKERS[number % len(MARKERS)]
+            lines[name] = axis.plot(share, curve["recall"], marker=marker, markersize=4, color=colour, linewidth=1.5)[0]
+            if "low" in curve:
+                axis.fill_between(share, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+            pairs.append(curve["pairs"])
+        lines["chance"] = axis.plot([0, share.max()], [0, share.max()], color=GREY, linestyle="--", linewidth=1)[0]
+        count = f"{min(pairs):,}" if min(pairs) == max(pairs) else f"{min(pairs):,} to {max(pairs):,}"
+        axis.set_title(f"{source}\n{count} known pairs", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlim(0, share.max() * 1.02)
+        axis.set_ylim(0, 1)
+    for axis in axes[len(sources) :]:
+        axis.set_visible(False)
+    figure.supxlabel("share of all pairs that is called: the most alike and the most opposite", fontsize=9)
+    figure.supylabel("share of known pairs found", fontsize=9)
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=min(4, len(lines)), fontsize=8, frameon=False
+    )
+    return figure
+
+
+def _draw_tree(axis: "Axes", tree: np.ndarray, n: int) -> None:
+    from scipy.cluster import hierarchy
+
+    drawn = hierarchy.dendrogram(tree, no_plot=True)
+    for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        axis.plot((np.array(x) - 5) / 10, y, color="#555555", linewidth=0.7)  # SciPy puts leaf i at 10 i + 5
+    axis.set_xlim(-0.5, n - 0.5)
+    axis.set_ylim(0, None)
+    axis.set_axis_off()
