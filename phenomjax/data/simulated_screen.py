@@ -55,6 +55,7 @@ class SimulationConfig:
       arm_bias: length of the phenotype that the knock-outs on one arm share (proximity bias); 0 = off.
       batch_effect: scales all effects of plates and experiments; 0 = none.
       edge_effect: share of cells missing in the outer wells.
+      staining_variation: standard deviation of the log of each channel's brightness between the wells of a plate.
       cell_variation: standard deviation of single cells along each phenotype axis.
       confluence: cell area over field area in an untreated well.
       cell_radius: pixels.
@@ -82,6 +83,7 @@ class SimulationConfig:
     arm_bias: float = 0.0
     batch_effect: float = 1.0
     edge_effect: float = 0.1
+    staining_variation: float = 0.0
     cell_variation: float = 0.5
     confluence: float = 0.75
     cell_radius: float = 26.0
@@ -314,6 +316,8 @@ class Screen:
             random, config.field_px, shift, confluence=config.confluence * crowd, cell_radius=config.cell_radius,
             variation=config.cell_variation,
         )  # fmt: skip
+        stain = np.exp(config.staining_variation * self._random(9, plate, well).standard_normal(len(optics.gain)))
+        optics = dataclasses.replace(optics, gain=optics.gain * stain)
         return simulated_cells.photograph(random, ideal, optics, config.bit_depth, config.photons)
 
     def place(self, index: int) -> tuple[int, int, int]:
