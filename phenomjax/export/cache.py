@@ -1,0 +1,40 @@
+"""Files that are made once and used by many processes: exported graphs, quantised models, engines, named after their content."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from phenomjax.errors import UserError
+
+
+def folder(given: str | Path = "") -> Path:
+    """The cache folder: the one given, $PHENOMJAX_CACHE, or phenomjax/ in the user's cache folder ($XDG_CACHE_HOME, ~/.cache)."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phenomjax"
+    path = Path(given or os.environ.get("PHENOMJAX_CACHE") or user)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The cache folder {path} cannot be made ({error.strerror}). Set PHENOMJAX_CACHE to a folder that you may write to."
+        ) from error
+    return path
+
+
+def once(path: Path, make: Callable[[Path], None]) -> Path:
+    """The file `path`, made by `make(temporary path)` if it is not there; other processes on this file system wait meanwhile.
+
+    A process that is killed while it makes the file leaves nothing that another one would take for it.
+    """
+    if path.is_file():
+        return path
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+        if not path.is_file():
+            temporary = path.with_name(f"partial-{os.getpid()}-{path.name}")  # readers go by the extension
+            try:
+                make(temporary)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,134 @@
+"""ONNX: the encoder as one graph from raw pixels to embeddings, any batch size, compared with JAX as soon as it is written."""
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from phenomjax.errors import EXIT_FAILED, UserError
+from phenomjax.export import cache, graph
+from phenomjax.inference.image_model import ImageModel
+
+log = logging.getLogger("phenomjax")
+OPSET = 18  # TensorRT 8.6 and later read it
+OPSETS = range(18, 24)
+BATCHES = (1, 3, 8)  # sizes that a written graph is tried with
+LARGEST = 2**31 - 2**26  # bytes of one protobuf message, with room for the nodes
+PIXELS, EMBEDDINGS = "pixels", "embeddings"  # names of input and output
+
+
+def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> Any:
+    """The ONNX model (onnx.ModelProto) of a trained encoder.
+
+    Input `pixels` uint8 or uint16 [batch, h, w, C], output `embeddings` float32 [batch, blocks, dim]; the batch size is open,
+    standardisation is part of the graph.
+
+    Raises:
+      UserError: jax2onnx is missing, an opset that it does not write, or a model too large for one file.
+    """
+    jax2onnx = _import("jax2onnx")
+    if opset not in OPSETS:
+        raise UserError(
+            f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default {OPSET})."
+        )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.encoder_params))
+    if size > LARGEST:
+        raise UserError(
+            f"The encoder has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2 GiB. Use --format stablehlo or safetensors, or "
+            "--runtime jax."
+        )
+    batch = jax.export.symbolic_shape("batch")[0]
+    spec = jax.ShapeDtypeStruct((batch, *chosen.image_shape), np.dtype(chosen.pixels))
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # types of shapes, which the checker below infers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        proto = jax2onnx.to_onnx(
+            graph.encoder(graph.portable(model), chosen), [spec], model_name="phenomjax_encoder", opset=opset, input_names=[PIXELS],
+            output_names=[EMBEDDINGS],
+        )  # fmt: skip
+    proto.producer_name = "phenomjax"
+    _import("onnx").helper.set_model_props(proto, {"phenomjax": json.dumps(chosen.describe(model))})
+    return proto
+
+
+def write(
+    path: Path, model: ImageModel, chosen: graph.Settings, opset: int = OPSET, bank: str | Path = ""
+) -> graph.Agreement:
+    """Writes the graph beside its place, compares it with JAX, and only then gives it its name.
+
+    Raises:
+      UserError: it disagrees, with exit code 1; or as `convert`.
+    """
+    onnx = _import("onnx")
+    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
+    try:
+        onnx.save(convert(model, chosen, opset), str(partial))
+        onnx.checker.check_model(str(partial), full_check=True)
+        agreement = verify(partial, model, chosen, bank)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return agreement
+
+
+def verify(path: Path, model: ImageModel, chosen: graph.Settings, bank: str | Path = "") -> graph.Agreement:
+    """Compares a file in ONNX Runtime with JAX float32, on crops, for several batch sizes; the worst agreement.
+
+    Raises:
+      UserError: they differ by more than graph.TOLERANCE of the largest value, with exit code 1.
+    """
+    run, reference = session(path), graph.jax_reference(model, chosen)
+    pixels = graph.sample_crops(model, chosen, max(BATCHES), bank)
+    expected = reference(pixels)  # rows do not depend on each other
+    found = [graph.compare(run(pixels[:size]), expected[:size]) for size in BATCHES]
+    worst = max(found, key=lambda agreement: agreement.relative)
+    if not worst.relative <= graph.TOLERANCE:
+        raise UserError(
+            f"The exported graph disagrees with JAX: {worst}, allowed {graph.TOLERANCE:.0e}. No file was left. The versions of jax, jax2onnx "
+            "and onnxruntime may not fit each other: install those of requirements-export.txt, or try another --opset.",
+            EXIT_FAILED,
+        )
+    return worst
+
+
+def cached(model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder: str | Path = "") -> Path:
+    """The verified graph in the cache folder; written by the first process that asks for it."""
+    from importlib.metadata import version
+
+    content = chosen.describe(model) | {
+        "model": model.config.model.to_dict(),
+        "opset": opset,
+        "jax2onnx": version("jax2onnx"),
+    }
+    path = cache.folder(folder) / f"{graph.key(content)}.onnx"
+    return cache.once(path, lambda partial: log.info("exported %s: %s", path, write(partial, model, chosen, opset)))
+
+
+def session(path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:
+    """`run(pixels) -> embeddings` of a file in ONNX Runtime.
+
+    Args:
+      path: of the file.
+      threads: of a product; 0 = one a core.
+      providers: where nodes are run, in order of preference.
+    """
+    runtime = _import("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    loaded = runtime.InferenceSession(str(path), options, providers=list(providers))
+    return lambda pixels: loaded.run([EMBEDDINGS], {PIXELS: pixels})[0]
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} is not installed. Install it with `pip install 'phenomjax[export]'`.") from error
