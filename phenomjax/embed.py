@@ -1,40 +1,26 @@
-"""Embeds sequences with a trained language model: one vector a protein, or one a residue.
+"""Embeds what a trained model reads: the images of banks, or sequences. One command, any number of processes and hosts for images.
 
+python -m phenomjax.embed --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
 python -m phenomjax.embed --checkpoint runs/prot_txl --source proteins.fasta.gz --out embeddings.zarr
 """
 
 import argparse
-import fcntl
-import json
-import logging
-import os
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from phenomjax import errors, progress
-from phenomjax.data.bank import read_json
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.inference import batches, embedding_store, queries, segments, trained
-from phenomjax.prepare.workers import stop_on_signals
-
-log = logging.getLogger("phenomjax")
-SAVE_SECONDS = 2.0
+from phenomjax.errors import UserError
+from phenomjax.inference import image_job, sequence_job
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m phenomjax.embed", description=__doc__.split("\n")[0], epilog="The command can be killed at any time and run again: "
-        "it goes on where it was. Equal sequences are computed once, and the order of the records changes no number; other records in the "
-        "same files may, by rounding. Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake in the arguments or the input; "
-        "75 stopped by a signal.",
+        "it goes on where it was. Sequences: equal ones are computed once, and the order of the records changes no number; other records in "
+        "the same files may, by rounding. Exit codes: 0 done; 1 done, but images or records were rejected; 2 a mistake in the arguments or the "
+        "input; 75 stopped by a signal.",
     )  # fmt: skip
     add = p.add_argument
     add(
@@ -43,35 +29,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders",
     )
+    add("--out", type=Path, help="what to write. Images: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr. Sequences: "
+        "NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the files), NAME.h5 (one dataset an id, as bio_embeddings "
+        "and biotrainer read) or NAME.npz (one array an id)")  # fmt: skip
     add(
-        "--source",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="FASTA files, or text with one sequence a line; plain, gzip, Zstandard",
+        "--dtype",
+        choices=("float16", "float32"),
+        help="of the result (default float16 for images, float32 for sequences)",
     )
-    add("--out", type=Path, required=True, help="what to write: NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the "
-        "files), NAME.h5 (one dataset an id, as bio_embeddings and biotrainer read) or NAME.npz (one array an id)")  # fmt: skip
-    add("--per", choices=("protein", "residue"), default="protein", help="what a vector stands for (default protein)")
-    add("--pool", choices=segments.POOLS, default="mean", help="over the residues, per protein (default mean)")
-    add(
-        "--layer",
-        type=int,
-        metavar="N",
-        help="0 = the embedding, then the layers (default: the last one, ELMo: the sum of all)",
-    )
-    add("--dtype", choices=("float16", "float32"), default="float32", help="of the result (default float32)")
     add(
         "--compute_dtype",
         choices=("auto", "float32", "bfloat16"),
         default="",
         help="of the computation (default: as in the run)",
     )
-    add("--batch_tokens", type=int, default=0, metavar="N", help="of a batch, padding included; less if memory runs out (default 16384, "
-        "2048 on a CPU)")  # fmt: skip
-    add("--segment_len", type=int, default=0, metavar="N", help="longer proteins are read by segments of N tokens with the model's memory or "
-        "states (default: as in the run's evaluation; ELMo, which no segmentation changes: 512)")  # fmt: skip
     add(
         "--devices",
         type=int,
@@ -79,193 +50,37 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of this machine, over which a batch is divided (default all)",
     )
+    image_job.add_arguments(p.add_argument_group("images"))
+    sequence_job.add_arguments(p.add_argument_group("sequences"))
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the arguments and embeds."""
-    args = parser().parse_args(argv)
-    progress.log_to_stderr()
-    return run(args)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Embeds; returns the exit code.
+    """Reads the arguments and embeds; returns the exit code.
 
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    kind = embedding_store.output_format(args.out)
-    trained.check_arguments(args, batch_tokens=0, segment_len=0, devices=0)
-    model = trained.load(args.checkpoint, args.compute_dtype)
-    layers = model.task.num_feature_layers
-    if args.layer is not None and not 0 <= args.layer < layers:
-        raise UserError(f"--layer {args.layer}: this model has layers 0 (the embedding) to {layers - 1}.")
-    devices = jax.local_devices()
-    if args.devices > len(devices):
-        raise UserError(f"--devices {args.devices}: this machine has {len(devices)} ({devices[0].device_kind}).")
-    work = args.out.with_name(args.out.name + ".partial")
-    with stop_on_signals() as stop, _hold(work):
-        found = queries.read(args.source, model.words.name, model.rare, work / "tokens")
-        embedding_store.check_ids(found, kind)
-        description = _describe(args, model, found)
-        if _finished(args.out, kind, description, work):
-            return _code(found)
-        _same_job(work / "job.json", description)
-        features = segments.Features(
-            model, args.layer, None if args.per == "residue" else args.pool, args.dtype, devices[: args.devices or None]
+    p = parser()
+    args = p.parse_args(argv)
+    progress.log_to_stderr()
+    sequences = bool(args.source)
+    if sequences and args.bank:
+        raise UserError(
+            "--bank (images) and --source (sequences) cannot be given together: a model reads one or the other."
         )
-        store = embedding_store.Store(work, found, features.dim, args.dtype, args.per == "residue")
-        if not embed(
-            found,
-            model,
-            features,
-            store,
-            description["segment_len"],
-            description["batch_tokens"],
-            len(devices[: args.devices or None]),
-            stop,
-        ):
-            log.info("stopped; the same command goes on from here")
-            return EXIT_STOPPED
-        store.finish(args.out, kind, description)
-    _report(args.out, found, features.dim, args.per)
-    return _code(found)
-
-
-def embed(
-    found: queries.Queries, model: trained.Trained, features: segments.Features, store: embedding_store.Store, segment_len: int,
-    batch_tokens: int, devices: int, stop,
-) -> bool:  # fmt: skip
-    """Fills the store batch by batch, longest sequences first; False if it was stopped.
-
-    Args:
-      found: the sequences.
-      model, features: what computes.
-      store: where the result goes; its first batches may be there already.
-      segment_len, batch_tokens: of the plan.
-      devices: number of them.
-      stop: an event.
-    """
-    frame = sum(map(len, model.task.boundary))
-    lengths = found.lengths[found.order]
-    plan = batches.plan(lengths + frame, segment_len, batch_tokens, devices)
-    done = store.done
-    work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
-    shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
-    log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
-             found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
-    bar = progress.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
-    saved, started = time.monotonic(), time.monotonic()
-    running: tuple[int, Iterator[segments.Piece]] | None = None
-    for number in [*range(done, len(plan)), None]:
-        following = None
-        if number is not None and not stop.is_set():
-            batch = plan[number]
-            members = found.order[batch.start : batch.stop]
-            following = number, features([found.sequence(i) for i in members], batch, stop.is_set)
-        if running:
-            number, pieces = running
-            for piece in pieces:
-                store.write(plan[number].start + piece.row, piece.columns, piece.start, piece.values)
-            if stop.is_set() and plan[number].segments > 1:  # it may be incomplete
-                break
-            done = number + 1
-            bar.update(int(work[number]))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                store.save(done)
-                saved = time.monotonic()
-        running = following
-        if running is None and stop.is_set():
-            break
-    store.save(done)
-    if done:
-        seconds = time.monotonic() - started
-        log.info(
-            "%d residues in %s, %d compilations included",
-            bar.done - bar.resumed,
-            progress.duration(seconds),
-            len(features.shapes),
-        )
-    return done == len(plan)
-
-
-def _describe(args: argparse.Namespace, model: trained.Trained, found: queries.Queries) -> dict:
-    """What decides the numbers, as it is recorded beside them."""
-    return {
-        "checkpoint": str(model.path), "checkpoint_fingerprint": model.fingerprint, "step": model.step, "task": model.config.task,
-        "per": args.per, "pooling": args.pool if args.per == "protein" else "none",
-        "layer": "default" if args.layer is None else args.layer, "dtype": args.dtype, "compute_dtype": np.dtype(model.task.dtype).name,
-        "batch_tokens": args.batch_tokens or trained.default_batch_tokens(), "segment_len": args.segment_len or model.task.inference_segment_len,
-        "devices": args.devices or len(jax.local_devices()), "fingerprint": found.fingerprint,
-    }  # fmt: skip
-
-
-@contextmanager
-def _hold(work: Path) -> Iterator[None]:
-    """Keeps the work folder to this process; removes it again if nothing came of it."""
-    work.mkdir(exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another process is writing {work} now. Wait for it, or give another --out.") from None
-        try:
-            yield
-        finally:
-            if work.is_dir() and not (work / "job.json").is_file():
-                for path in (work / "tokens", work / "lock"):
-                    path.unlink(missing_ok=True)
-                work.rmdir()
-
-
-def _differences(before: dict, now: dict) -> list[str]:
-    """What differs between two descriptions; a run that was moved is the same."""
-    names = {
-        "fingerprint": "the sequences of --source", "checkpoint_fingerprint": "the parameters of --checkpoint", "step": "the step of --checkpoint",
-    }  # fmt: skip
-    differ = [name for name in now if before.get(name) != now[name] and name != "checkpoint"]
-    return [names.get(name) or f"--{name} was {before.get(name)}, is now {now[name]}" for name in differ]
-
-
-def _same_job(path: Path, description: dict) -> None:
-    """Raises UserError if the work folder was begun with other arguments or sequences."""
-    if path.is_file():
-        if differ := _differences(read_json(path), description):
-            raise UserError(
-                f"{path.parent} was begun with other arguments: {'; '.join(differ)}. Give the same to go on, another --out, or delete {path.parent} "
-                "to start again."
-            )
-        return
-    partial = path.with_suffix(".new")
-    partial.write_text(json.dumps(description, indent=2))
-    os.replace(partial, path)
-
-
-def _finished(out: Path, kind: str, description: dict, work: Path) -> bool:
-    """Whether the result is there already; raises UserError if something else is."""
-    if not out.exists():
-        return False
-    before: dict = {}
-    if kind == "zarr" and (out / "zarr.json").is_file():
-        before = (read_json(out / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
-    elif kind != "zarr" and (work / "job.json").is_file():  # killed between the last two steps
-        before = read_json(work / "job.json")
-    if before and not _differences(before, description):
-        log.info("%s is there already, made with the same arguments; nothing to do", out)
-        shutil.rmtree(work)
-        return True
-    raise UserError(f"--out {out} is there already. Give another name, or remove it first.")
-
-
-def _code(found: queries.Queries) -> int:
-    return EXIT_FAILED if found.rejected else EXIT_DONE
-
-
-def _report(out: Path, found: queries.Queries, dim: int, per: str) -> None:
-    rows = len(found) if per == "protein" else int(found.lengths.sum())
-    rejected = f"; {len(found.rejected)} records were rejected, see above" if found.rejected else ""
-    log.info("wrote %s: %d x %d, one row a %s%s", out, rows, dim, per, rejected)
+    if not (sequences or args.bank or args.dry_run):
+        raise UserError("Nothing to embed is named. Give --bank BANK.zarr for images, or --source FILE for sequences.")
+    others = image_job if sequences else sequence_job
+    only = argparse.ArgumentParser()
+    others.add_arguments(only.add_argument_group())
+    foreign = [name for name, default in vars(only.parse_args([])).items() if getattr(args, name) != default]
+    if foreign:
+        mine, theirs = ("--source", "--bank") if sequences else ("--bank", "--source")
+        raise UserError(f"--{foreign[0]} goes with {theirs}, not with {mine}. Leave it out.")
+    if args.out is None and not args.dry_run:
+        raise UserError("--out is missing: the name of what to write, for instance --out embeddings.zarr.")
+    return (sequence_job if sequences else image_job).run(args)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from phenomjax import embed, tasks
 from phenomjax.data import token_bank, vocabulary
 from phenomjax.errors import EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.inference import batches, embedding_store, segments, trained
+from phenomjax.inference import batches, embedding_store, segments, sequence_job, trained
 from tests import tiny_language_models as tiny
 
 LENGTHS = (3, 16, 14, 50, 1, 33)
@@ -139,7 +139,7 @@ def test_order_repeats_and_compression_change_no_bit(runs, tmp_path):
 
 def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeypatch):
     source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([*LENGTHS, 9, 8, 7, 6, 5, 70]))
-    monkeypatch.setattr(embed, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(sequence_job, "SAVE_SECONDS", 0.0)
     arguments = ("--per", "residue", "--dtype", "float16")
     run(runs["causal_lm"], source, tmp_path / "straight.zarr", *arguments)
     counted, original = [], embedding_store.Store.save

@@ -25,7 +25,9 @@ DECODERS: dict[str, Callable[..., Any]] = {"blosc": imagecodecs.blosc_decode, "z
 
 
 class BadImageError(UserError):
-    """An image that cannot be read: its file is missing, truncated or damaged."""
+    """An image that cannot be read: its file is missing, truncated or damaged; `what` says it in a few words."""
+
+    what = ""
 
 
 class CropReader:
@@ -186,12 +188,14 @@ class CropReader:
 
     def _bad(self, image: int, what: str) -> BadImageError:
         place = self.bank.shard_path(image) if self.bank.attributes else self.bank.path
-        return BadImageError(
+        error = BadImageError(
             f"{image_name(self.bank, image)} (image {image} of the bank {self.bank.path}) cannot be read: {what}. "
             f"File: {place}. Probably the bank was not copied whole, or the disk is failing. Find all such images with "
             f"`python -m phenomjax.prepare inspect {self.bank.path}` and copy or prepare them again; or leave them out "
             "with --config.data.on_bad_image=skip."
         )
+        error.what = what
+        return error
 
 
 def _overlaps(start: int, size: int, step: int) -> list[tuple[int, slice, slice]]:

@@ -42,15 +42,20 @@ class Rows:
         self.path, self.shape, self.dtype = path, (rows, dim), np.dtype(dtype).newbyteorder("<")
         self._width = dim * self.dtype.itemsize
         self._chunk = min(max(chunk_bytes // self._width, 1), rows)
+        self.chunk_bytes = self._chunk * self._width
         self._open = functools.lru_cache(maxsize=64)(self._map)
         self._dirty: set[int] = set()
 
     def create(self, name: str) -> None:
         """Makes the files, as zeros that take no room yet; `name` is that of the rows' dimension."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.describe(name)
         for chunk in range(-(-self.shape[0] // self._chunk)):
             with (self.path / f"c.{chunk}.0").open("ab") as file:
                 file.truncate(self._chunk * self._width)
+
+    def describe(self, name: str) -> None:
+        """Makes the folder and its zarr.json alone."""
+        self.path.mkdir(parents=True, exist_ok=True)
         stored = {
             "zarr_format": 3, "node_type": "array", "shape": list(self.shape), "data_type": self.dtype.name,
             "dimension_names": [name, "feature"],
