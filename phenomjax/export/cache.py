@@ -1,9 +1,13 @@
 """Files that are made once and used by many processes: exported graphs, quantised models, engines, named after their content."""
 
 import fcntl
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from phenomjax.errors import UserError
 
@@ -21,20 +25,27 @@ def folder(given: str | Path = "") -> Path:
     return path
 
 
-def once(path: Path, make: Callable[[Path], None]) -> Path:
-    """The file `path`, made by `make(temporary path)` if it is not there; other processes on this file system wait meanwhile.
+def key(content: dict[str, Any]) -> str:
+    """A short name for what a description says: sha256 of its JSON, shortened."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def once(path: Path, make: Callable[[Path], Any]) -> Path:
+    """The file or folder `path`, made by `make(temporary path)` if it is not there; other processes on this file system wait meanwhile.
 
     A process that is killed while it makes the file leaves nothing that another one would take for it.
     """
-    if path.is_file():
+    if path.exists():
         return path
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
-        if not path.is_file():
-            temporary = path.with_name(f"partial-{os.getpid()}-{path.name}")  # readers go by the extension
+        if not path.exists():
+            temporary = path.with_name(f"partial-{os.getpid()}-{path.name}")  # the libraries go by the extension
             try:
                 make(temporary)
                 os.replace(temporary, path)
             finally:
-                temporary.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True) if temporary.is_file() else shutil.rmtree(
+                    temporary, ignore_errors=True
+                )
     return path

@@ -1,8 +1,6 @@
 """The function that is exported, its settings, and crops to try it on: raw pixels in, embeddings out, parameters inside."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +28,7 @@ class Settings:
       blocks: encoder blocks whose embeddings are given, counted from 1.
       channelwise: of a channel-agnostic model, one embedding a channel, side by side.
       image_shape: (height, width, channels) of the crops; the batch size stays open.
-      pixels: "uint8" or "uint16".
+      pixels: their type: "uint8", "uint16", or "int32" for runtimes without 16-bit inputs.
     """
 
     blocks: tuple[int, ...]
@@ -115,7 +113,7 @@ def sample_crops(
     for path in [bank] if bank else [p for p in model.config.data.banks if Path(p).is_dir()]:
         source = open_bank(path)
         fits = source.shape[3] == channels and min(source.shape[1] - height, source.shape[2] - width) >= 0
-        fits = fits and source.dtype == chosen.pixels
+        fits = fits and np.can_cast(source.dtype, chosen.pixels)
         if fits and len(source):
             random = np.random.default_rng(seed)
             images = random.integers(len(source), size=count)
@@ -123,7 +121,8 @@ def sample_crops(
                 random.integers(source.shape[axis] - size + 1, size=count) for axis, size in ((1, height), (2, width))
             )
             places = zip(images, ys, xs, strict=True)
-            return np.stack([source.array[i, y : y + height, x : x + width].read().result() for i, y, x in places])
+            crops = [source.array[i, y : y + height, x : x + width].read().result() for i, y, x in places]
+            return np.stack(crops).astype(chosen.pixels)
         if bank:
             raise UserError(
                 f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of {chosen.image_shape} and {chosen.pixels} cannot be "
@@ -180,8 +179,3 @@ def compare(values: np.ndarray, reference: np.ndarray) -> Agreement:
         difference / max(float(np.abs(b).max()), 1e-30),
         float(((a * b).sum(-1) / np.maximum(norms, 1e-30)).min()),
     )
-
-
-def key(content: dict[str, Any]) -> str:
-    """A short name for what a description says: the name of a cached file."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

@@ -31,7 +31,7 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
     Raises:
       UserError: jax2onnx is missing, an opset that it does not write, or a model too large for one file.
     """
-    jax2onnx = _import("jax2onnx")
+    jax2onnx = library("jax2onnx")
     if opset not in OPSETS:
         raise UserError(
             f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default {OPSET})."
@@ -51,8 +51,18 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
             graph.encoder(graph.portable(model), chosen), [spec], model_name="phenomjax_encoder", opset=opset, input_names=[PIXELS],
             output_names=[EMBEDDINGS],
         )  # fmt: skip
+    for node in proto.graph.node:
+        if (
+            node.op_type == "Gemm"
+            and len(node.input) == 3
+            and any(a.name == "beta" and a.f == 0.0 for a in node.attribute)
+        ):
+            del node.input[2]  # a bias times 0, which quantisers take for a bias
+    used = {name for node in proto.graph.node for name in node.input}
+    for unused in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(unused)
     proto.producer_name = "phenomjax"
-    _import("onnx").helper.set_model_props(proto, {"phenomjax": json.dumps(chosen.describe(model))})
+    library("onnx").helper.set_model_props(proto, {"phenomjax": json.dumps(chosen.describe(model))})
     return proto
 
 
@@ -64,7 +74,7 @@ def write(
     Raises:
       UserError: it disagrees, with exit code 1; or as `convert`.
     """
-    onnx = _import("onnx")
+    onnx = library("onnx")
     partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
     try:
         onnx.save(convert(model, chosen, opset), str(partial))
@@ -105,7 +115,7 @@ def cached(model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder
         "opset": opset,
         "jax2onnx": version("jax2onnx"),
     }
-    path = cache.folder(folder) / f"{graph.key(content)}.onnx"
+    path = cache.folder(folder) / f"{cache.key(content)}.onnx"
     return cache.once(path, lambda partial: log.info("exported %s: %s", path, write(partial, model, chosen, opset)))
 
 
@@ -117,7 +127,7 @@ def session(path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExec
       threads: of a product; 0 = one a core.
       providers: where nodes are run, in order of preference.
     """
-    runtime = _import("onnxruntime")
+    runtime = library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -125,7 +135,7 @@ def session(path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExec
     return lambda pixels: loaded.run([EMBEDDINGS], {PIXELS: pixels})[0]
 
 
-def _import(name: str) -> Any:
+def library(name: str) -> Any:
     import importlib
 
     try:

@@ -53,14 +53,18 @@ def read_options(name: str, given: Mapping[str, str], precisions: tuple[str, ...
     """
     known = (*COMMON, *extra)
     if unknown := [option for option in given if option not in known]:
-        raise UserError(f"The {name} runtime has no option '{unknown[0]}'.{did_you_mean(unknown[0], known)} There are: {', '.join(known)}.")
+        raise UserError(
+            f"The {name} runtime has no option '{unknown[0]}'.{did_you_mean(unknown[0], known)} There are: {', '.join(known)}."
+        )
     precision = given.get("precision") or precisions[0]
     if precision not in precisions:
         raise UserError(f"precision={precision}: the {name} runtime computes in {', '.join(precisions)}.")
     try:
         limit = float(given.get("min_cosine") or LIMITS[precision])
     except ValueError:
-        raise UserError(f"min_cosine={given['min_cosine']} is not a number; give one such as min_cosine=0.99.") from None
+        raise UserError(
+            f"min_cosine={given['min_cosine']} is not a number; give one such as min_cosine=0.99."
+        ) from None
     values = {option: given.get(option) or default for option, default in extra.items()}
     return Options(precision, given.get("bank", ""), given.get("cache", ""), limit, values)
 
@@ -96,7 +100,9 @@ class ForeignRuntime:
         Raises:
           UserError: too far apart, with exit code 1.
         """
-        crops = graph.sample_crops(model, chosen, min(CHECKED, batch_size), options.bank, seed=1)  # not those of the calibration
+        crops = graph.sample_crops(
+            model, chosen, min(CHECKED, batch_size), options.bank, seed=1
+        )  # not those of the calibration
         expected = graph.jax_reference(model, chosen)(crops)
         batch = crops[np.arange(batch_size) % len(crops)]
         self.agreement = graph.compare(self.submit(batch)()[: len(crops)], expected)

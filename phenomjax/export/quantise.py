@@ -1,0 +1,73 @@
+"""8-bit graphs by post-training quantisation: ONNX with Q/DQ nodes, as ONNX Runtime and TensorRT read it."""
+
+import hashlib
+import logging
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from phenomjax.export import cache, graph, onnx_file
+from phenomjax.inference.image_model import ImageModel
+
+log = logging.getLogger("phenomjax")
+QUANTISED = ("MatMul", "Gemm")  # all products; norms, softmax, GELU and sums stay float32
+BATCH = 8  # crops that calibration runs at a time
+
+
+def calibration_batches(
+    model: ImageModel, chosen: graph.Settings, count: int, bank: str | Path = ""
+) -> tuple[list[np.ndarray], str]:
+    """Batches of crops from a bank, and a fingerprint of their pixels."""
+    crops = graph.sample_crops(model, chosen, -(-count // BATCH) * BATCH, bank)
+    return list(crops.reshape(-1, BATCH, *crops.shape[1:])), hashlib.sha256(crops.tobytes()).hexdigest()[:16]
+
+
+def cached(
+    path: Path, model: ImageModel, chosen: graph.Settings, count: int, bank: str | Path = "", folder: str | Path = ""
+) -> Path:
+    """The quantised form of an exported graph, in the cache folder.
+
+    Args:
+      path: of the graph, `onnx_file.cached`.
+      model, chosen: that it was made from.
+      count: calibration crops.
+      bank: of these crops.
+      folder: of the cache.
+    """
+    batches, pixels = calibration_batches(model, chosen, count, bank)
+    content = {"graph": path.stem, "pixels": pixels, "onnxruntime": version("onnxruntime")}
+    target = cache.folder(folder) / f"{cache.key(content)}.int8.onnx"
+    return cache.once(target, lambda partial: write(path, partial, batches))
+
+
+def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:
+    """Quantises every product of a graph: int8, symmetric (TensorRT has no other), a scale for every output of a weight.
+
+    Args:
+      source: float32 graph.
+      target: what to write.
+      batches: pixels [batch, h, w, C] to take the ranges of activations from.
+    """
+    onnx_file.library("onnxruntime")
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {onnx_file.PIXELS: batch}
+
+    logging.getLogger().setLevel(logging.ERROR)  # the library logs advice to the root logger
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        q.quantize_static(
+            str(prepared), str(target), Reader(), quant_format=q.QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED), per_channel=True,
+            activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8, extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )  # fmt: skip
+    log.info("quantised %s with %d calibration crops", target, sum(map(len, batches)))
