@@ -47,7 +47,7 @@ def heat_map(
     font = float(np.clip(72 * side / max(n, 1) * 0.72, 3.0, 9.0))
     margin = 0.35 + 0.085 * font / 8 * max(len(name) for name in names)
     crown = 0.7 if tree is not None else 0.1
-    width, height = side + margin + 1.6, side + margin + crown + 0.95
+    width, height = side + margin + 1.6, side + margin + crown + (0.72 if title and upper is not None else 0.48)
     figure = Figure(figsize=(width, height))
     axis = figure.add_axes((margin / width, margin / height, side / width, side / height))
     picture = axis.imshow(shown, cmap=COSINES, vmin=-1, vmax=1, interpolation="nearest")
@@ -124,7 +124,7 @@ def scatter(
             label=f"{kind} ({rows.sum():,})",
             rasterized=True,
         )
-    place_labels(axis, xy[list(named)], [names[row] for row in named], xy)
+    place_labels(axis, xy[list(named)], [names[row] for row in named], xy, size=size)
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_xticks([])  # distances of UMAP have no unit
@@ -137,8 +137,12 @@ def scatter(
     return figure
 
 
-def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], others: np.ndarray, font: float = 7.0) -> int:
+def place_labels(
+    axis: "Axes", points: np.ndarray, texts: Sequence[str], others: np.ndarray, font: float = 7.0, size: float = 16.0
+) -> int:
     """Writes texts beside points where they cover no other text; leaves out what finds no place. Returns how many were written."""
+    from matplotlib.patheffects import withStroke
+
     low, high = others.min(0), others.max(0)
     span = np.maximum(high - low, 1e-9)
     box = axis.get_position()
@@ -161,6 +165,14 @@ def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], others:
             if all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken):
                 taken.append(spot)
                 at = low + span * np.array([spot[0], (spot[1] + spot[3]) / 2])
+                axis.plot(
+                    *point,
+                    "o",
+                    markersize=size**0.5 + 2,
+                    markerfacecolor="none",
+                    markeredgecolor="black",
+                    markeredgewidth=0.7,
+                )
                 axis.annotate(
                     text,
                     point,
@@ -168,6 +180,7 @@ def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], others:
                     fontsize=font,
                     va="center",
                     arrowprops={"arrowstyle": "-", "lw": 0.3, "color": GREY, "shrinkB": 0},
+                    path_effects=[withStroke(linewidth=2, foreground="white")],
                 )
                 written += 1
                 break
@@ -188,7 +201,7 @@ def recall_curves(
     sources = list(curves)
     columns = min(3, len(sources))
     rows = -(-len(sources) // columns)
-    figure = Figure(figsize=(3.3 * columns + 0.6, 3.0 * rows + 1.0), layout="constrained")
+    figure = Figure(figsize=(3.1 * columns + 2.0, 3.0 * rows + 0.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns, sharey=True, squeeze=False)).ravel()
     maps = list(dict.fromkeys(name for source in sources for name in curves[source]))
     lines = {}
@@ -217,7 +230,7 @@ def recall_curves(
     figure.supylabel("share of known pairs found", fontsize=9)
     figure.suptitle(title, fontsize=11, fontweight="bold")
     figure.legend(
-        lines.values(), lines.keys(), loc="outside lower center", ncols=min(4, len(lines)), fontsize=8, frameon=False
+        lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False
     )
     return figure
 

@@ -54,8 +54,9 @@ def chromosome_map(
     axis.tick_params(length=0)
     each = len(arm) / len(shown)
     unit = "genes" if each < 1.05 else f"genes, {each:.0f} a pixel"
-    axis.set_xlabel(f"chromosome arm ({len(arm):,} {unit}, in the order of the genome)", fontsize=9)
-    axis.set_ylabel("chromosome arm", fontsize=9)
+    kind = "chromosome arm" if len(starts) == len(labels) else "chromosome"
+    axis.set_xlabel(f"{kind} ({len(arm):,} {unit}, in the order of the genome)", fontsize=9)
+    axis.set_ylabel(kind, fontsize=9)
     below = (
         "raw on both sides" if corrected is None else "below the diagonal: raw; above: corrected for chromosome arms"
     )
@@ -101,11 +102,11 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
     axis.set_xlabel("chromosome arm", fontsize=9)
     axis.set_ylabel("P(cosine within the arm\n> cosine with other arms)", fontsize=9)
     finite = np.concatenate([value.dropna() for value in values])
-    reach = max(0.05, float(np.abs(finite - 0.5).max(initial=0)) * 1.15)
-    axis.set_ylim(max(0, 0.5 - reach), min(1, 0.5 + reach))
-    axis.text(0.005, 0.5, "no bias", transform=axis.get_yaxis_transform(), va="bottom", fontsize=7, color="#555555")
+    margin = 0.08 * max(0.1, float(np.ptp(finite)) if len(finite) else 0.0)
+    axis.set_ylim(min(0.48, finite.min(initial=0.5) - margin), max(0.52, finite.max(initial=0.5) + margin))
+    axis.text(1.005, 0.5, "no bias", transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
     axis.set_title("Proximity bias by chromosome arm", fontsize=11, fontweight="bold", loc="left")
     return figure
 
@@ -120,7 +121,7 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.0 * len(scores) + 0.4, 3.7), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(scores) + 0.4, 3.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(scores), sharey=True))
     for axis, (name, values), colour in zip(axes, scores.items(), (COLOURS[1], COLOURS[0]), strict=False):
         keep = np.isfinite(values) & np.isfinite(rank)
@@ -142,12 +143,14 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
         axis.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
         axis.set_title(name, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xticks([0, 0.5, 1], ["centromere", "", "telomere"])
+        axis.set_xticks([0, 1], ["centromere", "telomere"])
+        for tick, side in zip(axis.get_xticklabels(), ("left", "right"), strict=True):
+            tick.set_horizontalalignment(side)
         axis.set_xlim(-0.02, 1.02)
     axes[0].set_ylabel("score of a gene: P(cosine within\nits arm > with other arms)", fontsize=9)
     axes[0].legend(fontsize=7, frameon=False)
     figure.supxlabel("place of the gene along its arm (rank)", fontsize=9)
-    figure.suptitle("Bias from centromere to telomere" + (f"\n{note}" if note else ""), fontsize=10)
+    figure.suptitle("Bias from centromere to telomere" + (f"\n{note}" if note else ""), fontsize=9)
     return figure
 
 
@@ -187,7 +190,7 @@ def _arm_labels(arms: np.ndarray, edges: Sequence[int]) -> tuple[list[float], li
     ticks: list[float] = []
     labels: list[str] = []
     for name, middle in zip(names, middles, strict=True):
-        if not ticks or middle - ticks[-1] >= edges[-1] / 60:
+        if not ticks or middle - ticks[-1] >= edges[-1] / 75:
             ticks.append(middle)
             labels.append(name)
     return ticks, labels

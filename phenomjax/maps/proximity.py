@@ -10,8 +10,6 @@ P(cosine within an arm > cosine between arms), 0.5 without bias. Writes into OUT
 """
 
 import argparse
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ from phenomjax.errors import UserError
 from phenomjax.maps import arms, bias
 from phenomjax.maps.assessment import TRANSFORMS, Assessment, assess, correct, genome_rows, locate, prepare, unexpressed
 from phenomjax.maps.loading import define_input, load
+from phenomjax.maps.outputs import save_figure, write_json, write_table
 from phenomjax.maps.profiles import Profiles, write
 from phenomjax.progress import log
 
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.edges:
         result = {"arms": _arms_record(args, table), "edges": score_edges(args.edges, table)}
-        _write_json(out / "proximity.json", result)
+        write_json(out / "proximity.json", result)
         edges = result["edges"]
         log.info(
             "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm, %.2f %% are expected; enrichment %.1f",
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         result["after"] = _record(after)
         write(corrected, out / "corrected.parquet")
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "proximity.json", result)
+    write_json(out / "proximity.json", result)
     written = [out / "proximity.json", *_write_tables(out, before, after)]
     written += draw(out, profiles, corrected, before, after)
     for name, one in (("before", before), ("after", after)):
@@ -184,21 +183,12 @@ def draw(
         sure = before.arms[before.arms["rho_p_bonferroni"] < 0.05]
         tested = int(before.arms["rho"].notna().sum())
         note = (
-            f"before correction, {len(sure)} of {tested} arms have a trend (Spearman, p < 0.05, Bonferroni)"
+            f"arms with a trend before correction: {len(sure)} of {tested}\n(Spearman, p < 0.05, Bonferroni)"
             if tested
             else ""
         )
         figures["telomere.png"] = drawings.telomere_trend(scores, before.genes["rank"].to_numpy(), note)
-    return [save(figure, out / name) for name, figure in figures.items()]
-
-
-def save(figure: Any, path: Path, dpi: int = 150) -> Path:
-    """Writes a figure atomically; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{os.getpid()}-{path.name}")
-    figure.savefig(partial, dpi=dpi)
-    os.replace(partial, path)
-    return path
+    return [save_figure(figure, out / name) for name, figure in figures.items()]
 
 
 def _arms_record(args: argparse.Namespace, table: "pd.DataFrame") -> dict[str, Any]:
@@ -227,14 +217,5 @@ def _write_tables(out: Path, before: Assessment, after: Assessment | None) -> Se
                 else [c for c in table.columns if c not in ("arm", "genes", "pairs_within")]
             )
             table = table.merge(getattr(after, name)[[key, *mean]], on=key, suffixes=("_before", "_after"))
-        partial = out / f".part-{os.getpid()}-{name}.parquet"
-        table.to_parquet(partial, index=False)
-        os.replace(partial, out / f"{name}.parquet")
+        write_table(out / f"{name}.parquet", table)
     return out / "arms.parquet", out / "genes.parquet"
-
-
-def _write_json(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{os.getpid()}-{path.name}")
-    partial.write_text(json.dumps(result, indent=1, default=float) + "\n")
-    os.replace(partial, path)
