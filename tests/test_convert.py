@@ -103,11 +103,13 @@ def test_other_layouts_positions_and_blocks_are_refused():
     )  # column first
     with pytest.raises(UserError, match=r"pos_embed .* is not the fixed table of this architecture"):
         openphenom.from_state_dict(state, model)
-    model.block = "prenorm"
-    with pytest.raises(
-        UserError, match=r"no place for encoder/blocks/layer_0/.*: its encoder blocks are parallel ones"
-    ):
-        openphenom.to_state_dict(random_params(model), model)
+    model.block = "prenorm"  # has timm's names, but is not told by them
+    params = random_params(model)
+    state = openphenom.to_state_dict(params, model)
+    assert state["encoder.vit_backbone.blocks.1.attn.qkv.bias"].shape == (72,)
+    jax.tree.map(np.testing.assert_array_equal, openphenom.from_state_dict(state, model), params)
+    with pytest.raises(UserError, match=r"it has no encoder.vit_backbone.blocks.0.in_proj.weight"):
+        openphenom.infer_model(state)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

@@ -1,6 +1,7 @@
 """The state-dict layout of OpenPhenom and its relatives (`encoder.vit_backbone…`, `decoder…`) <-> parameters of `MAE`.
 
-Written from a list of that layout's names and shapes. Encoders have parallel blocks; both decoders are covered.
+Written from a list of that layout's names and shapes. Published encoders have parallel blocks; plain pre-norm ones get the names that timm's
+VisionTransformer gives them. Both decoders are covered.
 """
 
 import re
@@ -33,6 +34,9 @@ BLOCK = {
 ENCODER_BLOCK = {
     "norm": "in_norm", "attention/q_norm": "q_norm", "attention/k_norm": "k_norm", "attention/out": "attn_out_proj",
     "mlp/out": "mlp_out_proj",
+}  # fmt: skip
+PRENORM_BLOCK = BLOCK | {
+    "attention/q_norm": "attn.q_norm", "attention/k_norm": "attn.k_norm", "scale1": "ls1", "scale2": "ls2",
 }  # fmt: skip
 MODULES = {
     "encoder/patch_embed": BACKBONE + "patch_embed.proj",
@@ -191,14 +195,13 @@ def _names(path: str, shape: tuple[int, ...], model: ConfigDict) -> Iterator[tup
     last = {"kernel": "weight", "scale": "weight", "bias": "bias", "gamma": "gamma"}.get(path.rsplit("/", 1)[1], "")
     if match := re.fullmatch(r"encoder/blocks/layer_(\d+)/(.+)", path):
         prefix, rest = f"{BACKBONE}blocks.{match[1]}.", match[2]
+        if model.block == "prenorm":
+            yield f"{prefix}{PRENORM_BLOCK[rest.rsplit('/', 1)[0]]}.{last}", None
+            return
         special = {
             "bias": "mlp_bias", "scale/gamma": "ls.gamma", "attention/qkv/kernel": "in_proj.weight", "mlp/in/kernel": "in_proj.weight",
         }  # fmt: skip
         module = rest.rsplit("/", 1)[0]
-        if rest not in special and module not in ENCODER_BLOCK:
-            raise UserError(
-                f"The OpenPhenom layout has no place for {path}: its encoder blocks are parallel ones (model.block=parallel)."
-            )
         yield prefix + (special[rest] if rest in special else f"{ENCODER_BLOCK[module]}.{last}"), None
     elif match := re.fullmatch(r"decoder/blocks/layer_(\d+)/(.+)/\w+", path):
         yield f"decoder.blocks.{match[1]}.{BLOCK[match[2]]}.{last}", None
@@ -223,7 +226,8 @@ def _to_ours(path: str, value: np.ndarray, shape: tuple[int, ...], model: Config
             raise ValueError
         return value.transpose(2, 3, 1, 0).reshape(shape)
     if path.endswith("kernel"):
-        if re.fullmatch(r"encoder/.+/(attention/qkv|mlp/in)/kernel", path):  # rows: mlp, then q, k, v
+        packed = re.fullmatch(r"encoder/.+/(attention/qkv|mlp/in)/kernel", path)
+        if packed and model.block == "parallel":  # rows: mlp, then q, k, v
             hidden = value.shape[0] - 3 * value.shape[1]
             value = value[hidden:] if "qkv" in path else value[:hidden]
         inputs = _inputs(path, shape)
