@@ -78,7 +78,12 @@ def quantised(path: Path, model: ImageModel, settings: graph.Settings, chosen: O
 
 def _library(name: str) -> Any:
     import importlib
+    import os
+    import sys
 
+    # Both report their use to their maker unless they are stopped; a laboratory's machine calls nobody.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so that importing it fails, which openvino expects
+    os.environ.setdefault("NNCF_CI", "1")
     try:
         return importlib.import_module(name)
     except ImportError as error:
