@@ -1,0 +1,136 @@
+"""The model card: README.md of exported weights, filled in from the configuration and the metrics of the run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from phenomjax import __version__
+from phenomjax.inference.image_model import ImageModel
+
+JAX_LINES = """\
+from phenomjax.export.release import load
+from phenomjax.inference.image_model import features
+model = load("FOLDER")
+pixels = PIXELS
+embeddings = features(model)(model.params, pixels)[:, 0]"""
+TORCH_LINES = """\
+import sys, torch
+sys.path.insert(0, "FOLDER")
+from encoder import load
+pixels = PIXELS
+embeddings = load("FOLDER")(pixels)"""
+
+
+def write(
+    path: Path, model: ImageModel, name: str, licence: str, layout: str = "openphenom", release: bool = False
+) -> None:
+    """Writes the card.
+
+    Args:
+      path: README.md.
+      model: that it is about; the metrics are those of its run, if that is there.
+      name: of the model.
+      licence: SPDX name, or "" where none was given.
+      layout: of the weights.
+      release: whether the folder can be loaded by the lines of `JAX_LINES` and `TORCH_LINES`.
+    """
+    c, task = model.config.model, model.config
+    kind = "channel-agnostic masked autoencoder (CA-MAE)" if c.channel_agnostic else "masked autoencoder"
+    encoder, everything = (
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6 for tree in (model.encoder_params, model.params)
+    )
+    banks = ", ".join(Path(bank).name for bank in task.data.banks) or "unknown"
+    rows = [
+        ("Kind", kind), ("Encoder", f"ViT, {c.depth} {c.block} blocks, width {c.embed_dim}, {c.num_heads} heads, patches of {c.patch_size} px"),
+        ("Parameters", f"{encoder:.2f} M encoder, {everything:.2f} M with decoder"),
+        ("Channels", ", ".join(c.channels) + (" (any others can be given)" if c.channel_agnostic else " (these, in this order)")),
+        ("Crops in training", f"{task.data.crop_size} x {task.data.crop_size} px"), ("Mask ratio", f"{c.mask_ratio:g}"),
+        ("Training", f"step {model.step} of {task.num_steps}, {task.global_batch_size} crops a step, {task.optimizer.name}, "
+                     f"learning rate {task.optimizer.learning_rate:g}"),
+        ("Banks", banks), ("Fingerprint of the parameters", f"`{model.fingerprint}`"), ("Written by", f"phenomjax {__version__}"),
+    ]  # fmt: skip
+    front = ["---", f"license: {licence or 'unknown'}", "library_name: phenomjax", "pipeline_tag: image-feature-extraction",
+             "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]", "---"]  # fmt: skip
+    lines = [*front, f"# {name}", "", f"A {kind} of microscopy images of cells. It turns a crop of {len(c.channels)} channels into an embedding of "
+             f"{c.embed_dim} numbers: the mean of the encoder's patch tokens.", "", *_table(("", ""), rows), ""]  # fmt: skip
+    lines += ["## Metrics", "", *_metrics(model), ""]
+    lines += ["## Pixels", "", "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and variance 1 by the model itself: "
+              "do not normalise before.", ""]  # fmt: skip
+    if release:
+        size, count = task.data.crop_size, len(c.channels)
+        pixels = f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
+        tensor = f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height, width"
+        lines += [
+            "## Use with JAX",
+            "",
+            "```python",
+            "import numpy as np",
+            JAX_LINES.replace("PIXELS", pixels).replace("FOLDER", "."),
+            "```",
+            "",
+        ]
+        lines += ["## Use with PyTorch", "", "`encoder.py` needs torch and safetensors, nothing else.", "", "```python",
+                  TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."), "```", "",
+                  "Whole banks of images: `python -m phenomjax.convert openphenom model.safetensors RUN`, then `python -m phenomjax.embed "
+                  "--checkpoint RUN --bank BANK --out E.zarr`.", ""]  # fmt: skip
+    else:
+        what = (
+            "encoder and decoder, under the names of OpenPhenom"
+            if layout == "openphenom"
+            else "the encoder, under the names of timm"
+        )
+        lines += ["## Weights", "", f"`model.safetensors` holds {what}; `config.json` says their shapes."]
+        if c.block == "parallel" and c.bias_order == "mlp":
+            lines += [
+                "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier versions misplace it."
+            ]
+        lines += [""]
+    lines += ["## Limits", "", "Trained without labels on the banks above; embeddings carry batch effects of plates and experiments, which have to "
+              "be aligned (`python -m phenomjax.maps align`) before perturbations are compared. Not for diagnosis.", ""]  # fmt: skip
+    lines += ["## Licence", "", licence or "None was stated.", ""]
+    path.write_text("\n".join(lines))
+
+
+def metrics(model: ImageModel) -> tuple[dict[str, float], dict[str, float]]:
+    """The last training and validation metrics of the run at or before the model's step, from its metrics.jsonl; {} where there are none."""
+    train: dict[str, float] = {}
+    val: dict[str, float] = {}
+    path = model.path.parent.parent / "metrics.jsonl"
+    if not path.is_file():
+        return train, val
+    for line in path.read_text().splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        if row.get("step", 0) > model.step:
+            continue
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        train = numbers if "train/loss" in row else train
+        val = numbers if "val/loss" in row else val
+    return train, val
+
+
+def _metrics(model: ImageModel) -> list[str]:
+    train, val = metrics(model)
+    rows = [
+        (name, f"{value:.6g}")
+        for row in (val, train)
+        for name, value in sorted(row.items())
+        if name.startswith(("val/", "train/"))
+    ]
+    if not rows:
+        return ["The run's metrics were not at hand."]
+    held_out = (
+        ", ".join(model.config.data.val_groups) or f"{model.config.data.val_fraction:g} of them, by hash of the name"
+    )
+    note = f"Validation: groups of `{model.config.data.split_by}` that training did not see ({held_out})."
+    if "val/loss_visible_mean" in val:
+        note += " `loss_visible_mean` is the error of predicting the mean of the visible pixels."
+    return [note, "", *_table(("Metric", "Value"), rows)]
+
+
+def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> list[str]:
+    return [f"| {a} | {b} |" for a, b in (header, ("---", "---"), *rows)]

@@ -1,0 +1,175 @@
+"""The encoder of a phenomjax release in plain PyTorch: needs torch and safetensors, nothing else.
+
+from encoder import load
+model = load("FOLDER")
+embeddings = model(pixels)  # uint8 [batch, channel, height, width] -> float32 [batch, dim]
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+BACKBONE = "encoder.vit_backbone."
+
+
+class ParallelBlock(nn.Module):
+    """Attention and MLP side by side on one norm and one input projection (timm's ParallelScalingBlock)."""
+
+    def __init__(self, dim: int, c: dict):
+        super().__init__()
+        self.heads, self.hidden, self.legacy, self.gelu = (
+            c["num_heads"],
+            round(dim * c["mlp_ratio"]),
+            c["bias_order"] == "timm_legacy",
+            _gelu(c),
+        )
+        self.in_norm = nn.LayerNorm(dim, eps=c["norm_eps"])
+        self.in_proj = nn.Linear(dim, self.hidden + 3 * dim, bias=False)
+        self.mlp_bias = nn.Parameter(torch.zeros(self.hidden))
+        self.q_norm, self.k_norm = _head_norms(dim, c)
+        self.attn_out_proj, self.mlp_out_proj, self.ls = (
+            nn.Linear(dim, dim),
+            nn.Linear(self.hidden, dim),
+            _scale(dim, c),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        dim = x.shape[-1]
+        zeros = x.new_zeros(3 * dim)  # timm up to 1.0.24 put the bias of the MLP behind them
+        bias = torch.cat([zeros, self.mlp_bias] if self.legacy else [self.mlp_bias, zeros])
+        hidden, q, k, v = F.linear(self.in_norm(x), self.in_proj.weight, bias).split([self.hidden, dim, dim, dim], -1)
+        y = _attend(q, k, v, self.heads, self.q_norm, self.k_norm)
+        return x + self.ls(self.attn_out_proj(y) + self.mlp_out_proj(self.gelu(hidden)))
+
+
+class Attention(nn.Module):
+    """timm's Attention."""
+
+    def __init__(self, dim: int, c: dict):
+        super().__init__()
+        self.heads, self.qkv, self.proj = c["num_heads"], nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.q_norm, self.k_norm = _head_norms(dim, c)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.proj(_attend(*self.qkv(x).chunk(3, -1), self.heads, self.q_norm, self.k_norm))
+
+
+class PreNormBlock(nn.Module):
+    """timm's Block."""
+
+    def __init__(self, dim: int, c: dict):
+        super().__init__()
+        hidden = round(dim * c["mlp_ratio"])
+        self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=c["norm_eps"]) for _ in range(2))
+        self.attn, self.ls1, self.ls2 = Attention(dim, c), _scale(dim, c), _scale(dim, c)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, hidden), "act": _gelu(c), "fc2": nn.Linear(hidden, dim)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp["fc2"](self.mlp["act"](self.mlp["fc1"](self.norm2(x)))))
+
+
+class Scale(nn.Module):
+    """Layer scale."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+class Encoder(nn.Module):
+    """Raw pixels -> the mean patch token of the last block, or of the blocks that are named.
+
+    Args:
+      config: `model` of the release's config.json.
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config, dim, patch = config, config["embed_dim"], config["patch_size"]
+        self.agnostic = config["channel_agnostic"]
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(1 if self.agnostic else len(config["channels"]), dim, patch, patch)}
+        )
+        if config["class_token"]:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        block = {"parallel": ParallelBlock, "prenorm": PreNormBlock}[config["block"]]
+        self.blocks = nn.ModuleList(block(dim, config) for _ in range(config["depth"]))
+        norm = nn.LayerNorm(dim, eps=config["norm_eps"])
+        self.norm, self.fc_norm = (nn.Identity(), norm) if self.agnostic else (norm, nn.Identity())
+
+    def forward(self, pixels: torch.Tensor, blocks: tuple[int, ...] = (), channelwise: bool = False) -> torch.Tensor:
+        """Pixels [batch, channel, height, width], as they are stored (8 or 16 bit) -> float32 [batch, dim].
+
+        With `blocks` (from 1) [batch, len(blocks), dim]; `channelwise` puts one embedding a channel side by side (CA-MAE).
+        """
+        batch, channels = pixels.shape[:2]
+        x = pixels.float()
+        x = x - x.mean((2, 3), keepdim=True)  # each image and channel to mean 0 and variance 1
+        x = x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5 * 255.0**2)
+        if self.agnostic:
+            x = x.reshape(-1, 1, *x.shape[2:])
+        x = self.patch_embed["proj"](x)
+        table = positions(*x.shape[2:], x.shape[1]).to(x)
+        x = (x.flatten(2).transpose(1, 2) + table).reshape(batch, -1, x.shape[1])
+        first = int(self.config["class_token"])
+        if first:
+            x = torch.cat([self.cls_token.expand(batch, -1, -1), x], 1)
+        wanted, outputs = blocks or (len(self.blocks),), {}
+        for number, block in enumerate(self.blocks[: max(wanted)], 1):
+            x = block(x)
+            if number in wanted:
+                tokens = (self.norm(x) if number == len(self.blocks) else x)[:, first:]
+                groups = tokens.reshape(batch, channels if channelwise else 1, -1, x.shape[-1])
+                outputs[number] = groups.mean(2).flatten(1)
+        result = torch.stack([outputs[number] for number in wanted], 1)
+        return result if blocks else result[:, 0]
+
+
+def positions(rows: int, columns: int, dim: int) -> torch.Tensor:
+    """The fixed table [rows * columns, dim]: sin and cos of the row, then of the column."""
+    frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angles = torch.arange(max(rows, columns), dtype=torch.float64)[:, None] * frequencies
+    table = torch.cat([angles.sin(), angles.cos()], 1)
+    y, x = table[:rows, None].expand(-1, columns, -1), table[None, :columns].expand(rows, -1, -1)
+    return torch.cat([y, x], -1).reshape(rows * columns, dim)
+
+
+def load(folder: str | Path) -> Encoder:
+    """The encoder of a release folder, ready to run."""
+    folder = Path(folder)
+    model = Encoder(json.loads((folder / "config.json").read_text())["model"])
+    state = {
+        name[len(BACKBONE) :]: x
+        for name, x in load_file(folder / "model.safetensors").items()
+        if name.startswith(BACKBONE)
+    }
+    state.pop("pos_embed", None)  # fixed, and computed for any size
+    model.load_state_dict(state)
+    return model.eval().requires_grad_(False)
+
+
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, q_norm: nn.Module, k_norm: nn.Module
+) -> torch.Tensor:
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q_norm(q), k_norm(k), v).transpose(1, 2).flatten(2)
+
+
+def _head_norms(dim: int, c: dict) -> list[nn.Module]:
+    return [nn.LayerNorm(dim // c["num_heads"], eps=c["norm_eps"]) if c["qk_norm"] else nn.Identity() for _ in range(2)]
+
+
+def _scale(dim: int, c: dict) -> nn.Module:
+    return Scale(dim) if c["layer_scale"] else nn.Identity()
+
+
+def _gelu(c: dict) -> nn.Module:
+    return nn.GELU(approximate="tanh" if c["gelu"] == "tanh" else "none")
