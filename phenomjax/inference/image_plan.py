@@ -94,7 +94,7 @@ def match_channels(
                 f"--channels is for channel-agnostic models; this one reads exactly ({', '.join(known)}). Leave it out."
             )
         if missing := [name for name in known if name not in have]:
-            hint = "".join(did_you_mean(name, have) for name in missing[:1])
+            hint = _hint(missing[0], have)
             raise UserError(
                 f"The channels do not fit: {', '.join(missing)} of the model is not in the bank;{hint} {listing}. Channels are matched by name. "
                 "Prepare the bank with the model's names (`python -m phenomjax.prepare images --help`), or use a channel-agnostic model."
@@ -110,13 +110,16 @@ def match_channels(
                 if others
                 else "Prepare the bank with the model's names."
             )
-            raise UserError(
-                f"The channel {name} cannot be embedded: {where};{did_you_mean(name, known)} {listing}. {mend}"
-            )
+            raise UserError(f"The channel {name} cannot be embedded: {where};{_hint(name, known)} {listing}. {mend}")
     if len(set(wanted)) < len(wanted):
         raise UserError(f"--channels {' '.join(wanted)} names a channel twice. Name each once.")
     names = tuple(name for name in known if name in wanted)
     return names, tuple(have.index(name) for name in names)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    same = [other for other in known if other.casefold() == name.casefold() and other != name]
+    return did_you_mean(same[0], same) if same else did_you_mean(name, known)
 
 
 @dataclass(frozen=True)

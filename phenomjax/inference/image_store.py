@@ -108,6 +108,11 @@ def _wells(bank: ImageBank, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers, good[np.unique(numbers, return_index=True)[1]]
 
 
+def num_wells(bank: ImageBank) -> int:
+    """Different wells of a bank."""
+    return len(_wells(bank, np.arange(len(bank)))[1])
+
+
 def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, dtype: str) -> None:
     """Rows of wells: the mean over the images of each, in the order of the bank."""
     order = np.argsort(wells, kind="stable")
