@@ -59,7 +59,7 @@ class Columns:
             return _booleans(metadata, self.control)
         if re.fullmatch(r"\w+", self.control):
             require(metadata, self.control, "--control")
-        return _query(metadata, self.control, "--control")
+        return query_rows(metadata, self.control, "--control")
 
     def treatments(self, metadata: "pd.DataFrame") -> np.ndarray:
         """Which rows are perturbations under study, bool [rows].
@@ -72,7 +72,7 @@ class Columns:
         named = require(metadata, self.perturbation, "--perturbation").notna().to_numpy()
         chosen = named & ~self.controls(metadata)
         if self.treatment and self.treatment != "all":
-            return chosen & _query(metadata, self.treatment, "--treatments")
+            return chosen & query_rows(metadata, self.treatment, "--treatments")
         if not self.treatment:
             if "Metadata_pert_type" in metadata.columns and (metadata["Metadata_pert_type"] == "trt").any():
                 chosen &= (metadata["Metadata_pert_type"] == "trt").to_numpy()
@@ -108,7 +108,8 @@ def _booleans(metadata: "pd.DataFrame", name: str) -> np.ndarray:
     return text.isin(["true", "1", "1.0"]).to_numpy()
 
 
-def _query(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
+def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
+    """Rows for which a pandas query holds, bool [rows]."""
     try:
         answer = np.asarray(metadata.eval(query, engine="python"))
     except Exception as error:  # pandas raises a dozen kinds

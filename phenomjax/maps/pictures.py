@@ -219,7 +219,7 @@ def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[
         curves[known.name] = {}
         for name, one in maps.items():
             vectors = unit(one.features[rows])
-            hit = recall.hits(vectors, recall.count_null(vectors, pairs), [(tail, 1 - tail) for tail in TAILS])
+            hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in TAILS])
             intervals = [recall.bootstrap_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit]
             curves[known.name][name] = {
                 "share": [2 * tail for tail in TAILS], "recall": hit.mean(1).tolist(), "low": [low for low, _ in intervals],

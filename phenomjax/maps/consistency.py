@@ -1,0 +1,126 @@
+"""Perturbation consistency: do the replicates of a perturbation look alike, more than wells that share nothing?
+
+The statistic is the mean cosine over all pairs of a perturbation's replicates (EFAAR: the mean of the lower triangle); NaN with
+fewer than 2 replicates. It is compared with the same statistic of a null:
+
+  unexpressed genes, where they are named: perturbations that should do nothing (EFAAR: zFPKM < -3, or TPM = 0);
+  else random sets of as many wells of different perturbations: `draws` draws of k rows without replacement from all replicates,
+  numpy's default_rng(seed); draws in which a perturbation occurs twice are dropped. Where more than half would be dropped
+  (k is large beside the number of perturbations) they are kept, which makes p a little larger.
+
+p = 1 - searchsorted(sorted null, statistic) / n, as EFAAR has it: 0 means "above all of the null", so its resolution is 1 / n.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 2000
+GATHERED = 10**7  # numbers at once
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Rows divided by their length, float64; a row of zeros stays one."""
+    features = features.astype(np.float64)
+    length = np.linalg.norm(features, axis=-1, keepdims=True)
+    return features / np.where(length > 0, length, 1.0)
+
+
+def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+    """Mean cosine over pairs, from the sum of unit rows: (|sum|^2 - sum of squared lengths) / (k (k - 1))."""
+    pairs = np.asarray(count * (count - 1), np.float64)
+    return np.divide((sums**2).sum(-1) - lengths, pairs, out=np.full(sums.shape[:-1], np.nan), where=pairs > 0)
+
+
+def group_sums(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+    """Sum of the rows of each group, float64 [groups, dim]."""
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes, minlength=groups)
+    out = np.zeros((groups, values.shape[1]))
+    filled = counts > 0
+    starts = (np.cumsum(counts) - counts)[filled]
+    if len(starts):
+        out[filled] = np.add.reduceat(values[order].astype(np.float64, copy=False), starts, axis=0)
+    return out
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Of each perturbation, in sorted order of their names.
+
+    Attributes:
+      names: of the perturbations.
+      replicates: int64 [perturbations].
+      cosine: mean cosine between replicates, NaN with fewer than 2.
+      p: probability of as much under the null, NaN where cosine is.
+      null: what the null was.
+    """
+
+    names: np.ndarray
+    replicates: np.ndarray
+    cosine: np.ndarray
+    p: np.ndarray
+    null: str
+
+
+def random_sets(codes: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:
+    """Row numbers of random sets of wells of different perturbations, int64 [at most draws, count]."""
+    rng = np.random.default_rng(seed)
+    sets = np.stack([rng.choice(len(codes), count, replace=False) for _ in range(draws)])
+    labels = np.sort(codes[sets], axis=1)
+    different = (labels[:, 1:] != labels[:, :-1]).all(1)
+    return sets[different] if different.mean() >= 0.5 else sets
+
+
+def _blocks(sets: np.ndarray, dim: int) -> list[np.ndarray]:
+    return np.array_split(sets, -(-sets.size * dim // GATHERED))
+
+
+def _cosine_of_sets(units: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    chosen = units[sets.ravel()].reshape(*sets.shape, -1)
+    return _mean_cosine(chosen.sum(1), (chosen**2).sum((1, 2)), sets.shape[1])
+
+
+def consistency(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    unexpressed: np.ndarray | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Consistency:
+    """Consistency of each perturbation, and its p-value.
+
+    Args:
+      features: float [wells, dim], of treated wells only.
+      labels: name of each well's perturbation.
+      unexpressed: bool [wells]: perturbations of genes that the cells do not express, the null; random sets without it.
+      draws, seed: of the random sets.
+    """
+    names, codes = np.unique(labels.astype(str), return_inverse=True)
+    units = unit_rows(features)
+    counts = np.bincount(codes)
+    lengths = np.bincount(codes, weights=(units**2).sum(1))
+    cosine = _mean_cosine(group_sums(units, codes, len(names)), lengths, counts)
+    p = np.full(len(names), np.nan)
+    if unexpressed is not None:
+        idle = np.zeros(len(names), bool)
+        idle[codes[unexpressed]] = True
+        null = np.sort(cosine[idle & ~np.isnan(cosine)])
+        p = p_above(null, cosine)
+        return Consistency(names, counts, cosine, p, f"{len(null)} perturbations of unexpressed genes")
+    for count in np.unique(counts[counts > 1]):
+        same = counts == count
+        sets = random_sets(codes, int(count), draws, seed)
+        null = np.sort(np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])]))
+        p[same] = p_above(null, cosine[same])
+    return Consistency(
+        names, counts, cosine, p, f"{draws} random sets of as many wells of different perturbations, seed {seed}"
+    )
+
+
+def p_above(null: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """1 - searchsorted(null, value) / n: the share of a sorted null that is at least the value; NaN for NaN or without a null."""
+    if not len(null):
+        return np.full(np.shape(values), np.nan)
+    return np.where(np.isnan(values), np.nan, 1 - np.searchsorted(null, values) / len(null))
