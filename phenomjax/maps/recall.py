@@ -21,7 +21,7 @@ import numpy as np
 from phenomjax.maps.relate import upper_blocks
 
 THRESHOLDS = ((0.05, 0.95),)
-LEAST_ENTITIES = 20  # EFAAR: with fewer, recall says nothing
+LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 DRAWS = 1000
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 
@@ -69,8 +69,9 @@ def _at(ordered: np.ndarray, share: np.ndarray, sign: int) -> np.ndarray:
 
 def _count(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """In one pass over all pairs: how many lie below each bracket, and those that lie in it."""
-    below, inside = np.zeros(len(low), np.int64), [[] for _ in low]
-    for start, block in upper_blocks(rows):
+    below = np.zeros(len(low), np.int64)
+    inside: list[list[np.ndarray]] = [[] for _ in low]
+    for _, block in upper_blocks(rows):
         block[:, : len(block)][np.tril_indices(len(block))] = np.nan  # each pair once: NaN is below and in no bracket
         for k in range(len(low)):
             under = block < low[k]
