@@ -60,7 +60,7 @@ def locate(
             f"None of the genes of column '{columns.gene}' ({', '.join(examples)}, ...) is in the table of chromosome arms "
             f"({', '.join(table['gene'].head(3))}, ...). Are these symbols of the same species, and is --gene the right column?"
         )
-    located["scored"] = bias.on_large_arms(located["arm"].to_numpy(object), min_genes)
+    located["scored"] = bias.on_large_arms(located["arm"].to_numpy(object), max(1, min_genes))
     log.info(
         "%d of %d genes have a chromosome arm; %d are on arms with more than %d genes",
         known.sum(), genes.nunique(), located["scored"].sum(), min_genes,

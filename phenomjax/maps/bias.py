@@ -145,10 +145,12 @@ def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
         others = vectors[codes != code]
         if len(rows) < 2 or not len(others):
             continue
-        inside = vectors[rows] @ vectors[rows].T
-        for i, row in enumerate(rows):  # a sort a gene: 0.1 ms for 17,000 genes
-            outside = np.sort(others @ vectors[row])
-            scores[row] = _placements(np.delete(inside[i], i), outside).mean()
+        # 4096 bins are enough for one gene: its score is off by less than the share of its pairs in a bin.
+        inside, outside = _bin(vectors[rows] @ vectors[rows].T) >> 4, _bin(vectors[rows] @ others.T) >> 4
+        for i, row in enumerate(rows):
+            counts = np.bincount(outside[i], minlength=BINS >> 4)
+            placement = np.cumsum(counts) - counts / 2
+            scores[row] = placement[np.delete(inside[i], i)].mean() / len(others)
     return scores
 
 
@@ -166,9 +168,9 @@ def telomere_trend(scores: np.ndarray, arm: Sequence, position: np.ndarray, min_
     """
     from scipy import stats
 
-    arm, result = np.asarray(arm, object), {}
-    for name in dict.fromkeys(arm.tolist()):
-        rows = (arm == name) & np.isfinite(scores) & np.isfinite(np.asarray(position, float))
+    places, result = np.asarray(arm, object), {}
+    for name in dict.fromkeys(places.tolist()):
+        rows = (places == name) & np.isfinite(scores) & np.isfinite(np.asarray(position, float))
         if rows.sum() >= max(min_genes, 3):
             test = stats.spearmanr(scores[rows], np.asarray(position, float)[rows])
             result[name] = {"rho": float(test.statistic), "p": float(test.pvalue), "genes": int(rows.sum())}
@@ -217,8 +219,11 @@ def _codes(arm: Sequence) -> tuple[np.ndarray, list[str]]:
 
 
 def _histogram(cosines: np.ndarray) -> np.ndarray:
-    bins = np.clip((cosines.ravel() + 1) * (BINS / 2), 0, BINS - 1).astype(np.uint16)
-    return np.bincount(bins, minlength=BINS)
+    return np.bincount(_bin(cosines).ravel(), minlength=BINS)
+
+
+def _bin(cosines: np.ndarray) -> np.ndarray:
+    return np.clip((cosines + 1) * (BINS / 2), 0, BINS - 1).astype(np.uint16)
 
 
 def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -100,22 +100,29 @@ def scatter(
     """
     from matplotlib.figure import Figure
 
-    groups = np.asarray(groups, str)
-    kinds, counts = np.unique(groups, return_counts=True)
+    group_of = np.asarray(groups, str)
+    kinds, counts = np.unique(group_of, return_counts=True)
     kinds = kinds[np.argsort(-counts, kind="stable")]
     coloured = [kind for kind in kinds if kind not in ("", "other")][: len(COLOURS)]
     figure = Figure(figsize=(7.6, 5.6), layout="constrained")
     axis = figure.subplots()
     size = float(np.clip(4000 / len(xy), 2, 36))
-    rest = ~np.isin(groups, coloured)
+    rest = ~np.isin(group_of, coloured)
     if rest.any():
         axis.scatter(
-            *xy[rest].T, s=size * 0.7, c="#c8c8c8", linewidths=0, label=f"other ({rest.sum():,})", rasterized=True
+            xy[rest, 0],
+            xy[rest, 1],
+            s=size * 0.7,
+            c="#c8c8c8",
+            linewidths=0,
+            label=f"other ({rest.sum():,})",
+            rasterized=True,
         )
     for kind, colour, marker in zip(coloured, COLOURS, MARKERS, strict=False):
-        rows = groups == kind
+        rows = group_of == kind
         axis.scatter(
-            *xy[rows].T,
+            xy[rows, 0],
+            xy[rows, 1],
             s=size,
             c=colour,
             marker=marker,
@@ -229,9 +236,7 @@ def recall_curves(
     figure.supxlabel("share of all pairs that is called: the most alike and the most opposite", fontsize=9)
     figure.supylabel("share of known pairs found", fontsize=9)
     figure.suptitle(title, fontsize=11, fontweight="bold")
-    figure.legend(
-        lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False
-    )
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 

@@ -32,9 +32,9 @@ def chromosome_map(
     """
     from matplotlib.figure import Figure
 
-    arm = np.asarray(arm, str)
-    starts = np.flatnonzero(np.r_[True, arm[1:] != arm[:-1]])
-    bins, edges = _bins(arm, starts)
+    names = np.asarray(arm, str)
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    bins, edges = _bins(names, starts)
     lower = _binned(raw, bins)
     upper = lower if corrected is None else _binned(corrected, bins)
     shown = np.tril(lower) + np.triu(upper, 1)
@@ -43,7 +43,7 @@ def chromosome_map(
     figure = Figure(figsize=(8.2, 7.6), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(shown, cmap=COSINES, vmin=-limit, vmax=limit, interpolation="nearest")
-    ticks, labels = _arm_labels(arm[starts], edges)
+    ticks, labels = _arm_labels(names[starts], edges)
     for edge in edges[1:-1]:
         axis.axhline(edge - 0.5, color="black", linewidth=0.25)
         axis.axvline(edge - 0.5, color="black", linewidth=0.25)

@@ -207,7 +207,8 @@ def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[
     rows = np.flatnonzero(table["kind"] == "gene")
     if not len(rows):
         rows = np.arange(len(table))
-    names, curves = table["name"].to_numpy(object)[rows], {}
+    names = table["name"].to_numpy(object)[rows]
+    curves: dict[str, dict[str, dict]] = {}
     for path in paths:
         known = relationships.read_relationships(path)
         pairs = known.within(names)

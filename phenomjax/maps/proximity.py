@@ -95,7 +95,13 @@ def run(args: argparse.Namespace) -> int:
     profiles = prepare(profiles, located, args.transform, args.standardize)
     options = {"trials": args.trials, "samples": args.samples, "seed": args.seed}
     before, after, corrected = assess(profiles, located, **options), None, None
-    result = {"arms": _arms_record(args, table), "before": _record(before)}
+    result = {
+        "arms": _arms_record(args, table),
+        "genes": {
+            "in_map": int(located["gene"].notna().sum()), "with_arm": int(located["arm"].notna().sum()), "scored": int(located["scored"].sum())
+        },
+        "before": _record(before),
+    }  # fmt: skip
     silent, why = unexpressed(profiles, located, args.unexpressed, args.expression, columns)
     if silent is None:
         log.warning("not corrected: %s", why)
