@@ -10,8 +10,8 @@ from phenomjax import __version__
 from phenomjax.inference.image_model import ImageModel
 
 JAX_LINES = """\
-from phenomjax.export.release import load
-from phenomjax.inference.image_model import features
+import numpy as np
+from phenomjax.inference.image_model import features, load
 model = load("FOLDER")
 pixels = PIXELS
 embeddings = features(model)(model.params, pixels)[:, 0]"""
@@ -73,8 +73,7 @@ def write(
         ]
         lines += ["## Use with PyTorch", "", "`encoder.py` needs torch and safetensors, nothing else.", "", "```python",
                   TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."), "```", "",
-                  "Whole banks of images: `python -m phenomjax.convert openphenom model.safetensors RUN`, then `python -m phenomjax.embed "
-                  "--checkpoint RUN --bank BANK --out E.zarr`.", ""]  # fmt: skip
+                  "Whole banks of images: `python -m phenomjax.embed --checkpoint . --bank BANK --out E.zarr`.", ""]  # fmt: skip
     else:
         what = (
             "encoder and decoder, under the names of OpenPhenom"

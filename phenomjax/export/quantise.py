@@ -1,4 +1,4 @@
-"""8-bit graphs by post-training quantisation: ONNX with Q/DQ nodes, as ONNX Runtime and TensorRT read it."""
+"""Graphs with smaller products: float16 by casts around them, int8 by post-training quantisation (Q/DQ nodes), as TensorRT reads both."""
 
 import hashlib
 import logging
@@ -40,6 +40,42 @@ def cached(
     content = {"graph": path.stem, "pixels": pixels, "onnxruntime": version("onnxruntime")}
     target = cache.folder(folder) / f"{cache.key(content)}.int8.onnx"
     return cache.once(target, lambda partial: write(path, partial, batches))
+
+
+def half(source: Path, target: Path) -> None:
+    """Writes a graph whose products take float16, weights stored as such; everything else (norms, softmax, sums) stays float32.
+
+    The types are part of the graph, so that a runtime that keeps to them (TensorRT, strongly typed) cannot let a sum of squares overflow.
+    """
+    onnx = onnx_file.library("onnx")
+    proto = onnx.load(str(source))
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes, cast = [], {}
+
+    def small(name: str) -> str:
+        if name not in cast:
+            cast[name] = f"{name}_float16"
+            if name in weights:
+                values = onnx.numpy_helper.to_array(weights[name]).astype(np.float16)
+                proto.graph.initializer.append(onnx.numpy_helper.from_array(values, cast[name]))
+            else:
+                nodes.append(onnx.helper.make_node("Cast", [name], [cast[name]], to=onnx.TensorProto.FLOAT16))
+        return cast[name]
+
+    for node in proto.graph.node:
+        if node.op_type in QUANTISED:
+            node.input[:] = [small(name) for name in node.input]
+            result = node.output[0]
+            node.output[0] = f"{result}_product"
+            nodes += [node, onnx.helper.make_node("Cast", [f"{result}_product"], [result], to=onnx.TensorProto.FLOAT)]
+        else:
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name in used]
+    del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(kept)
+    onnx.save(proto, str(target))
 
 
 def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:

@@ -40,8 +40,12 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
         )
 
 
-def load(folder: str | Path) -> ImageModel:
-    """The model of a release folder, after its checksums.
+def load(folder: str | Path, dtype: str = "") -> ImageModel:
+    """The model of a release folder, after its checksums; what `image_model.load` does with such a folder.
+
+    Args:
+      folder: that `write` filled.
+      dtype: compute type instead of that of the run.
 
     Raises:
       UserError: a file is missing, or differs from its checksum; or as `weights.read`.
@@ -58,4 +62,4 @@ def load(folder: str | Path) -> ImageModel:
             raise UserError(
                 f"{folder / name} {state}: the release was changed, or not downloaded whole. Download it again."
             )
-    return weights.read(folder)
+    return weights.read(folder, dtype)

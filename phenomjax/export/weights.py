@@ -61,7 +61,7 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
         )
 
 
-def read(folder: Path) -> ImageModel:
+def read(folder: Path, dtype: str = "") -> ImageModel:
     """A model from the folder that `write` made, with all its parameters, bit for bit.
 
     Raises:
@@ -84,7 +84,7 @@ def read(folder: Path) -> ImageModel:
     config.model.update(
         {name: value for name, value in config_lib.flatten(about["model"]).items() if name in config.model}
     )
-    config.data.crop_size = about["crop_size"]
+    config.model.dtype, config.data.crop_size = dtype or config.model.dtype, about["crop_size"]
     state = files.read_arrays(folder / WEIGHTS)
     params: Any = openphenom.from_state_dict(state, config.model)
     if config.model.scan_layers:

@@ -54,12 +54,16 @@ def load(path: str | Path, dtype: str = "") -> ImageModel:
     """Loads the newest checkpoint of a run, or the one that is named.
 
     Args:
-      path: workdir, or WORKDIR/checkpoints/STEP.
+      path: workdir, WORKDIR/checkpoints/STEP, or a release folder.
       dtype: compute type instead of that of the run: "auto", "float32" or "bfloat16".
 
     Raises:
       UserError: there is no checkpoint, or it is of no masked autoencoder.
     """
+    if (Path(path) / "SHA256SUMS").is_file():  # a release folder, `phenomjax.export`
+        from phenomjax.export import release
+
+        return release.load(path, dtype)
     read = parameters.read(path, dtype)
     task = tasks.make(read.config)
     if not isinstance(task, MaskedAutoencoder):
