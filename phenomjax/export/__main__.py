@@ -13,6 +13,7 @@ import argparse
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from phenomjax import progress
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     progress.log_to_stderr()
     check(args)
     model = image_model.load(args.checkpoint)
+    run: dict[str, Callable[[argparse.Namespace, image_model.ImageModel], None]]
     run = {
         "onnx": write_onnx,
         "stablehlo": write_stablehlo,

@@ -66,7 +66,6 @@ def write(
             "## Use with JAX",
             "",
             "```python",
-            "import numpy as np",
             JAX_LINES.replace("PIXELS", pixels).replace("FOLDER", "."),
             "```",
             "",

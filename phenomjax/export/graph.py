@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from phenomjax import tasks
 from phenomjax.data.bank import open_bank
 from phenomjax.errors import UserError
 from phenomjax.inference import image_model
 from phenomjax.models import vit
+from phenomjax.tasks.mae import MaskedAutoencoder
 
 log = logging.getLogger("phenomjax")
 TOLERANCE = 1e-4  # of float32 graphs: largest difference from JAX over the largest magnitude
@@ -76,7 +76,7 @@ def portable(model: image_model.ImageModel) -> image_model.ImageModel:
     config = ConfigDict(model.config.to_dict())
     config.model.update(dtype="float32", attention="products", scan_layers=False, remat="none")
     params = vit.unstack_layers(model.encoder_params)
-    return dataclasses.replace(model, config=config, task=tasks.make(config), params=params)
+    return dataclasses.replace(model, config=config, task=MaskedAutoencoder(config), params=params)
 
 
 def encoder(model: image_model.ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
@@ -112,17 +112,24 @@ def sample_crops(
     height, width, channels = chosen.image_shape
     for path in [bank] if bank else [p for p in model.config.data.banks if Path(p).is_dir()]:
         source = open_bank(path)
-        fits = source.shape[3] == channels and min(source.shape[1] - height, source.shape[2] - width) >= 0
-        fits = fits and np.can_cast(source.dtype, chosen.pixels)
+        names = tuple(model.config.model.channels)
+        by_name = channels == len(names) and set(names) <= set(source.channels)
+        places = [source.channels.index(name) for name in names] if by_name else list(range(channels))
+        fits = by_name or source.shape[3] == channels
+        fits = (
+            fits
+            and min(source.shape[1] - height, source.shape[2] - width) >= 0
+            and np.can_cast(source.dtype, chosen.pixels)
+        )
         if fits and len(source):
             random = np.random.default_rng(seed)
             images = random.integers(len(source), size=count)
             ys, xs = (
                 random.integers(source.shape[axis] - size + 1, size=count) for axis, size in ((1, height), (2, width))
             )
-            places = zip(images, ys, xs, strict=True)
-            crops = [source.array[i, y : y + height, x : x + width].read().result() for i, y, x in places]
-            return np.stack(crops).astype(chosen.pixels)
+            corners = zip(images, ys, xs, strict=True)
+            crops = [source.array[i, y : y + height, x : x + width].read().result() for i, y, x in corners]
+            return np.stack(crops)[..., places].astype(chosen.pixels)
         if bank:
             raise UserError(
                 f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of {chosen.image_shape} and {chosen.pixels} cannot be "

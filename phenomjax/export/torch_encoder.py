@@ -55,7 +55,8 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = _head_norms(dim, c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(_attend(*self.qkv(x).chunk(3, -1), self.heads, self.q_norm, self.k_norm))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(_attend(q, k, v, self.heads, self.q_norm, self.k_norm))
 
 
 class PreNormBlock(nn.Module):
@@ -103,7 +104,8 @@ class Encoder(nn.Module):
         block = {"parallel": ParallelBlock, "prenorm": PreNormBlock}[config["block"]]
         self.blocks = nn.ModuleList(block(dim, config) for _ in range(config["depth"]))
         norm = nn.LayerNorm(dim, eps=config["norm_eps"])
-        self.norm, self.fc_norm = (nn.Identity(), norm) if self.agnostic else (norm, nn.Identity())
+        self.norm: nn.Module = nn.Identity() if self.agnostic else norm
+        self.fc_norm: nn.Module = norm if self.agnostic else nn.Identity()
 
     def forward(self, pixels: torch.Tensor, blocks: tuple[int, ...] = (), channelwise: bool = False) -> torch.Tensor:
         """Pixels [batch, channel, height, width], as they are stored (8 or 16 bit) -> float32 [batch, dim].
@@ -117,7 +119,7 @@ class Encoder(nn.Module):
         if self.agnostic:
             x = x.reshape(-1, 1, *x.shape[2:])
         x = self.patch_embed["proj"](x)
-        table = positions(*x.shape[2:], x.shape[1]).to(x)
+        table = positions(x.shape[2], x.shape[3], x.shape[1]).to(x)
         x = (x.flatten(2).transpose(1, 2) + table).reshape(batch, -1, x.shape[1])
         first = int(self.config["class_token"])
         if first:

@@ -14,6 +14,7 @@ from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.inference import parameters
 from phenomjax.inference.image_model import ImageModel
 from phenomjax.models import vit
+from phenomjax.tasks.mae import MaskedAutoencoder
 
 LAYOUTS = ("openphenom", "timm")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -67,8 +68,6 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
     Raises:
       UserError: no such folder, another format or layout, or weights that do not fit.
     """
-    from phenomjax import tasks
-
     try:
         about = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
@@ -89,4 +88,4 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
     params: Any = openphenom.from_state_dict(state, config.model)
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
-    return ImageModel(folder, about["step"], config, tasks.make(config), params, parameters.fingerprint(params))
+    return ImageModel(folder, about["step"], config, MaskedAutoencoder(config), params, parameters.fingerprint(params))

@@ -25,7 +25,7 @@ def make_runtime(
     chosen = read_options("onnxruntime", options, PRECISIONS, EXTRA)
     settings = graph.Settings(blocks, channelwise, image_shape, dtype.name)
     provider = PROVIDERS.get(chosen.extra["provider"])
-    if provider not in onnxruntime.get_available_providers():
+    if provider is None or provider not in onnxruntime.get_available_providers():
         there = [name for name, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
         raise UserError(
             f"provider={chosen.extra['provider']}: this onnxruntime has {', '.join(there)}. For an NVIDIA GPU install onnxruntime-gpu instead "
