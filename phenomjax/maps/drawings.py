@@ -3,6 +3,7 @@
 Colours are safe for the colour-blind (Okabe & Ito for groups, blue to red for cosines); groups differ in their marker too.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,6 @@ def scatter(
             label=f"{kind} ({rows.sum():,})",
             rasterized=True,
         )
-    place_labels(axis, xy[list(named)], [names[row] for row in named], xy, size=size)
     axis.set_xlabel(axis_names[0])
     axis.set_ylabel(axis_names[1])
     axis.set_xticks([])  # distances of UMAP have no unit
@@ -141,37 +141,45 @@ def scatter(
     axis.legend(
         loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False, markerscale=max(1, (20 / size) ** 0.5)
     )
+    place_labels(axis, xy[list(named)], [names[row] for row in named], size=size)
     return figure
 
 
-def place_labels(
-    axis: "Axes", points: np.ndarray, texts: Sequence[str], others: np.ndarray, font: float = 7.0, size: float = 16.0
-) -> int:
-    """Writes texts beside points where they cover no other text; leaves out what finds no place. Returns how many were written."""
+def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], font: float = 7.0, size: float = 16.0) -> int:
+    """Writes texts beside ringed points where they cover no other text; leaves out what finds no place. Returns how many were written.
+
+    Args:
+      axis: all else is drawn: its place in the figure must be final.
+      points: [n, 2].
+      size: of the points, in square points.
+    """
     from matplotlib.patheffects import withStroke
 
-    low, high = others.min(0), others.max(0)
-    span = np.maximum(high - low, 1e-9)
-    box = axis.get_position()
-    inches = np.array(axis.figure.get_size_inches()) * (box.width or 0.7, box.height or 0.7)  # type: ignore[union-attr]
-    letter = np.array([0.62, 1.3]) * font / 72 / inches * 1.1  # of one letter, as a share of the axis
+    axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # settles the layout, so that pixels mean something
+    frame = axis.get_window_extent()
     taken: list[tuple[float, float, float, float]] = []
     written = 0
     for point, text in zip(points, texts, strict=True):
-        x, y = (point - low) / span
-        width, height = letter[0] * len(text), letter[1]
-        for dx, dy in (
-            (0.012, 0.0),
-            (0.012, height),
-            (0.012, -height),
-            (-0.012 - width, 0.0),
-            (-0.012 - width, height),
-            (-0.012 - width, -height),
+        line = {"arrowstyle": "-", "lw": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 2}
+        label = axis.annotate(
+            text, point, (0, 0), textcoords="offset points", fontsize=font, arrowprops=line, ha="left", va="bottom",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        label.set_in_layout(False)
+        box, pixel = label.get_window_extent(), axis.figure.dpi / 72
+        width, height = box.width + 2, box.height + 2
+        x, y = axis.transData.transform(point)
+        away = size**0.5 / 2 * pixel + 4
+        for dx, dy in itertools.product(
+            (away, -away - width, -width / 2), (-height / 2, away, -away - height, 2 * height, -3 * height)
         ):
-            spot = (x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2)
-            if all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken):
+            spot = (x + dx, y + dy, x + dx + width, y + dy + height)
+            inside = spot[0] >= frame.x0 and spot[1] >= frame.y0 and spot[2] <= frame.x1 + 40 and spot[3] <= frame.y1
+            over_point = spot[0] <= x <= spot[2] and spot[1] <= y <= spot[3]
+            free = all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken)
+            if inside and free and not over_point:
                 taken.append(spot)
-                at = low + span * np.array([spot[0], (spot[1] + spot[3]) / 2])
+                label.set_position(((dx + 1) / pixel, (dy + 1) / pixel))
                 axis.plot(
                     *point,
                     "o",
@@ -180,17 +188,10 @@ def place_labels(
                     markeredgecolor="black",
                     markeredgewidth=0.7,
                 )
-                axis.annotate(
-                    text,
-                    point,
-                    at,
-                    fontsize=font,
-                    va="center",
-                    arrowprops={"arrowstyle": "-", "lw": 0.3, "color": GREY, "shrinkB": 0},
-                    path_effects=[withStroke(linewidth=2, foreground="white")],
-                )
                 written += 1
                 break
+        else:
+            label.remove()
     return written
 
 

@@ -128,8 +128,9 @@ function pictures(row) {
     one.append(image, make("figcaption", caption));
     return one;
   };
-  const note = own.length ? `Cells of this perturbation, then untreated controls. ${data.channels}` : "There is no picture of this perturbation in the page.";
-  box.replaceChildren(make("p", note, "note"), ...own.map(figure), ...(own.length ? data.controls.map(figure) : []));
+  const first = own.length ? `Cells of this perturbation. ${data.channels}` : "There is no picture of this perturbation in the page.";
+  const controls = own.length && data.controls.length ? [make("p", "Untreated controls, with the same contrast:", "note"), ...data.controls.map(figure)] : [];
+  box.replaceChildren(make("p", first, "note"), ...own.map(figure), ...controls);
 }
 
 // ---- type-ahead
@@ -245,7 +246,7 @@ function start() {
     };
     const kinds = [..."gcx"].filter(kind => data.kinds.includes(kind));
     $("scatter-legend").replaceChildren(...kinds.map(kind => entry(KINDS[kind], COLOURS[kind], kind === "c" ? "square" : "")),
-      entry("chosen", "#000", "ring"), entry("looks alike", "#e69f00", "ring"), entry("looks opposite", "#56b4e9", "ring"));
+      entry("chosen", "#000", "ring"), entry("looks alike (p up to 0.05)", "#e69f00", "ring"), entry("looks opposite (p up to 0.05)", "#56b4e9", "ring"));
   }
   let wanted = "";
   try { wanted = decodeURIComponent(location.hash.slice(1)).toLowerCase(); } catch { /* not a name */ }

@@ -236,9 +236,11 @@ function drawScatter() {
     pen.fillStyle = "#111";
     pen.fillText(data.names[row], x + (right ? -9 : 9), y + 4);
   };
+  // Only neighbours that are unusual for this map: in a small one the nearest may be far.
+  const map = data.maps[current], unusual = (row, sign) => share(map, cosine(map, chosen, row), sign) <= 0.05;
   for (const kind of "gc") {
-    for (const row of found["opposite" + kind] || []) ring(row, "#56b4e9", r + 3);
-    for (const row of found["similar" + kind] || []) ring(row, "#e69f00", r + 3);
+    for (const row of found["opposite" + kind] || []) if (unusual(row, -1)) ring(row, "#56b4e9", r + 3);
+    for (const row of found["similar" + kind] || []) if (unusual(row, 1)) ring(row, "#e69f00", r + 3);
   }
   ring(chosen, "#000000", r + 5, true);
   pen.restore();
