@@ -332,7 +332,7 @@ def as_table(entries: dict[str, Entry]) -> str:
         if one["value"] is None:
             reasons.append(f"- {key}: {one.get('reason', 'undefined')}")
             continue
-        ends = "–".join(f"{end:.3f}" for end in one["interval"]) if one["interval"] else ""
+        ends = " to ".join(f"{end:.3f}" for end in one["interval"]) if one["interval"] else ""
         chance = f"{one['chance']:.3g}" if one.get("chance") is not None else ""
         lines.append(f"| {key} | {one['value']:.3f} | {ends} | {one['count']} | {chance} |")
-    return "\n".join(lines + ([""] + reasons if reasons else [])) + "\n"
+    return "\n".join(lines + (["", *reasons] if reasons else [])) + "\n"

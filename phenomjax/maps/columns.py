@@ -41,6 +41,14 @@ class Columns:
         Raises:
           UserError: a batch column that the table has not.
         """
+        if (
+            self.batch == Columns.batch
+            and "experiment" not in metadata.columns
+            and "Metadata_Plate" in metadata.columns
+        ):
+            raise UserError(
+                "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate (and see --control, --perturbation)."
+            )
         parts = [require(metadata, name, "--batch").fillna("").astype(str) for name in self.batch]
         if not parts:
             return np.full(len(metadata), "all", object)

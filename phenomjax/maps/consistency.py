@@ -52,7 +52,8 @@ class Consistency:
       names: of the perturbations.
       replicates: int64 [perturbations].
       cosine: mean cosine between replicates, NaN with fewer than 2.
-      p: probability of as much under the null, NaN where cosine is.
+      p: probability of as much under the null, NaN where cosine is; EFAAR's, which may be 0.
+      honest_p: (1 + null at least as large) / (1 + null), for false discovery rates.
       null: what the null was.
     """
 
@@ -60,6 +61,7 @@ class Consistency:
     replicates: np.ndarray
     cosine: np.ndarray
     p: np.ndarray
+    honest_p: np.ndarray
     null: str
 
 
@@ -102,21 +104,32 @@ def consistency(
     counts = np.bincount(codes)
     lengths = np.bincount(codes, weights=(units**2).sum(1))
     cosine = _mean_cosine(group_sums(units, codes, len(names)), lengths, counts)
-    p = np.full(len(names), np.nan)
+    p, honest = np.full(len(names), np.nan), np.full(len(names), np.nan)
     if unexpressed is not None:
         idle = np.zeros(len(names), bool)
         idle[codes[unexpressed]] = True
         null = np.sort(cosine[idle & ~np.isnan(cosine)])
-        p = p_above(null, cosine)
-        return Consistency(names, counts, cosine, p, f"{len(null)} perturbations of unexpressed genes")
+        p, honest = p_above(null, cosine), _honest(null, cosine)
+        return Consistency(names, counts, cosine, p, honest, f"{len(null)} perturbations of unexpressed genes")
     for count in np.unique(counts[counts > 1]):
         same = counts == count
         sets = random_sets(codes, int(count), draws, seed)
         null = np.sort(np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])]))
-        p[same] = p_above(null, cosine[same])
+        p[same], honest[same] = p_above(null, cosine[same]), _honest(null, cosine[same])
     return Consistency(
-        names, counts, cosine, p, f"{draws} random sets of as many wells of different perturbations, seed {seed}"
+        names,
+        counts,
+        cosine,
+        p,
+        honest,
+        f"{draws} random sets of as many wells of different perturbations, seed {seed}",
     )
+
+
+def _honest(null: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(1 + null at least as large) / (1 + null) (Phipson & Smyth 2010); NaN for NaN."""
+    above = len(null) - np.searchsorted(null, values)
+    return np.where(np.isnan(values) | (len(null) == 0), np.nan, (1 + above) / (1 + len(null)))
 
 
 def p_above(null: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -41,14 +41,6 @@ def load(args: argparse.Namespace) -> tuple[Profiles, Columns]:
       UserError: see `read`, `without_duplicates`, `finite`.
     """
     profiles, columns = read(args.profiles, block=args.block, features_regex=args.features), columns_of(args)
-    if (
-        args.batch is None
-        and "experiment" not in profiles.metadata.columns
-        and "Metadata_Plate" in profiles.metadata.columns
-    ):
-        raise UserError(
-            "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate (and see --control, --perturbation)."
-        )
     if args.well is None and "Metadata_Well" in profiles.metadata.columns:
         columns = replace(columns, well="Metadata_Well")
     refuse_duplicates(profiles)

@@ -2,7 +2,7 @@
 
   python -m phenomjax.maps relate --profiles map.parquet --top 50 --out relations/
 
-Writes relations/neighbours.parquet (entity, kind, neighbour, neighbour_kind, side, rank, cosine, p: the --top most similar and most
+Writes relations/neighbours.parquet (entity, kind: gene or compound, neighbour, neighbour_kind, side, rank, cosine, p: the --top most similar and most
 opposite of each entity among each kind of perturbation), relations/quantiles.json (of all cosines, and of the null), and with --square
 relations/square.npy (float32, memory-mapped; 17,000 genes are 1.2 GB).
 
@@ -12,16 +12,16 @@ of the p-values is all pairs of the map (as in the recall of known relationships
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from phenomjax.digests import replace as write_text
 from phenomjax.errors import UserError
 from phenomjax.maps.consistency import unit_rows
+from phenomjax.maps.entities import entities
 from phenomjax.maps.loading import define_input, load
+from phenomjax.maps.outputs import write_json, write_table
 from phenomjax.progress import Progress, log
 
 BINS = 2**16
@@ -131,31 +131,6 @@ def top_k(
         yield start, block, found, np.take_along_axis(block, found, 1)
 
 
-def kinds_of(metadata, column: str) -> np.ndarray:  # metadata: pd.DataFrame
-    """Kind of each entity (crispr, compound, …); "perturbation" where the map does not tell."""
-    if column not in metadata.columns:
-        return np.full(len(metadata), "perturbation", object)
-    return metadata[column].fillna("perturbation").astype(str).to_numpy(object)
-
-
-def names_of(metadata, column: str) -> np.ndarray:
-    """The entities' names; each must be there once.
-
-    Raises:
-      UserError: no such column, or a name that is there twice.
-    """
-    from phenomjax.maps.columns import require
-
-    names = require(metadata, column, "--perturbation").astype(str)
-    twice = names[names.duplicated()]
-    if len(twice):
-        raise UserError(
-            f"{len(twice)} rows have a '{column}' that an earlier row has too (the first: '{twice.iloc[0]}'), so this is no map, which has one "
-            "row a perturbation. Make it one: python -m phenomjax.maps aggregate --profiles … --out map.parquet."
-        )
-    return names.to_numpy(object)
-
-
 def neighbours(features: np.ndarray, names: np.ndarray, kinds: np.ndarray, k: int, null: np.ndarray):  # -> pd.DataFrame
     """The k most similar and most opposite of each entity among each kind, with p-values against a histogram of the null."""
     import pandas as pd
@@ -204,7 +179,8 @@ def run(args: argparse.Namespace) -> int:
     from phenomjax.maps.columns import query_rows
 
     profiles, columns = load(args)
-    names, kinds = names_of(profiles.metadata, columns.perturbation), kinds_of(profiles.metadata, columns.kind)
+    who = entities(profiles, columns)
+    names, kinds = who["name"].to_numpy(object), who["kind"].to_numpy(object)
     if len(names) < 3:
         raise UserError(f"The map has {len(names)} entities; relations need at least 3.")
     out = Path(args.out)
@@ -220,9 +196,7 @@ def run(args: argparse.Namespace) -> int:
             )
         null = histogram(rows[chosen])
     table = neighbours(profiles.features, names, kinds, args.top, null)
-    part = out / ".part-neighbours.parquet"
-    table.to_parquet(part, index=False, compression="zstd")
-    part.replace(out / "neighbours.parquet")
+    write_table(out / "neighbours.parquet", table)
     if args.square:
         square = np.lib.format.open_memmap(
             out / ".part-square.npy", mode="w+", dtype=np.float32, shape=(len(rows), len(rows))
@@ -236,6 +210,6 @@ def run(args: argparse.Namespace) -> int:
         "quantiles": quantiles(everything), "quantile_error": 1 / BINS, "null": args.null or "all pairs", "null_pairs": int(null.sum()),
         "null_quantiles": quantiles(null), "provenance": profiles.after("relate", top=args.top, null=args.null).provenance,
     }  # fmt: skip
-    write_text(out / "quantiles.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_json(out / "quantiles.json", record)
     log.info("relate: wrote %d neighbours of %d entities to %s", len(table), len(names), out)
     return 0

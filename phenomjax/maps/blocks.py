@@ -1,0 +1,96 @@
+"""Block search: which encoder block separates perturbations best, by a linear probe on batches held out.
+
+  python -m phenomjax.embed --checkpoint DIR --bank B.zarr --block 3 6 9 12 --level well --out E.zarr
+  python -m phenomjax.maps blocks --profiles E.zarr --out blocks/
+
+Each block's embeddings are aligned in the same way and probed (probe.py: balanced accuracy over perturbations, batches held out). Writes
+blocks.json ({"best", "blocks": {"3": {"value", "interval", "count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over
+perturbations). Probe and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the best block is seldom the last.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from phenomjax.errors import UserError
+from phenomjax.maps import aggregate, measures, recall
+from phenomjax.maps.align import align_as_told, define_alignment
+from phenomjax.maps.loading import define_input, load
+from phenomjax.maps.outputs import save_figure, write_json
+from phenomjax.maps.probe import probe
+from phenomjax.maps.profiles import stored_blocks
+from phenomjax.progress import Progress, log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    define_input(parser)
+    define_alignment(parser, "center_scale")
+    parser.add_argument(
+        "--probe", choices=("auto", "logistic", "ridge"), default="auto", help="classifier (%(default)s)"
+    )
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Probes each block, writes the curve."""
+    path = Path(args.profiles[0])
+    there = [block for block in (stored_blocks(path) if path.is_dir() else []) if block is not None]
+    if len(args.profiles) > 1 or len(there) < 2 or args.block is not None:
+        raise UserError(
+            f"A block search compares the blocks of one embeddings folder, and {path} holds {there or 'one, or none'}. Embed several at once: "
+            "python -m phenomjax.embed --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave --block out here."
+        )
+    results: dict[str, Any] = {}
+    progress = Progress("blocks", len(there), "blocks")
+    for block in there:
+        args.block = block
+        profiles, columns = load(args)
+        if columns.well in profiles.metadata.columns:
+            profiles = aggregate.to_wells(profiles, columns)
+        wells = aggregate.chosen(align_as_told(profiles, columns, args), columns)
+        found = probe(
+            wells.features,
+            wells.metadata[columns.perturbation].to_numpy(object),
+            columns.batches(wells.metadata),
+            args.probe,
+        )
+        if found is None:
+            raise UserError(
+                "Fewer than 2 perturbations are in at least 2 batches, so that none can be held out. Embed more plates, or name "
+                f"finer batches with --batch (now {','.join(columns.batch)})."
+            )
+        results[str(block)] = measures.entry(
+            found.balanced_accuracy, recall.bootstrap_mean(found.recall), len(found.classes), "perturbations",
+            wells=found.wells, folds=found.folds, classifier=found.classifier, chance=1 / len(found.classes),
+        )  # fmt: skip
+        progress.update()
+    best = max(results, key=lambda name: results[name]["value"])
+    out = Path(args.out)
+    write_json(out / "blocks.json", {"best": int(best), "blocks": results, "align": args.align})
+    save_figure(draw(results), out / "blocks.png")
+    for name, one in results.items():
+        low, high = one["interval"]
+        print(f"block {name:>3}  {one['value']:.3f}  ({low:.3f} to {high:.3f}){'  best' if name == best else ''}")
+    log.info("blocks: block %s separates %d perturbations best; wrote %s", best, results[best]["count"], out)
+    return 0
+
+
+def draw(results: dict[str, Any]):  # -> matplotlib.figure.Figure
+    """The curve over blocks, with intervals and chance."""
+    from matplotlib.figure import Figure
+
+    blocks = [int(block) for block in results]
+    values = [one["value"] for one in results.values()]
+    low, high = zip(*(one["interval"] for one in results.values()), strict=True)
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(blocks, values, marker="o", color="#1f5fa8")
+    axis.fill_between(blocks, low, high, color="#1f5fa8", alpha=0.18, linewidth=0)
+    axis.axhline(next(iter(results.values()))["chance"], color="0.5", linestyle="--", linewidth=1)
+    axis.set_xlabel("encoder block")
+    axis.set_ylabel("balanced accuracy, held-out batches")
+    axis.set_xticks(blocks)
+    axis.set_ylim(0, None)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
