@@ -126,7 +126,7 @@ def to_perturbations(profiles: Profiles, columns: Columns, method: str = "mean",
     return collapse(profiles, keys, method)
 
 
-def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean") -> Profiles:
+def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean", doses: str = "together") -> Profiles:
     """Guides of a gene to one profile named by the gene; rows that perturb no gene stay as they are.
 
     Raises:
@@ -141,9 +141,8 @@ def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean") ->
         )
     metadata = perturbations.metadata.copy()
     metadata[columns.perturbation] = metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
-    if columns.dose not in metadata.columns:
-        return collapse(replace(perturbations, metadata=metadata), [columns.perturbation], method)
-    return collapse(replace(perturbations, metadata=metadata), [columns.perturbation, columns.dose], method)
+    keys = [columns.perturbation, *([columns.dose] if doses == "apart" else [])]
+    return collapse(replace(perturbations, metadata=metadata), keys, method)
 
 
 def chosen(profiles: Profiles, columns: Columns) -> Profiles:
@@ -191,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
             profiles = chosen(profiles, columns)
         profiles = to_perturbations(profiles, columns, args.method, args.doses)
     if args.to == "gene":
-        profiles = to_genes(profiles, columns, args.method)
+        profiles = to_genes(profiles, columns, args.method, args.doses)
     done = profiles.after("aggregate", to=args.to, method=args.method, doses=args.doses, rows=rows)
     write(done, out)
     log.info("aggregate: %d rows to %d, wrote %s", rows, len(done), out)
