@@ -8,6 +8,7 @@ from phenomjax.errors import exit_on_user_error
 from phenomjax.progress import log_to_stderr
 
 COMMANDS = {  # name: (module, what it does)
+    "intensity": ("intensity", "hand-made intensity features of images, the baseline of every embedding"),
     "align": ("align", "remove what differs between batches: PCA and centre-scale, TVN"),
     "aggregate": ("aggregate", "crops to wells to perturbations: mean, median or MAD-weighted"),
     "filter": ("filters", "consistency and magnitude of each perturbation, with permutation p-values and FDR"),

@@ -1,6 +1,6 @@
 """Known relationships between genes or compounds: pairs from CORUM, hu.MAP, Reactome, SIGNOR, StringDB or anybody's file.
 
-Read, by content rather than by name (comma, tab or semicolon; may be gzipped):
+Read, by content rather than by name (comma, tab or semicolon; may be gzipped; or Parquet):
   pairs     a table with the columns entity1 and entity2, or one of the pairs in PAIR_COLUMNS (SIGNOR's ENTITYA and ENTITYB, …)
   clusters  one complex a line, "name TAB genes separated by spaces"; GMT (name, description, genes, TAB between); or a table with a
             column of members (CLUSTER_COLUMNS: CORUM, hu.MAP), separated by spaces, ';', ',' or '|': all pairs of its members
@@ -21,7 +21,7 @@ from phenomjax.errors import UserError
 
 PAIR_COLUMNS = (
     ("entity1", "entity2"), ("entitya", "entityb"), ("gene1", "gene2"), ("gene_1", "gene_2"), ("gene_a", "gene_b"), ("genea", "geneb"),
-    ("from", "to"), ("source", "target"), ("symbol1", "symbol2"), ("protein1", "protein2"), ("compound", "gene"),
+    ("from", "to"), ("source", "target"), ("symbol1", "symbol2"), ("protein1", "protein2"), ("compound", "gene"), ("compound", "target_gene"),
 )  # fmt: skip
 CLUSTER_COLUMNS = ("genes", "members", "genenames", "gene_names", "subunits(gene name)", "subunits_gene_name")
 MEMBERS = re.compile(r"[\s;,|]+")
@@ -46,9 +46,9 @@ class Relationships:
     digest: str
 
     @property
-    def symbols(self) -> np.ndarray:
-        """All entities named, sorted."""
-        return np.unique(self.pairs)
+    def symbols(self) -> set[str]:
+        """All entities named."""
+        return set(self.pairs.ravel().tolist())
 
     def within(self, names: np.ndarray) -> np.ndarray:
         """Rows of a map for each pair of which both entities are in it, int64 [matched, 2]."""
@@ -60,10 +60,11 @@ class Relationships:
 
     def describe_unmatched(self, names: np.ndarray) -> dict[str, object]:
         """How many of the symbols are not in the map, some of them, and how many would be if case did not matter."""
-        missing = np.setdiff1d(self.symbols, names)
-        upper = {str(name).upper() for name in names}
+        symbols, known = self.symbols, set(names.tolist())
+        missing = sorted(symbols - known)
+        upper = {str(name).upper() for name in known}
         return {
-            "symbols": len(self.symbols), "symbols_not_in_map": len(missing), "examples": missing[:5].tolist(),
+            "symbols": len(symbols), "symbols_not_in_map": len(missing), "examples": missing[:5],
             "symbols_that_differ_in_case": sum(symbol.upper() in upper for symbol in missing),
         }  # fmt: skip
 
@@ -93,8 +94,13 @@ def read_relationships(path: str | Path) -> Relationships:
             f"There is no file of relationships at {path}. Give a table with the columns entity1 and entity2 (CORUM.txt, …)."
         )
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+        if path.suffix == ".parquet":
+            import pandas as pd
+
+            text = pd.read_parquet(path).to_csv(index=False)
+        else:
+            raw = path.read_bytes()
+            text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UserError(
             f"{path} is no text file ({type(error).__name__}). Relationships are a table with the columns entity1 and entity2."
@@ -106,7 +112,7 @@ def read_relationships(path: str | Path) -> Relationships:
     if found is None:
         found = _pairs_of_clusters(lines, path)
     pairs, own, duplicates = filtered(found)
-    name = re.sub(r"(\.(txt|csv|tsv|gmt|gz))+$", "", path.name, flags=re.IGNORECASE)
+    name = re.sub(r"(\.(txt|csv|tsv|gmt|gz|parquet))+$", "", path.name, flags=re.IGNORECASE)
     return Relationships(name, pairs, len(found), own, duplicates, sha256(path))
 
 
