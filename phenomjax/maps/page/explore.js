@@ -112,7 +112,7 @@ function choose(row, focus) {
   }
   pictures(row);
   drawScatter();
-  history.replaceState(null, "", "#" + encodeURIComponent(data.names[row]));
+  try { history.replaceState(null, "", "#" + encodeURIComponent(data.names[row])); } catch { /* a page inside a notebook has no address */ }
   $("status").textContent = `${data.names[row]}: neighbours in ${map.name}`;
   if (focus) $("chosen").focus({preventScroll: true});
 }
