@@ -203,8 +203,6 @@ def map_entries(
     entries: dict[str, Entry] = {}
     named = targets != ""
     entries["sibling.recall"] = measures.sibling_entry(units(perturbations.features), targets, thresholds)
-    if args.map and columns.gene == columns.perturbation:
-        entries["sibling.recall"] = measures.missing("the map has one row a gene")
     curves: dict[str, Any] = {}
     if sources:
         if genes is None:

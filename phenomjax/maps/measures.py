@@ -49,11 +49,14 @@ def consistency_entries(result: Consistency) -> dict[str, Entry]:
 
 def same_target_pairs(targets: np.ndarray) -> np.ndarray:
     """All pairs of rows with the same target, int64 [pairs, 2]; an empty target is none."""
-    order = np.argsort(targets, kind="stable")
-    order = order[targets[order] != ""]
-    starts = np.flatnonzero(np.r_[True, targets[order][1:] != targets[order][:-1]]) if len(order) else np.empty(0, int)
+    genes, codes = np.unique(targets.astype(str), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    order = order[genes[codes[order]] != ""]
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     parts = []
     for rows in np.split(order, starts[1:]):
+        if len(rows) < 2:
+            continue
         first, second = np.triu_indices(len(rows), 1)
         parts.append(np.stack([rows[first], rows[second]], axis=1))
     return np.concatenate(parts) if parts else np.empty((0, 2), int)
@@ -103,7 +106,7 @@ def recall_entries(
         hint = (
             " (their symbols differ in case only: is it another species? Rename one side)"
             if unmatched["symbols_that_differ_in_case"]
-            else f" (the map has {', '.join(map(str, names[:3]))}, …; the file {', '.join(map(str, source.symbols[:3]))}, …)"
+            else f" (the map has {', '.join(map(str, names[:3]))}, …; the file {', '.join(unmatched['examples'][:3])}, …)"
         )
         return {key: missing(f"no pair of {source.name} is in the map{hint}", **about)}
     hits = bounds.hits(recall.pair_cosines(rows, pairs))
