@@ -237,8 +237,9 @@ def place(vectors: np.ndarray, layout: str, seed: int) -> tuple[np.ndarray | Non
 
 
 def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
-    """A gene with a near neighbour, of the first thousand: a start that shows something."""
-    rows = np.flatnonzero(table["kind"] == "gene")[:1000]
+    """A gene with a near neighbour, of the first thousand (a compound, where there are no genes): a start that shows something."""
+    kind = next((kind for kind in KINDS if (table["kind"] == kind).any()), "gene")
+    rows = np.flatnonzero(table["kind"] == kind)[:1000]
     if len(rows) < 2:
         return 0
     cosine = vectors[rows] @ vectors[rows].T

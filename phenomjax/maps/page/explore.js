@@ -96,6 +96,8 @@ function choose(row, focus) {
   $("about").textContent = about.join(" \u00b7 ");
   map.found = {};
   for (const k of "gc") for (const [side, sign] of [["similar", 1], ["opposite", -1]]) {
+    const box = $(`${side}-${k}`).parentElement;
+    box.hidden = !data.kinds.includes(k);
     const rows = nearest(values, k, sign, NEIGHBOURS).filter(other => sign * values[other] > 0), list = $(`${side}-${k}`);
     map.found[side + k] = rows;
     list.replaceChildren(...rows.map(other => {

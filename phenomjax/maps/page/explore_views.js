@@ -164,7 +164,8 @@ function drawRamp() {
 
 function useNeighbours() {
   const found = data.maps[current].found, take = (key, count) => (found[key] || []).slice(0, count);
-  setHeat([chosen, ...take("similarg", 10), ...take("similarc", 5), ...take("oppositeg", 5), ...take("oppositec", 3)]);
+  const many = data.kinds.includes("g") ? [10, 5, 5, 3] : [0, 10, 0, 6];
+  setHeat([chosen, ...take("similarg", many[0]), ...take("similarc", many[1]), ...take("oppositeg", many[2]), ...take("oppositec", many[3])]);
 }
 
 $("use-neighbours").onclick = useNeighbours;
