@@ -52,7 +52,7 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
                 others = columns[columns != row]
                 expected = names[others[np.argsort(-sign * square[row, others], kind="stable")[:5]]]
                 chosen = table.query(
-                    "entity == @names[@row] and neighbour_kind == @kind and side == @side"
+                    f"entity == '{names[row]}' and neighbour_kind == '{kind}' and side == '{side}'"
                 ).sort_values("rank")
                 assert chosen["neighbour"].tolist() == expected.tolist()
     null = np.sort(square[np.triu_indices(65, 1)])

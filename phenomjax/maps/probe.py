@@ -51,6 +51,7 @@ def probe(features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classif
       batches: batch of each well, [wells].
     """
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from threadpoolctl import threadpool_limits  # of scikit-learn
 
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     batch_names, batch = np.unique(batches.astype(str), return_inverse=True)
@@ -76,7 +77,8 @@ def probe(features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classif
             if classifier == "logistic"
             else RidgeClassifier(alpha=RIDGE, solver="cholesky")
         )
-        right[held] = model.fit(scaled[trained], codes[trained]).predict(scaled[held]) == codes[held]
+        with threadpool_limits(1):  # L-BFGS on small matrices: threads that wait for each other cost more than they do
+            right[held] = model.fit(scaled[trained], codes[trained]).predict(scaled[held]) == codes[held]
     total = np.bincount(codes, minlength=len(names))[eligible]
     recall = np.bincount(codes, weights=right, minlength=len(names))[eligible] / total
     return Probe(names[eligible], recall, int(folds), len(codes), classifier)

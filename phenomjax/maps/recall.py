@@ -23,6 +23,7 @@ from phenomjax.maps.relate import upper_blocks
 THRESHOLDS = ((0.05, 0.95),)
 LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 DRAWS = 1000
+DRAWS_AT_ONCE = 20  # bootstrap weights that stay in the cache
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 
 
@@ -193,17 +194,23 @@ def bootstrap_pairs(hit: np.ndarray, pairs: np.ndarray, draws: int = DRAWS, seed
     """
     if not len(pairs) or not draws:
         return None
+    from scipy.sparse import coo_array
+
     names, codes = np.unique(pairs, return_inverse=True)
-    codes = codes.reshape(-1, 2)
-    flags, values = hit.astype(np.float32), np.full(draws, np.nan)
-    rng = np.random.default_rng(seed)
-    for draw in range(draws):
-        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)).astype(np.float32)
-        both = weight[codes[:, 0]] * weight[codes[:, 1]]
-        total = both.sum()
-        if total > 0:
-            values[draw] = float(both @ flags) / total
-    return interval(values)
+    codes, count = codes.reshape(-1, 2), len(names)
+    places = (codes[:, 0], codes[:, 1])
+    recalled_pairs = coo_array((hit.astype(np.float32), places), shape=(count, count)).tocsr()
+    every_pair = coo_array((np.ones(len(pairs), np.float32), places), shape=(count, count)).tocsr()
+    rng, values = np.random.default_rng(seed), []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        size = min(DRAWS_AT_ONCE, draws - start)
+        drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
+        weight = np.ascontiguousarray(
+            np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).T, np.float32
+        )
+        found, total = (((pairs_of @ weight) * weight).sum(0) for pairs_of in (recalled_pairs, every_pair))
+        values.append(np.divide(found, total, out=np.full(size, np.nan, np.float32), where=total > 0))
+    return interval(np.concatenate(values))
 
 
 def curve(null: np.ndarray, cosine: np.ndarray, tails: np.ndarray) -> np.ndarray:

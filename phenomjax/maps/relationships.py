@@ -13,6 +13,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Relationships:
         rows = np.stack([index.get_indexer(self.pairs[:, 0]), index.get_indexer(self.pairs[:, 1])], axis=1)
         return rows[(rows >= 0).all(1)]
 
-    def describe_unmatched(self, names: np.ndarray) -> dict[str, object]:
+    def describe_unmatched(self, names: np.ndarray) -> dict[str, Any]:
         """How many of the symbols are not in the map, some of them, and how many would be if case did not matter."""
         symbols, known = self.symbols, set(names.tolist())
         missing = sorted(symbols - known)
