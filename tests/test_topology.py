@@ -48,7 +48,7 @@ def alone(bank, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "agnostic,devices,preset", [(False, 2, "dp"), (False, 8, "fsdp_tp"), (True, 4, "fsdp"), (True, 8, "fsdp_tp")]
+    "agnostic,devices,preset", [(False, 2, "dp"), (False, 4, "fsdp_tp"), (True, 4, "fsdp"), (True, 4, "fsdp_tp")]
 )
 def test_every_mesh_gives_the_same_losses(bank, alone, tmp_path, monkeypatch, agnostic, devices, preset):
     found = losses(bank, tmp_path, monkeypatch, devices, model__channel_agnostic=agnostic, mesh__preset=preset)

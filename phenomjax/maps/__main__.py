@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Sequence
 
 from phenomjax.errors import exit_on_user_error
 from phenomjax.progress import log_to_stderr
@@ -23,11 +24,12 @@ COMMANDS = {  # name: (module, what it does)
 }
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Imports the module of the command that was asked for, and runs it."""
     parser = argparse.ArgumentParser(prog="python -m phenomjax.maps", description=__doc__, allow_abbrev=False)
+    arguments = sys.argv[1:] if argv is None else list(argv)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((word for word in sys.argv[1:] if word in COMMANDS), None)
+    chosen = next((word for word in arguments if word in COMMANDS), None)
     for name, (module_name, text) in COMMANDS.items():
         command = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,7 +38,7 @@ def main() -> int:
             module = importlib.import_module(f"phenomjax.maps.{module_name}")
             command.description = module.__doc__
             module.add_arguments(command)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     log_to_stderr()
     return module.run(args)
 
