@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("numbers", [50, 3 * 10**6])
 def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
     monkeypatch.setattr(relate, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(relate, "ROW_GROUP", 500)
     assert (
         _run(relate, "--profiles", folder / "map.parquet", "--top", 5, "--square", "--out", folder / "relations") == 0
     )
@@ -73,10 +74,12 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
 def test_top_k_is_exact_where_only_a_sample_sets_the_threshold():
     rng = np.random.default_rng(1)
     rows = relate.units(rng.integers(-2, 3, (400, 6)).astype(np.float32) + 0.01)
-    for start, _, found, values in relate.top_k(rows[:50], rows, 4):  # stride 16
-        square = rows[start : start + len(found)] @ rows.T
-        np.testing.assert_array_equal(found, np.argsort(-square, axis=1, kind="stable")[:, :4])
-        np.testing.assert_array_equal(values, np.take_along_axis(square, found, 1))
+    for start, sides in relate.top_k(rows[:50], rows, 4):  # stride 16
+        for side, sign in (("similar", 1), ("opposite", -1)):
+            found, values = sides[side]
+            square = rows[start : start + len(found)] @ rows.T
+            np.testing.assert_array_equal(found, np.argsort(-sign * square, axis=1, kind="stable")[:, :4])
+            np.testing.assert_array_equal(values, np.take_along_axis(square, found, 1))
     assert sum(block.shape[0] for _, block in relate.cosines(rows)) == 400
 
 

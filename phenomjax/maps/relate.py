@@ -21,12 +21,15 @@ from phenomjax.errors import UserError
 from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import entities
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import write_json, write_table
+from phenomjax.maps.outputs import replacing, write_json
 from phenomjax.progress import Progress, log
 
 BINS = 2**16
+ROW_GROUP = 10**6
 QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
-NUMBERS_AT_ONCE = 3 * 10**6  # of a block of cosines: fits the cache of the last level
+NUMBERS_AT_ONCE = (
+    3 * 10**6
+)  # of a block of cosines, for the caches; but at least 64 rows, so that the columns are not read for a few
 
 
 def units(features: np.ndarray) -> np.ndarray:
@@ -47,7 +50,7 @@ def units(features: np.ndarray) -> np.ndarray:
 def blocks(rows: np.ndarray, columns: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """(first row, cosines float32 [rows of the block, columns]) for all pairs of unit rows."""
     columns = rows if columns is None else columns
-    step = max(1, NUMBERS_AT_ONCE // max(len(columns), 1))
+    step = max(64, NUMBERS_AT_ONCE // max(len(columns), 1))
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step] @ columns.T
 
@@ -101,63 +104,115 @@ def p_values(counts: np.ndarray, cosine: np.ndarray, side: str) -> np.ndarray:
     return np.maximum(shares, 1) / total
 
 
-def top_k(
-    rows: np.ndarray, columns: np.ndarray, k: int, own: np.ndarray | None = None
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """The k nearest columns of each row, exactly.
+def largest(block: np.ndarray, k: int) -> np.ndarray:
+    """Columns of the k largest values of each row, largest first, ties in the order of the columns; int64 [rows, k].
 
     A threshold that at least k columns pass is taken from every 16th column; only what passes it is sorted.
+    """
+    stride = max(1, min(16, block.shape[1] // (4 * k)))
+    sample = np.ascontiguousarray(block[:, ::stride])
+    floor = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k]
+    found = np.empty((len(block), k), np.int64)
+    for row, (values, least) in enumerate(zip(block, floor, strict=True)):
+        candidates = np.flatnonzero(values >= least)
+        found[row] = candidates[np.lexsort((candidates, -values[candidates]))[:k]]
+    return found
+
+
+def top_k(
+    rows: np.ndarray, columns: np.ndarray, k: int, own: np.ndarray | None = None
+) -> Iterator[tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """The k most similar and the k most opposite columns of each row, exactly.
 
     Args:
       rows, columns: unit rows, float32 [., dim].
-      k: at most the number of columns (less 1 with `own`).
+      k: at most the number of columns (a row's own column comes last among them, with cosine NaN).
       own: the column that is the row itself, int64 [rows], -1 for none; it is no neighbour of itself.
 
     Yields:
-      (first row, its cosines, columns int64 [block, k], cosines float32 [block, k]), most similar first. For the most opposite, give -rows.
+      (first row, {"similar": (columns int64 [block, k], cosines float32 [block, k]), "opposite": …}).
     """
     for start, block in blocks(rows, columns):
+        there, mine = np.empty(0, int), np.empty(0, int)
         if own is not None:
             mine = own[start : start + len(block)]
             there = np.flatnonzero(mine >= 0)
-            block[there, mine[there]] = -np.inf
-        stride = max(1, min(16, block.shape[1] // (4 * k)))
-        sample = np.ascontiguousarray(block[:, ::stride])
-        floor = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k]
-        found = np.empty((len(block), k), np.int64)
-        for row, (values, least) in enumerate(zip(block, floor, strict=True)):
-            candidates = np.flatnonzero(values >= least)
-            found[row] = candidates[np.lexsort((candidates, -values[candidates]))[:k]]
-        yield start, block, found, np.take_along_axis(block, found, 1)
+            mine = mine[there]
+        sides = {}
+        for side, sign in (("similar", np.float32(1)), ("opposite", np.float32(-1))):
+            signed = block if sign > 0 else np.negative(block, out=block)
+            signed[there, mine] = -np.inf
+            found = largest(signed, k)
+            values = np.take_along_axis(signed, found, 1)
+            sides[side] = (found, np.where(np.isfinite(values), sign * values, np.nan))
+        yield start, sides
 
 
-def neighbours(features: np.ndarray, names: np.ndarray, kinds: np.ndarray, k: int, null: np.ndarray):  # -> pd.DataFrame
-    """The k most similar and most opposite of each entity among each kind, with p-values against a histogram of the null."""
-    import pandas as pd
+def neighbours(
+    rows: np.ndarray, names: np.ndarray, kinds: np.ndarray, k: int, null: np.ndarray
+):  # -> Iterator[pa.Table]
+    """The k most similar and most opposite of each entity among each kind, with p-values; a table a block, names stored once.
 
-    rows, parts = units(features), []
-    progress = Progress("relate", 2 * len(rows) * len(set(kinds)), "rows")
-    for kind in sorted(set(kinds)):
-        chosen = np.flatnonzero(kinds == kind)
+    Args:
+      rows: unit rows, float32 [entities, dim].
+      names, kinds: of the entities.
+      null: histogram.
+    """
+    import pyarrow as pa
+
+    groups, sides = sorted(set(kinds)), ["similar", "opposite"]
+    kind_codes = np.searchsorted(groups, kinds.astype(str))
+    names_stored, kinds_stored = pa.array(names.astype(str)), pa.array(groups)
+
+    def stored(codes: np.ndarray, values: pa.Array) -> pa.DictionaryArray:
+        return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), values)
+
+    progress = Progress("relate", len(rows) * len(groups), "rows")
+    for group in range(len(groups)):
+        chosen = np.flatnonzero(kind_codes == group)
         own = np.full(len(rows), -1)
         own[chosen] = np.arange(len(chosen))
-        most = min(k, len(chosen) - (1 if len(chosen) == len(rows) else 0))
-        for side, sign in (("similar", np.float32(1)), ("opposite", np.float32(-1))):
-            for start, block, found, values in top_k(sign * rows, rows[chosen], max(most, 1), own):
-                size, real = len(block), np.isfinite(values.ravel())
-                part = {
-                    "entity": np.repeat(names[start : start + size], found.shape[1])[real],
-                    "kind": np.repeat(kinds[start : start + size], found.shape[1])[real],
-                    "neighbour": names[chosen][found.ravel()][real],
-                    "neighbour_kind": kind,
-                    "side": side,
-                    "rank": np.tile(np.arange(1, found.shape[1] + 1, dtype=np.int32), size)[real],
-                    "cosine": (sign * values.ravel())[real],
-                }
-                part["p"] = p_values(null, part["cosine"], side)
-                parts.append(pd.DataFrame(part))
-                progress.update(size)
-    return pd.concat(parts, ignore_index=True)
+        for start, both in top_k(rows, rows[chosen], min(k, len(chosen)), own):
+            for side, (found, cosine) in both.items():
+                entity, count = np.repeat(np.arange(start, start + len(found)), found.shape[1]), len(found)
+                real = np.isfinite(cosine.ravel())
+                cosine, entity = cosine.ravel()[real], entity[real]
+                yield pa.table({
+                    "entity": stored(entity, names_stored), "kind": stored(kind_codes[entity], kinds_stored),
+                    "neighbour": stored(chosen[found.ravel()[real]], names_stored),
+                    "neighbour_kind": stored(np.full(len(entity), group), kinds_stored),
+                    "side": stored(np.full(len(entity), sides.index(side)), pa.array(sides)),
+                    "rank": np.tile(np.arange(1, found.shape[1] + 1, dtype=np.int32), count)[real],
+                    "cosine": cosine, "p": p_values(null, cosine, side),
+                })  # fmt: skip
+            progress.update(count)
+
+
+def write_tables(path: Path, tables) -> int:  # tables: Iterable[pa.Table]
+    """Writes tables to one Parquet file, in row groups of about ROW_GROUP rows (each stores the names once); returns the rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    waiting: list[pa.Table] = []
+    writer, written = None, 0
+
+    def flush() -> None:
+        nonlocal writer
+        table = pa.concat_tables(waiting).combine_chunks()
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=len(table))
+        waiting.clear()
+
+    for table in tables:
+        waiting.append(table)
+        written += len(table)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            flush()
+    if waiting:
+        flush()
+    if writer is not None:
+        writer.close()
+    return written
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,21 +250,20 @@ def run(args: argparse.Namespace) -> int:
                 f"--null {args.null!r} names {int(chosen.sum())} entities; a null of fewer than 20 says nothing. Widen the query."
             )
         null = histogram(rows[chosen])
-    table = neighbours(profiles.features, names, kinds, args.top, null)
-    write_table(out / "neighbours.parquet", table)
+    with replacing(out / "neighbours.parquet") as part:
+        written = write_tables(part, neighbours(rows, names, kinds, args.top, null))
     if args.square:
-        square = np.lib.format.open_memmap(
-            out / ".part-square.npy", mode="w+", dtype=np.float32, shape=(len(rows), len(rows))
-        )
+        part = out / ".part-square.npy"
+        square = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=(len(rows), len(rows)))
         for start, block in blocks(rows):
             square[start : start + len(block)] = block
         square.flush()
-        (out / ".part-square.npy").replace(out / "square.npy")
+        part.replace(out / "square.npy")
     record = {
         "entities": len(names), "pairs": int(everything.sum()), "kinds": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))},
         "quantiles": quantiles(everything), "quantile_error": 1 / BINS, "null": args.null or "all pairs", "null_pairs": int(null.sum()),
         "null_quantiles": quantiles(null), "provenance": profiles.after("relate", top=args.top, null=args.null).provenance,
     }  # fmt: skip
     write_json(out / "quantiles.json", record)
-    log.info("relate: wrote %d neighbours of %d entities to %s", len(table), len(names), out)
+    log.info("relate: wrote %d neighbours of %d entities to %s", written, len(names), out)
     return 0
