@@ -138,6 +138,7 @@ def test_aggregation_counts_each_unit_of_a_level_once():
         ["g2", 1.0],
     ]
     assert apart.features.ravel().tolist() == [2.5, 10, 7]
+    assert aggregate.labels_of(wells, columns, "apart").tolist() == ["g1 @ 1.0", "g1 @ 1.0", "g2 @ 1.0", "g1 @ 3.0"]
     together = aggregate.to_perturbations(wells, columns)
     assert together.features.ravel().tolist() == [6.25, 7] and together.metadata["num_profiles"].tolist() == [4, 1]
     genes = aggregate.to_genes(aggregate.to_perturbations(wells, columns), columns)

@@ -255,6 +255,10 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
         "differ in case only" in found["recall.Mouse"]["reason"]
         and "at least 2 batches" in found["probe.balanced_accuracy"]["reason"]
     )
+    with pytest.raises(
+        UserError, match=r"--map: 27 rows are a second row of their perturbation \(the first: 'DMSO'\).*aggregate"
+    ):
+        _run(benchmark, "--profiles", screen / "one.parquet", "--map", "--align", "none", "--out", screen / "one")
     (screen / "elsewhere.tsv").write_text("gene\tarm\tposition\nTP53\t17p\t0.1\n")
     common = [
         "--profiles",

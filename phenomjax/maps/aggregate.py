@@ -145,6 +145,15 @@ def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean", do
     return collapse(replace(perturbations, metadata=metadata), keys, method)
 
 
+def labels_of(wells: Profiles, columns: Columns, doses: str = "together") -> np.ndarray:
+    """What the replicates of a well share: the perturbation, with "apart" and where there is one also the dose ("X @ 0.3"); object [rows]."""
+    names = require(wells.metadata, columns.perturbation, "--perturbation").astype(str)
+    if doses == "apart":
+        dose = require(wells.metadata, columns.dose, "--dose")
+        names = names.where(dose.isna(), names + " @ " + dose.astype(str))
+    return names.to_numpy(object)
+
+
 def chosen(profiles: Profiles, columns: Columns) -> Profiles:
     """The rows under study (`Columns.treatments`).
 

@@ -40,7 +40,7 @@ import numpy as np
 from phenomjax.errors import UserError
 from phenomjax.maps import aggregate, measures, recall
 from phenomjax.maps.align import align_as_told, define_alignment
-from phenomjax.maps.columns import Columns
+from phenomjax.maps.columns import Columns, require
 from phenomjax.maps.consistency import DRAWS, Consistency, consistency
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.measures import Entry
@@ -100,6 +100,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recall against so many random pairs (seed --seed) instead of all; some published numbers are",
     )  # fmt: skip
     group.add_argument("--draws", type=int, default=DRAWS, help="random sets of the consistency's null (%(default)s)")
+    group.add_argument(
+        "--doses", choices=("apart", "together"), default="together",
+        help="replicates, for consistency and probe, share the dose too, or not (%(default)s); the map joins doses",
+    )  # fmt: skip
     group.add_argument(
         "--probe",
         choices=("auto", "logistic", "ridge", "none"),
@@ -171,7 +175,7 @@ def wells_entries(wells: Profiles, columns: Columns, args: argparse.Namespace) -
     """What is measured on aligned wells: consistency and the probe."""
     from phenomjax.maps.probe import probe
 
-    labels = wells.metadata[columns.perturbation].to_numpy(object)
+    labels = aggregate.labels_of(wells, columns, args.doses)
     idle = unexpressed_rows(args.unexpressed, wells, columns)
     result = consistency(wells.features, labels, unexpressed=idle, draws=args.draws, seed=args.seed)
     entries = measures.consistency_entries(result)
@@ -279,6 +283,13 @@ def benchmark(
                 f"--map: a table of one row a perturbation has no controls for --align {args.align}. Use --align none or standardize."
             )
         columns = replace(columns, batch=())
+        labels = require(profiles.metadata, columns.perturbation, "--perturbation")
+        twice = labels[labels.duplicated()]
+        if len(twice):
+            raise UserError(
+                f"--map: {len(twice)} rows are a second row of their perturbation (the first: '{twice.iloc[0]}'), and a map has one row each. "
+                "Aggregate first (python -m phenomjax.maps aggregate), or give wells without --map."
+            )
         wells = align_as_told(profiles, columns, args)
         reason = "the table is a map already (--map), without replicates"
         keys = ("consistency.mean_cosine", "consistency.share_p05", "consistency.share_p01", "probe.balanced_accuracy")

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         wells = aggregate.chosen(align_as_told(profiles, columns, args), columns)
         found = probe(
             wells.features,
-            wells.metadata[columns.perturbation].to_numpy(object),
+            aggregate.labels_of(wells, columns),
             columns.batches(wells.metadata),
             args.probe,
         )

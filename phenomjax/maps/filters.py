@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unexpressed", metavar="FILE", default=None, help="genes that are not expressed, one a line: the null of both"
     )
+    parser.add_argument(
+        "--doses",
+        choices=("apart", "together"),
+        default="together",
+        help="a compound at each dose is a perturbation of its own, or not (%(default)s)",
+    )
     parser.add_argument("--draws", type=int, default=DRAWS, help="of each null (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, metavar="FOLDER")
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         profiles = aggregate.to_wells(profiles, columns)
     controls = columns.controls(profiles.metadata)
     wells = aggregate.chosen(profiles, columns)
-    labels = wells.metadata[columns.perturbation].astype(str).to_numpy(object)
+    labels = aggregate.labels_of(wells, columns, args.doses)
     idle = unexpressed_rows(args.unexpressed, wells, columns)
     found = consistency(wells.features, labels, unexpressed=idle, draws=args.draws, seed=args.seed)
     if not (found.replicates > 1).any():
@@ -106,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
         "without_consistency": few[0], "without_magnitude": few[1], "seed": args.seed, "draws": args.draws,
     }  # fmt: skip
     kept = controls.copy()
-    names = profiles.metadata[columns.perturbation].astype(str)
-    kept |= columns.treatments(profiles.metadata) & names.isin(table["perturbation"][table["active"]]).to_numpy()
+    kept[columns.treatments(profiles.metadata)] = np.isin(labels.astype(str), found.names[table["active"]])
     write(profiles.take(kept).after("filter", **record), out / "profiles.parquet")
     write_json(out / "filter.json", record)
     log.info(
