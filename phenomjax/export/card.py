@@ -10,11 +10,11 @@ from phenomjax import __version__
 from phenomjax.inference.image_model import ImageModel
 
 JAX_LINES = """\
-import numpy as np
+import jax, numpy as np
 from phenomjax.inference.image_model import features, load
 model = load("FOLDER")
 pixels = PIXELS
-embeddings = features(model)(model.params, pixels)[:, 0]"""
+embeddings = jax.jit(features(model))(model.params, pixels)[:, 0]"""
 TORCH_LINES = """\
 import sys, torch
 sys.path.insert(0, "FOLDER")

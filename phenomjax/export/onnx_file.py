@@ -31,6 +31,10 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
     Raises:
       UserError: jax2onnx is missing, an opset that it does not write, or a model too large for one file.
     """
+    # Parts of jax2onnx that do not fit this jax are left out with a traceback each, and none is used here; types of shapes, which onnx_ir
+    # misses, are inferred below.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     jax2onnx = library("jax2onnx")
     if opset not in OPSETS:
         raise UserError(
@@ -44,7 +48,6 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
         )
     batch = jax.export.symbolic_shape("batch")[0]
     spec = jax.ShapeDtypeStruct((batch, *chosen.image_shape), np.dtype(chosen.pixels))
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # types of shapes, which the checker below infers
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         proto = jax2onnx.to_onnx(
