@@ -2,19 +2,24 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 
 import jax
+import kubernetes_validate
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from conftest import ROOT
 from test_task_mae import make_batch, make_config, start
 
 from phenomjax import checkpoint, embed
 from phenomjax.data.bank import open_array, open_bank, shard_path, write_bank
 from phenomjax.data.reader import CropReader
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.inference import image_estimate, image_model, image_plan, units
 from phenomjax.inference.image_model import ImageModel
 from phenomjax.models import vit
@@ -301,3 +306,28 @@ def test_dry_run(run, bank, tmp_path, capsys, monkeypatch):
         assert "8,687,500    139,000,000" in capsys.readouterr().out
     with pytest.raises(UserError, match="--dry_run wants one of: --bank"):
         embed.main([str(a) for a in (*arguments, "--crops", 1, "--images", 1)])
+
+
+def test_launch_files_run_this_command():
+    """A worker a task under SLURM, and an indexed job that treats the exit codes as they are meant."""
+    words = ["--checkpoint", "runs/a b", "--bank", "b.zarr", "c.zarr", "--out", "e"]
+    command = subprocess.run(
+        ["bash", ROOT / "launch" / "embed.sbatch", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    line = shlex.split(command.stdout)
+    assert line[0] == "srun" and line[-9:-7] == ["-m", "phenomjax.embed"]
+    assert vars(embed.parser().parse_args(line[-7:]))["checkpoint"] == "runs/a b"
+    job = yaml.safe_load((ROOT / "launch" / "k8s" / "embed.yaml").read_text())
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert (
+        container["command"] == ["python", "-m", "phenomjax.embed"]
+        and embed.parser().parse_args(container["args"]).bank
+    )
+    rules = {
+        rule["onExitCodes"]["values"][0]: rule["action"]
+        for rule in job["spec"]["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    }
+    assert rules == {EXIT_CONFIG: "FailJob", EXIT_FAILED: "FailIndex", EXIT_STOPPED: "Ignore"}
+    assert job["spec"]["completions"] == job["spec"]["parallelism"]

@@ -234,7 +234,7 @@ def layout(images: int, crops_per_image: int, crop_bytes: int, batch_size: int, 
 def default_batch_size(model: ImageModel, crop_size: int, channels: int, devices: int) -> int:
     """Crops of a batch: on an accelerator 128 Ki tokens a device; on a CPU as few as keep activations in its caches (measured)."""
     tokens = model.task.num_tokens((1, crop_size, crop_size, channels))
-    per_device = (4 << 10) if jax.default_backend() == "cpu" else (128 << 10)
+    per_device = (1 << 10) if jax.default_backend() == "cpu" else (128 << 10)
     return 2 ** max(0, math.floor(math.log2(1.01 * per_device / tokens))) * devices
 
 
