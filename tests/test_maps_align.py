@@ -1,5 +1,6 @@
 """Alignment and aggregation against their definitions, written out plainly."""
 
+import argparse
 import logging
 
 import numpy as np
@@ -10,9 +11,10 @@ from sklearn.preprocessing import StandardScaler
 
 from phenomjax.errors import UserError
 from phenomjax.maps import aggregate
+from phenomjax.maps import align as align_command
 from phenomjax.maps.align import align
 from phenomjax.maps.columns import Columns
-from phenomjax.maps.profiles import Profiles, feature_names
+from phenomjax.maps.profiles import Profiles, feature_names, read, write
 
 COLUMNS = Columns(batch=("plate",))
 
@@ -158,3 +160,50 @@ def test_median_and_mad_resist_one_bad_well():
     np.testing.assert_allclose(aggregate.combine(rows, codes, 1, "mad")[0], weight @ rows / weight.sum(), rtol=1e-6)
     assert aggregate.combine(rows, codes, 1, "mad").max() < 0.5 < aggregate.combine(rows, codes, 1, "mean").max()
     assert aggregate.combine(np.ones((3, 2), np.float32), np.array([1, 0, 1]), 2, "mad").tolist() == [[1, 1], [1, 1]]
+
+
+def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
+    def run(module, *words):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        return module.run(parser.parse_args([str(word) for word in words]))
+
+    sites = [screen, Profiles(screen.features + 0.5, screen.metadata.assign(site="2"), screen.names)]
+    for number, one in enumerate(sites):
+        write(one, tmp_path / f"site{number}.parquet")
+    both = [tmp_path / "site0.parquet", tmp_path / "site1.parquet"]
+    run(aggregate, "--profiles", *both, "--batch", "plate", "--to", "well", "--out", tmp_path / "wells.h5ad")
+    wells = read(tmp_path / "wells.h5ad")
+    np.testing.assert_allclose(np.sort(wells.features, 0), np.sort(screen.features + 0.25, 0), rtol=1e-5)
+    run(
+        align_command,
+        "--profiles",
+        tmp_path / "wells.h5ad",
+        "--batch",
+        "plate",
+        "--align",
+        "tvn",
+        "--dims",
+        5,
+        "--out",
+        tmp_path / "aligned.csv",
+    )
+    run(
+        aggregate,
+        "--profiles",
+        tmp_path / "aligned.csv",
+        "--batch",
+        "plate",
+        "--to",
+        "gene",
+        "--method",
+        "mad",
+        "--out",
+        tmp_path / "genes.csv.gz",
+    )
+    genes = read(tmp_path / "genes.csv.gz")
+    assert len(genes) == 15 and genes.features.shape[1] == 5 and genes.metadata["num_profiles"].tolist() == [12] * 15
+    assert [step["command"] for step in genes.provenance["steps"]] == ["aggregate", "align", "aggregate"]
+    assert len(genes.provenance["sources"]) == 2 and genes.provenance["steps"][-2]["method"] == "tvn"
+    with pytest.raises(UserError, match=r"out\.txt has a suffix that names no format"):
+        run(align_command, "--profiles", tmp_path / "wells.h5ad", "--out", tmp_path / "out.txt")
