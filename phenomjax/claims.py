@@ -39,11 +39,21 @@ class Claims:
             return False
         path = self._path(thing, number + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all: nobody could tell whether the owner of an empty claim is alive.
+        part = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+        part.write_text(self._text())
         try:
-            with path.open("x") as file:
-                file.write(self._text())
+            os.link(part, path)
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            try:
+                with path.open("x") as file:
+                    file.write(self._text())
+            except FileExistsError:
+                return False
+        finally:
+            part.unlink(missing_ok=True)
         self.mine[thing] = number + 1
         return True
 

@@ -74,6 +74,7 @@ def test_killed_at_random_and_run_again(straight, tmp_path, count):
             if process.poll() is None:
                 process.kill()
                 kills += 1
+                print(f"kill {kills} of result {results} at {committed(out)} units", flush=True)
             assert process.wait() in (-signal.SIGKILL, 1)
     if finished(straight, out):
         out = tmp_path / f"{results + 1}.zarr"
@@ -83,4 +84,3 @@ def test_killed_at_random_and_run_again(straight, tmp_path, count):
     assert process.wait() == 75 and "the same command goes on from here" in out.with_suffix(".log").read_text()
     assert worker(straight, out).wait() == 1  # done, one image rejected
     assert finished(straight, out)
-    print(f"{kills} kills, {results + 1} results or more")

@@ -128,7 +128,7 @@ def _cost(job: "Job") -> Cost:
 
 
 def _sums(job: "Job", name: str, images: int, rows: int, read: float) -> Cost:
-    settings = job.settings("")
+    settings = job.settings
     crops = images * len(job.grid)
     rows = crops if settings.level == "crop" else rows
     width = image_plan.dim(job.model, settings) * len(settings.blocks)

@@ -4,6 +4,7 @@ Every process that runs the same command is a worker: it claims units of images,
 """
 
 import argparse
+import contextlib
 import logging
 import shutil
 import threading
@@ -71,9 +72,12 @@ class Job:
       out: of the result.
 
     Attributes:
-      bank, grid, settings: what is done.
+      bank, grid, layout: what is embedded, and how the work is divided.
+      settings: what decides the numbers; their precision is known when `runtime` is made.
       out, work: where it goes, and where it is made.
-      description: as it is recorded.
+      runtime: what computes.
+      shared: the units, once the work has begun.
+      begun: the description that is recorded.
 
     Raises:
       UserError: bank, model and arguments do not fit.
@@ -97,13 +101,16 @@ class Job:
         unit_crops = args.unit_crops or image_plan.default_unit_crops(self.batch_size)
         self.layout = image_plan.layout(len(self.bank), len(self.grid), crop_bytes, self.batch_size, unit_crops)
         self.runtime: runtimes.Runtime | None = None
+        self.shared: units.Units | None = None
+        self.settings = self.make_settings("")
+        self.begun: dict[str, Any] = {}
 
     @property
     def work(self) -> Path:
         """The folder in which the result is made."""
         return self.out.with_name(self.out.name + ".partial")
 
-    def settings(self, precision: str) -> Settings:
+    def make_settings(self, precision: str) -> Settings:
         """The settings that decide the numbers."""
         return Settings(
             self.args.level, self._crop_size, self._stride, self._blocks, self.args.channelwise, self._names, self.args.runtime, precision,
@@ -132,6 +139,11 @@ class Job:
         return Loader(
             CropReader(self.bank), self.grid, self._crop_size, self.places, layout or self.layout, self.args.threads
         )
+
+    def close(self) -> None:
+        """Gives back what is claimed."""
+        if self.shared is not None:
+            self.shared.close()
 
     def describe(self) -> str:
         """One line for the log."""
@@ -164,13 +176,15 @@ def run(args: argparse.Namespace) -> int:
     outs = outputs(args)
     model = image_model.load(args.checkpoint, args.compute_dtype)
     jobs = [Job(args, model, path, out) for path, out in zip(args.bank, outs, strict=True)]
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.callback(job.close)
         codes: dict[int, int] = {}
         while len(codes) < len(jobs):
             for number, job in enumerate(jobs):
                 if number not in codes and (code := work_on(job, stop)) is not None:
                     codes[number] = code
-                if stop.is_set():
+                if stop.is_set() and len(codes) < len(jobs):
                     log.info("stopped; the same command goes on from here")
                     return EXIT_STOPPED
             if len(codes) < len(jobs):  # others are at the last units; should one die, its units are taken up
@@ -217,6 +231,37 @@ def runtime_options(args: argparse.Namespace) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def start(job: Job) -> int | None:
+    """Makes the work folder of a job or joins the work there; its exit code if the result is there already.
+
+    Raises:
+      UserError: the output is something else, or was begun otherwise.
+    """
+    job.runtime = job.make_runtime()
+    job.settings = job.make_settings(job.runtime.precision)
+    description = image_plan.describe(job.model, job.bank, job.settings)
+    if _finished(job, description):
+        return _report(job)
+    if (job.work / "tokens").exists():
+        raise UserError(f"{job.work} belongs to an embedding of sequences. Give another --out.")
+    job.begun = units.begin(job.work, {**description, "layout": asdict(job.layout)}, job.settings.arrays())
+    if differ := image_plan.differences(job.begun, description):
+        raise UserError(
+            f"{job.work} was begun with other settings: {'; '.join(differ)}. Give the same to go on, another --out, or delete {job.work} to start "
+            "again."
+        )
+    if (layout := Layout(**job.begun.pop("layout"))) != job.layout:
+        job.layout = layout
+        log.info("%s was begun with batches of %d and units of %d crops; that is kept", job.work, layout.batch_size,
+                 layout.unit_images * layout.crops_per_image)  # fmt: skip
+        job.runtime = job.make_runtime()
+    job.shared = units.Units(job.work, layout.units)
+    log.info("%s", job.describe())
+    log.info("%s -> %s: %d units of %d crops, batches of %d; %s", job.settings.level, job.out, layout.units,
+             layout.unit_images * layout.crops_per_image, layout.batch_size, job.runtime.description)  # fmt: skip
+    return None
+
+
 def work_on(job: Job, stop: threading.Event) -> int | None:
     """Does what is to be done for a job now.
 
@@ -224,37 +269,19 @@ def work_on(job: Job, stop: threading.Event) -> int | None:
       Its exit code when the result is there; None while other workers are at the last units, or when stopped.
 
     Raises:
-      UserError: the output is something else, or was begun otherwise.
+      UserError: of `start`, or the disk fails.
     """
-    if job.out.exists() and job.runtime is not None:  # begun here, ended by another
-        return _report(job)
-    job.runtime = job.runtime or job.make_runtime()
-    settings = job.settings(job.runtime.precision)
-    description = image_plan.describe(job.model, job.bank, settings)
-    if _finished(job, description):
-        return _report(job)
-    if job.work.is_dir() and not (job.work / "job.json").is_file() and (job.work / "tokens").exists():
-        raise UserError(f"{job.work} belongs to an embedding of sequences. Give another --out.")
-    begun = units.begin(job.work, {**description, "layout": asdict(job.layout)}, settings.arrays())
-    if differ := image_plan.differences(begun, description):
-        raise UserError(
-            f"{job.work} was begun with other settings: {'; '.join(differ)}. Give the same to go on, another --out, or delete {job.work} to start "
-            "again."
+    if job.shared is None and (code := start(job)) is not None:
+        return code
+    assert job.shared is not None
+    dim = image_plan.dim(job.model, job.settings)
+    image_worker.compute(job, job.shared, dim, stop)
+    if not stop.is_set() and len(job.shared.committed()) == job.layout.units and not job.out.exists():
+        rejected = job.shared.rejected()
+        make = lambda folder: image_store.write(  # noqa: E731
+            folder, job.work, job.begun, job.bank, job.grid, job.settings, job.layout, dim, rejected
         )
-    if (layout := Layout(**begun.pop("layout"))) != job.layout:
-        job.layout = layout
-        log.info("%s was begun with batches of %d and units of %d crops; that is kept", job.work, layout.batch_size,
-                 layout.unit_images * layout.crops_per_image)  # fmt: skip
-        job.runtime = job.make_runtime()
-    dim = image_plan.dim(job.model, settings)
-    with units.Units(job.work, layout.units) as shared:
-        image_worker.compute(job, settings, shared, dim, stop)
-        if not stop.is_set() and len(shared.committed()) == layout.units and not job.out.exists():
-            rejected = shared.rejected()
-            make = lambda folder: image_store.write(  # noqa: E731
-                folder, job.work, begun, job.bank, job.grid, settings, layout, dim, rejected
-            )
-            shared.assemble(make, job.out)
+        job.shared.assemble(make, job.out)
     return _report(job) if job.out.exists() else None
 
 

@@ -1,5 +1,6 @@
 """One worker of an embedding of images: claims units, decodes ahead, computes, commits."""
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -20,22 +21,22 @@ log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
 
 
-def compute(job: "Job", settings: Settings, shared: units.Units, dim: int, stop: threading.Event) -> None:
+def compute(job: "Job", shared: units.Units, dim: int, stop: threading.Event) -> None:
     """Computes and commits units until none is left to claim."""
-    layout, done = job.layout, shared.committed()
-    if len(done) == layout.units:
+    numbers = shared.available(stop)
+    if (first := next(numbers, None)) is None:
         return
     assert job.runtime is not None
-    log.info("%s", job.describe())
-    log.info("%s -> %s: %d units of %d crops, batches of %d; %s", settings.level, job.out, layout.units,
-             layout.unit_images * layout.crops_per_image, layout.batch_size, job.runtime.description)  # fmt: skip
+    layout = job.layout
     count = lambda: sum(map(layout.crops_of, shared.committed()))  # noqa: E731
     pace = units.Pace(f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid), count())
     loader = job.loader()
     assembly: dict[int, Part] = {}
     try:
-        for group, values in embed(loader, layout, job.runtime, shared.available(stop), stop):
-            part = assembly.setdefault(group.unit, Part(job, settings, layout.images_of(group.unit), dim))
+        for group, values in embed(loader, layout, job.runtime, itertools.chain([first], numbers), stop):
+            if group.unit not in assembly:
+                assembly[group.unit] = Part(job, job.settings, layout.images_of(group.unit), dim)
+            part = assembly[group.unit]
             part.add(group, values)
             if part.complete():
                 shared.commit(group.unit, part.arrays(), part.rejected)

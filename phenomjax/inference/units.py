@@ -33,7 +33,7 @@ BEAT_SECONDS = 5.0
 
 
 class Units:
-    """The work folder as one worker sees it. Use it in a `with`: leaving it gives back what is claimed.
+    """The work folder as one worker sees it, until `close`. One object for all of its work: it remembers since when others are silent.
 
     Args:
       work: the folder, made by `begin`.
@@ -48,11 +48,10 @@ class Units:
         # Workers start at different places, so that they seldom want the same unit.
         self._first = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % count
 
-    def __enter__(self) -> "Units":
         threading.Thread(target=self._beat, daemon=True, name="beat").start()
-        return self
 
-    def __exit__(self, *_: Any) -> None:
+    def close(self) -> None:
+        """Gives back what is claimed."""
         self._ended.set()
         for thing in list(self._claims.mine):
             self._release(thing)
