@@ -122,6 +122,8 @@ class Job:
         options = runtime_options(self.args)
         if self.args.devices:
             options["devices"] = str(self.args.devices)
+        if self.args.runtime != "jax":  # which compare themselves with JAX, and calibrate, on crops of this bank
+            options.setdefault("bank", str(self.bank.path))
         shape = (self._crop_size, self._crop_size, len(self._names))
         return runtimes.make(
             self.args.runtime,
