@@ -70,6 +70,7 @@ class Job:
       model: what computes.
       path: of the bank.
       out: of the result.
+      made: runtimes, shared by the jobs of a process.
 
     Attributes:
       bank, grid, layout: what is embedded, and how the work is divided.
@@ -83,7 +84,10 @@ class Job:
       UserError: bank, model and arguments do not fit.
     """
 
-    def __init__(self, args: argparse.Namespace, model: ImageModel, path: Path, out: Path):
+    def __init__(
+        self, args: argparse.Namespace, model: ImageModel, path: Path, out: Path, made: dict[Any, runtimes.Runtime] | None = None
+    ):  # fmt: skip
+        self._runtimes = {} if made is None else made
         self.args, self.model, self.bank = args, model, open_bank(path)
         self.out = out
         blocks = image_model.check_blocks(model, args.block)
@@ -118,23 +122,26 @@ class Job:
         )  # fmt: skip
 
     def make_runtime(self) -> runtimes.Runtime:
-        """What computes, ready for batches of the layout."""
+        """What computes, ready for batches of the layout; one for all banks of one kind, as each holds the parameters."""
         options = runtime_options(self.args)
         if self.args.devices:
             options["devices"] = str(self.args.devices)
         if self.args.runtime != "jax":  # which compare themselves with JAX, and calibrate, on crops of this bank
             options.setdefault("bank", str(self.bank.path))
         shape = (self._crop_size, self._crop_size, len(self._names))
-        return runtimes.make(
-            self.args.runtime,
-            self.model,
-            self._blocks,
-            self.args.channelwise,
-            self.layout.batch_size,
-            shape,
-            self.bank.dtype,
-            options,
-        )
+        key = (shape, self.bank.dtype, self.layout.batch_size, *sorted(options.items()))
+        if key not in self._runtimes:
+            self._runtimes[key] = runtimes.make(
+                self.args.runtime,
+                self.model,
+                self._blocks,
+                self.args.channelwise,
+                self.layout.batch_size,
+                shape,
+                self.bank.dtype,
+                options,
+            )
+        return self._runtimes[key]
 
     def loader(self, layout: Layout | None = None) -> Loader:
         """Decodes the bank's crops."""
@@ -177,7 +184,8 @@ def run(args: argparse.Namespace) -> int:
         return image_estimate.run(args, image_model.load(args.checkpoint, args.compute_dtype))
     outs = outputs(args)
     model = image_model.load(args.checkpoint, args.compute_dtype)
-    jobs = [Job(args, model, path, out) for path, out in zip(args.bank, outs, strict=True)]
+    made: dict[Any, runtimes.Runtime] = {}
+    jobs = [Job(args, model, path, out, made) for path, out in zip(args.bank, outs, strict=True)]
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
@@ -186,6 +194,7 @@ def run(args: argparse.Namespace) -> int:
             for number, job in enumerate(jobs):
                 if number not in codes and (code := work_on(job, stop)) is not None:
                     codes[number] = code
+                    job.close()
                 if stop.is_set() and len(codes) < len(jobs):
                     log.info("stopped; the same command goes on from here")
                     return EXIT_STOPPED
