@@ -219,11 +219,14 @@ def _codes(arm: Sequence) -> tuple[np.ndarray, list[str]]:
 
 
 def _histogram(cosines: np.ndarray) -> np.ndarray:
-    return np.bincount(_bin(cosines).ravel(), minlength=BINS)
+    return np.bincount(_bin(cosines, np.intp).ravel(), minlength=BINS)
 
 
-def _bin(cosines: np.ndarray) -> np.ndarray:
-    return np.clip((cosines + 1) * (BINS / 2), 0, BINS - 1).astype(np.uint16)
+def _bin(cosines: np.ndarray, dtype: type = np.uint16) -> np.ndarray:
+    """Number of each cosine's bin, from 0 to BINS - 1, in the shape of the cosines."""
+    scaled = np.multiply(cosines, np.float32(BINS / 2), dtype=np.float32)
+    scaled += np.float32(BINS / 2)
+    return np.clip(scaled, 0, BINS - 1, out=scaled).astype(dtype)
 
 
 def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:

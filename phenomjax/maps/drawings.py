@@ -174,7 +174,7 @@ def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], font: f
             (away, -away - width, -width / 2), (-height / 2, away, -away - height, 2 * height, -3 * height)
         ):
             spot = (x + dx, y + dy, x + dx + width, y + dy + height)
-            inside = spot[0] >= frame.x0 and spot[1] >= frame.y0 and spot[2] <= frame.x1 + 40 and spot[3] <= frame.y1
+            inside = spot[0] >= frame.x0 and spot[1] >= frame.y0 and spot[2] <= frame.x1 and spot[3] <= frame.y1
             over_point = spot[0] <= x <= spot[2] and spot[1] <= y <= spot[3]
             free = all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken)
             if inside and free and not over_point:
