@@ -51,7 +51,6 @@ from phenomjax.maps.relationships import Relationships, read_relationships
 from phenomjax.progress import log
 
 TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)
-CURVE_PAIRS = 10**6  # random pairs that stand for the null in the curves: a tail's share is off by .0005 at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +233,11 @@ def map_entries(
             return entries | {f"recall.{source.name}": measures.missing(reason) for source in sources}, curves
         rows = units(genes.features)
         bounds = recall.bounds(rows, thresholds, null_pairs=args.null_pairs, seed=args.seed)
-        null = np.sort(recall.sampled_cosines(rows, args.null_pairs or CURVE_PAIRS, args.seed))
+        null = (
+            np.sort(recall.sampled_cosines(rows, args.null_pairs, args.seed))
+            if args.null_pairs
+            else recall.sorted_null(rows)
+        )
         for source in sources:
             entries |= measures.recall_entries(rows, names, source, bounds, thresholds, arm)
             pairs = source.within(names)

@@ -16,7 +16,7 @@ from phenomjax.errors import UserError
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.outputs import write_json
-from phenomjax.maps.recall import SAMPLE, all_cosines, sampled_cosines
+from phenomjax.maps.recall import sorted_null
 from phenomjax.maps.relate import units
 from phenomjax.progress import log
 
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.top < 1:
         raise UserError(f"--top {args.top}: at least 1 neighbour.")
     rows = units(profiles.features)
-    pairs = len(rows) * (len(rows) - 1) // 2
-    null = np.sort(all_cosines(rows) if pairs <= SAMPLE else sampled_cosines(rows, SAMPLE, 0))
+    null = sorted_null(rows)
     found = {}
     for row in choose(args.names, who):
         cosine = rows @ rows[row]

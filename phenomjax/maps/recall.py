@@ -97,6 +97,12 @@ def sampled_cosines(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return pair_cosines(rows, pairs[pairs[:, 0] != pairs[:, 1]])
 
 
+def sorted_null(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """All cosines of a map, sorted, where they are at most SAMPLE; else those of SAMPLE random pairs (a share is off by .0005 at most)."""
+    pairs = len(rows) * (len(rows) - 1) // 2
+    return np.sort(all_cosines(rows) if pairs <= SAMPLE else sampled_cosines(rows, SAMPLE, seed))
+
+
 def pair_cosines(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Cosine of each pair of unit rows, float32 [pairs]."""
     parts = [
