@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phenomjax.errors import EXIT_DONE, UserError
-from phenomjax.maps.outputs import save_figure, write_json
+from phenomjax.maps.outputs import save_figure, write_json, write_text
 from phenomjax.progress import log
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ SCREEN = {
     "--staining-variation": 0.2,
 }  # fmt: skip
 EFFECTIVE = 'perturbation_type == "crispr" or concentration >= 1'  # µM: below it a compound does little
+NUM_SHOWN = 4  # complexes in the heat map
 DIMS = {"embeddings": 96, "intensity": 48}  # of 128, and all of 48
 
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     steps: list[list[Any]] = [
         ["phenomjax.prepare", "simulate", "--out", screen, *_flat(SCREEN | {"--plates": args.plates})],
-        ["phenomjax.embed", "--checkpoint", args.checkpoint, "--bank", screen, "--out", out / "embeddings.zarr"],
+        ["phenomjax.embed", "--checkpoint", args.checkpoint, "--bank", screen, "--stride", 32, "--out", out / "embeddings.zarr"],
         ["phenomjax.maps", "intensity", "--bank", screen, "--out", out / "intensity.parquet"],
     ]
     for kind, profiles in (("embeddings", "embeddings.zarr"), ("intensity", "intensity.parquet")):
@@ -89,16 +90,41 @@ def run(args: argparse.Namespace) -> int:
         for state, path in (("raw", map_file), ("corrected", bias / "corrected.parquet")):
             judged = ["--profiles", path, "--map", "--align", "none", *known, "--genes", genes, "--out", folder / state]
             steps += [["phenomjax.maps", "benchmark", *judged]]
+    pair = ["--profiles", out / "embeddings/map.parquet", "--corrected", out / "embeddings/proximity/corrected.parquet"]
+    names = ["--names", f"@{out / 'names.txt'}"]
+    steps += [
+        ["phenomjax.maps", "pictures", *pair, *names, *known[:2], "--genes", genes, "--out", out / "pictures"],
+        ["phenomjax.maps", "explore", *pair, *names, "--bank", screen, "--genes", genes, "--out", out / "map.html"],
+    ]
     for step in steps:
+        if step[1] == "pictures":
+            choose_names(screen / "truth", out / "names.txt")
         code = _command([str(word) for word in step])
         if code != EXIT_DONE:
             return code
     result = read_results(out)
     write_json(out / "demo.json", result)
-    log.info("%s", table(result))
     figure = save_figure(draw(result), out / "demo.png")
-    log.info("wrote %s, %s", out / "demo.json", figure)
+    log.info("\n%s", table(result))
+    log.info("wrote %s, %s, %s. Open %s in a browser.", out / "demo.json", figure, out / "pictures", out / "map.html")
     return EXIT_DONE
+
+
+def choose_names(truth: Path, path: Path) -> None:
+    """Lists the genes of four complexes, those that compounds target first, and the compounds on them."""
+    import pandas as pd
+
+    genes = pd.read_parquet(truth / "genes.parquet").dropna(subset="complex")
+    compounds = pd.read_parquet(truth / "compounds.parquet")
+    targeted = genes["gene"].isin(compounds["target_gene"])
+    complexes = (
+        genes.assign(targeted=targeted)
+        .groupby("complex", sort=False)["targeted"]
+        .sum()
+        .sort_values(ascending=False, kind="stable")
+    )
+    members = genes["gene"][genes["complex"].isin(complexes.index[:NUM_SHOWN])].tolist()
+    write_text(path, "\n".join([*members, *compounds["compound"][compounds["target_gene"].isin(members)]]) + "\n")
 
 
 def _flat(flags: dict[str, Any]) -> list[Any]:
@@ -126,7 +152,7 @@ def read_results(out: Path) -> dict[str, Any]:
             results.setdefault(kind, {})[state] = {
                 "recall": found["recall.relationships"],
                 "target_average_precision": found["compound_gene.average_precision"],
-                "proximity": proximity[place]["genome"]["all_pairs"]["probability"],
+                "proximity": {"value": proximity[place]["genome"]["all_pairs"]["probability"], "interval": None},
             }
     return results
 
@@ -139,48 +165,51 @@ def table(results: dict[str, Any]) -> str:
             recall, target = found["recall"], found["target_average_precision"]
             lines.append(
                 f"{FEATURES[kind] + ', ' + state:34s} {recall['value']:.2f} ({recall['interval'][0]:.2f} to {recall['interval'][1]:.2f})   "
-                f"{target['value']:18.2f}   {found['proximity']:23.3f}"
+                f"{target['value']:18.2f}   {found['proximity']['value']:23.3f}"
             )
     lines.append(f"{'chance':34s} {recall['chance']:.2f}   {target['chance']:33.2f}   {0.5:23.3f}")
     return "\n".join(lines)
 
 
 def draw(results: dict[str, Any]) -> "Figure":
-    """Three panels of bars: recall, targets, proximity bias; raw and corrected, learned and hand-made."""
+    """Three panels, before and after the correction: recall, targets, proximity bias; learned and hand-made features."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    recall = {kind: [found["recall"] for found in states.values()] for kind, states in results.items()}
-    target = {
-        kind: [found["target_average_precision"] for found in states.values()] for kind, states in results.items()
-    }
-    bias = {
-        kind: [{"value": found["proximity"], "interval": None} for found in states.values()]
-        for kind, states in results.items()
-    }
-    chance = target["embeddings"][0]["chance"]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    panels = [("Genes of one complex are found", "recall at (5 %, 95 %)", recall, recall["embeddings"][0]["chance"]),
-              ("Compounds lie next to their targets", "mean average precision", target, chance),
-              ("Genes of one chromosome arm look alike", "P(cosine within arm > between)", bias, 0.5)]  # fmt: skip
-    for axis, (title, label, values, level) in zip(axes, panels, strict=True):
-        for number, (kind, entries) in enumerate(values.items()):
-            height = [entry["value"] for entry in entries]
-            places = np.arange(len(entries)) + (number - 0.5) * 0.38
-            bars = axis.bar(places, height, 0.36, label=FEATURES[kind], color=("#0072B2", "#E69F00")[number])
-            axis.bar_label(bars, fmt="%.2f", padding=2 if entries[0]["interval"] is None else 14, fontsize=9)
-            if entries[0]["interval"] is not None:
-                ends = np.array([entry["interval"] for entry in entries]).T
-                axis.errorbar(places, height, np.abs(ends - height), fmt="none", ecolor="black", capsize=3, lw=1)
-        axis.axhline(level, color="black", ls=":", lw=1)
-        axis.text(1.45, level, "chance", ha="right", va="bottom", fontsize=9)
-        axis.set_xticks([0, 1], ["before correction", "after"])
+    first = results["embeddings"]["raw"]
+    panels = [
+        ("recall", "Genes of one complex are found", "recall at (5 %, 95 %)", first["recall"]["chance"], (0, 1)),
+        ("target_average_precision", "Compounds lie next to their targets", "mean average precision",
+         first["target_average_precision"]["chance"], (0, 1)),
+        ("proximity", "Genes of one chromosome arm look alike", "P(cosine within arm > between)", 0.5, (0.4, 0.8)),
+    ]  # fmt: skip
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    for axis, (name, title, label, chance, limits) in zip(axes, panels, strict=True):
+        entries = [[state[name] for state in states.values()] for states in results.values()]
+        value = np.array([[entry["value"] for entry in row] for row in entries])  # [kind, state]
+        ends = np.array([[entry["interval"] or (entry["value"],) * 2 for entry in row] for row in entries])
+        for k, text in enumerate(FEATURES.values()):
+            places, color = np.array([0.0, 1.0]) + 0.06 * (2 * k - 1), ("#0072B2", "#D55E00")[k]
+            spread = np.abs(ends[k].T - value[k])
+            axis.errorbar(
+                places, value[k], spread, label=text, color=color, marker="os"[k], capsize=3, lw=1.5, elinewidth=1
+            )
+            for state, side in enumerate(("right", "left")):
+                up = value[k, state] >= value[1 - k, state]
+                axis.annotate(
+                    f"{value[k, state]:.2f}", (places[state], value[k, state]), (16 * state - 8, 5 if up else -5), ha=side,
+                    va="bottom" if up else "top", textcoords="offset points", color=color,
+                )  # fmt: skip
+        axis.axhline(chance, color="black", ls=":", lw=1)
+        axis.text(0.5, chance, "chance", ha="center", va="bottom", fontsize=9)
+        axis.set_xticks([0, 1], ["before", "after"])
+        axis.set_xlabel("correction of the proximity bias")
         axis.set_title(title, fontsize=11)
         axis.set_ylabel(label)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylim(0, 1.1)
-    axes[2].set_ylim(0.4, 0.9)
-    axes[0].legend(frameon=False, loc="lower right", fontsize=9)
+        axis.set_xlim(-0.5, 1.5)
+        axis.set_ylim(*limits)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
