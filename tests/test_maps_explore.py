@@ -183,7 +183,7 @@ def test_page_in_a_browser(screen):
         page.wait_for_function("+document.getElementById('heat').dataset.scale > 2")
         page.keyboard.press("0")
         assert page.get_attribute("#heat", "data-scale") == "1"
-        page.click("#heat ~ .zoom [data-zoom=in]")
+        page.click(".zoom:has(~ #heat) [data-zoom=in]")
         assert page.get_attribute("#heat", "data-scale") == "1.5"
         page.mouse.move(box["x"] + spot[0], box["y"] + spot[1])
         page.mouse.down()

@@ -115,7 +115,7 @@ function choose(row, focus) {
   pictures(row);
   drawScatter();
   try { history.replaceState(null, "", "#" + encodeURIComponent(data.names[row])); } catch { /* a page inside a notebook has no address */ }
-  $("status").textContent = `${data.names[row]}: neighbours in ${map.name}`;
+  $("status").textContent = `Showing ${data.names[row]}, ${map.name}.`;
   if (focus) $("chosen").focus({preventScroll: true});
 }
 
