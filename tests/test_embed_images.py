@@ -24,13 +24,14 @@ from phenomjax.inference import image_estimate, image_model, image_plan, units
 from phenomjax.inference.image_model import ImageModel
 from phenomjax.models import vit
 from phenomjax.tasks.mae import MaskedAutoencoder
+from tests.test_prepare_images import prepare
 
 CHANNELS = ("DNA", "ER", "Actin")
 
 
 def write_run(folder, **options):
     """The workdir of a tiny model of 32 px crops; returns it with its task and parameters."""
-    config = make_config(model__layer_scale=0.5, model__channels=CHANNELS, **options)
+    config = make_config(**{"model__layer_scale": 0.5, "model__channels": CHANNELS, **options})
     task, params = start(config, make_batch())
     checkpoint.write(folder, config, params)
     return folder, task, params
@@ -331,3 +332,19 @@ def test_launch_files_run_this_command():
     }
     assert rules == {EXIT_CONFIG: "FailJob", EXIT_FAILED: "FailIndex", EXIT_STOPPED: "Ignore"}
     assert job["spec"]["completions"] == job["spec"]["parallelism"]
+
+
+@pytest.mark.shared_data
+def test_a_real_well(shared, tmp_path):
+    """From the files of RxRx3 to the embedding of a well, equal to the model's own on the pixels of the bank."""
+    path, names = tmp_path / "b.zarr", ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
+    assert prepare(shared / "microscopy" / "images" / "rxrx3_AA41_s1", path, "rxrx3", default="plate=1") == 0
+    workdir, task, params = write_run(tmp_path / "run", model__channel_agnostic=True, model__channels=names)
+    assert run_embed(workdir, path, tmp_path / "e.zarr", "--crop_size", 64, "--dtype", "float32") == EXIT_DONE
+    values, rows = read(tmp_path / "e.zarr")
+    image = open_bank(path).read(0)
+    cut = np.stack([image[y : y + 64, x : x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)])
+    embed_crops = jax.jit(lambda pixels: task.embed(params, {"pixels": pixels}))
+    expected = np.concatenate([embed_crops(cut[i : i + 8]) for i in range(0, 64, 8)]).mean(0)
+    np.testing.assert_allclose(values[0], expected, rtol=1e-3, atol=1e-5)
+    assert [(r["plate"], r["well"], r["num_crops"], r["num_images"]) for r in rows] == [("1", "AA41", 64, 1)]

@@ -1,18 +1,18 @@
 """Workers as users run them: killed at random while others go on, stopped by a signal, and run again, without loss or double rows."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT
+import toy_embed
 from test_embed_images import contents, run_embed, write_images, write_run
 
 pytestmark = pytest.mark.slow
 IMAGES = 600
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,36 @@ def straight(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """The fork server that starts the workers: nothing but imports has happened in it."""
+    CONTEXT.set_forkserver_preload(["phenomjax.embed", "pandas"])
+
+
 def worker(straight, out):
-    command = ["-m", "phenomjax.embed", "--checkpoint", straight / "run", "--bank", straight / "b.zarr", "--out", out]
-    command += ["--devices", "1", "--batch_size", "8", "--unit_crops", "4"]
-    with out.with_suffix(".log").open("a") as log:
-        return subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stderr=log, start_new_session=True)
+    arguments = [
+        "--checkpoint",
+        straight / "run",
+        "--bank",
+        straight / "b.zarr",
+        "--out",
+        out,
+        "--devices",
+        1,
+        "--batch_size",
+        8,
+        "--unit_crops",
+        4,
+    ]
+    process = CONTEXT.Process(target=toy_embed.work, args=([str(a) for a in arguments], str(out.with_suffix(".log"))))
+    process.start()
+    return process
+
+
+def ended(process):
+    """Its exit code, when it has one."""
+    process.join()
+    return process.exitcode
 
 
 def committed(out):
@@ -44,7 +69,7 @@ def committed(out):
 
 def wait_for(processes, out, units):
     """Returns once so many units are committed, or the processes have ended."""
-    while any(process.poll() is None for process in processes) and committed(out) < units:
+    while any(process.is_alive() for process in processes) and committed(out) < units:
         time.sleep(0.002)
 
 
@@ -52,7 +77,7 @@ def finished(straight, out):
     """Whether the result is there; it is then that of the undisturbed run, byte for byte, and nothing else is left."""
     if out.exists():
         for process in (worker(straight, out), worker(straight, out)) if committed(out) else ():
-            assert process.wait() == 1  # killed between the result and the tidying
+            assert ended(process) == 1  # killed between the result and the tidying
         assert contents(out) == contents(straight / "out.zarr"), out.with_suffix(".log").read_text()
         assert not out.with_name(out.name + ".partial").exists()
     return out.exists()
@@ -71,16 +96,16 @@ def test_killed_at_random_and_run_again(straight, tmp_path, count):
         wait_for(workers, out, min(first, IMAGES))
         for process in workers:
             time.sleep(draw.random() * 0.05)
-            if process.poll() is None:
+            if process.is_alive():
                 process.kill()
                 kills += 1
                 print(f"kill {kills} of result {results} at {committed(out)} units", flush=True)
-            assert process.wait() in (-signal.SIGKILL, 1)
+            assert ended(process) in (-signal.SIGKILL, 1)
     if finished(straight, out):
         out = tmp_path / f"{results + 1}.zarr"
     process, before = worker(straight, out), committed(out)
     wait_for([process], out, before + 5)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 75 and "the same command goes on from here" in out.with_suffix(".log").read_text()
-    assert worker(straight, out).wait() == 1  # done, one image rejected
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 75 and "the same command goes on from here" in out.with_suffix(".log").read_text()
+    assert ended(worker(straight, out)) == 1  # done, one image rejected
     assert finished(straight, out)
