@@ -19,6 +19,8 @@ OPSET = 18  # TensorRT 8.6 and later read it
 OPSETS = range(18, 24)
 BATCHES = (1, 3, 8)  # sizes that a written graph is tried with
 LARGEST = 2**31 - 2**26  # bytes of one protobuf message, with room for the nodes
+FOLDED = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze")
+VERSION = 2  # of what `convert` makes of the same settings
 PIXELS, EMBEDDINGS = "pixels", "embeddings"  # names of input and output
 
 
@@ -61,12 +63,30 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
             and any(a.name == "beta" and a.f == 0.0 for a in node.attribute)
         ):
             del node.input[2]  # a bias times 0, which quantisers take for a bias
-    used = {name for node in proto.graph.node for name in node.input}
-    for unused in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
-        proto.graph.initializer.remove(unused)
+    fold_constants(proto)
     proto.producer_name = "phenomjax"
     library("onnx").helper.set_model_props(proto, {"phenomjax": json.dumps(chosen.describe(model))})
     return proto
+
+
+def fold_constants(proto: Any) -> None:
+    """Reshapes of weights are done now, in place: quantisers see a weight only where it goes straight into its product."""
+    onnx = library("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = []
+    for node in proto.graph.node:
+        if node.op_type in FOLDED and all(name in constants for name in node.input if name):
+            values = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name}
+            result = ReferenceEvaluator(node).run(None, values)[0]
+            constants[node.output[0]] = onnx.numpy_helper.from_array(np.ascontiguousarray(result), node.output[0])
+        else:
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input} | {output.name for output in proto.graph.output}
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
 
 
 def write(
