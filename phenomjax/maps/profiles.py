@@ -364,7 +364,9 @@ def _write_anndata(profiles: Profiles, own: str, path: Path) -> None:
     import pandas as pd
 
     obs = profiles.metadata.copy()
-    for name in obs.columns[[dtype == object for dtype in obs.dtypes]]:  # HDF5 stores no mixed objects
+    for name in obs.columns[
+        [pd.api.types.is_object_dtype(dtype) for dtype in obs.dtypes]
+    ]:  # HDF5 stores no mixed objects
         obs[name] = obs[name].map(lambda value: None if pd.isna(value) else str(value)).astype("category")
     obs.index = obs.index.astype(str)
     data = anndata.AnnData(
