@@ -13,8 +13,8 @@ from test_maps_proximity import run
 from phenomjax.data.simulate import SimulationConfig, write_screen
 from phenomjax.errors import UserError
 from phenomjax.maps import explore
-from phenomjax.maps.bias import unit
 from phenomjax.maps.columns import Columns
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.profiles import Profiles, feature_names, write
 
@@ -81,7 +81,7 @@ def screen(tmp_path_factory):
 
 def expected_neighbours(profiles, table, row, kind, sign, count=10):
     """[(name, cosine)] as NumPy has it."""
-    vectors = unit(profiles.features)
+    vectors = unit_rows(profiles.features)
     cosine = vectors @ vectors[row]
     rows = [
         r
@@ -144,7 +144,7 @@ def test_page_in_a_browser(screen):
                     expected = expected_neighbours(profiles, table, 1, kind, sign)
                     assert expected and expected == neighbours(side, letter)
         text = page.inner_text("#similar-g li:first-child .p")
-        vectors = unit(raw.features)
+        vectors = unit_rows(raw.features)
         all_pairs = (vectors @ vectors.T)[np.triu_indices(len(raw), 1)]
         first = expected_neighbours(raw, table, 1, "gene", 1)[0][1]
         assert float(text.removeprefix("p ")) == pytest.approx(np.mean(all_pairs >= first), abs=0.008)
@@ -173,7 +173,7 @@ def test_page_in_a_browser(screen):
         spot = [area["left"] + area["size"] * 5 / 8, area["top"] + area["size"] / 8]  # row 0, column 2
         page.mouse.move(box["x"] + spot[0], box["y"] + spot[1])
         rows = [table.index[table["name"] == order[k]][0] for k in (0, 2)]
-        values = [float(unit(p.features)[rows[0]] @ unit(p.features)[rows[1]]) for p in (raw, corrected)]
+        values = [float(unit_rows(p.features)[rows[0]] @ unit_rows(p.features)[rows[1]]) for p in (raw, corrected)]
         told = page.inner_text("#cell")
         assert told.startswith(f"{order[0]} and {order[2]}: cosine")
         numbers = [float(n.replace("\u2212", "-")) for n in re.findall(r"[+\u2212]\d\.\d{3}", told)]
@@ -234,7 +234,7 @@ def test_page_holds_the_map(screen, monkeypatch):
     assert HOSTILE not in text and text.count("</script>") == 4
     assert not re.search(r"(src|href)=.?(https?:)?//", text) and "default-src 'none'" in text
     random = np.random.default_rng(0)
-    vectors = unit(random.normal(size=(500, 64)) * np.geomspace(3, 0.01, 64))
+    vectors = unit_rows(random.normal(size=(500, 64)) * np.geomspace(3, 0.01, 64))
     for precision, dims, most in (("float16", 64, 5e-4), ("int8", 64, 0.01), ("float16", 40, 0.02)):
         packed, (mean, worst) = explore.pack(vectors, precision, dims)
         assert mean < worst < most and len(packed) == -(-500 * dims * explore.PRECISIONS[precision] // 3) * 4

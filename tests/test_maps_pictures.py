@@ -12,7 +12,7 @@ from test_maps_proximity import run, simulated_map
 
 from phenomjax.errors import UserError
 from phenomjax.maps import drawings, pictures
-from phenomjax.maps.bias import unit
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.profiles import read, write
 from phenomjax.maps.recall import recall_of
 
@@ -65,7 +65,9 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
     assert order in (sorted(order), sorted(order)[::-1])  # the two complexes are not mixed
     raw, corrected = read(maps / "raw.parquet"), read(maps / "corrected.parquet")
     rows = [raw.metadata.index[raw.metadata["perturbation"] == name][0] for name in shown.index]
-    below, above = (unit(profiles.features[rows]) @ unit(profiles.features[rows]).T for profiles in (raw, corrected))
+    below, above = (
+        unit_rows(profiles.features[rows]) @ unit_rows(profiles.features[rows]).T for profiles in (raw, corrected)
+    )
     assert np.allclose(np.tril(shown), np.tril(below), atol=1e-6) and np.allclose(
         np.triu(shown, 1), np.triu(above, 1), atol=1e-6
     )
@@ -76,7 +78,7 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
     names = {name: row for row, name in enumerate(raw.metadata["perturbation"][genes])}
     pairs = pd.read_csv(maps / "complexes.csv")[["entity1", "entity2"]].map(names.get).to_numpy()
     for name, profiles in (("raw", raw), ("corrected", corrected)):
-        vectors = unit(profiles.features[genes])
+        vectors = unit_rows(profiles.features[genes])
         cosine = vectors @ vectors.T
         null = cosine[np.triu_indices(len(cosine), 1)]
         expected = [recall_of(null, cosine[pairs[:, 0], pairs[:, 1]], tail, 1 - tail) for tail in pictures.TAILS]

@@ -13,6 +13,7 @@ from scipy import stats
 from phenomjax.data.simulated_screen import Screen, SimulationConfig
 from phenomjax.errors import UserError
 from phenomjax.maps import arms, assessment, bias, genome_drawings
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.profiles import Profiles, feature_names, read, write
 
 CENTROMERES = (
@@ -98,7 +99,7 @@ def test_scores_are_those_of_scipy():
 
     arm = np.repeat(["1p", "1q", "2p"], (9, 12, 15))[random.permutation(36)]
     features = random.normal(size=(36, 8)) + 0.6 * random.normal(size=(3, 8))[np.unique(arm, return_inverse=True)[1]]
-    cosine = bias.unit(features) @ bias.unit(features).T
+    cosine = unit_rows(features) @ unit_rows(features).T
     each, every = bias.arm_scores(features, arm)
     first, second = np.triu_indices(36, 1)
     same = arm[first] == arm[second]
@@ -169,7 +170,7 @@ def test_planted_bias_is_found_and_removed(tmp_path):
     pairs = complexes[["entity1", "entity2"]].map(place.get).to_numpy()
 
     def recall(features):
-        rows = bias.unit(features[~compounds])
+        rows = unit_rows(features[~compounds])
         cosine = rows @ rows.T
         null = np.sort(cosine[np.triu_indices(len(rows), 1)])
         return np.mean(cosine[pairs[:, 0], pairs[:, 1]] > null[int(0.95 * len(null))])
@@ -226,7 +227,7 @@ def test_pixels_of_the_genome_are_mean_cosines(monkeypatch):
     """A pixel of the picture is the mean cosine of its genes' pairs, without a gene with itself; no pixel holds genes of two arms."""
     monkeypatch.setattr(genome_drawings, "GENOME_PX", 7)
     arm = np.repeat(["1p", "1q", "2p"], (5, 9, 6))
-    rows = bias.unit(np.random.default_rng(0).normal(size=(20, 4)))
+    rows = unit_rows(np.random.default_rng(0).normal(size=(20, 4)))
     bins, edges = genome_drawings._bins(arm, np.array([0, 5, 14]))
     assert all(len(set(arm[bins == number])) == 1 for number in range(edges[-1]))
     shown, cosine = genome_drawings._binned(rows, bins), rows @ rows.T

@@ -8,6 +8,7 @@ import numpy as np
 
 from phenomjax.errors import UserError
 from phenomjax.maps import arms, bias
+from phenomjax.maps.align import TRANSFORMS
 from phenomjax.maps.columns import Columns, require
 from phenomjax.maps.profiles import Profiles
 from phenomjax.progress import log
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOT_GENES = ("compound", "control")  # perturbation types whose column `gene` is a target, not the place of a cut
-TRANSFORMS = {"sqrt": np.sqrt, "log1p": np.log1p}
 
 
 @dataclass(frozen=True)

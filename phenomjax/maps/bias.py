@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phenomjax.errors import UserError
+from phenomjax.maps.consistency import unit_rows
 
 BINS = 1 << 16  # of [-1, 1]: a tie within a bin moves a probability by less than 1e-5
 MIN_GENES = 5  # arms with so many genes or fewer are dropped
@@ -33,13 +34,6 @@ class Comparison:
     p: float
     within: int
     between: int
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32 [rows, dim]; rows of zeros stay zeros, so their cosines are 0."""
-    features = np.asarray(features, np.float32)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1)
 
 
 def on_large_arms(arm: Sequence, min_genes: int = MIN_GENES) -> np.ndarray:
@@ -80,7 +74,7 @@ def genome_score(
 
     codes, names = _codes(arm)
     order = np.argsort(codes, kind="stable")
-    vectors, codes = unit(features)[order], codes[order]
+    vectors, codes = unit_rows(features, np.float32)[order], codes[order]
     counts = np.bincount(codes, minlength=len(names))
     if len(names) < 2 or counts.min() < 2:
         raise UserError(
@@ -119,7 +113,7 @@ def arm_scores(features: np.ndarray, arm: Sequence) -> tuple[dict[str, Compariso
       ({arm: its pairs within against its pairs with other arms; None where there are too few}, all pairs within against all between).
     """
     codes, names = _codes(arm)
-    vectors = unit(features)
+    vectors = unit_rows(features, np.float32)
     groups = [vectors[codes == code] for code in range(len(names))]
     within, between = np.zeros((2, len(names), BINS), np.int64)
     for a, left in enumerate(groups):
@@ -138,7 +132,7 @@ def arm_scores(features: np.ndarray, arm: Sequence) -> tuple[dict[str, Compariso
 def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
     """P(cosine with its arm > cosine with other arms) of each gene, float64 [genes]; NaN where it is alone on its arm."""
     codes, names = _codes(arm)
-    vectors = unit(features)
+    vectors = unit_rows(features, np.float32)
     scores = np.full(len(codes), np.nan)
     for code in range(len(names)):
         rows = np.flatnonzero(codes == code)

@@ -19,11 +19,11 @@ DRAWS = 2000
 GATHERED = 10**7  # numbers at once
 
 
-def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Rows divided by their length, float64; a row of zeros stays one."""
-    features = features.astype(np.float64)
+def unit_rows(features: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """Rows divided by their length, float [rows, dim]; a row of zeros stays one, so that its cosines are 0."""
+    features = features.astype(dtype)
     length = np.linalg.norm(features, axis=-1, keepdims=True)
-    return features / np.where(length > 0, length, 1.0)
+    return features / np.where(length > 0, length, 1)
 
 
 def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int) -> np.ndarray:

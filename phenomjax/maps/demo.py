@@ -65,7 +65,17 @@ def run(args: argparse.Namespace) -> int:
     ]
     steps: list[list[Any]] = [
         ["phenomjax.prepare", "simulate", "--out", screen, *_flat(SCREEN | {"--plates": args.plates})],
-        ["phenomjax.embed", "--checkpoint", args.checkpoint, "--bank", screen, "--stride", 32, "--out", out / "embeddings.zarr"],
+        [
+            "phenomjax.embed",
+            "--checkpoint",
+            args.checkpoint,
+            "--bank",
+            screen,
+            "--stride",
+            32,
+            "--out",
+            out / "embeddings.zarr",
+        ],
         ["phenomjax.maps", "intensity", "--bank", screen, "--out", out / "intensity.parquet"],
     ]
     for kind, profiles in (("embeddings", "embeddings.zarr"), ("intensity", "intensity.parquet")):

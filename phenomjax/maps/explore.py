@@ -18,7 +18,7 @@ import numpy as np
 
 from phenomjax.errors import UserError
 from phenomjax.maps import arms, relate
-from phenomjax.maps.bias import unit
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.outputs import write_text
@@ -145,7 +145,7 @@ def page(
     Returns:
       HTML that loads nothing; all text from the data is escaped, in HTML and in JSON.
     """
-    vectors = {name: unit(one.features) for name, one in maps.items()}
+    vectors = {name: unit_rows(one.features, np.float32) for name, one in maps.items()}
     shown = next(reversed(vectors.values()))
     largest = max(one.shape[1] for one in vectors.values())
     if precision == "auto":
@@ -212,7 +212,7 @@ def pack(vectors: np.ndarray, precision: str, dims: int, seed: int = 0) -> tuple
     else:
         codes = kept.astype("<f2")
     one, other = np.random.default_rng(seed).integers(len(vectors), size=(2, 20_000))
-    restored = unit(codes)
+    restored = unit_rows(codes, np.float32)
     error = np.abs(
         np.einsum("ij,ij->i", vectors[one], vectors[other]) - np.einsum("ij,ij->i", restored[one], restored[other])
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from phenomjax.errors import UserError
 from phenomjax.maps import arms, assessment, drawings, genome_drawings, recall, relationships
-from phenomjax.maps.bias import unit
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.outputs import save_figure, write_json, write_table, write_text
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
         genes = located[located["scored"]].rename_axis("row").reset_index()
         order = assessment.genome_rows(genes)
         rows, arm = genes["row"].to_numpy()[order], genes["arm"].to_numpy(str)[order]
-        above = None if corrected is None else unit(corrected.features[rows])
-        figure = genome_drawings.chromosome_map(unit(raw.features[rows]), arm, above)
+        above = None if corrected is None else unit_rows(corrected.features[rows], np.float32)
+        figure = genome_drawings.chromosome_map(unit_rows(raw.features[rows], np.float32), arm, above)
         written.append(save_figure(figure, out / "chromosomes.png"))
     log.info("wrote %s", ", ".join(map(str, written)) or "nothing: give --names, --relationships or --genes")
     return 0
@@ -219,7 +219,7 @@ def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[
             )
         curves[known.name] = {}
         for name, one in maps.items():
-            vectors = unit(one.features[rows])
+            vectors = unit_rows(one.features[rows], np.float32)
             hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in TAILS])
             intervals = [recall.bootstrap_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit]
             curves[known.name][name] = {
@@ -251,9 +251,9 @@ def umap(features: np.ndarray, seed: int = 42, neighbors: int = 15) -> np.ndarra
         reducer = UMAP(
             n_neighbors=min(neighbors, len(features) - 1), metric="cosine", min_dist=0.2, random_state=seed, init=start
         )
-        return np.asarray(reducer.fit_transform(unit(features)), np.float32)
+        return np.asarray(reducer.fit_transform(unit_rows(features, np.float32)), np.float32)
 
 
 def _square(profiles: Profiles, rows: list[int]) -> np.ndarray:
-    vectors = unit(profiles.features[rows])
+    vectors = unit_rows(profiles.features[rows], np.float32)
     return np.clip(vectors @ vectors.T, -1, 1)

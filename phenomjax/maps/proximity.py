@@ -18,7 +18,9 @@ import numpy as np
 
 from phenomjax.errors import UserError
 from phenomjax.maps import arms, bias
-from phenomjax.maps.assessment import TRANSFORMS, Assessment, assess, correct, genome_rows, locate, prepare, unexpressed
+from phenomjax.maps.align import TRANSFORMS
+from phenomjax.maps.assessment import Assessment, assess, correct, genome_rows, locate, prepare, unexpressed
+from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.outputs import save_figure, write_json, write_table
 from phenomjax.maps.profiles import Profiles, write
@@ -180,8 +182,8 @@ def draw(
     figures = {"arms.png": drawings.arm_bars(before.arms, None if after is None else after.arms)}
     order = genome_rows(before.genes)
     rows, arm = before.genes["row"].to_numpy()[order], before.genes["arm"].to_numpy(str)[order]
-    vectors = None if corrected is None else bias.unit(corrected.features[rows])
-    figures["chromosomes.png"] = drawings.chromosome_map(bias.unit(raw.features[rows]), arm, vectors)
+    vectors = None if corrected is None else unit_rows(corrected.features[rows], np.float32)
+    figures["chromosomes.png"] = drawings.chromosome_map(unit_rows(raw.features[rows], np.float32), arm, vectors)
     if np.isfinite(before.genes["position"]).any():
         scores = {"before correction": before.genes["score"].to_numpy()}
         if after is not None:
