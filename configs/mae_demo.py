@@ -6,6 +6,10 @@ Data: simulated in the workdir at the first start (no download): 4 plates of 48 
 Work: 0.315 GFLOP per crop and step. Time: about 2 minutes on 2 cores, 2.5 with the installation.
 Expected: val/loss 0.51 at step 1200, where predicting the visible mean has 1.04.
 
+  python -m phenomjax.maps demo
+
+takes it from there: a screen it never saw, embedded, and a map of biology made of it. And
+
   python -m phenomjax.sweep --config configs/mae_demo.py --study runs/mae_sweep
 
 varies search_space() below. A smaller mask_ratio makes the objective itself easier, so the lowest val/loss is not always the best encoder.

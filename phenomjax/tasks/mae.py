@@ -196,8 +196,9 @@ class MaskedAutoencoder:
         return {"reconstruction": figure}
 
     def next_command(self, workdir: Path) -> str:
-        """Compares this run's reconstructions with another's."""
-        return f"python -m phenomjax.figures reconstructions --checkpoints {workdir} OTHER_WORKDIR"
+        """Embeds the images it was trained on."""
+        bank = self.config.data.banks[0]
+        return f"python -m phenomjax.embed --checkpoint {workdir} --bank {bank} --out embeddings.zarr"
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
         """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a multiply-add.
