@@ -79,7 +79,7 @@ def fold_constants(proto: Any) -> None:
     for node in proto.graph.node:
         if node.op_type in FOLDED and all(name in constants for name in node.input if name):
             values = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name}
-            result: Any = list(ReferenceEvaluator(node).run(None, values))[0]
+            (result,) = ReferenceEvaluator(node).run(None, values)
             constants[node.output[0]] = onnx.numpy_helper.from_array(np.ascontiguousarray(result), node.output[0])
         else:
             nodes.append(node)
