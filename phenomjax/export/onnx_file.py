@@ -136,6 +136,7 @@ def cached(model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder
     content = chosen.describe(model) | {
         "model": model.config.model.to_dict(),
         "opset": opset,
+        "version": VERSION,
         "jax2onnx": version("jax2onnx"),
     }
     path = cache.folder(folder) / f"{cache.key(content)}.onnx"
