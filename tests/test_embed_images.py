@@ -162,6 +162,7 @@ def test_levels(run, bank, tmp_path):
         "precision": "float32",
     }
     assert entry.items() >= known.items() and entry["bank_fingerprint"] == open_bank(bank).fingerprint
+    assert entry["computed_by"].startswith(f"jax {jax.__version__}, ")
 
 
 def test_channel_agnostic_models_take_subsets(agnostic, bank, tmp_path):

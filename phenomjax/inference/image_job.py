@@ -126,8 +126,8 @@ class Job:
         options = runtime_options(self.args)
         if self.args.devices:
             options["devices"] = str(self.args.devices)
-        if self.args.runtime != "jax":  # which compare themselves with JAX, and calibrate, on crops of this bank
-            options.setdefault("bank", str(self.bank.path))
+        if self.args.runtime != "jax":  # which compare themselves with JAX on crops of a bank
+            options.setdefault("bank", str(self.args.bank[0]))
         shape = (self._crop_size, self._crop_size, len(self._names))
         key = (shape, self.bank.dtype, self.layout.batch_size, *sorted(options.items()))
         if key not in self._runtimes:
@@ -235,11 +235,14 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 
 
 def runtime_options(args: argparse.Namespace) -> dict[str, str]:
-    """The options of the runtime."""
+    """The options of the runtime; the crops that int8 is calibrated with are the first bank's for all banks, so that one encoder serves all."""
     pairs = [text.partition("=") for text in args.runtime_option]
     if bad := [key for key, equals, _ in pairs if not equals or not key]:
         raise UserError(f"--runtime_option {bad[0]}: give KEY=VALUE.")
-    return {key: value for key, _, value in pairs}
+    options = {key: value for key, _, value in pairs}
+    if options.get("precision") == "int8" and args.bank:
+        options.setdefault("bank", str(args.bank[0].absolute()))
+    return options
 
 
 def start(job: Job) -> int | None:
@@ -255,7 +258,8 @@ def start(job: Job) -> int | None:
         return _report(job)
     if (job.work / "tokens").exists():
         raise UserError(f"{job.work} belongs to an embedding of sequences. Give another --out.")
-    job.begun = units.begin(job.work, {**description, "layout": asdict(job.layout)}, job.settings.arrays())
+    recorded = {**description, "computed_by": job.runtime.description, "layout": asdict(job.layout)}
+    job.begun = units.begin(job.work, recorded, job.settings.arrays())
     if differ := image_plan.differences(job.begun, description):
         raise UserError(
             f"{job.work} was begun with other settings: {'; '.join(differ)}. Give the same to go on, another --out, or delete {job.work} to start "
