@@ -42,6 +42,19 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     assert len(shown) >= 12 and shown[0].startswith("GENE") and shown[-1].startswith("CPD")
     assert "recall of complexes" in told and "$ python -m phenomjax.maps align" in told
 
+    # The block search embeds the same screen itself; the tiny encoder has two blocks.
+    searched = [
+        "--checkpoint",
+        str(tmp_path / "run"),
+        "--bank",
+        str(tmp_path / "out/screen.zarr"),
+        "--out",
+        str(tmp_path / "blocks"),
+    ]
+    assert main(["blocks", *searched]) == 0
+    found = json.loads((tmp_path / "blocks/blocks.json").read_text())
+    assert list(found["blocks"]) == ["1", "2"] and str(found["best"]) in found["blocks"]
+
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")}
     monkeypatch.setattr(demo, "read_results", lambda out: pytest.fail("stopped before the summary"))
     monkeypatch.setattr(demo, "_command", stop_after(demo._command, "embed"))
@@ -55,6 +68,8 @@ def stop_after(command, name):
 
 
 def test_without_an_encoder(tmp_path):
+    with pytest.raises(UserError, match=r"either --profiles E\.zarr.*or --checkpoint DIR and --bank"):
+        main(["blocks", "--out", str(tmp_path / "out")])
     with pytest.raises(
         UserError, match=r"no trained run at .*absent\. Train the demo's encoder first with `make demo`"
     ):

@@ -1,7 +1,7 @@
 """Block search: which encoder block separates perturbations best, by a linear probe on batches held out.
 
-  python -m phenomjax.embed --checkpoint DIR --bank B.zarr --block 3 6 9 12 --level well --out E.zarr
-  python -m phenomjax.maps blocks --profiles E.zarr --out blocks/
+  python -m phenomjax.maps blocks --checkpoint DIR --bank B.zarr --out blocks/    embeds all blocks first, into blocks/embeddings.zarr
+  python -m phenomjax.maps blocks --profiles E.zarr --out blocks/                 E.zarr has several blocks: phenomjax.embed --block 3 6 9 12
 
 Each block's embeddings are aligned in the same way and probed (probe.py: balanced accuracy over perturbations, batches held out). Writes
 blocks.json ({"best", "blocks": {"3": {"value", "interval", "count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over
@@ -24,7 +24,11 @@ from phenomjax.progress import Progress, log
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
-    define_input(parser)
+    define_input(parser, required=False)
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help="instead of --profiles: the run whose blocks are searched, and"
+    )
+    parser.add_argument("--bank", metavar="BANK", help="the images that are embedded with each of them")
     define_alignment(parser, "center_scale")
     parser.add_argument(
         "--probe", choices=("auto", "logistic", "ridge"), default="auto", help="classifier (%(default)s)"
@@ -34,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Probes each block, writes the curve."""
+    if bool(args.profiles) == bool(args.checkpoint and args.bank):
+        raise UserError(
+            "Give either --profiles E.zarr, which holds several blocks, or --checkpoint DIR and --bank B.zarr to embed them here."
+        )
+    if args.checkpoint:
+        args.profiles = [embed_all(args.checkpoint, args.bank, Path(args.out))]
     path = Path(args.profiles[0])
     there = [block for block in (stored_blocks(path) if path.is_dir() else []) if block is not None]
     if len(args.profiles) > 1 or len(there) < 2 or args.block is not None:
@@ -74,6 +84,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"block {name:>3}  {one['value']:.3f}  ({low:.3f} to {high:.3f}){'  best' if name == best else ''}")
     log.info("blocks: block %s separates %d perturbations best; wrote %s", best, results[best]["count"], out)
     return 0
+
+
+def embed_all(checkpoint: str, bank: str, out: Path) -> Path:
+    """Embeds the wells of a bank with every block of a run; what is there already is kept."""
+    from phenomjax import embed
+    from phenomjax.inference import image_model
+
+    blocks = [str(block) for block in range(1, image_model.load(checkpoint).depth + 1)]
+    path = out / "embeddings.zarr"
+    out.mkdir(parents=True, exist_ok=True)
+    code = embed.main(["--checkpoint", checkpoint, "--bank", bank, "--block", *blocks, "--out", str(path)])
+    if not path.is_dir():  # stopped, which the log says
+        raise SystemExit(code)
+    return path
 
 
 def draw(results: dict[str, Any]):  # -> matplotlib.figure.Figure
