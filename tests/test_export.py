@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -93,6 +94,13 @@ def test_onnx_agrees_for_any_batch_and_says_what_it_is(standard, exported):
     for size in (5, 2):
         np.testing.assert_allclose(run(pixels[:size]), expected[:size], atol=1e-4)
     assert np.abs(np.asarray(expected[:, 0] - expected[:, 1])).max() > 0.1  # the blocks are told apart
+
+
+def test_the_exporter_leaves_jax_as_it_was(exported):
+    np.testing.assert_array_equal(
+        jnp.cumsum(jnp.ones((2, 3)), -1)[0], [1, 2, 3]
+    )  # jax2onnx's own refuses the axis by place
+    assert jnp.cumsum.__module__.startswith("jax.")
 
 
 def test_a_graph_that_disagrees_is_not_left(standard, exported, tmp_path, monkeypatch):

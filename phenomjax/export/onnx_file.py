@@ -1,13 +1,16 @@
 """ONNX: the encoder as one graph from raw pixels to embeddings, any batch size, compared with JAX as soon as it is written."""
 
+import contextlib
 import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from phenomjax.errors import EXIT_FAILED, UserError
@@ -37,7 +40,8 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
     # misses, are inferred below.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    jax2onnx = library("jax2onnx")
+    with untouched_numpy():
+        jax2onnx = library("jax2onnx")
     if opset not in OPSETS:
         raise UserError(
             f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default {OPSET})."
@@ -50,7 +54,7 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
         )
     batch = jax.export.symbolic_shape("batch")[0]
     spec = jax.ShapeDtypeStruct((batch, *chosen.image_shape), np.dtype(chosen.pixels))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), untouched_numpy():
         warnings.simplefilter("ignore")
         proto = jax2onnx.to_onnx(
             graph.encoder(graph.portable(model), chosen), [spec], model_name="phenomjax_encoder", opset=opset, input_names=[PIXELS],
@@ -67,6 +71,17 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
     proto.producer_name = "phenomjax"
     library("onnx").helper.set_model_props(proto, {"phenomjax": json.dumps(chosen.describe(model))})
     return proto
+
+
+@contextlib.contextmanager
+def untouched_numpy() -> Iterator[None]:
+    """jax2onnx leaves functions of its own in jax.numpy (a cumsum that refuses an axis by place); here they are taken out again."""
+    before = dict(vars(jnp))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(jnp, name, value)
 
 
 def fold_constants(proto: Any) -> None:

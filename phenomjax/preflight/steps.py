@@ -21,7 +21,7 @@ from phenomjax.feed import to_devices
 from phenomjax.models.layers import compute_dtype
 from phenomjax.preflight.bench import LIMITS, Bench, differences, size
 from phenomjax.preflight.runner import Problem, Skip
-from phenomjax.step import make_step
+from phenomjax.step import jit_step
 
 STEPS = 10
 EXACT, ROUNDED = 1e-5, 2e-2  # relative difference of losses: float32 products, and bfloat16 or TF32 ones
@@ -58,10 +58,7 @@ def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[
         rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
         init, abstract, shards = abstract_state(bench, mesh)
         loader = bench.task.loader("train", *sharding.row_block(mesh))
-        step = jax.jit(
-            make_step(bench.task, optim.make(c), c), in_shardings=(shards, rows, everywhere, everywhere), out_shardings=(shards, everywhere),
-            donate_argnums=0,
-        )  # fmt: skip
+        step = jit_step(bench.task, optim.make(c), c, mesh, shards)
         state = None
         for i in range(STEPS):
             batch = to_devices(loader.batch(i), rows)
