@@ -1,6 +1,5 @@
 """A trained masked autoencoder as an encoder of images, read from its checkpoint: nothing of its banks is needed any more."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from phenomjax import tasks
 from phenomjax.errors import UserError
 from phenomjax.inference import parameters
 from phenomjax.tasks.mae import MaskedAutoencoder
-
-log = logging.getLogger("phenomjax")
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,6 @@ def load(path: str | Path, dtype: str = "") -> ImageModel:
             f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read images. Give a run of task 'mae', or embed "
             "sequences with --source FILE instead of --bank."
         )
-    log.info(
-        "model: %s, %.1f M parameters, step %d of %s",
-        read.config.task,
-        parameters.millions(read.params),
-        read.step,
-        read.path,
-    )
     return ImageModel(read.path, read.step, read.config, task, read.params, read.fingerprint)
 
 

@@ -1,6 +1,7 @@
 """The parameters of a checkpoint for inference, with what identifies them."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from phenomjax import checkpoint
 from phenomjax.errors import UserError
+
+log = logging.getLogger("phenomjax")
 
 
 class Parameters(NamedTuple):
@@ -31,7 +34,7 @@ class Parameters(NamedTuple):
 
 
 def read(path: str | Path, dtype: str = "") -> Parameters:
-    """Reads the newest checkpoint of a run, or the one that is named.
+    """Reads the newest checkpoint of a run, or the one that is named, and says which.
 
     Args:
       path: workdir, or WORKDIR/checkpoints/STEP.
@@ -48,6 +51,8 @@ def read(path: str | Path, dtype: str = "") -> Parameters:
     folder = checkpoint.find(path)
     config, params, step = checkpoint.load(folder)
     config.model.dtype = dtype or config.model.dtype
+    log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
+             sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
     return Parameters(folder, step, config, params, fingerprint(params))
 
 
@@ -58,8 +63,3 @@ def fingerprint(params: Any) -> str:
         digest.update(jax.tree_util.keystr(name).encode())
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def millions(params: Any) -> float:
-    """Number of parameters, in millions."""
-    return sum(x.size for x in jax.tree.leaves(params)) / 1e6

@@ -1,7 +1,6 @@
 """A trained language model, read from its checkpoint: nothing of its banks is needed any more."""
 
 import argparse
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from phenomjax.data.vocabulary import Vocabulary
 from phenomjax.errors import UserError
 from phenomjax.inference import parameters
 from phenomjax.tasks.language_model import LanguageModel, vocabulary_of
-
-log = logging.getLogger("phenomjax")
 
 
 def check_arguments(args: argparse.Namespace, **least: int) -> None:
@@ -76,13 +73,6 @@ def load(path: str | Path, dtype: str = "") -> Trained:
             f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read sequences. Give a run of causal_lm, permutation_lm "
             "or bidirectional_lm."
         )
-    log.info(
-        "model: %s, %.1f M parameters, step %d of %s",
-        read.config.task,
-        parameters.millions(read.params),
-        read.step,
-        read.path,
-    )
     return Trained(read.path, read.step, read.config, task, jax.device_put(read.params), read.fingerprint)
 
 
