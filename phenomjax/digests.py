@@ -21,7 +21,7 @@ LINE = re.compile(r"([0-9a-f]{64})  ([^\n\\]+)\n")
 
 
 def listing(folder: Path) -> list[str]:
-    """Sorted names, relative to the folder, of all files in it but the digests.
+    """Sorted names, relative to the folder, of all files in it but the digests, which other processes are writing meanwhile.
 
     Raises:
       OSError: the folder cannot be read.
@@ -34,7 +34,7 @@ def listing(folder: Path) -> list[str]:
     for place, _, files in os.walk(folder, onerror=fail):
         prefix = Path(place).relative_to(folder)
         names += [(prefix / name).as_posix() for name in files]
-    return sorted(name for name in names if not SUMS.fullmatch(name))
+    return sorted(name for name in names if not SUMS.fullmatch(name.removesuffix(".part")))
 
 
 def sha256(path: Path, flush: bool = False) -> str:

@@ -48,8 +48,10 @@ def until(process, condition, what):
     """Waits for a state of a sweep that runs."""
 
     def look():
-        assert process.poll() is None, f"the sweep ended before {what}"
-        return condition()
+        ended = process.poll() is not None  # asked first: what a sweep did last is there when it has ended
+        value = condition()
+        assert value or not ended, f"the sweep ended before {what}"
+        return value
 
     return wait_until(look, what)
 
