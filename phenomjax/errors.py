@@ -4,6 +4,7 @@ import difflib
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 EXIT_DONE = 0
@@ -29,6 +30,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_folder_of(out: Path) -> None:
+    """Raises UserError if the folder that `--out` lies in is not there, before hours of work."""
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"The folder {out.absolute().parent} of --out does not exist. Make it, or correct the path.")
 
 
 def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:

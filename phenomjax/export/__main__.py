@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from phenomjax import progress
-from phenomjax.errors import EXIT_DONE, UserError, exit_on_user_error
+from phenomjax.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
 from phenomjax.export import card, graph, hub, onnx_file, release, stablehlo, weights
 from phenomjax.inference import image_model
 
@@ -115,10 +115,7 @@ def check(args: argparse.Namespace) -> None:
     """Raises UserError for arguments that cannot be honoured, before anything is loaded."""
     if args.out.exists():
         raise UserError(f"--out {args.out} is there already. Give another name, or remove it first.")
-    if not args.out.absolute().parent.is_dir():
-        raise UserError(
-            f"The folder {args.out.absolute().parent} of --out does not exist. Make it, or correct the path."
-        )
+    check_folder_of(args.out)
     suffix = FORMATS[args.format]
     if suffix and args.out.suffix != suffix:
         raise UserError(

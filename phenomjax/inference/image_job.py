@@ -16,7 +16,7 @@ import jax
 
 from phenomjax.data.bank import open_bank, read_json
 from phenomjax.data.reader import CropReader
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, check_folder_of
 from phenomjax.inference import image_estimate, image_model, image_plan, image_store, image_worker, runtimes, units
 from phenomjax.inference.image_loader import Loader
 from phenomjax.inference.image_model import ImageModel
@@ -211,10 +211,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     """
     out: Path = args.out
     if len(args.bank) == 1 and out.suffix == ".zarr":
-        if not out.absolute().parent.is_dir():
-            raise UserError(
-                f"The folder {out.absolute().parent} of --out does not exist. Make it, or correct the path."
-            )
+        check_folder_of(out)
         return [out]
     if out.suffix:
         what = (

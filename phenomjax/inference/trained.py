@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from phenomjax import tasks
 from phenomjax.data.vocabulary import Vocabulary
-from phenomjax.errors import UserError
+from phenomjax.errors import UserError, check_folder_of
 from phenomjax.inference import parameters
 from phenomjax.tasks.language_model import LanguageModel, vocabulary_of
 
@@ -20,9 +20,7 @@ def check_arguments(args: argparse.Namespace, **least: int) -> None:
     for name, value in least.items():
         if getattr(args, name) < value:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {value}.")
-    folder = args.out.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"The folder {folder} of --out does not exist. Make it, or correct the path.")
+    check_folder_of(args.out)
 
 
 @dataclass(frozen=True)

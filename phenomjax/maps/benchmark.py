@@ -155,27 +155,12 @@ def gene_map(perturbations: Profiles, columns: Columns) -> Profiles | None:
     return aggregate.collapse(replace(chosen, metadata=metadata), [columns.perturbation])
 
 
-def unexpressed_rows(path: str | None, wells: Profiles, columns: Columns) -> np.ndarray | None:
-    """Which wells perturb a gene of the list."""
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise UserError(f"There is no list of unexpressed genes at {path}. It is a text file with one gene a line.")
-    genes = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
-    rows = np.isin(measures.targets_of(wells, columns), sorted(genes))
-    if not rows.any():
-        raise UserError(
-            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene a line, as in column {columns.gene}."
-        )
-    return rows
-
-
 def wells_entries(wells: Profiles, columns: Columns, args: argparse.Namespace) -> tuple[dict[str, Entry], Consistency]:
     """What is measured on aligned wells: consistency and the probe."""
     from phenomjax.maps.probe import probe
 
     labels = aggregate.labels_of(wells, columns, args.doses)
-    idle = unexpressed_rows(args.unexpressed, wells, columns)
+    idle = measures.unexpressed_rows(args.unexpressed, wells, columns)
     result = consistency(wells.features, labels, unexpressed=idle, draws=args.draws, seed=args.seed)
     entries = measures.consistency_entries(result)
     if args.probe == "none":

@@ -21,6 +21,7 @@ from phenomjax.maps import aggregate
 from phenomjax.maps.consistency import DRAWS, consistency
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.magnitude import LEAST_REPLICATES, magnitudes
+from phenomjax.maps.measures import unexpressed_rows
 from phenomjax.maps.outputs import write_json, write_table
 from phenomjax.maps.profiles import write
 from phenomjax.progress import log
@@ -60,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scores, filters and writes."""
     import pandas as pd
-
-    from phenomjax.maps.benchmark import unexpressed_rows
 
     profiles, columns = load(args)
     if columns.well in profiles.metadata.columns:

@@ -1,10 +1,12 @@
 """What the benchmark measures, each as one entry {"value", "interval", "count", …} under a flat dotted key."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phenomjax.errors import UserError
 from phenomjax.maps import recall
 from phenomjax.maps.columns import Columns
 from phenomjax.maps.consistency import Consistency
@@ -191,3 +193,18 @@ def targets_of(profiles: Profiles, columns: Columns) -> np.ndarray:
         .astype(str)
         .to_numpy(object)
     )
+
+
+def unexpressed_rows(path: str | None, wells: Profiles, columns: Columns) -> np.ndarray | None:
+    """Which wells perturb a gene of the list."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"There is no list of unexpressed genes at {path}. It is a text file with one gene a line.")
+    genes = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
+    rows = np.isin(targets_of(wells, columns), sorted(genes))
+    if not rows.any():
+        raise UserError(
+            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene a line, as in column {columns.gene}."
+        )
+    return rows
