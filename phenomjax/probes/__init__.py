@@ -1,0 +1,1 @@
+"""Downstream tasks on frozen embeddings; `python -m phenomjax.evaluate` is the door."""
