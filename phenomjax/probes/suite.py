@@ -43,7 +43,7 @@ class Label:
 
     Attributes:
       kind: a name in KINDS.
-      field: of the source.
+      column: the field of the source that says it.
       classes: their order; () = those of the training rows, sorted. A class that is neither listed nor unknown is an error, unless () was given
         and it only stands in test rows: then it can never be right, and is counted.
       unknown: texts that mean "not known"; the row (or residue) then has no label. Empty text always does.
@@ -56,7 +56,7 @@ class Label:
     """
 
     kind: str
-    field: str = "target"
+    column: str = "target"
     classes: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
