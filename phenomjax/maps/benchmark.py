@@ -44,10 +44,10 @@ from phenomjax.maps.columns import Columns, require
 from phenomjax.maps.consistency import DRAWS, Consistency, consistency
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.measures import Entry
-from phenomjax.maps.outputs import save_figure, write_json, write_table, write_text
 from phenomjax.maps.profiles import Profiles
 from phenomjax.maps.relate import units
 from phenomjax.maps.relationships import Relationships, read_relationships
+from phenomjax.outputs import save_figure, write_json, write_table, write_text
 from phenomjax.progress import log
 
 TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)

@@ -16,9 +16,9 @@ from phenomjax.errors import UserError
 from phenomjax.maps import aggregate, measures, recall
 from phenomjax.maps.align import align_as_told, define_alignment
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import save_figure, write_json
 from phenomjax.maps.probe import probe
 from phenomjax.maps.profiles import stored_blocks
+from phenomjax.outputs import save_figure, write_json
 from phenomjax.progress import Progress, log
 
 

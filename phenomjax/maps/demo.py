@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phenomjax.errors import EXIT_DONE, UserError
-from phenomjax.maps.outputs import save_figure, write_json, write_text
+from phenomjax.outputs import save_figure, write_json, write_text
 from phenomjax.progress import log
 
 if TYPE_CHECKING:

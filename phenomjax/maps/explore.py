@@ -21,9 +21,9 @@ from phenomjax.maps import arms, relate
 from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import write_text
 from phenomjax.maps.pictures import read_names, same_rows, umap
 from phenomjax.maps.profiles import Profiles, read
+from phenomjax.outputs import write_text
 from phenomjax.progress import log
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from phenomjax.maps.consistency import DRAWS, consistency
 from phenomjax.maps.loading import define_input, load
 from phenomjax.maps.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.measures import unexpressed_rows
-from phenomjax.maps.outputs import write_json, write_table
 from phenomjax.maps.profiles import write
+from phenomjax.outputs import write_json, write_table
 from phenomjax.progress import log
 
 RULES = ("consistency", "magnitude", "either", "both")

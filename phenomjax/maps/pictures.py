@@ -17,8 +17,8 @@ from phenomjax.maps import arms, assessment, drawings, genome_drawings, recall, 
 from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import save_figure, write_json, write_table, write_text
 from phenomjax.maps.profiles import Profiles, read
+from phenomjax.outputs import save_figure, write_json, write_table, write_text
 from phenomjax.progress import log
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from phenomjax.maps.align import TRANSFORMS
 from phenomjax.maps.assessment import Assessment, assess, correct, genome_rows, locate, prepare, unexpressed
 from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import save_figure, write_json, write_table
 from phenomjax.maps.profiles import Profiles, write
+from phenomjax.outputs import save_figure, write_json, write_table
 from phenomjax.progress import log
 
 if TYPE_CHECKING:

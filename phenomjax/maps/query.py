@@ -15,9 +15,9 @@ import numpy as np
 from phenomjax.errors import UserError
 from phenomjax.maps.entities import choose, entities
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import write_json
 from phenomjax.maps.recall import sorted_null
 from phenomjax.maps.relate import units
+from phenomjax.outputs import write_json
 from phenomjax.progress import log
 
 

@@ -21,7 +21,7 @@ from phenomjax.errors import UserError
 from phenomjax.maps.consistency import unit_rows
 from phenomjax.maps.entities import entities
 from phenomjax.maps.loading import define_input, load
-from phenomjax.maps.outputs import replacing, write_json
+from phenomjax.outputs import replacing, write_json
 from phenomjax.progress import Progress, log
 
 BINS = 2**16
