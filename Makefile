@@ -22,7 +22,7 @@ lint: $(VENV)/dev.done
 lock: $(VENV)/dev.done  # the locks hold for every Python from 3.11 on
 	$(RUN) -m pip install -q uv
 	$(RUN) -m uv pip compile -q --universal --python-version 3.11 --no-emit-index-url pyproject.toml -o requirements.txt
-	for extra in cuda convert export openvino logging sweep dev; do $(RUN) -m uv pip compile -q --universal --python-version 3.11 --no-emit-index-url \
+	for extra in cuda convert export openvino logging smiles sweep dev; do $(RUN) -m uv pip compile -q --universal --python-version 3.11 --no-emit-index-url \
 	  --extra $$extra -c requirements.txt pyproject.toml -o requirements-$$extra.txt || exit 1; done
 
 $(VENV)/bin/python:

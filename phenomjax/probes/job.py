@@ -1,0 +1,357 @@
+"""The evaluation of checkpoints on a suite: tasks x methods, each kept as soon as it is done, then the report. phenomjax.evaluate is its door."""
+
+import argparse
+import dataclasses
+import fcntl
+import hashlib
+import logging
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from phenomjax import progress
+from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
+from phenomjax.inference import trained
+from phenomjax.inference.trained import Trained
+from phenomjax.prepare.workers import stop_on_signals
+from phenomjax.probes import (
+    alignment,
+    baselines,
+    dataset,
+    embeddings,
+    leakage,
+    metrics,
+    mmseqs,
+    mutations,
+    neighbours,
+    report,
+    results,
+    suite_file,
+    training,
+)
+from phenomjax.probes.dataset import Dataset
+from phenomjax.probes.embeddings import Stopped
+from phenomjax.probes.parts import Part, Parts
+from phenomjax.probes.suite import CLASS, RESIDUE, Mutations, Suite, Task
+
+log = logging.getLogger("phenomjax")
+Scores = dict[str, Any]  # predictions of the test rows, by label
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates; returns the exit code.
+
+    Raises:
+      UserError: a mistake in the arguments or the input.
+    """
+    begin = time.monotonic()
+    suite = chosen(suite_file.load(args.suite, args.data), args.tasks)
+    names = model_names(args.checkpoint, args.names)
+    with stop_on_signals() as stop, _hold(args.out):
+        job = Job(args, suite, dict(zip(names, args.checkpoint, strict=True)), stop)
+        try:
+            job.run()
+        except Stopped:
+            log.info("stopped; the same command goes on from here")
+            return EXIT_STOPPED
+    job.details.seconds = time.monotonic() - begin
+    for path in report.write(args.out, job.rows, job.details, suite):
+        log.info("wrote %s", path)
+    if job.unread:
+        log.warning("%d tasks could not be read, see above: %s", len(job.unread), ", ".join(job.unread))
+    return EXIT_FAILED if job.unread else EXIT_DONE
+
+
+def chosen(suite: Suite, names: Sequence[str] | None) -> Suite:
+    """The suite with these tasks only; all of them where none is named."""
+    for name in names or ():
+        if name not in suite.tasks:
+            raise UserError(
+                f"--tasks {name} is not in the suite.{did_you_mean(name, suite.tasks)} It has {', '.join(suite.tasks)}."
+            )
+    return dataclasses.replace(suite, tasks={name: suite.tasks[name] for name in names}) if names else suite
+
+
+def model_names(checkpoints: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """Short names of checkpoints, all different: those given, or the names of the workdirs, with the step where it tells two apart."""
+    if names and len(names) != len(checkpoints):
+        raise UserError(
+            f"--names has {len(names)} names for the {len(checkpoints)} folders of --checkpoint. Give as many."
+        )
+    if not names:
+        paths = [Path(path).absolute() for path in checkpoints]
+        steps = [path.name if path.parent.name == "checkpoints" else "" for path in paths]
+        folders = [path.parents[1].name if step else path.name for path, step in zip(paths, steps, strict=True)]
+        names = [
+            f"{folder} {step}".strip() if folders.count(folder) > 1 else folder
+            for folder, step in zip(folders, steps, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        raise UserError(f"Two checkpoints have the same name ({', '.join(names)}). Tell them apart with --names.")
+    return list(names)
+
+
+class Job:
+    """All parts of an evaluation.
+
+    Args:
+      args: of the command line.
+      suite: what is evaluated.
+      checkpoints: {name: folder}.
+      stop: an event.
+
+    Attributes:
+      rows: of results.
+      details: for the report.
+      unread: tasks whose files have mistakes.
+    """
+
+    def __init__(self, args: argparse.Namespace, suite: Suite, checkpoints: dict[str, str], stop: threading.Event):
+        self.args, self.suite, self.checkpoints, self.stop = args, suite, checkpoints, stop
+        self.parts = Parts(args.out / "parts")
+        self.cache = embeddings.Cache(args.cache or args.out / "embeddings")
+        self.rows: list[dict[str, Any]] = []
+        self.details = report.Details(
+            command="python -m phenomjax.evaluate " + shlex.join(sys.argv[1:]), suite=args.suite, data=suite.data
+        )
+        self.unread: list[str] = []
+        self._data = Path(suite.data)
+        self._datasets: dict[str, Dataset] = {}
+        self._banks: dict[Path, None] = {}  # an ordered set
+
+    def run(self) -> None:
+        """Reads all tasks, then computes what no earlier start has left."""
+        models = {name: trained.load(path, self.args.compute_dtype) for name, path in self.checkpoints.items()}
+        alphabets = {model.words.name for model in models.values()}
+        self._read(alphabets)
+        if self.unread and not self.suite.tasks.keys() - self.unread:
+            raise UserError("No task could be read; each mistake stands above, with what mends it.")
+        work = list(self._baselines(alphabets))
+        for name, model in models.items():
+            size = sum(x.size for x in jax.tree.leaves(model.params))
+            self.details.checkpoints.append(
+                report.Checkpoint(name, str(model.path), model.step, model.fingerprint, size, model.config.task)
+            )
+            work += self._of_model(name, model)
+        bar = progress.Progress("evaluate", len(work), "parts", every_seconds=0.0)
+        for task, method, key, make in work:
+            if self.stop.is_set():
+                raise Stopped
+            self._add(task, self.parts.get(key, make))
+            bar.label = f"evaluate: {task}, {method}"
+            bar.update()
+        self._leakage(models)
+
+    def _read(self, alphabets: set[str]) -> None:
+        """Reads the data of every task before anything is computed: mistakes are told in the first minute."""
+        for name, task in self.suite.tasks.items():
+            alphabet = task.alphabet if isinstance(task, Task) else "protein"
+            if alphabet not in alphabets:
+                self.details.notes.append(f"{name} was left out: no checkpoint reads {alphabet}.")
+                log.info("%s is left out: no checkpoint reads %s", name, alphabet)
+                continue
+            try:
+                if isinstance(task, Mutations):
+                    rows = mutations.baseline_rows(name, task, self._data, 0)  # reads, and checks every variant
+                    self.details.tasks[name] = {"variants": rows[0]["count"]}
+                    continue
+                found = dataset.load(name, task, self._data)
+                if task.identities and mmseqs.available():
+                    found = alignment.add_identity_subsets(found, task.identities)
+            except UserError as error:
+                log.error("%s", error)
+                self.details.notes.append(f"{name} could not be read: {error}")
+                self.unread.append(name)
+                continue
+            if (task.identities or "alignment" in task.baselines) and not mmseqs.available():
+                self.details.notes.append(f"{name}: MMseqs2 is not on the PATH, so nothing is compared with alignment.")
+                log.warning("%s: mmseqs is not on the PATH, so nothing is compared with alignment", name)
+            counts = {split: int((found.split == split).sum()) for split in ("train", "validation", *found.tests)}
+            self.details.tasks[name] = {**counts, "fingerprint": found.fingerprint}
+            self._datasets[name] = found
+
+    def _baselines(self, alphabets: set[str]) -> Iterator[tuple[str, str, Any, Callable[[], Part]]]:
+        """(task, method, key, what makes the part) of what stands on no model."""
+        for name, task in self.suite.tasks.items():
+            if isinstance(task, Mutations) and name in self.details.tasks:
+                yield name, "published, BLOSUM62", self._key(name, "baselines"), lambda n=name, t=task: Part(
+                    mutations.baseline_rows(n, t, self._data, self.suite.bootstrap_draws)
+                    + mutations.published_rows(n, t, self._data)
+                )  # fmt: skip
+            elif name in self._datasets:
+                for baseline in task.baselines:
+                    if baseline == "random_weights" or (baseline == "alignment" and not mmseqs.available()):
+                        continue
+                    make = lambda n=name, b=baseline: self._part(  # noqa: E731
+                        n, self._baseline(b, self._datasets[n]), lambda row, n=n, b=b: results.baseline_row(row, n, b)
+                    )
+                    yield name, results.BASELINE_NAMES[baseline], self._key(name, baseline), make
+
+    def _baseline(self, name: str, data: Dataset) -> list[Scores]:
+        if name == "alignment":
+            return [neighbours.transfer(data, alignment.nearest_hits(data)[0])]
+        return baselines.predict(name, data, self.suite.training)
+
+    def _of_model(self, name: str, model: Trained) -> Iterator[tuple[str, str, Any, Callable[[], Part]]]:
+        """The same of a checkpoint and its random-weights twin."""
+        twin = embeddings.random_twin(model)
+        for task_name, task in self.suite.tasks.items():
+            if task_name not in self.details.tasks:
+                continue
+            if isinstance(task, Mutations):
+                if model.words.name != "protein":
+                    continue
+                for one, is_twin in ((model, False), (twin, True)):
+                    yield task_name, f"{name}{', random weights' * is_twin}", self._key(task_name, name, is_twin, describe(one)), (
+                        lambda n=task_name, t=task, m=one, is_twin=is_twin: self._mutations(n, t, name, m, is_twin)
+                    )  # fmt: skip
+            elif model.words.name == task.alphabet:
+                for one, is_twin in ((model, False), (twin, True)):
+                    if is_twin and "random_weights" not in task.baselines:
+                        continue
+                    for head in task.heads:
+                        row = results.twin_row if is_twin else results.model_row
+                        name_it = lambda r, n=task_name, h=head, row=row: row(r, n, name, h, str(model.path))  # noqa: E731
+                        make = lambda n=task_name, m=one, h=head, f=name_it: self._part(n, self._head(h, n, m), f)  # noqa: E731
+                        label = f"{name}{', random weights' * is_twin}: {head}"
+                        yield task_name, label, self._key(task_name, name, is_twin, head, describe(one)), make
+
+    def _head(self, head: str, task: str, model: Trained) -> list[Scores]:
+        data = self._datasets[task]
+        per = "residue" if any(label.kind == RESIDUE for label in data.labels.values()) else "protein"
+        features = self.cache.get(model, data.sequences, per, self.stop)
+        if self.stop.is_set():
+            raise Stopped
+        if head != "nearest":
+            scores = training.fit_predict(features, data, head, self.suite.training, self.stop)
+            if self.stop.is_set():
+                raise Stopped
+            return scores
+        train = data.rows("train")
+        found, _ = neighbours.nearest(features.take(train), features.take(data.test_rows))
+        return [neighbours.transfer(data, train[found])]
+
+    def _mutations(self, name: str, task: Mutations, model_name: str, model: Trained, is_twin: bool) -> Part:
+        if model.config.model.dtype != "float32" and np.dtype(model.task.dtype) != np.float32:  # differences of sums
+            model = trained.load(model.path, "float32")
+            model = embeddings.random_twin(model) if is_twin else model
+        rows, effects = mutations.run(
+            name, task, model, self._data, self.suite.bootstrap_draws, method=model_name, twin=is_twin
+        )
+        arrays = {} if is_twin else {
+            "map/measured": effects.measured, "map/predicted": effects.predicted, "map/offset": np.array(effects.offset),
+            "map/wild_type": np.array(list(effects.wild_type)),
+        }  # fmt: skip
+        return Part(rows, arrays)
+
+    def _part(self, task: str, scores: list[Scores], name_row: Callable[[dict], dict]) -> Part:
+        """Judges predictions; what the figures need is of the first seed."""
+        data = self._datasets[task]
+        rows = [name_row(row) for row in metrics.evaluate(data, scores, self.suite.bootstrap_draws)]
+        return Part(rows, figure_arrays(data, scores[0]))
+
+    def _add(self, task: str, part: Part) -> None:
+        """Takes a part into the report."""
+        self.rows += part.rows
+        if not part.rows:
+            return
+        method, arrays = part.rows[0]["method"], part.arrays
+        for name in arrays:
+            kind, _, place = name.partition("/")
+            if kind == "confusion":
+                label, split = place.split("/", 1)
+                classes = self._datasets[task].labels[label].classes
+                self.details.confusion[task, label, split, method] = report.Confusion(arrays[name], classes)
+            elif kind == "probability":
+                label, split = place.split("/", 1)
+                right = arrays[f"right/{place}"]
+                self.details.reliability[task, label, split, method] = report.Reliability(arrays[name], right)
+        if "map/measured" in arrays:
+            self.details.mutations[task, method] = report.MutationMap(
+                "".join(arrays["map/wild_type"]), int(arrays["map/offset"]), arrays["map/measured"], arrays["map/predicted"]
+            )  # fmt: skip
+
+    def _leakage(self, models: dict[str, Trained]) -> None:
+        """Counts sequences that training and tests share; the banks are those of `--bank`, or of the runs where they still are."""
+        named = {Path(path) for model in models.values() for path in model.config.data.banks}
+        banks = sorted(self.args.bank or (path for path in named if path.is_dir()))
+        if gone := sorted(named - set(banks)) if not self.args.bank else []:
+            self.details.notes.append(
+                f"Pretraining banks that are gone were not searched for test sequences: {', '.join(map(str, gone))}. Name them with --bank."
+            )
+        for data in self._datasets.values():
+            if self.stop.is_set():
+                raise Stopped
+            key = ["leakage", data.fingerprint, [str(bank.absolute()) for bank in banks], mmseqs.available()]
+            self.details.leakage += self.parts.get(key, lambda data=data: Part(leakage.report(data, banks))).rows
+
+    def _key(self, task: str, *method: Any) -> list[Any]:
+        """What a part is made of."""
+        entry, common = self.suite.tasks[task], [task, *method, self.suite.bootstrap_draws]
+        if isinstance(entry, Mutations):
+            return [*common, dataclasses.asdict(entry), _digest(self._data / entry.path)]
+        data = self._datasets[task]
+        subsets = {name: _hash(rows.tobytes()) for name, rows in data.subsets.items()}
+        return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]
+
+
+def figure_arrays(data: Dataset, scores: Scores) -> dict[str, np.ndarray]:
+    """Confusion counts and, where the predictions are probabilities, those of the predicted classes; by label and test set."""
+    arrays: dict[str, np.ndarray] = {}
+    rows = data.test_rows
+    for name, labels in data.labels.items():
+        if labels.kind not in (CLASS, RESIDUE):
+            continue
+        for test in data.tests:
+            places = np.flatnonzero(data.split[rows] == test)
+            if labels.kind == RESIDUE:
+                true = np.concatenate([labels.values[i] for i in rows[places]])
+                found = np.concatenate([scores[name][place] for place in places])
+            else:
+                true, found = labels.values[rows[places]], scores[name][places]
+            found, true = found[true >= 0], true[true >= 0]
+            predicted = found.argmax(1)
+            answered = found.max(1) > 0
+            size = len(labels.classes)
+            counts = np.bincount(true[answered] * size + predicted[answered], minlength=size * size)
+            arrays[f"confusion/{name}/{test}"] = counts.reshape(size, size)
+            if np.any((found > 0) & (found < 1)):
+                arrays[f"probability/{name}/{test}"] = found.max(1).astype(np.float32)
+                arrays[f"right/{name}/{test}"] = predicted == true
+    return arrays
+
+
+def describe(model: Trained) -> list[Any]:
+    """What decides a model's features and likelihoods."""
+    return [model.fingerprint, model.config.task, model.config.model.to_dict(), model.task.inference_segment_len,
+            np.dtype(model.task.dtype).name]  # fmt: skip
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    return _hash(path.read_bytes())
+
+
+@contextmanager
+def _hold(out: Path) -> Iterator[None]:
+    """Keeps the folder of the report to this process."""
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; it must be a folder, which is made where there is none.")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process is writing {out} now. Wait for it, or give another --out.") from None
+        yield
