@@ -9,17 +9,15 @@ import csv
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from phenomjax import errors, progress
 from phenomjax.data.vocabulary import AMINO_ACIDS
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, UserError
-from phenomjax.inference import likelihood, mutants, queries, trained
+from phenomjax.inference import likelihood, mutants, trained
 
 log = logging.getLogger("phenomjax")
 
@@ -105,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--checkpoint {args.checkpoint} reads {model.words.name}, and mutations are of proteins. Give a model of proteins."
         )
-    wild_type = read_wild_type(args.wild_type, model)
+    wild_type = mutants.read_wild_type(args.wild_type, model.rare)
     if args.scan:
         if args.target_column or args.offset_column:
             raise UserError(
@@ -128,13 +126,7 @@ def run(args: argparse.Namespace) -> int:
     if not len(scored):
         raise UserError(f"No row of {args.mutants} fits the wild type {args.wild_type}. Check both, and --offset.")
     variants = [table.mutations[i] or [] for i in scored]
-    segment_len = args.segment_len or model.task.inference_segment_len
-    batch_tokens = args.batch_tokens or trained.default_batch_tokens()
-    with jax.default_matmul_precision("float32"):
-        if model.task.scoring == "masked":
-            scores = likelihood.masked_scores(model, wild_type, variants, batch_tokens)
-        else:
-            scores = likelihood.sequence_scores(model, wild_type, variants, segment_len, batch_tokens)
+    scores = likelihood.variant_scores(model, wild_type, variants, args.segment_len, args.batch_tokens)
     names = ["score", *(["score_forward", "score_backward"] if scores.shape[1] == 2 else [])]
     columns = np.concatenate([scores.sum(1, keepdims=True), *([scores] if scores.shape[1] == 2 else [])], 1)
     texts = {int(i): [f"{x:.6g}" for x in row] for i, row in zip(scored, columns, strict=True)}
@@ -153,23 +145,6 @@ def run(args: argparse.Namespace) -> int:
     if skipped:
         log.warning("%d rows do not fit the wild type and have no score", skipped)
     return EXIT_FAILED if skipped else EXIT_DONE
-
-
-def read_wild_type(path: Path, model: trained.Trained) -> str:
-    """The one sequence of a file.
-
-    Raises:
-      UserError: there is none, or more than one.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        found = queries.read([path], "protein", model.rare, Path(folder) / "tokens")
-        if len(found) != 1 or found.rejected:
-            raise UserError(
-                f"--wild_type {path} holds {len(found) + len(found.rejected)} records ({', '.join(found.names[:3].to_pylist())}, …); it must be one "
-                "protein. Write the one that the variants are of to a file of its own."
-            )
-        log.info("wild type: %s, %d residues", found.names[0], found.lengths[0])
-        return model.words.decode(found.sequence(0))
 
 
 def report_correlation(targets: np.ndarray, scores: np.ndarray, name: str) -> float:

@@ -12,10 +12,37 @@ from phenomjax import progress
 from phenomjax.inference.batches import buckets, rows_for
 from phenomjax.inference.mutants import Mutation
 from phenomjax.inference.segments import frame
-from phenomjax.inference.trained import Trained
+from phenomjax.inference.trained import Trained, default_batch_tokens
 
 log = logging.getLogger("phenomjax")
 WINDOW = 1024  # tokens that XLNet sees around a residue of a longer protein
+
+
+def variant_scores(
+    trained: Trained,
+    wild_type: str,
+    variants: Sequence[Sequence[Mutation]],
+    segment_len: int = 0,
+    batch_tokens: int = 0,
+) -> np.ndarray:
+    """Scores of variants against the wild type, the way the model's task has it.
+
+    Args:
+      trained: a model whose compute type is float32, for scores are differences of sums.
+      wild_type: the sequence.
+      variants: mutations of each.
+      segment_len: tokens of a segment of longer proteins; 0 = as in the run's evaluation.
+      batch_tokens: of a batch; 0 = what suits the device.
+
+    Returns:
+      [variants, directions] float64, nats; their sum is the score.
+    """
+    batch_tokens = batch_tokens or default_batch_tokens()
+    with jax.default_matmul_precision("float32"):
+        if trained.task.scoring == "masked":
+            return masked_scores(trained, wild_type, variants, batch_tokens)
+        segment_len = segment_len or trained.task.inference_segment_len
+        return sequence_scores(trained, wild_type, variants, segment_len, batch_tokens)
 
 
 def sequence_scores(

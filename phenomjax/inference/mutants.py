@@ -2,16 +2,20 @@
 
 import csv
 import io
+import logging
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from phenomjax.data.bank import listing
-from phenomjax.data.vocabulary import AMINO_ACIDS
+from phenomjax.data.vocabulary import AMINO_ACIDS, vocabulary
 from phenomjax.errors import UserError, did_you_mean
+from phenomjax.inference import queries
 
+log = logging.getLogger("phenomjax")
 WILD_TYPE = ("", "wt", "_wt", "wildtype", "wild-type")
 _MUTATION = re.compile(r"([A-Z])(-?\d+)([A-Z])")
 TELLING = 5  # different positions that must agree before an offset is proposed
@@ -35,6 +39,43 @@ class Mutants:
     targets: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What the user calls the settings that errors speak of; `skip` follows what mends bad rows."""
+
+    table: str = "--mutants"
+    wild_type: str = "--wild_type"
+    column: str = "--mutant_column"
+    target: str = "--target_column"
+    offset: str = "--offset {}"
+    skip: str = ", or give --skip_invalid to leave them without a score"
+
+
+COMMAND_LINE = Wording()
+
+
+def read_wild_type(path: Path, rare: str, wording: Wording = COMMAND_LINE) -> str:
+    """The one sequence of a FASTA file.
+
+    Args:
+      path: the file.
+      rare: what becomes of rare letters, a name in encode.RARE_RULES.
+
+    Raises:
+      UserError: there is none, or more than one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        found = queries.read([path], "protein", rare, Path(folder) / "tokens")
+        if len(found) != 1 or found.rejected:
+            raise UserError(
+                f"{wording.wild_type} {path} holds {len(found) + len(found.rejected)} records "
+                f"({', '.join(found.names[:3].to_pylist())}, …); it must be one protein. Write the one that the variants are of to a file of "
+                "its own."
+            )
+        log.info("wild type: %s, %d residues", found.names[0], found.lengths[0])
+        return vocabulary("protein").decode(found.sequence(0))
+
+
 def scan(wild_type: str, offset: int = 0) -> Mutants:
     """All 19 substitutions of every position; letters that are no standard amino acid have 20."""
     found = [(place, letter) for place, old in enumerate(wild_type) for letter in AMINO_ACIDS if letter != old]
@@ -48,8 +89,9 @@ def read(
     column: str,
     target: str | None,
     offset: int,
-    offset_column: str | None,
-    skip_invalid: bool,
+    offset_column: str | None = None,
+    skip_invalid: bool = False,
+    wording: Wording = COMMAND_LINE,
 ) -> Mutants:
     """Reads a CSV or TSV file with a header.
 
@@ -61,18 +103,19 @@ def read(
       offset: position 1 + offset is the first residue of the wild type.
       offset_column: a column that holds the offset of each row.
       skip_invalid: leave bad rows without mutations, where they otherwise are an error.
+      wording: of errors.
 
     Raises:
       UserError: no such file or column, or a row that does not fit the wild type.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path} (--mutants). In {path.parent}: {listing(path.parent)}.")
+        raise UserError(f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}.")
     text = path.read_text(encoding="utf-8-sig", errors="replace").lstrip("\ufeff")
     header = text.split("\n", 1)[0]
     table = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ","))
     columns, rows = (table or [[]])[0], [row for row in table[1:] if row]
     places = {name: _place(path, columns, name, option) for name, option in
-              ((column, "--mutant_column"), (target, "--target_column"), (offset_column, "--offset_column")) if name}  # fmt: skip
+              ((column, wording.column), (target, wording.target), (offset_column, "--offset_column")) if name}  # fmt: skip
     mutations: list[list[Mutation] | None] = []
     problems: list[str] = []
     for number, row in enumerate(rows, 2):
@@ -87,8 +130,7 @@ def read(
     if problems and not skip_invalid:
         more = f" {len(problems)} rows have such a fault." if len(problems) > 1 else ""
         raise UserError(
-            f"{path}, {problems[0]}.{more}{_better_offset(rows, places[column], wild_type, offset)} Mend or remove them, or give --skip_invalid to "
-            "leave them without a score."
+            f"{path}, {problems[0]}.{more}{_better_offset(rows, places[column], wild_type, offset, wording)} Mend or remove them{wording.skip}."
         )
     targets = None
     if target:
@@ -135,7 +177,7 @@ def _place(path: Path, columns: list[str], name: str, option: str) -> int:
     return columns.index(name)
 
 
-def _better_offset(rows: list[list[str]], place: int, wild_type: str, offset: int) -> str:
+def _better_offset(rows: list[list[str]], place: int, wild_type: str, offset: int, wording: Wording) -> str:
     """Says with which offset all letters would agree, if there is one."""
     parts = [m for row in rows if len(row) > place for m in _MUTATION.findall(row[place].upper())]
     wanted = {(old, int(position)) for old, position, _ in parts}
@@ -144,7 +186,7 @@ def _better_offset(rows: list[list[str]], place: int, wild_type: str, offset: in
     lowest, highest = min(p for _, p in wanted), max(p for _, p in wanted)
     for shift in sorted(range(highest - len(wild_type), lowest), key=abs):
         if shift != offset and all(wild_type[p - 1 - shift] == old for old, p in wanted):
-            return f" With --offset {shift} all of them agree with the wild type."
+            return f" With {wording.offset.format(shift)} all of them agree with the wild type."
     return ""
 
 
