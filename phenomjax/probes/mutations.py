@@ -1,11 +1,37 @@
 """Measured effects of mutations against a model that never saw a measurement, BLOSUM62, and published methods."""
 
+import csv
+import hashlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from phenomjax.data.bank import listing
+from phenomjax.data.vocabulary import AMINO_ACIDS, RARE
+from phenomjax.errors import UserError, did_you_mean
+from phenomjax.inference import likelihood, mutants
 from phenomjax.inference.trained import Trained
+from phenomjax.probes import blosum, results
 from phenomjax.probes.report import MutationMap
 from phenomjax.probes.suite import Mutations
+
+log = logging.getLogger("phenomjax")
+ALL = "all variants"
+# Columns of ProteinGym's table, and what the report calls them. Single-sequence models near ours in kind or size, and one alignment.
+PROTEINGYM = {
+    "Unirep": "UniRep",
+    "ESM2 (8M)": "ESM2 (8M)",
+    "RITA S": "RITA S",
+    "ESM-1b": "ESM-1b",
+    "Site-Independent": "site-independent, from an alignment",
+}
+PROTEINGYM_SOURCE = "ProteinGym's table of zero-shot Spearman correlations by assay (Notin et al. 2023), row {}"
+ESM1V = ("UniRep", "TAPE", "ProtBERT-BFD", "ESM-1b", "ESM-1v (zero shot)")
+ESM1V_SOURCE = "table of absolute Spearman correlations of the ESM-1v paper (Meier et al. 2021), protein {}"
+WORDING = mutants.Wording("path", "wild_type", "mutant", "target", "offset={}", "")
 
 
 def run(
@@ -28,14 +54,189 @@ def run(
     Raises:
       UserError: no such file, column or wild type, or a variant that does not fit it.
     """
-    raise NotImplementedError
+    wild_type, variants, measured, split = _read(name, entry, data)
+    # Variants are checked against the letters as they are; the model reads rare ones as its banks had them.
+    known = wild_type if model.rare == "keep" else wild_type.translate(str.maketrans(RARE, "X" * len(RARE)))
+    scores = likelihood.variant_scores(model, known, variants).sum(1)
+    row = _row(entry, split, measured, scores, draws)
+    label = results.twin_row if twin else results.model_row
+    rows = [label(row, name, method, results.ZERO_SHOT, str(model.path))]
+    return rows, _map(wild_type, entry.offset, variants, measured, scores)
 
 
 def baseline_rows(name: str, entry: Mutations, data: Path, draws: int) -> list[dict[str, Any]]:
     """Rows of BLOSUM62: the sum over mutations of the score of new for old. Stands on no model."""
-    raise NotImplementedError
+    wild_type, variants, measured, split = _read(name, entry, data)
+    scores = np.array([sum(blosum.score(wild_type[place], new) for place, new in v) for v in variants], float)
+    return [results.baseline_row(_row(entry, split, measured, scores, draws), name, "blosum62")]
 
 
 def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, Any]]:
-    """Rows of what `entry.published` says."""
-    raise NotImplementedError
+    """Rows of what `entry.published` says.
+
+    A table is that of ProteinGym (columns "DMS ID" and one a method) or that of the ESM-1v paper (protein_name, prediction_name, rho).
+
+    Raises:
+      UserError: no such table, row or column.
+    """
+    _, _, measured, split = _read(name, entry, data)
+    found: list[tuple[str, float, str, int | None]] = []  # method, rho, source, variants if they are known
+    if isinstance(entry.published, dict):
+        found = [(key, value, "given in the suite", None) for key, value in entry.published.items()]
+    else:
+        texts = [entry.published] if isinstance(entry.published, str) else entry.published
+        for text in texts:
+            found += _published(name, text, data)
+    rows = []
+    for method, rho, source, count in found:
+        if count is not None and count != len(measured):
+            source += f"; of other variants than here: {count:,}"
+        elif split != ALL:
+            source += "; of all variants"
+        row = _named(entry, split) | {"value": rho, "interval": None, "count": count, "seeds": 1, "seed_std": None}
+        rows.append(results.published_row(row, name, method, source))
+    return rows
+
+
+def spearman_interval(x: np.ndarray, y: np.ndarray, draws: int, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of Spearman's correlation over pairs; ties share their mean rank in every draw.
+
+    Args:
+      x: float [n].
+      y: float [n].
+      draws: of the bootstrap.
+    """
+    rng, n = np.random.default_rng(seed), len(x)
+    _, of_x = np.unique(x, return_inverse=True)
+    _, of_y = np.unique(y, return_inverse=True)
+    found = []
+    for _ in range(draws):
+        weight = np.bincount(rng.integers(0, n, n), minlength=n).astype(float)
+        a, b = _weighted_ranks(of_x, weight), _weighted_ranks(of_y, weight)
+        a, b = a - np.average(a, weights=weight), b - np.average(b, weights=weight)
+        norm = np.sqrt((weight * a * a).sum() * (weight * b * b).sum())
+        found.append((weight * a * b).sum() / norm if norm else np.nan)
+    low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _weighted_ranks(groups: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean ranks where each element counts `weight` times; `groups` numbers the values in rising order."""
+    counts = np.bincount(groups, weight)
+    return (np.cumsum(counts) - (counts - 1) / 2)[groups]
+
+
+def _named(entry: Mutations, split: str) -> dict[str, Any]:
+    return {"label": entry.target, "split": split, "metric": "spearman", "average": "", "residues": None}
+
+
+def _row(entry: Mutations, split: str, measured: np.ndarray, scores: np.ndarray, draws: int) -> dict[str, Any]:
+    interval = spearman_interval(scores, measured, draws)
+    return _named(entry, split) | {
+        "value": mutants.spearman(scores, measured), "interval": list(interval), "count": len(measured), "seeds": 1, "seed_std": None,
+    }  # fmt: skip
+
+
+def _map(
+    wild_type: str,
+    offset: int,
+    variants: Sequence[Sequence[mutants.Mutation]],
+    measured: np.ndarray,
+    scores: np.ndarray,
+) -> MutationMap:
+    maps = np.full((2, len(AMINO_ACIDS), len(wild_type)), np.nan)
+    for mutations, *pair in zip(variants, measured, scores, strict=True):
+        if len(mutations) == 1:
+            ((place, letter),) = mutations
+            maps[:, AMINO_ACIDS.index(letter), place] = pair
+    return MutationMap(wild_type, offset, *maps)
+
+
+def _read(name: str, entry: Mutations, data: Path) -> tuple[str, list[list[mutants.Mutation]], np.ndarray, str]:
+    """Wild type, measured variants, their values, and what the rows are called."""
+    wild_type = read_wild_type(name, entry.wild_type, data)
+    table = mutants.read(data / entry.path, wild_type, entry.mutant, entry.target, entry.offset, wording=WORDING)
+    assert table.targets is not None
+    rows = np.flatnonzero(np.isfinite(table.targets))
+    if len(rows) < 3:
+        raise UserError(
+            f"{data / entry.path} has {len(rows)} variants with a number in the column '{entry.target}' (task {name}); a correlation needs at "
+            "least 3. Name another column as the task's target."
+        )
+    split = ALL
+    if 0 < entry.max_variants < len(rows):
+        place = table.columns.index(entry.mutant)
+        rows = sorted(rows, key=lambda i: hashlib.sha256(table.rows[i][place].encode()).digest())[: entry.max_variants]
+        rows, split = np.sort(rows), f"{entry.max_variants:,} of {np.isfinite(table.targets).sum():,} variants"
+    return wild_type, [table.mutations[i] or [] for i in rows], table.targets[rows], split
+
+
+def read_wild_type(name: str, text: str, data: Path) -> str:
+    """The wild type that an entry names.
+
+    Args:
+      name: of the task.
+      text: the sequence, "TABLE.csv:NAME" (column target_seq of the row whose DMS_id is NAME), or a FASTA file.
+      data: folder of the suite's files.
+
+    Raises:
+      UserError: none of these.
+    """
+    table, _, row = text.rpartition(":")
+    if table.endswith((".csv", ".tsv")):
+        rows = _table(name, data / table, ("DMS_id", "target_seq"), "wild_type")
+        return _find(name, data / table, rows, "DMS_id", row)["target_seq"]
+    if text and set(text) <= set(AMINO_ACIDS + RARE + "X"):
+        return text
+    if not (data / text).is_file():
+        raise UserError(
+            f"The wild type of the task {name}, '{text}', is no protein sequence in capital letters, no file TABLE.csv:NAME and no FASTA file "
+            f"in {data}. There: {listing(data) if data.is_dir() else 'no such folder'}."
+        )
+    return mutants.read_wild_type(data / text, "keep", WORDING)
+
+
+def _table(name: str, path: Path, columns: tuple[str, ...], what: str) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise UserError(
+            f"There is no file {path}, the {what} of the task {name}. In {path.parent}: {listing(path.parent)}."
+        )
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    there = list(rows[0]) if rows else []
+    for column in columns:
+        if column not in there:
+            raise UserError(
+                f"{path}, the {what} of the task {name}, has no column '{column}'.{did_you_mean(column, there)} There are: "
+                f"{', '.join(c or '(no name)' for c in there[:12])}."
+            )
+    return rows
+
+
+def _find(name: str, path: Path, rows: list[dict[str, str]], column: str, wanted: str) -> dict[str, str]:
+    found = next((row for row in rows if row[column] == wanted), None)
+    if found is None:
+        known = [row[column] for row in rows]
+        raise UserError(
+            f"{path} (task {name}) has no row whose {column} is '{wanted}'.{did_you_mean(wanted, known)} It has {len(rows)} rows: "
+            f"{', '.join(known[:4])}, …"
+        )
+    return found
+
+
+def _published(name: str, text: str, data: Path) -> list[tuple[str, float, str, int | None]]:
+    table, _, wanted = text.rpartition(":")
+    path = data / table
+    rows = _table(name, path, (), "table of published numbers")
+    if rows and "prediction_name" in rows[0]:
+        _find(name, path, rows, "protein_name", wanted)
+        rho = {row["prediction_name"]: float(row["rho"]) for row in rows if row["protein_name"] == wanted}
+        return [(f"{m} (ESM-1v paper)", rho[m], ESM1V_SOURCE.format(wanted), None) for m in ESM1V if m in rho]
+    rows = _table(name, path, ("DMS ID", "Number of Mutants"), "table of published numbers")
+    row = _find(name, path, rows, "DMS ID", wanted)
+    count = int(float(row["Number of Mutants"]))
+    return [
+        (f"{short} (ProteinGym)", float(row[column]), PROTEINGYM_SOURCE.format(wanted), count)
+        for column, short in PROTEINGYM.items()
+        if row.get(column)
+    ]

@@ -123,7 +123,8 @@ class Mutations:
       target: column of the measured effect; higher is fitter.
       mutant: column of the variants.
       offset: the first residue is position 1 + offset.
-      published: {method: Spearman's rho} to draw beside ours; or "TABLE.csv:NAME", a row of ProteinGym's table of all methods.
+      published: {method: Spearman's rho} to draw beside ours; or one or several "TABLE.csv:NAME": a row of ProteinGym's table of all methods,
+        or the rows of a protein in the ESM-1v paper's.
       max_variants: rows at most, chosen by hash; 0 = all.
     """
 
@@ -132,7 +133,7 @@ class Mutations:
     target: str
     mutant: str = "mutant"
     offset: int = 0
-    published: dict[str, float] | str = field(default_factory=dict)
+    published: dict[str, float] | str | tuple[str, ...] = field(default_factory=dict)
     max_variants: int = 0
 
 
