@@ -1,17 +1,268 @@
-"""Scores of predictions: per residue and per protein, with bootstrap intervals over proteins."""
+"""How right predictions are: metrics of residues, classes, sets of classes and values, with bootstrap intervals over proteins.
 
+Every metric is a function of weights of the proteins, [draws, proteins]: how often each is in a draw; all ones is the data as it is. So a
+thousand draws are a few matrix products: classes by counts (of each protein: right, true and predicted residues of each class), values by
+moments, rank statistics by sorting once and adding up weights. They equal scikit-learn's and SciPy's on the rows repeated.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 
-def evaluate(dataset: Any, scores: list[dict[str, Any]], draws: int) -> list[dict[str, Any]]:
+from phenomjax.probes.dataset import Dataset, Labels
+from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE
+
+CONFIDENCE = 0.95
+DECISION = 0.5  # a class of several is predicted above this probability
+THRESHOLDS = np.arange(1, 100) / 100  # of f1_max
+BLOCK = 2**20  # weights in memory at once
+Metrics = dict[tuple[str, str], np.ndarray]  # {(metric, average): [draws]}
+Measure = Callable[[np.ndarray], Metrics]  # of weights, float64 [draws, proteins]
+
+
+def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list[dict[str, Any]]:
     """Rows of results, one a label, test set or subset, metric and average.
 
     Args:
-      dataset: a dataset.Dataset.
-      scores: predictions of `dataset.test_rows`, one dict {label: predictions} a seed.
-      draws: of the bootstrap.
+      dataset: what was predicted.
+      scores: predictions of `dataset.test_rows`, one {label: predictions} a seed. RESIDUE: list of float [length, classes]; CLASS: float
+        [rows, classes], a row of zeros names none and is wrong; MULTILABEL: float [rows, classes], predicted above 0.5; VALUE: float [rows].
+      draws: of the bootstrap, the same for all seeds.
 
     Returns:
-      Rows {"label", "split", "metric", "average", "value", "interval", "count", "residues", "seeds", "seed_std"}.
+      Rows {"label", "split", "metric", "average": "residue", "protein" or "", "value": mean over seeds, "interval": 95 % percentile bootstrap
+      of that mean over proteins, "count": proteins, "residues" (None but for RESIDUE), "seeds", "seed_std" (None of one seed)}. What is not
+      defined, such as the correlation with a constant, is None. A set without a known label has no rows.
     """
-    raise NotImplementedError
+    place = {row: i for i, row in enumerate(dataset.test_rows.tolist())}
+    rows = []
+    for label, labels in dataset.labels.items():
+        known = labels.known()
+        for split in [*dataset.tests, *dataset.subsets]:
+            members = dataset.rows(split)
+            members = members[known[members]]
+            if not len(members):
+                continue
+            places = np.array([place[row] for row in members.tolist()])
+            truth = labels.take(members)
+            measures = [measure(truth, _take(seed[label], places)) for seed in scores]
+            residues = int(sum((values >= 0).sum() for values in truth.values)) if labels.kind == RESIDUE else None
+            for (metric, average), result in _bootstrap(measures, len(members), draws).items():
+                rows.append(
+                    {"label": label, "split": split, "metric": metric, "average": average, **result, "count": len(members),
+                     "residues": residues, "seeds": len(scores)}
+                )  # fmt: skip
+    return rows
+
+
+def _take(predictions: Any, places: np.ndarray) -> Any:
+    return [predictions[i] for i in places] if isinstance(predictions, list) else np.asarray(predictions)[places]
+
+
+def _bootstrap(measures: list[Measure], count: int, draws: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """Value, interval and deviation between seeds of every metric."""
+    ones = np.ones((1, count))
+    found = [measure(ones) for measure in measures]
+    blocks = [[measure(weights) for measure in measures] for weights in _weights(count, draws)]
+    results = {}
+    for key in found[0]:
+        values = np.array([seed[key][0] for seed in found])
+        means = np.concatenate([np.mean([seed[key] for seed in block], 0) for block in blocks] or [np.zeros(0)])
+        means = means[~np.isnan(means)]  # draws of one class, or of one value
+        tail = 50 * (1 - CONFIDENCE)
+        defined = not np.isnan(values).any()
+        interval = np.percentile(means, [tail, 100 - tail]).tolist() if defined and len(means) else [None, None]
+        results[key] = {
+            "value": float(values.mean()) if defined else None,
+            "interval": interval,
+            "seed_std": float(values.std(ddof=1)) if defined and len(values) > 1 else None,
+        }
+    return results
+
+
+def _weights(count: int, draws: int) -> Iterator[np.ndarray]:
+    """How often each protein is in each draw of `count` proteins with replacement, float64 [draws of a block, count]."""
+    random = np.random.default_rng(0)
+    block = max(1, BLOCK // count)
+    for start in range(0, draws, block):
+        rows = min(block, draws - start)
+        chosen = random.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def measure(truth: Labels, predicted: Any) -> Measure:
+    """The metrics of rows with known labels as a function of the rows' weights.
+
+    Args:
+      truth: labels of the rows.
+      predicted: of the same rows, as `evaluate` takes them.
+    """
+    if truth.kind == RESIDUE:
+        return _residues(truth, predicted)
+    if truth.kind == CLASS:
+        return _classes(truth, predicted)
+    if truth.kind == MULTILABEL:
+        return _sets(truth.values, predicted)
+    return _values(truth.values.astype(np.float64), predicted.astype(np.float64))
+
+
+def named(predicted: np.ndarray) -> np.ndarray:
+    """The class that each row of probabilities names, int64; the number of classes where it names none."""
+    return np.where((predicted > 0).any(-1), predicted.argmax(-1), predicted.shape[-1])
+
+
+def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
+    size = len(truth.classes) + 1  # the last: none
+    proteins = len(predicted)
+    length = [len(values) for values in truth.values]
+    owner = np.repeat(np.arange(proteins), length)
+    true, guess = np.concatenate(truth.values).astype(np.int64), np.concatenate([named(p) for p in predicted])
+    owner, true, guess = owner[true >= 0], true[true >= 0], guess[true >= 0]
+
+    def count(of: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray:
+        cells = owner[where] * size + of[where]
+        return np.bincount(cells, minlength=proteins * size).reshape(proteins, size).astype(np.float64)
+
+    right, trues, guesses = count(true, true == guess), count(true), count(guess)
+    accuracy = right.sum(1) / trues.sum(1)
+
+    def metrics(weights: np.ndarray) -> Metrics:
+        of_residues = _confusion(weights @ right, weights @ trues, weights @ guesses)
+        found = {(name, "residue"): value for name, value in of_residues.items()}
+        return found | {("accuracy", "protein"): weights @ accuracy / weights.sum(1)}
+
+    return metrics
+
+
+def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
+    from scipy import sparse
+
+    true, guess = truth.values, named(predicted)
+    rows, shape = np.arange(len(true)), (len(true), len(truth.classes) + 1)
+
+    def table(classes: np.ndarray, value: np.ndarray) -> Any:  # sparse: a thousand folds
+        return sparse.csr_array((value.astype(np.float64), (rows, classes)), shape)
+
+    right, trues, guesses = table(true, true == guess), table(true, rows >= 0), table(guess, rows >= 0)
+    order = _ties(predicted[:, 1] - predicted[:, 0]) if len(truth.classes) == 2 else None
+
+    def metrics(weights: np.ndarray) -> Metrics:
+        counts = [(part.T @ weights.T).T for part in (right, trues, guesses)]
+        found: Metrics = {(name, ""): value for name, value in _confusion(*counts).items()}
+        if order is not None:
+            found["auroc", ""] = _auroc(weights, true == 1, order)
+        return found
+
+    return metrics
+
+
+def _confusion(right: np.ndarray, true: np.ndarray, guess: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy, macro F1 and Matthews correlation (Gorodkin 2004) from counts [draws, classes and none].
+
+    As in scikit-learn: balanced accuracy over the classes that are there, macro F1 over those that are there or named, 0 for a correlation
+    with a constant.
+    """
+    total = true.sum(1)
+    there, either = true > 0, (true + guess > 0) & (np.arange(true.shape[1]) < true.shape[1] - 1)
+    recall = np.divide(right, true, out=np.zeros_like(right), where=there)
+    f1 = np.divide(2 * right, true + guess, out=np.zeros_like(right), where=either)
+    spread = np.sqrt((total**2 - (true**2).sum(1)) * (total**2 - (guess**2).sum(1)))
+    covariance = right.sum(1) * total - (true * guess).sum(1)
+    return {
+        "accuracy": right.sum(1) / total,
+        "balanced_accuracy": recall.sum(1) / there.sum(1),
+        "f1_macro": f1.sum(1) / either.sum(1),
+        "mcc": np.divide(covariance, spread, out=np.zeros_like(total), where=spread > 0),
+    }
+
+
+def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
+    """Averages over proteins of precision, recall and F1 (scikit-learn's average="samples"), and the best F1 of any threshold.
+
+    f1_max: mean precision over proteins with a prediction, mean recall over all, at the threshold that is best for these very proteins, as in
+    CAFA (Radivojac et al. 2013): an upper bound of what choosing the threshold can give.
+    """
+    size = true.sum(1)
+
+    def hits(threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        named = predicted > threshold
+        return (named & true).sum(1).astype(np.float64), named.sum(1).astype(np.float64)
+
+    right, guessed = hits(DECISION)
+    samples = {
+        "precision_samples": right / np.maximum(guessed, 1),
+        "recall_samples": right / size,
+        "f1_samples": 2 * right / (guessed + size),
+        "exact_match": ((right == size) & (guessed == size)).astype(np.float64),
+    }
+    curve = [hits(threshold) for threshold in THRESHOLDS]
+    precision = np.stack([right / np.maximum(guessed, 1) for right, guessed in curve], 1)
+    recall = np.stack([right / size for right, _ in curve], 1)
+    covered = np.stack([guessed > 0 for _, guessed in curve], 1).astype(np.float64)
+
+    def metrics(weights: np.ndarray) -> Metrics:
+        total = weights.sum(1)
+        found = {(name, ""): weights @ values / total for name, values in samples.items()}
+        p, r = weights @ precision / np.maximum(weights @ covered, 1), weights @ recall / total[:, None]
+        best = np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=p + r > 0).max(1)
+        return found | {("f1_max", ""): best}
+
+    return metrics
+
+
+def _values(true: np.ndarray, predicted: np.ndarray) -> Measure:
+    origin = true.mean()  # moments about it lose no digits
+    x, y = true - origin, predicted - origin
+    squares, orders = (x - y) ** 2, (_ties(true), _ties(predicted))
+
+    def metrics(weights: np.ndarray) -> Metrics:
+        total = weights.sum(1)
+        error, (_, spread) = weights @ squares, _centred(weights, x)
+        ranks = [_ranks(weights, order) for order in orders]
+        return {
+            ("spearman", ""): _correlation(weights, *ranks),
+            ("pearson", ""): _correlation(weights, x, y),
+            ("rmse", ""): np.sqrt(error / total),
+            ("r2", ""): 1 - np.divide(error, spread, out=np.full_like(error, np.nan), where=spread > 0),
+        }
+
+    return metrics
+
+
+def _correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson correlation with weights, [draws]; NaN where x or y is constant."""
+    x, spread_x = _centred(weights, x)
+    y, spread_y = _centred(weights, y)
+    scale = np.sqrt(spread_x * spread_y)
+    return np.divide((weights * x * y).sum(1), scale, out=np.full_like(scale, np.nan), where=scale > 0)
+
+
+def _centred(weights: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values less their mean, and the sum of their squares, which is 0 where only rounding is left of it."""
+    centred = x - (weights * x).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    spread, size = (weights * centred**2).sum(1), (weights * np.broadcast_to(x**2, weights.shape)).sum(1)
+    return centred, np.where(spread > 1e-24 * size, spread, 0)
+
+
+def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(order that sorts, where each new value begins among the sorted)."""
+    order = np.argsort(values, kind="stable")
+    return order, np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+
+
+def _ranks(weights: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Ranks of the rows of each draw, equal values sharing the mean of theirs, [draws, rows]."""
+    order, starts = ties
+    of_value = np.add.reduceat(weights[:, order], starts, axis=1)
+    rank = np.cumsum(of_value, 1) - (of_value - 1) / 2
+    ranks = np.empty_like(weights)
+    ranks[:, order] = np.repeat(rank, np.diff(starts, append=len(order)), axis=1)
+    return ranks
+
+
+def _auroc(weights: np.ndarray, positive: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Area under the ROC curve by Mann and Whitney's U, [draws]; NaN of one class."""
+    above, below = (weights * positive).sum(1), (weights * ~positive).sum(1)
+    u = (weights * positive * _ranks(weights, ties)).sum(1) - above * (above + 1) / 2
+    return np.divide(u, above * below, out=np.full_like(u, np.nan), where=above * below > 0)
