@@ -1,7 +1,9 @@
 """The sequences that a trained model is asked about: files to tokens, at one byte a residue on disk."""
 
 import hashlib
+import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from phenomjax.data.vocabulary import RARE, UNITS, vocabulary
 from phenomjax.errors import UserError
 from phenomjax.prepare.encode import Block, Encoder
 from phenomjax.prepare.pieces import Source
-from phenomjax.prepare.records import read_records
+from phenomjax.prepare.records import Record, read_records
 from phenomjax.prepare.sequences import find_sources
 from phenomjax.prepare.streams import Damaged, Fasta, Stream, Trouble
 
@@ -76,7 +78,24 @@ def read(paths: list[Path], alphabet: str, rare: str, spool: Path) -> Queries:
                     f"{source.path} is {source.kind}; sequences are read from FASTA, or text with one a line."
                 )
             reader.read(source, out)
-    return reader.finish(spool)
+    return reader.finish(np.memmap(spool, np.uint8, "r"))
+
+
+def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
+    """Encodes sequences that are in memory, under the rules of `read`; they have the names "1", "2", …
+
+    Args:
+      sequences: letters.
+      alphabet, rare: see `read`.
+
+    Raises:
+      UserError: a sequence that cannot be read (none is left out, so that rows stay rows), or there is none.
+    """
+    reader, out = _Reader(alphabet, rare), io.BytesIO()
+    for start in range(0, len(sequences), RECORDS):
+        part = sequences[start : start + RECORDS]
+        reader.add([Record(start + i, str(start + i + 1), text.encode()) for i, text in enumerate(part)], out)
+    return reader.finish(np.frombuffer(out.getvalue(), np.uint8))
 
 
 class _Reader:
@@ -116,7 +135,19 @@ class _Reader:
                 count += self._add(self._encoder.records(held), source, out)
         self._sources.append((source.name, count))
 
-    def _add(self, block: Block, source: Source, out) -> int:
+    def add(self, records: list[Record], out) -> None:
+        """Adds records of no file; one that cannot be read is an error."""
+        block = self._encoder.records(records)
+        if block.troubles:
+            t = block.troubles[0]
+            text = records[t.offset - records[0].offset].data.decode()
+            raise UserError(
+                f"Sequence {t.name} ({text[:20]}{'…' if len(text) > 20 else ''}, {len(text)} letters) cannot be read: {t.reason}, {t.detail}. "
+                f"Correct it or leave it out, or use a model of its alphabet (this one reads {self._encoder.alphabet})."
+            )
+        self._sources.append(("", self._add(block, None, out)))
+
+    def _add(self, block: Block, source: Source | None, out) -> int:
         counted = self._rare[block.tokens]
         self._changed += int(counted.sum())
         starts = np.concatenate([[0], np.cumsum(block.lengths.astype(np.int64) + 1)])  # one <eos> each
@@ -127,7 +158,8 @@ class _Reader:
         self._digest.update(memoryview(tokens))
         for name in block.names.to_pylist():
             self._digest.update(name.encode() + b"\n")
-        self._reject(block.troubles, source)
+        if source:
+            self._reject(block.troubles, source)
         self._blocks.append(block._replace(tokens=np.zeros(0, np.uint8), troubles=[]))
         return len(block.lengths)
 
@@ -140,8 +172,8 @@ class _Reader:
                 {"file": str(source.path), "id": t.name, "offset": t.offset, "reason": t.reason, "detail": t.detail}
             )
 
-    def finish(self, spool: Path) -> Queries:
-        """All that was read."""
+    def finish(self, tokens: np.ndarray) -> Queries:
+        """All that was read; `tokens` are what was written."""
         if len(self.rejected) > SHOWN:
             log.warning("rejected: and %d records more", len(self.rejected) - SHOWN)
         if not sum(count for _, count in self._sources):
@@ -151,7 +183,7 @@ class _Reader:
                 if first
                 else ""
             )
-            files = ", ".join(name for name, _ in self._sources)
+            files = ", ".join(name for name, _ in self._sources) or "an empty list"
             raise UserError(
                 f"There is no sequence to read in {files}.{why} Give FASTA files of the alphabet that the model reads."
             )
@@ -170,7 +202,7 @@ class _Reader:
             np.repeat([name for name, _ in self._sources], [count for _, count in self._sources]), pa.string()
         )
         return Queries(
-            names, descriptions, sources, lengths, sizes - (lengths + 1), np.memmap(spool, np.uint8, "r"), order, groups,
+            names, descriptions, sources, lengths, sizes - (lengths + 1), tokens, order, groups,
             self.rejected, self._digest.hexdigest(),
         )  # fmt: skip
 

@@ -73,7 +73,8 @@ class Features:
         mesh = jax.make_mesh((len(devices or jax.local_devices()),), ("data",), axis_types=(AxisType.Auto,),
                              devices=devices or jax.local_devices())  # fmt: skip
         self._rows = NamedSharding(mesh, P("data"))
-        self._params = jax.device_put(trained.params, NamedSharding(mesh, P()))
+        self._everywhere = NamedSharding(mesh, P())
+        self.use(trained.params)
         self._step = jax.jit(self._segment, donate_argnums=(4, 5) if jax.default_backend() != "cpu" else ())
         self.shapes: set[tuple[int, int, bool]] = set()
         task, one = self._task, jnp.zeros((1, self._task.directions, 8), jnp.uint8)
@@ -83,6 +84,10 @@ class Features:
         features, _ = jax.eval_shape(probe, trained.params)
         self._width = features.shape[-1]
         self.dim = self._width * task.directions
+
+    def use(self, params: Any) -> None:
+        """Goes on with other parameters of the same shapes; nothing is compiled again."""
+        self._params = jax.device_put(params, self._everywhere)
 
     def _segment(self, params: Any, tokens: Any, start: Any, residues: Any, carry: Any, pooled: Any) -> tuple:
         before, after = map(len, self._task.boundary)

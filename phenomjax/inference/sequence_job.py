@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -93,9 +94,18 @@ def run(args: argparse.Namespace) -> int:
     return _code(found)
 
 
+class Destination(Protocol):
+    """Where features go, as `embedding_store.Store`."""
+
+    @property
+    def done(self) -> int: ...
+    def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None: ...
+    def save(self, batches: int) -> None: ...
+
+
 def embed(
-    found: queries.Queries, model: trained.Trained, features: segments.Features, store: embedding_store.Store, segment_len: int,
-    batch_tokens: int, devices: int, stop,
+    found: queries.Queries, model: trained.Trained, features: segments.Features, store: Destination, segment_len: int,
+    batch_tokens: int, devices: int, stop, quiet: bool = False,
 ) -> bool:  # fmt: skip
     """Fills the store batch by batch, longest sequences first; False if it was stopped.
 
@@ -106,6 +116,7 @@ def embed(
       segment_len, batch_tokens: of the plan.
       devices: number of them.
       stop: an event.
+      quiet: whether nothing is said of the progress.
     """
     frame = sum(map(len, model.task.boundary))
     lengths = found.lengths[found.order]
@@ -113,8 +124,9 @@ def embed(
     done = store.done
     work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
     shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
-    log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
-             found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
+    if not quiet:
+        log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
+                 found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
     bar = progress.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
     saved, started = time.monotonic(), time.monotonic()
     running: tuple[int, Iterator[segments.Piece]] | None = None
@@ -131,7 +143,8 @@ def embed(
             if stop.is_set() and plan[number].segments > 1:  # it may be incomplete
                 break
             done = number + 1
-            bar.update(int(work[number]))
+            if not quiet:
+                bar.update(int(work[number]))
             if time.monotonic() - saved > SAVE_SECONDS:
                 store.save(done)
                 saved = time.monotonic()
@@ -139,7 +152,7 @@ def embed(
         if running is None and stop.is_set():
             break
     store.save(done)
-    if done:
+    if done and not quiet:
         seconds = time.monotonic() - started
         log.info(
             "%d residues in %s, %d compilations included",
