@@ -88,7 +88,8 @@ def _weights(count: int, draws: int) -> Iterator[np.ndarray]:
     for start in range(0, draws, block):
         rows = min(block, draws - start)
         chosen = random.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        counts = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count)
+        yield np.asfortranarray(counts, np.float64)  # as _ranks reads them
 
 
 def measure(truth: Labels, predicted: Any) -> Measure:
@@ -214,35 +215,35 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
 def _values(true: np.ndarray, predicted: np.ndarray) -> Measure:
     origin = true.mean()  # moments about it lose no digits
     x, y = true - origin, predicted - origin
-    squares, orders = (x - y) ** 2, (_ties(true), _ties(predicted))
+    products, orders = np.stack([x, y, x * x, y * y, x * y, (x - y) ** 2], 1), (_ties(true), _ties(predicted))
 
     def metrics(weights: np.ndarray) -> Metrics:
         total = weights.sum(1)
-        error, (_, spread) = weights @ squares, _centred(weights, x)
-        ranks = [_ranks(weights, order) for order in orders]
+        means = weights @ products / total[:, None]
+        ranks = [_ranks(weights, order) - (total[:, None] + 1) / 2 for order in orders]
+        of_ranks = [np.einsum("dn,dn,dn->d", weights, ranks[i], ranks[j]) / total for i, j in ((0, 0), (1, 1), (0, 1))]
+        spread = _positive(means[:, 2] - means[:, 0] ** 2, means[:, 2])
         return {
-            ("spearman", ""): _correlation(weights, *ranks),
-            ("pearson", ""): _correlation(weights, x, y),
-            ("rmse", ""): np.sqrt(error / total),
-            ("r2", ""): 1 - np.divide(error, spread, out=np.full_like(error, np.nan), where=spread > 0),
+            ("spearman", ""): _ratio(of_ranks[2], np.sqrt(of_ranks[0] * of_ranks[1])),
+            ("pearson", ""): _ratio(
+                means[:, 4] - means[:, 0] * means[:, 1],
+                np.sqrt(spread * _positive(means[:, 3] - means[:, 1] ** 2, means[:, 3])),
+            ),
+            ("rmse", ""): np.sqrt(means[:, 5]),
+            ("r2", ""): 1 - _ratio(means[:, 5], spread),
         }
 
     return metrics
 
 
-def _correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation with weights, [draws]; NaN where x or y is constant."""
-    x, spread_x = _centred(weights, x)
-    y, spread_y = _centred(weights, y)
-    scale = np.sqrt(spread_x * spread_y)
-    return np.divide((weights * x * y).sum(1), scale, out=np.full_like(scale, np.nan), where=scale > 0)
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """NaN where nothing is below."""
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def _centred(weights: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values less their mean, and the sum of their squares, which is 0 where only rounding is left of it."""
-    centred = x - (weights * x).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
-    spread, size = (weights * centred**2).sum(1), (weights * np.broadcast_to(x**2, weights.shape)).sum(1)
-    return centred, np.where(spread > 1e-24 * size, spread, 0)
+def _positive(variance: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """A variance, 0 where it is but the rounding of the mean square that it was taken from."""
+    return np.where(variance > 1e-12 * square, variance, 0)
 
 
 def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,15 +255,17 @@ def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _ranks(weights: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Ranks of the rows of each draw, equal values sharing the mean of theirs, [draws, rows]."""
     order, starts = ties
-    of_value = np.add.reduceat(weights[:, order], starts, axis=1)
-    rank = np.cumsum(of_value, 1) - (of_value - 1) / 2
-    ranks = np.empty_like(weights)
-    ranks[:, order] = np.repeat(rank, np.diff(starts, append=len(order)), axis=1)
-    return ranks
+    of_value = weights.T[order]  # [rows, draws]: whole lines of memory
+    if len(starts) < len(order):
+        of_value = np.add.reduceat(of_value, starts)
+    rank = np.cumsum(of_value, 0) - (of_value - 1) / 2
+    ranks = np.empty(weights.shape[::-1])
+    ranks[order] = rank if len(starts) == len(order) else np.repeat(rank, np.diff(starts, append=len(order)), axis=0)
+    return ranks.T
 
 
 def _auroc(weights: np.ndarray, positive: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """Area under the ROC curve by Mann and Whitney's U, [draws]; NaN of one class."""
     above, below = (weights * positive).sum(1), (weights * ~positive).sum(1)
     u = (weights * positive * _ranks(weights, ties)).sum(1) - above * (above + 1) / 2
-    return np.divide(u, above * below, out=np.full_like(u, np.nan), where=above * below > 0)
+    return _ratio(u, above * below)
