@@ -1,13 +1,19 @@
 """A task's data as arrays: sequences, labels, and which rows train, validate and test. `load` makes it from a suite's entry."""
 
 import hashlib
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from phenomjax.errors import UserError
+from phenomjax.probes import formats, label_values, splits
+from phenomjax.probes.formats import Record
 from phenomjax.probes.suite import MULTILABEL, RESIDUE, VALUE, Task
+
+log = logging.getLogger("phenomjax")
 
 TRAIN, VALIDATION = "train", "validation"  # every other name of a split is a test set
 
@@ -102,7 +108,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def load(name: str, task: Task, data: Path) -> Dataset:
-    """Reads, maps, splits and limits a task.
+    """Reads, maps, splits and limits a task, and logs what was read, dropped and left out.
 
     Args:
       name: of the task.
@@ -112,4 +118,98 @@ def load(name: str, task: Task, data: Path) -> Dataset:
     Raises:
       UserError: a file, a record or a split is not what the entry says; with file, record and position.
     """
-    raise NotImplementedError
+    counts: dict[str, int] = {}
+    records, masked = _read(task, Path(data))
+    counts["read"] = len(records)
+    dropped = [any(r.fields[label.column].strip() in label.drop for label in task.labels.values()) for r in records]
+    records, masked = _keep(~np.array(dropped, bool), counts, "dropped", records, masked)
+    sequences = formats.clean_sequences(records, task.alphabet)
+    short = np.array([not task.max_length or len(text) <= task.max_length for text in sequences], bool)
+    records, masked, sequences = _keep(short, counts, f"longer than {task.max_length}", records, masked, sequences)
+    parsed = {
+        key: label_values.parse(key, label, records, sequences, [of[key] for of in masked])
+        for key, label in task.labels.items()
+    }
+    known = np.any([labels.known() for labels in parsed.values()], axis=0)
+    # With "given", rows without a label come along, so that a test of them alone is noticed.
+    placed = np.flatnonzero(known | (task.split.by == "given"))
+    parts = np.full(len(records), "", object)
+    parts[placed] = splits.assign(name, task.split, [records[i] for i in placed], [sequences[i] for i in placed])
+    parts = parts.astype(str)
+    _check_parts(name, task, records, parts, known, counts)
+    counts["without a label"] = int((~known).sum())
+    counts["not read by RDKit"] = int((known & (parts == "")).sum())
+    kept = known & (parts != "")
+    within = splits.within_limits(task, parts[kept], [sequences[row] for row in np.flatnonzero(kept)])
+    counts["above the limits"] = int((~within).sum())
+    rows = np.flatnonzero(kept)[within]
+    parts = parts[rows]
+    labels: dict[str, Labels] = {}
+    for key, found in parsed.items():
+        found = found.take(rows)
+        classes = label_values.order(found, parts == TRAIN)
+        metric = task.labels[key].metric or label_values.METRICS[found.label.kind]
+        labels[key] = Labels(found.label.kind, classes, label_values.encode(found, classes), metric)
+        _check_known(name, key, labels[key], parts)
+    made = Dataset(
+        name,
+        task.alphabet,
+        [records[row].id for row in rows],
+        [sequences[row] for row in rows],
+        labels,
+        parts,
+    )
+    sizes = ", ".join(f"{len(made.rows(part))} {part}" for part in [TRAIN, VALIDATION, *made.tests])
+    out = ", ".join(f"{count} {what}" for what, count in counts.items() if count and what != "read")
+    log.info("task %s: %d records read, %s%s", name, counts["read"], sizes, f"; left out: {out}" if out else "")
+    return replace(made, fingerprint=fingerprint(made))
+
+
+def _read(task: Task, data: Path) -> tuple[list[Record], list[dict[str, bool]]]:
+    """All records, and of each whether its mask holds for each label: not where a label is read from the mask itself."""
+    records: list[Record] = []
+    masked: list[dict[str, bool]] = []
+    for source in task.sources:
+        found = formats.read(source, data, [label.column for label in task.labels.values()])
+        mask = source.fields.get("mask", "mask")
+        use = {key: source.fields.get(label.column, label.column) != mask for key, label in task.labels.items()}
+        records += found
+        masked += [use] * len(found)
+    return records, masked
+
+
+def _keep(keep: np.ndarray, counts: dict[str, int], what: str, *lists: list) -> list[list]:
+    counts[what] = int((~keep).sum())
+    return [[item for item, wanted in zip(items, keep, strict=True) if wanted] for items in lists]
+
+
+def _check_parts(name: str, task: Task, records: list[Record], parts: np.ndarray, known: np.ndarray, counts: dict[str, int]) -> None:  # fmt: skip
+    """Raises UserError for a split without rows, or a test of which nothing is known."""
+    out = ", ".join(f"{count} {what}" for what, count in counts.items() if count and what != "read")
+    there = ", ".join(f"{int((parts == part).sum())} {part}" for part in np.unique(parts) if part) or "none"
+    files = ", ".join(str(source.path) for source in task.sources)
+    tests = [part for part in np.unique(parts) if part not in (TRAIN, VALIDATION, "")]
+    missing = "training" if TRAIN not in parts else "" if tests else "test"
+    if missing:
+        raise UserError(
+            f"Task '{name}' has no {missing} rows. Of {counts['read']} records of {files} there are {there}{f'; left out: {out}' if out else ''}. "
+            f"The split is by {task.split.by}: the files must say it (`set`, `split`, or `constants` of a source), or give "
+            '`Split(by="hash", test=0.2)`; with few rows or large groups, raise `test`.'
+        )
+    for part in tests:
+        if not known[parts == part].any():
+            first = records[int(np.flatnonzero(parts == part)[0])]
+            raise UserError(
+                f"Task '{name}': no row of its test '{part}' has a known label ({int((parts == part).sum())} rows, the first is {first.where}). "
+                "Leave that file out, or name the column that holds its labels with `fields` or `column`."
+            )
+
+
+def _check_known(name: str, key: str, labels: Labels, parts: np.ndarray) -> None:
+    known = labels.known()
+    for what, rows in (("training rows", parts == TRAIN), ("tests", (parts != TRAIN) & (parts != VALIDATION))):
+        if not known[rows].any():
+            raise UserError(
+                f"Task '{name}': label '{key}' is unknown in all {int(rows.sum())} rows of its {what}, so that it can be neither learned nor "
+                "judged. Look at its `column`, `unknown` and `level`, at the masks, and at the limits."
+            )

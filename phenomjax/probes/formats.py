@@ -49,7 +49,7 @@ def fail(faults: Sequence[str], mend: str) -> None:
     """Raises UserError if there are faults: the first in full, how many there are, and what mends them."""
     if faults:
         more = f" {len(faults)} records have such a fault." if len(faults) > 1 else ""
-        raise UserError(f"{faults[0]}.{more} {mend}")
+        raise UserError(f"{faults[0]}{'' if faults[0].endswith(('.', '?')) else '.'}{more} {mend}")
 
 
 def is_table(path: Path) -> bool:
@@ -183,7 +183,7 @@ def header_fields(text: str) -> dict[str, str]:
     """`id KEY=value KEY=value`, the form of biotrainer and FLIP: {key in lower case: value}. A value goes on to the next key."""
     found = list(_KEY.finditer(text))
     ends = [match.start() for match in found[1:]] + [len(text)]
-    return {match[1].lower(): text[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
+    return {match[1].lower(): text[match.end() : end].strip() for match, end in zip(found, ends, strict=False)}
 
 
 def _read_labelled_fasta(path: Path, source: Source, data: Path) -> list[Record]:

@@ -140,8 +140,8 @@ def _check_listed(name: str, label: Label, records: list[Record], codes: list[np
             text = raw[row[places[0]]]
             at = f" at position {places[0] + 1}" if label.kind == RESIDUE else ""
             faults.append(
-                f"{record.where} has '{text}'{at} in field '{label.column}', which is no class of label '{name}'"
-                f"{did_you_mean(text, label.classes).rstrip('?')}{'?' if did_you_mean(text, label.classes) else ''}"
+                f"{record.where} has '{text}'{at} in field '{label.column}', which is no class of label '{name}'."
+                f"{did_you_mean(text, label.classes)}"
             )
     listed = ", ".join(label.classes[:30]) + (" …" if len(label.classes) > 30 else "")
     fail(faults, f"Its classes are {listed}. Add it to `classes`, `translate` it, or list it as `unknown` or `drop`.")
