@@ -78,7 +78,7 @@ def read(paths: list[Path], alphabet: str, rare: str, spool: Path) -> Queries:
                     f"{source.path} is {source.kind}; sequences are read from FASTA, or text with one a line."
                 )
             reader.read(source, out)
-    return reader.finish(np.memmap(spool, np.uint8, "r"))
+    return reader.finish(spool)
 
 
 def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
@@ -95,7 +95,7 @@ def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
     for start in range(0, len(sequences), RECORDS):
         part = sequences[start : start + RECORDS]
         reader.add([Record(start + i, str(start + i + 1), text.encode()) for i, text in enumerate(part)], out)
-    return reader.finish(np.frombuffer(out.getvalue(), np.uint8))
+    return reader.finish(out.getvalue())
 
 
 class _Reader:
@@ -172,8 +172,8 @@ class _Reader:
                 {"file": str(source.path), "id": t.name, "offset": t.offset, "reason": t.reason, "detail": t.detail}
             )
 
-    def finish(self, tokens: np.ndarray) -> Queries:
-        """All that was read; `tokens` are what was written."""
+    def finish(self, written: Path | bytes) -> Queries:
+        """All that was read; its tokens are what was written."""
         if len(self.rejected) > SHOWN:
             log.warning("rejected: and %d records more", len(self.rejected) - SHOWN)
         if not sum(count for _, count in self._sources):
@@ -190,6 +190,7 @@ class _Reader:
         if self._changed:
             log.info("%d %s in %d sequences are rare letters (%s) and are read as X, as in training",
                      self._changed, self._unit, self._with_changes, ", ".join(RARE))  # fmt: skip
+        tokens = np.frombuffer(written, np.uint8) if isinstance(written, bytes) else np.memmap(written, np.uint8, "r")
         blocks = self._blocks
         lengths = np.concatenate([block.lengths for block in blocks]).astype(np.int64)
         hashes = np.concatenate([block.hashes for block in blocks])
