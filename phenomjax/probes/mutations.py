@@ -166,8 +166,8 @@ def _read(name: str, entry: Mutations, data: Path) -> tuple[str, list[list[mutan
     split = ALL
     if 0 < entry.max_variants < len(rows):
         place = table.columns.index(entry.mutant)
-        rows = sorted(rows, key=lambda i: hashlib.sha256(table.rows[i][place].encode()).digest())[: entry.max_variants]
-        rows, split = np.sort(rows), f"{entry.max_variants:,} of {np.isfinite(table.targets).sum():,} variants"
+        kept = sorted(rows, key=lambda i: hashlib.sha256(table.rows[i][place].encode()).digest())[: entry.max_variants]
+        rows, split = np.sort(kept), f"{entry.max_variants:,} of {len(rows):,} variants"
     return wild_type, [table.mutations[i] or [] for i in rows], table.targets[rows], split
 
 
