@@ -196,7 +196,7 @@ def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
                 if total[i]:
                     axis.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7.5,
                               color="white" if share[i, j] > 0.55 else "black")  # fmt: skip
-        axis.set_xticks(range(n), names, rotation=90, fontsize=font)
+        axis.set_xticks(range(n), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font)
         axis.set_yticks(range(n), names if number % columns == 0 else [], fontsize=font)
         axis.tick_params(length=0)
         for i in range(n):
