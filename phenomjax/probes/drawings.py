@@ -66,7 +66,7 @@ def bars(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str], title
         for place, one in enumerate(methods):
             if one["method"] in by_method:
                 _bar(axis, place, by_method[one["method"]], colour, limits)
-        count = max((r["count"] or 0 for r in by_method.values()), default=0)
+        count = max((r["count"] or 0 for r in by_method.values() if r["kind"] != "published"), default=0)
         axis.set_title(f"{_short(test, 34)}\nn = {count:,}", fontsize=8.5)
         axis.set_yticks(range(len(methods)), [names[m["method"]] for m in methods] if number == 0 else [], fontsize=8)
         axes.append((axis, len(methods)))
@@ -128,7 +128,7 @@ def ordered(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str]) ->
 
 def _bar(axis: "Axes", place: int, row: Row, colour: Mapping[str, str], limits: tuple[float, float]) -> None:
     value = row["value"]
-    if value is None or not np.isfinite(value):
+    if not verdicts.has_value(row):
         axis.text(0, place, " no value", va="center", fontsize=7, color=GREY)
         return
     own = colour.get(row["model"], GREY)

@@ -14,9 +14,10 @@ from phenomjax.data.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.errors import UserError, did_you_mean
 from phenomjax.inference import likelihood, mutants
 from phenomjax.inference.trained import Trained
-from phenomjax.probes import blosum, results
+from phenomjax.probes import blosum, metrics, results
+from phenomjax.probes.dataset import Dataset, Labels
 from phenomjax.probes.report import MutationMap
-from phenomjax.probes.suite import Mutations
+from phenomjax.probes.suite import VALUE, Mutations
 
 log = logging.getLogger("phenomjax")
 ALL = "all variants"
@@ -93,48 +94,20 @@ def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, An
             source += f"; of other variants than here: {count:,}"
         elif split != ALL:
             source += "; of all variants"
-        row = _named(entry, split) | {"value": rho, "interval": None, "count": count, "seeds": 1, "seed_std": None}
+        row = {
+            "label": entry.target, "split": split, "metric": "spearman", "average": "", "value": rho, "interval": None, "count": count,
+            "residues": None, "seeds": None, "seed_std": None,
+        }  # fmt: skip
         rows.append(results.published_row(row, name, method, source))
     return rows
 
 
-def spearman_interval(x: np.ndarray, y: np.ndarray, draws: int, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval (percentiles) of Spearman's correlation over pairs; ties share their mean rank in every draw.
-
-    Args:
-      x: float [n].
-      y: float [n].
-      draws: of the bootstrap.
-    """
-    rng, n = np.random.default_rng(seed), len(x)
-    _, of_x = np.unique(x, return_inverse=True)
-    _, of_y = np.unique(y, return_inverse=True)
-    found = []
-    for _ in range(draws):
-        weight = np.bincount(rng.integers(0, n, n), minlength=n).astype(float)
-        a, b = _weighted_ranks(of_x, weight), _weighted_ranks(of_y, weight)
-        a, b = a - np.average(a, weights=weight), b - np.average(b, weights=weight)
-        norm = np.sqrt((weight * a * a).sum() * (weight * b * b).sum())
-        found.append((weight * a * b).sum() / norm if norm else np.nan)
-    low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
-    return float(low), float(high)
-
-
-def _weighted_ranks(groups: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Mean ranks where each element counts `weight` times; `groups` numbers the values in rising order."""
-    counts = np.bincount(groups, weight)
-    return (np.cumsum(counts) - (counts - 1) / 2)[groups]
-
-
-def _named(entry: Mutations, split: str) -> dict[str, Any]:
-    return {"label": entry.target, "split": split, "metric": "spearman", "average": "", "residues": None}
-
-
 def _row(entry: Mutations, split: str, measured: np.ndarray, scores: np.ndarray, draws: int) -> dict[str, Any]:
-    interval = spearman_interval(scores, measured, draws)
-    return _named(entry, split) | {
-        "value": mutants.spearman(scores, measured), "interval": list(interval), "count": len(measured), "seeds": 1, "seed_std": None,
-    }  # fmt: skip
+    """Spearman's correlation with its interval over variants."""
+    names = [str(i) for i in range(len(measured))]
+    labels = {entry.target: Labels(VALUE, (), measured, "spearman")}
+    data = Dataset("", "protein", names, names, labels, np.full(len(names), split), {}, "")
+    return next(r for r in metrics.evaluate(data, [{entry.target: scores}], draws) if r["metric"] == "spearman")
 
 
 def _map(

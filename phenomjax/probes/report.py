@@ -164,7 +164,9 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
         tests = [name for name in splits(own) if identity_cut(name)[1] is None]
         if not tests:
             continue
-        counts = {name: max(r["count"] or 0 for r in own if r["split"] == name) for name in tests}
+        counts = {
+            name: max(r["count"] for r in own if r["split"] == name and r["kind"] != "published") for name in tests
+        }
         largest = sorted(tests, key=lambda name: -counts[name])[: drawings.MAX_TESTS]
         shown, title, stem = [name for name in tests if name in largest], f"{task}: {label}", f"{task}_{label}"
         left = f" The {len(shown)} largest of {len(tests)} tests." if len(shown) < len(tests) else ""

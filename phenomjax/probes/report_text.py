@@ -11,6 +11,7 @@ from phenomjax.probes.verdicts import (
     Verdict,
     by_label,
     goodness,
+    has_value,
     identity_cut,
     measured,
     metric_name,
@@ -151,9 +152,12 @@ def _label(
     tests = splits(own)
     if not tests:
         return []
-    counts = {name: max((row["count"] or 0 for row in own if row["split"] == name), default=0) for name in tests}
+    counts = {
+        name: max((r["count"] for r in own if r["split"] == name and r["kind"] != "published"), default=0)
+        for name in tests
+    }
     best = {
-        name: max((goodness(r) for r in own if r["split"] == name and r["kind"] != "published" and r["value"] == r["value"]), default=None)
+        name: max((goodness(r) for r in own if r["split"] == name and r["kind"] != "published" and has_value(r)), default=None)
         for name in tests
     }  # fmt: skip
     computed = next(row for row in own if row["kind"] != "published")
@@ -168,7 +172,7 @@ def _label(
                 cells.append(f"*{number(row['value'])}* [{sources.index(row['source']) + 1}]")
             else:
                 text = number(row["value"], row["interval"])
-                cells.append(f"**{text}**" if best[name] is not None and goodness(row) == best[name] else text)
+                cells.append(f"**{text}**" if has_value(row) and goodness(row) == best[name] else text)
         lines.append((one["method"], *cells))
     header = ["method", *(f"{name} (n = {counts[name]:,})" for name in tests)]
     of = unit(suite.tasks[task])
@@ -193,15 +197,15 @@ def _label(
 def _leakage(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "Nothing was compared."
-    columns = list(dict.fromkeys(key for row in rows for key in row))
 
-    def cell(value: Any) -> str:
-        return (
-            ""
-            if value is None
-            else f"{value:,}"
-            if isinstance(value, int) and not isinstance(value, bool)
-            else str(value)
-        )
+    def share(row: dict[str, Any], what: str) -> str:
+        return "not counted" if row[what] is None else f"{row[what]:,} ({row[what + '_share']:.1%})"
 
-    return table([c.replace("_", " ") for c in columns], [[cell(row.get(c)) for c in columns] for row in rows])
+    def example(row: dict[str, Any]) -> str:
+        return ", ".join(f"{one['id']} is {one['other_id']} ({one['identity']:.0%})" for one in row["examples"][:2])
+
+    header = ("task", "test", "compared with", "tested", "exact copies", "near-identical", "such as", "note")
+    lines = [
+        (r["task"], r["split"], r["other"], f"{r['count']:,}", share(r, "exact"), share(r, "near"), example(r), r["note"]) for r in rows
+    ]  # fmt: skip
+    return "Test sequences that stand in other data too, exactly or near-identically.\n\n" + table(header, lines)

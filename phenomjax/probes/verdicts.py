@@ -19,7 +19,8 @@ LOWER_IS_BETTER = ("rmse", "mae", "mse")
 VALIDATION = "validation"
 METRICS = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "f1_macro": "F1 (mean over classes)",
-    "f1_samples": "F1 (mean over proteins)", "spearman": "Spearman's rho", "pearson": "Pearson's r", "auroc": "area under the ROC curve",
+    "f1_samples": "F1 (mean over proteins)", "f1_max": "F1 at the best threshold", "precision_samples": "precision (mean over proteins)",
+    "recall_samples": "recall (mean over proteins)", "exact_match": "share with exactly the right set", "r2": "R squared", "spearman": "Spearman's rho", "pearson": "Pearson's r", "auroc": "area under the ROC curve",
     "auprc": "area under the precision-recall curve", "rmse": "root mean square error", "mae": "mean absolute error",
 }  # fmt: skip
 _IDENTITY = re.compile(r"(?P<test>.+), identity < (?P<cut>[0-9.]+)")
@@ -121,10 +122,14 @@ def identity_cut(split: str) -> tuple[str, float | None]:
     return (match["test"], float(match["cut"])) if match else (split, None)
 
 
+def has_value(row: Row) -> bool:
+    """Whether a row has a number: a correlation with a constant, for one, has none."""
+    return row["value"] is not None and math.isfinite(row["value"])
+
+
 def measured(row: Row) -> bool:
-    """Whether a row has a value and an interval; a baseline that says the same of everything has no correlation."""
-    numbers = [row["value"], *(row["interval"] or [None])]
-    return all(x is not None and math.isfinite(x) for x in numbers)
+    """Whether a row has a value and an interval."""
+    return has_value(row) and all(x is not None and math.isfinite(x) for x in row["interval"] or [None])
 
 
 def best_head(rows: Sequence[Row], model: str, split: str, heads: Sequence[str] = ()) -> tuple[Row | None, int, str]:
