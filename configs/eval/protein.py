@@ -1,0 +1,201 @@
+"""What a model knows of proteins: structure, function, localization, fitness, origin; and of molecules, where it reads SMILES.
+
+python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py --out report/          minutes on 2 cores
+python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:full --out report/     every record of the files
+python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:quick --out report/    two tasks; for use during training
+"""
+
+from dataclasses import replace
+
+from phenomjax import config
+from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE, VALUE, Label, Mutations, Source, Split, Suite, Task
+
+PRESETS = ("default", "full", "quick")
+
+# The most rows of training, validation and each test; and the longest sequence.
+LIMITS = {
+    "default": {
+        "secondary_structure": (600, 100, 200, 500),
+        "secondary_structure_tape": (600, 100, 200, 500),
+        "disorder": (600, 100, 200, 500),
+        "localization": (800, 100, 500, 800),
+        "remote_homology": (2000, 200, 500, 500),
+        "scop_class": (800, 100, 400, 500),
+        "enzyme": (800, 100, 400, 800),
+        "organism": (800, 100, 400, 800),
+        "gb1_two_vs_rest": (0, 0, 500, 0),
+        "gb1_low_vs_high": (500, 100, 500, 0),
+        "hiv_activity": (2000, 400, 400, 200),
+    },
+    "quick": {"secondary_structure": (300, 50, 100, 300), "localization": (300, 50, 200, 400)},
+}
+
+EC_HEADER = r"(?P<id>\S+) (?P<ec>[^~]*)~~~.*"  # >ACC EC~~~gene~~~product~~~COG
+LOCALIZATION_HEADER = r"(?P<id>\S+) (?P<location>\S+)-(?P<membrane>[MSU])(?: test)?"  # >ACC Location-M [test]
+
+
+def secondary_structure() -> dict[str, Task]:
+    """Per residue: NetSurfP-2.0 (test NEW364) as FLIP gives it, CASP13 and CASP14 as PBC does, TAPE's validation set."""
+    netsurfp = Source(
+        "secondary_structure/netsurfp2_sequences.fasta",
+        labels_path="secondary_structure/netsurfp2_sampled.fasta",
+        mask_path="secondary_structure/netsurfp2_mask.fasta",
+    )
+
+    def casp(number: int, split: str = "", **fields: str) -> Source:
+        # 1 in the column "disorder" is a residue with coordinates: NetSurfP's mask.
+        return Source(
+            f"secondary_structure/casp{number}_q8.csv",
+            sequence="input",
+            fields={"mask": "disorder"} | fields,
+            constants={"split": split or f"CASP{number}"},
+        )
+
+    residues = {"heads": ("linear", "cnn"), "baselines": ("majority", "one_hot", "blosum62", "random_weights")}
+    q3 = Label(RESIDUE, classes=("H", "E", "C"))
+    return {
+        "secondary_structure": Task(
+            (netsurfp, casp(13, target="dssp3"), casp(14, target="dssp3")), {"q3": q3}, **residues
+        ),
+        "secondary_structure_q8": Task(
+            (casp(13, "train", target="dssp8"), casp(14, "test", target="dssp8")),
+            {"q8": Label(RESIDUE, classes=tuple("HEGBTSIC"))},
+            **residues,
+        ),
+        "secondary_structure_tape": Task(
+            (Source("secondary_structure/tape_valid_q3.csv", sequence="seq", fields={"target": "label"}),),
+            {"q3": replace(q3, translate={"0": "H", "1": "E", "2": "C"})},
+            Split("cluster", identity=0.25),
+            **residues,
+        ),
+        "disorder": Task(
+            (netsurfp, casp(13), casp(14)),
+            {
+                "disorder": Label(
+                    RESIDUE,
+                    "mask",
+                    classes=("ordered", "disordered"),
+                    translate={"1": "ordered", "0": "disordered"},
+                    metric="mcc",
+                )
+            },
+            **residues,
+        ),
+    }
+
+
+def proteins() -> dict[str, Task]:
+    """Per protein: localization (DeepLoc), fold and class (SCOPe), EC number and organism (Swiss-Prot and two genomes)."""
+    per_protein = {
+        "heads": ("linear", "fnn", "nearest"),
+        "baselines": ("majority", "composition", "random_weights", "alignment"),
+    }
+    folds = [
+        Source(f"scope/remote_homology_{file}.csv", sequence="seq", fields={"target": "label"}, constants={"split": split})
+        for file, split in (("train", "train"), ("valid", "test"))
+    ]  # fmt: skip
+    swissprot = [
+        Source(f"fasta/swissprot_{name}.fasta", header=EC_HEADER, constants={"organism": name})
+        for name in ("archaea", "mitochondria")
+    ]
+    mycoplasma = [
+        Source(f"fasta/mycoplasma_{name}.faa", constants={"organism": f"M. {name}"}) for name in ("agalactiae", "genitalium")
+    ]  # fmt: skip
+    return {
+        "localization": Task(
+            tuple(
+                Source(f"localization/deeploc_{file}_set.fasta", header=LOCALIZATION_HEADER, constants={"split": split})
+                for file, split in (("our_val", "train"), ("test", "test"))
+            ),
+            {
+                "location": Label(CLASS, "location", drop=("Cytoplasm-Nucleus",)),
+                "membrane": Label(CLASS, "membrane", classes=("M", "S"), unknown=("U",)),
+            },
+            **per_protein,
+        ),
+        "remote_homology": Task(tuple(folds), {"fold": Label(CLASS)}, identities=(0.2, 0.3, 0.4), **per_protein),
+        "scop_class": Task(
+            (Source("scope/scop_class_train.csv", sequence="seq", fields={"target": "label"}),),
+            {"class": Label(CLASS, classes=tuple("abcdefg"))},
+            Split("cluster"),
+            identities=(0.2, 0.3),
+            **per_protein,
+        ),
+        "enzyme": Task(
+            tuple(swissprot),
+            {f"ec{level}": Label(MULTILABEL, "ec", level=level) for level in (1, 2, 3, 4)},
+            Split("cluster", identity=0.5),
+            identities=(0.3, 0.5),
+            **per_protein,
+        ),
+        "organism": Task(
+            (*swissprot, *mycoplasma),
+            {"organism": Label(CLASS, "organism")},
+            Split("cluster"),
+            **per_protein,
+        ),
+    }
+
+
+def fitness() -> dict[str, Task | Mutations]:
+    """Effects of mutations: FLIP's GB1 and TAPE's stability with a head, two deep mutational scans of ProteinGym without one."""
+    heads = {"heads": ("linear", "fnn"), "baselines": ("majority", "one_hot", "blosum62", "random_weights")}
+    found: dict[str, Task | Mutations] = {
+        f"gb1_{split}": Task((Source(f"dms/gb1_{split}.csv"),), {"fitness": Label(VALUE)}, **heads)
+        for split in ("one_vs_rest", "two_vs_rest", "low_vs_high")
+    }
+    found["stability"] = Task(
+        (Source("dms/tape_stability_valid.csv", sequence="seq", fields={"target": "label"}),),
+        {"stability": Label(VALUE)},
+        Split("hash"),
+        baselines=("majority", "composition", "random_weights"),
+    )
+    for name, path, target in (
+        ("BLAT_ECOLX_Stiffler_2015", "dms/BLAT_ECOLX_Ranganathan2015.csv", "2500"),
+        ("PABP_YEAST_Melamed_2013", "dms/PABP_YEAST_Fields2013-singles.csv", "linear"),
+    ):
+        found[name.lower()] = Mutations(
+            path,
+            f"dms/proteingym_DMS_substitutions_reference.csv:{name}",
+            target,
+            published=f"dms/proteingym_zero_shot_spearman_per_assay.csv:{name}",
+        )
+    return found
+
+
+def molecules() -> dict[str, Task]:
+    """Whole molecules, by the scaffold split of MoleculeNet (80, 10 and 10 %)."""
+    split = Split("scaffold", test=0.1, validation=1 / 9)
+    return {
+        "solubility": Task(
+            (
+                Source(
+                    "smiles/delaney_esol.csv",
+                    sequence="smiles",
+                    id="Compound ID",
+                    fields={"target": "measured log solubility in mols per litre"},
+                ),
+            ),
+            {"solubility": Label(VALUE)},
+            split,
+            alphabet="smiles",
+        ),
+        "hiv_activity": Task(
+            (Source("smiles/hiv.csv", sequence="smiles", fields={"target": "HIV_active"}),),
+            {"active": Label(CLASS, classes=("0", "1"), metric="auroc")},
+            split,
+            alphabet="smiles",
+        ),
+    }
+
+
+def get_config(arg: str = "default") -> Suite:
+    """One of the presets above; "" is the default."""
+    preset = config.preset(arg or "default", PRESETS)
+    tasks = secondary_structure() | proteins() | fitness() | molecules()
+    limits = LIMITS.get(preset, {})
+    if preset == "quick":
+        tasks = {name: tasks[name] for name in limits}
+    for name, (train, validation, test, length) in limits.items():
+        tasks[name] = replace(tasks[name], max_train=train, max_validation=validation, max_test=test, max_length=length)
+    return Suite("../shared/data/protein", tasks)
