@@ -20,7 +20,8 @@ VALIDATION = "validation"
 METRICS = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "f1_macro": "F1 (mean over classes)",
     "f1_samples": "F1 (mean over proteins)", "f1_max": "F1 at the best threshold", "precision_samples": "precision (mean over proteins)",
-    "recall_samples": "recall (mean over proteins)", "exact_match": "share with exactly the right set", "r2": "R squared", "spearman": "Spearman's rho", "pearson": "Pearson's r", "auroc": "area under the ROC curve",
+    "recall_samples": "recall (mean over proteins)", "exact_match": "share with exactly the right set", "r2": "R squared",
+    "spearman": "Spearman's rho", "pearson": "Pearson's r", "auroc": "area under the ROC curve",
     "auprc": "area under the precision-recall curve", "rmse": "root mean square error", "mae": "mean absolute error",
 }  # fmt: skip
 _IDENTITY = re.compile(r"(?P<test>.+), identity < (?P<cut>[0-9.]+)")
