@@ -13,6 +13,7 @@ import math
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Checkpointer:
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(), async_options=ocp.options.AsyncOptions(timeout_secs=seconds)
         )
-        self._losses: dict[int, float | None] = {}  # of the sealed checkpoints: validation loss
+        self._losses: dict[int, float | None] = {}  # of the sealed checkpoints: `config.rank`, smallest for the best
         self._thread: threading.Thread | None = None
         self._writing, self._began = 0, 0.0
         self._error: BaseException | None = None
@@ -59,11 +60,19 @@ class Checkpointer:
           UserError: there were checkpoints and none is good, or the disk fails.
         """
         self.wait()
-        step, self._losses = recovery.newest_good(self.workdir)
+        step, self._losses = recovery.newest_good(self.workdir, self._config.best_metric)
         return step
 
-    def save(self, step: int, state: TrainState, meta: dict[str, Any], val_loss: float | None = None) -> None:
+    def save(
+        self, step: int, state: TrainState, meta: dict[str, Any], scores: Mapping[str, float | None] | None = None
+    ) -> None:
         """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A step that is saved already stays.
+
+        Args:
+          step: of the state.
+          state: all arrays.
+          meta: what the loop has to remember.
+          scores: what was measured at this step, by name; `checkpoint.best_metric` is looked for in it.
 
         Raises:
           UserError: this or the write before failed.
@@ -73,23 +82,24 @@ class Checkpointer:
             return
         self._writing, self._began = step, time.monotonic()
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta | {recovery.VAL_LOSS: val_loss}))
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta | {recovery.SCORES: dict(scores or {})}))
         try:
             (self.workdir / FOLDER).mkdir(exist_ok=True)
             self._orbax.save(self._path(step), args=args)
         except Exception as error:
             self._error = error
             self.check()
-        self._thread = threading.Thread(target=self._finish, args=(step, val_loss), daemon=True, name="seal checkpoint")
+        worth = config_lib.rank(scores or {}, self._config.best_metric)
+        self._thread = threading.Thread(target=self._finish, args=(step, worth), daemon=True, name="seal checkpoint")
         self._thread.start()
 
-    def _finish(self, step: int, val_loss: float | None) -> None:
+    def _finish(self, step: int, worth: float | None) -> None:
         """In a thread: waits for the commit, hashes, records, deletes."""
         try:
             self._orbax.wait_until_finished()
             digests.write_share(self._path(step), jax.process_index(), jax.process_count())
             recovery.gather("seal", "", self._config.timeout_seconds)
-            losses = {**self._losses, step: val_loss}
+            losses = {**self._losses, step: worth}
             keep = recovery.kept(losses, self._config.keep_latest, self._config.keep_best)
             if cluster.is_main():
                 if wrong := digests.structure(self._path(step))[1]:
@@ -182,7 +192,7 @@ class Checkpointer:
         return sorted(self._losses)
 
     def best_step(self) -> int | None:
-        """The checkpoint with the lowest validation loss, or None when none was evaluated."""
+        """The checkpoint that is best by `checkpoint.best_metric`, or None when no one has it."""
         return max(recovery.kept(self._losses, 0, 1), default=None)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ Configs are closed: `base()` holds every key, so a typo is an error, and code re
 import importlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ SECTIONS = {
 
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
 CHANGEABLE = (
-    "num_steps", "stop_at_step", "mesh", "log", "eval", "figures", "checkpoint", "divergence", "watchdog", "data.banks", "data.threads",
+    "num_steps", "stop_at_step", "mesh", "log", "eval", "figures", "probes", "checkpoint", "divergence", "watchdog", "data.banks", "data.threads",
     "data.prefetch_batches", "data.staging", "data.eval_segment_len", "data.on_bad_image", "data.max_bad_images",
     "model.eval_mem_len", "model.remat", "model.attention",
 )  # fmt: skip
@@ -82,14 +82,21 @@ def base(task: str = "mae") -> ConfigDict:
     c.figures.every_steps = 0  # 0 = only at the end of the run
     c.figures.num_images = 4
 
+    c.probes = ConfigDict()  # downstream tasks on the frozen parameters while training; for models of sequences
+    c.probes.every_steps = (
+        0  # and at the end; 0 = never. Process 0 computes, with its own devices, while the others wait
+    )
+    c.probes.suite = "configs/eval/protein.py:quick"  # FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
+    c.probes.data = ""  # folder of the suite's data; "" = where the suite says
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
     c.checkpoint.every_minutes = 30.0  # checked at log steps; 0.0 = off
     c.checkpoint.keep_latest = 2
     c.checkpoint.keep_best = (
-        1  # by val/loss; unless it is 0, every evaluated step is saved, so that the best can be kept
+        1  # unless it is 0, every step with a value of best_metric is saved, so that the best can be kept
     )
-
+    c.checkpoint.best_metric = "val/loss"  # or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
     c.checkpoint.timeout_seconds = 1200.0  # a write that takes longer ends the run
 
     c.watchdog = ConfigDict()  # ends a run that hangs, with exit code 76 and the stacks of all threads
@@ -206,8 +213,38 @@ def finalize(config: ConfigDict) -> ConfigDict:
                 "checkpoint.keep_latest"):  # fmt: skip
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
+    _check_probes(c, sections)
     importlib.import_module(sections).check(c)
     return c.lock()
+
+
+def _check_probes(c: ConfigDict, sections: str) -> None:
+    """Checks the probes and who is the best; the suite itself is read when the run starts."""
+    every, best = c.probes.every_steps, c.checkpoint.best_metric
+    if every < 0:
+        raise UserError(f"config.probes.every_steps is {every}; it must be 0 (never) or more.")
+    if every and sections != "phenomjax.config_sequences":
+        raise UserError(
+            f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences: there is nothing to probe. Set "
+            "--config.probes.every_steps=0."
+        )
+    if best != "val/loss" and not best.startswith("probe/"):
+        raise UserError(
+            f"config.checkpoint.best_metric is '{best}'.{did_you_mean(best, ('val/loss', 'probe/'))} It can be val/loss, or "
+            "probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g. probe/secondary_structure/q3/accuracy."
+        )
+    if best.startswith("probe/") and not every:
+        raise UserError(
+            f"config.checkpoint.best_metric is '{best}', but nothing is probed. Set --config.probes.every_steps, e.g. to "
+            f"{c.checkpoint.every_steps}, or --config.checkpoint.best_metric=val/loss."
+        )
+
+
+def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
+    """What is smallest for the best checkpoint: a loss or an error as it is, any other metric with its sign turned; None where it is unknown."""
+    value = scores.get(metric)
+    smaller_is_better = metric == "val/loss" or "rmse" in metric.split("/")
+    return value if value is None or smaller_is_better else -value
 
 
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:

@@ -38,6 +38,12 @@ class Evaluation:
         self.task, self.config, self.loader, self.val_loader = task, config, loader, val_loader
         self.rows, self.watchdog, self._compiled = rows, watchdog, False
         count = config.figures.num_images
+        self.probes: Any = None
+        if config.probes.every_steps:
+            # The loop's only way up to what stands on trained models. Imported here, a run without probes needs nothing of it.
+            from phenomjax.probes.during_training import Probes
+
+            self.probes = Probes(config, task)
 
         def arrays(params: Any, batch: Any) -> Any:
             return jax.tree.map(lambda x: x[:count], task.figure_arrays(params, batch))
@@ -54,7 +60,7 @@ class Evaluation:
         carry = lambda: self.task.carry(self.config.global_batch_size, split)  # noqa: E731
         return jax.jit(carry, out_shardings=self.rows)()
 
-    def evaluate(self, state: TrainState, writers: list) -> float | None:
+    def evaluate(self, state: TrainState, writers: list) -> dict[str, float] | None:
         """Means over the held-out batches; None when a signal came in between (the evaluation is repeated after the restart)."""
         assert self.val_loader is not None
         sums: dict[str, np.ndarray] = {}
@@ -76,7 +82,22 @@ class Evaluation:
         log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items()))
         for writer in writers:
             writer.scalars(step, means)
-        return means["val/loss"]
+        return means
+
+    def probe(self, state: TrainState, writers: list) -> dict[str, float] | None:
+        """Probes of the parameters as they are; None when a signal came in between (they are repeated after the restart)."""
+        if self.probes is None:  # they were due when the run was stopped, and have been turned off since
+            return {}
+        step = int(state.step)
+        with self.watchdog.slow("probing"):
+            values = self.probes.measure(step, self.params(state))
+        if values is None:
+            return None
+        log.info("step %d  %s", step, "  ".join(
+            f"{name} {value:.4f}" for name, value in values.items() if not name.endswith(("_low", "_high"))))  # fmt: skip
+        for writer in writers:
+            writer.scalars(step, values)
+        return values
 
     def draw(self, state: TrainState, workdir: Path, writers: list) -> None:
         """Writes figures of the first held-out items."""

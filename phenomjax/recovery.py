@@ -11,22 +11,30 @@ from typing import Any
 import jax
 
 from phenomjax import cluster, digests
+from phenomjax import config as config_lib
 from phenomjax import workdir as workdir_lib
 from phenomjax.errors import UserError
 from phenomjax.workdir import CHECKPOINTS
 
 log = logging.getLogger("phenomjax")
-VAL_LOSS = "val_loss"  # key of the item `meta`
+SCORES, VAL_LOSS = (
+    "scores",
+    "val_loss",
+)  # keys of the item `meta`: {metric: value}; older checkpoints have the loss alone
 _gathered: dict[str, int] = {}
 
 
-def newest_good(workdir: Path) -> tuple[int | None, dict[int, float | None]]:
+def newest_good(workdir: Path, metric: str = "val/loss") -> tuple[int | None, dict[int, float | None]]:
     """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before; all processes call it together.
 
     Each process hashes its share of the files; process 0 alone lists and renames, so that all speak of the same checkpoints.
 
+    Args:
+      workdir: of the run.
+      metric: that says which checkpoint is the best.
+
     Returns:
-      (the step to restore, or None for a new run; validation losses by step of all sealed checkpoints).
+      (the step to restore, or None for a new run; `config.rank` by step of all sealed checkpoints).
 
     Raises:
       UserError: there were checkpoints and none is good, or the disk fails.
@@ -41,7 +49,7 @@ def newest_good(workdir: Path) -> tuple[int | None, dict[int, float | None]]:
             break
         if cluster.is_main():
             _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
-    losses = gather("good", _settle(workdir, good, candidates) if cluster.is_main() else "")[0]
+    losses = gather("good", _settle(workdir, good, candidates, metric) if cluster.is_main() else "")[0]
     return good, {int(step): loss for step, loss in json.loads(losses).items()}
 
 
@@ -65,8 +73,8 @@ def _tidy(workdir: Path) -> str:
     return json.dumps(workdir_lib.steps(workdir))
 
 
-def _settle(workdir: Path, good: int | None, candidates: list[int]) -> str:
-    """Process 0 after the verification: records the newest good step, and returns {step: validation loss} as JSON."""
+def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str) -> str:
+    """Process 0 after the verification: records the newest good step, and returns {step: rank} as JSON."""
     before = workdir_lib.progress(workdir)
     if good is None and (candidates or before >= 0):
         if not (workdir / workdir_lib.PROGRESS).exists():  # else the next start would find nothing, and begin anew
@@ -87,7 +95,7 @@ def _settle(workdir: Path, good: int | None, candidates: list[int]) -> str:
     for step in workdir_lib.steps(workdir):
         try:
             meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
-            losses[step] = meta.get(VAL_LOSS)
+            losses[step] = config_lib.rank(meta.get(SCORES) or {"val/loss": meta.get(VAL_LOSS)}, metric)
         except (OSError, ValueError):
             losses[step] = (
                 None  # weights from elsewhere have none; an older checkpoint's damage is told when it is used
@@ -113,9 +121,9 @@ def kept(losses: dict[int, float | None], latest: int, best: int) -> set[int]:
     """The checkpoints that stay.
 
     Args:
-      losses: validation loss by step; None where there was no evaluation: no candidate for the best.
+      losses: `config.rank` by step, such as the validation loss; None where it is unknown: no candidate for the best.
       latest: how many of the newest stay.
-      best: how many with the lowest losses stay; of equal ones the newer.
+      best: how many with the lowest stay; of equal ones the newer.
     """
     ranked = sorted(
         (math.inf if math.isnan(loss) else loss, -step) for step, loss in losses.items() if loss is not None

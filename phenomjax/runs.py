@@ -1,7 +1,8 @@
 """python -m phenomjax.runs DIR… [--sort val/loss] [--html runs.html]: lists and compares the runs under some folders.
 
-A run is a folder with the config.json that training writes. Columns: state, step of num_steps, validation metrics where val/loss was lowest, the
-last train/loss, goodput (productive step time over wall time, all starts), and every key of the configuration in which the runs differ.
+A run is a folder with the config.json that training writes. Columns: state, step of num_steps, metrics of validation and probes where
+checkpoint.best_metric (the lowest val/loss by default) was best, the last train/loss, goodput (productive step time over wall
+time, all starts), and every key of the configuration in which the runs differ.
 
 The state is read from what the run left, in this order: the last start in logs/process_000.log ended with "done" or "stopped" (saved, to be
 continued), or with an error (failed); it said nothing of an end, and its process lives on this machine, or on another one whose files changed
@@ -10,6 +11,7 @@ in the last 15 minutes (running), or not (failed: it was killed). Without that l
 
 import argparse
 import json
+import math
 import os
 import re
 import socket
@@ -19,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from phenomjax.config import flatten
+from phenomjax.config import flatten, rank
 from phenomjax.errors import UserError, did_you_mean, exit_on_user_error
 from phenomjax.progress import log, log_to_stderr
 
@@ -42,7 +44,7 @@ class Run:
       state: "done", "running", "stopped" or "failed".
       step: of the newest metrics line or checkpoint.
       series: {metric: [(step, value), …]}.
-      best: validation metrics at the step with the lowest val/loss.
+      best: metrics of validation and probes at the step that is best by `checkpoint.best_metric`, the lowest val/loss by default.
       goodput: share of the wall time, or None.
       problems: what could not be read.
     """
@@ -159,7 +161,7 @@ def _read_metrics(run: Run) -> None:
         lines = (run.path / "metrics.jsonl").read_text(errors="replace").splitlines()
     except OSError:
         return
-    bad = []
+    bad, measured = [], dict[int, dict[str, float]]()
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -171,8 +173,12 @@ def _read_metrics(run: Run) -> None:
         run.step = max(run.step, step)
         for name, value in numbers.items():
             run.series.setdefault(name, []).append((step, value))
-        if numbers.get("val/loss", float("inf")) < run.best.get("val/loss", float("inf")):
-            run.best = {name: value for name, value in numbers.items() if name.startswith("val/")}
+            if name.startswith(("val/", "probe/")) and not name.endswith(("_low", "_high")):  # ends of intervals
+                measured.setdefault(step, {})[name] = value
+    metric = str(run.config.get("checkpoint.best_metric", "val/loss"))
+    ranks = {step: rank(values, metric) for step, values in measured.items()}
+    known = [(value, step) for step, value in ranks.items() if value is not None and math.isfinite(value)]
+    run.best = measured[min(known)[1]] if known else {}
     if bad:
         run.problems.append(
             f"{len(bad)} damaged line{'s' * (len(bad) > 1)} of metrics.jsonl left out (the first is line {bad[0]})"

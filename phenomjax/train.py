@@ -148,27 +148,27 @@ class Trainer:
             # The average must be a copy of its own: the step donates both.
             ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()
             state = state.replace(params=params, ema=ema)
-        return state, {"window": None, "redo_eval": False}
+        return state, {"window": None, "redo": []}
 
     def loop(self, state: state_lib.TrainState, meta: dict[str, Any]) -> int:
         """Steps from the state's step to the end; returns the exit code."""
         c, start = self.config, int(state.step)
         resumed = self.checkpoints.latest_step() is not None
-        writers = open_writers(self.workdir, c, start if resumed else None, meta["redo_eval"])
-        window, pending, val_loss = metrics.Window(meta["window"]), None, None
+        redo = meta.get("redo", ["val"] * meta.get("redo_eval", False))  # an older checkpoint's name for it
+        writers = open_writers(self.workdir, c, start if resumed else None, redo)
+        window, pending = metrics.Window(meta["window"]), None
         key = jax.device_put(jax.random.key(c.seed), self.everywhere)
         if c.divergence.action == "rollback" and not resumed:
-            self.save(state, window, None, redo_eval=False)
+            self.save(state, window, {}, [])
         feed = DeviceFeed(self.loader, self.data_step, start, c.num_steps, self.rows)
         samples = self.open_samples(start)
         since, since_step, saved_at = time.perf_counter(), start, time.monotonic()
         self.goodput.begin(start)
         self.watchdog.beat(start)
-        redo_eval, stop = meta["redo_eval"], False
+        stop = False
         try:
-            if redo_eval:  # the run was stopped between this step and its evaluation
-                val_loss = self.evaluate(state, writers)
-                stop = val_loss is None
+            if redo:  # the run was stopped between this step and its evaluation
+                stop = bool(self.measure(state, writers, redo, stop)[1])
                 if not stop:
                     self.draw(state, writers)
             stop = stop or 0 < c.stop_at_step <= start < c.num_steps  # it was paused here before
@@ -188,7 +188,7 @@ class Trainer:
                     own.info("first step done: %d", step)
                 if pending:
                     window.add(self.read(*pending))
-                pending, val_loss = (step, values, ids), None
+                pending = (step, values, ids)
                 self.watchdog.beat(step)
                 self.checkpoints.check()
                 if samples:
@@ -202,30 +202,30 @@ class Trainer:
                     and bool(c.eval.every_steps)
                     and (step % c.eval.every_steps == 0 or last)
                 )
+                probe_due = bool(c.probes.every_steps) and (step % c.probes.every_steps == 0 or last)
+                best_due = probe_due if c.checkpoint.best_metric.startswith("probe/") else eval_due
                 draw_due = last or (bool(c.figures.every_steps) and step % c.figures.every_steps == 0)
-                save_due = step % c.checkpoint.every_steps == 0 or last or (eval_due and c.checkpoint.keep_best > 0)
+                save_due = step % c.checkpoint.every_steps == 0 or last or (best_due and c.checkpoint.keep_best > 0)
                 if log_due and c.checkpoint.every_minutes and not save_due:
                     save_due = cluster.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
-                if log_due or eval_due or draw_due or save_due or stop or pause:
+                if log_due or eval_due or probe_due or draw_due or save_due or stop or pause:
                     window.add(self.read(*pending))
                     pending = None
                 if log_due:
                     now = time.perf_counter()
                     self.log_line(writers, step, window.mean(), now - since, step - since_step, feed)
                     since, since_step, feed.waited, self.work = now, step, 0.0, 0.0
-                redo_eval = eval_due and stop
-                if eval_due and not stop:
-                    val_loss = self.evaluate(state, writers)
-                    redo_eval = stop = val_loss is None  # a signal came while evaluating
+                scores, redo = self.measure(state, writers, ["val"] * eval_due + ["probe"] * probe_due, stop)
+                stop = stop or bool(redo)
                 if draw_due and not stop:
                     self.draw(state, writers)
                 stop = stop or pause
                 if save_due or stop:
                     for writer in (*writers, *([samples] if samples else [])):
                         writer.flush()
-                    self.save(state, window, val_loss, redo_eval)
+                    self.save(state, window, scores, redo)
                     saved_at = time.monotonic()
-                if eval_due or draw_due or save_due:
+                if eval_due or probe_due or draw_due or save_due:
                     since, since_step, feed.waited, self.work = time.perf_counter(), step, 0.0, 0.0
                     self.compile_seconds = 0.0
             with self.goodput.spent("checkpoints"), self.watchdog.slow("writing a checkpoint"):
@@ -298,13 +298,21 @@ class Trainer:
         for writer in writers:
             writer.scalars(step, means)
 
-    def evaluate(self, state: state_lib.TrainState, writers: list) -> float | None:
-        """Validation loss; None when a signal came in between."""
-        self.watchdog.beat(int(state.step), "evaluation")
-        with self.goodput.spent("evaluation"):
-            loss = self.evaluation.evaluate(state, writers)
-        self.watchdog.enter("step")
-        return loss
+    def measure(
+        self, state: state_lib.TrainState, writers: list, due: list[str], stop: bool
+    ) -> tuple[dict[str, float], list[str]]:
+        """Evaluates ("val") and probes ("probe"); returns what was found, and what a signal (or `stop`, before) kept from being done."""
+        scores: dict[str, float] = {}
+        redo: list[str] = []
+        for name in due:
+            self.watchdog.beat(int(state.step), "evaluation")
+            with self.goodput.spent("evaluation"):
+                function = self.evaluation.evaluate if name == "val" else self.evaluation.probe
+                found = None if stop or redo else function(state, writers)
+            self.watchdog.enter("step")
+            scores |= found or {}
+            redo += [name] * (found is None)
+        return scores, redo
 
     def draw(self, state: state_lib.TrainState, writers: list) -> None:
         """Writes figures."""
@@ -318,17 +326,17 @@ class Trainer:
         return (self.workdir / "logs" / f"samples_{jax.process_index():03d}.jsonl").open("a")
 
     def save(
-        self, state: state_lib.TrainState, window: metrics.Window, val_loss: float | None, redo_eval: bool
+        self, state: state_lib.TrainState, window: metrics.Window, scores: dict[str, float], redo: list[str]
     ) -> None:
         """Starts writing a checkpoint."""
         meta = {
             "window": window.state(),
             "rollbacks": self.rollbacks,
-            "redo_eval": redo_eval,
+            "redo": redo,
             "data": self.loader.fingerprints,
         }
         with self.goodput.spent("checkpoints"), self.watchdog.slow("saving"):
-            self.checkpoints.save(int(state.step), state, meta, val_loss)
+            self.checkpoints.save(int(state.step), state, meta, scores)
 
     def roll_back(self, error: Diverged) -> None:
         """Skips the window between the last good checkpoint and the bad step, or gives up.
@@ -370,7 +378,7 @@ class Trainer:
             duration(time.monotonic() - self.started),
         )
         log.info("wrote %s: checkpoints of steps %s%s, metrics.jsonl, config.json, figures", self.workdir, self.checkpoints.steps(),
-                 "" if best is None else f" (lowest val/loss: {best})")  # fmt: skip
+                 "" if best is None else f" (best {self.config.checkpoint.best_metric}: {best})")  # fmt: skip
         log.info("goodput: %s", describe(self.goodput.write(step), len(self.goodput.earlier) + 1))
         own.info("%s at step %d", "stopped" if stopped else "done", step)
         if stopped:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -224,14 +225,16 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def open_writers(workdir: Path, config: ConfigDict, resume_step: int | None, redo_eval: bool) -> list[Writer]:
+def open_writers(
+    workdir: Path, config: ConfigDict, resume_step: int | None, redo: Collection[str] = ()
+) -> list[Writer]:
     """Makes the writers on process 0, none elsewhere.
 
     Args:
       workdir: folder of the run.
       config: `log.*` is read.
       resume_step: step that was restored; None for a new run.
-      redo_eval: the run stopped before the evaluation of `resume_step` was done, so a val line of that step is cut too.
+      redo: what the run stopped before at `resume_step`, "val" or "probe": lines of it of that step are cut too.
 
     Raises:
       UserError: W&B or MLflow was asked for and is not installed, or cannot be used.
@@ -242,7 +245,7 @@ def open_writers(workdir: Path, config: ConfigDict, resume_step: int | None, red
         JsonLines(
             workdir / "metrics.jsonl",
             resume_step,
-            lambda d: not (redo_eval and d["step"] == resume_step and "val/loss" in d),
+            lambda d: d["step"] != resume_step or not any(name.split("/")[0] in redo for name in d),
         )
     ]
     if config.log.tensorboard and importlib.util.find_spec("tensorboardX"):

@@ -39,7 +39,7 @@ def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
 
 def test_tensorboard_gets_scalars_and_figures(tmp_path):
     pytest.importorskip("tensorboardX")
-    found = writers.open_writers(tmp_path, config.base(), None, redo_eval=False)
+    found = writers.open_writers(tmp_path, config.base(), None)
     figure = Figure()
     figure.subplots().plot([1, 2])
     for writer in found:
@@ -57,7 +57,7 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`"
     ):
-        writers.open_writers(tmp_path, c, None, redo_eval=False)
+        writers.open_writers(tmp_path, c, None)
 
 
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
         UserError,
         match=r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -r requirements-logging",
     ):
-        writers.open_writers(tmp_path, c, None, redo_eval=False)
+        writers.open_writers(tmp_path, c, None)
 
 
 def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     def part(steps, resume):
         figure = Figure()
         figure.subplots().plot([1, 2])
-        _, writer = writers.open_writers(workdir, c, resume, redo_eval=False)
+        _, writer = writers.open_writers(workdir, c, resume)
         for step in steps:
             writer.scalars(step, {"train/loss": 1 / step, "val/loss": float("nan")})
         writer.figure(steps[-1], "curve", figure)
@@ -112,7 +112,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"MLflow at sqlite:.* cannot be used: .*not found.* delete .*mlflow_run to begin a new one"
     ):
-        writers.open_writers(workdir, c, 1, redo_eval=False)
+        writers.open_writers(workdir, c, 1)
 
 
 @pytest.mark.parametrize("kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)])

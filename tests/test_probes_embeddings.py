@@ -29,7 +29,7 @@ def both_ways(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compiled(causal):
-    return embeddings.Embedder(causal, quiet=True)
+    return embeddings.Embedder(causal)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_of_arrays():
 
 def test_compute_reads_each_sequence_by_itself(both_ways):
     """Two directions, long proteins by segments of 16, and what stands beside a sequence has no say."""
-    embedder = embeddings.Embedder(both_ways, quiet=True)
+    embedder = embeddings.Embedder(both_ways)
     whole = embedder.compute(SEQUENCES, "residue")
     assert whole.dim == 16 and whole.lengths.tolist() == [len(s) for s in SEQUENCES]
     alone = embedder.compute([SEQUENCES[1]], "residue").batch([0], 45)[0]

@@ -105,7 +105,7 @@ class Destination(Protocol):
 
 def embed(
     found: queries.Queries, model: trained.Trained, features: segments.Features, store: Destination, segment_len: int,
-    batch_tokens: int, devices: int, stop, quiet: bool = False,
+    batch_tokens: int, devices: int, stop,
 ) -> bool:  # fmt: skip
     """Fills the store batch by batch, longest sequences first; False if it was stopped.
 
@@ -116,7 +116,6 @@ def embed(
       segment_len, batch_tokens: of the plan.
       devices: number of them.
       stop: an event.
-      quiet: whether nothing is said of the progress.
     """
     frame = sum(map(len, model.task.boundary))
     lengths = found.lengths[found.order]
@@ -124,9 +123,8 @@ def embed(
     done = store.done
     work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
     shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
-    if not quiet:
-        log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
-                 found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
+    log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
+             found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
     bar = progress.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
     saved, started = time.monotonic(), time.monotonic()
     running: tuple[int, Iterator[segments.Piece]] | None = None
@@ -143,8 +141,7 @@ def embed(
             if stop.is_set() and plan[number].segments > 1:  # it may be incomplete
                 break
             done = number + 1
-            if not quiet:
-                bar.update(int(work[number]))
+            bar.update(int(work[number]))
             if time.monotonic() - saved > SAVE_SECONDS:
                 store.save(done)
                 saved = time.monotonic()
@@ -152,7 +149,7 @@ def embed(
         if running is None and stop.is_set():
             break
     store.save(done)
-    if done and not quiet:
+    if done:
         seconds = time.monotonic() - started
         log.info(
             "%d residues in %s, %d compilations included",

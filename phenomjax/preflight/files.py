@@ -146,7 +146,7 @@ def save_and_restore(bench: Bench) -> dict[str, Any]:
     folder, config = bench.folder / "run", bench.config
     folder.mkdir(parents=True, exist_ok=True)
     assert bench.mesh is not None
-    meta = {"window": None, "rollbacks": [], "redo_eval": False, "data": bench.loader.fingerprints}
+    meta = {"window": None, "rollbacks": [], "redo": [], "data": bench.loader.fingerprints}
     with on(bench.mesh, config):
         writer = checkpoint.Checkpointer(folder, config)
         writer.newest_good()

@@ -80,6 +80,15 @@ class Features:
         return out
 
 
+def encode(model: Trained, sequences: Sequence[str]) -> queries.Queries:
+    """Sequences in the tokens of a model.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    return queries.of_sequences(sequences, model.words.name, model.rare)
+
+
 class Embedder:
     """Computes features of one model, or of several that differ in nothing but parameters; compiles once.
 
@@ -88,11 +97,10 @@ class Embedder:
 
     Args:
       model: whose features.
-      quiet: whether nothing is said of the progress.
     """
 
-    def __init__(self, model: Trained, quiet: bool = False):
-        self.model, self._quiet = model, quiet
+    def __init__(self, model: Trained):
+        self.model = model
         self._made: dict[tuple[str, str], segments.Features] = {}
 
     def use(self, model: Trained) -> bool:
@@ -104,14 +112,6 @@ class Embedder:
             for made in self._made.values():
                 made.use(model.params)
         return True
-
-    def encode(self, sequences: Sequence[str]) -> queries.Queries:
-        """Sequences in the tokens of the model.
-
-        Raises:
-          UserError: one cannot be read.
-        """
-        return queries.of_sequences(sequences, self.model.words.name, self.model.rare)
 
     def plan(self, found: queries.Queries) -> list[batches.Batch]:
         """The batches of `fill`."""
@@ -133,16 +133,16 @@ class Embedder:
     ) -> None:
         """Fills a store, longest sequences first. Raises Stopped when `stop` was set before the end."""
         with np.errstate(over="ignore"):  # the store looks for infinite numbers
-            whole = sequence_job.embed(
-                found, self.model, self.features(per, dtype), store, *self._shape(), stop, self._quiet
-            )
+            whole = sequence_job.embed(found, self.model, self.features(per, dtype), store, *self._shape(), stop)
         if not whole:
             raise Stopped
 
-    def compute(self, sequences: Sequence[str], per: str, stop: threading.Event | None = None) -> Features:
-        """Features in memory, float32. Raises Stopped when `stop` was set before the end."""
+    def compute(
+        self, sequences: Sequence[str] | queries.Queries, per: str, stop: threading.Event | None = None
+    ) -> Features:
+        """Features of sequences, or of what `encode` made of them, in memory, float32. Raises Stopped when `stop` was set before the end."""
         _check(per)
-        found = self.encode(sequences)
+        found = sequences if isinstance(sequences, queries.Queries) else encode(self.model, sequences)
         store = _Memory(_rows(found, per), self.features(per, "float32").dim)
         try:
             self.fill(found, per, "float32", store, stop or threading.Event())
@@ -220,7 +220,7 @@ class Cache:
         _check(per)
         if self._embedder is None or not self._embedder.use(model):
             self._embedder = Embedder(model)
-        job = _Job(self._embedder, self._embedder.encode(sequences), per, stop or threading.Event())
+        job = _Job(self._embedder, encode(model, sequences), per, stop or threading.Event())
         wide = self._at(job, "float32")
         if wide.folder.is_dir():
             return job.run(wide, "float32")
