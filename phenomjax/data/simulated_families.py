@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,25 @@ class FamilyConfig:
     indel_rate: float = 0.0005
     validation: float = 0.1
     test_families: int = 1
+
+
+class Protein(NamedTuple):
+    """A simulated protein.
+
+    Attributes:
+      residues: int64 [length], places in AMINO_ACIDS.
+      rates: float64 [length], substitutions of each site, relative; 0 = conserved.
+      origin: int64 [length], the ancestor's site that each residue comes from, -1 = inserted.
+    """
+
+    residues: np.ndarray
+    rates: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def text(self) -> str:
+        """The sequence in letters."""
+        return "".join(AMINO_ACIDS[i] for i in self.residues)
 
 
 def write_families(path: str | Path, config: FamilyConfig) -> None:
@@ -109,54 +129,57 @@ def simulate(config: FamilyConfig) -> tuple[list[tuple[str, np.ndarray]], list[l
       ancestors: (sequence, rate of each site) of each family.
       members: the sequences of each family, in random order.
     """
-    ancestors, families = [], []
+    families = evolve_families(config)
+    return [(ancestor.text, ancestor.rates) for ancestor, _ in families], [
+        [m.text for m in members] for _, members in families
+    ]
+
+
+def evolve_families(config: FamilyConfig) -> list[tuple[Protein, list[Protein]]]:
+    """(ancestor, members in random order) of each family."""
+    families = []
     for family in range(config.families):
         rng = np.random.default_rng([config.seed, 0, family])
         length = max(int(rng.normal(config.length, config.length / 6)), 10)
-        ancestor = rng.choice(20, length, p=FREQUENCIES / FREQUENCIES.sum())
-        ancestor[0] = AMINO_ACIDS.index("M")
+        residues = rng.choice(20, length, p=FREQUENCIES / FREQUENCIES.sum())
+        residues[0] = AMINO_ACIDS.index("M")
         rates = rng.gamma(1.0, 1.0, length) * (rng.random(length) >= config.conserved)
         rates[0] = 0.0
-        ancestors.append(("".join(AMINO_ACIDS[i] for i in ancestor), rates))
-        leaves = _evolve(rng, ancestor, rates, config.members, config.divergence, config.indel_rate)
-        families.append(["".join(AMINO_ACIDS[i] for i in leaves[k]) for k in rng.permutation(config.members)])
-    return ancestors, families
+        ancestor = Protein(residues, rates, np.arange(length))
+        leaves = evolve(rng, ancestor, config.members, config.divergence, config.indel_rate)
+        families.append((ancestor, [leaves[k] for k in rng.permutation(config.members)]))
+    return families
 
 
-def _evolve(
-    rng: np.random.Generator, sequence: np.ndarray, rates: np.ndarray, leaves: int, depth: float, indel_rate: float
-) -> list[np.ndarray]:
-    """The leaves of a random binary tree whose leaves are all `depth` away from `sequence`."""
+def evolve(rng: np.random.Generator, protein: Protein, leaves: int, depth: float, indel_rate: float) -> list[Protein]:
+    """The leaves of a random binary tree whose leaves are all `depth` substitutions a free site away from `protein`."""
     # The first of n lineages splits, on average, after 1/n of what is left.
     length = depth if leaves == 1 else depth * rng.uniform(0, 2 / (1 + np.log2(leaves) * 1.5))
-    sequence, rates = _branch(rng, sequence, rates, min(length, depth), indel_rate)
+    protein = _branch(rng, protein, min(length, depth), indel_rate)
     if leaves == 1:
-        return [sequence]
+        return [protein]
     left = int(rng.integers(1, leaves))
     rest = max(depth - length, 0.0)
-    return _evolve(rng, sequence, rates, left, rest, indel_rate) + _evolve(
-        rng, sequence, rates, leaves - left, rest, indel_rate
-    )
+    return evolve(rng, protein, left, rest, indel_rate) + evolve(rng, protein, leaves - left, rest, indel_rate)
 
 
-def _branch(
-    rng: np.random.Generator, sequence: np.ndarray, rates: np.ndarray, length: float, indel_rate: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _branch(rng: np.random.Generator, protein: Protein, length: float, indel_rate: float) -> Protein:
     """One branch: substitutions at each site's rate, then a few insertions and deletions where sites are free."""
-    sequence = sequence.copy()
+    sequence, rates, origin = protein.residues.copy(), protein.rates, protein.origin
     changed = np.flatnonzero(rng.random(len(sequence)) < 1.0 - np.exp(-rates * length))
     for site in changed:
-        sequence[site] = rng.choice(20, p=_EXCHANGE[sequence[site]])
+        sequence[site] = rng.choice(20, p=EXCHANGE[sequence[site]])
     for site in sorted(np.flatnonzero((rng.random(len(sequence)) < indel_rate) & (rates > 0)), reverse=True):
         size = int(rng.integers(1, 5))
         if rng.random() < 0.5:
             end = site + size
             if (rates[site:end] > 0).all():
-                sequence, rates = np.delete(sequence, slice(site, end)), np.delete(rates, slice(site, end))
+                sequence, rates, origin = (np.delete(x, slice(site, end)) for x in (sequence, rates, origin))
         else:
             new = rng.choice(20, size, p=FREQUENCIES / FREQUENCIES.sum())
             sequence, rates = np.insert(sequence, site, new), np.insert(rates, site, np.ones(size))
-    return sequence, rates
+            origin = np.insert(origin, site, np.full(size, -1))
+    return Protein(sequence, rates, origin)
 
 
 def _exchange() -> np.ndarray:
@@ -166,4 +189,4 @@ def _exchange() -> np.ndarray:
     return weight / weight.sum(1, keepdims=True)
 
 
-_EXCHANGE = _exchange()
+EXCHANGE = _exchange()  # [20, 20] what replaces a residue that is substituted

@@ -3,8 +3,8 @@
 from typing import Any
 
 from phenomjax.probes import suite
+from phenomjax.probes.label_values import METRICS
 
-DEFAULT_METRIC = {suite.RESIDUE: "accuracy", suite.CLASS: "accuracy", suite.MULTILABEL: "f1_samples", suite.VALUE: "spearman"}  # fmt: skip
 ZERO_SHOT = "zero-shot"  # the "head" of predictions without training
 BASELINE_NAMES = {
     "majority": "majority class",
@@ -57,4 +57,4 @@ def main_metric(task: suite.Task | suite.Mutations, label: str) -> tuple[str, st
     if isinstance(task, suite.Mutations):
         return "spearman", ""
     kind = task.labels[label].kind
-    return task.labels[label].metric or DEFAULT_METRIC[kind], "residue" if kind == suite.RESIDUE else ""
+    return task.labels[label].metric or METRICS[kind], "residue" if kind == suite.RESIDUE else ""
