@@ -1,6 +1,7 @@
 """What sequence alignment sees of a test: the nearest training row by MMseqs2, and views of a test below an identity to training."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from phenomjax.probes.dataset import TRAIN, Dataset
 LEAST_EVALUE = 1e-3  # the most that a hit may have to be taken for a relative
 
 
-def hits(dataset: Dataset, *, sensitivity: float = 7.5, max_hits: int = 300, threads: int = 0) -> mmseqs.Hits:
+def hits(
+    dataset: Dataset, *, sensitivity: float = 7.5, max_hits: int = 300, threads: int = 0, cache: Path | None = None
+) -> mmseqs.Hits:
     """Alignments of the test rows with the training rows; validation rows are not searched.
 
     Args:
       dataset: of proteins.
-      sensitivity, max_hits, threads: as of mmseqs.search.
+      sensitivity, max_hits, threads, cache: as of mmseqs.search.
 
     Returns:
       Hits whose `query` and `target` are row numbers of the dataset. Every copy of a sequence has its own.
@@ -33,6 +36,7 @@ def hits(dataset: Dataset, *, sensitivity: float = 7.5, max_hits: int = 300, thr
         max_hits=max_hits,
         evalue=LEAST_EVALUE,
         threads=threads,
+        cache=cache,
         purpose=f"Aligning the tests of '{dataset.name}' with its training rows",
     )
     # One row of hits for each copy of a query, queries in the order of the rows.

@@ -107,13 +107,14 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, task: Task, data: Path) -> Dataset:
+def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Dataset:
     """Reads, maps, splits and limits a task, and logs what was read, dropped and left out.
 
     Args:
       name: of the task.
       task: the entry.
       data: the suite's data folder.
+      cache: a folder that keeps what MMseqs2 finds; None = none is kept.
 
     Raises:
       UserError: a file, a record or a split is not what the entry says; with file, record and position.
@@ -134,7 +135,8 @@ def load(name: str, task: Task, data: Path) -> Dataset:
     # With "given", rows without a label come along, so that a test of them alone is noticed.
     placed = np.flatnonzero(known | (task.split.by == "given"))
     parts = np.full(len(records), "", object)
-    parts[placed] = splits.assign(name, task.split, [records[i] for i in placed], [sequences[i] for i in placed])
+    some = [records[row] for row in placed], [sequences[row] for row in placed]
+    parts[placed] = splits.assign(name, task.split, *some, cache)
     parts = parts.astype(str)
     _check_parts(name, task, records, parts, known, counts)
     counts["without a label"] = int((~known).sum())

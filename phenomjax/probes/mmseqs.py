@@ -1,11 +1,12 @@
 """MMseqs2 (Steinegger & Söding 2017) on sequences in memory: search and clustering, its files in a temporary folder."""
 
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from phenomjax.errors import EXIT_FAILED, UserError
 
 COVERAGES = {"both": 0, "target": 1, "query": 2}  # --cov-mode
 _COLUMNS = "query,target,fident,qcov,tcov,bits,evalue"
+_KINDS = (np.int64, np.int64, np.float32, np.float32, np.float32, np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def search(
     sensitivity: float = 7.5,
     max_hits: int = 300,
     threads: int = 0,
+    cache: Path | None = None,
     purpose: str = "Searching for similar sequences",
 ) -> Hits:
     """Aligns every query with the targets that look like it (`mmseqs easy-search`).
@@ -94,33 +97,34 @@ def search(
       sensitivity: -s of MMseqs2, 1 (fast) to 7.5.
       max_hits: of a query that pass the prefilter.
       threads: 0 = all cores of this process.
+      cache: a folder that keeps results, by all that they depend on; None = none is kept.
       purpose: begins the message where there is no MMseqs2.
 
     Raises:
       UserError: mmseqs is missing, or failed.
     """
     program = find(purpose)
-    columns: list[list[str]] = [[] for _ in _COLUMNS.split(",")]
-    if len(queries) and len(targets):
-        with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
-            folder = Path(name)
-            write_fasta(folder / "queries.fasta", queries)
-            write_fasta(folder / "targets.fasta", targets)
-            _run(
-                [
-                    program, "easy-search", "queries.fasta", "targets.fasta", "hits.tsv", "work", "--format-output", _COLUMNS,
-                    "--alignment-mode", "3", "--seq-id-mode", "0", "--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}",
-                    "--cov-mode", str(COVERAGES[coverage_of]), "-e", f"{evalue:g}", "-s", f"{sensitivity:g}",
-                    "--max-seqs", str(max_hits), "--threads", str(threads or _cores()),
-                ],
-                folder,
-            )  # fmt: skip
-            rows = [line.split("\t") for line in (folder / "hits.tsv").read_text().splitlines()]
-            columns = [list(column) for column in zip(*rows, strict=True)] or columns
-    kinds = (np.int64, np.int64, np.float32, np.float32, np.float32, np.float32, np.float64)
-    arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, kinds, strict=True)]
-    order = np.lexsort((arrays[1], -arrays[5], arrays[0]))
-    return Hits(*(array[order] for array in arrays))
+    options = [
+        "--alignment-mode", "3", "--seq-id-mode", "0", "--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}",
+        "--cov-mode", str(COVERAGES[coverage_of]), "-e", f"{evalue:g}", "-s", f"{sensitivity:g}", "--max-seqs", str(max_hits),
+    ]  # fmt: skip
+
+    def make() -> list[np.ndarray]:
+        columns: list[list[str]] = [[] for _ in _KINDS]
+        if len(queries) and len(targets):
+            with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
+                folder = Path(name)
+                write_fasta(folder / "queries.fasta", queries)
+                write_fasta(folder / "targets.fasta", targets)
+                files = ["queries.fasta", "targets.fasta", "hits.tsv", "work", "--format-output", _COLUMNS]
+                _run([program, "easy-search", *files, *options, "--threads", str(threads or _cores())], folder)
+                rows = [line.split("\t") for line in (folder / "hits.tsv").read_text().splitlines()]
+                columns = [list(column) for column in zip(*rows, strict=True)] or columns
+        arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, _KINDS, strict=True)]
+        order = np.lexsort((arrays[1], -arrays[5], arrays[0]))
+        return [array[order] for array in arrays]
+
+    return Hits(*_kept(cache, ["search", *options], [queries, targets], make))
 
 
 def cluster(
@@ -129,6 +133,7 @@ def cluster(
     coverage: float = 0.5,
     *,
     threads: int = 0,
+    cache: Path | None = None,
     purpose: str = "Clustering sequences",
 ) -> np.ndarray:
     """Clusters proteins (`mmseqs easy-cluster`, cascaded, with what its set-cover leaves put to the best centre).
@@ -136,8 +141,9 @@ def cluster(
     Args:
       sequences: [n]; equal ones are always in one cluster.
       identity: of a member's alignment with the centre of its cluster, 0 to 1.
-      coverage: share of both sequences, of 0 to 1, that it spans.
+      coverage: share of the member, of 0 to 1, that it spans (--cov-mode 1), so that fragments go with the whole protein.
       threads: 0 = all cores of this process.
+      cache: a folder that keeps results, by all that they depend on; None = none is kept.
       purpose: begins the message where there is no MMseqs2.
 
     Returns:
@@ -147,33 +153,56 @@ def cluster(
       UserError: mmseqs is missing, or failed.
     """
     program = find(purpose)
-    first: dict[str, int] = {}
-    copies = np.array([first.setdefault(text, number) for number, text in enumerate(sequences)], np.int64)
-    centres = copies.copy()
-    if len(first) > 1:
-        with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
-            folder = Path(name)
-            # By text, so that the order of the files has no say in the clusters.
-            write_fasta(folder / "all.fasta", sorted(first), [first[text] for text in sorted(first)])
-            _run(
-                [
-                    program, "easy-cluster", "all.fasta", "result", "work", "--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}",
-                    "--cov-mode", "0", "--cluster-reassign", "1", "--threads", str(threads or _cores()),
-                ],
-                folder,
-            )  # fmt: skip
-            for line in (folder / "result_cluster.tsv").read_text().splitlines():
-                centre, member = line.split("\t")
-                centres[int(member)] = int(centre)
-        centres = centres[copies]
-    return centres
+    texts, copies = np.unique(
+        np.array(sequences, object), return_inverse=True
+    )  # sorted: the order of the files has no say
+    options = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "1", "--cluster-reassign", "1"]
+
+    def make() -> list[np.ndarray]:
+        centres = np.arange(len(texts))
+        if len(texts) > 1:
+            with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
+                folder = Path(name)
+                write_fasta(folder / "all.fasta", texts)
+                files = ["all.fasta", "result", "work"]
+                _run([program, "easy-cluster", *files, *options, "--threads", str(threads or _cores())], folder)
+                for line in (folder / "result_cluster.tsv").read_text().splitlines():
+                    centre, member = line.split("\t")
+                    centres[int(member)] = int(centre)
+        return [centres]
+
+    (centres,) = _kept(cache, ["cluster", *options], [texts], make)
+    first = np.full(len(texts), len(sequences), np.int64)
+    np.minimum.at(first, copies, np.arange(len(sequences)))
+    return first[centres[copies]] if len(sequences) else np.zeros(0, np.int64)
 
 
-def write_fasta(path: Path, sequences: Sequence[str], numbers: Sequence[int] | None = None) -> None:
+def _kept(cache: Path | None, options: list[str], texts: list[Sequence[str]], make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:  # fmt: skip
+    """What `make` returns, or what it returned for the same options and sequences."""
+    if cache is None:
+        return make()
+    digest = hashlib.sha256(" ".join([version(), *options]).encode())
+    for of in texts:
+        digest.update(f"\n\n{len(of)}".encode())
+        for text in of:
+            digest.update(f"\n{text}".encode())
+    path = cache / f"mmseqs_{digest.hexdigest()[:32]}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[f"arr_{number}"] for number in range(len(stored.files))]
+    arrays = make()
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, *arrays)
+    os.replace(partial, path)
+    return arrays
+
+
+def write_fasta(path: Path, sequences: Sequence[str]) -> None:
     """Writes proteins with their numbers as names."""
-    names = range(len(sequences)) if numbers is None else numbers
     with path.open("w") as file:
-        file.writelines(f">{number}\n{text}\n" for number, text in zip(names, sequences, strict=True))
+        file.writelines(f">{number}\n{text}\n" for number, text in enumerate(sequences))
 
 
 def _cores() -> int:

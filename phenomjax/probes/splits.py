@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,9 @@ TRUE, FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "nan", ""
 SHOWN = 3  # unparsable SMILES that are named
 
 
-def assign(name: str, split: Split, records: list[Record], sequences: list[str]) -> np.ndarray:
+def assign(
+    name: str, split: Split, records: list[Record], sequences: list[str], cache: Path | None = None
+) -> np.ndarray:
     """The split of each row.
 
     Args:
@@ -26,6 +29,7 @@ def assign(name: str, split: Split, records: list[Record], sequences: list[str])
       split: the entry.
       records: [n].
       sequences: [n].
+      cache: a folder that keeps the clusters; None = none is kept.
 
     Returns:
       str [n]: "train", "validation", the name of a test set, or "" for a SMILES string that RDKit cannot read (with "scaffold").
@@ -39,7 +43,8 @@ def assign(name: str, split: Split, records: list[Record], sequences: list[str])
     if split.by == "scaffold":
         return _by_scaffold(name, split, records, sequences)
     if split.by == "cluster":
-        centres = mmseqs.cluster(sequences, split.identity, purpose=f"Task '{name}', which is split by cluster,")
+        purpose = f"Task '{name}', which is split by cluster,"
+        centres = mmseqs.cluster(sequences, split.identity, cache=cache, purpose=purpose)
         groups = [sequences[centre] for centre in centres]
         parts = np.where(_whole_groups(groups, split.test, "test"), "test", "train").astype(object)
         train = parts == "train"
