@@ -153,9 +153,9 @@ def cluster(
       UserError: mmseqs is missing, or failed.
     """
     program = find(purpose)
-    texts, copies = np.unique(
-        np.array(sequences, object), return_inverse=True
-    )  # sorted: the order of the files has no say
+    # Sorted, so that the order of the files has no say.
+    different, copies = np.unique(np.array(sequences, object), return_inverse=True)
+    texts: list[str] = different.tolist()
     options = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "1", "--cluster-reassign", "1"]
 
     def make() -> list[np.ndarray]:
