@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from phenomjax.probes.report import Confusion, MutationMap, Reliability
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")  # Okabe & Ito 2008, and wine
 GREY, DARK = "#999999", "#333333"
 MAX_TESTS = 4  # panels of one figure
 BINS = 10  # of the reliability diagrams
@@ -159,7 +159,7 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _short(text: str, width: int) -> str:
-    return textwrap.shorten(text, width, placeholder=" …") if len(text) > width else text
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
 def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
@@ -201,8 +201,8 @@ def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
         axis.tick_params(length=0)
         for i in range(n):
             axis.text(n - 0.4, i, f"{total[i]:,}", va="center", fontsize=font - 1, color=DARK)
-        axis.text(n - 0.4, -0.5 - 0.12 / (side / n), "count", fontsize=font - 1, color=DARK, va="center")
-        axis.set_title(name, fontsize=9, pad=5)
+        axis.text(n - 0.4, n - 0.5 + 0.12 * n / side, "count", fontsize=font - 1, color=DARK, va="center")
+        axis.set_title(_short(name, int((side + count) / 0.085)), fontsize=9, pad=5, loc="left")
         axis.set_xlabel("predicted", fontsize=8.5)
         if number % columns == 0:
             axis.set_ylabel("true", fontsize=8.5)
@@ -282,7 +282,9 @@ def identity(lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, A
     axis = figure.subplots()
     for number, (name, rows) in enumerate(lines.items()):
         rows = sorted((row for row in rows if verdicts.measured(row)), key=cut)
-        x = np.array([cuts.index(cut(row)) for row in rows]) + 0.06 * (number - (len(lines) - 1) / 2)
+        x = np.array([cuts.index(cut(row)) for row in rows]) + min(0.06, 0.6 / len(lines)) * (
+            number - (len(lines) - 1) / 2
+        )
         value = np.array([row["value"] for row in rows])
         low, high = np.array([row["interval"] for row in rows]).reshape(-1, 2).T
         axis.errorbar(
