@@ -37,7 +37,7 @@ MAX_RESIDUES = {
     "one_hot": 500_000,
     "blosum62": 150_000,
 }  # learned from: whole chains, evenly spaced (the last is dense)
-FINGERPRINT = {"radius": 2, "fpSize": 2048}
+RADIUS, BITS = 2, 2048  # of fingerprints
 
 
 def predict(name: str, dataset: Dataset, training: Training) -> list[dict[str, Any]]:
@@ -117,15 +117,15 @@ def composition(sequences: list[str]) -> np.ndarray:
 def fingerprints(dataset: Dataset) -> np.ndarray:
     """Morgan fingerprints of molecules (circular, radius 2), uint8 [n, 2048]."""
     try:
-        from rdkit import Chem, RDLogger
+        from rdkit import Chem, rdBase
         from rdkit.Chem import rdFingerprintGenerator
     except ImportError:
         raise UserError(
             "Fingerprints of molecules are made by RDKit, which is not installed: `pip install 'phenomjax[smiles]'`."
         ) from None
-    RDLogger.DisableLog("rdApp.*")
-    generator = rdFingerprintGenerator.GetMorganGenerator(**FINGERPRINT)
-    table = np.zeros((len(dataset.sequences), FINGERPRINT["fpSize"]), np.uint8)
+    quiet = rdBase.BlockLogs()  # until it is forgotten
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+    table = np.zeros((len(dataset.sequences), BITS), np.uint8)
     for row, name, smiles in zip(table, dataset.ids, dataset.sequences, strict=True):
         molecule = Chem.MolFromSmiles(smiles)
         if molecule is None:
@@ -133,6 +133,7 @@ def fingerprints(dataset: Dataset) -> np.ndarray:
                 f"Task '{dataset.name}': RDKit cannot read the SMILES '{smiles}' of record '{name}'. Mend it or take it out."
             )
         row[:] = generator.GetFingerprintAsNumPy(molecule)
+    del quiet
     return table
 
 
@@ -154,7 +155,7 @@ def _table(name: str, dataset: Dataset) -> _Table:
     if dataset.alphabet != "protein":
         from scipy import sparse
 
-        log.info("%s: '%s' is Morgan fingerprints of radius %d, %d bits", dataset.name, name, *FINGERPRINT.values())
+        log.info("%s: '%s' is Morgan fingerprints of radius %d, %d bits", dataset.name, name, RADIUS, BITS)
         return _Table(sparse.csr_matrix(fingerprints(dataset), dtype=np.float64), REGULARISATION)
     if name != "composition" and len({len(sequence) for sequence in dataset.sequences}) == 1:
         code = np.stack([codes(sequence) for sequence in dataset.sequences])
@@ -168,7 +169,7 @@ def _table(name: str, dataset: Dataset) -> _Table:
 
 def _proteins(labels: Labels, table: _Table, rows: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Predictions of test rows from a table of all, learned from `rows`."""
-    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 
     x, new, values = table.values[rows], table.values[test], labels.values[rows]
     size = len(labels.classes)
@@ -184,7 +185,8 @@ def _proteins(labels: Labels, table: _Table, rows: np.ndarray, test: np.ndarray)
         values = np.eye(size)[values]
     if x.shape[1] == 0:  # variants that do not vary
         return _majority(labels, rows, test)
-    found = RidgeCV(table.ridges).fit(x, values.astype(np.float64)).predict(new)
+    ridge = Ridge(table.ridges[0]) if len(table.ridges) == 1 else RidgeCV(list(table.ridges))
+    found = ridge.fit(x, values.astype(np.float64)).predict(new)
     if labels.kind == CLASS:
         return np.eye(size, dtype=np.float32)[found.argmax(1)]
     return (found if labels.kind == VALUE else np.clip(found, 0, 1)).astype(np.float32)

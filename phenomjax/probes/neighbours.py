@@ -62,6 +62,7 @@ def transfer(dataset: Dataset, source: np.ndarray) -> dict[str, Any]:
                 f"Task '{dataset.name}': the label '{name}' is one of residues, and a neighbour's labels are those of whole proteins. Take "
                 "'nearest' and 'alignment' out of this task."
             )
+        predicted: np.ndarray
         values = labels.values[source[found]]
         if labels.kind == CLASS:
             predicted = np.zeros((len(source), len(labels.classes)), np.float32)
