@@ -35,5 +35,6 @@ $(VENV)/core.done: requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/dev.done: requirements-dev.txt pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -e .
+	$(RUN) -m pip install -q --disable-pip-version-check uv  # takes a third of pip's time; where it finds no index, pip may
+	$(RUN) -m uv pip install -q -r requirements-dev.txt -e . || $(RUN) -m pip install -q --disable-pip-version-check -r requirements-dev.txt -e .
 	touch $@
