@@ -5,6 +5,7 @@ python -m phenomjax.evaluate --checkpoint runs/txl runs/elmo --suite configs/eva
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,9 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
+    argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
     progress.log_to_stderr()
-    return job.run(args)
+    return job.run(args, f"python -m phenomjax.evaluate {shlex.join(argv)}")
 
 
 if __name__ == "__main__":

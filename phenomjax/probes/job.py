@@ -5,12 +5,11 @@ import dataclasses
 import fcntl
 import hashlib
 import logging
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,12 @@ log = logging.getLogger("phenomjax")
 Scores = dict[str, Any]  # predictions of the test rows, by label
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, command: str) -> int:
     """Evaluates; returns the exit code.
+
+    Args:
+      args: of the command line.
+      command: to make the report again.
 
     Raises:
       UserError: a mistake in the arguments or the input.
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         except Stopped:
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED
-    job.details.seconds = time.monotonic() - begin
+    job.details.command, job.details.seconds = command, time.monotonic() - begin
     for path in report.write(args.out, job.rows, job.details, suite):
         log.info("wrote %s", path)
     if job.unread:
@@ -99,6 +102,16 @@ def model_names(checkpoints: Sequence[str], names: Sequence[str] | None) -> list
     return list(names)
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One method on one task; `key` is what its part is made of."""
+
+    task: str
+    method: str
+    key: Any
+    make: Callable[[], Part]
+
+
 class Job:
     """All parts of an evaluation.
 
@@ -119,9 +132,7 @@ class Job:
         self.parts = Parts(args.out / "parts")
         self.cache = embeddings.Cache(args.cache or args.out / "embeddings")
         self.rows: list[dict[str, Any]] = []
-        self.details = report.Details(
-            command="python -m phenomjax.evaluate " + shlex.join(sys.argv[1:]), suite=args.suite, data=suite.data
-        )
+        self.details = report.Details(suite=args.suite, data=suite.data)
         self.unread: list[str] = []
         self._data = Path(suite.data)
         self._datasets: dict[str, Dataset] = {}
@@ -134,7 +145,7 @@ class Job:
         self._read(alphabets)
         if self.unread and not self.suite.tasks.keys() - self.unread:
             raise UserError("No task could be read; each mistake stands above, with what mends it.")
-        work = list(self._baselines(alphabets))
+        work = list(self._baselines())
         for name, model in models.items():
             size = sum(x.size for x in jax.tree.leaves(model.params))
             self.details.checkpoints.append(
@@ -142,11 +153,12 @@ class Job:
             )
             work += self._of_model(name, model)
         bar = progress.Progress("evaluate", len(work), "parts", every_seconds=0.0)
-        for task, method, key, make in work:
+        for one in work:
             if self.stop.is_set():
                 raise Stopped
-            self._add(task, self.parts.get(key, make))
-            bar.label = f"evaluate: {task}, {method}"
+            part = self.parts.get(one.key, one.make)
+            self._add(one.task, part)
+            log.info("%s, %s: %s", one.task, one.method, headline(self.suite.tasks[one.task], part.rows))
             bar.update()
         self._leakage(models)
 
@@ -178,84 +190,74 @@ class Job:
             self.details.tasks[name] = {**counts, "fingerprint": found.fingerprint}
             self._datasets[name] = found
 
-    def _baselines(self, alphabets: set[str]) -> Iterator[tuple[str, str, Any, Callable[[], Part]]]:
-        """(task, method, key, what makes the part) of what stands on no model."""
+    def _baselines(self) -> Iterator[Work]:
+        """What stands on no model."""
         for name, task in self.suite.tasks.items():
             if isinstance(task, Mutations) and name in self.details.tasks:
-                yield name, "published, BLOSUM62", self._key(name, "baselines"), lambda n=name, t=task: Part(
-                    mutations.baseline_rows(n, t, self._data, self.suite.bootstrap_draws)
-                    + mutations.published_rows(n, t, self._data)
-                )  # fmt: skip
-            elif name in self._datasets:
-                for baseline in task.baselines:
-                    if baseline == "random_weights" or (baseline == "alignment" and not mmseqs.available()):
-                        continue
-                    make = lambda n=name, b=baseline: self._part(  # noqa: E731
-                        n, self._baseline(b, self._datasets[n]), lambda row, n=n, b=b: results.baseline_row(row, n, b)
-                    )
-                    yield name, results.BASELINE_NAMES[baseline], self._key(name, baseline), make
+                yield Work(name, "BLOSUM62", self._key(name, "baselines"), partial(self._substitutions, name, task))
+            for baseline in task.baselines if isinstance(task, Task) and name in self._datasets else ():
+                if baseline != "random_weights" and (baseline != "alignment" or mmseqs.available()):
+                    make = partial(self._baseline, name, baseline)
+                    yield Work(name, results.BASELINE_NAMES[baseline], self._key(name, baseline), make)
 
-    def _baseline(self, name: str, data: Dataset) -> list[Scores]:
-        if name == "alignment":
-            return [neighbours.transfer(data, alignment.nearest_hits(data)[0])]
-        return baselines.predict(name, data, self.suite.training)
-
-    def _of_model(self, name: str, model: Trained) -> Iterator[tuple[str, str, Any, Callable[[], Part]]]:
-        """The same of a checkpoint and its random-weights twin."""
+    def _of_model(self, name: str, model: Trained) -> Iterator[Work]:
+        """What stands on a checkpoint, or on its random-weights twin."""
         twin = embeddings.random_twin(model)
         for task_name, task in self.suite.tasks.items():
-            if task_name not in self.details.tasks:
+            zero_shot = isinstance(task, Mutations)
+            if task_name not in self.details.tasks or model.words.name != ("protein" if zero_shot else task.alphabet):
                 continue
-            if isinstance(task, Mutations):
-                if model.words.name != "protein":
-                    continue
-                for one, is_twin in ((model, False), (twin, True)):
-                    yield task_name, f"{name}{', random weights' * is_twin}", self._key(task_name, name, is_twin, describe(one)), (
-                        lambda n=task_name, t=task, m=one, is_twin=is_twin: self._mutations(n, t, name, m, is_twin)
-                    )  # fmt: skip
-            elif model.words.name == task.alphabet:
-                for one, is_twin in ((model, False), (twin, True)):
-                    if is_twin and "random_weights" not in task.baselines:
-                        continue
+            for one, is_twin in ((model, False), (twin, True)):
+                who, key = f"{name}{', random weights' * is_twin}", self._key(task_name, name, is_twin, describe(one))
+                if zero_shot:
+                    yield Work(task_name, who, key, partial(self._mutations, task_name, task, name, one, is_twin))
+                elif not is_twin or "random_weights" in task.baselines:
                     for head in task.heads:
-                        row = results.twin_row if is_twin else results.model_row
-                        name_it = lambda r, n=task_name, h=head, row=row: row(r, n, name, h, str(model.path))  # noqa: E731
-                        make = lambda n=task_name, m=one, h=head, f=name_it: self._part(n, self._head(h, n, m), f)  # noqa: E731
-                        label = f"{name}{', random weights' * is_twin}: {head}"
-                        yield task_name, label, self._key(task_name, name, is_twin, head, describe(one)), make
+                        make = partial(self._head, task_name, head, name, one, is_twin)
+                        yield Work(task_name, f"{who}: {head}", [*key, head], make)
 
-    def _head(self, head: str, task: str, model: Trained) -> list[Scores]:
+    def _substitutions(self, name: str, task: Mutations) -> Part:
+        rows = mutations.baseline_rows(name, task, self._data, self.suite.bootstrap_draws)
+        return Part(rows + mutations.published_rows(name, task, self._data))
+
+    def _baseline(self, task: str, name: str) -> Part:
+        data = self._datasets[task]
+        if name == "alignment":
+            scores = [neighbours.transfer(data, alignment.nearest_hits(data)[0])]
+        else:
+            scores = baselines.predict(name, data, self.suite.training)
+        return self._judged(task, scores, lambda row: results.baseline_row(row, task, name))
+
+    def _head(self, task: str, head: str, name: str, model: Trained, is_twin: bool) -> Part:
         data = self._datasets[task]
         per = "residue" if any(label.kind == RESIDUE for label in data.labels.values()) else "protein"
         features = self.cache.get(model, data.sequences, per, self.stop)
-        if self.stop.is_set():
-            raise Stopped
-        if head != "nearest":
+        if head == "nearest":
+            train = data.rows("train")
+            found, _ = neighbours.nearest(features.take(train), features.take(data.test_rows))
+            scores = [neighbours.transfer(data, train[found])]
+        else:
             scores = training.fit_predict(features, data, head, self.suite.training, self.stop)
-            if self.stop.is_set():
-                raise Stopped
-            return scores
-        train = data.rows("train")
-        found, _ = neighbours.nearest(features.take(train), features.take(data.test_rows))
-        return [neighbours.transfer(data, train[found])]
+        named = results.twin_row if is_twin else results.model_row
+        return self._judged(task, scores, lambda row: named(row, task, name, head, str(model.path)))
 
     def _mutations(self, name: str, task: Mutations, model_name: str, model: Trained, is_twin: bool) -> Part:
-        if model.config.model.dtype != "float32" and np.dtype(model.task.dtype) != np.float32:  # differences of sums
+        if np.dtype(model.task.dtype) != np.float32:  # differences of sums
             model = trained.load(model.path, "float32")
             model = embeddings.random_twin(model) if is_twin else model
         rows, effects = mutations.run(
             name, task, model, self._data, self.suite.bootstrap_draws, method=model_name, twin=is_twin
         )
-        arrays = {} if is_twin else {
-            "map/measured": effects.measured, "map/predicted": effects.predicted, "map/offset": np.array(effects.offset),
-            "map/wild_type": np.array(list(effects.wild_type)),
-        }  # fmt: skip
-        return Part(rows, arrays)
+        if is_twin:
+            return Part(rows)
+        letters = np.array(list(effects.wild_type))
+        arrays = {"measured": effects.measured, "predicted": effects.predicted, "offset": np.array(effects.offset)}
+        return Part(rows, {f"map/{key}": array for key, array in (arrays | {"wild_type": letters}).items()})
 
-    def _part(self, task: str, scores: list[Scores], name_row: Callable[[dict], dict]) -> Part:
+    def _judged(self, task: str, scores: list[Scores], named: Callable[[dict], dict]) -> Part:
         """Judges predictions; what the figures need is of the first seed."""
         data = self._datasets[task]
-        rows = [name_row(row) for row in metrics.evaluate(data, scores, self.suite.bootstrap_draws)]
+        rows = [named(row) for row in metrics.evaluate(data, scores, self.suite.bootstrap_draws)]
         return Part(rows, figure_arrays(data, scores[0]))
 
     def _add(self, task: str, part: Part) -> None:
@@ -301,6 +303,20 @@ class Job:
         data = self._datasets[task]
         subsets = {name: _hash(rows.tobytes()) for name, rows in data.subsets.items()}
         return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]
+
+
+def headline(task: Task | Mutations, rows: list[dict[str, Any]]) -> str:
+    """The main metric of each label on each whole test, in one line."""
+    found = []
+    for row in rows:
+        if (row["metric"], row["average"]) == results.main_metric(task, row["label"]) and ", identity" not in row[
+            "split"
+        ]:
+            low, high = row["interval"] or (None, None)
+            between = f" [{low:.3f}, {high:.3f}]" if low is not None else ""
+            value = "undefined" if row["value"] is None else f"{row['value']:.3f}{between}"
+            found.append(f"{row['label']} {row['metric']} {value} on {row['split']}")
+    return "; ".join(found)
 
 
 def figure_arrays(data: Dataset, scores: Scores) -> dict[str, np.ndarray]:
