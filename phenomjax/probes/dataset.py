@@ -209,7 +209,7 @@ def _check_parts(name: str, task: Task, records: list[Record], parts: np.ndarray
 
 def _check_known(name: str, key: str, labels: Labels, parts: np.ndarray) -> None:
     known = labels.known()
-    for what, rows in (("training rows", parts == TRAIN), ("tests", (parts != TRAIN) & (parts != VALIDATION))):
+    for what, rows in (("training", parts == TRAIN), ("tests", (parts != TRAIN) & (parts != VALIDATION))):
         if not known[rows].any():
             raise UserError(
                 f"Task '{name}': label '{key}' is unknown in all {int(rows.sum())} rows of its {what}, so that it can be neither learned nor "

@@ -59,8 +59,9 @@ def assign(
     if split.validation and "validation" not in parts:
         train = np.flatnonzero(parts == "train")
         positions = unit_hash([sequences[row] for row in train], "validation")
-        least = positions.min(initial=1.0)  # at least one sequence
-        parts[train[positions < max(split.validation, np.nextafter(least, 2.0))]] = "validation"
+        # At least one sequence, and one at least is left.
+        bound = min(max(split.validation, np.nextafter(positions.min(initial=1), 2)), positions.max(initial=0))
+        parts[train[positions < bound]] = "validation"
     return parts.astype(str)
 
 
