@@ -11,7 +11,7 @@ demo-protein: $(VENV)/core.done
 	$(RUN) -m phenomjax.main --config configs/prot_txl.py:demo --workdir runs/txl_demo
 
 test: $(VENV)/dev.done
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) -m pytest -n 3 --dist worksteal  # one more than CI has cores: a third of the time a test waits for processes
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

@@ -27,6 +27,11 @@ def shared() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items):
+    """What waits longest begins first: tests on SLURM sleep for minutes, in which the other workers compute."""
+    items.sort(key=lambda item: ("slurm" not in item.fixturenames, item.path.name != "test_slurm.py"))
+
+
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="kill tests with their full counts (hours)")
 
