@@ -3,6 +3,26 @@
 python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py --out report/          minutes on 2 cores
 python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:full --out report/     every record of the files
 python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:quick --out report/    two tasks; for use during training
+
+task                      predicted                        split      train  validation    test   data (rows of "full")
+secondary_structure       H, E, C of a residue             given      9,712       1,080     364   NetSurfP-2.0, NEW364; CASP13 12, CASP14 18
+secondary_structure_q8    eight states of DSSP             given         11           1      18   CASP13 to CASP14: too few to learn much
+secondary_structure_tape  H, E, C of a residue             cluster    1,562         174     434   TAPE's validation set; not in the default
+disorder                  residues without coordinates     given      9,712       1,080     364   as secondary_structure
+localization              10 places; membrane or soluble   given      1,484         171   2,768   DeepLoc 1.0: a part of its training, its test
+remote_homology           1,195 folds                      given     11,077       1,235     736   TAPE; "test" is its validation set
+scop_class                7 classes                        cluster   11,017       1,224   3,060   SCOP
+enzyme                    EC numbers at four levels, sets  cluster    1,790         199     497   Swiss-Prot of archaea and mitochondria
+organism                  which of four                    cluster    3,918         435   1,088   the same with two mycoplasmas
+gb1_one_vs_rest           fitness                          given         25           3   8,705   FLIP
+gb1_two_vs_rest           fitness                          given        381          43   8,309   FLIP
+gb1_low_vs_high           fitness                          given      4,580         509   3,644   FLIP
+stability                 stability                        hash       1,768         211     533   TAPE's validation set
+blat_…, pabp_…            effects of mutations, untrained                             4,996, 1,188   Stiffler 2015, Melamed 2013
+solubility                log mol/l of a molecule          scaffold     902         113     113   ESOL
+hiv_activity              active or not, of a molecule     scaffold  33,524       4,191   4,191   HIV of MoleculeNet
+
+Clusters need `mmseqs` on the PATH, scaffolds need RDKit (`pip install phenomjax[smiles]`).
 """
 
 from dataclasses import replace
@@ -16,13 +36,13 @@ PRESETS = ("default", "full", "quick")
 LIMITS = {
     "default": {
         "secondary_structure": (600, 100, 200, 500),
-        "secondary_structure_tape": (600, 100, 200, 500),
         "disorder": (600, 100, 200, 500),
         "localization": (800, 100, 500, 800),
         "remote_homology": (2000, 200, 500, 500),
         "scop_class": (800, 100, 400, 500),
         "enzyme": (800, 100, 400, 800),
         "organism": (800, 100, 400, 800),
+        "gb1_one_vs_rest": (0, 0, 500, 0),
         "gb1_two_vs_rest": (0, 0, 500, 0),
         "gb1_low_vs_high": (500, 100, 500, 0),
         "hiv_activity": (2000, 400, 400, 200),
@@ -196,6 +216,8 @@ def get_config(arg: str = "default") -> Suite:
     limits = LIMITS.get(preset, {})
     if preset == "quick":
         tasks = {name: tasks[name] for name in limits}
+    elif preset == "default":
+        del tasks["secondary_structure_tape"]
     for name, (train, validation, test, length) in limits.items():
         tasks[name] = replace(tasks[name], max_train=train, max_validation=validation, max_test=test, max_length=length)
     return Suite("../shared/data/protein", tasks)
