@@ -28,7 +28,9 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 OTHER = len(AMINO_ACIDS)  # the code of any other letter, and of what is beyond the ends of a chain
 WINDOW = {"composition": 1, "one_hot": 15, "blosum62": 15}  # letters that a residue is told by
 REGULARISATION = 1.0  # C of the logistic regression on windows and positions
-COMPOSITION_REGULARISATION = 100.0  # the same on frequencies, which are small numbers
+COMPOSITION_REGULARISATION = (
+    0.008  # the same on standardised frequencies: 0.454 on DeepLoc's ten classes from 1,655 proteins
+)
 RIDGE = 1.0  # alpha on one-hot positions
 RIDGES = tuple(10.0**k for k in range(-2, 6))  # alphas of others, by leave-one-out error
 LOGISTIC_CLASSES = 100  # more make logistic regression slow: ridge then
@@ -100,7 +102,7 @@ _CODE[np.frombuffer(AMINO_ACIDS.encode(), np.uint8)] = np.arange(OTHER)
 _BLOSUM = (
     np.concatenate([blosum.vectors(AMINO_ACIDS), np.zeros((1, 20), np.float32)]) / 4
 )  # about one; other letters as nothing
-_LETTERS = {"one_hot": np.eye(OTHER + 1, dtype=np.float32)[:, :OTHER], "blosum62": _BLOSUM}
+_LETTERS: dict[str, np.ndarray] = {"one_hot": np.eye(OTHER + 1, dtype=np.float32)[:, :OTHER], "blosum62": _BLOSUM}
 
 
 def composition(sequences: list[str]) -> np.ndarray:
@@ -143,11 +145,13 @@ class _Table(NamedTuple):
     Attributes:
       values: float [n, columns]; sparse of fingerprints.
       regularisation: C of the logistic regression.
+      standardise: each column by its mean and deviation over the rows that are learned from.
       ridges: alphas of the ridge regression, chosen from by leave-one-out error.
     """
 
     values: Any
     regularisation: float
+    standardise: bool = False
     ridges: tuple[float, ...] = RIDGES
 
 
@@ -160,19 +164,23 @@ def _table(name: str, dataset: Dataset) -> _Table:
     if name != "composition" and len({len(sequence) for sequence in dataset.sequences}) == 1:
         code = np.stack([codes(sequence) for sequence in dataset.sequences])
         code = code[:, (code != code[0]).any(0)]  # positions that vary
-        return _Table(_LETTERS[name][code].reshape(len(code), -1).astype(np.float64), REGULARISATION, (RIDGE,))
+        return _Table(_LETTERS[name][code].reshape(len(code), -1).astype(np.float64), REGULARISATION, ridges=(RIDGE,))
     if name == "blosum62":
         mean = np.stack([_BLOSUM[codes(sequence)].mean(0) for sequence in dataset.sequences])
-        return _Table(mean.astype(np.float64), REGULARISATION)
-    return _Table(composition(dataset.sequences), COMPOSITION_REGULARISATION)
+        return _Table(mean.astype(np.float64), REGULARISATION, standardise=True)
+    return _Table(composition(dataset.sequences), COMPOSITION_REGULARISATION, standardise=True)
 
 
 def _proteins(labels: Labels, table: _Table, rows: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Predictions of test rows from a table of all, learned from `rows`."""
     from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+    from sklearn.preprocessing import StandardScaler
 
     x, new, values = table.values[rows], table.values[test], labels.values[rows]
     size = len(labels.classes)
+    if table.standardise:
+        scaler = StandardScaler().fit(x)
+        x, new = scaler.transform(x), scaler.transform(new)
     if labels.kind == CLASS:
         there = np.unique(values)
         if len(there) == 1:
