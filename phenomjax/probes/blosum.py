@@ -32,9 +32,7 @@ _TABLE = """
 -1  0  0  1 -3  3  4 -2  0 -3 -3  1 -1 -3 -1  0 -1 -3 -2 -2  1  4 -1
  0 -1 -1 -1 -2 -1 -1 -1 -1 -1 -1 -1 -1 -1 -2  0  0 -2 -1 -1 -1 -1 -1
 """
-MATRIX = np.array(_TABLE.split(), np.int8).reshape(
-    len(LETTERS), len(LETTERS)
-)  # rows and columns in the order of LETTERS
+MATRIX = np.array(_TABLE.split(), np.int8).reshape(len(LETTERS), -1)  # rows and columns in the order of LETTERS
 _ROW = np.full(256, LETTERS.index("X"), np.uint8)  # every other letter (U, O, J, ...) scores as X
 _ROW[np.frombuffer(LETTERS.encode(), np.uint8)] = np.arange(len(LETTERS))
 

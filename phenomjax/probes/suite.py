@@ -142,7 +142,7 @@ class Training:
     """How heads are trained.
 
     Attributes:
-      seeds: heads of different initialisation and order of rows.
+      seeds: heads of different initialisation and dropout, which see the same batches; "linear" is convex and has one.
       learning_rate, weight_decay: of AdamW.
       batch_size: proteins a step.
       max_epochs: at most.
