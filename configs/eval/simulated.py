@@ -5,6 +5,12 @@ python -m phenomjax.evaluate --checkpoint runs/txl_demo --suite configs/eval/sim
 
 The labelled proteins are written to runs/simulated_proteins at the first start. They are of the families that the demo's model was trained on;
 what the tests "members", "relatives" and "new family" hold, no model has seen (phenomjax/probes/simulated.py).
+
+Expected of the demo's Transformer-XL, its random-weights twin, and the best baseline:
+conservation on members 0.95, 0.86, 0.66 (one-hot); on relatives 0.80, 0.76, 0.64; on the new family none is above the majority
+family on relatives 0.98, 0.82, 1.00 (composition, MMseqs2: such families are told apart without a model)
+divergence on members 0.69, 0.66, 0.77 (composition)
+mutations 0.50, -0.07, 0.18 (BLOSUM62)
 """
 
 from pathlib import Path
@@ -20,7 +26,7 @@ def get_config(arg: str = "") -> Suite:
     """The suite; `arg` is not used."""
     simulated.write(DATA, FamilyConfig(families=20))  # as configs/prot_txl.py:demo
     proteins = Source("families.csv", id="id")
-    limits = {"max_train": 300, "max_test": 120}
+    limits = {"max_train": 200, "max_validation": 40}
     tasks: dict[str, Task | Mutations] = {
         "conservation": Task(
             (Source("sites.fasta", labels_path="sites_labels.fasta"),),
@@ -35,9 +41,10 @@ def get_config(arg: str = "") -> Suite:
             heads=("linear", "nearest"),
             baselines=("majority", "composition", "random_weights", "alignment"),
             identities=(0.5, 0.6, 0.7),
-            **limits,
+            max_train=40,  # two of a family: with all of them every method is always right
+            max_validation=40,
         ),
         "divergence": Task((proteins,), {"divergence": Label(VALUE, "divergence")}, **limits),
         "mutations": Mutations("mutants.csv", "wild_type.fasta", "effect"),
     }
-    return Suite(str(DATA), tasks, Training(seeds=2, max_epochs=40))
+    return Suite(str(DATA), tasks, Training(seeds=2, learning_rate=3e-3, batch_size=32, max_epochs=15))

@@ -83,7 +83,7 @@ def bars(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str], title
         axis.set_xlim(*limits)
         axis.tick_params(axis="y", length=0)
         axis.tick_params(axis="x", labelsize=7.5)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["top", "right", "left"]].set_visible(False)
         axis.axvline(0, color=DARK, linewidth=0.8)
         if max(row["value"] or 0 for row in shown) <= 1:  # what is no error has its best at 1
             axis.set_xticks([tick for tick in axis.get_xticks() if limits[0] <= tick <= 1.001])

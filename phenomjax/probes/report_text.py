@@ -7,6 +7,7 @@ from phenomjax.probes import drawings
 from phenomjax.probes.suite import Mutations, Suite, Task
 from phenomjax.probes.verdicts import (
     BEATS,
+    Comparison,
     Row,
     Verdict,
     by_label,
@@ -140,9 +141,14 @@ def _larger(details: "Details", verdicts: Sequence[Verdict]) -> list[str]:
         if lost and one.task in LARGER:
             found.append(
                 f"Here {one.name} is not shown to do better than the same network with random weights: {', '.join(lost)}. A larger model "
-                f"that is trained longer, on GPUs, should:\n\n```\npython -m phenomjax.main --config {LARGER[one.task]}\n```"
+                f"that is trained longer, on GPUs, is what to try next:\n\n```\npython -m phenomjax.main --config {LARGER[one.task]}\n```"
             )
     return found
+
+
+def _can_be_beaten(comparison: Comparison) -> bool:
+    """Not where even random weights are always right: the best of every metric but errors is 1."""
+    return comparison.interval[1] < 1
 
 
 def _label(
@@ -199,7 +205,9 @@ def _leakage(rows: Sequence[dict[str, Any]]) -> str:
         return "Nothing was compared."
 
     def share(row: dict[str, Any], what: str) -> str:
-        return "not counted" if row[what] is None else f"{row[what]:,} ({row[what + '_share']:.1%})"
+        return (
+            "not counted" if row[what] is None else f"{row[what]:,} ({row[what + '_share']:.1%})" if row[what] else "0"
+        )
 
     def example(row: dict[str, Any]) -> str:
         return ", ".join(f"{one['id']} is {one['other_id']} ({one['identity']:.0%})" for one in row["examples"][:2])
