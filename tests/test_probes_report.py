@@ -128,6 +128,9 @@ def written(tmp_path_factory):
         results.model_row(found(0.7, 0.6, 0.8, metric="mcc"), "sites", "a", "cnn", "run")
     )  # a metric beside the main one
     out = tmp_path_factory.mktemp("report")
+    (out / "figures").mkdir()
+    for name in ("bars_of_an_earlier_report.png", "mine.png"):
+        (out / "figures" / name).write_bytes(b"\x89PNG")
     paths = report.write(out, rows, details, suite)
     return out, paths, rows
 
@@ -170,5 +173,7 @@ def test_the_page_says_what_the_results_say(written):
         "reliability_families_family.png", "bars_value_melting_point.png", "bars_scan_effect.png", "mutations_scan.png",
     ]  # fmt: skip
     assert all(f"(figures/{name})" in page for name in names)
-    assert sorted(p.name for p in (out / "figures").iterdir()) == sorted(names)  # nothing partial is left
+    assert sorted(p.name for p in (out / "figures").iterdir()) == sorted(
+        [*names, "mine.png"]
+    )  # nothing partial or stale is left
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[2:])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Key = tuple[str, str, str, str]  # task, label, split (test set), method
+KINDS = ("bars_", "confusion_", "reliability_", "identity_", "mutations_")  # how figures' names begin
 MAX_CLASSES = 30  # of a confusion matrix that can be read
 
 
@@ -120,6 +121,9 @@ def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Sui
     verdicts = judge(rows, suite)
     figures = list(_figures(rows, details, suite))
     paths = [outputs.save_figure(one.draw(), out / "figures" / one.name) for one in figures]
+    for old in (out / "figures").glob("*.png"):  # of an earlier report of more tasks
+        if old not in paths and old.name.startswith(KINDS):
+            old.unlink()
     text = report_text.page(rows, details, suite, verdicts, figures)
     head = {
         "command": details.command, "suite": details.suite, "data": details.data, "seconds": round(details.seconds, 1),

@@ -53,8 +53,8 @@ def page(
         f"# Evaluation of {', '.join(models)}" if models else "# Evaluation",
         *_subject(details, suite),
         "## What the numbers say",
-        "A model *beats* a baseline when their 95 % intervals do not overlap. Intervals are bootstraps over proteins (variants, molecules) of the "
-        "test; they do not hold the chance of the training.",
+        "A model *beats* a baseline when their 95 % intervals do not overlap. Values are means over the heads' seeds; intervals are bootstraps over "
+        "the proteins (variants, molecules) of a test, and do not contain what another training of the model would change.",
         "\n".join(f"- {line}" for line in summary(verdicts)) or "No model has a number.",
         *_larger(details, verdicts),
         *_verdicts(verdicts),
