@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--cache",
         type=Path,
         metavar="DIR",
-        help="folder of the embeddings, which reports may share (default OUT/embeddings)",
+        help="folder of embeddings and alignments, which reports may share (default OUT/cache)",
     )
     add(
         "--bank",

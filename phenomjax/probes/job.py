@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenomjax import progress
+from phenomjax import cluster, progress
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
 from phenomjax.inference import trained
 from phenomjax.inference.trained import Trained
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace, command: str) -> int:
       UserError: a mistake in the arguments or the input.
     """
     begin = time.monotonic()
+    cluster.use_compilation_cache()  # small models take longer to compile, for each length of sequences, than to run
     suite = chosen(suite_file.load(args.suite, args.data), args.tasks)
     names = model_names(args.checkpoint, args.names)
     with stop_on_signals() as stop, _hold(args.out):
@@ -130,11 +131,11 @@ class Job:
     def __init__(self, args: argparse.Namespace, suite: Suite, checkpoints: dict[str, str], stop: threading.Event):
         self.args, self.suite, self.checkpoints, self.stop = args, suite, checkpoints, stop
         self.parts = Parts(args.out / "parts")
-        self.cache = embeddings.Cache(args.cache or args.out / "embeddings")
+        self.cache = embeddings.Cache(args.cache or args.out / "cache")
         self.rows: list[dict[str, Any]] = []
         self.details = report.Details(suite=args.suite, data=suite.data)
         self.unread: list[str] = []
-        self._data = Path(suite.data)
+        self._data, self._alignments = Path(suite.data), self.cache.folder / "mmseqs"
         self._datasets: dict[str, Dataset] = {}
         self._banks: dict[Path, None] = {}  # an ordered set
 
@@ -175,9 +176,9 @@ class Job:
                     rows = mutations.baseline_rows(name, task, self._data, 0)  # reads, and checks every variant
                     self.details.tasks[name] = {"variants": rows[0]["count"]}
                     continue
-                found = dataset.load(name, task, self._data)
+                found = dataset.load(name, task, self._data, self._alignments)
                 if task.identities and mmseqs.available():
-                    found = alignment.add_identity_subsets(found, task.identities)
+                    found = alignment.add_identity_subsets(found, task.identities, cache=self._alignments)
             except UserError as error:
                 log.error("%s", error)
                 self.details.notes.append(f"{name} could not be read: {error}")
@@ -223,7 +224,7 @@ class Job:
     def _baseline(self, task: str, name: str) -> Part:
         data = self._datasets[task]
         if name == "alignment":
-            scores = [neighbours.transfer(data, alignment.nearest_hits(data)[0])]
+            scores = [neighbours.transfer(data, alignment.nearest_hits(data, cache=self._alignments)[0])]
         else:
             scores = baselines.predict(name, data, self.suite.training)
         return self._judged(task, scores, lambda row: results.baseline_row(row, task, name))
