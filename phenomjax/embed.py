@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, help="what to write. Images: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr. Sequences: "
         "NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the files), NAME.h5 (one dataset an id, as bio_embeddings "
-        "and biotrainer read) or NAME.npz (one array an id)")  # fmt: skip
+        "reads; for biotrainer: phenomjax.probes.biotrainer_embedder) or NAME.npz (one array an id)")  # fmt: skip
     add(
         "--dtype",
         choices=("float16", "float32"),

@@ -99,15 +99,16 @@ def test_memory_carries_xlnet_over_segments(runs, tmp_path):
     assert np.abs(first[20:30] - second[20:30]).max() > 1e-3
 
 
-@pytest.mark.parametrize("pool", segments.POOLS)
 @pytest.mark.parametrize("name", ["causal_lm", "bidirectional_lm"])
-def test_proteins_are_pooled_residues(name, pool, runs, tmp_path):
+def test_proteins_are_pooled_residues(name, runs, tmp_path):
     source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins(LENGTHS))
     run(runs[name], source, tmp_path / "r.zarr", "--per", "residue")
-    run(runs[name], source, tmp_path / "p.zarr", "--pool", pool)
-    (residues, offsets, _), (proteins, _, _) = read(tmp_path / "r.zarr"), read(tmp_path / "p.zarr")
-    for number, values in enumerate(np.split(residues, offsets[1:-1])):
-        np.testing.assert_allclose(proteins[number], getattr(values, pool)(0), atol=1e-5)
+    residues, offsets, _ = read(tmp_path / "r.zarr")
+    for pool in segments.POOLS:
+        run(runs[name], source, tmp_path / f"{pool}.zarr", "--pool", pool)
+        proteins, _, _ = read(tmp_path / f"{pool}.zarr")
+        for number, values in enumerate(np.split(residues, offsets[1:-1])):
+            np.testing.assert_allclose(proteins[number], getattr(values, pool)(0), atol=1e-5)
 
 
 def test_layers(runs, tmp_path):

@@ -188,7 +188,7 @@ def output_format(out: Path) -> str:
     if out.suffix.lower() not in FORMATS:
         raise UserError(
             f"--out {out} has the extension '{out.suffix}', which names no format. Use .zarr (any size), .h5 (HDF5, one dataset an id, as "
-            "bio_embeddings and biotrainer read) or .npz (one array an id)."
+            "bio_embeddings reads) or .npz (one array an id)."
         )
     return FORMATS[out.suffix.lower()]
 
@@ -207,7 +207,7 @@ def check_ids(queries: Queries, kind: str) -> None:
 
 
 def write_hdf5(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]) -> None:
-    """One dataset an id, in the layout of bio_embeddings and biotrainer: its attribute original_id is the id.
+    """One dataset an id, in the layout of bio_embeddings: its attribute original_id is the id.
 
     A '/' in an id becomes '_' in the name of the dataset, as HDF5 would take it for a group.
     """
