@@ -65,7 +65,6 @@ class Probes:
 
     def __init__(self, config: ConfigDict, task: Any):
         self._config, self._task = config, task
-        self._suite = suite_file.load(config.probes.suite, config.probes.data)
         self._model = Trained(Path("step 0"), 0, config, task, None, "")
         self._embedder: embeddings.Embedder | None = None
         self._probes: list[Probe] = []
@@ -75,6 +74,7 @@ class Probes:
 
     def _read(self) -> None:
         """Reads all data once, before the first step."""
+        self._suite = suite_file.load(self._config.probes.suite, self._config.probes.data)
         alphabet, left_out = self._model.words.name, []
         for name, entry in self._suite.tasks.items():
             if isinstance(entry, Mutations) or entry.alphabet != alphabet:
