@@ -127,8 +127,8 @@ def test_residues_by_the_letters_around_them(name):
     scores = baselines.predict(name, data, Training())
     found = judged(data, scores)
     assert [r.shape for r in scores[0]["own"]] == [(len(sequences[i]), 2) for i in data.test_rows]
-    assert found["test", "own", "accuracy"] == 1
-    assert (found["test", "ahead", "mcc"] > 0.99) == (name != "composition")
+    assert found["test", "own", "accuracy"] > 0.99
+    assert (found["test", "ahead", "mcc"] > 0.97) == (name != "composition")
 
 
 def test_molecules_and_what_has_no_baseline():
