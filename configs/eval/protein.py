@@ -28,6 +28,7 @@ Clusters need `mmseqs` on the PATH, scaffolds need RDKit (`pip install phenomjax
 from dataclasses import replace
 
 from phenomjax import config
+from phenomjax.probes import published
 from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE, VALUE, Label, Mutations, Source, Split, Suite, Task
 
 PRESETS = ("default", "full", "quick")
@@ -49,6 +50,8 @@ LIMITS = {
     },
     "quick": {"secondary_structure": (300, 50, 100, 300), "localization": (300, 50, 200, 400)},
 }
+
+MAX_VARIANTS = 300  # of each assay, in the default
 
 EC_HEADER = r"(?P<id>\S+) (?P<ec>[^~]*)~~~.*"  # >ACC EC~~~gene~~~product~~~COG
 LOCALIZATION_HEADER = r"(?P<id>\S+) (?P<location>\S+)-(?P<membrane>[MSU])(?: test)?"  # >ACC Location-M [test]
@@ -170,15 +173,18 @@ def fitness() -> dict[str, Task | Mutations]:
         Split("hash"),
         baselines=("majority", "composition", "random_weights"),
     )
-    for name, path, target in (
-        ("BLAT_ECOLX_Stiffler_2015", "dms/BLAT_ECOLX_Ranganathan2015.csv", "2500"),
-        ("PABP_YEAST_Melamed_2013", "dms/PABP_YEAST_Fields2013-singles.csv", "linear"),
+    for gym, file, target in (
+        ("BLAT_ECOLX_Stiffler_2015", "BLAT_ECOLX_Ranganathan2015", "2500"),
+        ("PABP_YEAST_Melamed_2013", "PABP_YEAST_Fields2013-singles", "linear"),
     ):
-        found[name.lower()] = Mutations(
-            path,
-            f"dms/proteingym_DMS_substitutions_reference.csv:{name}",
+        found[gym.lower()] = Mutations(
+            f"dms/{file}.csv",
+            f"dms/proteingym_DMS_substitutions_reference.csv:{gym}",
             target,
-            published=f"dms/proteingym_zero_shot_spearman_per_assay.csv:{name}",
+            published=(
+                f"dms/proteingym_zero_shot_spearman_per_assay.csv:{gym}",
+                f"dms/esm1v_paper_rho_per_protein.csv:{file}",
+            ),
         )
     return found
 
@@ -209,6 +215,21 @@ def molecules() -> dict[str, Task]:
     }
 
 
+def papers() -> tuple[dict, ...]:
+    """Published numbers to draw beside ours: {their test: ours} where it is the same; the others are shown as of other data."""
+    return (
+        *published.rows("q3", "secondary_structure", "q3", {"NEW364": "test"}),
+        *published.rows("q8", "secondary_structure_q8", "q8"),
+        *published.rows("disorder", "disorder", "disorder"),
+        *published.rows("q10", "localization", "location", {"DeepLoc test": "test"}),
+        *published.rows("q2", "localization", "membrane", {"DeepLoc test": "test"}),
+        *published.rows("tape_q3", "secondary_structure_tape", "q3"),
+        *published.rows("remote_homology", "remote_homology", "fold"),
+        *published.rows("stability", "stability", "stability"),
+        *published.rows("ec", "enzyme", "ec4"),
+    )
+
+
 def get_config(arg: str = "default") -> Suite:
     """One of the presets above; "" is the default."""
     preset = config.preset(arg or "default", PRESETS)
@@ -218,6 +239,7 @@ def get_config(arg: str = "default") -> Suite:
         tasks = {name: tasks[name] for name in limits}
     elif preset == "default":
         del tasks["secondary_structure_tape"]
+        tasks |= {n: replace(t, max_variants=MAX_VARIANTS) for n, t in tasks.items() if isinstance(t, Mutations)}
     for name, (train, validation, test, length) in limits.items():
         tasks[name] = replace(tasks[name], max_train=train, max_validation=validation, max_test=test, max_length=length)
-    return Suite("../shared/data/protein", tasks)
+    return Suite("../shared/data/protein", tasks, published=papers())

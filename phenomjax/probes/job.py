@@ -205,12 +205,12 @@ class Job:
         """What stands on a checkpoint, or on its random-weights twin."""
         twin = embeddings.random_twin(model)
         for task_name, task in self.suite.tasks.items():
-            zero_shot = isinstance(task, Mutations)
-            if task_name not in self.details.tasks or model.words.name != ("protein" if zero_shot else task.alphabet):
+            alphabet = task.alphabet if isinstance(task, Task) else "protein"
+            if task_name not in self.details.tasks or model.words.name != alphabet:
                 continue
             for one, is_twin in ((model, False), (twin, True)):
                 who, key = f"{name}{', random weights' * is_twin}", self._key(task_name, name, is_twin, describe(one))
-                if zero_shot:
+                if isinstance(task, Mutations):
                     yield Work(task_name, who, key, partial(self._mutations, task_name, task, name, one, is_twin))
                 elif not is_twin or "random_weights" in task.baselines:
                     for head in task.heads:
@@ -294,7 +294,7 @@ class Job:
             if self.stop.is_set():
                 raise Stopped
             key = ["leakage", data.fingerprint, [str(bank.absolute()) for bank in banks], mmseqs.available()]
-            self.details.leakage += self.parts.get(key, lambda data=data: Part(leakage.report(data, banks))).rows
+            self.details.leakage += self.parts.get(key, partial(_shared, data, banks)).rows
 
     def _key(self, task: str, *method: Any) -> list[Any]:
         """What a part is made of."""
@@ -304,6 +304,10 @@ class Job:
         data = self._datasets[task]
         subsets = {name: _hash(rows.tobytes()) for name, rows in data.subsets.items()}
         return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]
+
+
+def _shared(data: Dataset, banks: list[Path]) -> Part:
+    return Part(leakage.report(data, banks))
 
 
 def headline(task: Task | Mutations, rows: list[dict[str, Any]]) -> str:

@@ -47,7 +47,7 @@ class Parts:
         part = make()
         rows = np.frombuffer(json.dumps(part.rows, default=float).encode(), np.uint8)
         with outputs.replacing(path) as partial:
-            np.savez_compressed(partial, rows=rows, **part.arrays)
+            np.savez_compressed(partial, **{"rows": rows, **part.arrays})  # type: ignore[arg-type]
         return part
 
 
