@@ -36,9 +36,9 @@ PRESETS = ("default", "full", "quick")
 # The most rows of training, validation and each test; and the longest sequence.
 LIMITS = {
     "default": {
-        "secondary_structure": (600, 100, 200, 500),
-        "disorder": (600, 100, 200, 500),
-        "localization": (800, 100, 500, 800),
+        "secondary_structure": (600, 100, 0, 500),
+        "disorder": (600, 100, 0, 500),
+        "localization": (0, 0, 1500, 600),
         "remote_homology": (2000, 200, 500, 500),
         "scop_class": (800, 100, 400, 500),
         "enzyme": (800, 100, 400, 800),
