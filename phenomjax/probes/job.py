@@ -262,8 +262,9 @@ class Job:
         return Part(rows, figure_arrays(data, scores[0]))
 
     def _add(self, task: str, part: Part) -> None:
-        """Takes a part into the report."""
-        self.rows += part.rows
+        """Takes a part into the report; a run may have been moved since the part was made."""
+        paths = {checkpoint.name: checkpoint.path for checkpoint in self.details.checkpoints}
+        self.rows += [row | {"checkpoint": paths.get(row["model"])} for row in part.rows]
         if not part.rows:
             return
         method, arrays = part.rows[0]["method"], part.arrays
