@@ -143,6 +143,10 @@ def test_a_mistake_costs_one_task(suite, runs, tmp_path, capsys):
         run(suite, tmp_path / "none", runs[0], arg=":broken", options=("--tasks", "broken"))
     with pytest.raises(UserError, match=r"--tasks strcture is not in the suite. Did you mean 'structure'?"):
         run(suite, tmp_path / "none", runs[0], options=("--tasks", "strcture"))
+    with pytest.raises(
+        UserError, match=r"The data folder of the suite, nowhere, does not exist .* Say with --data where"
+    ):
+        run(suite, tmp_path / "none", runs[0], options=("--data", "nowhere"))
     with pytest.raises(UserError, match=r"--out .* is a file"):
         run(suite, suite, runs[0])
 

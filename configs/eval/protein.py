@@ -22,6 +22,11 @@ blat_…, pabp_…            effects of mutations, untrained                   
 solubility                log mol/l of a molecule          scaffold     902         113     113   ESOL
 hiv_activity              active or not, of a molecule     scaffold  33,524       4,191   4,191   HIV of MoleculeNet
 
+The files are those of public repositories on GitHub, below --data (default ../shared/data/protein): secondary_structure/ and dms/gb1_* of
+J-SNACKKB/FLIP, casp* of Rostlab/pbc, scope/, dms/tape_* and secondary_structure/tape_* of nadavbra/protein_bert, localization/ of
+HannesStark/protein-localization, fasta/ of tseemann/prokka and davidemms/OrthoFinder, dms/ of OATML-Markslab/ProteinGym, facebookresearch/esm
+and debbiemarkslab/DeepSequence, smiles/ of deepchem/deepchem. Some may not be used commercially: see their licences.
+
 Clusters need `mmseqs` on the PATH, scaffolds need RDKit (`pip install phenomjax[smiles]`).
 """
 

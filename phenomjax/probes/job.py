@@ -59,6 +59,11 @@ def run(args: argparse.Namespace, command: str) -> int:
     cluster.use_compilation_cache()  # small models take longer to compile, for each length of sequences, than to run
     suite = chosen(suite_file.load(args.suite, args.data), args.tasks)
     names = model_names(args.checkpoint, args.names)
+    if not Path(suite.data).is_dir():
+        raise UserError(
+            f"The data folder of the suite, {suite.data}, does not exist (looked in {Path(suite.data).absolute().parent}). Say with --data where its "
+            "files are; the suite's file names each of them and where it is from."
+        )
     with stop_on_signals() as stop, _hold(args.out):
         job = Job(args, suite, dict(zip(names, args.checkpoint, strict=True)), stop)
         try:
