@@ -35,7 +35,7 @@ MODELS = {
     "ELMo": ("seqvec.py:demo", ROWS, 64, {"data.segment_len": 64, "model.cell_dim": 256, "data.simulate.families": 0}),
     "XLNet": (
         "prot_xlnet.py:small", ROWS, 32,
-        {**SIZES, "optimizer.learning_rate": 2e-3, "data.segment_len": 64, "model.mem_len": 96, "model.reuse_len": 32,
+        {**SIZES, "optimizer.learning_rate": 5e-4, "data.segment_len": 64, "model.mem_len": 96, "model.reuse_len": 32,
          "model.perm_size": 32, "model.num_predict": 11, "model.attention_dropout": 0.0},
     ),
 }  # fmt: skip
