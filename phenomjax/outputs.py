@@ -1,11 +1,14 @@
 """Results on disk, whole or not at all: a reader sees the old file or the new one, never a part."""
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from phenomjax.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +25,22 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a folder, made where there is none, to this process.
+
+    Raises:
+      UserError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process is writing {folder} now. Wait for it, or give another --out.") from None
+        yield
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> Path:

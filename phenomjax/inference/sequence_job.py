@@ -1,7 +1,6 @@
 """Embeds sequences with a trained language model: one vector a protein, or one a residue. `phenomjax.embed` is its door."""
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from phenomjax import progress
+from phenomjax import outputs, progress
 from phenomjax.data.bank import read_json
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.inference import batches, embedding_store, queries, segments, trained
@@ -174,12 +173,7 @@ def _describe(args: argparse.Namespace, model: trained.Trained, found: queries.Q
 @contextmanager
 def _hold(work: Path) -> Iterator[None]:
     """Keeps the work folder to this process; removes it again if nothing came of it."""
-    work.mkdir(exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another process is writing {work} now. Wait for it, or give another --out.") from None
+    with outputs.held(work):
         try:
             yield
         finally:

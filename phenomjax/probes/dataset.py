@@ -81,6 +81,11 @@ class Dataset:
         return self.subsets[split] if split in self.subsets else np.flatnonzero(self.split == split)
 
     @property
+    def per(self) -> str:
+        """What a label, and so a vector, stands for: "residue" or "protein"."""
+        return "residue" if any(labels.kind == RESIDUE for labels in self.labels.values()) else "protein"
+
+    @property
     def tests(self) -> list[str]:
         """Names of the test sets, in the order of their first rows."""
         return [name for name in dict.fromkeys(self.split.tolist()) if name not in (TRAIN, VALIDATION)]

@@ -22,12 +22,12 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from phenomjax import cluster
-from phenomjax.errors import EXIT_STOPPED, UserError, did_you_mean
+from phenomjax.errors import UserError, did_you_mean
 from phenomjax.inference.queries import Queries
 from phenomjax.inference.trained import Trained
 from phenomjax.probes import dataset, embeddings, metrics, neighbours, suite_file, training
 from phenomjax.probes.dataset import Dataset
-from phenomjax.probes.suite import RESIDUE, Mutations
+from phenomjax.probes.suite import Mutations
 from phenomjax.recovery import gather
 
 log = logging.getLogger("phenomjax")
@@ -42,13 +42,11 @@ class Probe:
     Attributes:
       data: its rows.
       encoded: its sequences, in the tokens of the model.
-      per: what a vector stands for.
       head: that is trained, the first of the task's.
     """
 
     data: Dataset
     encoded: Queries
-    per: str
     head: str
 
 
@@ -81,12 +79,11 @@ class Probes:
                 left_out.append(name)
                 continue
             data = dataset.load(name, entry, Path(self._suite.data))
-            per = "residue" if any(label.kind == RESIDUE for label in data.labels.values()) else "protein"
             try:
                 encoded = embeddings.encode(self._model, data.sequences)
             except UserError as error:
                 raise UserError(f"Task '{name}' of the suite {self._config.probes.suite}: {error}") from None
-            self._probes.append(Probe(data, encoded, per, entry.heads[0]))
+            self._probes.append(Probe(data, encoded, entry.heads[0]))
         names = self.names()
         if not names:
             raise UserError(
@@ -152,26 +149,18 @@ class Probes:
         self._embedder.use(model)
         values: dict[str, float] = {}
         try:
-            for probe in self._probes:
-                features = self._embedder.compute(probe.encoded, probe.per, stop)
-                scores = self._predict(probe, features, stop)
-                for row in metrics.evaluate(probe.data, scores, self._suite.bootstrap_draws):
-                    values |= _values(probe.data, row)
-        except embeddings.Stopped:
-            pass
-        except UserError as error:
-            if not (stop.is_set() and error.exit_code == EXIT_STOPPED):
-                raise
+            with contextlib.suppress(embeddings.Stopped):  # `measure` set the event, and tells of it
+                for probe in self._probes:
+                    features = self._embedder.compute(probe.encoded, probe.data.per, stop)
+                    if probe.head == "nearest":
+                        scores = [neighbours.predict(features, probe.data)]
+                    else:
+                        scores = training.fit_predict(features, probe.data, probe.head, self._suite.training, stop)
+                    for row in metrics.evaluate(probe.data, scores, self._suite.bootstrap_draws):
+                        values |= _values(probe.data, row)
         finally:
             self._embedder.use(self._model)  # the copy on the devices is not needed until the next time
         return values
-
-    def _predict(self, probe: Probe, features: embeddings.Features, stop: threading.Event) -> list[dict[str, Any]]:
-        if probe.head != "nearest":
-            return training.fit_predict(features, probe.data, probe.head, self._suite.training, stop)
-        train = probe.data.rows(dataset.TRAIN)
-        found, _ = neighbours.nearest(features.take(train), features.take(probe.data.test_rows))
-        return [neighbours.transfer(probe.data, train[found])]
 
 
 @contextlib.contextmanager

@@ -2,13 +2,11 @@
 
 import argparse
 import dataclasses
-import fcntl
 import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenomjax import cluster, progress
+from phenomjax import cluster, digests, outputs, progress
 from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
 from phenomjax.inference import trained
 from phenomjax.inference.trained import Trained
@@ -64,7 +62,9 @@ def run(args: argparse.Namespace, command: str) -> int:
             f"The data folder of the suite, {suite.data}, does not exist (looked in {Path(suite.data).absolute().parent}). Say with --data where its "
             "files are; the suite's file names each of them and where it is from."
         )
-    with stop_on_signals() as stop, _hold(args.out):
+    if args.out.is_file():
+        raise UserError(f"--out {args.out} is a file; it must be a folder, which is made where there is none.")
+    with stop_on_signals() as stop, outputs.held(args.out):
         job = Job(args, suite, dict(zip(names, args.checkpoint, strict=True)), stop)
         try:
             job.run()
@@ -142,7 +142,6 @@ class Job:
         self.unread: list[str] = []
         self._data, self._alignments = Path(suite.data), self.cache.folder / "mmseqs"
         self._datasets: dict[str, Dataset] = {}
-        self._banks: dict[Path, None] = {}  # an ordered set
 
     def run(self) -> None:
         """Reads all tasks, then computes what no earlier start has left."""
@@ -236,12 +235,9 @@ class Job:
 
     def _head(self, task: str, head: str, name: str, model: Trained, is_twin: bool) -> Part:
         data = self._datasets[task]
-        per = "residue" if any(label.kind == RESIDUE for label in data.labels.values()) else "protein"
-        features = self.cache.get(model, data.sequences, per, self.stop)
+        features = self.cache.get(model, data.sequences, data.per, self.stop)
         if head == "nearest":
-            train = data.rows("train")
-            found, _ = neighbours.nearest(features.take(train), features.take(data.test_rows))
-            scores = [neighbours.transfer(data, train[found])]
+            scores = [neighbours.predict(features, data)]
         else:
             scores = training.fit_predict(features, data, head, self.suite.training, self.stop)
         named = results.twin_row if is_twin else results.model_row
@@ -306,9 +302,9 @@ class Job:
         """What a part is made of."""
         entry, common = self.suite.tasks[task], [task, *method, self.suite.bootstrap_draws]
         if isinstance(entry, Mutations):
-            return [*common, dataclasses.asdict(entry), _digest(self._data / entry.path)]
+            return [*common, dataclasses.asdict(entry), digests.sha256(self._data / entry.path)]
         data = self._datasets[task]
-        subsets = {name: _hash(rows.tobytes()) for name, rows in data.subsets.items()}
+        subsets = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in data.subsets.items()}
         return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]
 
 
@@ -360,25 +356,3 @@ def describe(model: Trained) -> list[Any]:
     """What decides a model's features and likelihoods."""
     return [model.fingerprint, model.config.task, model.config.model.to_dict(), model.task.inference_segment_len,
             np.dtype(model.task.dtype).name]  # fmt: skip
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    return _hash(path.read_bytes())
-
-
-@contextmanager
-def _hold(out: Path) -> Iterator[None]:
-    """Keeps the folder of the report to this process."""
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; it must be a folder, which is made where there is none.")
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another process is writing {out} now. Wait for it, or give another --out.") from None
-        yield

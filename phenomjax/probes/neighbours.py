@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from phenomjax.errors import UserError
-from phenomjax.probes.dataset import Dataset
+from phenomjax.probes.dataset import TRAIN, Dataset
+from phenomjax.probes.embeddings import Features
 from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE
 
 DISTANCES = ("euclidean", "cosine")
@@ -42,6 +43,21 @@ def nearest(train: np.ndarray, query: np.ndarray, distance: str = "euclidean") -
     if distance == "cosine":
         return index, (1 - (query * chosen).sum(1)).astype(np.float32)
     return index, np.linalg.norm(query - chosen, axis=1).astype(np.float32)
+
+
+def predict(features: Features, dataset: Dataset) -> dict[str, Any]:
+    """Labels of the nearest training row (Euclidean) for each test row, as predictions: the head "nearest".
+
+    Args:
+      features: of all of the dataset's proteins, in its order.
+      dataset: with labels of proteins.
+
+    Raises:
+      UserError: the labels are those of residues.
+    """
+    train = dataset.rows(TRAIN)
+    found, _ = nearest(features.take(train), features.take(dataset.test_rows))
+    return transfer(dataset, train[found])
 
 
 def transfer(dataset: Dataset, source: np.ndarray) -> dict[str, Any]:
