@@ -165,11 +165,11 @@ def prepare(case: dict) -> int:
     from flax import linen as nn
     from ml_collections import ConfigDict
 
-    from phenomjax.config import base
-    from phenomjax.data.simulate import SimulationConfig, write_screen
+    from phenomjax.config.keys import base
+    from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
     from phenomjax.export import release
-    from phenomjax.inference import image_model, parameters
     from phenomjax.tasks.mae import MaskedAutoencoder
+    from phenomjax.trained import image_model, opening, parameters
 
     folder = Path(case["folder"])
     screen = SimulationConfig(
@@ -177,7 +177,7 @@ def prepare(case: dict) -> int:
     )
     write_screen(folder / "bank.zarr", screen)
     if case["checkpoint"]:
-        model = image_model.load(case["checkpoint"])
+        model = opening.load(case["checkpoint"])
     else:
         config: ConfigDict = base()
         size, patch = case["model"].split("/")
@@ -206,14 +206,16 @@ def prepare(case: dict) -> int:
 
 def build(case: dict) -> tuple[Callable, Callable]:
     """One implementation: the encoder alone on one batch, or a pass over the bank."""
-    from phenomjax.data.bank import open_bank
-    from phenomjax.data.reader import CropReader
-    from phenomjax.inference import image_loader, image_model, image_plan, image_worker
+    from phenomjax.data.images.opening import open_bank
+    from phenomjax.data.images.reader import CropReader
+    from phenomjax.inference.images import crops as images_crops
+    from phenomjax.inference.images import plan, worker
     from phenomjax.tasks import mae
+    from phenomjax.trained import opening
 
     folder, size = Path(case["folder"]), case["batch"]
-    bank, model = open_bank(folder / "bank.zarr"), image_model.load(folder / "release")
-    grid = image_plan.grid(FIELD, FIELD, CROP, CROP)
+    bank, model = open_bank(folder / "bank.zarr"), opening.load(folder / "release")
+    grid = plan.grid(FIELD, FIELD, CROP, CROP)
     reader = CropReader(bank)
     pixels = np.empty((size, CROP, CROP, CHANNELS), bank.dtype)
     for place in range(size):
@@ -228,10 +230,10 @@ def build(case: dict) -> tuple[Callable, Callable]:
         runtime.submit(pixels)()
 
     def whole() -> None:
-        layout = image_plan.Layout(IMAGES, len(grid), size, max(1, size // len(grid)), IMAGES)
-        loader = image_loader.Loader(reader, grid, CROP, range(CHANNELS), layout, 0 if case["gpu"] else 1)
+        layout = plan.Layout(IMAGES, len(grid), size, max(1, size // len(grid)), IMAGES)
+        loader = images_crops.Loader(reader, grid, CROP, range(CHANNELS), layout, 0 if case["gpu"] else 1)
         try:
-            for _, values in image_worker.embed(loader, layout, runtime, iter([0]), threading.Event()):
+            for _, values in worker.embed(loader, layout, runtime, iter([0]), threading.Event()):
                 values.mean(1, dtype=np.float64)
         finally:
             loader.close()
@@ -251,7 +253,7 @@ def build(case: dict) -> tuple[Callable, Callable]:
 def make_runtime(case: dict, model: Any, folder: Path) -> Any:
     """A runtime of phenomjax, or PyTorch behind the same method."""
     from phenomjax.export import graph
-    from phenomjax.inference import runtimes
+    from phenomjax.inference.runtimes import choose
 
     settings = graph.settings(model)
     name, _, precision = case["peer"].partition("-")
@@ -263,7 +265,7 @@ def make_runtime(case: dict, model: Any, folder: Path) -> Any:
         options = {"bank": str(folder / "bank.zarr"), "cache": str(folder / "cache"), "min_cosine": "0.5"}
         options |= {"precision": precision} if precision else {}
         options |= {} if name == "tensorrt" else {"threads": "1"}
-    return runtimes.make(name, model, settings.blocks, False, case["batch"], settings.image_shape, "uint8", options)
+    return choose.make(name, model, settings.blocks, False, case["batch"], settings.image_shape, "uint8", options)
 
 
 class TorchRuntime:

@@ -133,7 +133,7 @@ def bank_of(case: dict) -> Path:
 
     import numpy as np
 
-    from phenomjax.data.token_bank import write_token_bank
+    from phenomjax.data.sequences.bank import write_token_bank
 
     path = Path(tempfile.mkdtemp()) / "random.zarr"
     letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))

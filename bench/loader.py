@@ -24,8 +24,9 @@ import tensorstore as ts
 import torch
 import zarr
 
-from phenomjax.data.bank import open_bank, write_bank
-from phenomjax.data.loader import ImageLoader
+from phenomjax.data.images.bank import write_bank
+from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.opening import open_bank
 
 SIZE, DEPTH, CROP, BATCH, WORKERS = 2048, 6, 256, 64, 2
 GOAL_MS = {"uint16": 1.1, "uint8": 0.8}

@@ -98,7 +98,7 @@ def table_gpu(case: dict, results: dict[str, list[dict]]) -> str:
 
 def model_config(case: dict):
     """The configuration of a case, and its FLOPs by the formula of the task."""
-    from phenomjax.config import base
+    from phenomjax.config.keys import base
     from phenomjax.tasks import mae
 
     config, (size, patch) = base(), case["model"].split("/")

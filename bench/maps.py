@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench import rounds
-from phenomjax.maps import recall, relate
+from phenomjax.maps.relations import recall, relate
 
 SOURCES, PAIRS, LOOK_UPS = 5, 40_000, 2_000
 

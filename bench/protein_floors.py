@@ -4,7 +4,7 @@
 
 Localization is told from amino acids and dipeptides, secondary structure from a window of 15 letters, learned from 1,500 chains (chosen by hash:
 whose chains the other measurement took is not known, nor are its settings), fitness in GB1 from one-hot positions, mutation effects from BLOSUM62.
-The regularisation of the composition was searched for until three of its four numbers agreed; see phenomjax/probes/baselines.py.
+The regularisation of the composition was searched for until three of its four numbers agreed; see phenomjax/probes/methods/baselines.py.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.eval import protein
-from phenomjax.probes import baselines, dataset, metrics, mutations, neighbours
-from phenomjax.probes.suite import Split, Training
+from phenomjax.probes import metrics
+from phenomjax.probes.methods import baselines, mutations, neighbours
+from phenomjax.probes.suites import dataset
+from phenomjax.probes.suites.suite import Split, Training
 
 ONE_WAY, BACK = "our_val to test", "test to our_val"
 # (task, baseline, label, test, metric, average): the floor

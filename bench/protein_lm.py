@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phenomjax.data.token_bank import TokenBank, open_token_bank
+from phenomjax.data.sequences.bank import TokenBank, open_token_bank
 
 VALIDATION = "mycoplasma_genitalium.faa"
 SEGMENT, ROWS = 64, 16

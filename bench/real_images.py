@@ -18,8 +18,11 @@ import jax
 import numpy as np
 from scipy import stats
 
-from phenomjax import checkpoint, progress, tasks
-from phenomjax.data.bank import ImageBank, open_bank
+from phenomjax import tasks
+from phenomjax.checkpoints import loading
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.system.log import log_to_stderr
 
 # folder, layout and naming, channels that all sets have, all channels
 SETS = {
@@ -93,7 +96,7 @@ def train(out: Path, name: str, banks: list[Path], steps: int) -> Path:
 
 def embed_images(workdir: Path, bank: ImageBank) -> list[np.ndarray]:
     """For each image (crops, dim): the mean-pooled embeddings of a grid of crops that covers it."""
-    config, params, _ = checkpoint.load(workdir)
+    config, params, _ = loading.load(workdir)
     task = tasks.make(config)
     ids = [list(config.model.channels).index(name) for name in bank.channels]
     embed = jax.jit(task.embed)
@@ -137,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--steps", type=int, default=800, help="of each model")
     args = parser.parse_args()
-    progress.log_to_stderr()
+    log_to_stderr()
     rows, plates = [], {}
     for name, kind in (("mae", "common"), ("ca_mae", "all")):
         banks = prepare(args.images, args.out, kind)

@@ -1,6 +1,6 @@
 """How long after a process of a job was killed the run trains again: `python -m bench.restart [--kills 6]`, on a real SLURM on this machine.
 
-Toy runs of two processes (tests/toy_main.py), so what is measured is our share: noticing, ending the others, starting
+Toy runs of two processes (tests/lab/toy_main.py), so what is measured is our share: noticing, ending the others, starting
 again in the same allocation, restoring. A model's own compilation comes on top (its cache is on disk), and Python's imports from a slow disk.
 """
 
@@ -15,10 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from slurm_lab import ranks, start_lab, toy_arguments, wait_until
-
-from phenomjax import report
+from phenomjax.system import versions
+from tests.lab.slurm import ranks, start_lab, toy_arguments, wait_until
 
 
 def first_steps(workdir):
@@ -38,7 +36,7 @@ def main():
     if isinstance(lab, str):
         sys.exit(lab)
     folder, seconds = Path(tempfile.mkdtemp(prefix="restart")), []
-    print(f"{nodes} node(s), {os.cpu_count()} CPUs, {report.versions()}")
+    print(f"{nodes} node(s), {os.cpu_count()} CPUs, {versions.versions()}")
     try:
         job = lab.submit(
             *toy_arguments(folder / "run", num_steps=100_000, eval__every_steps=0), log=folder / "log", options=(f"--nodes={nodes}",),

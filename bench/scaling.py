@@ -116,8 +116,8 @@ def simulated_slurm(nodes: int) -> Iterator[dict[str, str]]:
 
 def simulate(folder: Path) -> list[str]:
     """Banks of simulated proteins and cells."""
-    from phenomjax.data.simulate import SimulationConfig, write_screen
-    from phenomjax.data.simulated_families import FamilyConfig, write_families
+    from phenomjax.data.simulated.families import FamilyConfig, write_families
+    from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 
     write_families(folder / "proteins.zarr", FamilyConfig(families=40, members=40))
     write_screen(

@@ -8,13 +8,14 @@ Recipe: Lion 0.9/0.95, weight decay 0.05, one-cycle; learning rate 1e-4 up to B 
 the square root of the batch size.
 """
 
-from phenomjax import config, config_images
+from phenomjax import config
+from phenomjax.config import mae
 
 
 def get_config(arg: str = "S/16"):
     options = config.parse_arg(arg, size="S/16", mask=0.75, ca=False, batch=256, steps=10_000, plain=False)
     c = config.base()
-    config_images.set_vit(c, options["size"])
+    mae.set_vit(c, options["size"])
     c.num_steps, c.global_batch_size = options["steps"], options["batch"]
     c.model.mask_ratio, c.model.channel_agnostic = options["mask"], options["ca"]
     if options["plain"]:

@@ -8,12 +8,13 @@ Work: 354 GFLOP per 6-channel crop and step.
 Expected: .214 StringDB recall on JUMP-CP in the paper. Nothing of that size has been trained with this code.
 """
 
-from phenomjax import config, config_images
+from phenomjax import config
+from phenomjax.config import mae
 
 
 def get_config():
     c = config.base()
-    config_images.set_vit(c, "S/16")
+    mae.set_vit(c, "S/16")
     c.model.channel_agnostic = True
     c.model.decoder_norm_eps = 1e-5  # as released
     c.model.fourier_weight = 0.0  # as released

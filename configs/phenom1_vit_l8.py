@@ -8,12 +8,13 @@ Work: 694 GFLOP per crop and step (3 x forward, matmuls only), 1.14e16 a step of
 Expected: the paper reports .62 CORUM recall on RxRx3 after TVN. Nothing of that size has been trained with this code.
 """
 
-from phenomjax import config, config_images
+from phenomjax import config
+from phenomjax.config import mae
 
 
 def get_config():
     c = config.base()
-    config_images.set_vit(c, "L/8")
+    mae.set_vit(c, "L/8")
     c.global_batch_size = 16384
     c.num_steps = 213_600  # 3.5 billion crops
     c.optimizer.learning_rate = 3e-5

@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-DONE, CONFIG, STOPPED = 0, 2, 75  # phenomjax/errors.py
+DONE, CONFIG, STOPPED = 0, 2, 75  # phenomjax/system/errors.py
 MAX_FAILS = 3
 MIN_SECONDS_LEFT = (
     300  # of the time limit, for a restart in place: later ones might never get the signal that precedes it

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from phenomjax import errors, progress
-from phenomjax.errors import UserError
-from phenomjax.inference import image_job, sequence_job
+from phenomjax.inference.images import command
+from phenomjax.inference.sequences import command as sequences_command
+from phenomjax.system import errors
+from phenomjax.system.errors import UserError
+from phenomjax.system.log import log_to_stderr
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, help="what to write. Images: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr. Sequences: "
         "NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the files), NAME.h5 (one dataset an id, as bio_embeddings "
-        "reads; for biotrainer: phenomjax.probes.biotrainer_embedder) or NAME.npz (one array an id)")  # fmt: skip
+        "reads; for biotrainer: phenomjax.probes.biotrainer) or NAME.npz (one array an id)")  # fmt: skip
     add(
         "--dtype",
         choices=("float16", "float32"),
@@ -50,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of this machine, over which a batch is divided (default all)",
     )
-    image_job.add_arguments(p.add_argument_group("images"))
-    sequence_job.add_arguments(p.add_argument_group("sequences"))
+    command.add_arguments(p.add_argument_group("images"))
+    sequences_command.add_arguments(p.add_argument_group("sequences"))
     return p
 
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     p = parser()
     args = p.parse_args(argv)
-    progress.log_to_stderr()
+    log_to_stderr()
     sequences = bool(args.source)
     if sequences and args.bank:
         raise UserError(
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if not (sequences or args.bank or args.dry_run):
         raise UserError("Nothing to embed is named. Give --bank BANK.zarr for images, or --source FILE for sequences.")
-    others = image_job if sequences else sequence_job
+    others = command if sequences else sequences_command
     only = argparse.ArgumentParser()
     others.add_arguments(only.add_argument_group())
     foreign = [name for name, default in vars(only.parse_args([])).items() if getattr(args, name) != default]
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--{foreign[0]} goes with {theirs}, not with {mine}. Leave it out.")
     if args.out is None and not args.dry_run:
         raise UserError("--out is missing: the name of what to write, for instance --out embeddings.zarr.")
-    return (sequence_job if sequences else image_job).run(args)
+    return (sequences_command if sequences else command).run(args)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from phenomjax import errors, progress
 from phenomjax.probes import job
+from phenomjax.system import errors
+from phenomjax.system.log import log_to_stderr
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    progress.log_to_stderr()
+    log_to_stderr()
     return job.run(args, f"python -m phenomjax.evaluate {shlex.join(argv)}")
 
 

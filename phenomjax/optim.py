@@ -7,7 +7,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 # (last part of the parameter's name, decayed?). Matrices and embeddings are decayed; biases, norms, LayerScale and tokens are not.
 DECAY_RULES = (

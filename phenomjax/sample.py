@@ -19,12 +19,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from phenomjax import errors, progress
-from phenomjax.data.vocabulary import AMINO_ACIDS, SPECIALS, UNK
-from phenomjax.errors import EXIT_DONE, EXIT_STOPPED, UserError
-from phenomjax.inference import trained
-from phenomjax.prepare.workers import stop_on_signals
+from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, SPECIALS, UNK
+from phenomjax.system import errors
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from phenomjax.system.processes import stop_on_signals
 from phenomjax.tasks.causal_lm import CausalLM
+from phenomjax.trained import language_model
 
 log = logging.getLogger("phenomjax")
 ROWS = 64  # sequences at a time
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and samples."""
     args = parser().parse_args(argv)
-    progress.log_to_stderr()
+    system_log.log_to_stderr()
     return run(args)
 
 
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments, or a model that cannot write.
     """
     check(args)
-    model = trained.load(args.checkpoint)
+    model = language_model.load(args.checkpoint)
     if not isinstance(model.task, CausalLM):
         raise UserError(
             f"--checkpoint {args.checkpoint} holds a model of task '{model.config.task}', which does not write sequences from left to right. Give a "
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
             f"--prompt has {len(prompt)} tokens, and --length {args.length} leaves none to sample. Give a larger --length."
         )
     sampler = Sampler(model, model.task, prompt, args.length, args.temperature, args.top_p)
-    lines, bar = [], progress.Progress("sample", args.num, "sequences")
+    lines, bar = [], system_log.Progress("sample", args.num, "sequences")
     key = jax.random.key(args.seed)
     with stop_on_signals() as stop:
         for first in range(0, args.num, ROWS):
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Checks the numbers among the arguments."""
-    trained.check_arguments(args, num=1, length=1)
+    language_model.check_arguments(args, num=1, length=1)
     if args.temperature < 0:
         raise UserError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or more.")
     if not 0 < args.top_p <= 1:
@@ -157,7 +158,7 @@ class Sampler:
     """
 
     def __init__(
-        self, model: trained.Trained, task: CausalLM, prompt: np.ndarray, length: int, temperature: float, top_p: float
+        self, model: language_model.Trained, task: CausalLM, prompt: np.ndarray, length: int, temperature: float, top_p: float
     ):
         self._task, self._params = task, model.params
         (self._first,), (self._last,) = task.boundary

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from phenomjax import errors, progress
-from phenomjax.data.vocabulary import AMINO_ACIDS
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, UserError
-from phenomjax.inference import likelihood, mutants, trained
+from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
+from phenomjax.inference.variants import likelihood
+from phenomjax.inference.variants import table as variants_table
+from phenomjax.system import errors
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from phenomjax.trained import language_model
 
 log = logging.getLogger("phenomjax")
 
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and scores."""
     args = parser().parse_args(argv)
-    progress.log_to_stderr()
+    system_log.log_to_stderr()
     return run(args)
 
 
@@ -95,23 +98,23 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    trained.check_arguments(args, batch_tokens=0, segment_len=0)
+    language_model.check_arguments(args, batch_tokens=0, segment_len=0)
     if args.out.suffix not in (".csv", ".tsv"):
         raise UserError(f"--out {args.out} must end in .csv (or .tsv): scores are written as a table.")
-    model = trained.load(args.checkpoint, "float32")  # differences of sums
+    model = language_model.load(args.checkpoint, "float32")  # differences of sums
     if model.words.name != "protein":
         raise UserError(
             f"--checkpoint {args.checkpoint} reads {model.words.name}, and mutations are of proteins. Give a model of proteins."
         )
-    wild_type = mutants.read_wild_type(args.wild_type, model.rare)
+    wild_type = variants_table.read_wild_type(args.wild_type, model.rare)
     if args.scan:
         if args.target_column or args.offset_column:
             raise UserError(
                 "--target_column and --offset_column are of a table; --scan has none. Leave them out, or give --mutants."
             )
-        table = mutants.scan(wild_type, args.offset)
+        table = variants_table.scan(wild_type, args.offset)
     else:
-        table = mutants.read(
+        table = variants_table.read(
             args.mutants,
             wild_type,
             args.mutant_column,
@@ -150,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
 def report_correlation(targets: np.ndarray, scores: np.ndarray, name: str) -> float:
     """Prints Spearman's correlation with what was measured, over the rows that have it."""
     there = np.isfinite(targets)
-    rho = mutants.spearman(targets[there], scores[there]) if there.sum() > 1 else float("nan")
+    rho = variants_table.spearman(targets[there], scores[there]) if there.sum() > 1 else float("nan")
     print(f"Spearman correlation with {name}: {rho:.4f} ({there.sum()} variants)")
     return rho
 
@@ -167,7 +170,7 @@ def write(path: Path, columns: list[str], rows: list[list[str]]) -> None:
 
 def draw(path: Path, wild_type: str, variants: Sequence, scores: np.ndarray, offset: int) -> None:
     """The scores of a scan as a heat map: amino acids by position."""
-    from phenomjax.sequence_figures import mutation_scan  # here, because it imports matplotlib
+    from phenomjax.figures.sequences import mutation_scan  # here, because it imports matplotlib
 
     effects = np.full((len(AMINO_ACIDS), len(wild_type)), np.nan)
     for ((place, letter),), score in zip(variants, scores, strict=True):

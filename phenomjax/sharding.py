@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 AXES = ("data", "model")
 _REPLICATED = {"seq": None, "kv": None, "patch": None, "layers": None, "channel": None}

@@ -17,29 +17,29 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax import checkpoint, cluster, metrics, optim, report, sharding, tasks
-from phenomjax import config as config_lib
+from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.evaluation import Evaluation
-from phenomjax.feed import DeviceFeed
-from phenomjax.goodput import FILE, Goodput, describe, process_began
-from phenomjax.progress import duration, log_to_file
+from phenomjax.checkpoints import checkpointer, loading
+from phenomjax.checkpoints.workdir import open_workdir, workdir_error
+from phenomjax.cluster import messages
+from phenomjax.cluster import start as cluster_start
+from phenomjax.config import keys, stored
 from phenomjax.step import jit_step
-from phenomjax.watchdog import Watchdog
-from phenomjax.workdir import open_workdir, workdir_error
-from phenomjax.writers import open_writers
+from phenomjax.system import versions
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.log import duration, log_to_file
+from phenomjax.training import banner, metrics
+from phenomjax.training.divergence import Diverged
+from phenomjax.training.evaluators import Evaluation
+from phenomjax.training.feed import DeviceFeed
+from phenomjax.training.goodput import FILE, Goodput, describe, process_began
+from phenomjax.training.watchdog import Watchdog
+from phenomjax.training.writers import open_writers
 
 log = logging.getLogger("phenomjax")
 own = log.getChild("process")  # what each process says into its own file
 
 
-class Diverged(Exception):
-    """A step gave a non-finite loss or too large a gradient."""
-
-    def __init__(self, step: int, values: dict[str, float], ids: np.ndarray):
-        super().__init__(step, values)
-        self.step, self.values, self.ids = step, values, ids
 
 
 def run(config: ConfigDict, workdir: str | Path) -> int:
@@ -55,16 +55,16 @@ def run(config: ConfigDict, workdir: str | Path) -> int:
     Raises:
       UserError: a mistake in the configuration, the data or the workdir; or divergence (exit code 1).
     """
-    config = config_lib.finalize(config)
+    config = keys.finalize(config)
     workdir = open_workdir(workdir)
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     own.info("process %d of %d on %s (pid %d), %d device(s) of %d; SLURM job %s", jax.process_index(), jax.process_count(),
              socket.gethostname(), os.getpid(), jax.local_device_count(), jax.device_count(), os.environ.get("SLURM_JOB_ID", "none"))  # fmt: skip
     config = tasks.resolve(config, workdir)
-    if (workdir / "config.json").exists() or any((workdir / checkpoint.FOLDER).glob("*")):
+    if (workdir / "config.json").exists() or any((workdir / checkpointer.FOLDER).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
-        config_lib.check_same_run(config, config_lib.load(workdir / "config.json"), workdir)
-    cluster.barrier("configuration checked")  # before process 0 writes it
+        stored.check_same_run(config, stored.load(workdir / "config.json"), workdir)
+    messages.barrier("configuration checked")  # before process 0 writes it
     try:
         return Trainer(config, workdir).run()
     except OSError as error:  # metrics, figures or a checkpoint on a full or read-only disk
@@ -78,7 +78,7 @@ class Trainer:
 
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
-        cluster.use_compilation_cache()
+        cluster_start.use_compilation_cache()
         self.mesh = sharding.make_mesh(config)
         self.task = tasks.make(config)
         block = sharding.row_block(self.mesh)
@@ -92,7 +92,7 @@ class Trainer:
         self.rollbacks: list[dict[str, int]] = []
         self.compile_seconds = self.work = 0.0  # compilation is not part of a log line's rates; model FLOPs are
         self.watchdog = Watchdog(config.watchdog.min_seconds, config.watchdog.slow_seconds)
-        self.goodput = Goodput(workdir / FILE, _began(), cluster.is_main())
+        self.goodput = Goodput(workdir / FILE, _began(), messages.is_main())
         self.evaluation = Evaluation(
             self.task, config, self.loader, self.val_loader, self.rows, self.everywhere, self.watchdog
         )
@@ -103,15 +103,15 @@ class Trainer:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(sharding.rules(self.config.mesh.preset)):
             spec = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in self.loader.specs[0].items()}
             self.init, self.abstract, self.shards = state_lib.abstract(self.task, self.tx, self.config, self.mesh, spec)
-            report.banner(self.config, self.workdir, self.mesh, self.abstract, self.shards, self.task.flops(spec))
+            banner.banner(self.config, self.workdir, self.mesh, self.abstract, self.shards, self.task.flops(spec))
             log.info("data: %s", self.loader.describe())
             log.info(
                 "data: %s", self.val_loader.describe() if self.val_loader else "validation: none, nothing is held out"
             )
-            self.checkpoints = checkpoint.Checkpointer(self.workdir, self.config)
-            if cluster.is_main():
-                config_lib.save(self.config, self.workdir / "config.json")
-                (self.workdir / "versions.json").write_text(json.dumps(report.versions(), indent=2) + "\n")
+            self.checkpoints = checkpointer.Checkpointer(self.workdir, self.config)
+            if messages.is_main():
+                stored.save(self.config, self.workdir / "config.json")
+                (self.workdir / "versions.json").write_text(json.dumps(versions.versions(), indent=2) + "\n")
             try:
                 while True:
                     with self.watchdog.slow("restoring"):
@@ -139,12 +139,12 @@ class Trainer:
                     f"--config.init_from={self.workdir} to begin from these parameters."
                 )
             self.rollbacks = max(self.rollbacks, meta["rollbacks"], key=len)
-            log.info("continuing at step %d from %s", step, self.workdir / checkpoint.FOLDER / str(step))
+            log.info("continuing at step %d from %s", step, self.workdir / checkpointer.FOLDER / str(step))
             return state, meta
         key = jax.device_put(jax.random.key(self.config.seed), self.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
         if self.config.init_from:
-            params = checkpoint.load_params(self.config.init_from, self.abstract.params)
+            params = loading.load_params(self.config.init_from, self.abstract.params)
             # The average must be a copy of its own: the step donates both.
             ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()
             state = state.replace(params=params, ema=ema)
@@ -194,7 +194,7 @@ class Trainer:
                 if samples:
                     samples.write(json.dumps({"step": step, "first_row": self.first_row, "ids": ids.tolist()}) + "\n")
                 last = step == c.num_steps
-                stop = cluster.stop_requested() and not last
+                stop = messages.stop_requested() and not last
                 pause = step == c.stop_at_step and not last  # unlike a signal, it waits for the evaluation
                 log_due = step % c.log.every_steps == 0 or last
                 eval_due = (
@@ -207,7 +207,7 @@ class Trainer:
                 draw_due = last or (bool(c.figures.every_steps) and step % c.figures.every_steps == 0)
                 save_due = step % c.checkpoint.every_steps == 0 or last or (best_due and c.checkpoint.keep_best > 0)
                 if log_due and c.checkpoint.every_minutes and not save_due:
-                    save_due = cluster.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
+                    save_due = messages.agree(time.monotonic() - saved_at > 60 * c.checkpoint.every_minutes)
                 if log_due or eval_due or probe_due or draw_due or save_due or stop or pause:
                     window.add(self.read(*pending))
                     pending = None
@@ -263,7 +263,7 @@ class Trainer:
         seconds = time.perf_counter() - begin
         log.info("compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device", seconds, flops, need)
         # The first collective of a program gives up when processes come more than half a minute apart.
-        cluster.barrier("compiled", self.config.watchdog.slow_seconds)
+        messages.barrier("compiled", self.config.watchdog.slow_seconds)
         self.compile_seconds += time.perf_counter() - begin
         return compiled, flops
 
@@ -364,7 +364,7 @@ class Trainer:
             )
         assert good is not None  # a roll-back run saves step 0
         self.rollbacks = [*self.rollbacks, {"at": good, "skip": error.step - good}]
-        say = log if cluster.is_main() else own  # all do the same; one says it on the screen
+        say = log if messages.is_main() else own  # all do the same; one says it on the screen
         say.warning("%s Rolling back to step %d and skipping the data of %d steps (roll-back %d of at most %d).", what, good,
                     error.step - good, len(self.rollbacks), c.divergence.max_rollbacks)  # fmt: skip
 
@@ -390,4 +390,4 @@ class Trainer:
 
 def _began() -> float:
     """When this run's process began; a notebook's process is older than its run."""
-    return process_began() if cluster.started() else time.time()
+    return process_began() if cluster_start.started() else time.time()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.lab import ROOT
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
@@ -13,7 +14,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile fa
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax  # noqa: E402  after the settings above
-from slurm_lab import slurm  # noqa: E402, F401  a fixture
+
+from tests.lab.slurm import slurm  # noqa: E402, F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -33,8 +33,19 @@ Clusters need `mmseqs` on the PATH, scaffolds need RDKit (`pip install phenomjax
 from dataclasses import replace
 
 from phenomjax import config
-from phenomjax.probes import published
-from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE, VALUE, Label, Mutations, Source, Split, Suite, Task
+from phenomjax.probes.suites import published
+from phenomjax.probes.suites.suite import (
+    CLASS,
+    MULTILABEL,
+    RESIDUE,
+    VALUE,
+    Label,
+    Mutations,
+    Source,
+    Split,
+    Suite,
+    Task,
+)
 
 PRESETS = ("default", "full", "quick")
 

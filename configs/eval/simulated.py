@@ -4,7 +4,7 @@ make demo-protein
 python -m phenomjax.evaluate --checkpoint runs/txl_demo --suite configs/eval/simulated.py --out runs/txl_demo/report
 
 The labelled proteins are written to runs/simulated_proteins at the first start. They are of the families that the demo's model was trained on;
-what the tests "members", "relatives" and "new family" hold, no model has seen (phenomjax/probes/simulated.py).
+what the tests "members", "relatives" and "new family" hold, no model has seen (phenomjax/probes/suites/simulated.py).
 
 Expected of the demo's Transformer-XL, its random-weights twin, and the best baseline:
 conservation on members 0.95, 0.86, 0.66 (one-hot); on relatives 0.80, 0.76, 0.64; on the new family none is above the majority
@@ -15,9 +15,9 @@ mutations 0.50, -0.07, 0.18 (BLOSUM62)
 
 from pathlib import Path
 
-from phenomjax.data.simulated_families import FamilyConfig
-from phenomjax.probes import simulated
-from phenomjax.probes.suite import CLASS, RESIDUE, VALUE, Label, Mutations, Source, Suite, Task, Training
+from phenomjax.data.simulated.families import FamilyConfig
+from phenomjax.probes.suites import simulated
+from phenomjax.probes.suites.suite import CLASS, RESIDUE, VALUE, Label, Mutations, Source, Suite, Task, Training
 
 DATA = Path("runs/simulated_proteins")
 

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from phenomjax import checkpoint, progress
-from phenomjax import config as config_lib
+from phenomjax.checkpoints import loading
+from phenomjax.config import keys
 from phenomjax.convert import elmo, files, openphenom, transformer_xl, xlnet
 from phenomjax.convert.renumber import renumber
-from phenomjax.data.vocabulary import ALPHABETS, vocabulary
-from phenomjax.errors import UserError, did_you_mean, exit_on_user_error
+from phenomjax.data.sequences.vocabulary import ALPHABETS, vocabulary
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import UserError, did_you_mean, exit_on_user_error
 
 log = logging.getLogger("phenomjax")
 LANGUAGE_MODELS: dict[str, tuple[str, Any]] = {
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--alphabet", default="protein", choices=ALPHABETS, help="ours, for --vocabulary (default protein)"
     )
     options = parser.parse_args(arguments)
-    progress.log_to_stderr()
+    system_log.log_to_stderr()
     if options.layout and options.layout not in LAYOUTS[options.model]:
         raise UserError(
             f"{options.model} has no layout '{options.layout}'.{did_you_mean(options.layout, LAYOUTS[options.model])} There "
@@ -77,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_theirs(options: argparse.Namespace) -> int:
     """A workdir to a file of theirs."""
-    config, params, step = checkpoint.load(options.source)
+    config, params, step = loading.load(options.source)
     task = LANGUAGE_MODELS[options.model][0] if options.model in LANGUAGE_MODELS else "mae"
     if config.task != task:
         raise UserError(
@@ -104,7 +105,7 @@ def write_ours(options: argparse.Namespace) -> int:
     else:
         task, module = LANGUAGE_MODELS[options.model]
         cutoffs = {"cutoffs": tuple(map(int, filter(None, options.cutoffs.split(","))))} if options.cutoffs else {}
-        config, inferred = config_lib.base(task), module.INFERRED
+        config, inferred = keys.base(task), module.INFERRED
         config.model = module.infer_model(arrays, **cutoffs)
         params = module.from_state_dict(arrays, config.model)
         if options.vocabulary:
@@ -116,7 +117,7 @@ def write_ours(options: argparse.Namespace) -> int:
                 words,
             )
             config.model.vocab_size, config.model.alphabet = len(words), options.alphabet
-    folder = checkpoint.write(options.target, config, params)
+    folder = loading.write(options.target, config, params)
     log.info("the weights fit: %s", " ".join(f"--config.model.{key}={config.model[key]}" for key in inferred))
     log.info("wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s", folder,
              sum(x.size for x in jax.tree.leaves(params)) / 1e6, options.target)  # fmt: skip
@@ -136,7 +137,7 @@ def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:
 
 def image_config(options: argparse.Namespace, arrays: dict) -> ConfigDict:
     """The configuration of a masked autoencoder that fits the arrays."""
-    config = config_lib.base()
+    config = keys.base()
     config.model = openphenom.infer_model(arrays, options.decoder_heads)
     config.model.bias_order, config.data.crop_size = options.bias_order, options.crop_size
     if options.channels:

@@ -16,10 +16,10 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from phenomjax import config as config_lib
-from phenomjax.data.vocabulary import vocabulary
-from phenomjax.errors import UserError
+from phenomjax import config
+from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import elmo
+from phenomjax.system.errors import UserError
 from phenomjax.tasks import bidirectional_lm
 
 LAYOUTS = ("bilm", "allennlp")
@@ -48,7 +48,7 @@ def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
       UserError: neither layout.
     """
     arrays = _as_bilm(arrays)
-    model = config_lib.base("bidirectional_lm").model
+    model = config.base("bidirectional_lm").model
     model.alphabet, model.boundary = "protein", "bos_eos"
     model.vocab_size = len(arrays["softmax/b"]) if "softmax/b" in arrays else len(vocabulary("protein"))
     count = lambda pattern: len([name for name in arrays if re.fullmatch(pattern, name)])  # noqa: E731

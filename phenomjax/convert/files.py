@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:

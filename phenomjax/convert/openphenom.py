@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from phenomjax import config as config_lib
-from phenomjax.errors import UserError
-from phenomjax.models import layers, vit
+from phenomjax import config
+from phenomjax.models import patches, vit
+from phenomjax.system.errors import UserError
 from phenomjax.tasks import mae
 
 BACKBONE = "encoder.vit_backbone."
@@ -74,7 +74,7 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
     width, channels, patch, _ = state[BACKBONE + "patch_embed.proj.weight"].shape
     agnostic = any(name.startswith("decoder.decoders.") for name in state)
     blocks = "decoder.decoders.0" if agnostic else "decoder.blocks"
-    model = config_lib.base().model
+    model = config.base().model
     model.channel_agnostic = agnostic
     model.channels = tuple(f"c{i}" for i in range(_count(state, "decoder.modality_tokens") if agnostic else channels))
     model.embed_dim, model.patch_size, model.depth = width, patch, _count(state, BACKBONE + "blocks")
@@ -162,7 +162,7 @@ def fixed_tables(model: ConfigDict, grid: int, max_channels: int) -> dict[str, n
     repeats = (max_channels, len(model.channels)) if model.channel_agnostic else (1, 1)
     tables = {}
     for name, dim, repeat in zip(FIXED, (model.embed_dim, model.decoder_dim), repeats, strict=False):
-        table = np.tile(np.asarray(layers.sincos_positions(grid, grid, dim)), (repeat, 1))
+        table = np.tile(np.asarray(patches.sincos_positions(grid, grid, dim)), (repeat, 1))
         tables[name] = np.concatenate([np.zeros((1, dim), np.float32), table])[None]
     return tables | ({FIXED[2]: np.zeros((1, 1, model.decoder_dim), np.float32)} if model.channel_agnostic else {})
 
@@ -181,7 +181,7 @@ def check_tables(tables: Mapping[str, np.ndarray], model: ConfigDict) -> None:
             tokens = table.shape[1] - 1
             grids = [g for g in range(1, int(tokens**0.5) + 1) if tokens % g**2 == 0]
             grids = grids if model.channel_agnostic else [g for g in grids if g**2 == tokens]
-            computed = (np.tile(layers.sincos_positions(g, g, dim), (tokens // g**2, 1)) for g in reversed(grids))
+            computed = (np.tile(patches.sincos_positions(g, g, dim), (tokens // g**2, 1)) for g in reversed(grids))
             fits = not table[0, 0].any() and any(np.allclose(table[0, 1:], c, atol=1e-5) for c in computed)
         if not fits:
             raise UserError(

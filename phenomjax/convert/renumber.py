@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from phenomjax.data.vocabulary import SPECIALS, Vocabulary
-from phenomjax.errors import UserError
+from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 # Names that others have for our special tokens.

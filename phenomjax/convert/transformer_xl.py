@@ -15,9 +15,9 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from phenomjax import config as config_lib
-from phenomjax.errors import UserError
+from phenomjax import config
 from phenomjax.models import vit
+from phenomjax.system.errors import UserError
 from phenomjax.tasks import causal_lm
 
 LAYOUTS = {"huggingface": "transformer.", "kimiyoung": ""}  # prefix of all but the softmax
@@ -59,7 +59,7 @@ def infer_model(state: Mapping[str, np.ndarray], layout: str = "", cutoffs: tupl
     bins = _count(state, prefix + "word_emb.emb_layers")
     tables = [state[f"{prefix}word_emb.emb_layers.{i}.weight"] for i in range(bins)]
     clusters = len(state["crit.cluster_bias"]) if "crit.cluster_bias" in state else 0
-    model = config_lib.base("causal_lm").model
+    model = config.base("causal_lm").model
     model.num_layers = _count(state, prefix + "layers")
     model.vocab_size = sum(len(table) for table in tables)
     if bins > 1:

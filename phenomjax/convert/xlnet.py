@@ -13,9 +13,9 @@ from flax import linen as nn
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from phenomjax import config as config_lib
-from phenomjax.errors import UserError
+from phenomjax import config
 from phenomjax.models import vit, xlnet
+from phenomjax.system.errors import UserError
 
 LAYOUTS = ("huggingface", "tensorflow")
 INFERRED = ("vocab_size", "embed_dim", "num_layers", "num_heads", "head_dim", "mlp_dim", "untie_bias", "gelu")
@@ -76,7 +76,7 @@ def infer_model(state: Mapping[str, np.ndarray]) -> ConfigDict:
     layout = layout_of(state)
     number = LAYOUTS.index(layout)
     prefix = _layer_prefix(layout)
-    model = config_lib.base("permutation_lm").model
+    model = config.base("permutation_lm").model
     model.num_layers = len({n[len(prefix) :].replace("/", ".").split(".")[0] for n in state if n.startswith(prefix)})
     try:
         model.vocab_size, model.embed_dim = state[TOP["word_embedding/embedding"][number]].shape

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from phenomjax.data.lanes import LaneLoader
+from phenomjax.data.sequences.lanes import LaneLoader
 
 
 class MirroredLaneLoader(LaneLoader):

@@ -1,7 +1,6 @@
 """Batches decoded ahead by threads into a ring of buffers that are used again: no copies, no growth, no hang."""
 
 import functools
-import os
 import threading
 import weakref
 from collections import deque
@@ -130,9 +129,6 @@ def buffers_needed(prefetch_batches: int) -> int:
     return prefetch_batches + 2
 
 
-def core_count() -> int:
-    """Cores that this process may use (macOS does not say which, so there all of them)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _new_buffer(size: int) -> np.ndarray:

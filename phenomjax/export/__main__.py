@@ -16,10 +16,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from phenomjax import progress
-from phenomjax.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
 from phenomjax.export import card, graph, hub, onnx_file, release, stablehlo, weights
-from phenomjax.inference import image_model
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
+from phenomjax.trained import image_model, opening
 
 log = logging.getLogger("phenomjax")
 FORMATS = {"onnx": ".onnx", "stablehlo": ".stablehlo", "safetensors": "", "release": "", "tensorrt": ".plan"}
@@ -94,9 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
       UserError: a mistake in them, or what the format says.
     """
     args = parser().parse_args(arguments)
-    progress.log_to_stderr()
+    system_log.log_to_stderr()
     check(args)
-    model = image_model.load(args.checkpoint)
+    model = opening.load(args.checkpoint)
     run: dict[str, Callable[[argparse.Namespace, image_model.ImageModel], None]]
     run = {
         "onnx": write_onnx,

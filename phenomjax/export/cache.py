@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 
 def folder(given: str | Path = "") -> Path:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 
 from phenomjax import __version__
-from phenomjax.inference.image_model import ImageModel
+from phenomjax.trained.image_model import ImageModel
 
 JAX_LINES = """\
 import jax, numpy as np
-from phenomjax.inference.image_model import features, load
+from phenomjax.trained.image_model import features, load
 model = load("FOLDER")
 pixels = PIXELS
 embeddings = jax.jit(features(model))(model.params, pixels)[:, 0]"""

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from phenomjax.data.bank import open_bank
-from phenomjax.errors import UserError
-from phenomjax.inference import image_model
+from phenomjax.data.images.opening import open_bank
 from phenomjax.models import vit
+from phenomjax.system.errors import UserError
 from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.trained import image_model
 
 log = logging.getLogger("phenomjax")
 TOLERANCE = 1e-4  # of float32 graphs: largest difference from JAX over the largest magnitude

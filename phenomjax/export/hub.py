@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from phenomjax.errors import EXIT_FAILED, UserError
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
 

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.export import cache, graph
-from phenomjax.inference.image_model import ImageModel
+from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.trained.image_model import ImageModel
 
 log = logging.getLogger("phenomjax")
 OPSET = 18  # TensorRT 8.6 and later read it

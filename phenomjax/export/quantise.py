@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.export import cache, graph, onnx_file
-from phenomjax.inference.image_model import ImageModel
+from phenomjax.trained.image_model import ImageModel
 
 log = logging.getLogger("phenomjax")
 QUANTISED = ("MatMul", "Gemm")  # all products; norms, softmax, GELU and sums stay float32

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenomjax.errors import EXIT_FAILED, UserError
 from phenomjax.export import cache, graph, onnx_file, quantise
-from phenomjax.inference.image_model import ImageModel, features, on_devices
+from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.trained.image_model import ImageModel, features, on_devices
 
 log = logging.getLogger("phenomjax")
 WORKSPACE = 4 << 30  # bytes that building may try tactics with

@@ -4,20 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from phenomjax import __version__
-from phenomjax import config as config_lib
 from phenomjax.convert import files, openphenom
-from phenomjax.errors import EXIT_FAILED, UserError
-from phenomjax.inference import parameters
-from phenomjax.inference.image_model import ImageModel
-from phenomjax.models import vit
-from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.trained import parameters
+from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.release import CONFIG, WEIGHTS, read
 
 LAYOUTS = ("openphenom", "timm")
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def arrays(model: ImageModel, layout: str = "openphenom") -> dict[str, np.ndarray]:
@@ -62,30 +58,3 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
         )
 
 
-def read(folder: Path, dtype: str = "") -> ImageModel:
-    """A model from the folder that `write` made, with all its parameters, bit for bit.
-
-    Raises:
-      UserError: no such folder, another format or layout, or weights that do not fit.
-    """
-    try:
-        about = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} holds no release: its {CONFIG} cannot be read ({error}). Give the folder that an export wrote."
-        ) from None
-    if about.get("format") != "phenomjax release" or about.get("version") != 1 or about.get("layout") != "openphenom":
-        raise UserError(
-            f"{folder / CONFIG} says format {about.get('format')!r}, version {about.get('version')}, layout {about.get('layout')!r}; this phenomjax "
-            "reads 'phenomjax release', version 1, with the layout 'openphenom'. Export the run again, or install the phenomjax that wrote it."
-        )
-    config = config_lib.base("mae")
-    config.model.update(
-        {name: value for name, value in config_lib.flatten(about["model"]).items() if name in config.model}
-    )
-    config.model.dtype, config.data.crop_size = dtype or config.model.dtype, about["crop_size"]
-    state = files.read_arrays(folder / WEIGHTS)
-    params: Any = openphenom.from_state_dict(state, config.model)
-    if config.model.scan_layers:
-        params = jax.tree.map(np.asarray, vit.stack_layers(params))
-    return ImageModel(folder, about["step"], config, MaskedAutoencoder(config), params, parameters.fingerprint(params))

@@ -5,8 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from phenomjax.errors import exit_on_user_error
-from phenomjax.progress import log_to_stderr
+from phenomjax.system.errors import exit_on_user_error
+from phenomjax.system.log import log_to_stderr
 
 COMMANDS = {  # name: (module, what it does)
     "intensity": ("intensity", "hand-made intensity features of images, the baseline of every embedding"),

@@ -10,15 +10,17 @@ Writes screen.zarr, embeddings.zarr, intensity.parquet, a folder of results for 
 
 import argparse
 import json
+import logging
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phenomjax.errors import EXIT_DONE, UserError
-from phenomjax.outputs import save_figure, write_json, write_text
-from phenomjax.progress import log
+from phenomjax.system.errors import EXIT_DONE, UserError
+from phenomjax.system.files import save_figure, write_json, write_text
+
+log = logging.getLogger("phenomjax")
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Integer
 
-from phenomjax.models import layers, lstm
+from phenomjax.models import draws, layers, lstm
 
 DIRECTIONS = 2  # forward, backward
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PAD_CHARACTER = range(256, 261)
@@ -242,7 +242,7 @@ class ELMo(nn.Module):
           (float32 logits, state after the last token).
         """
         outputs, state = self.read(tokens, state, keys, lengths)
-        last = layers.dropout(outputs[-1], self.dropout, keys, self.num_layers)
+        last = draws.dropout(outputs[-1], self.dropout, keys, self.num_layers)
         # Few words: in float32 this costs nothing.
         return self.softmax(last.astype(jnp.float32)), state
 
@@ -255,7 +255,7 @@ class ELMo(nn.Module):
         x = nn.with_logical_constraint(x, ("batch", None, None, None))
         outputs, cells, hiddens = [x], [], []
         for number, layer in enumerate(self.layer):
-            x = layers.dropout(x, self.dropout, keys, number)
+            x = draws.dropout(x, self.dropout, keys, number)
             y, cell = layer(x, state["cell"][:, number], state["hidden"][:, number])
             cells.append(_at_end(cell.transpose(2, 0, 1, 3), state["cell"][:, number], lengths))
             hiddens.append(_at_end(y, state["hidden"][:, number], lengths))

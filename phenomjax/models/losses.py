@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 FOURIER_MODES = ("patch", "image", "legacy")
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
 from phenomjax.models import layers, vit
+from phenomjax.models import patches as models_patches
 from phenomjax.models.attention import attention as attend
 
 
@@ -65,7 +66,7 @@ class Decoder(nn.Module):
         x = x[:, extra:] if all_tokens else x[:, extra + masking.visible :]
         x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
         x = layers.Dense((self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict")(x).astype(jnp.float32)
-        return layers.permute_tokens(x, masking.restore, masking.order) if all_tokens else x
+        return models_patches.permute_tokens(x, masking.restore, masking.order) if all_tokens else x
 
 
 class CrossAttention(nn.Module):
@@ -114,7 +115,7 @@ class ChannelDecoder(nn.Module):
         masked = (batch, seq - masking.visible, self.dim)
         masked = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
         x = jnp.concatenate([x[:, extra:], masked], axis=1)  # the class token ends here: no channel's decoder sees it
-        x = layers.permute_tokens(x, masking.restore, masking.order)
+        x = models_patches.permute_tokens(x, masking.restore, masking.order)
         channel_tokens = self.param(
             "channel_tokens", nn.with_logical_partitioning(nn.initializers.normal(0.02), ("channel", None)),
             (self.num_channels, self.dim), jnp.float32,
@@ -129,7 +130,7 @@ class ChannelDecoder(nn.Module):
         x = x + vit.Mlp(mlp_dim, gelu, self.dtype, name="mlp")(norm("out_norm")(x))
         x = self.channel_blocks(x.reshape(batch, count, -1, self.dim), ids).reshape(batch, seq, self.dim)
         if not all_tokens:
-            x = layers.permute_tokens(x, masking.order, masking.restore)[:, masking.visible :]
+            x = models_patches.permute_tokens(x, masking.order, masking.restore)[:, masking.visible :]
         return layers.Dense((self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict")(x).astype(
             jnp.float32
         )
@@ -210,17 +211,17 @@ class MAE(nn.Module):
           all_tokens: predict every token, in natural order, instead of the masked ones alone.
         """
         patches = self.patches(pixels)
-        masking = Masking(*layers.token_order(noise), visible)
+        masking = Masking(*models_patches.token_order(noise), visible)
         latent = self.latent(pixels, masking, drop)
         positions = self.positions(pixels, self.decoder["dim"])
         prediction = self.decode(latent, positions, channels, masking, all_tokens)
-        target = patches if all_tokens else layers.take_tokens(patches, masking.order[:, visible:])
+        target = patches if all_tokens else models_patches.take_tokens(patches, masking.order[:, visible:])
         return Prediction(prediction, target, masking)
 
     def latent(self, pixels: Array, masking: Masking, drop: Array | None = None) -> Array:
         """What the decoder is given: tokens of the visible patches (batch, [1 +] visible, embed)."""
         seen = masking.order[:, : masking.visible]
-        visible = layers.take_tokens(self.patches(pixels), seen)  # before the projection: it is applied to these alone
+        visible = models_patches.take_tokens(self.patches(pixels), seen)  # before the projection: it is applied to these alone
         tokens = self.encode(visible, self.positions(pixels, self.encoder["embed_dim"])[seen], drop)
         return self.last_norm(tokens)
 
@@ -253,10 +254,10 @@ class MAE(nn.Module):
 
     def patches(self, pixels: Array) -> Array:
         """Standardised patches (batch, seq, patch) in float32."""
-        return layers.patchify(layers.self_standardise(pixels), self.patch_size, self.channel_agnostic)
+        return models_patches.patchify(models_patches.self_standardise(pixels), self.patch_size, self.channel_agnostic)
 
     def positions(self, pixels: Array, dim: int) -> Array:
         """The position table (seq, dim), repeated for every channel if tokens are single channels."""
         rows, columns = pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size
-        table = layers.sincos_positions(rows, columns, dim)
+        table = models_patches.sincos_positions(rows, columns, dim)
         return jnp.tile(table, (pixels.shape[3], 1)) if self.channel_agnostic else table

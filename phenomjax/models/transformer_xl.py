@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from phenomjax.models import layers
+from phenomjax.models import draws, layers
 from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
 from phenomjax.models.vocabulary_layers import TiedVocabulary
 
@@ -94,7 +94,7 @@ class TransformerXLLayer(nn.Module):
             weight_dropout,
         )
         y = self.dense("out", (embed,), ("heads", "kv", "embed"), 2)(y)
-        y = x + layers.dropout(y, self.dropout, keys, site + 1)
+        y = x + draws.dropout(y, self.dropout, keys, site + 1)
         y = y if self.norm == "pre" else norm(y)
         y = nn.with_logical_constraint(y, ("batch", None, None))
         return self.mlp(y, keys, site), x
@@ -104,9 +104,9 @@ class TransformerXLLayer(nn.Module):
         norm = layers.LayerNorm(1e-5, self.dtype, name="mlp_norm")
         y = norm(x) if self.norm == "pre" else x
         y = jax.nn.relu(self.dense("mlp_in", (self.mlp_dim,), ("embed", "mlp"), use_bias=True)(y))
-        y = layers.dropout(y, self.dropout, keys, site + 2)
+        y = draws.dropout(y, self.dropout, keys, site + 2)
         y = self.dense("mlp_out", (x.shape[-1],), ("mlp", "embed"), use_bias=True)(y)
-        y = x + layers.dropout(y, self.dropout, keys, site + 3)
+        y = x + draws.dropout(y, self.dropout, keys, site + 3)
         y = y if self.norm == "pre" else norm(y)
         return nn.with_logical_constraint(y, ("batch", None, None))
 
@@ -199,13 +199,13 @@ class TransformerXL(nn.Module):
           the memory takes in, without gradient.
         """
         words = TiedVocabulary(**self.vocabulary, dtype=self.dtype, name="vocabulary")
-        keys = None if key is None else layers.row_keys(key, row)
+        keys = None if key is None else draws.row_keys(key, row)
         rate, embed = self.layer["dropout"], self.vocabulary["embed_dim"]
         span = memory.shape[2] + tokens.shape[1]
         distance = jnp.arange(span - 1, -1, -1)
         positions = sinusoids(jnp.minimum(distance, self.clamp_len) if self.clamp_len else distance, embed)
         if key is not None:  # one mask for all rows, as published
-            positions = layers.dropout(positions[None], rate, key[None], POSITION_SITE)[0]
+            positions = draws.dropout(positions[None], rate, key[None], POSITION_SITE)[0]
         # They have no batch axis: left alone, the partitioner would shard their width as the kernels'.
         positions = nn.with_logical_constraint(positions.astype(self.dtype), (None, None))
         shared = (positions, None, None)
@@ -218,12 +218,12 @@ class TransformerXL(nn.Module):
                 relative_bias(self, "position_bias", heads, std),
             )
         mask = causal_mask(tokens.shape[1], memory.shape[2], valid, self.same_length, self.mem_len)
-        x = layers.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(self.dtype)
+        x = draws.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
         options = {**self.layer, "dtype": self.dtype}
         blocks = LayerStack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
         x, inputs = blocks(x, jax.lax.stop_gradient(memory), shared, keys, mask)
-        hidden = layers.dropout(x, rate, keys, OUTPUT_SITE)
+        hidden = draws.dropout(x, rate, keys, OUTPUT_SITE)
         return words.logits(hidden), hidden, jax.lax.stop_gradient(inputs)
 
 

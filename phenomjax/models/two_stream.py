@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num
 
-from phenomjax.models import layers
+from phenomjax.models import draws, layers
 from phenomjax.models.relative_attention import relative_shift, sinusoids
 
 NEVER = -1e30  # score of a key that must not be seen
@@ -117,7 +117,7 @@ class RelativeAttention(nn.Module):
             if sees is not None:
                 scores = jnp.where(sees[:, None], scores, NEVER)
             weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-            weights = layers.dropout(weights, self.dropout, context.keys, site)
+            weights = draws.dropout(weights, self.dropout, context.keys, site)
             return out(jnp.einsum("bhqk,bkhd->bqhd", weights, value))
 
         y = attend(content, None, context.sees, context.other, site)

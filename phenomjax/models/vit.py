@@ -11,9 +11,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from phenomjax.errors import UserError
-from phenomjax.models import layers
+from phenomjax.models import draws, layers
 from phenomjax.models.attention import attention as attend
+from phenomjax.system.errors import UserError
 
 REMAT = ("none", "full", "dots")
 BRANCHES = {"parallel": 1, "prenorm": 2}  # residual branches of a block, each with its own drop-path draw
@@ -98,7 +98,7 @@ class Block(nn.Module):
         """x + drop path(layer scale(y))."""
         if self.layer_scale:
             y = LayerScale(self.layer_scale, name=name)(y)
-        x = x + layers.drop_path(y, drop)
+        x = x + draws.drop_path(y, drop)
         return nn.with_logical_constraint(x, ("batch", None, None))
 
     def self_attention(self, use_bias: bool) -> SelfAttention:

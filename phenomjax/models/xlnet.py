@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 from ml_collections import ConfigDict
 
-from phenomjax.models import layers
+from phenomjax.models import draws, layers
 from phenomjax.models.two_stream import Context, RelativeAttention, Streams, Table, distance_codes, head_biases
 
 NORM_EPSILON = 1e-12
@@ -61,7 +61,7 @@ class Block(nn.Module):
         mlp_norm = layers.LayerNorm(NORM_EPSILON, self.dtype, name="mlp_norm")
 
         def finish(x: Array, y: Array, site: Array) -> Array:
-            drop = lambda y, place: layers.dropout(y, self.dropout, context.keys, site + 2 * place)  # noqa: E731
+            drop = lambda y, place: draws.dropout(y, self.dropout, context.keys, site + 2 * place)  # noqa: E731
             x = attention_norm(x + drop(y, 1))
             y = drop(layers.gelu(hidden(x), self.gelu), 2)
             return nn.with_logical_constraint(mlp_norm(x + drop(out(y), 3)), ("batch", None, None))
@@ -165,7 +165,7 @@ class XLNet(nn.Module):
         """
         batch, seq = tokens.shape
         mem_len = 0 if memory is None else memory["memory"].shape[2]
-        keys = None if key is None or row is None else layers.row_keys(key, row)
+        keys = None if key is None or row is None else draws.row_keys(key, row)
         normal = nn.initializers.normal(self.init_std)
         table = Table((self.vocab_size, self.embed_dim), ("vocab", "embed"), self.init_std, name="word_embedding")
         embedding = table()
@@ -177,11 +177,11 @@ class XLNet(nn.Module):
         )
         # A product, because the gradient of a look-up in few rows is a slow sum, and in no fixed order on a GPU.
         content = layers.product(jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype), embedding, 1)
-        content = layers.dropout(content, self.dropout, keys, INPUT_SITE)
+        content = draws.dropout(content, self.dropout, keys, INPUT_SITE)
         query = None
         if targets is not None:
             query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(self.dtype)
-            query = layers.dropout(query, self.dropout, keys, QUERY_SITE)
+            query = draws.dropout(query, self.dropout, keys, QUERY_SITE)
 
         visible = self.visible(sees, memory, seq)
         other = None
@@ -191,7 +191,7 @@ class XLNet(nn.Module):
         positions = distance_codes(mem_len + seq, seq, self.embed_dim, self.clamp_len, reverse is not None)
         if key is not None:
             # One mask for all rows, as in Transformer-XL: a mask a row would cost a product of all positions a row.
-            positions = layers.dropout(positions[None], self.dropout, key[None], POSITION_SITE)[0]
+            positions = draws.dropout(positions[None], self.dropout, key[None], POSITION_SITE)[0]
         heads = (self.num_heads, self.head_dim)
         context = Context(
             nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),  # as in Transformer-XL
@@ -211,7 +211,7 @@ class XLNet(nn.Module):
         if memory is not None:
             count = jnp.minimum(memory["valid"] + min(self.reuse_len or seq, seq), mem_len)
             following = {"memory": remembered, "valid": count}
-        output = layers.dropout(
+        output = draws.dropout(
             streams.content if streams.query is None else streams.query, self.dropout, keys, OUTPUT_SITE
         )
         if targets is None:

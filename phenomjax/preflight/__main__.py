@@ -24,12 +24,15 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from phenomjax import cluster, errors, progress
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED
-from phenomjax.main import read_flags
-from phenomjax.preflight.bench import Bench
+from phenomjax.cluster import flags as cluster_flags
+from phenomjax.cluster import messages
+from phenomjax.cluster.flags import read_flags
 from phenomjax.preflight.checks import CHECKS
 from phenomjax.preflight.runner import FAIL, NOT_RUN, SKIPPED, Exchange, Preflight, Result
+from phenomjax.preflight.stand import Bench
+from phenomjax.system import errors
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
 
 log = logging.getLogger("phenomjax")
 FILE = "preflight.txt"
@@ -80,7 +83,7 @@ def run(config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, progr
         exchange.gather("finished", True, 60)
     finally:
         shutil.rmtree(workdir / name, ignore_errors=True)
-    if cluster.is_main():
+    if messages.is_main():
         head = f"{when} UTC, {exchange.count} process(es): {', '.join(exchange.full_names)}"
         head = "\n".join([f"preflight of {program}", *textwrap.wrap(head, 150)])
         text = table(list(preflight.results.values()), head)
@@ -92,7 +95,7 @@ def run(config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, progr
             log.error("%s cannot be written: %s", workdir / FILE, error)
     code = EXIT_DONE if preflight.passed else EXIT_FAILED
     if exchange.gone or preflight.hung:  # JAX's exit barrier would wait for them, and the coordinator must be the last
-        time.sleep(3.0 if cluster.is_main() else 0.5)
+        time.sleep(3.0 if messages.is_main() else 0.5)
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -106,11 +109,11 @@ def main() -> int:
     found = read_flags(__doc__ or "", "phenomjax.preflight")
     if found is None:
         return 0
-    progress.log_to_stderr()
-    cluster.start_from_flags()
+    system_log.log_to_stderr()
+    cluster_flags.start_from_flags()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save
-    program = " ".join(a for a in sys.argv[1:] if not a.startswith(tuple(f"--{name}" for name in cluster.FLAGS)))
-    with cluster.connected():
+    program = " ".join(a for a in sys.argv[1:] if not a.startswith(tuple(f"--{name}" for name in cluster_flags.FLAGS)))
+    with messages.connected():
         return run(*found, expect_gbps=flags.FLAGS.expect_gbps, program=program)
 
 

@@ -1,8 +1,8 @@
 """The checks of a preflight, in the order of the table."""
 
 from phenomjax.preflight import files, hosts, steps
-from phenomjax.preflight.bench import LIMITS
 from phenomjax.preflight.runner import Check
+from phenomjax.preflight.stand import LIMITS
 
 _NCCL = "NCCL_DEBUG=INFO says which network is taken, NCCL_SOCKET_IFNAME and NCCL_IB_HCA choose another; is there a firewall between the hosts?"
 _WORKDIR = "Give a --workdir on a disk with space that you own, on a file system that all hosts share."

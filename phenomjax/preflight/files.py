@@ -9,21 +9,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenomjax import checkpoint, digests, sharding, tasks
-from phenomjax import config as config_lib
-from phenomjax.errors import UserError
-from phenomjax.preflight.bench import Bench, differences, size
+from phenomjax import sharding, tasks
+from phenomjax.checkpoints import checkpointer, seal
+from phenomjax.config import checks, keys
 from phenomjax.preflight.runner import FAIL, Problem
+from phenomjax.preflight.stand import Bench, differences, size
 from phenomjax.preflight.steps import STEPS, abstract_state, on
+from phenomjax.system.errors import UserError
 
 SEEN_SECONDS = 20.0  # a network file system may show a file of another host some seconds late
 
 
 def look_at_config(bench: Bench) -> dict[str, Any]:
     """All keys, and what is wrong with them here."""
-    flat = {key: repr(value) for key, value in config_lib.flatten(bench.config).items()}
+    flat = {key: repr(value) for key, value in checks.flatten(bench.config).items()}
     try:
-        bench.config = config_lib.finalize(bench.config)
+        bench.config = keys.finalize(bench.config)
         bench.mesh = sharding.make_mesh(bench.config)
     except UserError as error:
         bench.unfit = str(error)
@@ -148,16 +149,16 @@ def save_and_restore(bench: Bench) -> dict[str, Any]:
     assert bench.mesh is not None
     meta = {"window": None, "rollbacks": [], "redo": [], "data": bench.loader.fingerprints}
     with on(bench.mesh, config):
-        writer = checkpoint.Checkpointer(folder, config)
+        writer = checkpointer.Checkpointer(folder, config)
         writer.newest_good()
         begin = time.monotonic()
         writer.save(STEPS, bench.state, meta)
         blocked = time.monotonic() - begin
         writer.close()
         wrote = time.monotonic() - begin
-        if not digests.sealed(folder / checkpoint.FOLDER / str(STEPS)):
+        if not seal.sealed(folder / checkpointer.FOLDER / str(STEPS)):
             raise Problem("the checkpoint has no digests of all processes", "See the row 'workdir'.")
-        reader = checkpoint.Checkpointer(folder, config)
+        reader = checkpointer.Checkpointer(folder, config)
         begin = time.monotonic()
         if (step := reader.newest_good()) != STEPS:
             raise Problem(

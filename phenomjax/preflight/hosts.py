@@ -16,9 +16,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import phenomjax
-from phenomjax import cluster, report, sharding
-from phenomjax.preflight.bench import LIMITS, MIB, Bench, differences
+from phenomjax import sharding
+from phenomjax.cluster import messages, start
 from phenomjax.preflight.runner import Problem, Skip
+from phenomjax.preflight.stand import LIMITS, MIB, Bench, differences
+from phenomjax.system import versions
 
 MAX_SKEW = 1.0  # seconds
 
@@ -102,7 +104,7 @@ def look_at_versions(bench: Bench) -> dict[str, str]:
         source.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     settings = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_")) and not k.endswith(_OWN)}
     return {
-        **report.versions(),
+        **versions.versions(),
         "driver": driver.read_text().strip() if driver.exists() else "",
         "platform": jax.devices()[0].client.platform_version.replace("\n", " "),
         "digest of the source": source.hexdigest()[:12],
@@ -174,14 +176,14 @@ def judge_all_reduce(found: list[dict[str, Any]], names: list[str]) -> str:
 
 def stop_together(bench: Bench) -> float:
     """The last process is sent SIGTERM; all must hear of it at the same poll."""
-    if not cluster.started():
+    if not start.started():
         raise Skip("this process was not started by a front door")
     bench.exchange.meet("signal", 60)
     if bench.exchange.own == bench.exchange.count - 1:
         os.kill(os.getpid(), signal.SIGTERM)
     begin = time.monotonic()
     while time.monotonic() - begin < LIMITS["stop signal"] / 2:
-        if cluster.stop_requested():
+        if messages.stop_requested():
             return time.monotonic() - begin
         time.sleep(0.02)
     raise Problem(

@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from phenomjax import cluster
-from phenomjax.errors import UserError
+from phenomjax.cluster import messages
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 SILENT_SECONDS = 15.0  # without a word of a process: it is gone or stopped
@@ -93,11 +93,11 @@ class Exchange:
             [f"process {i}" for i in range(self.count)] if self.count > 1 else ["this process"]
         )
         self.gone: dict[int, str] = {}
-        self.client: Any = cluster.client() if self.count > 1 else None
+        self.client: Any = messages.client() if self.count > 1 else None
         self._beats: dict[int, tuple[int, float]] = {}
         if self.count > 1:
             self.gather("start", True, 120)  # then all have told their names
-            self.full_names = [cluster.name(i) for i in range(self.count)]
+            self.full_names = [messages.name(i) for i in range(self.count)]
             self.names = [name.partition(" (")[0] for name in self.full_names]
 
     def gather(self, label: str, value: Any, seconds: float) -> list[Any]:
@@ -184,7 +184,7 @@ class Exchange:
         """Processes whose heartbeat stands still."""
         now, beats = time.monotonic(), {}
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody said anything yet
-            beats = cluster.beats()
+            beats = messages.beats()
         for i, said in beats.items():
             if self._beats.get(i, (None, 0.0))[0] != said["beat"]:
                 self._beats[i] = (said["beat"], now)

@@ -15,13 +15,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from phenomjax import cluster, optim, sharding
+from phenomjax import optim, sharding
 from phenomjax import state as state_lib
-from phenomjax.feed import to_devices
+from phenomjax.cluster import start
 from phenomjax.models.layers import compute_dtype
-from phenomjax.preflight.bench import LIMITS, Bench, differences, size
 from phenomjax.preflight.runner import Problem, Skip
+from phenomjax.preflight.stand import LIMITS, Bench, differences, size
 from phenomjax.step import jit_step
+from phenomjax.training.feed import to_devices
 
 STEPS = 10
 EXACT, ROUNDED = 1e-5, 2e-2  # relative difference of losses: float32 products, and bfloat16 or TF32 ones
@@ -79,7 +80,7 @@ def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[
 
 def run_steps(bench: Bench) -> dict[str, Any]:
     """Ten steps on all processes."""
-    cluster.use_compilation_cache()
+    start.use_compilation_cache()
     memory = []
 
     def ready(label: str, analysis: Any) -> None:

@@ -6,11 +6,11 @@ import logging
 import re
 import time
 
-from phenomjax.data import bank
-from phenomjax.data.simulate import SimulationConfig, write_screen
-from phenomjax.data.simulated_families import FamilyConfig, write_families
-from phenomjax.data.token_bank import open_token_bank
-from phenomjax.progress import duration
+from phenomjax.data.images import opening
+from phenomjax.data.sequences.bank import open_token_bank
+from phenomjax.data.simulated.families import FamilyConfig, write_families
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.system.log import duration
 
 log = logging.getLogger("phenomjax")
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         what = f"{len(proteins)} proteins, {len(proteins.tokens):,} tokens"
     else:
         write_screen(args.out, config, args.jobs)
-        screen = bank.open_bank(args.out)
+        screen = opening.open_bank(args.out)
         size = sum(screen.shard_path(i).stat().st_size for i in range(len(screen))) / 1e6
         what = f"{len(screen)} images of {' x '.join(map(str, screen.shape[1:]))}, {screen.dtype}, {size:.0f} MB"
     log.info(

@@ -3,21 +3,16 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from phenomjax.data import bank
-from phenomjax.errors import UserError
+from phenomjax.data.images import bank
+from phenomjax.system.errors import UserError
+from phenomjax.system.files import write_text
 
 DONE = ".prepare_done"  # what is left of the work folder while it is deleted
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def check_same(out: Path, before: dict, now: dict) -> None:

@@ -21,14 +21,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from phenomjax import cluster
-from phenomjax.errors import UserError, did_you_mean
-from phenomjax.inference.queries import Queries
-from phenomjax.inference.trained import Trained
-from phenomjax.probes import dataset, embeddings, metrics, neighbours, suite_file, training
-from phenomjax.probes.dataset import Dataset
-from phenomjax.probes.suite import Mutations
-from phenomjax.recovery import gather
+from phenomjax.cluster import messages
+from phenomjax.cluster.messages import gather
+from phenomjax.inference.sequences.queries import Queries
+from phenomjax.probes import metrics
+from phenomjax.probes.features import embeddings
+from phenomjax.probes.methods import neighbours, training
+from phenomjax.probes.suites import dataset, suite_file
+from phenomjax.probes.suites.dataset import Dataset
+from phenomjax.probes.suites.suite import Mutations
+from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.trained.language_model import Trained
 
 log = logging.getLogger("phenomjax")
 THREAD = "probes"
@@ -66,9 +69,9 @@ class Probes:
         self._model = Trained(Path("step 0"), 0, config, task, None, "")
         self._embedder: embeddings.Embedder | None = None
         self._probes: list[Probe] = []
-        if cluster.is_main():
+        if messages.is_main():
             self._read()
-        cluster.barrier("probes read", config.watchdog.slow_seconds)
+        messages.barrier("probes read", config.watchdog.slow_seconds)
 
     def _read(self) -> None:
         """Reads all data once, before the first step."""
@@ -124,11 +127,11 @@ class Probes:
           UserError: the features are no numbers.
         """
         host = _gathered(params)
-        if cluster.stop_requested():
+        if messages.stop_requested():
             return None
         stop, seconds = threading.Event(), self._config.watchdog.slow_seconds
         with _quiet(), futures.ThreadPoolExecutor(1, THREAD) as pool:
-            future = pool.submit(self._compute, step, host, stop) if cluster.is_main() else None
+            future = pool.submit(self._compute, step, host, stop) if messages.is_main() else None
             try:
                 word = ""
                 while not word:
@@ -136,7 +139,7 @@ class Probes:
                         word = json.dumps(future.result())
                     word = gather("probes", word, seconds)[0]
                     # The answer of a sync point is given once: who hears it here must stop.
-                    if not word and cluster.stop_requested():
+                    if not word and messages.stop_requested():
                         stop.set()
                 return None if stop.is_set() else json.loads(word)
             finally:

@@ -14,30 +14,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from phenomjax import cluster, digests, outputs, progress
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
-from phenomjax.inference import trained
-from phenomjax.inference.trained import Trained
-from phenomjax.prepare.workers import stop_on_signals
-from phenomjax.probes import (
-    alignment,
-    baselines,
-    dataset,
-    embeddings,
-    leakage,
-    metrics,
-    mmseqs,
-    mutations,
-    neighbours,
-    report,
-    results,
-    suite_file,
-    training,
-)
-from phenomjax.probes.dataset import Dataset
-from phenomjax.probes.embeddings import Stopped
-from phenomjax.probes.parts import Part, Parts
-from phenomjax.probes.suite import CLASS, RESIDUE, Mutations, Suite, Task
+from phenomjax.cluster import start
+from phenomjax.data.sequences import mmseqs
+from phenomjax.probes import metrics
+from phenomjax.probes.features import embeddings
+from phenomjax.probes.features.embeddings import Stopped
+from phenomjax.probes.finished_parts import Part, Parts
+from phenomjax.probes.methods import baselines, mutations, neighbours, training
+from phenomjax.probes.reports import details, results, write
+from phenomjax.probes.suites import alignment, dataset, leakage, suite_file
+from phenomjax.probes.suites.dataset import Dataset
+from phenomjax.probes.suites.suite import CLASS, RESIDUE, Mutations, Suite, Task
+from phenomjax.system import files as system_files
+from phenomjax.system import locks
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
+from phenomjax.system.processes import stop_on_signals
+from phenomjax.trained import language_model
+from phenomjax.trained.language_model import Trained
 
 log = logging.getLogger("phenomjax")
 Scores = dict[str, Any]  # predictions of the test rows, by label
@@ -54,7 +48,7 @@ def run(args: argparse.Namespace, command: str) -> int:
       UserError: a mistake in the arguments or the input.
     """
     begin = time.monotonic()
-    cluster.use_compilation_cache()  # small models take longer to compile, for each length of sequences, than to run
+    start.use_compilation_cache()  # small models take longer to compile, for each length of sequences, than to run
     suite = chosen(suite_file.load(args.suite, args.data), args.tasks)
     names = model_names(args.checkpoint, args.names)
     if not Path(suite.data).is_dir():
@@ -64,7 +58,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         )
     if args.out.is_file():
         raise UserError(f"--out {args.out} is a file; it must be a folder, which is made where there is none.")
-    with stop_on_signals() as stop, outputs.held(args.out):
+    with stop_on_signals() as stop, locks.hold(args.out, f"Another process is writing {args.out} now. Wait for it, or give another --out."):
         job = Job(args, suite, dict(zip(names, args.checkpoint, strict=True)), stop)
         try:
             job.run()
@@ -72,7 +66,7 @@ def run(args: argparse.Namespace, command: str) -> int:
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED
     job.details.command, job.details.seconds = command, time.monotonic() - begin
-    for path in report.write(args.out, job.rows, job.details, suite):
+    for path in write.write(args.out, job.rows, job.details, suite):
         log.info("wrote %s", path)
     if job.unread:
         log.warning("%d tasks could not be read, see above: %s", len(job.unread), ", ".join(job.unread))
@@ -138,14 +132,14 @@ class Job:
         self.parts = Parts(args.out / "parts")
         self.cache = embeddings.Cache(args.cache or args.out / "cache")
         self.rows: list[dict[str, Any]] = []
-        self.details = report.Details(suite=args.suite, data=suite.data)
+        self.details = details.Details(suite=args.suite, data=suite.data)
         self.unread: list[str] = []
         self._data, self._alignments = Path(suite.data), self.cache.folder / "mmseqs"
         self._datasets: dict[str, Dataset] = {}
 
     def run(self) -> None:
         """Reads all tasks, then computes what no earlier start has left."""
-        models = {name: trained.load(path, self.args.compute_dtype) for name, path in self.checkpoints.items()}
+        models = {name: language_model.load(path, self.args.compute_dtype) for name, path in self.checkpoints.items()}
         alphabets = {model.words.name for model in models.values()}
         self._read(alphabets)
         if self.unread and not self.suite.tasks.keys() - self.unread:
@@ -154,10 +148,10 @@ class Job:
         for name, model in models.items():
             size = sum(x.size for x in jax.tree.leaves(model.params))
             self.details.checkpoints.append(
-                report.Checkpoint(name, str(model.path), model.step, model.fingerprint, size, model.config.task)
+                details.Checkpoint(name, str(model.path), model.step, model.fingerprint, size, model.config.task)
             )
             work += self._of_model(name, model)
-        bar = progress.Progress("evaluate", len(work), "parts", every_seconds=0.0)
+        bar = system_log.Progress("evaluate", len(work), "parts", every_seconds=0.0)
         for one in work:
             if self.stop.is_set():
                 raise Stopped
@@ -245,7 +239,7 @@ class Job:
 
     def _mutations(self, name: str, task: Mutations, model_name: str, model: Trained, is_twin: bool) -> Part:
         if np.dtype(model.task.dtype) != np.float32:  # differences of sums
-            model = trained.load(model.path, "float32")
+            model = language_model.load(model.path, "float32")
             model = embeddings.random_twin(model) if is_twin else model
         rows, effects = mutations.run(
             name, task, model, self._data, self.suite.bootstrap_draws, method=model_name, twin=is_twin
@@ -274,13 +268,13 @@ class Job:
             if kind == "confusion":
                 label, split = place.split("/", 1)
                 classes = self._datasets[task].labels[label].classes
-                self.details.confusion[task, label, split, method] = report.Confusion(arrays[name], classes)
+                self.details.confusion[task, label, split, method] = details.Confusion(arrays[name], classes)
             elif kind == "probability":
                 label, split = place.split("/", 1)
                 right = arrays[f"right/{place}"]
-                self.details.reliability[task, label, split, method] = report.Reliability(arrays[name], right)
+                self.details.reliability[task, label, split, method] = details.Reliability(arrays[name], right)
         if "map/measured" in arrays:
-            self.details.mutations[task, method] = report.MutationMap(
+            self.details.mutations[task, method] = details.MutationMap(
                 "".join(arrays["map/wild_type"]), int(arrays["map/offset"]), arrays["map/measured"], arrays["map/predicted"]
             )  # fmt: skip
 
@@ -302,7 +296,7 @@ class Job:
         """What a part is made of."""
         entry, common = self.suite.tasks[task], [task, *method, self.suite.bootstrap_draws]
         if isinstance(entry, Mutations):
-            return [*common, dataclasses.asdict(entry), digests.sha256(self._data / entry.path)]
+            return [*common, dataclasses.asdict(entry), system_files.sha256(self._data / entry.path)]
         data = self._datasets[task]
         subsets = {name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in data.subsets.items()}
         return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]

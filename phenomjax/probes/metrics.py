@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from phenomjax.probes.dataset import Dataset, Labels
-from phenomjax.probes.suite import CLASS, MULTILABEL, RESIDUE
+from phenomjax.probes.suites.dataset import Dataset, Labels
+from phenomjax.probes.suites.suite import CLASS, MULTILABEL, RESIDUE
 
 CONFIDENCE = 0.95
 DECISION = 0.5  # a class of several is predicted above this probability

@@ -16,11 +16,11 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from phenomjax.errors import EXIT_DONE, EXIT_FAILED, UserError, did_you_mean, exit_on_user_error
-from phenomjax.main import explained
-from phenomjax.progress import log_to_stderr
+from phenomjax.cluster.flags import explained
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, did_you_mean, exit_on_user_error
+from phenomjax.system.log import log_to_stderr
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Sequence, Set
 
-from phenomjax.errors import UserError
+from phenomjax.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, UserError
 from phenomjax.sweep.study import Study
-from phenomjax.sweep.worker import die_with_parent, saved_step
+from phenomjax.sweep.worker import saved_step
+from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, UserError
+from phenomjax.system.processes import die_with_parent
 
 log = logging.getLogger("phenomjax")
 MAX_RESTARTS = 3  # of a worker, in a row without bringing any trial to a rung

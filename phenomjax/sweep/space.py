@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from phenomjax import config as config_lib
-from phenomjax.errors import UserError, did_you_mean
+from phenomjax.config import checks
+from phenomjax.system.errors import UserError, did_you_mean
 
 # Keys that the sweep itself needs to be the same in all trials.
 FIXED = ("num_steps", "stop_at_step", "eval.every_steps", "task")
@@ -109,7 +109,7 @@ def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
     """
     if not space:
         raise UserError(f"search_space() of {source} is empty: there is nothing to vary.")
-    known = config_lib.flatten(config)
+    known = checks.flatten(config)
     for key, axis in space.items():
         where = f"search_space() of {source}: {key}"
         if key not in known:

@@ -20,10 +20,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from phenomjax.errors import UserError
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.halving import Entry
+from phenomjax.system.errors import UserError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -5,30 +5,27 @@ else (killed, stuck, out of memory) is started again from its checkpoint, until 
 on to the trial, which saves; the trial is given back and the worker exits with 75.
 """
 
-import ctypes
 import json
 import logging
 import math
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from optuna.trial import TrialState
 
-from phenomjax.claims import Claims
-from phenomjax.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep.study import Study
+from phenomjax.system.claims import Claims
+from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from phenomjax.system.processes import die_with_parent
 
 log = logging.getLogger("phenomjax")
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 0.5  # between two looks at the study, when the others' results decide
 MAX_STARTS_WITHOUT_PROGRESS = 3
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Worker:
@@ -202,18 +199,6 @@ class Worker:
         return code
 
 
-def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """What a new process does before its program starts, so that the kernel signals it when its parent dies (Linux)."""
-    if _libc is None:
-        return None
-    libc, parent = _libc, os.getpid()
-
-    def prepare() -> None:
-        libc.prctl(1, int(number))  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
 
 
 def read_losses(workdir: Path) -> dict[int, float]:

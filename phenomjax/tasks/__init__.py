@@ -9,7 +9,7 @@ import jax
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from phenomjax.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError, did_you_mean
 
 TASKS = {
     "mae": ("phenomjax.tasks.mae", "MaskedAutoencoder"),

@@ -9,9 +9,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from phenomjax.data.mirrored_lanes import MirroredLaneLoader
-from phenomjax.data.token_bank import TokenBank
-from phenomjax.data.vocabulary import PAD, vocabulary
-from phenomjax.models import elmo, layers
+from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.data.sequences.vocabulary import PAD, vocabulary
+from phenomjax.models import draws, elmo
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy
 
 DROPOUT_STREAM = 0  # folded into the step's key
@@ -52,7 +52,7 @@ class BidirectionalLM(LanguageModel):
         self, params: Any, batch: Mapping[str, Array], key: Array, carry: elmo.State | tuple[()]
     ) -> tuple[Array, dict[str, Array], elmo.State | tuple[()]]:
         """Mean negative log-likelihood in nats over both directions; metrics `forward`, `backward` (the same, each) and `accuracy`."""
-        keys = layers.row_keys(jax.random.fold_in(key, DROPOUT_STREAM), batch["row"])
+        keys = draws.row_keys(jax.random.fold_in(key, DROPOUT_STREAM), batch["row"])
         nll, right, weight, carry = self.token_losses(params, batch, carry, keys)
         each = (nll * weight).sum((0, 2)) / jnp.maximum(weight.sum((0, 2)), 1.0)
         accuracy = (right * weight).sum() / jnp.maximum(weight.sum(), 1.0)

@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from phenomjax import cluster
-from phenomjax.data import simulated_families, staging
-from phenomjax.data.lanes import LaneLoader
-from phenomjax.data.token_bank import BOUNDARIES, TokenBank, open_token_bank
-from phenomjax.data.vocabulary import SPECIALS, vocabulary
-from phenomjax.errors import UserError
+from phenomjax.cluster import messages
+from phenomjax.data.sequences import staging
+from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
+from phenomjax.data.sequences.lanes import LaneLoader
+from phenomjax.data.sequences.vocabulary import SPECIALS, vocabulary
+from phenomjax.data.simulated import families
 from phenomjax.models import layers
+from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,7 @@ class LanguageModel:
     Args:
       config: reads `model.*`, `data.*`, `seed` and `global_batch_size`.
 
-    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs` (phenomjax/inference/segments.py). They
+    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs` (phenomjax/inference/sequences/segments.py). They
     read segments (rows, directions, seq) of framed sequences, one after the other, in *reading order*: in direction 1, if there is one,
     the sequence is turned around. Padding comes last and changes nothing.
 
@@ -115,7 +116,7 @@ class LanguageModel:
 
     def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
         """Draws what `figure_arrays` computed: `probability` (rows, positions, vocab) and the true `target` (rows, positions)."""
-        from phenomjax.sequence_figures import predictions  # here, because it imports matplotlib
+        from phenomjax.figures.sequences import predictions  # here, because it imports matplotlib
 
         words = vocabulary_of(self.config)
         return {"predictions": predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names)}
@@ -183,12 +184,12 @@ def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
 def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
     """Writes (process 0) or awaits the simulated families of `data.simulate`, in the workdir."""
     path, s = workdir / "simulated.zarr", config.data.simulate
-    if cluster.is_main():
-        settings = simulated_families.FamilyConfig(
+    if messages.is_main():
+        settings = families.FamilyConfig(
             seed=config.seed, families=s.families, members=s.members, length=s.length
         )
-        simulated_families.write_families(path, settings)
-    cluster.barrier("simulated families")
+        families.write_families(path, settings)
+    messages.barrier("simulated families")
     return path
 
 

@@ -11,18 +11,20 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from phenomjax import cluster
-from phenomjax.data.bank import ImageBank, open_bank
-from phenomjax.data.simulate import SimulationConfig, write_screen
-from phenomjax.data.split import split_rows
-from phenomjax.errors import UserError
-from phenomjax.models import layers, losses, vit
+from phenomjax.cluster import messages
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.split import split_rows
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.models import draws, layers, losses, vit
+from phenomjax.models import patches as models_patches
 from phenomjax.models.mae import MAE, Masking, Prediction
+from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from phenomjax.data.loader import ImageLoader
+    from phenomjax.data.images.loader import ImageLoader
 
 MASK_STREAM, DROP_PATH_STREAM = 0, 1  # folded into the step's key before the row
 EVALUATION_SEED = 0  # masks of the validation set: the same at every evaluation and in every run
@@ -42,7 +44,7 @@ class MaskedAutoencoder:
         self.config = config
         crop = config.data.crop_size
         # Raises now, not at the first batch, if the mask leaves nothing to see or to predict.
-        layers.num_visible(self.num_tokens((1, crop, crop, len(config.model.channels))), config.model.mask_ratio)
+        models_patches.num_visible(self.num_tokens((1, crop, crop, len(config.model.channels))), config.model.mask_ratio)
 
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -68,7 +70,7 @@ class MaskedAutoencoder:
 
     def loader(self, split: str, process_index: int, process_count: int) -> "ImageLoader | None":
         """The loader of "train" or "val" crops of the configured banks; None for "val" if nothing is held out."""
-        from phenomjax.data.loader import ImageLoader
+        from phenomjax.data.images.loader import ImageLoader
 
         data = self.config.data
         banks = [open_bank(path) for path in data.banks]
@@ -87,7 +89,7 @@ class MaskedAutoencoder:
         """Fresh parameters, float32, in their boxes of logical axis names; works under `jax.eval_shape`."""
         tokens = self.num_tokens(batch["pixels"].shape)
         noise = jnp.zeros((batch["pixels"].shape[0], tokens))
-        visible = layers.num_visible(tokens, self.config.model.mask_ratio)
+        visible = models_patches.num_visible(tokens, self.config.model.mask_ratio)
         return self.model.init(key, batch["pixels"], batch["channels"], noise, visible)["params"]
 
     def carry(self, global_batch_size: int, split: str = "train") -> tuple[()]:
@@ -109,12 +111,12 @@ class MaskedAutoencoder:
           (loss, metrics, carry): float32 scalars; metrics are `squared_error` and, where it has a weight, `fourier`.
         """
         model = self.config.model
-        noise = layers.uniform_rows(
+        noise = draws.uniform_rows(
             jax.random.fold_in(key, MASK_STREAM), batch["row"], (self.num_tokens(batch["pixels"].shape),)
         )
         drop = None
         if model.drop_path:
-            drop = layers.drop_path_scales(
+            drop = draws.drop_path_scales(
                 jax.random.fold_in(key, DROP_PATH_STREAM),
                 batch["row"],
                 model.drop_path,
@@ -183,11 +185,11 @@ class MaskedAutoencoder:
         seen = jnp.broadcast_to(out.masking.mask[..., None] == 0, patches.shape)
         images = {"original": out.target, "visible": seen, "reconstruction": jnp.where(seen, out.target, patches)}
         shape = (height, width, channels, model.patch_size, model.channel_agnostic)
-        return {name: layers.unpatchify(x, *shape) for name, x in images.items()} | {"channels": batch["channels"]}
+        return {name: models_patches.unpatchify(x, *shape) for name, x in images.items()} | {"channels": batch["channels"]}
 
     def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
         """Draws what `figure_arrays` computed; `names` are those of the images."""
-        from phenomjax.figures import reconstructions  # here, because it imports matplotlib
+        from phenomjax.figures.reconstructions import reconstructions  # here, because it imports matplotlib
 
         channels = [self.config.model.channels[index] for index in arrays["channels"][0]]
         figure = reconstructions(
@@ -216,7 +218,7 @@ class MaskedAutoencoder:
         return num_tokens(self.config.model, shape)
 
     def evaluation_noise(self, batch: Mapping[str, Array]) -> Array:
-        return layers.uniform_rows(
+        return draws.uniform_rows(
             jax.random.key(EVALUATION_SEED), batch["image"], (self.num_tokens(batch["pixels"].shape),)
         )
 
@@ -224,7 +226,7 @@ class MaskedAutoencoder:
         self, params: Any, batch: Mapping[str, Array], noise: Array, drop: Array | None, all_tokens: bool
     ) -> Prediction:
         """The masked forward pass; see `MAE.__call__`."""
-        visible = layers.num_visible(noise.shape[1], self.config.model.mask_ratio)
+        visible = models_patches.num_visible(noise.shape[1], self.config.model.mask_ratio)
         return self.model.apply(
             {"params": params}, batch["pixels"], batch["channels"], noise, visible, drop, all_tokens
         )
@@ -241,7 +243,7 @@ class MaskedAutoencoder:
         prediction, masked = out.prediction, target
         if needs_all:
             hidden = out.masking.order[:, out.masking.visible :]
-            masked, predicted = layers.take_tokens(target, hidden), layers.take_tokens(prediction, hidden)
+            masked, predicted = models_patches.take_tokens(target, hidden), models_patches.take_tokens(prediction, hidden)
         else:
             predicted = prediction
         parts = {"squared_error": losses.squared_error(predicted, masked)}
@@ -259,7 +261,7 @@ class MaskedAutoencoder:
         if model.fourier_mode == "legacy":
             return losses.fourier_legacy(prediction, target, masking.mask, channels if model.channel_agnostic else 1)
         layout = (height, width, channels, model.patch_size, model.channel_agnostic)
-        return losses.fourier_image(layers.unpatchify(prediction, *layout), layers.unpatchify(target, *layout))
+        return losses.fourier_image(models_patches.unpatchify(prediction, *layout), models_patches.unpatchify(target, *layout))
 
     def visible_mean_error(self, batch: Mapping[str, Array], masking: Masking) -> Array:
         """Squared error on the masked patches, per row, of each channel's mean over its visible pixels."""
@@ -283,13 +285,13 @@ class MaskedAutoencoder:
 def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
     """Writes (process 0) or awaits the simulated screen of `data.simulate`, in the workdir."""
     path, screen = workdir / "simulated.zarr", config.data.simulate
-    if cluster.is_main():
+    if messages.is_main():
         settings = SimulationConfig(
             seed=config.seed, num_plates=screen.plates, wells_per_plate=screen.wells, sites_per_well=screen.sites,
             field_px=screen.size, cell_radius=screen.cell_radius,
         )  # fmt: skip
         write_screen(path, settings)
-    cluster.barrier("simulated screen")
+    messages.barrier("simulated screen")
     return path
 
 
@@ -372,7 +374,7 @@ def forward_flops(model: ConfigDict, shape: tuple[int, ...]) -> float:
     """
     batch, _, _, channels = shape
     tokens, extra = num_tokens(model, shape), int(model.class_token)
-    visible = layers.num_visible(tokens, model.mask_ratio)
+    visible = models_patches.num_visible(tokens, model.mask_ratio)
     patch = model.patch_size**2 * (1 if model.channel_agnostic else channels)
     embed, dim = model.embed_dim, model.decoder_dim
 

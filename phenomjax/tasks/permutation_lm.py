@@ -11,9 +11,9 @@ from jax import lax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from phenomjax.data.spans import SpanLoader
-from phenomjax.data.token_bank import TokenBank
-from phenomjax.data.vocabulary import CLS, PAD, SEP, SPECIALS
+from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.data.sequences.spans import SpanLoader
+from phenomjax.data.sequences.vocabulary import CLS, PAD, SEP, SPECIALS
 from phenomjax.models import xlnet
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy, vocabulary_of
 
@@ -160,7 +160,7 @@ class PermutationLM(LanguageModel):
 
     def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
         """Draws what `figure_arrays` computed."""
-        from phenomjax.sequence_figures import predictions  # here, because it imports matplotlib
+        from phenomjax.figures.sequences import predictions  # here, because it imports matplotlib
 
         words, label = vocabulary_of(self.config), "hidden token, in the order of the row"
         drawn = predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names, label)

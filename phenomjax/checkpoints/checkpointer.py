@@ -1,0 +1,235 @@
+"""Checkpoints: save, verify, restore on any mesh, compare, load parameters. Nothing else imports Orbax.
+
+A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one), `rest` (step, optimiser state, carry) and
+`meta` (JSON: what the loop has to remember). The position in the data is the step, so nothing about data is stored.
+
+Orbax writes and commits it in threads; then every process hashes its share of the files in a thread (phenomjax/checkpoints/seal.py), and when all have,
+process 0 records the step in WORKDIR/progress and deletes what need not be kept any more. Only a checkpoint with all its digests is ever used.
+"""
+
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from phenomjax.checkpoints import recovery, seal
+from phenomjax.checkpoints import workdir as workdir_lib
+from phenomjax.checkpoints.loading import check
+from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
+from phenomjax.cluster import messages
+from phenomjax.cluster import messages as cluster_messages
+from phenomjax.config import stored
+from phenomjax.state import TrainState
+from phenomjax.system.errors import EXIT_FAILED, UserError
+
+log = logging.getLogger("phenomjax")
+
+
+class Checkpointer:
+    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run. All processes call the same methods in the same order.
+
+    Args:
+      workdir: absolute folder of the run.
+      config: `checkpoint.*` of the finalized configuration is read.
+    """
+
+    def __init__(self, workdir: Path, config: ConfigDict):
+        self.workdir, self._config = workdir, config.checkpoint
+        seconds = math.ceil(config.checkpoint.timeout_seconds)
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(), async_options=ocp.options.AsyncOptions(timeout_secs=seconds)
+        )
+        self._losses: dict[int, float | None] = {}  # of the sealed checkpoints: `config.rank`, smallest for the best
+        self._thread: threading.Thread | None = None
+        self._writing, self._began = 0, 0.0
+        self._error: BaseException | None = None
+
+    def newest_good(self) -> int | None:
+        """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before (`recovery.newest_good`).
+
+        Returns:
+          The step to restore, the same in all processes; None for a new run.
+
+        Raises:
+          UserError: there were checkpoints and none is good, or the disk fails.
+        """
+        self.wait()
+        step, self._losses = recovery.newest_good(self.workdir, self._config.best_metric)
+        return step
+
+    def save(
+        self, step: int, state: TrainState, meta: dict[str, Any], scores: Mapping[str, float | None] | None = None
+    ) -> None:
+        """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A step that is saved already stays.
+
+        Args:
+          step: of the state.
+          state: all arrays.
+          meta: what the loop has to remember.
+          scores: what was measured at this step, by name; `checkpoint.best_metric` is looked for in it.
+
+        Raises:
+          UserError: this or the write before failed.
+        """
+        self.wait()
+        if step in self._losses:
+            return
+        self._writing, self._began = step, time.monotonic()
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta | {recovery.SCORES: dict(scores or {})}))
+        try:
+            (self.workdir / FOLDER).mkdir(exist_ok=True)
+            self._orbax.save(self._path(step), args=args)
+        except Exception as error:
+            self._error = error
+            self.check()
+        worth = stored.rank(scores or {}, self._config.best_metric)
+        self._thread = threading.Thread(target=self._finish, args=(step, worth), daemon=True, name="seal checkpoint")
+        self._thread.start()
+
+    def _finish(self, step: int, worth: float | None) -> None:
+        """In a thread: waits for the commit, hashes, records, deletes."""
+        try:
+            self._orbax.wait_until_finished()
+            seal.write_share(self._path(step), jax.process_index(), jax.process_count())
+            cluster_messages.gather("seal", "", self._config.timeout_seconds)
+            losses = {**self._losses, step: worth}
+            keep = recovery.kept(losses, self._config.keep_latest, self._config.keep_best)
+            if messages.is_main():
+                if wrong := seal.structure(self._path(step))[1]:
+                    raise OSError(f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}")
+                workdir_lib.write_progress(self.workdir, step)
+                for old in losses.keys() - keep:
+                    workdir_lib.delete(self.workdir, old)
+            self._losses = {s: loss for s, loss in losses.items() if s in keep}
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raises what failed in the background, as soon as it did; cheap enough for every step.
+
+        Raises:
+          UserError: a write failed or took longer than `checkpoint.timeout_seconds`.
+        """
+        late = self._thread is not None and self._thread.is_alive() and self._seconds_left() < 0
+        if self._error is None and not late:
+            return
+        path = self._path(self._writing)
+        error = self._error or TimeoutError()
+        self._error = error  # it stays: nothing is waited for any more
+        mended = workdir_lib.workdir_error(error, self.workdir, f"The checkpoint {path}")
+        if mended:  # what there is of it only fills the disk
+            shutil.rmtree(path.with_name(path.name + workdir_lib.LEFTOVERS[0]), ignore_errors=True)
+            raise mended from error
+        if isinstance(error, UserError):
+            raise error
+        if self._seconds_left() < 1:
+            mend = f"See whether that disk hangs, or raise --config.checkpoint.timeout_seconds (now {self._config.timeout_seconds:g})"
+            raise UserError(
+                f"The checkpoint {path} was not written within {self._config.timeout_seconds:g} s ({workdir_lib.space(self.workdir)}). "
+                f"{workdir_lib.advice(self.workdir, mend)}",
+                EXIT_FAILED,
+            ) from error
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"The checkpoint {path} could not be written: {what} ({workdir_lib.space(self.workdir)}). "
+            f"{workdir_lib.advice(self.workdir, 'See that the folder is there and yours')}",
+            EXIT_FAILED,
+        ) from error
+
+    def wait(self) -> None:
+        """Returns when the last save is sealed.
+
+        Raises:
+          UserError: as `check`.
+        """
+        if self._thread is not None and self._error is None:
+            self._thread.join(max(self._seconds_left(), 0.0) + 1)
+        self.check()
+        self._thread = None
+
+    def _seconds_left(self) -> float:
+        return self._began + self._config.timeout_seconds - time.monotonic()
+
+    def _path(self, step: int) -> Path:
+        return self.workdir / FOLDER / str(step)
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Restores a checkpoint into the shardings of `abstract`, strictly.
+
+        Args:
+          step: of `newest_good`.
+          abstract: TrainState of jax.ShapeDtypeStruct with the shardings wanted now.
+
+        Returns:
+          (state, meta).
+
+        Raises:
+          UserError: names, shapes or dtypes differ; lists which.
+        """
+        path, wanted = self._path(step), _items(abstract)
+        for name, tree in wanted.items():
+            check(path / name, tree, f"the {name} of checkpoint {path}")
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        restored = self._orbax.restore(path, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+        rest = restored["rest"]
+        ema = restored["ema"] if "ema" in wanted else ()
+        carry = rest.get("carry", ())
+        return TrainState(rest["step"], restored["params"], rest["opt_state"], ema, carry), restored["meta"]
+
+    def latest_step(self) -> int | None:
+        """The newest sealed checkpoint, or None."""
+        return max(self._losses, default=None)
+
+    def steps(self) -> list[int]:
+        """All sealed checkpoints."""
+        return sorted(self._losses)
+
+    def best_step(self) -> int | None:
+        """The checkpoint that is best by `checkpoint.best_metric`, or None when no one has it."""
+        return max(recovery.kept(self._losses, 0, 1), default=None)
+
+    def close(self) -> None:
+        """Waits for the writes and frees the threads; after a failure it waits for nothing, since a failed write may never end."""
+        if self._error is None:
+            self.wait()
+            self._orbax.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """Splits a state into the items of a checkpoint; empty trees are left out."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    if jax.tree.leaves(state.carry):
+        rest["carry"] = state.carry
+    items = {"params": state.params, "rest": rest}
+    if jax.tree.leaves(state.ema):
+        items["ema"] = state.ema
+    return items
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+

@@ -1,0 +1,170 @@
+"""Reading checkpoints: find one, verify it, compare names and shapes, load parameters."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from phenomjax.checkpoints import seal
+from phenomjax.checkpoints import workdir as workdir_lib
+from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
+from phenomjax.cluster import messages
+from phenomjax.config import stored as config_stored
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+
+def _names(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{"a/b/kernel": ((3, 4), "float32")} for a tree of arrays, abstract arrays or Orbax metadata."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def diff(stored: Any, wanted: Any) -> list[str]:
+    """One line for each array that is missing, too many, or of another shape or dtype."""
+    have, want = _names(stored), _names(wanted)
+    lines = [f"{n}: only in the checkpoint, {have[n][1]} {have[n][0]}" for n in sorted(have.keys() - want.keys())]
+    lines += [f"{n}: only in the model, {want[n][1]} {want[n][0]}" for n in sorted(want.keys() - have.keys())]
+    both = sorted(have.keys() & want.keys())
+    return lines + [
+        f"{n}: {have[n][1]} {have[n][0]} there, {want[n][1]} {want[n][0]} wanted" for n in both if have[n] != want[n]
+    ]
+
+
+def check(item: Path, wanted: Any, what: str) -> None:
+    """Compares the metadata of a stored item with a tree before anything is read.
+
+    Raises:
+      UserError: the item is missing, or arrays differ (the first ten are listed).
+    """
+    if not item.is_dir():
+        raise UserError(
+            f"{item} does not exist: {what} cannot be read. Known items: {sorted(p.name for p in item.parent.glob('*'))}."
+        )
+    lines = diff(_metadata(item), wanted)
+    if lines:
+        more = f" … and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise UserError(
+            f"{what[0].upper()}{what[1:]} does not fit this configuration, {len(lines)} arrays differ: {'; '.join(lines[:10])}{more}. Use the "
+            "model.* and optimizer.* of the run that wrote it (its config.json), or another --workdir."
+        )
+
+
+def _metadata(item: Path) -> Any:
+    """Tree of shapes and dtypes of a stored item."""
+    return ocp.StandardCheckpointer().metadata(item).item_metadata.tree
+
+
+def find(path: str | Path) -> Path:
+    """Resolves a run's workdir (its newest sealed checkpoint) or a checkpoint folder to the checkpoint folder.
+
+    Raises:
+      UserError: neither.
+    """
+    path = Path(path).absolute()
+    if (path / "params").is_dir():
+        return path
+    steps = workdir_lib.sealed_steps(path)
+    if not steps:
+        unsealed = workdir_lib.steps(path)
+        raise UserError(
+            f"{path} holds no checkpoint: it has neither a folder 'params' nor '{FOLDER}/STEP'. Give the --workdir of a run that saved, or one "
+            "of its checkpoints/STEP folders."
+            if not unsealed
+            else f"No checkpoint in {path / FOLDER} has its digests (there are steps {unsealed}): each was interrupted, or written by an older "
+            f"version. If you trust one of them, run `python -m phenomjax.checkpoints.seal {path / FOLDER}/STEP` first."
+        )
+    return path / FOLDER / str(steps[-1])
+
+
+def _verify(folder: Path, item: str, together: bool) -> None:
+    """Hashes an item of a checkpoint before it is read.
+
+    Args:
+      folder: the checkpoint.
+      item: "params" or "ema".
+      together: whether all processes call this, and share the work.
+
+    Raises:
+      UserError: names what is damaged.
+    """
+    index, count = (jax.process_index(), jax.process_count()) if together else (0, 1)
+    wrong = seal.damage(folder, index, count, items=(item,))
+    if together:
+        texts = messages.gather("verify", json.dumps(wrong))
+        wrong = sorted({line for text in texts for line in json.loads(text)})
+    if wrong:
+        others = [s for s in workdir_lib.sealed_steps(folder.parent.parent) if str(s) != folder.name]
+        known = f"Other checkpoints of that run are steps {others}." if others else "That run has no other checkpoint."
+        trust = (
+            f" If you trust it, run `python -m phenomjax.checkpoints.seal {folder}` first." if not seal.sealed(folder) else ""
+        )
+        raise UserError(
+            f"The checkpoint {folder} is damaged and is not used: {workdir_lib.some(wrong)}. {known}{trust}"
+        )
+
+
+def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
+    """Loads what inference needs from a run.
+
+    Args:
+      path: workdir, or WORKDIR/checkpoints/STEP.
+
+    Returns:
+      (config, params as float32 NumPy arrays, step); the parameters are the moving average where the run kept one.
+    """
+    folder = find(path)
+    config = config_stored.load(folder.parent.parent / "config.json")
+    item = folder / ("ema" if (folder / "ema").is_dir() else "params")
+    _verify(folder, item.name, together=False)
+    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=_one_device()), _metadata(item))
+    return config, jax.device_get(ocp.StandardCheckpointer().restore(item, target)), int(folder.name)
+
+
+def load_params(path: str | Path, abstract: Any) -> Any:
+    """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was loaded.
+
+    Raises:
+      UserError: any array is missing, too many, or of another shape.
+    """
+    folder = find(path)
+    item = folder / ("ema" if (folder / "ema").is_dir() else "params")
+    _verify(folder, item.name, together=True)
+    check(item, abstract, f"init_from: the parameters of {folder}")
+    params = ocp.StandardCheckpointer().restore(item, abstract)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    log.info("init_from: %.2f M parameters in %d arrays loaded from %s (step %s); optimiser and step start anew",
+             count / 1e6, len(jax.tree.leaves(params)), item, folder.name)  # fmt: skip
+    return params
+
+
+def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
+    """Writes parameters that came from elsewhere as the workdir of a run at step 0, for `init_from`, figures and embeddings.
+
+    Returns:
+      The checkpoint folder.
+
+    Raises:
+      UserError: the folder holds a run already.
+    """
+    folder = workdir.absolute() / FOLDER / "0"
+    if (workdir / "config.json").exists() or folder.exists():
+        raise UserError(f"{workdir} holds a run already; nothing was written. Give another folder, or remove that one.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / "params", params)
+    seal.write_share(folder)
+    workdir_lib.write_progress(workdir, 0)
+    config_stored.save(config, workdir / "config.json")
+    return folder
+
+
+def _one_device() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

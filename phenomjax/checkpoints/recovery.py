@@ -1,0 +1,133 @@
+"""Which checkpoint a run continues from: all processes verify it together, agree, and set a damaged one aside."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from phenomjax.checkpoints import seal
+from phenomjax.checkpoints import workdir as workdir_lib
+from phenomjax.checkpoints.workdir import CHECKPOINTS
+from phenomjax.cluster import messages
+from phenomjax.cluster.messages import gather
+from phenomjax.config import stored
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+SCORES, VAL_LOSS = (
+    "scores",
+    "val_loss",
+)  # keys of the item `meta`: {metric: value}; older checkpoints have the loss alone
+
+
+def newest_good(workdir: Path, metric: str = "val/loss") -> tuple[int | None, dict[int, float | None]]:
+    """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before; all processes call it together.
+
+    Each process hashes its share of the files; process 0 alone lists and renames, so that all speak of the same checkpoints.
+
+    Args:
+      workdir: of the run.
+      metric: that says which checkpoint is the best.
+
+    Returns:
+      (the step to restore, or None for a new run; `config.rank` by step of all sealed checkpoints).
+
+    Raises:
+      UserError: there were checkpoints and none is good, or the disk fails.
+    """
+    candidates: list[int] = json.loads(gather("found", _tidy(workdir) if messages.is_main() else "")[0])
+    good = None
+    for step in reversed(candidates):
+        mine = seal.damage(workdir / CHECKPOINTS / str(step), jax.process_index(), jax.process_count())
+        wrong = sorted({line for text in gather("damage", json.dumps(mine)) for line in json.loads(text)})
+        if not wrong:
+            good = step
+            break
+        if messages.is_main():
+            _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
+    losses = gather("good", _settle(workdir, good, candidates, metric) if messages.is_main() else "")[0]
+    return good, {int(step): loss for step, loss in json.loads(losses).items()}
+
+
+def _tidy(workdir: Path) -> str:
+    """Process 0 at the start: cleans, sets aside what lost its digests, and returns the sealed steps as JSON."""
+    folder = workdir / CHECKPOINTS
+    if not (workdir / workdir_lib.PROGRESS).exists():
+        steps = workdir_lib.steps(workdir)
+        if steps and not workdir_lib.sealed_steps(workdir):
+            raise UserError(
+                f"The checkpoints of steps {steps} in {folder} have no digests, so nobody can say that they are whole: they were written by an "
+                "older version, or copied without their SHA256SUMS.* and without the file progress. If you trust them, run "
+                f"`python -m phenomjax.checkpoints.seal {folder}/*`, then the same command again."
+            )
+        if not steps:
+            _on_disk(workdir, workdir_lib.write_progress, workdir, -1)
+    _on_disk(workdir, workdir_lib.clean, workdir)
+    for step in workdir_lib.steps(workdir):
+        if wrong := seal.structure(folder / str(step))[1]:
+            _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
+    return json.dumps(workdir_lib.steps(workdir))
+
+
+def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str) -> str:
+    """Process 0 after the verification: records the newest good step, and returns {step: rank} as JSON."""
+    before = workdir_lib.progress(workdir)
+    if good is None and (candidates or before >= 0):
+        if not (workdir / workdir_lib.PROGRESS).exists():  # else the next start would find nothing, and begin anew
+            _on_disk(workdir, workdir_lib.write_progress, workdir, max(candidates, default=0))
+        aside = workdir / workdir_lib.DAMAGED
+        raise UserError(
+            f"No checkpoint in {workdir / CHECKPOINTS} is good, although the run had saved some; nothing was started. Damaged ones are in {aside}: "
+            f"`cd {aside}/STEP && sha256sum -c --quiet SHA256SUMS.*` says which files differ, and a whole copy of one can be put back as "
+            f"{workdir / CHECKPOINTS}/STEP. To begin again, give another --workdir."
+        )
+    if good is None:
+        return "{}"
+    if good != before:
+        if good < before:
+            log.warning("the newest good checkpoint is that of step %d: the run continues there", good)
+        _on_disk(workdir, workdir_lib.write_progress, workdir, good)
+    losses = {}
+    for step in workdir_lib.steps(workdir):
+        try:
+            meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
+            losses[step] = stored.rank(meta.get(SCORES) or {"val/loss": meta.get(VAL_LOSS)}, metric)
+        except (OSError, ValueError):
+            losses[step] = (
+                None  # weights from elsewhere have none; an older checkpoint's damage is told when it is used
+            )
+    return json.dumps(losses)
+
+
+def _on_disk(workdir: Path, function: Callable, *args: Any) -> None:
+    """Calls something that writes into the workdir.
+
+    Raises:
+      UserError: the disk is full or read-only.
+    """
+    try:
+        function(*args)
+    except OSError as error:
+        if told := workdir_lib.workdir_error(error, workdir, str(error.filename or workdir)):
+            raise told from error
+        raise
+
+
+def kept(losses: dict[int, float | None], latest: int, best: int) -> set[int]:
+    """The checkpoints that stay.
+
+    Args:
+      losses: `config.rank` by step, such as the validation loss; None where it is unknown: no candidate for the best.
+      latest: how many of the newest stay.
+      best: how many with the lowest stay; of equal ones the newer.
+    """
+    ranked = sorted(
+        (math.inf if math.isnan(loss) else loss, -step) for step, loss in losses.items() if loss is not None
+    )
+    return set(sorted(losses)[max(len(losses) - latest, 0) :]) | {-step for _, step in ranked[:best]}
+
+

@@ -1,0 +1,62 @@
+"""Checks of single keys, each with the mend in its message."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from phenomjax.system.errors import UserError, did_you_mean
+
+
+def choose(config: ConfigDict, key: str, known: Iterable[str]) -> None:
+    """Checks that the value of a dotted key is one of the known names."""
+    value = flatten(config)[key]
+    if value not in known:
+        raise UserError(f"config.{key} is '{value}'.{did_you_mean(str(value), known)} It can be {', '.join(known)}.")
+
+
+def at_least_one(config: ConfigDict, key: str) -> None:
+    """Checks that a dotted key is 1 or more."""
+    if flatten(config)[key] < 1:
+        raise UserError(f"config.{key} is {flatten(config)[key]}; it must be at least 1.")
+
+
+def divides_batch(config: ConfigDict, key: str) -> None:
+    """Checks that a dotted key divides the batch."""
+    value = flatten(config)[key]
+    if config.global_batch_size % value:
+        raise UserError(
+            f"config.global_batch_size {config.global_batch_size} is not a multiple of config.{key} {value}."
+        )
+
+
+def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str) -> None:
+    """Checks that there are banks to read, or a simulation to make one (`simulated` > 0); the commands of `prepare` mend it."""
+    if not config.data.banks and not simulated:
+        raise UserError(
+            f"config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare {command.split()[0]}` (or "
+            f"`{simulate}`) and give it with --config.data.banks=\"('bank.zarr',)\"."
+        )
+    for path in config.data.banks:
+        if not Path(path).is_dir():
+            raise UserError(
+                f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
+                f"`python -m phenomjax.prepare {command} --out {path}`, or correct the path."
+            )
+
+
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """Returns {"model.depth": 12, ...} with lists as tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = _tuples(value)
+    return flat
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, also within lists, as tuples: JSON knows no others."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,74 @@
+"""The resolved configuration on disk, and which of its keys a continued run may change."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from phenomjax.config.checks import flatten
+from phenomjax.config.keys import base
+from phenomjax.system.errors import UserError
+
+# Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
+CHANGEABLE = (
+    "num_steps", "stop_at_step", "mesh", "log", "eval", "figures", "probes", "checkpoint", "divergence", "watchdog", "data.banks", "data.threads",
+    "data.prefetch_batches", "data.staging", "data.eval_segment_len", "data.on_bad_image", "data.max_bad_images",
+    "model.eval_mem_len", "model.remat", "model.attention",
+)  # fmt: skip
+
+
+def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
+    """What is smallest for the best checkpoint: a loss or an error as it is, any other metric with its sign turned; None where it is unknown."""
+    value = scores.get(metric)
+    smaller_is_better = metric == "val/loss" or "rmse" in metric.split("/")
+    return value if value is None or smaller_is_better else -value
+
+
+def save(config: ConfigDict, path: Path) -> None:
+    """Writes the resolved config as JSON."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(part, path)
+
+
+def load(path: Path) -> ConfigDict:
+    """Reads a config that `save` wrote; keys that are newer than the file take their defaults.
+
+    Raises:
+      UserError: the file is missing or is not JSON.
+    """
+    try:
+        stored = flatten(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(
+            f"There is no {path}: {path.parent} is not the folder of a run, or lost its configuration."
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
+        ) from None
+    config = base(stored.get("task", "mae"))
+    for key, value in stored.items():
+        parent = config
+        *parents, leaf = key.split(".")
+        for name in parents:
+            if name not in parent:  # a section that this version no longer has: `check_same_run` names it
+                parent[name] = ConfigDict()
+            parent = parent[name]
+        parent[leaf] = value
+    return config
+
+
+def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
+    """Raises UserError when a workdir belongs to a run with another configuration, listing the keys that differ."""
+    new, old = flatten(config), flatten(stored)
+    differ = [k for k in sorted(new.keys() | old.keys()) if new.get(k) != old.get(k) and not k.startswith(CHANGEABLE)]
+    if differ:
+        rows = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in differ[:8])
+        more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
+        raise UserError(
+            f"{workdir} holds a run with another configuration: {rows}{more}. Give another --workdir to start a new run, or the same "
+            f"configuration to continue that one (its resolved config is {workdir / 'config.json'})."
+        )

@@ -1,0 +1,1 @@
+"""Image banks: format, readers, the order of crops, the loader."""

@@ -1,0 +1,333 @@
+"""Batches of random crops from image banks: `batch = f(seed, step)`, however many threads and processes read them."""
+
+import bisect
+import functools
+import itertools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.order import BatchOrder, crop_draws
+from phenomjax.data.images.reader import BadImageError, CropReader, image_name
+from phenomjax.data.images.split import split_rows
+from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
+from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.processes import core_count
+
+log = logging.getLogger("phenomjax")
+HIGH_AMPLIFICATION = 4  # bytes decoded for one delivered, above which the user is told what to do
+
+
+@dataclass(frozen=True)
+class Group:
+    """Banks whose images can share a batch.
+
+    Attributes:
+      channels: names, in the order of the last axis.
+      dtype: of the pixels.
+      banks: positions in the loader's list of banks.
+    """
+
+    channels: tuple[str, ...]
+    dtype: np.dtype
+    banks: tuple[int, ...]
+
+
+class ImageLoader:
+    """Random crops of the images of one split, as batches that are addressed by their step.
+
+    A batch is a dict of arrays whose leading axis is the row: pixels [rows, crop, crop, C] uint8 or uint16, channels
+    [rows, C] int32 (positions in the vocabulary), row [rows] int32 (0 to global_batch_size - 1) and image [rows] int32
+    (counted over all banks). All rows of one batch have the channels and dtype of one group.
+
+    Args:
+      banks: what to read.
+      channels: the vocabulary, all channel names in order.
+      weights: share of the rows from each bank, any scale, kept to within 1 %; () = every image equally often.
+      split, split_by, val_groups, val_fraction: see `split.split_rows`.
+      crop_size: height and width in pixels.
+      crops_per_image: consecutive rows that are crops of one image, decoded together.
+      flip: mirror rows left-right and up-down, each with probability 1/2.
+      rotate: turn rows by 0, 90, 180 or 270 degrees.
+      seed: of the order and of all draws.
+      global_batch_size: rows of a batch over all processes.
+      process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B / count).
+      threads: that decode; 0 = as many as cores.
+      prefetch_batches: decoded batches that wait in memory.
+      on_bad_image: "error", or "skip": take the next image of the bank's split that can be read.
+      max_bad_images: more different bad images than this are an error all the same.
+
+    Attributes:
+      groups: one `Group` a channel set; `specs` has their batches.
+      num_images: images in this split.
+      bad_items: different images that this process could not read so far.
+      items, item_key, unit, units_per_row, steps_per_epoch: see `tasks.Loader`.
+      fingerprints: {number and name of a bank: checksum of its metadata}; a run must not be continued with others.
+
+    Raises:
+      UserError: whatever the banks and arguments do not allow.
+    """
+
+    def __init__(
+        self,
+        banks: Sequence[ImageBank],
+        *,
+        channels: Sequence[str],
+        global_batch_size: int,
+        weights: Sequence[float] = (),
+        split: str = "train",
+        split_by: str = "plate",
+        val_groups: Sequence[str] = (),
+        val_fraction: float = 0.1,
+        crop_size: int = 256,
+        crops_per_image: int = 1,
+        flip: bool = False,
+        rotate: bool = False,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 0,
+        prefetch_batches: int = 2,
+        on_bad_image: str = "error",
+        max_bad_images: int = 100,
+    ):
+        self.banks, self.channels, self.split = list(banks), tuple(channels), split
+        self.crop_size, self.crops_per_image, self.flip, self.rotate = crop_size, crops_per_image, flip, rotate
+        self.seed, self.global_batch_size, self.prefetch_batches = seed, global_batch_size, max(prefetch_batches, 1)
+        self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
+        self.threads = threads or core_count()
+        self._check(weights, process_count)
+        self._local_rows = global_batch_size // process_count
+        self._first_row = process_index * self._local_rows
+        self._rows = split_rows(self.banks, split, split_by=split_by, val_groups=val_groups, val_fraction=val_fraction)
+        self.groups = self._make_groups()
+        self.num_images = sum(map(len, self._rows))
+        self._readers = [CropReader(bank) for bank in self.banks]
+        self._first_id = [0, *itertools.accumulate(len(bank) for bank in self.banks)]
+        self._sources = [bank for group in self.groups for bank in group.banks]  # in the order in which images count
+        self._first_image = [0, *itertools.accumulate(len(self._rows[bank]) for bank in self._sources)]
+        self._order = BatchOrder(
+            [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
+            [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
+            seed=seed,
+            images_per_batch=global_batch_size // crops_per_image,
+        )
+        self._bad: set[tuple[int, int]] = set()
+        self._lock = threading.Lock()
+        self.fingerprints = {f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)}
+        if split == "train":
+            self._warn_of_amplification()
+
+    items, item_key, unit, units_per_row = "images", "image", "images", 1
+
+    @property
+    def bad_items(self) -> int:
+        return len(self._bad)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_images * self.crops_per_image // self.global_batch_size)
+
+    @property
+    def specs(self) -> list[dict[str, tuple[tuple[int, ...], np.dtype]]]:
+        """For each group, the {name: (shape, dtype)} of its global batches."""
+        return [self._spec(group, self.global_batch_size) for group in self.groups]
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the banks alone."""
+        arrays, tasks = self._plan(step, np.empty(self._buffer_bytes(), np.uint8))
+        with ThreadPoolExecutor(self.threads) as pool:
+            for future in [pool.submit(task) for task in tasks]:
+                future.result()
+        return arrays
+
+    def iterate(self, start_step: int, stop_step: int | None = None) -> Prefetcher:
+        """The batches from `start_step` on, decoded ahead; a context manager whose items are `LoadedBatch`es.
+
+        It ends before `stop_step`, or never.
+        """
+        return Prefetcher(
+            self._plan,
+            start_step,
+            stop_step,
+            buffer_bytes=self._buffer_bytes(),
+            threads=self.threads,
+            prefetch_batches=self.prefetch_batches,
+        )
+
+    def requests(self, step: int, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+        """What the rows `start` to `stop` of a step's global batch are made of, image by image.
+
+        Yields:
+          (bank, position of the image in the bank's split, [(y, x, draw for the orientation), one a row]).
+        """
+        group, batch = self._order.batch(step)
+        draws = crop_draws(self.seed, step, start, stop)
+        for place, rows in itertools.groupby(range(start, stop), key=lambda row: row // self.crops_per_image):
+            number = self._order.image(group, batch, place)
+            source = bisect.bisect_right(self._first_image, number) - 1
+            bank = self._sources[source]
+            _, height, width, _ = self.banks[bank].shape
+            free_y, free_x = height - self.crop_size + 1, width - self.crop_size + 1
+            mine = (draws[row - start] for row in rows)
+            crops = [(y * free_y >> 32, x * free_x >> 32, turn) for y, x, turn, *_ in mine]
+            yield bank, number - self._first_image[source], crops
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What the batch's `image` ids are called: "BANK PLATE/WELL/SITE"."""
+        names = []
+        for number in map(int, ids):
+            bank = bisect.bisect_right(self._first_id, number) - 1
+            names.append(image_name(self.banks[bank], number - self._first_id[bank]))
+        return names
+
+    def describe(self) -> str:
+        """One paragraph for the start-up banner."""
+        banks = ", ".join(
+            f"{bank.path.name} ({len(rows):,} of {len(bank):,} images of {bank.shape[1]} x {bank.shape[2]} px, "
+            f"{bank.shape[3]} channels {bank.dtype.name}, decodes {self._amplification(reader):.1f} x the crop"
+            f"{'' if reader.direct else ', by TensorStore'})"
+            for bank, rows, reader in zip(self.banks, self._rows, self._readers, strict=True)
+        )
+        sets = "one channel set" if len(self.groups) == 1 else f"{len(self.groups)} channel sets"
+        buffers, mib = buffers_needed(self.prefetch_batches), self._buffer_bytes() / 2**20
+        return (
+            f"{self.split}: {self.num_images:,} images, {sets}: {banks}. {self.crop_size} px crops, "
+            f"{self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers of {mib:.1f} MiB."
+        )
+
+    def _check(self, weights: Sequence[float], process_count: int) -> None:
+        size = self.global_batch_size
+        if not self.banks:
+            raise UserError(
+                "There is no bank to read: data.banks is empty. Make one with `python -m phenomjax.prepare`."
+            )
+        for key, divisor, mend in (
+            ("process_count", process_count, "a multiple of the number of processes"),
+            ("data.crops_per_image", self.crops_per_image, "a multiple of it, or change data.crops_per_image"),
+        ):
+            if divisor < 1 or size < 1 or size % divisor:
+                raise UserError(f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}.")
+        if weights and (len(weights) != len(self.banks) or min(weights) <= 0):
+            raise UserError(
+                f"data.weights={tuple(weights)} does not fit the {len(self.banks)} banks: give one number above 0 for "
+                "each, or () for every image equally often. A bank without weight is left out of data.banks."
+            )
+        if self.on_bad_image not in ("error", "skip"):
+            raise UserError(f"data.on_bad_image={self.on_bad_image!r} is unknown. There are: error, skip.")
+        for bank in self.banks:
+            if self.crop_size > min(bank.shape[1:3]):
+                raise UserError(
+                    f"data.crop_size={self.crop_size} is larger than the images of {bank.path}, which are "
+                    f"{bank.shape[1]} x {bank.shape[2]} px. Set --config.data.crop_size={min(bank.shape[1:3])} or less."
+                )
+            for name in bank.channels:
+                if name not in self.channels:
+                    raise UserError(
+                        f"The bank {bank.path} has a channel {name!r}, which the model does not know"
+                        f".{did_you_mean(name, self.channels)} It knows: {', '.join(self.channels)}. Leave "
+                        "model.channels empty to take all channels of the banks, or prepare the bank with other channel names."
+                    )
+
+    def _make_groups(self) -> list[Group]:
+        members: dict[tuple[tuple[str, ...], np.dtype], list[int]] = {}
+        for number, (bank, rows) in enumerate(zip(self.banks, self._rows, strict=True)):
+            if len(rows):
+                members.setdefault((bank.channels, bank.dtype), []).append(number)
+            else:
+                log.info("%s has no image in the %s split and is not used for it", bank.path, self.split)
+        return [Group(channels, dtype, tuple(banks)) for (channels, dtype), banks in members.items()]
+
+    def _spec(self, group: Group, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        ids, depth = np.dtype(np.int32), len(group.channels)
+        return {
+            "pixels": ((rows, self.crop_size, self.crop_size, depth), group.dtype),
+            "channels": ((rows, depth), ids),
+            "row": ((rows,), ids),
+            "image": ((rows,), ids),
+        }
+
+    def _buffer_bytes(self) -> int:
+        pixels = max(len(group.channels) * group.dtype.itemsize for group in self.groups)
+        return self._local_rows * self.crop_size**2 * pixels
+
+    def _amplification(self, reader: CropReader) -> float:
+        return reader.amplification(self.crop_size, self.crops_per_image)
+
+    def _warn_of_amplification(self) -> None:
+        for reader in self._readers:
+            if (times := self._amplification(reader)) > HIGH_AMPLIFICATION:
+                log.warning(
+                    "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x %s px are large "
+                    "against crops of %d px. Prepare it with --chunk %d, or take several crops of an image with "
+                    "--config.data.crops_per_image.",
+                    reader.bank.path, times, *reader.bank.chunk_shape[:2], self.crop_size, max(self.crop_size // 2, 16),
+                )  # fmt: skip
+
+    def _plan(self, step: int, buffer: np.ndarray) -> tuple[dict[str, np.ndarray], list[Task]]:
+        """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each for a few rows."""
+        group = self.groups[self._order.batch(step)[0]]
+        spec, first, count = self._spec(group, self._local_rows), self._first_row, self._local_rows
+        shape, dtype = spec["pixels"]
+        ids = np.array([self.channels.index(name) for name in group.channels], np.int32)
+        arrays = {
+            "pixels": buffer[: int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape),
+            "channels": np.tile(ids, (count, 1)),
+            "row": np.arange(first, first + count, dtype=np.int32),
+            "image": np.empty(count, np.int32),
+        }
+        # Two parts a thread even out their work; rows of one image stay in one part.
+        part = -(-count // (2 * self.threads * self.crops_per_image)) * self.crops_per_image
+        edges = [first, *range(first // part * part + part, first + count, part), first + count]
+        fill = functools.partial(self._fill, arrays["pixels"], arrays["image"], step)
+        return arrays, [functools.partial(fill, *span) for span in itertools.pairwise(edges)]
+
+    def _fill(self, pixels: np.ndarray, image: np.ndarray, step: int, start: int, stop: int) -> None:
+        """Decodes the rows `start` to `stop` (counted in the global batch) into this process's arrays."""
+        row = start - self._first_row
+        # All requests first: between two crops, Grain's code would not be in the cache and cost 3 x as much.
+        for bank, position, crops in list(self.requests(step, start, stop)):
+            rows = slice(row, row + len(crops))
+            outs = [self._oriented(out, turn) for out, (_, _, turn) in zip(pixels[rows], crops, strict=True)]
+            ys, xs = [crop[0] for crop in crops], [crop[1] for crop in crops]
+            image[rows] = self._first_id[bank] + self._read(outs, bank, position, ys, xs)
+            row = rows.stop
+
+    def _oriented(self, out: np.ndarray, draw: int) -> np.ndarray:
+        """A view of `out`; a crop written into it arrives mirrored, then turned by a multiple of 90 degrees."""
+        if self.rotate:
+            out = np.rot90(out, -(draw >> 2 & 3))
+        if self.flip:
+            out = out[:: -1 if draw & 1 else 1, :: -1 if draw & 2 else 1]
+        return out
+
+    def _read(self, outs: list[np.ndarray], bank: int, position: int, ys: list[int], xs: list[int]) -> int:
+        """Reads crops of an image, or where it is bad of the next one of the bank's split. Returns which it was."""
+        rows = self._rows[bank]
+        for attempt in range(len(rows)):
+            row = int(rows[(position + attempt) % len(rows)])
+            try:
+                self._readers[bank].read_crops(outs, row, ys, xs)
+                return row
+            except BadImageError as error:
+                if self.on_bad_image == "error":
+                    raise
+                self._count_bad(bank, row, error)
+        raise UserError(f"No image of the {self.split} split of {self.banks[bank].path} can be read. Prepare it again.")
+
+    def _count_bad(self, bank: int, row: int, error: BadImageError) -> None:
+        with self._lock:
+            if (bank, row) in self._bad:
+                return
+            self._bad.add((bank, row))
+            log.warning("bad image %d, the next one is taken instead: %s", len(self._bad), error)
+            if len(self._bad) > self.max_bad_images:
+                raise UserError(
+                    f"{len(self._bad)} images could not be read, more than data.max_bad_images={self.max_bad_images}; "
+                    f"the last: {error}"
+                ) from error

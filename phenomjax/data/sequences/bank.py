@@ -1,0 +1,320 @@
+"""The token bank: all sequences end to end, one uint8 a token, and where each begins.
+
+    NAME.zarr/zarr.json         group; attributes["phenomjax"] = format, version, vocabulary, boundary, splits, options, checksums
+    NAME.zarr/tokens/c.K        uint8 tokens, uncompressed, so that a chunk is a file that can be mapped into memory
+    NAME.zarr/offsets/c.K       int64, sequence i is tokens[offsets[i]:offsets[i + 1]], its boundary tokens included
+    NAME.zarr/metadata.parquet  METADATA_SCHEMA, row i describes sequence i
+
+The sequences of a split stand together: attributes["splits"] = {"train": [first, last + 1], "validation": …, "test": …}.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phenomjax.data.images.bank import UNFINISHED, fingerprint
+from phenomjax.data.sequences.vocabulary import BOS, EOS, Vocabulary, vocabulary
+from phenomjax.system.errors import UserError
+from phenomjax.system.files import listing, read_json, write_json
+
+FORMAT, VERSION = "token_bank", 1
+METADATA_SCHEMA = pa.schema(
+    [("id", pa.string()), ("length", pa.int32()), ("description", pa.string()), ("source", pa.string())]
+)
+SPLITS = ("train", "validation", "test")
+# Tokens that stand before and after each sequence. One <eos> between sequences bounds both neighbours.
+BOUNDARIES = {"eos": ((), (EOS,)), "bos_eos": ((BOS,), (EOS,))}
+CHUNK_BYTES = 2**26
+
+
+class FlatArray:
+    """A one-dimensional Zarr v3 array of uncompressed chunks, mapped into memory: any range is a copy away.
+
+    Attributes:
+      dtype, size: of the array.
+    """
+
+    def __init__(self, path: Path):
+        stored = read_json(path / "zarr.json")
+        self.path, self.dtype, (self.size,) = path, np.dtype(stored["data_type"]), stored["shape"]
+        (self._chunk,) = stored["chunk_grid"]["configuration"]["chunk_shape"]
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: slice | int) -> Any:
+        """A range without step as a fresh array (a view where it lies in one chunk), or one element."""
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self.size)
+            first, last = start // self._chunk, max(stop - 1, start) // self._chunk
+            if first == last:
+                return self._map(first)[start - first * self._chunk : stop - first * self._chunk]
+            edges = [start, *range((first + 1) * self._chunk, stop, self._chunk), stop]
+            return np.concatenate([self[a:b] for a, b in itertools.pairwise(edges)])
+        number, place = divmod(int(key), self._chunk)
+        return self._map(number)[place]
+
+    def _map(self, number: int) -> np.ndarray:
+        if number not in self._maps:
+            file = self.path / f"c.{number}"
+            if not file.is_file() or file.stat().st_size != self._chunk * self.dtype.itemsize:
+                raise UserError(
+                    f"{file} is {'cut short' if file.is_file() else 'missing'}: the bank was not copied whole. Copy it again, or run the "
+                    "command that prepared it again; `python -m phenomjax.prepare inspect` lists every damaged file."
+                )
+            # A plain view: np.memmap's own slices cost a microsecond more each.
+            self._maps[number] = np.asarray(np.memmap(file, self.dtype, "r"))
+        return self._maps[number]
+
+    def __reduce__(self):
+        return type(self), (self.path,)
+
+
+def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, name: str) -> dict[str, str]:
+    """Writes the zarr.json of a FlatArray; returns its {file: sha256}, relative to the bank.
+
+    Args:
+      path: the array's folder.
+      size: its elements.
+      dtype: of them.
+      chunk: elements of a chunk file; the last file is filled up with zeros.
+      name: of its dimension.
+    """
+    codec = {"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}
+    stored = {
+        "zarr_format": 3, "node_type": "array", "shape": [size], "data_type": dtype.name, "dimension_names": [name],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0, "codecs": [codec], "attributes": {},
+    }  # fmt: skip
+    write_json(path / "zarr.json", stored)
+    return {f"{path.name}/zarr.json": hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()}
+
+
+class FlatWriter:
+    """Writes a FlatArray piece by piece, at one chunk's memory.
+
+    Args:
+      path: the array's folder; made here.
+      dtype: uint8, int64, …
+      chunk_bytes: size of a chunk file; an array that is shorter is one chunk of its own length.
+    """
+
+    def __init__(self, path: Path, dtype: str, chunk_bytes: int = CHUNK_BYTES):
+        self.path, self.dtype, self._chunk = path, np.dtype(dtype), chunk_bytes // np.dtype(dtype).itemsize
+        self.size = 0
+        self.checksums: dict[str, str] = {}
+        self._file: Any = None
+        path.mkdir(parents=True, exist_ok=True)
+
+    def write(self, array: np.ndarray) -> None:
+        """Appends values of the array's dtype."""
+        array = np.ascontiguousarray(array, self.dtype)
+        while len(array):
+            room = self._chunk - self.size % self._chunk
+            part, array = array[:room], array[room:]
+            self._append(part)
+            self.size += len(part)
+            if self.size % self._chunk == 0:
+                self._close()
+
+    def finish(self, name: str = "token") -> dict[str, str]:
+        """Writes what is left and zarr.json; returns {file: sha256}, relative to the bank. `name` is the dimension's."""
+        chunk = self._chunk
+        if self.size < self._chunk:
+            chunk = max(self.size, 1)
+            if not self.size:
+                self._append(np.zeros(1, self.dtype))
+        elif left := -self.size % self._chunk:
+            self._append(np.zeros(left, self.dtype))
+        self._close()
+        return self.checksums | write_flat_description(self.path, self.size, self.dtype, chunk, name)
+
+    def _append(self, part: np.ndarray) -> None:
+        if self._file is None:
+            self._hash = hashlib.sha256()
+            self._file = (self.path / f"c.{self.size // self._chunk}").open("wb")
+        data = part.astype(self.dtype.newbyteorder("<"), copy=False).tobytes()
+        self._hash.update(data)
+        self._file.write(data)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self.checksums[f"{self.path.name}/{Path(self._file.name).name}"] = self._hash.hexdigest()
+            self._file = None
+
+
+class TokenBank:
+    """Sequences of one alphabet. Opens its files lazily, pickles as its path.
+
+    Attributes:
+      path: the folder.
+      attributes: what `attributes["phenomjax"]` says.
+      vocabulary: of its tokens.
+      boundary: a name in BOUNDARIES.
+      splits: {split: (first sequence, one past the last)}.
+      tokens: FlatArray uint8 [tokens].
+      offsets: FlatArray int64 [sequences + 1].
+      fingerprint: sha256 over the checksums of all files; changes with any token.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.attributes = read_json(self.path / "zarr.json")["attributes"]["phenomjax"]
+        stored = self.attributes["vocabulary"]
+        self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
+        self.boundary = self.attributes["boundary"]
+        self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
+        self.tokens, self.offsets = FlatArray(self.path / "tokens"), FlatArray(self.path / "offsets")
+        self.fingerprint = fingerprint([self.path / "zarr.json"])  # holds the checksums of everything else
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.offsets) - 1
+
+    def sequence(self, index: int) -> np.ndarray:
+        """Tokens of one sequence, boundary tokens included: [tokens] uint8, not to be written to."""
+        start, stop = self.offsets[index : index + 2]
+        return self.tokens[int(start) : int(stop)]
+
+    def num_tokens(self, split: str) -> int:
+        """Tokens of a split, boundaries included."""
+        first, last = self.splits[split]
+        return int(self.offsets[last] - self.offsets[first])
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """The ids of sequences."""
+        return self.metadata["id"].take(pa.array(np.asarray(indices, np.int64))).to_pylist()
+
+    @functools.cached_property
+    def metadata(self) -> pa.Table:
+        """METADATA_SCHEMA, one row a sequence, mapped and not read where that is possible."""
+        return pq.read_table(self.path / "metadata.parquet", memory_map=True)
+
+    def __reduce__(self):
+        return type(self), (self.path,)
+
+
+def open_token_bank(path: str | Path) -> TokenBank:
+    """Opens a token bank to read.
+
+    Raises:
+      UserError: nothing there, no token bank, an unfinished one, one of another version or with another vocabulary of that name.
+    """
+    path, mend = Path(path), "Make one with `python -m phenomjax.prepare sequences --source FILES --out NAME.zarr`."
+    if not path.is_dir():
+        raise UserError(f"There is no bank at {path}. In {path.parent}: {listing(path.parent)}. {mend}")
+    if (path / UNFINISHED).is_dir():
+        raise UserError(
+            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run the same "
+            "`python -m phenomjax.prepare sequences` command again; it continues where it stopped."
+        )
+    group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
+    entry = (group.get("attributes") or {}).get("phenomjax") or {}
+    if entry.get("format") != FORMAT:
+        what = f"a bank of format {entry['format']}" if "format" in entry else "a folder"
+        raise UserError(f"{path} is {what}, not a token bank; found there: {listing(path)}. {mend}")
+    if entry.get("version") != VERSION:
+        raise UserError(
+            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads version {VERSION}. "
+            "Prepare it again from its source files, or install the phenomjax that wrote it."
+        )
+    bank = TokenBank(path)
+    current = vocabulary(bank.vocabulary.name)
+    if bank.vocabulary != current:
+        raise UserError(
+            f"The bank {path} was made with version {bank.vocabulary.version} of the {current.name} vocabulary, and this phenomjax has "
+            f"version {current.version}: its ids mean other tokens. Prepare it again, or install the phenomjax that wrote it."
+        )
+    return bank
+
+
+def write_description(
+    path: Path,
+    words: Vocabulary,
+    boundary: str,
+    splits: Mapping[str, Sequence[int]],
+    options: Mapping[str, Any],
+    checksums: Mapping[str, str],
+) -> None:
+    """Writes the group's zarr.json, the last file of a bank; `checksums` are those of all other files, {name: sha256}."""
+    entry = {
+        "format": FORMAT, "version": VERSION, "vocabulary": {"name": words.name, "version": words.version, "tokens": list(words.tokens)},
+        "boundary": boundary, "splits": {name: list(map(int, span)) for name, span in splits.items()}, "options": dict(options),
+        "checksums": dict(checksums),
+    }  # fmt: skip
+    write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}})
+
+
+def write_token_bank(
+    path: str | Path,
+    splits: Mapping[str, Iterable[tuple[str, str]]],
+    *,
+    alphabet: str = "protein",
+    boundary: str = "eos",
+    options: Mapping[str, Any] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> TokenBank:
+    """Writes a whole bank from sequences in memory (simulators, tests); big jobs go through `phenomjax.prepare sequences`.
+
+    Args:
+      path: the folder, `NAME.zarr`.
+      splits: {"train": [(id, sequence), …], "validation": …}; splits that are missing are empty.
+      alphabet: a name in vocabulary.ALPHABETS.
+      boundary: a name in BOUNDARIES.
+      options: more to record.
+    """
+    path, words = Path(path), vocabulary(alphabet)
+    before, after = (np.array(ids, np.uint8) for ids in BOUNDARIES[boundary])
+    tokens, offsets = (
+        FlatWriter(path / "tokens", "uint8", chunk_bytes),
+        FlatWriter(path / "offsets", "int64", chunk_bytes),
+    )
+    offsets.write(np.zeros(1, np.int64))
+    spans: dict[str, tuple[int, int]] = {}
+    rows: list[dict] = []
+    for split in SPLITS:
+        first = len(rows)
+        for name, text in splits.get(split, ()):
+            ids = words.encode(text)
+            tokens.write(np.concatenate([before, ids, after]))
+            offsets.write(np.array([tokens.size]))
+            rows.append({"id": name, "length": len(ids), "description": "", "source": ""})
+        spans[split] = (first, len(rows))
+    checksums = {**tokens.finish("token"), **offsets.finish("sequence")}
+    checksums["metadata.parquet"] = write_metadata(path, pa.Table.from_pylist(rows, METADATA_SCHEMA))
+    write_description(path, words, boundary, spans, options or {}, checksums)
+    return open_token_bank(path)
+
+
+def write_metadata(path: Path, table: pa.Table) -> str:
+    """Writes metadata.parquet atomically; returns its sha256."""
+    partial = path / "metadata.parquet.partial"
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, path / "metadata.parquet")
+    return hashlib.sha256((path / "metadata.parquet").read_bytes()).hexdigest()
+
+
+def damaged_files(path: str | Path) -> list[str]:
+    """Names of the files of a bank that are missing or whose sha256 is not the recorded one."""
+    entry, bad = json.loads((Path(path) / "zarr.json").read_text())["attributes"]["phenomjax"], []
+    for name, checksum in entry["checksums"].items():
+        file = Path(path) / name
+        if not file.is_file():
+            bad.append(f"{name} (missing)")
+            continue
+        with file.open("rb") as data:
+            if hashlib.file_digest(data, "sha256").hexdigest() != checksum:
+                bad.append(f"{name} (checksum differs)")
+    return bad

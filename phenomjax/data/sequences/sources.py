@@ -1,0 +1,68 @@
+"""Files of sequences: what is given on the command line, found and measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from phenomjax.data.sequences import records
+from phenomjax.data.sequences.streams import compression
+from phenomjax.system import files
+from phenomjax.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read.
+
+    Attributes:
+      number: its place among the sources.
+      path, name: where it is, and how the bank calls it.
+      kind: its format.
+      size: bytes.
+      compressed: then it is read from its beginning by one process.
+    """
+
+    number: int
+    path: Path
+    name: str
+    kind: str
+    size: int
+    compressed: bool
+
+    @property
+    def divided(self) -> bool:
+        """Whether its pieces can be read in any order."""
+        return self.kind == "fasta" and not self.compressed
+
+
+def find_sources(paths: list[Path], kind: str | None) -> list[Source]:
+    """Looks at the source files.
+
+    Args:
+      paths: of the files, in the order of the bank.
+      kind: a format that is forced upon all; None: told file by file.
+
+    Raises:
+      UserError: a file is missing, named twice, a folder, or of unknown format.
+    """
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"--source {path} is a folder. Name its files, for instance {path}/*.fasta.gz.")
+        if not path.is_file():
+            raise UserError(f"There is no file {path} (--source). In {path.parent}: {files.listing(path.parent)}.")
+        if path.resolve() in seen:
+            raise UserError(f"--source names {path} twice (the other is {seen[path.resolve()]}). Name each file once.")
+        seen[path.resolve()] = path
+    names = [path.name for path in paths]
+    return [
+        Source(
+            number,
+            path,
+            path.name if names.count(path.name) == 1 else str(path),
+            kind or records.find_format(path),
+            path.stat().st_size,
+            bool(compression(path)),
+        )
+        for number, path in enumerate(paths)
+    ]
+

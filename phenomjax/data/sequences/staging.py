@@ -1,0 +1,83 @@
+"""Copies a token bank once into a node's local disk or shared memory, checked, for all processes of the node."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from phenomjax.data.sequences.bank import open_token_bank
+from phenomjax.system.errors import UserError
+from phenomjax.system.log import Progress
+
+log = logging.getLogger("phenomjax")
+PIECE = 2**24  # bytes copied and hashed at a time
+
+
+def stage(path: Path, folder: Path) -> Path:
+    """Returns a copy of the bank `path` in `folder`, made now or earlier.
+
+    Every file's sha256 is checked against the bank's while it is copied. The first process of a node copies, the others wait for it; a
+    restart finds the copy and uses it; a killed copy is continued file by file. The name holds the bank's fingerprint, so a bank
+    that was prepared anew is copied anew.
+
+    Raises:
+      UserError: no room, no permission, or a file of the bank is damaged.
+    """
+    bank = open_token_bank(path)
+    target = folder / f"{path.stem}-{bank.fingerprint[:16]}.zarr"
+    checksums = bank.attributes["checksums"]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{target.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system when a process dies
+            if (target / "zarr.json").is_file():
+                log.info("staging: %s is already in %s", path, target)
+                return target
+            _check_room(path, folder, checksums)
+            progress = Progress(f"stage {path.name}", len(checksums), "files")
+            for name, checksum in sorted(checksums.items()):
+                if not (target / name).is_file():
+                    _copy(path / name, target / name, checksum)
+                progress.update()
+            for name in (
+                "tokens/zarr.json",
+                "offsets/zarr.json",
+                "zarr.json",
+            ):  # the group's comes last: it says that all is there
+                partial = target / f"{name}.partial"
+                shutil.copyfile(path / name, partial)
+                os.replace(partial, target / name)
+    except OSError as error:
+        raise UserError(
+            f"data.staging={folder} cannot take a copy of {path} ({error.strerror or error}). Give a folder on a local disk that you own, "
+            "or read the bank where it is with --config.data.staging=''."
+        ) from None
+    log.info("staging: %s copied to %s", path, target)
+    return target
+
+
+def _check_room(path: Path, folder: Path, checksums: dict[str, str]) -> None:
+    need, free = sum((path / name).stat().st_size for name in checksums), shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"data.staging={folder} has {free / 2**30:.1f} GiB left, and the bank {path} takes {need / 2**30:.1f} GiB. Give a folder with "
+            "more room, or read the bank where it is with --config.data.staging=''."
+        )
+
+
+def _copy(source: Path, target: Path, checksum: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial, digest = target.with_name(target.name + ".partial"), hashlib.sha256()
+    with source.open("rb") as data, partial.open("wb") as copy:
+        while piece := data.read(PIECE):
+            digest.update(piece)
+            copy.write(piece)
+    if digest.hexdigest() != checksum:
+        partial.unlink()
+        raise UserError(
+            f"{source} is damaged: its sha256 is not the one recorded when the bank was made. Copy the bank again, or run the command "
+            "that prepared it again; `python -m phenomjax.prepare inspect` lists every damaged file."
+        )
+    os.replace(partial, target)

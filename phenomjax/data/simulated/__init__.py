@@ -1,0 +1,1 @@
+"""Screens and protein families with known truth."""

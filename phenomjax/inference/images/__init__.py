@@ -1,0 +1,1 @@
+"""Embeds images: units of crops, claimed by any number of workers."""

@@ -1,0 +1,207 @@
+"""The result of an embedding of images: rows of crops, sites or wells, made from the committed units.
+
+NAME.zarr/zarr.json              group; attributes["phenomjax"] = format, version, digest, level, checkpoint, bank, crop_size, …
+NAME.zarr/embeddings/c.K.0       [rows, dim], uncompressed chunks; of several blocks `embeddings_block_15`, …
+NAME.zarr/metadata.parquet       row i describes embedding i: METADATA
+NAME.zarr/rejected.parquet       image, name, reason; only where images could not be read
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.inference.images.plan import Grid, Layout, Settings
+from phenomjax.inference.rows import FORMAT, VERSION, Rows
+from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.files import write_json
+
+COPIED = (
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "cell_type",
+    "perturbation",
+    "perturbation_type",
+    "gene",
+    "concentration",
+    "is_control",
+)
+WELL = ("experiment", "plate", "well")  # what makes a well
+METADATA = (*COPIED, "num_crops", "num_images", "image")
+REJECTED = pa.schema([("image", pa.int64()), ("name", pa.string()), ("reason", pa.string())])
+ROWS = 1 << 16  # rows that are in memory at a time
+
+
+def unit_dtype(settings: Settings) -> str:
+    """Type of the rows in the work folder: wells are means of float32 sites."""
+    return "float32" if settings.level == "well" else settings.dtype
+
+
+def unit_rows(settings: Settings, layout: Layout) -> int:
+    """Rows of a full unit in the work folder: its crops, or else its images."""
+    return layout.unit_images * (layout.crops_per_image if settings.level == "crop" else 1)
+
+
+def check_wells(bank: ImageBank, level: str) -> None:
+    """Raises UserError where rows cannot be put together to wells."""
+    missing = bank.metadata["well"].null_count
+    if level == "well" and missing:
+        raise UserError(
+            f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so there can be no embedding a well. Give "
+            "--level site for one an image, or prepare the bank with a --layout or --metadata that names the wells."
+        )
+
+
+def write(
+    folder: Path, work: Path, attributes: Mapping[str, Any], bank: ImageBank, grid: Grid, settings: Settings, layout: Layout, dim: int,
+    rejected: Sequence[Mapping[str, Any]],
+) -> None:  # fmt: skip
+    """Writes the result of complete units.
+
+    Args:
+      folder: where; it is there, and empty.
+      work: the folder of the units.
+      attributes: what is recorded.
+      bank, grid, settings, layout: of the job.
+      dim: length of an embedding.
+      rejected: images that could not be read; their rows are left out.
+
+    Raises:
+      UserError: no image could be read.
+    """
+    bad = {entry["image"] for entry in rejected}
+    if len(bad) == len(bank):
+        raise UserError(
+            f"None of the {len(bank)} images of {bank.path} could be read: {rejected[0]['name']}: {rejected[0]['reason']}. Probably the bank was "
+            f"copied without its images. Mend it, remove {work}, and run the same command again.",
+            EXIT_FAILED,
+        )
+    good = np.array([image for image in range(len(bank)) if image not in bad])
+    per_image = layout.crops_per_image if settings.level == "crop" else 1
+    width = dim * np.dtype(unit_dtype(settings)).itemsize
+    for name in settings.arrays():
+        units = Rows(work / name, len(bank) * per_image, dim, unit_dtype(settings), unit_rows(settings, layout) * width)
+        if settings.level == "well":
+            _write_means(folder / name, units, good, _wells(bank, good)[0], settings.dtype)
+        elif settings.level == "crop" and not bad:
+            _link(folder / name, work / name, units, layout)
+        else:
+            _copy(folder / name, units, good, per_image, settings)
+    _write_metadata(folder / "metadata.parquet", bank, grid, settings.level, good)
+    if rejected:
+        pq.write_table(pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet")
+    entry = {"format": FORMAT, "version": VERSION, **attributes}
+    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}})
+
+
+def _wells(bank: ImageBank, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each good image the number of its well, in the order in which wells first come; and the first image of each well."""
+    table = bank.metadata.select(list(WELL)).to_pandas().iloc[good]
+    numbers = table.groupby(list(WELL), sort=False, dropna=False).ngroup().to_numpy()
+    return numbers, good[np.unique(numbers, return_index=True)[1]]
+
+
+def num_wells(bank: ImageBank) -> int:
+    """Different wells of a bank."""
+    return len(_wells(bank, np.arange(len(bank)))[1])
+
+
+def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, dtype: str) -> None:
+    """Rows of wells: the mean over the images of each, in the order of the bank."""
+    order = np.argsort(wells, kind="stable")
+    starts = np.searchsorted(wells[order], np.arange(wells.max() + 2))
+    rows = Rows(path, len(starts) - 1, units.shape[1], dtype)
+    rows.create("well")
+    first = 0
+    while first < rows.shape[0]:
+        last = max(int(np.searchsorted(starts, starts[first] + ROWS, side="right")) - 1, first + 1)
+        values = _take(units, good[order[starts[first] : starts[last]]])
+        sums = np.add.reduceat(values.astype(np.float64), starts[first:last] - starts[first], axis=0)
+        counts = np.diff(starts[first : last + 1])[:, None]
+        rows.write(first, slice(None), (sums / counts).astype(dtype))
+        first = last
+    rows.flush()
+
+
+def _copy(path: Path, units: Rows, good: np.ndarray, per_image: int, settings: Settings) -> None:
+    """The rows of good images, as they are."""
+    rows = Rows(path, len(good) * per_image, units.shape[1], settings.dtype)
+    rows.create("crop" if settings.level == "crop" else "site")
+    for first in range(0, len(good), max(ROWS // per_image, 1)):
+        images = good[first : first + max(ROWS // per_image, 1)]
+        rows.write(
+            first * per_image, slice(None), _take(units, (images[:, None] * per_image + np.arange(per_image)).ravel())
+        )
+    rows.flush()
+
+
+def _link(path: Path, stored: Path, units: Rows, layout: Layout) -> None:
+    """The units' files themselves, which are chunks of this array: a big archive of crops is not written twice."""
+    rows = Rows(path, *units.shape, units.dtype.name, units.chunk_bytes)
+    rows.describe("crop")
+    for unit in range(layout.units):
+        name = f"c.{unit}.0"
+        try:
+            os.link(stored / name, path / name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(stored / name, path / name)
+
+
+def _take(units: Rows, rows: np.ndarray) -> np.ndarray:
+    """Rows by rising number, not all neighbours."""
+    if not len(rows):
+        return np.zeros((0, units.shape[1]), units.dtype)
+    if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return units.read(int(rows[0]), int(rows[-1]) + 1)
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return np.concatenate([units.read(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks)])
+
+
+def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> None:
+    tables = _metadata(bank, grid, level, good)
+    first = next(tables)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+
+
+def _metadata(bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> Iterator[pa.Table]:
+    """The metadata of the rows, some at a time."""
+    copied = bank.metadata.select(list(COPIED))
+    crops = len(grid)
+    if level == "well":
+        wells, first = _wells(bank, good)
+        images = np.bincount(wells)
+        table = copied.take(pa.array(first))
+        table = table.set_column(COPIED.index("site"), "site", pa.nulls(len(first), pa.string()))
+        yield _counted(table, images * crops, images, pa.nulls(len(first), pa.int64()))
+        return
+    step = max(16 * ROWS // (crops if level == "crop" else 1), 1)
+    for begin in range(0, len(good), step):
+        images = good[begin : begin + step]
+        if level == "site":
+            ones = np.ones(len(images), np.int64)
+            yield _counted(copied.take(pa.array(images)), ones * crops, ones, pa.array(images, pa.int64()))
+            continue
+        rows = np.repeat(images, crops)
+        ones = np.ones(len(rows), np.int64)
+        table = _counted(copied.take(pa.array(rows)), ones, ones, pa.array(rows, pa.int64()))
+        for name, values in (("y", grid.ys), ("x", grid.xs)):
+            table = table.append_column(name, pa.array(np.tile(values, len(images)), pa.int32()))
+        yield table
+
+
+def _counted(table: pa.Table, num_crops: np.ndarray, num_images: np.ndarray, image: pa.Array) -> pa.Table:
+    table = table.append_column("num_crops", pa.array(num_crops, pa.int64())).append_column(
+        "num_images", pa.array(num_images, pa.int64())
+    )
+    return table.append_column("image", image).combine_chunks()

@@ -1,0 +1,130 @@
+"""One worker of an embedding of images: claims units, decodes ahead, computes, commits."""
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phenomjax.data.images.reader import image_name
+from phenomjax.inference.images import result as images_result
+from phenomjax.inference.images import work_folder
+from phenomjax.inference.images.crops import Group, Loader
+from phenomjax.inference.images.plan import Layout, Settings
+from phenomjax.inference.runtimes import choose
+from phenomjax.system import log as system_log
+
+if TYPE_CHECKING:
+    from phenomjax.inference.images.job import Job
+
+log = logging.getLogger("phenomjax")
+IN_FLIGHT = 2  # batches that are computed or wait for it
+
+
+def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Event) -> None:
+    """Computes and commits units until none is left to claim."""
+    numbers = shared.available(stop)
+    if (first := next(numbers, None)) is None:
+        return
+    assert job.runtime is not None
+    layout = job.layout
+    count = lambda: sum(map(layout.crops_of, shared.committed()))  # noqa: E731
+    pace = system_log.Pace(f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid), count())
+    loader = job.loader()
+    assembly: dict[int, Part] = {}
+    try:
+        for group, values in embed(loader, layout, job.runtime, itertools.chain([first], numbers), stop):
+            if group.unit not in assembly:
+                assembly[group.unit] = Part(job, job.settings, layout.images_of(group.unit), dim)
+            part = assembly[group.unit]
+            part.add(group, values)
+            if part.complete():
+                shared.commit(group.unit, part.arrays(), part.rejected)
+                del assembly[group.unit]
+            pending = sum(part.done for part in assembly.values()) * layout.crops_per_image
+            pace.update(len(group.images) * layout.crops_per_image, pending, count)
+    finally:
+        loader.close()
+
+
+def embed(
+    loader: Loader, layout: Layout, runtime: choose.Runtime, numbers: Iterator[int], stop: threading.Event
+) -> Iterator[tuple[Group, np.ndarray]]:
+    """Yields (group, embeddings float32 [images of the group, crops, blocks, dim]) of units, group by group.
+
+    Ends early when `stop` is set. While the device works on a batch, the next one waits and the threads decode the groups after it.
+    """
+    running: deque[tuple[Group, int, choose.Result]] = deque()
+    found: list[np.ndarray] = []
+
+    def collect() -> tuple[Group, np.ndarray] | None:
+        group, left, result = running.popleft()
+        found.append(result())
+        if left:
+            return None
+        count = len(group.images) * layout.crops_per_image
+        values = np.concatenate(found)[:count]
+        found.clear()
+        group.release()
+        return group, values.reshape(len(group.images), layout.crops_per_image, *values.shape[1:])
+
+    for group in loader.groups(numbers):
+        batches = -(-len(group.images) * layout.crops_per_image // layout.batch_size)
+        for number in range(batches):
+            if stop.is_set():
+                return
+            pixels = group.pixels[number * layout.batch_size : (number + 1) * layout.batch_size]
+            running.append((group, batches - 1 - number, runtime.submit(pixels)))
+            if len(running) == IN_FLIGHT and (whole := collect()):
+                yield whole
+    while running and not stop.is_set():
+        if whole := collect():
+            yield whole
+
+
+class Part:
+    """The rows of one unit while they come.
+
+    Attributes:
+      done: images that are there.
+      rejected: those of them that could not be read.
+    """
+
+    def __init__(self, job: "Job", settings: Settings, images: range, dim: int):
+        self._job, self._settings, self._images = job, settings, images
+        full, total = images_result.unit_rows(settings, job.layout), len(job.bank) * self._per_image
+        dtype = images_result.unit_dtype(settings)
+        self._arrays = {name: np.zeros((min(full, total), dim), dtype) for name in settings.arrays()}
+        self.done = 0
+        self.rejected: list[dict[str, Any]] = []
+
+    @property
+    def _per_image(self) -> int:
+        return len(self._job.grid) if self._settings.level == "crop" else 1
+
+    def add(self, group: Group, values: np.ndarray) -> None:
+        """Takes the embeddings of a group, float32 [images, crops, blocks, dim]."""
+        if self._settings.level != "crop":
+            values = values.mean(1, dtype=np.float64, keepdims=True)
+        first = (group.images[0] - self._images[0]) * self._per_image
+        for index, rows in enumerate(self._arrays.values()):
+            rows[first : first + len(group.images) * self._per_image] = values[:, :, index].reshape(-1, rows.shape[1])
+        for image, reason in sorted(group.bad.items()):
+            place = first + (image - group.images[0]) * self._per_image
+            for rows in self._arrays.values():
+                rows[place : place + self._per_image] = 0  # what the buffer held before must not show
+            name = image_name(self._job.bank, image)
+            log.warning("%s (image %d) is left out: %s", name, image, reason)
+            self.rejected.append({"image": image, "name": name, "reason": reason})
+        self.done += len(group.images)
+
+    def complete(self) -> bool:
+        """Whether all rows are there."""
+        return self.done == len(self._images)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The rows, by the names of the arrays."""
+        return self._arrays

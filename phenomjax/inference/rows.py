@@ -1,0 +1,83 @@
+"""Rows of an embedding on disk: a Zarr v3 array that grows by whole chunks."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenomjax.system.files import write_json
+
+FORMAT, VERSION = "embeddings", 1
+
+
+CHUNK_BYTES = 2**26
+
+
+class Rows:
+    """A Zarr v3 array [rows, dim] of uncompressed chunks, written in any order.
+
+    Args:
+      path: its folder.
+      rows, dim, dtype: of it.
+      chunk_bytes: about the size of a chunk file.
+    """
+
+    def __init__(self, path: Path, rows: int, dim: int, dtype: str, chunk_bytes: int = CHUNK_BYTES):
+        self.path, self.shape, self.dtype = path, (rows, dim), np.dtype(dtype).newbyteorder("<")
+        self._width = dim * self.dtype.itemsize
+        self._chunk = min(max(chunk_bytes // self._width, 1), rows)
+        self.chunk_bytes = self._chunk * self._width
+        self._open = functools.lru_cache(maxsize=64)(self._map)
+        self._dirty: set[int] = set()
+
+    def create(self, name: str) -> None:
+        """Makes the files, as zeros that take no room yet; `name` is that of the rows' dimension."""
+        self.describe(name)
+        for chunk in range(-(-self.shape[0] // self._chunk)):
+            with (self.path / f"c.{chunk}.0").open("ab") as file:
+                file.truncate(self._chunk * self._width)
+
+    def describe(self, name: str) -> None:
+        """Makes the folder and its zarr.json alone."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored = {
+            "zarr_format": 3, "node_type": "array", "shape": list(self.shape), "data_type": self.dtype.name,
+            "dimension_names": [name, "feature"],
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self._chunk, self.shape[1]]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": 0, "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}], "attributes": {},
+        }  # fmt: skip
+        write_json(self.path / "zarr.json", stored)
+
+    def write(self, start: int, columns: slice, values: np.ndarray) -> None:
+        """Sets rows from `start` on."""
+        for chunk, first, part in self._parts(start, len(values)):
+            self._open(chunk)[first : first + len(part), columns] = values[part]
+            self._dirty.add(chunk)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop as a fresh array."""
+        parts = [
+            self._open(chunk)[first : first + len(part)] for chunk, first, part in self._parts(start, stop - start)
+        ]
+        return np.concatenate([np.zeros((0, self.shape[1]), self.dtype), *parts])
+
+    def flush(self) -> None:
+        """Returns when what was written is on the disk."""
+        for chunk in self._dirty:
+            self._open(chunk).flush()
+        self._dirty.clear()
+
+    def _parts(self, start: int, count: int) -> Iterator[tuple[int, int, Any]]:
+        """(chunk, its first row that is meant, which of the rows asked for)."""
+        place = 0
+        while place < count:
+            chunk, first = divmod(start + place, self._chunk)
+            size = min(self._chunk - first, count - place)
+            yield chunk, first, range(place, place + size)
+            place += size
+
+    def _map(self, chunk: int) -> np.memmap:
+        return np.memmap(self.path / f"c.{chunk}.0", self.dtype, "r+", shape=(self._chunk, self.shape[1]))

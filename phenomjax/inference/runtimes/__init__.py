@@ -1,0 +1,1 @@
+"""What computes an embedding: JAX, ONNX Runtime, OpenVINO or TensorRT."""

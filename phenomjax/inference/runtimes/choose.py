@@ -1,0 +1,111 @@
+"""What computes embeddings: one protocol, and a table of the runtimes that keep it (JAX here, the others in files of their own)."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.trained import image_model
+from phenomjax.trained.image_model import ImageModel
+
+Result = Callable[[], np.ndarray]
+
+# name -> module with `make_runtime`, whose arguments are those of `make` but the name
+RUNTIMES = {
+    "jax": "phenomjax.inference.runtimes.choose",
+    "onnxruntime": "phenomjax.inference.runtimes.onnx",
+    "openvino": "phenomjax.inference.runtimes.openvino",
+    "tensorrt": "phenomjax.inference.runtimes.tensorrt",
+}
+
+
+class Runtime(Protocol):
+    """An encoder that is ready to run.
+
+    Attributes:
+      name: in RUNTIMES.
+      precision: of the products, for instance "float32", "bfloat16", "int8"; decides the numbers, so it is recorded.
+      description: one line for people: library, version, device.
+    """
+
+    name: str
+    precision: str
+    description: str
+
+    def submit(self, pixels: np.ndarray) -> Result:
+        """Starts on a batch [batch_size, height, width, C] and returns at once where it can.
+
+        The caller leaves `pixels` as they are until it has called what is returned, which waits for the embeddings: float32
+        [batch_size, blocks, dim].
+        """
+        ...
+
+
+def make(
+    name: str, model: ImageModel, blocks: Sequence[int], channelwise: bool, batch_size: int, image_shape: tuple[int, int, int],
+    dtype: str | np.dtype, options: Mapping[str, str] | None = None,
+) -> Runtime:  # fmt: skip
+    """Makes a runtime for batches of one shape.
+
+    Args:
+      name: in RUNTIMES.
+      model: what to run.
+      blocks: of the encoder, from 1.
+      channelwise: one embedding a channel, side by side.
+      batch_size: images of a batch.
+      image_shape: (height, width, channels), channels in the order of the model.
+      dtype: of the pixels, uint8 or uint16.
+      options: of the runtime, by name.
+
+    Raises:
+      UserError: unknown name or option, or its library is not installed.
+    """
+    if name not in RUNTIMES:
+        raise UserError(
+            f"--runtime {name} is not known.{did_you_mean(name, RUNTIMES)} It can be {', '.join(RUNTIMES)}."
+        )
+    module = importlib.import_module(RUNTIMES[name])
+    return module.make_runtime(
+        model, tuple(blocks), channelwise, batch_size, tuple(image_shape), np.dtype(dtype), dict(options or {})
+    )
+
+
+class JaxRuntime:
+    """The model as it was trained, compiled by XLA; a batch is divided over the devices of this process."""
+
+    name = "jax"
+
+    def __init__(
+        self, model: ImageModel, blocks: tuple[int, ...], channelwise: bool, batch_size: int, devices: Sequence[jax.Device]
+    ):  # fmt: skip
+        self.precision = np.dtype(model.task.model.dtype).name
+        self.description = f"jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}, {self.precision}"
+        self._params, self._sharding = image_model.on_devices(model.encoder_params, devices)
+        encode = image_model.features(model)
+        self._encode = jax.jit(lambda params, pixels: encode(params, pixels, blocks, channelwise))
+
+    def submit(self, pixels: np.ndarray) -> Result:
+        result = self._encode(self._params, jax.device_put(pixels, self._sharding))
+        return lambda: np.asarray(result)
+
+
+def make_runtime(
+    model: ImageModel, blocks: tuple[int, ...], channelwise: bool, batch_size: int, image_shape: tuple[int, int, int], dtype: np.dtype,
+    options: dict[str, str],
+) -> JaxRuntime:  # fmt: skip
+    """The JAX runtime; option `devices` is how many of this process's devices it uses (default all)."""
+    local = jax.local_devices()
+    for name in options:
+        if name != "devices":
+            raise UserError(f"The jax runtime has no option '{name}'; there is: devices.")
+    count = int(options.get("devices") or len(local))
+    if not 1 <= count <= len(local):
+        raise UserError(f"--devices {count}: this machine has {len(local)} ({local[0].device_kind}).")
+    if batch_size % count:
+        raise UserError(
+            f"The batch of {batch_size} crops does not divide over {count} devices. Give a --batch_size that is a multiple of {count}."
+        )
+    return JaxRuntime(model, blocks, channelwise, batch_size, local[:count])

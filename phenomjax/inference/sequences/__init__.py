@@ -1,0 +1,1 @@
+"""Embeds sequences: read, batched by length, segment by segment."""

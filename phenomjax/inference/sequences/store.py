@@ -1,0 +1,163 @@
+"""Where features are kept while they are computed, in place and in any order, and the files that become of them.
+
+NAME.zarr/zarr.json           group; attributes["phenomjax"] = format, version, checkpoint, step, task, pooling, dtype, …
+NAME.zarr/embeddings/c.K.0    [rows, dim], uncompressed chunks of CHUNK_BYTES
+NAME.zarr/offsets/c.K         per residue only: int64, protein i is embeddings[offsets[i]:offsets[i + 1]]
+NAME.zarr/metadata.parquet    id, length, description, source; row i describes protein i
+"""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from phenomjax.data.sequences.bank import FlatWriter
+from phenomjax.inference.rows import FORMAT, VERSION, Rows
+from phenomjax.inference.sequences.queries import Queries
+from phenomjax.system.errors import UserError
+from phenomjax.system.files import write_json
+
+FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+
+
+
+
+class Store:
+    """The features of one job, in its work folder.
+
+    Args:
+      work: the folder; what is there is continued.
+      queries: the sequences.
+      dim, dtype: of the features.
+      per_residue: one vector a residue, not one a protein.
+    """
+
+    def __init__(self, work: Path, queries: Queries, dim: int, dtype: str, per_residue: bool):
+        self._work, self._queries, self._per_residue = work, queries, per_residue
+        self.offsets = np.concatenate([[0], np.cumsum(queries.lengths)]) if per_residue else np.arange(len(queries) + 1)
+        self.folder = work / "embeddings.zarr"
+        self._rows = Rows(self.folder / "embeddings", int(self.offsets[-1]), dim, dtype)
+        self._rows.create("residue" if per_residue else "protein")
+        # The members of each group of equal sequences, one group after the other.
+        self._members = np.argsort(queries.groups, kind="stable")
+        self._bounds = np.searchsorted(queries.groups[self._members], np.arange(len(queries.order) + 1))
+
+    @property
+    def done(self) -> int:
+        """Batches that are on the disk."""
+        path = self._work / "done.json"
+        return json.loads(path.read_text()) if path.is_file() else 0
+
+    def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None:
+        """Sets features of all proteins with the sequence number `group` in the order of work, from residue `start` on."""
+        for member in self._members[self._bounds[group] : self._bounds[group + 1]]:
+            self._rows.write(int(self.offsets[member]) + start, columns, values)
+
+    def save(self, batches: int) -> None:
+        """Makes sure that the first `batches` batches will not be lost."""
+        self._rows.flush()
+        partial = self._work / "done.partial"
+        partial.write_text(json.dumps(batches))
+        os.replace(partial, self._work / "done.json")
+
+    def finish(self, out: Path, kind: str, attributes: Mapping[str, Any]) -> None:
+        """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the work folder."""
+        self._rows.flush()
+        if kind == "zarr":
+            self._finish_zarr(attributes)
+            os.replace(self.folder, out)
+        else:
+            partial = self._work / f"result{out.suffix}"
+            (write_hdf5 if kind == "hdf5" else write_npz)(partial, self._by_id(), attributes)
+            os.replace(partial, out)
+        shutil.rmtree(self._work)
+
+    def _finish_zarr(self, attributes: Mapping[str, Any]) -> None:
+        q = self._queries
+        if self._per_residue:
+            writer = FlatWriter(self.folder / "offsets", "int64")
+            writer.write(self.offsets)
+            writer.finish("boundary")
+        table = pa.table(
+            {
+                "id": q.names,
+                "length": pa.array(q.lengths, pa.int32()),
+                "description": q.descriptions,
+                "source": q.sources,
+            }
+        )
+        pq.write_table(table, self.folder / "metadata.parquet", compression="zstd")
+        if q.rejected:
+            pq.write_table(pa.Table.from_pylist(q.rejected), self.folder / "rejected.parquet")
+        entry = {"format": FORMAT, "version": VERSION, **attributes}
+        write_json(
+            self.folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}}
+        )
+
+    def _by_id(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, [dim] or [residues, dim]) of each protein; of equal ids only the first (`check_ids` saw that they are equal)."""
+        seen: set[str] = set()
+        for number, name in enumerate(self._queries.names.to_pylist()):
+            if name not in seen:
+                seen.add(name)
+                values = self._rows.read(int(self.offsets[number]), int(self.offsets[number + 1]))
+                yield name, values if self._per_residue else values[0]
+
+
+def output_format(out: Path) -> str:
+    """The format of an output, by its extension.
+
+    Raises:
+      UserError: an unknown extension.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"--out {out} has the extension '{out.suffix}', which names no format. Use .zarr (any size), .h5 (HDF5, one dataset an id, as "
+            "bio_embeddings reads) or .npz (one array an id)."
+        )
+    return FORMATS[out.suffix.lower()]
+
+
+def check_ids(queries: Queries, kind: str) -> None:
+    """Raises UserError where two different sequences have one id and the format finds them by id."""
+    if kind == "zarr":
+        return
+    seen: dict[str, int] = {}
+    for number, name in enumerate(queries.names.to_pylist()):
+        if seen.setdefault(name, int(queries.groups[number])) != queries.groups[number]:
+            raise UserError(
+                f"Two different sequences have the id '{name}' (the second is record {number + 1} of the sources), and {kind.upper()} holds one "
+                "array an id. Rename one, or write --out NAME.zarr, which keeps all rows in the order of the files."
+            )
+
+
+def write_hdf5(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]) -> None:
+    """One dataset an id, in the layout of bio_embeddings: its attribute original_id is the id.
+
+    A '/' in an id becomes '_' in the name of the dataset, as HDF5 would take it for a group.
+    """
+    import h5py  # here, because only this format needs it
+
+    with h5py.File(path, "w") as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value if isinstance(value, str | int) else json.dumps(value)
+        for name, array in arrays:
+            key = name.replace("/", "_")
+            while key in file:
+                key += "_"
+            file.create_dataset(key, data=array).attrs["original_id"] = name
+
+
+def write_npz(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]) -> None:
+    """One array an id, as `np.load` reads them."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)

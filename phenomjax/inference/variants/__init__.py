@@ -1,0 +1,1 @@
+"""Mutation effects from the likelihoods of a language model."""

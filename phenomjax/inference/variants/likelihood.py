@@ -1,0 +1,166 @@
+"""Mutation effects from likelihoods: of whole variants (Transformer-XL, ELMo), or of single residues from all others (XLNet)."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from phenomjax.inference.sequences.batches import buckets, rows_for
+from phenomjax.inference.sequences.segments import frame
+from phenomjax.inference.variants.table import Mutation
+from phenomjax.system import log as system_log
+from phenomjax.trained.language_model import Trained, default_batch_tokens
+
+log = logging.getLogger("phenomjax")
+WINDOW = 1024  # tokens that XLNet sees around a residue of a longer protein
+
+
+def variant_scores(
+    trained: Trained,
+    wild_type: str,
+    variants: Sequence[Sequence[Mutation]],
+    segment_len: int = 0,
+    batch_tokens: int = 0,
+) -> np.ndarray:
+    """Scores of variants against the wild type, the way the model's task has it.
+
+    Args:
+      trained: a model whose compute type is float32, for scores are differences of sums.
+      wild_type: the sequence.
+      variants: mutations of each.
+      segment_len: tokens of a segment of longer proteins; 0 = as in the run's evaluation.
+      batch_tokens: of a batch; 0 = what suits the device.
+
+    Returns:
+      [variants, directions] float64, nats; their sum is the score.
+    """
+    batch_tokens = batch_tokens or default_batch_tokens()
+    with jax.default_matmul_precision("float32"):
+        if trained.task.scoring == "masked":
+            return masked_scores(trained, wild_type, variants, batch_tokens)
+        segment_len = segment_len or trained.task.inference_segment_len
+        return sequence_scores(trained, wild_type, variants, segment_len, batch_tokens)
+
+
+def sequence_scores(
+    trained: Trained, wild_type: str, variants: Sequence[Sequence[Mutation]], segment_len: int, batch_tokens: int
+) -> np.ndarray:
+    """log p(variant) - log p(wild type), each the sum over residues and the boundary that ends the sequence, by reading direction.
+
+    A forward model says the same of variant and wild type up to the first mutation, so variants start with the wild type's memory at
+    the segment in which they differ: exact, and half the work of a scan.
+
+    Args:
+      trained: a model with scoring "sequence".
+      wild_type: the sequence.
+      variants: mutations of each.
+      segment_len: tokens of a segment, for sequences that are longer.
+      batch_tokens: of a batch and segment.
+
+    Returns:
+      [variants, directions] float64, nats.
+    """
+    task, words = trained.task, trained.words
+    before, after = map(len, task.boundary)
+    ids = words.encode(wild_type)
+    steps = len(ids) + before + after - 1  # predicted tokens
+    seq = next((size for size in buckets(segment_len) if size >= steps), segment_len)
+    segments, directions = -(-steps // seq), task.directions
+    rows = rows_for(max(len(variants), 1), max(batch_tokens // seq, 1), 1)
+    step = jax.jit(task.segment_log_probs)
+
+    def read(
+        sequences: list[np.ndarray], first: int, carry: Any, carries: list | None = None
+    ) -> Callable[[], np.ndarray]:
+        """Starts on segments `first` … from the carry of one row; the result waits for [sequences, directions, tokens]."""
+        framed = frame(sequences, (rows, segments * seq + 1), task.boundary, directions)
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape[1:])), carry)
+        parts = []
+        for a in range(first * seq, segments * seq, seq):
+            if carries is not None:
+                carries.append(jax.tree.map(lambda x: x[:1], carry))
+            found, carry = step(trained.params, framed[:, :, a : a + seq], framed[:, :, a + 1 : a + seq + 1], carry)
+            parts.append(found)
+        size = steps - first * seq
+        return lambda: np.concatenate([np.asarray(p, np.float64) for p in parts], -1)[: len(sequences), :, :size]
+
+    carries: list[Any] = []  # of the wild type before each segment
+    expected = read([ids], 0, task.inference_carry(1, whole=segments == 1), carries)()[0]
+    scores = np.zeros((len(variants), directions))
+    # The first predicted token that differs is the mutated residue, step (place + before - 1). A backward model begins elsewhere.
+    firsts = np.array([max(m[0][0] + before - 1, 0) // seq if m and directions == 1 else 0 for m in variants], int)
+    bar, waiting = system_log.Progress("score", len(variants), "variants"), []
+    jobs = [
+        (int(first), members[a : a + rows])
+        for first in np.unique(firsts)
+        for members in [np.flatnonzero(firsts == first)]
+        for a in range(0, len(members), rows)
+    ]
+    log.info("%d variants of %d residues: segments of %d, %d rows a batch, %d batches, 1 compilation", len(variants), len(ids), seq, rows,
+             len(jobs))  # fmt: skip
+    for job in [*jobs, None]:
+        if job:
+            first, members = job
+            sequences = [mutate(ids, variants[i], words.ids) for i in members]
+            waiting.append((first, members, read(sequences, first, carries[first])))
+        while len(waiting) > (1 if job else 0):  # the next batch is on its way while this one is fetched
+            first, members, collect = waiting.pop(0)
+            scores[members] = (collect() - expected[:, first * seq :]).sum(-1)
+            bar.update(len(members))
+    return scores
+
+
+def masked_scores(
+    trained: Trained, wild_type: str, variants: Sequence[Sequence[Mutation]], batch_tokens: int, window: int = WINDOW
+) -> np.ndarray:
+    """Sum over the mutations of log p(new) - log p(old), each residue hidden alone in the wild type: masked marginals.
+
+    Args:
+      trained: a model with scoring "masked".
+      wild_type: the sequence.
+      variants: mutations of each.
+      batch_tokens: of a batch.
+      window: tokens that are read around the residue, of a longer sequence.
+
+    Returns:
+      [variants, 1] float64, nats.
+    """
+    task, words = trained.task, trained.words
+    ids = words.encode(wild_type)
+    framed = frame([ids], (1, len(ids) + sum(map(len, task.boundary))), task.boundary, 1)[0, 0]
+    before = len(task.boundary[0])
+    places = sorted({place for mutations in variants for place, _ in mutations})
+    size = min(next((s for s in buckets(window) if s >= len(framed)), window), window)
+    rows = rows_for(max(len(places), 1), max(batch_tokens // size, 1), 1)
+    if len(framed) > size:
+        log.warning("the protein is longer than %d tokens: each residue is predicted from the %d around it", size, size)
+    step = jax.jit(task.masked_log_probs)
+    table: dict[int, np.ndarray] = {}
+    bar = system_log.Progress("score", len(places), "positions")
+    log.info(
+        "%d variants, %d positions: %d tokens, %d rows a batch, 1 compilation", len(variants), len(places), size, rows
+    )
+    for a in range(0, len(places), rows):
+        tokens, positions = np.zeros((rows, size), np.uint8), np.zeros((rows, 1), np.int32)
+        for row, place in enumerate(places[a : a + rows]):
+            start = int(np.clip(place + before - size // 2, 0, max(len(framed) - size, 0)))
+            part = framed[start : start + size]
+            tokens[row, : len(part)] = part
+            positions[row] = place + before - start
+        found = np.asarray(step(trained.params, jnp.asarray(tokens), jnp.asarray(positions)), np.float64)[:, 0]
+        table |= {place: found[row] for row, place in enumerate(places[a : a + rows])}
+        bar.update(len(places[a : a + rows]))
+    return np.array([[sum(table[p][words.ids[new]] - table[p][ids[p]] for p, new in m)] for m in variants]).reshape(
+        -1, 1
+    )
+
+
+def mutate(ids: np.ndarray, mutations: Sequence[Mutation], letters: dict[str, int]) -> np.ndarray:
+    """Token ids of a variant."""
+    changed = ids.copy()
+    for place, letter in mutations:
+        changed[place] = letters[letter]
+    return changed

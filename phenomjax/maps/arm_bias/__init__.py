@@ -1,0 +1,1 @@
+"""The bias between genes of one chromosome arm: found, measured, removed."""

@@ -1,0 +1,1 @@
+"""Does a map know biology: recall of relationships, consistency, siblings, linear probes."""

@@ -1,0 +1,182 @@
+"""What the benchmark measures, each as one entry {"value", "interval", "count", …} under a flat dotted key."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phenomjax.maps.build.consistency import Consistency
+from phenomjax.maps.relations import recall
+from phenomjax.maps.relations.relationships import Relationships
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Entry = dict[str, Any]
+PERMUTATIONS = 200
+
+
+def entry(value: float | None, interval: Sequence[float] | None, count: int, over: str, **more: Any) -> Entry:
+    """One result: its value, 95 % bootstrap interval, the count of what was averaged, and what the bootstrap resampled."""
+    value = None if value is None or not np.isfinite(value) else float(value)
+    kept = None if value is None or interval is None else [float(end) for end in interval]
+    return {"value": value, "interval": kept, "count": int(count), "bootstrap_over": over, **more}
+
+
+def missing(reason: str, **more: Any) -> Entry:
+    """A result that could not be had, and why."""
+    return {"value": None, "interval": None, "count": 0, "reason": reason, **more}
+
+
+def consistency_entries(result: Consistency) -> dict[str, Entry]:
+    """consistency.mean_cosine, .share_p05 and .share_p01 over the perturbations with at least 2 replicates."""
+    known = ~np.isnan(result.cosine)
+    if not known.any():
+        reason = "every perturbation has one replicate, so nothing can agree with itself; give several plates (--profiles A B …) of one layout"
+        return {f"consistency.{key}": missing(reason) for key in ("mean_cosine", "share_p05", "share_p01")}
+    more = {"without_replicates": int((~known).sum()), "null": result.null}
+    values = {"mean_cosine": result.cosine[known]}
+    values |= {
+        key: (result.p[known] < level).astype(float) for key, level in (("share_p05", 0.05), ("share_p01", 0.01))
+    }
+    return {
+        f"consistency.{key}": entry(value.mean(), recall.bootstrap_mean(value), len(value), "perturbations", **more)
+        for key, value in values.items()
+    }
+
+
+def same_target_pairs(targets: np.ndarray) -> np.ndarray:
+    """All pairs of rows with the same target, int64 [pairs, 2]; an empty target is none."""
+    genes, codes = np.unique(targets.astype(str), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    order = order[genes[codes[order]] != ""]
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    parts = []
+    for rows in np.split(order, starts[1:]):
+        if len(rows) < 2:
+            continue
+        first, second = np.triu_indices(len(rows), 1)
+        parts.append(np.stack([rows[first], rows[second]], axis=1))
+    return np.concatenate(parts) if parts else np.empty((0, 2), int)
+
+
+def sibling_entry(rows: np.ndarray, targets: np.ndarray, thresholds: Sequence[tuple[float, float]]) -> Entry:
+    """sibling.recall: recall of the pairs of perturbations with the same target, at the first thresholds.
+
+    Args:
+      rows: unit rows of the map of perturbations.
+      targets: gene of each, "" where unknown.
+    """
+    pairs = same_target_pairs(targets)
+    if not len(pairs):
+        return missing("no two perturbations name the same target gene (--gene)")
+    hit = recall.recalled(rows, pairs, thresholds[:1])[0]
+    groups = targets[pairs[:, 0]]
+    chance = thresholds[0][0] + 1 - thresholds[0][1]
+    return entry(
+        hit.mean(), recall.bootstrap_mean(hit, groups), len(pairs), "target genes", targets=len(set(groups)),
+        perturbations=len(rows), thresholds=list(thresholds[0]), chance=chance,
+    )  # fmt: skip
+
+
+def name_of(thresholds: tuple[float, float]) -> str:
+    """The end of the key at other than the first thresholds: @0.1,0.9."""
+    return f"@{thresholds[0]:g},{thresholds[1]:g}"
+
+
+def recall_entries(
+    rows: np.ndarray, names: np.ndarray, source: Relationships, bounds: recall.Bounds, thresholds: Sequence[tuple[float, float]],
+    arm: np.ndarray | None = None,
+) -> dict[str, Entry]:  # fmt: skip
+    """recall.SOURCE, recall.SOURCE@LOW,HIGH for further thresholds, recall.SOURCE.within_arm and .between_arms.
+
+    Args:
+      rows, names: unit rows and entities of the map.
+      bounds: of this map at these thresholds.
+      arm: chromosome arm of each entity, "" where unknown.
+    """
+    key = f"recall.{source.name}"
+    pairs = source.within(names)
+    unmatched = source.describe_unmatched(names)
+    entities = len(np.unique(pairs))
+    about = {"known_pairs_in_file": len(source.pairs), "entities": entities, "map": len(names), **unmatched}
+    if not len(pairs):
+        hint = (
+            " (their symbols differ in case only: is it another species? Rename one side)"
+            if unmatched["symbols_that_differ_in_case"]
+            else f" (the map has {', '.join(map(str, names[:3]))}, …; the file {', '.join(unmatched['examples'][:3])}, …)"
+        )
+        return {key: missing(f"no pair of {source.name} is in the map{hint}", **about)}
+    hits = bounds.hits(recall.pair_cosines(rows, pairs))
+    strata: dict[str, np.ndarray] = {"": np.ones(len(pairs), bool)}
+    if arm is not None:
+        first, second = arm[pairs[:, 0]], arm[pairs[:, 1]]
+        placed = (first != "") & (second != "")
+        strata |= {".within_arm": placed & (first == second), ".between_arms": placed & (first != second)}
+    entries = {}
+    for k, pair in enumerate(thresholds):
+        low, high = float(bounds.low[k]), float(bounds.high[k])
+        for suffix, chosen in strata.items():
+            value = hits[k][chosen].mean() if chosen.any() else None
+            entries[key + suffix + ("" if k == 0 else name_of(pair))] = entry(
+                value, recall.bootstrap_pairs(hits[k][chosen], pairs[chosen]), int(chosen.sum()), "entities",
+                thresholds=list(pair), cosines=[low, high], chance=pair[0] + 1 - pair[1], **(about if not suffix else {}),
+            )  # fmt: skip
+    return entries
+
+
+def compound_gene_entry(
+    compounds: np.ndarray, compound_names: np.ndarray, genes: np.ndarray, gene_names: np.ndarray, targets: Relationships | None,
+    own_targets: np.ndarray, seed: int = 0,
+) -> Entry:  # fmt: skip
+    """compound_gene.average_precision: are a compound's targets first among all genes, ranked by |cosine| to the compound?
+
+    The mean over compounds with a target in the map; chance is the same with the genes' names permuted (`PERMUTATIONS` times), z the
+    distance from it in standard deviations of the permutations.
+
+    Args:
+      compounds, genes: unit rows, float32.
+      targets: relationships compound-gene; else `own_targets`, the gene column of the compounds.
+    """
+    known = np.zeros((len(compounds), len(genes)), bool)
+    place = {name: k for k, name in enumerate(gene_names)}
+    if targets is not None:
+        rows = {name: k for k, name in enumerate(compound_names)}
+        for one, other in targets.pairs:
+            for compound, gene in ((one, other), (other, one)):
+                if compound in rows and gene in place:
+                    known[rows[compound], place[gene]] = True
+    else:
+        for row, gene in enumerate(own_targets):
+            if gene in place:
+                known[row, place[gene]] = True
+    tested = known.any(1)
+    if not tested.any():
+        return missing("no compound has a known target among the genes of the map (--gene, or --targets FILE)")
+    score = np.abs(compounds[tested] @ genes.T)
+    known = known[tested]
+    order = np.argsort(-score, axis=1, kind="stable")
+
+    def precision(labels: np.ndarray) -> np.ndarray:
+        ranked = np.take_along_axis(labels, order, 1)
+        share = np.cumsum(ranked, 1) / np.arange(1, ranked.shape[1] + 1)
+        return (share * ranked).sum(1) / ranked.sum(1)
+
+    value = precision(known)
+    rng = np.random.default_rng(seed)
+    chance = np.array([precision(known[:, rng.permutation(known.shape[1])]).mean() for _ in range(PERMUTATIONS)])
+    z = float((value.mean() - chance.mean()) / chance.std()) if chance.std() > 0 else None
+    return entry(
+        value.mean(), recall.bootstrap_mean(value), len(value), "compounds", genes=len(gene_names), chance=float(chance.mean()), z=z,
+        targets=int(known.sum()),
+    )  # fmt: skip
+
+
+def arms_of(names: np.ndarray, table: "pd.DataFrame") -> np.ndarray:
+    """Chromosome arm of each gene by a table of arms (columns gene, arm), "" where unknown, object [names]."""
+    lookup = dict(zip(table["gene"], table["arm"], strict=True))
+    return np.array([lookup.get(name, "") for name in names], object)
+
+
+
+

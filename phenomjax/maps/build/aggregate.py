@@ -1,0 +1,208 @@
+"""Aggregate profiles: crops to wells, wells to perturbations, guides to genes.
+
+  python -m phenomjax.maps aggregate --profiles E.zarr --to well --out wells.parquet
+  python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --doses apart --out map.parquet
+  python -m phenomjax.maps aggregate --profiles aligned.parquet --to gene --out genes.parquet
+
+Level by level, each unit of a level counting once: crops and sites to a well, wells to a perturbation at a dose, doses to a perturbation
+(--doses together), guides to a gene (--to gene; rows that are no genetic perturbation keep their own name). Align wells before they are
+aggregated further. Methods:
+  mean, median   of each feature
+  mad            mean weighted by how typical a profile is: weight min(1, 2 / z), z = its distance to the group's median profile over
+                 the median of these distances, which is their MAD about 0 (Huber's weights); one bad well of four counts less
+
+Metadata: a column is kept where it has one value within the group, and empty elsewhere; num_profiles counts the rows that went in.
+"""
+
+import argparse
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from phenomjax.maps.build.consistency import group_sums
+from phenomjax.maps.tables.columns import Columns, require
+from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.names import GENE_KINDS
+from phenomjax.maps.tables.profiles import Profiles, check_out, write
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+METHODS = ("mean", "median", "mad")
+HUBER = 2.0  # distances up to twice the median one count in full
+
+
+def _mad_weighted(rows: np.ndarray) -> np.ndarray:
+    """Huber-weighted mean of float [k, dim]; see the first lines of this file."""
+    distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
+    typical = np.median(distance)
+    weight = np.ones(len(rows)) if typical == 0 else np.minimum(1, HUBER * typical / np.maximum(distance, 1e-300))
+    return weight @ rows / weight.sum()
+
+
+def combine(features: np.ndarray, codes: np.ndarray, groups: int, method: str) -> np.ndarray:
+    """One row a group, float64 [groups, dim]; every group has a row.
+
+    Args:
+      features: float [rows, dim].
+      codes: group of each row, 0 … groups - 1.
+      method: one of METHODS.
+    """
+    counts = np.bincount(codes, minlength=groups)
+    if method == "mean":
+        return group_sums(features, codes, groups) / counts[:, None]
+    order = np.argsort(codes, kind="stable")
+    one = np.median if method == "median" else lambda rows, axis: _mad_weighted(rows)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    return np.stack([one(features[rows].astype(np.float64), axis=0) for rows in parts])
+
+
+def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profiles:
+    """One profile for each combination of values of some metadata columns, sorted by them."""
+    metadata = profiles.metadata
+    grouped = metadata.groupby(keys, dropna=False, sort=True, observed=True)
+    codes = grouped.ngroup().to_numpy()
+    groups = int(codes.max()) + 1
+    features = combine(profiles.features, codes, groups, method)
+    count = count_column(metadata)
+    kept = [name for name in metadata.columns if name != count]
+    table = metadata[kept].groupby(codes).first().reset_index(drop=True)
+    varied = metadata[kept].groupby(codes).nunique(dropna=False).reset_index(drop=True) > 1
+    for name in kept:
+        if varied[name].any():
+            table[name] = table[name].astype(object).where(~varied[name], None)
+    empty = [name for name in kept if name not in keys and varied[name].all()]
+    before = metadata[count].to_numpy(np.int64) if count in metadata.columns else np.ones(len(metadata), np.int64)
+    table = table.drop(columns=empty).infer_objects()
+    table[count] = np.bincount(codes, weights=before, minlength=groups).astype(np.int64)
+    return replace(profiles, features=features.astype(np.float32), metadata=table)
+
+
+def count_column(metadata) -> str:  # metadata: pd.DataFrame
+    """num_profiles, with the prefix of the table's other columns: else it would be read as a feature."""
+    return (
+        "Metadata_num_profiles"
+        if any(str(name).startswith("Metadata_") for name in metadata.columns)
+        else "num_profiles"
+    )
+
+
+def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Profiles:
+    """One profile a well of a batch.
+
+    Raises:
+      UserError: no column of wells or batches.
+    """
+    require(profiles.metadata, columns.well, "--well")
+    for name in columns.batch:
+        require(profiles.metadata, name, "--batch")
+    keys = [*columns.batch, columns.well]
+    if not profiles.metadata.duplicated(keys).any():
+        return profiles
+    wells = collapse(profiles, keys, method)
+    log.info("aggregate: %d profiles to %d wells", len(profiles), len(wells))
+    return wells
+
+
+def genetic(profiles: Profiles, columns: Columns) -> np.ndarray:
+    """Which rows perturb a gene itself (all that name one, where the table does not tell its kinds), bool [rows]."""
+    metadata = profiles.metadata
+    named = metadata[columns.gene].notna().to_numpy() & (metadata[columns.gene].astype(str) != "").to_numpy()
+    if columns.kind not in metadata.columns:
+        return named
+    kinds = metadata[columns.kind].astype(str).str.lower().isin(GENE_KINDS).to_numpy()
+    return named & kinds
+
+
+def to_perturbations(profiles: Profiles, columns: Columns, method: str = "mean", doses: str = "together") -> Profiles:
+    """One profile a perturbation, or a perturbation and dose."""
+    require(profiles.metadata, columns.perturbation, "--perturbation")
+    keys = [columns.perturbation]
+    if columns.dose in profiles.metadata.columns:
+        profiles = collapse(profiles, [*keys, columns.dose], method)
+        if doses == "apart":
+            return profiles
+    elif doses == "apart":
+        require(profiles.metadata, columns.dose, "--dose")
+    return collapse(profiles, keys, method)
+
+
+def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean", doses: str = "together") -> Profiles:
+    """Guides of a gene to one profile named by the gene; rows that perturb no gene stay as they are.
+
+    Raises:
+      UserError: no row names a gene.
+    """
+    require(perturbations.metadata, columns.gene, "--gene")
+    mask = genetic(perturbations, columns)
+    if not mask.any():
+        raise UserError(
+            f"No row perturbs a gene: column '{columns.gene}' is empty, or '{columns.kind}' names no genetic perturbation "
+            f"({', '.join(GENE_KINDS)}). Name the right columns with --gene and --kind, or use --to perturbation."
+        )
+    metadata = perturbations.metadata.copy()
+    metadata[columns.perturbation] = metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
+    keys = [columns.perturbation, *([columns.dose] if doses == "apart" else [])]
+    return collapse(replace(perturbations, metadata=metadata), keys, method)
+
+
+def labels_of(wells: Profiles, columns: Columns, doses: str = "together") -> np.ndarray:
+    """What the replicates of a well share: the perturbation, with "apart" and where there is one also the dose ("X @ 0.3"); object [rows]."""
+    names = require(wells.metadata, columns.perturbation, "--perturbation").astype(str)
+    if doses == "apart":
+        dose = require(wells.metadata, columns.dose, "--dose")
+        names = names.where(dose.isna(), names + " @ " + dose.astype(str))
+    return names.to_numpy(object)
+
+
+def chosen(profiles: Profiles, columns: Columns) -> Profiles:
+    """The rows under study (`Columns.treatments`).
+
+    Raises:
+      UserError: there are none.
+    """
+    rows = columns.treatments(profiles.metadata)
+    if not rows.any():
+        raise UserError(
+            f"No row is a perturbation under study: none has a name in '{columns.perturbation}' and is no control by {columns.control!r}. "
+            "Look at --perturbation, --control and --treatments."
+        )
+    left = int((~rows & ~columns.controls(profiles.metadata)).sum())
+    if left:
+        log.info(
+            "%d rows are neither negative controls nor under study (other controls; --treatments all counts them as perturbations)",
+            left,
+        )
+    return profiles.take(rows)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's flags."""
+    define_input(parser)
+    parser.add_argument(
+        "--to", choices=("well", "perturbation", "gene"), default="perturbation", help="level (%(default)s)"
+    )
+    parser.add_argument("--method", choices=METHODS, default="mean", help="%(default)s")
+    parser.add_argument("--doses", choices=("apart", "together"), default="together", help="%(default)s")
+    parser.add_argument("--keep_controls", action="store_true", help="controls become rows of the map too")
+    parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Aggregates and writes."""
+    out = check_out(args.out)
+    profiles, columns = load(args)
+    rows = len(profiles)
+    if args.to == "well" or columns.well in profiles.metadata.columns:
+        profiles = to_wells(profiles, columns, args.method)
+    if args.to != "well":
+        if not args.keep_controls:
+            profiles = chosen(profiles, columns)
+        profiles = to_perturbations(profiles, columns, args.method, args.doses)
+    if args.to == "gene":
+        profiles = to_genes(profiles, columns, args.method, args.doses)
+    done = profiles.after("aggregate", to=args.to, method=args.method, doses=args.doses, rows=rows)
+    write(done, out)
+    log.info("aggregate: %d rows to %d, wrote %s", rows, len(done), out)
+    return 0

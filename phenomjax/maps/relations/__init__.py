@@ -1,0 +1,1 @@
+"""Who resembles whom, and does that agree with what is known."""

@@ -1,0 +1,1 @@
+"""Tables of profiles and of names, read and checked."""

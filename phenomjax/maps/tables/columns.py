@@ -1,0 +1,165 @@
+"""Which column of the metadata is the batch, the control, the perturbation: names and queries, and the flags for them."""
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phenomjax.system.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the metadata columns; the defaults are those of our banks.
+
+    Attributes:
+      batch: columns that together name a batch; a plate's name is unique only within its experiment.
+      control: a column of booleans, or a pandas query such as 'Metadata_control_type == "negcon"'.
+      treatment: a pandas query for the rows that are perturbations under study, "all" for all rows but the controls, or ""
+        for the rule of `treatments`.
+      perturbation, gene, well, plate, dose, kind: of a row; `kind` is crispr, compound, … .
+    """
+
+    batch: tuple[str, ...] = ("experiment", "plate")
+    control: str = "is_control"
+    treatment: str = ""
+    perturbation: str = "perturbation"
+    gene: str = "gene"
+    well: str = "well"
+    plate: str = "plate"
+    dose: str = "concentration"
+    kind: str = "perturbation_type"
+
+    def batches(self, metadata: "pd.DataFrame") -> np.ndarray:
+        """Name of each row's batch, str [rows].
+
+        Raises:
+          UserError: a batch column that the table has not.
+        """
+        if (
+            self.batch == Columns.batch
+            and "experiment" not in metadata.columns
+            and "Metadata_Plate" in metadata.columns
+        ):
+            raise UserError(
+                "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate (and see --control, --perturbation)."
+            )
+        parts = [require(metadata, name, "--batch").fillna("").astype(str) for name in self.batch]
+        if not parts:
+            return np.full(len(metadata), "all", object)
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = joined + "/" + part
+        return joined.to_numpy(object)
+
+    def controls(self, metadata: "pd.DataFrame") -> np.ndarray:
+        """Which rows are negative controls, bool [rows].
+
+        Raises:
+          UserError: a column that is not there or holds no booleans, or a query that pandas cannot answer.
+        """
+        if self.control in metadata.columns:
+            return _booleans(metadata, self.control)
+        if re.fullmatch(r"\w+", self.control):
+            require(metadata, self.control, "--control")
+        return query_rows(metadata, self.control, "--control")
+
+    def treatments(self, metadata: "pd.DataFrame") -> np.ndarray:
+        """Which rows are perturbations under study, bool [rows].
+
+        Not the negative controls, nor rows without a name of a perturbation; by default also not the positive controls, where
+        the table tells them by the JUMP convention (Metadata_pert_type is "trt" for treatments and "control" for controls of all
+        kinds) or by ours (perturbation_type is "control"): they are repeated on every plate, so that they look more consistent
+        than the library and fill the null with themselves.
+        """
+        named = require(metadata, self.perturbation, "--perturbation").notna().to_numpy()
+        chosen = named & ~self.controls(metadata)
+        if self.treatment and self.treatment != "all":
+            return chosen & query_rows(metadata, self.treatment, "--treatments")
+        if not self.treatment:
+            if "Metadata_pert_type" in metadata.columns and (metadata["Metadata_pert_type"] == "trt").any():
+                chosen &= (metadata["Metadata_pert_type"] == "trt").to_numpy()
+            elif self.kind in metadata.columns:
+                chosen &= (metadata[self.kind] != "control").to_numpy()
+        return chosen
+
+
+def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
+    """A column of the metadata, or an error that lists those there are."""
+    if name not in metadata.columns:
+        close = did_you_mean(name, map(str, metadata.columns)) or did_you_mean(
+            f"Metadata_{name}", map(str, metadata.columns)
+        )
+        raise UserError(
+            f"The profiles have no column '{name}', which {flag} names (or is its default).{close} "
+            f"There are: {', '.join(map(str, metadata.columns[:40]))}. Name the right one with {flag}."
+        )
+    return metadata[name]
+
+
+def _booleans(metadata: "pd.DataFrame", name: str) -> np.ndarray:
+    values = metadata[name]
+    if values.dtype == bool:
+        return values.to_numpy()
+    text = values.fillna(False).astype(str).str.lower()
+    unknown = ~text.isin(["true", "false", "1", "0", "1.0", "0.0"])
+    if unknown.any():
+        raise UserError(
+            f"--control {name}: the column holds {values[unknown].iloc[0]!r}, not true or false. Give a query instead, "
+            f"--control '{name} == \"{values[unknown].iloc[0]}\"'."
+        )
+    return text.isin(["true", "1", "1.0"]).to_numpy()
+
+
+def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
+    """Rows for which a pandas query holds, bool [rows]."""
+    try:
+        answer = np.asarray(metadata.eval(query, engine="python"))
+    except Exception as error:  # pandas raises a dozen kinds
+        raise UserError(
+            f"{flag} {query!r} is no query that the profiles can answer ({type(error).__name__}: {error}). Write a pandas query on "
+            f"their columns, as {flag} 'Metadata_control_type == \"negcon\"'; there are: {', '.join(map(str, metadata.columns[:40]))}."
+        ) from None
+    if answer.dtype != bool or answer.shape != (len(metadata),):
+        raise UserError(
+            f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} 'column == \"value\"'."
+        )
+    return answer
+
+
+def define_columns(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name the columns; shared by all commands."""
+    default = Columns()
+    group = parser.add_argument_group("columns of the metadata (defaults: those of our banks)")
+    group.add_argument(
+        "--batch", metavar="COLUMNS", default=None,
+        help="column, or several joined by commas, that name a batch (experiment,plate)",
+    )  # fmt: skip
+    group.add_argument(
+        "--control", metavar="COLUMN|QUERY", default=default.control,
+        help="negative controls: a column of booleans, or a pandas query ('Metadata_control_type == \"negcon\"'); %(default)s",
+    )  # fmt: skip
+    group.add_argument(
+        "--treatments", metavar="QUERY|all", default="",
+        help="rows under study; default: not the negative controls, nor other controls as told by Metadata_pert_type or perturbation_type",
+    )  # fmt: skip
+    group.add_argument("--perturbation", metavar="COLUMN", default=default.perturbation, help="%(default)s")
+    group.add_argument("--gene", metavar="COLUMN", default=default.gene, help="target gene; %(default)s")
+    group.add_argument("--well", metavar="COLUMN", default=None, help="well (Metadata_Well where there is one)")
+    group.add_argument("--dose", metavar="COLUMN", default=default.dose, help="%(default)s")
+    group.add_argument("--kind", metavar="COLUMN", default=default.kind, help="crispr, compound, …; %(default)s")
+
+
+def columns_of(args: argparse.Namespace) -> Columns:
+    """The columns that the flags of `define_columns` name."""
+    default = Columns()
+    return Columns(
+        batch=default.batch if args.batch is None else tuple(name for name in args.batch.split(",") if name),
+        control=args.control, treatment=args.treatments, perturbation=args.perturbation, gene=args.gene,
+        well=args.well or default.well, dose=args.dose, kind=args.kind,
+    )  # fmt: skip

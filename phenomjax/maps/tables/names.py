@@ -1,0 +1,113 @@
+"""What a reader sees of a map's rows: a name that occurs once, and whether it is a gene, a compound or a control."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.system.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GENE_KINDS = ("crispr", "sirna", "orf", "gene", "cas9", "shrna", "knockout")
+
+
+def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
+    """One row a row of the map: name (unique), kind ("gene", "compound", "control"), perturbation, gene (the gene itself or the
+    compound's target; "" where unknown), dose (as text with its unit; "" where there is none).
+
+    Raises:
+      UserError: no column names the perturbations, or the rows are wells rather than perturbations.
+    """
+    import pandas as pd
+
+    table = profiles.metadata
+
+    def text(name: str) -> pd.Series:
+        if name not in table:
+            return pd.Series([""] * len(table))
+        values = table[name]
+        return values.astype(object).where(values.notna(), "").astype(str)
+
+    gene = text(columns.gene)
+    if columns.perturbation not in table and columns.gene not in table:
+        close = did_you_mean(columns.perturbation, map(str, table.columns))
+        raise UserError(
+            f"The map has neither a column '{columns.perturbation}' nor '{columns.gene}' to name its rows by.{close} Name one with "
+            f"--perturbation or --gene; there are: {', '.join(map(str, table.columns[:20]))}."
+        )
+    perturbation = text(columns.perturbation) if columns.perturbation in table else gene
+    kind = pd.Series(np.where((perturbation == gene) & (gene != ""), "gene", "compound"))
+    if columns.kind in table:
+        given = text(columns.kind).str.lower()
+        kind = kind.where(~given.isin(GENE_KINDS), "gene").where(given != "compound", "compound")
+        kind = kind.where(given != "control", "control")
+    name = perturbation.where((kind != "gene") | (gene == ""), gene).where(perturbation != "", gene)
+    dose = pd.Series([""] * len(table))
+    if columns.dose in table:
+        values = pd.to_numeric(table[columns.dose], errors="coerce")
+        dose = values.map(lambda value: "" if not np.isfinite(value) or value == 0 else f"{value:.3g} µM")
+    several = name.duplicated(keep=False)
+    name = name.where(~(several & (dose != "")), name + " " + dose)
+    again = name.groupby(name).cumcount()
+    most = int(again.max()) if len(again) else 0
+    if most >= 3 and (again > 0).mean() > 0.5:
+        raise UserError(
+            f"{len(table)} rows carry only {name.nunique()} names, so they are wells or guides rather than a map with one row a perturbation. "
+            "Aggregate first: python -m phenomjax.maps aggregate."
+        )
+    name = name.where(again == 0, name + " #" + (again + 1).astype(str))
+    return pd.DataFrame({"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose})
+
+
+def choose(names: list[str], table: "pd.DataFrame") -> list[int]:
+    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene, in the order given.
+
+    Raises:
+      UserError: a name that is not in the map.
+    """
+    rows: list[int] = []
+    lower = {column: table[column].str.lower() for column in ("name", "perturbation", "gene")}
+    for name in names:
+        for column in lower.values():
+            found = np.flatnonzero(column == name.lower())
+            if len(found):
+                break
+        else:
+            raise UserError(
+                f"'{name}' is not in the map of {len(table)} perturbations.{did_you_mean(name, table['name'])} Names are those of the genes and "
+                "compounds, in capitals or not."
+            )
+        rows += [int(row) for row in found if row not in rows]
+    return rows
+
+
+def targets_of(profiles: Profiles, columns: Columns) -> np.ndarray:
+    """Target gene of each row, "" where there is none, object [rows]."""
+    if columns.gene not in profiles.metadata.columns:
+        return np.full(len(profiles), "", object)
+    return (
+        profiles.metadata[columns.gene]
+        .astype(object)
+        .where(profiles.metadata[columns.gene].notna(), "")
+        .astype(str)
+        .to_numpy(object)
+    )
+
+
+def unexpressed_rows(path: str | None, wells: Profiles, columns: Columns) -> np.ndarray | None:
+    """Which wells perturb a gene of the list."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"There is no list of unexpressed genes at {path}. It is a text file with one gene a line.")
+    genes = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
+    rows = np.isin(targets_of(wells, columns), sorted(genes))
+    if not rows.any():
+        raise UserError(
+            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene a line, as in column {columns.gene}."
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Raw images into an image bank."""

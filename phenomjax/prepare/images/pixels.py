@@ -1,0 +1,171 @@
+"""What a worker does with one image: read its files, check them, bring them to the bank's pixels, write the shard."""
+
+import collections
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from phenomjax.data.images import bank, ome
+from phenomjax.prepare.images import intensity, readers
+from phenomjax.prepare.images.plan import Entry, Plan, Rejected, sample
+from phenomjax.prepare.images.readers import BadImage
+from phenomjax.system.errors import EXIT_FAILED, UserError
+
+Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
+
+
+class Source(NamedTuple):
+    """Where images come from and what they must be.
+
+    Attributes:
+      folder: the source folder.
+      is_ome: files are arrays of OME-Zarr plates.
+      planes: the plane of each channel in a file that holds all; None with one file a channel.
+      size: (height, width) of the bank's images.
+      dtype: name of the type of the source's pixels.
+    """
+
+    folder: Path
+    is_ome: bool
+    planes: tuple[int, ...] | None
+    size: tuple[int, int] = (0, 0)
+    dtype: str = ""
+
+
+class Written(NamedTuple):
+    """The result of one image: its row in the staging array and its checksum, or why it was rejected."""
+
+    row: int
+    checksum: str
+    rejected: Rejected | None
+
+
+def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
+    """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image decides nothing.
+
+    Returns:
+      The source, its dtype "" when none of them can be read, and those that cannot.
+    """
+    found: collections.Counter[tuple] = collections.Counter()
+    bad = []
+    for entry in sample(plan.entries, 16):
+        try:
+            planes = _read(source, entry.files[0], hashlib.sha256())
+            found[planes.shape[1:], planes.dtype.name] += 1
+        except BadImage as error:
+            bad.append(Rejected(error.reason, error.detail, error.file, entry.key))
+    if found:
+        size, dtype = found.most_common(1)[0][0]
+        source = source._replace(size=size, dtype=dtype)
+    return source, bad
+
+
+def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
+    """Reads the files of one image.
+
+    Returns:
+      image: [height, width, channels] in the type of the source.
+      checksum: sha256 of all its files one after the other, as `cat FILES | sha256sum` prints.
+
+    Raises:
+      BadImage: anything that keeps it out of the bank.
+    """
+    checksum, planes = hashlib.sha256(), []
+    for file in entry.files:
+        found = _read(source, file, checksum)
+        if source.planes is None:
+            if len(found) != 1:
+                detail = f"holds {len(found)} planes where one channel a file is expected: a colour image or a stack"
+                raise BadImage(
+                    "planes", detail + "; convert it to grey, or use a pattern without the group 'channel'", file
+                )
+            planes.append(found[0])
+        elif len(found) <= max(source.planes):
+            raise BadImage(
+                "missing_channel", f"holds {len(found)} planes, channel {max(source.planes) + 1} is missing", file
+            )
+        else:
+            planes.extend(found[plane] for plane in source.planes)
+    for file, plane in zip(entry.files, planes, strict=False):
+        if plane.shape != planes[0].shape:
+            detail = f"is {_pixels(plane.shape)}, channel file {entry.files[0]} is {_pixels(planes[0].shape)}: channels of one "
+            raise BadImage("channel_sizes", detail + "image must have one size; export it again", file)
+        if plane.dtype.name != source.dtype:
+            detail = f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those into a bank of their own"
+            raise BadImage("pixel_type", detail, file)
+    if planes[0].shape != source.size:
+        detail = f"is {_pixels(planes[0].shape)}, most of the source is {_pixels(source.size)}: a bank has one size"
+        raise BadImage("size", detail + "; prepare the others into a bank of their own", entry.files[0])
+    return np.stack(planes, axis=-1), checksum.hexdigest()
+
+
+def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) -> Written:
+    """Converts one image and writes its shard; returns why not when it is bad.
+
+    Args:
+      source: where and what.
+      staged: the bank to write to.
+      task: (row in `staged`, the image, (low, high) of each channel or None to keep the pixels).
+    """
+    row, entry, numbers = task
+    try:
+        image, checksum = load_image(source, entry)
+    except BadImage as error:
+        return Written(row, "", Rejected(error.reason, error.detail, error.file, entry.key))
+    try:
+        bank.write_image(staged, row, image if numbers is None else intensity.to_8_bit(image, numbers))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"Cannot write to {staged.parent.parent}: {str(error).splitlines()[0][:200]}. Is the disk full? What is finished is "
+            "kept: make room, then run the same command again.",
+            EXIT_FAILED,
+        ) from error
+    return Written(row, checksum, None)
+
+
+def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, Rejected | None]:
+    """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad images do not count.
+
+    Returns:
+      The file, and the first image that was rejected.
+    """
+    file, entries = task
+    counts, rejected = np.zeros((1, 65536), np.int64), None
+    for entry in entries:
+        try:
+            image, _ = load_image(source, entry)
+        except BadImage as error:  # rejected by name when it is its turn to be written
+            rejected = rejected or Rejected(error.reason, error.detail, error.file, entry.key)
+            continue
+        counts = counts + np.stack([np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)])
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as output:
+        np.savez_compressed(output, counts=counts)
+    os.replace(partial, file)
+    return file, rejected
+
+
+def _read(source: Source, file: str, checksum) -> np.ndarray:
+    if not source.is_ome:
+        return readers.read_planes(source.folder, file, checksum)
+    folder = source.folder / file
+    try:
+        planes = ome.open_field(folder).read().result().transpose(2, 0, 1)
+    except UserError as error:
+        raise BadImage("planes", str(error).removeprefix(f"{folder} "), file) from error
+    except (ValueError, OSError) as error:
+        raise BadImage(
+            "undecodable", f"does not decode ({str(error).splitlines()[0][:200]}): copy it again", file
+        ) from error
+    if planes.dtype not in (np.uint8, np.uint16):
+        raise BadImage("pixel_type", f"has {planes.dtype} pixels, a bank holds uint8 or uint16", file)
+    for part in sorted(path for path in folder.rglob("*") if path.is_file()):
+        checksum.update(part.read_bytes())
+    return planes
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{size[0]} x {size[1]} pixels"

@@ -1,0 +1,303 @@
+"""python -m phenomjax.prepare inspect: what is in a bank and whether it can be read; how images look. Sequences: inspect_sequences."""
+
+import argparse
+import functools
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.prepare.images.plan import sample
+from phenomjax.prepare.inspect import sequences
+from phenomjax.system import processes
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
+from phenomjax.system.log import Progress
+from phenomjax.system.processes import core_count
+
+log = logging.getLogger("phenomjax")
+BLOCK = 16  # images a task
+QUICK_IMAGES = 16  # images that the histograms of --quick come from
+# Colours of the channels in the composite; the first one is DNA in nearly every assay.
+COLOURS = (
+    (0.2, 0.4, 1),
+    (0, 0.8, 0.2),
+    (1, 0.1, 0.1),
+    (0.9, 0.8, 0),
+    (0.9, 0, 0.9),
+    (0, 0.8, 0.8),
+    (1, 0.5, 0),
+    (0.6, 0.6, 0.6),
+)
+
+
+class Counted(NamedTuple):
+    """Pixels of each value in some images, int64 [channels, values], and what is wrong with the others."""
+
+    images: int
+    counts: np.ndarray | None
+    damaged: list[tuple[int, str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `inspect`."""
+    add = parser.add_argument
+    add("bank", type=Path, help="the bank, NAME.zarr, or any other Zarr array with --axes")
+    add("--axes", help="for an array that is no bank: its axes in order, for instance NCHW")
+    add(
+        "--out",
+        type=Path,
+        help="images: folder for contact_sheet.png and histograms.png (default: NAME_inspect beside the bank)",
+    )
+    add("--rows", type=int, default=8, help="images: how many are on the contact sheet (default 8)")
+    add(
+        "--quick",
+        action="store_true",
+        help="skip the integrity check; histograms of 16 images, composition of 16 million tokens",
+    )
+    add("--jobs", type=int, default=0, help="images: processes (default: number of cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the description, writes the figures; returns 1 when an image is damaged."""
+    if sequences.is_token_bank(args.bank):
+        return sequences.inspect(args.bank, args.quick)
+    bank = open_bank(args.bank, args.axes)
+    print(describe(bank))
+    indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
+    jobs = args.jobs or core_count()
+    counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
+    if bank.attributes:
+        damaged += _strays(bank)
+    whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
+    if whole:
+        print(histogram_text(bank, counts, len(whole)))
+        folder = args.out or bank.path.parent / (bank.path.stem + "_inspect")
+        folder.mkdir(parents=True, exist_ok=True)
+        contact_sheet(bank, sample(whole, args.rows), counts).savefig(folder / "contact_sheet.png")
+        histogram_figure(bank, counts).savefig(folder / "histograms.png")
+        print(f"figures: {folder}/contact_sheet.png, {folder}/histograms.png")
+    for index, detail in damaged[:20]:
+        print(f"damaged: {image_name(bank, index) if index >= 0 else ''}{detail}")
+    if damaged:
+        more = f" ({len(damaged) - 20} more are not shown)" if len(damaged) > 20 else ""
+        print(f"{len(damaged)} problems{more}. Copy those files again from where the bank came from, or delete the bank and "
+              "prepare it again; training can pass over them with --config.data.on_bad_image=skip.")  # fmt: skip
+        return EXIT_FAILED
+    checked = f"{len(indices)} of {len(bank)} images" if args.quick else f"all {len(bank)} images"
+    print(f"integrity: {checked} decoded, nothing missing")
+    return EXIT_DONE
+
+
+def image_name(bank: ImageBank, index: int) -> str:
+    """'image 3 (plate P1, well A01, site 1), file .../c.3.0.0.0: ' for messages."""
+    row = bank.metadata.slice(index, 1).to_pylist()[0]
+    where = ", ".join(f"{key} {row[key]}" for key in ("experiment", "plate", "well", "site") if row[key] is not None)
+    file = f", file {bank.shard_path(index)}" if bank.attributes else ""
+    return f"image {index}{f' ({where})' if where else ''}{file}: "
+
+
+def describe(bank: ImageBank) -> str:
+    """Shape, channels, chunks, compression, rule of intensity and metadata, as lines."""
+    count, height, width, depth = bank.shape
+    stored = sum(path.stat().st_size for path in bank.array_path.rglob("*") if path.is_file())
+    raw = int(np.prod(bank.shape)) * bank.dtype.itemsize
+    attributes = bank.attributes
+    lines = {
+        "bank": f"{bank.path}, fingerprint {bank.fingerprint[:12]}",
+        "images": f"{count} of {height} x {width} pixels, {depth} channels, {bank.dtype}",
+        "channels": ", ".join(bank.channels),
+        "chunks": f"{' x '.join(map(str, bank.chunk_shape))} (height x width x channels), {_codec(bank.stored)}",
+        "size": f"{_mebibytes(stored)} stored, {_mebibytes(raw)} decoded, compression {raw / max(stored, 1):.2f}",
+    }
+    if attributes:
+        recorded = {key: value for key, value in (attributes["intensity"] or {}).items() if not isinstance(value, dict)}
+        lines["intensity"] = ", ".join(f"{key} {value}" for key, value in recorded.items()) or "not recorded"
+        size = attributes["pixel_size_um"]
+        lines["pixel size"] = f"{size} micrometres" if size else "not recorded"
+    metadata = {}
+    for name in bank.metadata.column_names:
+        column = bank.metadata[name]
+        if name not in ("source", "checksum") and column.null_count < count:
+            values = [str(value) for value in column.unique().to_pylist() if value is not None]
+            shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
+            empty = f", empty for {column.null_count} images" if column.null_count else ""
+            metadata[name] = f"{len(values)} different ({shown}){empty}"
+    lines |= metadata or {"metadata": "none"}
+    return "\n".join(f"{name + ':':19}{text}" for name, text in lines.items())
+
+
+def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
+    """Decodes one image; returns it and "", or None and what is wrong with it."""
+    if bank.attributes:
+        shard = bank.shard_path(index)
+        if not shard.is_file():
+            return None, "the file is missing"
+        if fault := _index_fault(bank, shard):
+            return None, fault
+    try:
+        return bank.read(index), ""
+    except (ValueError, OSError) as error:
+        return None, "does not decode: " + str(error).split(" [source locations")[0].splitlines()[0][:300]
+
+
+def _index_fault(bank: ImageBank, shard: Path) -> str:
+    """What the index at the end of a shard says is wrong; TensorStore would read a chunk that is not there as zeros."""
+    height, width = bank.shape[1:3]
+    grid = -(-height // bank.chunk_shape[0]) * -(-width // bank.chunk_shape[1])
+    size = shard.stat().st_size
+    length = grid * 16 + 4
+    if size < length:
+        return f"is truncated ({size} bytes, less than its index)"
+    with shard.open("rb") as file:
+        file.seek(size - length)
+        index = np.frombuffer(file.read(length - 4), "<u8").reshape(grid, 2)
+    missing = int((index == 2**64 - 1).all(axis=1).sum())
+    if missing:
+        return f"{missing} of {grid} chunks are missing"
+    if (index.astype(float).sum(axis=1) > size - length).any():
+        return f"is truncated or overwritten ({size} bytes; its index points past its end)"
+    return ""
+
+
+def _count_block(bank: ImageBank, indices: list[int]) -> Counted:
+    values = 1 << 8 * bank.dtype.itemsize if bank.dtype.kind == "u" and bank.dtype.itemsize < 3 else 0
+    counts, damaged = np.zeros((bank.shape[3], values), np.int64), []
+    for index in indices:
+        image, fault = check_image(bank, index)
+        if image is None:
+            damaged.append((index, fault))
+        elif values:
+            counts += np.stack([np.bincount(plane.ravel(), minlength=values) for plane in np.moveaxis(image, -1, 0)])
+    return Counted(len(indices), counts if values else None, damaged)
+
+
+def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
+    blocks = [indices[i : i + BLOCK] for i in range(0, len(indices), BLOCK)]
+    progress, damaged = Progress("decode", len(indices), "images"), []
+    total: np.ndarray | None = None
+    for block in processes.run_tasks(functools.partial(_count_block, bank), blocks, jobs, threading.Event()):
+        progress.update(block.images)
+        damaged += block.damaged
+        if block.counts is not None:
+            total = block.counts if total is None else total + block.counts
+    return total, sorted(damaged)
+
+
+def _strays(bank: ImageBank) -> list[tuple[int, str]]:
+    known = {bank.shard_path(index).name for index in range(len(bank))} | {"zarr.json"}
+    names = (entry.name for entry in os.scandir(bank.array_path))
+    return [
+        (-1, f"{bank.array_path / name} is no image of this bank: delete it")
+        for name in sorted(names)
+        if name not in known
+    ]
+
+
+def _shown_top(counts: np.ndarray) -> int:
+    """The highest value a histogram shows: 12-bit cameras fill a sixteenth of 16 bit."""
+    top = int(np.flatnonzero(counts.sum(axis=0))[-1])
+    return max(256, 1 << top.bit_length()) - 1
+
+
+def _quantiles(counts: np.ndarray, shares: tuple[float, ...]) -> list[int]:
+    cumulative = counts.cumsum()
+    return [int(np.searchsorted(cumulative, max(1, share * cumulative[-1]))) for share in shares]
+
+
+def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> str:
+    """One line a channel: quantiles, mean, share of saturated pixels, and a small logarithmic histogram."""
+    if counts is None:
+        return f"histograms: none for {bank.dtype} pixels"
+    top = _shown_top(counts)
+    name_width = max(map(len, bank.channels)) + 2
+    levels = np.arange(counts.shape[1])
+    lines = [f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}{'at max':>8}  "
+             f"histogram of {images} images, 0 to {top}, log scale"]  # fmt: skip
+    for name, values in zip(bank.channels, counts, strict=True):
+        there = np.flatnonzero(values)
+        low, middle, high = _quantiles(values, (0.01, 0.5, 0.99))
+        mean = (values * levels).sum() / values.sum()
+        bins = np.log1p(values[: top + 1].reshape(32, -1).sum(axis=1))
+        bars = "".join(" ▁▂▃▄▅▆▇█"[int(np.ceil(8 * share))] for share in bins / bins.max())
+        lines.append(
+            f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}"
+            f"{values[-1] / values.sum():>8.2%}  |{bars}|"
+        )
+    return "\n".join(lines)
+
+
+def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
+    """Histograms of all channels in one plot, logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    if counts is not None:
+        top = _shown_top(counts)
+        for name, values in zip(bank.channels, counts, strict=True):
+            grouped = values[: top + 1].reshape(256, -1).sum(axis=1)
+            axes.stairs(grouped / grouped.sum(), np.linspace(0, top + 1, 257), label=name)
+        axes.legend()
+    axes.set(xlabel="pixel value", ylabel="share of pixels", yscale="log", title=bank.path.name)
+    return figure
+
+
+def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None):
+    """One row an image: each channel in grey, then all as one colour image; contrast is the same in all rows."""
+    from matplotlib.figure import Figure
+
+    limits = [(0.0, 1.0)] * bank.shape[3] if counts is None else [_quantiles(v, (0.005, 0.998)) for v in counts]
+    columns = bank.shape[3] + 1
+    aspect = bank.shape[1] / bank.shape[2]
+    figure = Figure(figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=110, layout="constrained")
+    grid = figure.subplots(len(indices), columns, squeeze=False)
+    step = max(1, min(bank.shape[1:3]) // 256)
+    colours = np.array([COLOURS[channel % len(COLOURS)] for channel in range(bank.shape[3])])
+    colours /= max(1, colours.sum(axis=0).max() / 1.6)  # many channels overlap: without this they add up to white
+    for row, index in zip(grid, indices, strict=True):
+        image = _shrink(bank.read(index), step)
+        colour = np.zeros((*image.shape[:2], 3))
+        for channel, (low, high) in enumerate(limits):
+            plane = np.clip((image[..., channel] - low) / max(high - low, 1), 0, 1)
+            row[channel].imshow(plane, cmap="gray", vmin=0, vmax=1)
+            colour += plane[..., None] * colours[channel]
+        row[-1].imshow(np.clip(colour, 0, 1))
+        described = bank.metadata.slice(index, 1).to_pylist()[0]
+        parts = [described[key] for key in ("experiment", "plate", "well", "site") if described[key] is not None]
+        row[0].set_ylabel("/".join(parts) or f"image {index}", fontsize=7)
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+    for axes, name in zip(grid[0], (*bank.channels, "all"), strict=True):
+        axes.set_title(name, fontsize=9)
+    return figure
+
+
+def _shrink(image: np.ndarray, step: int) -> np.ndarray:
+    height, width = (size // step * step for size in image.shape[:2])
+    blocks = image[:height, :width].reshape(height // step, step, width // step, step, -1)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
+
+
+def _codec(stored: dict) -> str:
+    if not stored:
+        return "OME-Zarr"
+    if stored.get("zarr_format") == 2:
+        return f"Zarr v2, {(stored.get('compressor') or {}).get('id', 'no compression')}"
+    codecs = stored["codecs"]
+    sharded = codecs[0]["name"] == "sharding_indexed"
+    inner = codecs[0]["configuration"]["codecs"] if sharded else codecs
+    names = []
+    for codec in inner:
+        configuration = codec.get("configuration", {})
+        parts = [str(configuration[key]) for key in ("cname", "clevel", "level", "shuffle") if key in configuration]
+        names += ["-".join([codec["name"], *parts])] if codec["name"] != "bytes" else []
+    return f"Zarr v3, {', '.join(names) or 'no compression'}{', one shard an image' if sharded else ''}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB"

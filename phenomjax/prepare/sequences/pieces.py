@@ -1,0 +1,259 @@
+"""The first pass of `prepare sequences`: pieces of the source files to tokens, names and hashes in the work folder.
+
+A piece is the records that begin in one range of PIECE_BYTES of the (decompressed) file, so pieces do not depend on who works
+on them or in what order. WORK/pieces/SOURCE.PIECE/ is renamed into place when it is whole:
+
+    tokens          uint8, all kept records with their boundary tokens
+    records.arrow   name, description, length, split of each
+    hashes          int64 [buckets + 1] bounds, uint64 [records, 2] hashes by bucket, uint32 [records] which record each is
+    rejected.arrow  rejected records, if there are any
+    summary.json    counts
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from phenomjax.data.sequences import compiled
+from phenomjax.data.sequences.bank import CHUNK_BYTES
+from phenomjax.data.sequences.encode import Block, Encoder
+from phenomjax.data.sequences.records import Record, read_records
+from phenomjax.data.sequences.sources import Source
+from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
+from phenomjax.prepare.sequences.clusters import ClusterTable
+
+PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
+RECORDS = 2**14  # records that are no FASTA a block
+STOP = "stop"  # a file of this name in the work folder ends the work after the pieces in hand
+REJECTED_SCHEMA = pa.schema(
+    [(name, pa.int64() if name == "offset" else pa.string()) for name in ("file", "id", "offset", "reason", "detail")]
+)
+
+
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all tasks need to know; all of it is in the bank but `work` and the sizes."""
+
+    work: Path
+    alphabet: str
+    rare: str
+    boundary: str
+    min_length: int
+    max_length: int | None
+    max_ambiguous: float
+    column: tuple[str, ...]
+    name: str | None
+    validation: float
+    test: float
+    bucket_bits: int
+    keep_duplicates: bool
+    clusters: bool
+    chunk_bytes: int = CHUNK_BYTES
+    piece_bytes: int = PIECE_BYTES
+    block_bytes: int = BLOCK_BYTES
+
+    def encoder(self) -> Encoder:
+        """The encoder of these settings."""
+        return Encoder(self.alphabet, self.rare, self.boundary, self.min_length, self.max_length, self.max_ambiguous)
+
+    def piece(self, source: int, number: int) -> Path:
+        """The folder of a piece."""
+        return self.work / "pieces" / f"{source:06d}.{number:06d}"
+
+    def end(self, source: Source) -> Path:
+        """A file with the number of pieces of a source that is read from its beginning; there when all are done."""
+        return self.work / "ends" / f"{source.number:06d}"
+
+    def position(self, source: Source) -> Path:
+        """A file that says how many bytes of such a source were read, for the progress."""
+        return self.work / "ends" / f"{source.number:06d}.at"
+
+
+def assign_splits(hashes: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """uint8 [n]: 0 train, 1 validation, 2 test, a pure function of each hash: what is added to the data moves nothing."""
+    place = (hashes[:, 0] >> np.uint64(11)) * 2.0**-53
+    return np.where(place < test, 2, np.where(place < test + validation, 1, 0)).astype(np.uint8)
+
+
+class Piece:
+    """Writes one piece.
+
+    Args:
+      settings: of the job.
+      source: the file.
+      number: of the piece.
+    """
+
+    def __init__(self, settings: Settings, source: Source, number: int):
+        self._settings, self._source = settings, source
+        self._final = settings.piece(source.number, number)
+        self._folder = self._final.with_name(self._final.name + ".partial")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self._tokens = (self._folder / "tokens").open("wb", buffering=0)
+        self._rejected: Any = None
+        self._blocks: list[tuple] = []
+        self._counts, self._bad = np.zeros(compiled.OUTCOMES, np.int64), 0
+        self._table = ClusterTable(settings.work / "clusters") if settings.clusters else None
+        self._strangers = 0
+
+    def add(self, block: Block) -> None:
+        """Adds the records of a block."""
+        self._tokens.write(block.tokens.data)
+        self._counts += block.counts
+        self.reject(block.troubles)
+        if not len(block.lengths):
+            return
+        hashes = block.hashes
+        if self._table:
+            hashes, strangers = self._table.representatives(block.names)
+            self._strangers += strangers
+        splits = assign_splits(hashes, self._settings.validation, self._settings.test)
+        self._blocks.append((block.names, block.descriptions, block.lengths, splits, block.hashes))
+
+    def reject(self, troubles: list[Trouble]) -> None:
+        """Adds rejected records."""
+        if not troubles:
+            return
+        if self._rejected is None:
+            self._rejected = pa.ipc.new_file(self._folder / "rejected.arrow", REJECTED_SCHEMA)
+        rows = [
+            {"file": str(self._source.path), "id": t.name, "offset": t.offset, "reason": t.reason, "detail": t.detail}
+            for t in troubles
+        ]
+        self._rejected.write_table(pa.Table.from_pylist(rows, REJECTED_SCHEMA))
+        self._bad += len(troubles)
+
+    def finish(self) -> None:
+        """Writes what is left and renames the folder."""
+        self._tokens.close()
+        if self._rejected:
+            self._rejected.close()
+        columns: list[Any] = list(zip(*self._blocks, strict=True)) or [()] * 5
+        lengths, splits = (
+            np.concatenate([np.zeros(0, t), *c]) for c, t in zip(columns[2:4], (np.int32, np.uint8), strict=True)
+        )
+        hashes = np.concatenate([np.zeros((0, 2), np.uint64), *columns[4]])
+        table = pa.table(
+            {
+                "id": pa.chunked_array(columns[0], pa.string()),
+                "description": pa.chunked_array(columns[1], pa.string()),
+                "length": lengths,
+                "split": splits,
+            }
+        )
+        with pa.ipc.new_file(self._folder / "records.arrow", table.schema) as file:
+            file.write_table(table)
+        order, bounds = np.empty(len(hashes), np.int64), np.empty(2**self._settings.bucket_bits + 1, np.int64)
+        compiled.order_by_bucket(hashes, self._settings.bucket_bits, bounds, order)
+        with (self._folder / "hashes").open("wb") as out:
+            for array in (bounds, hashes[order], order.astype(np.uint32)):
+                out.write(array.tobytes())
+        summary = {
+            "records": len(lengths), "rejected": self._bad, "strangers": self._strangers, "counts": self._counts.tolist()
+        }  # fmt: skip
+        (self._folder / "summary.json").write_text(json.dumps(summary))
+        os.replace(self._folder, self._final)
+
+
+def scan(settings: Settings, task: tuple[Source, int]) -> tuple[Source, int]:
+    """Makes one piece, or all pieces of a source that is read from its beginning; those that are there are left as they are.
+
+    Returns:
+      the task. (The stop file ends it early: then there is no file that tells the number of pieces.)
+    """
+    source, number = task
+    if not source.divided:
+        with Stream(source.path) as stream:
+            pieces = _scan_fasta if source.kind == "fasta" else _scan_records
+            count = pieces(settings, source, stream)
+        if count:
+            end = settings.end(source)
+            partial = end.with_suffix(".partial")
+            partial.write_text(str(count))
+            os.replace(partial, end)
+        return task
+    first = number * settings.piece_bytes
+    offset = max(first - 1, 0)  # the line end before the first record is seen
+    with Stream(source.path, offset) as stream:
+        fasta = Fasta(stream, offset, min(settings.block_bytes, max(2 * source.size, 2**12)))
+        encoder, piece = settings.encoder(), Piece(settings, source, number)
+        for start, stop in fasta.blocks(first + settings.piece_bytes):
+            piece.add(encoder.fasta(fasta, start, stop))
+            piece.reject(_take(fasta))
+        piece.reject(_take(fasta))
+        piece.finish()
+    return task
+
+
+def _take(fasta: Fasta) -> list[Trouble]:
+    found, fasta.troubles = fasta.troubles, []
+    return found
+
+
+def _scan_fasta(settings: Settings, source: Source, stream: Stream) -> int:
+    """All pieces of a compressed FASTA file; returns how many, 0 if it was stopped."""
+    fasta, encoder, number = Fasta(stream, 0, settings.block_bytes), settings.encoder(), 0
+    while True:
+        there = settings.piece(source.number, number).is_dir()
+        piece = None if there else Piece(settings, source, number)
+        for start, stop in fasta.blocks((number + 1) * settings.piece_bytes):
+            if piece:
+                piece.add(encoder.fasta(fasta, start, stop))
+        troubles = _take(fasta)
+        if piece:
+            piece.reject(troubles)
+            piece.finish()
+        number += 1
+        settings.position(source).write_text(str(stream.raw))
+        if fasta.finished:
+            return number
+        if (settings.work / STOP).exists():
+            return 0
+
+
+def _scan_records(settings: Settings, source: Source, stream: Stream) -> int:
+    """All pieces of a file that is no FASTA; returns how many, 0 if it was stopped."""
+    encoder, number, bytes_held = settings.encoder(), 0, 0
+    held: list[Record] = []
+    piece = None if settings.piece(source.number, 0).is_dir() else Piece(settings, source, 0)
+
+    def flush() -> None:
+        nonlocal bytes_held
+        if piece and held:
+            piece.add(encoder.records(held))
+        held.clear()
+        bytes_held = 0
+
+    found = read_records(source.path, source.kind, list(settings.column), settings.name, stream)
+    try:
+        for record in found:
+            while record.offset >= (number + 1) * settings.piece_bytes:
+                flush()
+                if piece:
+                    piece.finish()
+                number += 1
+                settings.position(source).write_text(str(stream.raw))
+                if (settings.work / STOP).exists():
+                    return 0
+                piece = None if settings.piece(source.number, number).is_dir() else Piece(settings, source, number)
+            held.append(record)
+            bytes_held += len(record.data)
+            if len(held) == RECORDS or bytes_held > settings.block_bytes:
+                flush()
+    except Damaged as error:
+        flush()
+        if piece:
+            piece.reject([Trouble(error.offset, "truncated", f"{error}; what was readable before is kept")])
+    flush()
+    if piece:
+        piece.finish()
+    return number + 1

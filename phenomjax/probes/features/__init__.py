@@ -1,0 +1,1 @@
+"""Embeddings that probes stand on, kept between runs."""

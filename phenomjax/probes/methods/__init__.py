@@ -1,0 +1,1 @@
+"""Heads, baselines, and how they are trained."""

@@ -1,0 +1,1 @@
+"""What a suite says: files, labels, splits; read and checked."""

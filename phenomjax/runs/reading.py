@@ -1,0 +1,196 @@
+"""Reads the workdir of a run: state, metrics, goodput, configuration."""
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phenomjax.config.checks import flatten
+from phenomjax.config.stored import rank
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+
+
+QUIET_SECONDS = 900.0
+
+
+BEGAN = re.compile(r"^(\S+ \S+) process 0 of \d+ on (\S+) \(pid (\d+)\)")
+
+
+ENDED = re.compile(r"^\S+ \S+ (done|stopped) at step \d+")
+
+
+BROKE = re.compile(
+    r"^\S+ \S+ (error: .*|Traceback .*|leaving with exit code .*|interrupted twice.*|.*watchdog.*)", re.DOTALL
+)
+
+
+@dataclass
+class Run:
+    """One run, as far as it got.
+
+    Attributes:
+      path: its folder.
+      name: the folder, from the one that all runs have in common.
+      config: {dotted key: value}; paths into the folder begin with WORKDIR.
+      state: "done", "running", "stopped" or "failed".
+      step: of the newest metrics line or checkpoint.
+      series: {metric: [(step, value), …]}.
+      best: metrics of validation and probes at the step that is best by `checkpoint.best_metric`, the lowest val/loss by default.
+      goodput: share of the wall time, or None.
+      problems: what could not be read.
+    """
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    state: str = ""
+    step: int = 0
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    goodput: float | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def find(folders: list[Path]) -> list[Run]:
+    """All runs at or below some folders; what cannot be read is named in the log and skipped.
+
+    Raises:
+      UserError: a folder does not exist, or no run is in any.
+    """
+    runs = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}. Give folders that hold runs, such as runs/.")
+        for place, names, files in os.walk(folder):
+            if "config.json" in files and (run := read(Path(place))):
+                runs.append(run)
+                names.clear()  # what is below belongs to it
+            names[:] = sorted(n for n in names if not n.endswith(".zarr") and not n.startswith("."))
+    if not runs:
+        raise UserError(
+            f"No run is in {', '.join(map(str, folders))}: a run is a folder with the config.json that training writes."
+        )
+    runs = list({run.path.resolve(): run for run in runs}.values())
+    above = os.path.commonpath([run.path.resolve().parent for run in runs])
+    for run in runs:
+        run.name = os.path.relpath(run.path.resolve(), above)
+    return runs
+
+
+def read(path: Path) -> Run | None:
+    """Reads a run; None, and a line in the log, when the folder holds none that can be read."""
+    try:
+        stored = json.loads((path / "config.json").read_text())
+        config = flatten(stored)
+        num_steps = int(config["num_steps"])
+        config["task"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning(
+            "skipped %s: its config.json is not that of a run, or is damaged (%s)",
+            path,
+            " ".join(repr(error).split())[:100],
+        )
+        return None
+    here = str(path.absolute())
+    run = Run(path, str(path), {key: _replace(value, here) for key, value in config.items()})
+    _read_metrics(run)
+    run.step = max([run.step, _saved(path)])
+    run.goodput = _goodput(run)
+    run.state = state(path, run.step, num_steps)
+    for problem in run.problems:
+        log.warning("%s: %s", path, problem)
+    return run
+
+
+def _replace(value: Any, here: str) -> Any:
+    """Simulated data lies in the run's own folder: that is no difference between runs."""
+    if isinstance(value, tuple):
+        return tuple(_replace(v, here) for v in value)
+    return value.replace(here, "WORKDIR") if isinstance(value, str) else value
+
+
+def _read_metrics(run: Run) -> None:
+    """Series, best and newest step of metrics.jsonl; damaged lines are counted."""
+    try:
+        lines = (run.path / "metrics.jsonl").read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    bad, measured = [], dict[int, dict[str, float]]()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            step = int(values.pop("step"))
+            numbers = {str(name): float(value) for name, value in values.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            bad.append(number)
+            continue
+        run.step = max(run.step, step)
+        for name, value in numbers.items():
+            run.series.setdefault(name, []).append((step, value))
+            if name.startswith(("val/", "probe/")) and not name.endswith(("_low", "_high")):  # ends of intervals
+                measured.setdefault(step, {})[name] = value
+    metric = str(run.config.get("checkpoint.best_metric", "val/loss"))
+    ranks = {step: rank(values, metric) for step, values in measured.items()}
+    known = [(value, step) for step, value in ranks.items() if value is not None and math.isfinite(value)]
+    run.best = measured[min(known)[1]] if known else {}
+    if bad:
+        run.problems.append(
+            f"{len(bad)} damaged line{'s' * (len(bad) > 1)} of metrics.jsonl left out (the first is line {bad[0]})"
+        )
+
+
+def _saved(path: Path) -> int:
+    """Newest whole checkpoint."""
+    try:
+        return max(int((path / "progress").read_text().split()[0]), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _goodput(run: Run) -> float | None:
+    """Of goodput.json, else of the newest metrics line that has it."""
+    try:
+        from phenomjax.training.goodput import summary
+
+        return summary(json.loads((run.path / "goodput.json").read_text())["starts"])["goodput"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        run.problems.append("goodput.json is damaged")
+    series = run.series.get("perf/goodput")
+    return series[-1][1] if series else None
+
+
+def state(path: Path, step: int, num_steps: int) -> str:
+    """State of a run, as the first lines of this file say."""
+    try:
+        lines = (path / "logs" / "process_000.log").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    last = max((i for i, line in enumerate(lines) if BEGAN.match(line)), default=None)
+    if last is None:
+        return "done" if step >= num_steps else "stopped"
+    for line in lines[last + 1 :]:
+        if ended := ENDED.match(line):
+            return ended[1]
+        if BROKE.match(line):
+            return "failed"
+    began = BEGAN.match(lines[last])
+    assert began
+    if began[2] == socket.gethostname() and Path("/proc/self").exists():
+        written = time.mktime(time.strptime(began[1], "%Y-%m-%d %H:%M:%S"))
+        try:  # a process that began after that line is another one with the same number
+            return "running" if Path(f"/proc/{began[3]}").stat().st_ctime < written + 2 else "failed"
+        except OSError:
+            return "failed"
+    files = [*path.glob("logs/*"), path / "metrics.jsonl", path / "progress", path / "goodput.json"]
+    newest = max((f.stat().st_mtime for f in files if f.exists()), default=0.0)
+    return "running" if time.time() - newest < QUIET_SECONDS else "failed"

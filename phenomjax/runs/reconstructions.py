@@ -1,0 +1,100 @@
+"""Reconstructions of several runs side by side."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from phenomjax.figures.reconstructions import compare
+from phenomjax.system import log as system_log
+from phenomjax.system.errors import UserError, exit_on_user_error
+
+log = logging.getLogger("phenomjax")
+
+
+def of_checkpoints(
+    checkpoints: Sequence[str | Path], *, bank: str | Path | None = None, num_images: int = 3, names: Sequence[str] = ()
+) -> Figure:
+    """Several trained masked autoencoders on the same held-out crops.
+
+    Args:
+      checkpoints: workdirs, or WORKDIR/checkpoints/STEP folders.
+      bank: images to show; by default the held-out ones of the first run.
+      num_images: rows.
+      names: one a checkpoint; by default workdir, step and mask ratio.
+
+    Raises:
+      UserError: no checkpoint there, or one whose channels are not in the images.
+    """
+    import jax  # here: drawing arrays needs no jax
+
+    from phenomjax import tasks
+    from phenomjax.checkpoints import loading
+
+    models: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    batch: dict[str, np.ndarray] = {}
+    shown: list[str] = []
+    for number, path in enumerate(checkpoints):
+        config, params, step = loading.load(path)
+        if not batch:
+            batch, shown, image_names = _batch(tasks, config, bank, num_images)
+        missing = [name for name in shown if name not in config.model.channels]
+        if missing or not (config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)):
+            raise UserError(
+                f"The checkpoint {path} was trained on the channels {', '.join(config.model.channels)}, the images shown "
+                f"have {', '.join(shown)}. Choose images that all the models can read with --bank."
+            )
+        ids = np.array([list(config.model.channels).index(name) for name in shown], np.int32)
+        batch = batch | {"channels": np.broadcast_to(ids, batch["channels"].shape).copy()}
+        arrays = jax.device_get(jax.jit(tasks.make(config).figure_arrays)(params, batch))
+        root = Path(path).resolve()
+        root = root.parent.parent if root.parent.name == "checkpoints" else root
+        name = names[number] if len(names) else f"{root.name}\nstep {step}"
+        models[name if name not in models else f"{name} ({number + 1})"] = (arrays["visible"], arrays["reconstruction"])
+    return compare(arrays["original"], models, shown, image_names=image_names)
+
+
+def _batch(tasks: Any, config: Any, bank: str | Path | None, num_images: int) -> tuple[dict, list[str], list[str]]:
+    """The first held-out crops of a run, or of `bank`, with their channel names and their own names."""
+    with config.unlocked():
+        config.global_batch_size = num_images
+        config.data.crops_per_image = 1
+        if bank is not None:
+            config.data.banks, config.data.weights, config.data.val_groups = (str(bank),), (), ()
+    task = tasks.make(config)
+    # All images of a bank that was asked for may be shown, the held-out ones of a run.
+    loader = task.loader("val" if bank is None else "train", 0, 1) or task.loader("train", 0, 1)
+    batch = {name: np.array(values) for name, values in loader.batch(0).items()}
+    shown = [config.model.channels[i] for i in batch["channels"][0]]
+    return batch, shown, loader.names(batch["image"])
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m phenomjax.figures.reconstructions", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("reconstructions", help="what trained masked autoencoders make of the same crops")
+    command.add_argument("--checkpoints", nargs="+", required=True, help="workdirs, or WORKDIR/checkpoints/STEP")
+    command.add_argument("--names", nargs="*", default=(), help="one a checkpoint, for the left margin")
+    command.add_argument("--bank", help="images to show (default: the held-out ones of the first run)")
+    command.add_argument("--images", type=int, default=3, help="how many (default 3)")
+    command.add_argument("--out", required=True, help="the picture to write: .png, .pdf, .svg")
+    args = parser.parse_args()
+    system_log.log_to_stderr()
+    if args.names and len(args.names) != len(args.checkpoints):
+        raise UserError(
+            f"--names gives {len(args.names)} names for {len(args.checkpoints)} checkpoints; give one each."
+        )
+    figure = of_checkpoints(args.checkpoints, bank=args.bank, num_images=args.images, names=args.names)
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=150)
+    log.info("wrote %s", args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,1 @@
+"""What any program asks of its machine: errors, log, files, locks, processes, versions."""

@@ -1,0 +1,126 @@
+"""Files and folders on disk, whole or not at all: a reader, or a start after a crash, sees the old content or the new, never a part.
+
+Everything that is written goes through `replacing`: to a hidden name beside the target, then a rename.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+PARTIAL = ".part-"  # how names of what is being written begin; the suffix stays, for it tells writers the format
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Iterator[Path]:
+    """A path to write a file or a folder to, which takes the place of `path` at the end; its folder is made.
+
+    Args:
+      path: of the result.
+      shared: other processes may write the same path now, each under a name of its own; the last one stays.
+      flush: bring the file to the disk before the rename, and the rename after: what was not flushed is lost when the power is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = f"{socket.gethostname()}-{os.getpid()}-" if shared else ""
+    partial = path.with_name(f"{PARTIAL}{mine}{path.name}")
+    remove(partial)  # of a process that was killed
+    try:
+        yield partial
+        if flush and partial.is_file():
+            _flush(partial)
+        os.replace(partial, path)
+        if flush:
+            _flush(path.parent)
+    finally:
+        remove(partial)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, or a folder with all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes, *, shared: bool = False, flush: bool = False) -> Path:
+    """Writes a file; returns its path."""
+    with replacing(path, shared=shared, flush=flush) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = False) -> Path:
+    """Writes text as UTF-8; returns the path."""
+    return write_bytes(path, text.encode(), shared=shared, flush=flush)
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, shared: bool = False, flush: bool = False) -> Path:
+    """Writes JSON, indented, numbers of NumPy as numbers; returns the path."""
+    return write_text(path, json.dumps(content, indent=2, default=float) + "\n", shared=shared, flush=flush)
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> Path:
+    """Writes a table as Parquet; returns the path."""
+    with replacing(path) as partial:
+        table.to_parquet(partial, index=False)
+    return path
+
+
+def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> Path:
+    """Writes a figure in the format of the path's suffix; returns the path."""
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=dpi)
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file of JSON, or raises a UserError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again.") from error
+
+
+def sha256(path: Path, *, flush: bool = False) -> str:
+    """Digest of a file, which is brought to the disk first if `flush`."""
+    with path.open("rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """Digest of anything that JSON can write, the same whatever the order of keys; other things count as their text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def names(folder: Path) -> list[str]:
+    """Sorted names in a folder; none where it is not there."""
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def listing(folder: Path) -> str:
+    """The first names in a folder, for error messages."""
+    all_names = names(folder)
+    more = f" and {len(all_names) - 6} more" if len(all_names) > 6 else ""
+    return (", ".join(all_names[:6]) + more) or "nothing"

@@ -1,0 +1,1 @@
+"""A checkpoint or a release as a model ready to use."""

@@ -1,0 +1,1 @@
+"""What the loop calls: evaluators, feed, metrics, writers, goodput, watchdog, banner."""

@@ -1,0 +1,84 @@
+"""Ends a run that hangs: neither JAX, gloo, NCCL nor SLURM notices a process that lives but does not go on.
+
+Exit code 76, with the stacks of all threads of all processes in WORKDIR/logs and the name of the one that the others wait for.
+"""
+
+import collections
+import contextlib
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+
+from phenomjax.cluster import messages
+from phenomjax.system.errors import EXIT_STUCK
+from phenomjax.system.log import dump_stacks
+
+log = logging.getLogger("phenomjax")
+
+
+class Watchdog:
+    """Watches the time since the last beat of the training thread.
+
+    Args:
+      min_seconds: a step may take this long, or 20 times the median of the last steps, whichever is longer; 0 = no watch.
+      slow_seconds: what is announced with `slow` may take this long.
+    """
+
+    def __init__(self, min_seconds: float, slow_seconds: float):
+        self.min_seconds, self.slow_seconds = min_seconds, slow_seconds
+        self.step, self.phase = 0, ""
+        self._steps: collections.deque[float] = collections.deque(maxlen=100)
+        self._limit, self._since, self._stopped = slow_seconds, time.monotonic(), threading.Event()
+        if min_seconds:
+            threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    def beat(self, step: int, phase: str = "step") -> None:
+        """A step (or another unit of the phase) is done, the next one begins."""
+        now = time.monotonic()
+        if phase == "step" and self.phase in ("step", "data"):
+            self._steps.append(now - self._since)
+        self.step, self._since = step, now
+        self._limit = max(self.min_seconds, 20 * statistics.median(self._steps) if self._steps else 0.0)
+        self.enter(phase)
+
+    def enter(self, phase: str) -> None:
+        """Says what the training thread does now; the clock runs on."""
+        self.phase = phase
+        messages.report(step=self.step, phase=phase)
+
+    @contextlib.contextmanager
+    def slow(self, phase: str) -> Iterator[None]:
+        """Something that may take `slow_seconds`: compilation, restore, a checkpoint, a figure."""
+        limit, before = self._limit, self.phase
+        self._limit, self._since = self.slow_seconds, time.monotonic()
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self._limit, self._since = limit, time.monotonic()
+            self.enter(before)
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(1.0, self.min_seconds / 10)):
+            waited = time.monotonic() - self._since
+            if waited > self._limit:
+                self._end(waited)
+
+    def _end(self, waited: float) -> None:
+        dump_stacks()
+        who = f" The others wait for {'; '.join(messages.behind())}." if jax.process_count() > 1 else ""
+        messages.leave(
+            EXIT_STUCK,
+            f"error: nothing moved for {waited:.0f} s at step {self.step} ({self.phase}; limit {self._limit:.0f} s, config.watchdog).{who} "
+            "The stacks of all threads are in WORKDIR/logs/process_*.log. Run the same command again to continue from the last checkpoint.",
+        )
+
+

@@ -1,0 +1,82 @@
+"""A real run as a process, through the front door: a signal, and the same command again. Several processes: test_elastic, test_slurm."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from phenomjax.checkpoints import loading
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from tests.lab import ROOT
+
+pytestmark = pytest.mark.slow
+STEPS = 700  # enough that a signal, which takes JAX a second, arrives before the end
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "screen.zarr"
+    write_screen(path, SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=96), jobs=1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(bank, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    assert start(bank, workdir).wait(timeout=300) == 0
+    return workdir
+
+
+def start(bank, workdir):
+    """Starts a run of a tiny model; stderr goes to WORKDIR.log."""
+    settings = {
+        "num_steps": STEPS, "global_batch_size": 8, "data.banks": f"('{bank}',)", "data.crop_size": 32, "data.val_fraction": 0.5,
+        "model.embed_dim": 32, "model.depth": 2, "model.num_heads": 2, "model.patch_size": 8, "model.drop_path": 0.1,
+        "model.decoder_dim": 32, "model.decoder_depth": 1, "model.decoder_num_heads": 2, "log.every_steps": 50, "log.tensorboard": False,
+        "eval.every_steps": 200, "eval.num_batches": 2, "checkpoint.every_steps": 60, "optimizer.learning_rate": 1e-3,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "phenomjax.main", "--config", "configs/mae.py:S/8", "--workdir", str(workdir)]
+    command += [f"--config.{name}={value}" for name, value in settings.items()]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
+
+
+def lines(workdir):
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in found]
+
+
+def assert_same_run(a, b):
+    assert lines(a) == lines(b)
+    jax.tree.map(np.testing.assert_array_equal, loading.load(a)[1], loading.load(b)[1])
+
+
+def saved(workdir):
+    return [0, *(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())]
+
+
+def wait_for_step(workdir, step, process):
+    """Returns when a checkpoint shows that the step was reached, or the process ended."""
+    for _ in range(6000):
+        if max(saved(workdir)) >= step or process.poll() is not None:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f"{workdir} did not reach step {step}")
+
+
+def test_sigterm_saves_and_the_same_command_continues(bank, straight, tmp_path):
+    process = start(bank, tmp_path / "run")
+    wait_for_step(tmp_path / "run", 60, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75
+    reached = loading.load(tmp_path / "run")[2]
+    assert 60 <= reached < STEPS
+    assert f"run the same command again to continue at step {reached}" in (tmp_path / "run.log").read_text()
+    assert start(bank, tmp_path / "run").wait(timeout=300) == 0
+    assert_same_run(tmp_path / "run", straight)

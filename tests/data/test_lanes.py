@@ -1,0 +1,115 @@
+"""Lanes: every token once an epoch, contiguous lanes, the same for any processes and start; validation read whole."""
+
+import functools
+import itertools
+import operator
+
+import numpy as np
+import pytest
+
+from phenomjax.data.sequences import lanes
+from phenomjax.data.sequences.bank import write_token_bank
+from phenomjax.system.errors import UserError
+
+
+@pytest.fixture
+def banks(tmp_path, monkeypatch):
+    monkeypatch.setattr(lanes, "GROUP", 4)
+    random = np.random.default_rng(0)
+
+    def proteins(count, tag):
+        return [(f"{tag}{i}", "".join(random.choice(list("ACDEFGHIKL"), random.integers(1, 40)))) for i in range(count)]
+
+    return [
+        write_token_bank(
+            tmp_path / f"{name}.zarr",
+            {"train": proteins(n, name), "validation": proteins(m, "v" + name)},
+            chunk_bytes=64,
+        )
+        for name, n, m in (("a", 23, 5), ("b", 9, 2))
+    ]
+
+
+def make(banks, **changes):
+    options = {"split": "train", "segment_len": 7, "seed": 3, "global_batch_size": 6}
+    return lanes.LaneLoader(banks, **options | changes)
+
+
+def sequences(bank, split):
+    return [bytes(bank.sequence(i)) for i in range(*bank.splits[split])]
+
+
+def test_an_epoch_is_a_permutation_of_all_sequences(banks):
+    corpus = lanes.Corpus(banks, "train")
+    expected = sorted(s for bank in banks for s in sequences(bank, "train"))
+    streams = [lanes.EpochStream(corpus, 3, epoch) for epoch in (0, 1)]
+    texts = [bytes(stream.read(0, len(stream))) for stream in streams]
+    assert texts[0] != texts[1]
+    for text in texts:
+        assert sorted(part + b"\x03" for part in text.split(b"\x03")[:-1]) == expected
+    plain = lanes.EpochStream(corpus, None, 0)
+    assert bytes(plain.read(0, len(plain))) == b"".join(s for bank in banks for s in sequences(bank, "train"))
+    for start, stop in [(0, 5), (17, 90), (len(plain) - 3, len(plain) + 4)]:
+        np.testing.assert_array_equal(streams[0].read(start, stop), np.frombuffer((texts[0] * 2)[start:stop], np.uint8))
+
+
+def test_segments_continue_their_lane_and_cover_the_epoch(banks):
+    loader = make(banks)
+    steps = loader.steps_per_epoch
+    stream, shift = loader._make_stream(1)
+    text = np.tile(stream.read(0, len(stream)), 3)[shift:]
+    batches = [loader.batch(step) for step in range(steps, 2 * steps)]
+    for lane in range(6):
+        inner = np.concatenate([batch["tokens"][lane, 1:-1] for batch in batches])
+        np.testing.assert_array_equal(inner, text[lane * loader.lane_len :][: len(inner)])
+        assert len(inner) > loader.lane_len - 7
+    for before, after in itertools.pairwise(batches):
+        np.testing.assert_array_equal(before["tokens"][:, -2:], after["tokens"][:, :2])
+    assert [batch["fresh"].all() for batch in batches] == [True] + [False] * (steps - 1)
+    assert all(batch["weight"].all() for batch in batches)
+
+
+def test_processes_and_starts_give_the_same_batches(banks):
+    whole = make(banks)
+    parts = [make(banks, process_index=i, process_count=3) for i in range(3)]
+    for step in (0, 1, whole.steps_per_epoch + 2):
+        for name, array in whole.batch(step).items():
+            np.testing.assert_array_equal(array, np.concatenate([part.batch(step)[name] for part in parts]))
+    with make(banks).iterate(5, 8) as batches:
+        seen = [batch.arrays for batch in batches if batch.release() is None]
+    for step, arrays in zip((5, 6, 7), seen, strict=True):
+        np.testing.assert_array_equal(arrays["tokens"], whole.batch(step)["tokens"])
+    assert whole.specs[0].keys() == seen[0].keys()
+    assert all(whole.specs[0][name] == (x.shape, x.dtype) for name, x in seen[0].items())
+
+
+def test_validation_predicts_every_token_but_the_first_once(banks):
+    loader = make(banks, split="validation", global_batch_size=4)
+    text = b"".join(s for bank in banks for s in sequences(bank, "validation"))
+    targets = [[] for _ in range(4)]
+    for step in range(loader.steps_per_epoch):
+        batch = loader.batch(step)
+        for lane in range(4):
+            targets[lane] += batch["tokens"][lane, 2:][batch["weight"][lane]].tolist()
+    assert bytes(functools.reduce(operator.iadd, targets, [])) == text[1:]
+
+
+def test_ids_name_the_sequence_of_the_first_token(banks):
+    loader = make(banks, random_offset=False)
+    names = loader.names(loader.batch(0)["sequence"])
+    starts = [loader.batch(0)["tokens"][0, 1:-1]]
+    bank = banks["ab".index(names[0][0])]
+    start = bank.sequence(int(names[0][1:]))[:7]
+    np.testing.assert_array_equal(starts[0][: len(start)], start)
+
+
+def test_errors(banks, tmp_path):
+    with pytest.raises(
+        UserError, match=r"less than one segment of 500 tokens for each of 6 lanes. Set --config.global_batch_size=1"
+    ):
+        make(banks, segment_len=500)
+    with pytest.raises(UserError, match=r"not divisible by the number of processes 4"):
+        make(banks, process_count=4)
+    other = write_token_bank(tmp_path / "c.zarr", {"train": [("x", "CCO")]}, alphabet="smiles")
+    with pytest.raises(UserError, match=r"holds protein with boundary eos, and .*c.zarr smiles with boundary eos"):
+        make([*banks, other])

@@ -1,0 +1,70 @@
+"""What `prepare inspect` says of a token bank, whole and damaged."""
+
+import argparse
+import json
+
+import pytest
+
+from phenomjax.data.sequences.bank import write_token_bank
+from phenomjax.prepare.inspect import images
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+
+
+def run(bank, *words):
+    parser = argparse.ArgumentParser()
+    images.add_arguments(parser)
+    return images.run(parser.parse_args([str(bank), *words]))
+
+
+@pytest.fixture
+def bank(tmp_path):
+    splits = {"train": [("a", "MKVLMKVL"), ("b", "MMMM"), ("long", "W" * 100)], "validation": [("c", "AX")]}
+    return write_token_bank(
+        tmp_path / "b.zarr", splits, options={"counts": {"read": 5, "kept": 4}}, chunk_bytes=64
+    ).path
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_whole_bank(bank, capsys, quick):
+    assert run(bank, *(["--quick"] if quick else [])) == EXIT_DONE
+    text = capsys.readouterr().out
+    for expected in (
+        "sequences:         4\n",
+        "tokens:            118 (residues and boundary tokens)",
+        "boundary:          eos",
+        "train:             3 sequences (75.00%), 115 tokens",
+        "test:              0 sequences (0.00%)\n",
+        "prepared from:     5 read, 4 kept",
+        "min 2, 25 % 2, median 4, 75 % 8, 95 % 100, max 100, mean 28.5",
+        "composition:       W 87.72%, M 5.26%, ",
+        "special tokens:    <eos> 4",
+        "record 0:          a (, length 8)",
+        "'MKVLMKVL'\n",
+        f"'{'W' * 61}'...",
+        "not checked (--quick)" if quick else "every checksum and offset is right",
+    ):
+        assert expected in text, text
+
+
+def test_damaged_files_are_named(bank, capsys):
+    chunk = bank / "tokens" / "c.1"
+    chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
+    (bank / "metadata.parquet").unlink()
+    (bank / "tokens" / "c.9").touch()
+    assert run(bank) == EXIT_FAILED
+    text = capsys.readouterr().out
+    assert "damaged: tokens/c.1 (checksum differs)" in text and "damaged: metadata.parquet (missing)" in text
+    assert "damaged: tokens/c.9 (no file of this bank: delete it)" in text and "3 damaged files" in text
+
+
+def test_a_short_file_found_by_quick(bank, capsys):
+    chunk = bank / "tokens" / "c.0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    assert run(bank, "--quick") == EXIT_FAILED and "c.0 is cut short" in capsys.readouterr().out
+
+
+def test_an_unfinished_bank(bank):
+    (bank / ".prepare").mkdir()
+    (bank / ".prepare" / "sources.json").write_text(json.dumps([]))
+    with pytest.raises(UserError, match="is not finished"):
+        run(bank)

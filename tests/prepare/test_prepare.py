@@ -1,0 +1,233 @@
+"""Parts of the preparation: names of files, readers, rules of intensity, metadata tables."""
+
+import hashlib
+import io
+import json
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+
+from phenomjax.data.images import wells
+from phenomjax.prepare import __main__ as front_door
+from phenomjax.prepare.images import intensity, layouts, metadata, readers
+from phenomjax.prepare.images.plan import choose_channels
+from phenomjax.system.errors import UserError
+
+NAMES = [
+    ("rxrx1", "HEPG2-08_1_B02_w1.png", ("HEPG2-08", "1", "B02", None, "1")),
+    ("rxrx1", "train/HEPG2-08/Plate2/AB03_s2_w6.png", ("HEPG2-08", "2", "AB03", "2", "6")),
+    ("rxrx3", "AA41_s1_1.jp2", (None, None, "AA41", "1", "1")),
+    ("rxrx3", "images/gene-001/Plate9/AA41_s1_6.jp2", ("gene-001", "9", "AA41", "1", "6")),
+    ("jump", "r01c01f01p01-ch2sk1fk1fl1.tiff", (None, None, "A01", "1", "2")),
+    ("jump", "Images/r16c24f09p01-ch8sk1fk1fl1.tiff", (None, None, "P24", "9", "8")),
+    ("jump", "x/BR1__2020-11-08T18_16_30-M1/Images/r02c03f04p02-ch1sk1fk1fl1.tiff", (None, "BR1", "B03", "4p2", "1")),
+]
+
+
+@pytest.mark.parametrize(("layout", "path", "expected"), NAMES)
+def test_names(layout, path, expected):
+    found = layouts.find(layout)
+    assert layouts.parse(path, layouts.compile_patterns(found, None)) == expected
+    assert layouts.parse("notes.png", layouts.compile_patterns(found, None)) is None
+
+
+def test_generic_pattern_fits_the_end_of_a_path():
+    patterns = layouts.compile_patterns(
+        layouts.find("generic"), r"(?P<row>[A-H])-(?P<column>\d+)_(?P<channel>\w+)\.tif"
+    )
+    assert layouts.parse("any/where/C-7_GFP.tif", patterns) == (None, None, "C07", None, "GFP")
+    assert layouts.parse("any/xC-7_GFP.tif", patterns) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (None, "--layout generic needs --pattern"),
+        (r"(?P<wel>\w+)", "has a group 'wel'. Did you mean 'well'"),
+        (r"(?P<plate>\w+)", "needs a group 'well'"),
+        (r"(?P<well>\w+", "not a regular expression: .* at character 1 of"),
+    ],
+)
+def test_errors_of_patterns(pattern, message):
+    with pytest.raises(UserError, match=message):
+        layouts.compile_patterns(layouts.find("generic"), pattern)
+    with pytest.raises(UserError, match="Did you mean 'rxrx3'"):
+        layouts.find("rxrx-3")
+
+
+def test_wells():
+    spelled = ["A1", "a01", "A/1", "A-01", "r01c01", "1/1"]
+    assert {wells.normalise_well(text) for text in spelled} == {"A01"}
+    assert [wells.normalise_well(text) for text in ("r27c3", "AA41", "P24", "DMSO")] == ["AA03", "AA41", "P24", "DMSO"]
+    assert sorted(["AA1", "B10", "B2", "A3"], key=wells.natural) == ["A3", "B2", "B10", "AA1"]
+
+
+def encode(pixels, kind):
+    if kind == "png":
+        return imagecodecs.png_encode(pixels)
+    if kind == "jp2":
+        return imagecodecs.jpeg2k_encode(pixels, reversible=True, level=0)
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pixels,
+        compression="zlib" if kind == "tif-zlib" else None,
+        tile=(16, 16) if kind == "tif-tiled" else None,
+    )
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("kind", ["png", "jp2", "tif", "tif-zlib", "tif-tiled"])
+def test_readers(tmp_path, kind, dtype):
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (45, 37), dtype)
+    data = encode(pixels, kind)
+    (tmp_path / "f").write_bytes(data)
+    checksum = hashlib.sha256()
+    np.testing.assert_array_equal(readers.read_planes(tmp_path, "f", checksum), pixels[None])
+    assert checksum.hexdigest() == hashlib.sha256(data).hexdigest()
+    for size in (0, 6, len(data) // 2, len(data) - 12):
+        (tmp_path / "f").write_bytes(data[:size])
+        with pytest.raises(readers.BadImage) as error:
+            readers.read_planes(tmp_path, "f", hashlib.sha256())
+        assert error.value.reason in ("truncated", "undecodable") and error.value.file == "f"
+
+
+def test_readers_pages_and_samples(tmp_path):
+    pages = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(3, 8, 9)
+    tifffile.imwrite(tmp_path / "pages.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", pages, imagej=True, metadata={"axes": "CYX"})
+    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.moveaxis(pages.astype(np.uint8), 0, -1).copy()))
+    tifffile.imwrite(tmp_path / "ome.tif", pages, ome=True, metadata={"axes": "CYX"})
+    for name in ("pages.tif", "imagej.tif", "ome.tif", "colour.png"):
+        np.testing.assert_array_equal(
+            readers.read_planes(tmp_path, name, hashlib.sha256()).astype(np.uint8), pages.astype(np.uint8)
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (b"", "truncated", "is empty"),
+        (b"hello world", "undecodable", "is no PNG, TIFF or JPEG 2000: it begins with b'hello wo'"),
+        (b"version https://git-lfs.github.com/spec/v1", "undecodable", "git lfs pull"),
+    ],
+)
+def test_readers_name_what_is_wrong(tmp_path, data, reason, detail):
+    (tmp_path / "f.png").write_bytes(data)
+    with pytest.raises(readers.BadImage) as error:
+        readers.read_planes(tmp_path, "f.png", hashlib.sha256())
+    assert error.value.reason == reason and detail in error.value.detail
+    with pytest.raises(readers.BadImage, match=r"cannot be read .No such file"):
+        readers.read_planes(tmp_path, "other.png", hashlib.sha256())
+    tifffile.imwrite(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
+    with pytest.raises(readers.BadImage, match="has float32 pixels"):
+        readers.read_planes(tmp_path, "f.tif", hashlib.sha256())
+
+
+def test_percentiles_are_exact():
+    pixels = np.random.default_rng(0).gamma(2, 500, 10_001).astype(np.uint16)
+    counts = np.bincount(pixels, minlength=65536)
+    for low, high in ((0.1, 99.9), (0, 100), (25, 75)):
+        expected = np.percentile(pixels, (low, high), method="inverted_cdf")
+        assert intensity.percentile_range(counts, intensity.Rule("percentile", low, high)) == tuple(expected)
+    assert intensity.percentile_range(np.bincount([7], minlength=65536), intensity.parse("percentile:1:99")) == (7, 8)
+
+
+def test_to_8_bit_rounds_and_clips():
+    image = np.array([[[0, 0], [100, 50], [355, 305], [9999, 178]]], np.uint16)
+    converted = intensity.to_8_bit(image, [(100, 355), (50, 305)])
+    assert converted.tolist() == [[[0, 0], [0, 0], [255, 255], [255, 128]]]
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    exact = np.clip((levels.astype(float) - 231) / (38540 - 231), 0, 1) * 255
+    assert np.abs(intensity.to_8_bit(levels, [(231, 38540)]) - exact).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["0:255", "range:5", "range:9:3", "range:0:70000", "range:0.5:3", "percentile:0:101", "keep:1", "x:1:2"]
+)
+def test_errors_of_intensity(text):
+    with pytest.raises(UserError, match="Write --intensity range:LOW:HIGH, percentile:LOW:HIGH"):
+        intensity.parse(text)
+
+
+def test_channels():
+    names = {"1": "DNA", "2": "ER", "3": "RNA"}
+    assert choose_channels([], ["1", "2", "3", "4"], names) == names
+    assert choose_channels([], ["1", "3"], names) == {"1": "DNA", "3": "RNA"}
+    assert choose_channels([], ["DAPI", "GFP"], {}) == {"DAPI": "DAPI", "GFP": "GFP"}
+    assert list(choose_channels(["3", "ER", "04=AGP"], ["1", "2", "3", "4"], names).items()) == [
+        ("3", "RNA"),
+        ("2", "ER"),
+        ("4", "AGP"),
+    ]
+    with pytest.raises(UserError, match=r"no file has channel 'DPAI'. Did you mean 'DAPI'.*has channels DAPI, GFP"):
+        choose_channels(["DPAI=DNA"], ["DAPI", "GFP"], {})
+    with pytest.raises(UserError, match="a channel or a name is there twice"):
+        choose_channels(["1=DNA", "2=DNA"], ["1", "2"], {})
+
+
+def joiner(tmp_path, text, rename=None, name="m.csv"):
+    (tmp_path / name).write_text(text)
+    return metadata.Joiner(tmp_path / name, rename or {})
+
+
+def test_metadata_joins_by_plate_and_well(tmp_path):
+    table = "Plate,Well,dose,control\n01,a1,0.5,-1\n1,B2,,0\n"
+    rename = {"Plate": "plate", "Well": "well", "dose": "concentration", "control": "is_control"}
+    joined = joiner(tmp_path, table, rename)
+    keys = [("E", "1", "A01", "1"), ("E", "1", "B02", "1"), ("E", "2", "B02", "1")]
+    columns, unmatched = metadata.describe(keys, joined, {"perturbation_type": "compound", "cell_type": "U2OS"})
+    assert unmatched == keys[2:] and joined.rows.keys() == {joined.row_key(key) for key in keys[:2]}
+    assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [True, False, None]
+    assert columns["perturbation_type"] == ["control", "compound", "compound"] and columns["cell_type"] == ["U2OS"] * 3
+    pq.write_table(pa.table({"row": [1.0], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet")
+    rows = metadata.Joiner(tmp_path / "m.parquet", {})
+    assert rows.find((None, "7", "A01", "3"))["gene"] == "TP53"
+    with pytest.raises(UserError, match="has no column 'plate' but the images come from 2 plates"):
+        rows.check([(None, "1", "A01", "1"), (None, "2", "A01", "1")])
+
+
+@pytest.mark.parametrize(
+    ("text", "rename", "message"),
+    [
+        ("Well,gene\nA1,x\n", {}, "has no column 'well'.*--rename Well=well"),
+        ("well,gen\nA1,x\n", {}, "has none of the columns .*--rename gen=perturbation"),
+        ("well,gene\nA1,x\n", {"gane": "gene"}, "has no column 'gane'. Did you mean 'gene'"),
+        ("well,concentration\nA1,3 uM\n", {}, "line 2: concentration '3 uM' is not a number. Strip units"),
+        ("well,is_control\nA1,maybe\n", {}, "line 2: is_control 'maybe' is neither true"),
+        ("well,perturbation_type\nA1,CRISPR\n", {}, "'CRISPR' is unknown. Did you mean 'crispr'|'CRISPR' is unknown"),
+        ("well,gene\nA1,x\nA01,y\n", {}, "line 3: a second, different row for well A01"),
+        ("well,gene\nA1,x,y\n", {}, "line 2: 3 fields where the first line names 2 columns"),
+        ("", {}, "is empty"),
+    ],
+)
+def test_errors_of_metadata(tmp_path, text, rename, message):
+    with pytest.raises(UserError, match=message):
+        joiner(tmp_path, text, rename)
+    with pytest.raises(UserError, match=r"no metadata table at .*n.csv. Did you mean 'm.csv'"):
+        metadata.Joiner(tmp_path / "n.csv", {})
+
+
+def test_front_door(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prepare", "imges"])
+    with pytest.raises(SystemExit, match="2"):
+        front_door.main()
+    assert "invalid choice: 'imges'" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["prepare", "images", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        front_door.main()
+    assert "percentile:0.1:99.9 for 16-bit files" in capsys.readouterr().out
+
+
+def test_pairs():
+    assert metadata.parse_pairs(["a=well"], "--rename", ["well"]) == {"a": "well"}
+    with pytest.raises(UserError, match=r"--set gnee=x: 'gnee' is unknown. Did you mean 'gene'"):
+        metadata.parse_pairs(["gnee=x"], "--set", ["gene"])
+    with pytest.raises(UserError, match="write --default NAME=VALUE"):
+        metadata.parse_pairs(["plate"], "--default", ["plate"])
+    assert json.dumps(metadata.check_value("concentration", " ", "here")) == "null"

@@ -1,0 +1,135 @@
+"""The same token bank, byte for byte, for any number of processes and after any interruption."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phenomjax.data.sequences.bank import open_token_bank
+from phenomjax.prepare.sequences import command as sequences_command
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, stored
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
+    records = made_up(300, 7)
+    (tmp_path / "a.fasta").write_text(fasta(records) + ">bad\nM4\n")
+    (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(fasta(made_up(200, 8)).encode(), mtime=0))
+    files = [tmp_path / "a.fasta", tmp_path / "b.fasta.gz"]
+    for jobs in (1, 2):
+        assert prepare(tmp_path / f"{jobs}.zarr", *files, jobs=jobs, sizes=SMALL) == EXIT_FAILED
+    one = contents(tmp_path / "1.zarr")
+    assert one == contents(tmp_path / "2.zarr") and len(one) > 12
+    prepare(tmp_path / "large.zarr", *files)  # and pieces, blocks and buckets of another size
+    large = open_token_bank(tmp_path / "large.zarr")
+    small = open_token_bank(tmp_path / "1.zarr")
+    assert np.array_equal(large.tokens[:], small.tokens[:]) and large.metadata.equals(small.metadata)
+
+
+def test_killed_at_every_rename(tmp_path, monkeypatch):
+    (tmp_path / "a.fasta").write_text(fasta(made_up(60, 9)) + ">bad\nM4\n")
+    (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(fasta(made_up(30, 10)).encode(), mtime=0))
+    files = [tmp_path / "a.fasta", tmp_path / "b.fasta.gz"]
+    sizes = {"piece_bytes": 2000, "block_bytes": 256, "chunk_bytes": 1024, "bucket_bits": 1}
+    prepare(tmp_path / "b.zarr", *files, sizes=sizes)
+    straight = contents(tmp_path / "b.zarr")
+    replace, calls = os.replace, [0, 0]
+
+    def dies(source, target):
+        calls[0] += 1
+        if calls[0] == calls[1]:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    for number in range(1, 200):
+        calls[:] = 0, number
+        sequences_command.shutil.rmtree(tmp_path / "b.zarr")
+        try:
+            prepare(tmp_path / "b.zarr", *files, sizes=sizes)
+            break
+        except KeyboardInterrupt:
+            with pytest.raises(UserError, match=r"is not finished|no bank"):
+                open_token_bank(tmp_path / "b.zarr")
+        calls[:] = 0, 0
+        assert prepare(tmp_path / "b.zarr", *files, sizes=sizes) == EXIT_FAILED
+        assert contents(tmp_path / "b.zarr") == straight, f"killed at rename {number}"
+    assert number > 20
+
+
+def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "a.fasta"
+    path.write_text(">a\nMKV\n>b\nMWW\n")
+    monkeypatch.setattr(sequences_command.Job, "deduplicate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "b.zarr", path)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="--min-length was 1, is now 2"):
+        prepare(tmp_path / "b.zarr", path, min_length=2)
+    path.write_text(">a\nMKV\n>c\nMYY\n")
+    os.utime(path, (1, 1))
+    assert prepare(tmp_path / "b.zarr", path) == EXIT_DONE
+    assert "begins again" in caplog.text and stored(tmp_path / "b.zarr") == {"a": "MKV", "c": "MYY"}
+    caplog.set_level("INFO", "phenomjax")
+    assert prepare(tmp_path / "b.zarr", path) == EXIT_DONE and "is finished already: 2 sequences" in caplog.text
+
+
+def start(out, files, log):
+    command = [sys.executable, "-m", "phenomjax.prepare", "sequences", "--source", *files, "--out", out, "--jobs", "2"]
+    return subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Files that take the command a second or two, and their bank."""
+    folder = tmp_path_factory.mktemp("large")
+    text = fasta(made_up(20000, 11)).encode()
+    for number in range(12):
+        (folder / f"{number}.fasta").write_bytes(
+            text.replace(b">id11_", b">%d_" % number).replace(b"AC", b"A" + b"CDEFGHIKLMNP"[number:][:1])
+        )
+    files = sorted(folder.glob("*.fasta"))
+    assert start(folder / "b.zarr", files, folder / "log").wait() == EXIT_DONE
+    return folder, files
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_and_run_again(large, tmp_path):
+    folder, files = large
+    out, killed = tmp_path / "b.zarr", 0
+    for done in (1, 5, 9, 12):
+        process = start(out, files, tmp_path / "log")
+        while process.poll() is None:
+            pieces = out / ".prepare" / "pieces"
+            if pieces.is_dir() and sum("." in p.name and "partial" not in p.name for p in pieces.iterdir()) >= done:
+                time.sleep(0.02 * done)  # the last kills fall into the second pass
+                os.killpg(process.pid, signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    assert killed >= 3
+    assert start(out, files, tmp_path / "log").wait() == EXIT_DONE
+    assert contents(out) == contents(folder / "b.zarr")
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_job_and_it_goes_on(large, tmp_path):
+    folder, files = large
+    out, log = tmp_path / "b.zarr", tmp_path / "log"
+    process = start(out, files, log)
+    while not (out / ".prepare" / "sources.json").is_file():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == EXIT_STOPPED
+    assert "SIGTERM: finishing what is in hand, then stopping" in log.read_text()
+    assert "stopped. Run the same command again to continue." in log.read_text()
+    assert start(out, files, log).wait() == EXIT_DONE and contents(out) == contents(folder / "b.zarr")

@@ -1,0 +1,175 @@
+"""The list of runs: states, best metrics, differences of the configurations, damaged files, and the page."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from phenomjax import config
+from phenomjax.config import stored
+from phenomjax.runs import __main__, reading
+from phenomjax.system.errors import UserError
+
+HOST = socket.gethostname()
+
+
+def make(folder, log=(), metrics="", **values):
+    """A run's folder; a double underscore in a name is a dot."""
+    c = config.base()
+    c.num_steps = 10
+    c.data.banks = (str(folder / "simulated.zarr"),)
+    for name, value in values.items():
+        with c.unlocked():
+            c.update_from_flattened_dict({name.replace("__", "."): value})
+    (folder / "logs").mkdir(parents=True)
+    stored.save(c, folder / "config.json")
+    (folder / "metrics.jsonl").write_text(metrics)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    (folder / "logs" / "process_000.log").write_text("".join(f"{now} {line}\n" for line in log))
+    return folder
+
+
+def began(pid, host=HOST):
+    return f"process 0 of 2 on {host} (pid {pid}), 1 device(s) of 2; SLURM job none"
+
+
+def test_states(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    elsewhere = make(tmp_path / "elsewhere", [began(1, "node7"), "first step done: 1"])
+    logs = {
+        "done": [began(dead.pid), "first step done: 1", "stopped at step 4", began(dead.pid), "done at step 10"],
+        "stopped": [began(dead.pid), "first step done: 1", "stopped at step 4"],
+        "running": [began(dead.pid), "error: config.x", began(os.getpid()), "first step done: 1", "a warning"],
+        "failed": [began(dead.pid), "first step done: 1", "error: Training diverged at step 3"],
+    }
+    for name, log in logs.items():
+        make(tmp_path / name, log)
+    make(tmp_path / "killed", [began(dead.pid), "first step done: 1"])
+    with (tmp_path / "running" / "logs" / "process_000.log").open() as file:
+        assert "a warning" in file.read()
+    found = {run.name: run.state for run in reading.find([tmp_path])}
+    assert found == {name: name for name in logs} | {"killed": "failed", "elsewhere": "running"}
+    for file in [*elsewhere.glob("logs/*"), elsewhere / "metrics.jsonl"]:
+        os.utime(file, (0, time.time() - 3600))
+    assert reading.state(elsewhere, 1, 10) == "failed"
+    (elsewhere / "logs" / "process_000.log").unlink()  # of a version without these logs
+    assert reading.state(elsewhere, 1, 10) == "stopped" and reading.state(elsewhere, 10, 10) == "done"
+
+
+LINES = (
+    '{"step": 2, "train/loss": 3.0}\n{"step": 2, "val/loss": 2.5, "val/perplexity": 12.2}\n'
+    '{"step": 4, "val/loss": 1.5, "val/perplexity": 4.5}\n{"step": 6, "train/loss": 1.0, "perf/goodput": 0.25}\n'
+    '{"step": 6, "val/loss": 1.75, "val/perplexity": 5.8}\n{"step": 7, "val/loss": NaN}\n'
+)
+
+
+def test_the_table_shows_differences_and_the_best(tmp_path, capsys):
+    make(tmp_path / "b", metrics=LINES, model__mask_ratio=0.5, optimizer__learning_rate=0.01)
+    make(tmp_path / "a", metrics='{"step": 4, "val/loss": 2.0}\n{"step": 5, "tr', optimizer__learning_rate=0.01)
+    make(tmp_path / "a" / "sub" / "c")  # below a run: part of it
+    make(tmp_path / "x" / "c", metrics='garbage\n{"val/loss": 1}\n[3]\n{"step": 1, "train/loss": "x"}\n')
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"hidden_size": 8}')
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{"num_')
+    starts = [{"began": 0, "until": 40, "first_step": 0, "step": 6, "seconds": {"step": 20.0, "start-up": 20.0}}]
+    (tmp_path / "b" / "goodput.json").write_text(json.dumps({"starts": starts}))
+    (tmp_path / "x" / "c" / "goodput.json").write_text("{")
+    (tmp_path / "x" / "c" / "progress").write_text("10\n")
+    assert __main__.main([str(tmp_path), str(tmp_path / "b"), "--sort", "val/loss"]) == 0
+    output = capsys.readouterr()
+    rows = [line.split() for line in output.out.splitlines()]
+    assert rows == [
+        [
+            "name",
+            "state",
+            "step",
+            "val/loss",
+            "val/perplexity",
+            "train/loss",
+            "goodput",
+            "model.mask_ratio",
+            "optimizer.learning_rate",
+        ],
+        ["b", "stopped", "7/10", "1.5", "4.5", "1", "0.5", "0.5", "0.01"],
+        ["a", "stopped", "4/10", "2", "-", "-", "-", "0.75", "0.01"],
+        ["x/c", "done", "10/10", "-", "-", "-", "-", "0.75", "0.0001"],
+    ]
+    told = " ".join(output.err.split())
+    for text in (
+        "skipped",
+        "foreign",
+        "torn",
+        "goodput.json is damaged",
+        "4 damaged lines of metrics.jsonl left out (the first is line 1)",
+    ):
+        assert text in told, told
+    assert "1 damaged line of metrics.jsonl left out (the first is line 2)" in told
+    assert [row[0] for row in __main__.table(reading.find([tmp_path]), "-val/loss")[1]] == ["a", "b", "x/c"]
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere. Give folders that hold runs"):
+        __main__.main([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match=r"No run is in .*: a run is a folder with the config.json"):
+        __main__.main([str(tmp_path)])
+    make(tmp_path / "a", metrics=LINES)
+    with pytest.raises(
+        UserError, match=r"--sort val/los is not a column. Did you mean 'val/loss'\? Columns: name, state"
+    ):
+        __main__.main([str(tmp_path), "--sort", "val/los"])
+    with pytest.raises(UserError, match=r"--html .* cannot be written: No such file or directory"):
+        __main__.main([str(tmp_path), "--html", str(tmp_path / "no" / "runs.html")])
+
+
+class Page(HTMLParser):
+    """Counts tags, checks that all are closed, and collects addresses."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.text = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_needs_nothing_from_outside_and_escapes_names(tmp_path):
+    evil = "<script>alert(1)</script>&'\""
+    name = "a<img src=x onerror=alert(1)>"
+    many = "".join(f'{{"step": {i}, "train/loss": {1000.0 / i}, "{name}": 1.0}}\n' for i in range(1, 3001))
+    make(tmp_path / name, metrics=LINES, init_from=evil)
+    make(tmp_path / "b", metrics=many)
+    target = tmp_path / "runs.html"
+    assert __main__.main([str(tmp_path), "--html", str(target)]) == 0
+    text = target.read_text()
+    page = Page(text)
+    assert (
+        page.open == []
+        and page.addresses == []
+        and not re.search(r"https?:|//|@import|url\(", text.replace("http-equiv", ""))
+    )
+    assert (
+        page.tags.count("script") == 1 and "img" not in page.tags and evil in page.text and name in "".join(page.text)
+    )
+    assert page.tags.count("svg") == 5  # val/loss, train/loss, val/perplexity, perf/goodput and the evil one
+    assert len(text) < 60_000  # 3,000 points are thinned

@@ -1,0 +1,99 @@
+"""The language-model tasks in the real loop: every mesh gives the same losses, micro-batches change nothing, resume is bit for bit."""
+
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from phenomjax import config, sharding, tasks, train
+from phenomjax.checkpoints import loading
+from phenomjax.data.simulated.families import FamilyConfig, write_families
+
+TINY: dict[str, dict] = {
+    "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8},
+    "permutation_lm": {
+        "embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8, "reuse_len": 6, "perm_size": 6,
+        "num_predict": 2, "dropout": 0.0, "attention_dropout": 0.0,  # dropout triples its compilation
+    },
+    "bidirectional_lm": {
+        "char_dim": 4, "filters": ((1, 4), (2, 4)), "max_characters": 5, "projection_dim": 8, "cell_dim": 16,
+    },
+}  # fmt: skip
+# Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring.
+GOLDEN = {
+    "causal_lm": [3.467940, 3.485465, 3.407630],
+    "permutation_lm": [3.442740, 3.416389, 3.370927],
+    "bidirectional_lm": [3.470338, 3.469918, 3.441564],
+}
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "families.zarr"
+    write_families(path, FamilyConfig(families=3, members=20, length=40))
+    return path
+
+
+def make_config(task, bank, **changes):
+    c = config.base(task)
+    c.data.banks, c.data.segment_len, c.global_batch_size, c.num_steps = (str(bank),), 12, 8, 6
+    c.model.update(TINY[task])
+    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = 1e-2, 4, 4, 1
+    c.eval.num_batches, c.log.tensorboard, c.figures.num_images = 2, False, 1
+    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return c
+
+
+def run(c, workdir, patch, devices=1):
+    shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
+    mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    patch.setattr(sharding, "make_mesh", lambda c: mesh)
+    code = train.run(c, workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return code, [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+@pytest.fixture(scope="module", params=TINY)
+def alone(request, bank, tmp_path_factory):
+    """(task, workdir of a straight run on one device, its losses)."""
+    workdir = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        return request.param, workdir, run(make_config(request.param, bank), workdir, patch)[1]
+
+
+def test_golden_losses(alone):
+    np.testing.assert_allclose(alone[2][:3], GOLDEN[alone[0]], rtol=1e-4)
+
+
+def test_a_mesh_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypatch):
+    c = make_config(alone[0], bank, mesh__preset="fsdp_tp", optimizer__accumulate_steps=2)
+    np.testing.assert_allclose(run(c, tmp_path, monkeypatch, devices=8)[1], alone[2], rtol=2e-6)
+
+
+@pytest.mark.parametrize("task", TINY)
+def test_bfloat16_follows_float32(task, bank, tmp_path):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        made = tasks.make(tasks.resolve(config.finalize(make_config(task, bank, model__dtype=dtype)), tmp_path))
+        batch = made.loader("train", 0, 1).batch(1)
+        params = nn.unbox(jax.jit(made.init)(jax.random.key(0), batch))
+        found.append(jax.jit(lambda p, b, made=made: made.evaluate(p, b, made.carry(8))[0]["loss"])(params, batch))
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-2)
+
+
+def test_transformer_xl_without_memory_is_saved(bank, tmp_path, monkeypatch):
+    c = make_config("causal_lm", bank, model__mem_len=0, model__num_layers=1, model__dropout=0.0, num_steps=1)
+    assert run(c, tmp_path, monkeypatch)[0] == 0 and loading.load(tmp_path)[2] == 1
+
+
+def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
+    calls = iter(range(1, 100))
+    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 3)
+    assert run(make_config(alone[0], bank), tmp_path, monkeypatch)[0] == 75
+    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    assert run(make_config(alone[0], bank), tmp_path, monkeypatch) == (0, alone[2])
+    assert (tmp_path / "metrics.jsonl").read_text().count("val/perplexity") == 2
+    jax.tree.map(np.testing.assert_array_equal, loading.load(tmp_path)[1], loading.load(alone[1])[1])

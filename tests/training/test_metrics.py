@@ -1,0 +1,124 @@
+"""Windows, writers and what a resume does to metrics.jsonl."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from matplotlib.figure import Figure
+
+from phenomjax import config
+from phenomjax.config import checks
+from phenomjax.system.errors import UserError
+from phenomjax.training import metrics, writers
+from tests.lab import ROOT
+
+
+def test_a_window_continues_where_it_was_saved():
+    straight, first = metrics.Window(), metrics.Window()
+    for value in (0.1, 0.2, 0.3):
+        straight.add({"loss": value})
+    first.add({"loss": 0.1})
+    second = metrics.Window(json.loads(json.dumps(first.state())))
+    for value in (0.2, 0.3):
+        second.add({"loss": value})
+    assert second.mean() == straight.mean() and second.count == 0
+
+
+def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    lines = writers.JsonLines(path, resume_step=2)
+    lines.scalars(3, {"x": 0.5})
+    lines.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2},
+        {"step": 3, "x": 0.5},
+    ]
+    writers.JsonLines(path, resume_step=None).close()
+    assert path.read_text() == ""  # a new run begins an empty file
+
+
+def test_tensorboard_gets_scalars_and_figures(tmp_path):
+    pytest.importorskip("tensorboardX")
+    found = writers.open_writers(tmp_path, config.base(), None)
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    for writer in found:
+        writer.scalars(1, {"train/loss": 1.0})
+        writer.figure(1, "curve", figure)
+        writer.flush()
+        writer.close()
+    assert len(found) == 2 and sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 1000
+
+
+def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
+    c = config.base()
+    c.log.tensorboard, c.log.wandb_project = False, "cells"
+    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`"
+    ):
+        writers.open_writers(tmp_path, c, None)
+
+
+def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
+    c = config.base()
+    c.log.tensorboard, c.log.mlflow_experiment = False, "cells"
+    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None if name == "mlflow" else name)
+    with pytest.raises(
+        UserError,
+        match=r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -r requirements-logging",
+    ):
+        writers.open_writers(tmp_path, c, None)
+
+
+def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    c = config.base()
+    c.log.tensorboard, c.log.mlflow_experiment, c.num_steps = False, "cells", 3
+
+    def part(steps, resume):
+        figure = Figure()
+        figure.subplots().plot([1, 2])
+        _, writer = writers.open_writers(workdir, c, resume)
+        for step in steps:
+            writer.scalars(step, {"train/loss": 1 / step, "val/loss": float("nan")})
+        writer.figure(steps[-1], "curve", figure)
+        writer.flush()
+        writer.close()
+        return writer
+
+    writer = part([1, 2], None)
+    run = writer._client.get_run(writer._id)
+    assert run.info.status == "KILLED" and run.info.run_name == "run"
+    assert run.data.params["optimizer.learning_rate"] == "0.0001" and len(run.data.params) == len(checks.flatten(c))
+    c.num_steps = 4
+    writer = part([2, 3, 4], 1)  # step 2 was not yet in a checkpoint
+    run = writer._client.get_run(writer._id)
+    history = writer._client.get_metric_history(writer._id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
+    assert run.info.status == "FINISHED" and run.data.tags["continued with num_steps"] == "4"
+    assert len(writer._client.search_runs([run.info.experiment_id])) == 1
+    assert {a.path for a in writer._client.list_artifacts(writer._id)} == {"curve_0000002.png", "curve_0000004.png"}
+    assert (tmp_path / "mlflow.db").exists() and not (ROOT / "mlruns").exists()
+    # A store that does not answer costs no training, and a run that was deleted is not begun anew in silence.
+    monkeypatch.setattr(writer._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(writer._error("gone")))
+    writer.scalars(9, {"train/loss": 1.0})
+    writer.flush()
+    assert len(writer._waiting) == 1
+    (workdir / "mlflow_run").write_text("0" * 32)
+    with pytest.raises(
+        UserError, match=r"MLflow at sqlite:.* cannot be used: .*not found.* delete .*mlflow_run to begin a new one"
+    ):
+        writers.open_writers(workdir, c, 1)
+
+
+@pytest.mark.parametrize("kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)])
+def test_peak_rate_of_known_devices(monkeypatch, kind, peak):
+    monkeypatch.setattr(metrics.jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
+    monkeypatch.setattr(metrics.jax, "device_count", lambda: 2)
+    assert metrics.peak_flops() == (None if peak is None else 2 * peak)
