@@ -1,15 +1,20 @@
-"""Collective operations of the compiled train step for dp, fsdp and fsdp_tp at 8 to 1024 devices: `python -m bench.collectives [--out FILE]`.
+"""Collective operations of the compiled train step for dp, fsdp and fsdp_tp at 8 to 1024 devices:
+`python -m bench.collectives [--out FILE]`.
 
-The step is compiled abstractly, each size in a process of its own. With JAX's CUDA plugin installed (no GPU is needed) it is compiled for
-H100s and the schedule is XLA's; else for virtual CPU devices, and read as the SPMD partitioner leaves it (bench/programs.py): there
-nothing is combined or scheduled yet, so "scheduled" is left out, and a sum of which each device keeps a slice counts as a reduce-scatter.
+The step is compiled abstractly, each size in a process of its own. With JAX's CUDA plugin installed
+(no GPU is needed) it is compiled for H100s and the schedule is XLA's; else for virtual CPU devices,
+and read as the SPMD partitioner leaves it (bench/programs.py): there nothing is combined or
+scheduled yet, so "scheduled" is left out, and a sum of which each device keeps a slice counts as a
+reduce-scatter.
 
-Bytes are what a device sends a step with ring algorithms among n: all-reduce 2 (n-1)/n of the array, reduce-scatter, all-gather and
-all-to-all (n-1)/n of the whole array. What stands in a loop over layers counts its turns.
+Bytes are what a device sends a step with ring algorithms among n: all-reduce 2 (n-1)/n of the
+array, reduce-scatter, all-gather and all-to-all (n-1)/n of the whole array. What stands in a loop
+over layers counts its turns.
 
-The projection. Compute: FLOPs of matrix products / (--tflops x --mfu); nothing else takes time. A collective: --latency_us x
-ceil(log2 n) + bytes sent / bandwidth; --link_gbps (Gbit/s of a device between nodes), or --node_gbps for groups within --per_node
-neighbours. Collectives run one at a time. Three times of a step:
+The projection. Compute: FLOPs of matrix products / (--tflops x --mfu); nothing else takes time. A
+collective: --latency_us x ceil(log2 n) + bytes sent / bandwidth; --link_gbps (Gbit/s of a device
+between nodes), or --node_gbps for groups within --per_node neighbours. Collectives run one at a
+time. Three times of a step:
   serial     nothing overlaps
   scheduled  two streams, compute and network, in the order of XLA's schedule; a collective runs from its start to its done
   bound      in each computation (a turn of a loop) a collective hides behind all products that neither need it nor are needed by it:
@@ -35,16 +40,26 @@ ROWS = {"txl": 8, "mae": 32}  # a device
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--presets", default="dp,fsdp,fsdp_tp")
     parser.add_argument("--devices", default="8,64,256,1024")
-    parser.add_argument("--rows", type=int, default=0, help="a device (default 8 segments, 32 crops)")
     parser.add_argument(
-        "--small", action="store_true", help="a quarter of the width, 4 layers: the same structure, compiled faster"
+        "--rows", type=int, default=0, help="a device (default 8 segments, 32 crops)"
     )
-    parser.add_argument("--platform", default="", help="gpu or cpu (default: gpu if the CUDA plugin is installed)")
-    parser.add_argument("--model_axis", type=int, default=8, help="devices on the model axis of fsdp_tp")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a quarter of the width, 4 layers: the same structure, compiled faster",
+    )
+    parser.add_argument(
+        "--platform", default="", help="gpu or cpu (default: gpu if the CUDA plugin is installed)"
+    )
+    parser.add_argument(
+        "--model_axis", type=int, default=8, help="devices on the model axis of fsdp_tp"
+    )
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches a step")
     parser.add_argument("--link_gbps", type=float, default=400.0)
     parser.add_argument("--node_gbps", type=float, default=3600.0)
@@ -61,9 +76,18 @@ def main() -> int:
     from bench.programs import has_cuda
 
     platform = options.platform or ("gpu" if has_cuda() else "cpu")
-    lines = [rounds.header(f"compiled for {'H100' if platform == 'gpu' else 'virtual CPU devices, partitioned program'}", ("jax", "jaxlib", "flax")),
-             f"model: {options.link_gbps:g} Gbit/s a device between nodes of {options.per_node}, {options.node_gbps:g} within, "
-             f"{options.latency_us:g} us a doubling, {options.tflops:g} TFLOP/s x {options.mfu:g}"]  # fmt: skip
+    lines = [
+        rounds.header(
+            "compiled for"
+            f" {'H100' if platform == 'gpu' else 'virtual CPU devices, partitioned program'}",
+            ("jax", "jaxlib", "flax"),
+        ),
+        (
+            f"model: {options.link_gbps:g} Gbit/s a device between nodes of {options.per_node},"
+            f" {options.node_gbps:g} within, {options.latency_us:g} us a doubling,"
+            f" {options.tflops:g} TFLOP/s x {options.mfu:g}"
+        ),
+    ]
     show(lines, options.out)
     for model in options.models.split(","):
         rows = options.rows or ROWS[model]
@@ -72,13 +96,27 @@ def main() -> int:
         add(lines, table_head(), options.out)
         for preset in options.presets.split(","):
             for count in map(int, options.devices.split(",")):
-                case = {"model": model, "preset": preset, "devices": count, "rows": rows, "platform": platform}
-                command = [sys.executable, "-m", "bench.collectives", *sys.argv[1:], "--worker", json.dumps(case)]
+                case = {
+                    "model": model,
+                    "preset": preset,
+                    "devices": count,
+                    "rows": rows,
+                    "platform": platform,
+                }
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.collectives",
+                    *sys.argv[1:],
+                    "--worker",
+                    json.dumps(case),
+                ]
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
                 if done.returncode:
                     add(
                         lines,
-                        f"  {preset:8s}{count:5d}  failed: {done.stderr.strip().splitlines()[-1][:160]}",
+                        f"  {preset:8s}{count:5d}  failed:"
+                        f" {done.stderr.strip().splitlines()[-1][:160]}",
                         options.out,
                     )
                     continue
@@ -106,17 +144,29 @@ def table_head() -> str:
         "collective-permute": "CP",
     }
     kinds = "".join(f"{short[kind] + ' n  GB':>14s}" for kind in KINDS)
-    return f"  preset  devs{kinds}  reduced in          TFLOP | serial s  eff   scheduled s  eff   bound s  eff   compiled in s"
+    return (
+        f"  preset  devs{kinds}  reduced in          TFLOP | serial s  eff   scheduled s  eff  "
+        " bound s  eff   compiled in s"
+    )
 
 
 def table_row(case: dict, found: dict) -> str:
-    kinds = "".join(f"{found['count'].get(k, 0):6d}{found['sent'].get(k, 0) / 1e9:8.3f}" for k in KINDS)
+    kinds = "".join(
+        f"{found['count'].get(k, 0):6d}{found['sent'].get(k, 0) / 1e9:8.3f}" for k in KINDS
+    )
     times = ""
     for name in ("serial", "scheduled", "bound"):
         seconds = found[name]
-        times += f"{seconds:9.4f} {found['compute'] / seconds:5.1%}  " if seconds else f"{'-':>9s} {'-':>5s}  "
+        times += (
+            f"{seconds:9.4f} {found['compute'] / seconds:5.1%}  "
+            if seconds
+            else f"{'-':>9s} {'-':>5s}  "
+        )
     reduced = ",".join(f"{k} {v / 1e6:.0f} MB" for k, v in found["reduced"].items() if v > 1e5)
-    return f"  {case['preset']:8s}{case['devices']:5d}{kinds}  {reduced:18s}{found['flops'] / 1e12:8.2f} | {times} {found['seconds']:6.0f}"
+    return (
+        f"  {case['preset']:8s}{case['devices']:5d}{kinds} "
+        f" {reduced:18s}{found['flops'] / 1e12:8.2f} | {times} {found['seconds']:6.0f}"
+    )
 
 
 # In the worker
@@ -137,7 +187,9 @@ def measure(case: dict, options: Any) -> dict:
     config = make_config(case, options)
     begin = time.perf_counter()
     lowered, _ = programs.lower(config, programs.devices(platform, count, options.per_node))
-    program = programs.compiled(lowered, "gpu") if platform == "gpu" else programs.partitioned(lowered)
+    program = (
+        programs.compiled(lowered, "gpu") if platform == "gpu" else programs.partitioned(lowered)
+    )
     seconds = time.perf_counter() - begin
     link = lambda c: cost(c, options)  # noqa: E731
     rate = options.tflops * 1e12 * options.mfu
@@ -155,11 +207,20 @@ def measure(case: dict, options: Any) -> dict:
         "scheduled": scheduled(program, program.entry, rate, link) if platform == "gpu" else 0.0,
         "bound": bound(program, program.entry, rate, link),
     }
-    return {"count": number, "sent": sent, "reduced": reduced, "flops": flops, "seconds": seconds, **times}
+    return {
+        "count": number,
+        "sent": sent,
+        "reduced": reduced,
+        "flops": flops,
+        "seconds": seconds,
+        **times,
+    }
 
 
 def make_config(case: dict, options: Any) -> Any:
-    """The published sizes, or the same structure smaller; bfloat16 with explicit attention (flash attention asks the GPU)."""
+    """The published sizes, or the same structure smaller; bfloat16 with explicit attention (flash
+    attention asks the GPU).
+    """
     from configs import mae, prot_txl
 
     c = prot_txl.get_config("uniref") if case["model"] == "txl" else mae.get_config("L/8")
@@ -171,10 +232,19 @@ def make_config(case: dict, options: Any) -> Any:
         if case["model"] == "txl":
             m.num_layers, m.num_heads, m.head_dim, m.mlp_dim = 4, 8, 32, 1024
         else:
-            m.depth, m.num_heads, m.decoder_dim, m.decoder_depth, m.decoder_num_heads = 4, 8, 256, 2, 8
+            m.depth, m.num_heads, m.decoder_dim, m.decoder_depth, m.decoder_num_heads = (
+                4,
+                8,
+                256,
+                2,
+                8,
+            )
             c.data.crop_size = 64
     m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
-    c.mesh.preset, c.mesh.model = case["preset"], options.model_axis if case["preset"] == "fsdp_tp" else 1
+    c.mesh.preset, c.mesh.model = (
+        case["preset"],
+        (options.model_axis if case["preset"] == "fsdp_tp" else 1),
+    )
     c.optimizer.accumulate_steps = options.accumulate
     c.global_batch_size = case["rows"] * case["devices"]
     return c
@@ -208,7 +278,9 @@ def scheduled(program: Program, name: str, rate: float, link: Any) -> float:
 
 
 def bound(program: Program, name: str, rate: float, link: Any) -> float:
-    """Seconds of one run of a computation if every collective hid behind all products that are independent of it."""
+    """Seconds of one run of a computation if every collective hid behind all products that are
+    independent of it.
+    """
     operations = program.computations[name]
     place = {op.name: i for i, op in enumerate(operations)}
     work, total, exposed, all_links = [0.0] * len(operations), 0.0, 0.0, 0.0
@@ -220,14 +292,20 @@ def bound(program: Program, name: str, rate: float, link: Any) -> float:
             needs |= (before[j] | 1 << j) if j is not None and j < i else 0
         before.append(needs)
         if op.opcode == "while":  # a barrier: hides and shows what its body does
-            total += program.turns(op) * sum(bound(program, x, rate, link) for x in program.called(op))
+            total += program.turns(op) * sum(
+                bound(program, x, rate, link) for x in program.called(op)
+            )
         else:
             work[i] = program.flops(name, op) / rate
     for i, op in enumerate(operations):
         kind = collective_kind(op)
         c = program.collective(name, op, kind) if kind else None
         if c and c.group > 1:
-            independent = sum(w for j, w in enumerate(work) if w and not before[i] >> j & 1 and not before[j] >> i & 1)
+            independent = sum(
+                w
+                for j, w in enumerate(work)
+                if w and not before[i] >> j & 1 and not before[j] >> i & 1
+            )
             exposed, all_links = exposed + max(link(c) - independent, 0.0), all_links + link(c)
     return total + sum(work) + max(exposed, all_links - sum(work))
 

@@ -1,6 +1,8 @@
-"""Reads a compiled program's HLO text: collective operations, bytes, reduced types, matrix-product FLOPs, and what could hide what.
+"""Reads a compiled program's HLO text: collective operations, bytes, reduced types, matrix-product
+FLOPs, and what could hide what.
 
-Works on the scheduled program of a GPU or CPU, and on the program as the SPMD partitioner leaves it (`bench.programs.partitioned`).
+Works on the scheduled program of a GPU or CPU, and on the program as the SPMD partitioner leaves it
+(`bench.programs.partitioned`).
 """
 
 import collections
@@ -34,7 +36,8 @@ _ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _CALLED = re.compile(
-    r"(?:body|calls|to_apply|called_computations|branch_computations)=\{?(%?[\w.\-]+(?:, %?[\w.\-]+)*)"
+    r"(?:body|calls|to_apply|called_computations|branch_computations)=\{?(%?[\w.\-]+(?:,"
+    r" %?[\w.\-]+)*)"
 )
 
 
@@ -69,7 +72,8 @@ class Collective:
     Attributes:
       kind: of KINDS.
       arrays: [(type, shape)] that each device hands in.
-      group: devices that take part; span: from the first to one past the last of them, in the order of the mesh.
+      group: devices that take part; span: from the first to one past the last of them, in the order
+        of the mesh.
       times: how often a step runs it.
       name, computation, op_name: where it stands.
       backward: it belongs to the backward pass.
@@ -93,7 +97,9 @@ class Collective:
     def sent(self) -> float:
         """Bytes that each device sends, a time, with ring algorithms."""
         share = (self.group - 1) / self.group
-        return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share) * self.size
+        return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(
+            self.kind, share
+        ) * self.size
 
     @property
     def backward(self) -> bool:
@@ -110,7 +116,8 @@ class Program:
     """The computations of an HLO module.
 
     Attributes:
-      computations: {name: operations in their order, which is the schedule if the module is scheduled}.
+      computations: {name: operations in their order, which is the schedule if the module is
+        scheduled}.
       entry: name of the first.
       times: how often a step runs each computation; loops count their turns.
     """
@@ -124,8 +131,12 @@ class Program:
                 current = self.computations.setdefault(head.group(2), [])
                 self.entry = head.group(2) if head.group(1) else self.entry
             elif match := _LINE.match(line):
-                current.append(_operation(line[match.end() :], match.group(2), bool(match.group(1))))
-        self._by_name = {name: {op.name: op for op in ops} for name, ops in self.computations.items()}
+                current.append(
+                    _operation(line[match.end() :], match.group(2), bool(match.group(1)))
+                )
+        self._by_name = {
+            name: {op.name: op for op in ops} for name, ops in self.computations.items()
+        }
         self.times: collections.Counter = collections.Counter()
         self._count(self.entry, 1)
 
@@ -146,7 +157,9 @@ class Program:
             "map",
         ) or op.opcode.startswith(KINDS):
             return []
-        names = [x.strip().lstrip("%") for match in _CALLED.findall(op.text) for x in match.split(",")]
+        names = [
+            x.strip().lstrip("%") for match in _CALLED.findall(op.text) for x in match.split(",")
+        ]
         return [name for name in names if name in self.computations]
 
     def turns(self, op: Operation) -> int:
@@ -155,7 +168,8 @@ class Program:
             return 1
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', op.text):
             return int(known.group(1))
-        # Not annotated yet: the condition of a scan compares its counter with a constant, and its counter begins at 0.
+        # Not annotated yet: the condition of a scan compares its counter with a constant, and its
+        # counter begins at 0.
         condition = self.computations[re.search(r"condition=%?([\w.\-]+)", op.text).group(1)]
         limits = [int(x.text) for x in condition if x.opcode == "constant" and x.text.isdigit()]
         return max(limits, default=1)
@@ -166,8 +180,14 @@ class Program:
         return [array for name in op.operands if name in by_name for array in by_name[name].arrays]
 
     def flops(self, computation: str, op: Operation) -> float:
-        """FLOPs of the matrix products of one run of an operation, with all that it calls; 2 a multiply-add."""
-        dims = re.search(r"lhs_contracting_dim(?:s|ensions)\W*=?\W*([\d,\" ]+)", op.text) if _is_product(op) else None
+        """FLOPs of the matrix products of one run of an operation, with all that it calls; 2 a
+        multiply-add.
+        """
+        dims = (
+            re.search(r"lhs_contracting_dim(?:s|ensions)\W*=?\W*([\d,\" ]+)", op.text)
+            if _is_product(op)
+            else None
+        )
         if dims:
             left = self.operand_arrays(computation, op)[0][1]
             contracted = [left[int(x)] for x in re.findall(r"\d+", dims.group(1))]
@@ -198,12 +218,18 @@ class Program:
         if kind == "all-reduce" and self._is_scattered(computation, op):
             kind = "reduce-scatter"
         arrays = tuple(self.operand_arrays(computation, op))
-        return Collective(kind, arrays, group, span, self.times[computation], op.name, computation, op.op_name)
+        return Collective(
+            kind, arrays, group, span, self.times[computation], op.name, computation, op.op_name
+        )
 
     def _is_scattered(self, computation: str, op: Operation) -> bool:
-        """Whether each device keeps only its slice of a sum: a GPU's compiler makes a reduce-scatter of these two, a CPU's does not."""
+        """Whether each device keeps only its slice of a sum: a GPU's compiler makes a
+        reduce-scatter of these two, a CPU's does not.
+        """
         users = [x for x in self.computations[computation] if op.name in x.operands]
-        while users and all(x.opcode in ("convert", "reshape", "transpose", "copy", "bitcast") for x in users):
+        while users and all(
+            x.opcode in ("convert", "reshape", "transpose", "copy", "bitcast") for x in users
+        ):
             names = {x.name for x in users}
             users = [x for x in self.computations[computation] if names & set(x.operands)]
         return bool(users) and all(x.opcode == "dynamic-slice" for x in users)
@@ -215,18 +241,25 @@ def collective_kind(op: Operation) -> str:
 
 
 def _is_product(op: Operation) -> bool:
-    return op.opcode == "dot" or (op.opcode == "custom-call" and ("$matmul" in op.text or "$gemm" in op.text))
+    return op.opcode == "dot" or (
+        op.opcode == "custom-call" and ("$matmul" in op.text or "$gemm" in op.text)
+    )
 
 
 def _operation(rest: str, name: str, root: bool) -> Operation:
     """Parses what stands behind "name = "."""
     end = _balanced(rest) if rest.startswith("(") else rest.index(" ")
-    arrays = [(kind, tuple(int(x) for x in dims.split(",") if x)) for kind, dims in _ARRAY.findall(rest[:end])]
+    arrays = [
+        (kind, tuple(int(x) for x in dims.split(",") if x))
+        for kind, dims in _ARRAY.findall(rest[:end])
+    ]
     opcode, _, tail = rest[end:].strip().partition("(")
     close = _balanced("(" + tail) - 1
     arguments, text = tail[: close - 1], tail[close:]
     operands = re.findall(r"%([\w.\-]+)", arguments)
-    return Operation(name, opcode, arrays, operands, arguments if opcode == "constant" else text, root)
+    return Operation(
+        name, opcode, arrays, operands, arguments if opcode == "constant" else text, root
+    )
 
 
 def _balanced(text: str) -> int:
@@ -240,8 +273,11 @@ def _balanced(text: str) -> int:
 
 
 def _group(text: str) -> tuple[int, int]:
-    """(devices in a group, from the first to one past the last) of a replica_groups or source_target_pairs attribute."""
-    if mesh := re.search(r"replica_groups=mesh\[(.*?)\] *\{(.*?)\}", text):  # mesh['a'=4,'b'=2] {'b'}
+    """(devices in a group, from the first to one past the last) of a replica_groups or
+    source_target_pairs attribute.
+    """
+    # mesh['a'=4,'b'=2] {'b'}
+    if mesh := re.search(r"replica_groups=mesh\[(.*?)\] *\{(.*?)\}", text):
         axes = [(axis, int(size)) for axis, size in re.findall(r"'(\w+)'=(\d+)", mesh.group(1))]
         chosen = re.findall(r"'(\w+)'", mesh.group(2))
         ids = np.arange(math.prod(size for _, size in axes)).reshape([size for _, size in axes])
@@ -249,14 +285,18 @@ def _group(text: str) -> tuple[int, int]:
     elif iota := re.search(
         r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text
     ):  # [4,2]<=[8], or with a transposition
-        ids = np.arange(int(iota.group(1)) * int(iota.group(2))).reshape([int(x) for x in iota.group(3).split(",")])
+        ids = np.arange(int(iota.group(1)) * int(iota.group(2))).reshape(
+            [int(x) for x in iota.group(3).split(",")]
+        )
         ids = ids.transpose([int(x) for x in iota.group(4).split(",")]) if iota.group(4) else ids
         group = ids.reshape(int(iota.group(1)), -1)[0]
     elif listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         group = np.array([int(x) for x in listed.group(1).split(",")])
     elif pairs := re.search(r"source_target_pairs=\{\{(.*?)\}\}", text):
         moved = [tuple(map(int, pair.split(","))) for pair in pairs.group(1).split("},{")]
-        return (2, 1 + max(abs(a - b) for a, b in moved)) if any(a != b for a, b in moved) else (1, 1)
+        return (
+            (2, 1 + max(abs(a - b) for a, b in moved)) if any(a != b for a, b in moved) else (1, 1)
+        )
     else:
         return 1, 1
     return len(group), int(group.max() - group.min()) + 1

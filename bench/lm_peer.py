@@ -1,4 +1,6 @@
-"""A plain PyTorch Transformer-XL and ELMo of the same architecture, as most people would write them; only benchmarks use them."""
+"""A plain PyTorch Transformer-XL and ELMo of the same architecture, as most people would write
+them; only benchmarks use them.
+"""
 
 import torch
 from torch import nn
@@ -20,13 +22,19 @@ class Layer(nn.Module):
     def forward(self, x, memory, positions, u, v, mask):
         batch, queries, _ = x.shape
         both = torch.cat([memory, x], 1)
-        q, k, value = self.qkv(both).view(batch, both.shape[1], 3, self.heads, self.head_dim).unbind(2)
+        q, k, value = (
+            self.qkv(both).view(batch, both.shape[1], 3, self.heads, self.head_dim).unbind(2)
+        )
         q = q[:, -queries:]
         r = self.position(positions).view(-1, self.heads, self.head_dim)
         content = torch.einsum("bqhd,bkhd->bhqk", q + u, k)
         place = torch.einsum("bqhd,khd->bhqk", q + v, r)
         keys = place.shape[-1]
-        place = F.pad(place, (1, 0)).view(batch, self.heads, keys + 1, queries)[:, :, 1:].reshape(content.shape)
+        place = (
+            F.pad(place, (1, 0))
+            .view(batch, self.heads, keys + 1, queries)[:, :, 1:]
+            .reshape(content.shape)
+        )
         scores = (content + place) * self.head_dim**-0.5
         weights = scores.masked_fill(mask, float("-inf")).softmax(-1)
         y = torch.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, queries, -1)
@@ -37,7 +45,9 @@ class Layer(nn.Module):
 class PlainTransformerXL(nn.Module):
     """Returns (loss, memories) for tokens (batch, queries + 1)."""
 
-    def __init__(self, vocab: int, dim: int, depth: int, heads: int, head_dim: int, hidden: int, mem_len: int):
+    def __init__(
+        self, vocab: int, dim: int, depth: int, heads: int, head_dim: int, hidden: int, mem_len: int
+    ):
         super().__init__()
         self.embedding, self.bias = nn.Embedding(vocab, dim), nn.Parameter(torch.zeros(vocab))
         self.layers = nn.ModuleList(Layer(dim, heads, head_dim, hidden) for _ in range(depth))
@@ -49,7 +59,9 @@ class PlainTransformerXL(nn.Module):
         x = self.embedding(tokens[:, :-1]) * self.dim**0.5
         queries, keys = x.shape[1], x.shape[1] + self.mem_len
         distance = torch.arange(keys - 1, -1, -1, device=x.device, dtype=torch.float32)
-        angles = distance[:, None] / 10000 ** (torch.arange(0, self.dim, 2, device=x.device) / self.dim)
+        angles = distance[:, None] / 10000 ** (
+            torch.arange(0, self.dim, 2, device=x.device) / self.dim
+        )
         positions = torch.cat([angles.sin(), angles.cos()], -1).to(x.dtype)
         mask = torch.ones(queries, keys, dtype=torch.bool, device=x.device).triu(1 + self.mem_len)
         kept = []
@@ -61,13 +73,17 @@ class PlainTransformerXL(nn.Module):
 
 
 class PlainELMo(nn.Module):
-    """Two directions of nn.LSTM with projection over a token embedding (nn.LSTM cannot clip); returns (loss, states)."""
+    """Two directions of nn.LSTM with projection over a token embedding (nn.LSTM cannot clip);
+    returns (loss, states).
+    """
 
     def __init__(self, vocab: int, projection: int, cell: int, depth: int):
         super().__init__()
         self.embedding, self.head = nn.Embedding(vocab, projection), nn.Linear(projection, vocab)
         lstm = lambda: nn.LSTM(projection, cell, 1, batch_first=True, proj_size=projection)  # noqa: E731
-        self.directions = nn.ModuleList(nn.ModuleList(lstm() for _ in range(depth)) for _ in range(2))
+        self.directions = nn.ModuleList(
+            nn.ModuleList(lstm() for _ in range(depth)) for _ in range(2)
+        )
 
     def forward(self, tokens, states):
         inner, loss, kept = tokens[:, 1:-1], 0.0, []
@@ -79,5 +95,9 @@ class PlainELMo(nn.Module):
                 x = y + x if number else y
             target = tokens[:, :-2].flip(1) if direction else tokens[:, 2:]
             loss = loss + F.cross_entropy(self.head(x).flatten(0, 1).float(), target.flatten())
-        kept = [kept[direction * len(layers) + number] for number in range(len(layers)) for direction in range(2)]
+        kept = [
+            kept[direction * len(layers) + number]
+            for number in range(len(layers))
+            for direction in range(2)
+        ]
         return loss / 2, kept

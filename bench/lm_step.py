@@ -1,8 +1,10 @@
-"""Training step of the language models against plain PyTorch and Hugging Face's modules: `python -m bench.lm_step [--out FILE]`.
+"""Training step of the language models against plain PyTorch and Hugging Face's modules: `python -m
+bench.lm_step [--out FILE]`.
 
-On a CPU: one core, one thread, every implementation in a process of its own, alternating rounds, CPU time (user and system), medians.
-On a GPU: residues/s, MFU against a bfloat16 matrix product measured in the same run, and peak memory. The step is forward, backward and
-Adam on a row of residues with full memories, without dropout and data loading, in all programs.
+On a CPU: one core, one thread, every implementation in a process of its own, alternating rounds,
+CPU time (user and system), medians. On a GPU: residues/s, MFU against a bfloat16 matrix product
+measured in the same run, and peak memory. The step is forward, backward and Adam on a row of
+residues with full memories, without dropout and data loading, in all programs.
 """
 
 import argparse
@@ -29,24 +31,33 @@ MODELS = {
 CPU = {"txl-6x256": 8, "txl-6x512": 2, "txl-12x512": 2, "xlnet-6x256": 8, "elmo-2x128": 8}  # rows
 GPU = {"txl-12x512": 64, "prot-txl": 16, "prot-txl-bfd": 16, "prot-xlnet": 16, "seqvec": 128}
 PEERS = {
-    "causal_lm": ("phenomjax", "torch", "huggingface"), "permutation_lm": ("phenomjax", "huggingface"),
+    "causal_lm": ("phenomjax", "torch", "huggingface"),
+    "permutation_lm": ("phenomjax", "huggingface"),
     "bidirectional_lm": ("phenomjax", "torch"),
-}  # fmt: skip
+}
 VOCAB = 32
 GOAL = 0.65  # our CPU time over that of the fastest PyTorch implementation in float32
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--models", default="", help=f"of {', '.join(MODELS)} (default {', '.join(CPU)}; on a GPU {', '.join(GPU)})"
+        "--models",
+        default="",
+        help=f"of {', '.join(MODELS)} (default {', '.join(CPU)}; on a GPU {', '.join(GPU)})",
     )
     parser.add_argument("--batch", type=int, default=0, help="rows a step (default by model)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=2, help="steps a round")
-    parser.add_argument("--peers", default="", help="e.g. phenomjax,torch-compile (default: all that there are)")
     parser.add_argument(
-        "--overrides", default="", help="of phenomjax's model config, e.g. scan_layers=True,attention=cudnn"
+        "--peers", default="", help="e.g. phenomjax,torch-compile (default: all that there are)"
+    )
+    parser.add_argument(
+        "--overrides",
+        default="",
+        help="of phenomjax's model config, e.g. scan_layers=True,attention=cudnn",
     )
     parser.add_argument("--out", default="", help="also write the output to this file")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
@@ -62,9 +73,17 @@ def main() -> int:
         peers = (
             options.peers.split(",")
             if options.peers
-            else [*PEERS[MODELS[model][0]], *(["torch-compile"] if gpu and MODELS[model][3] else [])]
+            else [
+                *PEERS[MODELS[model][0]],
+                *(["torch-compile"] if gpu and MODELS[model][3] else []),
+            ]
         )
-        case = {"model": model, "gpu": bool(gpu), "repeats": options.repeats, "overrides": options.overrides}
+        case = {
+            "model": model,
+            "gpu": bool(gpu),
+            "repeats": options.repeats,
+            "overrides": options.overrides,
+        }
         case["batch"] = options.batch or defaults.get(model, 8)
         text = table(case, rounds.alternate(__file__, case, peers, options.rounds))
         print(text, flush=True)
@@ -80,26 +99,39 @@ def table(case: dict, results: dict[str, list[dict]]) -> str:
     residues = case["batch"] * MODELS[case["model"]][5]
     median = {peer: statistics.median(row[clock] for row in rows) for peer, rows in results.items()}
     lines = [
-        f"\n{case['model']}, {case['batch']} rows of {MODELS[case['model']][5]}{' ' + case['overrides'] if case['overrides'] else ''}"
+        f"\n{case['model']}, {case['batch']} rows of"
+        f" {MODELS[case['model']][5]}{' ' + case['overrides'] if case['overrides'] else ''}"
     ]
     for peer, rows in results.items():
         row, seconds = rows[-1], median[peer]
-        line = f"  {peer:14s} {seconds:8.3f} s (min {min(r[clock] for r in rows):.3f})  {residues / seconds:9.0f} residues/s"
+        line = (
+            f"  {peer:14s} {seconds:8.3f} s (min {min(r[clock] for r in rows):.3f}) "
+            f" {residues / seconds:9.0f} residues/s"
+        )
         if case["gpu"]:
             tflops = row["gflops"] / 1e3 / seconds
-            line += f"  {tflops:6.1f} TFLOP/s = {tflops / row['matmul_tflops']:.1%} of the matmul rate ({row['matmul_tflops']:.0f} TFLOP/s)"
+            line += (
+                f"  {tflops:6.1f} TFLOP/s = {tflops / row['matmul_tflops']:.1%} of the matmul rate"
+                f" ({row['matmul_tflops']:.0f} TFLOP/s)"
+            )
             line += f"  peak {row['device_gb']:.1f} GB"
         else:
             line += f"  {row['gflops'] / seconds:6.1f} GFLOP/s  peak {row['rss']:.2f} GB"
         lines.append(
-            line + (f"  {median['phenomjax'] / seconds:.2f}" if "phenomjax" in median and peer != "phenomjax" else "")
+            line
+            + (
+                f"  {median['phenomjax'] / seconds:.2f}"
+                if "phenomjax" in median and peer != "phenomjax"
+                else ""
+            )
         )
     fastest = min((median[peer] for peer in median if peer != "phenomjax"), default=None)
     if fastest and "phenomjax" in median:
         ratio = median["phenomjax"] / fastest
         goal = 1 / 1.5 if case["gpu"] else GOAL
         lines.append(
-            f"  our time over the fastest PyTorch's: {ratio:.2f}, goal {goal:.2f}: {'met' if ratio <= goal else 'NOT met'}"
+            f"  our time over the fastest PyTorch's: {ratio:.2f}, goal {goal:.2f}:"
+            f" {'met' if ratio <= goal else 'NOT met'}"
         )
     return "\n".join(lines)
 
@@ -139,7 +171,9 @@ def bank_of(case: dict) -> Path:
     letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
     count = 2 + case["batch"] * MODELS[case["model"]][5] * 4 // 300
     rng = np.random.default_rng(0)
-    write_token_bank(path, {"train": [(str(i), "".join(rng.choice(letters, 300))) for i in range(count)]})
+    write_token_bank(
+        path, {"train": [(str(i), "".join(rng.choice(letters, 300))) for i in range(count)]}
+    )
     return path
 
 
@@ -188,7 +222,13 @@ def torch_case(case: dict) -> tuple[Callable, Callable]:
     c.data.banks = (str(bank_of(case)),)
     gflops = flops_of(c, segment, rows) / 1e9
     tokens = torch.randint(7, 27, (rows, segment + 2), device=device)
-    step_of = torch_elmo if task == "bidirectional_lm" else torch_xlnet if task == "permutation_lm" else torch_txl
+    step_of = (
+        torch_elmo
+        if task == "bidirectional_lm"
+        else torch_xlnet
+        if task == "permutation_lm"
+        else torch_txl
+    )
     forward, model = step_of(case, c, tokens, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     precision = torch.autocast(device, torch.bfloat16, enabled=case["gpu"])
@@ -220,9 +260,22 @@ def torch_txl(case: dict, c, tokens, device: str):
         import transformers
 
         settings = transformers.TransfoXLConfig(
-            vocab_size=VOCAB, cutoffs=[], d_model=width, d_embed=width, n_head=heads[0], d_head=heads[1], d_inner=hidden, div_val=1,
-            n_layer=depth, mem_len=memory, clamp_len=-1, same_length=False, untie_r=False, dropout=0.0, dropatt=0.0,
-        )  # fmt: skip
+            vocab_size=VOCAB,
+            cutoffs=[],
+            d_model=width,
+            d_embed=width,
+            n_head=heads[0],
+            d_head=heads[1],
+            d_inner=hidden,
+            div_val=1,
+            n_layer=depth,
+            mem_len=memory,
+            clamp_len=-1,
+            same_length=False,
+            untie_r=False,
+            dropout=0.0,
+            dropatt=0.0,
+        )
         model = transformers.TransfoXLLMHeadModel(settings).to(device)
         state = {"mems": None}
 
@@ -252,10 +305,17 @@ def torch_xlnet(case: dict, c, tokens, device: str):
     _, depth, width, heads, hidden, segment, memory = MODELS[case["model"]]
     model = transformers.XLNetLMHeadModel(
         transformers.XLNetConfig(
-            vocab_size=VOCAB, d_model=width, n_layer=depth, n_head=heads[0], d_inner=hidden, mem_len=memory, reuse_len=c.model.reuse_len,
-            bi_data=False, dropout=0.0,
+            vocab_size=VOCAB,
+            d_model=width,
+            n_layer=depth,
+            n_head=heads[0],
+            d_inner=hidden,
+            mem_len=memory,
+            reuse_len=c.model.reuse_len,
+            bi_data=False,
+            dropout=0.0,
         )
-    ).to(device)  # fmt: skip
+    ).to(device)
     inputs, targets = tokens[:, 1:-1], c.model.num_predict
     places = torch.stack([torch.randperm(segment, device=device)[:targets] for _ in inputs])
     mapping = torch.nn.functional.one_hot(places, segment).float()
@@ -264,7 +324,14 @@ def torch_xlnet(case: dict, c, tokens, device: str):
     labels, state = inputs.gather(1, places), {"mems": None}
 
     def forward():
-        out = model(inputs, mems=state["mems"], perm_mask=mask, target_mapping=mapping, labels=labels, use_mems=True)
+        out = model(
+            inputs,
+            mems=state["mems"],
+            perm_mask=mask,
+            target_mapping=mapping,
+            labels=labels,
+            use_mems=True,
+        )
         state["mems"] = out.mems
         return out.loss
 

@@ -1,11 +1,12 @@
-"""CPU time and rate of random crops: the loader against a memmap, bare TensorStore, and zarr-python in a torch DataLoader.
+"""CPU time and rate of random crops: the loader against a memmap, bare TensorStore, and zarr-python
+in a torch DataLoader.
 
     python -m bench.loader            # about 6 minutes and 3 GB in a temporary folder
     python -m bench.loader --quick    # about a minute
 
-All methods read the same crops of the same simulated images in alternating rounds, and their pixels are compared. CPU
-time is that of the process and its workers; on a machine that others use it is the figure to trust. A ratio under 1.25
-is a tie.
+All methods read the same crops of the same simulated images in alternating rounds, and their pixels
+are compared. CPU time is that of the process and its workers; on a machine that others use it is
+the figure to trust. A ratio under 1.25 is a tie.
 """
 
 import argparse
@@ -34,13 +35,19 @@ Crops = list[tuple[int, int, int]]  # image, y, x
 
 
 def simulate(rng: np.random.Generator) -> np.ndarray:
-    """One image [SIZE, SIZE, DEPTH] uint16: smooth blobs of a cell's size, 12 bit, with photon noise."""
+    """One image [SIZE, SIZE, DEPTH] uint16: smooth blobs of a cell's size, 12 bit, with photon
+    noise.
+    """
     image = np.empty((SIZE, SIZE, DEPTH), np.uint16)
     frequency = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE))
     for channel in range(DEPTH):
         smooth = np.exp(-2 * (np.pi * (4 + 3 * channel) * frequency) ** 2)
-        field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((SIZE, SIZE), np.float32)) * smooth, (SIZE, SIZE))
-        image[..., channel] = np.clip(rng.poisson(100 * np.exp(0.8 * field / field.std())) + 60, 0, 4095)
+        field = np.fft.irfft2(
+            np.fft.rfft2(rng.standard_normal((SIZE, SIZE), np.float32)) * smooth, (SIZE, SIZE)
+        )
+        image[..., channel] = np.clip(
+            rng.poisson(100 * np.exp(0.8 * field / field.std())) + 60, 0, 4095
+        )
     return image
 
 
@@ -48,14 +55,27 @@ def write_data(folder: Path, dtype: str, count: int) -> None:
     """Writes the same images as raw .npy, as a bank, and as plain Zarr chunks of 256 pixels."""
     rng = np.random.default_rng(0)
     shift = 3 if dtype == "uint8" else 0
-    images = np.stack([(simulate(rng) >> shift).clip(0, np.iinfo(dtype).max).astype(dtype) for _ in range(count)])
+    images = np.stack(
+        [(simulate(rng) >> shift).clip(0, np.iinfo(dtype).max).astype(dtype) for _ in range(count)]
+    )
     np.save(folder / f"{dtype}.npy", images)
     names = [f"channel {i}" for i in range(DEPTH)]
-    write_bank(folder / f"{dtype}.zarr", images, pa.table({"well": [f"A{i:02}" for i in range(count)]}), names)
-    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=images.itemsize)
+    write_bank(
+        folder / f"{dtype}.zarr",
+        images,
+        pa.table({"well": [f"A{i:02}" for i in range(count)]}),
+        names,
+    )
+    codec = zarr.codecs.BloscCodec(
+        cname="lz4", clevel=5, shuffle="bitshuffle", typesize=images.itemsize
+    )
     chunks = (1, 256, 256, DEPTH)
     plain = zarr.create_array(
-        folder / f"{dtype}_256.zarr", shape=images.shape, dtype=dtype, chunks=chunks, compressors=codec
+        folder / f"{dtype}_256.zarr",
+        shape=images.shape,
+        dtype=dtype,
+        chunks=chunks,
+        compressors=codec,
     )
     plain[:] = images
 
@@ -162,13 +182,17 @@ class TorchZarr(Method):
 def cpu_seconds(workers: tuple[int, ...]) -> float:
     """CPU time of this process and the given ones so far."""
     ticks = sum(
-        sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13])) for pid in workers
+        sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+        for pid in workers
     )
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def crops_of(loader: ImageLoader, step: int) -> Crops:
-    """The crops of the loader's batch, for the other methods. All images are in its split, so positions are rows."""
+    """The crops of the loader's batch, for the other methods.
+
+    All images are in its split, so positions are rows.
+    """
     requests = loader.requests(step, 0, loader.global_batch_size)
     return [(image, y, x) for _, image, crops in requests for y, x, _ in crops]
 
@@ -176,7 +200,9 @@ def crops_of(loader: ImageLoader, step: int) -> Crops:
 def measure(folder: Path, dtype: str, rounds: int, batches: int) -> dict[str, np.ndarray]:
     """CPU ms per crop and crops/s [rounds, 2] of each method."""
     bank = open_bank(folder / f"{dtype}.zarr")
-    loader = ImageLoader([bank], channels=bank.channels, val_fraction=0.0, global_batch_size=BATCH, crop_size=CROP)
+    loader = ImageLoader(
+        [bank], channels=bank.channels, val_fraction=0.0, global_batch_size=BATCH, crop_size=CROP
+    )
     print(f"\n{dtype}: {loader.describe()}", flush=True)
     stored = sum(path.stat().st_size for path in (folder / f"{dtype}.zarr" / "images").iterdir())
     print(f"compression {np.prod(bank.shape) * bank.dtype.itemsize / stored:.2f} x", flush=True)
@@ -218,19 +244,28 @@ def hash_order(name: str, turn: int) -> float:
 def report(dtype: str, results: dict[str, np.ndarray]) -> None:
     """Prints medians over the rounds, the medians of the ratios within a round, and the goals."""
     ours = results["phenomjax loader"]
-    print(f"{'':34}{'CPU ms/crop':>12}{'(min)':>8}{'crops/s':>9}{'CPU x ours':>12}{'crops/s ours x':>16}")
+    print(
+        f"{'':34}{'CPU ms/crop':>12}{'(min)':>8}{'crops/s':>9}{'CPU x ours':>12}{'crops/s ours x':>16}"
+    )
     ratios = {}
     for name, values in results.items():
         ratios[name] = np.median(values[:, 0] / ours[:, 0])
         faster = np.median(ours[:, 1] / values[:, 1])
         cpu, rate = np.median(values, axis=0)
-        print(f"{name:34}{cpu:12.2f}{values[:, 0].min():8.2f}{rate:9.0f}{ratios[name]:12.2f}{faster:16.2f}")
+        print(
+            f"{name:34}{cpu:12.2f}{values[:, 0].min():8.2f}{rate:9.0f}{ratios[name]:12.2f}{faster:16.2f}"
+        )
     cpu, store = np.median(ours[:, 0]), np.median(results["(b) TensorStore into the batch"][:, 0])
-    same, plain = (ratios[f"(c) zarr + torch, {layout}"] for layout in ("same bank", "chunks of 256"))
+    same, plain = (
+        ratios[f"(c) zarr + torch, {layout}"] for layout in ("same bank", "chunks of 256")
+    )
     overhead = 1 / ratios["(b) TensorStore into the batch"] - 1
     goal = GOAL_MS[dtype]
     for reached, text in (
-        (cpu <= goal, f"CPU at most {goal} ms a crop: {cpu:.2f} (where TensorStore takes {store:.2f})"),
+        (
+            cpu <= goal,
+            f"CPU at most {goal} ms a crop: {cpu:.2f} (where TensorStore takes {store:.2f})",
+        ),
         (overhead <= 0.15, f"at most 15 % over TensorStore: {100 * overhead:+.0f} %"),
         (same >= 5, f"at least 5 x less CPU than (c) on the same bank: {same:.1f} x"),
         (plain >= 5, f"the same against the chunks that suit zarr-python best: {plain:.1f} x"),
@@ -242,14 +277,18 @@ def machine() -> str:
     """CPU, cores, versions and commit, for the head of a results file."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     cpu = next(
-        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")), platform.processor()
+        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")),
+        platform.processor(),
     )
     names = ("numpy", "tensorstore", "imagecodecs", "grain", "zarr", "numcodecs", "torch")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    commit = (
+        subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    )
     return (
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {versions}; commit {commit}"
+        f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()},"
+        f" {versions}; commit {commit}"
     )
 
 
@@ -257,13 +296,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batches", type=int, default=4, help="batches of 64 crops a round and method")
+    parser.add_argument(
+        "--batches", type=int, default=4, help="batches of 64 crops a round and method"
+    )
     parser.add_argument("--quick", action="store_true", help="4 images, 3 rounds of one batch")
     flags = parser.parse_args()
-    images, rounds, batches = (4, 3, 1) if flags.quick else (flags.images, flags.rounds, flags.batches)
+    images, rounds, batches = (
+        (4, 3, 1) if flags.quick else (flags.images, flags.rounds, flags.batches)
+    )
     print(machine())
     print(
-        f"{images} images of {SIZE} x {SIZE} x {DEPTH}; medians of {rounds} alternating rounds of {batches * BATCH} crops"
+        f"{images} images of {SIZE} x {SIZE} x {DEPTH}; medians of {rounds} alternating rounds of"
+        f" {batches * BATCH} crops"
     )
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("uint16", "uint8"):

@@ -1,4 +1,6 @@
-"""A plain PyTorch masked autoencoder of the same architecture, as most people would write it; only benchmarks use it."""
+"""A plain PyTorch masked autoencoder of the same architecture, as most people would write it; only
+benchmarks use it.
+"""
 
 import torch
 from torch import nn
@@ -14,7 +16,10 @@ class ParallelBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.in_proj = nn.Linear(dim, self.hidden + 3 * dim, bias=False)
         self.mlp_bias = nn.Parameter(torch.zeros(self.hidden))
-        self.q_norm, self.k_norm = nn.LayerNorm(dim // heads, eps=1e-6), nn.LayerNorm(dim // heads, eps=1e-6)
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(dim // heads, eps=1e-6),
+            nn.LayerNorm(dim // heads, eps=1e-6),
+        )
         self.attn_out, self.mlp_out = nn.Linear(dim, dim), nn.Linear(self.hidden, dim)
         self.scale = nn.Parameter(torch.full((dim,), 1e-4))
 
@@ -23,7 +28,9 @@ class ParallelBlock(nn.Module):
         hidden, q, k, v = self.in_proj(self.norm(x)).split([self.hidden, dim, dim, dim], dim=-1)
         q, k, v = (y.reshape(batch, seq, self.heads, -1).transpose(1, 2) for y in (q, k, v))
         y = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
-        y = self.attn_out(y.transpose(1, 2).reshape(batch, seq, dim)) + self.mlp_out(F.gelu(hidden + self.mlp_bias))
+        y = self.attn_out(y.transpose(1, 2).reshape(batch, seq, dim)) + self.mlp_out(
+            F.gelu(hidden + self.mlp_bias)
+        )
         return x + self.scale * y
 
 
@@ -39,7 +46,9 @@ class PreNormBlock(nn.Module):
 
     def forward(self, x):
         batch, seq, dim = x.shape
-        q, k, v = self.qkv(self.norm1(x)).reshape(batch, seq, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm1(x)).reshape(batch, seq, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
         y = F.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(y.transpose(1, 2).reshape(batch, seq, dim))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -48,7 +57,18 @@ class PreNormBlock(nn.Module):
 class PlainMAE(nn.Module):
     """Masked autoencoder over (batch, channel, height, width) uint8 images."""
 
-    def __init__(self, channels, patch, dim, depth, heads, block, mask_ratio=0.75, decoder=(512, 8, 16), tokens=256):
+    def __init__(
+        self,
+        channels,
+        patch,
+        dim,
+        depth,
+        heads,
+        block,
+        mask_ratio=0.75,
+        decoder=(512, 8, 16),
+        tokens=256,
+    ):
         super().__init__()
         self.patch, self.mask_ratio, self.channels = patch, mask_ratio, channels
         kind = {"parallel": ParallelBlock, "prenorm": PreNormBlock}[block]
@@ -61,7 +81,9 @@ class PlainMAE(nn.Module):
         self.decoder_embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("decoder_positions", 0.02 * torch.randn(1, tokens + 1, width))
-        self.decoder_blocks = nn.ModuleList(PreNormBlock(width, decoder_heads) for _ in range(layers))
+        self.decoder_blocks = nn.ModuleList(
+            PreNormBlock(width, decoder_heads) for _ in range(layers)
+        )
         self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
         self.predict = nn.Linear(width, patch * patch * channels)
 

@@ -1,8 +1,10 @@
-"""Training step and encoder inference of the MAE against a plain PyTorch MAE: `python -m bench.mae_step [--out FILE]`.
+"""Training step and encoder inference of the MAE against a plain PyTorch MAE: `python -m
+bench.mae_step [--out FILE]`.
 
-On a CPU: one core, one thread, every implementation in a process of its own, alternating rounds, CPU time (user and
-system), medians. On a GPU: crops/s, MFU against a bfloat16 matrix product measured in the same run, and peak memory.
-The step is forward, backward and AdamW, without the Fourier term, drop path and data loading, in both programs.
+On a CPU: one core, one thread, every implementation in a process of its own, alternating rounds,
+CPU time (user and system), medians. On a GPU: crops/s, MFU against a bfloat16 matrix product
+measured in the same run, and peak memory. The step is forward, backward and AdamW, without the
+Fourier term, drop path and data loading, in both programs.
 """
 
 import argparse
@@ -20,19 +22,32 @@ CHANNELS, CROP = 6, 256
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--models", default="", help="e.g. S/16,B/16 (default: S/16,B/16 on a CPU, S, B, L at 16 and 8 on a GPU)"
+        "--models",
+        default="",
+        help="e.g. S/16,B/16 (default: S/16,B/16 on a CPU, S, B, L at 16 and 8 on a GPU)",
     )
     parser.add_argument("--blocks", default="parallel,prenorm")
     parser.add_argument("--modes", default="step,encoder")
     parser.add_argument("--peers", default="phenomjax,torch,torch-compile")
-    parser.add_argument("--batch", type=int, default=0, help="crops a step (default 4 on a CPU; on a GPU by model)")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="crops a step (default 4 on a CPU; on a GPU by model)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--repeats", type=int, default=4, help="calls a round; the first after a pause pays for memory given back"
+        "--repeats",
+        type=int,
+        default=4,
+        help="calls a round; the first after a pause pays for memory given back",
     )
-    parser.add_argument("--overrides", default="", help="of phenomjax's model config, e.g. scan_layers=True,remat=full")
+    parser.add_argument(
+        "--overrides",
+        default="",
+        help="of phenomjax's model config, e.g. scan_layers=True,remat=full",
+    )
     parser.add_argument("--out", default="", help="also write the output to this file")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -40,14 +55,26 @@ def main() -> int:
         case = json.loads(options.worker)
         return rounds.serve(case, jax_case if case["peer"] == "phenomjax" else torch_case)
     gpu = rounds.gpu_name()
-    lines = [rounds.header(gpu) + f"\ncrops {CROP} x {CROP} x {CHANNELS} uint8; decoder 512 x 8 x 16; mask 0.75"]
+    lines = [
+        rounds.header(gpu)
+        + f"\ncrops {CROP} x {CROP} x {CHANNELS} uint8; decoder 512 x 8 x 16; mask 0.75"
+    ]
     print(lines[0], flush=True)
     models = options.models or ("S/16,B/16,L/16,S/8,B/8,L/8" if gpu else "S/16,B/16")
     for model in models.split(","):
         for block in options.blocks.split(","):
             for mode in options.modes.split(","):
-                case = {"model": model, "block": block, "mode": mode, "gpu": bool(gpu), "overrides": options.overrides}
-                case |= {"batch": options.batch or default_batch(model, bool(gpu)), "repeats": options.repeats}
+                case = {
+                    "model": model,
+                    "block": block,
+                    "mode": mode,
+                    "gpu": bool(gpu),
+                    "overrides": options.overrides,
+                }
+                case |= {
+                    "batch": options.batch or default_batch(model, bool(gpu)),
+                    "repeats": options.repeats,
+                }
                 results = rounds.alternate(__file__, case, options.peers.split(","), options.rounds)
                 text = (table_gpu if gpu else table_cpu)(case, results)
                 print(text, flush=True)
@@ -58,22 +85,36 @@ def main() -> int:
 
 
 def default_batch(model: str, gpu: bool) -> int:
-    return {"S/16": 512, "B/16": 512, "L/16": 256, "S/8": 128, "B/8": 128, "L/8": 64}[model] if gpu else 4
+    return (
+        {"S/16": 512, "B/16": 512, "L/16": 256, "S/8": 128, "B/8": 128, "L/8": 64}[model]
+        if gpu
+        else 4
+    )
 
 
 def table_cpu(case: dict, results: dict[str, list[dict]]) -> str:
     median = {peer: statistics.median(x["cpu"] for x in rows) for peer, rows in results.items()}
     lines = [
-        f"\n{case['model']} {case['block']} {case['mode']}, batch {case['batch']}{' ' + case['overrides'] if case['overrides'] else ''}"
+        f"\n{case['model']} {case['block']} {case['mode']}, batch"
+        f" {case['batch']}{' ' + case['overrides'] if case['overrides'] else ''}"
     ]
     for peer, rows in results.items():
         cpus, base = [x["cpu"] for x in rows], median.get("torch")
-        line = f"  {peer:14s} CPU {median[peer]:7.3f} s (min {min(cpus):.3f}, sys {statistics.median(x['sys'] for x in rows):.3f})"
-        line += f"  {case['batch'] / median[peer]:6.2f} crops/CPU-s  {rows[-1]['gflops'] / median[peer]:6.1f} GFLOP/s  peak {rows[-1]['rss']:.2f} GB"
+        line = (
+            f"  {peer:14s} CPU {median[peer]:7.3f} s (min {min(cpus):.3f}, sys"
+            f" {statistics.median(x['sys'] for x in rows):.3f})"
+        )
+        line += (
+            f"  {case['batch'] / median[peer]:6.2f} crops/CPU-s "
+            f" {rows[-1]['gflops'] / median[peer]:6.1f} GFLOP/s  peak {rows[-1]['rss']:.2f} GB"
+        )
         lines.append(line + (f"  {median[peer] / base:.2f} x torch" if base else ""))
     if "torch" in median and "phenomjax" in median:
         ratio, goal = median["phenomjax"] / median["torch"], GOALS[case["mode"]]
-        lines.append(f"  ratio {ratio:.2f}, goal {goal} (set for S/16): {'met' if ratio <= goal else 'NOT met'}")
+        lines.append(
+            f"  ratio {ratio:.2f}, goal {goal} (set for S/16):"
+            f" {'met' if ratio <= goal else 'NOT met'}"
+        )
     return "\n".join(lines)
 
 
@@ -85,11 +126,14 @@ def table_gpu(case: dict, results: dict[str, list[dict]]) -> str:
         rates[peer] = case["batch"] / seconds
         tflops = row["gflops"] / 1e3 / seconds
         lines.append(
-            f"  {peer:14s} {rates[peer]:8.0f} crops/s  {tflops:6.1f} TFLOP/s = {tflops / row['matmul_tflops']:.1%} of the matmul rate "
-            f"({row['matmul_tflops']:.0f} TFLOP/s)  peak {row['device_gb']:.1f} GB"
+            f"  {peer:14s} {rates[peer]:8.0f} crops/s  {tflops:6.1f} TFLOP/s ="
+            f" {tflops / row['matmul_tflops']:.1%} of the matmul rate ({row['matmul_tflops']:.0f}"
+            f" TFLOP/s)  peak {row['device_gb']:.1f} GB"
         )
     if {"phenomjax", "torch-compile"} <= set(rates):
-        lines.append(f"  {rates['phenomjax'] / rates['torch-compile']:.2f} x torch.compile, goal 1.2")
+        lines.append(
+            f"  {rates['phenomjax'] / rates['torch-compile']:.2f} x torch.compile, goal 1.2"
+        )
     return "\n".join(lines)
 
 
@@ -111,10 +155,18 @@ def model_config(case: dict):
         model.qk_norm, model.layer_scale = False, 0.0
     for item in filter(None, case["overrides"].split(",")):
         key, value = item.split("=")
-        model[key] = type(model[key])(value == "True") if isinstance(model[key], bool) else type(model[key])(value)
+        model[key] = (
+            type(model[key])(value == "True")
+            if isinstance(model[key], bool)
+            else type(model[key])(value)
+        )
     config.data.crop_size = CROP
     shape = (case["batch"], CROP, CROP, CHANNELS)
-    flops = 3 * mae.forward_flops(model, shape) if case["mode"] == "step" else mae.inference_flops(model, shape)
+    flops = (
+        3 * mae.forward_flops(model, shape)
+        if case["mode"] == "step"
+        else mae.inference_flops(model, shape)
+    )
     return config, flops / 1e9
 
 
@@ -129,7 +181,10 @@ def jax_case(case: dict) -> tuple[Callable, Callable]:
     config, gflops = model_config(case)
     task, rows = MaskedAutoencoder(config), case["batch"]
     pixels = np.random.default_rng(0).integers(0, 256, (rows, CROP, CROP, CHANNELS), np.uint8)
-    channels, row = np.tile(np.arange(CHANNELS, dtype=np.int32), (rows, 1)), np.arange(rows, dtype=np.int32)
+    channels, row = (
+        np.tile(np.arange(CHANNELS, dtype=np.int32), (rows, 1)),
+        np.arange(rows, dtype=np.int32),
+    )
     batch = jax.device_put({"pixels": pixels, "channels": channels, "row": row, "image": row})
     params = nn.unbox(jax.jit(task.init)(jax.random.key(0), batch))
     optimizer = optax.adamw(1e-4)
@@ -147,6 +202,7 @@ def jax_case(case: dict) -> tuple[Callable, Callable]:
         def run():
             *state[:], loss = compiled(*state, batch)
             return jax.block_until_ready(loss)
+
     else:
         compiled = jax.jit(task.embed).lower(params, batch).compile()
 
@@ -164,10 +220,12 @@ def torch_case(case: dict) -> tuple[Callable, Callable]:
     _, gflops = model_config(case)
     size, patch = case["model"].split("/")
     device = "cuda" if case["gpu"] else "cpu"
-    model = mae_peer.PlainMAE(CHANNELS, int(patch), *SIZES[size], case["block"], tokens=(CROP // int(patch)) ** 2).to(
-        device
+    model = mae_peer.PlainMAE(
+        CHANNELS, int(patch), *SIZES[size], case["block"], tokens=(CROP // int(patch)) ** 2
+    ).to(device)
+    pixels = torch.randint(
+        0, 256, (case["batch"], CHANNELS, CROP, CROP), dtype=torch.uint8, device=device
     )
-    pixels = torch.randint(0, 256, (case["batch"], CHANNELS, CROP, CROP), dtype=torch.uint8, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
     compiled = case["peer"] == "torch-compile"
     forward = torch.compile(model) if compiled else model

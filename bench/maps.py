@@ -1,9 +1,12 @@
-"""Recall of known relationships at genome scale, beside looking pairs up one by one: `python -m bench.maps [--genes 17000]`.
+"""Recall of known relationships at genome scale, beside looking pairs up one by one: `python -m
+bench.maps [--genes 17000]`.
 
-Ours: `recall.bounds` (the exact thresholds of the null of all pairs) and five sources of 40,000 pairs, each with a bootstrap interval. The peer
-does what EFAAR_benchmarking does with pandas: the square of cosines as a DataFrame, its upper triangle sorted, each known pair
-looked up with .loc and ranked with searchsorted. Its look-ups are timed on a sample of pairs and extrapolated; the square and the sort
-are timed on --peer_genes genes and extrapolated (square of n, n log n), because at 17,000 genes they need 4 GB. Wall time, alternating rounds.
+Ours: `recall.bounds` (the exact thresholds of the null of all pairs) and five sources of 40,000
+pairs, each with a bootstrap interval. The peer does what EFAAR_benchmarking does with pandas: the
+square of cosines as a DataFrame, its upper triangle sorted, each known pair looked up with .loc and
+ranked with searchsorted. Its look-ups are timed on a sample of pairs and extrapolated; the square
+and the sort are timed on --peer_genes genes and extrapolated (square of n, n log n), because at
+17,000 genes they need 4 GB. Wall time, alternating rounds.
 """
 
 import argparse
@@ -35,8 +38,12 @@ def ours(features: np.ndarray, sources: list[np.ndarray]) -> tuple[dict[str, flo
     return times, [float(hit.mean()) for hit in hits]
 
 
-def peer(features: np.ndarray, sources: list[np.ndarray], peer_genes: int) -> tuple[dict[str, float], float]:
-    """Seconds of each part, extrapolated to all genes and pairs; and the recall of the sample of the first source."""
+def peer(
+    features: np.ndarray, sources: list[np.ndarray], peer_genes: int
+) -> tuple[dict[str, float], float]:
+    """Seconds of each part, extrapolated to all genes and pairs; and the recall of the sample of
+    the first source.
+    """
     small = features[:peer_genes]
     names = [f"G{k}" for k in range(peer_genes)]
     start = time.perf_counter()
@@ -59,7 +66,9 @@ def peer(features: np.ndarray, sources: list[np.ndarray], peer_genes: int) -> tu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--genes", type=int, default=17_000)
     parser.add_argument("--dims", type=int, default=128)
     parser.add_argument("--peer_genes", type=int, default=6_000)
@@ -67,17 +76,19 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     complexes = rng.normal(size=(args.genes // 10, args.dims)).astype(np.float32)
-    features = complexes[np.arange(args.genes) % len(complexes)] + 3 * rng.normal(size=(args.genes, args.dims)).astype(
-        np.float32
-    )
+    features = complexes[np.arange(args.genes) % len(complexes)] + 3 * rng.normal(
+        size=(args.genes, args.dims)
+    ).astype(np.float32)
     sources = []
     for _ in range(SOURCES):
         first = rng.integers(0, args.genes, PAIRS)
-        second = (first + len(complexes) * rng.integers(1, 9, PAIRS)) % args.genes  # of the same complex, mostly
+        # of the same complex, mostly
+        second = (first + len(complexes) * rng.integers(1, 9, PAIRS)) % args.genes
         sources.append(np.stack([first, second], axis=1)[first != second])
     print(rounds.header("", ("numpy", "pandas")).replace(", one core, one thread", ""))
     print(
-        f"{args.genes:,} genes, {args.dims} dimensions, {SOURCES} sources of {PAIRS:,} pairs; seconds, median of {args.rounds} alternating rounds"
+        f"{args.genes:,} genes, {args.dims} dimensions, {SOURCES} sources of {PAIRS:,} pairs;"
+        f" seconds, median of {args.rounds} alternating rounds"
     )
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
     processor = []
@@ -94,9 +105,13 @@ def main() -> None:
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in middle.items())
         print(f"{name:5} {totals[name]:8.2f} s  ({parts})")
     print(
-        f"ours, CPU time of all cores: {statistics.median(processor):.2f} s (what the wall time is beyond it was the machine's load)"
+        f"ours, CPU time of all cores: {statistics.median(processor):.2f} s (what the wall time is"
+        " beyond it was the machine's load)"
     )
-    print(f"peer / ours {totals['peer'] / totals['ours']:.1f}; recall {', '.join(f'{value:.3f}' for value in values)}")
+    print(
+        f"peer / ours {totals['peer'] / totals['ours']:.1f}; recall"
+        f" {', '.join(f'{value:.3f}' for value in values)}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Compiles the train step for a mesh of any size without an array: on virtual CPU devices, or for GPUs that are not there.
+"""Compiles the train step for a mesh of any size without an array: on virtual CPU devices, or for
+GPUs that are not there.
 
-For GPUs the CUDA plugin of JAX has to be installed (`pip install -r requirements-cuda.txt`), and no GPU: XLA compiles for a description
-of an H100. Nothing is tuned then, so products are left to cuBLAS; which collectives there are, and their schedule, are the real ones.
+For GPUs the CUDA plugin of JAX has to be installed (`pip install -r requirements-cuda.txt`), and no
+GPU: XLA compiles for a description of an H100. Nothing is tuned then, so products are left to
+cuBLAS; which collectives there are, and their schedule, are the real ones.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ from bench.hlo import Program
 from phenomjax import optim, sharding, state, tasks
 from phenomjax.step import jit_step
 
-# NVIDIA's data sheet and CUDA's device properties of an H100 SXM, as XLA's target description wants them.
+# NVIDIA's data sheet and CUDA's device properties of an H100 SXM, as XLA's target description wants
+# them.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -55,19 +58,27 @@ def devices(platform: str, count: int, per_node: int = 8) -> list[Any]:
 
 
 def batch_spec(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """{name: (shape, type)} of a global batch, as the loader of the task gives it; no bank is needed."""
+    """{name: (shape, type)} of a global batch, as the loader of the task gives it; no bank is
+    needed.
+    """
     rows = config.global_batch_size
     spec: dict[str, tuple[tuple[int, ...], Any]] = {"row": ((rows,), np.int32)}
     if config.task == "mae":
         crop, channels = config.data.crop_size, len(config.model.channels)
-        images = {"pixels": ((rows, crop, crop, channels), np.uint8), "channels": ((rows, channels), np.int32)}
+        images = {
+            "pixels": ((rows, crop, crop, channels), np.uint8),
+            "channels": ((rows, channels), np.int32),
+        }
         return spec | images | {"image": ((rows,), np.int32)}
     length = config.data.segment_len
     spec |= {"fresh": ((rows,), np.bool_), "sequence": ((rows,), np.uint32)}
     if config.task == "permutation_lm":
         shapes = {"tokens": np.uint8, "segment": np.uint8, "rank": np.int16}
         spec |= {name: ((rows, length), dtype) for name, dtype in shapes.items()}
-        return spec | {"target": ((rows, config.model.num_predict), np.int32), "reverse": ((rows,), np.bool_)}
+        return spec | {
+            "target": ((rows, config.model.num_predict), np.int32),
+            "reverse": ((rows,), np.bool_),
+        }
     spec |= {"tokens": ((rows, length + 2), np.uint8), "weight": ((rows, length), np.bool_)}
     if config.task == "bidirectional_lm":
         spec |= {f"backward_{name}": spec[name] for name in ("tokens", "weight")}
@@ -82,22 +93,31 @@ def _as_on(platform: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_mesh(config: ConfigDict, found: list[Any], platform: str = "gpu") -> Iterator[tuple[Any, ...]]:
+def on_mesh(
+    config: ConfigDict, found: list[Any], platform: str = "gpu"
+) -> Iterator[tuple[Any, ...]]:
     """What the loop makes before its first step, for a mesh of these devices, abstractly.
 
     Args:
-      config: with `mesh.preset` and `mesh.model`; `model.dtype` and `model.attention` are honoured, "auto" means that of `platform`.
+      config: with `mesh.preset` and `mesh.model`; `model.dtype` and `model.attention` are honoured,
+        "auto" means that of `platform`.
       platform: "gpu" or "cpu": what the models shall think they run on.
 
     Yields:
       (task, optimiser, mesh, batch, state, shardings of the state).
     """
     preset, model = config.mesh.preset, config.mesh.model
-    mesh = Mesh(np.array(found).reshape(len(found) // model, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2)
+    mesh = Mesh(
+        np.array(found).reshape(len(found) // model, model),
+        sharding.AXES,
+        axis_types=(AxisType.Auto,) * 2,
+    )
     task, tx, rows = tasks.make(config), optim.make(config), sharding.batch_sharding(mesh)
     with _as_on(platform), jax.set_mesh(mesh), nn.logical_axis_rules(sharding.rules(preset)):
         spec = batch_spec(config).items()
-        batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in spec}
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in spec
+        }
         _, abstract, shards = state.abstract(task, tx, config, mesh, batch)
         yield task, tx, mesh, batch, abstract, shards
 
@@ -113,21 +133,30 @@ def lower(config: ConfigDict, found: list[Any], platform: str = "gpu") -> tuple[
 def partitioned(lowered: Any) -> Program:
     """The program as the SPMD partitioner leaves it, on virtual CPU devices.
 
-    Later passes of the CPU's compiler turn bfloat16 sums into float32 ones and leave a sum of which each device keeps a slice as it is;
-    those of a GPU do not. The backend's optimisation is switched off: nothing here is run.
+    Later passes of the CPU's compiler turn bfloat16 sums into float32 ones and leave a sum of which
+    each device keeps a slice as it is; those of a GPU do not. The backend's optimisation is
+    switched off: nothing here is run.
     """
     with tempfile.TemporaryDirectory() as folder, _uncached():
-        lowered.compile({
-            "xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning", "xla_backend_optimization_level": 0,
-            "xla_llvm_disable_expensive_passes": True, "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1,
-        })  # fmt: skip
+        lowered.compile(
+            {
+                "xla_dump_to": folder,
+                "xla_dump_hlo_pass_re": "spmd-partitioning",
+                "xla_backend_optimization_level": 0,
+                "xla_llvm_disable_expensive_passes": True,
+                "xla_cpu_use_fusion_emitters": False,
+                "xla_cpu_parallel_codegen_split_count": 1,
+            }
+        )
         (path,) = Path(folder).glob("*.after_spmd-partitioning.*.txt")
         return Program(path.read_text())
 
 
 @contextlib.contextmanager
 def _uncached() -> Iterator[None]:
-    """Keeps a program out of the persistent cache: what comes from there leaves no dump, and nobody runs it."""
+    """Keeps a program out of the persistent cache: what comes from there leaves no dump, and nobody
+    runs it.
+    """
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 1e9)

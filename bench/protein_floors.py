@@ -1,10 +1,13 @@
-"""What no model needs to know: the baselines of the evaluation suite beside the floors that were measured elsewhere on the same files.
+"""What no model needs to know: the baselines of the evaluation suite beside the floors that were
+measured elsewhere on the same files.
 
     python -m bench.protein_floors [--data ../shared/data/protein]
 
-Localization is told from amino acids and dipeptides, secondary structure from a window of 15 letters, learned from 1,500 chains (chosen by hash:
-whose chains the other measurement took is not known, nor are its settings), fitness in GB1 from one-hot positions, mutation effects from BLOSUM62.
-The regularisation of the composition was searched for until three of its four numbers agreed; see phenomjax/probes/methods/baselines.py.
+Localization is told from amino acids and dipeptides, secondary structure from a window of 15
+letters, learned from 1,500 chains (chosen by hash: whose chains the other measurement took is not
+known, nor are its settings), fitness in GB1 from one-hot positions, mutation effects from BLOSUM62.
+The regularisation of the composition was searched for until three of its four numbers agreed; see
+phenomjax/probes/methods/baselines.py.
 """
 
 import argparse
@@ -35,11 +38,13 @@ FLOORS = {
     ("gb1_low_vs_high", "one_hot", "fitness", "test", "spearman", ""): 0.343,
     ("blat_ecolx_stiffler_2015", "blosum62", "2500", mutations.ALL, "spearman", ""): 0.346,
     ("pabp_yeast_melamed_2013", "blosum62", "linear", mutations.ALL, "spearman", ""): 0.297,
-}  # fmt: skip
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/protein"))
     data = parser.parse_args().data
     suite = protein.get_config("full")
@@ -52,22 +57,34 @@ def main() -> None:
     ]
     tasks[BACK] = replace(tasks[ONE_WAY], sources=tuple(swapped))
     read: dict[str, dataset.Dataset] = {}
-    print(f"{'task':26}{'label':10}{'baseline':20}{'metric':22}{'floor':>7}{'found':>8}  95 % interval")
+    print(
+        f"{'task':26}{'label':10}{'baseline':20}{'metric':22}{'floor':>7}{'found':>8}  95 %"
+        " interval"
+    )
     found: dict[tuple[str, str], list[dict]] = {}
     for (name, baseline, label, split, metric, average), floor in FLOORS.items():
         if (name, baseline) not in found:
-            found[name, baseline] = judged(name, baseline, tasks[name], data, read, suite.bootstrap_draws)
+            found[name, baseline] = judged(
+                name, baseline, tasks[name], data, read, suite.bootstrap_draws
+            )
         wanted = (label, split, metric, average)
-        row = next(r for r in found[name, baseline] if (r["label"], r["split"], r["metric"], r["average"]) == wanted)
+        row = next(
+            r
+            for r in found[name, baseline]
+            if (r["label"], r["split"], r["metric"], r["average"]) == wanted
+        )
         low, high = row["interval"]
         what = f"{metric} {average and f'a {average}'}"
         print(
-            f"{name:26}{label:10}{baseline:20}{what:22}{floor:7.3f}{row['value']:8.4f}  [{low:.3f}, {high:.3f}]",
+            f"{name:26}{label:10}{baseline:20}{what:22}{floor:7.3f}{row['value']:8.4f}  [{low:.3f},"
+            f" {high:.3f}]",
             flush=True,
         )
 
 
-def judged(name: str, baseline: str, task, data: Path, read: dict[str, dataset.Dataset], draws: int) -> list[dict]:
+def judged(
+    name: str, baseline: str, task, data: Path, read: dict[str, dataset.Dataset], draws: int
+) -> list[dict]:
     """Rows of results of a baseline."""
     if baseline == "blosum62":
         return mutations.baseline_rows(name, task, data, draws)

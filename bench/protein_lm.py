@@ -1,11 +1,14 @@
-"""What small language models learn from real proteins on a CPU, against n-grams, with and without memory.
+"""What small language models learn from real proteins on a CPU, against n-grams, with and without
+memory.
 
     python -m bench.protein_lm [--fasta ../shared/data/protein/fasta] [--out runs/proteins] [--residues 4000000]
 
-Prepares all FASTA files but Mycoplasma genitalium's for training, and its whole proteome for validation, with the public command; trains
-a small Transformer-XL, the same without memory, an XLNet and an ELMo with the public command; prints the perplexity per residue of each
-along the way, next to unigram, bigram and trigram models of the same training bank (add-one smoothed, backed off by interpolation).
-ELMo's is the mean of its two directions. XLNet's is that of one target in six with the rest of the row in view: another task.
+Prepares all FASTA files but Mycoplasma genitalium's for training, and its whole proteome for
+validation, with the public command; trains a small Transformer-XL, the same without memory, an
+XLNet and an ELMo with the public command; prints the perplexity per residue of each along the way,
+next to unigram, bigram and trigram models of the same training bank (add-one smoothed, backed off
+by interpolation). ELMo's is the mean of its two directions. XLNet's is that of one target in six
+with the rest of the row in view: another task.
 """
 
 import argparse
@@ -27,18 +30,38 @@ SIZES = {
     "model.head_dim": 32,
     "model.mlp_dim": 512,
 }
-SHARED = {"model.dropout": 0.1, "log.every_steps": 200, "checkpoint.every_steps": 1000, "figures.every_steps": 0}
+SHARED = {
+    "model.dropout": 0.1,
+    "log.every_steps": 200,
+    "checkpoint.every_steps": 1000,
+    "figures.every_steps": 0,
+}
 TXL = {**SIZES, "model.norm": "pre", "optimizer.learning_rate": 3e-3, "data.segment_len": SEGMENT}
 MODELS = {
     "Transformer-XL": ("prot_txl.py:small", ROWS, SEGMENT, {**TXL, "model.mem_len": 192}),
     "without memory": ("prot_txl.py:small", ROWS, SEGMENT, {**TXL, "model.mem_len": 0}),
-    "ELMo": ("seqvec.py:demo", ROWS, 64, {"data.segment_len": 64, "model.cell_dim": 256, "data.simulate.families": 0}),
-    "XLNet": (
-        "prot_xlnet.py:small", ROWS, 32,
-        {**SIZES, "optimizer.learning_rate": 5e-4, "data.segment_len": 64, "model.mem_len": 96, "model.reuse_len": 32,
-         "model.perm_size": 32, "model.num_predict": 11, "model.attention_dropout": 0.0},
+    "ELMo": (
+        "seqvec.py:demo",
+        ROWS,
+        64,
+        {"data.segment_len": 64, "model.cell_dim": 256, "data.simulate.families": 0},
     ),
-}  # fmt: skip
+    "XLNet": (
+        "prot_xlnet.py:small",
+        ROWS,
+        32,
+        {
+            **SIZES,
+            "optimizer.learning_rate": 5e-4,
+            "data.segment_len": 64,
+            "model.mem_len": 96,
+            "model.reuse_len": 32,
+            "model.perm_size": 32,
+            "model.num_predict": 11,
+            "model.attention_dropout": 0.0,
+        },
+    ),
+}
 
 
 def run(*command: str, codes: tuple[int, ...] = (0,)) -> None:
@@ -56,8 +79,17 @@ def prepare(fasta: Path, out: Path) -> list[Path]:
         (banks[1], [fasta / VALIDATION], "1"),
     ):
         run(
-            "phenomjax.prepare", "sequences", "--source", *map(str, sources), "--out", str(bank), "--validation", share, "--test", "0",
-        )  # fmt: skip
+            "phenomjax.prepare",
+            "sequences",
+            "--source",
+            *map(str, sources),
+            "--out",
+            str(bank),
+            "--validation",
+            share,
+            "--test",
+            "0",
+        )
     return banks
 
 
@@ -65,10 +97,17 @@ def train(out: Path, name: str, banks: list[Path], residues: int) -> Path:
     """Trains with the public command; a finished run is kept."""
     preset, rows, advance, settings = MODELS[name]
     steps, workdir = residues // (rows * advance), out / name.replace(" ", "_")
-    settings = SHARED | settings | {
-        "data.banks": tuple(map(str, banks)), "global_batch_size": rows, "num_steps": steps, "eval.every_steps": max(steps // 8, 1),
-        "eval.num_batches": 0,
-    }  # fmt: skip
+    settings = (
+        SHARED
+        | settings
+        | {
+            "data.banks": tuple(map(str, banks)),
+            "global_batch_size": rows,
+            "num_steps": steps,
+            "eval.every_steps": max(steps // 8, 1),
+            "eval.num_batches": 0,
+        }
+    )
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     run("phenomjax.main", "--config", f"configs/{preset}", "--workdir", str(workdir), *flags)
     return workdir
@@ -79,27 +118,43 @@ def text(bank: TokenBank, split: str) -> np.ndarray:
     return bank.tokens[int(bank.offsets[first]) : int(bank.offsets[last])].astype(np.int64)
 
 
-def ngram_perplexities(train_text: np.ndarray, valid_text: np.ndarray, vocab: int) -> dict[str, float]:
-    """Perplexity per token of n-gram models whose probabilities are interpolated with those of one order less."""
+def ngram_perplexities(
+    train_text: np.ndarray, valid_text: np.ndarray, vocab: int
+) -> dict[str, float]:
+    """Perplexity per token of n-gram models whose probabilities are interpolated with those of one
+    order less.
+    """
     before = np.full(len(valid_text), 1.0 / vocab)
     found = {}
     for order, name in ((1, "unigram"), (2, "bigram"), (3, "trigram")):
-        codes = [sum(t[order - 1 - k : len(t) - k] * vocab**k for k in range(order)) for t in (train_text, valid_text)]
+        codes = [
+            sum(t[order - 1 - k : len(t) - k] * vocab**k for k in range(order))
+            for t in (train_text, valid_text)
+        ]
         counts = np.bincount(codes[0], minlength=vocab**order)
         context = counts.reshape(-1, vocab).sum(1)
         strength = float(vocab)  # as if the order below had been seen this often
         lower = before[order - 1 :]
-        probability = (counts[codes[1]] + strength * lower) / (context[codes[1] // vocab] + strength)
+        probability = (counts[codes[1]] + strength * lower) / (
+            context[codes[1] // vocab] + strength
+        )
         before = np.concatenate([before[: order - 1], probability])
         found[name] = float(np.exp(-np.log(before[1:]).mean()))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fasta", type=Path, default=Path("../shared/data/protein/fasta"))
     parser.add_argument("--out", type=Path, default=Path("runs/proteins"))
-    parser.add_argument("--residues", type=int, default=4_000_000, help="new tokens that each model reads in training")
+    parser.add_argument(
+        "--residues",
+        type=int,
+        default=4_000_000,
+        help="new tokens that each model reads in training",
+    )
     parser.add_argument("--models", default=",".join(MODELS))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -111,11 +166,16 @@ def main() -> None:
     for name in args.models.split(","):
         workdir = train(args.out, name, paths, args.residues)
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        curve = [(line["step"], line["val/perplexity"]) for line in lines if "val/perplexity" in line]
-        rate = np.median([line["perf/residues_per_s"] for line in lines if "perf/residues_per_s" in line])
+        curve = [
+            (line["step"], line["val/perplexity"]) for line in lines if "val/perplexity" in line
+        ]
+        rate = np.median(
+            [line["perf/residues_per_s"] for line in lines if "perf/residues_per_s" in line]
+        )
         rows.append((name, curve, rate))
     print(
-        f"\ntrained on {len(texts[0]):,} tokens, validated on the {len(texts[1]):,} of {VALIDATION}; perplexity per token"
+        f"\ntrained on {len(texts[0]):,} tokens, validated on the {len(texts[1]):,} of"
+        f" {VALIDATION}; perplexity per token"
     )
     for name, value in floors.items():
         print(f"{name:<16}{value:7.2f}")

@@ -1,7 +1,8 @@
-"""Alternating rounds of several implementations, each in a process of its own; what the step benchmarks share.
+"""Alternating rounds of several implementations, each in a process of its own; what the step
+benchmarks share.
 
-On a CPU one core, one thread, CPU time (user and system). On a GPU wall time, one process at a time, memory, and the rate of a
-matrix product measured in the same process.
+On a CPU one core, one thread, CPU time (user and system). On a GPU wall time, one process at a
+time, memory, and the rate of a matrix product measured in the same process.
 """
 
 import datetime
@@ -21,22 +22,31 @@ ROOT = Path(__file__).resolve().parent.parent
 def gpu_name() -> str:
     """What nvidia-smi calls the GPU, or ""."""
     there = any((Path(folder) / "nvidia-smi").exists() for folder in os.environ["PATH"].split(":"))
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip() if there else ""
+    return (
+        subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.strip()
+        if there
+        else ""
+    )
 
 
 def header(gpu: str, packages: tuple[str, ...] = ("jax", "jaxlib", "flax", "torch")) -> str:
     """Date, machine, versions, commit, load."""
-    fields = dict(x.split(":", 1) for x in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    fields = dict(
+        x.split(":", 1) for x in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    )
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    cpu = f"{fields.get('model name', platform.processor())} family {fields.get('cpu family')} model {fields.get('model')}"
+    cpu = (
+        f"{fields.get('model name', platform.processor())} family {fields.get('cpu family')} model"
+        f" {fields.get('model')}"
+    )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"{datetime.date.today()}  {gpu or f'{cpu}, one core, one thread'}  Python {platform.python_version()}  "
-        f"{versions}  commit {commit}  load {load}"
+        f"{datetime.date.today()}  {gpu or f'{cpu}, one core, one thread'}  Python"
+        f" {platform.python_version()}  {versions}  commit {commit}  load {load}"
     )
 
 
@@ -59,7 +69,9 @@ def alternate(script: str, case: dict, peers: list[str], rounds: int) -> dict[st
 
     def start(peer: str) -> subprocess.Popen:
         command = [sys.executable, script, "--worker", json.dumps({**case, "peer": peer})]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         _answer(process)  # built, compiled and warm
         return process
 
@@ -101,7 +113,9 @@ def _answer(process: subprocess.Popen) -> dict:
 
 
 def serve(case: dict, make: Callable[[dict], tuple[Callable, Callable]]) -> int:
-    """Builds one implementation with `make(case) -> (run, extra)`, then times a round for every line on standard input."""
+    """Builds one implementation with `make(case) -> (run, extra)`, then times a round for every
+    line on standard input.
+    """
     if not case["gpu"]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before the thread pools are sized
     run, extra = make(case)

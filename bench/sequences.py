@@ -1,11 +1,13 @@
-"""FASTA to a token bank: MB of text per CPU second and peak memory, against pyfastx and needletail with a loop in Python, and seqkit.
+"""FASTA to a token bank: MB of text per CPU second and peak memory, against pyfastx and needletail
+with a loop in Python, and seqkit.
 
     python -m bench.sequences            # about 3 minutes, and 2 GB in a temporary folder
     python -m bench.sequences --quick    # 60 MB, 3 rounds
 
-The same generated file in alternating rounds, each method in a fresh process; one process each. CPU seconds (user and system) are
-counted from when the imports are done and each method has read a small file (so no compilation, as from the second run on); "with
-start" counts all of the process. What the loops leave out is in their favour: no splits, no checksums, 64-bit hashes in a set that
+The same generated file in alternating rounds, each method in a fresh process; one process each. CPU
+seconds (user and system) are counted from when the imports are done and each method has read a
+small file (so no compilation, as from the second run on); "with start" counts all of the process.
+What the loops leave out is in their favour: no splits, no checksums, 64-bit hashes in a set that
 grows with the data. Peers: pip install pyfastx needletail; apt install seqkit.
 """
 
@@ -33,7 +35,9 @@ ROWS = 2**17
 
 
 def write_fasta(path: Path, megabytes: int) -> int:
-    """Random proteins with headers as UniRef has them, 60 columns, one in ten a duplicate; returns the number of records."""
+    """Random proteins with headers as UniRef has them, 60 columns, one in ten a duplicate; returns
+    the number of records.
+    """
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"LAGVESIKRDTPNQFYMHCWXUBZ", np.uint8)
     shares = np.array(
@@ -74,9 +78,16 @@ def write_fasta(path: Path, megabytes: int) -> int:
                 text = rng.choice(letters, length, p=shares / shares.sum()).tobytes()
                 body = b"\n".join(text[i : i + 60] for i in range(0, length, 60))
                 kept = [*kept[-999:], body]
-            record = b">UniRef90_A%09d Uncharacterized protein n=%d Tax=Escherichia coli TaxID=562 RepID=A%09d_ECOLX\n%b\n" % (
-                count, count % 7 + 1, count, body,
-            )  # fmt: skip
+            record = (
+                b">UniRef90_A%09d Uncharacterized protein n=%d Tax=Escherichia coli TaxID=562"
+                b" RepID=A%09d_ECOLX\n%b\n"
+                % (
+                    count,
+                    count % 7 + 1,
+                    count,
+                    body,
+                )
+            )
             file.write(record)
             size += len(record)
             count += 1
@@ -84,7 +95,9 @@ def write_fasta(path: Path, megabytes: int) -> int:
 
 
 def loop(records: Iterable[tuple[str, str, bytes]], out: Path) -> tuple[int, int]:
-    """What a user of a FASTA parser writes: tokens, offsets and metadata, in one pass; returns sequences and tokens."""
+    """What a user of a FASTA parser writes: tokens, offsets and metadata, in one pass; returns
+    sequences and tokens.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,12 +111,18 @@ def loop(records: Iterable[tuple[str, str, bytes]], out: Path) -> tuple[int, int
     lengths: list[int] = []
     ids: list[str] = []
     descriptions: list[str] = []
-    with (out / "tokens").open("wb") as file, pq.ParquetWriter(out / "m.parquet", schema, compression="zstd") as writer:
+    with (
+        (out / "tokens").open("wb") as file,
+        pq.ParquetWriter(out / "m.parquet", schema, compression="zstd") as writer,
+    ):
 
         def flush() -> None:
             columns = [ids, lengths[len(lengths) - len(ids) :], descriptions]
             writer.write_table(
-                pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+                pa.table(
+                    [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)],
+                    schema=schema,
+                )
             )
             ids.clear()
             descriptions.clear()
@@ -161,7 +180,9 @@ def phenomjax(path: Path, out: Path) -> tuple[int, int]:
 
     parser = argparse.ArgumentParser()
     sequences_command.add_arguments(parser)
-    sequences_command.run(parser.parse_args(["--source", str(path), "--out", str(out / "b.zarr"), "--jobs", "1"]))
+    sequences_command.run(
+        parser.parse_args(["--source", str(path), "--out", str(out / "b.zarr"), "--jobs", "1"])
+    )
     bank = open_token_bank(out / "b.zarr")
     return len(bank), bank.tokens.size
 
@@ -198,18 +219,31 @@ def worker(name: str, path: Path, small: Path, folder: Path) -> None:
         cpu, wall = cpu_seconds(), time.perf_counter()
         outputs = function(source, out)
         cpu, wall = cpu_seconds() - cpu, time.perf_counter() - wall
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    print(json.dumps({"cpu": cpu, "wall": wall, "with_start": cpu_seconds(), "peak": peak, "made": outputs}))
+    peak = (
+        max(
+            resource.getrusage(who).ru_maxrss
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        / 1024
+    )
+    print(
+        json.dumps(
+            {"cpu": cpu, "wall": wall, "with_start": cpu_seconds(), "peak": peak, "made": outputs}
+        )
+    )
 
 
 def measure(folder: Path, path: Path, small: Path, rounds: int) -> dict[str, list[dict]]:
     """What each round of each method took."""
     names = []
     for name, (_, needs) in METHODS.items():
-        missing = needs and not (shutil.which(needs) if needs == "seqkit" else importlib.util.find_spec(needs))
+        missing = needs and not (
+            shutil.which(needs) if needs == "seqkit" else importlib.util.find_spec(needs)
+        )
         if missing:
             print(
-                f"{name}: {needs} is not installed ({'apt' if needs == 'seqkit' else 'pip'} install {needs}); left out"
+                f"{name}: {needs} is not installed ({'apt' if needs == 'seqkit' else 'pip'} install"
+                f" {needs}); left out"
             )
         else:
             names.append(name)
@@ -217,7 +251,16 @@ def measure(folder: Path, path: Path, small: Path, rounds: int) -> dict[str, lis
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             work = Path(tempfile.mkdtemp(dir=folder))
-            command = [sys.executable, "-m", "bench.sequences", "--worker", name, str(path), str(small), str(work)]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.sequences",
+                "--worker",
+                name,
+                str(path),
+                str(small),
+                str(work),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[name].append(json.loads(done.stdout.splitlines()[-1]))
             shutil.rmtree(work)
@@ -230,9 +273,13 @@ def measure(folder: Path, path: Path, small: Path, rounds: int) -> dict[str, lis
 def report(results: dict[str, list[dict]], size: int) -> None:
     """Prints medians over the rounds, and the medians of the ratios within a round."""
     ours = np.array([run["cpu"] for run in results["phenomjax"]])
-    print(f"{'':32}{'MB/CPU s':>9}{'(best)':>8}{'MB/s':>7}{'with start':>12}{'peak MiB':>10}{'ours x':>8}")
+    print(
+        f"{'':32}{'MB/CPU s':>9}{'(best)':>8}{'MB/s':>7}{'with start':>12}{'peak MiB':>10}{'ours x':>8}"
+    )
     for name, runs in results.items():
-        cpu, wall, start, peak = (np.array([run[key] for run in runs]) for key in ("cpu", "wall", "with_start", "peak"))
+        cpu, wall, start, peak = (
+            np.array([run[key] for run in runs]) for key in ("cpu", "wall", "with_start", "peak")
+        )
         rate = size / 1e6 / np.median(cpu)
         print(
             f"{name:32}{rate:9.0f}{size / 1e6 / cpu.min():8.0f}{size / 1e6 / np.median(wall):7.0f}"
@@ -250,17 +297,20 @@ def machine() -> str:
     """CPU, cores, versions, load and commit, for the head of a results file."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     cpu = next(
-        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")), platform.processor()
+        (line.split(": ")[1] for line in text.splitlines() if line.startswith("model name")),
+        platform.processor(),
     )
     versions = []
     for name in ("numpy", "numba", "pyarrow", "pyfastx", "needletail"):
         if importlib.util.find_spec(name):
             versions.append(f"{name} {importlib.metadata.version(name)}")
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    commit = (
+        subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    )
     return (
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
-        f"{', '.join(versions)}; commit {commit}"
+        f"{cpu}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python"
+        f" {platform.python_version()}, {', '.join(versions)}; commit {commit}"
     )
 
 
@@ -269,7 +319,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="60 MB, 3 rounds")
-    parser.add_argument("--worker", nargs=4, metavar=("NAME", "FILE", "SMALL", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", nargs=4, metavar=("NAME", "FILE", "SMALL", "FOLDER"), help=argparse.SUPPRESS
+    )
     flags = parser.parse_args()
     if flags.worker:
         worker(flags.worker[0], *map(Path, flags.worker[1:]))
@@ -281,7 +333,10 @@ def main() -> None:
         write_fasta(small, 1)
         count = write_fasta(path, megabytes)
         size = path.stat().st_size
-        print(f"{size / 1e6:.0f} MB, {count} records; medians of {rounds} alternating rounds", flush=True)
+        print(
+            f"{size / 1e6:.0f} MB, {count} records; medians of {rounds} alternating rounds",
+            flush=True,
+        )
         report(measure(Path(folder), path, small, rounds), size)
 
 

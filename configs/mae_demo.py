@@ -2,9 +2,10 @@
 
   make demo            or            python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
-Data: simulated in the workdir at the first start (no download): 4 plates of 48 wells, one plate held out. Model: ViT 128 x 4 at patch 8.
-Work: 0.315 GFLOP per crop and step. Time: about 2 minutes on 2 cores, 2.5 with the installation.
-Expected: val/loss 0.51 at step 1200, where predicting the visible mean has 1.04.
+Data: simulated in the workdir at the first start (no download): 4 plates of 48 wells, one plate
+held out. Model: ViT 128 x 4 at patch 8. Work: 0.315 GFLOP per crop and step. Time: about 2 minutes
+on 2 cores, 2.5 with the installation. Expected: val/loss 0.51 at step 1200, where predicting the
+visible mean has 1.04.
 
   python -m phenomjax.maps demo
 
@@ -12,7 +13,8 @@ takes it from there: a screen it never saw, embedded, and a map of biology made 
 
   python -m phenomjax.sweep --config configs/mae_demo.py --study runs/mae_sweep
 
-varies search_space() below. A smaller mask_ratio makes the objective itself easier, so the lowest val/loss is not always the best encoder.
+varies search_space() below. A smaller mask_ratio makes the objective itself easier, so the lowest
+val/loss is not always the best encoder.
 """
 
 from phenomjax import config
@@ -31,7 +33,8 @@ def get_config():
     m.decoder_dim, m.decoder_depth, m.decoder_num_heads = 128, 2, 4
     m.layer_scale = 0.1  # a short run cannot grow LayerScale from 1e-4
     m.mask_ratio = 0.6
-    # Many small steps: a masked autoencoder first learns the mean, and leaves that plateau by the number of steps, not of crops.
+    # Many small steps: a masked autoencoder first learns the mean, and leaves that plateau by the
+    # number of steps, not of crops.
     c.global_batch_size, c.num_steps = 16, 1200
     c.optimizer.name, c.optimizer.learning_rate, c.optimizer.clip_norm = "adamw", 2e-3, 1.0
     c.log.every_steps = 50

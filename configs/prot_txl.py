@@ -1,4 +1,5 @@
-"""Transformer-XL on proteins: ProtTXL as published (Elnaggar et al. 2021, arXiv 2007.06225), and sizes for one machine.
+"""Transformer-XL on proteins: ProtTXL as published (Elnaggar et al. 2021, arXiv 2007.06225), and
+sizes for one machine.
 
 python -m phenomjax.main --config configs/prot_txl.py:uniref --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_txl
 python -m phenomjax.main --config configs/prot_txl.py:small  --config.data.banks="('proteins.zarr',)"  --workdir runs/small_txl
@@ -11,10 +12,12 @@ bfd      32 x 1024, 14 x 128     562.4 M      2448.2 GFLOP    44,928   40,700   
 small    6 x 256, 4 x 64         5.1 M        5.14 GFLOP      32       4,000    Adam 0.001, 400
 demo     4 x 128, 4 x 32         0.9 M        0.43 GFLOP      16       600      Adam 0.003, 60
 
-Expected: demo, on the families it simulates, val/perplexity 3.62 at step 600 (residue frequencies alone have 18), 80 s on 2 cores.
+Expected: demo, on the families it simulates, val/perplexity 3.62 at step 600 (residue frequencies
+alone have 18), 80 s on 2 cores.
 
-A row of uniref and bfd is a segment of 512 residues that sees a memory of 512; of small 128 and 128. The published runs took
-5,616 V100 for uniref and for bfd, one GPU with 4 or 8 rows each; the vocabulary of 37 is theirs, of which a bank uses 32.
+A row of uniref and bfd is a segment of 512 residues that sees a memory of 512; of small 128 and
+128. The published runs took 5,616 V100 for uniref and for bfd, one GPU with 4 or 8 rows each; the
+vocabulary of 37 is theirs, of which a bank uses 32.
 """
 
 from phenomjax import config
@@ -22,7 +25,10 @@ from phenomjax.sweep.space import choice, log_uniform
 
 PRESETS = ("uniref", "bfd", "small", "demo")
 # layers, heads, head_dim, rows a step, steps, peak learning rate, warm-up steps
-PUBLISHED = {"uniref": (30, 16, 64, 22464, 31300, 2e-3, 5500), "bfd": (32, 14, 128, 44928, 40700, 5e-4, 13600)}
+PUBLISHED = {
+    "uniref": (30, 16, 64, 22464, 31300, 2e-3, 5500),
+    "bfd": (32, 14, 128, 44928, 40700, 5e-4, 13600),
+}
 
 
 def get_config(arg: str = "small"):
@@ -30,10 +36,21 @@ def get_config(arg: str = "small"):
     size = config.preset(arg, PRESETS)
     c = config.base("causal_lm")
     if size in PUBLISHED:
-        c.model.num_layers, c.model.num_heads, c.model.head_dim, c.global_batch_size, c.num_steps, rate, warmup = (
-            PUBLISHED[size]
+        (
+            c.model.num_layers,
+            c.model.num_heads,
+            c.model.head_dim,
+            c.global_batch_size,
+            c.num_steps,
+            rate,
+            warmup,
+        ) = PUBLISHED[size]
+        c.model.vocab_size, c.model.embed_dim, c.model.mlp_dim, c.model.dropout = (
+            37,
+            1024,
+            4096,
+            0.15,
         )
-        c.model.vocab_size, c.model.embed_dim, c.model.mlp_dim, c.model.dropout = 37, 1024, 4096, 0.15
         c.data.segment_len = c.model.mem_len = 512
         c.model.scan_layers = True
         c.optimizer.name, c.optimizer.eps, c.optimizer.learning_rate = "lamb", 1e-6, rate
@@ -53,4 +70,7 @@ def get_config(arg: str = "small"):
 
 def search_space():
     """What a sweep varies: at the same number of steps, a larger batch also reads more tokens."""
-    return {"global_batch_size": choice(8, 16, 32), "optimizer.learning_rate": log_uniform(3e-4, 1e-2)}
+    return {
+        "global_batch_size": choice(8, 16, 32),
+        "optimizer.learning_rate": log_uniform(3e-4, 1e-2),
+    }

@@ -6,8 +6,9 @@ python -m phenomjax.main --config configs/smiles_txl.py:small --config.data.bank
 preset   layers x width, heads   parameters   per row        rows   steps   optimiser, peak rate
 small    6 x 256, 4 x 64         5.3 M        5.17 GFLOP     32     4,000   Adam 0.001
 
-Tokens are atoms, bonds, ring numbers and the insides of brackets. The first 57 ids are what organic molecules are made of; the elements of
-the periodic table are a cluster of the softmax with embeddings of a quarter of the width. A row is a segment of 128 tokens that sees a memory of 128.
+Tokens are atoms, bonds, ring numbers and the insides of brackets. The first 57 ids are what organic
+molecules are made of; the elements of the periodic table are a cluster of the softmax with
+embeddings of a quarter of the width. A row is a segment of 128 tokens that sees a memory of 128.
 """
 
 from phenomjax import config

@@ -1,10 +1,12 @@
-"""Trains in several processes on this machine, as launch/train.sbatch does on many; standard library only.
+"""Trains in several processes on this machine, as launch/train.sbatch does on many; standard
+library only.
 
   python launch/local.py -n 4 -- --config configs/mae_demo.py --workdir runs/demo [--config.KEY=VALUE …]
   python launch/local.py -n 2 --devices_per_process 4 -- …      2 processes of 4 GPUs, or of 4 simulated CPU devices
 
-Ctrl-C or SIGTERM saves and ends with exit code 75; the same command continues, with any -n. When one process fails all are ended, and
-the run starts again from its last checkpoint as launch/supervise.py says: exit codes stand there. No process outlives this one.
+Ctrl-C or SIGTERM saves and ends with exit code 75; the same command continues, with any -n. When
+one process fails all are ended, and the run starts again from its last checkpoint as
+launch/supervise.py says: exit codes stand there. No process outlives this one.
 """
 
 import argparse
@@ -24,7 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import supervise  # beside this file, wherever that is called from
 
-LEAVE_SECONDS = 5  # after one process failed the others leave by themselves, and are heard; then they get SIGTERM
+# after one process failed the others leave by themselves, and are heard; then they get SIGTERM
+LEAVE_SECONDS = 5
 GRACE_SECONDS = 5  # and then SIGKILL
 PR_SET_PDEATHSIG = 1
 
@@ -45,7 +48,8 @@ def plan(arguments, count, devices, environment):
       arguments: of the program.
       count: number of processes.
       devices: devices of each; 0 = an equal share of the GPUs, or one CPU device.
-      environment: of this process. PHENOMJAX_MAIN is the program's command (default: this Python, -m phenomjax.main).
+      environment: of this process. PHENOMJAX_MAIN is the program's command (default: this Python,
+        -m phenomjax.main).
 
     Returns:
       [(command, environment)] by process.
@@ -60,15 +64,22 @@ def plan(arguments, count, devices, environment):
     each = devices or len(ids) // count or (0 if ids else 1)
     if ids and (not each or each * count > len(ids)):
         raise ValueError(
-            f"{count} processes of {devices or 1} GPUs need more than the {len(ids)} that are here: give a smaller -n, or JAX_PLATFORMS=cpu"
+            f"{count} processes of {devices or 1} GPUs need more than the {len(ids)} that are here:"
+            " give a smaller -n, or JAX_PLATFORMS=cpu"
         )
-    main = shlex.split(environment.get("PHENOMJAX_MAIN", "")) or [sys.executable, "-m", "phenomjax.main"]
+    main = shlex.split(environment.get("PHENOMJAX_MAIN", "")) or [
+        sys.executable,
+        "-m",
+        "phenomjax.main",
+    ]
     for i in range(count):
         own = dict(environment)
         if ids:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(ids[i * each : (i + 1) * each])
         else:
-            own["XLA_FLAGS"] = own.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={each}"
+            own["XLA_FLAGS"] = (
+                own.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={each}"
+            )
             own.pop("JAX_NUM_CPU_DEVICES", None)  # it would count more
         where = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={i}"]
         processes.append((main + where + [f"--local_devices={each}"] + list(arguments), own))
@@ -93,7 +104,11 @@ class Launcher:
     def on_signal(self, *_):
         """The first signal is handed on: all save and leave with 75. The second one ends at once."""
         self.signals += 1
-        supervise.say("stopping: the run is saved at the next step" if self.signals == 1 else "ending without saving")
+        supervise.say(
+            "stopping: the run is saved at the next step"
+            if self.signals == 1
+            else "ending without saving"
+        )
         self.send(signal.SIGTERM if self.signals == 1 else signal.SIGKILL)
 
     def send(self, number):
@@ -108,11 +123,16 @@ class Launcher:
             return supervise.STOPPED
         self.processes = []
         try:
-            for command, environment in plan(self.arguments, self.count, self.devices, dict(os.environ)):
-                # A session of its own: Ctrl-C reaches the processes once, through `on_signal`, and the whole group can be ended.
+            for command, environment in plan(
+                self.arguments, self.count, self.devices, dict(os.environ)
+            ):
+                # A session of its own: Ctrl-C reaches the processes once, through `on_signal`, and
+                # the whole group can be ended.
                 end = functools.partial(end_with, os.getpid())
                 self.processes.append(
-                    subprocess.Popen(command, env=environment, preexec_fn=end, start_new_session=True)
+                    subprocess.Popen(
+                        command, env=environment, preexec_fn=end, start_new_session=True
+                    )
                 )
             if self.signals:  # while they were being started
                 self.send(signal.SIGTERM)
@@ -132,7 +152,10 @@ class Launcher:
             failed = [code for code in codes if code]
             if first is None and failed:
                 first, now = failed[0], time.monotonic()
-                ends = [(now + LEAVE_SECONDS, signal.SIGTERM), (now + LEAVE_SECONDS + GRACE_SECONDS, signal.SIGKILL)]
+                ends = [
+                    (now + LEAVE_SECONDS, signal.SIGTERM),
+                    (now + LEAVE_SECONDS + GRACE_SECONDS, signal.SIGKILL),
+                ]
             if None not in codes:
                 return supervise.shell_code(first or 0)
             if ends and time.monotonic() > ends[0][0]:
@@ -141,13 +164,23 @@ class Launcher:
 
 
 def main(words):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-n", type=int, required=True, help="number of processes")
     parser.add_argument(
-        "--devices_per_process", type=int, default=0, help="GPUs, or simulated CPU devices, of each (default: a share)"
+        "--devices_per_process",
+        type=int,
+        default=0,
+        help="GPUs, or simulated CPU devices, of each (default: a share)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
-    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS", help="of python -m phenomjax.main")
+    parser.add_argument(
+        "program",
+        nargs=argparse.REMAINDER,
+        metavar="-- ARGUMENTS",
+        help="of python -m phenomjax.main",
+    )
     options = parser.parse_args(words)
     arguments = options.program[1:] if options.program[:1] == ["--"] else options.program
     try:

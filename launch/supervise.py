@@ -1,17 +1,20 @@
-"""Runs a training command until it is done: the restart policy of all launchers. Runs with the host's own python3 (3.8 or later, no packages).
+"""Runs a training command until it is done: the restart policy of all launchers. Runs with the
+host's own python3 (3.8 or later, no packages).
 
   python3 launch/supervise.py srun … python -m phenomjax.main --config … --workdir …
 
-What happens after a start depends on its exit code and on whether WORKDIR/progress (newest whole checkpoint) grew:
+What happens after a start depends on its exit code and on whether WORKDIR/progress (newest whole
+checkpoint) grew:
 
   0   done: end
   2   a mistake in the configuration or the input: end, never again
   75  stopped by a signal after saving: requeue (time limit, preemption); end if the run was to stop at this step
-  any other (a rank failed, 76 = watchdog): with progress start again at once on the same nodes; without, requeue, because SLURM
+  any other (a rank failed, 76 = watchdog): with progress start again at once on the same nodes;
+  without, requeue, because SLURM
       then picks other nodes; after three starts without progress in a row give up
 
-A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a preempted job, or one that lost a
-node, is requeued by SLURM itself.
+A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a
+preempted job, or one that lost a node, is requeued by SLURM itself.
 """
 
 import json
@@ -25,9 +28,9 @@ from pathlib import Path
 
 DONE, CONFIG, STOPPED = 0, 2, 75  # phenomjax/system/errors.py
 MAX_FAILS = 3
-MIN_SECONDS_LEFT = (
-    300  # of the time limit, for a restart in place: later ones might never get the signal that precedes it
-)
+# of the time limit, for a restart in place: later ones might never get the signal that precedes
+# it
+MIN_SECONDS_LEFT = 300
 
 
 def say(text):
@@ -64,7 +67,9 @@ def flag(command, name):
 
 
 def stop_at_step(command, workdir):
-    """The step at which the run is meant to end with 75 (`stop_at_step` of its configuration); 0 = none."""
+    """The step at which the run is meant to end with 75 (`stop_at_step` of its configuration); 0 =
+    none.
+    """
     value = flag(command, "config.stop_at_step")
     if value is None:
         try:
@@ -109,7 +114,8 @@ class Slurm:
     """What the policy needs of a SLURM job."""
 
     def __init__(self, environment):
-        # In an array one task's SLURM_JOB_ID is the id of the whole array: commands with it would address all tasks.
+        # In an array one task's SLURM_JOB_ID is the id of the whole array: commands with it would
+        # address all tasks.
         array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
         self.id = array + "_" + task if array else environment["SLURM_JOB_ID"]
         self.first = environment.get("SLURM_RESTART_COUNT", "0") == "0"
@@ -149,23 +155,30 @@ def run(start, command, scheduler, first=True):
     Args:
       start: runs the command once and returns its exit code.
       command: the words of the command, in which --workdir is found.
-      scheduler: a `Slurm`, or None on a machine without: then a requeue is a restart, and 75 is handed to the caller.
+      scheduler: a `Slurm`, or None on a machine without: then a requeue is a restart, and 75 is
+        handed to the caller.
       first: whether nobody counted starts of this job before.
 
     Returns:
       The exit code of the last start.
     """
-    if "preflight" in os.environ.get("PHENOMJAX_MAIN", ""):  # a test runs once, and leaves the run's folder alone
+    # a test runs once, and leaves the run's folder alone
+    if "preflight" in os.environ.get("PHENOMJAX_MAIN", ""):
         return start()
     if flag(command, "workdir") is None:
-        say(f"the command names no --workdir, so nobody could see its progress: {' '.join(command)}")
+        say(
+            f"the command names no --workdir, so nobody could see its progress: {' '.join(command)}"
+        )
         return CONFIG
     workdir = Path(flag(command, "workdir"))
     try:
         fails = 0 if first else number(workdir / "fails")
         write_number(workdir / "fails", fails)
     except OSError as error:
-        say(f"--workdir {workdir} cannot be written ({error}): give a folder that this host and all nodes can write")
+        say(
+            f"--workdir {workdir} cannot be written ({error}): give a folder that this host and all"
+            " nodes can write"
+        )
         return CONFIG
     while True:
         before = number(workdir / "progress", -1)
@@ -184,7 +197,8 @@ def run(start, command, scheduler, first=True):
             say(why + "; starting again")
             continue
         if action == "requeue" and code != STOPPED:
-            # A node that is lost looks like this until SLURM notices, and then SLURM requeues the job itself, without that node.
+            # A node that is lost looks like this until SLURM notices, and then SLURM requeues the
+            # job itself, without that node.
             time.sleep(float(os.environ.get("PHENOMJAX_LOST_NODE_SECONDS", "20")))
         state, left = scheduler.state()
         if state != "RUNNING":
@@ -201,7 +215,8 @@ def run(start, command, scheduler, first=True):
 
 def main(command):
     scheduler = Slurm(os.environ) if "SLURM_JOB_ID" in os.environ else None
-    # SLURM signals the batch shell, which is this process, when it signals the ranks: they save, and we must still be there afterwards.
+    # SLURM signals the batch shell, which is this process, when it signals the ranks: they save,
+    # and we must still be there afterwards.
     signal.signal(signal.SIGTERM, lambda *_: None)
 
     def start():

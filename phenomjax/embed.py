@@ -1,4 +1,5 @@
-"""Embeds what a trained model reads: the images of banks, or sequences. One command, any number of processes and hosts for images.
+"""Embeds what a trained model reads: the images of banks, or sequences. One command, any number of
+processes and hosts for images.
 
 python -m phenomjax.embed --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
 python -m phenomjax.embed --checkpoint runs/prot_txl --source proteins.fasta.gz --out embeddings.zarr
@@ -19,11 +20,16 @@ from phenomjax.system.log import log_to_stderr
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m phenomjax.embed", description=__doc__.split("\n")[0], epilog="The command can be killed at any time and run again: "
-        "it goes on where it was. Sequences: equal ones are computed once, and the order of the records changes no number; other records in "
-        "the same files may, by rounding. Exit codes: 0 done; 1 done, but images or records were rejected; 2 a mistake in the arguments or the "
-        "input; 75 stopped by a signal.",
-    )  # fmt: skip
+        prog="python -m phenomjax.embed",
+        description=__doc__.split("\n")[0],
+        epilog=(
+            "The command can be killed at any time and run again: it goes on where it was."
+            " Sequences: equal ones are computed once, and the order of the records changes no"
+            " number; other records in the same files may, by rounding. Exit codes: 0 done; 1 done,"
+            " but images or records were rejected; 2 a mistake in the arguments or the input; 75"
+            " stopped by a signal."
+        ),
+    )
     add = p.add_argument
     add(
         "--checkpoint",
@@ -31,9 +37,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders",
     )
-    add("--out", type=Path, help="what to write. Images: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr. Sequences: "
-        "NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the files), NAME.h5 (one dataset an id, as bio_embeddings "
-        "reads; for biotrainer: phenomjax.probes.biotrainer) or NAME.npz (one array an id)")  # fmt: skip
+    add(
+        "--out",
+        type=Path,
+        help=(
+            "what to write. Images: NAME.zarr, or with several banks a folder, in which each gets"
+            " BANK.zarr. Sequences: NAME.zarr (array `embeddings` and metadata.parquet, rows in the"
+            " order of the files), NAME.h5 (one dataset an id, as bio_embeddings reads; for"
+            " biotrainer: phenomjax.probes.biotrainer) or NAME.npz (one array an id)"
+        ),
+    )
     add(
         "--dtype",
         choices=("float16", "float32"),
@@ -69,19 +82,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     sequences = bool(args.source)
     if sequences and args.bank:
         raise UserError(
-            "--bank (images) and --source (sequences) cannot be given together: a model reads one or the other."
+            "--bank (images) and --source (sequences) cannot be given together: a model reads one"
+            " or the other."
         )
     if not (sequences or args.bank or args.dry_run):
-        raise UserError("Nothing to embed is named. Give --bank BANK.zarr for images, or --source FILE for sequences.")
+        raise UserError(
+            "Nothing to embed is named. Give --bank BANK.zarr for images, or --source FILE for"
+            " sequences."
+        )
     others = command if sequences else sequences_command
     only = argparse.ArgumentParser()
     others.add_arguments(only.add_argument_group())
-    foreign = [name for name, default in vars(only.parse_args([])).items() if getattr(args, name) != default]
+    foreign = [
+        name
+        for name, default in vars(only.parse_args([])).items()
+        if getattr(args, name) != default
+    ]
     if foreign:
         mine, theirs = ("--source", "--bank") if sequences else ("--bank", "--source")
         raise UserError(f"--{foreign[0]} goes with {theirs}, not with {mine}. Leave it out.")
     if args.out is None and not args.dry_run:
-        raise UserError("--out is missing: the name of what to write, for instance --out embeddings.zarr.")
+        raise UserError(
+            "--out is missing: the name of what to write, for instance --out embeddings.zarr."
+        )
     return (sequences_command if sequences else command).run(args)
 
 

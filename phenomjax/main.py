@@ -1,9 +1,10 @@
-"""Trains: `python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo [--config.KEY=VALUE …]`.
+"""Trains: `python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
+[--config.KEY=VALUE …]`.
 
-Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never retried), 75 stopped after saving and 76 ended by the
-watchdog (run the same command again). Many hosts: `sbatch launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
+Exit codes: 0 done, 1 failed or diverged, 2 configuration or input error (never retried), 75 stopped
+after saving and 76 ended by the watchdog (run the same command again). Many hosts: `sbatch
+launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
 """
-
 
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import messages

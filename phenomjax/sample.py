@@ -1,4 +1,5 @@
-"""Samples new sequences from a trained causal language model, token by token, with its memory as the cache.
+"""Samples new sequences from a trained causal language model, token by token, with its memory as
+the cache.
 
 python -m phenomjax.sample --checkpoint runs/prot_txl --num 10 --length 200 --temperature 1.0 --top_p 0.95 --seed 0 --out samples.fasta
 """
@@ -34,16 +35,24 @@ ROWS = 64  # sequences at a time
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m phenomjax.sample", description=__doc__.split("\n")[0], epilog="A sequence ends where the model says so, or is cut at "
-        "--length (end=cut). Sequence i depends on the model, --seed and i only. The log-likelihood, in nats, is that of the drawn tokens "
-        "under the model as it is, without temperature and top_p. Exit codes: 0 done; 2 a mistake in the arguments; 75 stopped by a signal.",
-    )  # fmt: skip
+        prog="python -m phenomjax.sample",
+        description=__doc__.split("\n")[0],
+        epilog=(
+            "A sequence ends where the model says so, or is cut at --length (end=cut). Sequence i"
+            " depends on the model, --seed and i only. The log-likelihood, in nats, is that of the"
+            " drawn tokens under the model as it is, without temperature and top_p. Exit codes: 0"
+            " done; 2 a mistake in the arguments; 75 stopped by a signal."
+        ),
+    )
     add = p.add_argument
     add(
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="workdir of a causal run (its newest checkpoint), or one of its checkpoints/STEP folders",
+        help=(
+            "workdir of a causal run (its newest checkpoint), or one of its checkpoints/STEP"
+            " folders"
+        ),
     )
     add("--num", type=int, default=10, metavar="N", help="sequences (default 10)")
     add(
@@ -58,17 +67,26 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=1.0,
         metavar="T",
-        help="below 1 likelier tokens are drawn more often; 0 always takes the likeliest (default 1)",
+        help=(
+            "below 1 likelier tokens are drawn more often; 0 always takes the likeliest (default 1)"
+        ),
     )
     add(
         "--top_p",
         type=float,
         default=1.0,
         metavar="P",
-        help="draw only from the likeliest tokens that together have probability P (default 1: all)",
+        help=(
+            "draw only from the likeliest tokens that together have probability P (default 1: all)"
+        ),
     )
     add("--seed", type=int, default=0, help="of the draws (default 0)")
-    add("--prompt", default="", metavar="TEXT", help="how every sequence begins, for instance MKV (default: nothing)")
+    add(
+        "--prompt",
+        default="",
+        metavar="TEXT",
+        help="how every sequence begins, for instance MKV (default: nothing)",
+    )
     add(
         "--out",
         type=Path,
@@ -95,18 +113,21 @@ def run(args: argparse.Namespace) -> int:
     model = language_model.load(args.checkpoint)
     if not isinstance(model.task, CausalLM):
         raise UserError(
-            f"--checkpoint {args.checkpoint} holds a model of task '{model.config.task}', which does not write sequences from left to right. Give a "
-            "run of causal_lm, such as configs/prot_txl.py."
+            f"--checkpoint {args.checkpoint} holds a model of task '{model.config.task}', which"
+            " does not write sequences from left to right. Give a run of causal_lm, such as"
+            " configs/prot_txl.py."
         )
     words = model.words
     prompt = words.encode(args.prompt.upper() if words.name == "protein" else args.prompt)
     if (prompt == UNK).any():
         raise UserError(
-            f"--prompt {args.prompt!r} has a letter that is no token of the model's alphabet ({words.name})."
+            f"--prompt {args.prompt!r} has a letter that is no token of the model's alphabet"
+            f" ({words.name})."
         )
     if len(prompt) >= args.length:
         raise UserError(
-            f"--prompt has {len(prompt)} tokens, and --length {args.length} leaves none to sample. Give a larger --length."
+            f"--prompt has {len(prompt)} tokens, and --length {args.length} leaves none to sample."
+            " Give a larger --length."
         )
     sampler = Sampler(model, model.task, prompt, args.length, args.temperature, args.top_p)
     lines, bar = [], system_log.Progress("sample", args.num, "sequences")
@@ -141,9 +162,14 @@ def check(args: argparse.Namespace) -> None:
     """Checks the numbers among the arguments."""
     language_model.check_arguments(args, num=1, length=1)
     if args.temperature < 0:
-        raise UserError(f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or more.")
+        raise UserError(
+            f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or"
+            " more."
+        )
     if not 0 < args.top_p <= 1:
-        raise UserError(f"--top_p is {args.top_p}; it is a probability above 0, and 1 draws from all tokens.")
+        raise UserError(
+            f"--top_p is {args.top_p}; it is a probability above 0, and 1 draws from all tokens."
+        )
 
 
 class Sampler:
@@ -158,7 +184,13 @@ class Sampler:
     """
 
     def __init__(
-        self, model: language_model.Trained, task: CausalLM, prompt: np.ndarray, length: int, temperature: float, top_p: float
+        self,
+        model: language_model.Trained,
+        task: CausalLM,
+        prompt: np.ndarray,
+        length: int,
+        temperature: float,
+        top_p: float,
     ):
         self._task, self._params = task, model.params
         (self._first,), (self._last,) = task.boundary
@@ -170,16 +202,27 @@ class Sampler:
         self._cache = min(len(prompt) + self._most + 1, seen)
         words, allowed = model.words, np.zeros(model.config.model.vocab_size, bool)
         allowed[
-            [words.ids[a] for a in AMINO_ACIDS] if words.name == "protein" else range(len(SPECIALS), len(words))
+            (
+                [words.ids[a] for a in AMINO_ACIDS]
+                if words.name == "protein"
+                else range(len(SPECIALS), len(words))
+            )
         ] = True
         allowed[self._last] = True
         self._allowed = allowed
         self._run = jax.jit(self._sample)
 
     def __call__(self, key: Array, rows: np.ndarray) -> list[tuple[np.ndarray, bool, float]]:
-        """(drawn ids without the end, whether it came to its end, log-likelihood of all that was drawn) for each row number."""
-        tokens, count, ended, likelihood = jax.device_get(self._run(self._params, key, rows.astype(np.int32)))
-        return [(t[: n - e], bool(e), float(x)) for t, n, e, x in zip(tokens, count, ended, likelihood, strict=True)]
+        """(drawn ids without the end, whether it came to its end, log-likelihood of all that was
+        drawn) for each row number.
+        """
+        tokens, count, ended, likelihood = jax.device_get(
+            self._run(self._params, key, rows.astype(np.int32))
+        )
+        return [
+            (t[: n - e], bool(e), float(x))
+            for t, n, e, x in zip(tokens, count, ended, likelihood, strict=True)
+        ]
 
     def _sample(self, params: Any, key: Array, rows: Array) -> tuple[Array, ...]:
         batch, m = len(rows), self._task.config.model
@@ -189,7 +232,15 @@ class Sampler:
         prompt = jnp.broadcast_to(jnp.asarray(self._prompt), (batch, len(self._prompt)))
         logits, carry = self._task.next_logits(params, prompt, carry)
         zero = jnp.zeros(batch, jnp.int32)
-        start = (0, logits[:, -1], carry, jnp.zeros((batch, self._most), jnp.uint8), zero, zero > 0, jnp.zeros(batch))
+        start = (
+            0,
+            logits[:, -1],
+            carry,
+            jnp.zeros((batch, self._most), jnp.uint8),
+            zero,
+            zero > 0,
+            jnp.zeros(batch),
+        )
 
         def unfinished(state: tuple) -> Array:
             return (state[0] < self._most) & ~state[5].all()
@@ -203,13 +254,23 @@ class Sampler:
             tokens = tokens.at[:, number].set(token.astype(jnp.uint8))
             count = count + jnp.where(ended, 0, 1)
             logits, carry = self._task.next_logits(params, token[:, None], carry)
-            return number + 1, logits[:, -1], carry, tokens, count, ended | (token == self._last), likelihood
+            return (
+                number + 1,
+                logits[:, -1],
+                carry,
+                tokens,
+                count,
+                ended | (token == self._last),
+                likelihood,
+            )
 
         _, _, _, tokens, count, ended, likelihood = lax.while_loop(unfinished, step, start)
         return tokens, count, ended, likelihood
 
 
-def draw(keys: Array, logits: Array, allowed: np.ndarray, temperature: float, top_p: float) -> Array:
+def draw(
+    keys: Array, logits: Array, allowed: np.ndarray, temperature: float, top_p: float
+) -> Array:
     """Draws a token of each row.
 
     Args:
@@ -217,8 +278,8 @@ def draw(keys: Array, logits: Array, allowed: np.ndarray, temperature: float, to
       logits: (rows, vocab).
       allowed: (vocab,) bool, tokens that may come at all.
       temperature: by which logits are divided; 0 = the likeliest.
-      top_p: nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751): the fewest likeliest tokens whose probabilities sum to
-        at least this.
+      top_p: nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751): the fewest
+        likeliest tokens whose probabilities sum to at least this.
 
     Returns:
       (rows,) int32.
@@ -236,16 +297,22 @@ def draw(keys: Array, logits: Array, allowed: np.ndarray, temperature: float, to
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def record(words: Any, name: str, tokens: np.ndarray, drawn: int, ended: bool, likelihood: float) -> str:
+def record(
+    words: Any, name: str, tokens: np.ndarray, drawn: int, ended: bool, likelihood: float
+) -> str:
     """One sequence as FASTA, or as a line of JSON."""
     text, perplexity = words.decode(tokens), float(np.exp(-likelihood / max(drawn, 1)))
     end = "eos" if ended else "cut"
     if words.name == "protein":
         body = "\n".join(textwrap.wrap(text, 60)) + "\n" if text else ""
         return (
-            f">{name} length={len(text)} end={end} log_likelihood={likelihood:.3f} perplexity={perplexity:.3f}\n{body}"
+            f">{name} length={len(text)} end={end} log_likelihood={likelihood:.3f}"
+            f" perplexity={perplexity:.3f}\n{body}"
         )
-    return json.dumps({"id": name, "text": text, "end": end, "log_likelihood": round(likelihood, 3)}) + "\n"
+    return (
+        json.dumps({"id": name, "text": text, "end": end, "log_likelihood": round(likelihood, 3)})
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

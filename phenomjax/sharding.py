@@ -17,41 +17,68 @@ from phenomjax.system.errors import UserError
 AXES = ("data", "model")
 _REPLICATED = {"seq": None, "kv": None, "patch": None, "layers": None, "channel": None}
 RULES: dict[str, dict[str, str | None]] = {
-    "dp": {"batch": "data", "embed": None, "mlp": None, "heads": None, "vocab": None, **_REPLICATED},
-    "fsdp": {"batch": "data", "embed": "data", "mlp": None, "heads": None, "vocab": None, **_REPLICATED},
-    "fsdp_tp": {"batch": "data", "embed": "data", "mlp": "model", "heads": "model", "vocab": "model", **_REPLICATED},
+    "dp": {
+        "batch": "data",
+        "embed": None,
+        "mlp": None,
+        "heads": None,
+        "vocab": None,
+        **_REPLICATED,
+    },
+    "fsdp": {
+        "batch": "data",
+        "embed": "data",
+        "mlp": None,
+        "heads": None,
+        "vocab": None,
+        **_REPLICATED,
+    },
+    "fsdp_tp": {
+        "batch": "data",
+        "embed": "data",
+        "mlp": "model",
+        "heads": "model",
+        "vocab": "model",
+        **_REPLICATED,
+    },
 }
 
 SMALL = (
     2**16
-)  # elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing is won by splitting it
+    # elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing
+    # is won by splitting it
+)
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
     """Builds the (data, model) mesh over all devices of all processes.
 
     Raises:
-      UserError: the axis sizes do not multiply to the number of devices, or the batch does not divide over them.
+      UserError: the axis sizes do not multiply to the number of devices, or the batch does not
+        divide over them.
     """
     count, data, model = jax.device_count(), config.mesh.data, config.mesh.model
     if data == -1:
         data = max(count // model, 1)
     if data * model != count:
         raise UserError(
-            f"config.mesh has data={config.mesh.data} and model={model}, which do not make the {count} devices that JAX sees "
-            f"({jax.devices()[0].device_kind}). Set --config.mesh.data=-1 and a --config.mesh.model that divides {count}."
+            f"config.mesh has data={config.mesh.data} and model={model}, which do not make the"
+            f" {count} devices that JAX sees ({jax.devices()[0].device_kind}). Set"
+            f" --config.mesh.data=-1 and a --config.mesh.model that divides {count}."
         )
     if config.mesh.preset != "fsdp_tp" and model != 1:
         raise UserError(
-            f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set --config.mesh.preset=fsdp_tp."
+            f"config.mesh.model={model} has no effect with preset '{config.mesh.preset}'; set"
+            " --config.mesh.preset=fsdp_tp."
         )
     parts = config.optimizer.accumulate_steps
     micro = config.global_batch_size // parts
     if micro % data:
         raise UserError(
-            f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps {parts} = {micro} crops do not divide over "
-            f"{data} devices on the data axis. Use a multiple of {data * parts}, e.g. "
-            f"--config.global_batch_size={-(-micro // data) * data * parts}."
+            f"config.global_batch_size {config.global_batch_size} / optimizer.accumulate_steps"
+            f" {parts} = {micro} crops do not divide over {data} devices on the data axis. Use a"
+            f" multiple of {data * parts}, e.g."
+            f" --config.global_batch_size={-(-micro // data) * data * parts}."
         )
     return jax.make_mesh(
         (data, model), AXES, axis_types=(AxisType.Auto,) * 2
@@ -62,7 +89,8 @@ def row_block(mesh: Mesh) -> tuple[int, int]:
     """Which block of a global batch's rows this process's devices hold.
 
     Returns:
-      (index, count): block `index` of `count` equal ones. Processes that share a model axis hold the same block.
+      (index, count): block `index` of `count` equal ones. Processes that share a model axis hold
+      the same block.
 
     Raises:
       UserError: the devices hold rows that are no such block.
@@ -72,8 +100,9 @@ def row_block(mesh: Mesh) -> tuple[int, int]:
     held = np.unique(np.unravel_index(np.flatnonzero(mine), mesh.devices.shape)[axis])
     if size % len(held) or held[0] % len(held) or held[-1] - held[0] + 1 != len(held):
         raise UserError(
-            f"Process {jax.process_index()} would hold the rows {held.tolist()} of a data axis of {size}, which are no equal block. Use a "
-            "config.mesh.model that divides, or is a multiple of, the number of devices of each process."
+            f"Process {jax.process_index()} would hold the rows {held.tolist()} of a data axis of"
+            f" {size}, which are no equal block. Use a config.mesh.model that divides, or is a"
+            " multiple of, the number of devices of each process."
         )
     return int(held[0]) // len(held), size // len(held)
 
@@ -84,7 +113,9 @@ def rules(preset: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def rules_within_shards(preset: str) -> tuple[tuple[str, str | None], ...]:
-    """The rule table for code that is mapped over the data axis already: rows within a shard are on one device."""
+    """The rule table for code that is mapped over the data axis already: rows within a shard are on
+    one device.
+    """
     return tuple((RULES[preset] | {"batch": None}).items())
 
 
@@ -97,13 +128,20 @@ def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
     """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
 
     Raises:
-      UserError: a logical name without a rule, or an array of more than `SMALL` elements with a dimension that the mesh axis does not divide.
+      UserError: a logical name without a rule, or an array of more than `SMALL` elements with a
+        dimension that the mesh axis does not divide.
     """
     specs = nn.get_partition_spec(boxed)
-    used = {axis for spec in jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P)) for axis in spec if axis}
+    used = {
+        axis
+        for spec in jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, P))
+        for axis in spec
+        if axis
+    }
     if unknown := used - RULES[preset].keys():
         raise UserError(
-            f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known: {sorted(RULES[preset])}."
+            f"Logical axes {sorted(unknown)} have no sharding rule in preset '{preset}'; known:"
+            f" {sorted(RULES[preset])}."
         )
     result = nn.logical_to_mesh_sharding(specs, mesh, rules(preset))
 
@@ -113,8 +151,10 @@ def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
             if axis and leaf.shape[i] % mesh.shape[axis]:
                 if leaf.size > SMALL:
                     raise UserError(
-                        f"{jax.tree_util.keystr(path)} has a dimension of {leaf.shape[i]} that does not divide over {mesh.shape[axis]} devices on "
-                        f"mesh axis '{axis}' (preset '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model width that divides."
+                        f"{jax.tree_util.keystr(path)} has a dimension of {leaf.shape[i]} that does"
+                        f" not divide over {mesh.shape[axis]} devices on mesh axis '{axis}' (preset"
+                        f" '{preset}'). Use --config.mesh.preset=dp, fewer devices, or a model"
+                        " width that divides."
                     )
                 spec[i] = None
         return NamedSharding(mesh, P(*spec))
@@ -130,9 +170,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def describe(params: object, param_shardings: object, rows: int = 12) -> str:
     """A table of parameter, shape, spec and MiB per device, the largest first, with the totals."""
     table, total, local = [], 0, 0.0
-    for (path, leaf), sharding in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(param_shardings), strict=True):
+    for (path, leaf), sharding in zip(
+        jax.tree.leaves_with_path(params), jax.tree.leaves(param_shardings), strict=True
+    ):
         mib = np.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize / 2**20
-        table.append((mib, jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, tuple(sharding.spec)))
+        table.append(
+            (
+                mib,
+                jax.tree_util.keystr(path, simple=True, separator="/"),
+                leaf.shape,
+                tuple(sharding.spec),
+            )
+        )
         total, local = total + leaf.size, local + mib
     table.sort(key=lambda row: -row[0])
     lines = [
@@ -142,5 +191,10 @@ def describe(params: object, param_shardings: object, rows: int = 12) -> str:
     head = f"  {'parameter':<58} {'shape':<16} {'sharding':<22} MiB per device"
     more = [f"  … and {len(table) - rows} smaller ones"] if len(table) > rows else []
     return "\n".join(
-        [head, *lines, *more, f"  {total / 1e6:.2f} M parameters in {len(table)} arrays, {local:.1f} MiB per device"]
+        [
+            head,
+            *lines,
+            *more,
+            f"  {total / 1e6:.2f} M parameters in {len(table)} arrays, {local:.1f} MiB per device",
+        ]
     )

@@ -1,4 +1,6 @@
-"""What a step changes: step, parameters, optimiser state, their moving average, and the task's carry."""
+"""What a step changes: step, parameters, optimiser state, their moving average, and the task's
+carry.
+"""
 
 from typing import Any
 
@@ -46,19 +48,26 @@ def abstract(
       batch: tree of jax.ShapeDtypeStruct of one global batch.
 
     Returns:
-      (init, abstract, shardings): `init(key)` makes the state; `abstract` is its TrainState of ShapeDtypeStruct with shardings.
+      (init, abstract, shardings): `init(key)` makes the state; `abstract` is its TrainState of
+      ShapeDtypeStruct with shardings.
     """
 
     def boxed_init(key: jax.Array) -> TrainState:
         params = task.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))
         ema = params if config.optimizer.ema_decay else ()
-        return TrainState(jnp.int32(0), params, tx.init(params), ema, task.carry(config.global_batch_size))
+        return TrainState(
+            jnp.int32(0), params, tx.init(params), ema, task.carry(config.global_batch_size)
+        )
 
     boxed = jax.eval_shape(lambda: boxed_init(jax.random.key(0)))
     shards = sharding.shardings(boxed, mesh, config.mesh.preset)
     rows = sharding.batch_sharding(mesh)
-    shards = shards.replace(step=NamedSharding(mesh, P()), carry=jax.tree.map(lambda _: rows, boxed.carry))
+    shards = shards.replace(
+        step=NamedSharding(mesh, P()), carry=jax.tree.map(lambda _: rows, boxed.carry)
+    )
     shapes = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), jax.eval_shape(nn.unbox, boxed), shards
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        jax.eval_shape(nn.unbox, boxed),
+        shards,
     )
     return (lambda key: nn.unbox(boxed_init(key))), shapes, shards

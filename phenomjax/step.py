@@ -1,4 +1,6 @@
-"""One optimiser step as a pure function: gradients (accumulated over micro-batches), update, moving average."""
+"""One optimiser step as a pure function: gradients (accumulated over micro-batches), update, moving
+average.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,9 @@ from phenomjax.tasks import Task
 
 
 def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) -> Callable:
-    """The pure function (state, batch, key, data position) -> (state, metrics) of one optimiser step, with gradient accumulation."""
+    """The pure function (state, batch, key, data position) -> (state, metrics) of one optimiser
+    step, with gradient accumulation.
+    """
     micro = config.optimizer.accumulate_steps
 
     def gradients(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
@@ -29,11 +33,13 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         return grads, values, next_carry
 
     def accumulated(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
-        # Each shard of rows keeps a sum of its own, over all micro-batches, so that gradients cross the network once a step and not once a
-        # micro-batch. The price is an unsharded copy of the gradients on every device, also where parameters are sharded.
+        # Each shard of rows keeps a sum of its own, over all micro-batches, so that gradients cross
+        # the network once a step and not once a micro-batch. The price is an unsharded copy of the
+        # gradients on every device, also where parameters are sharded.
         shards = jax.sharding.get_abstract_mesh().shape.get("data", 1)
 
-        def split(x: jax.Array) -> jax.Array:  # micro-batch i takes every micro-th row of a shard from i on
+        # micro-batch i takes every micro-th row of a shard from i on
+        def split(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x.reshape(shards, -1, micro, *x.shape[1:]), 2, 0)
 
         def join(x: jax.Array) -> jax.Array:
@@ -62,11 +68,17 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         state: TrainState, batch: Any, key: jax.Array, position: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, position)
-        grads, values, carry = (accumulated if micro > 1 else gradients)(state.params, batch, key, state.carry)
+        grads, values, carry = (accumulated if micro > 1 else gradients)(
+            state.params, batch, key, state.carry
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = config.optimizer.ema_decay
-        ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params) if decay else ()
+        ema = (
+            jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+            if decay
+            else ()
+        )
         values = {f"train/{name}": value for name, value in values.items()} | {
             "train/grad_norm": optax.tree.norm(grads)
         }
@@ -75,9 +87,16 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
     return step
 
 
-def jit_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, shards: TrainState) -> Any:
-    """`make_step` under `jax.jit`: the state as `shards` says and donated, rows of the batch over the data axis, the rest everywhere."""
+def jit_step(
+    task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, shards: TrainState
+) -> Any:
+    """`make_step` under `jax.jit`: the state as `shards` says and donated, rows of the batch over
+    the data axis, the rest everywhere.
+    """
     rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
     return jax.jit(
-        make_step(task, tx, config), in_shardings=(shards, rows, everywhere, everywhere), out_shardings=(shards, everywhere), donate_argnums=0
-    )  # fmt: skip
+        make_step(task, tx, config),
+        in_shardings=(shards, rows, everywhere, everywhere),
+        out_shardings=(shards, everywhere),
+        donate_argnums=0,
+    )

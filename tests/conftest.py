@@ -10,12 +10,13 @@ from tests.lab import ROOT
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # tests compile far more than they compute: half the time
+# tests compile far more than they compute: half the time
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import jax  # noqa: E402  after the settings above
+import jax
 
-from tests.lab.slurm import slurm  # noqa: E402, F401  a fixture
+from tests.lab.slurm import slurm  # noqa: F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -30,12 +31,18 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items):
-    """What waits longest begins first: tests on SLURM sleep for minutes, in which the other workers compute."""
-    items.sort(key=lambda item: ("slurm" not in item.fixturenames, item.path.name != "test_slurm.py"))
+    """What waits longest begins first: tests on SLURM sleep for minutes, in which the other workers
+    compute.
+    """
+    items.sort(
+        key=lambda item: ("slurm" not in item.fixturenames, item.path.name != "test_slurm.py")
+    )
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="kill tests with their full counts (hours)")
+    parser.addoption(
+        "--full", action="store_true", help="kill tests with their full counts (hours)"
+    )
 
 
 @pytest.fixture(scope="session")

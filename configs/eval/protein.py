@@ -1,4 +1,5 @@
-"""What a model knows of proteins: structure, function, localization, fitness, origin; and of molecules, where it reads SMILES.
+"""What a model knows of proteins: structure, function, localization, fitness, origin; and of
+molecules, where it reads SMILES.
 
 python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py --out report/          minutes on 2 cores
 python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:full --out report/     every record of the files
@@ -22,10 +23,12 @@ blat_…, pabp_…            effects of mutations, untrained                   
 solubility                log mol/l of a molecule          scaffold     902         113     113   ESOL
 hiv_activity              active or not, of a molecule     scaffold  33,524       4,191   4,191   HIV of MoleculeNet
 
-The files are those of public repositories on GitHub, below --data (default ../shared/data/protein): secondary_structure/ and dms/gb1_* of
-J-SNACKKB/FLIP, casp* of Rostlab/pbc, scope/, dms/tape_* and secondary_structure/tape_* of nadavbra/protein_bert, localization/ of
-HannesStark/protein-localization, fasta/ of tseemann/prokka and davidemms/OrthoFinder, dms/ of OATML-Markslab/ProteinGym, facebookresearch/esm
-and debbiemarkslab/DeepSequence, smiles/ of deepchem/deepchem. Some may not be used commercially: see their licences.
+The files are those of public repositories on GitHub, below --data (default ../shared/data/protein):
+secondary_structure/ and dms/gb1_* of J-SNACKKB/FLIP, casp* of Rostlab/pbc, scope/, dms/tape_* and
+secondary_structure/tape_* of nadavbra/protein_bert, localization/ of
+HannesStark/protein-localization, fasta/ of tseemann/prokka and davidemms/OrthoFinder, dms/ of
+OATML-Markslab/ProteinGym, facebookresearch/esm and debbiemarkslab/DeepSequence, smiles/ of
+deepchem/deepchem. Some may not be used commercially: see their licences.
 
 Clusters need `mmseqs` on the PATH, scaffolds need RDKit (`pip install phenomjax[smiles]`).
 """
@@ -70,11 +73,14 @@ LIMITS = {
 MAX_VARIANTS = 300  # of each assay, in the default
 
 EC_HEADER = r"(?P<id>\S+) (?P<ec>[^~]*)~~~.*"  # >ACC EC~~~gene~~~product~~~COG
-LOCALIZATION_HEADER = r"(?P<id>\S+) (?P<location>\S+)-(?P<membrane>[MSU])(?: test)?"  # >ACC Location-M [test]
+# >ACC Location-M [test]
+LOCALIZATION_HEADER = r"(?P<id>\S+) (?P<location>\S+)-(?P<membrane>[MSU])(?: test)?"
 
 
 def secondary_structure() -> dict[str, Task]:
-    """Per residue: NetSurfP-2.0 (test NEW364) as FLIP gives it, CASP13 and CASP14 as PBC does, TAPE's validation set."""
+    """Per residue: NetSurfP-2.0 (test NEW364) as FLIP gives it, CASP13 and CASP14 as PBC does,
+    TAPE's validation set.
+    """
     netsurfp = Source(
         "secondary_structure/netsurfp2_sequences.fasta",
         labels_path="secondary_structure/netsurfp2_sampled.fasta",
@@ -90,7 +96,10 @@ def secondary_structure() -> dict[str, Task]:
             constants={"split": split or f"CASP{number}"},
         )
 
-    residues = {"heads": ("linear", "cnn"), "baselines": ("majority", "one_hot", "blosum62", "random_weights")}
+    residues = {
+        "heads": ("linear", "cnn"),
+        "baselines": ("majority", "one_hot", "blosum62", "random_weights"),
+    }
     q3 = Label(RESIDUE, classes=("H", "E", "C"))
     return {
         "secondary_structure": Task(
@@ -102,7 +111,13 @@ def secondary_structure() -> dict[str, Task]:
             **residues,
         ),
         "secondary_structure_tape": Task(
-            (Source("secondary_structure/tape_valid_q3.csv", sequence="seq", fields={"target": "label"}),),
+            (
+                Source(
+                    "secondary_structure/tape_valid_q3.csv",
+                    sequence="seq",
+                    fields={"target": "label"},
+                ),
+            ),
             {"q3": replace(q3, translate={"0": "H", "1": "E", "2": "C"})},
             Split("cluster", identity=0.25),
             **residues,
@@ -124,26 +139,38 @@ def secondary_structure() -> dict[str, Task]:
 
 
 def proteins() -> dict[str, Task]:
-    """Per protein: localization (DeepLoc), fold and class (SCOPe), EC number and organism (Swiss-Prot and two genomes)."""
+    """Per protein: localization (DeepLoc), fold and class (SCOPe), EC number and organism
+    (Swiss-Prot and two genomes).
+    """
     per_protein = {
         "heads": ("linear", "fnn", "nearest"),
         "baselines": ("majority", "composition", "random_weights", "alignment"),
     }
     folds = [
-        Source(f"scope/remote_homology_{file}.csv", sequence="seq", fields={"target": "label"}, constants={"split": split})
+        Source(
+            f"scope/remote_homology_{file}.csv",
+            sequence="seq",
+            fields={"target": "label"},
+            constants={"split": split},
+        )
         for file, split in (("train", "train"), ("valid", "test"))
-    ]  # fmt: skip
+    ]
     swissprot = [
         Source(f"fasta/swissprot_{name}.fasta", header=EC_HEADER, constants={"organism": name})
         for name in ("archaea", "mitochondria")
     ]
     mycoplasma = [
-        Source(f"fasta/mycoplasma_{name}.faa", constants={"organism": f"M. {name}"}) for name in ("agalactiae", "genitalium")
-    ]  # fmt: skip
+        Source(f"fasta/mycoplasma_{name}.faa", constants={"organism": f"M. {name}"})
+        for name in ("agalactiae", "genitalium")
+    ]
     return {
         "localization": Task(
             tuple(
-                Source(f"localization/deeploc_{file}_set.fasta", header=LOCALIZATION_HEADER, constants={"split": split})
+                Source(
+                    f"localization/deeploc_{file}_set.fasta",
+                    header=LOCALIZATION_HEADER,
+                    constants={"split": split},
+                )
                 for file, split in (("our_val", "train"), ("test", "test"))
             ),
             {
@@ -152,7 +179,9 @@ def proteins() -> dict[str, Task]:
             },
             **per_protein,
         ),
-        "remote_homology": Task(tuple(folds), {"fold": Label(CLASS)}, identities=(0.2, 0.3, 0.4), **per_protein),
+        "remote_homology": Task(
+            tuple(folds), {"fold": Label(CLASS)}, identities=(0.2, 0.3, 0.4), **per_protein
+        ),
         "scop_class": Task(
             (Source("scope/scop_class_train.csv", sequence="seq", fields={"target": "label"}),),
             {"class": Label(CLASS, classes=tuple("abcdefg"))},
@@ -177,8 +206,13 @@ def proteins() -> dict[str, Task]:
 
 
 def fitness() -> dict[str, Task | Mutations]:
-    """Effects of mutations: FLIP's GB1 and TAPE's stability with a head, two deep mutational scans of ProteinGym without one."""
-    heads = {"heads": ("linear", "fnn"), "baselines": ("majority", "one_hot", "blosum62", "random_weights")}
+    """Effects of mutations: FLIP's GB1 and TAPE's stability with a head, two deep mutational scans
+    of ProteinGym without one.
+    """
+    heads = {
+        "heads": ("linear", "fnn"),
+        "baselines": ("majority", "one_hot", "blosum62", "random_weights"),
+    }
     found: dict[str, Task | Mutations] = {
         f"gb1_{split}": Task((Source(f"dms/gb1_{split}.csv"),), {"fitness": Label(VALUE)}, **heads)
         for split in ("one_vs_rest", "two_vs_rest", "low_vs_high")
@@ -232,7 +266,9 @@ def molecules() -> dict[str, Task]:
 
 
 def papers() -> tuple[dict, ...]:
-    """Published numbers to draw beside ours: {their test: ours} where it is the same; the others are shown as of other data."""
+    """Published numbers to draw beside ours: {their test: ours} where it is the same; the others
+    are shown as of other data.
+    """
     return (
         *published.rows("q3", "secondary_structure", "q3", {"NEW364": "test"}),
         *published.rows("q8", "secondary_structure_q8", "q8"),
@@ -255,7 +291,17 @@ def get_config(arg: str = "default") -> Suite:
         tasks = {name: tasks[name] for name in limits}
     elif preset == "default":
         del tasks["secondary_structure_tape"]
-        tasks |= {n: replace(t, max_variants=MAX_VARIANTS) for n, t in tasks.items() if isinstance(t, Mutations)}
+        tasks |= {
+            n: replace(t, max_variants=MAX_VARIANTS)
+            for n, t in tasks.items()
+            if isinstance(t, Mutations)
+        }
     for name, (train, validation, test, length) in limits.items():
-        tasks[name] = replace(tasks[name], max_train=train, max_validation=validation, max_test=test, max_length=length)
+        tasks[name] = replace(
+            tasks[name],
+            max_train=train,
+            max_validation=validation,
+            max_test=test,
+            max_length=length,
+        )
     return Suite("../shared/data/protein", tasks, published=papers())

@@ -1,23 +1,35 @@
-"""Every kind of task on data that the project simulates itself, for the models of `make demo-protein` and its siblings: no download, two minutes.
+"""Every kind of task on data that the project simulates itself, for the models of `make
+demo-protein` and its siblings: no download, two minutes.
 
 make demo-protein
 python -m phenomjax.evaluate --checkpoint runs/txl_demo --suite configs/eval/simulated.py --out runs/txl_demo/report
 
-The labelled proteins are written to runs/simulated_proteins at the first start. They are of the families that the demo's model was trained on;
-what the tests "members", "relatives" and "new family" hold, no model has seen (phenomjax/probes/suites/simulated.py).
+The labelled proteins are written to runs/simulated_proteins at the first start. They are of the
+families that the demo's model was trained on; what the tests "members", "relatives" and "new
+family" hold, no model has seen (phenomjax/probes/suites/simulated.py).
 
 Expected of the demo's Transformer-XL, its random-weights twin, and the best baseline:
-conservation on members 0.95, 0.86, 0.66 (one-hot); on relatives 0.80, 0.76, 0.64; on the new family none is above the majority
-family on relatives 0.98, 0.82, 1.00 (composition, MMseqs2: such families are told apart without a model)
-divergence on members 0.69, 0.66, 0.77 (composition)
-mutations 0.50, -0.07, 0.18 (BLOSUM62)
+conservation on members 0.95, 0.86, 0.66 (one-hot); on relatives 0.80, 0.76, 0.64; on the new family
+none is above the majority family on relatives 0.98, 0.82, 1.00 (composition, MMseqs2: such families
+are told apart without a model) divergence on members 0.69, 0.66, 0.77 (composition) mutations 0.50,
+-0.07, 0.18 (BLOSUM62)
 """
 
 from pathlib import Path
 
 from phenomjax.data.simulated.families import FamilyConfig
 from phenomjax.probes.suites import simulated
-from phenomjax.probes.suites.suite import CLASS, RESIDUE, VALUE, Label, Mutations, Source, Suite, Task, Training
+from phenomjax.probes.suites.suite import (
+    CLASS,
+    RESIDUE,
+    VALUE,
+    Label,
+    Mutations,
+    Source,
+    Suite,
+    Task,
+    Training,
+)
 
 DATA = Path("runs/simulated_proteins")
 
@@ -30,7 +42,13 @@ def get_config(arg: str = "") -> Suite:
     tasks: dict[str, Task | Mutations] = {
         "conservation": Task(
             (Source("sites.fasta", labels_path="sites_labels.fasta"),),
-            {"site": Label(RESIDUE, classes=("conserved", "free"), translate={"C": "conserved", "F": "free"})},
+            {
+                "site": Label(
+                    RESIDUE,
+                    classes=("conserved", "free"),
+                    translate={"C": "conserved", "F": "free"},
+                )
+            },
             heads=("linear", "cnn"),
             baselines=("majority", "one_hot", "random_weights"),
             **limits,
@@ -47,4 +65,6 @@ def get_config(arg: str = "") -> Suite:
         "divergence": Task((proteins,), {"divergence": Label(VALUE, "divergence")}, **limits),
         "mutations": Mutations("mutants.csv", "wild_type.fasta", "effect"),
     }
-    return Suite(str(DATA), tasks, Training(seeds=2, learning_rate=3e-3, batch_size=32, max_epochs=15))
+    return Suite(
+        str(DATA), tasks, Training(seeds=2, learning_rate=3e-3, batch_size=32, max_epochs=15)
+    )

@@ -1,10 +1,13 @@
-"""Checkpoints: save, verify, restore on any mesh, compare, load parameters. Nothing else imports Orbax.
+"""Checkpoints: save, verify, restore on any mesh, compare, load parameters. Nothing else imports
+Orbax.
 
-A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one), `rest` (step, optimiser state, carry) and
-`meta` (JSON: what the loop has to remember). The position in the data is the step, so nothing about data is stored.
+A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one), `rest`
+(step, optimiser state, carry) and `meta` (JSON: what the loop has to remember). The position in the
+data is the step, so nothing about data is stored.
 
-Orbax writes and commits it in threads; then every process hashes its share of the files in a thread (phenomjax/checkpoints/seal.py), and when all have,
-process 0 records the step in WORKDIR/progress and deletes what need not be kept any more. Only a checkpoint with all its digests is ever used.
+Orbax writes and commits it in threads; then every process hashes its share of the files in a thread
+(phenomjax/checkpoints/seal.py), and when all have, process 0 records the step in WORKDIR/progress
+and deletes what need not be kept any more. Only a checkpoint with all its digests is ever used.
 """
 
 import logging
@@ -25,7 +28,6 @@ from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.loading import check
 from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
 from phenomjax.cluster import messages
-from phenomjax.cluster import messages as cluster_messages
 from phenomjax.config import stored
 from phenomjax.state import TrainState
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -34,7 +36,8 @@ log = logging.getLogger("phenomjax")
 
 
 class Checkpointer:
-    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run. All processes call the same methods in the same order.
+    """Saves asynchronously and keeps the latest N and the best M checkpoints of a run. All
+    processes call the same methods in the same order.
 
     Args:
       workdir: absolute folder of the run.
@@ -45,15 +48,18 @@ class Checkpointer:
         self.workdir, self._config = workdir, config.checkpoint
         seconds = math.ceil(config.checkpoint.timeout_seconds)
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(), async_options=ocp.options.AsyncOptions(timeout_secs=seconds)
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.options.AsyncOptions(timeout_secs=seconds),
         )
-        self._losses: dict[int, float | None] = {}  # of the sealed checkpoints: `config.rank`, smallest for the best
+        # of the sealed checkpoints: `config.rank`, smallest for the best
+        self._losses: dict[int, float | None] = {}
         self._thread: threading.Thread | None = None
         self._writing, self._began = 0, 0.0
         self._error: BaseException | None = None
 
     def newest_good(self) -> int | None:
-        """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before (`recovery.newest_good`).
+        """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one
+        before (`recovery.newest_good`).
 
         Returns:
           The step to restore, the same in all processes; None for a new run.
@@ -66,15 +72,21 @@ class Checkpointer:
         return step
 
     def save(
-        self, step: int, state: TrainState, meta: dict[str, Any], scores: Mapping[str, float | None] | None = None
+        self,
+        step: int,
+        state: TrainState,
+        meta: dict[str, Any],
+        scores: Mapping[str, float | None] | None = None,
     ) -> None:
-        """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A step that is saved already stays.
+        """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A
+        step that is saved already stays.
 
         Args:
           step: of the state.
           state: all arrays.
           meta: what the loop has to remember.
-          scores: what was measured at this step, by name; `checkpoint.best_metric` is looked for in it.
+          scores: what was measured at this step, by name; `checkpoint.best_metric` is looked for in
+            it.
 
         Raises:
           UserError: this or the write before failed.
@@ -84,7 +96,9 @@ class Checkpointer:
             return
         self._writing, self._began = step, time.monotonic()
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta | {recovery.SCORES: dict(scores or {})}))
+        args = ocp.args.Composite(
+            **items, meta=ocp.args.JsonSave(meta | {recovery.SCORES: dict(scores or {})})
+        )
         try:
             (self.workdir / FOLDER).mkdir(exist_ok=True)
             self._orbax.save(self._path(step), args=args)
@@ -92,7 +106,9 @@ class Checkpointer:
             self._error = error
             self.check()
         worth = stored.rank(scores or {}, self._config.best_metric)
-        self._thread = threading.Thread(target=self._finish, args=(step, worth), daemon=True, name="seal checkpoint")
+        self._thread = threading.Thread(
+            target=self._finish, args=(step, worth), daemon=True, name="seal checkpoint"
+        )
         self._thread.start()
 
     def _finish(self, step: int, worth: float | None) -> None:
@@ -100,12 +116,14 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
             seal.write_share(self._path(step), jax.process_index(), jax.process_count())
-            cluster_messages.gather("seal", "", self._config.timeout_seconds)
+            messages.gather("seal", "", self._config.timeout_seconds)
             losses = {**self._losses, step: worth}
             keep = recovery.kept(losses, self._config.keep_latest, self._config.keep_best)
             if messages.is_main():
                 if wrong := seal.structure(self._path(step))[1]:
-                    raise OSError(f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}")
+                    raise OSError(
+                        f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}"
+                    )
                 workdir_lib.write_progress(self.workdir, step)
                 for old in losses.keys() - keep:
                     workdir_lib.delete(self.workdir, old)
@@ -132,16 +150,20 @@ class Checkpointer:
         if isinstance(error, UserError):
             raise error
         if self._seconds_left() < 1:
-            mend = f"See whether that disk hangs, or raise --config.checkpoint.timeout_seconds (now {self._config.timeout_seconds:g})"
+            mend = (
+                "See whether that disk hangs, or raise --config.checkpoint.timeout_seconds (now"
+                f" {self._config.timeout_seconds:g})"
+            )
             raise UserError(
-                f"The checkpoint {path} was not written within {self._config.timeout_seconds:g} s ({workdir_lib.space(self.workdir)}). "
-                f"{workdir_lib.advice(self.workdir, mend)}",
+                f"The checkpoint {path} was not written within {self._config.timeout_seconds:g} s"
+                f" ({workdir_lib.space(self.workdir)}). {workdir_lib.advice(self.workdir, mend)}",
                 EXIT_FAILED,
             ) from error
         what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"The checkpoint {path} could not be written: {what} ({workdir_lib.space(self.workdir)}). "
-            f"{workdir_lib.advice(self.workdir, 'See that the folder is there and yours')}",
+            f"The checkpoint {path} could not be written: {what}"
+            f" ({workdir_lib.space(self.workdir)})."
+            f" {workdir_lib.advice(self.workdir, 'See that the folder is there and yours')}",
             EXIT_FAILED,
         ) from error
 
@@ -179,11 +201,16 @@ class Checkpointer:
         for name, tree in wanted.items():
             check(path / name, tree, f"the {name} of checkpoint {path}")
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        restored = self._orbax.restore(path, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+        restored = self._orbax.restore(
+            path, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore())
+        )
         rest = restored["rest"]
         ema = restored["ema"] if "ema" in wanted else ()
         carry = rest.get("carry", ())
-        return TrainState(rest["step"], restored["params"], rest["opt_state"], ema, carry), restored["meta"]
+        return (
+            TrainState(rest["step"], restored["params"], rest["opt_state"], ema, carry),
+            restored["meta"],
+        )
 
     def latest_step(self) -> int | None:
         """The newest sealed checkpoint, or None."""
@@ -198,7 +225,9 @@ class Checkpointer:
         return max(recovery.kept(self._losses, 0, 1), default=None)
 
     def close(self) -> None:
-        """Waits for the writes and frees the threads; after a failure it waits for nothing, since a failed write may never end."""
+        """Waits for the writes and frees the threads; after a failure it waits for nothing, since a
+        failed write may never end.
+        """
         if self._error is None:
             self.wait()
             self._orbax.close()
@@ -213,23 +242,3 @@ def _items(state: TrainState) -> dict[str, Any]:
     if jax.tree.leaves(state.ema):
         items["ema"] = state.ema
     return items
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -30,11 +30,19 @@ def _names(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 def diff(stored: Any, wanted: Any) -> list[str]:
     """One line for each array that is missing, too many, or of another shape or dtype."""
     have, want = _names(stored), _names(wanted)
-    lines = [f"{n}: only in the checkpoint, {have[n][1]} {have[n][0]}" for n in sorted(have.keys() - want.keys())]
-    lines += [f"{n}: only in the model, {want[n][1]} {want[n][0]}" for n in sorted(want.keys() - have.keys())]
+    lines = [
+        f"{n}: only in the checkpoint, {have[n][1]} {have[n][0]}"
+        for n in sorted(have.keys() - want.keys())
+    ]
+    lines += [
+        f"{n}: only in the model, {want[n][1]} {want[n][0]}"
+        for n in sorted(want.keys() - have.keys())
+    ]
     both = sorted(have.keys() & want.keys())
     return lines + [
-        f"{n}: {have[n][1]} {have[n][0]} there, {want[n][1]} {want[n][0]} wanted" for n in both if have[n] != want[n]
+        f"{n}: {have[n][1]} {have[n][0]} there, {want[n][1]} {want[n][0]} wanted"
+        for n in both
+        if have[n] != want[n]
     ]
 
 
@@ -46,14 +54,16 @@ def check(item: Path, wanted: Any, what: str) -> None:
     """
     if not item.is_dir():
         raise UserError(
-            f"{item} does not exist: {what} cannot be read. Known items: {sorted(p.name for p in item.parent.glob('*'))}."
+            f"{item} does not exist: {what} cannot be read. Known items:"
+            f" {sorted(p.name for p in item.parent.glob('*'))}."
         )
     lines = diff(_metadata(item), wanted)
     if lines:
         more = f" … and {len(lines) - 10} more" if len(lines) > 10 else ""
         raise UserError(
-            f"{what[0].upper()}{what[1:]} does not fit this configuration, {len(lines)} arrays differ: {'; '.join(lines[:10])}{more}. Use the "
-            "model.* and optimizer.* of the run that wrote it (its config.json), or another --workdir."
+            f"{what[0].upper()}{what[1:]} does not fit this configuration, {len(lines)} arrays"
+            f" differ: {'; '.join(lines[:10])}{more}. Use the model.* and optimizer.* of the run"
+            " that wrote it (its config.json), or another --workdir."
         )
 
 
@@ -63,7 +73,8 @@ def _metadata(item: Path) -> Any:
 
 
 def find(path: str | Path) -> Path:
-    """Resolves a run's workdir (its newest sealed checkpoint) or a checkpoint folder to the checkpoint folder.
+    """Resolves a run's workdir (its newest sealed checkpoint) or a checkpoint folder to the
+    checkpoint folder.
 
     Raises:
       UserError: neither.
@@ -75,11 +86,14 @@ def find(path: str | Path) -> Path:
     if not steps:
         unsealed = workdir_lib.steps(path)
         raise UserError(
-            f"{path} holds no checkpoint: it has neither a folder 'params' nor '{FOLDER}/STEP'. Give the --workdir of a run that saved, or one "
-            "of its checkpoints/STEP folders."
+            f"{path} holds no checkpoint: it has neither a folder 'params' nor '{FOLDER}/STEP'."
+            " Give the --workdir of a run that saved, or one of its checkpoints/STEP folders."
             if not unsealed
-            else f"No checkpoint in {path / FOLDER} has its digests (there are steps {unsealed}): each was interrupted, or written by an older "
-            f"version. If you trust one of them, run `python -m phenomjax.checkpoints.seal {path / FOLDER}/STEP` first."
+            else (
+                f"No checkpoint in {path / FOLDER} has its digests (there are steps {unsealed}):"
+                " each was interrupted, or written by an older version. If you trust one of them,"
+                f" run `python -m phenomjax.checkpoints.seal {path / FOLDER}/STEP` first."
+            )
         )
     return path / FOLDER / str(steps[-1])
 
@@ -101,13 +115,22 @@ def _verify(folder: Path, item: str, together: bool) -> None:
         texts = messages.gather("verify", json.dumps(wrong))
         wrong = sorted({line for text in texts for line in json.loads(text)})
     if wrong:
-        others = [s for s in workdir_lib.sealed_steps(folder.parent.parent) if str(s) != folder.name]
-        known = f"Other checkpoints of that run are steps {others}." if others else "That run has no other checkpoint."
+        others = [
+            s for s in workdir_lib.sealed_steps(folder.parent.parent) if str(s) != folder.name
+        ]
+        known = (
+            f"Other checkpoints of that run are steps {others}."
+            if others
+            else "That run has no other checkpoint."
+        )
         trust = (
-            f" If you trust it, run `python -m phenomjax.checkpoints.seal {folder}` first." if not seal.sealed(folder) else ""
+            f" If you trust it, run `python -m phenomjax.checkpoints.seal {folder}` first."
+            if not seal.sealed(folder)
+            else ""
         )
         raise UserError(
-            f"The checkpoint {folder} is damaged and is not used: {workdir_lib.some(wrong)}. {known}{trust}"
+            f"The checkpoint {folder} is damaged and is not used: {workdir_lib.some(wrong)}."
+            f" {known}{trust}"
         )
 
 
@@ -118,18 +141,26 @@ def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
       path: workdir, or WORKDIR/checkpoints/STEP.
 
     Returns:
-      (config, params as float32 NumPy arrays, step); the parameters are the moving average where the run kept one.
+      (config, params as float32 NumPy arrays, step); the parameters are the moving average where
+      the run kept one.
     """
     folder = find(path)
     config = config_stored.load(folder.parent.parent / "config.json")
     item = folder / ("ema" if (folder / "ema").is_dir() else "params")
     _verify(folder, item.name, together=False)
-    target = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=_one_device()), _metadata(item))
-    return config, jax.device_get(ocp.StandardCheckpointer().restore(item, target)), int(folder.name)
+    target = jax.tree.map(
+        lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=_one_device()), _metadata(item)
+    )
+    return (
+        config,
+        jax.device_get(ocp.StandardCheckpointer().restore(item, target)),
+        int(folder.name),
+    )
 
 
 def load_params(path: str | Path, abstract: Any) -> Any:
-    """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was loaded.
+    """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
+    loaded.
 
     Raises:
       UserError: any array is missing, too many, or of another shape.
@@ -140,13 +171,20 @@ def load_params(path: str | Path, abstract: Any) -> Any:
     check(item, abstract, f"init_from: the parameters of {folder}")
     params = ocp.StandardCheckpointer().restore(item, abstract)
     count = sum(x.size for x in jax.tree.leaves(params))
-    log.info("init_from: %.2f M parameters in %d arrays loaded from %s (step %s); optimiser and step start anew",
-             count / 1e6, len(jax.tree.leaves(params)), item, folder.name)  # fmt: skip
+    log.info(
+        "init_from: %.2f M parameters in %d arrays loaded from %s (step %s); optimiser and step"
+        " start anew",
+        count / 1e6,
+        len(jax.tree.leaves(params)),
+        item,
+        folder.name,
+    )
     return params
 
 
 def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
-    """Writes parameters that came from elsewhere as the workdir of a run at step 0, for `init_from`, figures and embeddings.
+    """Writes parameters that came from elsewhere as the workdir of a run at step 0, for
+    `init_from`, figures and embeddings.
 
     Returns:
       The checkpoint folder.
@@ -156,7 +194,10 @@ def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
     """
     folder = workdir.absolute() / FOLDER / "0"
     if (workdir / "config.json").exists() or folder.exists():
-        raise UserError(f"{workdir} holds a run already; nothing was written. Give another folder, or remove that one.")
+        raise UserError(
+            f"{workdir} holds a run already; nothing was written. Give another folder, or remove"
+            " that one."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", params)

@@ -1,4 +1,6 @@
-"""Which checkpoint a run continues from: all processes verify it together, agree, and set a damaged one aside."""
+"""Which checkpoint a run continues from: all processes verify it together, agree, and set a damaged
+one aside.
+"""
 
 import json
 import logging
@@ -24,10 +26,14 @@ SCORES, VAL_LOSS = (
 )  # keys of the item `meta`: {metric: value}; older checkpoints have the loss alone
 
 
-def newest_good(workdir: Path, metric: str = "val/loss") -> tuple[int | None, dict[int, float | None]]:
-    """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before; all processes call it together.
+def newest_good(
+    workdir: Path, metric: str = "val/loss"
+) -> tuple[int | None, dict[int, float | None]]:
+    """Verifies the newest checkpoint, and if it is damaged sets it aside and takes the one before;
+    all processes call it together.
 
-    Each process hashes its share of the files; process 0 alone lists and renames, so that all speak of the same checkpoints.
+    Each process hashes its share of the files; process 0 alone lists and renames, so that all speak
+    of the same checkpoints.
 
     Args:
       workdir: of the run.
@@ -39,30 +45,41 @@ def newest_good(workdir: Path, metric: str = "val/loss") -> tuple[int | None, di
     Raises:
       UserError: there were checkpoints and none is good, or the disk fails.
     """
-    candidates: list[int] = json.loads(gather("found", _tidy(workdir) if messages.is_main() else "")[0])
+    candidates: list[int] = json.loads(
+        gather("found", _tidy(workdir) if messages.is_main() else "")[0]
+    )
     good = None
     for step in reversed(candidates):
-        mine = seal.damage(workdir / CHECKPOINTS / str(step), jax.process_index(), jax.process_count())
-        wrong = sorted({line for text in gather("damage", json.dumps(mine)) for line in json.loads(text)})
+        mine = seal.damage(
+            workdir / CHECKPOINTS / str(step), jax.process_index(), jax.process_count()
+        )
+        wrong = sorted(
+            {line for text in gather("damage", json.dumps(mine)) for line in json.loads(text)}
+        )
         if not wrong:
             good = step
             break
         if messages.is_main():
             _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
-    losses = gather("good", _settle(workdir, good, candidates, metric) if messages.is_main() else "")[0]
+    losses = gather(
+        "good", _settle(workdir, good, candidates, metric) if messages.is_main() else ""
+    )[0]
     return good, {int(step): loss for step, loss in json.loads(losses).items()}
 
 
 def _tidy(workdir: Path) -> str:
-    """Process 0 at the start: cleans, sets aside what lost its digests, and returns the sealed steps as JSON."""
+    """Process 0 at the start: cleans, sets aside what lost its digests, and returns the sealed
+    steps as JSON.
+    """
     folder = workdir / CHECKPOINTS
     if not (workdir / workdir_lib.PROGRESS).exists():
         steps = workdir_lib.steps(workdir)
         if steps and not workdir_lib.sealed_steps(workdir):
             raise UserError(
-                f"The checkpoints of steps {steps} in {folder} have no digests, so nobody can say that they are whole: they were written by an "
-                "older version, or copied without their SHA256SUMS.* and without the file progress. If you trust them, run "
-                f"`python -m phenomjax.checkpoints.seal {folder}/*`, then the same command again."
+                f"The checkpoints of steps {steps} in {folder} have no digests, so nobody can say"
+                " that they are whole: they were written by an older version, or copied without"
+                " their SHA256SUMS.* and without the file progress. If you trust them, run `python"
+                f" -m phenomjax.checkpoints.seal {folder}/*`, then the same command again."
             )
         if not steps:
             _on_disk(workdir, workdir_lib.write_progress, workdir, -1)
@@ -74,22 +91,28 @@ def _tidy(workdir: Path) -> str:
 
 
 def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str) -> str:
-    """Process 0 after the verification: records the newest good step, and returns {step: rank} as JSON."""
+    """Process 0 after the verification: records the newest good step, and returns {step: rank} as
+    JSON.
+    """
     before = workdir_lib.progress(workdir)
     if good is None and (candidates or before >= 0):
-        if not (workdir / workdir_lib.PROGRESS).exists():  # else the next start would find nothing, and begin anew
+        # else the next start would find nothing, and begin anew
+        if not (workdir / workdir_lib.PROGRESS).exists():
             _on_disk(workdir, workdir_lib.write_progress, workdir, max(candidates, default=0))
         aside = workdir / workdir_lib.DAMAGED
         raise UserError(
-            f"No checkpoint in {workdir / CHECKPOINTS} is good, although the run had saved some; nothing was started. Damaged ones are in {aside}: "
-            f"`cd {aside}/STEP && sha256sum -c --quiet SHA256SUMS.*` says which files differ, and a whole copy of one can be put back as "
-            f"{workdir / CHECKPOINTS}/STEP. To begin again, give another --workdir."
+            f"No checkpoint in {workdir / CHECKPOINTS} is good, although the run had saved some;"
+            f" nothing was started. Damaged ones are in {aside}: `cd {aside}/STEP && sha256sum -c"
+            " --quiet SHA256SUMS.*` says which files differ, and a whole copy of one can be put"
+            f" back as {workdir / CHECKPOINTS}/STEP. To begin again, give another --workdir."
         )
     if good is None:
         return "{}"
     if good != before:
         if good < before:
-            log.warning("the newest good checkpoint is that of step %d: the run continues there", good)
+            log.warning(
+                "the newest good checkpoint is that of step %d: the run continues there", good
+            )
         _on_disk(workdir, workdir_lib.write_progress, workdir, good)
     losses = {}
     for step in workdir_lib.steps(workdir):
@@ -97,9 +120,9 @@ def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str)
             meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
             losses[step] = stored.rank(meta.get(SCORES) or {"val/loss": meta.get(VAL_LOSS)}, metric)
         except (OSError, ValueError):
-            losses[step] = (
-                None  # weights from elsewhere have none; an older checkpoint's damage is told when it is used
-            )
+            # weights from elsewhere have none; an older checkpoint's damage is told when it is
+            # used
+            losses[step] = None
     return json.dumps(losses)
 
 
@@ -121,13 +144,16 @@ def kept(losses: dict[int, float | None], latest: int, best: int) -> set[int]:
     """The checkpoints that stay.
 
     Args:
-      losses: `config.rank` by step, such as the validation loss; None where it is unknown: no candidate for the best.
+      losses: `config.rank` by step, such as the validation loss; None where it is unknown: no
+        candidate for the best.
       latest: how many of the newest stay.
       best: how many with the lowest stay; of equal ones the newer.
     """
     ranked = sorted(
-        (math.inf if math.isnan(loss) else loss, -step) for step, loss in losses.items() if loss is not None
+        (math.inf if math.isnan(loss) else loss, -step)
+        for step, loss in losses.items()
+        if loss is not None
     )
-    return set(sorted(losses)[max(len(losses) - latest, 0) :]) | {-step for _, step in ranked[:best]}
-
-
+    return set(sorted(losses)[max(len(losses) - latest, 0) :]) | {
+        -step for _, step in ranked[:best]
+    }

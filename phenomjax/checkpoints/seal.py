@@ -1,10 +1,14 @@
-"""SHA-256 of every file of a checkpoint, so that a damaged one is never trained on: `cd STEP && sha256sum -c SHA256SUMS.*`.
+"""SHA-256 of every file of a checkpoint, so that a damaged one is never trained on: `cd STEP &&
+sha256sum -c SHA256SUMS.*`.
 
-Process i of n hashes every n-th file of the sorted list and writes SHA256SUMS.iii-of-nnn; with all n of them the checkpoint is *sealed*.
-The size of a file needs no column of its own: content of another length has another digest.
+Process i of n hashes every n-th file of the sorted list and writes SHA256SUMS.iii-of-nnn; with all
+n of them the checkpoint is *sealed*. The size of a file needs no column of its own: content of
+another length has another digest.
 
-`python -m phenomjax.checkpoints.seal STEP` seals a checkpoint that has no digests, for one who trusts it (it was written by an older version, or copied
-without them). One core hashed 1.2 GiB/s on a busy machine; seconds a GiB: python -m timeit -s "import hashlib; b = bytes(2**30)" "hashlib.sha256(b)"
+`python -m phenomjax.checkpoints.seal STEP` seals a checkpoint that has no digests, for one who
+trusts it (it was written by an older version, or copied without them). One core hashed 1.2 GiB/s on
+a busy machine; seconds a GiB: python -m timeit -s "import hashlib; b = bytes(2**30)"
+"hashlib.sha256(b)"
 """
 
 import os
@@ -21,7 +25,8 @@ LINE = re.compile(r"([0-9a-f]{64})  ([^\n\\]+)\n")
 
 
 def listing(folder: Path) -> list[str]:
-    """Sorted names, relative to the folder, of all files in it but the digests, which other processes are writing meanwhile.
+    """Sorted names, relative to the folder, of all files in it but the digests, which other
+    processes are writing meanwhile.
 
     Raises:
       OSError: the folder cannot be read.
@@ -35,10 +40,6 @@ def listing(folder: Path) -> list[str]:
         prefix = Path(place).relative_to(folder)
         names += [(prefix / name).as_posix() for name in files if not name.startswith(PARTIAL)]
     return sorted(name for name in names if not SUMS.fullmatch(name))
-
-
-
-
 
 
 def write_share(folder: Path, index: int = 0, count: int = 1) -> None:
@@ -61,7 +62,11 @@ def sealed(folder: Path) -> bool:
 
 def _shares(folder: Path) -> tuple[list[Path], list[str]]:
     """The files of digests, and what is wrong with their number."""
-    found = {p: m for p in sorted(folder.iterdir()) if (m := SUMS.fullmatch(p.name))} if folder.is_dir() else {}
+    found = (
+        {p: m for p in sorted(folder.iterdir()) if (m := SUMS.fullmatch(p.name))}
+        if folder.is_dir()
+        else {}
+    )
     counts = sorted({int(m[2]) for m in found.values()})
     have = {int(m[1]) for m in found.values()}
     if not found:
@@ -82,7 +87,8 @@ def structure(folder: Path, items: Sequence[str] = ()) -> tuple[dict[str, str], 
       items: only files below these folders count; () for all.
 
     Returns:
-      (digests of the files that are there, by name; what is wrong: missing and extra files, lost or torn digests).
+      (digests of the files that are there, by name; what is wrong: missing and extra files, lost or
+      torn digests).
     """
     try:
         shares, wrong = _shares(folder)
@@ -136,7 +142,10 @@ def main() -> int:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. Give a WORKDIR/checkpoints/STEP.")
         if _shares(folder)[0]:
-            raise UserError(f"{folder} has digests already, and they are not written anew: they say what is damaged.")
+            raise UserError(
+                f"{folder} has digests already, and they are not written anew: they say what is"
+                " damaged."
+            )
         write_share(folder)
         print(f"sealed {folder}")
     return 0

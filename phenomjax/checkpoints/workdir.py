@@ -1,4 +1,5 @@
-"""What stands in a run's folder besides arrays: which checkpoints are sealed, the file `progress`, what is set aside, and a full disk.
+"""What stands in a run's folder besides arrays: which checkpoints are sealed, the file `progress`,
+what is set aside, and a full disk.
 
 WORKDIR/checkpoints/STEP            committed by Orbax (renamed from STEP.orbax-checkpoint-tmp), then sealed by its SHA256SUMS.*
 WORKDIR/checkpoints.damaged/STEP    set aside: committed once, but not as it was written
@@ -22,21 +23,39 @@ log = logging.getLogger("phenomjax")
 CHECKPOINTS = "checkpoints"
 DAMAGED = "checkpoints.damaged"
 PROGRESS = "progress"
-LEFTOVERS = (".orbax-checkpoint-tmp", ".deleted")  # in names of folders whose writing or deletion was interrupted
+# in names of folders whose writing or deletion was interrupted
+LEFTOVERS = (".orbax-checkpoint-tmp", ".deleted")
 
 # errno: (what it is called in TensorStore's messages, what happened, the mend, exit code)
 FULL = {
     errno.ENOSPC: ("No space left on device", "the disk is full", "Make space there", EXIT_CONFIG),
-    errno.EDQUOT: ("Disk quota exceeded", "your quota of that disk is used up", "Make space, or ask for more", EXIT_CONFIG),
-    errno.EROFS: ("Read-only file system", "the file system is mounted read-only", "Have it mounted for writing, or move the folder", EXIT_CONFIG),
-    errno.EIO: ("Input/output error", "the disk, or the network to it, fails (input/output error)", "See `dmesg`, or move the folder", EXIT_FAILED),
-}  # fmt: skip
+    errno.EDQUOT: (
+        "Disk quota exceeded",
+        "your quota of that disk is used up",
+        "Make space, or ask for more",
+        EXIT_CONFIG,
+    ),
+    errno.EROFS: (
+        "Read-only file system",
+        "the file system is mounted read-only",
+        "Have it mounted for writing, or move the folder",
+        EXIT_CONFIG,
+    ),
+    errno.EIO: (
+        "Input/output error",
+        "the disk, or the network to it, fails (input/output error)",
+        "See `dmesg`, or move the folder",
+        EXIT_FAILED,
+    ),
+}
 
 
 def steps(workdir: Path) -> list[int]:
     """All committed checkpoints, sealed or not, in order."""
     folder = workdir / CHECKPOINTS
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    )
 
 
 def sealed_steps(workdir: Path) -> list[int]:
@@ -45,8 +64,10 @@ def sealed_steps(workdir: Path) -> list[int]:
 
 
 def progress(workdir: Path) -> int:
-    """The newest sealed step that was recorded, -1 for none. A file that is lost or torn counts as more than any step: with it one could not
-    say that a checkpoint without digests is merely unfinished."""
+    """The newest sealed step that was recorded, -1 for none. A file that is lost or torn counts as
+    more than any step: with it one could not say that a checkpoint without digests is merely
+    unfinished.
+    """
     try:
         return int((workdir / PROGRESS).read_text())
     except FileNotFoundError:
@@ -61,7 +82,9 @@ def write_progress(workdir: Path, step: int) -> None:
 
 
 def delete(workdir: Path, step: int) -> None:
-    """Deletes a checkpoint; it is renamed first, so that one that is half deleted is not taken for a damaged one."""
+    """Deletes a checkpoint; it is renamed first, so that one that is half deleted is not taken for
+    a damaged one.
+    """
     path = workdir / CHECKPOINTS / str(step)
     gone = path.with_name(f"{step}.deleted")
     shutil.rmtree(gone, ignore_errors=True)
@@ -70,8 +93,9 @@ def delete(workdir: Path, step: int) -> None:
 
 
 def clean(workdir: Path) -> None:
-    """Removes what an interrupted write or deletion left. A checkpoint that was committed and not yet sealed is such a one too: there is at
-    most one of them, the newest, above `progress`."""
+    """Removes what an interrupted write or deletion left. A checkpoint that was committed and not
+    yet sealed is such a one too: there is at most one of them, the newest, above `progress`.
+    """
     folder, left = workdir / CHECKPOINTS, []
     if not folder.is_dir():
         return
@@ -79,11 +103,17 @@ def clean(workdir: Path) -> None:
         if any(mark in path.name for mark in LEFTOVERS):
             shutil.rmtree(path)
             left.append(path.name)
-    if (found := steps(workdir)) and found[-1] > progress(workdir) and not seal.sealed(folder / str(found[-1])):
+    if (
+        (found := steps(workdir))
+        and found[-1] > progress(workdir)
+        and not seal.sealed(folder / str(found[-1]))
+    ):
         delete(workdir, found[-1])
         left.append(f"{found[-1]} (not sealed)")
     if left:
-        log.info("removed from %s what an interrupted start left: %s", folder, ", ".join(sorted(left)))
+        log.info(
+            "removed from %s what an interrupted start left: %s", folder, ", ".join(sorted(left))
+        )
 
 
 def set_aside(workdir: Path, step: int, reasons: list[str]) -> None:
@@ -94,13 +124,18 @@ def set_aside(workdir: Path, step: int, reasons: list[str]) -> None:
         number += 1
     shutil.move(source, target)  # also where `checkpoints` is a link to another disk
     log.warning(
-        "the checkpoint of step %d is damaged: %s. It is not used, and was moved to %s.", step, some(reasons), target
+        "the checkpoint of step %d is damaged: %s. It is not used, and was moved to %s.",
+        step,
+        some(reasons),
+        target,
     )
 
 
 def some(lines: list[str], most: int = 5) -> str:
     """The first lines in one."""
-    return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")
+    return "; ".join(lines[:most]) + (
+        f"; and {len(lines) - most} more" if len(lines) > most else ""
+    )
 
 
 def workdir_error(error: BaseException, workdir: Path, what: str = "") -> UserError | None:
@@ -109,7 +144,8 @@ def workdir_error(error: BaseException, workdir: Path, what: str = "") -> UserEr
     Args:
       error: that was raised; the errors behind it are looked at too.
       workdir: of the run.
-      what: that could not be written; "" where it is not known whether the workdir is to blame, which is then tried.
+      what: that could not be written; "" where it is not known whether the workdir is to blame,
+        which is then tried.
 
     Returns:
       The error to raise instead, or None when the workdir's disk is not to blame.
@@ -125,11 +161,16 @@ def workdir_error(error: BaseException, workdir: Path, what: str = "") -> UserEr
             return None  # another disk, such as that of TMPDIR
         what = str(name or workdir)
     _, happened, mend, exit_code = FULL[code]
-    return UserError(f"{what} could not be written: {happened} ({space(workdir)}). {advice(workdir, mend)}", exit_code)
+    return UserError(
+        f"{what} could not be written: {happened} ({space(workdir)}). {advice(workdir, mend)}",
+        exit_code,
+    )
 
 
 def _disk_code(error: BaseException | None) -> int | None:
-    """The errno of a failing disk in an error or in those behind it; TensorStore's have it in their text only."""
+    """The errno of a failing disk in an error or in those behind it; TensorStore's have it in their
+    text only.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -166,7 +207,10 @@ def space(workdir: Path) -> str:
         text = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
         if saved := sealed_steps(workdir):
             folder = checkpoints / str(saved[-1])
-            text += f", a checkpoint takes {_bytes(sum((folder / n).stat().st_size for n in seal.listing(folder)))}"
+            text += (
+                ", a checkpoint takes"
+                f" {_bytes(sum((folder / n).stat().st_size for n in seal.listing(folder)))}"
+            )
         return text
     except OSError as error:
         return f"how much is free cannot be said: {error.strerror or error}"
@@ -179,10 +223,13 @@ def advice(workdir: Path, mend: str) -> str:
     except OSError:
         saved = []
     if not saved:
-        return f"No checkpoint was saved before. {mend}, then run the same command again: it starts anew."
+        return (
+            f"No checkpoint was saved before. {mend}, then run the same command again: it starts"
+            " anew."
+        )
     return (
-        f"The last good checkpoint is step {saved[-1]} in {workdir / CHECKPOINTS / str(saved[-1])}. {mend}, then run the same command again: it "
-        f"continues at step {saved[-1]}."
+        f"The last good checkpoint is step {saved[-1]} in {workdir / CHECKPOINTS / str(saved[-1])}."
+        f" {mend}, then run the same command again: it continues at step {saved[-1]}."
     )
 
 
@@ -195,7 +242,8 @@ def _bytes(count: float) -> str:
 
 
 def open_workdir(workdir: str | Path) -> Path:
-    """Makes the folder of the run and writes a probe into it: a save that fails later would cost the run.
+    """Makes the folder of the run and writes a probe into it: a save that fails later would cost
+    the run.
 
     Raises:
       UserError: it cannot be made or written.
@@ -208,6 +256,7 @@ def open_workdir(workdir: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a disk with space that you own."
+            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a"
+            " disk with space that you own."
         ) from None
     return path

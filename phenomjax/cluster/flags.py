@@ -15,16 +15,22 @@ from phenomjax.system.errors import UserError
 def define_flags() -> None:
     """Defines the flags of a front door that runs on several processes."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where no SLURM step says it.")
-    flags.DEFINE_integer("num_processes", 0, "Number of processes; 0 = what SLURM's step says, or 1.")
+    flags.DEFINE_integer(
+        "num_processes", 0, "Number of processes; 0 = what SLURM's step says, or 1."
+    )
     flags.DEFINE_integer("process_id", 0, "Which of them this is.")
-    flags.DEFINE_integer("local_devices", 0, "Devices that each process must see, as the launcher promised; 0 = any.")
+    flags.DEFINE_integer(
+        "local_devices", 0, "Devices that each process must see, as the launcher promised; 0 = any."
+    )
 
 
 FLAGS = ("coordinator", "num_processes", "process_id", "local_devices")
 
 
 def start_from_flags() -> None:
-    """Connects this process as the flags or SLURM's environment say, and checks the devices that the launcher promised."""
+    """Connects this process as the flags or SLURM's environment say, and checks the devices that
+    the launcher promised.
+    """
     f = flags.FLAGS
     start(f.coordinator, f.num_processes, f.process_id, f.local_devices)
 
@@ -45,16 +51,24 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
     config_flag = config_flags.DEFINE_config_file(
         "config", None, "Experiment file, e.g. configs/mae.py:L/8,mask=0.75.", lock_config=True
     )
-    workdir = flags.DEFINE_string("workdir", None, "Folder of the run; an interrupted run continues in it.")
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder of the run; an interrupted run continues in it."
+    )
     cluster_flags.define_flags()
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         own = (f.name for f in flags.FLAGS.get_flags_for_module(sys.argv[0]))
         print(
             doc,
-            *(f"  --{n}: {flags.FLAGS[n].help}" for n in dict.fromkeys([*own, "config", "workdir", *cluster_flags.FLAGS])),
+            *(
+                f"  --{n}: {flags.FLAGS[n].help}"
+                for n in dict.fromkeys([*own, "config", "workdir", *cluster_flags.FLAGS])
+            ),
             sep="\n",
         )
-        print("Every key with its default and meaning stands in phenomjax/config/keys.py; experiments stand in configs/.")
+        print(
+            "Every key with its default and meaning stands in phenomjax/config/keys.py; experiments"
+            " stand in configs/."
+        )
         return None
     with explained():
         flags.FLAGS(sys.argv)
@@ -63,7 +77,8 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
     for name in ("config", "workdir"):
         if flags.FLAGS[name].value is None:
             raise UserError(
-                f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir runs/mae_demo"
+                f"--{name} is missing: python -m {program} --config configs/mae_demo.py --workdir"
+                " runs/mae_demo"
             )
     return config_flag.value, workdir.value
 
@@ -73,9 +88,19 @@ def explained() -> Iterator[None]:
     """Turns what absl and ml_collections raise for a flag, a key or a config file into a UserError."""
     try:
         yield
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # str() of a KeyError is quoted
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        OSError,
+        SyntaxError,
+    ) as error:
+        # str() of a KeyError is quoted
+        text = error.args[0] if isinstance(error, KeyError) else error
         first = " ".join(str(text).split()).rstrip(".?")[:300]
         raise UserError(
-            f"{first}. Keys and defaults stand in phenomjax/config/keys.py; experiments stand in configs/ (see --help)."
+            f"{first}. Keys and defaults stand in phenomjax/config/keys.py; experiments stand in"
+            " configs/ (see --help)."
         ) from None

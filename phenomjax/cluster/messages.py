@@ -1,6 +1,8 @@
-"""The processes of a run: start-up (SLURM, flags, single), stop signals, barriers that name who is late, and leaving together.
+"""The processes of a run: start-up (SLURM, flags, single), stop signals, barriers that name who is
+late, and leaving together.
 
-JAX's coordination service (its key-value store) carries all messages; no collective of devices is needed to tell others of an error.
+JAX's coordination service (its key-value store) carries all messages; no collective of devices is
+needed to tell others of an error.
 """
 
 import contextlib
@@ -30,22 +32,6 @@ _barriers: dict[str, int] = {}
 _report: dict[str, Any] = {"step": 0, "phase": "starting"}
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def client() -> Any:
     """The key-value store of JAX's coordination service, which has no public name."""
     from jax._src import distributed
@@ -53,18 +39,21 @@ def client() -> Any:
     return distributed.global_state.client
 
 
-
-
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Ends all processes at once when anything inside fails in one of them, with that one's exit code and message last.
+    """Ends all processes at once when anything inside fails in one of them, with that one's exit
+    code and message last.
 
-    Without it the others would wait in a collective, and JAX's exit barrier would hold this one, for minutes.
+    Without it the others would wait in a collective, and JAX's exit barrier would hold this one,
+    for minutes.
     """
     try:
         yield
     except UserError as error:
-        leave(error.exit_code, textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False))
+        leave(
+            error.exit_code,
+            textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
+        )
     except KeyboardInterrupt:
         leave(128 + signal.SIGINT, "interrupted twice: ended without saving")
     except Exception:
@@ -72,7 +61,8 @@ def connected() -> Iterator[None]:
 
 
 def leave(code: int, text: str) -> None:
-    """Tells all other processes to leave with this exit code, and leaves by `os._exit`; the first one to speak is heard.
+    """Tells all other processes to leave with this exit code, and leaves by `os._exit`; the first
+    one to speak is heard.
 
     Args:
       code: exit code of all processes.
@@ -81,8 +71,15 @@ def leave(code: int, text: str) -> None:
     first, many = True, jax.process_count() > 1
     if many:
         if re.search("collective|gloo|nccl", text, re.IGNORECASE) and (missing := silent()):
-            text += f"\nNo answer from {', '.join(missing)}: killed, stopped, or its node is lost. This process failed because of that."
-        word = {"code": code, "process": jax.process_index(), "text": text.strip().splitlines()[-1][:300]}
+            text += (
+                f"\nNo answer from {', '.join(missing)}: killed, stopped, or its node is lost. This"
+                " process failed because of that."
+            )
+        word = {
+            "code": code,
+            "process": jax.process_index(),
+            "text": text.strip().splitlines()[-1][:300],
+        }
         try:
             client().key_value_set(LEAVE, json.dumps(word))
         except Exception:  # another one was first (or the coordinator is gone): its words count
@@ -105,13 +102,18 @@ def _period() -> float:
 
 
 def _follow(stop: threading.Event) -> None:
-    """Says all the time that this process is alive and where it is, and leaves when another one said so."""
-    # The period is asked for once: at the end of the program JAX's devices are gone before this thread is.
+    """Says all the time that this process is alive and where it is, and leaves when another one
+    said so.
+    """
+    # The period is asked for once: at the end of the program JAX's devices are gone before this
+    # thread is.
     store, own, beat, period = client(), jax.process_index(), 0, _period()
     while not stop.wait(period):
         beat += 1
         with contextlib.suppress(Exception):
-            store.key_value_set(f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True)
+            store.key_value_set(
+                f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True
+            )
         try:
             word = json.loads(store.key_value_try_get(LEAVE))
         except Exception:
@@ -119,11 +121,13 @@ def _follow(stop: threading.Event) -> None:
         if word["process"] == own:
             return
         because = f"{name(word['process'])}: {word['text']}"
-        log.getChild("process").error("leaving with exit code %d, because of %s", word["code"], because)
+        log.getChild("process").error(
+            "leaving with exit code %d, because of %s", word["code"], because
+        )
         if word["code"] == EXIT_STUCK:
             from phenomjax.system import log as system_log
 
-            system_log.dump_stacks()
+            system_log.dump_stacks(jax.process_index())
         if own == 0:  # it serves the others' messages, so it is the last one
             time.sleep(4 * period)
         os._exit(word["code"])
@@ -149,17 +153,28 @@ def silent() -> list[str]:
     except Exception:  # the coordinator itself is gone
         return [name(0)]
     others = [i for i in range(jax.process_count()) if i != jax.process_index()]
-    return [name(i) for i in others if before.get(i, {}).get("beat") == after.get(i, {}).get("beat")]
+    return [
+        name(i) for i in others if before.get(i, {}).get("beat") == after.get(i, {}).get("beat")
+    ]
 
 
 def behind() -> list[str]:
-    """Who the others wait for: processes that do not answer, or else those at the earliest step and phase."""
+    """Who the others wait for: processes that do not answer, or else those at the earliest step and
+    phase.
+    """
     if missing := silent():
         return [f"{who}, which does not answer" for who in missing]
     found = beats()
-    order = lambda i: (found[i]["step"], found[i]["phase"] == "step")  # noqa: E731  in a step one waits for all others
+    order = lambda i: (  # noqa: E731
+        found[i]["step"],
+        found[i]["phase"] == "step",
+    )
     first = min(map(order, found))
-    return [f"{name(i)} at step {found[i]['step']} ({found[i]['phase']})" for i in sorted(found) if order(i) == first]
+    return [
+        f"{name(i)} at step {found[i]['step']} ({found[i]['phase']})"
+        for i in sorted(found)
+        if order(i) == first
+    ]
 
 
 def name(process: int) -> str:
@@ -171,7 +186,8 @@ def name(process: int) -> str:
 
 
 def stop_requested() -> bool:
-    """Whether any process was told to stop; all processes must call it equally often, and all get the same answer.
+    """Whether any process was told to stop; all processes must call it equally often, and all get
+    the same answer.
 
     The service counts calls, not steps, so the loop can also ask between evaluation batches.
     """
@@ -213,14 +229,17 @@ def barrier(label: str, seconds: float = 1800.0) -> None:
             time.sleep(0.02)
         else:
             try:
-                store.blocking_key_value_get(f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001)))
+                store.blocking_key_value_get(
+                    f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001))
+                )
                 return
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE" not in str(error):
                     raise
     raise UserError(
-        f"After {seconds:.0f} s these processes have not come to '{label}': {', '.join(late())}. Their own files in WORKDIR/logs say where they "
-        "are; a slow disk or a lost node is the usual cause. Run the same command again.",
+        f"After {seconds:.0f} s these processes have not come to '{label}': {', '.join(late())}."
+        " Their own files in WORKDIR/logs say where they are; a slow disk or a lost node is the"
+        " usual cause. Run the same command again.",
         EXIT_STUCK,
     )
 
@@ -238,7 +257,8 @@ _gathered: dict[str, int] = {}
 
 
 def gather(label: str, text: str, seconds: float = 1800.0) -> list[str]:
-    """What each process says, in order; it can be called from a thread. Messages go by way of process 0 and need no devices.
+    """What each process says, in order; it can be called from a thread. Messages go by way of
+    process 0 and need no devices.
 
     Raises:
       TimeoutError: some said nothing for so long; names them.
@@ -247,11 +267,17 @@ def gather(label: str, text: str, seconds: float = 1800.0) -> list[str]:
     if count == 1:
         return [text]
     number = _gathered[label] = _gathered.get(label, -1) + 1
-    key, client, end = f"phenomjax/gather/{label}/{number}", messages.client(), time.monotonic() + seconds
+    key, client, end = (
+        f"phenomjax/gather/{label}/{number}",
+        messages.client(),
+        time.monotonic() + seconds,
+    )
     client.key_value_set(f"{key}/{own}", text)
 
     def wait_for(name: str) -> str:
-        return client.blocking_key_value_get(f"{key}/{name}", max(1, round(1000 * (end - time.monotonic()))))
+        return client.blocking_key_value_get(
+            f"{key}/{name}", max(1, round(1000 * (end - time.monotonic())))
+        )
 
     late = 0
     try:
@@ -265,4 +291,6 @@ def gather(label: str, text: str, seconds: float = 1800.0) -> list[str]:
     except jax.errors.JaxRuntimeError as error:
         if "DEADLINE" not in str(error):
             raise
-        raise TimeoutError(f"{messages.name(late)} did not come to '{label}' within {seconds:g} s") from None
+        raise TimeoutError(
+            f"{messages.name(late)} did not come to '{label}' within {seconds:g} s"
+        ) from None

@@ -1,4 +1,6 @@
-"""Where a process stands among the others of its run: by explicit numbers, by SLURM's step, or alone."""
+"""Where a process stands among the others of its run: by explicit numbers, by SLURM's step, or
+alone.
+"""
 
 import re
 import zlib
@@ -24,37 +26,52 @@ class Place:
     local_device_ids: tuple[int, ...] | None = None
 
 
-def find_place(coordinator: str, num_processes: int, process_id: int, environment: Mapping[str, str]) -> Place:
+def find_place(
+    coordinator: str, num_processes: int, process_id: int, environment: Mapping[str, str]
+) -> Place:
     """Where this process stands: explicit numbers first, then SLURM's step, else alone.
 
     Raises:
-      UserError: the numbers contradict each other, or a SLURM job of several tasks runs this outside of srun.
+      UserError: the numbers contradict each other, or a SLURM job of several tasks runs this
+        outside of srun.
     """
     if num_processes > 1 and not coordinator:
-        raise UserError(f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, in all of them.")
+        raise UserError(
+            f"--num_processes={num_processes} needs --coordinator=HOST:PORT of process 0, in all of"
+            " them."
+        )
     if coordinator or num_processes:
         count = num_processes or 1
         if not 0 <= process_id < count:
             raise UserError(
-                f"--process_id={process_id} must be between 0 and {count - 1} (--num_processes={num_processes})."
+                f"--process_id={process_id} must be between 0 and {count - 1}"
+                f" (--num_processes={num_processes})."
             )
         return Place(coordinator, count, process_id)
     nodes, tasks = environment.get("SLURM_STEP_NODELIST"), int(environment.get("SLURM_NTASKS") or 1)
     if not nodes:
         if tasks > 1:
             raise UserError(
-                f"This is SLURM job {environment.get('SLURM_JOB_ID')} with {tasks} tasks, but the program was started outside of srun, so "
-                "only one process would run. Start it with `srun` or `sbatch launch/train.sbatch …`; for one process alone give --num_processes=1."
+                f"This is SLURM job {environment.get('SLURM_JOB_ID')} with {tasks} tasks, but the"
+                " program was started outside of srun, so only one process would run. Start it"
+                " with `srun` or `sbatch launch/train.sbatch …`; for one process alone give"
+                " --num_processes=1."
             )
         return Place("", 1, 0)
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or tasks)
     if tasks == 1:
         return Place("", 1, 0)
-    # Linux gives out no port above 61000. One for each step: none meets the step before, or (by srun's own port) another SLURM's on the host.
+    # Linux gives out no port above 61000. One for each step: none meets the step before, or (by
+    # srun's own port) another SLURM's on the host.
     keys = ("JOB_ID", "STEP_ID", "RESTART_COUNT", "SRUN_COMM_PORT")
     name = ".".join(environment.get("SLURM_" + key, "") for key in keys)
     port = 61000 + zlib.crc32(name.encode()) % 4500
-    return Place(f"{first_host(nodes)}:{port}", tasks, int(environment["SLURM_PROCID"]), _own_devices(environment))
+    return Place(
+        f"{first_host(nodes)}:{port}",
+        tasks,
+        int(environment["SLURM_PROCID"]),
+        _own_devices(environment),
+    )
 
 
 def first_host(nodes: str) -> str:
@@ -64,7 +81,9 @@ def first_host(nodes: str) -> str:
 
 
 def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Splits the GPUs of a node evenly over its tasks; JAX would give one to each, whatever the number."""
+    """Splits the GPUs of a node evenly over its tasks; JAX would give one to each, whatever the
+    number.
+    """
     node = int(environment.get("SLURM_NODEID", 0))
     counts: list[int] = []
     for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):  # "2(x3),1"
@@ -77,8 +96,10 @@ def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
         return None
     if gpus % tasks:
         raise UserError(
-            f"Node {environment.get('SLURMD_NODENAME', node)} runs {tasks} tasks on {gpus} GPUs (CUDA_VISIBLE_DEVICES={visible}), which do not "
-            "divide. Ask for --ntasks-per-node equal to --gpus-per-node (launch/train.sbatch), or one task a node (launch/train_node.sbatch)."
+            f"Node {environment.get('SLURMD_NODENAME', node)} runs {tasks} tasks on {gpus} GPUs"
+            f" (CUDA_VISIBLE_DEVICES={visible}), which do not divide. Ask for --ntasks-per-node"
+            " equal to --gpus-per-node (launch/train.sbatch), or one task a node"
+            " (launch/train_node.sbatch)."
         )
     each, first = gpus // tasks, int(environment.get("SLURM_LOCALID", 0)) * (gpus // tasks)
     return tuple(range(first, first + each)) or None

@@ -1,4 +1,6 @@
-"""Starts the processes of one run: who they are, where they meet, and what is wrong when they do not."""
+"""Starts the processes of one run: who they are, where they meet, and what is wrong when they do
+not.
+"""
 
 import atexit
 import logging
@@ -28,17 +30,22 @@ def started() -> bool:
     return client() is not None
 
 
-def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, local_devices: int = 0) -> None:
-    """Connects this process to the others, or to itself: JAX saves on SIGTERM only after `jax.distributed.initialize`.
+def start(
+    coordinator: str = "", num_processes: int = 0, process_id: int = 0, local_devices: int = 0
+) -> None:
+    """Connects this process to the others, or to itself: JAX saves on SIGTERM only after
+    `jax.distributed.initialize`.
 
     Args:
-      coordinator: host:port of process 0; "" for what SLURM says, or a single process on a free loopback port.
+      coordinator: host:port of process 0; "" for what SLURM says, or a single process on a free
+        loopback port.
       num_processes: how many processes the run has; 0 for what SLURM says, or 1.
       process_id: which of them this one is.
       local_devices: how many devices the launcher promised to each process; 0 = no promise.
 
     Raises:
-      UserError: contradicting numbers, or other devices than promised. Processes that do not find each other exit with 1.
+      UserError: contradicting numbers, or other devices than promised. Processes that do not find
+        each other exit with 1.
     """
     place = find_place(coordinator, num_processes, process_id, os.environ)
     address = place.coordinator or f"127.0.0.1:{_free_port()}"
@@ -47,21 +54,32 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
     alone.daemon = True
     alone.start()
     jax.distributed.initialize(
-        address, place.num_processes, place.process_id, place.local_device_ids, cluster_detection_method="deactivate",
-        initialization_timeout=CONNECT_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=60, coordinator_bind_address=address,
-    )  # fmt: skip
+        address,
+        place.num_processes,
+        place.process_id,
+        place.local_device_ids,
+        cluster_detection_method="deactivate",
+        initialization_timeout=CONNECT_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=60,
+        coordinator_bind_address=address,
+    )
     alone.cancel()
     # JAX owns SIGTERM now. Ctrl-C asks for the same clean stop; a second Ctrl-C ends at once.
     signal.signal(signal.SIGINT, _interrupt)
     if place.process_id:
         log.setLevel(logging.WARNING)  # process 0 speaks for all
     if place.num_processes > 1:
-        client().key_value_set(f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})")
+        client().key_value_set(
+            f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})"
+        )
         stop = threading.Event()
-        thread = threading.Thread(target=_follow, args=(stop,), daemon=True, name="follow the others")
+        thread = threading.Thread(
+            target=_follow, args=(stop,), daemon=True, name="follow the others"
+        )
         thread.start()
-        # Python ends daemon threads by an exception that would abort the process (exit code 134) while this one is in JAX's C++ code.
+        # Python ends daemon threads by an exception that would abort the process (exit code 134)
+        # while this one is in JAX's C++ code.
         atexit.register(thread.join, 10)
         atexit.register(stop.set)  # called before the one above
     with connected():
@@ -71,9 +89,11 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = 0, lo
 def _nobody_came(place: Place, address: str) -> None:
     """Ends a process that cannot join the others."""
     print(
-        f"error: process {place.process_id} of {place.num_processes} on {socket.gethostname()} could not join the others at {address} within "
-        f"{CONNECT_SECONDS - 5} s. Some process was not started or died early (the output of the processes that do not say this tells which), "
-        "or a firewall, a wrong --coordinator or a *_proxy variable stands between the hosts.",
+        f"error: process {place.process_id} of {place.num_processes} on {socket.gethostname()}"
+        f" could not join the others at {address} within {CONNECT_SECONDS - 5} s. Some process was"
+        " not started or died early (the output of the processes that do not say this tells"
+        " which), or a firewall, a wrong --coordinator or a *_proxy variable stands between the"
+        " hosts.",
         file=sys.stderr,
         flush=True,
     )
@@ -85,11 +105,13 @@ def _check_devices(place: Place, promised: int) -> None:
     seen = jax.local_device_count()
     if jax.process_count() != place.num_processes or (promised and seen != promised):
         raise UserError(
-            f"Process {place.process_id} on {socket.gethostname()} sees {seen} device(s) of kind {jax.local_devices()[0].device_kind} and "
-            f"{jax.process_count()} process(es); the launcher promised {promised or 'any number of'} device(s) in each of "
-            f"{place.num_processes} process(es). Usual causes: jax without CUDA on that host (pip install -r requirements-cuda.txt), a GPU "
-            f"that is down (nvidia-smi), CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(not set)')}, or another number of "
-            "tasks than GPUs.",
+            f"Process {place.process_id} on {socket.gethostname()} sees {seen} device(s) of kind"
+            f" {jax.local_devices()[0].device_kind} and {jax.process_count()} process(es); the"
+            f" launcher promised {promised or 'any number of'} device(s) in each of"
+            f" {place.num_processes} process(es). Usual causes: jax without CUDA on that host (pip"
+            " install -r requirements-cuda.txt), a GPU that is down (nvidia-smi),"
+            f" CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(not set)')}, or"
+            " another number of tasks than GPUs.",
             EXIT_FAILED,  # another node may have them
         )
 
@@ -103,7 +125,8 @@ def _free_port() -> int:
 def _interrupt(*_: object) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(
-        "\nstopping: the run is saved at the next step; press Ctrl-C again to end at once without saving",
+        "\nstopping: the run is saved at the next step; press Ctrl-C again to end at once without"
+        " saving",
         file=sys.stderr,
         flush=True,
     )
@@ -111,7 +134,9 @@ def _interrupt(*_: object) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes would disagree about it."""
+    """Keeps compiled programs between runs, unless the user chose a folder or several CPU processes
+    would disagree about it.
+    """
     if jax.config.jax_compilation_cache_dir is None and not (
         jax.default_backend() == "cpu" and jax.process_count() > 1
     ):

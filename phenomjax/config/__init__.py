@@ -1,4 +1,5 @@
-"""Every key with its default, one file a family of tasks; the checks; and the configuration on disk.
+"""Every key with its default, one file a family of tasks; the checks; and the configuration on
+disk.
 
 What experiment files need: `config.base(task)`, `config.parse_arg`, `config.preset`.
 """

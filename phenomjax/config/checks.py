@@ -13,7 +13,10 @@ def choose(config: ConfigDict, key: str, known: Iterable[str]) -> None:
     """Checks that the value of a dotted key is one of the known names."""
     value = flatten(config)[key]
     if value not in known:
-        raise UserError(f"config.{key} is '{value}'.{did_you_mean(str(value), known)} It can be {', '.join(known)}.")
+        raise UserError(
+            f"config.{key} is '{value}'.{did_you_mean(str(value), known)} It can be"
+            f" {', '.join(known)}."
+        )
 
 
 def at_least_one(config: ConfigDict, key: str) -> None:
@@ -27,22 +30,27 @@ def divides_batch(config: ConfigDict, key: str) -> None:
     value = flatten(config)[key]
     if config.global_batch_size % value:
         raise UserError(
-            f"config.global_batch_size {config.global_batch_size} is not a multiple of config.{key} {value}."
+            f"config.global_batch_size {config.global_batch_size} is not a multiple of config.{key}"
+            f" {value}."
         )
 
 
 def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str) -> None:
-    """Checks that there are banks to read, or a simulation to make one (`simulated` > 0); the commands of `prepare` mend it."""
+    """Checks that there are banks to read, or a simulation to make one (`simulated` > 0); the
+    commands of `prepare` mend it.
+    """
     if not config.data.banks and not simulated:
         raise UserError(
-            f"config.data.banks is empty: there is nothing to train on. Make a bank with `python -m phenomjax.prepare {command.split()[0]}` (or "
-            f"`{simulate}`) and give it with --config.data.banks=\"('bank.zarr',)\"."
+            "config.data.banks is empty: there is nothing to train on. Make a bank with `python -m"
+            f" phenomjax.prepare {command.split()[0]}` (or `{simulate}`) and give it with"
+            " --config.data.banks=\"('bank.zarr',)\"."
         )
     for path in config.data.banks:
         if not Path(path).is_dir():
             raise UserError(
-                f"config.data.banks names {path}, which does not exist (looked in {Path(path).absolute().parent}). Make it with "
-                f"`python -m phenomjax.prepare {command} --out {path}`, or correct the path."
+                f"config.data.banks names {path}, which does not exist (looked in"
+                f" {Path(path).absolute().parent}). Make it with `python -m phenomjax.prepare"
+                f" {command} --out {path}`, or correct the path."
             )
 
 

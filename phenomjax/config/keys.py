@@ -1,6 +1,8 @@
-"""Every configuration key with its default, the presets that experiment files compose, and the checks before a run.
+"""Every configuration key with its default, the presets that experiment files compose, and the
+checks before a run.
 
-Configs are closed: `base()` holds every key, so a typo is an error, and code reads keys as attributes only.
+Configs are closed: `base()` holds every key, so a typo is an error, and code reads keys as
+attributes only.
 """
 
 import importlib
@@ -21,85 +23,118 @@ SECTIONS = {
 }
 
 
-
 def base(task: str = "mae") -> ConfigDict:
     """Returns the complete configuration of a task with all defaults; experiment files override it.
 
-    The sections `model` and `data` are those of the task: phenomjax/config/mae.py or phenomjax/config/language_models.py.
+    The sections `model` and `data` are those of the task: phenomjax/config/mae.py or
+    phenomjax/config/language_models.py.
     """
     c = ConfigDict()
-    c.task = task  # pretraining objective: a name in phenomjax.tasks.TASKS
-    c.seed = 0  # of initialisation, data order, crops, masks, drop path, dropout
-    c.num_steps = 1000  # optimiser steps of the whole run; schedules end here
-    c.stop_at_step = 0  # save and leave with exit code 75 at this step, as if by a signal; 0 = never
-    c.global_batch_size = 64  # rows (crops, lanes of tokens) a step over all devices and hosts
-    c.init_from = ""  # workdir or checkpoint folder whose parameters start this run ("" = random)
+    # pretraining objective: a name in phenomjax.tasks.TASKS
+    c.task = task
+    # of initialisation, data order, crops, masks, drop path, dropout
+    c.seed = 0
+    # optimiser steps of the whole run; schedules end here
+    c.num_steps = 1000
+    # save and leave with exit code 75 at this step, as if by a signal; 0 = never
+    c.stop_at_step = 0
+    # rows (crops, lanes of tokens) a step over all devices and hosts
+    c.global_batch_size = 64
+    # workdir or checkpoint folder whose parameters start this run ("" = random)
+    c.init_from = ""
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "lion"  # "lion", "adamw", "adam", "lamb", "adagrad"
-    c.optimizer.learning_rate = 1e-4  # peak
-    c.optimizer.schedule = "one_cycle"  # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "constant"
-    c.optimizer.warmup_fraction = 0.1  # share of num_steps until the peak
+    # "lion", "adamw", "adam", "lamb", "adagrad"
+    c.optimizer.name = "lion"
+    # peak
+    c.optimizer.learning_rate = 1e-4
+    # "one_cycle" (cosine up and down), "warmup_cosine", "warmup_linear", "constant"
+    c.optimizer.schedule = "one_cycle"
+    # share of num_steps until the peak
+    c.optimizer.warmup_fraction = 0.1
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.95
-    c.optimizer.eps = 1e-8  # of adamw, adam, lamb (1e-6 as published) and adagrad
-    c.optimizer.initial_accumulator = 1.0  # of adagrad
-    c.optimizer.final_fraction = 0.0  # of the peak, where "warmup_cosine" and "warmup_linear" end
-    c.optimizer.weight_decay = 0.05  # of matrices; biases, norms, tokens and LayerScale are never decayed
-    c.optimizer.clip_norm = 0.0  # global-norm clipping; 0.0 = off
-    c.optimizer.accumulate_steps = 1  # micro-batches a step, each global_batch_size / accumulate_steps
-    c.optimizer.ema_decay = 0.0  # exponential moving average of the parameters; 0.0 = none
+    # of adamw, adam, lamb (1e-6 as published) and adagrad
+    c.optimizer.eps = 1e-8
+    # of adagrad
+    c.optimizer.initial_accumulator = 1.0
+    # of the peak, where "warmup_cosine" and "warmup_linear" end
+    c.optimizer.final_fraction = 0.0
+    # of matrices; biases, norms, tokens and LayerScale are never decayed
+    c.optimizer.weight_decay = 0.05
+    # global-norm clipping; 0.0 = off
+    c.optimizer.clip_norm = 0.0
+    # micro-batches a step, each global_batch_size / accumulate_steps
+    c.optimizer.accumulate_steps = 1
+    # exponential moving average of the parameters; 0.0 = none
+    c.optimizer.ema_decay = 0.0
 
     c.mesh = ConfigDict()
-    c.mesh.preset = "dp"  # "dp", "fsdp" (parameters sharded over data), "fsdp_tp" (and over model)
-    c.mesh.data = -1  # devices on the data axis; -1 = all that are left
-    c.mesh.model = 1  # devices on the model axis
+    # "dp", "fsdp" (parameters sharded over data), "fsdp_tp" (and over model)
+    c.mesh.preset = "dp"
+    # devices on the data axis; -1 = all that are left
+    c.mesh.data = -1
+    # devices on the model axis
+    c.mesh.model = 1
 
     c.log = ConfigDict()
     c.log.every_steps = 50
-    c.log.tensorboard = True  # when tensorboardX is installed
-    c.log.wandb_project = ""  # Weights & Biases project; "" = off
-    c.log.mlflow_experiment = ""  # MLflow experiment; "" = off
-    c.log.sample_ids = (
-        False  # each process writes the ids of its rows to logs/samples_*.jsonl: what was read at which step
-    )
+    # when tensorboardX is installed
+    c.log.tensorboard = True
+    # Weights & Biases project; "" = off
+    c.log.wandb_project = ""
+    # MLflow experiment; "" = off
+    c.log.mlflow_experiment = ""
+    # each process writes the ids of its rows to logs/samples_*.jsonl: what was read at which
+    # step
+    c.log.sample_ids = False
 
     c.eval = ConfigDict()
-    c.eval.every_steps = 500  # 0 = never
-    c.eval.num_batches = (
-        4  # of global_batch_size held-out rows, the same at every evaluation; 0 = all of the split, once
-    )
+    # 0 = never
+    c.eval.every_steps = 500
+    # of global_batch_size held-out rows, the same at every evaluation; 0 = all of the split,
+    # once
+    c.eval.num_batches = 4
 
     c.figures = ConfigDict()
-    c.figures.every_steps = 0  # 0 = only at the end of the run
+    # 0 = only at the end of the run
+    c.figures.every_steps = 0
     c.figures.num_images = 4
 
-    c.probes = ConfigDict()  # downstream tasks on the frozen parameters while training; for models of sequences
-    c.probes.every_steps = (
-        0  # and at the end; 0 = never. Process 0 computes, with its own devices, while the others wait
-    )
-    c.probes.suite = "configs/eval/protein.py:quick"  # FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
-    c.probes.data = ""  # folder of the suite's data; "" = where the suite says
+    # downstream tasks on the frozen parameters while training; for models of sequences
+    c.probes = ConfigDict()
+    # and at the end; 0 = never. Process 0 computes, with its own devices, while the others wait
+    c.probes.every_steps = 0
+    # FILE or FILE:ARG, as of `python -m phenomjax.evaluate`
+    c.probes.suite = "configs/eval/protein.py:quick"
+    # folder of the suite's data; "" = where the suite says
+    c.probes.data = ""
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
-    c.checkpoint.every_minutes = 30.0  # checked at log steps; 0.0 = off
+    # checked at log steps; 0.0 = off
+    c.checkpoint.every_minutes = 30.0
     c.checkpoint.keep_latest = 2
-    c.checkpoint.keep_best = (
-        1  # unless it is 0, every step with a value of best_metric is saved, so that the best can be kept
-    )
-    c.checkpoint.best_metric = "val/loss"  # or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
-    c.checkpoint.timeout_seconds = 1200.0  # a write that takes longer ends the run
+    # unless it is 0, every step with a value of best_metric is saved, so that the best can be
+    # kept
+    c.checkpoint.keep_best = 1
+    # or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
+    c.checkpoint.best_metric = "val/loss"
+    # a write that takes longer ends the run
+    c.checkpoint.timeout_seconds = 1200.0
 
-    c.watchdog = ConfigDict()  # ends a run that hangs, with exit code 76 and the stacks of all threads
-    c.watchdog.min_seconds = (
-        300.0  # a step may take this long, or 20 times the median step, whichever is longer; 0.0 = off
-    )
-    c.watchdog.slow_seconds = 3600.0  # a compilation, checkpoint or restore may take this long
+    # ends a run that hangs, with exit code 76 and the stacks of all threads
+    c.watchdog = ConfigDict()
+    # a step may take this long, or 20 times the median step, whichever is longer; 0.0 = off
+    c.watchdog.min_seconds = 300.0
+    # a compilation, checkpoint or restore may take this long
+    c.watchdog.slow_seconds = 3600.0
 
     c.divergence = ConfigDict()
-    c.divergence.action = "stop"  # "stop", or "rollback": last good checkpoint, skip the window's data, go on
-    c.divergence.max_grad_norm = 0.0  # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
+    # "stop", or "rollback": last good checkpoint, skip the window's data, go on
+    c.divergence.action = "stop"
+    # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
+    c.divergence.max_grad_norm = 0.0
     c.divergence.max_rollbacks = 3
 
     importlib.import_module(sections_of(task)).add_sections(c)
@@ -109,7 +144,10 @@ def base(task: str = "mae") -> ConfigDict:
 def sections_of(task: str) -> str:
     """The module with `add_sections(config)` and `check(config)` of a task."""
     if task not in SECTIONS:
-        raise UserError(f"config.task is '{task}'.{did_you_mean(task, SECTIONS)} It can be {', '.join(SECTIONS)}.")
+        raise UserError(
+            f"config.task is '{task}'.{did_you_mean(task, SECTIONS)} It can be"
+            f" {', '.join(SECTIONS)}."
+        )
     return SECTIONS[task]
 
 
@@ -118,7 +156,8 @@ def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
 
     Args:
       arg: comma-separated items; the one without "=" is the model size.
-      **options: allowed names with their defaults; a value takes the default's type. `size` names the model preset.
+      **options: allowed names with their defaults; a value takes the default's type. `size` names
+        the model preset.
 
     Returns:
       All options with their values.
@@ -131,29 +170,28 @@ def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
         name, _, text = item.partition("=") if "=" in item else ("size", "", item)
         if name not in options:
             raise UserError(
-                f"The preset '{arg}' has no option '{name}'.{did_you_mean(name, options)} Options: {', '.join(options)}."
+                f"The preset '{arg}' has no option '{name}'.{did_you_mean(name, options)} Options:"
+                f" {', '.join(options)}."
             )
         try:
             kind = type(options[name])
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            values[name] = (
+                {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            )
         except (KeyError, ValueError):
-            raise UserError(f"The preset '{arg}' gives {name}={text}, which is not a {kind.__name__}.") from None
+            raise UserError(
+                f"The preset '{arg}' gives {name}={text}, which is not a {kind.__name__}."
+            ) from None
     return values
 
 
 def preset(arg: str, known: Iterable[str]) -> str:
     """The preset behind `--config FILE:ARG` for files whose only option is its name."""
     if arg not in known:
-        raise UserError(f"There is no preset '{arg}'.{did_you_mean(arg, known)} There are: {', '.join(known)}.")
+        raise UserError(
+            f"There is no preset '{arg}'.{did_you_mean(arg, known)} There are: {', '.join(known)}."
+        )
     return arg
-
-
-
-
-
-
-
-
 
 
 def finalize(config: ConfigDict) -> ConfigDict:
@@ -167,13 +205,21 @@ def finalize(config: ConfigDict) -> ConfigDict:
     for key in flatten(c):
         if key not in known:
             rooms = f"phenomjax/config/keys.py and {sections.replace('.', '/')}.py"
-            raise UserError(f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}.")
+            raise UserError(
+                f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
+            )
     choose(c, "optimizer.name", ("lion", "adamw", "adam", "lamb", "adagrad"))
     choose(c, "optimizer.schedule", ("one_cycle", "warmup_cosine", "warmup_linear", "constant"))
     choose(c, "mesh.preset", ("dp", "fsdp", "fsdp_tp"))
     choose(c, "divergence.action", ("stop", "rollback"))
-    for key in ("num_steps", "global_batch_size", "optimizer.accumulate_steps", "log.every_steps", "checkpoint.every_steps",
-                "checkpoint.keep_latest"):  # fmt: skip
+    for key in (
+        "num_steps",
+        "global_batch_size",
+        "optimizer.accumulate_steps",
+        "log.every_steps",
+        "checkpoint.every_steps",
+        "checkpoint.keep_latest",
+    ):
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
     _check_probes(c, sections)
@@ -188,28 +234,19 @@ def _check_probes(c: ConfigDict, sections: str) -> None:
         raise UserError(f"config.probes.every_steps is {every}; it must be 0 (never) or more.")
     if every and sections != "phenomjax.config.language_models":
         raise UserError(
-            f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences: there is nothing to probe. Set "
-            "--config.probes.every_steps=0."
+            f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences:"
+            " there is nothing to probe. Set --config.probes.every_steps=0."
         )
     if best != "val/loss" and not best.startswith("probe/"):
         raise UserError(
-            f"config.checkpoint.best_metric is '{best}'.{did_you_mean(best, ('val/loss', 'probe/'))} It can be val/loss, or "
-            "probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g. probe/secondary_structure/q3/accuracy."
+            "config.checkpoint.best_metric is"
+            f" '{best}'.{did_you_mean(best, ('val/loss', 'probe/'))} It can be val/loss, or"
+            " probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g."
+            " probe/secondary_structure/q3/accuracy."
         )
     if best.startswith("probe/") and not every:
         raise UserError(
-            f"config.checkpoint.best_metric is '{best}', but nothing is probed. Set --config.probes.every_steps, e.g. to "
-            f"{c.checkpoint.every_steps}, or --config.checkpoint.best_metric=val/loss."
+            f"config.checkpoint.best_metric is '{best}', but nothing is probed. Set"
+            f" --config.probes.every_steps, e.g. to {c.checkpoint.every_steps}, or"
+            " --config.checkpoint.best_metric=val/loss."
         )
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,13 +1,15 @@
-"""The model and data keys of masked autoencoders on images, with their defaults, presets and checks."""
+"""The model and data keys of masked autoencoders on images, with their defaults, presets and
+checks.
+"""
 
 from ml_collections import ConfigDict
 
 from phenomjax.config.checks import at_least_one, check_banks, choose, divides_batch
 from phenomjax.system.errors import UserError, did_you_mean
 
-# embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its relatives.
-# ViT-G is 1664 x 48 with 1860 M parameters as published; heads and MLP width (16, 8192) are those of ViT-G/14
-# (Zhai et al. 2022, https://arxiv.org/abs/2106.04560), which give that count.
+# embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its
+# relatives. ViT-G is 1664 x 48 with 1860 M parameters as published; heads and MLP width (16, 8192)
+# are those of ViT-G/14 (Zhai et al. 2022, https://arxiv.org/abs/2106.04560), which give that count.
 VIT_SIZES = {
     "S": (384, 12, 6, 4.0, 0.1),
     "B": (768, 12, 12, 4.0, 0.1),
@@ -19,52 +21,86 @@ VIT_SIZES = {
 def add_sections(c: ConfigDict) -> None:
     """Adds `c.model` and `c.data`."""
     c.model = ConfigDict()
-    c.model.channel_agnostic = False  # True: CA-MAE, one token a channel and patch, any subset of channels
-    c.model.channels = ()  # channel names in order; () = taken from the banks (their union when channel_agnostic)
-    c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.mlp_ratio, c.model.drop_path = VIT_SIZES["S"]
-    c.model.patch_size = 16
-    c.model.block = "parallel"  # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
-    c.model.qk_norm = True  # LayerNorm of queries and keys over the head dimension
-    c.model.layer_scale = 1e-4  # initial LayerScale; 0.0 = none
-    c.model.class_token = True
-    c.model.bias_order = (
-        "mlp"  # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
+    # True: CA-MAE, one token a channel and patch, any subset of channels
+    c.model.channel_agnostic = False
+    # channel names in order; () = taken from the banks (their union when channel_agnostic)
+    c.model.channels = ()
+    c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.mlp_ratio, c.model.drop_path = (
+        VIT_SIZES["S"]
     )
+    c.model.patch_size = 16
+    # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
+    c.model.block = "parallel"
+    # LayerNorm of queries and keys over the head dimension
+    c.model.qk_norm = True
+    # initial LayerScale; 0.0 = none
+    c.model.layer_scale = 1e-4
+    c.model.class_token = True
+    # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
+    c.model.bias_order = "mlp"
     c.model.norm_eps = 1e-6
-    c.model.decoder_norm_eps = 1e-6  # the released OpenPhenom decoder uses 1e-5
+    # the released OpenPhenom decoder uses 1e-5
+    c.model.decoder_norm_eps = 1e-6
     c.model.decoder_dim = 512
     c.model.decoder_depth = 8
     c.model.decoder_num_heads = 16
-    c.model.mask_ratio = 0.75  # share of tokens that the encoder does not see
-    c.model.norm_pix_loss = False  # standardise each target patch
-    c.model.fourier_weight = 0.01  # a in (1 - a) L_MAE + a L_Fourier
-    c.model.fourier_mode = "patch"  # amplitude spectrum of each "patch", of the whole "image", or the "legacy" view
-    c.model.gelu = "exact"  # "exact" (erf) or "tanh"
-    c.model.dtype = "auto"  # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
-    c.model.scan_layers = False  # True: compile one block and scan it (shorter compile, stacked parameters)
-    c.model.remat = "none"  # rematerialisation: "none", "dots" (keep matmul results), "full"
-    c.model.attention = "auto"  # "auto", "matmul", "products", "xla", "cudnn"
+    # share of tokens that the encoder does not see
+    c.model.mask_ratio = 0.75
+    # standardise each target patch
+    c.model.norm_pix_loss = False
+    # a in (1 - a) L_MAE + a L_Fourier
+    c.model.fourier_weight = 0.01
+    # amplitude spectrum of each "patch", of the whole "image", or the "legacy" view
+    c.model.fourier_mode = "patch"
+    # "exact" (erf) or "tanh"
+    c.model.gelu = "exact"
+    # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
+    c.model.dtype = "auto"
+    # True: compile one block and scan it (shorter compile, stacked parameters)
+    c.model.scan_layers = False
+    # rematerialisation: "none", "dots" (keep matmul results), "full"
+    c.model.remat = "none"
+    # "auto", "matmul", "products", "xla", "cudnn"
+    c.model.attention = "auto"
 
     c.data = ConfigDict()
-    c.data.banks = ()  # folders NAME.zarr made by `python -m phenomjax.prepare`
-    c.data.weights = ()  # share of crops from each bank; () = by number of images
-    c.data.crop_size = 256  # pixels; crops are square
-    c.data.crops_per_image = 1  # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
-    c.data.flip = False  # random left-right and up-down flips
-    c.data.rotate = False  # random rotations by multiples of 90 degrees
-    c.data.split_by = "plate"  # metadata column whose groups are held out
-    c.data.val_groups = ()  # names of the held-out groups; () = by hash of the name, val_fraction of them
+    # folders NAME.zarr made by `python -m phenomjax.prepare`
+    c.data.banks = ()
+    # share of crops from each bank; () = by number of images
+    c.data.weights = ()
+    # pixels; crops are square
+    c.data.crop_size = 256
+    # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
+    c.data.crops_per_image = 1
+    # random left-right and up-down flips
+    c.data.flip = False
+    # random rotations by multiples of 90 degrees
+    c.data.rotate = False
+    # metadata column whose groups are held out
+    c.data.split_by = "plate"
+    # names of the held-out groups; () = by hash of the name, val_fraction of them
+    c.data.val_groups = ()
     c.data.val_fraction = 0.1
-    c.data.threads = 0  # decoding threads a process; 0 = number of cores
-    c.data.prefetch_batches = 2  # decoded batches that wait in memory
-    c.data.on_bad_image = "error"  # "skip": replace damaged images deterministically, count them
-    c.data.max_bad_images = 100  # skipping more than this stops the run
-    c.data.simulate = ConfigDict()  # a simulated Cell-Painting screen, made in the workdir when no bank is given
-    c.data.simulate.plates = 0  # 0 = off
-    c.data.simulate.wells = 24  # a plate
-    c.data.simulate.sites = 1  # a well
-    c.data.simulate.size = 512  # pixels
-    c.data.simulate.cell_radius = 26.0  # pixels
+    # decoding threads a process; 0 = number of cores
+    c.data.threads = 0
+    # decoded batches that wait in memory
+    c.data.prefetch_batches = 2
+    # "skip": replace damaged images deterministically, count them
+    c.data.on_bad_image = "error"
+    # skipping more than this stops the run
+    c.data.max_bad_images = 100
+    # a simulated Cell-Painting screen, made in the workdir when no bank is given
+    c.data.simulate = ConfigDict()
+    # 0 = off
+    c.data.simulate.plates = 0
+    # a plate
+    c.data.simulate.wells = 24
+    # a well
+    c.data.simulate.sites = 1
+    # pixels
+    c.data.simulate.size = 512
+    # pixels
+    c.data.simulate.cell_radius = 26.0
 
 
 def set_vit(config: ConfigDict, size: str) -> None:
@@ -77,7 +113,8 @@ def set_vit(config: ConfigDict, size: str) -> None:
     if name not in VIT_SIZES or not patch.isdigit():
         known = [f"{s}/{p}" for s in VIT_SIZES for p in (8, 16)]
         raise UserError(
-            f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)} (any patch size works)."
+            f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)}"
+            " (any patch size works)."
         )
     m = config.model
     m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES[name]
@@ -100,16 +137,23 @@ def check(c: ConfigDict) -> None:
     m = c.model
     if c.data.crop_size % m.patch_size:
         raise UserError(
-            f"config.data.crop_size {c.data.crop_size} is not a multiple of config.model.patch_size {m.patch_size}. "
+            f"config.data.crop_size {c.data.crop_size} is not a multiple of config.model.patch_size"
+            f" {m.patch_size}. "
             f"Set --config.data.crop_size={c.data.crop_size // m.patch_size * m.patch_size or m.patch_size}."
         )
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_num_heads")):
         if m[dim] % m[heads] or m[dim] % 4:
             raise UserError(
-                f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads} {m[heads]}, and of 4 for the sin-cos position table."
+                f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads}"
+                f" {m[heads]}, and of 4 for the sin-cos position table."
             )
     if not 0.0 < m.mask_ratio < 1.0:
-        raise UserError(f"config.model.mask_ratio is {m.mask_ratio}; it must lie between 0 and 1, e.g. 0.75.")
+        raise UserError(
+            f"config.model.mask_ratio is {m.mask_ratio}; it must lie between 0 and 1, e.g. 0.75."
+        )
     if not 0.0 <= m.fourier_weight <= 1.0:
-        raise UserError(f"config.model.fourier_weight is {m.fourier_weight}; it must lie between 0 and 1, e.g. 0.01.")
+        raise UserError(
+            f"config.model.fourier_weight is {m.fourier_weight}; it must lie between 0 and 1, e.g."
+            " 0.01."
+        )
     check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")

@@ -11,16 +11,36 @@ from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
 from phenomjax.system.errors import UserError
 
-# Keys that may differ when a run is continued in its workdir: they change speed, logging or the length, not the mathematics.
+# Keys that may differ when a run is continued in its workdir: they change speed, logging or the
+# length, not the mathematics.
 CHANGEABLE = (
-    "num_steps", "stop_at_step", "mesh", "log", "eval", "figures", "probes", "checkpoint", "divergence", "watchdog", "data.banks", "data.threads",
-    "data.prefetch_batches", "data.staging", "data.eval_segment_len", "data.on_bad_image", "data.max_bad_images",
-    "model.eval_mem_len", "model.remat", "model.attention",
-)  # fmt: skip
+    "num_steps",
+    "stop_at_step",
+    "mesh",
+    "log",
+    "eval",
+    "figures",
+    "probes",
+    "checkpoint",
+    "divergence",
+    "watchdog",
+    "data.banks",
+    "data.threads",
+    "data.prefetch_batches",
+    "data.staging",
+    "data.eval_segment_len",
+    "data.on_bad_image",
+    "data.max_bad_images",
+    "model.eval_mem_len",
+    "model.remat",
+    "model.attention",
+)
 
 
 def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
-    """What is smallest for the best checkpoint: a loss or an error as it is, any other metric with its sign turned; None where it is unknown."""
+    """What is smallest for the best checkpoint: a loss or an error as it is, any other metric with
+    its sign turned; None where it is unknown.
+    """
     value = scores.get(metric)
     smaller_is_better = metric == "val/loss" or "rmse" in metric.split("/")
     return value if value is None or smaller_is_better else -value
@@ -43,7 +63,8 @@ def load(path: Path) -> ConfigDict:
         stored = flatten(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(
-            f"There is no {path}: {path.parent} is not the folder of a run, or lost its configuration."
+            f"There is no {path}: {path.parent} is not the folder of a run, or lost its"
+            " configuration."
         ) from None
     except ValueError as error:
         raise UserError(
@@ -54,7 +75,8 @@ def load(path: Path) -> ConfigDict:
         parent = config
         *parents, leaf = key.split(".")
         for name in parents:
-            if name not in parent:  # a section that this version no longer has: `check_same_run` names it
+            # a section that this version no longer has: `check_same_run` names it
+            if name not in parent:
                 parent[name] = ConfigDict()
             parent = parent[name]
         parent[leaf] = value
@@ -62,13 +84,20 @@ def load(path: Path) -> ConfigDict:
 
 
 def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:
-    """Raises UserError when a workdir belongs to a run with another configuration, listing the keys that differ."""
+    """Raises UserError when a workdir belongs to a run with another configuration, listing the keys
+    that differ.
+    """
     new, old = flatten(config), flatten(stored)
-    differ = [k for k in sorted(new.keys() | old.keys()) if new.get(k) != old.get(k) and not k.startswith(CHANGEABLE)]
+    differ = [
+        k
+        for k in sorted(new.keys() | old.keys())
+        if new.get(k) != old.get(k) and not k.startswith(CHANGEABLE)
+    ]
     if differ:
         rows = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in differ[:8])
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
         raise UserError(
-            f"{workdir} holds a run with another configuration: {rows}{more}. Give another --workdir to start a new run, or the same "
-            f"configuration to continue that one (its resolved config is {workdir / 'config.json'})."
+            f"{workdir} holds a run with another configuration: {rows}{more}. Give another"
+            " --workdir to start a new run, or the same configuration to continue that one (its"
+            f" resolved config is {workdir / 'config.json'})."
         )

@@ -1,8 +1,10 @@
-"""ELMo's weights <-> parameters of `ELMo`, in two layouts: bilm-tf's HDF5 file ("bilm") and allennlp's state dict ("allennlp").
+"""ELMo's weights <-> parameters of `ELMo`, in two layouts: bilm-tf's HDF5 file ("bilm") and
+allennlp's state dict ("allennlp").
 
-Written from lists of their names and shapes. Neither holds a softmax as its authors write it; ours goes to the HDF5 file as `softmax/W`
-(vocab, projection) and `softmax/b`, which their readers pass over, and a model from a file without one has a softmax of zeros: it has
-all features, and predicts nothing until it is trained.
+Written from lists of their names and shapes. Neither holds a softmax as its authors write it; ours
+goes to the HDF5 file as `softmax/W` (vocab, projection) and `softmax/b`, which their readers pass
+over, and a model from a file without one has a softmax of zeros: it has all features, and predicts
+nothing until it is trained.
 """
 
 import re
@@ -41,8 +43,8 @@ SOFTMAX = ("softmax/W", "softmax/b")
 def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     """The `model` part of the configuration that weights of either layout fit.
 
-    Clipping and skip connections cannot be seen in the shapes and have their published values, and the vocabulary is proteins, each
-    between <bos> and <eos>.
+    Clipping and skip connections cannot be seen in the shapes and have their published values, and
+    the vocabulary is proteins, each between <bos> and <eos>.
 
     Raises:
       UserError: neither layout.
@@ -50,9 +52,14 @@ def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     arrays = _as_bilm(arrays)
     model = config.base("bidirectional_lm").model
     model.alphabet, model.boundary = "protein", "bos_eos"
-    model.vocab_size = len(arrays["softmax/b"]) if "softmax/b" in arrays else len(vocabulary("protein"))
+    model.vocab_size = (
+        len(arrays["softmax/b"]) if "softmax/b" in arrays else len(vocabulary("protein"))
+    )
     count = lambda pattern: len([name for name in arrays if re.fullmatch(pattern, name)])  # noqa: E731
-    model.char_dim, model.num_highway = arrays["char_embed"].shape[1], count(r"CNN_high_\d+/b_carry")
+    model.char_dim, model.num_highway = (
+        arrays["char_embed"].shape[1],
+        count(r"CNN_high_\d+/b_carry"),
+    )
     shapes = [arrays[f"CNN/W_cnn_{k}"].shape for k in range(count(r"CNN/W_cnn_\d+"))]
     model.filters = tuple((shape[1], shape[3]) for shape in shapes)
     model.max_characters = 3 + max(shape[1] for shape in shapes)
@@ -65,7 +72,9 @@ def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unboxed."""
     module = bidirectional_lm.build(model, jnp.dtype(jnp.float32))
     state = elmo.initial_state(1, model.num_layers, model.cell_dim, model.projection_dim)
-    init = lambda key: module.init(key, jnp.zeros((1, elmo.DIRECTIONS, 1), jnp.int32), state)["params"]  # noqa: E731
+    init = lambda key: module.init(key, jnp.zeros((1, elmo.DIRECTIONS, 1), jnp.int32), state)[  # noqa: E731
+        "params"
+    ]
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
@@ -90,12 +99,17 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> dict
         for name, x in arrays.items()
         if name in expected and x.shape != expected[name]
     ]
-    problems += [f"{name} {x.shape} has no place in the model" for name, x in arrays.items() if name not in expected]
+    problems += [
+        f"{name} {x.shape} has no place in the model"
+        for name, x in arrays.items()
+        if name not in expected
+    ]
     if problems:
         more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise UserError(
-            f"The weights do not fit the model, nothing was converted (names as in bilm-tf's file): {'; '.join(problems[:8])}{more}. "
-            "Compare filters, num_highway, projection_dim, cell_dim, num_layers and vocab_size of its configuration with model.*."
+            "The weights do not fit the model, nothing was converted (names as in bilm-tf's file):"
+            f" {'; '.join(problems[:8])}{more}. Compare filters, num_highway, projection_dim,"
+            " cell_dim, num_layers and vocab_size of its configuration with model.*."
         )
     width, cells = model.projection_dim, model.cell_dim
     flat = {
@@ -124,20 +138,26 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> dict
         )
         flat[f"layer_{layer}/bias"] = biases.reshape(elmo.DIRECTIONS, 4, cells)[:, TF_GATES]
         flat[f"layer_{layer}/projection/kernel"] = projections
-    return traverse_util.unflatten_dict({name: np.ascontiguousarray(x) for name, x in flat.items()}, sep="/")
+    return traverse_util.unflatten_dict(
+        {name: np.ascontiguousarray(x) for name, x in flat.items()}, sep="/"
+    )
 
 
-def to_state_dict(params: Mapping[str, Any], model: ConfigDict, layout: str = "bilm") -> dict[str, np.ndarray]:
+def to_state_dict(
+    params: Mapping[str, Any], model: ConfigDict, layout: str = "bilm"
+) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`.
 
     Args:
       params: unboxed.
       model: the configuration they belong to.
-      layout: "bilm", for an HDF5 file; or "allennlp", whose forget bias has the 1 in it that is ours to add, rounded to float32 as its
-        own reader rounds it, and which has no softmax.
+      layout: "bilm", for an HDF5 file; or "allennlp", whose forget bias has the 1 in it that is
+        ours to add, rounded to float32 as its own reader rounds it, and which has no softmax.
     """
     if layout not in LAYOUTS:
-        raise UserError(f"There is no layout {layout!r} of ELMo's weights; it can be {' or '.join(LAYOUTS)}.")
+        raise UserError(
+            f"There is no layout {layout!r} of ELMo's weights; it can be {' or '.join(LAYOUTS)}."
+        )
     flat = {name: np.asarray(x) for name, x in traverse_util.flatten_dict(params, sep="/").items()}
     arrays = {
         "char_embed": flat["token_encoder/embedding"],
@@ -154,10 +174,16 @@ def to_state_dict(params: Mapping[str, Any], model: ConfigDict, layout: str = "b
             arrays[f"CNN_high_{k}/W_{part}"] = flat[f"token_encoder/highway_{k}_{part}/kernel"]
             arrays[f"CNN_high_{k}/b_{part}"] = flat[f"token_encoder/highway_{k}_{part}/bias"]
     for layer in range(model.num_layers):
-        kernels = np.concatenate([flat[f"layer_{layer}/{name}/kernel"] for name in ("input", "state")], 1)
+        kernels = np.concatenate(
+            [flat[f"layer_{layer}/{name}/kernel"] for name in ("input", "state")], 1
+        )
         for d in range(elmo.DIRECTIONS):
-            arrays[CELL.format(d, layer) + "W_0"] = kernels[d][:, TF_GATES].reshape(2 * model.projection_dim, -1)
-            arrays[CELL.format(d, layer) + "B"] = flat[f"layer_{layer}/bias"][d][TF_GATES, :].reshape(-1)
+            arrays[CELL.format(d, layer) + "W_0"] = kernels[d][:, TF_GATES].reshape(
+                2 * model.projection_dim, -1
+            )
+            arrays[CELL.format(d, layer) + "B"] = flat[f"layer_{layer}/bias"][d][
+                TF_GATES, :
+            ].reshape(-1)
             arrays[CELL.format(d, layer) + "W_P_0"] = flat[f"layer_{layer}/projection/kernel"][d]
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     return arrays if layout == "bilm" else _to_allennlp(arrays)
@@ -167,16 +193,21 @@ def _as_bilm(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights of either layout by bilm-tf's names."""
     if "char_embed" in arrays:
         bilm = dict(arrays)
-    elif known := [name for name in arrays if name.endswith("_token_embedder._char_embedding_weights")]:
-        bilm = _from_allennlp(arrays, known[0].removesuffix("_token_embedder._char_embedding_weights"))
+    elif known := [
+        name for name in arrays if name.endswith("_token_embedder._char_embedding_weights")
+    ]:
+        bilm = _from_allennlp(
+            arrays, known[0].removesuffix("_token_embedder._char_embedding_weights")
+        )
     else:
         bilm = {}
     needed = ("char_embed", "CNN/W_cnn_0", CELL.format(0, 0) + "W_P_0")
     if missing := [name for name in needed if name not in bilm]:
         some = ", ".join(sorted(arrays)[:4])
         raise UserError(
-            f"These are not ELMo's weights: there is no {missing[0]} (first names: {some}). The converter reads the HDF5 file that "
-            "bilm-tf writes, and the state dict of allennlp's _ElmoBiLm, of models with a character CNN."
+            f"These are not ELMo's weights: there is no {missing[0]} (first names: {some}). The"
+            " converter reads the HDF5 file that bilm-tf writes, and the state dict of allennlp's"
+            " _ElmoBiLm, of models with a character CNN."
         )
     return bilm
 
@@ -184,15 +215,21 @@ def _as_bilm(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _to_allennlp(bilm: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     embedder, state = "_token_embedder.", {}
     table = bilm["char_embed"]
-    state[embedder + "_char_embedding_weights"] = np.concatenate([np.zeros((1, table.shape[1]), np.float32), table])
+    state[embedder + "_char_embedding_weights"] = np.concatenate(
+        [np.zeros((1, table.shape[1]), np.float32), table]
+    )
     for name, x in bilm.items():
         if match := re.fullmatch(r"CNN/(W|b)_cnn_(\d+)", name):
             kind = {"W": "weight", "b": "bias"}[match[1]]
-            state[f"{embedder}char_conv_{match[2]}.{kind}"] = x[0].transpose(2, 1, 0) if kind == "weight" else x
+            state[f"{embedder}char_conv_{match[2]}.{kind}"] = (
+                x[0].transpose(2, 1, 0) if kind == "weight" else x
+            )
         elif match := re.fullmatch(r"CNN_high_(\d+)/(W|b)_transform", name):
             # Theirs is g x + (1 - g) f(x): the carry gate is negated.
             pair = np.concatenate([x.T, -bilm[name.replace("transform", "carry")].T])
-            state[f"{embedder}_highways._layers.{match[1]}.{'weight' if match[2] == 'W' else 'bias'}"] = pair
+            state[
+                f"{embedder}_highways._layers.{match[1]}.{'weight' if match[2] == 'W' else 'bias'}"
+            ] = pair
         elif match := re.fullmatch(r"CNN_proj/(W|b)_proj", name):
             state[f"{embedder}_projection.{'weight' if match[1] == 'W' else 'bias'}"] = x.T
         elif match := re.fullmatch(CELL.format(r"(\d)", r"(\d+)") + "(W_0|B|W_P_0)", name):
@@ -205,30 +242,44 @@ def _to_allennlp(bilm: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                 gates[1] += np.float32(elmo.FORGET_BIAS)
                 state[module + "state_linearity.bias"] = gates.reshape(-1)
             else:
-                rows, inputs = gates.reshape(len(gates), -1).T, bilm[name.replace("W_0", "W_P_0")].shape[1]
+                rows, inputs = (
+                    gates.reshape(len(gates), -1).T,
+                    bilm[name.replace("W_0", "W_P_0")].shape[1],
+                )
                 state[module + "input_linearity.weight"] = rows[:, :inputs]
                 state[module + "state_linearity.weight"] = rows[:, inputs:]
     return {name: np.ascontiguousarray(x) for name, x in state.items()}
 
 
 def _from_allennlp(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """What has no place keeps its name, and is refused later; the weights of layer mixtures are not the model's and left out."""
+    """What has no place keeps its name, and is refused later; the weights of layer mixtures are not
+    the model's and left out.
+    """
     bilm: dict[str, np.ndarray] = {}
     for full, x in state.items():
         name, x = full.removeprefix(prefix), np.asarray(x, np.float32)
         if match := re.fullmatch(r"_token_embedder\.char_conv_(\d+)\.(weight|bias)", name):
             weight = match[2] == "weight"
-            bilm[f"CNN/{'W' if weight else 'b'}_cnn_{match[1]}"] = x.transpose(2, 1, 0)[None] if weight else x
-        elif match := re.fullmatch(r"_token_embedder\._highways\._layers\.(\d+)\.(weight|bias)", name):
+            bilm[f"CNN/{'W' if weight else 'b'}_cnn_{match[1]}"] = (
+                x.transpose(2, 1, 0)[None] if weight else x
+            )
+        elif match := re.fullmatch(
+            r"_token_embedder\._highways\._layers\.(\d+)\.(weight|bias)", name
+        ):
             transform, carry = np.split(x, 2)
             kind = "W" if match[2] == "weight" else "b"
-            bilm[f"CNN_high_{match[1]}/{kind}_transform"], bilm[f"CNN_high_{match[1]}/{kind}_carry"] = (
+            (
+                bilm[f"CNN_high_{match[1]}/{kind}_transform"],
+                bilm[f"CNN_high_{match[1]}/{kind}_carry"],
+            ) = (
                 transform.T,
                 -carry.T,
             )
         elif match := re.fullmatch(r"_token_embedder\._projection\.(weight|bias)", name):
             bilm[f"CNN_proj/{'W' if match[1] == 'weight' else 'b'}_proj"] = x.T
-        elif match := re.fullmatch(r"_elmo_lstm\.(forward|backward)_layer_(\d+)\.(\w+)\.(weight|bias)", name):
+        elif match := re.fullmatch(
+            r"_elmo_lstm\.(forward|backward)_layer_(\d+)\.(\w+)\.(weight|bias)", name
+        ):
             cell = CELL.format(("forward", "backward").index(match[1]), match[2])
             if match[3] == "state_projection":
                 bilm[cell + "W_P_0"] = x.T
@@ -237,8 +288,12 @@ def _from_allennlp(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np
                 gates[1] -= np.float32(elmo.FORGET_BIAS)
                 bilm[cell + "B"] = gates[TF_GATES, :].reshape(-1)
             elif match[3] == "input_linearity":
-                both = np.concatenate([x, state[full.replace("input_linearity", "state_linearity")]], 1).T
-                bilm[cell + "W_0"] = both.reshape(len(both), 4, -1)[:, TF_GATES].reshape(len(both), -1)
+                both = np.concatenate(
+                    [x, state[full.replace("input_linearity", "state_linearity")]], 1
+                ).T
+                bilm[cell + "W_0"] = both.reshape(len(both), 4, -1)[:, TF_GATES].reshape(
+                    len(both), -1
+                )
         elif name == "_token_embedder._char_embedding_weights":
             bilm["char_embed"] = x[1:]  # the first is of the mask
         elif "scalar_mix" not in name:

@@ -14,18 +14,22 @@ from phenomjax.system.errors import UserError
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Reads all arrays of a file, told by its content and not by its name.
 
-    A torch file is read with `weights_only=True`: it may hold tensors and plain containers, no code.
+    A torch file is read with `weights_only=True`: it may hold tensors and plain containers, no
+    code.
 
     Returns:
-      {name: array}; half-precision tensors come as float32, and arrays in the groups of an HDF5 file by their path, "a/b/c".
+      {name: array}; half-precision tensors come as float32, and arrays in the groups of an HDF5
+      file by their path, "a/b/c".
 
     Raises:
-      UserError: no such file, none of the known formats, a torch file with more than tensors, or torch is missing.
+      UserError: no such file, none of the known formats, a torch file with more than tensors, or
+        torch is missing.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}. Give the path of a .safetensors, .npz, .hdf5 or torch .pt/.ckpt file."
+            f"There is no file {path}. Give the path of a .safetensors, .npz, .hdf5 or torch"
+            " .pt/.ckpt file."
         )
     with path.open("rb") as file:
         start = file.read(9)
@@ -38,15 +42,18 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return _read_torch(path)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return _read_hdf5(path)
-    if start[:1] == b"\x80":  # a bare pickle, as torch wrote before version 1.6, whatever the name says
+    # a bare pickle, as torch wrote before version 1.6, whatever the name says
+    if start[:1] == b"\x80":
         return _read_torch(path)
     raise UserError(
-        f"{path} is neither safetensors, npz, a torch file nor HDF5: it starts with {start[:8]!r}. Is the download complete?"
+        f"{path} is neither safetensors, npz, a torch file nor HDF5: it starts with {start[:8]!r}."
+        " Is the download complete?"
     )
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as .safetensors, .npz or .hdf5, by the name; "/" in a name of the last makes groups.
+    """Writes arrays as .safetensors, .npz or .hdf5, by the name; "/" in a name of the last makes
+    groups.
 
     Raises:
       UserError: another extension, or safetensors is missing.
@@ -56,13 +63,17 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
         np.savez(path, **dict[str, Any](arrays))
     elif path.suffix == ".safetensors":
-        _safetensors().save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(path))
+        _safetensors().save_file(
+            {name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(path)
+        )
     elif path.suffix in (".hdf5", ".h5"):
         with h5py.File(path, "w") as file:
             for name, x in arrays.items():
                 file[name] = x
     else:
-        raise UserError(f"{path} can be written as .safetensors, .npz or .hdf5; choose one of these extensions.")
+        raise UserError(
+            f"{path} can be written as .safetensors, .npz or .hdf5; choose one of these extensions."
+        )
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -76,7 +87,9 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
         with h5py.File(path, "r") as file:
             file.visititems(add)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} looks like HDF5 but cannot be read ({error}). Is the download complete?") from error
+        raise UserError(
+            f"{path} looks like HDF5 but cannot be read ({error}). Is the download complete?"
+        ) from error
     return arrays
 
 
@@ -93,7 +106,9 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise UserError("safetensors is not installed. Install it with `pip install 'phenomjax[convert]'`.") from error
+        raise UserError(
+            "safetensors is not installed. Install it with `pip install 'phenomjax[convert]'`."
+        ) from error
     return safetensors.numpy
 
 
@@ -102,16 +117,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} is a torch file, and torch is not installed. Install it with `pip install torch`, or save the "
-            "state dict as safetensors where torch is."
+            f"{path} is a torch file, and torch is not installed. Install it with `pip install"
+            " torch`, or save the state dict as safetensors where torch is."
         ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch each raise their own
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path} holds more than tensors, or is damaged, and is not opened: unpickling it could run any code ({first}). "
-            "Save the state dict alone, `torch.save(model.state_dict(), path)` or as safetensors, and convert that."
+            f"{path} holds more than tensors, or is damaged, and is not opened: unpickling it could"
+            f" run any code ({first}). Save the state dict alone, `torch.save(model.state_dict(),"
+            " path)` or as safetensors, and convert that."
         ) from error
     state = state.get("state_dict", state)  # as Lightning wraps it
-    return {name: x.float().numpy() if x.is_floating_point() else x.numpy() for name, x in state.items()}
+    return {
+        name: x.float().numpy() if x.is_floating_point() else x.numpy() for name, x in state.items()
+    }

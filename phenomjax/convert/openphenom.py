@@ -1,7 +1,9 @@
-"""The state-dict layout of OpenPhenom and its relatives (`encoder.vit_backbone…`, `decoder…`) <-> parameters of `MAE`.
+"""The state-dict layout of OpenPhenom and its relatives (`encoder.vit_backbone…`, `decoder…`) <->
+parameters of `MAE`.
 
-Written from a list of that layout's names and shapes. Published encoders have parallel blocks; plain pre-norm ones get the names that timm's
-VisionTransformer gives them. Both decoders are covered.
+Written from a list of that layout's names and shapes. Published encoders have parallel blocks;
+plain pre-norm ones get the names that timm's VisionTransformer gives them. Both decoders are
+covered.
 """
 
 import re
@@ -23,21 +25,39 @@ from phenomjax.tasks import mae
 BACKBONE = "encoder.vit_backbone."
 FIXED = (BACKBONE + "pos_embed", "decoder.pos_embeddings", "decoder.placeholder")
 INFERRED = (
-    "channel_agnostic", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "decoder_dim", "decoder_depth",
-    "decoder_num_heads", "bias_order",
-)  # fmt: skip
+    "channel_agnostic",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "patch_size",
+    "decoder_dim",
+    "decoder_depth",
+    "decoder_num_heads",
+    "bias_order",
+)
 # Our path (layer and channel numbers as {0}, {1}) -> their name without its last part.
 BLOCK = {
-    "norm1": "norm1", "norm2": "norm2", "attention/qkv": "attn.qkv", "attention/out": "attn.proj", "mlp/in": "mlp.fc1",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attention/qkv": "attn.qkv",
+    "attention/out": "attn.proj",
+    "mlp/in": "mlp.fc1",
     "mlp/out": "mlp.fc2",
-}  # fmt: skip
+}
 ENCODER_BLOCK = {
-    "norm": "in_norm", "attention/q_norm": "q_norm", "attention/k_norm": "k_norm", "attention/out": "attn_out_proj",
+    "norm": "in_norm",
+    "attention/q_norm": "q_norm",
+    "attention/k_norm": "k_norm",
+    "attention/out": "attn_out_proj",
     "mlp/out": "mlp_out_proj",
-}  # fmt: skip
+}
 PRENORM_BLOCK = BLOCK | {
-    "attention/q_norm": "attn.q_norm", "attention/k_norm": "attn.k_norm", "scale1": "ls1", "scale2": "ls2",
-}  # fmt: skip
+    "attention/q_norm": "attn.q_norm",
+    "attention/k_norm": "attn.k_norm",
+    "scale1": "ls1",
+    "scale2": "ls2",
+}
 MODULES = {
     "encoder/patch_embed": BACKBONE + "patch_embed.proj",
     "decoder/embed": "encoder_decoder_proj",
@@ -53,7 +73,8 @@ MODULES = {
 
 
 def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) -> ConfigDict:
-    """The `model` part of the configuration that a state dict fits, with the legacy bias order it was trained with.
+    """The `model` part of the configuration that a state dict fits, with the legacy bias order it
+    was trained with.
 
     Args:
       state: arrays by their names.
@@ -63,31 +84,45 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
       UserError: not this layout.
     """
     missing = [
-        n for n in (BACKBONE + "patch_embed.proj.weight", BACKBONE + "blocks.0.in_proj.weight") if n not in state
+        n
+        for n in (BACKBONE + "patch_embed.proj.weight", BACKBONE + "blocks.0.in_proj.weight")
+        if n not in state
     ]
     if missing:
         some = ", ".join(sorted(state)[:4])
         raise UserError(
-            f"This is not the OpenPhenom layout: it has no {missing[0]} (its first names: {some}). The converter knows "
-            "encoders of parallel-scaling blocks; convert the state dict of the whole model, decoder included."
+            f"This is not the OpenPhenom layout: it has no {missing[0]} (its first names: {some})."
+            " The converter knows encoders of parallel-scaling blocks; convert the state dict of"
+            " the whole model, decoder included."
         )
     width, channels, patch, _ = state[BACKBONE + "patch_embed.proj.weight"].shape
     agnostic = any(name.startswith("decoder.decoders.") for name in state)
     blocks = "decoder.decoders.0" if agnostic else "decoder.blocks"
     model = config.base().model
     model.channel_agnostic = agnostic
-    model.channels = tuple(f"c{i}" for i in range(_count(state, "decoder.modality_tokens") if agnostic else channels))
-    model.embed_dim, model.patch_size, model.depth = width, patch, _count(state, BACKBONE + "blocks")
+    model.channels = tuple(
+        f"c{i}" for i in range(_count(state, "decoder.modality_tokens") if agnostic else channels)
+    )
+    model.embed_dim, model.patch_size, model.depth = (
+        width,
+        patch,
+        _count(state, BACKBONE + "blocks"),
+    )
     model.num_heads = width // state[BACKBONE + "blocks.0.q_norm.weight"].shape[0]
     model.mlp_ratio = (state[BACKBONE + "blocks.0.in_proj.weight"].shape[0] - 3 * width) / width
-    model.decoder_dim, model.decoder_depth = state["encoder_decoder_proj.weight"].shape[0], _count(state, blocks)
+    model.decoder_dim, model.decoder_depth = (
+        state["encoder_decoder_proj.weight"].shape[0],
+        _count(state, blocks),
+    )
     model.decoder_num_heads, model.bias_order = decoder_num_heads, "timm_legacy"
     return model
 
 
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
-    module = mae.build(ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32))
+    module = mae.build(
+        ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32)
+    )
     count = len(model.channels)
     pixels = jnp.zeros((1, 2 * model.patch_size, 2 * model.patch_size, count), jnp.uint8)
     channels, tokens = jnp.arange(count)[None], mae.num_tokens(model, pixels.shape)
@@ -103,7 +138,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[
       model: what the parameters must fit; `infer_model(state)` gives one.
 
     Raises:
-      UserError: names or shapes that differ, each with both sides; or fixed tables that are not the expected ones.
+      UserError: names or shapes that differ, each with both sides; or fixed tables that are not the
+        expected ones.
     """
     left, problems, params = dict(state), [], {}
     check_tables({name: left.pop(name) for name in FIXED if name in left}, model)
@@ -116,18 +152,25 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[
                 problems.append(f"{name} is missing")
                 continue
             try:
-                values.append(_to_ours(path, np.asarray(state[name], np.float32), part_shape, model))
+                values.append(
+                    _to_ours(path, np.asarray(state[name], np.float32), part_shape, model)
+                )
             except ValueError:
-                problems.append(f"{name} has the shape {state[name].shape}, the model's {path} is {part_shape}")
+                problems.append(
+                    f"{name} has the shape {state[name].shape}, the model's {path} is {part_shape}"
+                )
             left.pop(name, None)
         if values:
             params[path] = values[0] if index is None else np.stack(values)
-    problems += [f"{name} {tuple(left[name].shape)} has no place in the model" for name in sorted(left)]
+    problems += [
+        f"{name} {tuple(left[name].shape)} has no place in the model" for name in sorted(left)
+    ]
     if problems:
         more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise UserError(
-            f"The state dict does not fit the model, nothing was converted: {'; '.join(problems[:8])}{more}. Compare depth, "
-            "width, patch size, channels and decoder in its configuration with model.*."
+            "The state dict does not fit the model, nothing was converted:"
+            f" {'; '.join(problems[:8])}{more}. Compare depth, width, patch size, channels and"
+            " decoder in its configuration with model.*."
         )
     return traverse_util.unflatten_dict(params, sep="/")
 
@@ -141,7 +184,8 @@ def to_state_dict(
       params: unboxed.
       model: the configuration they belong to.
       grid: patches along an edge, for the fixed position tables; 0 leaves the fixed tables out.
-      max_channels: channels that the encoder's table of a channel-agnostic model is repeated for; 0 = the vocabulary.
+      max_channels: channels that the encoder's table of a channel-agnostic model is repeated for; 0
+        = the vocabulary.
     """
     state: dict[str, np.ndarray] = {}
     for path, value in traverse_util.flatten_dict(vit.unstack_layers(params), sep="/").items():
@@ -149,7 +193,9 @@ def to_state_dict(
             part = np.asarray(value if index is None else value[index])
             part = _to_theirs(path, part, model)
             if name.endswith(".in_proj.weight") and name in state:
-                first, second = (part, state[name]) if path.endswith("mlp/in/kernel") else (state[name], part)
+                first, second = (
+                    (part, state[name]) if path.endswith("mlp/in/kernel") else (state[name], part)
+                )
                 part = np.concatenate([first, second])  # rows: mlp, then q, k, v
             state[name] = np.ascontiguousarray(part)
     if grid:
@@ -158,17 +204,26 @@ def to_state_dict(
 
 
 def fixed_tables(model: ConfigDict, grid: int, max_channels: int) -> dict[str, np.ndarray]:
-    """The entries of a state dict that are not learned: position tables, a row of zeros first for the class token."""
+    """The entries of a state dict that are not learned: position tables, a row of zeros first for
+    the class token.
+    """
     repeats = (max_channels, len(model.channels)) if model.channel_agnostic else (1, 1)
     tables = {}
-    for name, dim, repeat in zip(FIXED, (model.embed_dim, model.decoder_dim), repeats, strict=False):
+    for name, dim, repeat in zip(
+        FIXED, (model.embed_dim, model.decoder_dim), repeats, strict=False
+    ):
         table = np.tile(np.asarray(patches.sincos_positions(grid, grid, dim)), (repeat, 1))
         tables[name] = np.concatenate([np.zeros((1, dim), np.float32), table])[None]
-    return tables | ({FIXED[2]: np.zeros((1, 1, model.decoder_dim), np.float32)} if model.channel_agnostic else {})
+    return tables | (
+        {FIXED[2]: np.zeros((1, 1, model.decoder_dim), np.float32)}
+        if model.channel_agnostic
+        else {}
+    )
 
 
 def check_tables(tables: Mapping[str, np.ndarray], model: ConfigDict) -> None:
-    """Compares stored fixed tables with computed ones, for any square grid and number of channels that they could be of.
+    """Compares stored fixed tables with computed ones, for any square grid and number of channels
+    that they could be of.
 
     Raises:
       UserError: a table that no such grid gives: the weights were trained with other positions.
@@ -181,28 +236,46 @@ def check_tables(tables: Mapping[str, np.ndarray], model: ConfigDict) -> None:
             tokens = table.shape[1] - 1
             grids = [g for g in range(1, int(tokens**0.5) + 1) if tokens % g**2 == 0]
             grids = grids if model.channel_agnostic else [g for g in grids if g**2 == tokens]
-            computed = (np.tile(patches.sincos_positions(g, g, dim), (tokens // g**2, 1)) for g in reversed(grids))
-            fits = not table[0, 0].any() and any(np.allclose(table[0, 1:], c, atol=1e-5) for c in computed)
+            computed = (
+                np.tile(patches.sincos_positions(g, g, dim), (tokens // g**2, 1))
+                for g in reversed(grids)
+            )
+            fits = not table[0, 0].any() and any(
+                np.allclose(table[0, 1:], c, atol=1e-5) for c in computed
+            )
         if not fits:
             raise UserError(
-                f"{name} {tuple(table.shape)} is not the fixed table of this architecture (two-dimensional sin-cos, row before "
-                "column, zeros for the class token). The weights were trained with other positions and cannot be used here."
+                f"{name} {tuple(table.shape)} is not the fixed table of this architecture"
+                " (two-dimensional sin-cos, row before column, zeros for the class token). The"
+                " weights were trained with other positions and cannot be used here."
             )
 
 
-def _names(path: str, shape: tuple[int, ...], model: ConfigDict) -> Iterator[tuple[str, int | None]]:
-    """Their names for one of our arrays, each with its place on our leading channel axis (None: there is none)."""
-    last = {"kernel": "weight", "scale": "weight", "bias": "bias", "gamma": "gamma"}.get(path.rsplit("/", 1)[1], "")
+def _names(
+    path: str, shape: tuple[int, ...], model: ConfigDict
+) -> Iterator[tuple[str, int | None]]:
+    """Their names for one of our arrays, each with its place on our leading channel axis (None:
+    there is none).
+    """
+    last = {"kernel": "weight", "scale": "weight", "bias": "bias", "gamma": "gamma"}.get(
+        path.rsplit("/", 1)[1], ""
+    )
     if match := re.fullmatch(r"encoder/blocks/layer_(\d+)/(.+)", path):
         prefix, rest = f"{BACKBONE}blocks.{match[1]}.", match[2]
         if model.block == "prenorm":
             yield f"{prefix}{PRENORM_BLOCK[rest.rsplit('/', 1)[0]]}.{last}", None
             return
         special = {
-            "bias": "mlp_bias", "scale/gamma": "ls.gamma", "attention/qkv/kernel": "in_proj.weight", "mlp/in/kernel": "in_proj.weight",
-        }  # fmt: skip
+            "bias": "mlp_bias",
+            "scale/gamma": "ls.gamma",
+            "attention/qkv/kernel": "in_proj.weight",
+            "mlp/in/kernel": "in_proj.weight",
+        }
         module = rest.rsplit("/", 1)[0]
-        yield prefix + (special[rest] if rest in special else f"{ENCODER_BLOCK[module]}.{last}"), None
+        yield (
+            prefix + (special[rest] if rest in special else f"{ENCODER_BLOCK[module]}.{last}"),
+            None,
+        )
     elif match := re.fullmatch(r"decoder/blocks/layer_(\d+)/(.+)/\w+", path):
         yield f"decoder.blocks.{match[1]}.{BLOCK[match[2]]}.{last}", None
     elif match := re.fullmatch(r"decoder/channel_blocks/layer_(\d+)/(.+)/\w+", path):
@@ -220,8 +293,11 @@ def _names(path: str, shape: tuple[int, ...], model: ConfigDict) -> Iterator[tup
 
 
 def _to_ours(path: str, value: np.ndarray, shape: tuple[int, ...], model: ConfigDict) -> np.ndarray:
-    """Raises ValueError if the shapes do not fit; a matrix of the right size but other sides does not either."""
-    if path == "encoder/patch_embed/kernel":  # (out, channel, y, x) -> (y, x, channel) in one axis, out
+    """Raises ValueError if the shapes do not fit; a matrix of the right size but other sides does
+    not either.
+    """
+    # (out, channel, y, x) -> (y, x, channel) in one axis, out
+    if path == "encoder/patch_embed/kernel":
         if value.shape[2:] != (model.patch_size, model.patch_size):
             raise ValueError
         return value.transpose(2, 3, 1, 0).reshape(shape)
@@ -249,9 +325,13 @@ def _to_theirs(path: str, value: np.ndarray, model: ConfigDict) -> np.ndarray:
 
 
 def _inputs(path: str, shape: tuple[int, ...]) -> int:
-    """How many numbers a kernel takes in: an output projection of attention contracts heads and head dimension."""
+    """How many numbers a kernel takes in: an output projection of attention contracts heads and
+    head dimension.
+    """
     return int(np.prod(shape[: 2 if path.endswith("out/kernel") and len(shape) == 3 else 1]))
 
 
 def _count(state: Mapping[str, np.ndarray], prefix: str) -> int:
-    return len({name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")})
+    return len(
+        {name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")}
+    )

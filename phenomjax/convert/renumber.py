@@ -14,9 +14,14 @@ from phenomjax.system.errors import UserError
 log = logging.getLogger("phenomjax")
 # Names that others have for our special tokens.
 SPECIAL_NAMES = {
-    "<pad>": ("[PAD]",), "<unk>": ("[UNK]",), "<bos>": ("<s>", "<S>"), "<eos>": ("</s>", "</S>", "<eod>"), "<cls>": ("[CLS]",),
-    "<sep>": ("[SEP]",), "<mask>": ("[MASK]",),
-}  # fmt: skip
+    "<pad>": ("[PAD]",),
+    "<unk>": ("[UNK]",),
+    "<bos>": ("<s>", "<S>"),
+    "<eos>": ("</s>", "</S>", "<eod>"),
+    "<cls>": ("[CLS]",),
+    "<sep>": ("[SEP]",),
+    "<mask>": ("[MASK]",),
+}
 
 
 def renumber(
@@ -27,22 +32,29 @@ def renumber(
     Args:
       params: unboxed.
       paths: parameters, "a/b/c", whose first axis is the vocabulary.
-      theirs: their tokens in the order of their ids; SentencePiece's mark of a word's beginning is left out.
+      theirs: their tokens in the order of their ids; SentencePiece's mark of a word's beginning is
+        left out.
       words: our vocabulary; a token that they do not have gets the row of their unknown one.
 
     Raises:
-      UserError: another number of tokens than rows, or neither an amino acid nor an unknown token in their list.
+      UserError: another number of tokens than rows, or neither an amino acid nor an unknown token
+        in their list.
     """
-    ids = {token.strip().lstrip("\u2581"): number for number, token in enumerate(theirs) if token.strip("\u2581 ")}
+    ids = {
+        token.strip().lstrip("\u2581"): number
+        for number, token in enumerate(theirs)
+        if token.strip("\u2581 ")
+    }
     names = {
-        token: next((n for n in (token, *SPECIAL_NAMES.get(token, ())) if n in ids), None) for token in words.tokens
+        token: next((n for n in (token, *SPECIAL_NAMES.get(token, ())) if n in ids), None)
+        for token in words.tokens
     }
     known = [token for token, name in names.items() if name is not None and token not in SPECIALS]
     if not known or names["<unk>"] is None:
         raise UserError(
-            f"--vocabulary lists {len(theirs)} tokens ({', '.join(list(ids)[:6])}, …), and among them "
-            f"{'no token of the ' + words.name + ' vocabulary' if not known else 'no <unk>'}. Give a file with one token a line, in the "
-            "order of the ids of these weights."
+            f"--vocabulary lists {len(theirs)} tokens ({', '.join(list(ids)[:6])}, …), and among"
+            f" them {'no token of the ' + words.name + ' vocabulary' if not known else 'no <unk>'}."
+            " Give a file with one token a line, in the order of the ids of these weights."
         )
     missing = [token for token, name in names.items() if name is None]
     log.info(
@@ -55,7 +67,8 @@ def renumber(
     for path in paths:
         if len(flat[path]) != len(theirs):
             raise UserError(
-                f"--vocabulary lists {len(theirs)} tokens, and the weights have {len(flat[path])} ({path}). Give the list of these weights."
+                f"--vocabulary lists {len(theirs)} tokens, and the weights have {len(flat[path])}"
+                f" ({path}). Give the list of these weights."
             )
         flat[path] = jnp.asarray(flat[path])[rows]
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,7 +1,8 @@
-"""State dicts of Transformer-XL <-> parameters of `TransformerXL`: Hugging Face's `TransfoXLLMHeadModel`, Dai et al.'s PyTorch code.
+"""State dicts of Transformer-XL <-> parameters of `TransformerXL`: Hugging Face's
+`TransfoXLLMHeadModel`, Dai et al.'s PyTorch code.
 
-Both layouts have the same names but for a prefix. They differ in the order of the clusters of an adaptive softmax, which Dai et al.'s
-code (and NVIDIA's) has in reverse.
+Both layouts have the same names but for a prefix. They differ in the order of the clusters of an
+adaptive softmax, which Dai et al.'s code (and NVIDIA's) has in reverse.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,13 +45,16 @@ class Entry:
     to_theirs: Callable[..., np.ndarray]
 
 
-def infer_model(state: Mapping[str, np.ndarray], layout: str = "", cutoffs: tuple[int, ...] = ()) -> ConfigDict:
+def infer_model(
+    state: Mapping[str, np.ndarray], layout: str = "", cutoffs: tuple[int, ...] = ()
+) -> ConfigDict:
     """The `model` part of the configuration that a state dict fits.
 
     Args:
       state: arrays by their names.
       layout: one of LAYOUTS; "" = by the names.
-      cutoffs: of the adaptive softmax; needed where div_val is 1, because the shapes do not show them.
+      cutoffs: of the adaptive softmax; needed where div_val is 1, because the shapes do not show
+        them.
 
     Raises:
       UserError: not this layout, or cutoffs that are needed and missing.
@@ -67,8 +71,9 @@ def infer_model(state: Mapping[str, np.ndarray], layout: str = "", cutoffs: tupl
         model.div_val = tables[0].shape[1] // tables[1].shape[1]
     if len(cutoffs) != clusters:
         raise UserError(
-            f"The softmax has {clusters} clusters, and {len(cutoffs)} cutoffs are known. Give the first token of each cluster, as it was "
-            "trained with, with --cutoffs 20000,40000,200000."
+            f"The softmax has {clusters} clusters, and {len(cutoffs)} cutoffs are known. Give the"
+            " first token of each cluster, as it was trained with, with --cutoffs"
+            " 20000,40000,200000."
         )
     model.cutoffs = cutoffs
     out = state[prefix + "layers.0.dec_attn.o_net.weight"]
@@ -87,24 +92,33 @@ def layout_of(state: Mapping[str, np.ndarray]) -> str:
         if prefix + "word_emb.emb_layers.0.weight" in state:
             return layout
     raise UserError(
-        f"This is not a Transformer-XL: it has no word_emb.emb_layers.0.weight (its first names: {', '.join(sorted(state)[:4])}). Convert "
-        "the state dict of the whole language model, softmax included."
+        "This is not a Transformer-XL: it has no word_emb.emb_layers.0.weight (its first names:"
+        f" {', '.join(sorted(state)[:4])}). Convert the state dict of the whole language model,"
+        " softmax included."
     )
 
 
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
-    module = causal_lm.build(ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32), 0)
-    tokens, memory = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, model.num_layers, 0, model.embed_dim))
+    module = causal_lm.build(
+        ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32), 0
+    )
+    tokens, memory = (
+        jnp.zeros((1, 2), jnp.int32),
+        jnp.zeros((1, model.num_layers, 0, model.embed_dim)),
+    )
     init = lambda key: module.init(key, tokens, memory, jnp.zeros(1, jnp.int32))["params"]  # noqa: E731
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
-def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict, layout: str = "") -> dict[str, Any]:
+def from_state_dict(
+    state: Mapping[str, np.ndarray], model: ConfigDict, layout: str = ""
+) -> dict[str, Any]:
     """Parameters of `TransformerXL` (unboxed; stacked if `model.scan_layers`) from a state dict.
 
     Raises:
-      UserError: names or shapes that differ, each with both sides; or arrays that should be one and are not.
+      UserError: names or shapes that differ, each with both sides; or arrays that should be one and
+        are not.
     """
     layout = layout or layout_of(state)
     entries, copies = _entries(model, layout)
@@ -117,7 +131,10 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict, layout: 
             continue
         try:
             parts = entry.to_ours(np.asarray(array, np.float32))
-            fits = all(part.shape == shapes[path].shape for path, part in zip(entry.paths, parts, strict=True))
+            fits = all(
+                part.shape == shapes[path].shape
+                for path, part in zip(entry.paths, parts, strict=True)
+            )
         except ValueError:
             fits = False
         if not fits:
@@ -128,23 +145,33 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict, layout: 
     for name, original in copies.items():
         array = left.pop(name, None)
         if array is not None and not np.array_equal(array, state.get(original, array)):
-            problems.append(f"{name} and {original} should be the same array and are not: the model was trained untied")
+            problems.append(
+                f"{name} and {original} should be the same array and are not: the model was trained"
+                " untied"
+            )
     for name in [*FIXED, *(LAYOUTS[layout] + name for name in FIXED)]:
         left.pop(name, None)
     problems += [f"{name} is in no place of the model" for name in left]
     if problems:
         more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise UserError(f"The state dict does not fit the model: {'; '.join(problems[:6])}{more}.")
-    nested = traverse_util.unflatten_dict({path: jnp.asarray(x) for path, x in params.items()}, sep="/")
+    nested = traverse_util.unflatten_dict(
+        {path: jnp.asarray(x) for path, x in params.items()}, sep="/"
+    )
     return vit.stack_layers(nested) if model.scan_layers else nested
 
 
-def to_state_dict(params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface") -> dict[str, np.ndarray]:
+def to_state_dict(
+    params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface"
+) -> dict[str, np.ndarray]:
     """The state dict of unboxed parameters, with the arrays that are tied under all their names."""
-    flat = traverse_util.flatten_dict(vit.unstack_layers(params) if model.scan_layers else params, sep="/")
+    flat = traverse_util.flatten_dict(
+        vit.unstack_layers(params) if model.scan_layers else params, sep="/"
+    )
     entries, copies = _entries(model, layout)
     state = {
-        name: entry.to_theirs(*(np.asarray(flat[path]) for path in entry.paths)) for name, entry in entries.items()
+        name: entry.to_theirs(*(np.asarray(flat[path]) for path in entry.paths))
+        for name, entry in entries.items()
     }
     state |= {name: state[original] for name, original in copies.items()}
     frequencies = 1 / 10000.0 ** (np.arange(0, model.embed_dim, 2) / model.embed_dim)
@@ -182,7 +209,9 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
         entries["crit.cluster_weight"] = Entry(
             ("vocabulary/cluster_kernel",), lambda x: (x[order].T,), lambda x: x.T[order]
         )
-        entries["crit.cluster_bias"] = Entry(("vocabulary/cluster_bias",), lambda x: (x[order],), lambda x: x[order])
+        entries["crit.cluster_bias"] = Entry(
+            ("vocabulary/cluster_bias",), lambda x: (x[order],), lambda x: x[order]
+        )
     for theirs, ours in (("r_w_bias", "content_bias"), ("r_r_bias", "position_bias")):
         if not model.untie_bias:
             entries[prefix + theirs] = same(ours)
@@ -196,11 +225,18 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
         ours, theirs = f"blocks/layer_{i}/", f"{prefix}layers.{i}."
         entries[theirs + "dec_attn.qkv_net.weight"] = Entry(
             (ours + "query/kernel", ours + "key_value/kernel"),
-            lambda x: (x[: len(x) // 3].T.reshape(width, *heads), x[len(x) // 3 :].T.reshape(width, 2, *heads)),
+            lambda x: (
+                x[: len(x) // 3].T.reshape(width, *heads),
+                x[len(x) // 3 :].T.reshape(width, 2, *heads),
+            ),
             lambda q, kv: np.concatenate([q.reshape(width, -1), kv.reshape(width, -1)], 1).T,
         )
-        entries[theirs + "dec_attn.r_net.weight"] = reshaped(ours + "position/kernel", (width, *heads), (width, -1))
-        entries[theirs + "dec_attn.o_net.weight"] = reshaped(ours + "out/kernel", (*heads, width), (-1, width))
+        entries[theirs + "dec_attn.r_net.weight"] = reshaped(
+            ours + "position/kernel", (width, *heads), (width, -1)
+        )
+        entries[theirs + "dec_attn.o_net.weight"] = reshaped(
+            ours + "out/kernel", (*heads, width), (-1, width)
+        )
         for their_norm, our_norm in (("dec_attn", "attention_norm"), ("pos_ff", "mlp_norm")):
             entries[f"{theirs}{their_norm}.layer_norm.weight"] = same(f"{ours}{our_norm}/scale")
             entries[f"{theirs}{their_norm}.layer_norm.bias"] = same(f"{ours}{our_norm}/bias")
@@ -211,4 +247,6 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
 
 
 def _count(state: Mapping[str, Any], prefix: str) -> int:
-    return len({name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")})
+    return len(
+        {name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")}
+    )

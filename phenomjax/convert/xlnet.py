@@ -1,6 +1,8 @@
-"""The layouts of XLNet, Hugging Face's state dict and the TensorFlow variables of zihangdai/xlnet <-> parameters of `XLNet`.
+"""The layouts of XLNet, Hugging Face's state dict and the TensorFlow variables of zihangdai/xlnet
+<-> parameters of `XLNet`.
 
-Written from a list of their names and shapes. TensorFlow's weights want model.gelu=tanh, Hugging Face's exact.
+Written from a list of their names and shapes. TensorFlow's weights want model.gelu=tanh, Hugging
+Face's exact.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,13 +20,27 @@ from phenomjax.models import vit, xlnet
 from phenomjax.system.errors import UserError
 
 LAYOUTS = ("huggingface", "tensorflow")
-INFERRED = ("vocab_size", "embed_dim", "num_layers", "num_heads", "head_dim", "mlp_dim", "untie_bias", "gelu")
-OUTPUT = "lm_loss.weight"  # Hugging Face writes the softmax's matrix too, though it is the embedding
-NOT_WEIGHTS = ("/Adam", "/Adam_1", "/ExponentialMovingAverage", "global_step")  # of TensorFlow's checkpoints
+INFERRED = (
+    "vocab_size",
+    "embed_dim",
+    "num_layers",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+    "untie_bias",
+    "gelu",
+)
+# Hugging Face writes the softmax's matrix too, though it is the embedding
+OUTPUT = "lm_loss.weight"
+# of TensorFlow's checkpoints
+NOT_WEIGHTS = ("/Adam", "/Adam_1", "/ExponentialMovingAverage", "global_step")
 
 # Our names, {} the layer, and theirs in the order of LAYOUTS.
 TOP = {
-    "word_embedding/embedding": ("transformer.word_embedding.weight", "model/transformer/word_embedding/lookup_table"),
+    "word_embedding/embedding": (
+        "transformer.word_embedding.weight",
+        "model/transformer/word_embedding/lookup_table",
+    ),
     "mask_token": ("transformer.mask_emb", "model/transformer/mask_emb/mask_emb"),
     "output_bias": ("lm_loss.bias", "model/lm_loss/bias"),
 }
@@ -43,7 +59,8 @@ LAYER = {
     "mlp_norm/scale": ("ff.layer_norm.weight", "ff/LayerNorm/gamma"),
     "mlp_norm/bias": ("ff.layer_norm.bias", "ff/LayerNorm/beta"),
 }
-# In TensorFlow these stand in one array for all layers; the biases only if they are not shared by the layers.
+# In TensorFlow these stand in one array for all layers; the biases only if they are not shared by
+# the layers.
 STACKED = {
     "content_bias": ("rel_attn.r_w_bias", "r_w_bias"),
     "position_bias": ("rel_attn.r_r_bias", "r_r_bias"),
@@ -62,13 +79,15 @@ def layout_of(state: Mapping[str, np.ndarray]) -> str:
         if TOP["mask_token"][number] in state:
             return layout
     raise UserError(
-        f"This is no XLNet layout: there is neither {' nor '.join(TOP['mask_token'])} (the first names: {', '.join(sorted(state)[:4])}). "
-        "The converter reads the state dict of Hugging Face's XLNetLMHeadModel and the variables of zihangdai/xlnet."
+        f"This is no XLNet layout: there is neither {' nor '.join(TOP['mask_token'])} (the first"
+        f" names: {', '.join(sorted(state)[:4])}). The converter reads the state dict of Hugging"
+        " Face's XLNetLMHeadModel and the variables of zihangdai/xlnet."
     )
 
 
 def infer_model(state: Mapping[str, np.ndarray]) -> ConfigDict:
-    """The `model` part of the configuration that arrays fit; memory, dropout and the like cannot be seen in them.
+    """The `model` part of the configuration that arrays fit; memory, dropout and the like cannot be
+    seen in them.
 
     Raises:
       UserError: not one of the layouts.
@@ -77,41 +96,53 @@ def infer_model(state: Mapping[str, np.ndarray]) -> ConfigDict:
     number = LAYOUTS.index(layout)
     prefix = _layer_prefix(layout)
     model = config.base("permutation_lm").model
-    model.num_layers = len({n[len(prefix) :].replace("/", ".").split(".")[0] for n in state if n.startswith(prefix)})
+    model.num_layers = len(
+        {n[len(prefix) :].replace("/", ".").split(".")[0] for n in state if n.startswith(prefix)}
+    )
     try:
         model.vocab_size, model.embed_dim = state[TOP["word_embedding/embedding"][number]].shape
-        kernel, hidden = (_name(path, 0, layout) for path in ("attention/query/kernel", "mlp_in/bias"))
+        kernel, hidden = (
+            _name(path, 0, layout) for path in ("attention/query/kernel", "mlp_in/bias")
+        )
         _, model.num_heads, model.head_dim = state[kernel].shape
         (model.mlp_dim,) = state[hidden].shape
         model.untie_bias = layout == "huggingface" or state["model/transformer/r_w_bias"].ndim == 3
     except KeyError as error:
-        raise UserError(f"The arrays have no {error.args[0]}: they are not a whole XLNet in {layout} names.") from None
+        raise UserError(
+            f"The arrays have no {error.args[0]}: they are not a whole XLNet in {layout} names."
+        ) from None
     model.gelu = "exact" if layout == "huggingface" else "tanh"
     return model
 
 
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
-    module = xlnet.build(ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32))
+    module = xlnet.build(
+        ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32)
+    )
     init = lambda key: module.init(key, jnp.zeros((1, 4), jnp.int32))["params"]  # noqa: E731
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
 def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[str, Any]:
-    """Parameters of `XLNet` (unboxed, unrolled layers; see `vit.stack_layers`) from arrays of either layout.
+    """Parameters of `XLNet` (unboxed, unrolled layers; see `vit.stack_layers`) from arrays of
+    either layout.
 
     Args:
       state: arrays by their names.
       model: what the parameters must fit; `infer_model(state)` gives one.
 
     Raises:
-      UserError: names or shapes that differ, each with both sides; or layers that differ where the model shares a bias.
+      UserError: names or shapes that differ, each with both sides; or layers that differ where the
+        model shares a bias.
     """
     layout = layout_of(state)
     left = {name: value for name, value in state.items() if not name.endswith(NOT_WEIGHTS)}
     problems: list[str] = []
     params: dict[str, np.ndarray] = {}
-    if OUTPUT in left and not np.array_equal(left.pop(OUTPUT), state[TOP["word_embedding/embedding"][0]]):
+    if OUTPUT in left and not np.array_equal(
+        left.pop(OUTPUT), state[TOP["word_embedding/embedding"][0]]
+    ):
         problems.append(f"{OUTPUT} is not the embedding, and the model has one matrix for both")
     used = set()
     for path, leaf in traverse_util.flatten_dict(abstract_params(model), sep="/").items():
@@ -123,26 +154,40 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[
             used.add(name)
             value = np.asarray(left[name], np.float32)
             if index is not None:
-                value = value[index] if value.ndim == len(leaf.shape) + 1 and index < len(value) else value[:0]
+                value = (
+                    value[index]
+                    if value.ndim == len(leaf.shape) + 1 and index < len(value)
+                    else value[:0]
+                )
             values.append(_transposed(path, value, layout))
             shape = (1, 1, *leaf.shape) if path == "mask_token" else leaf.shape
             if values[-1].shape != shape:
-                problems.append(f"{name} has the shape {state[name].shape}, the model's {path} is {leaf.shape}")
+                problems.append(
+                    f"{name} has the shape {state[name].shape}, the model's {path} is {leaf.shape}"
+                )
         if len(values) > 1 and any(not np.array_equal(values[0], value) for value in values[1:]):
             problems.append(f"{path} differs between the layers (set model.untie_bias=True)")
         if values:
-            params[path] = values[0].reshape(leaf.shape) if values[0].size == leaf.size else values[0]
-    problems += [f"{name} {tuple(left[name].shape)} has no place in the model" for name in sorted(left.keys() - used)]
+            params[path] = (
+                values[0].reshape(leaf.shape) if values[0].size == leaf.size else values[0]
+            )
+    problems += [
+        f"{name} {tuple(left[name].shape)} has no place in the model"
+        for name in sorted(left.keys() - used)
+    ]
     if problems:
         more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
         raise UserError(
-            f"The arrays do not fit the model, nothing was converted: {'; '.join(problems[:8])}{more}. Compare layers, widths, heads and "
-            "vocabulary in their configuration with model.*."
+            "The arrays do not fit the model, nothing was converted:"
+            f" {'; '.join(problems[:8])}{more}. Compare layers, widths, heads and vocabulary in"
+            " their configuration with model.*."
         )
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def to_state_dict(params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface") -> dict[str, np.ndarray]:
+def to_state_dict(
+    params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface"
+) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`; scanned layers are unstacked.
 
     Args:
@@ -164,12 +209,18 @@ def to_state_dict(params: Mapping[str, Any], model: ConfigDict, layout: str = "h
                 state[name] = np.ascontiguousarray(part)
             else:
                 state.setdefault(name, [None] * model.num_layers)[index] = part
-    state = {name: np.stack(value) if isinstance(value, list) else value for name, value in state.items()}
-    return state | ({OUTPUT: state[TOP["word_embedding/embedding"][0]]} if layout == "huggingface" else {})
+    state = {
+        name: np.stack(value) if isinstance(value, list) else value for name, value in state.items()
+    }
+    return state | (
+        {OUTPUT: state[TOP["word_embedding/embedding"][0]]} if layout == "huggingface" else {}
+    )
 
 
 def _places(path: str, model: ConfigDict, layout: str) -> Iterator[tuple[str, int | None]]:
-    """Their names for one of our arrays, each with the layer's place on the leading axis of theirs (None: there is none)."""
+    """Their names for one of our arrays, each with the layer's place on the leading axis of theirs
+    (None: there is none).
+    """
     number = LAYOUTS.index(layout)
     if path in TOP:
         yield TOP[path][number], None
@@ -190,7 +241,9 @@ def _places(path: str, model: ConfigDict, layout: str) -> Iterator[tuple[str, in
 
 def _name(rest: str, layer: int, layout: str) -> str:
     """Their name of an array of a layer."""
-    theirs = (LAYER[rest] if rest in LAYER else STACKED[rest.removeprefix("attention/")])[LAYOUTS.index(layout)]
+    theirs = (LAYER[rest] if rest in LAYER else STACKED[rest.removeprefix("attention/")])[
+        LAYOUTS.index(layout)
+    ]
     return f"{_layer_prefix(layout)}{layer}{'.' if layout == 'huggingface' else '/'}{theirs}"
 
 
@@ -199,7 +252,9 @@ def _layer_prefix(layout: str) -> str:
 
 
 def _transposed(path: str, value: np.ndarray, layout: str, back: bool = False) -> np.ndarray:
-    """Output projections lie as (embed, heads, kv) in both layouts; dense kernels as (outputs, inputs) in Hugging Face's."""
+    """Output projections lie as (embed, heads, kv) in both layouts; dense kernels as (outputs,
+    inputs) in Hugging Face's.
+    """
     if path.endswith("out/kernel") and "attention" in path and value.ndim == 3:
         return value.transpose(2, 0, 1) if back else value.transpose(1, 2, 0)
     if layout == "huggingface" and path.endswith(("mlp_in/kernel", "mlp_out/kernel")):

@@ -1,4 +1,6 @@
-"""Batches decoded ahead by threads into a ring of buffers that are used again: no copies, no growth, no hang."""
+"""Batches decoded ahead by threads into a ring of buffers that are used again: no copies, no
+growth, no hang.
+"""
 
 import functools
 import threading
@@ -13,7 +15,8 @@ Task = Callable[[], None]
 
 
 class LoadedBatch:
-    """One batch of this process. Its arrays are valid until `release`, which gives its buffer back to the ring.
+    """One batch of this process. Its arrays are valid until `release`, which gives its buffer back
+    to the ring.
 
     Attributes:
       step: which step it belongs to.
@@ -24,16 +27,20 @@ class LoadedBatch:
         self.step, self.arrays, self._give_back = step, arrays, give_back
 
     def release(self) -> None:
-        """Call it once the arrays are copied to the device (block until they are); twice does no harm."""
+        """Call it once the arrays are copied to the device (block until they are); twice does no
+        harm.
+        """
         give_back, self._give_back = self._give_back, _nothing
         give_back()
 
 
 class Prefetcher:
-    """Iterates over the batches from `start_step` on. Use it in a `with`: leaving it stops the threads.
+    """Iterates over the batches from `start_step` on. Use it in a `with`: leaving it stops the
+    threads.
 
     Args:
-      plan: for a step and a buffer, the arrays that lie in it and the tasks that fill them, in any order.
+      plan: for a step and a buffer, the arrays that lie in it and the tasks that fill them, in any
+        order.
       start_step: the first step.
       stop_step: the step before which it ends; None = never.
       buffer_bytes: size of one buffer.
@@ -41,7 +48,8 @@ class Prefetcher:
       prefetch_batches: batches that are decoded ahead.
 
     Attributes:
-      buffers: the most there will be: those decoded ahead, one in use, and one on its way to the device.
+      buffers: the most there will be: those decoded ahead, one in use, and one on its way to the
+        device.
     """
 
     def __init__(
@@ -54,15 +62,23 @@ class Prefetcher:
         threads: int,
         prefetch_batches: int,
     ):
-        self._plan, self._step, self._stop, self._buffer_bytes = plan, start_step, stop_step, buffer_bytes
+        self._plan, self._step, self._stop, self._buffer_bytes = (
+            plan,
+            start_step,
+            stop_step,
+            buffer_bytes,
+        )
         self._ahead, self.buffers = prefetch_batches, buffers_needed(prefetch_batches)
         self._free: list[np.ndarray] = []
         self._made, self._closed = 0, False
         self._pending: deque[tuple[LoadedBatch, list[Future]]] = deque()
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="crops")
-        # Without a `with`, the threads end when the iterator is forgotten; they never keep the interpreter alive.
-        self._finalizer = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+        # Without a `with`, the threads end when the iterator is forgotten; they never keep the
+        # interpreter alive.
+        self._finalizer = weakref.finalize(
+            self, self._pool.shutdown, wait=False, cancel_futures=True
+        )
         self._top_up()
 
     def __enter__(self) -> "Prefetcher":
@@ -75,12 +91,17 @@ class Prefetcher:
         return self
 
     def __next__(self) -> LoadedBatch:
-        """The next batch; waits for it. Errors of the threads are raised here, and end the iteration."""
+        """The next batch; waits for it. Errors of the threads are raised here, and end the
+        iteration.
+        """
         with self._lock:
             if self._closed or (not self._pending and self._step == self._stop):
                 raise StopIteration
             if not self._pending:
-                raise RuntimeError(f"all {self.buffers} batch buffers are in use: release() a batch before the next")
+                raise RuntimeError(
+                    f"all {self.buffers} batch buffers are in use: release() a batch before the"
+                    " next"
+                )
             batch, futures = self._pending.popleft()
             self._top_up()
         try:
@@ -98,7 +119,9 @@ class Prefetcher:
         wait(futures)
 
     def close(self) -> None:
-        """Stops the threads: those at work finish the few crops they are at, nothing new is started."""
+        """Stops the threads: those at work finish the few crops they are at, nothing new is
+        started.
+        """
         with self._lock:
             self._closed = True
             self._pending.clear()
@@ -129,11 +152,9 @@ def buffers_needed(prefetch_batches: int) -> int:
     return prefetch_batches + 2
 
 
-
-
 def _new_buffer(size: int) -> np.ndarray:
-    # 16 bytes off a multiple of 64: on a CPU, jax takes a buffer that is aligned to 64 bytes as its own array instead
-    # of copying it, and would see the next batch being decoded into it.
+    # 16 bytes off a multiple of 64: on a CPU, jax takes a buffer that is aligned to 64 bytes as its
+    # own array instead of copying it, and would see the next batch being decoded into it.
     raw = np.empty(size + 64, np.uint8)
     start = (16 - raw.ctypes.data) % 64
     return raw[start : start + size]

@@ -1,1 +1,3 @@
-"""Trained models for other programs: ONNX, StableHLO, safetensors, TensorRT engines, release folders."""
+"""Trained models for other programs: ONNX, StableHLO, safetensors, TensorRT engines, release
+folders.
+"""

@@ -1,4 +1,6 @@
-"""The model card: README.md of exported weights, filled in from the configuration and the metrics of the run."""
+"""The model card: README.md of exported weights, filled in from the configuration and the metrics
+of the run.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,12 @@ embeddings = load("FOLDER")(pixels)"""
 
 
 def write(
-    path: Path, model: ImageModel, name: str, licence: str, layout: str = "openphenom", release: bool = False
+    path: Path,
+    model: ImageModel,
+    name: str,
+    licence: str,
+    layout: str = "openphenom",
+    release: bool = False,
 ) -> None:
     """Writes the card.
 
@@ -37,31 +44,83 @@ def write(
       release: whether the folder can be loaded by the lines of `JAX_LINES` and `TORCH_LINES`.
     """
     c, task = model.config.model, model.config
-    kind = "channel-agnostic masked autoencoder (CA-MAE)" if c.channel_agnostic else "masked autoencoder"
+    kind = (
+        "channel-agnostic masked autoencoder (CA-MAE)"
+        if c.channel_agnostic
+        else "masked autoencoder"
+    )
     encoder, everything = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6 for tree in (model.encoder_params, model.params)
+        sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        for tree in (model.encoder_params, model.params)
     )
     banks = ", ".join(Path(bank).name for bank in task.data.banks) or "unknown"
     rows = [
-        ("Kind", kind), ("Encoder", f"ViT, {c.depth} {c.block} blocks, width {c.embed_dim}, {c.num_heads} heads, patches of {c.patch_size} px"),
+        ("Kind", kind),
+        (
+            "Encoder",
+            (
+                f"ViT, {c.depth} {c.block} blocks, width {c.embed_dim}, {c.num_heads} heads,"
+                f" patches of {c.patch_size} px"
+            ),
+        ),
         ("Parameters", f"{encoder:.2f} M encoder, {everything:.2f} M with decoder"),
-        ("Channels", ", ".join(c.channels) + (" (any others can be given)" if c.channel_agnostic else " (these, in this order)")),
-        ("Crops in training", f"{task.data.crop_size} x {task.data.crop_size} px"), ("Mask ratio", f"{c.mask_ratio:g}"),
-        ("Training", f"step {model.step} of {task.num_steps}, {task.global_batch_size} crops a step, {task.optimizer.name}, "
-                     f"learning rate {task.optimizer.learning_rate:g}"),
-        ("Banks", banks), ("Fingerprint of the parameters", f"`{model.fingerprint}`"), ("Written by", f"phenomjax {__version__}"),
-    ]  # fmt: skip
-    front = ["---", f"license: {licence or 'unknown'}", "library_name: phenomjax", "pipeline_tag: image-feature-extraction",
-             "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]", "---"]  # fmt: skip
-    lines = [*front, f"# {name}", "", f"A {kind} of microscopy images of cells. It turns a crop of {len(c.channels)} channels into an embedding of "
-             f"{c.embed_dim} numbers: the mean of the encoder's patch tokens.", "", *_table(("", ""), rows), ""]  # fmt: skip
+        (
+            "Channels",
+            ", ".join(c.channels)
+            + (" (any others can be given)" if c.channel_agnostic else " (these, in this order)"),
+        ),
+        ("Crops in training", f"{task.data.crop_size} x {task.data.crop_size} px"),
+        ("Mask ratio", f"{c.mask_ratio:g}"),
+        (
+            "Training",
+            (
+                f"step {model.step} of {task.num_steps}, {task.global_batch_size} crops a step,"
+                f" {task.optimizer.name}, learning rate {task.optimizer.learning_rate:g}"
+            ),
+        ),
+        ("Banks", banks),
+        ("Fingerprint of the parameters", f"`{model.fingerprint}`"),
+        ("Written by", f"phenomjax {__version__}"),
+    ]
+    front = [
+        "---",
+        f"license: {licence or 'unknown'}",
+        "library_name: phenomjax",
+        "pipeline_tag: image-feature-extraction",
+        "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]",
+        "---",
+    ]
+    lines = [
+        *front,
+        f"# {name}",
+        "",
+        (
+            f"A {kind} of microscopy images of cells. It turns a crop of {len(c.channels)} channels"
+            f" into an embedding of {c.embed_dim} numbers: the mean of the encoder's patch tokens."
+        ),
+        "",
+        *_table(("", ""), rows),
+        "",
+    ]
     lines += ["## Metrics", "", *_metrics(model), ""]
-    lines += ["## Pixels", "", "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and variance 1 by the model itself: "
-              "do not normalise before.", ""]  # fmt: skip
+    lines += [
+        "## Pixels",
+        "",
+        (
+            "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and"
+            " variance 1 by the model itself: do not normalise before."
+        ),
+        "",
+    ]
     if release:
         size, count = task.data.crop_size, len(c.channels)
-        pixels = f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
-        tensor = f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height, width"
+        pixels = (
+            f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
+        )
+        tensor = (
+            f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height,"
+            " width"
+        )
         lines += [
             "## Use with JAX",
             "",
@@ -70,29 +129,56 @@ def write(
             "```",
             "",
         ]
-        lines += ["## Use with PyTorch", "", "`encoder.py` needs torch and safetensors, nothing else.", "", "```python",
-                  TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."), "```", "",
-                  "Whole banks of images: `python -m phenomjax.embed --checkpoint . --bank BANK --out E.zarr`.", ""]  # fmt: skip
+        lines += [
+            "## Use with PyTorch",
+            "",
+            "`encoder.py` needs torch and safetensors, nothing else.",
+            "",
+            "```python",
+            TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."),
+            "```",
+            "",
+            (
+                "Whole banks of images: `python -m phenomjax.embed --checkpoint . --bank BANK --out"
+                " E.zarr`."
+            ),
+            "",
+        ]
     else:
         what = (
             "encoder and decoder, under the names of OpenPhenom"
             if layout == "openphenom"
             else "the encoder, under the names of timm"
         )
-        lines += ["## Weights", "", f"`model.safetensors` holds {what}; `config.json` says their shapes."]
+        lines += [
+            "## Weights",
+            "",
+            f"`model.safetensors` holds {what}; `config.json` says their shapes.",
+        ]
         if c.block == "parallel" and c.bias_order == "mlp":
             lines += [
-                "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier versions misplace it."
+                "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier"
+                " versions misplace it."
             ]
         lines += [""]
-    lines += ["## Limits", "", "Trained without labels on the banks above; embeddings carry batch effects of plates and experiments, which have to "
-              "be aligned (`python -m phenomjax.maps align`) before perturbations are compared. Not for diagnosis.", ""]  # fmt: skip
+    lines += [
+        "## Limits",
+        "",
+        (
+            "Trained without labels on the banks above; embeddings carry batch effects of plates"
+            " and experiments, which have to be aligned (`python -m phenomjax.maps align`) before"
+            " perturbations are compared. Not for diagnosis."
+        ),
+        "",
+    ]
     lines += ["## Licence", "", licence or "None was stated.", ""]
     path.write_text("\n".join(lines))
 
 
 def metrics(model: ImageModel) -> tuple[dict[str, float], dict[str, float]]:
-    """The last training and validation metrics of the run at or before the model's step, from its metrics.jsonl; {} where there are none."""
+    """The last training and validation metrics of the run at or before the model's step, from its
+    metrics.jsonl; {} where there are none.
+    """
     train: dict[str, float] = {}
     val: dict[str, float] = {}
     path = model.path.parent.parent / "metrics.jsonl"
@@ -122,9 +208,13 @@ def _metrics(model: ImageModel) -> list[str]:
     if not rows:
         return ["The run's metrics were not at hand."]
     held_out = (
-        ", ".join(model.config.data.val_groups) or f"{model.config.data.val_fraction:g} of them, by hash of the name"
+        ", ".join(model.config.data.val_groups)
+        or f"{model.config.data.val_fraction:g} of them, by hash of the name"
     )
-    note = f"Validation: groups of `{model.config.data.split_by}` that training did not see ({held_out})."
+    note = (
+        f"Validation: groups of `{model.config.data.split_by}` that training did not see"
+        f" ({held_out})."
+    )
     if "val/loss_visible_mean" in val:
         note += " `loss_visible_mean` is the error of predicting the mean of the visible pixels."
     return [note, "", *_table(("Metric", "Value"), rows)]

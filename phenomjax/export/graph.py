@@ -1,4 +1,6 @@
-"""The function that is exported, its settings, and crops to try it on: raw pixels in, embeddings out, parameters inside."""
+"""The function that is exported, its settings, and crops to try it on: raw pixels in, embeddings
+out, parameters inside.
+"""
 
 import dataclasses
 import logging
@@ -40,20 +42,31 @@ class Settings:
         """As it is recorded in the files: plain JSON values, with what the model is."""
         config = model.config.model
         return {
-            "checkpoint_fingerprint": model.fingerprint, "step": model.step, "blocks": list(self.blocks), "channelwise": self.channelwise,
-            "image_shape": list(self.image_shape), "pixels": self.pixels, "channels": list(config.channels),
+            "checkpoint_fingerprint": model.fingerprint,
+            "step": model.step,
+            "blocks": list(self.blocks),
+            "channelwise": self.channelwise,
+            "image_shape": list(self.image_shape),
+            "pixels": self.pixels,
+            "channels": list(config.channels),
             "channel_agnostic": config.channel_agnostic,
-        }  # fmt: skip
+        }
 
 
 def settings(
-    model: image_model.ImageModel, blocks: Sequence[int] = (), channelwise: bool = False, image_size: int = 0, channels: int = 0,
+    model: image_model.ImageModel,
+    blocks: Sequence[int] = (),
+    channelwise: bool = False,
+    image_size: int = 0,
+    channels: int = 0,
     pixels: str = "uint8",
-) -> Settings:  # fmt: skip
-    """Settings with their defaults (the last block, the crop size of the run, all its channels), checked.
+) -> Settings:
+    """Settings with their defaults (the last block, the crop size of the run, all its channels),
+    checked.
 
     Raises:
-      UserError: a block that is not there, crops that patches do not divide, or channels that the model does not take.
+      UserError: a block that is not there, crops that patches do not divide, or channels that the
+        model does not take.
     """
     config = model.config.model
     blocks = image_model.check_blocks(model, blocks)
@@ -61,18 +74,22 @@ def settings(
     size, count = image_size or model.config.data.crop_size, len(config.channels)
     if size % config.patch_size or size <= 0:
         raise UserError(
-            f"Crops of {size} px do not divide into patches of {config.patch_size} px. Give --image_size a multiple of them."
+            f"Crops of {size} px do not divide into patches of {config.patch_size} px. Give"
+            " --image_size a multiple of them."
         )
     if channels and channels != count and not config.channel_agnostic:
         raise UserError(
-            f"--channels {channels}: this model was trained on {count} channels ({', '.join(config.channels)}) and takes exactly these. Leave "
-            "--channels out; only a channel-agnostic model (CA-MAE) takes other numbers."
+            f"--channels {channels}: this model was trained on {count} channels"
+            f" ({', '.join(config.channels)}) and takes exactly these. Leave --channels out; only a"
+            " channel-agnostic model (CA-MAE) takes other numbers."
         )
     return Settings(blocks, channelwise, (size, size, channels or count), pixels)
 
 
 def portable(model: image_model.ImageModel) -> image_model.ImageModel:
-    """The same model as every runtime can run it: float32, explicit products, layers unrolled, without its decoder."""
+    """The same model as every runtime can run it: float32, explicit products, layers unrolled,
+    without its decoder.
+    """
     config = ConfigDict(model.config.to_dict())
     config.model.update(dtype="float32", attention="products", scan_layers=False, remat="none")
     params = vit.unstack_layers(model.encoder_params)
@@ -80,12 +97,16 @@ def portable(model: image_model.ImageModel) -> image_model.ImageModel:
 
 
 def encoder(model: image_model.ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
-    """`encode(pixels [batch, h, w, C]) -> float32 [batch, blocks, dim]` with the parameters inside, of a `portable` model or another one."""
+    """`encode(pixels [batch, h, w, C]) -> float32 [batch, blocks, dim]` with the parameters inside,
+    of a `portable` model or another one.
+    """
     encode = image_model.features(model)
     return lambda pixels: encode(model.encoder_params, pixels, chosen.blocks, chosen.channelwise)
 
 
-def jax_reference(model: image_model.ImageModel, chosen: Settings) -> Callable[[np.ndarray], np.ndarray]:
+def jax_reference(
+    model: image_model.ImageModel, chosen: Settings
+) -> Callable[[np.ndarray], np.ndarray]:
     """What every exported graph is compared with: JAX in float32."""
     compiled = jax.jit(encoder(portable(model), chosen))
     return lambda pixels: np.asarray(compiled(pixels))
@@ -95,12 +116,17 @@ def jax_reference(model: image_model.ImageModel, chosen: Settings) -> Callable[[
 
 
 def sample_crops(
-    model: image_model.ImageModel, chosen: Settings, count: int, bank: str | Path = "", seed: int = 0
+    model: image_model.ImageModel,
+    chosen: Settings,
+    count: int,
+    bank: str | Path = "",
+    seed: int = 0,
 ) -> np.ndarray:
     """Crops [count, h, w, C] from places all over a bank; drawn cells where no bank is at hand.
 
     Args:
-      model: without `bank`, the first bank that it was trained on is taken, if it is there and fits.
+      model: without `bank`, the first bank that it was trained on is taken, if it is there and
+        fits.
       chosen: their shape and type.
       count: how many.
       bank: its folder.
@@ -114,7 +140,9 @@ def sample_crops(
         source = open_bank(path)
         names = tuple(model.config.model.channels)
         by_name = channels == len(names) and set(names) <= set(source.channels)
-        places = [source.channels.index(name) for name in names] if by_name else list(range(channels))
+        places = (
+            [source.channels.index(name) for name in names] if by_name else list(range(channels))
+        )
         fits = by_name or source.shape[3] == channels
         fits = (
             fits
@@ -125,21 +153,28 @@ def sample_crops(
             random = np.random.default_rng(seed)
             images = random.integers(len(source), size=count)
             ys, xs = (
-                random.integers(source.shape[axis] - size + 1, size=count) for axis, size in ((1, height), (2, width))
+                random.integers(source.shape[axis] - size + 1, size=count)
+                for axis, size in ((1, height), (2, width))
             )
             corners = zip(images, ys, xs, strict=True)
-            crops = [source.array[i, y : y + height, x : x + width].read().result() for i, y, x in corners]
+            crops = [
+                source.array[i, y : y + height, x : x + width].read().result()
+                for i, y, x in corners
+            ]
             return np.stack(crops)[..., places].astype(chosen.pixels)
         if bank:
             raise UserError(
-                f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of {chosen.image_shape} and {chosen.pixels} cannot be "
-                "taken from it. Give a bank with the channels of the model, or other --image_size and --pixels."
+                f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of"
+                f" {chosen.image_shape} and {chosen.pixels} cannot be taken from it. Give a bank"
+                " with the channels of the model, or other --image_size and --pixels."
             )
     return drawn_cells(chosen, count, seed)
 
 
 def drawn_cells(chosen: Settings, count: int, seed: int = 0) -> np.ndarray:
-    """Crops of round blurred cells on a dim noisy background: what pixels look like, where there are none."""
+    """Crops of round blurred cells on a dim noisy background: what pixels look like, where there
+    are none.
+    """
     random, (height, width, channels) = np.random.default_rng(seed), chosen.image_shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     crops = np.empty((count, height, width, channels), np.float32)
@@ -150,7 +185,9 @@ def drawn_cells(chosen: Settings, count: int, seed: int = 0) -> np.ndarray:
             bell = np.exp(-(((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / radius**2))
             crop += bell[..., None] * random.uniform(5, 90, channels)
     scale = 1.0 if chosen.pixels == "uint8" else 64.0
-    return np.clip(random.poisson(crops) * scale, 0, np.iinfo(chosen.pixels).max).astype(chosen.pixels)
+    return np.clip(random.poisson(crops) * scale, 0, np.iinfo(chosen.pixels).max).astype(
+        chosen.pixels
+    )
 
 
 # How far two sets of embeddings are apart
@@ -171,11 +208,16 @@ class Agreement:
     cosine: float
 
     def __str__(self) -> str:
-        return f"cosine >= {self.cosine:.6f}, largest difference {self.largest:.2e} ({self.relative:.2e} of the largest value)"
+        return (
+            f"cosine >= {self.cosine:.6f}, largest difference {self.largest:.2e}"
+            f" ({self.relative:.2e} of the largest value)"
+        )
 
 
 def compare(values: np.ndarray, reference: np.ndarray) -> Agreement:
-    """Compares embeddings [batch, blocks, dim]; a shape that differs or a value that is not finite agrees with nothing."""
+    """Compares embeddings [batch, blocks, dim]; a shape that differs or a value that is not finite
+    agrees with nothing.
+    """
     if values.shape != reference.shape or not np.isfinite(values).all():
         return Agreement(float("inf"), float("inf"), -1.0)
     a, b = (x.astype(np.float64) for x in (values, reference))

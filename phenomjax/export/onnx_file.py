@@ -1,4 +1,6 @@
-"""ONNX: the encoder as one graph from raw pixels to embeddings, any batch size, compared with JAX as soon as it is written."""
+"""ONNX: the encoder as one graph from raw pixels to embeddings, any batch size, compared with JAX
+as soon as it is written.
+"""
 
 import contextlib
 import json
@@ -30,36 +32,42 @@ PIXELS, EMBEDDINGS = "pixels", "embeddings"  # names of input and output
 def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> Any:
     """The ONNX model (onnx.ModelProto) of a trained encoder.
 
-    Input `pixels` uint8 or uint16 [batch, h, w, C], output `embeddings` float32 [batch, blocks, dim]; the batch size is open,
-    standardisation is part of the graph.
+    Input `pixels` uint8 or uint16 [batch, h, w, C], output `embeddings` float32 [batch, blocks,
+    dim]; the batch size is open, standardisation is part of the graph.
 
     Raises:
-      UserError: jax2onnx is missing, an opset that it does not write, or a model too large for one file.
+      UserError: jax2onnx is missing, an opset that it does not write, or a model too large for one
+        file.
     """
-    # Parts of jax2onnx that do not fit this jax are left out with a traceback each, and none is used here; types of shapes, which onnx_ir
-    # misses, are inferred below.
+    # Parts of jax2onnx that do not fit this jax are left out with a traceback each, and none is
+    # used here; types of shapes, which onnx_ir misses, are inferred below.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with untouched_numpy():
         jax2onnx = library("jax2onnx")
     if opset not in OPSETS:
         raise UserError(
-            f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default {OPSET})."
+            f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default"
+            f" {OPSET})."
         )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.encoder_params))
     if size > LARGEST:
         raise UserError(
-            f"The encoder has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2 GiB. Use --format stablehlo or safetensors, or "
-            "--runtime jax."
+            f"The encoder has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2 GiB."
+            " Use --format stablehlo or safetensors, or --runtime jax."
         )
     batch = jax.export.symbolic_shape("batch")[0]
     spec = jax.ShapeDtypeStruct((batch, *chosen.image_shape), np.dtype(chosen.pixels))
     with warnings.catch_warnings(), untouched_numpy():
         warnings.simplefilter("ignore")
         proto = jax2onnx.to_onnx(
-            graph.encoder(graph.portable(model), chosen), [spec], model_name="phenomjax_encoder", opset=opset, input_names=[PIXELS],
+            graph.encoder(graph.portable(model), chosen),
+            [spec],
+            model_name="phenomjax_encoder",
+            opset=opset,
+            input_names=[PIXELS],
             output_names=[EMBEDDINGS],
-        )  # fmt: skip
+        )
     for node in proto.graph.node:
         if (
             node.op_type == "Gemm"
@@ -75,7 +83,9 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
 
 @contextlib.contextmanager
 def untouched_numpy() -> Iterator[None]:
-    """jax2onnx leaves functions of its own in jax.numpy (a cumsum that refuses an axis by place); here they are taken out again."""
+    """jax2onnx leaves functions of its own in jax.numpy (a cumsum that refuses an axis by place);
+    here they are taken out again.
+    """
     before = dict(vars(jnp))
     try:
         yield
@@ -85,7 +95,9 @@ def untouched_numpy() -> Iterator[None]:
 
 
 def fold_constants(proto: Any) -> None:
-    """Reshapes of weights are done now, in place: quantisers see a weight only where it goes straight into its product."""
+    """Reshapes of weights are done now, in place: quantisers see a weight only where it goes
+    straight into its product.
+    """
     onnx = library("onnx")
     from onnx.reference import ReferenceEvaluator
 
@@ -93,12 +105,18 @@ def fold_constants(proto: Any) -> None:
     nodes: list[Any] = []
     for node in proto.graph.node:
         if node.op_type in FOLDED and all(name in constants for name in node.input if name):
-            values = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name}
+            values = {
+                name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name
+            }
             (result,) = ReferenceEvaluator(node).run(None, values)
-            constants[node.output[0]] = onnx.numpy_helper.from_array(np.ascontiguousarray(result), node.output[0])
+            constants[node.output[0]] = onnx.numpy_helper.from_array(
+                np.ascontiguousarray(result), node.output[0]
+            )
         else:
             nodes.append(node)
-    used = {name for node in nodes for name in node.input} | {output.name for output in proto.graph.output}
+    used = {name for node in nodes for name in node.input} | {
+        output.name for output in proto.graph.output
+    }
     del proto.graph.node[:], proto.graph.initializer[:]
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
@@ -124,8 +142,11 @@ def write(
     return agreement
 
 
-def verify(path: Path, model: ImageModel, chosen: graph.Settings, bank: str | Path = "") -> graph.Agreement:
-    """Compares a file in ONNX Runtime with JAX float32, on crops, for several batch sizes; the worst agreement.
+def verify(
+    path: Path, model: ImageModel, chosen: graph.Settings, bank: str | Path = ""
+) -> graph.Agreement:
+    """Compares a file in ONNX Runtime with JAX float32, on crops, for several batch sizes; the
+    worst agreement.
 
     Raises:
       UserError: they differ by more than graph.TOLERANCE of the largest value, with exit code 1.
@@ -137,14 +158,17 @@ def verify(path: Path, model: ImageModel, chosen: graph.Settings, bank: str | Pa
     worst = max(found, key=lambda agreement: agreement.relative)
     if not worst.relative <= graph.TOLERANCE:
         raise UserError(
-            f"The exported graph disagrees with JAX: {worst}, allowed {graph.TOLERANCE:.0e}. No file was left. The versions of jax, jax2onnx "
-            "and onnxruntime may not fit each other: install those of requirements-export.txt, or try another --opset.",
+            f"The exported graph disagrees with JAX: {worst}, allowed {graph.TOLERANCE:.0e}. No"
+            " file was left. The versions of jax, jax2onnx and onnxruntime may not fit each other:"
+            " install those of requirements-export.txt, or try another --opset.",
             EXIT_FAILED,
         )
     return worst
 
 
-def cached(model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder: str | Path = "") -> Path:
+def cached(
+    model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder: str | Path = ""
+) -> Path:
     """The verified graph in the cache folder; written by the first process that asks for it."""
     from importlib.metadata import version
 
@@ -155,10 +179,15 @@ def cached(model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder
         "jax2onnx": version("jax2onnx"),
     }
     path = cache.folder(folder) / f"{cache.key(content)}.onnx"
-    return cache.once(path, lambda partial: log.info("exported %s: %s", path, write(partial, model, chosen, opset)))
+    return cache.once(
+        path,
+        lambda partial: log.info("exported %s: %s", path, write(partial, model, chosen, opset)),
+    )
 
 
-def session(path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)) -> Any:
+def session(
+    path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
+) -> Any:
     """`run(pixels) -> embeddings` of a file in ONNX Runtime.
 
     Args:
@@ -180,4 +209,6 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{name} is not installed. Install it with `pip install 'phenomjax[export]'`.") from error
+        raise UserError(
+            f"{name} is not installed. Install it with `pip install 'phenomjax[export]'`."
+        ) from error

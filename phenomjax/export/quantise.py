@@ -1,4 +1,6 @@
-"""Graphs with smaller products: float16 by casts around them, int8 by post-training quantisation (Q/DQ nodes), as TensorRT reads both."""
+"""Graphs with smaller products: float16 by casts around them, int8 by post-training quantisation
+(Q/DQ nodes), as TensorRT reads both.
+"""
 
 import hashlib
 import logging
@@ -21,11 +23,19 @@ def calibration_batches(
 ) -> tuple[list[np.ndarray], str]:
     """Batches of crops from a bank, and a fingerprint of their pixels."""
     crops = graph.sample_crops(model, chosen, -(-count // BATCH) * BATCH, bank)
-    return list(crops.reshape(-1, BATCH, *crops.shape[1:])), hashlib.sha256(crops.tobytes()).hexdigest()[:16]
+    return (
+        list(crops.reshape(-1, BATCH, *crops.shape[1:])),
+        hashlib.sha256(crops.tobytes()).hexdigest()[:16],
+    )
 
 
 def cached(
-    path: Path, model: ImageModel, chosen: graph.Settings, count: int, bank: str | Path = "", folder: str | Path = ""
+    path: Path,
+    model: ImageModel,
+    chosen: graph.Settings,
+    count: int,
+    bank: str | Path = "",
+    folder: str | Path = "",
 ) -> Path:
     """The quantised form of an exported graph, in the cache folder.
 
@@ -43,9 +53,11 @@ def cached(
 
 
 def half(source: Path, target: Path) -> None:
-    """Writes a graph whose products take float16, weights stored as such; everything else (norms, softmax, sums) stays float32.
+    """Writes a graph whose products take float16, weights stored as such; everything else (norms,
+    softmax, sums) stays float32.
 
-    The types are part of the graph, so that a runtime that keeps to them (TensorRT, strongly typed) cannot let a sum of squares overflow.
+    The types are part of the graph, so that a runtime that keeps to them (TensorRT, strongly typed)
+    cannot let a sum of squares overflow.
     """
     onnx = onnx_file.library("onnx")
     proto = onnx.load(str(source))
@@ -59,7 +71,9 @@ def half(source: Path, target: Path) -> None:
                 values = onnx.numpy_helper.to_array(weights[name]).astype(np.float16)
                 proto.graph.initializer.append(onnx.numpy_helper.from_array(values, cast[name]))
             else:
-                nodes.append(onnx.helper.make_node("Cast", [name], [cast[name]], to=onnx.TensorProto.FLOAT16))
+                nodes.append(
+                    onnx.helper.make_node("Cast", [name], [cast[name]], to=onnx.TensorProto.FLOAT16)
+                )
         return cast[name]
 
     for node in proto.graph.node:
@@ -67,7 +81,12 @@ def half(source: Path, target: Path) -> None:
             node.input[:] = [small(name) for name in node.input]
             result = node.output[0]
             node.output[0] = f"{result}_product"
-            nodes += [node, onnx.helper.make_node("Cast", [f"{result}_product"], [result], to=onnx.TensorProto.FLOAT)]
+            nodes += [
+                node,
+                onnx.helper.make_node(
+                    "Cast", [f"{result}_product"], [result], to=onnx.TensorProto.FLOAT
+                ),
+            ]
         else:
             nodes.append(node)
     used = {name for node in nodes for name in node.input}
@@ -79,7 +98,8 @@ def half(source: Path, target: Path) -> None:
 
 
 def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:
-    """Quantises every product of a graph: int8, symmetric (TensorRT has no other), a scale for every output of a weight.
+    """Quantises every product of a graph: int8, symmetric (TensorRT has no other), a scale for
+    every output of a weight.
 
     Args:
       source: float32 graph.
@@ -103,7 +123,14 @@ def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         q.quantize_static(
-            str(prepared), str(target), Reader(), quant_format=q.QuantFormat.QDQ, op_types_to_quantize=list(QUANTISED), per_channel=True,
-            activation_type=q.QuantType.QInt8, weight_type=q.QuantType.QInt8, extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-        )  # fmt: skip
+            str(prepared),
+            str(target),
+            Reader(),
+            quant_format=q.QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTISED),
+            per_channel=True,
+            activation_type=q.QuantType.QInt8,
+            weight_type=q.QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
     log.info("quantised %s with %d calibration crops", target, sum(map(len, batches)))

@@ -1,4 +1,6 @@
-"""Release folders: weights, configuration, card, a loader for PyTorch, checksums; read back before they get their name."""
+"""Release folders: weights, configuration, card, a loader for PyTorch, checksums; read back before
+they get their name.
+"""
 
 import shutil
 from pathlib import Path
@@ -26,17 +28,20 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
     """
     if not licence.strip():
         raise UserError(
-            "A release needs a licence: without one nobody may use it. Give its SPDX name, for instance --licence CC-BY-4.0 or --licence MIT."
+            "A release needs a licence: without one nobody may use it. Give its SPDX name, for"
+            " instance --licence CC-BY-4.0 or --licence MIT."
         )
     weights.write(folder, model)
     card.write(folder / "README.md", model, name, licence, release=True)
     (folder / "LICENSE").write_text(f"SPDX-License-Identifier: {licence}\n")
     shutil.copyfile(TORCH, folder / "encoder.py")
     names = sorted(path.name for path in folder.iterdir())
-    (folder / SUMS).write_text("".join(f"{files.sha256(folder / name)}  {name}\n" for name in names))
+    (folder / SUMS).write_text(
+        "".join(f"{files.sha256(folder / name)}  {name}\n" for name in names)
+    )
     if load(folder).fingerprint != model.fingerprint:
         raise UserError(
-            f"The release {folder} does not load as the model that was written to it. Is the disk failing?", EXIT_FAILED
+            f"The release {folder} does not load as the model that was written to it. Is the disk"
+            " failing?",
+            EXIT_FAILED,
         )
-
-

@@ -1,7 +1,8 @@
-"""TensorRT engines, float16 or int8: building, caching by content, running, and the speed-up over JAX and PyTorch.
+"""TensorRT engines, float16 or int8: building, caching by content, running, and the speed-up over
+JAX and PyTorch.
 
-Written for the documented Python API of TensorRT 10 (strongly typed networks, named tensors). It needs an NVIDIA GPU, and `pip install
-tensorrt cuda-python`.
+Written for the documented Python API of TensorRT 10 (strongly typed networks, named tensors). It
+needs an NVIDIA GPU, and `pip install tensorrt cuda-python`.
 """
 
 import logging
@@ -33,12 +34,13 @@ def library() -> tuple[Any, Any]:
             cudart = importlib.import_module("cuda.cudart")  # cuda-python before 12.6
     except ImportError as error:
         raise UserError(
-            f"TensorRT cannot be used here: {error}. Install it on a machine with an NVIDIA GPU: `pip install tensorrt cuda-python`. On a CPU use "
-            "--runtime openvino or onnxruntime."
+            f"TensorRT cannot be used here: {error}. Install it on a machine with an NVIDIA GPU:"
+            " `pip install tensorrt cuda-python`. On a CPU use --runtime openvino or onnxruntime."
         ) from error
     if int(tensorrt.__version__.split(".")[0]) < 10:
         raise UserError(
-            f"TensorRT {tensorrt.__version__} is too old: version 10 or later is needed. `pip install 'tensorrt>=10'`."
+            f"TensorRT {tensorrt.__version__} is too old: version 10 or later is needed. `pip"
+            " install 'tensorrt>=10'`."
         )
     return tensorrt, cudart
 
@@ -46,7 +48,10 @@ def library() -> tuple[Any, Any]:
 def settings_for(chosen: graph.Settings) -> graph.Settings:
     """TensorRT has no 16-bit integer inputs: such pixels are given as int32."""
     return graph.Settings(
-        chosen.blocks, chosen.channelwise, chosen.image_shape, "uint8" if chosen.pixels == "uint8" else "int32"
+        chosen.blocks,
+        chosen.channelwise,
+        chosen.image_shape,
+        "uint8" if chosen.pixels == "uint8" else "int32",
     )
 
 
@@ -59,7 +64,8 @@ def cached(
     bank: str | Path = "",
     folder: str | Path = "",
 ) -> Path:
-    """The engine in the cache folder: of these parameters and settings, for this GPU and this TensorRT.
+    """The engine in the cache folder: of these parameters and settings, for this GPU and this
+    TensorRT.
 
     Args:
       model: what to run.
@@ -78,14 +84,24 @@ def cached(
     if precision == "int8":
         source = quantise.cached(source, model, chosen, calibration, bank, folder)
     gpu = _call(cudart, "cudaGetDeviceProperties", 0).name
-    content = {"graph": source.stem, "precision": precision, "batch": batch_size, "tensorrt": tensorrt.__version__,
-               "gpu": gpu.decode() if isinstance(gpu, bytes) else str(gpu)}  # fmt: skip
+    content = {
+        "graph": source.stem,
+        "precision": precision,
+        "batch": batch_size,
+        "tensorrt": tensorrt.__version__,
+        "gpu": gpu.decode() if isinstance(gpu, bytes) else str(gpu),
+    }
     target = cache.folder(folder) / f"{cache.key(content)}.plan"
-    return cache.once(target, lambda partial: build(source, partial, precision, batch_size, chosen.image_shape))
+    return cache.once(
+        target, lambda partial: build(source, partial, precision, batch_size, chosen.image_shape)
+    )
 
 
-def build(source: Path, target: Path, precision: str, batch_size: int, image_shape: tuple[int, int, int]) -> None:
-    """Builds an engine of an ONNX file; the types of the graph are those of the engine (float16 products, or Q/DQ).
+def build(
+    source: Path, target: Path, precision: str, batch_size: int, image_shape: tuple[int, int, int]
+) -> None:
+    """Builds an engine of an ONNX file; the types of the graph are those of the engine (float16
+    products, or Q/DQ).
 
     Raises:
       UserError: TensorRT cannot read or build the graph (exit code 1).
@@ -100,18 +116,23 @@ def build(source: Path, target: Path, precision: str, batch_size: int, image_sha
         content = source.read_bytes()
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(
+        1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    )
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(content):
         problems = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise UserError(
-            f"TensorRT {tensorrt.__version__} does not read {source}: {problems}. Install a newer TensorRT.",
+            f"TensorRT {tensorrt.__version__} does not read {source}: {problems}. Install a newer"
+            " TensorRT.",
             EXIT_FAILED,
         )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE, WORKSPACE)
     profile = builder.create_optimization_profile()
-    profile.set_shape(onnx_file.PIXELS, (1, *image_shape), (batch_size, *image_shape), (batch_size, *image_shape))
+    profile.set_shape(
+        onnx_file.PIXELS, (1, *image_shape), (batch_size, *image_shape), (batch_size, *image_shape)
+    )
     config.add_optimization_profile(profile)
     log.info(
         "TensorRT %s builds a %s engine for batches of up to %d; this takes minutes",
@@ -122,7 +143,8 @@ def build(source: Path, target: Path, precision: str, batch_size: int, image_sha
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UserError(
-            f"TensorRT {tensorrt.__version__} could not build an engine of {source}; its own messages are above.",
+            f"TensorRT {tensorrt.__version__} could not build an engine of {source}; its own"
+            " messages are above.",
             EXIT_FAILED,
         )
     target.write_bytes(bytes(plan))
@@ -131,16 +153,20 @@ def build(source: Path, target: Path, precision: str, batch_size: int, image_sha
 def loaded(
     path: Path, batch_size: int, image_shape: tuple[int, int, int], pixels: str
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """`run(pixels [batch_size, h, w, C]) -> embeddings` of an engine; blocks until the result is there.
+    """`run(pixels [batch_size, h, w, C]) -> embeddings` of an engine; blocks until the result is
+    there.
 
     Raises:
       UserError: the engine is for another GPU or TensorRT.
     """
     tensorrt, cudart = library()
-    engine = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING)).deserialize_cuda_engine(path.read_bytes())
+    engine = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING)).deserialize_cuda_engine(
+        path.read_bytes()
+    )
     if engine is None:
         raise UserError(
-            f"{path} was built for another GPU or another TensorRT than {tensorrt.__version__}. Remove it; it is built again."
+            f"{path} was built for another GPU or another TensorRT than {tensorrt.__version__}."
+            " Remove it; it is built again."
         )
     context = engine.create_execution_context()
     context.set_input_shape(onnx_file.PIXELS, (batch_size, *image_shape))
@@ -193,10 +219,12 @@ def write(
     calibration: int,
     bank: str | Path = "",
 ) -> None:
-    """--format tensorrt: builds the engine, compares it with JAX float32, writes it, and says how much faster it is.
+    """--format tensorrt: builds the engine, compares it with JAX float32, writes it, and says how
+    much faster it is.
 
-    The article's claim is 3 x: float16 and fusion against eager execution. Rates are those of whole batches, pixels on the host to
-    embeddings on the host, of this engine, JAX in bfloat16, and PyTorch in float32 and float16 autocast without compilation.
+    The article's claim is 3 x: float16 and fusion against eager execution. Rates are those of whole
+    batches, pixels on the host to embeddings on the host, of this engine, JAX in bfloat16, and
+    PyTorch in float32 and float16 autocast without compilation.
     """
     tensorrt, _ = library()
     chosen = settings_for(chosen)
@@ -219,7 +247,12 @@ def write(
     }
     rates |= {name: rate(call, batch_size) for name, call in _torch(model, chosen, crops).items()}
     for name, value in rates.items():
-        log.info("%-24s %9.1f crops/s, TensorRT is %.2f x", name, value, rates[f"TensorRT {precision}"] / value)
+        log.info(
+            "%-24s %9.1f crops/s, TensorRT is %.2f x",
+            name,
+            value,
+            rates[f"TensorRT {precision}"] / value,
+        )
 
 
 def rate(call: Callable[[], Any], batch_size: int, seconds: float = 3.0) -> float:
@@ -237,11 +270,15 @@ def _jax(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> Callab
     """The model as `--runtime jax` runs it: bfloat16 on a GPU."""
     encode = features(model)
     params, _ = on_devices(model.encoder_params, jax.local_devices()[:1])
-    compiled = jax.jit(lambda params, pixels: encode(params, pixels, chosen.blocks, chosen.channelwise))
+    compiled = jax.jit(
+        lambda params, pixels: encode(params, pixels, chosen.blocks, chosen.channelwise)
+    )
     return lambda: np.asarray(compiled(params, jax.device_put(crops)))
 
 
-def _torch(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> dict[str, Callable[[], Any]]:
+def _torch(
+    model: ImageModel, chosen: graph.Settings, crops: np.ndarray
+) -> dict[str, Callable[[], Any]]:
     """The encoder of a release in eager PyTorch on this GPU; {} where torch is not installed."""
     import tempfile
 
@@ -256,7 +293,10 @@ def _torch(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> dict
         weights.write(Path(folder), model)
         encoder = torch_encoder.load(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder, pixels = encoder.to(device), torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
+    encoder, pixels = (
+        encoder.to(device),
+        torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))),
+    )
 
     def eager(half: bool) -> Callable[[], Any]:
         def call() -> Any:

@@ -17,7 +17,9 @@ BACKBONE = "encoder.vit_backbone."
 
 
 class ParallelBlock(nn.Module):
-    """Attention and MLP side by side on one norm and one input projection (timm's ParallelScalingBlock)."""
+    """Attention and MLP side by side on one norm and one input projection (timm's
+    ParallelScalingBlock).
+    """
 
     def __init__(self, dim: int, c: dict):
         super().__init__()
@@ -41,7 +43,9 @@ class ParallelBlock(nn.Module):
         dim = x.shape[-1]
         zeros = x.new_zeros(3 * dim)  # timm up to 1.0.24 put the bias of the MLP behind them
         bias = torch.cat([zeros, self.mlp_bias] if self.legacy else [self.mlp_bias, zeros])
-        hidden, q, k, v = F.linear(self.in_norm(x), self.in_proj.weight, bias).split([self.hidden, dim, dim, dim], -1)
+        hidden, q, k, v = F.linear(self.in_norm(x), self.in_proj.weight, bias).split(
+            [self.hidden, dim, dim, dim], -1
+        )
         y = _attend(q, k, v, self.heads, self.q_norm, self.k_norm)
         return x + self.ls(self.attn_out_proj(y) + self.mlp_out_proj(self.gelu(hidden)))
 
@@ -51,7 +55,11 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, c: dict):
         super().__init__()
-        self.heads, self.qkv, self.proj = c["num_heads"], nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.heads, self.qkv, self.proj = (
+            c["num_heads"],
+            nn.Linear(dim, 3 * dim),
+            nn.Linear(dim, dim),
+        )
         self.q_norm, self.k_norm = _head_norms(dim, c)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,7 +75,9 @@ class PreNormBlock(nn.Module):
         hidden = round(dim * c["mlp_ratio"])
         self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=c["norm_eps"]) for _ in range(2))
         self.attn, self.ls1, self.ls2 = Attention(dim, c), _scale(dim, c), _scale(dim, c)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, hidden), "act": _gelu(c), "fc2": nn.Linear(hidden, dim)})
+        self.mlp = nn.ModuleDict(
+            {"fc1": nn.Linear(dim, hidden), "act": _gelu(c), "fc2": nn.Linear(hidden, dim)}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
@@ -107,10 +117,14 @@ class Encoder(nn.Module):
         self.norm: nn.Module = nn.Identity() if self.agnostic else norm
         self.fc_norm: nn.Module = norm if self.agnostic else nn.Identity()
 
-    def forward(self, pixels: torch.Tensor, blocks: tuple[int, ...] = (), channelwise: bool = False) -> torch.Tensor:
-        """Pixels [batch, channel, height, width], as they are stored (8 or 16 bit) -> float32 [batch, dim].
+    def forward(
+        self, pixels: torch.Tensor, blocks: tuple[int, ...] = (), channelwise: bool = False
+    ) -> torch.Tensor:
+        """Pixels [batch, channel, height, width], as they are stored (8 or 16 bit) -> float32
+        [batch, dim].
 
-        With `blocks` (from 1) [batch, len(blocks), dim]; `channelwise` puts one embedding a channel side by side (CA-MAE).
+        With `blocks` (from 1) [batch, len(blocks), dim]; `channelwise` puts one embedding a channel
+        side by side (CA-MAE).
         """
         batch, channels = pixels.shape[:2]
         x = pixels.float()
@@ -159,14 +173,22 @@ def load(folder: str | Path) -> Encoder:
 
 
 def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, q_norm: nn.Module, k_norm: nn.Module
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    heads: int,
+    q_norm: nn.Module,
+    k_norm: nn.Module,
 ) -> torch.Tensor:
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q_norm(q), k_norm(k), v).transpose(1, 2).flatten(2)
 
 
 def _head_norms(dim: int, c: dict) -> list[nn.Module]:
-    return [nn.LayerNorm(dim // c["num_heads"], eps=c["norm_eps"]) if c["qk_norm"] else nn.Identity() for _ in range(2)]
+    return [
+        nn.LayerNorm(dim // c["num_heads"], eps=c["norm_eps"]) if c["qk_norm"] else nn.Identity()
+        for _ in range(2)
+    ]
 
 
 def _scale(dim: int, c: dict) -> nn.Module:

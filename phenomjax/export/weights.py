@@ -1,4 +1,6 @@
-"""Parameters as safetensors, under the names of OpenPhenom or timm, with the configuration that they need."""
+"""Parameters as safetensors, under the names of OpenPhenom or timm, with the configuration that
+they need.
+"""
 
 import json
 from pathlib import Path
@@ -20,10 +22,13 @@ def arrays(model: ImageModel, layout: str = "openphenom") -> dict[str, np.ndarra
     """The parameters under the names of a layout.
 
     Args:
-      layout: "openphenom", encoder and decoder; "timm", the encoder alone under the names of timm's VisionTransformer.
+      layout: "openphenom", encoder and decoder; "timm", the encoder alone under the names of timm's
+        VisionTransformer.
     """
     config = model.config
-    state = openphenom.to_state_dict(model.params, config.model, config.data.crop_size // config.model.patch_size)
+    state = openphenom.to_state_dict(
+        model.params, config.model, config.data.crop_size // config.model.patch_size
+    )
     if layout == "openphenom":
         return state
     prefix = openphenom.BACKBONE
@@ -31,11 +36,19 @@ def arrays(model: ImageModel, layout: str = "openphenom") -> dict[str, np.ndarra
 
 
 def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, Any]:
-    """What the weights need to be used, as config.json has it; no path of the machine they were trained on is in it."""
+    """What the weights need to be used, as config.json has it; no path of the machine they were
+    trained on is in it.
+    """
     return {
-        "format": "phenomjax release", "version": 1, "phenomjax": __version__, "layout": layout, "step": model.step,
-        "fingerprint": model.fingerprint, "crop_size": model.config.data.crop_size, "model": model.config.model.to_dict(),
-    }  # fmt: skip
+        "format": "phenomjax release",
+        "version": 1,
+        "phenomjax": __version__,
+        "layout": layout,
+        "step": model.step,
+        "fingerprint": model.fingerprint,
+        "crop_size": model.config.data.crop_size,
+        "model": model.config.model.to_dict(),
+    }
 
 
 def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
@@ -48,13 +61,15 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
     files.write_arrays(folder / WEIGHTS, stored)
     (folder / CONFIG).write_text(json.dumps(describe(model, layout), indent=2) + "\n")
     again = files.read_arrays(folder / WEIGHTS)
-    equal = again.keys() == stored.keys() and all(np.array_equal(again[name], stored[name]) for name in stored)
+    equal = again.keys() == stored.keys() and all(
+        np.array_equal(again[name], stored[name]) for name in stored
+    )
     if layout == "openphenom" and equal:
         params = read(folder).params
         equal = parameters.fingerprint(params) == model.fingerprint
     if not equal:
         raise UserError(
-            f"{folder / WEIGHTS} does not hold what was written to it. Is the disk full, or failing?", EXIT_FAILED
+            f"{folder / WEIGHTS} does not hold what was written to it. Is the disk full, or"
+            " failing?",
+            EXIT_FAILED,
         )
-
-

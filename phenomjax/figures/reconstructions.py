@@ -1,7 +1,9 @@
-"""Pictures of what a masked autoencoder sees and predicts, comparable over steps, mask ratios and models.
+"""Pictures of what a masked autoencoder sees and predicts, comparable over steps, mask ratios and
+models.
 
-`python -m phenomjax.runs.reconstructions --checkpoints A B ... --out FILE.png` draws several runs on the same crops.
-A figure is one mosaic of pixels with text around it (a hundred matplotlib axes would take seconds).
+`python -m phenomjax.runs.reconstructions --checkpoints A B ... --out FILE.png` draws several runs
+on the same crops. A figure is one mosaic of pixels with text around it (a hundred matplotlib axes
+would take seconds).
 """
 
 import logging
@@ -16,7 +18,8 @@ from matplotlib.patches import Rectangle
 
 log = logging.getLogger("phenomjax")
 
-# Words in channel names that make a channel the red, green or blue of the composite: actin, ER and DNA, as in RxRx.
+# Words in channel names that make a channel the red, green or blue of the composite: actin, ER and
+# DNA, as in RxRx.
 COMPOSITE = (
     {"phalloidin", "actin", "agp", "rfp", "w3"},
     {"cona", "concanavalin", "er", "gfp", "w2"},
@@ -36,21 +39,31 @@ def reconstructions(
     pixel_size_um: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Draws originals, masked inputs, reconstructions and differences, as an RGB composite and for each channel.
+    """Draws originals, masked inputs, reconstructions and differences, as an RGB composite and for
+    each channel.
 
-    Contrast limits come from the originals alone, one pair a channel, so figures of the same images compare.
+    Contrast limits come from the originals alone, one pair a channel, so figures of the same images
+    compare.
 
     Args:
       original: float (B, H, W, C), standardised.
       visible: bool (B, H, W, C), True where the encoder saw the pixel.
-      reconstruction: float (B, H, W, C), the prediction at hidden pixels; at visible ones it is ignored.
+      reconstruction: float (B, H, W, C), the prediction at hidden pixels; at visible ones it is
+        ignored.
       channels: C names.
       image_names: B names for the left margin, such as "P01/B03/1".
       pixel_size_um: for the scale bar; without it the bar counts pixels.
       title: first line of the figure.
     """
     models = {"": (visible, reconstruction)}
-    return compare(original, models, channels, image_names=image_names, pixel_size_um=pixel_size_um, title=title)
+    return compare(
+        original,
+        models,
+        channels,
+        image_names=image_names,
+        pixel_size_um=pixel_size_um,
+        title=title,
+    )
 
 
 def compare(
@@ -62,7 +75,9 @@ def compare(
     pixel_size_um: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Like `reconstructions`, for several models on the same images: {name: (visible, reconstruction)}."""
+    """Like `reconstructions`, for several models on the same images: {name: (visible,
+    reconstruction)}.
+    """
     original = np.asarray(original, np.float32)
     low, high = np.percentile(original, PERCENTILES, axis=(0, 1, 2))
     span = np.maximum(high - low, 1e-3)
@@ -75,7 +90,9 @@ def compare(
     rows, labels = [], []  # a row: a list of (H, W, 3) tiles; a label: (text, colour) lines
     for index, image in enumerate(original):
         # The bank on a line of its own: names of wells are short, names of banks are not.
-        name = image_names[index].replace(" ", "\n", 1) if len(image_names) else f"image {index + 1}"
+        name = (
+            image_names[index].replace(" ", "\n", 1) if len(image_names) else f"image {index + 1}"
+        )
         scaled = (image - low) / span
         rows.append([_colour(scaled, column) for column in columns])
         labels.append(f"{name}\noriginal")
@@ -92,11 +109,15 @@ def compare(
             labels.append(f"{lead}reconstruction\nMSE {error:.2f}")
             rows.append([_difference(difference, column) for column in columns])
             labels.append(f"{lead}difference")
-    return _mosaic(rows, labels, heads, group=1 + 3 * len(models), pixel_size_um=pixel_size_um, title=title)
+    return _mosaic(
+        rows, labels, heads, group=1 + 3 * len(models), pixel_size_um=pixel_size_um, title=title
+    )
 
 
 def composite_channels(channels: Sequence[str]) -> list[int | None]:
-    """Indices of the channels shown as red, green, blue: actin, ER and DNA by name; gaps take the first left."""
+    """Indices of the channels shown as red, green, blue: actin, ER and DNA by name; gaps take the
+    first left.
+    """
     words = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in channels]
     chosen = [next((i for i, w in enumerate(words) if w & wanted), None) for wanted in COMPOSITE]
     rest = iter([i for i in range(len(channels)) if i not in chosen])
@@ -104,7 +125,9 @@ def composite_channels(channels: Sequence[str]) -> list[int | None]:
 
 
 def _composite_title(column: Sequence[int | None], channels: Sequence[str]) -> str:
-    names = [f"{colour} {channels[i]}" for colour, i in zip("RGB", column, strict=True) if i is not None]
+    names = [
+        f"{colour} {channels[i]}" for colour, i in zip("RGB", column, strict=True) if i is not None
+    ]
     return "\n".join(names)
 
 
@@ -123,7 +146,9 @@ def _masked(scaled: np.ndarray, hidden: np.ndarray, column: Sequence[int | None]
 
 
 def _difference(difference: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
-    """Blue = too dark, red = too bright, full colour at half of the original's range; a composite takes the mean."""
+    """Blue = too dark, red = too bright, full colour at half of the original's range; a composite
+    takes the mean.
+    """
     shown = [i for i in column if i is not None]
     return colormaps["RdBu_r"](0.5 + difference[..., shown].mean(-1))[..., :3]
 
@@ -155,22 +180,49 @@ def _mosaic(
     size = (max(4.2, canvas.shape[1] * unit + margin + 0.1), canvas.shape[0] * unit + above + below)
     figure = Figure(figsize=size)
     axes = figure.add_axes(
-        (margin / size[0], below / size[1], canvas.shape[1] * unit / size[0], canvas.shape[0] * unit / size[1])
+        (
+            margin / size[0],
+            below / size[1],
+            canvas.shape[1] * unit / size[0],
+            canvas.shape[0] * unit / size[1],
+        )
     )
-    axes.imshow(canvas, interpolation="nearest", aspect="auto", extent=(0, canvas.shape[1], canvas.shape[0], 0))
+    axes.imshow(
+        canvas,
+        interpolation="nearest",
+        aspect="auto",
+        extent=(0, canvas.shape[1], canvas.shape[0], 0),
+    )
     axes.set_axis_off()
     for label, start in zip(labels, tops, strict=True):
         axes.text(-0.06 * width, start + height / 2, label, ha="right", va="center", fontsize=7.5)
     for number, head in enumerate(heads):
-        axes.text(number * (width + gap) + width / 2, -0.05 * height, head, ha="center", va="bottom", fontsize=8)
+        axes.text(
+            number * (width + gap) + width / 2,
+            -0.05 * height,
+            head,
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
     if title:
-        figure.text(0.1 / size[0], 1 - 0.08 / size[1], title, ha="left", va="top", fontsize=10, weight="bold")
+        figure.text(
+            0.1 / size[0],
+            1 - 0.08 / size[1],
+            title,
+            ha="left",
+            va="top",
+            fontsize=10,
+            weight="bold",
+        )
     _scale_bar(axes, canvas.shape[0], width, unit, pixel_size_um)
     _difference_key(figure, margin, size)
     return figure
 
 
-def _scale_bar(axes: Any, bottom: float, width: int, unit: float, pixel_size_um: float | None) -> None:
+def _scale_bar(
+    axes: Any, bottom: float, width: int, unit: float, pixel_size_um: float | None
+) -> None:
     """A bar below the first column, about a third of a tile, of a round length."""
     scale = pixel_size_um or 1.0
     third = width * scale / 3
@@ -179,7 +231,9 @@ def _scale_bar(axes: Any, bottom: float, width: int, unit: float, pixel_size_um:
     y = bottom + 0.12 / unit
     axes.add_patch(Rectangle((0, y), length / scale, 0.04 / unit, color="black", clip_on=False))
     text = f"{length:g} {'µm' if pixel_size_um else 'px'}"
-    axes.text(length / scale + 0.06 / unit, y + 0.02 / unit, text, ha="left", va="center", fontsize=7.5)
+    axes.text(
+        length / scale + 0.06 / unit, y + 0.02 / unit, text, ha="left", va="center", fontsize=7.5
+    )
 
 
 def _difference_key(figure: Figure, left: float, size: tuple[float, float]) -> None:
@@ -189,4 +243,6 @@ def _difference_key(figure: Figure, left: float, size: tuple[float, float]) -> N
     axes.set_axis_off()
     axes.text(-4, 0, "too dark", ha="right", va="center", fontsize=7.5)
     axes.text(131, 0, "too bright (± half range)", ha="left", va="center", fontsize=7.5)
-    figure.text((left - 0.07) / size[0], 0.18 / size[1], "difference", ha="right", va="center", fontsize=7.5)
+    figure.text(
+        (left - 0.07) / size[0], 0.18 / size[1], "difference", ha="right", va="center", fontsize=7.5
+    )

@@ -14,7 +14,8 @@ def predictions(
     names: Sequence[str] = (),
     axis_label: str = "position",
 ) -> Figure:
-    """Heat maps of the probability that a model gives to every token at each position, the true ones marked.
+    """Heat maps of the probability that a model gives to every token at each position, the true
+    ones marked.
 
     Args:
       probability: (rows, positions, vocab), of the true context.
@@ -26,24 +27,42 @@ def predictions(
     """
     rows, positions, _ = probability.shape
     seen = np.unique(target)
-    shown = [i for i in range(len(tokens)) if (i >= first and probability[..., i].max() > 0.01) or i in seen]
+    shown = [
+        i
+        for i in range(len(tokens))
+        if (i >= first and probability[..., i].max() > 0.01) or i in seen
+    ]
     place = {token: number for number, token in enumerate(shown)}
     figure = Figure(
-        figsize=(min(max(2 + positions / 8, 6), 16), rows * (0.8 + len(shown) * 0.13)), layout="constrained"
+        figsize=(min(max(2 + positions / 8, 6), 16), rows * (0.8 + len(shown) * 0.13)),
+        layout="constrained",
     )
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for row, axis in enumerate(axes):
         image = axis.imshow(
-            probability[row][:, shown].T, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            probability[row][:, shown].T,
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
         )
         axis.scatter(
-            range(positions), [place[t] for t in target[row]], s=6, c="crimson", marker="s", linewidths=0, label="true"
+            range(positions),
+            [place[t] for t in target[row]],
+            s=6,
+            c="crimson",
+            marker="s",
+            linewidths=0,
+            label="true",
         )
         axis.set_yticks(range(len(shown)), [tokens[i] for i in shown], fontsize=6)
         true = np.take_along_axis(probability[row], target[row][:, None].astype(int), 1)[:, 0]
         perplexity = float(np.exp(-np.log(np.maximum(true, 1e-9)).mean()))
         title = f"{names[row]}: " if len(names) else ""
-        axis.set_title(f"{title}perplexity {perplexity:.1f} over {positions} positions", fontsize=8, loc="left")
+        axis.set_title(
+            f"{title}perplexity {perplexity:.1f} over {positions} positions", fontsize=8, loc="left"
+        )
         axis.set_xlabel(axis_label if row == rows - 1 else "", fontsize=7)
         axis.tick_params(labelsize=6)
     axes[0].legend(fontsize=6, loc="upper right", framealpha=0.9)
@@ -51,7 +70,9 @@ def predictions(
     return figure
 
 
-def mutation_scan(effects: np.ndarray, wild_type: str, letters: str, offset: int = 0, per_row: int = 120) -> Figure:
+def mutation_scan(
+    effects: np.ndarray, wild_type: str, letters: str, offset: int = 0, per_row: int = 120
+) -> Figure:
     """Heat map of a deep mutational scan, broken into rows of positions.
 
     Args:
@@ -65,22 +86,32 @@ def mutation_scan(effects: np.ndarray, wild_type: str, letters: str, offset: int
     rows = -(-positions // per_row)
     # The last percent at each end would leave no colour to the rest.
     limit = float(np.nanpercentile(np.abs(effects), 99)) or 1.0
-    figure = Figure(figsize=(min(2 + min(positions, per_row) / 8, 16), rows * 2.6), layout="constrained")
+    figure = Figure(
+        figsize=(min(2 + min(positions, per_row) / 8, 16), rows * 2.6), layout="constrained"
+    )
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for row, axis in enumerate(axes):
         first, last = row * per_row, min((row + 1) * per_row, positions)
         part = np.full((len(letters), min(per_row, positions)), np.nan)
         part[:, : last - first] = effects[:, first:last]
-        image = axis.imshow(part, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        image = axis.imshow(
+            part, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+        )
         own = [
             (place - first, letters.index(wild_type[place]))
             for place in range(first, last)
             if wild_type[place] in letters
         ]
-        axis.scatter([x for x, _ in own], [y for _, y in own], s=4, c="black", marker=".", linewidths=0)
+        axis.scatter(
+            [x for x, _ in own], [y for _, y in own], s=4, c="black", marker=".", linewidths=0
+        )
         axis.set_yticks(range(len(letters)), list(letters), fontsize=5)
         ticks = range(0, last - first, 10)
-        axis.set_xticks(ticks, [f"{wild_type[first + i]}{first + i + 1 + offset}" for i in ticks], fontsize=6)
+        axis.set_xticks(
+            ticks, [f"{wild_type[first + i]}{first + i + 1 + offset}" for i in ticks], fontsize=6
+        )
     axes[-1].set_xlabel("position (dots: wild type)", fontsize=8)
-    figure.colorbar(image, ax=list(axes), shrink=0.8, label="log-likelihood against the wild type (nats)")
+    figure.colorbar(
+        image, ax=list(axes), shrink=0.8, label="log-likelihood against the wild type (nats)"
+    )
     return figure

@@ -43,12 +43,20 @@ class Rows:
         """Makes the folder and its zarr.json alone."""
         self.path.mkdir(parents=True, exist_ok=True)
         stored = {
-            "zarr_format": 3, "node_type": "array", "shape": list(self.shape), "data_type": self.dtype.name,
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
             "dimension_names": [name, "feature"],
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self._chunk, self.shape[1]]}},
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [self._chunk, self.shape[1]]},
+            },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": 0, "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}], "attributes": {},
-        }  # fmt: skip
+            "fill_value": 0,
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "attributes": {},
+        }
         write_json(self.path / "zarr.json", stored)
 
     def write(self, start: int, columns: slice, values: np.ndarray) -> None:
@@ -60,7 +68,8 @@ class Rows:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop as a fresh array."""
         parts = [
-            self._open(chunk)[first : first + len(part)] for chunk, first, part in self._parts(start, stop - start)
+            self._open(chunk)[first : first + len(part)]
+            for chunk, first, part in self._parts(start, stop - start)
         ]
         return np.concatenate([np.zeros((0, self.shape[1]), self.dtype), *parts])
 
@@ -80,4 +89,6 @@ class Rows:
             place += size
 
     def _map(self, chunk: int) -> np.memmap:
-        return np.memmap(self.path / f"c.{chunk}.0", self.dtype, "r+", shape=(self._chunk, self.shape[1]))
+        return np.memmap(
+            self.path / f"c.{chunk}.0", self.dtype, "r+", shape=(self._chunk, self.shape[1])
+        )

@@ -1,1 +1,3 @@
-"""Maps of biology: from profiles of wells to relationships between genes and compounds, and how good they are."""
+"""Maps of biology: from profiles of wells to relationships between genes and compounds, and how
+good they are.
+"""

@@ -1,11 +1,14 @@
-"""From images to a map of biology, on a simulated screen whose truth is known. Start after `make demo`: it takes that run's encoder.
+"""From images to a map of biology, on a simulated screen whose truth is known. Start after `make
+demo`: it takes that run's encoder.
 
   python -m phenomjax.maps demo [--checkpoint runs/mae_demo] [--out runs/maps_demo]
 
-Simulates eight plates that the encoder never saw, embeds them, aligns the wells on their controls, averages them to a map, finds and removes
-the proximity bias, and asks whether the map knows the complexes and the compounds' targets that were simulated; then the same from hand-made
-intensity features. Every step is a command that is printed before it runs: take them for your own plates. Steps that are done are skipped.
-Writes screen.zarr, embeddings.zarr, intensity.parquet, a folder of results for each of the two, pictures/, map.html, demo.json and demo.png.
+Simulates eight plates that the encoder never saw, embeds them, aligns the wells on their controls,
+averages them to a map, finds and removes the proximity bias, and asks whether the map knows the
+complexes and the compounds' targets that were simulated; then the same from hand-made intensity
+features. Every step is a command that is printed before it runs: take them for your own plates.
+Steps that are done are skipped. Writes screen.zarr, embeddings.zarr, intensity.parquet, a folder of
+results for each of the two, pictures/, map.html, demo.json and demo.png.
 """
 
 import argparse
@@ -27,11 +30,22 @@ if TYPE_CHECKING:
 
 FEATURES = {"embeddings": "learned embeddings", "intensity": "intensity features"}
 SCREEN = {
-    "--plates": 8, "--wells": 192, "--field-px": 256, "--cell-radius": 22, "--num-complexes": 20, "--genes-per-complex": 4,
-    "--num-single-genes": 160, "--inactive-fraction": 0.9, "--num-compounds": 12, "--num-doses": 4, "--num-arms": 4, "--arm-bias": 2,
+    "--plates": 8,
+    "--wells": 192,
+    "--field-px": 256,
+    "--cell-radius": 22,
+    "--num-complexes": 20,
+    "--genes-per-complex": 4,
+    "--num-single-genes": 160,
+    "--inactive-fraction": 0.9,
+    "--num-compounds": 12,
+    "--num-doses": 4,
+    "--num-arms": 4,
+    "--arm-bias": 2,
     "--staining-variation": 0.2,
-}  # fmt: skip
-EFFECTIVE = 'perturbation_type == "crispr" or concentration >= 1'  # µM: below it a compound does little
+}
+# µM: below it a compound does little
+EFFECTIVE = 'perturbation_type == "crispr" or concentration >= 1'
 NUM_SHOWN = 4  # complexes in the heat map
 DIMS = {"embeddings": 96, "intensity": 48}  # of 128, and all of 48
 
@@ -39,7 +53,12 @@ DIMS = {"embeddings": 96, "intensity": 48}  # of 128, and all of 48
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     add = parser.add_argument
-    add("--checkpoint", default="runs/mae_demo", metavar="DIR", help="workdir of `make demo` (%(default)s)")
+    add(
+        "--checkpoint",
+        default="runs/mae_demo",
+        metavar="DIR",
+        help="workdir of `make demo` (%(default)s)",
+    )
     add("--out", type=Path, default=Path("runs/maps_demo"), metavar="FOLDER", help="%(default)s")
     add(
         "--plates",
@@ -53,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs what is not done yet; returns the exit code of the first command that fails."""
     if not Path(args.checkpoint).exists():
         raise UserError(
-            f"There is no trained run at {args.checkpoint}. Train the demo's encoder first with `make demo` (some minutes), or name another run "
-            "with --checkpoint."
+            f"There is no trained run at {args.checkpoint}. Train the demo's encoder first with"
+            " `make demo` (some minutes), or name another run with --checkpoint."
         )
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +85,13 @@ def run(args: argparse.Namespace) -> int:
         out / "screen.zarr/truth/compounds.parquet",
     ]
     steps: list[list[Any]] = [
-        ["phenomjax.prepare", "simulate", "--out", screen, *_flat(SCREEN | {"--plates": args.plates})],
+        [
+            "phenomjax.prepare",
+            "simulate",
+            "--out",
+            screen,
+            *_flat(SCREEN | {"--plates": args.plates}),
+        ],
         [
             "phenomjax.embed",
             "--checkpoint",
@@ -82,10 +107,32 @@ def run(args: argparse.Namespace) -> int:
     ]
     for kind, profiles in (("embeddings", "embeddings.zarr"), ("intensity", "intensity.parquet")):
         folder = out / kind
-        wells, map_file, bias = folder / "wells.parquet", folder / "map.parquet", folder / "proximity"
+        wells, map_file, bias = (
+            folder / "wells.parquet",
+            folder / "map.parquet",
+            folder / "proximity",
+        )
         steps += [
-            ["phenomjax.maps", "align", "--profiles", out / profiles, "--dims", DIMS[kind], "--out", wells],
-            ["phenomjax.maps", "aggregate", "--profiles", wells, "--treatments", EFFECTIVE, "--out", map_file],
+            [
+                "phenomjax.maps",
+                "align",
+                "--profiles",
+                out / profiles,
+                "--dims",
+                DIMS[kind],
+                "--out",
+                wells,
+            ],
+            [
+                "phenomjax.maps",
+                "aggregate",
+                "--profiles",
+                wells,
+                "--treatments",
+                EFFECTIVE,
+                "--out",
+                map_file,
+            ],
             [
                 "phenomjax.maps",
                 "proximity",
@@ -100,13 +147,50 @@ def run(args: argparse.Namespace) -> int:
             ],
         ]
         for state, path in (("raw", map_file), ("corrected", bias / "corrected.parquet")):
-            judged = ["--profiles", path, "--map", "--align", "none", *known, "--genes", genes, "--out", folder / state]
+            judged = [
+                "--profiles",
+                path,
+                "--map",
+                "--align",
+                "none",
+                *known,
+                "--genes",
+                genes,
+                "--out",
+                folder / state,
+            ]
             steps += [["phenomjax.maps", "benchmark", *judged]]
-    pair = ["--profiles", out / "embeddings/map.parquet", "--corrected", out / "embeddings/proximity/corrected.parquet"]
+    pair = [
+        "--profiles",
+        out / "embeddings/map.parquet",
+        "--corrected",
+        out / "embeddings/proximity/corrected.parquet",
+    ]
     names = ["--names", f"@{out / 'names.txt'}"]
     steps += [
-        ["phenomjax.maps", "pictures", *pair, *names, *known[:2], "--genes", genes, "--out", out / "pictures"],
-        ["phenomjax.maps", "explore", *pair, *names, "--bank", screen, "--genes", genes, "--out", out / "map.html"],
+        [
+            "phenomjax.maps",
+            "pictures",
+            *pair,
+            *names,
+            *known[:2],
+            "--genes",
+            genes,
+            "--out",
+            out / "pictures",
+        ],
+        [
+            "phenomjax.maps",
+            "explore",
+            *pair,
+            *names,
+            "--bank",
+            screen,
+            "--genes",
+            genes,
+            "--out",
+            out / "map.html",
+        ],
     ]
     for step in steps:
         if step[1] == "pictures":
@@ -118,12 +202,20 @@ def run(args: argparse.Namespace) -> int:
     write_json(out / "demo.json", result)
     figure = save_figure(draw(result), out / "demo.png")
     log.info("\n%s", table(result))
-    log.info("wrote %s, %s, %s. Open %s in a browser.", out / "demo.json", figure, out / "pictures", out / "map.html")
+    log.info(
+        "wrote %s, %s, %s. Open %s in a browser.",
+        out / "demo.json",
+        figure,
+        out / "pictures",
+        out / "map.html",
+    )
     return EXIT_DONE
 
 
 def choose_names(truth: Path, path: Path) -> None:
-    """Lists the genes of four complexes, those that compounds target first, and the compounds on them."""
+    """Lists the genes of four complexes, those that compounds target first, and the compounds on
+    them.
+    """
     import pandas as pd
 
     genes = pd.read_parquet(truth / "genes.parquet").dropna(subset="complex")
@@ -136,7 +228,11 @@ def choose_names(truth: Path, path: Path) -> None:
         .sort_values(ascending=False, kind="stable")
     )
     members = genes["gene"][genes["complex"].isin(complexes.index[:NUM_SHOWN])].tolist()
-    write_text(path, "\n".join([*members, *compounds["compound"][compounds["target_gene"].isin(members)]]) + "\n")
+    write_text(
+        path,
+        "\n".join([*members, *compounds["compound"][compounds["target_gene"].isin(members)]])
+        + "\n",
+    )
 
 
 def _flat(flags: dict[str, Any]) -> list[Any]:
@@ -151,11 +247,15 @@ def _command(words: list[str]) -> int:
 
     log.info("")
     log.info("$ python -m %s", shlex.join(words))
-    return {"phenomjax.prepare": prepare, "phenomjax.embed": embed.main, "phenomjax.maps": maps}[words[0]](words[1:])
+    return {"phenomjax.prepare": prepare, "phenomjax.embed": embed.main, "phenomjax.maps": maps}[
+        words[0]
+    ](words[1:])
 
 
 def read_results(out: Path) -> dict[str, Any]:
-    """What the steps found: {kind: {state: {…}}} for the kinds of features and the states raw and corrected."""
+    """What the steps found: {kind: {state: {…}}} for the kinds of features and the states raw and
+    corrected.
+    """
     results: dict[str, Any] = {}
     for kind in FEATURES:
         proximity = json.loads((out / kind / "proximity" / "proximity.json").read_text())
@@ -164,7 +264,10 @@ def read_results(out: Path) -> dict[str, Any]:
             results.setdefault(kind, {})[state] = {
                 "recall": found["recall.relationships"],
                 "target_average_precision": found["compound_gene.average_precision"],
-                "proximity": {"value": proximity[place]["genome"]["all_pairs"]["probability"], "interval": None},
+                "proximity": {
+                    "value": proximity[place]["genome"]["all_pairs"]["probability"],
+                    "interval": None,
+                },
             }
     return results
 
@@ -176,15 +279,18 @@ def table(results: dict[str, Any]) -> str:
         for state, found in states.items():
             recall, target = found["recall"], found["target_average_precision"]
             lines.append(
-                f"{FEATURES[kind] + ', ' + state:34s} {recall['value']:.2f} ({recall['interval'][0]:.2f} to {recall['interval'][1]:.2f})   "
-                f"{target['value']:18.2f}   {found['proximity']['value']:23.3f}"
+                f"{FEATURES[kind] + ', ' + state:34s} {recall['value']:.2f}"
+                f" ({recall['interval'][0]:.2f} to {recall['interval'][1]:.2f})  "
+                f" {target['value']:18.2f}   {found['proximity']['value']:23.3f}"
             )
     lines.append(f"{'chance':34s} {recall['chance']:.2f}   {target['chance']:33.2f}   {0.5:23.3f}")
     return "\n".join(lines)
 
 
 def draw(results: dict[str, Any]) -> "Figure":
-    """Three panels, before and after the correction: recall, targets, proximity bias; learned and hand-made features."""
+    """Three panels, before and after the correction: recall, targets, proximity bias; learned and
+    hand-made features.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -192,28 +298,60 @@ def draw(results: dict[str, Any]) -> "Figure":
 
     first = results["embeddings"]["raw"]
     panels = [
-        ("recall", "Genes of one complex are found", "recall at (5 %, 95 %)", first["recall"]["chance"], (0, 1)),
-        ("target_average_precision", "Compounds lie next to their targets", "mean average precision",
-         first["target_average_precision"]["chance"], (0, 1)),
-        ("proximity", "Genes of one chromosome arm look alike", "P(cosine within arm > between)", 0.5, (0.4, 0.8)),
-    ]  # fmt: skip
+        (
+            "recall",
+            "Genes of one complex are found",
+            "recall at (5 %, 95 %)",
+            first["recall"]["chance"],
+            (0, 1),
+        ),
+        (
+            "target_average_precision",
+            "Compounds lie next to their targets",
+            "mean average precision",
+            first["target_average_precision"]["chance"],
+            (0, 1),
+        ),
+        (
+            "proximity",
+            "Genes of one chromosome arm look alike",
+            "P(cosine within arm > between)",
+            0.5,
+            (0.4, 0.8),
+        ),
+    ]
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     for axis, (name, title, label, chance, limits) in zip(axes, panels, strict=True):
         entries = [[state[name] for state in states.values()] for states in results.values()]
         value = np.array([[entry["value"] for entry in row] for row in entries])  # [kind, state]
-        ends = np.array([[entry["interval"] or (entry["value"],) * 2 for entry in row] for row in entries])
+        ends = np.array(
+            [[entry["interval"] or (entry["value"],) * 2 for entry in row] for row in entries]
+        )
         for k, text in enumerate(FEATURES.values()):
             places, color = np.array([0.0, 1.0]) + 0.06 * (2 * k - 1), ("#0072B2", "#D55E00")[k]
             spread = np.abs(ends[k].T - value[k])
             axis.errorbar(
-                places, value[k], spread, label=text, color=color, marker="os"[k], capsize=3, lw=1.5, elinewidth=1
+                places,
+                value[k],
+                spread,
+                label=text,
+                color=color,
+                marker="os"[k],
+                capsize=3,
+                lw=1.5,
+                elinewidth=1,
             )
             for state, side in enumerate(("right", "left")):
                 up = value[k, state] >= value[1 - k, state]
                 axis.annotate(
-                    f"{value[k, state]:.2f}", (places[state], value[k, state]), (16 * state - 8, 5 if up else -5), ha=side,
-                    va="bottom" if up else "top", textcoords="offset points", color=color,
-                )  # fmt: skip
+                    f"{value[k, state]:.2f}",
+                    (places[state], value[k, state]),
+                    (16 * state - 8, 5 if up else -5),
+                    ha=side,
+                    va="bottom" if up else "top",
+                    textcoords="offset points",
+                    color=color,
+                )
         axis.axhline(chance, color="black", ls=":", lw=1)
         axis.text(0.5, chance, "chance", ha="center", va="bottom", fontsize=9)
         axis.set_xticks([0, 1], ["before", "after"])
@@ -223,5 +361,7 @@ def draw(results: dict[str, Any]) -> "Figure":
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(-0.5, 1.5)
         axis.set_ylim(*limits)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False
+    )
     return figure

@@ -24,9 +24,10 @@ def attention(query: Array, key: Array, value: Array, implementation: str = "aut
       query: (batch, queries, heads, kv).
       key: (batch, keys, heads, kv).
       value: (batch, keys, heads, kv).
-      implementation: "matmul" (explicit products in batch, heads, time order, head after head on one CPU device), "products" (the
-        same for all heads at once, whatever the device: what is exported), "xla" (jax.nn.dot_product_attention), "cudnn" (flash
-        attention), or "auto": cudnn where its conditions hold, matmul on a CPU, else xla.
+      implementation: "matmul" (explicit products in batch, heads, time order, head after head on
+        one CPU device), "products" (the same for all heads at once, whatever the device: what is
+        exported), "xla" (jax.nn.dot_product_attention), "cudnn" (flash attention), or "auto": cudnn
+        where its conditions hold, matmul on a CPU, else xla.
 
     Returns:
       (batch, queries, heads, kv) in the type of `query`.
@@ -44,12 +45,16 @@ def attention(query: Array, key: Array, value: Array, implementation: str = "aut
     if chosen == "matmul":
         # The loop would gather what is sharded, so it is for one device.
         looped = jax.device_count() == 1 and key.shape[1] >= LOOPED_FROM
-        return looped_attention(query, key, value) if looped else matmul_attention(query, key, value)
+        return (
+            looped_attention(query, key, value) if looped else matmul_attention(query, key, value)
+        )
     return jax.nn.dot_product_attention(query, key, value, implementation=chosen)
 
 
 def choose_attention(implementation: str, dtype: DTypeLike, head_dim: int) -> tuple[str, str]:
-    """Which implementation `attention` takes on this process's devices, and why, in words for the log."""
+    """Which implementation `attention` takes on this process's devices, and why, in words for the
+    log.
+    """
     if implementation not in ATTENTION:
         raise UserError(
             f"model.attention is {implementation!r}; it can be {', '.join(ATTENTION)}. "
@@ -74,7 +79,9 @@ def choose_attention(implementation: str, dtype: DTypeLike, head_dim: int) -> tu
 
 
 def _cudnn_obstacle(platform: str, dtype: DTypeLike, head_dim: int) -> str:
-    """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN front end."""
+    """What keeps cuDNN flash attention from running, or ""; the conditions of jax 0.10's cuDNN
+    front end.
+    """
     if platform != "gpu":
         return f"it needs an NVIDIA GPU, and this program runs on {platform}"
     device = jax.local_devices()[0]
@@ -84,10 +91,15 @@ def _cudnn_obstacle(platform: str, dtype: DTypeLike, head_dim: int) -> str:
         return f"it needs bfloat16 or float16, and model.dtype gives {dtype.name}"
     capability = float(device.compute_capability)
     if capability < 8.0:
-        return f"it needs compute capability 8.0 or newer, and {device.device_kind} has {capability}"
+        return (
+            f"it needs compute capability 8.0 or newer, and {device.device_kind} has {capability}"
+        )
     largest = 256 if capability >= 9.0 else 128
     if head_dim % 8 or head_dim > largest:
-        return f"it needs a head dimension that is a multiple of 8 and at most {largest}, and this model has {head_dim}"
+        return (
+            f"it needs a head dimension that is a multiple of 8 and at most {largest}, and this"
+            f" model has {head_dim}"
+        )
     return ""
 
 
@@ -96,16 +108,20 @@ def matmul_attention(query: Array, key: Array, value: Array) -> Array:
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5
     batch = (0, 1), (0, 1)
-    scores = lax.dot_general(query * scale, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32)
+    scores = lax.dot_general(
+        query * scale, key, (((3,), (3,)), batch), preferred_element_type=jnp.float32
+    )
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return lax.dot_general(weights, value, (((3,), (2,)), batch)).transpose(0, 2, 1, 3)
 
 
 @jax.custom_vjp
 def looped_attention(query: Array, key: Array, value: Array) -> Array:
-    """Head after head, and again for the gradient: scores stay in the cache of a CPU core and are never kept.
+    """Head after head, and again for the gradient: scores stay in the cache of a CPU core and are
+    never kept.
 
-    Half the time of `matmul_attention` with 257 tokens and 16 heads on one core, and no memory for scores.
+    Half the time of `matmul_attention` with 257 tokens and 16 heads on one core, and no memory for
+    scores.
     """
     return _looped_forward(query, key, value)[0]
 
@@ -132,15 +148,23 @@ def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, 
 
     def one_head(arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         q, k, v, g, log_total, mean = arrays
-        weights = jnp.exp(jnp.matmul(q, k.T, preferred_element_type=jnp.float32) - log_total[:, None])
+        weights = jnp.exp(
+            jnp.matmul(q, k.T, preferred_element_type=jnp.float32) - log_total[:, None]
+        )
         scores = weights * (jnp.matmul(g, v.T, preferred_element_type=jnp.float32) - mean[:, None])
         scores = scores.astype(q.dtype)
         return scores @ k, scores.T @ q, weights.astype(g.dtype).T @ g
 
-    to_query, to_key, to_value = lax.map(one_head, (query, key, value, gradient_heads, log_total, mean))
+    to_query, to_key, to_value = lax.map(
+        one_head, (query, key, value, gradient_heads, log_total, mean)
+    )
     batch, _, heads, head_dim = gradient.shape
     keys = (batch, key.shape[1], heads, head_dim)
-    return by_token(to_query * head_dim**-0.5, gradient.shape), by_token(to_key, keys), by_token(to_value, keys)
+    return (
+        by_token(to_query * head_dim**-0.5, gradient.shape),
+        by_token(to_key, keys),
+        by_token(to_value, keys),
+    )
 
 
 looped_attention.defvjp(_looped_forward, _looped_backward)

@@ -8,19 +8,27 @@ from jaxtyping import Array, Float, Int
 
 
 def drop_path(y: Array, scale: Float[Array, " batch"] | None) -> Array:
-    """Stochastic depth: multiplies each row's branch by its scale (0, or 1 / kept share); None leaves it alone."""
+    """Stochastic depth: multiplies each row's branch by its scale (0, or 1 / kept share); None
+    leaves it alone.
+    """
     return y if scale is None else y * scale.reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
 
 
-def uniform_rows(key: Array, row: Int[Array, " batch"], shape: Sequence[int]) -> Float[Array, "batch ..."]:
-    """Uniform numbers in [0, 1) that depend on (key, row) alone, not on who else is in the batch or where it runs."""
+def uniform_rows(
+    key: Array, row: Int[Array, " batch"], shape: Sequence[int]
+) -> Float[Array, "batch ..."]:
+    """Uniform numbers in [0, 1) that depend on (key, row) alone, not on who else is in the batch or
+    where it runs.
+    """
     return jax.vmap(lambda r: jax.random.uniform(jax.random.fold_in(key, r), tuple(shape)))(row)
 
 
 def drop_path_scales(
     key: Array, row: Int[Array, " batch"], rate: float, depth: int, branches: int
 ) -> Float[Array, "depth batch branches"]:
-    """Scales for `drop_path` of every layer: the rate grows linearly from 0 in the first layer to `rate` in the last."""
+    """Scales for `drop_path` of every layer: the rate grows linearly from 0 in the first layer to
+    `rate` in the last.
+    """
     rates = jnp.linspace(0.0, rate, depth)[:, None]
     kept = uniform_rows(key, row, (depth, branches)) >= rates
     return (kept / (1.0 - rates)).transpose(1, 0, 2)
@@ -43,5 +51,7 @@ def dropout(x: Array, rate: float, keys: Array | None, site: int | Array) -> Arr
     if keys is None or not rate:
         return x
     # 16 random bits are enough, and half the work of a uniform number.
-    bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, site), x.shape[1:], jnp.uint16))(keys)
+    bits = jax.vmap(
+        lambda key: jax.random.bits(jax.random.fold_in(key, site), x.shape[1:], jnp.uint16)
+    )(keys)
     return jnp.where(bits >= round(rate * 65536), x * (1.0 / (1.0 - rate)), 0).astype(x.dtype)

@@ -1,8 +1,10 @@
-"""ELMo (Peters et al. 2018, https://arxiv.org/abs/1802.05365): a character CNN under two LSTM language models, one a direction.
+"""ELMo (Peters et al. 2018, https://arxiv.org/abs/1802.05365): a character CNN under two LSTM
+language models, one a direction.
 
-SeqVec (Heinzinger et al. 2019, https://doi.org/10.1186/s12859-019-3220-8) is this model on residues. The directions share the token
-encoder and the softmax and nothing else. Both are computed in *reading order*: the backward direction gets its sequence already turned
-around, so that padding always comes last, and nothing that is padded can change a result.
+SeqVec (Heinzinger et al. 2019, https://doi.org/10.1186/s12859-019-3220-8) is this model on
+residues. The directions share the token encoder and the softmax and nothing else. Both are computed
+in *reading order*: the backward direction gets its sequence already turned around, so that padding
+always comes last, and nothing that is padded can change a result.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,21 +26,27 @@ CHARACTERS = 261  # bytes, then the five above
 FORGET_BIAS = 1.0  # added at run time, as bilm-tf does; its weights have it not in them
 
 State = dict[
-    str, Array
-]  # of the LSTMs: cell (rows, layers, 2, cell_dim) and hidden (rows, layers, 2, projection_dim), float32
+    str,
+    Array,
+    # of the LSTMs: cell (rows, layers, 2, cell_dim) and hidden (rows, layers, 2, projection_dim),
+    # float32
+]
 
 
-def character_table(tokens: Sequence[str], vocab_size: int, max_characters: int) -> Int[np.ndarray, "vocab characters"]:
+def character_table(
+    tokens: Sequence[str], vocab_size: int, max_characters: int
+) -> Int[np.ndarray, "vocab characters"]:
     """The characters of each token of a vocabulary, as bilm-tf spells words.
 
-    A token is begin-word, its bytes, end-word, then padding: 'A' is (258, 65, 259, 260, …). <bos> and <eos> are words of one character
-    of their own (256, 257). Ids beyond the tokens are empty words.
+    A token is begin-word, its bytes, end-word, then padding: 'A' is (258, 65, 259, 260, …). <bos>
+    and <eos> are words of one character of their own (256, 257). Ids beyond the tokens are empty
+    words.
 
     Args:
       tokens: their names; characters up to 255 are bytes.
       vocab_size: rows of the table.
-      max_characters: positions; longer tokens are cut. For tokens of one byte 3 + the widest filter gives every output that 50 gives:
-        the maximum over positions is then over the same windows.
+      max_characters: positions; longer tokens are cut. For tokens of one byte 3 + the widest filter
+        gives every output that 50 gives: the maximum over positions is then over the same windows.
     """
     table = np.full((vocab_size, max_characters), PAD_CHARACTER, np.int32)
     special = {"<bos>": [BEGIN_SENTENCE], "<eos>": [END_SENTENCE]}
@@ -73,19 +81,28 @@ class Kernel(nn.Module):
 
 
 class Filter(nn.Module):
-    """`count` filters over `width` characters, the maximum over positions, ReLU: (words, characters, n) -> (words, count)."""
+    """`count` filters over `width` characters, the maximum over positions, ReLU: (words,
+    characters, n) -> (words, count).
+    """
 
     width: int
     count: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        init, windows = nn.with_logical_partitioning(_uniform(0.05), (None, None, None)), x.shape[1] - self.width + 1
+        init, windows = (
+            nn.with_logical_partitioning(_uniform(0.05), (None, None, None)),
+            x.shape[1] - self.width + 1,
+        )
         kernel = self.param("kernel", init, (self.width, x.shape[-1], self.count), jnp.float32)
-        # One product a filter, where a convolution or a sum over its places takes seconds more to compile.
+        # One product a filter, where a convolution or a sum over its places takes seconds more to
+        # compile.
         spread = jnp.concatenate([x[:, place : place + windows] for place in range(self.width)], -1)
         convolved = spread @ kernel.reshape(-1, self.count)
-        return nn.relu(convolved.max(1) + self.param("bias", _constant(0.0, (None,)), (self.count,), jnp.float32))
+        return nn.relu(
+            convolved.max(1)
+            + self.param("bias", _constant(0.0, (None,)), (self.count,), jnp.float32)
+        )
 
 
 class Linear(nn.Module):
@@ -98,21 +115,29 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         inputs = x.shape[-1]
-        kernel = self.param("kernel", _normal(inputs**-0.5, self.axes), (inputs, self.features), jnp.float32)
-        return x @ kernel + self.param("bias", _constant(self.bias, self.axes[1:]), (self.features,), jnp.float32)
+        kernel = self.param(
+            "kernel", _normal(inputs**-0.5, self.axes), (inputs, self.features), jnp.float32
+        )
+        return x @ kernel + self.param(
+            "bias", _constant(self.bias, self.axes[1:]), (self.features,), jnp.float32
+        )
 
 
 def _look_up(table: Array, rows: Array, dtype: DTypeLike) -> Array:
-    """table[rows] as a product: its gradient is one too, where a scatter's sum would have no fixed order on a GPU."""
+    """table[rows] as a product: its gradient is one too, where a scatter's sum would have no fixed
+    order on a GPU.
+    """
     chosen = jax.nn.one_hot(rows, len(table), dtype=dtype)
-    options = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}  # and so of its gradient
+    # and so of its gradient
+    options = {"precision": lax.Precision.HIGHEST, "preferred_element_type": jnp.float32}
     return jnp.matmul(chosen, table.astype(dtype), **options).astype(dtype)
 
 
 class TokenEncoder(nn.Module):
     """The character CNN: from the spelling of words to one vector each, float32.
 
-    Embedding, filters of several widths, the maximum over positions, ReLU, highway layers c * relu(W x + b) + (1 - c) * x, projection.
+    Embedding, filters of several widths, the maximum over positions, ReLU, highway layers c *
+    relu(W x + b) + (1 - c) * x, projection.
 
     Attributes:
       char_dim: width of the character embedding.
@@ -127,14 +152,26 @@ class TokenEncoder(nn.Module):
     projection_dim: int
 
     @nn.compact
-    def __call__(self, characters: Int[Array, "words characters"]) -> Float[Array, "words projection"]:
+    def __call__(
+        self, characters: Int[Array, "words characters"]
+    ) -> Float[Array, "words projection"]:
         init = nn.with_logical_partitioning(_uniform(1.0), (None, None))
-        x = _look_up(self.param("embedding", init, (CHARACTERS, self.char_dim), jnp.float32), characters, jnp.float32)
-        pooled = [Filter(*shape, name=f"filter_{number}")(x) for number, shape in enumerate(self.filters)]
+        x = _look_up(
+            self.param("embedding", init, (CHARACTERS, self.char_dim), jnp.float32),
+            characters,
+            jnp.float32,
+        )
+        pooled = [
+            Filter(*shape, name=f"filter_{number}")(x) for number, shape in enumerate(self.filters)
+        ]
         x = jnp.concatenate(pooled, -1)
         for number in range(self.num_highway):
-            transform = nn.relu(Linear(x.shape[-1], ("embed", "mlp"), name=f"highway_{number}_transform")(x))
-            carry = nn.sigmoid(Linear(x.shape[-1], ("embed", "mlp"), -2.0, name=f"highway_{number}_carry")(x))
+            transform = nn.relu(
+                Linear(x.shape[-1], ("embed", "mlp"), name=f"highway_{number}_transform")(x)
+            )
+            carry = nn.sigmoid(
+                Linear(x.shape[-1], ("embed", "mlp"), -2.0, name=f"highway_{number}_carry")(x)
+            )
             x = carry * transform + (1.0 - carry) * x
         return Linear(self.projection_dim, ("mlp", "embed"), name="projection")(x)
 
@@ -154,16 +191,20 @@ class BiLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cell: Array, hidden: Array) -> tuple[Array, Array]:
-        """Inputs (rows, 2, time, projection) and states (rows, 2, cell), (rows, 2, projection) -> (hidden, cell) after each step.
+        """Inputs (rows, 2, time, projection) and states (rows, 2, cell), (rows, 2, projection) ->
+        (hidden, cell) after each step.
 
         Returns:
           (rows, 2, time, projection) of `dtype` and (2, time, rows, cell) float32.
         """
         width, gates = x.shape[-1], (4, self.cell_dim)
-        init = layers.xavier_uniform(2 * width, 4 * self.cell_dim)  # of both parts of the published kernel at once
+        # of both parts of the published kernel at once
+        init = layers.xavier_uniform(2 * width, 4 * self.cell_dim)
 
         def kernel(name: str, init: Callable, axes: Sequence[str | None], *shape: int) -> Array:
-            value = Kernel(nn.with_logical_partitioning(init, tuple(axes)), (DIRECTIONS, *shape), name=name)()
+            value = Kernel(
+                nn.with_logical_partitioning(init, tuple(axes)), (DIRECTIONS, *shape), name=name
+            )()
             # Gathered here, once, and not in every turn of the loop.
             whole = tuple(None if axis == "embed" else axis for axis in axes)
             return nn.with_logical_constraint(value, whole)
@@ -171,20 +212,42 @@ class BiLSTM(nn.Module):
         inward = kernel("input", init, (None, "embed", None, "mlp"), width, *gates)
         state = kernel("state", init, (None, "embed", None, "mlp"), width, *gates)
         outward = kernel(
-            "projection", layers.xavier_uniform(self.cell_dim, width), (None, "mlp", "embed"), self.cell_dim, width
+            "projection",
+            layers.xavier_uniform(self.cell_dim, width),
+            (None, "mlp", "embed"),
+            self.cell_dim,
+            width,
         )
-        bias = self.param("bias", _constant(0.0, (None, None, "mlp")), (DIRECTIONS, *gates), jnp.float32)
+        bias = self.param(
+            "bias", _constant(0.0, (None, None, "mlp")), (DIRECTIONS, *gates), jnp.float32
+        )
         bias = bias + jnp.array([0.0, FORGET_BIAS, 0.0, 0.0])[:, None]
 
         def direction(
-            x: Array, inward: Array, bias: Array, state: Array, outward: Array, cell: Array, hidden: Array
+            x: Array,
+            inward: Array,
+            bias: Array,
+            state: Array,
+            outward: Array,
+            cell: Array,
+            hidden: Array,
         ) -> Any:
             inputs = layers.add(layers.product(x, inward, 1), bias)
-            return lstm.recurrence(inputs, state, outward, cell, hidden, self.cell_clip, self.projection_clip)
+            return lstm.recurrence(
+                inputs, state, outward, cell, hidden, self.cell_clip, self.projection_clip
+            )
 
-        arguments = (x.astype(self.dtype).transpose(1, 2, 0, 3), inward, bias, state, outward, cell.swapaxes(0, 1),
-                     hidden.swapaxes(0, 1))  # fmt: skip
-        if jax.default_backend() == "cpu":  # plain matrix products, one after the other, are faster there
+        arguments = (
+            x.astype(self.dtype).transpose(1, 2, 0, 3),
+            inward,
+            bias,
+            state,
+            outward,
+            cell.swapaxes(0, 1),
+            hidden.swapaxes(0, 1),
+        )
+        # plain matrix products, one after the other, are faster there
+        if jax.default_backend() == "cpu":
             each = [direction(*(a[number] for a in arguments)) for number in range(DIRECTIONS)]
             outputs, cells = (jnp.stack(parts) for parts in zip(*each, strict=True))
         else:
@@ -195,15 +258,16 @@ class BiLSTM(nn.Module):
 class ELMo(nn.Module):
     """The two language models.
 
-    The character CNN is computed for the vocabulary, not for the text: once a step, (vocab, max_characters) at a cost that does not
-    depend on the batch. Tokens then look their vector up.
+    The character CNN is computed for the vocabulary, not for the text: once a step, (vocab,
+    max_characters) at a cost that does not depend on the batch. Tokens then look their vector up.
 
     Attributes:
       characters: the spelling of each token, of `character_table`, as nested tuples.
       encoder: attributes of the TokenEncoder.
       num_layers, cell_dim, cell_clip, projection_clip: of the LSTMs.
       skip_connections: layers from the second on add their input to their output.
-      dropout: of the inputs of every layer (a skip connection carries what is left of them) and of the last output.
+      dropout: of the inputs of every layer (a skip connection carries what is left of them) and of
+        the last output.
     """
 
     characters: Sequence[Sequence[int]]
@@ -219,7 +283,8 @@ class ELMo(nn.Module):
     def setup(self) -> None:
         self.token_encoder = TokenEncoder(**self.encoder)
         self.layer = [
-            BiLSTM(self.cell_dim, self.cell_clip, self.projection_clip, self.dtype) for _ in range(self.num_layers)
+            BiLSTM(self.cell_dim, self.cell_clip, self.projection_clip, self.dtype)
+            for _ in range(self.num_layers)
         ]
         self.softmax = Linear(len(self.characters), ("embed", "vocab"))
 
@@ -249,7 +314,9 @@ class ELMo(nn.Module):
     def read(
         self, tokens: Array, state: State, keys: Array | None = None, lengths: Array | None = None
     ) -> tuple[list[Array], State]:
-        """Like `__call__`, but the token vectors and the output of every layer: (rows, 2, time, projection) each."""
+        """Like `__call__`, but the token vectors and the output of every layer: (rows, 2, time,
+        projection) each.
+        """
         table = self.token_encoder(jnp.asarray(self.characters))
         x = _look_up(table, tokens, self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None, None))
@@ -267,7 +334,9 @@ class ELMo(nn.Module):
 
 
 def _at_end(x: Array, before: Array, lengths: Array | None) -> Array:
-    """Of (rows, 2, time, n) the last step of each row; (rows, 2, n) `before` where a row has no step."""
+    """Of (rows, 2, time, n) the last step of each row; (rows, 2, n) `before` where a row has no
+    step.
+    """
     if lengths is None:
         return x[:, :, -1]
     place = jnp.maximum(lengths - 1, 0)[:, None, None, None]
@@ -281,7 +350,8 @@ def initial_state(rows: int, num_layers: int, cell_dim: int, projection_dim: int
 
 
 def both_ways(tokens: Array, lengths: Array) -> Array:
-    """Sequences (rows, time, …) in both reading orders (rows, 2, time, …); its own inverse on the second.
+    """Sequences (rows, time, …) in both reading orders (rows, 2, time, …); its own inverse on the
+    second.
 
     Padding beyond `lengths` stays at the end in both.
     """

@@ -1,4 +1,7 @@
-"""An LSTM with projection and clipping (Sak et al. 2014, https://arxiv.org/abs/1402.1128), with a backward pass of its own."""
+"""An LSTM with projection and clipping (Sak et al.
+
+2014, https://arxiv.org/abs/1402.1128), with a backward pass of its own.
+"""
 
 import functools
 from typing import Any
@@ -12,57 +15,83 @@ from jaxtyping import Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def recurrence(
-    inputs: Array, state_kernel: Array, projection: Array, cell: Array, hidden: Array, cell_clip: float,
+    inputs: Array,
+    state_kernel: Array,
+    projection: Array,
+    cell: Array,
+    hidden: Array,
+    cell_clip: float,
     projection_clip: float,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, Array]:
     """The LSTM after its input product: the part that has to go step by step.
 
-    c' = clip(sigmoid(f) c + sigmoid(i) tanh(g)), h' = clip((sigmoid(o) tanh(c')) W_projection), where i, f, g, o are the input plus
-    h W_state. The backward pass is written out: it leaves the gradients of the kernels to one product over all steps at the end,
-    where differentiating the loop would add a full kernel at each. Gradients stop at the states, given and returned.
+    c' = clip(sigmoid(f) c + sigmoid(i) tanh(g)), h' = clip((sigmoid(o) tanh(c')) W_projection),
+    where i, f, g, o are the input plus h W_state. The backward pass is written out: it leaves the
+    gradients of the kernels to one product over all steps at the end, where differentiating the
+    loop would add a full kernel at each. Gradients stop at the states, given and returned.
 
     Args:
-      inputs: (time, rows, 4, cell), the input's share of the four gates with all biases; gates in the order i, f, g, o.
-      state_kernel: (projection, 4, cell), float32, cast to the type of the inputs; its gradient is summed in its own type.
+      inputs: (time, rows, 4, cell), the input's share of the four gates with all biases; gates in
+        the order i, f, g, o.
+      state_kernel: (projection, 4, cell), float32, cast to the type of the inputs; its gradient is
+        summed in its own type.
       projection: (cell, projection), likewise.
       cell: (rows, cell) float32, before the first step.
       hidden: (rows, projection) float32.
       cell_clip, projection_clip: bounds; 0 = none.
 
     Returns:
-      (hidden, cell) after each step: (time, rows, projection) of the inputs' type and (time, rows, cell) float32.
+      (hidden, cell) after each step: (time, rows, projection) of the inputs' type and (time, rows,
+      cell) float32.
     """
     return _run(inputs, state_kernel, projection, cell, hidden, cell_clip, projection_clip)[:2]
 
 
 def _run(
-    inputs: Array, state_kernel: Array, projection: Array, cell: Array, hidden: Array, cell_clip: float, projection_clip: float,
-    *, save: bool = False,
-) -> tuple[Array, Array, Any]:  # fmt: skip
+    inputs: Array,
+    state_kernel: Array,
+    projection: Array,
+    cell: Array,
+    hidden: Array,
+    cell_clip: float,
+    projection_clip: float,
+    *,
+    save: bool = False,
+) -> tuple[Array, Array, Any]:
     dtype, shape = inputs.dtype, inputs.shape[1:]
     state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
     projection = projection.astype(dtype)
 
-    def step(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], tuple[Array, Array, Any]]:
+    def step(
+        carry: tuple[Array, Array], x: Array
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array, Any]]:
         cell, hidden = carry
         gates = (x + _dot(hidden, state_2d, 1, 0).reshape(shape)).astype(jnp.float32)
         i, f, o = (nn.sigmoid(gates[:, k]) for k in (0, 1, 3))
         g = jnp.tanh(gates[:, 2])
         cell = _clip(f * cell + i * g, cell_clip)
         hidden = _clip(_dot((o * jnp.tanh(cell)).astype(dtype), projection, 1, 0), projection_clip)
-        return (cell, hidden), (hidden, cell, jnp.stack([i, f, g, o], 1).astype(dtype) if save else ())
+        return (cell, hidden), (
+            hidden,
+            cell,
+            jnp.stack([i, f, g, o], 1).astype(dtype) if save else (),
+        )
 
     return lax.scan(step, (cell, hidden.astype(dtype)), inputs)[1]
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The gates side by side on a CPU, whose matrix product takes plain matrices; apart elsewhere, to be sharded."""
+    """The gates side by side on a CPU, whose matrix product takes plain matrices; apart elsewhere,
+    to be sharded.
+    """
     return (shape[1] * shape[2],) if jax.default_backend() == "cpu" else shape[1:]
 
 
 def _dot(x: Array, y: Array, axes_x: int | tuple, axes_y: int | tuple, dtype: Any = None) -> Array:
     contract = [(a,) if isinstance(a, int) else a for a in (axes_x, axes_y)]
-    return lax.dot_general(x, y, ((contract[0], contract[1]), ((), ())), preferred_element_type=dtype)
+    return lax.dot_general(
+        x, y, ((contract[0], contract[1]), ((), ())), preferred_element_type=dtype
+    )
 
 
 def _clip(x: Array, limit: float) -> Array:
@@ -79,7 +108,9 @@ def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Any]:
     return (hidden, cell), (gates, hidden, cell, *arguments[1:5])
 
 
-def _backward(cell_clip: float, projection_clip: float, saved: Any, gradient: tuple[Array, Array]) -> tuple:
+def _backward(
+    cell_clip: float, projection_clip: float, saved: Any, gradient: tuple[Array, Array]
+) -> tuple:
     gates, hidden, cell, state_kernel, projection, cell_0, hidden_0 = saved
     dtype, shape = gates.dtype, gates.shape[1:]
     state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
@@ -87,7 +118,9 @@ def _backward(cell_clip: float, projection_clip: float, saved: Any, gradient: tu
     contracted = tuple(range(1, state_2d.ndim))
     before = jnp.concatenate([cell_0[None], cell[:-1]])
 
-    def step(carry: tuple[Array, Array], at: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def step(
+        carry: tuple[Array, Array], at: Any
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         to_cell, to_hidden = carry
         out, gate, cell, before, hidden = at
         i, f, g, o = (gate[:, k].astype(jnp.float32) for k in range(4))
@@ -95,16 +128,30 @@ def _backward(cell_clip: float, projection_clip: float, saved: Any, gradient: tu
         to_product = ((out + to_hidden) * _inside(hidden, projection_clip)).astype(dtype)
         to_output = _dot(to_product, projection_t, 1, 1).astype(jnp.float32)
         to_cell = (to_cell + to_output * o * (1.0 - squashed**2)) * _inside(cell, cell_clip)
-        parts = [to_cell * g * i * (1 - i), to_cell * before * f * (1 - f), to_cell * i * (1 - g**2),
-                 to_output * squashed * o * (1 - o)]  # fmt: skip
+        parts = [
+            to_cell * g * i * (1 - i),
+            to_cell * before * f * (1 - f),
+            to_cell * i * (1 - g**2),
+            to_output * squashed * o * (1 - o),
+        ]
         to_gates = jnp.stack(parts, 1).astype(dtype)
-        to_hidden = _dot(to_gates.reshape(shape[0], *_flat(shape)), state_2d, contracted, contracted)
+        to_hidden = _dot(
+            to_gates.reshape(shape[0], *_flat(shape)), state_2d, contracted, contracted
+        )
         return (to_cell * f, to_hidden.astype(jnp.float32)), (to_gates, to_product)
 
     zero = jnp.zeros_like(cell_0), jnp.zeros(hidden_0.shape, jnp.float32)
-    _, (to_gates, to_product) = lax.scan(step, zero, (gradient[0], gates, cell, before, hidden), reverse=True)
-    hidden_before = jnp.concatenate([hidden_0[None].astype(dtype), hidden[:-1]]).reshape(-1, hidden.shape[-1])
-    output = (gates[:, :, 3].astype(jnp.float32) * jnp.tanh(cell)).astype(dtype).reshape(-1, cell.shape[-1])
+    _, (to_gates, to_product) = lax.scan(
+        step, zero, (gradient[0], gates, cell, before, hidden), reverse=True
+    )
+    hidden_before = jnp.concatenate([hidden_0[None].astype(dtype), hidden[:-1]]).reshape(
+        -1, hidden.shape[-1]
+    )
+    output = (
+        (gates[:, :, 3].astype(jnp.float32) * jnp.tanh(cell))
+        .astype(dtype)
+        .reshape(-1, cell.shape[-1])
+    )
     to_state = _dot(hidden_before, to_gates.reshape(-1, *_flat(shape)), 0, 0, state_kernel.dtype)
     to_projection = _dot(output, to_product.reshape(-1, hidden.shape[-1]), 0, 0, projection.dtype)
     return (

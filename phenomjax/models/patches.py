@@ -12,57 +12,72 @@ from phenomjax.system.errors import UserError
 def self_standardise(
     pixels: Num[Array, "batch height width channel"], epsilon: float = 1e-5
 ) -> Float[Array, "batch height width channel"]:
-    """Each image and channel to mean 0 and variance 1, in float32 (biased variance, after division by 255).
+    """Each image and channel to mean 0 and variance 1, in float32 (biased variance, after division
+    by 255).
 
-    16-bit pixels are divided by 255 too: the only trace of that number in the result is `epsilon`, which so stays a
-    floor of 0.8 grey levels (or camera counts) whatever the bit depth.
+    16-bit pixels are divided by 255 too: the only trace of that number in the result is `epsilon`,
+    which so stays a floor of 0.8 grey levels (or camera counts) whatever the bit depth.
     """
-    # In grey levels, whose sum is exact in any order for 8-bit crops up to 256 px. Of a dim channel, rounding of the mean would be
-    # the largest difference between two runtimes.
+    # In grey levels, whose sum is exact in any order for 8-bit crops up to 256 px. Of a dim
+    # channel, rounding of the mean would be the largest difference between two runtimes.
     images = pixels.astype(jnp.float32)
     images = images - images.mean((1, 2), keepdims=True)
     return images * lax.rsqrt(jnp.square(images).mean((1, 2), keepdims=True) + epsilon * 255.0**2)
 
 
 def patchify(
-    images: Num[Array, "batch height width channel"], patch_size: int, channel_agnostic: bool = False
+    images: Num[Array, "batch height width channel"],
+    patch_size: int,
+    channel_agnostic: bool = False,
 ) -> Num[Array, "batch seq patch"]:
     """Cuts images into patches, tokens row by row.
 
     Returns:
-      (batch, H/p * W/p, p * p * C), the channel fastest; or, channel-agnostic, (batch, C * H/p * W/p, p * p): all
-      tokens of the first channel, then of the second, and so on.
+      (batch, H/p * W/p, p * p * C), the channel fastest; or, channel-agnostic, (batch, C * H/p *
+      W/p, p * p): all tokens of the first channel, then of the second, and so on.
     """
     batch, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
     x = images.reshape(batch, rows, patch_size, columns, patch_size, channels)
     if channel_agnostic:
-        return x.transpose(0, 5, 1, 3, 2, 4).reshape(batch, channels * rows * columns, patch_size**2)
+        return x.transpose(0, 5, 1, 3, 2, 4).reshape(
+            batch, channels * rows * columns, patch_size**2
+        )
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, patch_size**2 * channels)
 
 
 def unpatchify(
-    patches: Shaped[Array, "batch seq patch"], height: int, width: int, channels: int, patch_size: int,
+    patches: Shaped[Array, "batch seq patch"],
+    height: int,
+    width: int,
+    channels: int,
+    patch_size: int,
     channel_agnostic: bool = False,
-) -> Shaped[Array, "batch height width channel"]:  # fmt: skip
+) -> Shaped[Array, "batch height width channel"]:
     """The inverse of `patchify`."""
     batch, rows, columns = patches.shape[0], height // patch_size, width // patch_size
     if channel_agnostic:
-        x = patches.reshape(batch, channels, rows, columns, patch_size, patch_size).transpose(0, 2, 4, 3, 5, 1)
+        x = patches.reshape(batch, channels, rows, columns, patch_size, patch_size).transpose(
+            0, 2, 4, 3, 5, 1
+        )
     else:
-        x = patches.reshape(batch, rows, columns, patch_size, patch_size, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = patches.reshape(batch, rows, columns, patch_size, patch_size, channels).transpose(
+            0, 1, 3, 2, 4, 5
+        )
     return x.reshape(batch, height, width, channels)
 
 
 def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq embed"]:
     """The fixed two-dimensional position table, tokens row by row.
 
-    `[sin(y w_k), cos(y w_k), sin(x w_k), cos(x w_k)]` with `w_k = 10000^(-k / (dim/4))`, k = 0 .. dim/4 - 1. The row
-    comes first and the exponent's denominator is dim/4: other codes differ in both, and their tables do not fit.
+    `[sin(y w_k), cos(y w_k), sin(x w_k), cos(x w_k)]` with `w_k = 10000^(-k / (dim/4))`, k = 0 ..
+    dim/4 - 1. The row comes first and the exponent's denominator is dim/4: other codes differ in
+    both, and their tables do not fit.
     """
     if dim % 4:
         raise UserError(
-            f"The width of an encoder or decoder must be a multiple of 4 for its position table, not {dim}."
+            "The width of an encoder or decoder must be a multiple of 4 for its position table,"
+            f" not {dim}."
         )
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
     angles = np.arange(max(rows, columns))[:, None] * frequencies
@@ -73,7 +88,8 @@ def sincos_positions(rows: int, columns: int, dim: int) -> Float[Array, "seq emb
 
 
 def num_visible(tokens: int, mask_ratio: float) -> int:
-    """How many tokens the encoder sees: int(tokens * (1 - mask_ratio)), at least one, and at least one is masked.
+    """How many tokens the encoder sees: int(tokens * (1 - mask_ratio)), at least one, and at least
+    one is masked.
 
     Raises:
       UserError: the ratio leaves nothing to see or nothing to predict.
@@ -81,13 +97,16 @@ def num_visible(tokens: int, mask_ratio: float) -> int:
     visible = int(tokens * (1.0 - mask_ratio))
     if not 0 < visible < tokens:
         raise UserError(
-            f"model.mask_ratio={mask_ratio} leaves {visible} of {tokens} tokens visible; some must be visible and some "
-            "masked. Choose a ratio such as --config.model.mask_ratio=0.75, or a larger data.crop_size."
+            f"model.mask_ratio={mask_ratio} leaves {visible} of {tokens} tokens visible; some must"
+            " be visible and some masked. Choose a ratio such as --config.model.mask_ratio=0.75,"
+            " or a larger data.crop_size."
         )
     return visible
 
 
-def token_order(noise: Float[Array, "batch seq"]) -> tuple[Int[Array, "batch seq"], Int[Array, "batch seq"]]:
+def token_order(
+    noise: Float[Array, "batch seq"],
+) -> tuple[Int[Array, "batch seq"], Int[Array, "batch seq"]]:
     """Random order of the tokens, visible ones first, and its inverse.
 
     Returns:
@@ -99,8 +118,12 @@ def token_order(noise: Float[Array, "batch seq"]) -> tuple[Int[Array, "batch seq
 
 
 @jax.custom_vjp
-def permute_tokens(x: Array, order: Int[Array, "batch seq"], inverse: Int[Array, "batch seq"]) -> Array:
-    """x[b, order[b, i]] for a permutation; the gradient is again a gather (by `inverse`), where XLA would scatter."""
+def permute_tokens(
+    x: Array, order: Int[Array, "batch seq"], inverse: Int[Array, "batch seq"]
+) -> Array:
+    """x[b, order[b, i]] for a permutation; the gradient is again a gather (by `inverse`), where XLA
+    would scatter.
+    """
     return take_tokens(x, order)
 
 

@@ -1,4 +1,7 @@
-"""Attention with relative positions as in Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860, section 3.3)."""
+"""Attention with relative positions as in Transformer-XL (Dai et al.
+
+2019, https://arxiv.org/abs/1901.02860, section 3.3).
+"""
 
 import itertools
 
@@ -11,12 +14,16 @@ from jaxtyping import Array, Bool, Float, Int
 from phenomjax.models import layers
 from phenomjax.models.attention import by_head, by_token, choose_attention
 
-HIDDEN = np.float32(-1e30)  # the score of a key that a query does not see; finite, so that no row becomes NaN
+# the score of a key that a query does not see; finite, so that no row becomes NaN
+HIDDEN = np.float32(-1e30)
 BLOCK = 128  # queries of a block in `looped_attention`
-LOOPED_FROM = 1024  # keys; with fewer, all heads' scores at once are as fast on one core, and faster on several
+# keys; with fewer, all heads' scores at once are as fast on one core, and faster on several
+LOOPED_FROM = 1024
 
 
-def sinusoids(positions: Float[Array, " seq"] | Int[Array, " seq"], dim: int) -> Float[Array, "seq dim"]:
+def sinusoids(
+    positions: Float[Array, " seq"] | Int[Array, " seq"], dim: int
+) -> Float[Array, "seq dim"]:
     """Sines, then cosines, of positions at `dim` / 2 frequencies 1 / 10000^(2i / dim); float32."""
     frequencies = 1.0 / 10000.0 ** (jnp.arange(0, dim, 2) / dim)
     angles = positions.astype(jnp.float32)[:, None] * frequencies
@@ -24,10 +31,12 @@ def sinusoids(positions: Float[Array, " seq"] | Int[Array, " seq"], dim: int) ->
 
 
 def relative_shift(scores: Float[Array, "... queries keys"]) -> Float[Array, "... queries keys"]:
-    """Moves row i left by `queries - 1 - i`, so that column j holds the score of the distance from query i to key j.
+    """Moves row i left by `queries - 1 - i`, so that column j holds the score of the distance from
+    query i to key j.
 
-    Column c of the input belongs to distance keys - 1 - c. What comes in at the upper right is garbage from the next row, which the
-    causal mask hides. Padding and two reshapes (Dai et al., appendix B) are cheaper than a gather, in both directions.
+    Column c of the input belongs to distance keys - 1 - c. What comes in at the upper right is
+    garbage from the next row, which the causal mask hides. Padding and two reshapes (Dai et al.,
+    appendix B) are cheaper than a gather, in both directions.
     """
     *batch, queries, keys = scores.shape
     padded = jnp.pad(scores, [*[(0, 0)] * len(batch), (0, 0), (1, 0)])
@@ -37,12 +46,13 @@ def relative_shift(scores: Float[Array, "... queries keys"]) -> Float[Array, "..
 def causal_mask(
     queries: int, memory: int, valid: Int[Array, " batch"], same_length: str, mem_len: int
 ) -> Bool[Array, "batch 1 queries keys"]:
-    """Which keys (`memory` places, then the queries' own) each query sees: itself and what came before.
+    """Which keys (`memory` places, then the queries' own) each query sees: itself and what came
+    before.
 
     Args:
       valid: how many places at the end of the memory hold something.
-      same_length: "none" = all of the past; "kimiyoung" = the last mem_len keys, itself included, as the original code does with a
-        full memory; "nvidia" = one more, as NVIDIA's code does.
+      same_length: "none" = all of the past; "kimiyoung" = the last mem_len keys, itself included,
+        as the original code does with a full memory; "nvidia" = one more, as NVIDIA's code does.
       mem_len: length that `same_length` counts with.
     """
     distance = jnp.arange(queries)[:, None] + memory - jnp.arange(memory + queries)
@@ -73,10 +83,11 @@ def relative_attention(
       content_bias: (heads, kv): u.
       position_bias: (heads, kv): v.
       mask: (batch, 1, queries, keys), true where a query sees a key; no key beyond the causal ones.
-      implementation: "xla", all heads at once; "looped", head after head; "cudnn", flash attention with the position term as its bias;
-        "auto": looped on one CPU device from 1024 keys on, else xla.
-      weight_dropout: the rate of dropout on attention weights, and 16 random bits for each, (batch, heads, queries, keys); all
-        implementations but xla leave it to xla.
+      implementation: "xla", all heads at once; "looped", head after head; "cudnn", flash attention
+        with the position term as its bias; "auto": looped on one CPU device from 1024 keys on, else
+        xla.
+      weight_dropout: the rate of dropout on attention weights, and 16 random bits for each, (batch,
+        heads, queries, keys); all implementations but xla leave it to xla.
 
     Returns:
       (batch, queries, heads, kv) in the type of `query`.
@@ -96,7 +107,9 @@ def relative_attention(
     if implementation == "cudnn" and weight_dropout is None:
         choose_attention("cudnn", query.dtype, query.shape[-1])
         bias = jnp.where(mask, bias, jnp.finfo(jnp.float32).min / 2).astype(query.dtype)
-        return jax.nn.dot_product_attention(with_content, key, value, bias=bias, scale=1.0, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            with_content, key, value, bias=bias, scale=1.0, implementation="cudnn"
+        )
     scores = jnp.where(mask, _scores(with_content, key, "bqhd,bkhd->bhqk") + bias, HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1)
     if weight_dropout is not None:
@@ -115,11 +128,18 @@ def _scores(x: Array, y: Array, axes: str) -> Array:
 
 @jax.custom_vjp
 def looped_attention(
-    with_content: Array, with_position: Array, key: Array, value: Array, position: Array, mask: Array
+    with_content: Array,
+    with_position: Array,
+    key: Array,
+    value: Array,
+    position: Array,
+    mask: Array,
 ) -> Array:
-    """Row after row and head after head, and again for the gradient: scores stay in a core's cache and are never kept.
+    """Row after row and head after head, and again for the gradient: scores stay in a core's cache
+    and are never kept.
 
-    Queries go in blocks that leave out the keys after them. Arguments as `relative_attention`, with the biases added and scaled.
+    Queries go in blocks that leave out the keys after them. Arguments as `relative_attention`, with
+    the biases added and scaled.
     """
     return _looped_forward(with_content, with_position, key, value, position, mask)[0]
 
@@ -136,7 +156,10 @@ def _looped_forward(*arrays: Array) -> tuple[Array, tuple[Array, ...]]:
             largest = scores.max(-1, keepdims=True)
             weights = jnp.exp(scores - largest)
             total = weights.sum(-1, keepdims=True)
-            y = jnp.matmul(weights.astype(v.dtype), v[:last], preferred_element_type=jnp.float32) / total
+            y = (
+                jnp.matmul(weights.astype(v.dtype), v[:last], preferred_element_type=jnp.float32)
+                / total
+            )
             parts.append((y.astype(v.dtype), (largest + jnp.log(total))[:, 0]))
         return tuple(jnp.concatenate(x) for x in zip(*parts, strict=True))
 
@@ -161,7 +184,10 @@ def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array |
             seen = slice(r.shape[0] - last, r.shape[0])
             scores = _block_scores(content, place, k, r, mask[row, 0], start, stop, last)
             weights = jnp.exp(scores - log_total[block, None])
-            inner = weights * (jnp.matmul(g[block], v[keys].T, preferred_element_type=jnp.float32) - mean[block, None])
+            inner = weights * (
+                jnp.matmul(g[block], v[keys].T, preferred_element_type=jnp.float32)
+                - mean[block, None]
+            )
             inner = inner.astype(k.dtype)
             shifted = _shift_back(inner)
             to_content.append(inner @ k[keys])
@@ -176,7 +202,11 @@ def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array |
     keys = (batch, flat[2].shape[1], count, width)
     to_position = parts[4].reshape(batch, count, *parts[4].shape[1:]).sum(0).transpose(1, 0, 2)
     shapes = (gradient.shape, gradient.shape, keys, keys)
-    return *(by_token(x, shape) for x, shape in zip(parts[:4], shapes, strict=True)), to_position, None
+    return (
+        *(by_token(x, shape) for x, shape in zip(parts[:4], shapes, strict=True)),
+        to_position,
+        None,
+    )
 
 
 looped_attention.defvjp(_looped_forward, _looped_backward)
@@ -189,12 +219,21 @@ def _blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
 
 
 def _block_scores(
-    content: Array, place: Array, key: Array, position: Array, mask: Array, start: int, stop: int, last: int
+    content: Array,
+    place: Array,
+    key: Array,
+    position: Array,
+    mask: Array,
+    start: int,
+    stop: int,
+    last: int,
 ) -> Array:
     """(queries of the block, keys it can see) float32."""
     seen = position[position.shape[0] - last :]
     scores = jnp.matmul(content[start:stop], key[:last].T, preferred_element_type=jnp.float32)
-    scores += relative_shift(jnp.matmul(place[start:stop], seen.T, preferred_element_type=jnp.float32))
+    scores += relative_shift(
+        jnp.matmul(place[start:stop], seen.T, preferred_element_type=jnp.float32)
+    )
     return jnp.where(mask[start:stop, :last], scores, HIDDEN)
 
 

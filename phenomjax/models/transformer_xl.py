@@ -1,4 +1,8 @@
-"""Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860): causal layers that see the hidden states of earlier segments."""
+"""Transformer-XL (Dai et al.
+
+2019, https://arxiv.org/abs/1901.02860): causal layers that see the hidden states of earlier
+segments.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +17,19 @@ from phenomjax.models import draws, layers
 from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
 from phenomjax.models.vocabulary_layers import TiedVocabulary
 
-EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE, FIRST_SITE = 0, 1, 2, 3  # of dropout; layers begin at the last
+# of dropout; layers begin at the last
+EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE, FIRST_SITE = 0, 1, 2, 3
 SITES = 4  # of a layer
 
 
 class TransformerXLLayer(nn.Module):
-    """One layer: relative attention over (memory, segment), then a ReLU MLP, each with a residual and LayerNorm.
+    """One layer: relative attention over (memory, segment), then a ReLU MLP, each with a residual
+    and LayerNorm.
 
     Attributes:
       num_heads, head_dim, mlp_dim: sizes.
-      norm: "post", LayerNorm after the residual, as published; "pre", before the branch (memory included).
+      norm: "post", LayerNorm after the residual, as published; "pre", before the branch (memory
+        included).
       untie_bias: the layer has its own u and v.
       dropout, attention_dropout: rates.
       init_std: of all kernels.
@@ -75,12 +82,15 @@ class TransformerXLLayer(nn.Module):
         position = self.dense("position", heads, ("embed", "heads", "kv"), whole=True)(positions)
         if self.untie_bias:
             content_bias, position_bias = (
-                relative_bias(self, name, heads, self.init_std) for name in ("content_bias", "position_bias")
+                relative_bias(self, name, heads, self.init_std)
+                for name in ("content_bias", "position_bias")
             )
         weight_dropout = None
         if keys is not None and self.attention_dropout:
             shape = (self.num_heads, x.shape[1], both.shape[1])
-            bits = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, site), shape, jnp.uint16))(keys)
+            bits = jax.vmap(
+                lambda key: jax.random.bits(jax.random.fold_in(key, site), shape, jnp.uint16)
+            )(keys)
             weight_dropout = (self.attention_dropout, bits)
         y = relative_attention(
             query,
@@ -133,20 +143,37 @@ class LayerStack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, memory: Array, shared: tuple[Array | None, ...], keys: Array | None, mask: Array
+        self,
+        x: Array,
+        memory: Array,
+        shared: tuple[Array | None, ...],
+        keys: Array | None,
+        mask: Array,
     ) -> tuple[Array, Array]:
-        """As TransformerXLLayer, with memory (batch, layers, memory, embed); returns output and inputs (batch, layers, seq, embed)."""
+        """As TransformerXLLayer, with memory (batch, layers, memory, embed); returns output and
+        inputs (batch, layers, seq, embed).
+        """
         block = TransformerXLLayer
         if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            policy = (
+                jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+                if self.remat == "dots"
+                else None
+            )
             block = nn.remat(block, policy=policy, prevent_cse=not self.scan_layers)
         if self.scan_layers:
             stack = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth,
-                in_axes=(1, 0, nn.broadcast, nn.broadcast, nn.broadcast), out_axes=1,
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+                in_axes=(1, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+                out_axes=1,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )  # fmt: skip
-            return stack(**self.options, name="layers")(x, memory, jnp.arange(self.depth), shared, keys, mask)
+            )
+            return stack(**self.options, name="layers")(
+                x, memory, jnp.arange(self.depth), shared, keys, mask
+            )
         inputs = []
         for layer in range(self.depth):
             x, taken = block(**self.options, name=f"layer_{layer}")(
@@ -159,7 +186,8 @@ class LayerStack(nn.Module):
 class TransformerXL(nn.Module):
     """The model: embedding times sqrt(embed), layers, softmax with the embedding's weights.
 
-    LayerNorm scales begin at 1 and not at N(1, init_std), the one difference to the published initialisation.
+    LayerNorm scales begin at 1 and not at N(1, init_std), the one difference to the published
+    initialisation.
 
     Attributes:
       vocabulary: attributes of the TiedVocabulary.
@@ -183,7 +211,12 @@ class TransformerXL(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, memory: Array, valid: Array, key: Array | None = None, row: Array | None = None
+        self,
+        tokens: Array,
+        memory: Array,
+        valid: Array,
+        key: Array | None = None,
+        row: Array | None = None,
     ) -> tuple[Array, Array, Array]:
         """A segment.
 
@@ -195,18 +228,21 @@ class TransformerXL(nn.Module):
           row: (batch,) numbers of the rows, with `key`.
 
         Returns:
-          logits (batch, seq, vocab) float32; hidden (batch, seq, embed), the last layer's output; inputs (batch, layers, seq, embed), what
-          the memory takes in, without gradient.
+          logits (batch, seq, vocab) float32; hidden (batch, seq, embed), the last layer's output;
+          inputs (batch, layers, seq, embed), what the memory takes in, without gradient.
         """
         words = TiedVocabulary(**self.vocabulary, dtype=self.dtype, name="vocabulary")
         keys = None if key is None else draws.row_keys(key, row)
         rate, embed = self.layer["dropout"], self.vocabulary["embed_dim"]
         span = memory.shape[2] + tokens.shape[1]
         distance = jnp.arange(span - 1, -1, -1)
-        positions = sinusoids(jnp.minimum(distance, self.clamp_len) if self.clamp_len else distance, embed)
+        positions = sinusoids(
+            jnp.minimum(distance, self.clamp_len) if self.clamp_len else distance, embed
+        )
         if key is not None:  # one mask for all rows, as published
             positions = draws.dropout(positions[None], rate, key[None], POSITION_SITE)[0]
-        # They have no batch axis: left alone, the partitioner would shard their width as the kernels'.
+        # They have no batch axis: left alone, the partitioner would shard their width as the
+        # kernels'.
         positions = nn.with_logical_constraint(positions.astype(self.dtype), (None, None))
         shared = (positions, None, None)
         if not self.layer["untie_bias"]:
@@ -218,7 +254,9 @@ class TransformerXL(nn.Module):
                 relative_bias(self, "position_bias", heads, std),
             )
         mask = causal_mask(tokens.shape[1], memory.shape[2], valid, self.same_length, self.mem_len)
-        x = draws.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(self.dtype)
+        x = draws.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(
+            self.dtype
+        )
         x = nn.with_logical_constraint(x, ("batch", None, None))
         options = {**self.layer, "dtype": self.dtype}
         blocks = LayerStack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")

@@ -1,4 +1,7 @@
-"""Relative attention of XLNet's two streams (Yang et al. 2019, https://arxiv.org/abs/1906.08237, section 2.3 to 2.5)."""
+"""Relative attention of XLNet's two streams (Yang et al.
+
+2019, https://arxiv.org/abs/1906.08237, section 2.3 to 2.5).
+"""
 
 from typing import NamedTuple
 
@@ -30,11 +33,14 @@ class Context(NamedTuple):
     """What is the same for all layers; K = memory + seq keys, of which the memory comes first.
 
     Attributes:
-      positions: (1 or 2, K + seq - 1, embed) codes of the distances K - 1, K - 2, … 1 - seq; the second of the same distances backwards.
+      positions: (1 or 2, K + seq - 1, embed) codes of the distances K - 1, K - 2, … 1 - seq; the
+        second of the same distances backwards.
       reverse: (batch,) bool, rows that use the second code, or None.
       targets: (batch, targets) places in the segment that the query stream stands at, or None.
-      sees, query_sees: (batch or 1, queries, K) bool for content and query stream; None: every key is seen.
-      other, query_other: (batch, queries, K) bool, whether the key is of another segment; None: no segments.
+      sees, query_sees: (batch or 1, queries, K) bool for content and query stream; None: every key
+        is seen.
+      other, query_other: (batch, queries, K) bool, whether the key is of another segment; None: no
+        segments.
       biases: (3, heads, kv), shared by all layers, or None: each layer has its own.
       keys: of `layers.row_keys`, or None: no dropout.
     """
@@ -51,7 +57,9 @@ class Context(NamedTuple):
 
 
 class Table(nn.Module):
-    """Learned vectors: of tokens, or, for each head, of keys of the query's own segment and of another one."""
+    """Learned vectors: of tokens, or, for each head, of keys of the query's own segment and of
+    another one.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
@@ -64,9 +72,11 @@ class Table(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Attention whose score has a content, a position and a segment term, for both streams with the same weights.
+    """Attention whose score has a content, a position and a segment term, for both streams with the
+    same weights.
 
-    score_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j) + (q_i + s) . E_[segment of j is another]) / sqrt(kv), with the biases u, v, s.
+    score_ij = ((q_i + u) . k_j + (q_i + v) . W_r R_(i-j) + (q_i + s) . E_[segment of j is another])
+    / sqrt(kv), with the biases u, v, s.
     """
 
     num_heads: int
@@ -76,19 +86,32 @@ class RelativeAttention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, streams: Streams, memory: Array | None, context: Context, site: Array) -> Streams:
-        """Streams -> what attention adds to each, before dropout. `memory` is (batch, memory, embed)."""
+    def __call__(
+        self, streams: Streams, memory: Array | None, context: Context, site: Array
+    ) -> Streams:
+        """Streams -> what attention adds to each, before dropout.
+
+        `memory` is (batch, memory, embed).
+        """
         heads, width = (self.num_heads, self.head_dim), streams.content.shape[-1]
         dense = {"init_std": self.init_std, "use_bias": False, "dtype": self.dtype}
 
         def project(name: str, whole: bool = False) -> layers.Dense:
             return layers.Dense(heads, ("embed", "heads", "kv"), whole=whole, name=name, **dense)
 
-        query, out = project("query"), layers.Dense((width,), ("heads", "kv", "embed"), 2, name="out", **dense)
+        query, out = (
+            project("query"),
+            layers.Dense((width,), ("heads", "kv", "embed"), 2, name="out", **dense),
+        )
         content = streams.content
-        everything = content if memory is None else jnp.concatenate([memory.astype(content.dtype), content], 1)
+        everything = (
+            content
+            if memory is None
+            else jnp.concatenate([memory.astype(content.dtype), content], 1)
+        )
         key, value = project("key")(everything), project("value")(everything)
-        # Positions are few; projecting them for both directions and choosing by row costs less than a product a row.
+        # Positions are few; projecting them for both directions and choosing by row costs less than
+        # a product a row.
         place = project("position", whole=True)(context.positions)
         backwards = context.reverse
         if backwards is None:
@@ -99,7 +122,9 @@ class RelativeAttention(nn.Module):
         biases = context.biases or head_biases(self, heads, self.init_std)
         segment = Table((2, *heads), (None, "heads", "kv"), self.init_std, name="segment")()
 
-        def attend(x: Array, targets: Array | None, sees: Array | None, other: Array | None, site: Array) -> Array:
+        def attend(
+            x: Array, targets: Array | None, sees: Array | None, other: Array | None, site: Array
+        ) -> Array:
             q = query(x)
             with_content, with_position, with_segment = (layers.add(q, bias) for bias in biases)
             scores = _scores("bqhd,bkhd->bhqk", with_content, key)
@@ -123,14 +148,24 @@ class RelativeAttention(nn.Module):
         y = attend(content, None, context.sees, context.other, site)
         if streams.query is None:
             return Streams(y, None)
-        return Streams(y, attend(streams.query, context.targets, context.query_sees, context.query_other, site + 1))
+        return Streams(
+            y,
+            attend(
+                streams.query, context.targets, context.query_sees, context.query_other, site + 1
+            ),
+        )
 
 
-def head_biases(module: nn.Module, heads: tuple[int, int], init_std: float) -> tuple[Array, Array, Array]:
-    """Parameters of a module: what is added to the queries of the content, position and segment term."""
+def head_biases(
+    module: nn.Module, heads: tuple[int, int], init_std: float
+) -> tuple[Array, Array, Array]:
+    """Parameters of a module: what is added to the queries of the content, position and segment
+    term.
+    """
     init = nn.with_logical_partitioning(nn.initializers.normal(init_std), ("heads", "kv"))
     content, position, segment = (
-        module.param(f"{term}_bias", init, heads, jnp.float32) for term in ("content", "position", "segment")
+        module.param(f"{term}_bias", init, heads, jnp.float32)
+        for term in ("content", "position", "segment")
     )
     return content, position, segment
 
@@ -138,11 +173,15 @@ def head_biases(module: nn.Module, heads: tuple[int, int], init_std: float) -> t
 def distance_codes(
     keys: int, queries: int, width: int, clamp_len: int, both_directions: bool
 ) -> Float[Array, "direction distance embed"]:
-    """Sines, then cosines, of the distances keys - 1, keys - 2, … 1 - queries; by flag also of the same backwards."""
+    """Sines, then cosines, of the distances keys - 1, keys - 2, … 1 - queries; by flag also of the
+    same backwards.
+    """
     distance = jnp.arange(keys - 1, -queries, -1, dtype=jnp.float32)
     if clamp_len > 0:
         distance = distance.clip(-clamp_len, clamp_len)
-    return jnp.stack([sinusoids(x, width) for x in ((distance, -distance) if both_directions else (distance,))])
+    return jnp.stack(
+        [sinusoids(x, width) for x in ((distance, -distance) if both_directions else (distance,))]
+    )
 
 
 @jax.custom_vjp
@@ -154,7 +193,8 @@ def _windows(x: Array, start: Array, key: Array) -> Array:
 def windows(
     x: Num[Array, "batch heads query distance"], start: Int[Array, "batch query"], keys: int
 ) -> Num[Array, "batch heads query key"]:
-    """x[b, h, p, start[b, p] + j] for j = 0 … keys - 1: `relative_shift` for queries that stand anywhere.
+    """x[b, h, p, start[b, p] + j] for j = 0 … keys - 1: `relative_shift` for queries that stand
+    anywhere.
 
     The gradient is again a gather, where XLA would scatter.
     """

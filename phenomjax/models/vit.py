@@ -1,4 +1,6 @@
-"""Vision transformer: parallel-scaling and plain pre-norm blocks, stacks of them, and the encoder over visible patches."""
+"""Vision transformer: parallel-scaling and plain pre-norm blocks, stacks of them, and the encoder
+over visible patches.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,11 +18,14 @@ from phenomjax.models.attention import attention as attend
 from phenomjax.system.errors import UserError
 
 REMAT = ("none", "full", "dots")
-BRANCHES = {"parallel": 1, "prenorm": 2}  # residual branches of a block, each with its own drop-path draw
+# residual branches of a block, each with its own drop-path draw
+BRANCHES = {"parallel": 1, "prenorm": 2}
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one packed projection and, by flag, LayerNorm of queries and keys per head."""
+    """Multi-head self-attention with one packed projection and, by flag, LayerNorm of queries and
+    keys per head.
+    """
 
     num_heads: int
     qk_norm: bool
@@ -31,13 +36,20 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        """(batch, seq, embed) -> the same. `bias` (3 * embed,) is added to the packed projection."""
+        """(batch, seq, embed) -> the same.
+
+        `bias` (3 * embed,) is added to the packed projection.
+        """
         width = x.shape[-1]
         head_dim = width // self.num_heads
         qkv = layers.Dense(
-            (3, self.num_heads, head_dim), ("embed", None, "heads", "kv"), use_bias=self.use_bias, fan_out=width,
-            dtype=self.dtype, name="qkv",
-        )(x)  # fmt: skip
+            (3, self.num_heads, head_dim),
+            ("embed", None, "heads", "kv"),
+            use_bias=self.use_bias,
+            fan_out=width,
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
         if bias is not None:
             qkv = layers.add(qkv, bias.reshape(3, self.num_heads, head_dim))
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -57,13 +69,21 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, hidden_bias: Array | None = None) -> Array:
-        y = layers.Dense((self.hidden,), ("embed", "mlp"), use_bias=hidden_bias is None, dtype=self.dtype, name="in")(x)
+        y = layers.Dense(
+            (self.hidden,),
+            ("embed", "mlp"),
+            use_bias=hidden_bias is None,
+            dtype=self.dtype,
+            name="in",
+        )(x)
         y = layers.gelu(y if hidden_bias is None else layers.add(y, hidden_bias), self.gelu)
         return layers.Dense((x.shape[-1],), ("mlp", "embed"), dtype=self.dtype, name="out")(y)
 
 
 class LayerScale(nn.Module):
-    """A learned factor for every feature of a residual branch, small at first (CaiT, arXiv 2103.17239)."""
+    """A learned factor for every feature of a residual branch, small at first (CaiT, arXiv
+    2103.17239).
+    """
 
     initial: float
 
@@ -74,7 +94,8 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """What both kinds of block share; `__call__(x, drop)` returns (x, None), the form that a scan over layers wants.
+    """What both kinds of block share; `__call__(x, drop)` returns (x, None), the form that a scan
+    over layers wants.
 
     Attributes:
       mlp_dim: hidden units.
@@ -103,23 +124,34 @@ class Block(nn.Module):
 
     def self_attention(self, use_bias: bool) -> SelfAttention:
         return SelfAttention(
-            self.num_heads, self.qk_norm, use_bias, self.norm_eps, self.attention, self.dtype, name="attention"
+            self.num_heads,
+            self.qk_norm,
+            use_bias,
+            self.norm_eps,
+            self.attention,
+            self.dtype,
+            name="attention",
         )
 
 
 class ParallelBlock(Block):
-    """Attention and MLP side by side on one norm (ViT-22B, arXiv 2302.05442): x + scale (attn(n) + mlp(n)).
+    """Attention and MLP side by side on one norm (ViT-22B, arXiv 2302.05442): x + scale (attn(n) +
+    mlp(n)).
 
-    With `bias_order` "mlp" the hidden bias belongs to the MLP alone. "timm_legacy" repeats what timm computed up to
-    1.0.24, and what weights trained with it expect: outputs lie in the order (mlp, q, k, v), but the bias was
-    concatenated as (3 * embed zeros, mlp bias), so all of it slips by 3 * embed places.
+    With `bias_order` "mlp" the hidden bias belongs to the MLP alone. "timm_legacy" repeats what
+    timm computed up to 1.0.24, and what weights trained with it expect: outputs lie in the order
+    (mlp, q, k, v), but the bias was concatenated as (3 * embed zeros, mlp bias), so all of it slips
+    by 3 * embed places.
     """
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None) -> tuple[Array, None]:
         width = x.shape[-1]
         mlp_bias = self.param(
-            "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)), (self.mlp_dim,), jnp.float32
+            "bias",
+            nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)),
+            (self.mlp_dim,),
+            jnp.float32,
         )
         qkv_bias = None
         if self.bias_order == "timm_legacy":
@@ -136,7 +168,9 @@ class PreNormBlock(Block):
 
     @nn.compact
     def __call__(self, x: Array, drop: Array | None) -> tuple[Array, None]:
-        y = self.self_attention(use_bias=True)(layers.LayerNorm(self.norm_eps, self.dtype, name="norm1")(x))
+        y = self.self_attention(use_bias=True)(
+            layers.LayerNorm(self.norm_eps, self.dtype, name="norm1")(x)
+        )
         x = self.residual(x, y, None if drop is None else drop[:, 0], "scale1")
         normed = layers.LayerNorm(self.norm_eps, self.dtype, name="norm2")(x)
         y = Mlp(self.mlp_dim, self.gelu, self.dtype, name="mlp")(normed)
@@ -147,13 +181,16 @@ BLOCKS = {"parallel": ParallelBlock, "prenorm": PreNormBlock}
 
 
 class BlockStack(nn.Module):
-    """`depth` equal blocks, unrolled (parameters layer_0, layer_1, …) or scanned (one stacked `layers`).
+    """`depth` equal blocks, unrolled (parameters layer_0, layer_1, …) or scanned (one stacked
+    `layers`).
 
     Attributes:
       block: "parallel" or "prenorm".
       options: the block's attributes.
-      scan_layers: one compiled body for all layers: small programs and fast compilation for deep models.
-      remat: what the backward pass recomputes: "none" nothing, "full" every block, "dots" all but matrix products.
+      scan_layers: one compiled body for all layers: small programs and fast compilation for deep
+        models.
+      remat: what the backward pass recomputes: "none" nothing, "full" every block, "dots" all but
+        matrix products.
     """
 
     block: str
@@ -168,23 +205,32 @@ class BlockStack(nn.Module):
     ) -> Array | tuple[Array, ...]:
         """(batch, seq, embed) -> the same; `drop` holds drop-path scales (depth, batch, branches).
 
-        With `blocks`, numbers from 1 to depth in any order, the outputs of these blocks, without drop path; the blocks
-        after the last one of them are not computed.
+        With `blocks`, numbers from 1 to depth in any order, the outputs of these blocks, without
+        drop path; the blocks after the last one of them are not computed.
         """
         block = _choose(BLOCKS, self.block, "block")
         if blocks is not None:
             return self._outputs(block(**self.options, parent=None), x, tuple(blocks))
         if _choose({name: name for name in REMAT}, self.remat, "remat") != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            policy = (
+                jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+                if self.remat == "dots"
+                else None
+            )
             block = nn.remat(block, policy=policy, prevent_cse=not self.scan_layers)
         if self.scan_layers:
             stack = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth,
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )  # fmt: skip
+            )
             return stack(**self.options, name="layers")(x, drop)[0]
         for layer in range(self.depth):
-            x, _ = block(**self.options, name=f"layer_{layer}")(x, None if drop is None else drop[layer])
+            x, _ = block(**self.options, name=f"layer_{layer}")(
+                x, None if drop is None else drop[layer]
+            )
         return x
 
     def _outputs(self, block: nn.Module, x: Array, blocks: tuple[int, ...]) -> tuple[Array, ...]:
@@ -196,7 +242,9 @@ class BlockStack(nn.Module):
         for number in sorted(set(blocks)):
             if self.scan_layers:
                 part = slice(done, number)
-                x, _ = lax.scan(apply, x, jax.tree.map(lambda leaf, part=part: leaf[part], params["layers"]))
+                x, _ = lax.scan(
+                    apply, x, jax.tree.map(lambda leaf, part=part: leaf[part], params["layers"])
+                )
             else:
                 for layer in range(done, number):
                     x, _ = apply(x, params[f"layer_{layer}"])
@@ -220,15 +268,22 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: Array, positions: Array, drop: Array | None = None, blocks: Sequence[int] | None = None
+        self,
+        patches: Array,
+        positions: Array,
+        drop: Array | None = None,
+        blocks: Sequence[int] | None = None,
     ) -> Array | tuple[Array, ...]:
-        """Patches (batch, seq, patch) and their positions (batch or 1, seq, embed) -> tokens of the last block.
+        """Patches (batch, seq, patch) and their positions (batch or 1, seq, embed) -> tokens of the
+        last block.
 
         Returns:
-          (batch, 1 + seq, embed), the class token first; without one (batch, seq, embed). With `blocks`, one such array
-          for each of these blocks (from 1).
+          (batch, 1 + seq, embed), the class token first; without one (batch, seq, embed). With
+          `blocks`, one such array for each of these blocks (from 1).
         """
-        x = layers.Dense((self.embed_dim,), ("patch", "embed"), dtype=self.dtype, name="patch_embed")(patches)
+        x = layers.Dense(
+            (self.embed_dim,), ("patch", "embed"), dtype=self.dtype, name="patch_embed"
+        )(patches)
         x = x + positions.astype(self.dtype)
         if self.class_token:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,))
@@ -253,12 +308,15 @@ def stack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str, 
 
     Args:
       params: unboxed parameters, of any part of a model.
-      leading_axes: axes before the layer axis; the stacks of a channel-agnostic decoder have one, their channel.
+      leading_axes: axes before the layer axis; the stacks of a channel-agnostic decoder have one,
+        their channel.
     """
     names = [name for name in params if re.fullmatch(r"layer_\d+", name)]
     if names and len(names) == len(params):
         ordered = [params[f"layer_{index}"] for index in range(len(names))]
-        return {"layers": jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=leading_axes), *ordered)}
+        return {
+            "layers": jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=leading_axes), *ordered)
+        }
     return _descend(params, stack_layers, leading_axes)
 
 
@@ -266,13 +324,19 @@ def unstack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str
     """The inverse of `stack_layers`."""
     if set(params) == {"layers"}:
         depth = jax.tree.leaves(params)[0].shape[leading_axes]
-        take = lambda index: jax.tree.map(lambda leaf: leaf.take(index, axis=leading_axes), params["layers"])  # noqa: E731
+        take = lambda index: jax.tree.map(  # noqa: E731
+            lambda leaf: leaf.take(index, axis=leading_axes), params["layers"]
+        )
         return {f"layer_{index}": take(index) for index in range(depth)}
     return _descend(params, unstack_layers, leading_axes)
 
 
 def _descend(params: Mapping[str, Any], convert: Any, leading_axes: int) -> dict[str, Any]:
     return {
-        name: convert(value, 1 if name == "channel_blocks" else leading_axes) if isinstance(value, Mapping) else value
+        name: (
+            convert(value, 1 if name == "channel_blocks" else leading_axes)
+            if isinstance(value, Mapping)
+            else value
+        )
         for name, value in params.items()
     }

@@ -1,6 +1,8 @@
-"""XLNet: two streams of relative attention over permuted orders, with memory of earlier segments (Yang et al. 2019).
+"""XLNet: two streams of relative attention over permuted orders, with memory of earlier segments
+(Yang et al. 2019).
 
-https://arxiv.org/abs/1906.08237. The content stream h sees a token itself; the query stream g, which predicts, sees only its place.
+https://arxiv.org/abs/1906.08237. The content stream h sees a token itself; the query stream g,
+which predicts, sees only its place.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,14 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers
-from phenomjax.models.two_stream import Context, RelativeAttention, Streams, Table, distance_codes, head_biases
+from phenomjax.models.two_stream import (
+    Context,
+    RelativeAttention,
+    Streams,
+    Table,
+    distance_codes,
+    head_biases,
+)
 
 NORM_EPSILON = 1e-12
 INPUT_SITE, QUERY_SITE, POSITION_SITE, OUTPUT_SITE, FIRST_LAYER_SITE = range(5)
@@ -23,7 +32,8 @@ SITES_PER_LAYER = 8
 
 
 class Block(nn.Module):
-    """Attention and MLP, each followed by its residual sum and LayerNorm; the form that a scan over layers wants.
+    """Attention and MLP, each followed by its residual sum and LayerNorm; the form that a scan over
+    layers wants.
 
     Attributes:
       kept: places of this segment that enter the memory.
@@ -43,15 +53,24 @@ class Block(nn.Module):
     def __call__(
         self, streams: Streams, memory: Array | None, layer: Array, context: Context
     ) -> tuple[Streams, Array | None]:
-        """(streams, memory of this layer (batch, memory, embed), its number) -> (streams, next memory)."""
+        """(streams, memory of this layer (batch, memory, embed), its number) -> (streams, next
+        memory).
+        """
         site, width = FIRST_LAYER_SITE + SITES_PER_LAYER * layer, streams.content.shape[-1]
         remembered = None
         if memory is not None:
             # What is remembered is the layer's input.
-            joined = jnp.concatenate([memory, streams.content[:, : self.kept].astype(memory.dtype)], 1)
+            joined = jnp.concatenate(
+                [memory, streams.content[:, : self.kept].astype(memory.dtype)], 1
+            )
             remembered = lax.stop_gradient(joined[:, -memory.shape[1] :])
         attention = RelativeAttention(
-            self.num_heads, self.head_dim, self.attention_dropout, self.init_std, self.dtype, name="attention"
+            self.num_heads,
+            self.head_dim,
+            self.attention_dropout,
+            self.init_std,
+            self.dtype,
+            name="attention",
         )
         attended = attention(streams, memory, context, site)
         attention_norm = layers.LayerNorm(NORM_EPSILON, self.dtype, name="attention_norm")
@@ -80,18 +99,28 @@ class Stack(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, streams: Streams, memory: Array | None, context: Context) -> tuple[Streams, Array | None]:
+    def __call__(
+        self, streams: Streams, memory: Array | None, context: Context
+    ) -> tuple[Streams, Array | None]:
         """Memories go in and come out as (batch, layers, memory, embed)."""
         block: Any = Block
         if self.remat != "none":
-            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == "dots" else None
+            policy = (
+                jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+                if self.remat == "dots"
+                else None
+            )
             block = nn.remat(block, policy=policy, prevent_cse=not self.scan_layers)
         by_layer = None if memory is None else memory.swapaxes(0, 1)
         if self.scan_layers:
             stack = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth,
-                in_axes=(0, 0, nn.broadcast), metadata_params={nn.PARTITION_NAME: "layers"},
-            )  # fmt: skip
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+                in_axes=(0, 0, nn.broadcast),
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
             streams, remembered = stack(**self.options, name="layers")(
                 streams, by_layer, jnp.arange(self.depth), context
             )
@@ -99,13 +128,16 @@ class Stack(nn.Module):
         kept = []
         for layer in range(self.depth):
             part = None if by_layer is None else by_layer[layer]
-            streams, remembered = block(**self.options, name=f"layer_{layer}")(streams, part, jnp.int32(layer), context)
+            streams, remembered = block(**self.options, name=f"layer_{layer}")(
+                streams, part, jnp.int32(layer), context
+            )
             kept.append(remembered)
         return streams, None if memory is None else jnp.stack(kept, 1)
 
 
 class XLNet(nn.Module):
-    """XLNet with its softmax tied to the embedding; a memory makes one long text of the segments of a row.
+    """XLNet with its softmax tied to the embedding; a memory makes one long text of the segments of
+    a row.
 
     Attributes:
       mem_len: places of earlier segments that attention sees.
@@ -153,34 +185,54 @@ class XLNet(nn.Module):
 
         Args:
           tokens: ids.
-          segment: ids, equal for tokens of one segment; the memory counts as segment 0. None: no segment term.
-          sees: sees[b, i, j]: may i see j? A token sees itself in the content stream whatever this says. None: everything.
+          segment: ids, equal for tokens of one segment; the memory counts as segment 0. None: no
+            segment term.
+          sees: sees[b, i, j]: may i see j? A token sees itself in the content stream whatever this
+            says. None: everything.
           targets: places to predict.
-          memory: `memory` (batch, layers, mem_len, embed) and `valid` (batch,), how many of its last places hold something.
-          reverse: rows that run backwards, so that their distances do. None: no row does, and the program is cheaper.
+          memory: `memory` (batch, layers, mem_len, embed) and `valid` (batch,), how many of its
+            last places hold something.
+          reverse: rows that run backwards, so that their distances do. None: no row does, and the
+            program is cheaper.
           key, row: of dropout; None = none.
 
         Returns:
-          Logits (batch, targets, vocab), float32, or features (batch, seq, embed); and the next memory.
+          Logits (batch, targets, vocab), float32, or features (batch, seq, embed); and the next
+          memory.
         """
         batch, seq = tokens.shape
         mem_len = 0 if memory is None else memory["memory"].shape[2]
         keys = None if key is None or row is None else draws.row_keys(key, row)
         normal = nn.initializers.normal(self.init_std)
-        table = Table((self.vocab_size, self.embed_dim), ("vocab", "embed"), self.init_std, name="word_embedding")
+        table = Table(
+            (self.vocab_size, self.embed_dim),
+            ("vocab", "embed"),
+            self.init_std,
+            name="word_embedding",
+        )
         embedding = table()
         mask_token = self.param(
-            "mask_token", nn.with_logical_partitioning(normal, (None,)), (self.embed_dim,), jnp.float32
+            "mask_token",
+            nn.with_logical_partitioning(normal, (None,)),
+            (self.embed_dim,),
+            jnp.float32,
         )
         output_bias = self.param(
-            "output_bias", nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)), (self.vocab_size,)
+            "output_bias",
+            nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
+            (self.vocab_size,),
         )
-        # A product, because the gradient of a look-up in few rows is a slow sum, and in no fixed order on a GPU.
-        content = layers.product(jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype), embedding, 1)
+        # A product, because the gradient of a look-up in few rows is a slow sum, and in no fixed
+        # order on a GPU.
+        content = layers.product(
+            jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype), embedding, 1
+        )
         content = draws.dropout(content, self.dropout, keys, INPUT_SITE)
         query = None
         if targets is not None:
-            query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(self.dtype)
+            query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(
+                self.dtype
+            )
             query = draws.dropout(query, self.dropout, keys, QUERY_SITE)
 
         visible = self.visible(sees, memory, seq)
@@ -188,22 +240,37 @@ class XLNet(nn.Module):
         if segment is not None:
             of_keys = jnp.concatenate([jnp.zeros((batch, mem_len), segment.dtype), segment], 1)
             other = segment[:, :, None] != of_keys[:, None, :]
-        positions = distance_codes(mem_len + seq, seq, self.embed_dim, self.clamp_len, reverse is not None)
+        positions = distance_codes(
+            mem_len + seq, seq, self.embed_dim, self.clamp_len, reverse is not None
+        )
         if key is not None:
-            # One mask for all rows, as in Transformer-XL: a mask a row would cost a product of all positions a row.
+            # One mask for all rows, as in Transformer-XL: a mask a row would cost a product of all
+            # positions a row.
             positions = draws.dropout(positions[None], self.dropout, key[None], POSITION_SITE)[0]
         heads = (self.num_heads, self.head_dim)
         context = Context(
-            nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),  # as in Transformer-XL
-            reverse, targets,
+            # as in Transformer-XL
+            nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),
+            reverse,
+            targets,
             None if visible is None else visible | jnp.eye(seq, mem_len + seq, mem_len, dtype=bool),
-            _at_targets(visible, targets), other, _at_targets(other, targets),
-            None if self.untie_bias else head_biases(self, heads, self.init_std), keys,
-        )  # fmt: skip
+            _at_targets(visible, targets),
+            other,
+            _at_targets(other, targets),
+            None if self.untie_bias else head_biases(self, heads, self.init_std),
+            keys,
+        )
         options = {
-            "num_heads": self.num_heads, "head_dim": self.head_dim, "mlp_dim": self.mlp_dim, "gelu": self.gelu, "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout, "init_std": self.init_std, "kept": self.reuse_len or seq, "dtype": self.dtype,
-        }  # fmt: skip
+            "num_heads": self.num_heads,
+            "head_dim": self.head_dim,
+            "mlp_dim": self.mlp_dim,
+            "gelu": self.gelu,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "init_std": self.init_std,
+            "kept": self.reuse_len or seq,
+            "dtype": self.dtype,
+        }
         hidden = None if memory is None else memory["memory"]
         stack = Stack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
         streams, remembered = stack(Streams(content, query), hidden, context)
@@ -212,21 +279,32 @@ class XLNet(nn.Module):
             count = jnp.minimum(memory["valid"] + min(self.reuse_len or seq, seq), mem_len)
             following = {"memory": remembered, "valid": count}
         output = draws.dropout(
-            streams.content if streams.query is None else streams.query, self.dropout, keys, OUTPUT_SITE
+            streams.content if streams.query is None else streams.query,
+            self.dropout,
+            keys,
+            OUTPUT_SITE,
         )
         if targets is None:
             return output.astype(jnp.float32), following
-        logits = jnp.einsum("bpe,ve->bpv", output, embedding.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum(
+            "bpe,ve->bpv", output, embedding.astype(self.dtype), preferred_element_type=jnp.float32
+        )
         return logits + output_bias, following
 
-    def visible(self, sees: Array | None, memory: Mapping[str, Array] | None, seq: int) -> Array | None:
-        """Which keys (memory first) each place may see, the content stream's own place apart: (batch or 1, seq, K), or None: all."""
+    def visible(
+        self, sees: Array | None, memory: Mapping[str, Array] | None, seq: int
+    ) -> Array | None:
+        """Which keys (memory first) each place may see, the content stream's own place apart:
+        (batch or 1, seq, K), or None: all.
+        """
         mem_len = 0 if memory is None else memory["memory"].shape[2]
         if memory is not None:
             batch = memory["valid"].shape[0]
             held = jnp.arange(mem_len) >= mem_len - memory["valid"][:, None]
             held = jnp.broadcast_to(held[:, None], (batch, seq, mem_len))
-            sees = jnp.concatenate([held, jnp.ones((batch, seq, seq), bool) if sees is None else sees], 2)
+            sees = jnp.concatenate(
+                [held, jnp.ones((batch, seq, seq), bool) if sees is None else sees], 2
+            )
         if self.attention_type == "uni":
             distance = mem_len + jnp.arange(seq)[:, None] - jnp.arange(mem_len + seq)
             past = (distance >= 0) & (distance <= self.mem_len if self.same_length else True)
@@ -241,7 +319,9 @@ def build(model: ConfigDict, dtype: DTypeLike) -> XLNet:
 
 
 def first_memory(model: ConfigDict, rows: int, dtype: DTypeLike) -> dict[str, Array]:
-    """An empty memory: `memory` (rows, layers, mem_len, embed) and `valid` (rows,), how many places what it holds."""
+    """An empty memory: `memory` (rows, layers, mem_len, embed) and `valid` (rows,), how many places
+    what it holds.
+    """
     shape = (rows, model.num_layers, model.mem_len, model.embed_dim)
     return {"memory": jnp.zeros(shape, dtype), "valid": jnp.zeros(rows, jnp.int32)}
 
@@ -249,7 +329,8 @@ def first_memory(model: ConfigDict, rows: int, dtype: DTypeLike) -> dict[str, Ar
 def permutation_mask(
     rank: Integer[Array, "batch seq"], targets: Integer[Array, "batch targets"]
 ) -> Bool[Array, "batch seq seq"]:
-    """Who sees whom in a factorisation order: sees[b, i, j] where j comes before i; equals see each other if i is no target.
+    """Who sees whom in a factorisation order: sees[b, i, j] where j comes before i; equals see each
+    other if i is no target.
 
     Args:
       rank: place in the order; tokens that are not predicted share one.

@@ -1,14 +1,18 @@
-"""The test of a few minutes that precedes a large run, on the nodes of that run or on two of them: one table, pass or fail.
+"""The test of a few minutes that precedes a large run, on the nodes of that run or on two of them:
+one table, pass or fail.
 
-  PHENOMJAX_MAIN="python -m phenomjax.preflight" sbatch --nodes=2 launch/train.sbatch --config configs/X.py --workdir W [--expect_gbps=200]
-  srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 python -m phenomjax.preflight --config configs/X.py --workdir W
-  PHENOMJAX_MAIN="python -m phenomjax.preflight" python launch/local.py -n 2 -- --config configs/X.py --workdir W
+  PHENOMJAX_MAIN="python -m phenomjax.preflight" sbatch --nodes=2 launch/train.sbatch --config
+  configs/X.py --workdir W [--expect_gbps=200] srun --nodes=2 --ntasks-per-node=8 --gpus-per-node=8
+  python -m phenomjax.preflight --config configs/X.py --workdir W PHENOMJAX_MAIN="python -m
+  phenomjax.preflight" python launch/local.py -n 2 -- --config configs/X.py --workdir W
 
-Exit code 0: all checks pass; 1: some fail (2: the command line is wrong). The table is printed and written to WORKDIR/preflight.txt. Everything
-else is written to a new folder WORKDIR/preflight-…, which is removed at the end: a run in that workdir is not touched.
+Exit code 0: all checks pass; 1: some fail (2: the command line is wrong). The table is printed and
+written to WORKDIR/preflight.txt. Everything else is written to a new folder WORKDIR/preflight-…,
+which is removed at the end: a run in that workdir is not touched.
 
-Every check runs in a thread with a time limit, on all processes; they tell each other the outcome through JAX's coordination service, which needs
-no collective. So a process that fails, hangs or is gone is named, and the checks that do not depend on it run all the same.
+Every check runs in a thread with a time limit, on all processes; they tell each other the outcome
+through JAX's coordination service, which needs no collective. So a process that fails, hangs or is
+gone is named, and the checks that do not depend on it run all the same.
 """
 
 import datetime
@@ -45,7 +49,9 @@ def table(results: list[Result], head: str, width: int = 150) -> str:
     indent = " " * (names + 20)
 
     def add(start: str, text: str) -> None:
-        more = textwrap.wrap(text, width - len(indent), break_long_words=False, break_on_hyphens=False) or [""]
+        more = textwrap.wrap(
+            text, width - len(indent), break_long_words=False, break_on_hyphens=False
+        ) or [""]
         lines.append((start + more[0]).rstrip())
         lines.extend(indent + line for line in more[1:])
 
@@ -60,13 +66,16 @@ def table(results: list[Result], head: str, width: int = 150) -> str:
     return "\n".join([*lines, "", f"{failed}{more}"]) + "\n"
 
 
-def run(config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, program: str = "") -> int:
+def run(
+    config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, program: str = ""
+) -> int:
     """Runs all checks.
 
     Args:
       config: from an experiment file.
       workdir: of the run that is to come.
-      expect_gbps: Gbit/s that the network of a host should give, 0.0 = not known; less than half of it fails.
+      expect_gbps: Gbit/s that the network of a host should give, 0.0 = not known; less than half of
+        it fails.
       program: for the head of the table.
 
     Returns:
@@ -94,7 +103,8 @@ def run(config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, progr
         except OSError as error:
             log.error("%s cannot be written: %s", workdir / FILE, error)
     code = EXIT_DONE if preflight.passed else EXIT_FAILED
-    if exchange.gone or preflight.hung:  # JAX's exit barrier would wait for them, and the coordinator must be the last
+    # JAX's exit barrier would wait for them, and the coordinator must be the last
+    if exchange.gone or preflight.hung:
         time.sleep(3.0 if messages.is_main() else 0.5)
         sys.stderr.flush()
         os._exit(code)
@@ -104,7 +114,9 @@ def run(config: ConfigDict, workdir: str | Path, expect_gbps: float = 0.0, progr
 def main() -> int:
     """Reads the flags, connects the processes, runs the checks."""
     flags.DEFINE_float(
-        "expect_gbps", 0.0, "Gbit/s that the network of a host should give; below half of it the check fails."
+        "expect_gbps",
+        0.0,
+        "Gbit/s that the network of a host should give; below half of it the check fails.",
     )
     found = read_flags(__doc__ or "", "phenomjax.preflight")
     if found is None:
@@ -112,7 +124,11 @@ def main() -> int:
     system_log.log_to_stderr()
     cluster_flags.start_from_flags()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing to save
-    program = " ".join(a for a in sys.argv[1:] if not a.startswith(tuple(f"--{name}" for name in cluster_flags.FLAGS)))
+    program = " ".join(
+        a
+        for a in sys.argv[1:]
+        if not a.startswith(tuple(f"--{name}" for name in cluster_flags.FLAGS))
+    )
     with messages.connected():
         return run(*found, expect_gbps=flags.FLAGS.expect_gbps, program=program)
 

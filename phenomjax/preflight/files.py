@@ -1,4 +1,6 @@
-"""Checks of a preflight that look at files: the configuration, the workdir, the data, the space for checkpoints, and a checkpoint."""
+"""Checks of a preflight that look at files: the configuration, the workdir, the data, the space for
+checkpoints, and a checkpoint.
+"""
 
 import os
 import shutil
@@ -33,16 +35,22 @@ def look_at_config(bench: Bench) -> dict[str, Any]:
 
 def judge_config(found: list[dict[str, Any]], names: list[str]) -> str:
     keys = sorted({key for f in found for key in f["config"]})
-    wrong = [f"{k}: {text}" for k in keys if (text := differences([f["config"].get(k, "") for f in found], names))]
+    wrong = [
+        f"{k}: {text}"
+        for k in keys
+        if (text := differences([f["config"].get(k, "") for f in found], names))
+    ]
     if wrong:
         raise Problem(
             f"{len(wrong)} keys differ: {'; '.join(wrong[:5])}",
-            "Start all processes by one command; keep the experiment file on the shared file system, and free of what depends on the host.",
+            "Start all processes by one command; keep the experiment file on the shared file"
+            " system, and free of what depends on the host.",
         )
     unfit = [f["unfit"] for f in found]
     if all(unfit):
         raise Problem(unfit[0])
-    # What only some hosts complain of is a matter of their files, and stands in the row of the data.
+    # What only some hosts complain of is a matter of their files, and stands in the row of the
+    # data.
     return f"{len(keys)} keys are the same on all"
 
 
@@ -54,7 +62,9 @@ def look_at_workdir(bench: Bench) -> dict[str, Any]:
     exchange.meet("written", 60)
     begin = time.monotonic()
     while missing := [
-        i for i in range(exchange.count) if not _there(bench.folder / f"from-{i}", f"{bench.folder.name} {i}")
+        i
+        for i in range(exchange.count)
+        if not _there(bench.folder / f"from-{i}", f"{bench.folder.name} {i}")
     ]:
         if time.monotonic() - begin > SEEN_SECONDS:
             break
@@ -79,9 +89,12 @@ def judge_workdir(found: list[dict[str, Any]], names: list[str]) -> str:
     if wrong:
         raise Problem(
             f"the folder is not the same one on all hosts: {'; '.join(wrong)}",
-            "Give a --workdir on a file system that all hosts share (not /tmp or /scratch of a node), and see that it is mounted there.",
+            "Give a --workdir on a file system that all hosts share (not /tmp or /scratch of a"
+            " node), and see that it is mounted there.",
         )
-    return f"all write, and see what the others wrote within {max(f['waited'] for f in found):.1f} s"
+    return (
+        f"all write, and see what the others wrote within {max(f['waited'] for f in found):.1f} s"
+    )
 
 
 def look_at_data(bench: Bench) -> dict[str, Any]:
@@ -89,7 +102,9 @@ def look_at_data(bench: Bench) -> dict[str, Any]:
     if bench.unfit:
         raise UserError(bench.unfit)
     if not bench.config.data.banks and bench.results["workdir"].status == FAIL:
-        raise Problem("the banks are to be simulated in the workdir, which failed", "Mend that one first.")
+        raise Problem(
+            "the banks are to be simulated in the workdir, which failed", "Mend that one first."
+        )
     bench.config = tasks.resolve(bench.config, bench.folder)
     bench.task = tasks.make(bench.config)
     assert bench.mesh is not None
@@ -102,13 +117,21 @@ def look_at_data(bench: Bench) -> dict[str, Any]:
         val.batch(0)
     rows = bench.config.global_batch_size // block[1]
     return {
-        "fingerprints": bench.loader.fingerprints, "specs": str(bench.loader.specs), "bad": bench.loader.bad_items,
-        "rate": rows * bench.loader.units_per_row / seconds, "unit": bench.loader.unit, "val": val is not None, "rows": rows,
-    }  # fmt: skip
+        "fingerprints": bench.loader.fingerprints,
+        "specs": str(bench.loader.specs),
+        "bad": bench.loader.bad_items,
+        "rate": rows * bench.loader.units_per_row / seconds,
+        "unit": bench.loader.unit,
+        "val": val is not None,
+        "rows": rows,
+    }
 
 
 def judge_data(found: list[dict[str, Any]], names: list[str]) -> str:
-    mend = "Copy the bank anew to the host that differs, or give the path of one that all share; `python -m phenomjax.prepare inspect` checks it."
+    mend = (
+        "Copy the bank anew to the host that differs, or give the path of one that all share;"
+        " `python -m phenomjax.prepare inspect` checks it."
+    )
     for key in ("fingerprints", "specs"):
         if text := differences([f[key] for f in found], names):
             raise Problem(f"the {key} of the banks differ: {text}", mend)
@@ -116,8 +139,9 @@ def judge_data(found: list[dict[str, Any]], names: list[str]) -> str:
     val = "one batch of both splits read" if f["val"] else "one batch read (nothing is held out)"
     bad = sum(f["bad"] for f in found)
     return (
-        f"{len(f['fingerprints'])} bank(s), {val}: {f['rows']} rows a process; the slowest first batch gave {found[slow]['rate']:.3g} {f['unit']}/s "
-        f"({names[slow]})" + (f"; {bad} could not be read and were skipped" if bad else "")
+        f"{len(f['fingerprints'])} bank(s), {val}: {f['rows']} rows a process; the slowest first"
+        f" batch gave {found[slow]['rate']:.3g} {f['unit']}/s ({names[slow]})"
+        + (f"; {bad} could not be read and were skipped" if bad else "")
     )
 
 
@@ -128,22 +152,34 @@ def look_at_disk(bench: Bench) -> dict[str, Any]:
         abstract = abstract_state(bench, bench.mesh)[1]
     need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     usage, c = shutil.disk_usage(bench.folder), bench.config.checkpoint
-    return {"need": need, "free": usage.free, "total": usage.total, "copies": c.keep_latest + c.keep_best + 1}
+    return {
+        "need": need,
+        "free": usage.free,
+        "total": usage.total,
+        "copies": c.keep_latest + c.keep_best + 1,
+    }
 
 
 def judge_disk(found: list[dict[str, Any]], names: list[str]) -> str:
     f = min(found, key=lambda f: f["free"])
     need = f["need"] * f["copies"]
-    text = f"{size(f['free'])} of {size(f['total'])} are free; {f['copies']} checkpoints of {size(f['need'])} need {size(need)}"
+    text = (
+        f"{size(f['free'])} of {size(f['total'])} are free; {f['copies']} checkpoints of"
+        f" {size(f['need'])} need {size(need)}"
+    )
     if need > f["free"]:
         raise Problem(
-            text, "Make space, take another --workdir, or keep fewer (--config.checkpoint.keep_latest, keep_best)."
+            text,
+            "Make space, take another --workdir, or keep fewer (--config.checkpoint.keep_latest,"
+            " keep_best).",
         )
     return text
 
 
 def save_and_restore(bench: Bench) -> dict[str, Any]:
-    """Writes the state, seals it, verifies and restores it, and compares this process's shards bit for bit."""
+    """Writes the state, seals it, verifies and restores it, and compares this process's shards bit
+    for bit.
+    """
     folder, config = bench.folder / "run", bench.config
     folder.mkdir(parents=True, exist_ok=True)
     assert bench.mesh is not None
@@ -157,23 +193,31 @@ def save_and_restore(bench: Bench) -> dict[str, Any]:
         writer.close()
         wrote = time.monotonic() - begin
         if not seal.sealed(folder / checkpointer.FOLDER / str(STEPS)):
-            raise Problem("the checkpoint has no digests of all processes", "See the row 'workdir'.")
+            raise Problem(
+                "the checkpoint has no digests of all processes", "See the row 'workdir'."
+            )
         reader = checkpointer.Checkpointer(folder, config)
         begin = time.monotonic()
         if (step := reader.newest_good()) != STEPS:
             raise Problem(
-                f"the checkpoint that was just written is not found again, but {step}", "See the row 'workdir'."
+                f"the checkpoint that was just written is not found again, but {step}",
+                "See the row 'workdir'.",
             )
         restored, stored = reader.restore(STEPS, abstract_state(bench, bench.mesh)[1])
         jax.block_until_ready(restored)
         read = time.monotonic() - begin
         reader.close()
     pairs = zip(jax.tree.leaves_with_path(bench.state), jax.tree.leaves(restored), strict=True)
-    differ = [jax.tree_util.keystr(path, simple=True, separator="/") for (path, a), b in pairs if not _same_bits(a, b)]
+    differ = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, a), b in pairs
+        if not _same_bits(a, b)
+    ]
     if differ or stored["data"] != meta["data"]:
         raise Problem(
             f"what was restored differs from what was saved: {', '.join(differ[:5]) or 'meta'}",
-            "The disk returns other bytes than it took: move the --workdir, and tell who runs that file system.",
+            "The disk returns other bytes than it took: move the --workdir, and tell who runs that"
+            " file system.",
         )
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(bench.state))
     return {"bytes": size, "wrote": wrote, "read": read, "blocked": blocked}
@@ -186,8 +230,10 @@ def _same_bits(a: jax.Array, b: jax.Array) -> bool:
 
 
 def judge_checkpoint(found: list[dict[str, Any]], names: list[str]) -> str:
-    count, wrote, read, blocked = (max(f[key] for f in found) for key in ("bytes", "wrote", "read", "blocked"))
+    count, wrote, read, blocked = (
+        max(f[key] for f in found) for key in ("bytes", "wrote", "read", "blocked")
+    )
     return (
-        f"{size(count)} written and sealed in {wrote:.2f} s (the loop waits {blocked:.2f} s of them), verified and restored in {read:.2f} s: equal "
-        "bit for bit"
+        f"{size(count)} written and sealed in {wrote:.2f} s (the loop waits {blocked:.2f} s of"
+        f" them), verified and restored in {read:.2f} s: equal bit for bit"
     )

@@ -1,4 +1,6 @@
-"""Checks of a preflight that look at the hosts: devices, clocks, versions, the network between them, the stop signal."""
+"""Checks of a preflight that look at the hosts: devices, clocks, versions, the network between
+them, the stop signal.
+"""
 
 import hashlib
 import os
@@ -32,15 +34,25 @@ def look_at_devices(bench: Bench) -> dict[str, Any]:
         x = jax.device_put(np.ones((256, 256), np.float32), device)
         if (total := float(jnp.sum(x @ x))) != 256**3:
             raise Problem(
-                f"{device} says that a sum is {total}, and it is {256**3}", "Take that node out: the device is broken."
+                f"{device} says that a sum is {total}, and it is {256**3}",
+                "Take that node out: the device is broken.",
             )
     stats = devices[0].memory_stats() or {}
-    memory = [(d.memory_stats() or {}).get("bytes_limit", 0) / 2**30 for d in devices] if stats else []
-    return {"kind": devices[0].device_kind, "count": len(devices), "GiB": round(min(memory), 1) if memory else 0}
+    memory = (
+        [(d.memory_stats() or {}).get("bytes_limit", 0) / 2**30 for d in devices] if stats else []
+    )
+    return {
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "GiB": round(min(memory), 1) if memory else 0,
+    }
 
 
 def judge_devices(found: list[dict[str, Any]], names: list[str]) -> str:
-    mend = "See `nvidia-smi` on that host (MIG, a GPU that is down, another program on it), and --gpus-per-node of the job."
+    mend = (
+        "See `nvidia-smi` on that host (MIG, a GPU that is down, another program on it), and"
+        " --gpus-per-node of the job."
+    )
     for key in ("kind", "count"):
         if text := differences([f[key] for f in found], names):
             raise Problem(f"the {key} of devices differs: {text}", mend)
@@ -48,11 +60,17 @@ def judge_devices(found: list[dict[str, Any]], names: list[str]) -> str:
     if min(memory) < 0.98 * max(memory):
         raise Problem(f"memory (GiB) for JAX differs: {differences(memory, names)}", mend)
     text = f"{len(found)} process(es) x {found[0]['count']} of kind {found[0]['kind']}"
-    return text + (f", {min(memory)} GiB for JAX on each" if min(memory) else ", whose memory JAX does not tell")
+    return text + (
+        f", {min(memory)} GiB for JAX on each"
+        if min(memory)
+        else ", whose memory JAX does not tell"
+    )
 
 
 def look_at_clock(bench: Bench) -> list[float] | None:
-    """Process 0 asks each of the others for the time; [how far ahead of process 0, uncertainty, …] in seconds."""
+    """Process 0 asks each of the others for the time; [how far ahead of process 0, uncertainty, …]
+    in seconds.
+    """
     exchange = bench.exchange
     if exchange.count == 1:
         raise Skip("there is only one process")
@@ -89,20 +107,29 @@ def judge_clocks(found: list[list[float] | None], names: list[str]) -> str:
             f"clocks differ: {'; '.join(wrong)}",
             "Start chrony or ntpd there: time stamps of files and logs would mislead.",
         )
-    return f"within {1000 * max(map(abs, skew)):.1f} ms of process 0 (known to {1000 * max(error):.1f} ms)"
+    return (
+        f"within {1000 * max(map(abs, skew)):.1f} ms of process 0 (known to"
+        f" {1000 * max(error):.1f} ms)"
+    )
 
 
 _OWN = ("PROCESS_ID", "COORDINATOR", "LOCAL_DEVICE_IDS", "NUM_PROCESSES", "CACHE_DIR")
 
 
 def look_at_versions(bench: Bench) -> dict[str, str]:
-    """Versions of what determines a result, the driver, a digest of this program's source, and JAX's and XLA's settings."""
+    """Versions of what determines a result, the driver, a digest of this program's source, and
+    JAX's and XLA's settings.
+    """
     driver = Path("/sys/module/nvidia/version")
     source = hashlib.sha256()
     root = Path(phenomjax.__file__).parent
     for path in sorted(root.rglob("*.py")):
         source.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    settings = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_")) and not k.endswith(_OWN)}
+    settings = {
+        k: v
+        for k, v in os.environ.items()
+        if k.startswith(("JAX_", "XLA_")) and not k.endswith(_OWN)
+    }
     return {
         **versions.versions(),
         "driver": driver.read_text().strip() if driver.exists() else "",
@@ -114,28 +141,42 @@ def look_at_versions(bench: Bench) -> dict[str, str]:
 
 def judge_versions(found: list[dict[str, str]], names: list[str]) -> str:
     keys = dict.fromkeys(key for f in found for key in f)
-    if wrong := {k: text for k in keys if (text := differences([f.get(k, "") for f in found], names))}:
+    if wrong := {
+        k: text for k in keys if (text := differences([f.get(k, "") for f in found], names))
+    }:
         raise Problem(
             "; ".join(f"{key}: {text}" for key, text in wrong.items()),
-            "Use one installation on a shared file system or one container image on all hosts (pip install -r requirements-cuda.txt), and "
-            "the same environment variables.",
+            "Use one installation on a shared file system or one container image on all hosts (pip"
+            " install -r requirements-cuda.txt), and the same environment variables.",
         )
     v = found[0]
     more = f", driver {v['driver']}" if v["driver"] else ""
-    return f"phenomjax {v['phenomjax']} (git {v['git']}), jax {v['jax']}, Python {v['python']}{more}; {len(keys)} things are the same on all"
+    return (
+        f"phenomjax {v['phenomjax']} (git {v['git']}), jax {v['jax']}, Python {v['python']}{more};"
+        f" {len(keys)} things are the same on all"
+    )
 
 
 def all_reduce(bench: Bench) -> dict[str, Any]:
     """Median seconds of `psum` over the data axis, by MiB on each device."""
-    mesh = bench.mesh or jax.make_mesh((jax.device_count(), 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2)
+    mesh = bench.mesh or jax.make_mesh(
+        (jax.device_count(), 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2
+    )
     n = mesh.shape["data"]
     if n == 1:
         raise Skip("the data axis is one device: nothing is reduced")
     rows, seconds = NamedSharding(mesh, P("data")), {}
     for mib in (1, 8, 64) if jax.default_backend() == "cpu" else (1, 16, 256):
         count = mib * MIB // 4
-        x = jax.jit(lambda count=count: (jnp.arange(n * count) // count + 1).astype(jnp.float32), out_shardings=rows)()
-        reduce = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()))
+        x = jax.jit(
+            lambda count=count: (jnp.arange(n * count) // count + 1).astype(jnp.float32),
+            out_shardings=rows,
+        )()
+        reduce = jax.jit(
+            jax.shard_map(
+                lambda x: jax.lax.psum(x, "data"), mesh=mesh, in_specs=P("data"), out_specs=P()
+            )
+        )
         compiled = reduce.lower(x).compile()
         jax.block_until_ready(x)
         bench.exchange.meet(f"compiled {mib}", 120)
@@ -161,17 +202,25 @@ def judge_all_reduce(found: list[dict[str, Any]], names: list[str]) -> str:
     sizes = ", ".join(f"{mib} MiB {rate / 1e9:.3g} GB/s" for mib, rate in rates.items())
     best, expect = 8e-9 * max(rates.values()), found[0]["expect"]
     hosts = len({f["host"] for f in found})
-    where = f"between {hosts} hosts" if hosts > 1 else "within one host: this says nothing of a network"
-    text = f"{sizes}; at best {best:.3g} Gbit/s = 2 (n - 1) / n x bytes / median seconds, n = {n} devices, {where}"
+    where = (
+        f"between {hosts} hosts" if hosts > 1 else "within one host: this says nothing of a network"
+    )
+    text = (
+        f"{sizes}; at best {best:.3g} Gbit/s = 2 (n - 1) / n x bytes / median seconds, n = {n}"
+        f" devices, {where}"
+    )
     if not all(0 < rate < np.inf for rate in rates.values()):
         raise Problem(text, "That is no bandwidth: see the output of NCCL with NCCL_DEBUG=INFO.")
     if expect and best < expect / 2:
         raise Problem(
             f"{text}. That is less than half of --expect_gbps={expect:g}",
-            "Run with NCCL_DEBUG=INFO: it prints the network that was taken (NET/IB or NET/Socket and its name). NCCL_SOCKET_IFNAME and "
-            "NCCL_IB_HCA choose another one; in a container InfiniBand must be passed in.",
+            "Run with NCCL_DEBUG=INFO: it prints the network that was taken (NET/IB or NET/Socket"
+            " and its name). NCCL_SOCKET_IFNAME and NCCL_IB_HCA choose another one; in a container"
+            " InfiniBand must be passed in.",
         )
-    return text + (f"; --expect_gbps={expect:g}" if expect else "; give --expect_gbps to have it judged")
+    return text + (
+        f"; --expect_gbps={expect:g}" if expect else "; give --expect_gbps to have it judged"
+    )
 
 
 def stop_together(bench: Bench) -> float:
@@ -187,7 +236,8 @@ def stop_together(bench: Bench) -> float:
             return time.monotonic() - begin
         time.sleep(0.02)
     raise Problem(
-        "the stop signal of one process did not reach all", "A stop would lose what was done since the last checkpoint."
+        "the stop signal of one process did not reach all",
+        "A stop would lose what was done since the last checkpoint.",
     )
 
 

@@ -1,4 +1,6 @@
-"""Runs checks on all processes together, with a time limit each, and finds out who failed, hangs or is gone."""
+"""Runs checks on all processes together, with a time limit each, and finds out who failed, hangs or
+is gone.
+"""
 
 import contextlib
 import faulthandler
@@ -51,9 +53,12 @@ class Check:
     Attributes:
       name: in the table.
       seconds: time limit.
-      collect: runs on every process; returns what it found, as JSON. Raises Problem, UserError, Skip, or anything.
-      judge: (what each process found, their names) -> detail; raises Problem or Skip. The same on all processes.
-      mend: what to do when `collect` fails with anything but a Problem or UserError, or takes longer than `seconds`.
+      collect: runs on every process; returns what it found, as JSON. Raises Problem, UserError,
+        Skip, or anything.
+      judge: (what each process found, their names) -> detail; raises Problem or Skip. The same on
+        all processes.
+      mend: what to do when `collect` fails with anything but a Problem or UserError, or takes
+        longer than `seconds`.
       needs: checks without which this one cannot run.
       devices: whether it runs collectives.
     """
@@ -79,7 +84,8 @@ class Result:
 
 
 class Exchange:
-    """Messages between the processes that need no devices; all call `gather` in the same order, process 0 decides who is late.
+    """Messages between the processes that need no devices; all call `gather` in the same order,
+    process 0 decides who is late.
 
     Attributes:
       names, full_names: of all processes, without and with their pids.
@@ -158,9 +164,15 @@ class Exchange:
             if not missing:
                 break
             silent = self._silent()
-            gone = {i: "does not answer: killed, stopped, or its node is lost" for i in missing if i in silent}
+            gone = {
+                i: "does not answer: killed, stopped, or its node is lost"
+                for i in missing
+                if i in silent
+            }
             # In a check, whoever has told its outcome does not come any more.
-            never = set(gone) | (self._of(f"phenomjax/preflight/{self.check}").keys() if ": " in label else set())
+            never = set(gone) | (
+                self._of(f"phenomjax/preflight/{self.check}").keys() if ": " in label else set()
+            )
             if never.issuperset(missing):
                 break
             if time.monotonic() > end:
@@ -178,7 +190,10 @@ class Exchange:
         """Whether some process told an outcome that is no success."""
         if self.count == 1:
             return False
-        return any("value" not in outcome for outcome in self._of(f"phenomjax/preflight/{self.check}").values())
+        return any(
+            "value" not in outcome
+            for outcome in self._of(f"phenomjax/preflight/{self.check}").values()
+        )
 
     def _silent(self) -> set[int]:
         """Processes whose heartbeat stands still."""
@@ -223,15 +238,21 @@ class Preflight:
     def _obstacle(self, check: Check) -> str:
         """Why a check cannot run."""
         if self.exchange.gone:
-            return "; ".join(f"{self.exchange.names[i]} {why}" for i, why in self.exchange.gone.items())
-        if missing := [name for name in check.needs if self.results[name].status not in (OK, SKIPPED)]:
+            return "; ".join(
+                f"{self.exchange.names[i]} {why}" for i, why in self.exchange.gone.items()
+            )
+        if missing := [
+            name for name in check.needs if self.results[name].status not in (OK, SKIPPED)
+        ]:
             return f"needs {' and '.join(missing)}"
         if check.devices and self.stuck:
             return f"the devices of {', '.join(self.stuck)} hang in an earlier check"
         return ""
 
     def _attempt(self, check: Check) -> dict[str, Any]:
-        """What this process has to say of a check: {"value"}, {"problem", "mend"}, {"skip"}, {"waits"} or {"hangs"}."""
+        """What this process has to say of a check: {"value"}, {"problem", "mend"}, {"skip"},
+        {"waits"} or {"hangs"}.
+        """
         said: dict[str, Any] = {}
 
         def work() -> None:
@@ -283,20 +304,42 @@ class Preflight:
             if "problem" in outcome:
                 problems.setdefault((outcome["problem"], outcome["mend"]), []).append(names[i])
             if "hangs" in outcome:
-                key = (f"is not done after {check.seconds:.0f} s, in {outcome['hangs']}", check.mend)
+                key = (
+                    f"is not done after {check.seconds:.0f} s, in {outcome['hangs']}",
+                    check.mend,
+                )
                 problems.setdefault(key, []).append(names[i])
         for i, why in self.exchange.gone.items():
-            problems.setdefault((why, "See the last lines of its output, and that node."), []).append(names[i])
-        if not problems and (waits := [names[i] for i, outcome in found.items() if "waits" in outcome]):
-            problems[f"waits for the others, for more than {check.seconds:.0f} s", check.mend] = waits
+            problems.setdefault(
+                (why, "See the last lines of its output, and that node."), []
+            ).append(names[i])
+        if not problems and (
+            waits := [names[i] for i, outcome in found.items() if "waits" in outcome]
+        ):
+            problems[f"waits for the others, for more than {check.seconds:.0f} s", check.mend] = (
+                waits
+            )
         if problems:
-            who = lambda names: "all processes" if len(names) == len(outcomes) > 1 else ", ".join(names)  # noqa: E731
+            who = lambda names: (  # noqa: E731
+                "all processes" if len(names) == len(outcomes) > 1 else ", ".join(names)
+            )
             text = "; ".join(f"{who(names)}: {what}" for (what, _), names in problems.items())
-            return Result(check.name, FAIL, seconds, text, " ".join(dict.fromkeys(m for _, m in problems if m)))
+            return Result(
+                check.name,
+                FAIL,
+                seconds,
+                text,
+                " ".join(dict.fromkeys(m for _, m in problems if m)),
+            )
         try:
             if skips := [outcome["skip"] for outcome in outcomes if "skip" in outcome]:
                 raise Skip(skips[0])
-            return Result(check.name, OK, seconds, check.judge([outcome["value"] for outcome in outcomes], names))
+            return Result(
+                check.name,
+                OK,
+                seconds,
+                check.judge([outcome["value"] for outcome in outcomes], names),
+            )
         except Skip as error:
             return Result(check.name, SKIPPED, seconds, str(error))
         except Problem as error:
@@ -312,7 +355,11 @@ def _where(thread: threading.Thread) -> str:
     """Where a thread is: the innermost line of this program, "checkpoint.py:120 (save)"."""
     frame = sys._current_frames().get(thread.ident or 0)
     stack = (
-        [f for f in traceback.extract_stack(frame) if "phenomjax" in f.filename and f.filename != __file__]
+        [
+            f
+            for f in traceback.extract_stack(frame)
+            if "phenomjax" in f.filename and f.filename != __file__
+        ]
         if frame
         else []
     )

@@ -25,7 +25,8 @@ from phenomjax.step import jit_step
 from phenomjax.training.feed import to_devices
 
 STEPS = 10
-EXACT, ROUNDED = 1e-5, 2e-2  # relative difference of losses: float32 products, and bfloat16 or TF32 ones
+# relative difference of losses: float32 products, and bfloat16 or TF32 ones
+EXACT, ROUNDED = 1e-5, 2e-2
 
 
 @contextlib.contextmanager
@@ -37,11 +38,16 @@ def on(mesh: Mesh, config: ConfigDict) -> Iterator[None]:
 
 def abstract_state(bench: Bench, mesh: Mesh) -> tuple[Any, Any, Any]:
     """`state.abstract` of the run on a mesh."""
-    spec = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in bench.loader.specs[0].items()}
+    spec = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in bench.loader.specs[0].items()
+    }
     return state_lib.abstract(bench.task, optim.make(bench.config), bench.config, mesh, spec)
 
 
-def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[Any, list[dict[str, float]], float]:
+def steps(
+    bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]
+) -> tuple[Any, list[dict[str, float]], float]:
     """The first steps of the run on a mesh, as the loop does them.
 
     Args:
@@ -65,7 +71,9 @@ def steps(bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]) -> tuple[
             batch = to_devices(loader.batch(i), rows)
             shapes = tuple((name, x.shape, str(x.dtype)) for name, x in batch.items())
             if shapes not in compiled:
-                compiled[shapes] = step.lower(abstract, batch, jax.random.key(0), np.uint32(0)).compile()
+                compiled[shapes] = step.lower(
+                    abstract, batch, jax.random.key(0), np.uint32(0)
+                ).compile()
                 ready(f"compiled {len(compiled)}", compiled[shapes].memory_analysis())
             if state is None:
                 key = jax.device_put(jax.random.key(c.seed), everywhere)
@@ -85,7 +93,8 @@ def run_steps(bench: Bench) -> dict[str, Any]:
 
     def ready(label: str, analysis: Any) -> None:
         memory.append(_bytes(analysis))
-        # The first collective of a program gives up when processes come more than half a minute apart.
+        # The first collective of a program gives up when processes come more than half a minute
+        # apart.
         bench.exchange.meet(label, LIMITS["steps"])
 
     assert bench.mesh is not None
@@ -103,11 +112,15 @@ def judge_steps(found: list[dict[str, Any]], names: list[str]) -> str:
     for step, m in enumerate(found[0]["metrics"], 1):
         if not np.isfinite([m["train/loss"], m["train/grad_norm"]]).all():
             raise Problem(
-                f"step {step} has loss {m['train/loss']:.4g} and gradient norm {m['train/grad_norm']:.4g}",
+                f"step {step} has loss {m['train/loss']:.4g} and gradient norm"
+                f" {m['train/grad_norm']:.4g}",
                 "Lower --config.optimizer.learning_rate, or inspect the bank.",
             )
     slow = max(f["seconds"] for f in found)
-    return f"{STEPS} steps, loss {losses[0][0]:.4f} to {losses[0][-1]:.4f}; {slow:.3g} s a step, {found[0]['GiB']:.2f} GiB a device"
+    return (
+        f"{STEPS} steps, loss {losses[0][0]:.4f} to {losses[0][-1]:.4f}; {slow:.3g} s a step,"
+        f" {found[0]['GiB']:.2f} GiB a device"
+    )
 
 
 def _bytes(analysis: Any) -> int:
@@ -126,12 +139,20 @@ def run_alone(bench: Bench) -> dict[str, Any] | None:
     if len(devices) % model or micro % (len(devices) // model):
         devices, model = devices[:1], 1  # one device holds all
     mesh = jax.make_mesh(
-        (len(devices) // model, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+        (len(devices) // model, model),
+        sharding.AXES,
+        axis_types=(AxisType.Auto,) * 2,
+        devices=devices,
     )
-    batch = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in bench.loader.specs[0].values())
+    batch = sum(
+        int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for shape, dtype in bench.loader.specs[0].values()
+    )
     free = _host_memory()
     if 3 * batch > free:
-        raise Skip(f"a whole batch of {size(batch)} does not fit into {size(free)} of one host: {smaller}")
+        raise Skip(
+            f"a whole batch of {size(batch)} does not fit into {size(free)} of one host: {smaller}"
+        )
 
     def fits(_: str, analysis: Any) -> None:
         room, need = (
@@ -140,7 +161,8 @@ def run_alone(bench: Bench) -> dict[str, Any] | None:
         )
         if need > 0.95 * room:
             raise Skip(
-                f"the whole batch on {len(devices)} device(s) needs {size(need)}, and {size(room)} are free: {smaller}"
+                f"the whole batch on {len(devices)} device(s) needs {size(need)}, and {size(room)}"
+                f" are free: {smaller}"
             )
 
     try:
@@ -148,9 +170,12 @@ def run_alone(bench: Bench) -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise Skip(f"the whole batch does not fit into the memory of {len(devices)} device(s): {smaller}") from None
+        raise Skip(
+            f"the whole batch does not fit into the memory of {len(devices)} device(s): {smaller}"
+        ) from None
     exact = compute_dtype(c.model.dtype) == jnp.float32 and (
-        devices[0].platform == "cpu" or jax.config.jax_default_matmul_precision in ("highest", "float32")
+        devices[0].platform == "cpu"
+        or jax.config.jax_default_matmul_precision in ("highest", "float32")
     )
     return {
         "all": bench.losses,
@@ -171,7 +196,9 @@ def _host_memory() -> float:
     """Bytes that are free on this host; endless where Linux does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return 1024.0 * next(
+            int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration):
         return float("inf")
 
@@ -183,23 +210,32 @@ def judge_alone(found: list[dict[str, Any] | None], names: list[str]) -> str:
         abs(a["train/loss"] - b["train/loss"]) / max(abs(b["train/loss"]), 1e-12)
         for a, b in zip(f["all"], f["alone"], strict=True)
     ]
-    norm = [abs(a["train/grad_norm"] / b["train/grad_norm"] - 1) for a, b in zip(f["all"], f["alone"], strict=True)]
+    norm = [
+        abs(a["train/grad_norm"] / b["train/grad_norm"] - 1)
+        for a, b in zip(f["all"], f["alone"], strict=True)
+    ]
     kind = (
         ""
         if f["limit"] == EXACT
-        else " of bfloat16 or TF32 products (--config.model.dtype=float32, JAX_DEFAULT_MATMUL_PRECISION=highest: 1e-5)"
+        else (
+            " of bfloat16 or TF32 products (--config.model.dtype=float32,"
+            " JAX_DEFAULT_MATMUL_PRECISION=highest: 1e-5)"
+        )
     )
-    # The first gradients are taken at the same parameters: their norm shows what a small learning rate hides.
+    # The first gradients are taken at the same parameters: their norm shows what a small learning
+    # rate hides.
     worst, first = max(off), norm[0]
     if not worst <= f["limit"] or not first <= 10 * f["limit"]:
         step = next((i for i, x in enumerate(off) if not x <= f["limit"]), 0)
         a, b = f["all"][step]["train/loss"], f["alone"][step]["train/loss"]
         raise Problem(
-            f"the losses are not those of one process: step {step + 1} has {a:.7g} on all, {b:.7g} on {names[0]} alone (relative difference "
-            f"{off[step]:.1e}, limit {f['limit']:g}{kind}; gradient norm of the first step: {first:.1e})",
-            "Some process reads other rows, or a sum over hosts goes wrong. See the rows 'data' and 'versions'; try other pairs of nodes.",
+            f"the losses are not those of one process: step {step + 1} has {a:.7g} on all, {b:.7g}"
+            f" on {names[0]} alone (relative difference {off[step]:.1e}, limit"
+            f" {f['limit']:g}{kind}; gradient norm of the first step: {first:.1e})",
+            "Some process reads other rows, or a sum over hosts goes wrong. See the rows 'data' and"
+            " 'versions'; try other pairs of nodes.",
         )
     return (
-        f"the same {STEPS} losses on {f['devices']} device(s) of {names[0]} alone, to {worst:.1e} (limit {f['limit']:g}{kind}), gradient norm to "
-        f"{first:.1e}; {f['seconds']:.3g} s a step"
+        f"the same {STEPS} losses on {f['devices']} device(s) of {names[0]} alone, to {worst:.1e}"
+        f" (limit {f['limit']:g}{kind}), gradient norm to {first:.1e}; {f['seconds']:.3g} s a step"
     )

@@ -16,16 +16,26 @@ COMMANDS = {
 }
 
 
+MODULES = {
+    "images": "images.command",
+    "sequences": "sequences.command",
+    "inspect": "inspect.images",
+    "simulate": "simulate",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Imports the module of the command that was asked for, and runs it."""
-    parser = argparse.ArgumentParser(prog="python -m phenomjax.prepare", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m phenomjax.prepare", description=__doc__, allow_abbrev=False
+    )
     arguments = sys.argv[1:] if argv is None else list(argv)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((word for word in arguments if word in COMMANDS), None)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         if name == chosen:
-            module = importlib.import_module(f"phenomjax.prepare.{name}")
+            module = importlib.import_module(f"phenomjax.prepare.{MODULES[name]}")
             module.add_arguments(command)
     args = parser.parse_args(arguments)
     log_to_stderr()

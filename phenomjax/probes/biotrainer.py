@@ -1,13 +1,17 @@
-"""Checkpoints as embedders of biotrainer (1.4): its protocols and its autoeval run on our vectors. biotrainer is imported when it is used.
+"""Checkpoints as embedders of biotrainer (1.4): its protocols and its autoeval run on our vectors.
+biotrainer is imported when it is used.
 
 biotrainer's own training, with the options of its config file; `embedder_name` is left out:
   python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --config config.yml
-Its benchmarks, which it downloads, or finds below --data; pgym scores mutations by likelihood, as `phenomjax.score` does:
+Its benchmarks, which it downloads, or finds below --data; pgym scores mutations by likelihood, as
+`phenomjax.score` does:
   python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --autoeval pbc --out autoeval_output
-Only vectors, where biotrainer lives in another environment (it needs transformers >= 5.4); name them there as `embeddings_file`:
+Only vectors, where biotrainer lives in another environment (it needs transformers >= 5.4); name
+them there as `embeddings_file`:
   python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --source proteins.fasta --per residue --out embeddings.h5
 
-Vectors are those of `python -m phenomjax.embed`, whose files biotrainer finds under the hash of each sequence. In a program:
+Vectors are those of `python -m phenomjax.embed`, whose files biotrainer finds under the hash of
+each sequence. In a program:
   EmbeddingService(embedder=biotrainer_embedder.embedder("runs/prot_txl"))       # of biotrainer.embedders
   BioEngineer.from_custom_model(biotrainer_embedder.engineer("runs/prot_txl"))   # of biotrainer.bioengineer
 """
@@ -37,24 +41,29 @@ FRAMEWORKS = ("pbc", "flip", "pgym")
 
 
 def sequence_hash(sequence: str) -> str:
-    """The name of a sequence in biotrainer's embedding files: SHA-256 of its letters and its length."""
+    """The name of a sequence in biotrainer's embedding files: SHA-256 of its letters and its
+    length.
+    """
     return hashlib.sha256(f"{sequence}_{len(sequence)}".encode()).hexdigest()
 
 
 def name_of(model: language_model.Trained) -> str:
-    """What biotrainer calls a model; another training has another name, as biotrainer keeps results by name."""
+    """What biotrainer calls a model; another training has another name, as biotrainer keeps results
+    by name.
+    """
     run = model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path
     return f"{run.name}-{model.step}-{model.fingerprint[:8]}"
 
 
 def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path) -> Path:
-    """Writes the file that biotrainer reads as `embeddings_file`; what is there already and fits is kept, what was stopped is continued.
+    """Writes the file that biotrainer reads as `embeddings_file`; what is there already and fits is
+    kept, what was stopped is continued.
 
     Args:
       checkpoint: workdir of a run, or one of its checkpoints.
       sequences: as they stand in the FASTA file.
-      per: "protein" (biotrainer's sequence_to_* protocols), float32 [dim], or "residue" (residue_to_* and residues_to_*), float32
-        [length, dim].
+      per: "protein" (biotrainer's sequence_to_* protocols), float32 [dim], or "residue"
+        (residue_to_* and residues_to_*), float32 [length, dim].
       out: NAME.h5.
 
     Raises:
@@ -72,7 +81,16 @@ def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path)
     with tempfile.TemporaryDirectory() as folder:
         fasta = Path(folder) / "sequences.fasta"
         fasta.write_text("".join(f">{key}\n{sequence}\n" for key, sequence in wanted.items()))
-        arguments = ["--checkpoint", str(checkpoint), "--source", str(fasta), "--per", per, "--out", str(out)]
+        arguments = [
+            "--checkpoint",
+            str(checkpoint),
+            "--source",
+            str(fasta),
+            "--per",
+            per,
+            "--out",
+            str(out),
+        ]
         if command.run(embed.parser().parse_args(arguments)) == EXIT_STOPPED:
             raise KeyboardInterrupt
     with h5py.File(out) as file:
@@ -80,8 +98,9 @@ def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path)
     if missing:
         out.unlink()
         raise UserError(
-            f"{len(missing)} of {len(wanted)} sequences cannot be read by the model of {checkpoint}, the first '{missing[0][:40]}'; the lines "
-            "above say why. Remove or mend them in the input of biotrainer."
+            f"{len(missing)} of {len(wanted)} sequences cannot be read by the model of"
+            f" {checkpoint}, the first '{missing[0][:40]}'; the lines above say why. Remove or mend"
+            " them in the input of biotrainer."
         )
     return out
 
@@ -93,14 +112,19 @@ def _there(out: Path, wanted: dict[str, str], per: str, checkpoint: str | Path) 
     with h5py.File(out) as file:
         if set(file) != set(wanted) or file.attrs.get("per", per) != per:
             return False
-        return not wanted or file.attrs.get("checkpoint_fingerprint") == language_model.load(checkpoint).fingerprint
+        return (
+            not wanted
+            or file.attrs.get("checkpoint_fingerprint")
+            == language_model.load(checkpoint).fingerprint
+        )
 
 
 def embedder(checkpoint: str | Path) -> Any:
-    """A biotrainer `EmbedderInterface` that gives [length, dim] float32 tensors, of sequences of any length.
+    """A biotrainer `EmbedderInterface` that gives [length, dim] float32 tensors, of sequences of
+    any length.
 
-    It reads letters as training did, so biotrainer's own replacement of rare residues is not made, and it makes batches of its own, so
-    `batch_size` is not used.
+    It reads letters as training did, so biotrainer's own replacement of rare residues is not made,
+    and it makes batches of its own, so `batch_size` is not used.
     """
     interfaces, torch = _import("biotrainer.embedders.interfaces"), importlib.import_module("torch")
 
@@ -111,7 +135,9 @@ def embedder(checkpoint: str | Path) -> Any:
         def _embed_single(self, sequence: str) -> Any:
             return next(self.embed_many([sequence]))
 
-        def embed_many(self, sequences: Iterable[str], batch_size: int | None = None) -> Iterator[Any]:
+        def embed_many(
+            self, sequences: Iterable[str], batch_size: int | None = None
+        ) -> Iterator[Any]:
             ordered = list(sequences)
             with tempfile.TemporaryDirectory() as folder:
                 path = write(checkpoint, ordered, "residue", Path(folder) / "embeddings.h5")
@@ -123,7 +149,8 @@ def embedder(checkpoint: str | Path) -> Any:
 
 
 def train(checkpoint: str | Path, config: str | Path) -> dict:
-    """`biotrainer train --config`, with our vectors in its embedding step; returns what biotrainer writes as out.yml.
+    """`biotrainer train --config`, with our vectors in its embedding step; returns what biotrainer
+    writes as out.yml.
 
     Raises:
       UserError: biotrainer is missing, or the config names another embedder or fine-tuning.
@@ -137,33 +164,50 @@ def train(checkpoint: str | Path, config: str | Path) -> dict:
     class Embedding(steps.EmbeddingStep):
         def process(self, context: Any) -> Any:
             given = context.config
-            if given.get("embedder_name", "custom_embeddings") != "custom_embeddings" or given.get("embeddings_file"):
-                raise UserError(f"{config} names an embedder of its own, and --checkpoint gives another. Leave embedder_name and "
-                                "embeddings_file out, or run `biotrainer train`.")  # fmt: skip
+            if given.get("embedder_name", "custom_embeddings") != "custom_embeddings" or given.get(
+                "embeddings_file"
+            ):
+                raise UserError(
+                    f"{config} names an embedder of its own, and --checkpoint gives another. Leave"
+                    " embedder_name and embeddings_file out, or run `biotrainer train`."
+                )
             if given.get("finetuning_config"):
-                raise UserError(f"{config} asks for fine-tuning, which biotrainer can do only with models of PyTorch. Leave finetuning_config "
-                                "out; our models are fine-tuned by `python -m phenomjax.main`.")  # fmt: skip
+                raise UserError(
+                    f"{config} asks for fine-tuning, which biotrainer can do only with models of"
+                    " PyTorch. Leave finetuning_config out; our models are fine-tuned by `python"
+                    " -m phenomjax.main`."
+                )
             whole = given["protocol"] in protocols.Protocol.using_per_sequence_embeddings()
             out = Path(given["output_dir"]) / f"{model_name}_{'protein' if whole else 'residue'}.h5"
             sequences = [record.seq for record in context.input_data]
-            given["embeddings_file"] = str(write(checkpoint, sequences, "protein" if whole else "residue", out))
+            given["embeddings_file"] = str(
+                write(checkpoint, sequences, "protein" if whole else "residue", out)
+            )
             context.output_manager.add_derived_values({"phenomjax_model": model_name})
             return super().process(context)
 
-    pipeline = trainers.DefaultPipeline({}).with_custom_steps(custom_embedding_step=Embedding()).pipeline
+    pipeline = (
+        trainers.DefaultPipeline({}).with_custom_steps(custom_embedding_step=Embedding()).pipeline
+    )
     return cli.train_with_custom_pipeline(str(config), pipeline)
 
 
 def autoeval(
-    checkpoint: str | Path, framework: str, out: Path, data: Path | None = None, min_length: int = 0, max_length: int = 2000
-) -> Any:  # fmt: skip
+    checkpoint: str | Path,
+    framework: str,
+    out: Path,
+    data: Path | None = None,
+    min_length: int = 0,
+    max_length: int = 2000,
+) -> Any:
     """Runs a benchmark of biotrainer; what is finished below `out` is not run again.
 
     Args:
       checkpoint: workdir of a run, or one of its checkpoints.
       framework: a name in FRAMEWORKS.
       out: folder of biotrainer's report and models.
-      data: folder with the framework's own folder (PBC, FLIP or PGYM); None = biotrainer's cache, into which it downloads.
+      data: folder with the framework's own folder (PBC, FLIP or PGYM); None = biotrainer's cache,
+        into which it downloads.
       min_length, max_length: of sequences, in residues (not pgym).
 
     Returns:
@@ -174,12 +218,24 @@ def autoeval(
     arguments: dict[str, Any] = {"custom_storage_path": data, "output_dir": out}
     if framework.lower() == "pgym":
         scores = engineer(checkpoint)
-        arguments["custom_bioengineer"] = _import("biotrainer.bioengineer").BioEngineer.from_custom_model(scores)
+        arguments["custom_bioengineer"] = _import(
+            "biotrainer.bioengineer"
+        ).BioEngineer.from_custom_model(scores)
         arguments["zero_shot_method"] = scores.supported_methods()[0]
     else:
-        _, residue, protein = package.get_unique_framework_sequences(framework, min_length, max_length, data)
-        for per, records, option in (("residue", residue, "per_residue"), ("protein", protein, "per_sequence")):
-            path = Path(out) / name / framework.upper() / f"embeddings_{min_length}_{max_length}_{per}.h5"
+        _, residue, protein = package.get_unique_framework_sequences(
+            framework, min_length, max_length, data
+        )
+        for per, records, option in (
+            ("residue", residue, "per_residue"),
+            ("protein", protein, "per_sequence"),
+        ):
+            path = (
+                Path(out)
+                / name
+                / framework.upper()
+                / f"embeddings_{min_length}_{max_length}_{per}.h5"
+            )
             sequences = [record.seq for record in records.values()]
             arguments[f"precomputed_{option}_embeddings"] = write(checkpoint, sequences, per, path)
         arguments |= {"min_seq_length": min_length, "max_seq_length": max_length}
@@ -190,22 +246,32 @@ def autoeval(
 
 
 def engineer(checkpoint: str | Path) -> Any:
-    """A `BioEngineerModelWrapper`, biotrainer's scorer of mutations, with our scores: nats, higher is fitter, as `phenomjax.score` has them.
+    """A `BioEngineerModelWrapper`, biotrainer's scorer of mutations, with our scores: nats, higher
+    is fitter, as `phenomjax.score` has them.
 
-    biotrainer knows four methods; a family has the one that is its own. XLNet: MASKED_MARGINALS, each mutated residue hidden alone in the
-    wild type. Transformer-XL and ELMo: PERPLEXITY, here the difference of the whole sequence's log-likelihood to the wild type's.
+    biotrainer knows four methods; a family has the one that is its own. XLNet: MASKED_MARGINALS,
+    each mutated residue hidden alone in the wild type. Transformer-XL and ELMo: PERPLEXITY, here
+    the difference of the whole sequence's log-likelihood to the wild type's.
     """
-    package, inner = _import("biotrainer.bioengineer"), _import("biotrainer.bioengineer.bioengineer_data_classes")
+    package, inner = (
+        _import("biotrainer.bioengineer"),
+        _import("biotrainer.bioengineer.bioengineer_data_classes"),
+    )
     model = language_model.load(checkpoint, "float32")
     if model.words.name != "protein":
-        raise UserError(f"--checkpoint {checkpoint} reads {model.words.name}, and mutations are of proteins.")
+        raise UserError(
+            f"--checkpoint {checkpoint} reads {model.words.name}, and mutations are of proteins."
+        )
     masked, name = model.task.scoring == "masked", name_of(model)
     method = inner.ZeroShotMethod.MASKED_MARGINALS if masked else inner.ZeroShotMethod.PERPLEXITY
 
     def score(wild_type: str, mutations: list[str], one_indexed: bool) -> list[Any]:
         parsed = [table.parse(text, wild_type, 0 if one_indexed else -1) for text in mutations]
         values = likelihood.variant_scores(model, wild_type, parsed).sum(1)
-        variants = [inner.Variant.parse(text, one_indexed=one_indexed, wt_sequence=wild_type) for text in mutations]
+        variants = [
+            inner.Variant.parse(text, one_indexed=one_indexed, wt_sequence=wild_type)
+            for text in mutations
+        ]
         return [
             inner.VariantScore.from_total_score(variant, float(value), name, method)
             for variant, value in zip(variants, values, strict=True)
@@ -219,16 +285,28 @@ def engineer(checkpoint: str | Path) -> Any:
         def supported_methods(self) -> list[Any]:
             return [method]
 
-        def zero_shot_masked_marginals(self, wt_sequence: str, mutations: list[str], one_indexed: bool = True) -> Any:
+        def zero_shot_masked_marginals(
+            self, wt_sequence: str, mutations: list[str], one_indexed: bool = True
+        ) -> Any:
             return score(wt_sequence, mutations, one_indexed) if masked else self._no()
 
         def zero_shot_perplexity(
-            self, wt_sequence: str, mutations: list[str], one_indexed: bool = True, subtract_wt: bool = True
+            self,
+            wt_sequence: str,
+            mutations: list[str],
+            one_indexed: bool = True,
+            subtract_wt: bool = True,
         ) -> Any:
-            return self._no() if masked or not subtract_wt else score(wt_sequence, mutations, one_indexed)
+            return (
+                self._no()
+                if masked or not subtract_wt
+                else score(wt_sequence, mutations, one_indexed)
+            )
 
         def _no(self, *_: Any) -> Any:
-            raise NotImplementedError(f"{name} scores variants against the wild type, by {method.name} alone")
+            raise NotImplementedError(
+                f"{name} scores variants against the wild type, by {method.name} alone"
+            )
 
         _model_forward_fn = _get_log_probabilities = _get_masked_log_probabilities = _no
         _compute_pseudoperplexity = _compute_perplexity = _no
@@ -241,9 +319,10 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"biotrainer cannot be imported ({error}). Install it beside phenomjax: pip install 'biotrainer>=1.4,<2'. Where it must live in "
-            "another environment, write the vectors with --source FASTA --per residue|protein --out NAME.h5, and give them to `biotrainer train` "
-            "as embeddings_file."
+            f"biotrainer cannot be imported ({error}). Install it beside phenomjax: pip install"
+            " 'biotrainer>=1.4,<2'. Where it must live in another environment, write the vectors"
+            " with --source FASTA --per residue|protein --out NAME.h5, and give them to"
+            " `biotrainer train` as embeddings_file."
         ) from error
 
 
@@ -267,23 +346,52 @@ def read_fasta(path: Path) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m phenomjax.probes.biotrainer", description=__doc__.split(":")[0] + ".", epilog="The same command goes on where it "
-        "was stopped. Exit codes: 0 done; 2 a mistake in the arguments or the input; 75 stopped by a signal.",
-    )  # fmt: skip
+        prog="python -m phenomjax.probes.biotrainer",
+        description=__doc__.split(":")[0] + ".",
+        epilog=(
+            "The same command goes on where it was stopped. Exit codes: 0 done; 2 a mistake in the"
+            " arguments or the input; 75 stopped by a signal."
+        ),
+    )
     add = p.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="workdir of a run, or one of its checkpoints/STEP folders")
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="workdir of a run, or one of its checkpoints/STEP folders",
+    )
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, metavar="YML", help="train a head by biotrainer's config file")
+    what.add_argument(
+        "--config", type=Path, metavar="YML", help="train a head by biotrainer's config file"
+    )
     what.add_argument("--autoeval", choices=FRAMEWORKS, help="run a benchmark of biotrainer")
-    what.add_argument("--source", type=Path, metavar="FASTA", help="write the vectors only; biotrainer is not needed")
+    what.add_argument(
+        "--source",
+        type=Path,
+        metavar="FASTA",
+        help="write the vectors only; biotrainer is not needed",
+    )
     add("--out", type=Path, help="--autoeval: folder (default autoeval_output); --source: NAME.h5")
     add("--per", choices=("protein", "residue"), help="--source: what a vector stands for")
     add(
-        "--data", type=Path, metavar="DIR", help="--autoeval: where PBC, FLIP or PGYM lies; default: biotrainer's cache"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="--autoeval: where PBC, FLIP or PGYM lies; default: biotrainer's cache",
     )
-    add("--min_seq_length", type=int, default=0, metavar="N", help="--autoeval: leave shorter proteins out")
     add(
-        "--max_seq_length", type=int, default=2000, metavar="N", help="--autoeval: leave longer ones out (default 2000)"
+        "--min_seq_length",
+        type=int,
+        default=0,
+        metavar="N",
+        help="--autoeval: leave shorter proteins out",
+    )
+    add(
+        "--max_seq_length",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="--autoeval: leave longer ones out (default 2000)",
     )
     return p
 
@@ -295,14 +403,22 @@ def main(argv: Sequence[str] | None = None) -> int:
       UserError: a mistake in the arguments or the input.
     """
     args = parser().parse_args(argv)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # biotrainer's heads need the same accelerator
+    # biotrainer's heads need the same accelerator
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     log_to_stderr()
     try:
         if args.config:
             train(args.checkpoint, args.config)
         elif args.autoeval:
             out = args.out or Path("autoeval_output")
-            autoeval(args.checkpoint, args.autoeval, out, args.data, args.min_seq_length, args.max_seq_length)
+            autoeval(
+                args.checkpoint,
+                args.autoeval,
+                out,
+                args.data,
+                args.min_seq_length,
+                args.max_seq_length,
+            )
         else:
             if not args.per or not args.out or args.out.suffix not in (".h5", ".hdf5"):
                 raise UserError("--source needs --per protein or residue, and --out NAME.h5.")

@@ -7,5 +7,8 @@ from phenomjax.probes.biotrainer import *  # noqa: F403  a configuration of biot
 from phenomjax.system.errors import exit_on_user_error
 
 if __name__ == "__main__":
-    print("`phenomjax.probes.biotrainer_embedder` is `phenomjax.probes.biotrainer` now.", file=sys.stderr)
+    print(
+        "`phenomjax.probes.biotrainer_embedder` is `phenomjax.probes.biotrainer` now.",
+        file=sys.stderr,
+    )
     exit_on_user_error(biotrainer.main)

@@ -1,7 +1,9 @@
-"""Probes of a model while it trains: heads on its frozen parameters, every `probes.every_steps` steps.
+"""Probes of a model while it trains: heads on its frozen parameters, every `probes.every_steps`
+steps.
 
-Process 0 computes, on its own devices and from a copy of the parameters, while the others wait; so nothing of the training's state, random numbers
-or programs is touched. The computing stands in a thread: a thread begins without the training's mesh and sharding rules, and the main thread stays
+Process 0 computes, on its own devices and from a copy of the parameters, while the others wait; so
+nothing of the training's state, random numbers or programs is touched. The computing stands in a
+thread: a thread begins without the training's mesh and sharding rules, and the main thread stays
 free to hear of signals together with the other processes.
 """
 
@@ -54,14 +56,16 @@ class Probe:
 
 
 class Probes:
-    """The tasks of `probes.suite` that the model can read; those of labels, since mutation effects need no training.
+    """The tasks of `probes.suite` that the model can read; those of labels, since mutation effects
+    need no training.
 
     Args:
       config: of the run, resolved.
       task: the pretraining objective, a LanguageModel.
 
     Raises:
-      UserError: the suite, or a file of it, has a mistake; no task is left; `checkpoint.best_metric` is none of the probes.
+      UserError: the suite, or a file of it, has a mistake; no task is left;
+        `checkpoint.best_metric` is none of the probes.
     """
 
     def __init__(self, config: ConfigDict, task: Any):
@@ -85,22 +89,30 @@ class Probes:
             try:
                 encoded = embeddings.encode(self._model, data.sequences)
             except UserError as error:
-                raise UserError(f"Task '{name}' of the suite {self._config.probes.suite}: {error}") from None
+                raise UserError(
+                    f"Task '{name}' of the suite {self._config.probes.suite}: {error}"
+                ) from None
             self._probes.append(Probe(data, encoded, entry.heads[0]))
         names = self.names()
         if not names:
             raise UserError(
-                f"The suite {self._config.probes.suite} has no task to probe this model with: it reads {alphabet}, and of mutations' effects, "
-                f"which need no head, there are no probes. Left out: {', '.join(left_out) or 'nothing'}. Give another --config.probes.suite, "
-                "or --config.probes.every_steps=0."
+                f"The suite {self._config.probes.suite} has no task to probe this model with: it"
+                f" reads {alphabet}, and of mutations' effects, which need no head, there are no"
+                f" probes. Left out: {', '.join(left_out) or 'nothing'}. Give another"
+                " --config.probes.suite, or --config.probes.every_steps=0."
             )
         best = self._config.checkpoint.best_metric
         if best not in ("val/loss", *names):
             raise UserError(
-                f"config.checkpoint.best_metric is '{best}'.{did_you_mean(best, names)} It can be val/loss, {', '.join(names)}."
+                f"config.checkpoint.best_metric is '{best}'.{did_you_mean(best, names)} It can be"
+                f" val/loss, {', '.join(names)}."
             )
-        log.info("probes every %d steps: %s%s", self._config.probes.every_steps, ", ".join(names),
-                 f"; left out: {', '.join(left_out)}" if left_out else "")  # fmt: skip
+        log.info(
+            "probes every %d steps: %s%s",
+            self._config.probes.every_steps,
+            ", ".join(names),
+            f"; left out: {', '.join(left_out)}" if left_out else "",
+        )
 
     def names(self) -> list[str]:
         """What is measured: of every label and test set the metric to judge by."""
@@ -120,8 +132,8 @@ class Probes:
           params: in any sharding; they are not changed.
 
         Returns:
-          In all processes {name: value} with the ends of the 95 % intervals as name_low and name_high; what is not defined is left out. None when
-          a signal asked to stop.
+          In all processes {name: value} with the ends of the 95 % intervals as name_low and
+          name_high; what is not defined is left out. None when a signal asked to stop.
 
         Raises:
           UserError: the features are no numbers.
@@ -147,28 +159,36 @@ class Probes:
 
     def _compute(self, step: int, params: Any, stop: threading.Event) -> dict[str, float]:
         """In the thread of process 0."""
-        model = dataclasses.replace(self._model, path=Path(f"step {step}"), step=step, params=params)
+        model = dataclasses.replace(
+            self._model, path=Path(f"step {step}"), step=step, params=params
+        )
         self._embedder = self._embedder or embeddings.Embedder(model)
         self._embedder.use(model)
         values: dict[str, float] = {}
         try:
-            with contextlib.suppress(embeddings.Stopped):  # `measure` set the event, and tells of it
+            # `measure` set the event, and tells of it
+            with contextlib.suppress(embeddings.Stopped):
                 for probe in self._probes:
                     features = self._embedder.compute(probe.encoded, probe.data.per, stop)
                     if probe.head == "nearest":
                         scores = [neighbours.predict(features, probe.data)]
                     else:
-                        scores = training.fit_predict(features, probe.data, probe.head, self._suite.training, stop)
+                        scores = training.fit_predict(
+                            features, probe.data, probe.head, self._suite.training, stop
+                        )
                     for row in metrics.evaluate(probe.data, scores, self._suite.bootstrap_draws):
                         values |= _values(probe.data, row)
         finally:
-            self._embedder.use(self._model)  # the copy on the devices is not needed until the next time
+            # the copy on the devices is not needed until the next time
+            self._embedder.use(self._model)
         return values
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the log to the one line of what was found: progress of embedding and heads is for jobs of their own."""
+    """Keeps the log to the one line of what was found: progress of embedding and heads is for jobs
+    of their own.
+    """
 
     def wanted(record: logging.LogRecord) -> bool:
         return record.levelno > logging.INFO or not str(record.threadName).startswith(THREAD)
@@ -181,7 +201,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _values(data: Dataset, row: dict[str, Any]) -> dict[str, float]:
-    """What a row of results gives to the log, if it is of the metric to judge by; of residues all count alike."""
+    """What a row of results gives to the log, if it is of the metric to judge by; of residues all
+    count alike.
+    """
     if (
         row["metric"] != data.labels[row["label"]].metric
         or row["split"] not in data.tests
@@ -189,7 +211,11 @@ def _values(data: Dataset, row: dict[str, Any]) -> dict[str, float]:
     ):
         return {}
     name = _name(data, row["label"], row["metric"], row["split"])
-    ends = {name: row["value"], f"{name}_low": row["interval"][0], f"{name}_high": row["interval"][1]}
+    ends = {
+        name: row["value"],
+        f"{name}_low": row["interval"][0],
+        f"{name}_high": row["interval"][1],
+    }
     return {key: value for key, value in ends.items() if value is not None and math.isfinite(value)}
 
 
@@ -199,11 +225,14 @@ def _name(data: Dataset, label: str, metric: str, test: str) -> str:
 
 
 def _gathered(params: Any) -> Any:
-    """A copy of sharded parameters in the memory of each host, array by array: no device ever holds them all."""
+    """A copy of sharded parameters in the memory of each host, array by array: no device ever holds
+    them all.
+    """
 
     def fetch(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable or x.is_fully_replicated:
-            return np.array(jax.device_get(x))  # the training step will write over what it was given
+            # the training step will write over what it was given
+            return np.array(jax.device_get(x))
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(fetch, params)

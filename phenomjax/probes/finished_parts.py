@@ -1,4 +1,6 @@
-"""What one method gave on one task, kept on disk as soon as it is there: a report that was interrupted goes on from its parts."""
+"""What one method gave on one task, kept on disk as soon as it is there: a report that was
+interrupted goes on from its parts.
+"""
 
 import hashlib
 import json
@@ -19,7 +21,9 @@ VERSION = 1  # of what a part means: a change in the protocol makes all parts an
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of results, and the arrays that figures need, by name: "confusion/LABEL/SPLIT", "probability/…", "right/…", "map/measured", …"""
+    """Rows of results, and the arrays that figures need, by name: "confusion/LABEL/SPLIT",
+    "probability/…", "right/…", "map/measured", …
+    """
 
     rows: list[dict[str, Any]]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -36,7 +40,9 @@ class Parts:
         self._folder = folder
 
     def get(self, key: Any, make: Callable[[], Part]) -> Part:
-        """The part of a key (anything that JSON can write), made and kept if it is not there or cannot be read."""
+        """The part of a key (anything that JSON can write), made and kept if it is not there or
+        cannot be read.
+        """
         text = json.dumps([VERSION, key], sort_keys=True, default=str)
         path = self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
         if path.is_file():

@@ -1,8 +1,11 @@
-"""How right predictions are: metrics of residues, classes, sets of classes and values, with bootstrap intervals over proteins.
+"""How right predictions are: metrics of residues, classes, sets of classes and values, with
+bootstrap intervals over proteins.
 
-Every metric is a function of weights of the proteins, [draws, proteins]: how often each is in a draw; all ones is the data as it is. So a
-thousand draws are a few matrix products: classes by counts (of each protein: right, true and predicted residues of each class), values by
-moments, rank statistics by sorting once and adding up weights. They equal scikit-learn's and SciPy's on the rows repeated.
+Every metric is a function of weights of the proteins, [draws, proteins]: how often each is in a
+draw; all ones is the data as it is. So a thousand draws are a few matrix products: classes by
+counts (of each protein: right, true and predicted residues of each class), values by moments, rank
+statistics by sorting once and adding up weights. They equal scikit-learn's and SciPy's on the rows
+repeated.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,14 +29,17 @@ def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list
 
     Args:
       dataset: what was predicted.
-      scores: predictions of `dataset.test_rows`, one {label: predictions} a seed. RESIDUE: list of float [length, classes]; CLASS: float
-        [rows, classes], a row of zeros names none and is wrong; MULTILABEL: float [rows, classes], predicted above 0.5; VALUE: float [rows].
+      scores: predictions of `dataset.test_rows`, one {label: predictions} a seed. RESIDUE: list of
+        float [length, classes]; CLASS: float [rows, classes], a row of zeros names none and is
+        wrong; MULTILABEL: float [rows, classes], predicted above 0.5; VALUE: float [rows].
       draws: of the bootstrap, the same for all seeds.
 
     Returns:
-      Rows {"label", "split", "metric", "average": "residue", "protein" or "", "value": mean over seeds, "interval": 95 % percentile bootstrap
-      of that mean over proteins, "count": proteins, "residues" (None but for RESIDUE), "seeds", "seed_std" (None of one seed)}. What is not
-      defined, such as the correlation with a constant, is None. A set without a known label has no rows.
+      Rows {"label", "split", "metric", "average": "residue", "protein" or "", "value": mean over
+      seeds, "interval": 95 % percentile bootstrap of that mean over proteins, "count": proteins,
+      "residues" (None but for RESIDUE), "seeds", "seed_std" (None of one seed)}. What is not
+      defined, such as the correlation with a constant, is None. A set without a known label has no
+      rows.
     """
     place = {row: i for i, row in enumerate(dataset.test_rows.tolist())}
     rows = []
@@ -47,20 +53,38 @@ def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list
             places = np.array([place[row] for row in members.tolist()])
             truth = labels.take(members)
             measures = [measure(truth, _take(seed[label], places)) for seed in scores]
-            residues = int(sum((values >= 0).sum() for values in truth.values)) if labels.kind == RESIDUE else None
+            residues = (
+                int(sum((values >= 0).sum() for values in truth.values))
+                if labels.kind == RESIDUE
+                else None
+            )
             for (metric, average), result in _bootstrap(measures, len(members), draws).items():
                 rows.append(
-                    {"label": label, "split": split, "metric": metric, "average": average, **result, "count": len(members),
-                     "residues": residues, "seeds": len(scores)}
-                )  # fmt: skip
+                    {
+                        "label": label,
+                        "split": split,
+                        "metric": metric,
+                        "average": average,
+                        **result,
+                        "count": len(members),
+                        "residues": residues,
+                        "seeds": len(scores),
+                    }
+                )
     return rows
 
 
 def _take(predictions: Any, places: np.ndarray) -> Any:
-    return [predictions[i] for i in places] if isinstance(predictions, list) else np.asarray(predictions)[places]
+    return (
+        [predictions[i] for i in places]
+        if isinstance(predictions, list)
+        else np.asarray(predictions)[places]
+    )
 
 
-def _bootstrap(measures: list[Measure], count: int, draws: int) -> dict[tuple[str, str], dict[str, Any]]:
+def _bootstrap(
+    measures: list[Measure], count: int, draws: int
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Value, interval and deviation between seeds of every metric."""
     ones = np.ones((1, count))
     found = [measure(ones) for measure in measures]
@@ -68,11 +92,17 @@ def _bootstrap(measures: list[Measure], count: int, draws: int) -> dict[tuple[st
     results = {}
     for key in found[0]:
         values = np.array([seed[key][0] for seed in found])
-        means = np.concatenate([np.mean([seed[key] for seed in block], 0) for block in blocks] or [np.zeros(0)])
+        means = np.concatenate(
+            [np.mean([seed[key] for seed in block], 0) for block in blocks] or [np.zeros(0)]
+        )
         means = means[~np.isnan(means)]  # draws of one class, or of one value
         tail = 50 * (1 - CONFIDENCE)
         defined = not np.isnan(values).any()
-        interval = np.percentile(means, [tail, 100 - tail]).tolist() if defined and len(means) else [None, None]
+        interval = (
+            np.percentile(means, [tail, 100 - tail]).tolist()
+            if defined and len(means)
+            else [None, None]
+        )
         results[key] = {
             "value": float(values.mean()) if defined else None,
             "interval": interval,
@@ -82,7 +112,9 @@ def _bootstrap(measures: list[Measure], count: int, draws: int) -> dict[tuple[st
 
 
 def _weights(count: int, draws: int) -> Iterator[np.ndarray]:
-    """How often each protein is in each draw of `count` proteins with replacement, float64 [draws of a block, count]."""
+    """How often each protein is in each draw of `count` proteins with replacement, float64 [draws
+    of a block, count].
+    """
     random = np.random.default_rng(0)
     block = max(1, BLOCK // count)
     for start in range(0, draws, block):
@@ -109,7 +141,9 @@ def measure(truth: Labels, predicted: Any) -> Measure:
 
 
 def named(predicted: np.ndarray) -> np.ndarray:
-    """The class that each row of probabilities names, int64; the number of classes where it names none."""
+    """The class that each row of probabilities names, int64; the number of classes where it names
+    none.
+    """
     return np.where((predicted > 0).any(-1), predicted.argmax(-1), predicted.shape[-1])
 
 
@@ -118,12 +152,17 @@ def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
     proteins = len(predicted)
     length = [len(values) for values in truth.values]
     owner = np.repeat(np.arange(proteins), length)
-    true, guess = np.concatenate(truth.values).astype(np.int64), np.concatenate([named(p) for p in predicted])
+    true, guess = (
+        np.concatenate(truth.values).astype(np.int64),
+        np.concatenate([named(p) for p in predicted]),
+    )
     owner, true, guess = owner[true >= 0], true[true >= 0], guess[true >= 0]
 
     def count(of: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray:
         cells = owner[where] * size + of[where]
-        return np.bincount(cells, minlength=proteins * size).reshape(proteins, size).astype(np.float64)
+        return (
+            np.bincount(cells, minlength=proteins * size).reshape(proteins, size).astype(np.float64)
+        )
 
     right, trues, guesses = count(true, true == guess), count(true), count(guess)
     accuracy = right.sum(1) / trues.sum(1)
@@ -145,7 +184,11 @@ def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
     def table(classes: np.ndarray, value: np.ndarray) -> Any:  # sparse: a thousand folds
         return sparse.csr_array((value.astype(np.float64), (rows, classes)), shape)
 
-    right, trues, guesses = table(true, true == guess), table(true, rows >= 0), table(guess, rows >= 0)
+    right, trues, guesses = (
+        table(true, true == guess),
+        table(true, rows >= 0),
+        table(guess, rows >= 0),
+    )
     order = _ties(predicted[:, 1] - predicted[:, 0]) if len(truth.classes) == 2 else None
 
     def metrics(weights: np.ndarray) -> Metrics:
@@ -159,10 +202,11 @@ def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
 
 
 def _confusion(right: np.ndarray, true: np.ndarray, guess: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy, macro F1 and Matthews correlation (Gorodkin 2004) from counts [draws, classes and none].
+    """Accuracy, balanced accuracy, macro F1 and Matthews correlation (Gorodkin 2004) from counts
+    [draws, classes and none].
 
-    As in scikit-learn: balanced accuracy over the classes that are there, macro F1 over those that are there or named, 0 for a correlation
-    with a constant.
+    As in scikit-learn: balanced accuracy over the classes that are there, macro F1 over those that
+    are there or named, 0 for a correlation with a constant.
     """
     total = true.sum(1)
     there, either = true > 0, (true + guess > 0) & (np.arange(true.shape[1]) < true.shape[1] - 1)
@@ -179,10 +223,12 @@ def _confusion(right: np.ndarray, true: np.ndarray, guess: np.ndarray) -> dict[s
 
 
 def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
-    """Averages over proteins of precision, recall and F1 (scikit-learn's average="samples"), and the best F1 of any threshold.
+    """Averages over proteins of precision, recall and F1 (scikit-learn's average="samples"), and
+    the best F1 of any threshold.
 
-    f1_max: mean precision over proteins with a prediction, mean recall over all, at the threshold that is best for these very proteins, as in
-    CAFA (Radivojac et al. 2013): an upper bound of what choosing the threshold can give.
+    f1_max: mean precision over proteins with a prediction, mean recall over all, at the threshold
+    that is best for these very proteins, as in CAFA (Radivojac et al. 2013): an upper bound of what
+    choosing the threshold can give.
     """
     size = true.sum(1)
 
@@ -205,7 +251,10 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
     def metrics(weights: np.ndarray) -> Metrics:
         total = weights.sum(1)
         found = {(name, ""): weights @ values / total for name, values in samples.items()}
-        p, r = weights @ precision / np.maximum(weights @ covered, 1), weights @ recall / total[:, None]
+        p, r = (
+            weights @ precision / np.maximum(weights @ covered, 1),
+            weights @ recall / total[:, None],
+        )
         best = np.divide(2 * p * r, p + r, out=np.zeros_like(p), where=p + r > 0).max(1)
         return found | {("f1_max", ""): best}
 
@@ -215,13 +264,22 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
 def _values(true: np.ndarray, predicted: np.ndarray) -> Measure:
     origin = true.mean()  # moments about it lose no digits
     x, y = true - origin, predicted - origin
-    products, orders = np.stack([x, y, x * x, y * y, x * y, (x - y) ** 2], 1), (_ties(true), _ties(predicted))
+    products, orders = (
+        np.stack([x, y, x * x, y * y, x * y, (x - y) ** 2], 1),
+        (
+            _ties(true),
+            _ties(predicted),
+        ),
+    )
 
     def metrics(weights: np.ndarray) -> Metrics:
         total = weights.sum(1)
         means = weights @ products / total[:, None]
         ranks = [_ranks(weights, order) - (total[:, None] + 1) / 2 for order in orders]
-        of_ranks = [np.einsum("dn,dn,dn->d", weights, ranks[i], ranks[j]) / total for i, j in ((0, 0), (1, 1), (0, 1))]
+        of_ranks = [
+            np.einsum("dn,dn,dn->d", weights, ranks[i], ranks[j]) / total
+            for i, j in ((0, 0), (1, 1), (0, 1))
+        ]
         spread = _positive(means[:, 2] - means[:, 0] ** 2, means[:, 2])
         return {
             ("spearman", ""): _ratio(of_ranks[2], np.sqrt(of_ranks[0] * of_ranks[1])),
@@ -260,11 +318,17 @@ def _ranks(weights: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarr
         of_value = np.add.reduceat(of_value, starts)
     rank = np.cumsum(of_value, 0) - (of_value - 1) / 2
     ranks = np.empty(weights.shape[::-1])
-    ranks[order] = rank if len(starts) == len(order) else np.repeat(rank, np.diff(starts, append=len(order)), axis=0)
+    ranks[order] = (
+        rank
+        if len(starts) == len(order)
+        else np.repeat(rank, np.diff(starts, append=len(order)), axis=0)
+    )
     return ranks.T
 
 
-def _auroc(weights: np.ndarray, positive: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _auroc(
+    weights: np.ndarray, positive: np.ndarray, ties: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
     """Area under the ROC curve by Mann and Whitney's U, [draws]; NaN of one class."""
     above, below = (weights * positive).sum(1), (weights * ~positive).sum(1)
     u = (weights * positive * _ranks(weights, ties)).sum(1) - above * (above + 1) / 2

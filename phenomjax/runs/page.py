@@ -1,4 +1,6 @@
-"""The page of `python -m phenomjax.runs`: one file without anything from outside, a table that sorts by a click, and curves as SVG."""
+"""The page of `python -m phenomjax.runs`: one file without anything from outside, a table that
+sorts by a click, and curves as SVG.
+"""
 
 import math
 from html import escape
@@ -50,17 +52,27 @@ def page(header: list[str], rows: list[list[str]], runs: "list[Run]") -> str:
     colours = [f"hsl({(i * 137.5) % 360:.0f} 65% 42%)" for i in range(len(runs))]
     lines = []
     for i, (run, row) in enumerate(zip(runs, rows, strict=True)):
-        box = f'<label><input type="checkbox" value="{i}" checked> <i style="background:{colours[i]}"></i>{escape(row[0])}</label>'
+        box = (
+            f'<label><input type="checkbox" value="{i}" checked> <i'
+            f' style="background:{colours[i]}"></i>{escape(row[0])}</label>'
+        )
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[2:])
-        lines.append(f'<tr><td>{box}</td><td class="{escape(run.state)}">{escape(row[1])}</td>{cells}</tr>')
-    metrics = sorted({name for run in runs for name in run.series}, key=lambda name: (_place(name), name))
+        lines.append(
+            f'<tr><td>{box}</td><td class="{escape(run.state)}">{escape(row[1])}</td>{cells}</tr>'
+        )
+    metrics = sorted(
+        {name for run in runs for name in run.series}, key=lambda name: (_place(name), name)
+    )
     figures = "".join(_figure(name, runs, colours) for name in metrics)
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{len(runs)} runs</title><style>{STYLE}</style></head><body><h1>{len(runs)} runs</h1>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta'
+        f' http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{len(runs)} runs</title><style>{STYLE}</style></head><body><h1>{len(runs)}"
+        " runs</h1>"
+        "<div"
+        f' class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         f"{figures}<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -72,7 +84,9 @@ def _place(name: str) -> int:
 
 
 def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
-    """One metric over the steps of all runs; a logarithmic axis where values span more than a factor of 30."""
+    """One metric over the steps of all runs; a logarithmic axis where values span more than a
+    factor of 30.
+    """
     series = [[(s, v) for s, v in run.series.get(name, []) if math.isfinite(v)] for run in runs]
     points = [p for one in series for p in one]
     if not points:
@@ -96,19 +110,27 @@ def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
         level = y0 + (y1 - y0) * i / 4
         value = 10**level if log else level
         marks.append(f'<path class="axis" d="M{LEFT} {y(value):.1f}H{WIDTH - 10}"/>')
-        marks.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
-        marks.append(f'<text x="{x(x1 * i / 4):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{x1 * i / 4:.0f}</text>')
+        marks.append(
+            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>'
+        )
+        marks.append(
+            f'<text x="{x(x1 * i / 4):.1f}" y="{HEIGHT - 8}"'
+            f' text-anchor="middle">{x1 * i / 4:.0f}</text>'
+        )
     curves = []
     for i, one in enumerate(series):
         if one:
             kept = one[:: math.ceil(len(one) / MAX_POINTS)]
             kept += [one[-1]] * (kept[-1] != one[-1])
             path = "M" + "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in kept)
-            path += f"h0.1M{x(one[-1][0]) - 2:.1f} {y(one[-1][1]):.1f}h4"  # a run with one point is seen, too
+            # a run with one point is seen, too
+            path += f"h0.1M{x(one[-1][0]) - 2:.1f} {y(one[-1][1]):.1f}h4"
             curves.append(
-                f'<path class="run{i}" stroke="{colours[i]}" d="{path}"><title>{escape(runs[i].name)}</title></path>'
+                f'<path class="run{i}" stroke="{colours[i]}"'
+                f' d="{path}"><title>{escape(runs[i].name)}</title></path>'
             )
     size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return (
-        f"<figure><figcaption>{escape(name)}</figcaption><svg {size}>{''.join(marks)}{''.join(curves)}</svg></figure>"
+        f"<figure><figcaption>{escape(name)}</figcaption><svg"
+        f" {size}>{''.join(marks)}{''.join(curves)}</svg></figure>"
     )

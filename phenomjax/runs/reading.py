@@ -28,7 +28,8 @@ ENDED = re.compile(r"^\S+ \S+ (done|stopped) at step \d+")
 
 
 BROKE = re.compile(
-    r"^\S+ \S+ (error: .*|Traceback .*|leaving with exit code .*|interrupted twice.*|.*watchdog.*)", re.DOTALL
+    r"^\S+ \S+ (error: .*|Traceback .*|leaving with exit code .*|interrupted twice.*|.*watchdog.*)",
+    re.DOTALL,
 )
 
 
@@ -43,7 +44,8 @@ class Run:
       state: "done", "running", "stopped" or "failed".
       step: of the newest metrics line or checkpoint.
       series: {metric: [(step, value), …]}.
-      best: metrics of validation and probes at the step that is best by `checkpoint.best_metric`, the lowest val/loss by default.
+      best: metrics of validation and probes at the step that is best by `checkpoint.best_metric`,
+        the lowest val/loss by default.
       goodput: share of the wall time, or None.
       problems: what could not be read.
     """
@@ -68,7 +70,9 @@ def find(folders: list[Path]) -> list[Run]:
     runs = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}. Give folders that hold runs, such as runs/.")
+            raise UserError(
+                f"There is no folder {folder}. Give folders that hold runs, such as runs/."
+            )
         for place, names, files in os.walk(folder):
             if "config.json" in files and (run := read(Path(place))):
                 runs.append(run)
@@ -76,7 +80,8 @@ def find(folders: list[Path]) -> list[Run]:
             names[:] = sorted(n for n in names if not n.endswith(".zarr") and not n.startswith("."))
     if not runs:
         raise UserError(
-            f"No run is in {', '.join(map(str, folders))}: a run is a folder with the config.json that training writes."
+            f"No run is in {', '.join(map(str, folders))}: a run is a folder with the config.json"
+            " that training writes."
         )
     runs = list({run.path.resolve(): run for run in runs}.values())
     above = os.path.commonpath([run.path.resolve().parent for run in runs])
@@ -135,15 +140,19 @@ def _read_metrics(run: Run) -> None:
         run.step = max(run.step, step)
         for name, value in numbers.items():
             run.series.setdefault(name, []).append((step, value))
-            if name.startswith(("val/", "probe/")) and not name.endswith(("_low", "_high")):  # ends of intervals
+            # ends of intervals
+            if name.startswith(("val/", "probe/")) and not name.endswith(("_low", "_high")):
                 measured.setdefault(step, {})[name] = value
     metric = str(run.config.get("checkpoint.best_metric", "val/loss"))
     ranks = {step: rank(values, metric) for step, values in measured.items()}
-    known = [(value, step) for step, value in ranks.items() if value is not None and math.isfinite(value)]
+    known = [
+        (value, step) for step, value in ranks.items() if value is not None and math.isfinite(value)
+    ]
     run.best = measured[min(known)[1]] if known else {}
     if bad:
         run.problems.append(
-            f"{len(bad)} damaged line{'s' * (len(bad) > 1)} of metrics.jsonl left out (the first is line {bad[0]})"
+            f"{len(bad)} damaged line{'s' * (len(bad) > 1)} of metrics.jsonl left out (the first is"
+            f" line {bad[0]})"
         )
 
 
@@ -188,7 +197,9 @@ def state(path: Path, step: int, num_steps: int) -> str:
     if began[2] == socket.gethostname() and Path("/proc/self").exists():
         written = time.mktime(time.strptime(began[1], "%Y-%m-%d %H:%M:%S"))
         try:  # a process that began after that line is another one with the same number
-            return "running" if Path(f"/proc/{began[3]}").stat().st_ctime < written + 2 else "failed"
+            return (
+                "running" if Path(f"/proc/{began[3]}").stat().st_ctime < written + 2 else "failed"
+            )
         except OSError:
             return "failed"
     files = [*path.glob("logs/*"), path / "metrics.jsonl", path / "progress", path / "goodput.json"]

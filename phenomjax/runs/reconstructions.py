@@ -17,7 +17,11 @@ log = logging.getLogger("phenomjax")
 
 
 def of_checkpoints(
-    checkpoints: Sequence[str | Path], *, bank: str | Path | None = None, num_images: int = 3, names: Sequence[str] = ()
+    checkpoints: Sequence[str | Path],
+    *,
+    bank: str | Path | None = None,
+    num_images: int = 3,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Several trained masked autoencoders on the same held-out crops.
 
@@ -43,10 +47,13 @@ def of_checkpoints(
         if not batch:
             batch, shown, image_names = _batch(tasks, config, bank, num_images)
         missing = [name for name in shown if name not in config.model.channels]
-        if missing or not (config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)):
+        if missing or not (
+            config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)
+        ):
             raise UserError(
-                f"The checkpoint {path} was trained on the channels {', '.join(config.model.channels)}, the images shown "
-                f"have {', '.join(shown)}. Choose images that all the models can read with --bank."
+                f"The checkpoint {path} was trained on the channels"
+                f" {', '.join(config.model.channels)}, the images shown have {', '.join(shown)}."
+                " Choose images that all the models can read with --bank."
             )
         ids = np.array([list(config.model.channels).index(name) for name in shown], np.int32)
         batch = batch | {"channels": np.broadcast_to(ids, batch["channels"].shape).copy()}
@@ -54,12 +61,19 @@ def of_checkpoints(
         root = Path(path).resolve()
         root = root.parent.parent if root.parent.name == "checkpoints" else root
         name = names[number] if len(names) else f"{root.name}\nstep {step}"
-        models[name if name not in models else f"{name} ({number + 1})"] = (arrays["visible"], arrays["reconstruction"])
+        models[name if name not in models else f"{name} ({number + 1})"] = (
+            arrays["visible"],
+            arrays["reconstruction"],
+        )
     return compare(arrays["original"], models, shown, image_names=image_names)
 
 
-def _batch(tasks: Any, config: Any, bank: str | Path | None, num_images: int) -> tuple[dict, list[str], list[str]]:
-    """The first held-out crops of a run, or of `bank`, with their channel names and their own names."""
+def _batch(
+    tasks: Any, config: Any, bank: str | Path | None, num_images: int
+) -> tuple[dict, list[str], list[str]]:
+    """The first held-out crops of a run, or of `bank`, with their channel names and their own
+    names.
+    """
     with config.unlocked():
         config.global_batch_size = num_images
         config.data.crops_per_image = 1
@@ -75,21 +89,34 @@ def _batch(tasks: Any, config: Any, bank: str | Path | None, num_images: int) ->
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m phenomjax.figures.reconstructions", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m phenomjax.figures.reconstructions", description=__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("reconstructions", help="what trained masked autoencoders make of the same crops")
-    command.add_argument("--checkpoints", nargs="+", required=True, help="workdirs, or WORKDIR/checkpoints/STEP")
-    command.add_argument("--names", nargs="*", default=(), help="one a checkpoint, for the left margin")
-    command.add_argument("--bank", help="images to show (default: the held-out ones of the first run)")
+    command = commands.add_parser(
+        "reconstructions", help="what trained masked autoencoders make of the same crops"
+    )
+    command.add_argument(
+        "--checkpoints", nargs="+", required=True, help="workdirs, or WORKDIR/checkpoints/STEP"
+    )
+    command.add_argument(
+        "--names", nargs="*", default=(), help="one a checkpoint, for the left margin"
+    )
+    command.add_argument(
+        "--bank", help="images to show (default: the held-out ones of the first run)"
+    )
     command.add_argument("--images", type=int, default=3, help="how many (default 3)")
     command.add_argument("--out", required=True, help="the picture to write: .png, .pdf, .svg")
     args = parser.parse_args()
     system_log.log_to_stderr()
     if args.names and len(args.names) != len(args.checkpoints):
         raise UserError(
-            f"--names gives {len(args.names)} names for {len(args.checkpoints)} checkpoints; give one each."
+            f"--names gives {len(args.names)} names for {len(args.checkpoints)} checkpoints; give"
+            " one each."
         )
-    figure = of_checkpoints(args.checkpoints, bank=args.bank, num_images=args.images, names=args.names)
+    figure = of_checkpoints(
+        args.checkpoints, bank=args.bank, num_images=args.images, names=args.names
+    )
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=150)
     log.info("wrote %s", args.out)

@@ -1,11 +1,15 @@
-"""What a free worker does next: asynchronous successive halving (Li et al. 2020, MLSys, Algorithm 2) as pure functions.
+"""What a free worker does next: asynchronous successive halving (Li et al. 2020, MLSys, Algorithm
+2) as pure functions.
 
-Rung k stands at `min_steps` * eta^k steps, the last one at the end of the run. The best 1/eta of those that reached a rung may go on to the
-next; where nobody may, a new trial begins at the lowest. A worker never waits for the others of a rung. Two things are added to the paper:
+Rung k stands at `min_steps` * eta^k steps, the last one at the end of the run. The best 1/eta of
+those that reached a rung may go on to the next; where nobody may, a new trial begins at the lowest.
+A worker never waits for the others of a rung. Two things are added to the paper:
 
 - Work that was interrupted goes on before anything else begins.
-- When no new trial may begin and nothing runs, and no trial got to the end, the best of the highest rung goes on until one does:
-  with few trials 1/eta of a small rung rounds to none, and a sweep without one finished trial would have no winner.
+- When no new trial may begin and nothing runs, and no trial got to the end, the best of the highest
+rung goes on until one does:
+  with few trials 1/eta of a small rung rounds to none, and a sweep without one finished trial would
+  have no winner.
 
 Without halving there is one rung, the end.
 """
@@ -53,7 +57,8 @@ WAIT, DONE = "wait", "done"
 
 
 def rungs(num_steps: int, eval_every: int, eta: int, min_steps: int) -> list[int]:
-    """Steps of the rungs, each a multiple of `eval_every` so that there is a val/loss, the last at `num_steps`.
+    """Steps of the rungs, each a multiple of `eval_every` so that there is a val/loss, the last at
+    `num_steps`.
 
     Args:
       num_steps: of the whole run.
@@ -70,13 +75,17 @@ def rungs(num_steps: int, eval_every: int, eta: int, min_steps: int) -> list[int
         steps.append(steps[-1] * eta)
     if lowest >= num_steps:
         raise UserError(
-            f"Nothing can be pruned: the lowest rung is step {lowest} and the run ends at step {num_steps} (rungs stand where val/loss is known, "
-            f"config.eval.every_steps={eval_every}). Lower --config.eval.every_steps or --min_steps, or give --pruner none."
+            f"Nothing can be pruned: the lowest rung is step {lowest} and the run ends at step"
+            f" {num_steps} (rungs stand where val/loss is known,"
+            f" config.eval.every_steps={eval_every}). Lower --config.eval.every_steps or"
+            " --min_steps, or give --pruner none."
         )
     return [*steps, num_steps]
 
 
-def decide(entries: Sequence[Entry], num_rungs: int, eta: int, num_trials: int, busy: Set[int]) -> Job | str:
+def decide(
+    entries: Sequence[Entry], num_rungs: int, eta: int, num_trials: int, busy: Set[int]
+) -> Job | str:
     """The next thing to do.
 
     Args:

@@ -1,4 +1,6 @@
-"""Starts the workers of a sweep, on this machine or as a SLURM job array, and follows them until no work is left."""
+"""Starts the workers of a sweep, on this machine or as a SLURM job array, and follows them until no
+work is left.
+"""
 
 import logging
 import os
@@ -34,7 +36,10 @@ class News:
                 f"trial {trial.number:04d}: val/loss {loss:.4f} at step {rungs[i]}"
                 for i, loss in enumerate(trial.user_attrs["losses"])
             ]
-            if trial.state.is_finished() and trial.user_attrs.get("outcome", "complete") != "complete":
+            if (
+                trial.state.is_finished()
+                and trial.user_attrs.get("outcome", "complete") != "complete"
+            ):
                 lines.append(f"trial {trial.number:04d} {trial.user_attrs['outcome']}")
             for line in lines:
                 if line not in self.said and not silent:
@@ -60,10 +65,12 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
     Args:
       study: open.
       workers: how many at once.
-      gpus_per_worker: GPUs of each, the next ones of CUDA_VISIBLE_DEVICES or of the machine; 0 leaves the environment as it is.
+      gpus_per_worker: GPUs of each, the next ones of CUDA_VISIBLE_DEVICES or of the machine; 0
+        leaves the environment as it is.
 
     Returns:
-      0 when no work is left, 75 when a signal stopped the workers after saving, else the code of a worker that gave up.
+      0 when no work is left, 75 when a signal stopped the workers after saving, else the code of a
+      worker that gave up.
     """
     stop, news, told = Stop(), News(study), False
     running = {i: _start(study, i, gpus_per_worker) for i in range(workers)}
@@ -82,13 +89,21 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
                 continue
             progress = saved_step(_folder(study, i))
             restarts[i], seen[i] = 0 if progress > seen[i] else restarts[i], progress
-            if code in (EXIT_DONE, EXIT_STOPPED, EXIT_CONFIG) or stop.asked or restarts[i] == MAX_RESTARTS:
+            if (
+                code in (EXIT_DONE, EXIT_STOPPED, EXIT_CONFIG)
+                or stop.asked
+                or restarts[i] == MAX_RESTARTS
+            ):
                 codes.append(code)
                 del running[i]
             else:
                 restarts[i] += 1
                 log.warning(
-                    "worker %d ended with code %d; starting it again (%d of %d)", i, code, restarts[i], MAX_RESTARTS
+                    "worker %d ended with code %d; starting it again (%d of %d)",
+                    i,
+                    code,
+                    restarts[i],
+                    MAX_RESTARTS,
                 )
                 running[i] = _start(study, i, gpus_per_worker)
         news.tell()
@@ -157,28 +172,49 @@ def slurm(study: Study, workers: int, options: str, poll_seconds: float = 2.0) -
         log.info("the workers of this sweep are SLURM job %s; following it", job)
     else:
         if not SBATCH.exists():
-            raise UserError(f"{SBATCH} is not in {Path.cwd()}: run --launcher slurm in the folder of the repository.")
+            raise UserError(
+                f"{SBATCH} is not in {Path.cwd()}: run --launcher slurm in the folder of the"
+                " repository."
+            )
         logs = s.path / "workers" / "slurm_%a.log"
         logs.parent.mkdir(parents=True, exist_ok=True)
-        command = ["sbatch", "--parsable", f"--array=0-{workers - 1}", f"--job-name=sweep-{s.path.name}", f"--output={logs}",
-                   *shlex.split(options), str(SBATCH), sys.executable, s.folder]  # fmt: skip
+        command = [
+            "sbatch",
+            "--parsable",
+            f"--array=0-{workers - 1}",
+            f"--job-name=sweep-{s.path.name}",
+            f"--output={logs}",
+            *shlex.split(options),
+            str(SBATCH),
+            sys.executable,
+            s.folder,
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError:
             raise UserError(
-                "There is no sbatch on this machine: submit from a login node of the cluster, or take --launcher local."
+                "There is no sbatch on this machine: submit from a login node of the cluster, or"
+                " take --launcher local."
             ) from None
         if done.returncode:
-            raise UserError(f"SLURM refuses the job: {done.stderr.strip()}. The command was `{shlex.join(command)}`.")
+            raise UserError(
+                f"SLURM refuses the job: {done.stderr.strip()}. The command was"
+                f" `{shlex.join(command)}`."
+            )
         job = done.stdout.strip().split(";")[0]
         known.write_text(job + "\n")
         log.info(
-            "SLURM job %s: %d workers; their logs: %s; `scancel %s` stops them, after saving", job, workers, logs, job
+            "SLURM job %s: %d workers; their logs: %s; `scancel %s` stops them, after saving",
+            job,
+            workers,
+            logs,
+            job,
         )
     while _tasks(job):
         if stop.asked:
             log.info(
-                "no longer following; job %s goes on. The same command follows it again, `scancel %s` stops it",
+                "no longer following; job %s goes on. The same command follows it again, `scancel"
+                " %s` stops it",
                 job,
                 job,
             )
@@ -197,12 +233,17 @@ def _tasks(job: str) -> list[str]:
     """
     for _ in range(10):  # a controller that is busy or changes over does not end the following
         try:
-            done = subprocess.run(["squeue", "-h", "-r", "-j", job, "-o", "%T"], capture_output=True, text=True)
+            done = subprocess.run(
+                ["squeue", "-h", "-r", "-j", job, "-o", "%T"], capture_output=True, text=True
+            )
         except FileNotFoundError:
-            raise UserError("There is no squeue on this machine: run this on a login node of the cluster.") from None
+            raise UserError(
+                "There is no squeue on this machine: run this on a login node of the cluster."
+            ) from None
         if done.returncode == 0 or "Invalid job id" in done.stderr:
             return [line for line in done.stdout.split() if line != "COMPLETED"]
         time.sleep(3)
     raise UserError(
-        f"squeue does not answer ({done.stderr.strip()}); the sweep itself may go on. Run the same command again to follow it."
+        f"squeue does not answer ({done.stderr.strip()}); the sweep itself may go on. Run the same"
+        " command again to follow it."
     )

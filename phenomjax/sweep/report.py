@@ -1,4 +1,6 @@
-"""What came of a sweep: a table of its trials, the command that trains the winner, and Optuna's figures of importance and of all values."""
+"""What came of a sweep: a table of its trials, the command that trains the winner, and Optuna's
+figures of importance and of all values.
+"""
 
 import shlex
 import warnings
@@ -19,7 +21,10 @@ def report(study: Study) -> str:
     states = [_state(study, t) for t in trials]
     lines = [table(study, trials)]
     counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
-    steps, full = sum(max(t.intermediate_values, default=0) for t in trials), len(trials) * s.rungs[-1]
+    steps, full = (
+        sum(max(t.intermediate_values, default=0) for t in trials),
+        len(trials) * s.rungs[-1],
+    )
     saved = f"; all of them to the end would have been {full}" if steps < full else ""
     lines.append(f"{len(trials)} trials: {', '.join(counts)}; {steps} steps{saved}")
     for trial, state in zip(trials, states, strict=True):
@@ -43,8 +48,9 @@ def report(study: Study) -> str:
         _shown(s.path / "winner"),
     ]
     lines.append(
-        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step {s.rungs[len(losses) - 1]}, trained in "
-        f"{_shown(s.workdir(best.number))}; this trains it anew:\n  {shlex.join(command)}"
+        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step"
+        f" {s.rungs[len(losses) - 1]}, trained in {_shown(s.workdir(best.number))}; this trains it"
+        f" anew:\n  {shlex.join(command)}"
     )
     return "\n".join(lines)
 
@@ -58,18 +64,29 @@ def table(study: Study, trials: list[FrozenTrial]) -> str:
             f"{t.number:04d}",
             _state(study, t),
             str(max(t.intermediate_values, default=0)),
-            f"{t.intermediate_values[max(t.intermediate_values)]:.4f}" if t.intermediate_values else "-",
+            (
+                f"{t.intermediate_values[max(t.intermediate_values)]:.4f}"
+                if t.intermediate_values
+                else "-"
+            ),
             str(t.user_attrs["starts"]),
-            *(f"{t.params[k]:.4g}" if isinstance(t.params[k], float) else str(t.params[k]) for k in keys),
+            *(
+                f"{t.params[k]:.4g}" if isinstance(t.params[k], float) else str(t.params[k])
+                for k in keys
+            ),
         ]
         for t in trials
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])
+    return "\n".join(
+        "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
+        for row in [header, *rows]
+    )
 
 
 def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
-    """Shares of the variance that each key explains (PED-ANOVA), and the figures, at the lowest rung: all trials have a val/loss there.
+    """Shares of the variance that each key explains (PED-ANOVA), and the figures, at the lowest
+    rung: all trials have a val/loss there.
 
     Returns:
       Lines that say what was found and written; none with fewer than two trials at the rung.
@@ -79,14 +96,18 @@ def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
     if len(there) < 2 or len({t.user_attrs["losses"][0] for t in there}) < 2:
         return []
     last = [key.rsplit(".", 1)[-1] for key in study.space]
-    short = {key: name if last.count(name) == 1 else key for key, name in zip(study.space, last, strict=True)}
+    short = {
+        key: name if last.count(name) == 1 else key
+        for key, name in zip(study.space, last, strict=True)
+    }
     view = optuna.create_study()
     for t in there:
         view.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
                 value=t.user_attrs["losses"][0],
-                params={short[key]: value for key, value in t.params.items()},  # Optuna cuts long names
+                # Optuna cuts long names
+                params={short[key]: value for key, value in t.params.items()},
                 distributions={short[key]: axis for key, axis in t.distributions.items()},
                 intermediate_values=t.intermediate_values,
             )
@@ -129,7 +150,9 @@ def _state(study: Study, trial: FrozenTrial) -> str:
     if e.diverged:
         return "diverged"
     if e.closed:
-        return {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+        return {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(
+            trial.state, "failed"
+        )
     return "running" if e.underway else "paused"
 
 

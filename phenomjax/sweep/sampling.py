@@ -1,4 +1,6 @@
-"""Proposes the values of a new trial: a function of the seed, the number of the trial and, for TPE, of the results so far."""
+"""Proposes the values of a new trial: a function of the seed, the number of the trial and, for TPE,
+of the results so far.
+"""
 
 import itertools
 import random
@@ -15,14 +17,20 @@ SAMPLERS = ("tpe", "random", "grid")
 
 
 def points(space: dict[str, space_lib.Axis], seed: int) -> list[dict[str, Any]]:
-    """All points of a grid, in an order drawn from the seed: the first ones are then a sample of all."""
+    """All points of a grid, in an order drawn from the seed: the first ones are then a sample of
+    all.
+    """
     values = space_lib.grid(space)
-    result = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    result = [
+        dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+    ]
     random.Random(seed).shuffle(result)
     return result
 
 
-def propose(sampler: str, space: dict[str, space_lib.Axis], seed: int, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def propose(
+    sampler: str, space: dict[str, space_lib.Axis], seed: int, trials: Sequence[FrozenTrial]
+) -> dict[str, Any]:
     """Values of the next trial.
 
     Args:
@@ -46,7 +54,8 @@ def propose(sampler: str, space: dict[str, space_lib.Axis], seed: int, trials: S
 
 
 def as_seen_by_tpe(trial: FrozenTrial) -> FrozenTrial:
-    """A copy in which a trial that is paused at a rung counts as pruned there: TPE learns from no unfinished trial.
+    """A copy in which a trial that is paused at a rung counts as pruned there: TPE learns from no
+    unfinished trial.
 
     One that diverged counts as pruned without any value, which TPE takes for the worst.
     """

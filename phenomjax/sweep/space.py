@@ -3,9 +3,11 @@
     from phenomjax.sweep.space import choice, log_uniform, uniform
 
     def search_space():
-        return {"model.patch_size": choice(8, 16), "model.mask_ratio": uniform(0.5, 0.9), "optimizer.learning_rate": log_uniform(1e-4, 1e-2)}
+        return {"model.patch_size": choice(8, 16), "model.mask_ratio": uniform(0.5, 0.9),
+        "optimizer.learning_rate": log_uniform(1e-4, 1e-2)}
 
-A key is a dotted key of the configuration. Nothing here needs Optuna, so that a config file with a space also trains without it.
+A key is a dotted key of the configuration. Nothing here needs Optuna, so that a config file with a
+space also trains without it.
 """
 
 import dataclasses
@@ -74,7 +76,8 @@ def of_config(text: str) -> dict[str, Axis]:
     """The search space of a config file.
 
     Args:
-      text: `--config` of the command line, FILE or FILE:ARG; `search_space` takes ARG when it has a parameter, as `get_config` does.
+      text: `--config` of the command line, FILE or FILE:ARG; `search_space` takes ARG when it has a
+        parameter, as `get_config` does.
 
     Raises:
       UserError: the file has no `search_space`, or it returns something else than a dict of axes.
@@ -87,17 +90,23 @@ def of_config(text: str) -> dict[str, Axis]:
     spec.loader.exec_module(module)
     if not hasattr(module, "search_space"):
         raise UserError(
-            f"{path} has no search_space(): a sweep does not know what to vary. Add to that file `from phenomjax.sweep.space import log_uniform` "
-            f"and `{example}` (phenomjax/sweep/space.py lists the constructors)."
+            f"{path} has no search_space(): a sweep does not know what to vary. Add to that file"
+            f" `from phenomjax.sweep.space import log_uniform` and `{example}`"
+            " (phenomjax/sweep/space.py lists the constructors)."
         )
     try:
-        space = module.search_space(*([arg] if arg and inspect.signature(module.search_space).parameters else []))
+        space = module.search_space(
+            *([arg] if arg and inspect.signature(module.search_space).parameters else [])
+        )
     except TypeError as error:
         raise UserError(
-            f"search_space() of {path} fails: {error}. The constructors and their arguments stand in phenomjax/sweep/space.py."
+            f"search_space() of {path} fails: {error}. The constructors and their arguments stand"
+            " in phenomjax/sweep/space.py."
         ) from None
     if not isinstance(space, dict) or not all(isinstance(axis, Axis) for axis in space.values()):
-        raise UserError(f"search_space() of {path} must return a dict of keys and axes, such as `{example}`.")
+        raise UserError(
+            f"search_space() of {path} must return a dict of keys and axes, such as `{example}`."
+        )
     return space
 
 
@@ -105,7 +114,8 @@ def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
     """Checks every key and every end of every axis against the configuration.
 
     Raises:
-      UserError: an empty space or axis, an unknown key, a value of another type than the key's, a key that must not vary.
+      UserError: an empty space or axis, an unknown key, a value of another type than the key's, a
+        key that must not vary.
     """
     if not space:
         raise UserError(f"search_space() of {source} is empty: there is nothing to vary.")
@@ -116,14 +126,21 @@ def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
             raise UserError(f"{where} is not a key of the configuration.{did_you_mean(key, known)}")
         if key in FIXED:
             raise UserError(
-                f"{where} cannot vary: trials are compared at the same steps. Give it with --config.{key}=…"
+                f"{where} cannot vary: trials are compared at the same steps. Give it with"
+                f" --config.{key}=…"
             )
         if isinstance(axis, Choice):
             if not axis.values or any(type(v) not in (int, float, str, bool) for v in axis.values):
-                raise UserError(f"{where} must be a choice between numbers, texts, True or False, at least one.")
-        elif not (math.isfinite(axis.low) and math.isfinite(axis.high) and axis.low <= axis.high) or axis.step < 0:
+                raise UserError(
+                    f"{where} must be a choice between numbers, texts, True or False, at least one."
+                )
+        elif (
+            not (math.isfinite(axis.low) and math.isfinite(axis.high) and axis.low <= axis.high)
+            or axis.step < 0
+        ):
             raise UserError(
-                f"{where} goes from {axis.low} to {axis.high} in steps of {axis.step}: that range is empty."
+                f"{where} goes from {axis.low} to {axis.high} in steps of {axis.step}: that range"
+                " is empty."
             )
         elif axis.log and axis.low <= 0:
             raise UserError(f"{where} begins at {axis.low}; a logarithmic range begins above 0.")
@@ -151,8 +168,9 @@ def grid(space: dict[str, Axis]) -> dict[str, tuple[Any, ...]]:
     for key, axis in space.items():
         if isinstance(axis, Range) and (not axis.step or (axis.log and not axis.integer)):
             raise UserError(
-                f"--sampler grid needs countable values, and {key} is any number from {axis.low:g} to {axis.high:g}. Write it as choice(…) or "
-                "uniform(low, high, step) in search_space(), or take --sampler random or tpe."
+                f"--sampler grid needs countable values, and {key} is any number from {axis.low:g}"
+                f" to {axis.high:g}. Write it as choice(…) or uniform(low, high, step) in"
+                " search_space(), or take --sampler random or tpe."
             )
         if isinstance(axis, Range):
             count = int((axis.high - axis.low) / axis.step + 1e-9) + 1
@@ -166,10 +184,14 @@ def grid(space: dict[str, Axis]) -> dict[str, tuple[Any, ...]]:
 def to_json(space: dict[str, Axis]) -> dict[str, Any]:
     """As JSON can hold it, for the study's settings."""
     return {
-        key: list(axis.values) if isinstance(axis, Choice) else dataclasses.asdict(axis) for key, axis in space.items()
+        key: list(axis.values) if isinstance(axis, Choice) else dataclasses.asdict(axis)
+        for key, axis in space.items()
     }
 
 
 def from_json(stored: dict[str, Any]) -> dict[str, Axis]:
     """What `to_json` wrote."""
-    return {key: Choice(tuple(axis)) if isinstance(axis, list) else Range(**axis) for key, axis in stored.items()}
+    return {
+        key: Choice(tuple(axis)) if isinstance(axis, list) else Range(**axis)
+        for key, axis in stored.items()
+    }

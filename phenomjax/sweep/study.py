@@ -1,11 +1,14 @@
-"""The study: its settings in DIR/sweep.json, its trials in Optuna's storage (DIR/journal.log, or a database by URL).
+"""The study: its settings in DIR/sweep.json, its trials in Optuna's storage (DIR/journal.log, or a
+database by URL).
 
-How a sweep maps to Optuna: an Optuna trial is one point of the space, and its intermediate values are val/loss by step. Optuna's finished
-trials can never run again, so a trial that is paused at a rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to the
-end of its run is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL. What halving needs besides stands
-in user attributes: `heading` (rung that the trial runs to), `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed).
-Who works on a trial is no matter of Optuna's: see claims.py. When a sweep that was done gets more --trials, the pruned ones still count in their
-rungs, and only new trials can go on from there.
+How a sweep maps to Optuna: an Optuna trial is one point of the space, and its intermediate values
+are val/loss by step. Optuna's finished trials can never run again, so a trial that is paused at a
+rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to the end of its run
+is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL.
+What halving needs besides stands in user attributes: `heading` (rung that the trial runs to),
+`losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed). Who works on a
+trial is no matter of Optuna's: see claims.py. When a sweep that was done gets more --trials, the
+pruned ones still count in their rungs, and only new trials can go on from there.
 """
 
 import dataclasses
@@ -15,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -30,7 +38,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclasses.dataclass
 class Settings:
-    """What all workers must know. Those below `num_trials` may change when the sweep is continued; the others make it another sweep."""
+    """What all workers must know.
+
+    Those below `num_trials` may change when the sweep is continued; the others make it another
+    sweep.
+    """
 
     folder: str  # absolute
     config: str  # FILE or FILE:ARG
@@ -76,7 +88,8 @@ class Study:
             settings.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--study {settings.folder} cannot be made ({error.strerror}). Give a folder that you own."
+                f"--study {settings.folder} cannot be made ({error.strerror}). Give a folder that"
+                " you own."
             ) from None
         self.storage = _open_storage(settings)
         name = settings.path.name
@@ -92,10 +105,14 @@ class Study:
             self.storage.set_study_user_attr(self.id, "settings", settings.same_sweep())
         elif there is not None and there != settings.same_sweep():
             now = settings.same_sweep()
-            rows = "; ".join(f"{k}: {there.get(k)} there, {now[k]} now" for k in now if now[k] != there.get(k))
+            rows = "; ".join(
+                f"{k}: {there.get(k)} there, {now[k]} now" for k in now if now[k] != there.get(k)
+            )
             raise UserError(
-                f"{settings.storage or settings.path} holds a study '{name}' with other settings: {rows}. Trials of two spaces or lengths cannot be "
-                "compared: give a new folder to --study, or the same settings to continue that one (they stand in its sweep.json)."
+                f"{settings.storage or settings.path} holds a study '{name}' with other settings:"
+                f" {rows}. Trials of two spaces or lengths cannot be compared: give a new folder to"
+                " --study, or the same settings to continue that one (they stand in its"
+                " sweep.json)."
             )
         if create:
             save(settings)
@@ -120,7 +137,9 @@ class Study:
 
     def trial(self, number: int) -> FrozenTrial:
         """One trial as it is now."""
-        return self.storage.get_trial(self.storage.get_trial_id_from_study_id_trial_number(self.id, number))
+        return self.storage.get_trial(
+            self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+        )
 
     def set(self, number: int, **attributes: Any) -> None:
         """Sets user attributes."""
@@ -147,7 +166,9 @@ class Study:
     def done(self) -> bool:
         """Whether no work is left; the trials that are still paused are then closed."""
         s = self.settings
-        done = halving.decide(self.entries(), len(s.rungs), s.eta, s.num_trials, set()) == halving.DONE
+        done = (
+            halving.decide(self.entries(), len(s.rungs), s.eta, s.num_trials, set()) == halving.DONE
+        )
         if done:
             self.finish()
         return done
@@ -201,11 +222,13 @@ def load(folder: Path) -> Settings:
         return Settings(**json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(
-            f"{folder} is not the folder of a sweep: it has no sweep.json. Begin one with `python -m phenomjax.sweep --config FILE --study {folder}`."
+            f"{folder} is not the folder of a sweep: it has no sweep.json. Begin one with `python"
+            f" -m phenomjax.sweep --config FILE --study {folder}`."
         ) from None
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}). Run the command that began the sweep again: it writes it anew."
+            f"{path} is damaged ({error}). Run the command that began the sweep again: it writes it"
+            " anew."
         ) from None
 
 
@@ -217,7 +240,8 @@ def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
     url = settings.storage
     for short in ("postgres://", "postgresql://"):
         if url.startswith(short):
-            url = "postgresql+psycopg://" + url.removeprefix(short)  # psycopg 3, which the extra `sweep` installs
+            # psycopg 3, which the extra `sweep` installs
+            url = "postgresql+psycopg://" + url.removeprefix(short)
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -230,6 +254,8 @@ def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
             shown = settings.storage.partition("://")[0] + "://…"
         first = " ".join(str(error).split("\n")[0].split())[:300].rstrip(".")
         raise UserError(
-            f"The storage {shown} cannot be opened: {first}. Check that the server runs and that user, password and database are right, as in "
-            "--storage postgresql://user@host:5432/database (a password may stand in ~/.pgpass); without --storage the study is a file."
+            f"The storage {shown} cannot be opened: {first}. Check that the server runs and that"
+            " user, password and database are right, as in --storage"
+            " postgresql://user@host:5432/database (a password may stand in ~/.pgpass); without"
+            " --storage the study is a file."
         ) from None

@@ -1,8 +1,10 @@
-"""A worker: takes trials until none is left. A trial is `python -m phenomjax.main` in DIR/trials/NNNN, told by its exit code (errors.py).
+"""A worker: takes trials until none is left. A trial is `python -m phenomjax.main` in
+DIR/trials/NNNN, told by its exit code (errors.py).
 
-0 and 75 with a val/loss at the rung: it got there. 1: it diverged or crashed, 2: its values make no valid configuration; both are closed. Anything
-else (killed, stuck, out of memory) is started again from its checkpoint, until three starts in a row made no progress. SIGTERM to the worker goes
-on to the trial, which saves; the trial is given back and the worker exits with 75.
+0 and 75 with a val/loss at the rung: it got there. 1: it diverged or crashed, 2: its values make no
+valid configuration; both are closed. Anything else (killed, stuck, out of memory) is started again
+from its checkpoint, until three starts in a row made no progress. SIGTERM to the worker goes on to
+the trial, which saves; the trial is given back and the worker exits with 75.
 """
 
 import json
@@ -33,7 +35,8 @@ class Worker:
 
     Args:
       study: open.
-      workdir: its file `progress` counts the rungs that this worker brought trials to, for launch/supervise.py; None = nobody asks.
+      workdir: its file `progress` counts the rungs that this worker brought trials to, for
+        launch/supervise.py; None = nobody asks.
     """
 
     def __init__(self, study: Study, workdir: Path | None = None):
@@ -48,7 +51,11 @@ class Worker:
         s, waited = self.settings, False
         while not self.stopping:
             entries = self.study.entries()
-            busy = {e.number for e in entries if e.underway and self.claims.held(f"trial_{e.number:04d}")}
+            busy = {
+                e.number
+                for e in entries
+                if e.underway and self.claims.held(f"trial_{e.number:04d}")
+            }
             job = halving.decide(entries, len(s.rungs), s.eta, s.num_trials, busy)
             if job == halving.DONE:
                 self.study.finish()
@@ -58,7 +65,10 @@ class Worker:
                 waited = False
                 continue
             if job == halving.WAIT and not waited:
-                log.info("waiting for the results of %s", ", ".join(f"trial {n:04d}" for n in sorted(busy)))
+                log.info(
+                    "waiting for the results of %s",
+                    ", ".join(f"trial {n:04d}" for n in sorted(busy)),
+                )
                 waited = True
             time.sleep(WAIT_SECONDS if job == halving.WAIT else POLL_SECONDS)
         return EXIT_STOPPED
@@ -126,7 +136,9 @@ class Worker:
                 return
             if code == EXIT_DONE:
                 self._close(
-                    number, TrialState.FAIL, f"failed: it reported no val/loss at step {step}: is anything held out?"
+                    number,
+                    TrialState.FAIL,
+                    f"failed: it reported no val/loss at step {step}: is anything held out?",
                 )
                 return
             fails = 0 if saved_step(workdir) > before else fails + 1
@@ -134,7 +146,8 @@ class Worker:
                 self._close(
                     number,
                     TrialState.FAIL,
-                    f"failed: {fails} starts without progress, the last ended with code {code}; see {workdir}/trial.log",
+                    f"failed: {fails} starts without progress, the last ended with code {code}; see"
+                    f" {workdir}/trial.log",
                 )
                 return
         self._report(number, workdir, step, known)
@@ -165,7 +178,9 @@ class Worker:
         return bool(bad)
 
     def _start(self, command: list[str], workdir: Path, report: Callable[[], bool]) -> int:
-        """Runs a command until it ends, is told to stop, or loses its claim; its output goes to WORKDIR/trial.log."""
+        """Runs a command until it ends, is told to stop, or loses its claim; its output goes to
+        WORKDIR/trial.log.
+        """
         with (workdir / "trial.log").open("a") as output:
             process = subprocess.Popen(
                 command,
@@ -173,14 +188,18 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=self.settings.directory,
-                start_new_session=True,  # Ctrl-C in the terminal reaches the front door alone, which passes it on in order
+                # Ctrl-C in the terminal reaches the front door alone, which passes it on in order
+                start_new_session=True,
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
         told, looked, stamp = False, time.monotonic(), 0
         try:
             while process.poll() is None:
                 if not self.claims.beat():
-                    log.warning("this worker was silent for so long that another one took its trial; stopping it here")
+                    log.warning(
+                        "this worker was silent for so long that another one took its trial;"
+                        " stopping it here"
+                    )
                     break
                 if self.stopping and not told:
                     process.terminate()
@@ -191,7 +210,9 @@ class Worker:
                         process.terminate()
                         told = True
                 time.sleep(POLL_SECONDS)
-        finally:  # also when the storage is gone: nobody may be left in the folder when the claim is given back
+        # also when the storage is gone: nobody may be left in the folder when the claim is given
+        # back
+        finally:
             if process.poll() is None:
                 process.kill()
             code = process.wait()
@@ -199,10 +220,10 @@ class Worker:
         return code
 
 
-
-
 def read_losses(workdir: Path) -> dict[int, float]:
-    """{step: val/loss} of a run's metrics.jsonl as it is now; a line that is being written is left out."""
+    """{step: val/loss} of a run's metrics.jsonl as it is now; a line that is being written is left
+    out.
+    """
     try:
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
@@ -237,5 +258,9 @@ def saved_step(workdir: Path) -> int:
 def last_error(workdir: Path) -> str:
     """The paragraph with which a run ended, or its last line."""
     text = (workdir / "trial.log").read_text(errors="replace")[-4000:]
-    found = text.rpartition("\nerror: ")[2] if "\nerror: " in text else (text.strip().splitlines() or ["no output"])[-1]
+    found = (
+        text.rpartition("\nerror: ")[2]
+        if "\nerror: " in text
+        else (text.strip().splitlines() or ["no output"])[-1]
+    )
     return " ".join(found.split())[:400]

@@ -1,10 +1,14 @@
-"""Who works on what: claims as files on the shared file system, so that no two workers do the same thing.
+"""Who works on what: claims as files on the shared file system, so that no two workers do the same
+thing.
 
-Claim n on a thing is the file CLAIMS/THING/n, and belongs to whoever created it: creating a file that must not exist is atomic on local disks,
-NFS, Lustre and GPFS. The newest claim counts. Its owner rewrites it every few seconds with a higher `beat`, and marks it released in the end.
-Whoever finds the newest claim dead takes the next number, which only one can. Dead means: on the same machine, that the process is gone; on
-another, that the beat did not change for `lease_seconds` by the finder's own clock (clocks of hosts need not agree). An owner that was asleep
-so long finds a newer claim when it wakes, and must stop its work. Old claims stay: they are the record of who worked on what.
+Claim n on a thing is the file CLAIMS/THING/n, and belongs to whoever created it: creating a file
+that must not exist is atomic on local disks, NFS, Lustre and GPFS. The newest claim counts. Its
+owner rewrites it every few seconds with a higher `beat`, and marks it released in the end. Whoever
+finds the newest claim dead takes the next number, which only one can. Dead means: on the same
+machine, that the process is gone; on another, that the beat did not change for `lease_seconds` by
+the finder's own clock (clocks of hosts need not agree). An owner that was asleep so long finds a
+newer claim when it wakes, and must stop its work. Old claims stay: they are the record of who
+worked on what.
 """
 
 import json
@@ -62,7 +66,9 @@ class Claims:
         return self._held(thing, self._newest(thing))
 
     def beat(self) -> bool:
-        """Says that this process lives, as often as is needed; False when something was taken from it meanwhile."""
+        """Says that this process lives, as often as is needed; False when something was taken from
+        it meanwhile.
+        """
         now = time.monotonic()
         if now - self._last_beat < self.lease_seconds / 6:
             return True
@@ -85,7 +91,10 @@ class Claims:
 
     def _newest(self, thing: str) -> int:
         try:
-            return max((int(name) for name in os.listdir(self.folder / thing) if name.isdigit()), default=-1)
+            return max(
+                (int(name) for name in os.listdir(self.folder / thing) if name.isdigit()),
+                default=-1,
+            )
         except FileNotFoundError:
             return -1
 
@@ -129,15 +138,21 @@ class Claims:
 
 
 def machine() -> str:
-    """Where a process number means the same process: one boot of one kernel, and one process name space in it."""
+    """Where a process number means the same process: one boot of one kernel, and one process name
+    space in it.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:  # not Linux
         return socket.gethostname()
 
 
 def started(pid: int) -> str:
-    """When a living process began, in ticks since boot; "" for one that is gone, "?" where that cannot be known."""
+    """When a living process began, in ticks since boot; "" for one that is gone, "?" where that
+    cannot be known.
+    """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return "" if state in "ZX" else fields[18]

@@ -1,4 +1,6 @@
-"""Errors that talk to the user: one paragraph (what, where, likely cause, the command that mends it), then a non-zero exit."""
+"""Errors that talk to the user: one paragraph (what, where, likely cause, the command that mends
+it), then a non-zero exit.
+"""
 
 import difflib
 import sys
@@ -10,7 +12,8 @@ from typing import NoReturn
 EXIT_DONE = 0
 EXIT_FAILED = 1  # finished, but some input was rejected; or training diverged
 EXIT_CONFIG = 2  # configuration or input error: retrying changes nothing
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue
+# EX_TEMPFAIL: stopped by a signal after saving; run the same command again to continue
+EXIT_STOPPED = 75
 EXIT_STUCK = 76  # the watchdog ended a process that made no progress; run the same command again
 
 
@@ -35,16 +38,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def check_folder_of(out: Path) -> None:
     """Raises UserError if the folder that `--out` lies in is not there, before hours of work."""
     if not out.absolute().parent.is_dir():
-        raise UserError(f"The folder {out.absolute().parent} of --out does not exist. Make it, or correct the path.")
+        raise UserError(
+            f"The folder {out.absolute().parent} of --out does not exist. Make it, or correct the"
+            " path."
+        )
 
 
 def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
-    """Runs a front door and ends the process: with its return code, or with a UserError's paragraph and code."""
+    """Runs a front door and ends the process: with its return code, or with a UserError's paragraph
+    and code.
+    """
     try:
         code = run() or EXIT_DONE
     except UserError as error:
         print(
-            "\n" + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
+            "\n"
+            + textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
             file=sys.stderr,
         )
         code = error.exit_code

@@ -1,6 +1,8 @@
-"""Files and folders on disk, whole or not at all: a reader, or a start after a crash, sees the old content or the new, never a part.
+"""Files and folders on disk, whole or not at all: a reader, or a start after a crash, sees the old
+content or the new, never a part.
 
-Everything that is written goes through `replacing`: to a hidden name beside the target, then a rename.
+Everything that is written goes through `replacing`: to a hidden name beside the target, then a
+rename.
 """
 
 import contextlib
@@ -19,17 +21,21 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-PARTIAL = ".part-"  # how names of what is being written begin; the suffix stays, for it tells writers the format
+# how names of what is being written begin; the suffix stays, for it tells writers the format
+PARTIAL = ".part-"
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Iterator[Path]:
-    """A path to write a file or a folder to, which takes the place of `path` at the end; its folder is made.
+    """A path to write a file or a folder to, which takes the place of `path` at the end; its folder
+    is made.
 
     Args:
       path: of the result.
-      shared: other processes may write the same path now, each under a name of its own; the last one stays.
-      flush: bring the file to the disk before the rename, and the rename after: what was not flushed is lost when the power is.
+      shared: other processes may write the same path now, each under a name of its own; the last
+        one stays.
+      flush: bring the file to the disk before the rename, and the rename after: what was not
+        flushed is lost when the power is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f"{socket.gethostname()}-{os.getpid()}-" if shared else ""
@@ -74,9 +80,13 @@ def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = Fal
     return write_bytes(path, text.encode(), shared=shared, flush=flush)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, shared: bool = False, flush: bool = False) -> Path:
+def write_json(
+    path: Path, content: Mapping[str, Any], *, shared: bool = False, flush: bool = False
+) -> Path:
     """Writes JSON, indented, numbers of NumPy as numbers; returns the path."""
-    return write_text(path, json.dumps(content, indent=2, default=float) + "\n", shared=shared, flush=flush)
+    return write_text(
+        path, json.dumps(content, indent=2, default=float) + "\n", shared=shared, flush=flush
+    )
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> Path:
@@ -98,7 +108,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again.") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again."
+        ) from error
 
 
 def sha256(path: Path, *, flush: bool = False) -> str:
@@ -110,7 +122,9 @@ def sha256(path: Path, *, flush: bool = False) -> str:
 
 
 def sha256_json(content: Any) -> str:
-    """Digest of anything that JSON can write, the same whatever the order of keys; other things count as their text."""
+    """Digest of anything that JSON can write, the same whatever the order of keys; other things
+    count as their text.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

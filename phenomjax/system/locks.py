@@ -36,7 +36,8 @@ def hold(folder: Path, busy: str) -> Iterator[None]:
 def wait_for(
     folder: Path, stopped: Callable[[], bool], busy: Callable[[], None] = lambda: None
 ) -> Iterator[bool]:
-    """Keeps a folder to this process as soon as no other has it; yields False if `stopped` came first.
+    """Keeps a folder to this process as soon as no other has it; yields False if `stopped` came
+    first.
 
     Args:
       folder: whose file `lock` is taken.

@@ -1,4 +1,6 @@
-"""Progress of a long job as plain log lines (a bar would fill SLURM logs): done, share, rate, time left."""
+"""Progress of a long job as plain log lines (a bar would fill SLURM logs): done, share, rate, time
+left.
+"""
 
 import faulthandler
 import io
@@ -7,8 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import jax
 
 log = logging.getLogger("phenomjax")
 
@@ -30,8 +30,16 @@ class Progress:
       every_seconds: the shortest time between two lines.
     """
 
-    def __init__(self, label: str, total: int, unit: str, done: int = 0, every_seconds: float = 5.0):
-        self.label, self.total, self.unit, self.done, self.every_seconds = label, total, unit, done, every_seconds
+    def __init__(
+        self, label: str, total: int, unit: str, done: int = 0, every_seconds: float = 5.0
+    ):
+        self.label, self.total, self.unit, self.done, self.every_seconds = (
+            label,
+            total,
+            unit,
+            done,
+            every_seconds,
+        )
         self.resumed, self.start = done, time.monotonic()
         self.last = self.start
         if done:
@@ -48,8 +56,15 @@ class Progress:
         left = duration((self.total - self.done) / rate) if rate else "?"
         log.info(
             "%s: %d/%d %s (%.0f %%), %.1f %s/s, ETA %s",
-            self.label, self.done, self.total, self.unit, 100 * self.done / max(self.total, 1), rate, self.unit, left,
-        )  # fmt: skip
+            self.label,
+            self.done,
+            self.total,
+            self.unit,
+            100 * self.done / max(self.total, 1),
+            rate,
+            self.unit,
+            left,
+        )
 
 
 def log_to_stderr() -> None:
@@ -60,11 +75,14 @@ def log_to_stderr() -> None:
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax and JAX say much that no user can act on
+    # Orbax and JAX say much that no user can act on
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def log_to_file(path: Path) -> None:
-    """Appends warnings, errors and the few lines that every process says of itself (logger phenomjax.process) to a file of its own."""
+    """Appends warnings, errors and the few lines that every process says of itself (logger
+    phenomjax.process) to a file of its own.
+    """
     for handler in [
         h for h in log.handlers if isinstance(h, logging.FileHandler)
     ]:  # of a run before this one, in a notebook
@@ -73,18 +91,20 @@ def log_to_file(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     handler = logging.FileHandler(path, delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == "phenomjax.process")
+    handler.addFilter(
+        lambda record: record.levelno >= logging.WARNING or record.name == "phenomjax.process"
+    )
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told once, by the training thread
     log.addHandler(handler)
     log.getChild("process").setLevel(logging.INFO)
 
 
-def dump_stacks() -> None:
-    """Writes the stacks of all threads into this process's log file."""
+def dump_stacks(process: int) -> None:
+    """Writes the stacks of all threads into the log file of a process, this one."""
     for handler in log.handlers:
         stream = getattr(handler, "stream", None)
         if isinstance(handler, logging.FileHandler) and isinstance(stream, io.TextIOWrapper):
-            stream.write(f"\nstacks of process {jax.process_index()}:\n")
+            stream.write(f"\nstacks of process {process}:\n")
             stream.flush()
             faulthandler.dump_traceback(stream, all_threads=True)
             stream.flush()
@@ -93,7 +113,8 @@ def dump_stacks() -> None:
 
 
 class Pace:
-    """Progress over all workers, as plain log lines: crops done, rate of all and of this worker, time left.
+    """Progress over all workers, as plain log lines: crops done, rate of all and of this worker,
+    time left.
 
     Args:
       total: crops of all units.
@@ -129,8 +150,16 @@ class Pace:
         self._last, seconds = now, now - self._start
         mine, done = self._mine / seconds, committed() + pending
         everyone = max((done - self._before) / seconds, mine)
-        log.info("%s: %d/%d crops (%.1f %%), %.1f crops/s, this worker %.1f, ETA %s", self.label, done, self.total,
-                 100 * done / self.total, everyone, mine, duration((self.total - done) / max(everyone, 1e-9)))  # fmt: skip
+        log.info(
+            "%s: %d/%d crops (%.1f %%), %.1f crops/s, this worker %.1f, ETA %s",
+            self.label,
+            done,
+            self.total,
+            100 * done / self.total,
+            everyone,
+            mine,
+            duration((self.total - done) / max(everyone, 1e-9)),
+        )
 
     def rate(self) -> float:
         """Crops/s of this worker, or 0 where too little was done to say."""

@@ -31,7 +31,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
         log.warning("%s: finishing what is in hand, then stopping", signal.Signals(number).name)
         stop.set()
 
-    if threading.current_thread() is not threading.main_thread():  # a notebook's thread cannot set handlers
+    # a notebook's thread cannot set handlers
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -45,7 +46,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def run_tasks(
     function: Callable[[Task], Result], tasks: Iterable[Task], jobs: int, stop: threading.Event
 ) -> Iterator[Result]:
-    """Yields function(task) for each task, in the order of completion; ends early, tasks in hand done, when `stop` is set.
+    """Yields function(task) for each task, in the order of completion; ends early, tasks in hand
+    done, when `stop` is set.
 
     Processes are spawned, never forked: TensorStore's threads do not survive a fork.
 
@@ -61,7 +63,9 @@ def run_tasks(
                 return
             yield function(task)
         return
-    pool = futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = futures.ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
     running: set[futures.Future[Result]] = set()
     tasks = iter(tasks)
     try:
@@ -78,8 +82,9 @@ def run_tasks(
                 yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "A worker process died, most often because the machine ran out of memory. What is finished is kept: run the "
-            f"same command again with fewer processes, for instance --jobs {max(1, jobs // 2)}.",
+            "A worker process died, most often because the machine ran out of memory. What is"
+            " finished is kept: run the same command again with fewer processes, for instance"
+            f" --jobs {max(1, jobs // 2)}.",
             EXIT_FAILED,
         ) from error
     finally:
@@ -110,7 +115,9 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """What a new process does before its program starts, so that the kernel signals it when its parent dies (Linux)."""
+    """What a new process does before its program starts, so that the kernel signals it when its
+    parent dies (Linux).
+    """
     if _libc is None:
         return None
     libc, parent = _libc, os.getpid()

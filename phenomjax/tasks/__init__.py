@@ -1,4 +1,7 @@
-"""Pretraining objectives. A task is a handful of pure functions; nothing else in the program knows which one is running."""
+"""Pretraining objectives.
+
+A task is a handful of pure functions; nothing else in the program knows which one is running.
+"""
 
 import importlib
 from collections.abc import Sequence
@@ -23,15 +26,18 @@ TASKS = {
 class Task(Protocol):
     """What the loop needs of a pretraining objective.
 
-    `params` are nested dicts of float32 arrays, a `batch` is a dict of arrays with the rows as leading axis, `carry` is a pytree with the rows
-    as leading axis that the task hands from step to step (() for most).
+    `params` are nested dicts of float32 arrays, a `batch` is a dict of arrays with the rows as
+    leading axis, `carry` is a pytree with the rows as leading axis that the task hands from step to
+    step (() for most).
     """
 
     def __init__(self, config: ConfigDict): ...
 
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-        """Makes or opens the data and fills in what depends on it (channel names, say); only process 0 may write."""
+        """Makes or opens the data and fills in what depends on it (channel names, say); only
+        process 0 may write.
+        """
         ...
 
     def loader(self, split: str, process_index: int, process_count: int) -> Any:
@@ -46,12 +52,18 @@ class Task(Protocol):
         """What the first step of a split starts from."""
         ...
 
-    def loss(self, params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    def loss(
+        self, params: Any, batch: Any, key: jax.Array, carry: Any
+    ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
         """Scalar loss, scalar metrics and the next carry; draws depend on (key, row) only."""
         ...
 
-    def evaluate(self, params: Any, batch: Any, carry: Any) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
-        """({name: (sum, count)}, next carry) of one validation batch, with fixed draws; one name is "loss"."""
+    def evaluate(
+        self, params: Any, batch: Any, carry: Any
+    ) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Any]:
+        """({name: (sum, count)}, next carry) of one validation batch, with fixed draws; one name is
+        "loss".
+        """
         ...
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:
@@ -81,7 +93,8 @@ class Loader(Protocol):
     """What the loop needs of data: batches that are addressed by their step.
 
     Attributes:
-      specs: for each kind of batch, {name: (global shape, dtype)}; the leading axis of all is the row.
+      specs: for each kind of batch, {name: (global shape, dtype)}; the leading axis of all is the
+        row.
       items: what a row's data are called in messages: "images", "sequences".
       item_key: the array of a batch that holds an id of the row's item.
       unit, units_per_row: what rates count: "images", 1; "residues", the length of a segment.
@@ -104,7 +117,9 @@ class Loader(Protocol):
         ...
 
     def iterate(self, start_step: int) -> Any:
-        """A context manager over batches from a step on, made ahead; each has `arrays` and `release()`."""
+        """A context manager over batches from a step on, made ahead; each has `arrays` and
+        `release()`.
+        """
         ...
 
     def names(self, ids: Any) -> list[str]:
@@ -118,7 +133,9 @@ class Loader(Protocol):
 
 def _load(name: str) -> Any:
     if name not in TASKS:
-        raise UserError(f"config.task is '{name}'.{did_you_mean(name, TASKS)} It can be {', '.join(TASKS)}.")
+        raise UserError(
+            f"config.task is '{name}'.{did_you_mean(name, TASKS)} It can be {', '.join(TASKS)}."
+        )
     module, attribute = TASKS[name]
     return getattr(importlib.import_module(module), attribute)
 

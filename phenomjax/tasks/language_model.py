@@ -1,4 +1,6 @@
-"""What the language-model tasks share: banks, lanes, cross entropy, perplexity, and a picture of what is predicted."""
+"""What the language-model tasks share: banks, lanes, cross entropy, perplexity, and a picture of
+what is predicted.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,13 +31,15 @@ class LanguageModel:
     Args:
       config: reads `model.*`, `data.*`, `seed` and `global_batch_size`.
 
-    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs` (phenomjax/inference/sequences/segments.py). They
-    read segments (rows, directions, seq) of framed sequences, one after the other, in *reading order*: in direction 1, if there is one,
-    the sequence is turned around. Padding comes last and changes nothing.
+    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs`
+    (phenomjax/inference/sequences/segments.py). They read segments (rows, directions, seq) of
+    framed sequences, one after the other, in *reading order*: in direction 1, if there is one, the
+    sequence is turned around. Padding comes last and changes nothing.
 
     Attributes:
       directions: 1, or 2 for a model that also reads backwards.
-      scoring: "sequence", likelihoods of whole sequences by `segment_log_probs`; "masked", of single tokens by `masked_log_probs`.
+      scoring: "sequence", likelihoods of whole sequences by `segment_log_probs`; "masked", of
+        single tokens by `masked_log_probs`.
     """
 
     directions = 1
@@ -51,7 +55,8 @@ class LanguageModel:
 
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-        """Simulates the banks if that is asked for, and fills `data.banks`, `model.vocab_size` and what else the model must know of them.
+        """Simulates the banks if that is asked for, and fills `data.banks`, `model.vocab_size` and
+        what else the model must know of them.
 
         Raises:
           UserError: the vocabulary of a bank is larger than `model.vocab_size`.
@@ -64,12 +69,17 @@ class LanguageModel:
                 config.model.vocab_size = config.model.vocab_size or needed
                 if needed > config.model.vocab_size:
                     raise UserError(
-                        f"config.model.vocab_size is {config.model.vocab_size}, but the bank {path} has {needed} tokens. Set "
-                        f"--config.model.vocab_size={needed}, or 0 to take it from the banks."
+                        f"config.model.vocab_size is {config.model.vocab_size}, but the bank {path}"
+                        f" has {needed} tokens. Set --config.model.vocab_size={needed}, or 0 to"
+                        " take it from the banks."
                     )
             bank, m = open_token_bank(config.data.banks[0]), config.model
             prepared = bank.attributes["options"].get("prepare") or {}
-            m.alphabet, m.boundary, m.rare = bank.vocabulary.name, bank.boundary, prepared.get("rare", "x")
+            m.alphabet, m.boundary, m.rare = (
+                bank.vocabulary.name,
+                bank.boundary,
+                prepared.get("rare", "x"),
+            )
         return config.lock()
 
     @property
@@ -93,7 +103,9 @@ class LanguageModel:
         return self.make_loader(
             banks,
             split={"train": "train", "val": "validation"}[split],
-            segment_len=data.segment_len if split == "train" else data.eval_segment_len or data.segment_len,
+            segment_len=(
+                data.segment_len if split == "train" else data.eval_segment_len or data.segment_len
+            ),
             seed=self.config.seed,
             global_batch_size=self.config.global_batch_size,
             random_offset=data.random_offset,
@@ -108,18 +120,29 @@ class LanguageModel:
 
     def next_command(self, workdir: Path) -> str:
         """Embeds proteins."""
-        return f"python -m phenomjax.embed --checkpoint {workdir} --source proteins.fasta --out embeddings.zarr"
+        return (
+            f"python -m phenomjax.embed --checkpoint {workdir} --source proteins.fasta --out"
+            " embeddings.zarr"
+        )
 
     def derive(self, means: Mapping[str, float]) -> dict[str, float]:
         """Perplexity per token."""
         return {"perplexity": float(np.exp(min(means["loss"], 700.0)))}
 
-    def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
-        """Draws what `figure_arrays` computed: `probability` (rows, positions, vocab) and the true `target` (rows, positions)."""
+    def figures(
+        self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()
+    ) -> dict[str, "Figure"]:
+        """Draws what `figure_arrays` computed: `probability` (rows, positions, vocab) and the true
+        `target` (rows, positions).
+        """
         from phenomjax.figures.sequences import predictions  # here, because it imports matplotlib
 
         words = vocabulary_of(self.config)
-        return {"predictions": predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names)}
+        return {
+            "predictions": predictions(
+                arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names
+            )
+        }
 
     @property
     def boundary(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -155,16 +178,24 @@ class LanguageModel:
         raise NotImplementedError
 
     def embed(self, params: Any, batch: Mapping[str, Array]) -> Array:
-        """Features (rows, directions, seq, dim) of whole sequences; `batch` has tokens and lengths as in `segment_features`."""
+        """Features (rows, directions, seq, dim) of whole sequences; `batch` has tokens and lengths
+        as in `segment_features`.
+        """
         carry = self.inference_carry(batch["tokens"].shape[0], whole=True)
         return self.segment_features(params, batch["tokens"], batch["lengths"], carry)[0]
 
-    def segment_log_probs(self, params: Any, tokens: Array, targets: Array, carry: Any) -> tuple[Array, Any]:
-        """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq); and the next carry."""
+    def segment_log_probs(
+        self, params: Any, tokens: Array, targets: Array, carry: Any
+    ) -> tuple[Array, Any]:
+        """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq);
+        and the next carry.
+        """
         raise NotImplementedError
 
     def masked_log_probs(self, params: Any, tokens: Array, positions: Array) -> Array:
-        """Log-probabilities (rows, number, vocab) of every token at `positions` (rows, number), each from all others of its row."""
+        """Log-probabilities (rows, number, vocab) of every token at `positions` (rows, number),
+        each from all others of its row.
+        """
         raise NotImplementedError
 
 

@@ -1,4 +1,6 @@
-"""Permutation language modelling with XLNet as a pretraining task; the memory of earlier segments is the task's carry."""
+"""Permutation language modelling with XLNet as a pretraining task; the memory of earlier segments
+is the task's carry.
+"""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,8 @@ DROPOUT_STREAM = 0  # folded into the step's key
 
 
 class PermutationLM(LanguageModel):
-    """The permutation objective: some tokens of a row are predicted in a random order, each from those before it and all other tokens.
+    """The permutation objective: some tokens of a row are predicted in a random order, each from
+    those before it and all other tokens.
 
     Every row has num_predict targets, so the mean over a batch is the same however it is divided.
     """
@@ -33,7 +36,9 @@ class PermutationLM(LanguageModel):
 
     @functools.cached_property
     def model(self) -> xlnet.XLNet:
-        """The linen module; made on first use, because the automatic compute type asks for the backend."""
+        """The linen module; made on first use, because the automatic compute type asks for the
+        backend.
+        """
         return xlnet.build(self.config.model, self.dtype)
 
     def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> SpanLoader:
@@ -43,19 +48,25 @@ class PermutationLM(LanguageModel):
         return SpanLoader(banks, **{name: m[name] for name in names}, **options)
 
     def init(self, key: Array, batch: Mapping[str, Any]) -> Any:
-        """Fresh parameters, float32, in their boxes of logical axis names; works under `jax.eval_shape`."""
+        """Fresh parameters, float32, in their boxes of logical axis names; works under
+        `jax.eval_shape`.
+        """
         # Parameters do not depend on the batch, and one short row is compiled sooner.
         return self.model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
 
     def carry(self, global_batch_size: int, split: str = "train") -> Any:
-        """Empty memories: `memory` (rows, layers, mem_len, embed) of the compute type, `valid` (rows,); () without memory."""
+        """Empty memories: `memory` (rows, layers, mem_len, embed) of the compute type, `valid`
+        (rows,); () without memory.
+        """
         m = self.config.model
         return xlnet.first_memory(m, global_batch_size, self.dtype) if m.mem_len else ()
 
     def loss(
         self, params: Any, batch: Mapping[str, Array], key: Array, carry: Any
     ) -> tuple[Array, dict[str, Array], Any]:
-        """Mean negative log-likelihood of the targets in nats, their accuracy, and the memories for the next step."""
+        """Mean negative log-likelihood of the targets in nats, their accuracy, and the memories for
+        the next step.
+        """
         logits, carry = self.predict(params, batch, carry, jax.random.fold_in(key, DROPOUT_STREAM))
         nll, right = cross_entropy(logits, target_tokens(batch))
         return nll.mean(), {"accuracy": right.mean()}, carry
@@ -69,21 +80,35 @@ class PermutationLM(LanguageModel):
         count = jnp.float32(nll.size)
         return {"loss": (nll.sum(), count), "accuracy": (right.sum(), count)}, carry
 
-    def predict(self, params: Any, batch: Mapping[str, Array], carry: Any, key: Array | None) -> tuple[Array, Any]:
-        """Logits of the targets (rows, targets, vocab) and the next carry; memories of fresh rows are not seen."""
+    def predict(
+        self, params: Any, batch: Mapping[str, Array], carry: Any, key: Array | None
+    ) -> tuple[Array, Any]:
+        """Logits of the targets (rows, targets, vocab) and the next carry; memories of fresh rows
+        are not seen.
+        """
         memory = {**carry, "valid": jnp.where(batch["fresh"], 0, carry["valid"])} if carry else None
         sees = xlnet.permutation_mask(batch["rank"], batch["target"])
         reverse = batch["reverse"] if self.config.model.bi_data else None
         logits, following = self.model.apply(
-            {"params": params}, batch["tokens"], batch["segment"], sees, batch["target"], memory, reverse, key, batch["row"],
-        )  # fmt: skip
+            {"params": params},
+            batch["tokens"],
+            batch["segment"],
+            sees,
+            batch["target"],
+            memory,
+            reverse,
+            key,
+            batch["row"],
+        )
         return logits, following if carry else ()
 
     # What is done with a trained model
 
     @property
     def boundary(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokens before and after a sequence: those of the text, then <sep> and <cls>, with which every row of training ends."""
+        """Tokens before and after a sequence: those of the text, then <sep> and <cls>, with which
+        every row of training ends.
+        """
         before, after = super().boundary
         return before, (*after, SEP, CLS)
 
@@ -94,19 +119,24 @@ class PermutationLM(LanguageModel):
     def segment_features(
         self, params: Any, tokens: Array, lengths: Array, carry: Any, layer: int | None = None
     ) -> tuple[Array, Any]:
-        """See `LanguageModel`; every token sees the whole segment and the memory. Layer None is the last one."""
+        """See `LanguageModel`; every token sees the whole segment and the memory. Layer None is the
+        last one.
+        """
         real = jnp.arange(tokens.shape[2]) < lengths[:, None]
-        features, carry = self.features(params, {"tokens": jnp.where(real, tokens[:, 0], PAD)}, carry, layer)
+        features, carry = self.features(
+            params, {"tokens": jnp.where(real, tokens[:, 0], PAD)}, carry, layer
+        )
         return features[:, None], carry
 
     def features(
         self, params: Any, batch: Mapping[str, Array], carry: Any = (), layer: int | None = None
     ) -> tuple[Array, Any]:
-        """Features of every token from all tokens of its row and the memory, and the memory with this row.
+        """Features of every token from all tokens of its row and the memory, and the memory with
+        this row.
 
         Args:
-          batch: tokens (rows, seq): a sequence or a piece of one, with <pad> on either side; on the left only before the first piece, on the
-            right only after the last.
+          batch: tokens (rows, seq): a sequence or a piece of one, with <pad> on either side; on the
+            left only before the first piece, on the right only after the last.
           carry: of the row's earlier piece, or of `carry`, or () for none.
           layer: 0 = the embedding, then the layers; None = the last.
 
@@ -117,11 +147,19 @@ class PermutationLM(LanguageModel):
         seq, inner = tokens.shape[1], layer not in (None, m.num_layers)
         if inner:  # memories that are longer by this row keep the inputs of its layers
             longer = self.carry(tokens.shape[0]) if memory is None else memory
-            longer = {**longer, "memory": jnp.pad(longer["memory"], ((0, 0), (0, 0), (seq, 0), (0, 0)))}
+            longer = {
+                **longer,
+                "memory": jnp.pad(longer["memory"], ((0, 0), (0, 0), (seq, 0), (0, 0))),
+            }
         sees = jnp.broadcast_to((tokens != PAD)[:, None], (*tokens.shape, seq))
-        # A following piece sees the end of this one, where in training it saw the end of the part that is kept.
+        # A following piece sees the end of this one, where in training it saw the end of the part
+        # that is kept.
         features, following = self.model.clone(reuse_len=0).apply(
-            {"params": params}, tokens, single_segment(tokens), sees, memory=longer if inner else memory
+            {"params": params},
+            tokens,
+            single_segment(tokens),
+            sees,
+            memory=longer if inner else memory,
         )
         if inner:
             features = following["memory"][:, layer, -seq:].astype(jnp.float32)
@@ -129,12 +167,17 @@ class PermutationLM(LanguageModel):
             return features, ()
         real, last = (tokens != PAD).sum(1), m.mem_len
         valid = jnp.minimum(jnp.where(real < seq, real, carry["valid"] + seq), last)
-        return features, {"memory": following["memory"][:, :, -last:], "valid": valid.astype(jnp.int32)}
+        return features, {
+            "memory": following["memory"][:, :, -last:],
+            "valid": valid.astype(jnp.int32),
+        }
 
     def masked_log_probs(self, params: Any, tokens: Array, positions: Array) -> Array:
-        """Log-probabilities of every token at each position, predicted alone from all other tokens of the row.
+        """Log-probabilities of every token at each position, predicted alone from all other tokens
+        of the row.
 
-        One forward pass a position: with several targets at once, each would be predicted without the others.
+        One forward pass a position: with several targets at once, each would be predicted without
+        the others.
 
         Args:
           tokens: (rows, seq), as for `embed`.
@@ -147,27 +190,39 @@ class PermutationLM(LanguageModel):
 
         def one(place: Array) -> Array:
             hidden = jnp.arange(seq) == place[:, None]
-            sees = xlnet.permutation_mask(hidden.astype(jnp.int32), place[:, None]) & (tokens != PAD)[:, None]
-            logits, _ = self.model.apply({"params": params}, tokens, single_segment(tokens), sees, place[:, None])
+            sees = (
+                xlnet.permutation_mask(hidden.astype(jnp.int32), place[:, None])
+                & (tokens != PAD)[:, None]
+            )
+            logits, _ = self.model.apply(
+                {"params": params}, tokens, single_segment(tokens), sees, place[:, None]
+            )
             return jax.nn.log_softmax(logits[:, 0], -1)
 
         return lax.map(one, positions.T.astype(jnp.int32)).swapaxes(0, 1)
 
     def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Probabilities of every token at the targets of each row, predicted without memory, for `figures`."""
+        """Probabilities of every token at the targets of each row, predicted without memory, for
+        `figures`.
+        """
         logits, _ = self.predict(params, batch, (), None)
         return {"probability": jax.nn.softmax(logits, -1), "target": target_tokens(batch)}
 
-    def figures(self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()) -> dict[str, "Figure"]:
+    def figures(
+        self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()
+    ) -> dict[str, "Figure"]:
         """Draws what `figure_arrays` computed."""
         from phenomjax.figures.sequences import predictions  # here, because it imports matplotlib
 
         words, label = vocabulary_of(self.config), "hidden token, in the order of the row"
-        drawn = predictions(arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names, label)
+        drawn = predictions(
+            arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names, label
+        )
         return {"predictions": drawn}
 
     def flops(self, batch_spec: Mapping[str, Any]) -> float:
-        """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a multiply-add.
+        """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a
+        multiply-add.
 
         Args:
           batch_spec: {name: (global shape, dtype)}, or arrays.
@@ -189,8 +244,8 @@ def single_segment(tokens: Array) -> Array:
 def forward_flops(m: ConfigDict, seq: int) -> float:
     """FLOPs of one row's forward pass, 2 a multiply-add.
 
-    Keys and values of the memory are computed anew; positions are projected once a batch and not counted. Nothing needs the content
-    stream of the last layer beyond its keys and values.
+    Keys and values of the memory are computed anew; positions are projected once a batch and not
+    counted. Nothing needs the content stream of the last layer beyond its keys and values.
     """
     span, width = seq + m.mem_len, m.num_heads * m.head_dim
     queries = m.num_layers * m.num_predict + (m.num_layers - 1) * seq

@@ -1,4 +1,6 @@
-"""A trained masked autoencoder as an encoder of images, read from its checkpoint: nothing of its banks is needed any more."""
+"""A trained masked autoencoder as an encoder of images, read from its checkpoint: nothing of its
+banks is needed any more.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,22 +47,26 @@ class ImageModel:
         return {name: value for name, value in self.params.items() if name != "decoder"}
 
 
-
-
 def features(model: ImageModel) -> Callable[..., Array]:
-    """The encoder as a pure function, `encode(params, pixels, blocks, channelwise)`, to be jitted, exported or sharded.
+    """The encoder as a pure function, `encode(params, pixels, blocks, channelwise)`, to be jitted,
+    exported or sharded.
 
-    params are `model.encoder_params` (more does no harm); pixels (batch, height, width, C), uint8 or uint16 as they are
-    in a bank, standardised inside; blocks are numbers from 1 to depth; channelwise gives, of a channel-agnostic model,
-    one embedding a channel, side by side. The result is float32 (batch, len(blocks), embed), or (…, C * embed): the mean
-    over the patch tokens, without the class token. A block's tokens are taken as they leave it, but the last block's as
-    `MaskedAutoencoder.embed` has them, that is after the encoder's last norm in the standard layout. Blocks after the
-    last one asked for are not computed. Height and width are multiples of the patch size.
+    params are `model.encoder_params` (more does no harm); pixels (batch, height, width, C), uint8
+    or uint16 as they are in a bank, standardised inside; blocks are numbers from 1 to depth;
+    channelwise gives, of a channel-agnostic model, one embedding a channel, side by side. The
+    result is float32 (batch, len(blocks), embed), or (…, C * embed): the mean over the patch
+    tokens, without the class token. A block's tokens are taken as they leave it, but the last
+    block's as `MaskedAutoencoder.embed` has them, that is after the encoder's last norm in the
+    standard layout. Blocks after the last one asked for are not computed. Height and width are
+    multiples of the patch size.
     """
     module, settings = model.task.model, model.config.model
 
     def encode(
-        params: Any, pixels: Array, blocks: Sequence[int] = (settings.depth,), channelwise: bool = False
+        params: Any,
+        pixels: Array,
+        blocks: Sequence[int] = (settings.depth,),
+        channelwise: bool = False,
     ) -> Array:
         outputs = module.apply({"params": params}, pixels, tuple(blocks), method="block_tokens")
         rows, channels = pixels.shape[0], pixels.shape[3]
@@ -68,7 +74,9 @@ def features(model: ImageModel) -> Callable[..., Array]:
         for tokens in outputs:
             tokens = tokens[:, int(settings.class_token) :]
             if channelwise:
-                means.append(tokens.reshape(rows, channels, -1, tokens.shape[-1]).mean(2).reshape(rows, -1))
+                means.append(
+                    tokens.reshape(rows, channels, -1, tokens.shape[-1]).mean(2).reshape(rows, -1)
+                )
             else:
                 means.append(tokens.mean(1))
         return jnp.stack(means, axis=1)
@@ -77,23 +85,31 @@ def features(model: ImageModel) -> Callable[..., Array]:
 
 
 def check_blocks(model: ImageModel, blocks: Sequence[int]) -> tuple[int, ...]:
-    """The blocks asked for, or the last one; raises UserError for numbers that the model does not have."""
+    """The blocks asked for, or the last one; raises UserError for numbers that the model does not
+    have.
+    """
     for block in blocks:
         if not 1 <= block <= model.depth:
             raise UserError(
-                f"--block {block}: this model's encoder has blocks 1 to {model.depth}; without --block it is the last one."
+                f"--block {block}: this model's encoder has blocks 1 to {model.depth}; without"
+                " --block it is the last one."
             )
     if len(set(blocks)) < len(blocks):
-        raise UserError(f"--block {' '.join(map(str, blocks))} names a block twice. Name each once.")
+        raise UserError(
+            f"--block {' '.join(map(str, blocks))} names a block twice. Name each once."
+        )
     return tuple(blocks) or (model.depth,)
 
 
 def check_channelwise(model: ImageModel, channelwise: bool) -> None:
-    """Raises UserError where channel-wise embeddings are asked of a model whose tokens mix the channels."""
+    """Raises UserError where channel-wise embeddings are asked of a model whose tokens mix the
+    channels.
+    """
     if channelwise and not model.config.model.channel_agnostic:
         raise UserError(
-            "--channelwise needs a channel-agnostic model, whose tokens belong to single channels; this one was trained with "
-            "model.channel_agnostic=False. Leave --channelwise out, or train a CA-MAE."
+            "--channelwise needs a channel-agnostic model, whose tokens belong to single channels;"
+            " this one was trained with model.channel_agnostic=False. Leave --channelwise out, or"
+            " train a CA-MAE."
         )
 
 
@@ -103,7 +119,11 @@ def dim(model: ImageModel, channels: int, channelwise: bool) -> int:
 
 
 def on_devices(params: Any, devices: Sequence[jax.Device]) -> tuple[Any, jax.sharding.Sharding]:
-    """Copies parameters to all of the devices; returns them with the sharding that divides a batch over these."""
+    """Copies parameters to all of the devices; returns them with the sharding that divides a batch
+    over these.
+    """
     mesh = jax.sharding.Mesh(devices, ("data",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(params, everywhere), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    return jax.device_put(params, everywhere), jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec("data")
+    )

@@ -16,7 +16,9 @@ from phenomjax.trained import parameters
 
 
 def check_arguments(args: argparse.Namespace, **least: int) -> None:
-    """Checks what the front doors share: numbers that are not below their least, and that the folder of `--out` is there."""
+    """Checks what the front doors share: numbers that are not below their least, and that the
+    folder of `--out` is there.
+    """
     for name, value in least.items():
         if getattr(args, name) < value:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {value}.")
@@ -68,12 +70,16 @@ def load(path: str | Path, dtype: str = "") -> Trained:
     task = tasks.make(read.config)
     if not isinstance(task, LanguageModel):
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read sequences. Give a run of causal_lm, permutation_lm "
-            "or bidirectional_lm."
+            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read"
+            " sequences. Give a run of causal_lm, permutation_lm or bidirectional_lm."
         )
-    return Trained(read.path, read.step, read.config, task, jax.device_put(read.params), read.fingerprint)
+    return Trained(
+        read.path, read.step, read.config, task, jax.device_put(read.params), read.fingerprint
+    )
 
 
 def default_batch_tokens() -> int:
-    """Tokens of a batch: many fill an accelerator, few stay in the caches of a CPU (measured: 2048 is twice as fast there as 16384)."""
+    """Tokens of a batch: many fill an accelerator, few stay in the caches of a CPU (measured: 2048
+    is twice as fast there as 16384).
+    """
     return 2048 if jax.default_backend() == "cpu" else 16384

@@ -27,7 +27,8 @@ def load(path: str | Path, dtype: str = "") -> ImageModel:
     task = tasks.make(read.config)
     if not isinstance(task, MaskedAutoencoder):
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read images. Give a run of task 'mae', or embed "
-            "sequences with --source FILE instead of --bank."
+            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read"
+            " images. Give a run of task 'mae', or embed sequences with --source FILE instead of"
+            " --bank."
         )
     return ImageModel(read.path, read.step, read.config, task, read.params, read.fingerprint)

@@ -45,14 +45,19 @@ def read(path: str | Path, dtype: str = "") -> Parameters:
     """
     if not Path(path).exists():
         raise UserError(
-            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give the --workdir of a training run, or one of its "
-            "checkpoints/STEP folders."
+            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give"
+            " the --workdir of a training run, or one of its checkpoints/STEP folders."
         )
     folder = loading.find(path)
     config, params, step = loading.load(folder)
     config.model.dtype = dtype or config.model.dtype
-    log.info("model: %s, %.1f M parameters, step %d of %s", config.task,
-             sum(x.size for x in jax.tree.leaves(params)) / 1e6, step, folder)  # fmt: skip
+    log.info(
+        "model: %s, %.1f M parameters, step %d of %s",
+        config.task,
+        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
+        step,
+        folder,
+    )
     return Parameters(folder, step, config, params, fingerprint(params))
 
 

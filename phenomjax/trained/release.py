@@ -21,7 +21,8 @@ SUMS = "SHA256SUMS"
 
 
 def load(folder: str | Path, dtype: str = "") -> ImageModel:
-    """The model of a release folder, after its checksums; what `image_model.load` does with such a folder.
+    """The model of a release folder, after its checksums; what `image_model.load` does with such a
+    folder.
 
     Args:
       folder: that `write` filled.
@@ -33,14 +34,16 @@ def load(folder: str | Path, dtype: str = "") -> ImageModel:
     folder = Path(folder)
     if not (folder / SUMS).is_file():
         raise UserError(
-            f"{folder} is no release folder: it has no {SUMS}. Give the folder that `--format release` wrote, downloaded whole."
+            f"{folder} is no release folder: it has no {SUMS}. Give the folder that `--format"
+            " release` wrote, downloaded whole."
         )
     for line in (folder / SUMS).read_text().splitlines():
         expected, _, name = line.partition("  ")
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             state = "differs from its checksum" if (folder / name).is_file() else "is missing"
             raise UserError(
-                f"{folder / name} {state}: the release was changed, or not downloaded whole. Download it again."
+                f"{folder / name} {state}: the release was changed, or not downloaded whole."
+                " Download it again."
             )
     return read(folder, dtype)
 
@@ -58,20 +61,38 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
         about = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} holds no release: its {CONFIG} cannot be read ({error}). Give the folder that an export wrote."
+            f"{folder} holds no release: its {CONFIG} cannot be read ({error}). Give the folder"
+            " that an export wrote."
         ) from None
-    if about.get("format") != "phenomjax release" or about.get("version") != 1 or about.get("layout") != "openphenom":
+    if (
+        about.get("format") != "phenomjax release"
+        or about.get("version") != 1
+        or about.get("layout") != "openphenom"
+    ):
         raise UserError(
-            f"{folder / CONFIG} says format {about.get('format')!r}, version {about.get('version')}, layout {about.get('layout')!r}; this phenomjax "
-            "reads 'phenomjax release', version 1, with the layout 'openphenom'. Export the run again, or install the phenomjax that wrote it."
+            f"{folder / CONFIG} says format {about.get('format')!r}, version"
+            f" {about.get('version')}, layout {about.get('layout')!r}; this phenomjax reads"
+            " 'phenomjax release', version 1, with the layout 'openphenom'. Export the run again,"
+            " or install the phenomjax that wrote it."
         )
     config = keys.base("mae")
     config.model.update(
-        {name: value for name, value in checks.flatten(about["model"]).items() if name in config.model}
+        {
+            name: value
+            for name, value in checks.flatten(about["model"]).items()
+            if name in config.model
+        }
     )
     config.model.dtype, config.data.crop_size = dtype or config.model.dtype, about["crop_size"]
     state = read_arrays(folder / WEIGHTS)
     params: Any = openphenom.from_state_dict(state, config.model)
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
-    return ImageModel(folder, about["step"], config, MaskedAutoencoder(config), params, parameters.fingerprint(params))
+    return ImageModel(
+        folder,
+        about["step"],
+        config,
+        MaskedAutoencoder(config),
+        params,
+        parameters.fingerprint(params),
+    )

@@ -32,15 +32,22 @@ class Evaluation:
     """
 
     def __init__(
-        self, task: Task, config: ConfigDict, loader: Loader, val_loader: Loader | None, rows: NamedSharding,
-        everywhere: NamedSharding, watchdog: Watchdog,
-    ):  # fmt: skip
+        self,
+        task: Task,
+        config: ConfigDict,
+        loader: Loader,
+        val_loader: Loader | None,
+        rows: NamedSharding,
+        everywhere: NamedSharding,
+        watchdog: Watchdog,
+    ):
         self.task, self.config, self.loader, self.val_loader = task, config, loader, val_loader
         self.rows, self.watchdog, self._compiled = rows, watchdog, False
         count = config.figures.num_images
         self.probes: Any = None
         if config.probes.every_steps:
-            # The loop's only way up to what stands on trained models. Imported here, a run without probes needs nothing of it.
+            # The loop's only way up to what stands on trained models. Imported here, a run without
+            # probes needs nothing of it.
             from phenomjax.probes.during_training import Probes
 
             self.probes = Probes(config, task)
@@ -61,14 +68,20 @@ class Evaluation:
         return jax.jit(carry, out_shardings=self.rows)()
 
     def evaluate(self, state: TrainState, writers: list) -> dict[str, float] | None:
-        """Means over the held-out batches; None when a signal came in between (the evaluation is repeated after the restart)."""
+        """Means over the held-out batches; None when a signal came in between (the evaluation is
+        repeated after the restart).
+        """
         assert self.val_loader is not None
         sums: dict[str, np.ndarray] = {}
         params, carry = self.params(state), self.first_carry("val")
         for index in range(self.config.eval.num_batches or self.val_loader.steps_per_epoch):
             if messages.stop_requested():
                 return None
-            with contextlib.nullcontext() if self._compiled else self.watchdog.slow("compiling the evaluation"):
+            with (
+                contextlib.nullcontext()
+                if self._compiled
+                else self.watchdog.slow("compiling the evaluation")
+            ):
                 batch = to_devices(self.val_loader.batch(index), self.rows)
                 result, carry = self._evaluate(params, batch, carry)
                 result = jax.device_get(result)
@@ -79,22 +92,34 @@ class Evaluation:
         means = {name: float(total / count) for name, (total, count) in sums.items()}
         means = {f"val/{name}": value for name, value in (means | self.task.derive(means)).items()}
         step = int(state.step)
-        log.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        log.info(
+            "step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        )
         for writer in writers:
             writer.scalars(step, means)
         return means
 
     def probe(self, state: TrainState, writers: list) -> dict[str, float] | None:
-        """Probes of the parameters as they are; None when a signal came in between (they are repeated after the restart)."""
-        if self.probes is None:  # they were due when the run was stopped, and have been turned off since
+        """Probes of the parameters as they are; None when a signal came in between (they are
+        repeated after the restart).
+        """
+        # they were due when the run was stopped, and have been turned off since
+        if self.probes is None:
             return {}
         step = int(state.step)
         with self.watchdog.slow("probing"):
             values = self.probes.measure(step, self.params(state))
         if values is None:
             return None
-        log.info("step %d  %s", step, "  ".join(
-            f"{name} {value:.4f}" for name, value in values.items() if not name.endswith(("_low", "_high"))))  # fmt: skip
+        log.info(
+            "step %d  %s",
+            step,
+            "  ".join(
+                f"{name} {value:.4f}"
+                for name, value in values.items()
+                if not name.endswith(("_low", "_high"))
+            ),
+        )
         for writer in writers:
             writer.scalars(step, values)
         return values

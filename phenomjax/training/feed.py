@@ -12,7 +12,9 @@ from jax.sharding import NamedSharding
 
 
 def to_devices(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Puts this process's rows on its devices as blocks of the global batch; on a CPU by a copy, because JAX would alias the buffer."""
+    """Puts this process's rows on its devices as blocks of the global batch; on a CPU by a copy,
+    because JAX would alias the buffer.
+    """
     if jax.default_backend() == "cpu":
         arrays = {name: np.array(x) for name, x in arrays.items()}
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in arrays.items()}
@@ -43,7 +45,9 @@ class DeviceFeed:
         self._queue: queue.Queue = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(loader, data_step(start_step), stop_step - start_step, sharding), daemon=True
+            target=self._run,
+            args=(loader, data_step(start_step), stop_step - start_step, sharding),
+            daemon=True,
         )
         self._thread.start()
 

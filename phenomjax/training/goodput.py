@@ -1,6 +1,7 @@
 """Goodput: productive step time over wall time, over all starts of a run, and where the rest went.
 
-Wall time runs from the first start of the run to now, so it contains the queue, the launcher and everything that was done twice.
+Wall time runs from the first start of the run to now, so it contains the queue, the launcher and
+everything that was done twice.
 """
 
 import contextlib
@@ -43,7 +44,9 @@ class Goodput:
         }
 
     def switch(self, category: str) -> str:
-        """Stops the watch of the present category and starts that of another; returns the present one."""
+        """Stops the watch of the present category and starts that of another; returns the present
+        one.
+        """
         now, before = time.time(), self._category
         self.seconds[before] += now - self._since
         self._category, self._since = category, now
@@ -86,8 +89,10 @@ def summary(starts: list[dict[str, Any]]) -> dict[str, float]:
       starts: of goodput.json, in order.
 
     Returns:
-      Seconds: "wall", each of `CATEGORIES` with "step" counting every step once, "redone" (steps that a later start had to repeat) and
-      "restarts" (from the last word of a start to the next one's begin); and "goodput" = step / wall.
+      Seconds: "wall", each of `CATEGORIES` with "step" counting every step once, "redone" (steps
+        that a later start had to repeat) and
+      "restarts" (from the last word of a start to the next one's begin); and "goodput" = step /
+      wall.
     """
     total = dict.fromkeys(CATEGORIES, 0.0) | {"redone": 0.0, "restarts": 0.0}
     for index, start in enumerate(starts):
@@ -111,7 +116,10 @@ def describe(result: dict[str, float], starts: int) -> str:
         for name, seconds in result.items()
         if name not in ("wall", "step", "goodput") and seconds > 0
     )
-    return f"{100 * result['goodput']:.1f} % of {result['wall']:.0f} s were steps that counted ({starts} start{'s' * (starts > 1)}); lost: {lost}"
+    return (
+        f"{100 * result['goodput']:.1f} % of {result['wall']:.0f} s were steps that counted"
+        f" ({starts} start{'s' * (starts > 1)}); lost: {lost}"
+    )
 
 
 def process_began() -> float:

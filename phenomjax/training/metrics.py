@@ -1,4 +1,6 @@
-"""Metrics: windows of step metrics, and peak rates for MFU. Where they are written stands in writers.py."""
+"""Metrics: windows of step metrics, and peak rates for MFU. Where they are written stands in
+writers.py.
+"""
 
 from typing import Any
 
@@ -6,9 +8,18 @@ import jax
 
 # Dense bf16 peak in TFLOP/s by a part of jax's device_kind (vendors' data sheets).
 PEAK_TFLOPS = {
-    "H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "B200": 2250.0, "V100": 125.0,
-    "TPU v4": 275.0, "TPU v5 lite": 197.0, "TPU v5p": 459.0, "TPU v6": 918.0,
-}  # fmt: skip
+    "H200": 989.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "B200": 2250.0,
+    "V100": 125.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5p": 459.0,
+    "TPU v6": 918.0,
+}
 
 
 def peak_flops() -> float | None:
@@ -19,7 +30,10 @@ def peak_flops() -> float | None:
 
 
 class Window:
-    """Sums of scalar metrics since the last log line. It travels in the checkpoint, so a resumed run logs the same means."""
+    """Sums of scalar metrics since the last log line.
+
+    It travels in the checkpoint, so a resumed run logs the same means.
+    """
 
     def __init__(self, state: dict[str, Any] | None = None):
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}

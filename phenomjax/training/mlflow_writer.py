@@ -18,17 +18,20 @@ log = logging.getLogger("phenomjax")
 
 
 class MLflow:
-    """A run of an MLflow experiment. Its id stands in WORKDIR/mlflow_run, so that a run that is continued goes on in it.
+    """A run of an MLflow experiment. Its id stands in WORKDIR/mlflow_run, so that a run that is
+    continued goes on in it.
 
-    Its store is MLFLOW_TRACKING_URI, or an SQLite file beside the workdir, which all runs of that folder share. Metrics are sent when the loop
-    flushes, that is before a checkpoint; a store that does not answer costs no training: they are kept and sent later.
+    Its store is MLFLOW_TRACKING_URI, or an SQLite file beside the workdir, which all runs of that
+    folder share. Metrics are sent when the loop flushes, that is before a checkpoint; a store that
+    does not answer costs no training: they are kept and sent later.
 
     Raises:
       UserError: the store cannot be opened, or no longer has the run.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict):
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing is told to anybody unless the user wants it
+        # nothing is told to anybody unless the user wants it
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow.entities import Metric, Param
@@ -41,7 +44,10 @@ class MLflow:
         uri = uri or f"sqlite:///{workdir.parent / 'mlflow.db'}"
         self._num_steps, self._step = config.num_steps, 0
         self._waiting: list[Any] = []
-        marker, params = workdir / "mlflow_run", {key: str(value) for key, value in flatten(config).items()}
+        marker, params = (
+            workdir / "mlflow_run",
+            {key: str(value) for key, value in flatten(config).items()},
+        )
         try:
             with self._alone(
                 workdir.parent / "mlflow.lock"
@@ -57,24 +63,30 @@ class MLflow:
                 self._id = marker.read_text().strip()
                 stored = self._client.get_run(self._id).data
                 self._client.update_run(self._id, status="RUNNING")
-                # The steps since the checkpoint are done again, with the same values: what the store has is not sent twice.
+                # The steps since the checkpoint are done again, with the same values: what the
+                # store has is not sent twice.
                 self._there = {
                     name: max(m.step for m in self._client.get_metric_history(self._id, name))
                     for name in stored.metrics
                 }
-                for key, value in params.items():  # params of MLflow never change; what changed goes into tags
+                # params of MLflow never change; what changed goes into tags
+                for key, value in params.items():
                     if stored.params.get(key) != value[:6000]:
                         self._client.set_tag(self._id, f"continued with {key}", value[:5000])
             else:
-                self._id, self._there = self._client.create_run(experiment, run_name=workdir.name).info.run_id, {}
+                self._id, self._there = (
+                    self._client.create_run(experiment, run_name=workdir.name).info.run_id,
+                    {},
+                )
                 items = [Param(key, value[:6000]) for key, value in params.items()]
                 for start in range(0, len(items), 100):  # MLflow takes no more at once
                     self._client.log_batch(self._id, params=items[start : start + 100])
                 marker.write_text(self._id + "\n")
         except MlflowException as error:
             raise UserError(
-                f"MLflow at {uri} cannot be used: {' '.join(str(error).split())[:300].rstrip('.')}. Check MLFLOW_TRACKING_URI; if the run was "
-                f"deleted there, delete {marker} to begin a new one; or go on without: --config.log.mlflow_experiment=''."
+                f"MLflow at {uri} cannot be used: {' '.join(str(error).split())[:300].rstrip('.')}."
+                f" Check MLFLOW_TRACKING_URI; if the run was deleted there, delete {marker} to"
+                " begin a new one; or go on without: --config.log.mlflow_experiment=''."
             ) from None
 
     @staticmethod
@@ -87,7 +99,9 @@ class MLflow:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._step, now = step, int(1000 * time.time())
         self._waiting += [
-            self._metric(name, value, now, step) for name, value in values.items() if step > self._there.get(name, -1)
+            self._metric(name, value, now, step)
+            for name, value in values.items()
+            if step > self._there.get(name, -1)
         ]
 
     def figure(self, step: int, name: str, figure: Any) -> None:
@@ -108,16 +122,21 @@ class MLflow:
                 del self._waiting[:1000]
         except self._error as error:
             log.warning(
-                "MLflow did not take %d values (%s); they are sent later", len(self._waiting), _first_line(error)
+                "MLflow did not take %d values (%s); they are sent later",
+                len(self._waiting),
+                _first_line(error),
             )
 
     def close(self) -> None:
-        """Sends the rest; FINISHED at the last step, FAILED after an error, KILLED when the run was stopped before."""
+        """Sends the rest; FINISHED at the last step, FAILED after an error, KILLED when the run was
+        stopped before.
+        """
         self.flush()
         failed = sys.exc_info()[0] is not None
         with contextlib.suppress(self._error):
             self._client.set_terminated(
-                self._id, "FAILED" if failed else "FINISHED" if self._step >= self._num_steps else "KILLED"
+                self._id,
+                "FAILED" if failed else "FINISHED" if self._step >= self._num_steps else "KILLED",
             )
 
 

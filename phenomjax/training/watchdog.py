@@ -1,6 +1,8 @@
-"""Ends a run that hangs: neither JAX, gloo, NCCL nor SLURM notices a process that lives but does not go on.
+"""Ends a run that hangs: neither JAX, gloo, NCCL nor SLURM notices a process that lives but does
+not go on.
 
-Exit code 76, with the stacks of all threads of all processes in WORKDIR/logs and the name of the one that the others wait for.
+Exit code 76, with the stacks of all threads of all processes in WORKDIR/logs and the name of the
+one that the others wait for.
 """
 
 import collections
@@ -24,7 +26,8 @@ class Watchdog:
     """Watches the time since the last beat of the training thread.
 
     Args:
-      min_seconds: a step may take this long, or 20 times the median of the last steps, whichever is longer; 0 = no watch.
+      min_seconds: a step may take this long, or 20 times the median of the last steps, whichever is
+        longer; 0 = no watch.
       slow_seconds: what is announced with `slow` may take this long.
     """
 
@@ -42,7 +45,9 @@ class Watchdog:
         if phase == "step" and self.phase in ("step", "data"):
             self._steps.append(now - self._since)
         self.step, self._since = step, now
-        self._limit = max(self.min_seconds, 20 * statistics.median(self._steps) if self._steps else 0.0)
+        self._limit = max(
+            self.min_seconds, 20 * statistics.median(self._steps) if self._steps else 0.0
+        )
         self.enter(phase)
 
     def enter(self, phase: str) -> None:
@@ -73,12 +78,16 @@ class Watchdog:
                 self._end(waited)
 
     def _end(self, waited: float) -> None:
-        dump_stacks()
-        who = f" The others wait for {'; '.join(messages.behind())}." if jax.process_count() > 1 else ""
+        dump_stacks(jax.process_index())
+        who = (
+            f" The others wait for {'; '.join(messages.behind())}."
+            if jax.process_count() > 1
+            else ""
+        )
         messages.leave(
             EXIT_STUCK,
-            f"error: nothing moved for {waited:.0f} s at step {self.step} ({self.phase}; limit {self._limit:.0f} s, config.watchdog).{who} "
-            "The stacks of all threads are in WORKDIR/logs/process_*.log. Run the same command again to continue from the last checkpoint.",
+            f"error: nothing moved for {waited:.0f} s at step {self.step} ({self.phase}; limit"
+            f" {self._limit:.0f} s, config.watchdog).{who} The stacks of all threads are in"
+            " WORKDIR/logs/process_*.log. Run the same command again to continue from the last"
+            " checkpoint.",
         )
-
-

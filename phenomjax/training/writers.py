@@ -1,4 +1,6 @@
-"""Where metrics and figures go, on process 0: JSON lines always, TensorBoard when it is installed, W&B and MLflow when they are asked for."""
+"""Where metrics and figures go, on process 0: JSON lines always, TensorBoard when it is installed,
+W&B and MLflow when they are asked for.
+"""
 
 import importlib.util
 import json
@@ -30,12 +32,17 @@ class Writer(Protocol):
 
 
 class JsonLines:
-    """metrics.jsonl: one object a line with `step` first. After a resume at step s, lines beyond s are cut and written again."""
+    """metrics.jsonl: one object a line with `step` first. After a resume at step s, lines beyond s
+    are cut and written again.
+    """
 
     def __init__(self, path: Path, resume_step: int | None, keep: Any = lambda line: True):
         if resume_step is not None and path.exists():
-            lines = [line for line in path.read_text().split("\n")[:-1] if line]  # a torn last line has no newline
-            lines = [line for line in lines if (d := json.loads(line))["step"] <= resume_step and keep(d)]
+            # a torn last line has no newline
+            lines = [line for line in path.read_text().split("\n")[:-1] if line]
+            lines = [
+                line for line in lines if (d := json.loads(line))["step"] <= resume_step and keep(d)
+            ]
             part = path.with_suffix(".part")
             part.write_text("".join(line + "\n" for line in lines))
             os.replace(part, path)
@@ -65,7 +72,8 @@ class TensorBoard:
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
+            str(workdir / "tensorboard"),
+            purge_step=None if resume_step is None else resume_step + 1,
         )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -97,7 +105,11 @@ class WeightsAndBiases:
 
         self._wandb = wandb
         self._run = wandb.init(
-            project=config.log.wandb_project, id=workdir.name, resume="allow", dir=str(workdir), config=config.to_dict()
+            project=config.log.wandb_project,
+            id=workdir.name,
+            resume="allow",
+            dir=str(workdir),
+            config=config.to_dict(),
         )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -113,10 +125,6 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-
-
-
-
 def open_writers(
     workdir: Path, config: ConfigDict, resume_step: int | None, redo: Collection[str] = ()
 ) -> list[Writer]:
@@ -126,7 +134,8 @@ def open_writers(
       workdir: folder of the run.
       config: `log.*` is read.
       resume_step: step that was restored; None for a new run.
-      redo: what the run stopped before at `resume_step`, "val" or "probe": lines of it of that step are cut too.
+      redo: what the run stopped before at `resume_step`, "val" or "probe": lines of it of that step
+        are cut too.
 
     Raises:
       UserError: W&B or MLflow was asked for and is not installed, or cannot be used.
@@ -145,16 +154,23 @@ def open_writers(
     if config.log.wandb_project:
         if not importlib.util.find_spec("wandb"):
             raise UserError(
-                f"config.log.wandb_project is '{config.log.wandb_project}' but wandb is not installed. Run `pip install wandb` and `wandb login`, "
-                "or set --config.log.wandb_project=''."
+                f"config.log.wandb_project is '{config.log.wandb_project}' but wandb is not"
+                " installed. Run `pip install wandb` and `wandb login`, or set"
+                " --config.log.wandb_project=''."
             )
         result.append(WeightsAndBiases(workdir, config))
     if config.log.mlflow_experiment:
-        missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if not importlib.util.find_spec(name)]
+        missing = [
+            name
+            for name in ("mlflow", "sqlalchemy", "alembic")
+            if not importlib.util.find_spec(name)
+        ]
         if missing:
             raise UserError(
-                f"config.log.mlflow_experiment is '{config.log.mlflow_experiment}' but {' and '.join(missing)} is not installed. Run `pip install "
-                "-r requirements-logging.txt` (or `pip install 'phenomjax[logging]'`), or set --config.log.mlflow_experiment=''."
+                f"config.log.mlflow_experiment is '{config.log.mlflow_experiment}' but"
+                f" {' and '.join(missing)} is not installed. Run `pip install -r"
+                " requirements-logging.txt` (or `pip install 'phenomjax[logging]'`), or set"
+                " --config.log.mlflow_experiment=''."
             )
         result.append(MLflow(workdir, config))
     return result

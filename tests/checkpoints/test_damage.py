@@ -1,4 +1,6 @@
-"""Damaged checkpoints: every kind of damage is noticed, named and set aside, and the checkpoint before is used; digests by themselves."""
+"""Damaged checkpoints: every kind of damage is noticed, named and set aside, and the checkpoint
+before is used; digests by themselves.
+"""
 
 import collections
 import errno
@@ -36,11 +38,15 @@ def make_state(step):
     rng = np.random.default_rng(step)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     params = {"dense": {"kernel": draw(24, 16), "bias": draw(16)}}
-    return TrainState(jnp.int32(step), params, {"mu": draw(24, 16), "count": jnp.int32(step)}, (), ())
+    return TrainState(
+        jnp.int32(step), params, {"mu": draw(24, 16), "count": jnp.int32(step)}, (), ()
+    )
 
 
 def abstract_of(state):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def make_run(folder, steps=(4, 8), processes=2):
@@ -103,16 +109,28 @@ def damage(folder, kind, rng):
         with path.open("r+b") as f:
             f.truncate(rng.integers(path.stat().st_size))
     else:
-        # Any bit of the checkpoint, any bit of any file (the small ones are metadata), any bit of the digests.
+        # Any bit of the checkpoint, any bit of any file (the small ones are metadata), any bit of
+        # the digests.
         sizes = np.array([p.stat().st_size for p in filled])
-        path = {"flipped bit": filled[rng.choice(len(filled), p=sizes / sizes.sum())], "flipped bit of a file": pick(filled),
-                "flipped bit of the digests": pick(sums)}[kind]  # fmt: skip
+        path = {
+            "flipped bit": filled[rng.choice(len(filled), p=sizes / sizes.sum())],
+            "flipped bit of a file": pick(filled),
+            "flipped bit of the digests": pick(sums),
+        }[kind]
         flip(path, int(rng.integers(8 * path.stat().st_size)))
     return path.relative_to(folder).as_posix()
 
 
-KINDS = ("flipped bit", "flipped bit of a file", "flipped bit of the digests", "truncated file", "missing file", "missing commit marker",
-         "missing manifest", "extra file")  # fmt: skip
+KINDS = (
+    "flipped bit",
+    "flipped bit of a file",
+    "flipped bit of the digests",
+    "truncated file",
+    "missing file",
+    "missing commit marker",
+    "missing manifest",
+    "extra file",
+)
 
 
 def test_every_damage_is_noticed(run, tmp_path, caplog):
@@ -130,10 +148,16 @@ def test_every_damage_is_noticed(run, tmp_path, caplog):
             assert checkpointer.newest_good() == 4, (kind, name)
         aside = folder / "checkpoints.damaged" / "8"
         assert aside.is_dir() and not newest.exists() and (folder / "progress").read_text() == "4\n"
-        assert "the checkpoint of step 8 is damaged: " in caplog.text and f"was moved to {aside}" in caplog.text
+        assert (
+            "the checkpoint of step 8 is damaged: " in caplog.text
+            and f"was moved to {aside}" in caplog.text
+        )
         named += name in caplog.text
-        # Digests with a flipped bit, or cut at the end of a line, may still be well-formed; then the files are named of which they speak.
-        assert name in caplog.text or (name.startswith("SHA256SUMS") and kind.startswith(("flipped", "truncated")))
+        # Digests with a flipped bit, or cut at the end of a line, may still be well-formed; then
+        # the files are named of which they speak.
+        assert name in caplog.text or (
+            name.startswith("SHA256SUMS") and kind.startswith(("flipped", "truncated"))
+        )
         state, meta = checkpointer.restore(4, abstract_of(expected))
         jax.tree.map(np.testing.assert_array_equal, state, expected)
         assert meta["at"] == 4
@@ -155,7 +179,9 @@ def test_sha256sum_verifies(run, copy):
     command = "sha256sum --strict --quiet -c SHA256SUMS.*"
     assert subprocess.run(command, shell=True, cwd=run / "checkpoints" / "8").returncode == 0
     flip(copy / "checkpoints" / "8" / "params" / "_METADATA", 5)
-    told = subprocess.run(command, shell=True, cwd=copy / "checkpoints" / "8", capture_output=True, text=True)
+    told = subprocess.run(
+        command, shell=True, cwd=copy / "checkpoints" / "8", capture_output=True, text=True
+    )
     assert told.returncode == 1 and "params/_METADATA: FAILED" in told.stdout
 
 
@@ -164,7 +190,10 @@ def test_both_damaged(copy, caplog):
         (copy / "checkpoints" / step / "rest" / "_METADATA").unlink()
     for _ in range(2):  # also the next start says so, instead of beginning anew
         with pytest.raises(
-            UserError, match=r"No checkpoint in .* is good.*nothing was started.*sha256sum -c.*another --workdir"
+            UserError,
+            match=(
+                r"No checkpoint in .* is good.*nothing was started.*sha256sum -c.*another --workdir"
+            ),
         ):
             checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good()
     assert sorted(p.name for p in (copy / "checkpoints.damaged").iterdir()) == ["4", "8"]
@@ -194,11 +223,15 @@ def test_set_aside_from_another_disk(copy, monkeypatch):
     (copy / "checkpoints" / "8" / "commit_success.txt").unlink()
     monkeypatch.setattr(os, "rename", other_disk)
     assert checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good() == 4
-    assert (copy / "checkpoints.damaged" / "8" / "params").is_dir() and not (copy / "checkpoints" / "8").exists()
+    assert (copy / "checkpoints.damaged" / "8" / "params").is_dir() and not (
+        copy / "checkpoints" / "8"
+    ).exists()
 
 
 def test_a_commit_without_digests_above_progress_is_unfinished(copy, caplog):
-    """Killed between commit and seal: it is removed without a word of damage, and so is what an interrupted write or deletion left."""
+    """Killed between commit and seal: it is removed without a word of damage, and so is what an
+    interrupted write or deletion left.
+    """
     for path in (copy / "checkpoints" / "8").glob("SHA256SUMS.*"):
         path.unlink()
     (copy / "progress").write_text("4\n")
@@ -206,7 +239,9 @@ def test_a_commit_without_digests_above_progress_is_unfinished(copy, caplog):
         shutil.copytree(copy / "checkpoints" / "4", copy / "checkpoints" / name)
     with caplog.at_level("INFO", "phenomjax"):
         assert checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good() == 4
-    assert [p.name for p in (copy / "checkpoints").iterdir()] == ["4"] and not (copy / "checkpoints.damaged").exists()
+    assert [p.name for p in (copy / "checkpoints").iterdir()] == ["4"] and not (
+        copy / "checkpoints.damaged"
+    ).exists()
     assert "0.deleted, 12.orbax-checkpoint-tmp, 8 (not sealed)" in caplog.text
 
 
@@ -217,7 +252,8 @@ def test_lost_or_torn_progress(copy, caplog):
             (copy / "progress").write_text(text)
         assert checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good() == 8
         assert (copy / "progress").read_text() == "8\n"
-    (copy / "progress").unlink()  # without it nobody knows whether this one was sealed: it is not deleted
+    # without it nobody knows whether this one was sealed: it is not deleted
+    (copy / "progress").unlink()
     (copy / "checkpoints" / "8" / "SHA256SUMS.001-of-002").unlink()
     assert checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good() == 4
     assert (copy / "checkpoints.damaged" / "8").is_dir()
@@ -228,25 +264,44 @@ def test_run_of_an_older_version(copy):
     for path in copy.rglob("SHA256SUMS.*"):
         path.unlink()
     with pytest.raises(
-        UserError, match=r"steps \[4, 8\] in .* have no digests.*`python -m phenomjax.checkpoints.seal .*checkpoints/\*`"
+        UserError,
+        match=(
+            r"steps \[4, 8\] in .* have no digests.*`python -m phenomjax.checkpoints.seal"
+            r" .*checkpoints/\*`"
+        ),
     ):
         checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good()
-    with pytest.raises(UserError, match=r"No checkpoint in .* has its digests \(there are steps \[4, 8\]\)"):
+    with pytest.raises(
+        UserError, match=r"No checkpoint in .* has its digests \(there are steps \[4, 8\]\)"
+    ):
         loading.find(copy)
-    command = [sys.executable, "-m", "phenomjax.checkpoints.seal", *(copy / "checkpoints").iterdir()]
+    command = [
+        sys.executable,
+        "-m",
+        "phenomjax.checkpoints.seal",
+        *(copy / "checkpoints").iterdir(),
+    ]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
     assert loading.find(copy).name == "8"
     assert checkpoints_checkpointer.Checkpointer(copy, make_config()).newest_good() == 8
-    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 2  # they have digests now
+    # they have digests now
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 2
 
 
 def test_inference_refuses_a_damaged_checkpoint(copy):
     assert loading.load(copy)[2] == 8
     big = max(all_files(copy / "checkpoints" / "8" / "params"), key=lambda p: p.stat().st_size)
     flip(big, 99)
-    for use in (lambda: loading.load(copy), lambda: loading.load_params(copy, abstract_of(make_state(8).params))):
+    for use in (
+        lambda: loading.load(copy),
+        lambda: loading.load_params(copy, abstract_of(make_state(8).params)),
+    ):
         with pytest.raises(
-            UserError, match=rf"checkpoints/8 is damaged.*{big.name} is not as it was written.*Other .* steps \[4\]"
+            UserError,
+            match=(
+                rf"checkpoints/8 is damaged.*{big.name} is not as it was written.*Other .* steps"
+                r" \[4\]"
+            ),
         ):
             use()
     assert loading.load(copy / "checkpoints" / "4")[2] == 4
@@ -261,7 +316,9 @@ def test_inference_reads_what_it_verified(copy):
 def test_find_takes_the_newest_sealed(copy):
     (copy / "checkpoints" / "8" / "SHA256SUMS.000-of-002").unlink()
     assert loading.find(copy).name == "4"
-    with pytest.raises(UserError, match=r"is damaged.*its digests SHA256SUMS.000-of-002 are missing"):
+    with pytest.raises(
+        UserError, match=r"is damaged.*its digests SHA256SUMS.000-of-002 are missing"
+    ):
         loading.load(copy / "checkpoints" / "8")
 
 
@@ -302,7 +359,9 @@ def test_the_last_sealed_one_stays_until_the_next_is_sealed(tmp_path, monkeypatc
 
 
 def test_shares_of_many_processes_cover_every_file_once(run, tmp_path):
-    folder = shutil.copytree(run / "checkpoints" / "8", tmp_path / "8", ignore=shutil.ignore_patterns("SHA256SUMS*"))
+    folder = shutil.copytree(
+        run / "checkpoints" / "8", tmp_path / "8", ignore=shutil.ignore_patterns("SHA256SUMS*")
+    )
     assert seal.damage(folder) == [
         "it has no digests (no file SHA256SUMS.*)",
         *(f"{n} is extra" for n in seal.listing(folder)),
@@ -310,7 +369,7 @@ def test_shares_of_many_processes_cover_every_file_once(run, tmp_path):
     for index in range(50):  # more processes than files
         assert not seal.sealed(folder)
         (
-            folder / f"SHA256SUMS.{(index + 1) % 50:03d}-of-050.part"
+            folder / f".part-SHA256SUMS.{(index + 1) % 50:03d}-of-050"
         ).touch()  # of a process that writes its share meanwhile
         seal.write_share(folder, index, 50)
     assert seal.sealed(folder) and seal.damage(folder) == []
@@ -323,11 +382,13 @@ def test_shares_of_many_processes_cover_every_file_once(run, tmp_path):
 TWO = """
 import json, sys
 from pathlib import Path
-from phenomjax import checkpoint, cluster, config
+from phenomjax import config
+from phenomjax.checkpoints.checkpointer import Checkpointer
+from phenomjax.cluster import messages, start
 coordinator, index, workdir = sys.argv[1:]
-cluster.start(coordinator, 2, int(index))
-with cluster.connected():
-    print(json.dumps(checkpoint.Checkpointer(Path(workdir), config.base()).newest_good()), flush=True)
+start.start(coordinator, 2, int(index))
+with messages.connected():
+    print(json.dumps(Checkpointer(Path(workdir), config.base()).newest_good()), flush=True)
 """
 
 
@@ -337,15 +398,22 @@ def test_two_processes_agree(copy):
     sums, _ = seal.structure(folder)
     name = next(n for n in sorted(sums)[1::2] if n.startswith("params/"))
     flip(folder / name, 3)
-    assert seal.damage(folder, 0, 2) == [] and seal.damage(folder, 1, 2) == [f"{name} is not as it was written"]
+    assert seal.damage(folder, 0, 2) == [] and seal.damage(folder, 1, 2) == [
+        f"{name} is not as it was written"
+    ]
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{s.getsockname()[1]}"
     both = [
-        subprocess.Popen([sys.executable, "-c", TWO, coordinator, str(i), str(copy)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, coordinator, str(i), str(copy)],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for i in (0, 1)
-    ]  # fmt: skip
+    ]
     out = [p.communicate(timeout=120) for p in both]
     assert [json.loads(text) for text, _ in out] == [4, 4], out
     assert f"the checkpoint of step 8 is damaged: {name} is not as it was written" in out[0][1]

@@ -1,4 +1,6 @@
-"""SIGKILL at random moments while a checkpoint is written: the one before is whole and found, and the run ends as if nothing had happened."""
+"""SIGKILL at random moments while a checkpoint is written: the one before is whole and found, and
+the run ends as if nothing had happened.
+"""
 
 import collections
 import json
@@ -20,9 +22,24 @@ pytestmark = pytest.mark.slow
 
 def start(folder, num_steps, every_steps=2):
     """Starts a run with a state of 18 MB; stderr goes to WORKDIR.log."""
-    settings = {"num_steps": num_steps, "global_batch_size": 8, "log.every_steps": 4, "log.tensorboard": False, "eval.every_steps": 0,
-                "checkpoint.every_steps": every_steps, "checkpoint.keep_best": 0, "checkpoint.keep_latest": 1}  # fmt: skip
-    command = [sys.executable, "tests/lab/toy_main.py", "--config", "configs/mae.py:S/8", "--workdir", str(folder)]
+    settings = {
+        "num_steps": num_steps,
+        "global_batch_size": 8,
+        "log.every_steps": 4,
+        "log.tensorboard": False,
+        "eval.every_steps": 0,
+        "checkpoint.every_steps": every_steps,
+        "checkpoint.keep_best": 0,
+        "checkpoint.keep_latest": 1,
+    }
+    command = [
+        sys.executable,
+        "tests/lab/toy_main.py",
+        "--config",
+        "configs/mae.py:S/8",
+        "--workdir",
+        str(folder),
+    ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "TOY_WIDTH": "1500"}
     with open(f"{folder}.log", "ab") as log:
@@ -58,7 +75,12 @@ def metrics(folder):
 
 
 def test_killed_while_a_checkpoint_is_written(tmp_path, count):
-    kills, rng, folder, log = count(6, 100), np.random.default_rng(), tmp_path / "run", tmp_path / "run.log"
+    kills, rng, folder, log = (
+        count(6, 100),
+        np.random.default_rng(),
+        tmp_path / "run",
+        tmp_path / "run.log",
+    )
     num_steps, counts, window, since = 8 * kills, collections.Counter(), 0.0, time.monotonic()
     for number in range(kills):
         old = present(folder)[1]
@@ -72,7 +94,8 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, count):
         assert not old or f"what an interrupted start left: {said}" in log.read_text()[size:]
         wait_for(lambda: writing(folder, committed=False), process)
         begun = time.monotonic()
-        if number % 3 == 0:  # the time between commit and seal is short: a third of the kills aims at it
+        # the time between commit and seal is short: a third of the kills aims at it
+        if number % 3 == 0:
             wait_for(lambda: writing(folder, committed=True), process)
             window = max(window, time.monotonic() - begun)
         else:
@@ -98,7 +121,8 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, count):
     text = log.read_text()
     assert f"continuing at step {last} from" in text and text.count("continuing at step") == kills
     print(
-        f"\n{kills} kills in {time.monotonic() - since:.0f} s: {counts.pop('in a write')} in a write {dict(counts)}, window {window:.2f} s"
+        f"\n{kills} kills in {time.monotonic() - since:.0f} s: {counts.pop('in a write')} in a"
+        f" write {dict(counts)}, window {window:.2f} s"
     )
     assert "damaged" not in text and not (folder / "checkpoints.damaged").exists()
     assert present(folder) == ([num_steps], set())

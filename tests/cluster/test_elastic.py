@@ -1,7 +1,9 @@
-"""A run goes on with another number of processes and devices as if nothing had happened, and all processes decide alike.
+"""A run goes on with another number of processes and devices as if nothing had happened, and all
+processes decide alike.
 
-Which item was read at which step is proved by the ids that every process writes (config.log.sample_ids). AdamW: Lion moves by the sign of the
-momentum, so the last digit of a sum over devices can flip a whole step.
+Which item was read at which step is proved by the ids that every process writes
+(config.log.sample_ids). AdamW: Lion moves by the sign of the momentum, so the last digit of a sum
+over devices can flip a whole step.
 """
 
 import json
@@ -23,28 +25,48 @@ pytestmark = pytest.mark.slow
 STEPS = 40
 ROWS = 24
 COMMON = {
-    "num_steps": STEPS, "global_batch_size": ROWS, "optimizer.name": "adamw", "optimizer.learning_rate": 1e-3, "log.every_steps": 1,
-    "log.sample_ids": True, "log.tensorboard": False, "eval.every_steps": 20, "eval.num_batches": 2, "checkpoint.every_steps": 6,
+    "num_steps": STEPS,
+    "global_batch_size": ROWS,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-3,
+    "log.every_steps": 1,
+    "log.sample_ids": True,
+    "log.tensorboard": False,
+    "eval.every_steps": 20,
+    "eval.num_batches": 2,
+    "checkpoint.every_steps": 6,
     "checkpoint.keep_best": 0,
-}  # fmt: skip
+}
 TOY = ("tests/lab/toy_main.py", "configs/mae.py:S/8", {})
 
 
 def start(workdir, program, count=1, devices=1, environment=None, **changes):
-    """Starts `count` processes of `devices` each; the output of process i is appended to WORKDIR.<i>."""
+    """Starts `count` processes of `devices` each; the output of process i is appended to
+    WORKDIR.<i>.
+    """
     script, file, settings = program
-    settings = COMMON | settings | {name.replace("__", "."): value for name, value in changes.items()}
+    settings = (
+        COMMON | settings | {name.replace("__", "."): value for name, value in changes.items()}
+    )
     command = [sys.executable, *script.split(), "--config", file, "--workdir", str(workdir)]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     if count > 1:
-        command += ["--coordinator", f"127.0.0.1:{cluster_start._free_port()}", f"--num_processes={count}"]
-    base = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")} | (environment or {})
+        command += [
+            "--coordinator",
+            f"127.0.0.1:{cluster_start._free_port()}",
+            f"--num_processes={count}",
+        ]
+    base = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")} | (
+        environment or {}
+    )
     base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     processes = []
     for i in range(count):
         with open(f"{workdir}.{i}", "a") as out:
             more = [f"--process_id={i}"] if count > 1 else []
-            processes.append(subprocess.Popen(command + more, cwd=ROOT, env=base, stdout=out, stderr=out))
+            processes.append(
+                subprocess.Popen(command + more, cwd=ROOT, env=base, stdout=out, stderr=out)
+            )
     return processes
 
 
@@ -74,7 +96,9 @@ def losses(workdir):
 
 
 def samples(workdir):
-    """{step: ids of all rows}; steps that were taken twice, after a kill, count once, and the rows of each step must be 0 … ROWS - 1."""
+    """{step: ids of all rows}; steps that were taken twice, after a kill, count once, and the rows
+    of each step must be 0 … ROWS - 1.
+    """
     blocks: dict = {}
     entries = []
     for path in sorted((workdir / "logs").glob("samples_*.jsonl")):
@@ -116,7 +140,9 @@ def kill_after(processes, workdir, step):
     """SIGKILL to the last process as soon as a checkpoint of this step is there."""
     end = time.monotonic() + 300
     while progress(workdir) < step:
-        assert all(p.poll() is None for p in processes) and time.monotonic() < end, output(workdir)[-3000:]
+        assert all(p.poll() is None for p in processes) and time.monotonic() < end, output(workdir)[
+            -3000:
+        ]
         time.sleep(0.02)
     processes[-1].send_signal(signal.SIGKILL)
     codes = finish(processes)
@@ -135,12 +161,25 @@ def toy(tmp_path_factory):
 def mae(tmp_path_factory):
     """A small masked autoencoder on a small screen."""
     bank = tmp_path_factory.mktemp("data") / "screen.zarr"
-    write_screen(bank, SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=64), jobs=1)
+    write_screen(
+        bank,
+        SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=64),
+        jobs=1,
+    )
     settings = {
-        "data.banks": f"('{bank}',)", "data.crop_size": 32, "data.val_fraction": 0.5, "model.embed_dim": 24, "model.depth": 1,
-        "model.num_heads": 2, "model.patch_size": 8, "model.drop_path": 0.1, "model.decoder_dim": 24, "model.decoder_depth": 1,
-        "model.decoder_num_heads": 2, "optimizer.learning_rate": 1e-4,
-    }  # fmt: skip
+        "data.banks": f"('{bank}',)",
+        "data.crop_size": 32,
+        "data.val_fraction": 0.5,
+        "model.embed_dim": 24,
+        "model.depth": 1,
+        "model.num_heads": 2,
+        "model.patch_size": 8,
+        "model.drop_path": 0.1,
+        "model.decoder_dim": 24,
+        "model.decoder_depth": 1,
+        "model.decoder_num_heads": 2,
+        "optimizer.learning_rate": 1e-4,
+    }
     return ("-m phenomjax.main", "configs/mae.py:S/8", settings)
 
 
@@ -150,9 +189,16 @@ def txl(tmp_path_factory):
     bank = tmp_path_factory.mktemp("data") / "families.zarr"
     write_families(bank, FamilyConfig(families=3, members=80, length=40))
     settings = {
-        "data.banks": f"('{bank}',)", "data.segment_len": 12, "model.embed_dim": 24, "model.num_layers": 2, "model.num_heads": 2,
-        "model.head_dim": 8, "model.mlp_dim": 24, "model.mem_len": 8, "optimizer.learning_rate": 1e-3,
-    }  # fmt: skip
+        "data.banks": f"('{bank}',)",
+        "data.segment_len": 12,
+        "model.embed_dim": 24,
+        "model.num_layers": 2,
+        "model.num_heads": 2,
+        "model.head_dim": 8,
+        "model.mlp_dim": 24,
+        "model.mem_len": 8,
+        "optimizer.learning_rate": 1e-3,
+    }
     return ("-m phenomjax.main", "configs/prot_txl.py:demo", settings)
 
 
@@ -165,7 +211,8 @@ def test_four_processes_two_one_three(toy, tmp_path):
     run(work, TOY, 3)
     assert_same_run(work, toy)
     print(
-        f"processes 4 (one killed at step {reached}) -> 2 -> 1 -> 3: {STEPS} steps x {ROWS} rows, none skipped or repeated"
+        f"processes 4 (one killed at step {reached}) -> 2 -> 1 -> 3: {STEPS} steps x {ROWS} rows,"
+        " none skipped or repeated"
     )
 
 
@@ -177,7 +224,9 @@ def test_one_process_of_eight_devices_goes_on_as_two_of_four(toy, tmp_path):
 
 
 def test_a_model_axis_across_processes(toy, tmp_path):
-    """Both processes hold all rows: batches, losses and the ids that both write are those of one process."""
+    """Both processes hold all rows: batches, losses and the ids that both write are those of one
+    process.
+    """
     work = tmp_path / "run"
     run(work, TOY, 2, mesh__preset="fsdp_tp", mesh__model=2)
     assert_same_run(work, toy)
@@ -186,7 +235,11 @@ def test_a_model_axis_across_processes(toy, tmp_path):
 def test_devices_that_do_not_divide_the_batch_touch_nothing(toy, tmp_path):
     work = tmp_path / "run"
     run(work, TOY, 1, code=75, stop_at_step=5)
-    tree = lambda: {str(p): p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file() and p.parent.name != "logs"}  # noqa: E731
+    tree = lambda: {  # noqa: E731
+        str(p): p.stat().st_mtime_ns
+        for p in work.rglob("*")
+        if p.is_file() and p.parent.name != "logs"
+    }
     before = tree()
     assert finish(start(work, TOY, 2, devices=5)) == [2, 2]
     said = " ".join("".join(output(work, i) for i in range(2)).split())
@@ -202,7 +255,13 @@ def test_a_nan_batch_is_met_alike_by_all(action, tmp_path):
     """Only the rows of one process hold it."""
     work = tmp_path / "run"
     processes = start(
-        work, TOY, 2, environment={"TOY_NAN": "8"}, divergence__action=action, num_steps=16, eval__every_steps=0
+        work,
+        TOY,
+        2,
+        environment={"TOY_NAN": "8"},
+        divergence__action=action,
+        num_steps=16,
+        eval__every_steps=0,
     )
     codes = finish(processes)
     said = " ".join("".join(output(work, i) for i in range(2)).split())
@@ -217,11 +276,19 @@ def test_a_nan_batch_is_met_alike_by_all(action, tmp_path):
 def test_a_diverging_learning_rate_is_met_alike_by_all(tmp_path):
     """One roll-back, which does not help, then the end."""
     work = tmp_path / "run"
-    settings = {"optimizer__schedule": "constant", "divergence__action": "rollback", "divergence__max_rollbacks": 1}
-    processes = start(work, TOY, 2, optimizer__learning_rate=1e30, num_steps=16, eval__every_steps=0, **settings)
+    settings = {
+        "optimizer__schedule": "constant",
+        "divergence__action": "rollback",
+        "divergence__max_rollbacks": 1,
+    }
+    processes = start(
+        work, TOY, 2, optimizer__learning_rate=1e30, num_steps=16, eval__every_steps=0, **settings
+    )
     assert finish(processes) == [1, 1]
     said = " ".join("".join(output(work, i) for i in range(2)).split())
-    assert said.count("error: Training diverged at step") == 1 and "Stopped after 1 roll-backs" in said
+    assert (
+        said.count("error: Training diverged at step") == 1 and "Stopped after 1 roll-backs" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["mae", "txl"])
@@ -237,5 +304,6 @@ def test_real_models_on_four_two_one_three_processes(name, request, count, tmp_p
     run(work, program, 1)
     assert_same_run(work, straight, 1e-6)
     print(
-        f"{name}: {STEPS} steps x {ROWS} rows on {'4 -> 2 -> 3 -> 1' if full else '2 -> 1'} processes, none skipped or repeated"
+        f"{name}: {STEPS} steps x {ROWS} rows on {'4 -> 2 -> 3 -> 1' if full else '2 -> 1'}"
+        " processes, none skipped or repeated"
     )

@@ -1,4 +1,6 @@
-"""The restart policy, the launchers without a cluster, and the container files: that their commands are those that are tested."""
+"""The restart policy, the launchers without a cluster, and the container files: that their commands
+are those that are tested.
+"""
 
 import ast
 import os
@@ -51,8 +53,10 @@ def test_policy(code, before, after, fails, stop_at, action, new_fails):
 
 def test_policy_knows_the_program_s_exit_codes():
     assert (supervise.DONE, supervise.CONFIG, supervise.STOPPED) == (
-        errors.EXIT_DONE, errors.EXIT_CONFIG, errors.EXIT_STOPPED,
-    )  # fmt: skip
+        errors.EXIT_DONE,
+        errors.EXIT_CONFIG,
+        errors.EXIT_STOPPED,
+    )
 
 
 def test_supervise_runs_with_an_old_python():
@@ -77,7 +81,9 @@ def test_time_left_of_a_job():
 
 
 def stand_in(tmp_path, *codes, progress=()):
-    """A program that exits with these codes, start by start, after it wrote these numbers into WORKDIR/progress."""
+    """A program that exits with these codes, start by start, after it wrote these numbers into
+    WORKDIR/progress.
+    """
     script = tmp_path / "program.sh"
     script.write_text(
         "n=$(cat count 2>/dev/null || echo 0); echo $((n + 1)) >count\n"
@@ -88,18 +94,27 @@ def stand_in(tmp_path, *codes, progress=()):
 
 
 def supervised(tmp_path, command):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SLURM_")
+    }
     environment["PHENOMJAX_LOST_NODE_SECONDS"] = "0"
     return subprocess.run(
-        [PYTHON, ROOT / "launch" / "supervise.py", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )  # fmt: skip
+        [PYTHON, ROOT / "launch" / "supervise.py", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_supervise_starts_again_after_progress_and_ends_when_done(tmp_path):
     done = supervised(tmp_path, stand_in(tmp_path, 1, 76, 1, 1, 0, progress=(5, 9, 9, 12)))
     assert done.returncode == 0 and number(tmp_path / "count") == 5
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["launch: exit code 1, checkpoint of step none -> 5", "launch: failed after progress; starting again"]  # fmt: skip
+    assert lines[:2] == [
+        "launch: exit code 1, checkpoint of step none -> 5",
+        "launch: failed after progress; starting again",
+    ]
     assert lines[-2:] == ["launch: exit code 0, checkpoint of step 12 -> 12", "launch: done"]
 
 
@@ -131,36 +146,68 @@ def dry_run(script, *arguments, **environment):
         if not name.startswith(("SLURM_", "XLA_", "JAX_", "PHENOMJAX"))
     }
     done = subprocess.run(
-        ["bash", ROOT / "launch" / script, "--dry-run", *arguments], cwd=ROOT, env=base | environment, capture_output=True, text=True
-    )  # fmt: skip
+        ["bash", ROOT / "launch" / script, "--dry-run", *arguments],
+        cwd=ROOT,
+        env=base | environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     settings = dict(line.split("=", 1) for line in done.stdout.splitlines()[:-1])
     return shlex.split(done.stdout.splitlines()[-1]), settings
 
 
-GPU_NODES = {"SLURM_JOB_NUM_NODES": "16", "SLURM_GPUS_ON_NODE": "8", "SLURM_CPUS_ON_NODE": "128", "JAX_PLATFORMS": ""}
+GPU_NODES = {
+    "SLURM_JOB_NUM_NODES": "16",
+    "SLURM_GPUS_ON_NODE": "8",
+    "SLURM_CPUS_ON_NODE": "128",
+    "JAX_PLATFORMS": "",
+}
 
 
 def test_sbatch_starts_one_task_a_gpu_or_a_node():
-    command, settings = dry_run("train.sbatch", "--config", "configs/mae.py:S/8", "--workdir", "runs/a b", **GPU_NODES)
+    command, settings = dry_run(
+        "train.sbatch", "--config", "configs/mae.py:S/8", "--workdir", "runs/a b", **GPU_NODES
+    )
     assert command[:3] == ["python3", "launch/supervise.py", "srun"]
-    for option in ("--nodes=16", "--ntasks=128", "--ntasks-per-node=8", "--cpus-per-task=16", "--gpus-per-node=8", "--local_devices=1"):  # fmt: skip
+    for option in (
+        "--nodes=16",
+        "--ntasks=128",
+        "--ntasks-per-node=8",
+        "--cpus-per-task=16",
+        "--gpus-per-node=8",
+        "--local_devices=1",
+    ):
         assert option in command
     assert command[-4:] == ["--config", "configs/mae.py:S/8", "--workdir", "runs/a b"]
     assert settings["JAX_COMPILATION_CACHE_DIR"].endswith(".cache/phenomjax/xla")
     command, _ = dry_run("train_node.sbatch", "--workdir", "w", **GPU_NODES)
-    for option in ("--ntasks=16", "--ntasks-per-node=1", "--cpus-per-task=128", "--local_devices=8"):
+    for option in (
+        "--ntasks=16",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=128",
+        "--local_devices=8",
+    ):
         assert option in command
 
 
 def test_sbatch_options_come_from_variables():
     command, settings = dry_run(
-        "train.sbatch", "--workdir", "runs/seed{task}", **GPU_NODES, SLURM_ARRAY_TASK_ID="3", PHENOMJAX_PREFIX="apptainer exec --nv x.sif",
-        PHENOMJAX_SRUN="--container-image=x", PHENOMJAX_STAGING="/dev/shm", PHENOMJAX_MAIN="python -m other", USER="me",
-    )  # fmt: skip
+        "train.sbatch",
+        "--workdir",
+        "runs/seed{task}",
+        **GPU_NODES,
+        SLURM_ARRAY_TASK_ID="3",
+        PHENOMJAX_PREFIX="apptainer exec --nv x.sif",
+        PHENOMJAX_SRUN="--container-image=x",
+        PHENOMJAX_STAGING="/dev/shm",
+        PHENOMJAX_MAIN="python -m other",
+        USER="me",
+    )
     text = " ".join(command)
     assert (
-        "--container-image=x apptainer exec --nv x.sif python -m other --local_devices=1 --workdir runs/seed3" in text
+        "--container-image=x apptainer exec --nv x.sif python -m other --local_devices=1 --workdir"
+        " runs/seed3" in text
     )
     assert text.endswith(" --config.data.staging=/dev/shm/phenomjax-me")
     command, settings = dry_run("train.sbatch", "--workdir", "w", JAX_PLATFORMS="cpu")
@@ -169,31 +216,48 @@ def test_sbatch_options_come_from_variables():
 
 def test_both_sbatch_files_ask_slurm_for_the_same():
     options = [
-        [line for line in (ROOT / "launch" / name).read_text().splitlines() if line.startswith("#SBATCH")]
+        [
+            line
+            for line in (ROOT / "launch" / name).read_text().splitlines()
+            if line.startswith("#SBATCH")
+        ]
         for name in ("train.sbatch", "train_node.sbatch")
     ]
     assert options[0] == options[1] and "#SBATCH --signal=TERM@120" in options[0]
 
 
 def test_sbatch_outside_of_a_job_says_how_to_submit():
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("SLURM_")
+    }
     done = subprocess.run(
-        ["bash", "launch/train.sbatch", "--workdir", "w"], cwd=ROOT, env=environment, capture_output=True, text=True
+        ["bash", "launch/train.sbatch", "--workdir", "w"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "sbatch --nodes=2" in done.stderr
 
 
 def xla_flags():
-    jobset = load_jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    jobset = load_jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     values = [pair["value"] for pair in jobset["env"] if pair["name"] == "XLA_FLAGS"]
-    return set(values) | set(re.findall(r"--xla_\w+=\w+", (ROOT / "launch" / "train.sbatch").read_text()))
+    return set(values) | set(
+        re.findall(r"--xla_\w+=\w+", (ROOT / "launch" / "train.sbatch").read_text())
+    )
 
 
 def test_xla_knows_the_flags():
     (flag,) = xla_flags()  # JAX ends a process that is given a flag it does not know
     done = subprocess.run(
-        [PYTHON, "-c", "import jax; jax.devices()"], env={**os.environ, "XLA_FLAGS": flag}, capture_output=True, text=True
-    )  # fmt: skip
+        [PYTHON, "-c", "import jax; jax.devices()"],
+        env={**os.environ, "XLA_FLAGS": flag},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -207,7 +271,9 @@ def test_local_gives_each_process_its_share():
         local.plan([], 2, 3, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
     with pytest.raises(ValueError, match="give a smaller -n"):
         local.plan([], 8, 0, {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
-    (command, environment), _ = local.plan([], 2, 4, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0"})
+    (command, environment), _ = local.plan(
+        [], 2, 4, {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0"}
+    )
     assert "--local_devices=4" in command and environment["XLA_FLAGS"].endswith("device_count=4")
 
 
@@ -217,7 +283,12 @@ def load_jobset():
 
 def test_jobset_holds_a_valid_job():
     (replicated,) = load_jobset()["spec"]["replicatedJobs"]
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}, **replicated["template"]}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "train"},
+        **replicated["template"],
+    }
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
 
 
@@ -227,32 +298,51 @@ def test_jobset_runs_the_tested_command():
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
-    assert [PYTHON, *container["command"][1:]] == local.plan([], 1, 1, {"JAX_PLATFORMS": "cpu"})[0][0][:3]
+    assert [PYTHON, *container["command"][1:]] == local.plan([], 1, 1, {"JAX_PLATFORMS": "cpu"})[0][
+        0
+    ][:3]
     given = dict(argument[2:].split("=", 1) for argument in container["args"])
-    assert {name for name in given if not name.startswith("config.")} == {*flags.FLAGS, "config", "workdir"}
+    assert {name for name in given if not name.startswith("config.")} == {
+        *flags.FLAGS,
+        "config",
+        "workdir",
+    }
     assert (ROOT / given["config"]).is_file()
     host = f"{jobset['metadata']['name']}-{replicated['name']}-0-0.{jobset['spec']['network']['subdomain']}"
-    assert given["coordinator"].split(":")[0] == host and host in pod["initContainers"][0]["command"][-1]
+    assert (
+        given["coordinator"].split(":")[0] == host
+        and host in pod["initContainers"][0]["command"][-1]
+    )
     assert int(given["num_processes"]) == job["completions"] == job["parallelism"]
     assert int(given["local_devices"]) == container["resources"]["limits"]["nvidia.com/gpu"]
     assert given["process_id"] == "$(INDEX)" and container["env"][0]["name"] == "INDEX"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
-    rules = {rule["onExitCodes"]["values"][0]: rule["action"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule}  # fmt: skip
+    rules = {
+        rule["onExitCodes"]["values"][0]: rule["action"]
+        for rule in job["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    }
     assert rules == {errors.EXIT_CONFIG: "FailJob", errors.EXIT_STOPPED: "Ignore"}
     assert jobset["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
 
 
 def test_dockerfile_copies_what_is_there_and_runs_the_tested_command():
     text = re.sub(r"\\\n", "", (ROOT / "launch" / "Dockerfile").read_text())
-    copied = [source for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for source in line.split()]
+    copied = [
+        source for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for source in line.split()
+    ]
     assert {"phenomjax", "configs", "launch", "pyproject.toml"} < set(copied)
     assert all(list(ROOT.glob(source)) for source in copied)
-    kept = set(re.findall(r"^!(\S+)$", (ROOT / "launch" / "Dockerfile.dockerignore").read_text(), re.M))
+    kept = set(
+        re.findall(r"^!(\S+)$", (ROOT / "launch" / "Dockerfile.dockerignore").read_text(), re.M)
+    )
     assert kept == set(copied)
     assert (ROOT / re.search(r"ARG REQUIREMENTS=(\S+)", text)[1]).is_file()
-    container = load_jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
+    container = load_jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     assert yaml.safe_load(re.search(r"^ENTRYPOINT (.*)$", text, re.M)[1]) == container["command"]
 
 
@@ -261,7 +351,9 @@ def start_local(workdir, *options, n=2, log=None, **environment):
     arguments = [arg for arg in toy_arguments(workdir) if arg not in options]
     command = [PYTHON, "launch/local.py", "-n", str(n), "--", *arguments, *options]
     with open(f"{workdir}.log", "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=toy_environment(**environment), stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=toy_environment(**environment), stdout=log, stderr=log
+        )
 
 
 @pytest.mark.slow
@@ -276,8 +368,13 @@ def test_a_raising_process_ends_all_with_its_traceback_last_and_they_start_again
     first, second = text.split("launch: failed after progress; starting again\n")
     lines = [line for line in first.splitlines() if line]
     assert lines[-1] == "launch: exit code 1, checkpoint of step none -> 20"
-    assert lines[-2] == "ValueError: planted at step 25" and "Traceback (most recent call last):" in lines
-    assert second.rstrip().endswith("launch: stopped by a signal, saved; the same command continues")
+    assert (
+        lines[-2] == "ValueError: planted at step 25"
+        and "Traceback (most recent call last):" in lines
+    )
+    assert second.rstrip().endswith(
+        "launch: stopped by a signal, saved; the same command continues"
+    )
     reached = int(re.search(r"to continue at step (\d+)", second)[1])
     assert number(run / "progress") == reached >= 40
 

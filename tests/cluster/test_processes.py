@@ -1,4 +1,6 @@
-"""A real run as a process, through the front door: a signal, and the same command again. Several processes: test_elastic, test_slurm."""
+"""A real run as a process, through the front door: a signal, and the same command again. Several
+processes: test_elastic, test_slurm.
+"""
 
 import json
 import os
@@ -22,7 +24,11 @@ STEPS = 700  # enough that a signal, which takes JAX a second, arrives before th
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "screen.zarr"
-    write_screen(path, SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=96), jobs=1)
+    write_screen(
+        path,
+        SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=96),
+        jobs=1,
+    )
     return path
 
 
@@ -36,12 +42,35 @@ def straight(bank, tmp_path_factory):
 def start(bank, workdir):
     """Starts a run of a tiny model; stderr goes to WORKDIR.log."""
     settings = {
-        "num_steps": STEPS, "global_batch_size": 8, "data.banks": f"('{bank}',)", "data.crop_size": 32, "data.val_fraction": 0.5,
-        "model.embed_dim": 32, "model.depth": 2, "model.num_heads": 2, "model.patch_size": 8, "model.drop_path": 0.1,
-        "model.decoder_dim": 32, "model.decoder_depth": 1, "model.decoder_num_heads": 2, "log.every_steps": 50, "log.tensorboard": False,
-        "eval.every_steps": 200, "eval.num_batches": 2, "checkpoint.every_steps": 60, "optimizer.learning_rate": 1e-3,
-    }  # fmt: skip
-    command = [sys.executable, "-m", "phenomjax.main", "--config", "configs/mae.py:S/8", "--workdir", str(workdir)]
+        "num_steps": STEPS,
+        "global_batch_size": 8,
+        "data.banks": f"('{bank}',)",
+        "data.crop_size": 32,
+        "data.val_fraction": 0.5,
+        "model.embed_dim": 32,
+        "model.depth": 2,
+        "model.num_heads": 2,
+        "model.patch_size": 8,
+        "model.drop_path": 0.1,
+        "model.decoder_dim": 32,
+        "model.decoder_depth": 1,
+        "model.decoder_num_heads": 2,
+        "log.every_steps": 50,
+        "log.tensorboard": False,
+        "eval.every_steps": 200,
+        "eval.num_batches": 2,
+        "checkpoint.every_steps": 60,
+        "optimizer.learning_rate": 1e-3,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "phenomjax.main",
+        "--config",
+        "configs/mae.py:S/8",
+        "--workdir",
+        str(workdir),
+    ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
@@ -77,6 +106,9 @@ def test_sigterm_saves_and_the_same_command_continues(bank, straight, tmp_path):
     assert process.wait(timeout=120) == 75
     reached = loading.load(tmp_path / "run")[2]
     assert 60 <= reached < STEPS
-    assert f"run the same command again to continue at step {reached}" in (tmp_path / "run.log").read_text()
+    assert (
+        f"run the same command again to continue at step {reached}"
+        in (tmp_path / "run.log").read_text()
+    )
     assert start(bank, tmp_path / "run").wait(timeout=300) == 0
     assert_same_run(tmp_path / "run", straight)

@@ -1,6 +1,8 @@
-"""Survival on a real SLURM: kills, signals, preemption, time limits, lost nodes, arrays; toy runs of two processes, compared bit for bit.
+"""Survival on a real SLURM: kills, signals, preemption, time limits, lost nodes, arrays; toy runs
+of two processes, compared bit for bit.
 
-Most of the time of a scenario is waiting, so all of them run at once, each on its own nodes; every one is a subtest.
+Most of the time of a scenario is waiting, so all of them run at once, each on its own nodes; every
+one is a subtest.
 """
 
 import itertools
@@ -23,7 +25,8 @@ from tests.lab import ROOT
 from tests.lab.slurm import number, processes, ranks, toy_arguments, toy_environment, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-ONE_TASK = {"PHENOMJAX_TASKS_PER_NODE": "1", "JAX_NUM_CPU_DEVICES": "2"}  # of a node with two (fake) GPUs
+# of a node with two (fake) GPUs
+ONE_TASK = {"PHENOMJAX_TASKS_PER_NODE": "1", "JAX_NUM_CPU_DEVICES": "2"}
 
 
 def lines(workdir):
@@ -34,21 +37,38 @@ def lines(workdir):
 
 def assert_same_run(workdir, undisturbed):
     assert lines(workdir) == lines(undisturbed)
-    jax.tree.map(np.testing.assert_array_equal, loading.load(workdir)[1], loading.load(undisturbed)[1])
+    jax.tree.map(
+        np.testing.assert_array_equal, loading.load(workdir)[1], loading.load(undisturbed)[1]
+    )
 
 
 def run_undisturbed(workdir, settings, **environment):
     """The same run by launch/local.py, never stopped; returns its workdir."""
-    command = [sys.executable, "launch/local.py", "-n", "2", "--devices_per_process", "2", "--", *toy_arguments(workdir, **settings)]  # fmt: skip
+    command = [
+        sys.executable,
+        "launch/local.py",
+        "-n",
+        "2",
+        "--devices_per_process",
+        "2",
+        "--",
+        *toy_arguments(workdir, **settings),
+    ]
     done = subprocess.run(
-        command, cwd=ROOT, env=toy_environment(TOY_STEP_SECONDS=0, **environment), capture_output=True, text=True
+        command,
+        cwd=ROOT,
+        env=toy_environment(TOY_STEP_SECONDS=0, **environment),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return workdir
 
 
 class Job:
-    """A toy run on two nodes, one process of two devices each; its log is the job's output over all starts."""
+    """A toy run on two nodes, one process of two devices each; its log is the job's output over all
+    starts.
+    """
 
     def __init__(self, slurm, folder, name, settings=None, options=("--nodes=2",), **environment):
         self.slurm, self.workdir, self.log = slurm, folder / name, folder / f"{name}.log"
@@ -72,21 +92,33 @@ class Job:
             if value or time.monotonic() - checked < 3:
                 return value
             checked = time.monotonic()
-            if self.slurm.state(self.id) not in ("PENDING", "RUNNING", "COMPLETING") and not condition():
+            if (
+                self.slurm.state(self.id) not in ("PENDING", "RUNNING", "COMPLETING")
+                and not condition()
+            ):
                 raise AssertionError(f"job {self.id} ended before {what}:\n{self.text()[-5000:]}")
             return None
 
-        return wait_until(found, lambda: f"{what}; job {self.id}: {self.slurm.state(self.id)}\n{self.text()[-5000:]}")
+        return wait_until(
+            found,
+            lambda: f"{what}; job {self.id}: {self.slurm.state(self.id)}\n{self.text()[-5000:]}",
+        )
 
     def wait_for_step(self, step):
         self.wait_for(lambda: self.progress() >= step, f"checkpoint of step {step}")
 
     def wait_for_text(self, pattern, after=0):
-        """Waits for a regular expression in the log behind a position; returns the position behind it."""
-        return self.wait_for(lambda: (m := re.compile(pattern).search(self.text(), after)) and m.end(), repr(pattern))
+        """Waits for a regular expression in the log behind a position; returns the position behind
+        it.
+        """
+        return self.wait_for(
+            lambda: (m := re.compile(pattern).search(self.text(), after)) and m.end(), repr(pattern)
+        )
 
     def wait_for_ranks(self):
-        return self.wait_for(lambda: len(found := ranks(self.workdir)) == 2 and found, "two processes")
+        return self.wait_for(
+            lambda: len(found := ranks(self.workdir)) == 2 and found, "two processes"
+        )
 
     def finish(self, undisturbed=None):
         try:
@@ -97,12 +129,16 @@ class Job:
             assert_same_run(self.workdir, undisturbed)
 
     def starts(self):
-        """[(exit code or None, step where it began, newest checkpoint after it)] of all starts, read from the log."""
+        """[(exit code or None, step where it began, newest checkpoint after it)] of all starts,
+        read from the log.
+        """
         found = []
         for part in re.split(r"(?=^.*phenomjax 0\.)", self.text(), flags=re.M)[1:]:
             began = re.search(r"continuing at step (\d+)", part)
             ended = re.search(r"launch: exit code (\d+), checkpoint of step \S+ -> (\S+)", part)
-            found.append((ended and int(ended[1]), int(began[1]) if began else 0, ended and ended[2]))
+            found.append(
+                (ended and int(ended[1]), int(began[1]) if began else 0, ended and ended[2])
+            )
         return found
 
     def assert_nothing_lost(self):
@@ -113,33 +149,50 @@ class Job:
 
 
 def failures(slurm, folder, reference, count):
-    """A process that raises, one that is stuck, stopped ones, and kills at random times: all in one job, which is never submitted again."""
+    """A process that raises, one that is stuck, stopped ones, and kills at random times: all in one
+    job, which is never submitted again.
+    """
     kills = count(3, 50)
     settings = reference["settings"] | {"watchdog__min_seconds": 8.0}
-    job = Job(slurm, folder, "failures", settings, TOY_RAISE="1:25", TOY_STUCK="0:45", TOY_STEP_SECONDS=0.1)
+    job = Job(
+        slurm,
+        folder,
+        "failures",
+        settings,
+        TOY_RAISE="1:25",
+        TOY_STUCK="0:45",
+        TOY_STEP_SECONDS=0.1,
+    )
     wait_until(lambda: (job.workdir / "TOY_RAISE.done").exists(), "a process that raises")
     here = job.wait_for_text("launch: exit code 1, .*step none -> 20")
     before = job.text()[:here]
     assert before.rindex("ValueError: planted at step 25") > before.rindex("Traceback")
     tail = before[before.rindex("ValueError: planted at step 25") :].splitlines()[1:-1]
-    assert all(line.startswith("srun: ") for line in tail if line), tail  # of the program it is the last line
+    # of the program it is the last line
+    assert all(line.startswith("srun: ") for line in tail if line), tail
 
     wait_until(lambda: (job.workdir / "TOY_STUCK.done").exists(), "a process that is stuck")
     here = job.wait_for_text("launch: exit code 76, ", here)
-    assert re.search(r"The others wait for process 0 on lab\d \(pid \d+\) at step \d+ \(data\)", job.text())
+    assert re.search(
+        r"The others wait for process 0 on lab\d \(pid \d+\) at step \d+ \(data\)", job.text()
+    )
 
     for rank in count((1,), (1, 0)):
         step = job.progress() + 10
         job.wait_for_step(step)
         pid = job.wait_for_ranks()[rank]
         os.kill(pid, signal.SIGSTOP)
-        here = job.wait_for_text("launch: exit code (76|137), ", here)  # 137: SLURM had to kill the stopped one
-        assert rank == 0 or re.search(rf"process {rank} on lab\d \(pid {pid}\), which does not answer", job.text())
+        # 137: SLURM had to kill the stopped one
+        here = job.wait_for_text("launch: exit code (76|137), ", here)
+        assert rank == 0 or re.search(
+            rf"process {rank} on lab\d \(pid {pid}\), which does not answer", job.text()
+        )
 
     rng, killed = random.Random(time.time_ns()), []
     for _ in range(kills):
         pids, step = job.wait_for_ranks(), job.progress()
-        if number(job.workdir / "fails") == 2 or rng.random() < 0.5:  # a third start without progress would be the last
+        # a third start without progress would be the last
+        if number(job.workdir / "fails") == 2 or rng.random() < 0.5:
             job.wait_for_step(step + 1)
             time.sleep(rng.uniform(0, 1.5))
         else:
@@ -152,17 +205,26 @@ def failures(slurm, folder, reference, count):
     job.assert_nothing_lost()
     codes = [code for code, _, _ in job.starts()]
     return (
-        f"{len(killed)} SIGKILLs of (rank, at checkpoint) {killed}, a raise, a hang and SIGSTOPs; exit codes of the starts {codes}; "
-        f"{slurm.restarts(job.id)} requeues"
+        f"{len(killed)} SIGKILLs of (rank, at checkpoint) {killed}, a raise, a hang and SIGSTOPs;"
+        f" exit codes of the starts {codes}; {slurm.restarts(job.id)} requeues"
     )
 
 
 def signals(slurm, folder, pool):
-    """SIGTERM with lead time while compiling, evaluating and writing a checkpoint; then requeue by hand, then preemption."""
+    """SIGTERM with lead time while compiling, evaluating and writing a checkpoint; then requeue by
+    hand, then preemption.
+    """
     settings = {"num_steps": 240, "eval__every_steps": 60, "eval__num_batches": 4}
-    toys = {"TOY_WIDTH": 600, "TOY_EVAL_SECONDS": 1, "TOY_COMPILE_SECONDS": 3, "TOY_STEP_SECONDS": 0.1}
+    toys = {
+        "TOY_WIDTH": 600,
+        "TOY_EVAL_SECONDS": 1,
+        "TOY_COMPILE_SECONDS": 3,
+        "TOY_STEP_SECONDS": 0.1,
+    }
     job = Job(slurm, folder, "signals", settings, ("--nodes=2", "--nodelist=lab[2-3]"), **toys)
-    undisturbed = pool.submit(run_undisturbed, folder / "signals_undisturbed", settings, TOY_WIDTH=600)
+    undisturbed = pool.submit(
+        run_undisturbed, folder / "signals_undisturbed", settings, TOY_WIDTH=600
+    )
     here, stops = 0, []
 
     def stop(what, tell):
@@ -187,12 +249,20 @@ def signals(slurm, folder, pool):
     job.wait_for(evaluates, "an evaluation")
     stop("in an evaluation", tell)
     writing = job.workdir / "checkpoints"
-    job.wait_for(lambda: list(writing.glob("*.orbax-checkpoint-tmp")), "a checkpoint that is being written")
+    job.wait_for(
+        lambda: list(writing.glob("*.orbax-checkpoint-tmp")), "a checkpoint that is being written"
+    )
     stop("in a checkpoint write", tell)
     job.wait_for_step(job.progress() + 10)
     stop("requeue", lambda: slurm.run("scontrol", "requeue", job.id))
     job.wait_for_step(job.progress() + 10)
-    urgent = ("--partition=urgent", "--exclusive", "--nodelist=lab2", "--output=/dev/null", "--wrap=sleep 1")
+    urgent = (
+        "--partition=urgent",
+        "--exclusive",
+        "--nodelist=lab2",
+        "--output=/dev/null",
+        "--wrap=sleep 1",
+    )
     stop("preemption", lambda: slurm.run("sbatch", *urgent))
     job.finish(undisturbed.result())
     job.assert_nothing_lost()
@@ -203,11 +273,23 @@ def signals(slurm, folder, pool):
 def time_limit(slurm, folder):
     """SLURM itself signals before the time limit, and the job comes back and continues."""
     settings = {"num_steps": 10000, "eval__every_steps": 0}
-    job = Job(slurm, folder, "limit", settings, ("--nodes=1", "--time=60", "--signal=TERM@10"), TOY_STEP_SECONDS=0.1)
+    job = Job(
+        slurm,
+        folder,
+        "limit",
+        settings,
+        ("--nodes=1", "--time=60", "--signal=TERM@10"),
+        TOY_STEP_SECONDS=0.1,
+    )
     job.wait_for_step(10)
     hours, minutes, seconds = map(int, slurm.show(job.id)["RunTime"].split(":"))
     # SLURM looks every 30 s, and counts limits in minutes: the signal comes within 70 s.
-    slurm.run("scontrol", "update", f"JobId={job.id}", f"TimeLimit={60 * hours + minutes + (seconds + 20) // 60 + 1}")
+    slurm.run(
+        "scontrol",
+        "update",
+        f"JobId={job.id}",
+        f"TimeLimit={60 * hours + minutes + (seconds + 20) // 60 + 1}",
+    )
     here = job.wait_for_text(r"to continue at step \d+")
     told = int(re.findall(r"to continue at step (\d+)", job.text())[0])
     here = job.wait_for_text("launch: stopped by a signal, saved; requeue", here)
@@ -225,7 +307,8 @@ def lost_node(slurm, folder, reference, count):
     lost = []
     for node in count((9,), (9, 8)):  # not the one with the batch shell, and that one
         options = ("--nodes=1-2", "--gpus-per-node=2", "--exclude=lab[0-7]")
-        # SLURM notices the loss (SlurmdTimeout) and requeues the job itself, before the survivor is given up.
+        # SLURM notices the loss (SlurmdTimeout) and requeues the job itself, before the survivor is
+        # given up.
         trouble = {"TOY_STEP_SECONDS": 0.1, "PHENOMJAX_SRUN": "--wait=120"}
         job = Job(slurm, folder, f"lost{node}", reference["settings"], options, **trouble)
         job.wait_for_step(20)
@@ -239,17 +322,33 @@ def lost_node(slurm, folder, reference, count):
         job.wait_for_text(r"launch: job \d+, start \d+, 2 nodes", here)
         job.finish()
         undisturbed = reference["workdir"].result()
-        assert [line["step"] for line in lines(job.workdir)] == [line["step"] for line in lines(undisturbed)]
-        losses = [[line["train/loss"] for line in lines(w) if "train/loss" in line] for w in (job.workdir, undisturbed)]
+        assert [line["step"] for line in lines(job.workdir)] == [
+            line["step"] for line in lines(undisturbed)
+        ]
+        losses = [
+            [line["train/loss"] for line in lines(w) if "train/loss" in line]
+            for w in (job.workdir, undisturbed)
+        ]
         np.testing.assert_allclose(*losses, rtol=1e-5)
         lost.append(f"lab{node}: exit codes {[code for code, _, _ in job.starts()]}")
     return "; ".join(lost)
 
 
 def cancelled(slurm, folder):
-    """Two processes on the two GPUs of one node; after scancel they have saved, and nothing brings the job back."""
+    """Two processes on the two GPUs of one node; after scancel they have saved, and nothing brings
+    the job back.
+    """
     options = ("--nodes=1",)
-    job = Job(slurm, folder, "cancelled", {}, options, PHENOMJAX_TASKS_PER_NODE="", JAX_NUM_CPU_DEVICES="1", TOY_STEP_SECONDS=0.1)  # fmt: skip
+    job = Job(
+        slurm,
+        folder,
+        "cancelled",
+        {},
+        options,
+        PHENOMJAX_TASKS_PER_NODE="",
+        JAX_NUM_CPU_DEVICES="1",
+        TOY_STEP_SECONDS=0.1,
+    )
     job.wait_for_step(10)
     assert sorted(ranks(job.workdir)) == [0, 1]
     slurm.run("scancel", job.id)
@@ -262,7 +361,9 @@ def cancelled(slurm, folder):
 
 
 def not_retried(slurm, folder):
-    """A mistake in the configuration ends the job at once; a program that never makes progress after three starts."""
+    """A mistake in the configuration ends the job at once; a program that never makes progress
+    after three starts.
+    """
     job = Job(slurm, folder, "mistake", {"optimizer__name": "lyon"}, ("--nodes=1",))
     slurm.wait(job.id, "FAILED")
     assert slurm.show(job.id)["ExitCode"] == "2:0" and slurm.restarts(job.id) == 0
@@ -278,12 +379,16 @@ def array(slurm, folder):
     """Of an array only the task that stopped comes back."""
     program = folder / "task.sh"
     program.write_text(
-        'cd "${@: -1}"; echo start >>starts; [ "$SLURM_ARRAY_TASK_ID" = 0 ] && exec sleep 15; [ $(wc -l <starts) = 1 ] && exit 75; exit 0\n'
+        'cd "${@: -1}"; echo start >>starts; [ "$SLURM_ARRAY_TASK_ID" = 0 ] && exec sleep 15; ['
+        " $(wc -l <starts) = 1 ] && exit 75; exit 0\n"
     )
     job = slurm.submit(
-        "--workdir", f"{folder}/task{{task}}", log=folder / "array_%a.log", options=("--nodes=1", "--array=0-1"),
+        "--workdir",
+        f"{folder}/task{{task}}",
+        log=folder / "array_%a.log",
+        options=("--nodes=1", "--array=0-1"),
         **ONE_TASK | {"PHENOMJAX_MAIN": f"bash {program}"},
-    )  # fmt: skip
+    )
     wait_until(lambda: not slurm.run("squeue", "-h", "-j", job), "the end of the array")
     starts = [len((folder / f"task{i}" / "starts").read_text().split()) for i in (0, 1)]
     assert starts == [1, 2]
@@ -312,4 +417,8 @@ def test_a_run_survives(slurm, tmp_path, count, subtests, capsys):
                 with capsys.disabled():
                     print(f"\n{name}: {result}", end="")
     with subtests.test("no process is left"):
-        wait_until(lambda: not processes(f"--workdir {tmp_path}"), lambda: str(processes(f"--workdir {tmp_path}")), 20)
+        wait_until(
+            lambda: not processes(f"--workdir {tmp_path}"),
+            lambda: str(processes(f"--workdir {tmp_path}")),
+            20,
+        )

@@ -1,4 +1,6 @@
-"""The masked autoencoders give the same losses on every mesh, and scanned layers and micro-batches change nothing."""
+"""The masked autoencoders give the same losses on every mesh, and scanned layers and micro-batches
+change nothing.
+"""
 
 import json
 
@@ -19,49 +21,85 @@ GOLDEN = {
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "screen.zarr"
-    write_screen(path, SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=64), jobs=1)
+    write_screen(
+        path,
+        SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=64),
+        jobs=1,
+    )
     return path
 
 
 def losses(bank, workdir, monkeypatch, devices, **changes):
     c = config.base()
-    c.data.banks, c.data.crop_size, c.data.val_fraction, c.global_batch_size, c.num_steps = (str(bank),), 32, 0.0, 8, 3
-    c.update_from_flattened_dict({
-        "model.embed_dim": 32, "model.depth": 2, "model.num_heads": 2, "model.patch_size": 8, "model.decoder_dim": 32,
-        "model.decoder_depth": 1, "model.decoder_num_heads": 8, "optimizer.name": "adamw", "log.every_steps": 1, "log.tensorboard": False,
-        **{name.replace("__", "."): value for name, value in changes.items()},
-    })  # fmt: skip
+    c.data.banks, c.data.crop_size, c.data.val_fraction, c.global_batch_size, c.num_steps = (
+        (str(bank),),
+        32,
+        0.0,
+        8,
+        3,
+    )
+    c.update_from_flattened_dict(
+        {
+            "model.embed_dim": 32,
+            "model.depth": 2,
+            "model.num_heads": 2,
+            "model.patch_size": 8,
+            "model.decoder_dim": 32,
+            "model.decoder_depth": 1,
+            "model.decoder_num_heads": 8,
+            "optimizer.name": "adamw",
+            "log.every_steps": 1,
+            "log.tensorboard": False,
+            **{name.replace("__", "."): value for name, value in changes.items()},
+        }
+    )
     shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
-    mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    mesh = jax.make_mesh(
+        shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
+    )
     monkeypatch.setattr(sharding, "make_mesh", lambda c: mesh)
     assert train.run(c, workdir) == 0
-    return [json.loads(line)["train/loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["train/loss"]
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
 def alone(bank, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         return {
-            agnostic: losses(bank, tmp_path_factory.mktemp("run"), patch, 1, model__channel_agnostic=agnostic)
+            agnostic: losses(
+                bank, tmp_path_factory.mktemp("run"), patch, 1, model__channel_agnostic=agnostic
+            )
             for agnostic in (False, True)
         }
 
 
 @pytest.mark.parametrize(
-    "agnostic,devices,preset", [(False, 2, "dp"), (False, 4, "fsdp_tp"), (True, 4, "fsdp"), (True, 4, "fsdp_tp")]
+    "agnostic,devices,preset",
+    [(False, 2, "dp"), (False, 4, "fsdp_tp"), (True, 4, "fsdp"), (True, 4, "fsdp_tp")],
 )
-def test_every_mesh_gives_the_same_losses(bank, alone, tmp_path, monkeypatch, agnostic, devices, preset):
-    found = losses(bank, tmp_path, monkeypatch, devices, model__channel_agnostic=agnostic, mesh__preset=preset)
+def test_every_mesh_gives_the_same_losses(
+    bank, alone, tmp_path, monkeypatch, agnostic, devices, preset
+):
+    found = losses(
+        bank, tmp_path, monkeypatch, devices, model__channel_agnostic=agnostic, mesh__preset=preset
+    )
     np.testing.assert_allclose(found, alone[agnostic], rtol=1e-6)
 
 
 def test_micro_batches_change_nothing(bank, alone, tmp_path, monkeypatch):
     np.testing.assert_allclose(
-        losses(bank, tmp_path, monkeypatch, 1, optimizer__accumulate_steps=4), alone[False], rtol=1e-6
+        losses(bank, tmp_path, monkeypatch, 1, optimizer__accumulate_steps=4),
+        alone[False],
+        rtol=1e-6,
     )
 
 
 def test_golden_losses(alone):
-    """Pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring."""
+    """Pinned on a CPU in float32, so that a change of the mathematics cannot pass for a
+    refactoring.
+    """
     np.testing.assert_allclose(alone[False], GOLDEN[False], rtol=1e-4)
     np.testing.assert_allclose(alone[True], GOLDEN[True], rtol=1e-4)

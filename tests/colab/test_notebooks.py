@@ -24,19 +24,29 @@ def test_notebook_is_clean(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    """Executes every cell in an empty folder; few steps, unless PHENOMJAX_NOTEBOOK_STEPS asks for more."""
+    """Executes every cell in an empty folder; few steps, unless PHENOMJAX_NOTEBOOK_STEPS asks for
+    more.
+    """
     monkeypatch.setenv("PHENOMJAX_NOTEBOOK_STEPS", os.environ.get("PHENOMJAX_NOTEBOOK_STEPS", "2"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    )
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # pictures go into the notebook, as they do for a reader
+    # pictures go into the notebook, as they do for a reader
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
     start = time.monotonic()
     # The notebook's shell commands and error cells are judged below, not only its Python.
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
     ).execute()
     print(f"{path.name}: {time.monotonic() - start:.0f} s")
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "error:" not in text
     pictures = [output for output in outputs if "image/png" in getattr(output, "data", {})]

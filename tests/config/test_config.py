@@ -12,7 +12,9 @@ from phenomjax.system.errors import UserError
 def valid(**changes):
     c = config.base()
     c.data.simulate.plates = 1
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
@@ -21,19 +23,31 @@ def valid(**changes):
     [
         (
             {"optimizer__name": "loin"},
-            "config.optimizer.name is 'loin'. Did you mean 'lion'? It can be lion, adamw, adam, lamb, adagrad.",
+            (
+                "config.optimizer.name is 'loin'. Did you mean 'lion'? It can be lion, adamw, adam,"
+                " lamb, adagrad."
+            ),
         ),
         ({"model__remat": "dot"}, "Did you mean 'dots'?"),
         ({"num_steps": 0}, "config.num_steps is 0; it must be at least 1."),
         ({"data__crop_size": 250}, "Set --config.data.crop_size=240."),
-        ({"model__num_heads": 7}, "config.model.embed_dim 384 must be a multiple of config.model.num_heads 7"),
+        (
+            {"model__num_heads": 7},
+            "config.model.embed_dim 384 must be a multiple of config.model.num_heads 7",
+        ),
         ({"model__mask_ratio": 1.0}, "must lie between 0 and 1, e.g. 0.75"),
         (
             {"global_batch_size": 65, "optimizer__accumulate_steps": 2},
             "65 is not a multiple of config.optimizer.accumulate_steps 2",
         ),
-        ({"data__simulate__plates": 0}, "config.data.banks is empty: there is nothing to train on."),
-        ({"data__banks": ("/nowhere/a.zarr",)}, "/nowhere/a.zarr, which does not exist (looked in /nowhere)"),
+        (
+            {"data__simulate__plates": 0},
+            "config.data.banks is empty: there is nothing to train on.",
+        ),
+        (
+            {"data__banks": ("/nowhere/a.zarr",)},
+            "/nowhere/a.zarr, which does not exist (looked in /nowhere)",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_mend(changes, text):
@@ -48,13 +62,20 @@ def test_finalize_locks_and_rejects_unknown_keys():
     c = valid()
     with c.unlocked():
         c.model.dpeth = 3
-    with pytest.raises(UserError, match=r"config.model.dpeth is not a key. Did you mean 'model.depth'\?"):
+    with pytest.raises(
+        UserError, match=r"config.model.dpeth is not a key. Did you mean 'model.depth'\?"
+    ):
         config.finalize(c)
 
 
 def test_parse_arg():
     options = {"size": "S/16", "mask": 0.75, "ca": False, "batch": 256}
-    assert config.parse_arg("L/8,mask=0.5,ca=true", **options) == {"size": "L/8", "mask": 0.5, "ca": True, "batch": 256}
+    assert config.parse_arg("L/8,mask=0.5,ca=true", **options) == {
+        "size": "L/8",
+        "mask": 0.5,
+        "ca": True,
+        "batch": 256,
+    }
     with pytest.raises(UserError, match=r"has no option 'maks'. Did you mean 'mask'?"):
         config.parse_arg("L/8,maks=0.5", **options)
     with pytest.raises(UserError, match="gives batch=many, which is not a int"):
@@ -75,6 +96,8 @@ def test_stored_config_comes_back(tmp_path):
 
 
 def test_what_may_change_when_a_run_goes_on(tmp_path):
-    stored.check_same_run(valid(num_steps=5, mesh__preset="fsdp", model__remat="full"), valid(), tmp_path)
+    stored.check_same_run(
+        valid(num_steps=5, mesh__preset="fsdp", model__remat="full"), valid(), tmp_path
+    )
     with pytest.raises(UserError, match=r"model.depth: 12 there, 6 now"):
         stored.check_same_run(valid(model__depth=6), valid(), tmp_path)

@@ -1,4 +1,6 @@
-"""Every experiment file builds: config, model, optimiser, sharding over 8 devices, without any array; its docstring tells the truth."""
+"""Every experiment file builds: config, model, optimiser, sharding over 8 devices, without any
+array; its docstring tells the truth.
+"""
 
 import importlib.util
 import re
@@ -52,21 +54,28 @@ def test_image_config_builds(name, arguments):
     }
     task, _ = abstract_params(c, batch)
     if stated := re.search(r"([\d.]+) GFLOP per", loaded.__doc__):
-        assert task.flops(batch) / c.global_batch_size == pytest.approx(1e9 * float(stated[1]), rel=0.005)
+        assert task.flops(batch) / c.global_batch_size == pytest.approx(
+            1e9 * float(stated[1]), rel=0.005
+        )
 
 
 @pytest.mark.parametrize(
-    "name,preset", [(name, preset) for name in FILES for preset in getattr(module(name), "PRESETS", ())]
+    "name,preset",
+    [(name, preset) for name in FILES for preset in getattr(module(name), "PRESETS", ())],
 )
 def test_sequence_config_builds(name, preset, tmp_path):
-    """The line of each preset in the docstring ends `… M … GFLOP …`: its parameters in millions and GFLOP of a step per row."""
+    """The line of each preset in the docstring ends `… M … GFLOP …`: its parameters in millions and
+    GFLOP of a step per row.
+    """
     loaded = module(name)
     c = loaded.get_config(preset)
     assert f"configs/{name}.py:{preset}" in loaded.__doc__ or f"{preset} " in loaded.__doc__
     c.global_batch_size = 8
     alphabet = {"smiles_txl": "smiles", "code_txl": "bytes"}.get(name, "protein")
     letters = {"smiles": "CCO", "bytes": "x = 1", "protein": "MKV"}[alphabet]
-    write_token_bank(tmp_path / "bank.zarr", {"train": [("long", letters * 5000)]}, alphabet=alphabet)
+    write_token_bank(
+        tmp_path / "bank.zarr", {"train": [("long", letters * 5000)]}, alphabet=alphabet
+    )
     c.data.banks = (str(tmp_path / "bank.zarr"),)
     c = tasks.resolve(config.finalize(c), tmp_path)
     spec = tasks.make(c).loader("train", 0, 1).specs[0]

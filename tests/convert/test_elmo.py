@@ -1,4 +1,6 @@
-"""ELMo's weights in both layouts: exact both ways, strict, and the same features as allennlp's own module, from the same HDF5 file."""
+"""ELMo's weights in both layouts: exact both ways, strict, and the same features as allennlp's own
+module, from the same HDF5 file.
+"""
 
 import json
 
@@ -21,7 +23,14 @@ FILTERS = ((1, 4), (2, 5), (3, 6))
 
 def tiny():
     model = keys.base("bidirectional_lm").model
-    model.update(alphabet="protein", boundary="bos_eos", vocab_size=32, char_dim=5, num_highway=2, max_characters=6)
+    model.update(
+        alphabet="protein",
+        boundary="bos_eos",
+        vocab_size=32,
+        char_dim=5,
+        num_highway=2,
+        max_characters=6,
+    )
     model.update(projection_dim=6, cell_dim=7, num_layers=2, filters=FILTERS)
     return model
 
@@ -45,7 +54,9 @@ def test_both_ways_is_exact_in_both_layouts(tmp_path):
         np.testing.assert_array_equal(x, arrays[name])
 
     theirs = layout.to_state_dict(params, model, "allennlp")
-    prefixed = {f"_elmo_lstm.{name}": x for name, x in theirs.items()} | {"scalar_mix_0.gamma": np.ones(1)}
+    prefixed = {f"_elmo_lstm.{name}": x for name, x in theirs.items()} | {
+        "scalar_mix_0.gamma": np.ones(1)
+    }
     for arrays in (theirs, prefixed):
         assert layout.infer_model(arrays).to_dict() == model.to_dict()
         back = layout.from_state_dict(arrays, model)
@@ -58,19 +69,28 @@ def test_both_ways_is_exact_in_both_layouts(tmp_path):
 def test_layout_of_the_published_model():
     model = keys.base("bidirectional_lm").model
     model.update(cell_dim=4096, projection_dim=512, vocab_size=32)
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), layout.abstract_params(model))
+    zeros = jax.tree.map(
+        lambda x: np.broadcast_to(np.float32(0), x.shape), layout.abstract_params(model)
+    )
     shapes = {name: x.shape for name, x in layout.to_state_dict(zeros, model).items()}
     assert shapes["char_embed"] == (261, 16) and shapes["CNN/W_cnn_6"] == (1, 7, 16, 1024)
     assert shapes["CNN_proj/W_proj"] == (2048, 512) and shapes["CNN_high_1/W_carry"] == (2048, 2048)
     cell = "RNN_1/RNN/MultiRNNCell/Cell1/LSTMCell/"
-    assert [shapes[cell + name] for name in ("W_0", "B", "W_P_0")] == [(1024, 16384), (16384,), (4096, 512)]
+    assert [shapes[cell + name] for name in ("W_0", "B", "W_P_0")] == [
+        (1024, 16384),
+        (16384,),
+        (4096, 512),
+    ]
     assert len(shapes) == 1 + 14 + 8 + 2 + 12 + 2
 
 
 def test_refuses_what_does_not_fit():
     model = tiny()
     arrays = layout.to_state_dict(random_params(model), model)
-    with pytest.raises(UserError, match=r"These are not ELMo's weights: there is no char_embed \(first names: a, b\)"):
+    with pytest.raises(
+        UserError,
+        match=r"These are not ELMo's weights: there is no char_embed \(first names: a, b\)",
+    ):
         layout.infer_model({"a": np.zeros(1), "b": np.zeros(1)})
     wrong = {**arrays, "extra": np.zeros(2), "CNN/b_cnn_1": np.zeros(9)}
     del wrong["CNN_proj/b_proj"]
@@ -88,7 +108,9 @@ def test_refuses_what_does_not_fit():
 
 @pytest.mark.torch
 def test_equals_allennlp(tmp_path):
-    """All layers, stateless and stateful, of sequences of different lengths, at 50 characters a word there and 6 here."""
+    """All layers, stateless and stateful, of sequences of different lengths, at 50 characters a
+    word there and 6 here.
+    """
     torch = pytest.importorskip("torch", reason="the reference needs PyTorch")
     reference = reference_allennlp.load()
     if reference is None:
@@ -98,10 +120,23 @@ def test_equals_allennlp(tmp_path):
     params = random_params(model)
     files.write_arrays(tmp_path / "weights.hdf5", layout.to_state_dict(params, model))
     options = {
-        "lstm": {"projection_dim": 6, "dim": 7, "n_layers": 2, "cell_clip": 0.4, "proj_clip": 0.3, "use_skip_connections": True},
-        "char_cnn": {"activation": "relu", "filters": FILTERS, "n_highway": 2, "embedding": {"dim": 5},
-                     "max_characters_per_token": 50, "n_characters": 262},
-    }  # fmt: skip
+        "lstm": {
+            "projection_dim": 6,
+            "dim": 7,
+            "n_layers": 2,
+            "cell_clip": 0.4,
+            "proj_clip": 0.3,
+            "use_skip_connections": True,
+        },
+        "char_cnn": {
+            "activation": "relu",
+            "filters": FILTERS,
+            "n_highway": 2,
+            "embedding": {"dim": 5},
+            "max_characters_per_token": 50,
+            "n_characters": 262,
+        },
+    }
     (tmp_path / "options.json").write_text(json.dumps(options))
     theirs = reference._ElmoBiLm(str(tmp_path / "options.json"), str(tmp_path / "weights.hdf5"))
     for name, x in layout.to_state_dict(params, model, "allennlp").items():
@@ -116,11 +151,17 @@ def test_equals_allennlp(tmp_path):
         tokens = random.integers(7, 28, (3, 9))
         inside = np.arange(9) < lengths[:, None]
         with torch.no_grad():
-            out = theirs(torch.tensor(np.where(inside[..., None], spelled[tokens], 0), dtype=torch.long))
+            out = theirs(
+                torch.tensor(np.where(inside[..., None], spelled[tokens], 0), dtype=torch.long)
+            )
         ours, state = layers(params, jnp.asarray(tokens), jnp.asarray(lengths), state)
         for layer, expected in enumerate(out["activations"]):
             for row, length in enumerate(lengths):
                 expected_row = expected[row, 1 : length + 1].numpy()
                 np.testing.assert_allclose(
-                    ours[row, layer, :length], expected_row, rtol=1e-4, atol=1e-5, err_msg=f"{call} {layer} {row}"
+                    ours[row, layer, :length],
+                    expected_row,
+                    rtol=1e-4,
+                    atol=1e-5,
+                    err_msg=f"{call} {layer} {row}",
                 )

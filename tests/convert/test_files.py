@@ -18,7 +18,15 @@ from phenomjax.system.errors import UserError
 
 def tiny(agnostic):
     model = keys.base().model
-    model.update(embed_dim=24, depth=2, num_heads=3, patch_size=4, decoder_dim=16, decoder_depth=2, decoder_num_heads=2)
+    model.update(
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        patch_size=4,
+        decoder_dim=16,
+        decoder_depth=2,
+        decoder_num_heads=2,
+    )
     model.channels, model.channel_agnostic = tuple("abcde"), agnostic
     model.bias_order = "timm_legacy"
     return model
@@ -26,7 +34,9 @@ def tiny(agnostic):
 
 def random_params(model):
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), openphenom.abstract_params(model))
+    return jax.tree.map(
+        lambda x: random.standard_normal(x.shape, np.float32), openphenom.abstract_params(model)
+    )
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -50,7 +60,9 @@ def test_layout_of_the_released_model():
     """765 names, with the shapes of the released file; checked abstractly."""
     model = keys.base().model
     model.channels, model.channel_agnostic = tuple("abcdef"), True
-    zeros = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), openphenom.abstract_params(model))
+    zeros = jax.tree.map(
+        lambda x: np.broadcast_to(np.float32(0), x.shape), openphenom.abstract_params(model)
+    )
     state = openphenom.to_state_dict(zeros, model, grid=16, max_channels=11)
     assert len(state) == 765
     shapes = {
@@ -78,21 +90,27 @@ def test_misfits_are_listed_and_nothing_is_converted():
     model = tiny(False)
     state = openphenom.to_state_dict(random_params(model), model)
     del state["decoder.mask_token"]
-    state["decoder.blocks.0.mlp.fc1.weight"] = state["decoder.blocks.0.mlp.fc1.weight"].T  # same size, other sides
+    # same size, other sides
+    state["decoder.blocks.0.mlp.fc1.weight"] = state["decoder.blocks.0.mlp.fc1.weight"].T
     state["head.weight"] = np.zeros((3, 2))
     with pytest.raises(UserError) as error:
         openphenom.from_state_dict(state, model)
     for part in (
-        "nothing was converted", "decoder.mask_token is missing",
-        "decoder.blocks.0.mlp.fc1.weight has the shape (16, 64), the model's decoder/blocks/layer_0/mlp/in/kernel is (16, 64)",
+        "nothing was converted",
+        "decoder.mask_token is missing",
+        (
+            "decoder.blocks.0.mlp.fc1.weight has the shape (16, 64), the model's"
+            " decoder/blocks/layer_0/mlp/in/kernel is (16, 64)"
+        ),
         "head.weight (3, 2) has no place in the model",
-    ):  # fmt: skip
+    ):
         assert part in str(error.value)
 
 
 def test_other_layouts_positions_and_blocks_are_refused():
     with pytest.raises(
-        UserError, match=r"This is not the OpenPhenom layout: it has no encoder.vit_backbone.patch_embed"
+        UserError,
+        match=r"This is not the OpenPhenom layout: it has no encoder.vit_backbone.patch_embed",
     ):
         openphenom.infer_model({"blocks.0.weight": np.zeros(2)})
     model = tiny(False)
@@ -101,7 +119,9 @@ def test_other_layouts_positions_and_blocks_are_refused():
     state["encoder.vit_backbone.pos_embed"] = np.concatenate(
         [table[..., 12:], table[..., :12]], axis=-1
     )  # column first
-    with pytest.raises(UserError, match=r"pos_embed .* is not the fixed table of this architecture"):
+    with pytest.raises(
+        UserError, match=r"pos_embed .* is not the fixed table of this architecture"
+    ):
         openphenom.from_state_dict(state, model)
     model.block = "prenorm"  # has timm's names, but is not told by them
     params = random_params(model)
@@ -116,7 +136,11 @@ def test_other_layouts_positions_and_blocks_are_refused():
 def test_files_and_the_front_door(tmp_path, suffix):
     model = tiny(True)
     params = random_params(model)
-    theirs, ours, back = tmp_path / f"theirs{suffix}", tmp_path / "workdir", tmp_path / f"back{suffix}"
+    theirs, ours, back = (
+        tmp_path / f"theirs{suffix}",
+        tmp_path / "workdir",
+        tmp_path / f"back{suffix}",
+    )
     state = openphenom.to_state_dict(params, model, grid=4)
     files.write_arrays(theirs, state)
     arguments = ["openphenom", str(theirs), str(ours), "--decoder-heads", "2", "--crop-size", "16"]
@@ -161,14 +185,18 @@ class Explosive:
 def test_torch_files_hold_tensors_or_are_not_opened(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "model.pt"
-    torch.save({"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bfloat16)}}, path)
+    torch.save(
+        {"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bfloat16)}}, path
+    )
     arrays = files.read_arrays(path)
     np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
     assert arrays["b"].dtype == np.float32
     for protocol in (2, 4):
         bad = tmp_path / "model.safetensors"  # a pickle under another name
         bad.write_bytes(pickle.dumps({"a": Explosive()}, protocol=protocol))
-        with pytest.raises(UserError, match="holds more than tensors, or is damaged, and is not opened"):
+        with pytest.raises(
+            UserError, match="holds more than tensors, or is damaged, and is not opened"
+        ):
             files.read_arrays(bad)
     torch.save({"a": Explosive()}, path)
     with pytest.raises(UserError, match="unpickling it could run any code"):
@@ -194,7 +222,11 @@ def test_command_line_of_language_models(name, tmp_path):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
     for layout in front.LAYOUTS[name]:
-        theirs, ours, back = tmp_path / f"{layout}.npz", tmp_path / layout, tmp_path / f"{layout}_back.npz"
+        theirs, ours, back = (
+            tmp_path / f"{layout}.npz",
+            tmp_path / layout,
+            tmp_path / f"{layout}_back.npz",
+        )
         files.write_arrays(theirs, module.to_state_dict(params, model, layout))
         assert front.main([name, str(theirs), str(ours)]) == 0
         assert front.main([name, str(ours), str(back), "--layout", layout]) == 0
@@ -204,7 +236,9 @@ def test_command_line_of_language_models(name, tmp_path):
             np.testing.assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-7, err_msg=key)
     if name != "elmo":
         check_renumbering(name, module, model, params, tmp_path)
-    with pytest.raises(UserError, match=f"is a run of the task {task}, and openphenom weights are of mae"):
+    with pytest.raises(
+        UserError, match=f"is a run of the task {task}, and openphenom weights are of mae"
+    ):
         front.main(["openphenom", str(ours), str(tmp_path / "x.npz")])
     with pytest.raises(UserError, match=f"{name} has no layout 'tf'"):
         front.main([name, str(ours), str(tmp_path / "x.npz"), "--layout", "tf"])
@@ -213,7 +247,15 @@ def test_command_line_of_language_models(name, tmp_path):
 def check_renumbering(name, module, model, params, folder):
     """Their ids are ours backwards, with other names and without the rare letters."""
     words = vocabulary("protein")
-    names = {"<bos>": "<s>", "<eos>": "</s>", "M": "\u2581M", "B": "x1", "O": "x2", "U": "x3", "Z": "x4"}
+    names = {
+        "<bos>": "<s>",
+        "<eos>": "</s>",
+        "M": "\u2581M",
+        "B": "x1",
+        "O": "x2",
+        "U": "x3",
+        "Z": "x4",
+    }
     theirs, ours = folder / "theirs.npz", folder / "renumbered"
     files.write_arrays(theirs, module.to_state_dict(params, model))
     listed = folder / "vocabulary.txt"
@@ -222,7 +264,9 @@ def check_renumbering(name, module, model, params, folder):
     flat = traverse_util.flatten_dict(loading.load(ours)[1], sep="/")
     for path in front.vocabulary_paths(name, model):
         before = np.asarray(traverse_util.flatten_dict(params, sep="/")[path])[::-1]
-        expected = [before[words.ids["<unk>" if token in "BOUZ" else token]] for token in words.tokens]
+        expected = [
+            before[words.ids["<unk>" if token in "BOUZ" else token]] for token in words.tokens
+        ]
         np.testing.assert_array_equal(flat[path], expected)
     listed.write_text("\n".join(words.tokens[:-1]))
     with pytest.raises(UserError, match=r"lists 31 tokens, and the weights have 32"):

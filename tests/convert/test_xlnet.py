@@ -22,7 +22,9 @@ def test_there_and_back(layout, untie_bias):
     state = convert.to_state_dict(vit.stack_layers(params), model, layout)
     inferred = convert.infer_model(state)
     assert inferred.untie_bias == (untie_bias or layout == "huggingface")
-    assert all(inferred[key] == model[key] for key in convert.INFERRED if key not in ("untie_bias", "gelu"))
+    assert all(
+        inferred[key] == model[key] for key in convert.INFERRED if key not in ("untie_bias", "gelu")
+    )
     equal(convert.from_state_dict(state, model), params)
 
 
@@ -33,7 +35,10 @@ def test_tensorflow_names_and_shapes():
     assert state["model/transformer/layer_1/rel_attn/o/kernel"].shape == (12, 2, 6)
     assert state["model/transformer/layer_0/ff/layer_1/kernel"].shape == (12, 20)
     assert state["model/transformer/mask_emb/mask_emb"].shape == (1, 1, 12)
-    with_slots = state | {"global_step": np.array(3), "model/lm_loss/bias/Adam": state["model/lm_loss/bias"]}
+    with_slots = state | {
+        "global_step": np.array(3),
+        "model/lm_loss/bias/Adam": state["model/lm_loss/bias"],
+    }
     equal(convert.from_state_dict(with_slots, tiny()), convert.from_state_dict(state, tiny()))
 
 
@@ -45,7 +50,9 @@ def test_misfits_are_named():
     state["extra"] = np.zeros(2)
     with pytest.raises(UserError, match=r"rel_attn\.q is missing.*|\(3,\).*") as error:
         convert.from_state_dict(state, model)
-    assert "extra (2,) has no place" in str(error.value) and "rel_attn.q is missing" in str(error.value)
+    assert "extra (2,) has no place" in str(error.value) and "rel_attn.q is missing" in str(
+        error.value
+    )
     with pytest.raises(UserError, match="no XLNet layout"):
         convert.infer_model({"a": np.zeros(1)})
     with pytest.raises(UserError, match="There is no XLNet layout"):

@@ -16,11 +16,15 @@ CHANNELS = ("DNA", "ER", "actin")
 
 def images(count=3, height=150, width=200, dtype="uint8", channels=3):
     high = np.iinfo(dtype).max
-    return np.random.default_rng(0).integers(0, high, (count, height, width, channels), dtype, endpoint=True)
+    return np.random.default_rng(0).integers(
+        0, high, (count, height, width, channels), dtype, endpoint=True
+    )
 
 
 def write(path, pixels, **options):
-    metadata = pa.table({"plate": ["P1"] * len(pixels), "well": [f"A{i + 1:02d}" for i in range(len(pixels))]})
+    metadata = pa.table(
+        {"plate": ["P1"] * len(pixels), "well": [f"A{i + 1:02d}" for i in range(len(pixels))]}
+    )
     bank.write_bank(path, pixels, metadata, CHANNELS, **options)
     return path
 
@@ -30,8 +34,13 @@ def write(path, pixels, **options):
 def test_round_trip(tmp_path, codec, dtype):
     pixels = images(dtype=dtype)
     opened = opening.open_bank(write(tmp_path / "b.zarr", pixels, codec=codec, chunk=64))
-    assert opened.shape == (3, 150, 200, 3) and opened.dtype == dtype and opened.channels == CHANNELS
-    assert opened.chunk_shape == (64, 64, 3) and opened.attributes["bit_depth"] == 8 * np.dtype(dtype).itemsize
+    assert (
+        opened.shape == (3, 150, 200, 3) and opened.dtype == dtype and opened.channels == CHANNELS
+    )
+    assert (
+        opened.chunk_shape == (64, 64, 3)
+        and opened.attributes["bit_depth"] == 8 * np.dtype(dtype).itemsize
+    )
     assert opened.metadata.schema == bank.METADATA_SCHEMA
     assert opened.metadata["well"].to_pylist() == ["A01", "A02", "A03"]
     assert opened.metadata["is_control"].to_pylist() == [None] * 3
@@ -85,7 +94,9 @@ def test_errors_of_open(tmp_path):
     path = write(tmp_path / "plates.zarr", images())
     with pytest.raises(UserError, match=r"no bank at .*plate.zarr. Did you mean .*plates.zarr"):
         opening.open_bank(tmp_path / "plate.zarr")
-    with pytest.raises(UserError, match=r"is a folder, not an image bank; found there: plates.zarr"):
+    with pytest.raises(
+        UserError, match=r"is a folder, not an image bank; found there: plates.zarr"
+    ):
         opening.open_bank(tmp_path)
     (path / ".prepare").mkdir()
     with pytest.raises(UserError, match=r"is not finished.*continues where it stopped"):

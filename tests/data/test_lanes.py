@@ -1,4 +1,6 @@
-"""Lanes: every token once an epoch, contiguous lanes, the same for any processes and start; validation read whole."""
+"""Lanes: every token once an epoch, contiguous lanes, the same for any processes and start;
+validation read whole.
+"""
 
 import functools
 import itertools
@@ -18,7 +20,10 @@ def banks(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
 
     def proteins(count, tag):
-        return [(f"{tag}{i}", "".join(random.choice(list("ACDEFGHIKL"), random.integers(1, 40)))) for i in range(count)]
+        return [
+            (f"{tag}{i}", "".join(random.choice(list("ACDEFGHIKL"), random.integers(1, 40))))
+            for i in range(count)
+        ]
 
     return [
         write_token_bank(
@@ -48,9 +53,13 @@ def test_an_epoch_is_a_permutation_of_all_sequences(banks):
     for text in texts:
         assert sorted(part + b"\x03" for part in text.split(b"\x03")[:-1]) == expected
     plain = lanes.EpochStream(corpus, None, 0)
-    assert bytes(plain.read(0, len(plain))) == b"".join(s for bank in banks for s in sequences(bank, "train"))
+    assert bytes(plain.read(0, len(plain))) == b"".join(
+        s for bank in banks for s in sequences(bank, "train")
+    )
     for start, stop in [(0, 5), (17, 90), (len(plain) - 3, len(plain) + 4)]:
-        np.testing.assert_array_equal(streams[0].read(start, stop), np.frombuffer((texts[0] * 2)[start:stop], np.uint8))
+        np.testing.assert_array_equal(
+            streams[0].read(start, stop), np.frombuffer((texts[0] * 2)[start:stop], np.uint8)
+        )
 
 
 def test_segments_continue_their_lane_and_cover_the_epoch(banks):
@@ -74,7 +83,9 @@ def test_processes_and_starts_give_the_same_batches(banks):
     parts = [make(banks, process_index=i, process_count=3) for i in range(3)]
     for step in (0, 1, whole.steps_per_epoch + 2):
         for name, array in whole.batch(step).items():
-            np.testing.assert_array_equal(array, np.concatenate([part.batch(step)[name] for part in parts]))
+            np.testing.assert_array_equal(
+                array, np.concatenate([part.batch(step)[name] for part in parts])
+            )
     with make(banks).iterate(5, 8) as batches:
         seen = [batch.arrays for batch in batches if batch.release() is None]
     for step, arrays in zip((5, 6, 7), seen, strict=True):
@@ -105,11 +116,17 @@ def test_ids_name_the_sequence_of_the_first_token(banks):
 
 def test_errors(banks, tmp_path):
     with pytest.raises(
-        UserError, match=r"less than one segment of 500 tokens for each of 6 lanes. Set --config.global_batch_size=1"
+        UserError,
+        match=(
+            r"less than one segment of 500 tokens for each of 6 lanes. Set"
+            r" --config.global_batch_size=1"
+        ),
     ):
         make(banks, segment_len=500)
     with pytest.raises(UserError, match=r"not divisible by the number of processes 4"):
         make(banks, process_count=4)
     other = write_token_bank(tmp_path / "c.zarr", {"train": [("x", "CCO")]}, alphabet="smiles")
-    with pytest.raises(UserError, match=r"holds protein with boundary eos, and .*c.zarr smiles with boundary eos"):
+    with pytest.raises(
+        UserError, match=r"holds protein with boundary eos, and .*c.zarr smiles with boundary eos"
+    ):
         make([*banks, other])

@@ -1,4 +1,6 @@
-"""batch = f(seed, step): the same for any threads, processes and start; splits, weights, bad images, buffers, errors."""
+"""batch = f(seed, step): the same for any threads, processes and start; splits, weights, bad
+images, buffers, errors.
+"""
 
 import gc
 import logging
@@ -25,19 +27,38 @@ from phenomjax.system.errors import UserError
 ABC = ("a", "b", "c")
 
 
-def make_bank(path, name="one", count=10, channels=ABC, dtype="uint8", size=(40, 48), plates=("p0", "p1"), chunk=16):
+def make_bank(
+    path,
+    name="one",
+    count=10,
+    channels=ABC,
+    dtype="uint8",
+    size=(40, 48),
+    plates=("p0", "p1"),
+    chunk=16,
+):
     """A bank whose pixels say where they are from: image number in the first channel, then random."""
     rng = np.random.default_rng(len(name))
     images = rng.integers(0, 255, (count, *size, len(channels))).astype(dtype)
     images[..., 0] = np.arange(count)[:, None, None]
-    rows = {"plate": [plates[i % len(plates)] for i in range(count)], "well": [f"A{i:02}" for i in range(count)]}
+    rows = {
+        "plate": [plates[i % len(plates)] for i in range(count)],
+        "well": [f"A{i:02}" for i in range(count)],
+    }
     write_bank(path / f"{name}.zarr", images, pa.table(rows), channels, chunk=chunk)
     return open_bank(path / f"{name}.zarr"), images
 
 
 def make_loader(banks, **changes) -> ImageLoader:
     banks = banks if isinstance(banks, list) else [banks]
-    settings = {"channels": ABC, "global_batch_size": 8, "crop_size": 16, "val_fraction": 0.0, "seed": 3, "threads": 2}
+    settings = {
+        "channels": ABC,
+        "global_batch_size": 8,
+        "crop_size": 16,
+        "val_fraction": 0.0,
+        "seed": 3,
+        "threads": 2,
+    }
     return ImageLoader(banks, **(settings | changes))
 
 
@@ -62,21 +83,28 @@ def collect(loader, start, stop):
 AUGMENTED = {"flip": True, "rotate": True}
 
 
-@pytest.mark.parametrize("changes", [{}, AUGMENTED, {"crops_per_image": 4} | AUGMENTED], ids=["plain", "turned", "k4"])
+@pytest.mark.parametrize(
+    "changes", [{}, AUGMENTED, {"crops_per_image": 4} | AUGMENTED], ids=["plain", "turned", "k4"]
+)
 def test_same_for_any_threads_processes_and_start(tmp_path, changes):
     bank, _ = make_bank(tmp_path)
     expected = [make_loader(bank, threads=1, **changes).batch(step) for step in range(6)]
     for threads in (2, 8):
-        for one, other in zip(expected, collect(make_loader(bank, threads=threads, **changes), 0, 6), strict=True):
+        for one, other in zip(
+            expected, collect(make_loader(bank, threads=threads, **changes), 0, 6), strict=True
+        ):
             check_equal(one, other)
     for one, other in zip(expected[3:], collect(make_loader(bank, **changes), 3, 6), strict=True):
         check_equal(one, other)
     for count in (2, 4):
         parts = [
-            collect(make_loader(bank, process_index=p, process_count=count, **changes), 0, 3) for p in range(count)
+            collect(make_loader(bank, process_index=p, process_count=count, **changes), 0, 3)
+            for p in range(count)
         ]
         for step in range(3):
-            joined = {key: np.concatenate([part[step][key] for part in parts]) for key in expected[0]}
+            joined = {
+                key: np.concatenate([part[step][key] for part in parts]) for key in expected[0]
+            }
             check_equal(expected[step], joined)
 
 
@@ -104,7 +132,12 @@ def test_crops_are_numpy_slices(tmp_path):
             seen.add(draw & 15)
             row += 1
     assert row == 128 and len(seen) == 16
-    starts = [(y, x) for step in range(20) for *_, crops in loader.requests(step, 0, 128) for y, x, _ in crops]
+    starts = [
+        (y, x)
+        for step in range(20)
+        for *_, crops in loader.requests(step, 0, 128)
+        for y, x, _ in crops
+    ]
     assert {y for y, _ in starts} == set(range(40 - 16 + 1))
     assert {x for _, x in starts} == set(range(48 - 16 + 1))
 
@@ -112,7 +145,9 @@ def test_crops_are_numpy_slices(tmp_path):
 def test_without_flip_and_rotate_nothing_is_turned(tmp_path):
     bank, images = make_bank(tmp_path)
     loader = make_loader(bank)
-    for pixels, (_, image, [(y, x, _)]) in zip(loader.batch(0)["pixels"], loader.requests(0, 0, 8), strict=True):
+    for pixels, (_, image, [(y, x, _)]) in zip(
+        loader.batch(0)["pixels"], loader.requests(0, 0, 8), strict=True
+    ):
         np.testing.assert_array_equal(pixels, images[image, y : y + 16, x : x + 16])
 
 
@@ -141,7 +176,8 @@ def test_weights(tmp_path):
     loader = make_loader(banks, weights=(1, 3), global_batch_size=40)
     ids = np.concatenate([loader.batch(step)["image"] for step in range(10)])
     assert Counter((ids >= 10).tolist()) == {False: 100, True: 300}
-    assert set(Counter(ids[ids < 10].tolist()).values()) == {10}  # each bank goes through its own permutations
+    # each bank goes through its own permutations
+    assert set(Counter(ids[ids < 10].tolist()).values()) == {10}
     assert set(Counter(ids[ids >= 10].tolist()).values()) == {60}
 
 
@@ -175,7 +211,9 @@ def test_image_order_never_changes():
     assert [images.image(0, 0, place) for place in range(9)] == [1, 4, 2, 7, 0, 3, 6, 8, 5]
 
 
-@pytest.mark.parametrize("changes", [{"val_fraction": 0.3}, {"val_groups": ("q2", "q5")}, {"split_by": "well"}])
+@pytest.mark.parametrize(
+    "changes", [{"val_fraction": 0.3}, {"val_groups": ("q2", "q5")}, {"split_by": "well"}]
+)
 def test_splits_are_disjoint_and_complete(tmp_path, changes):
     banks = [
         make_bank(tmp_path, "one", 12, plates=[f"q{i}" for i in range(6)])[0],
@@ -195,8 +233,15 @@ def test_splits_are_disjoint_and_complete(tmp_path, changes):
 
 def test_split_stays_when_plates_are_added(tmp_path):
     def held_out(count):
-        bank, _ = make_bank(tmp_path, f"n{count}", count, plates=[f"plate {i}" for i in range(count)])
-        return {int(row) for row in split_rows([bank], "val", split_by="plate", val_groups=(), val_fraction=0.2)[0]}
+        bank, _ = make_bank(
+            tmp_path, f"n{count}", count, plates=[f"plate {i}" for i in range(count)]
+        )
+        return {
+            int(row)
+            for row in split_rows([bank], "val", split_by="plate", val_groups=(), val_fraction=0.2)[
+                0
+            ]
+        }
 
     few, many = held_out(20), held_out(60)
     assert few and few == {row for row in many if row < 20}
@@ -218,7 +263,9 @@ def test_one_plate_holds_out_nothing_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "phenomjax"):
         loader = make_loader([several, single], split="val", val_fraction=0.1)
     assert loader.num_images == 5 and "single.zarr has one plate only" in caplog.text
-    assert set(np.concatenate([loader.batch(step)["image"] for step in range(4)]) % 2).__len__() == 1
+    assert (
+        set(np.concatenate([loader.batch(step)["image"] for step in range(4)]) % 2).__len__() == 1
+    )
     with pytest.raises(UserError, match="No image is held out for validation"):
         make_loader(single, split="val", val_fraction=0.1)
 
@@ -236,7 +283,10 @@ def test_one_plate_holds_out_nothing_and_says_so(tmp_path, caplog):
         ({"val_fraction": 1.5}, "val_fraction=1.5"),
         (
             {"crop_size": 41},
-            r"crop_size=41 is larger than the images of .*one.zarr, which are 40 x 48 px.*crop_size=40",
+            (
+                r"crop_size=41 is larger than the images of .*one.zarr, which are 40 x 48"
+                r" px.*crop_size=40"
+            ),
         ),
         ({"channels": ("a", "b", "C2")}, "channel 'c', which the model does not know"),
         ({"process_count": 3}, "global_batch_size=8 is not divisible by process_count=3"),
@@ -309,7 +359,9 @@ def test_too_many_bad_images(tmp_path):
     bank, _ = make_bank(tmp_path)
     damage(bank, 4, 5, 9)
     loader = make_loader(bank, on_bad_image="skip", max_bad_images=2)
-    with pytest.raises(UserError, match=r"3 images could not be read, more than data.max_bad_images=2"):
+    with pytest.raises(
+        UserError, match=r"3 images could not be read, more than data.max_bad_images=2"
+    ):
         collect(loader, 0, 6)
 
 
@@ -333,7 +385,9 @@ def test_buffers_are_bounded_and_used_again(tmp_path):
 
 
 def test_jax_copies_the_buffers(tmp_path):
-    """On a CPU, jax takes some NumPy arrays as its own memory; a buffer that is used again must not be one of them."""
+    """On a CPU, jax takes some NumPy arrays as its own memory; a buffer that is used again must not
+    be one of them.
+    """
     loader = make_loader(make_bank(tmp_path)[0], crop_size=32, global_batch_size=64)
     with loader.iterate(0) as iterator:
         batch = next(iterator)
@@ -385,14 +439,16 @@ def test_process_ends_with_an_open_iterator_and_imports_no_jax(tmp_path):
     code = f"""
 import sys, phenomjax.data.images.loader, phenomjax.data.images.reader, phenomjax.data.images.split
 assert "jax" not in sys.modules and "grain" not in sys.modules
-from phenomjax.data.images.bank import open_bank
+from phenomjax.data.images.opening import open_bank
 loader = phenomjax.data.images.loader.ImageLoader(
     [open_bank({str(tmp_path / "one.zarr")!r})], channels=("a", "b", "c"), global_batch_size=64, crop_size=16
 )
 iterator = loader.iterate(0)
 print(next(iterator).step)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
@@ -402,7 +458,11 @@ def test_fingerprints_names_and_banner(tmp_path):
     assert loader.fingerprints == {"0 one.zarr": one.fingerprint, "1 two.zarr": two.fingerprint}
     assert loader.names([0, 9, 10, 13]) == ["one p0/A00", "one p1/A09", "two p0/A00", "two p1/A03"]
     text = loader.describe()
-    for part in ("train: 20 images", "one channel set", "two.zarr (10 of 10 images of 40 x 48 px, 3 channels uint8"):
+    for part in (
+        "train: 20 images",
+        "one channel set",
+        "two.zarr (10 of 10 images of 40 x 48 px, 3 channels uint8",
+    ):
         assert part in text
 
 
@@ -410,7 +470,10 @@ def test_large_chunks_are_warned_of(tmp_path, caplog):
     bank, _ = make_bank(tmp_path, size=(64, 64), chunk=64)
     with caplog.at_level(logging.WARNING, "phenomjax"):
         make_loader(bank)
-    assert "16.0 bytes are decoded for one byte delivered" in caplog.text and "crops_per_image" in caplog.text
+    assert (
+        "16.0 bytes are decoded for one byte delivered" in caplog.text
+        and "crops_per_image" in caplog.text
+    )
     caplog.clear()
     make_loader(bank, crops_per_image=8)
     assert not caplog.text

@@ -25,7 +25,9 @@ def make_images(dtype: str = "uint16", count: int = 3) -> np.ndarray:
 
 def make_bank(path, dtype="uint16", codec="blosc-lz4", chunk=32):
     images = make_images(dtype)
-    rows = pa.table({"plate": ["P1", "P1", None], "well": ["A01", "A02", None], "site": ["1", None, None]})
+    rows = pa.table(
+        {"plate": ["P1", "P1", None], "well": ["A01", "A02", None], "site": ["1", None, None]}
+    )
     write_bank(path / "cells.zarr", images, rows, ["a", "b", "c"], codec=codec, chunk=chunk)
     return open_bank(path / "cells.zarr"), images
 
@@ -35,7 +37,11 @@ def check_crops(reader: CropReader, images: np.ndarray) -> None:
     height, width = images.shape[1:3]
     sizes = [(1, 1), (32, 32), (64, 40), (100, 150), (height, width)]
     for h, w in sizes:
-        for y, x in [(0, 0), (height - h, width - w), (rng.integers(height - h + 1), rng.integers(width - w + 1))]:
+        for y, x in [
+            (0, 0),
+            (height - h, width - w),
+            (rng.integers(height - h + 1), rng.integers(width - w + 1)),
+        ]:
             image, y, x = int(rng.integers(len(images))), int(y), int(x)
             out = np.full((h, w, images.shape[3]), 7, images.dtype)
             reader.read_into(out, image, y, x)
@@ -61,9 +67,11 @@ def test_direct_other_chunks(tmp_path, chunk):
 def test_tensorstore_road(tmp_path, driver):
     """Foreign arrays: Zarr v2 and v3, channel first, planes as chunks."""
     images = make_images()
-    chunks = {"chunks": [1, 1, 64, 64]} if driver == "zarr" else {
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 64, 64]}}
-    }  # fmt: skip
+    chunks = (
+        {"chunks": [1, 1, 64, 64]}
+        if driver == "zarr"
+        else {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 64, 64]}}}
+    )
     key = {"dtype": "<u2"} if driver == "zarr" else {"data_type": "uint16"}
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{tmp_path}/x.zarr/"}}
     shape = [3, 3, SHAPE[0], SHAPE[1]]
@@ -125,7 +133,14 @@ def test_truncated(tmp_path, codec):
     os.truncate(bank.shard_path(1), os.path.getsize(bank.shard_path(1)) // 2)
     with pytest.raises(BadImageError, match="truncated or overwritten") as error:
         read_all(bank, 1)
-    for part in ("cells P1/A02", "image 1", str(bank.path), str(bank.shard_path(1)), "prepare inspect", "=skip"):
+    for part in (
+        "cells P1/A02",
+        "image 1",
+        str(bank.path),
+        str(bank.shard_path(1)),
+        "prepare inspect",
+        "=skip",
+    ):
         assert part in str(error.value)
     os.truncate(bank.shard_path(1), 3)
     with pytest.raises(BadImageError, match="truncated"):
@@ -187,7 +202,10 @@ def test_other_errors_are_not_the_images(tmp_path, monkeypatch):
 def test_amplification(tmp_path, codec, chunk):
     bank, _ = make_bank(tmp_path, codec=codec, chunk=chunk)
     reader = CropReader(bank)
-    chunks = [[(start + 63) // chunk - start // chunk + 1 for start in range(size - 63)] for size in SHAPE[:2]]
+    chunks = [
+        [(start + 63) // chunk - start // chunk + 1 for start in range(size - 63)]
+        for size in SHAPE[:2]
+    ]
     expected = np.mean(chunks[0]) * np.mean(chunks[1]) * chunk**2 / 64**2
     assert reader.amplification(64) == pytest.approx(expected)
     padded = -(-150 // chunk) * -(-203 // chunk) * chunk**2

@@ -1,4 +1,6 @@
-"""The simulated screen: pure functions of the settings, restartable, and a truth that the images really show."""
+"""The simulated screen: pure functions of the settings, restartable, and a truth that the images
+really show.
+"""
 
 import argparse
 import json
@@ -22,12 +24,20 @@ from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare import simulate as command
 from phenomjax.system.errors import UserError
 
-SMALL = {"num_plates": 2, "wells_per_plate": 12, "field_px": 64, "cell_radius": 10.0, "num_single_genes": 2}
+SMALL = {
+    "num_plates": 2,
+    "wells_per_plate": 12,
+    "field_px": 64,
+    "cell_radius": 10.0,
+    "num_single_genes": 2,
+}
 SMALL |= {"num_complexes": 2, "genes_per_complex": 2, "num_compounds": 2, "num_doses": 3}
 
 
 def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def test_field_is_a_pure_function_of_its_place():
@@ -41,7 +51,9 @@ def test_field_is_a_pure_function_of_its_place():
     assert not np.array_equal(forward[0], Screen(SimulationConfig(seed=1, **SMALL)).field(0, 0, 0))
 
 
-@pytest.mark.parametrize(("bit_depth", "dtype", "low", "high"), [(8, np.uint8, 64, 255), (16, np.uint16, 4096, 30000)])
+@pytest.mark.parametrize(
+    ("bit_depth", "dtype", "low", "high"), [(8, np.uint8, 64, 255), (16, np.uint16, 4096, 30000)]
+)
 def test_field_dtype_and_range(bit_depth, dtype, low, high):
     field = Screen(SimulationConfig(bit_depth=bit_depth, **SMALL)).field(0, 1, 0)
     assert field.shape == (64, 64, 6) and field.dtype == dtype
@@ -50,7 +62,8 @@ def test_field_dtype_and_range(bit_depth, dtype, low, high):
 
 
 def test_parts_of_a_cell_are_where_they_belong():
-    # An untreated, noiseless field: DNA and nucleoli inside nuclei, ER and mitochondria around them.
+    # An untreated, noiseless field: DNA and nucleoli inside nuclei, ER and mitochondria around
+    # them.
     ideal = cells.draw_field(
         np.random.default_rng(0),
         256,
@@ -104,12 +117,15 @@ def test_layout_controls_and_truth():
     assert screen.relationships.num_rows == 6 * 6  # 6 complexes of 4: 6 pairs each
     complexes = {g["gene"]: g["complex"] for g in genes}
     assert all(
-        complexes[p["entity1"]] == complexes[p["entity2"]] == p["complex"] for p in screen.relationships.to_pylist()
+        complexes[p["entity1"]] == complexes[p["entity2"]] == p["complex"]
+        for p in screen.relationships.to_pylist()
     )
     silent = [g for g in genes if g["effect_size"] == 0]
     assert 3 <= len(silent) <= 13 and all(g["complex"] is None for g in silent)
     assert all((g["zfpkm"] < -3) == (not g["expressed"]) for g in genes)
-    vectors = {r["name"]: np.array([r[axis] for axis in cells.AXES]) for r in screen.phenotypes.to_pylist()}
+    vectors = {
+        r["name"]: np.array([r[axis] for axis in cells.AXES]) for r in screen.phenotypes.to_pylist()
+    }
     for pair in screen.relationships.to_pylist():
         one, other = vectors[pair["entity1"]], vectors[pair["entity2"]]
         assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.6
@@ -120,13 +136,21 @@ def test_dose_response_follows_hill():
     assert hill(0.0, 2.0, 1.5) == 0.0
     screen = Screen(SimulationConfig())
     compound = screen.compounds.to_pylist()[0]
-    lengths = [np.linalg.norm(screen.phenotype(t)) for t in screen.treatments if t.perturbation == compound["compound"]]
+    lengths = [
+        np.linalg.norm(screen.phenotype(t))
+        for t in screen.treatments
+        if t.perturbation == compound["compound"]
+    ]
     assert lengths == sorted(lengths) and lengths[0] < 0.1 * lengths[-1]
 
 
 def test_well_names_and_plates():
     assert plate_layout(96) == (8, 12) and plate_layout(97) == (16, 24)
-    assert well_name(0, 384) == "A01" and well_name(383, 384) == "P24" and well_name(1535, 1536) == "AF48"
+    assert (
+        well_name(0, 384) == "A01"
+        and well_name(383, 384) == "P24"
+        and well_name(1535, 1536) == "AF48"
+    )
 
 
 # What simple statistics of the images say; fixed seeds, thresholds far from what was measured.
@@ -138,15 +162,25 @@ def statistics(image):
     correlation = np.corrcoef(flat.T)[np.triu_indices(flat.shape[1], 1)]
     spread = flat.std(0)
     return np.concatenate(
-        [np.log(flat.mean(0)), np.log(spread), np.log(np.percentile(flat, 99, axis=0)), edges / spread, correlation]
+        [
+            np.log(flat.mean(0)),
+            np.log(spread),
+            np.log(np.percentile(flat, 99, axis=0)),
+            edges / spread,
+            correlation,
+        ]
     )
 
 
 class Measured:
-    """Statistics of all fields of a screen, standardised on the controls of each plate, averaged by treatment."""
+    """Statistics of all fields of a screen, standardised on the controls of each plate, averaged by
+    treatment.
+    """
 
     def __init__(self, **settings):
-        self.screen = Screen(SimulationConfig(field_px=96, cell_radius=11.0, sites_per_well=1, **settings))
+        self.screen = Screen(
+            SimulationConfig(field_px=96, cell_radius=11.0, sites_per_well=1, **settings)
+        )
         config = self.screen.config
         places = [self.screen.place(i) for i in range(config.num_images)]
         self.raw = np.array([statistics(self.screen.field(*place)) for place in places])
@@ -158,7 +192,10 @@ class Measured:
             rows = self.plate == plate
             controls = self.raw[rows & self.control]
             scaled[rows] = (self.raw[rows] - controls.mean(0)) / controls.std(0)
-        self.mean = {t: scaled[[i for i, u in enumerate(treatments) if u == t]].mean(0) for t in set(treatments)}
+        self.mean = {
+            t: scaled[[i for i, u in enumerate(treatments) if u == t]].mean(0)
+            for t in set(treatments)
+        }
         self.genes = {t.gene: vector for t, vector in self.mean.items() if t.gene}
 
 
@@ -172,7 +209,9 @@ def share_greater(some, others):
 
 @pytest.fixture(scope="module")
 def measured():
-    return Measured(num_plates=4, num_single_genes=8, num_compounds=4, num_doses=5, inactive_fraction=0.6)
+    return Measured(
+        num_plates=4, num_single_genes=8, num_compounds=4, num_doses=5, inactive_fraction=0.6
+    )
 
 
 def test_members_of_a_complex_look_alike(measured):
@@ -180,7 +219,9 @@ def test_members_of_a_complex_look_alike(measured):
     names = sorted(measured.genes)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     within = [cosine(measured.genes[a], measured.genes[b]) for a, b in pairs if (a, b) in related]
-    between = [cosine(measured.genes[a], measured.genes[b]) for a, b in pairs if (a, b) not in related]
+    between = [
+        cosine(measured.genes[a], measured.genes[b]) for a, b in pairs if (a, b) not in related
+    ]
     assert share_greater(within, between) > 0.85
     assert np.mean(within) > np.mean(between) + 0.3
 
@@ -196,7 +237,11 @@ def test_compounds_mimic_their_gene_in_the_order_of_dose(measured):
     orders, top = [], []
     for compound in measured.screen.compounds.to_pylist():
         direction = measured.genes[compound["target_gene"]]
-        rows = [(t.concentration, v) for t, v in measured.mean.items() if t.perturbation == compound["compound"]]
+        rows = [
+            (t.concentration, v)
+            for t, v in measured.mean.items()
+            if t.perturbation == compound["compound"]
+        ]
         rows.sort(key=lambda row: row[0])
         along = [v @ direction / np.linalg.norm(direction) for _, v in rows]
         assert np.mean(along[-2:]) > np.mean(along[:2]), compound
@@ -208,8 +253,14 @@ def test_compounds_mimic_their_gene_in_the_order_of_dose(measured):
 
 def test_plates_differ_unless_told_otherwise(measured):
     def spread_of_plates(screen):
-        groups = [screen.raw[screen.control & (screen.plate == p)] for p in range(screen.screen.config.num_plates)]
-        return np.median(np.std([g.mean(0) for g in groups], axis=0) / np.mean([g.std(0) for g in groups], axis=0))
+        groups = [
+            screen.raw[screen.control & (screen.plate == p)]
+            for p in range(screen.screen.config.num_plates)
+        ]
+        return np.median(
+            np.std([g.mean(0) for g in groups], axis=0)
+            / np.mean([g.std(0) for g in groups], axis=0)
+        )
 
     none = Measured(num_plates=3, wells_per_plate=24, batch_effect=0.0, control_fraction=1.0)
     assert spread_of_plates(measured) > 0.45 > 2 * spread_of_plates(none) - 0.2
@@ -217,7 +268,12 @@ def test_plates_differ_unless_told_otherwise(measured):
 
 def test_proximity_bias_can_be_switched_on():
     def within_arms(arm_bias):
-        settings = {"num_complexes": 0, "num_single_genes": 24, "inactive_fraction": 1.0, "num_compounds": 0}
+        settings = {
+            "num_complexes": 0,
+            "num_single_genes": 24,
+            "inactive_fraction": 1.0,
+            "num_compounds": 0,
+        }
         screen = Measured(num_plates=2, num_arms=4, arm_bias=arm_bias, **settings)
         arm = {g["gene"]: g["arm"] for g in screen.screen.genes.to_pylist()}
         names = sorted(screen.genes)
@@ -248,7 +304,9 @@ def test_bank_and_truth(written):
     np.testing.assert_array_equal(opened.read(13), Screen(config).field(1, 1, 0))
     assert opened.metadata.equals(Screen(config).metadata())
     for name in simulated_write_screen.TRUTH:
-        assert pq.read_table(written / "truth" / f"{name}.parquet").equals(getattr(Screen(config), name))
+        assert pq.read_table(written / "truth" / f"{name}.parquet").equals(
+            getattr(Screen(config), name)
+        )
 
 
 def test_parallel_processes_write_the_same_bytes(written, tmp_path):
@@ -273,13 +331,17 @@ def test_interrupted_screen_is_continued_and_finished_one_reused(written, tmp_pa
 
 
 def test_other_settings_are_named(written):
-    with pytest.raises(UserError, match=r"other settings: seed = 0 \(now 5\), photons = 2000.0 \(now 500.0\)"):
+    with pytest.raises(
+        UserError, match=r"other settings: seed = 0 \(now 5\), photons = 2000.0 \(now 500.0\)"
+    ):
         write_screen(written, SimulationConfig(seed=5, photons=500.0, **SMALL))
 
 
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a simulated screen; nothing was written"):
+    with pytest.raises(
+        UserError, match="exists and is not a simulated screen; nothing was written"
+    ):
         write_screen(tmp_path, SimulationConfig(**SMALL))
     assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
 
@@ -296,7 +358,9 @@ def test_screen_of_another_version(written, tmp_path):
 
 def test_failing_process_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(UserError, match=r"ended with code 1: no message\. Finished images are kept"):
+    with pytest.raises(
+        UserError, match=r"ended with code 1: no message\. Finished images are kept"
+    ):
         write_screen(tmp_path / "x.zarr", SimulationConfig(**SMALL), jobs=2)
 
 
@@ -318,7 +382,11 @@ def test_impossible_settings(settings, message):
 
 
 def test_more_treatments_than_wells_is_said(tmp_path, caplog):
-    write_screen(tmp_path / "tiny.zarr", SimulationConfig(num_plates=1, wells_per_plate=4, field_px=32), jobs=1)
+    write_screen(
+        tmp_path / "tiny.zarr",
+        SimulationConfig(num_plates=1, wells_per_plate=4, field_px=32),
+        jobs=1,
+    )
     assert "76 treatments but 2 wells for them: the last 74 do not occur" in caplog.text
     assert len(opening.open_bank(tmp_path / "tiny.zarr")) == 4
 
@@ -326,9 +394,17 @@ def test_more_treatments_than_wells_is_said(tmp_path, caplog):
 def test_command(tmp_path, caplog):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    flags = "--plates 1 --wells 6 --field-px 48 --num-complexes 1 --genes-per-complex 2 --num-single-genes 0 --num-compounds 1 --num-doses 1"
+    flags = (
+        "--plates 1 --wells 6 --field-px 48 --num-complexes 1 --genes-per-complex 2"
+        " --num-single-genes 0 --num-compounds 1 --num-doses 1"
+    )
     caplog.set_level(logging.INFO, "phenomjax")
-    assert command.run(parser.parse_args(["--out", str(tmp_path / "s.zarr"), "--jobs", "1", *flags.split()])) == 0
+    assert (
+        command.run(
+            parser.parse_args(["--out", str(tmp_path / "s.zarr"), "--jobs", "1", *flags.split()])
+        )
+        == 0
+    )
     assert opening.open_bank(tmp_path / "s.zarr").shape == (6, 48, 48, 6)
     assert "6 images of 48 x 48 x 6, uint8" in caplog.text
 
@@ -336,9 +412,14 @@ def test_command(tmp_path, caplog):
 @pytest.mark.slow
 def test_killed_screen_is_continued_to_the_same_bytes(tmp_path):
     settings = SMALL | {"field_px": 160, "wells_per_plate": 24}
-    code = "import sys; from phenomjax.data.simulated.write_screen import *; write_screen(sys.argv[1], SimulationConfig(**eval(sys.argv[2])), jobs=2)"
+    code = (
+        "import sys; from phenomjax.data.simulated.write_screen import *; write_screen(sys.argv[1],"
+        " SimulationConfig(**eval(sys.argv[2])), jobs=2)"
+    )
     path = tmp_path / "killed.zarr"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path), repr(settings)], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), repr(settings)], start_new_session=True
+    )
     while not any(path.glob("images/c.*")):
         time.sleep(0.02)
         assert process.poll() is None

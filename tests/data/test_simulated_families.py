@@ -23,9 +23,9 @@ def test_conserved_sites_stay_and_free_sites_change():
         assert same[rates > 1].mean() < 0.7 < same[(rates > 0) & (rates < 0.3)].mean()
         assert 0.2 < (rates == 0).mean() < 0.6
     assert sf.simulate(CONFIG)[1] == members
-    with_indels = sf.simulate(sf.FamilyConfig(families=1, members=30, length=60, indel_rate=0.01, test_families=0))[1][
-        0
-    ]
+    with_indels = sf.simulate(
+        sf.FamilyConfig(families=1, members=30, length=60, indel_rate=0.01, test_families=0)
+    )[1][0]
     assert len({len(p) for p in with_indels}) > 1
 
 
@@ -41,7 +41,9 @@ def test_command_line(tmp_path):
         str(tmp_path / "f.zarr"),
     ]
     done = subprocess.run(
-        [*command, "--families", "2", "--members", "4", "--length", "20"], capture_output=True, text=True
+        [*command, "--families", "2", "--members", "4", "--length", "20"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and "8 proteins" in done.stderr, done.stderr
     assert len(open_token_bank(tmp_path / "f.zarr")) == 8
@@ -52,7 +54,10 @@ def test_command_line(tmp_path):
 def test_bank_holds_out_members_and_families(tmp_path):
     sf.write_families(tmp_path / "f.zarr", CONFIG)
     bank = open_token_bank(tmp_path / "f.zarr")
-    family = {split: {name[:4] for name in bank.names(range(*span))} for split, span in bank.splits.items()}
+    family = {
+        split: {name[:4] for name in bank.names(range(*span))}
+        for split, span in bank.splits.items()
+    }
     assert family == {"train": {"F001", "F002"}, "validation": {"F001", "F002"}, "test": {"F000"}}
     assert [b - a for a, b in bank.splits.values()] == [36, 4, 20]
     truth = pq.read_table(tmp_path / "f.zarr/truth/families.parquet")

@@ -1,4 +1,6 @@
-"""Rows for permutation language models: what they hold, which tokens are targets, in which order, and for whom it is the same."""
+"""Rows for permutation language models: what they hold, which tokens are targets, in which order,
+and for whom it is the same.
+"""
 
 import numpy as np
 import pytest
@@ -16,15 +18,26 @@ ROW, REUSE, TARGETS = 64, 32, 11
 def bank(tmp_path_factory):
     generator = np.random.default_rng(0)
     draw = lambda: "".join(generator.choice(list(AMINO_ACIDS), generator.integers(10, 60)))  # noqa: E731
-    splits = {"train": [(f"p{i}", draw()) for i in range(120)], "validation": [(f"v{i}", draw()) for i in range(20)]}
+    splits = {
+        "train": [(f"p{i}", draw()) for i in range(120)],
+        "validation": [(f"v{i}", draw()) for i in range(20)],
+    }
     return write_token_bank(tmp_path_factory.mktemp("bank") / "bank.zarr", splits)
 
 
 def loader(bank, **changes):
     options = {
-        "split": "train", "segment_len": ROW, "reuse_len": REUSE, "perm_size": 16, "num_predict": TARGETS, "mask_alpha": 6,
-        "mask_beta": 1, "bi_data": True, "seed": 3, "global_batch_size": 8,
-    }  # fmt: skip
+        "split": "train",
+        "segment_len": ROW,
+        "reuse_len": REUSE,
+        "perm_size": 16,
+        "num_predict": TARGETS,
+        "mask_alpha": 6,
+        "mask_beta": 1,
+        "bi_data": True,
+        "seed": 3,
+        "global_batch_size": 8,
+    }
     return SpanLoader([bank], **(options | changes))
 
 
@@ -68,7 +81,10 @@ def test_rows_follow_their_lanes(bank):
             at_end = text[first] == EOS if row % 2 else text[first - 1] == EOS
             goes_on = np.array_equal(tokens[first + 1 : -2], text[first : ROW - 3])
             assert at_end or not goes_on or first == REUSE + 15
-            continued, from_elsewhere = continued + goes_on, from_elsewhere + (at_end and not goes_on)
+            continued, from_elsewhere = (
+                continued + goes_on,
+                from_elsewhere + (at_end and not goes_on),
+            )
     assert 0.35 < continued / (continued + from_elsewhere) < 0.65
 
 
@@ -88,7 +104,10 @@ def test_spans_have_their_lengths():
     spans.mask_alpha, spans.mask_beta = 6, 1
     draws = np.random.Philox(1).random_raw(20000 * 2000 // 100).reshape(-1, 200)
     targets = spans._targets(
-        np.zeros((2000, 2000), bool), draws[:2000], np.random.Philox(2).random_raw(2000 * 2000).reshape(2000, -1), 200
+        np.zeros((2000, 2000), bool),
+        draws[:2000],
+        np.random.Philox(2).random_raw(2000 * 2000).reshape(2000, -1),
+        200,
     )
     assert targets.shape == (2000, 200)
     breaks = np.diff(targets, axis=1) > 1
@@ -114,9 +133,13 @@ def test_order_leaks_nothing(bank):
         assert not c[t, t].any() and c[~t, ~t].all()  # a target does not see itself, the others do
         assert not c[np.ix_(first, ~first)].any() and c[np.ix_(~first, first)].all()
         assert c[np.ix_(first, first & p)].all() and c[np.ix_(~first, ~first & p)].all()
-        assert not c[np.ix_(first & p, first & t)].any() and not c[np.ix_(~first & p, ~first & t)].any()
+        assert (
+            not c[np.ix_(first & p, first & t)].any()
+            and not c[np.ix_(~first & p, ~first & t)].any()
+        )
         among = c[np.ix_(t, t)]
-        assert (among ^ among.T | np.eye(TARGETS, dtype=bool)).all()  # of two targets one comes first
+        # of two targets one comes first
+        assert (among ^ among.T | np.eye(TARGETS, dtype=bool)).all()
         later_block = block[t][:, None] > block[t][None]
         assert among[later_block].all()
         # Whatever a visible token saw is visible too: content cannot leak through a neighbour.
@@ -142,5 +165,7 @@ def test_same_for_any_processes_and_any_start(bank):
 
 
 def test_a_row_without_room_is_refused(bank):
-    with pytest.raises(UserError, match=r"cannot hold 16 and 16 targets.*--config.model.reuse_len=16"):
+    with pytest.raises(
+        UserError, match=r"cannot hold 16 and 16 targets.*--config.model.reuse_len=16"
+    ):
         loader(bank, segment_len=32, reuse_len=24, num_predict=32)

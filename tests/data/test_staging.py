@@ -1,4 +1,6 @@
-"""Staging: copied once, checked, used again, safe with several processes, and continued after a kill."""
+"""Staging: copied once, checked, used again, safe with several processes, and continued after a
+kill.
+"""
 
 import multiprocessing
 import os

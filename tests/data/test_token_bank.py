@@ -11,7 +11,10 @@ from phenomjax.data.sequences import vocabulary
 from phenomjax.data.sequences.vocabulary import EOS, UNK
 from phenomjax.system.errors import UserError
 
-PROTEINS = {"train": [("a", "MKV"), ("b", "ACDEFGHIKLMNPQRSTVWY"), ("c", "XX")], "validation": [("d", "WW")]}
+PROTEINS = {
+    "train": [("a", "MKV"), ("b", "ACDEFGHIKLMNPQRSTVWY"), ("c", "XX")],
+    "validation": [("d", "WW")],
+}
 
 
 @pytest.mark.parametrize("chunk_bytes", [64, 2**20])
@@ -58,7 +61,9 @@ def test_damage_is_found(tmp_path):
 
 def test_smiles_tokens():
     split = vocabulary.smiles_tokens("[Na+].Clc1cc([C@@H](Br)O)ccc1[se]%12Sc")
-    assert " ".join(split) == "[ Na + ] . Cl c 1 c c ( [ C @@ H ] ( Br ) O ) c c c 1 [ se ] % 1 2 S c"
+    assert (
+        " ".join(split) == "[ Na + ] . Cl c 1 c c ( [ C @@ H ] ( Br ) O ) c c c 1 [ se ] % 1 2 S c"
+    )
     words = vocabulary.vocabulary("smiles")
     assert UNK not in words.encode("[13CH4]CC(=O)/C=C\\C#N") and words.encode("C?C")[1] == UNK
 

@@ -1,4 +1,6 @@
-"""Exports: each agrees with JAX or is not written, runs without this package, and loads back bit for bit."""
+"""Exports: each agrees with JAX or is not written, runs without this package, and loads back bit
+for bit.
+"""
 
 import json
 import re
@@ -28,7 +30,8 @@ def write_run(folder, **options):
     config = make_config(model__layer_scale=0.5, model__channels=CHANNELS, **options)
     random = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: 0.2 * random.standard_normal(x.shape, np.float32), openphenom.abstract_params(config.model)
+        lambda x: 0.2 * random.standard_normal(x.shape, np.float32),
+        openphenom.abstract_params(config.model),
     )
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
@@ -57,11 +60,17 @@ def standard(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def agnostic(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("agnostic") / "run", model__channel_agnostic=True, model__scan_layers=True)
+    return write_run(
+        tmp_path_factory.mktemp("agnostic") / "run",
+        model__channel_agnostic=True,
+        model__scan_layers=True,
+    )
 
 
 def export(run, form, out, *options):
-    return front.main(["--checkpoint", str(run), "--format", form, "--out", str(out), *map(str, options)])
+    return front.main(
+        ["--checkpoint", str(run), "--format", form, "--out", str(out), *map(str, options)]
+    )
 
 
 def crops(run, count, **options):
@@ -87,13 +96,18 @@ def test_onnx_agrees_for_any_batch_and_says_what_it_is(standard, exported):
     assert dims[0].dim_param and [d.dim_value for d in dims[1:]] == [32, 32, 3]
     about = json.loads({p.key: p.value for p in proto.metadata_props}["phenomjax"])
     model, _, pixels = crops(standard, 5)
-    assert (about["blocks"], about["pixels"], about["checkpoint_fingerprint"]) == ([2, 1], "uint8", model.fingerprint)
+    assert (about["blocks"], about["pixels"], about["checkpoint_fingerprint"]) == (
+        [2, 1],
+        "uint8",
+        model.fingerprint,
+    )
     assert pixels.dtype == np.uint8 and pixels.std() > 1
     expected = jax.jit(image_model.features(model), static_argnums=2)(model.params, pixels, (2, 1))
     run = onnx_file.session(exported)
     for size in (5, 2):
         np.testing.assert_allclose(run(pixels[:size]), expected[:size], atol=1e-4)
-    assert np.abs(np.asarray(expected[:, 0] - expected[:, 1])).max() > 0.1  # the blocks are told apart
+    # the blocks are told apart
+    assert np.abs(np.asarray(expected[:, 0] - expected[:, 1])).max() > 0.1
 
 
 def test_the_exporter_leaves_jax_as_it_was(exported):
@@ -112,7 +126,9 @@ def test_a_graph_that_disagrees_is_not_left(standard, exported, tmp_path, monkey
         if values.dtype == np.float32 and values.size > 500:
             tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), tensor.name))
     monkeypatch.setattr(onnx_file, "convert", lambda *_: proto)
-    with pytest.raises(UserError, match=r"disagrees with JAX: cosine .* allowed 1e-04. No file was left") as error:
+    with pytest.raises(
+        UserError, match=r"disagrees with JAX: cosine .* allowed 1e-04. No file was left"
+    ) as error:
         export(standard, "onnx", tmp_path / "x.onnx", "--block", 2, 1)
     assert error.value.exit_code == EXIT_FAILED
     assert not list(tmp_path.iterdir())
@@ -151,14 +167,22 @@ def test_stablehlo_runs_in_a_process_without_this_package(agnostic, tmp_path):
     assert expected.shape == (3, 1, 2 * dim)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
     about = json.loads((tmp_path / "encoder.stablehlo.json").read_text())
-    assert (about["channelwise"], about["platforms"], about["image_shape"]) == (True, ["cpu", "cuda"], [32, 32, 2])
+    assert (about["channelwise"], about["platforms"], about["image_shape"]) == (
+        True,
+        ["cpu", "cuda"],
+        [32, 32, 2],
+    )
 
 
 def test_safetensors_in_both_layouts_with_a_card(standard, tmp_path):
     assert export(standard, "safetensors", tmp_path / "whole", "--name", "Tiny") == 0
     model = opening.load(standard)
     state = files.read_arrays(tmp_path / "whole" / "model.safetensors")
-    jax.tree.map(np.testing.assert_array_equal, openphenom.from_state_dict(state, model.config.model), model.params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        openphenom.from_state_dict(state, model.config.model),
+        model.params,
+    )
     card = (tmp_path / "whole" / "README.md").read_text()
     for part in (
         "# Tiny",
@@ -172,12 +196,20 @@ def test_safetensors_in_both_layouts_with_a_card(standard, tmp_path):
     assert "0.5 |" not in card  # a later step's
     assert export(standard, "safetensors", tmp_path / "timm", "--layout", "timm") == 0
     names = set(files.read_arrays(tmp_path / "timm" / "model.safetensors"))
-    assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.1.attn_out_proj.bias", "norm.weight"} <= names
+    assert {
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "blocks.1.attn_out_proj.bias",
+        "norm.weight",
+    } <= names
     assert not any(name.startswith(("encoder", "decoder")) for name in names)
 
 
 def card_lines(folder, language):
-    """The code of a release's card, and what it makes of its own pixels when they are replaced by `pixels`."""
+    """The code of a release's card, and what it makes of its own pixels when they are replaced by
+    `pixels`.
+    """
     section = (folder / "README.md").read_text().split(f"## Use with {language}")[1]
     code = re.search(r"```python\n(.*?)\n```", section, re.DOTALL)[1]
     assert len(code.splitlines()) == 5
@@ -209,7 +241,9 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
     np.testing.assert_allclose(encode(names["model"].params, pixels), expected, atol=1e-4)
     sums = (folder / "SHA256SUMS").read_text()
     (folder / "LICENSE").write_text("SPDX-License-Identifier: MIT\n")
-    with pytest.raises(UserError, match=r"LICENSE differs from its checksum: the release was changed"):
+    with pytest.raises(
+        UserError, match=r"LICENSE differs from its checksum: the release was changed"
+    ):
         release.load(folder)
     (folder / "LICENSE").unlink()
     with pytest.raises(UserError, match="LICENSE is missing"):
@@ -218,10 +252,16 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("options", [
-    {}, {"model__channel_agnostic": True}, {"model__bias_order": "timm_legacy", "model__qk_norm": False},
-    {"model__block": "prenorm"}, {"model__block": "prenorm", "model__layer_scale": 0.0, "model__class_token": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"model__channel_agnostic": True},
+        {"model__bias_order": "timm_legacy", "model__qk_norm": False},
+        {"model__block": "prenorm"},
+        {"model__block": "prenorm", "model__layer_scale": 0.0, "model__class_token": False},
+    ],
+)
 def test_the_lines_for_pytorch_give_the_same_embeddings(options, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     run, folder = tmp_path / "run", tmp_path / "release"
@@ -237,11 +277,18 @@ def test_the_lines_for_pytorch_give_the_same_embeddings(options, tmp_path, monke
     exec(card_lines(folder, "PyTorch"), names)
     assert tuple(names["embeddings"].shape) == (1, 32)
     given = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-    encode, encoder = jax.jit(image_model.features(model), static_argnums=(2, 3)), names["load"](".")
-    np.testing.assert_allclose(encoder(given).numpy(), encode(model.params, pixels, (2,), False)[:, 0], atol=1e-4)
+    encode, encoder = (
+        jax.jit(image_model.features(model), static_argnums=(2, 3)),
+        names["load"]("."),
+    )
+    np.testing.assert_allclose(
+        encoder(given).numpy(), encode(model.params, pixels, (2,), False)[:, 0], atol=1e-4
+    )
     agnostic = model.config.model.channel_agnostic
     np.testing.assert_allclose(
-        encoder(given, (1, 2), agnostic).numpy(), encode(model.params, pixels, (1, 2), agnostic), atol=1e-4
+        encoder(given, (1, 2), agnostic).numpy(),
+        encode(model.params, pixels, (1, 2), agnostic),
+        atol=1e-4,
     )
     sys.modules.pop("encoder")
 
@@ -250,7 +297,8 @@ def write_run_without_scale(folder, options):
     config = make_config(model__channels=CHANNELS, model__layer_scale=0.0, **options)
     random = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda x: 0.2 * random.standard_normal(x.shape, np.float32), openphenom.abstract_params(config.model)
+        lambda x: 0.2 * random.standard_normal(x.shape, np.float32),
+        openphenom.abstract_params(config.model),
     )
     loading.write(folder, config, params)
     return folder
@@ -261,10 +309,14 @@ def test_push_is_private_and_stops_at_the_network(standard, tmp_path, monkeypatc
 
     calls = []
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "create_repo", lambda self, name, **options: calls.append((self.endpoint, name, options))
+        huggingface_hub.HfApi,
+        "create_repo",
+        lambda self, name, **options: calls.append((self.endpoint, name, options)),
     )
     monkeypatch.setattr(
-        huggingface_hub.HfApi, "upload_folder", lambda self, **options: calls.append(options["folder_path"])
+        huggingface_hub.HfApi,
+        "upload_folder",
+        lambda self, **options: calls.append(options["folder_path"]),
     )
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     out = tmp_path / "release"
@@ -273,7 +325,9 @@ def test_push_is_private_and_stops_at_the_network(standard, tmp_path, monkeypatc
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens on this port
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with pytest.raises(UserError, match=r"could not be uploaded to lab/cells at http://127.0.0.1:9") as error:
+    with pytest.raises(
+        UserError, match=r"could not be uploaded to lab/cells at http://127.0.0.1:9"
+    ) as error:
         hub.push(out, "lab/cells")
     assert error.value.exit_code == EXIT_FAILED and "hf_secret" not in str(error.value)
     with pytest.raises(UserError, match="name the repository as OWNER/NAME"):
@@ -283,17 +337,32 @@ def test_push_is_private_and_stops_at_the_network(standard, tmp_path, monkeypatc
         hub.push(out, "lab/cells")
 
 
-@pytest.mark.parametrize("form,options,message", [
-    ("onnx", ("--opset", 12), r"--opset 12: graphs are written with opset 18 to 23"),
-    ("onnx", ("--block", 9), r"--block 9: this model's encoder has blocks 1 to 2"),
-    ("onnx", ("--image_size", 30), r"Crops of 30 px do not divide into patches"),
-    ("onnx", ("--channels", 2), r"--channels 2: this model was trained on 3 channels \(DNA, ER, Actin\)"),
-    ("onnx", ("--channelwise",), r"--channelwise needs a channel-agnostic model"),
-    ("stablehlo", ("--platforms", "cpu,metal"), r"--platforms metal: it can be cpu, cuda, rocm, tpu"),
-    ("release", (), r"--format release needs --licence"),
-    ("release", ("--licence", "MIT", "--public"), r"--public says how a repository is made, and there is none"),
-    ("tensorrt", (), r"TensorRT cannot be used here: .*pip install tensorrt"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "form,options,message",
+    [
+        ("onnx", ("--opset", 12), r"--opset 12: graphs are written with opset 18 to 23"),
+        ("onnx", ("--block", 9), r"--block 9: this model's encoder has blocks 1 to 2"),
+        ("onnx", ("--image_size", 30), r"Crops of 30 px do not divide into patches"),
+        (
+            "onnx",
+            ("--channels", 2),
+            r"--channels 2: this model was trained on 3 channels \(DNA, ER, Actin\)",
+        ),
+        ("onnx", ("--channelwise",), r"--channelwise needs a channel-agnostic model"),
+        (
+            "stablehlo",
+            ("--platforms", "cpu,metal"),
+            r"--platforms metal: it can be cpu, cuda, rocm, tpu",
+        ),
+        ("release", (), r"--format release needs --licence"),
+        (
+            "release",
+            ("--licence", "MIT", "--public"),
+            r"--public says how a repository is made, and there is none",
+        ),
+        ("tensorrt", (), r"TensorRT cannot be used here: .*pip install tensorrt"),
+    ],
+)
 def test_mistakes(standard, form, options, message, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(UserError, match=message):
@@ -302,7 +371,9 @@ def test_mistakes(standard, form, options, message, tmp_path, monkeypatch):
 
 
 def test_mistakes_of_out(standard, tmp_path):
-    with pytest.raises(UserError, match=r"--format onnx writes a file NAME.onnx, for instance .*x.onnx"):
+    with pytest.raises(
+        UserError, match=r"--format onnx writes a file NAME.onnx, for instance .*x.onnx"
+    ):
         export(standard, "onnx", tmp_path / "x.bin")
     with pytest.raises(UserError, match="is there already"):
         export(standard, "onnx", tmp_path)

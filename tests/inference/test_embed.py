@@ -1,4 +1,6 @@
-"""Embedding: equal to one pass over the whole sequence, whatever the order, the batches, or how often it was stopped."""
+"""Embedding: equal to one pass over the whole sequence, whatever the order, the batches, or how
+often it was stopped.
+"""
 
 import gzip
 import itertools
@@ -67,24 +69,36 @@ def whole(workdir, sequence):
         return np.asarray(layers[0].sum(0))
     before, after = task.boundary
     tokens = jnp.concatenate([jnp.array(before, jnp.uint8), ids, jnp.array(after, jnp.uint8)])[None]
-    features = jax.jit(task.embed)(model.params, {"tokens": tokens[:, None], "lengths": jnp.array([tokens.shape[1]])})
+    features = jax.jit(task.embed)(
+        model.params, {"tokens": tokens[:, None], "lengths": jnp.array([tokens.shape[1]])}
+    )
     return np.asarray(features[0, 0, len(before) : len(before) + len(ids)])
 
 
 @pytest.mark.parametrize("name", tiny.SHAPES)
 def test_residues_equal_one_pass_over_the_whole_sequence(name, runs, tmp_path):
-    # XLNet sees both sides within a segment only, so its long sequences are another function by definition.
+    # XLNet sees both sides within a segment only, so its long sequences are another function by
+    # definition.
     lengths = [n for n in LENGTHS if n <= 12] if name == "permutation_lm" else LENGTHS
     sequences = tiny.proteins([*lengths, 12])
     assert (
-        run(runs[name], tiny.write_fasta(tmp_path / "a.fasta", sequences), tmp_path / "a.zarr", "--per", "residue") == 0
+        run(
+            runs[name],
+            tiny.write_fasta(tmp_path / "a.fasta", sequences),
+            tmp_path / "a.zarr",
+            "--per",
+            "residue",
+        )
+        == 0
     )
     values, offsets, table = read(tmp_path / "a.zarr")
     assert table["length"].to_pylist() == [len(s) for s in sequences] == list(np.diff(offsets))
     assert table["description"].to_pylist()[1] == "about p1"
     for number in (0, len(lengths) // 2, len(lengths)):
         found = values[offsets[number] : offsets[number + 1]]
-        np.testing.assert_allclose(found, whole(runs[name], sequences[number]), atol=3e-5, err_msg=f"{number}")
+        np.testing.assert_allclose(
+            found, whole(runs[name], sequences[number]), atol=3e-5, err_msg=f"{number}"
+        )
 
 
 def test_memory_carries_xlnet_over_segments(runs, tmp_path):
@@ -138,7 +152,9 @@ def test_order_repeats_and_compression_change_no_bit(runs, tmp_path):
     a, b = read(tmp_path / "a.zarr"), read(tmp_path / "b.zarr")
     np.testing.assert_array_equal(a[0], b[0][-2::-1])
     np.testing.assert_array_equal(b[0][-1], a[0][2])
-    assert b[2]["id"].to_pylist()[0] == named[-1][0] and b[2]["source"].to_pylist()[0] == "b.fasta.gz"
+    assert (
+        b[2]["id"].to_pylist()[0] == named[-1][0] and b[2]["source"].to_pylist()[0] == "b.fasta.gz"
+    )
 
 
 def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeypatch):
@@ -168,10 +184,12 @@ def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeyp
     for file in (tmp_path / "straight.zarr").rglob("*"):
         if file.is_file():
             assert (
-                file.read_bytes() == (tmp_path / "a.zarr" / file.relative_to(tmp_path / "straight.zarr")).read_bytes()
+                file.read_bytes()
+                == (tmp_path / "a.zarr" / file.relative_to(tmp_path / "straight.zarr")).read_bytes()
             ), file
     assert not (tmp_path / "a.zarr.partial").exists()
-    assert run(runs["causal_lm"], source, tmp_path / "a.zarr", *arguments) == 0  # says that it is done
+    # says that it is done
+    assert run(runs["causal_lm"], source, tmp_path / "a.zarr", *arguments) == 0
     with pytest.raises(UserError, match="is there already"):
         run(runs["causal_lm"], source, tmp_path / "a.zarr")
 
@@ -210,7 +228,9 @@ def test_bad_records_are_named_and_the_good_ones_embedded(runs, tmp_path, caplog
         ("bad", "illegal_letter", 11),
         ("none", "empty", 21),
     ]
-    attributes = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"]["phenomjax"]
+    attributes = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())["attributes"][
+        "phenomjax"
+    ]
     assert (attributes["task"], attributes["step"], attributes["pooling"], attributes["dtype"]) == (
         "causal_lm",
         0,
@@ -226,7 +246,10 @@ def test_mistakes(runs, tmp_path):
         ((runs["causal_lm"], tmp_path / "b.fasta", tmp_path / "a.zarr"), "There is no file"),
         ((tmp_path, source, tmp_path / "a.zarr"), "holds no checkpoint"),
         ((tmp_path / "nowhere", source, tmp_path / "a.zarr"), "does not exist"),
-        ((runs["causal_lm"], source, tmp_path / "a.zarr", "--layer", 7), "layers 0 .the embedding. to 2"),
+        (
+            (runs["causal_lm"], source, tmp_path / "a.zarr", "--layer", 7),
+            "layers 0 .the embedding. to 2",
+        ),
         ((runs["causal_lm"], source, tmp_path / "x" / "a.zarr"), "The folder .* does not exist"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -245,13 +268,18 @@ def test_plan_covers_all_with_few_shapes():
     lengths = np.sort(np.random.default_rng(0).integers(2, 3000, 5000))[::-1]
     lengths = np.concatenate([[70_000], lengths])
     plan = batches.plan(lengths, 512, 16384, 8)
-    assert [b.start for b in plan[1:]] == [b.stop for b in plan[:-1]] and (plan[0].start, plan[-1].stop) == (
+    assert [b.start for b in plan[1:]] == [b.stop for b in plan[:-1]] and (
+        plan[0].start,
+        plan[-1].stop,
+    ) == (
         0,
         len(lengths),
     )
     for b in plan:
         assert b.stop - b.start <= b.rows and b.rows % 8 == 0 and b.rows * b.seq <= 16384
-        assert lengths[b.start] <= b.seq * b.segments and (b.segments == 1 or lengths[b.stop - 1] >= 2 or b.seq == 512)
+        assert lengths[b.start] <= b.seq * b.segments and (
+            b.segments == 1 or lengths[b.stop - 1] >= 2 or b.seq == 512
+        )
     assert len({(b.rows, b.seq, b.segments == 1) for b in plan}) <= 10
     assert batches.plan([3], 512, 16384) == [batches.Batch(0, 1, 1, 64, 1)]
 
@@ -260,7 +288,9 @@ def test_two_devices_give_what_one_gives(runs, tmp_path):
     source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([30, 9, 4]))
     for devices in (1, 2):
         run(runs["causal_lm"], source, tmp_path / f"{devices}.zarr", "--devices", devices)
-    np.testing.assert_allclose(read(tmp_path / "1.zarr")[0], read(tmp_path / "2.zarr")[0], atol=1e-5)
+    np.testing.assert_allclose(
+        read(tmp_path / "1.zarr")[0], read(tmp_path / "2.zarr")[0], atol=1e-5
+    )
 
 
 def test_rows_over_several_chunks(tmp_path):
@@ -271,7 +301,11 @@ def test_rows_over_several_chunks(tmp_path):
     )
     rows.create("protein")
     for start, columns, count in [(0, slice(None), 4), (3, slice(0, 1), 12), (20, slice(1, 3), 3)]:
-        values = np.random.default_rng(start).normal(size=(count, len(range(3)[columns]))).astype(np.float32)
+        values = (
+            np.random.default_rng(start)
+            .normal(size=(count, len(range(3)[columns])))
+            .astype(np.float32)
+        )
         rows.write(start, columns, values)
         expected[start : start + count, columns] = values
     rows.flush()
@@ -282,11 +316,15 @@ def test_rows_over_several_chunks(tmp_path):
 
 def test_a_run_records_what_its_model_must_know_of_the_bank(tmp_path):
     options = {"prepare": {"rare": "keep"}}
-    bank.write_token_bank(tmp_path / "b.zarr", {"train": [("a", "MKU")]}, boundary="bos_eos", options=options)
+    bank.write_token_bank(
+        tmp_path / "b.zarr", {"train": [("a", "MKU")]}, boundary="bos_eos", options=options
+    )
     c = tiny.make_config("causal_lm", data__banks=(str(tmp_path / "b.zarr"),))
     m = tasks.resolve(c, tmp_path).model
     assert (m.alphabet, m.boundary, m.rare) == ("protein", "bos_eos", "keep")
-    workdir = tiny.write(tmp_path / "run", "causal_lm", model__boundary=m.boundary, model__rare=m.rare)
+    workdir = tiny.write(
+        tmp_path / "run", "causal_lm", model__boundary=m.boundary, model__rare=m.rare
+    )
     model = language_model.load(workdir)
     assert model.task.boundary == ((vocabulary.BOS,), (vocabulary.EOS,))
     source = tiny.write_fasta(tmp_path / "a.fasta", ["MKU", "MKX"])

@@ -1,4 +1,6 @@
-"""Images -> embeddings: the encoder by block, the grid of crops, channels, units, levels, digests, and the mistakes a user can make."""
+"""Images -> embeddings: the encoder by block, the grid of crops, channels, units, levels, digests,
+and the mistakes a user can make.
+"""
 
 import json
 import os
@@ -96,36 +98,52 @@ def read(path, array="embeddings"):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_outputs_of_blocks(agnostic):
-    """The last block is `embed`; block 1 does not depend on block 2, nor on whether layers are scanned."""
+    """The last block is `embed`; block 1 does not depend on block 2, nor on whether layers are
+    scanned.
+    """
     batch = make_batch()
     options = {"model__channel_agnostic": agnostic, "model__layer_scale": 0.5}
     task, params = start(make_config(**options), batch)
     scanned = MaskedAutoencoder(make_config(model__scan_layers=True, **options))
-    encode = jax.jit(image_model.features(ImageModel(None, 0, task.config, task, params, "")), static_argnums=(2, 3))
+    encode = jax.jit(
+        image_model.features(ImageModel(None, 0, task.config, task, params, "")),
+        static_argnums=(2, 3),
+    )
     y = encode(params, batch["pixels"], (2, 1))
     np.testing.assert_allclose(y[:, 0], jax.jit(task.embed)(params, batch), rtol=1e-6, atol=1e-6)
     assert np.abs(y[:, 0] - y[:, 1]).max() > 0.1
     other = jax.tree.map(lambda x: x, params)
     other["encoder"]["blocks"].pop("layer_1")  # it would be missed if it were computed
     other.pop("decoder")
-    np.testing.assert_allclose(encode(other, batch["pixels"], (1,))[:, 0], y[:, 1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        encode(other, batch["pixels"], (1,))[:, 0], y[:, 1], rtol=1e-5, atol=1e-6
+    )
     encode = jax.jit(
-        image_model.features(ImageModel(None, 0, scanned.config, scanned, params, "")), static_argnums=(2, 3)
+        image_model.features(ImageModel(None, 0, scanned.config, scanned, params, "")),
+        static_argnums=(2, 3),
     )
     stacked = vit.stack_layers(params)
     np.testing.assert_allclose(encode(stacked, batch["pixels"], (2, 1)), y, rtol=1e-5, atol=1e-6)
     if agnostic:
         channelwise = encode(stacked, batch["pixels"], (1,), True)
-        np.testing.assert_allclose(channelwise.reshape(4, 3, 32).mean(1), y[:, 1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            channelwise.reshape(4, 3, 32).mean(1), y[:, 1], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_levels(run, bank, tmp_path):
-    """Crops are those of a centred grid with channels by name; sites and wells are their means; rows say what they are."""
+    """Crops are those of a centred grid with channels by name; sites and wells are their means;
+    rows say what they are.
+    """
     workdir, task, params = run
     for level in ("crop", "site", "well"):
         options = ("--level", level, "--block", 2, 1, "--stride", 16, "--dtype", "float32")
@@ -134,8 +152,12 @@ def test_levels(run, bank, tmp_path):
     images = np.stack([open_bank(bank).read(i) for i in range(6)])[..., [1, 0, 2]]
     ys, xs = (0, 16, 32, 48), (4, 20, 36)  # of 80 x 72 px: 8 columns are left out
     cut = np.stack([image[y : y + 32, x : x + 32] for image in images for y in ys for x in xs])
-    np.testing.assert_allclose(crops, jax.jit(task.embed)(params, {"pixels": cut}), rtol=1e-4, atol=1e-5)
-    assert [(r["image"], r["y"], r["x"]) for r in rows] == [(i, y, x) for i in range(6) for y in ys for x in xs]
+    np.testing.assert_allclose(
+        crops, jax.jit(task.embed)(params, {"pixels": cut}), rtol=1e-4, atol=1e-5
+    )
+    assert [(r["image"], r["y"], r["x"]) for r in rows] == [
+        (i, y, x) for i in range(6) for y in ys for x in xs
+    ]
     sites, rows = read(tmp_path / "site.zarr", "embeddings_block_2")
     np.testing.assert_allclose(sites, crops.reshape(6, 12, 32).mean(1), rtol=1e-5, atol=1e-6)
     assert [(r["site"], r["num_crops"], r["num_images"], r["image"]) for r in rows] == [
@@ -155,7 +177,9 @@ def test_levels(run, bank, tmp_path):
     assert rows[1].items() >= expected.items() and rows[1]["site"] is rows[1]["image"] is None
     first = read(tmp_path / "well.zarr", "embeddings_block_1")[0]
     assert first.shape == wells.shape and np.abs(first - wells).max() > 0.01
-    entry = json.loads((tmp_path / "well.zarr" / "zarr.json").read_text())["attributes"]["phenomjax"]
+    entry = json.loads((tmp_path / "well.zarr" / "zarr.json").read_text())["attributes"][
+        "phenomjax"
+    ]
     known = {
         "format": "embeddings",
         "level": "well",
@@ -164,21 +188,40 @@ def test_levels(run, bank, tmp_path):
         "stride": 16,
         "precision": "float32",
     }
-    assert entry.items() >= known.items() and entry["bank_fingerprint"] == open_bank(bank).fingerprint
+    assert (
+        entry.items() >= known.items() and entry["bank_fingerprint"] == open_bank(bank).fingerprint
+    )
     assert entry["computed_by"].startswith(f"jax {jax.__version__}, ")
 
 
 def test_channel_agnostic_models_take_subsets(agnostic, bank, tmp_path):
     workdir, task, params = agnostic
     with pytest.raises(
-        UserError, match=r"RNA cannot be embedded: the model was not trained with it.*--channels ER DNA Actin\."
+        UserError,
+        match=(
+            r"RNA cannot be embedded: the model was not trained with it.*--channels ER DNA Actin\."
+        ),
     ):
         run_embed(workdir, bank, tmp_path / "a.zarr")
-    options = ("--level", "crop", "--channels", "Actin", "DNA", "--channelwise", "--devices", 8, "--dtype", "float32")
+    options = (
+        "--level",
+        "crop",
+        "--channels",
+        "Actin",
+        "DNA",
+        "--channelwise",
+        "--devices",
+        8,
+        "--dtype",
+        "float32",
+    )
     assert run_embed(workdir, bank, tmp_path / "a.zarr", *options) == EXIT_DONE
     values, _ = read(tmp_path / "a.zarr")
-    images = np.stack([open_bank(bank).read(i) for i in range(6)])[..., [1, 2]]  # in the order of the model
-    cut = np.stack([image[y : y + 32, x : x + 32] for image in images for y in (8, 40) for x in (4, 36)])
+    # in the order of the model
+    images = np.stack([open_bank(bank).read(i) for i in range(6)])[..., [1, 2]]
+    cut = np.stack(
+        [image[y : y + 32, x : x + 32] for image in images for y in (8, 40) for x in (4, 36)]
+    )
     expected = jax.jit(lambda p, x: task.embed(p, {"pixels": x}, channelwise=True))(params, cut)
     assert values.shape == (24, 64)
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
@@ -192,7 +235,9 @@ def test_bad_images_cost_themselves(run, tmp_path, monkeypatch, caplog):
     shard_path(path, 4).unlink()
     reads, original = [], CropReader.read_crops
     monkeypatch.setattr(
-        CropReader, "read_crops", lambda self, outs, image, *yx: reads.append(image) or original(self, outs, image, *yx)
+        CropReader,
+        "read_crops",
+        lambda self, outs, image, *yx: reads.append(image) or original(self, outs, image, *yx),
     )
     for level in ("crop", "well"):
         assert run_embed(run[0], path, tmp_path / f"{level}.zarr", "--level", level) == EXIT_FAILED
@@ -202,11 +247,13 @@ def test_bad_images_cost_themselves(run, tmp_path, monkeypatch, caplog):
     assert left == [row for row in rows if row["image"] not in (1, 4)]
     np.testing.assert_array_equal(values, good.reshape(6, 4, 32)[[0, 2, 3, 5]].reshape(16, 32))
     _, rows = read(tmp_path / "well.zarr")
-    assert [(r["well"], r["num_images"]) for r in rows] == [("A01", 2), ("A03", 2)]  # of A02 both images were bad
+    # of A02 both images were bad
+    assert [(r["well"], r["num_images"]) for r in rows] == [("A01", 2), ("A03", 2)]
     rejected = pq.read_table(tmp_path / "well.zarr" / "rejected.parquet").to_pylist()
     assert [(r["image"], r["name"]) for r in rejected] == [(1, "b P1/A02/1"), (4, "b P1/A02/4")]
     assert "truncated" in rejected[0]["reason"] and "not there" in rejected[1]["reason"]
-    assert run_embed(run[0], path, tmp_path / "well.zarr") == EXIT_FAILED  # nothing to do, but it is said again
+    # nothing to do, but it is said again
+    assert run_embed(run[0], path, tmp_path / "well.zarr") == EXIT_FAILED
 
 
 def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog):
@@ -223,21 +270,34 @@ def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog
     out = tmp_path / "out.zarr"
     assert run_embed(run[0], bank, out, "--level", "crop") == EXIT_STOPPED
     assert not out.exists() and len(seen) == 2
-    with pytest.raises(UserError, match=r"was begun with other settings: --stride was 32, is now 16\. Give the same"):
+    with pytest.raises(
+        UserError,
+        match=r"was begun with other settings: --stride was 32, is now 16\. Give the same",
+    ):
         run_embed(run[0], bank, out, "--level", "crop", "--stride", 16)
     assert (
-        run_embed(run[0], bank, out, "--level", "crop", "--batch_size", 4, "--unit_crops", 4) == EXIT_DONE
+        run_embed(run[0], bank, out, "--level", "crop", "--batch_size", 4, "--unit_crops", 4)
+        == EXIT_DONE
     )  # the first ones stay
-    assert len(seen) == len(set(seen)) == 3 and contents(out) == contents(tmp_path / "straight.zarr")
+    assert len(seen) == len(set(seen)) == 3 and contents(out) == contents(
+        tmp_path / "straight.zarr"
+    )
     assert run_embed(run[0], bank, out, "--level", "crop") == EXIT_DONE and len(seen) == 3
     assert not list(tmp_path.glob("*.partial"))
     with pytest.raises(
-        UserError, match=r"is there already, and it was made with other settings: --level was crop, is now site\."
+        UserError,
+        match=(
+            r"is there already, and it was made with other settings: --level was crop, is now"
+            r" site\."
+        ),
     ):
         run_embed(run[0], bank, out, "--level", "site")
     other = write_images(tmp_path / "other.zarr", 2)
     assert run_embed(run[0], [bank, other], tmp_path / "folder", "--level", "crop") == EXIT_DONE
-    assert contents(tmp_path / "folder" / "b.zarr") == contents(out) and (tmp_path / "folder" / "other.zarr").is_dir()
+    assert (
+        contents(tmp_path / "folder" / "b.zarr") == contents(out)
+        and (tmp_path / "folder" / "other.zarr").is_dir()
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,7 +306,10 @@ def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog
         (["--crop_size", 30], r"patches of 8 px, so give a multiple of 8, such as 32\."),
         (
             ["--crop_size", 128],
-            r"A crop of 128 px does not fit into the images of .*b.zarr, 80 x 72 px. Give a --crop_size of at most 72",
+            (
+                r"A crop of 128 px does not fit into the images of .*b.zarr, 80 x 72 px. Give a"
+                r" --crop_size of at most 72"
+            ),
         ),
         (["--stride", 48], r"--stride 48: give 1 to 32 px"),
         (["--block", 3], r"--block 3: this model's encoder has blocks 1 to 2"),
@@ -267,21 +330,35 @@ def test_banks_that_do_not_fit(run, tmp_path):
     path = write_images(tmp_path / "names.zarr", 2, channels=("dna", "ER", "Actin"))
     with pytest.raises(
         UserError,
-        match=r"DNA of the model is not in the bank; Did you mean 'dna'\?.*the bank .* has \(dna, ER, Actin\)",
+        match=(
+            r"DNA of the model is not in the bank; Did you mean 'dna'\?.*the bank .* has \(dna, ER,"
+            r" Actin\)"
+        ),
     ):
         run_embed(run[0], path, tmp_path / "e.zarr")
     path = write_images(tmp_path / "wells.zarr", 2, channels=CHANNELS, well=["A01", None])
-    with pytest.raises(UserError, match=r"1 of the 2 images of .* have no well in their metadata.* --level site"):
+    with pytest.raises(
+        UserError, match=r"1 of the 2 images of .* have no well in their metadata.* --level site"
+    ):
         run_embed(run[0], path, tmp_path / "e.zarr")
     with pytest.raises(UserError, match=r"Nothing to embed is named. Give --bank"):
         embed.main(["--checkpoint", str(run[0]), "--out", "e.zarr"])
 
 
 def test_layouts_waste_little_and_cover_everything():
-    for images, crops, batch in ((1000, 64, 8), (1000, 64, 512), (10, 63, 32), (5, 1, 64), (300, 16, 48)):
+    for images, crops, batch in (
+        (1000, 64, 8),
+        (1000, 64, 512),
+        (10, 63, 32),
+        (5, 1, 64),
+        (300, 16, 48),
+    ):
         layout = plan.layout(images, crops, 256 * 256 * 6, batch, 4096)
         covered = [image for unit in range(layout.units) for image in layout.images_of(unit)]
-        assert covered == list(range(images)) and sum(map(layout.crops_of, range(layout.units))) == images * crops
+        assert (
+            covered == list(range(images))
+            and sum(map(layout.crops_of, range(layout.units))) == images * crops
+        )
         group = layout.group_images * crops
         assert -group % batch <= 0.03 * group or layout.group_images == images
         assert layout.unit_images % layout.group_images == 0
@@ -294,10 +371,24 @@ def test_dry_run(run, bank, tmp_path, capsys, monkeypatch):
     """Crops and bytes of banks, and of an archive on paper; nothing is written."""
     monkeypatch.setattr(estimate, "SAMPLE_SECONDS", 0.0)
     before = contents(bank.parent)
-    assert run_embed(run[0], bank, tmp_path / "e.zarr", "--dry_run", "--level", "site", "--num_workers", 3) == EXIT_DONE
+    assert (
+        run_embed(
+            run[0], bank, tmp_path / "e.zarr", "--dry_run", "--level", "site", "--num_workers", 3
+        )
+        == EXIT_DONE
+    )
     header, row, rate, total = capsys.readouterr().out.splitlines()
     stored = sum(shard_path(bank, i).stat().st_size for i in range(6))
-    assert header.split() == ["bank", "images", "crops", "rows", "read", "written", "meanwhile", "hours"]
+    assert header.split() == [
+        "bank",
+        "images",
+        "crops",
+        "rows",
+        "read",
+        "written",
+        "meanwhile",
+        "hours",
+    ]
     assert (
         row.split()[:4] == ["b", "6", "24", "6"]
         and estimate.human(stored) in row
@@ -305,7 +396,17 @@ def test_dry_run(run, bank, tmp_path, capsys, monkeypatch):
     )
     assert "crops/s from files to embeddings (jax" in rate and "over 3 of them" in total
     assert contents(bank.parent) == before and not list(tmp_path.iterdir())
-    arguments = ("--checkpoint", run[0], "--devices", 1, "--batch_size", 16, "--dry_run", "--image_size", 128)
+    arguments = (
+        "--checkpoint",
+        run[0],
+        "--devices",
+        1,
+        "--batch_size",
+        16,
+        "--dry_run",
+        "--image_size",
+        128,
+    )
     for option, value in (("--crops", 139e6), ("--images", 139e6 / 16)):
         assert embed.main([str(a) for a in (*arguments, option, value)]) == EXIT_DONE
         assert "8,687,500    139,000,000" in capsys.readouterr().out
@@ -317,7 +418,10 @@ def test_launch_files_run_this_command():
     """A worker a task under SLURM, and an indexed job that treats the exit codes as they are meant."""
     words = ["--checkpoint", "runs/a b", "--bank", "b.zarr", "c.zarr", "--out", "e"]
     command = subprocess.run(
-        ["bash", ROOT / "launch" / "embed.sbatch", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True
+        ["bash", ROOT / "launch" / "embed.sbatch", "--dry-run", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     line = shlex.split(command.stdout)
     assert line[0] == "srun" and line[-9:-7] == ["-m", "phenomjax.embed"]
@@ -340,15 +444,41 @@ def test_launch_files_run_this_command():
 
 @pytest.mark.shared_data
 def test_a_real_well(shared, tmp_path):
-    """From the files of RxRx3 to the embedding of a well, equal to the model's own on the pixels of the bank."""
-    path, names = tmp_path / "b.zarr", ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
-    assert prepare(shared / "microscopy" / "images" / "rxrx3_AA41_s1", path, "rxrx3", default="plate=1") == 0
-    workdir, task, params = write_run(tmp_path / "run", model__channel_agnostic=True, model__channels=names)
-    assert run_embed(workdir, path, tmp_path / "e.zarr", "--crop_size", 64, "--dtype", "float32") == EXIT_DONE
+    """From the files of RxRx3 to the embedding of a well, equal to the model's own on the pixels of
+    the bank.
+    """
+    path, names = (
+        tmp_path / "b.zarr",
+        (
+            "Hoechst",
+            "ConA",
+            "Phalloidin",
+            "SYTO14",
+            "MitoTracker",
+            "WGA",
+        ),
+    )
+    assert (
+        prepare(
+            shared / "microscopy" / "images" / "rxrx3_AA41_s1", path, "rxrx3", default="plate=1"
+        )
+        == 0
+    )
+    workdir, task, params = write_run(
+        tmp_path / "run", model__channel_agnostic=True, model__channels=names
+    )
+    assert (
+        run_embed(workdir, path, tmp_path / "e.zarr", "--crop_size", 64, "--dtype", "float32")
+        == EXIT_DONE
+    )
     values, rows = read(tmp_path / "e.zarr")
     image = open_bank(path).read(0)
-    cut = np.stack([image[y : y + 64, x : x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)])
+    cut = np.stack(
+        [image[y : y + 64, x : x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)]
+    )
     embed_crops = jax.jit(lambda pixels: task.embed(params, {"pixels": pixels}))
     expected = np.concatenate([embed_crops(cut[i : i + 8]) for i in range(0, 64, 8)]).mean(0)
     np.testing.assert_allclose(values[0], expected, rtol=1e-3, atol=1e-5)
-    assert [(r["plate"], r["well"], r["num_crops"], r["num_images"]) for r in rows] == [("1", "AA41", 64, 1)]
+    assert [(r["plate"], r["well"], r["num_crops"], r["num_images"]) for r in rows] == [
+        ("1", "AA41", 64, 1)
+    ]

@@ -1,4 +1,6 @@
-"""Workers as users run them: killed at random while others go on, stopped by a signal, and run again, without loss or double rows."""
+"""Workers as users run them: killed at random while others go on, stopped by a signal, and run
+again, without loss or double rows.
+"""
 
 import multiprocessing
 import os
@@ -49,7 +51,9 @@ def worker(straight, out):
         "--unit_crops",
         4,
     ]
-    process = CONTEXT.Process(target=toy_embed.work, args=([str(a) for a in arguments], str(out.with_suffix(".log"))))
+    process = CONTEXT.Process(
+        target=toy_embed.work, args=([str(a) for a in arguments], str(out.with_suffix(".log")))
+    )
     process.start()
     return process
 
@@ -75,7 +79,9 @@ def wait_for(processes, out, units):
 
 
 def finished(straight, out):
-    """Whether the result is there; it is then that of the undisturbed run, byte for byte, and nothing else is left."""
+    """Whether the result is there; it is then that of the undisturbed run, byte for byte, and
+    nothing else is left.
+    """
     if out.exists():
         for process in (worker(straight, out), worker(straight, out)) if committed(out) else ():
             assert ended(process) == 1  # killed between the result and the tidying
@@ -85,7 +91,9 @@ def finished(straight, out):
 
 
 def test_killed_at_random_and_run_again(straight, tmp_path, count):
-    """Two workers at a time, killed at random: at their start, between two units, while the result is made; one, or both."""
+    """Two workers at a time, killed at random: at their start, between two units, while the result
+    is made; one, or both.
+    """
     draw, kills, results, wanted = random.Random(0), 0, 0, count(2, 50)
     while kills < wanted:
         out = tmp_path / f"{results}.zarr"
@@ -107,6 +115,9 @@ def test_killed_at_random_and_run_again(straight, tmp_path, count):
     process, before = worker(straight, out), committed(out)
     wait_for([process], out, before + 5)
     os.kill(process.pid, signal.SIGINT)
-    assert ended(process) == 75 and "the same command goes on from here" in out.with_suffix(".log").read_text()
+    assert (
+        ended(process) == 75
+        and "the same command goes on from here" in out.with_suffix(".log").read_text()
+    )
     assert ended(worker(straight, out)) == 1  # done, one image rejected
     assert finished(straight, out)

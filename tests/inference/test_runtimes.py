@@ -1,4 +1,6 @@
-"""Runtimes beside JAX: the same embeddings within their tolerance, told and enforced at the start; files made once."""
+"""Runtimes beside JAX: the same embeddings within their tolerance, told and enforced at the start;
+files made once.
+"""
 
 import ctypes
 import logging
@@ -29,8 +31,18 @@ class Case:
         self.settings = graph.Settings(BLOCKS, False, SHAPE)
         self.pixels = graph.drawn_cells(self.settings, 12, seed=2)
         self.bank, self.cache = folder / "bank.zarr", folder / "cache"
-        metadata = {"experiment": ["E"] * 12, "plate": ["P"] * 12, "well": [f"A{i:02d}" for i in range(1, 13)]}
-        write_bank(self.bank, self.pixels[..., ::-1].copy(), pa.table(metadata), ("Actin", "ER", "DNA"), chunk=32)
+        metadata = {
+            "experiment": ["E"] * 12,
+            "plate": ["P"] * 12,
+            "well": [f"A{i:02d}" for i in range(1, 13)],
+        }
+        write_bank(
+            self.bank,
+            self.pixels[..., ::-1].copy(),
+            pa.table(metadata),
+            ("Actin", "ER", "DNA"),
+            chunk=32,
+        )
         self.expected = graph.jax_reference(self.model, self.settings)(self.pixels)
 
     def make(self, name, pixels="uint8", **options):
@@ -40,14 +52,17 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    jaxtyping.config.update("jaxtyping_disable", True)  # the checks of annotations do not know an open batch size
+    # the checks of annotations do not know an open batch size
+    jaxtyping.config.update("jaxtyping_disable", True)
     yield Case(tmp_path_factory.mktemp("runtimes"))
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def embeddings(runtime, pixels):
     """Two batches at a time are on their way, as in a job."""
-    results = [runtime.submit(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+    results = [
+        runtime.submit(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)
+    ]
     return np.concatenate([result() for result in results])
 
 
@@ -61,7 +76,10 @@ def test_onnxruntime_gives_the_same_embeddings_and_exports_once(case, monkeypatc
     with caplog.at_level("INFO", "phenomjax"):
         runtime = case.make("onnxruntime")
     assert "on 4 crops against JAX float32: cosine >= 1.0000" in caplog.text  # said at the start
-    assert (runtime.name, runtime.precision) == ("onnxruntime", "float32") and "onnxruntime 1." in runtime.description
+    assert (runtime.name, runtime.precision) == (
+        "onnxruntime",
+        "float32",
+    ) and "onnxruntime 1." in runtime.description
     np.testing.assert_allclose(embeddings(runtime, case.pixels), case.expected, atol=1e-4)
     monkeypatch.setattr(onnx_file, "convert", None)  # the graph is in the cache
     case.make("onnxruntime", threads="1")
@@ -90,16 +108,27 @@ def test_openvino(case, precision):
     assert least <= agreement.relative < most and runtime.agreement.cosine > 0.98
 
 
-@pytest.mark.parametrize("name,options,message", [
-    ("onnxruntime", {"precison": "int8"}, r"no option 'precison'. Did you mean 'precision'\?"),
-    ("onnxruntime", {"precision": "bfloat16"}, r"precision=bfloat16: the onnxruntime runtime computes in float32, int8"),
-    ("onnxruntime", {"threads": "two"}, r"threads=two is not a whole number"),
-    ("onnxruntime", {"min_cosine": "high"}, r"min_cosine=high is not a number"),
-    ("onnxruntime", {"provider": "cuda"}, r"provider=cuda: this onnxruntime has cpu"),
-    ("onnxruntime", {"bank": "/absent.zarr", "cache": "CACHE"}, r"There is no bank at /absent.zarr"),
-    ("openvino", {"precision": "float16"}, r"computes in float32, bfloat16, int8"),
-    ("tensorrt", {}, r"TensorRT cannot be used here: .*pip install tensorrt cuda-python"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,options,message",
+    [
+        ("onnxruntime", {"precison": "int8"}, r"no option 'precison'. Did you mean 'precision'\?"),
+        (
+            "onnxruntime",
+            {"precision": "bfloat16"},
+            r"precision=bfloat16: the onnxruntime runtime computes in float32, int8",
+        ),
+        ("onnxruntime", {"threads": "two"}, r"threads=two is not a whole number"),
+        ("onnxruntime", {"min_cosine": "high"}, r"min_cosine=high is not a number"),
+        ("onnxruntime", {"provider": "cuda"}, r"provider=cuda: this onnxruntime has cpu"),
+        (
+            "onnxruntime",
+            {"bank": "/absent.zarr", "cache": "CACHE"},
+            r"There is no bank at /absent.zarr",
+        ),
+        ("openvino", {"precision": "float16"}, r"computes in float32, bfloat16, int8"),
+        ("tensorrt", {}, r"TensorRT cannot be used here: .*pip install tensorrt cuda-python"),
+    ],
+)
 def test_mistakes(case, name, options, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(UserError, match=message):
@@ -109,7 +138,8 @@ def test_mistakes(case, name, options, message, monkeypatch):
 def test_a_library_that_is_missing_is_named(case, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(
-        UserError, match=r"openvino is not installed. Install it with `pip install 'phenomjax\[openvino\]'`"
+        UserError,
+        match=r"openvino is not installed. Install it with `pip install 'phenomjax\[openvino\]'`",
     ):
         case.make("openvino")
 
@@ -135,11 +165,16 @@ def test_a_file_of_the_cache_is_made_once_and_never_half(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         cache.once(tmp_path / "other.onnx", fail)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.onnx", "graph.onnx.lock", "other.onnx.lock"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "graph.onnx",
+        "graph.onnx.lock",
+        "other.onnx.lock",
+    ]
     assert cache.key({"a": 1, "b": 2}) == cache.key({"b": 2, "a": 1}) != cache.key({"a": 1, "b": 3})
 
 
-# TensorRT itself needs a GPU. Stand-ins for the two modules check what it is told; an engine is an ONNX file here.
+# TensorRT itself needs a GPU. Stand-ins for the two modules check what it is told; an engine is an
+# ONNX file here.
 
 
 class FakeTensorRT(types.ModuleType):
@@ -176,7 +211,8 @@ class FakeTensorRT(types.ModuleType):
 
             def create_builder_config(self):
                 return types.SimpleNamespace(
-                    set_memory_pool_limit=lambda *limit: None, add_optimization_profile=fake.built.append
+                    set_memory_pool_limit=lambda *limit: None,
+                    add_optimization_profile=fake.built.append,
                 )
 
             def create_optimization_profile(self):
@@ -202,15 +238,21 @@ class FakeTensorRT(types.ModuleType):
                 self.addresses[name] = address
 
             def execute_async_v3(self, stream):
-                kind = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}[self.session.get_inputs()[0].type]
+                kind = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}[
+                    self.session.get_inputs()[0].type
+                ]
                 size = int(np.prod(self.shape)) * np.dtype(kind).itemsize
-                pixels = np.frombuffer(ctypes.string_at(self.addresses["pixels"], size), kind).reshape(self.shape)
+                pixels = np.frombuffer(
+                    ctypes.string_at(self.addresses["pixels"], size), kind
+                ).reshape(self.shape)
                 result = self.session.run(["embeddings"], {"pixels": pixels})[0]
                 ctypes.memmove(self.addresses["embeddings"], result.ctypes.data, result.nbytes)
                 return True
 
         self.OnnxParser, self.Builder = OnnxParser, Builder
-        engine = lambda content: types.SimpleNamespace(create_execution_context=lambda: Context(content))  # noqa: E731
+        engine = lambda content: types.SimpleNamespace(  # noqa: E731
+            create_execution_context=lambda: Context(content)
+        )
         self.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=engine)
 
 
@@ -243,11 +285,20 @@ class FakeCuda(types.ModuleType):
 
 def test_tensorrt_is_told_types_shapes_and_pixels(case, monkeypatch):
     fake, cuda = FakeTensorRT(), FakeCuda()
-    for name, module in (("tensorrt", fake), ("cuda", types.ModuleType("cuda")), ("cuda.bindings", types.ModuleType("cuda.bindings")),
-                         ("cuda.bindings.runtime", cuda)):  # fmt: skip
+    for name, module in (
+        ("tensorrt", fake),
+        ("cuda", types.ModuleType("cuda")),
+        ("cuda.bindings", types.ModuleType("cuda.bindings")),
+        ("cuda.bindings.runtime", cuda),
+    ):
         monkeypatch.setitem(sys.modules, name, module)
     runtime = case.make("tensorrt")
-    assert runtime.precision == "float16" and fake.built[0] == ("pixels", (1, *SHAPE), (4, *SHAPE), (4, *SHAPE))
+    assert runtime.precision == "float16" and fake.built[0] == (
+        "pixels",
+        (1, *SHAPE),
+        (4, *SHAPE),
+        (4, *SHAPE),
+    )
     agreement = graph.compare(embeddings(runtime, case.pixels), case.expected)
     assert 1e-6 < agreement.relative < 1e-2 and agreement.cosine > 0.999  # float16 products
     built = len(fake.built)
@@ -255,8 +306,12 @@ def test_tensorrt_is_told_types_shapes_and_pixels(case, monkeypatch):
     assert len(fake.built) == built
     assert case.make("tensorrt", precision="int8", calibration="8").agreement.cosine > 0.98
     deep = case.make("tensorrt", pixels="uint16", bank="")  # which TensorRT cannot take: int32
-    np.testing.assert_allclose(embeddings(deep, case.pixels.astype(np.uint16)), case.expected, atol=0.1)
+    np.testing.assert_allclose(
+        embeddings(deep, case.pixels.astype(np.uint16)), case.expected, atol=0.1
+    )
     assert tensorrt_engine.rate(lambda: None, 4, seconds=0.01) > 0
     fake.__version__ = "8.6.1"
-    with pytest.raises(UserError, match=r"TensorRT 8.6.1 is too old: version 10 or later is needed"):
+    with pytest.raises(
+        UserError, match=r"TensorRT 8.6.1 is too old: version 10 or later is needed"
+    ):
         case.make("tensorrt")

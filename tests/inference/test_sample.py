@@ -1,4 +1,6 @@
-"""Sampling: token by token equals the full forward pass, draws follow the model, and mistakes are told."""
+"""Sampling: token by token equals the full forward pass, draws follow the model, and mistakes are
+told.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,17 @@ def run(workdir, out, *options):
     arguments = ["--checkpoint", workdir, "--out", out, "--num", 5, "--length", 30, *options]
     assert sample.main([str(a) for a in arguments]) == 0
     records = [r.split("\n", 1) for r in out.read_text().split(">")[1:]]
-    return [(dict(f.split("=") for f in head.split()[1:]), body.replace("\n", "")) for head, body in records]
+    return [
+        (dict(f.split("=") for f in head.split()[1:]), body.replace("\n", ""))
+        for head, body in records
+    ]
 
 
 def test_greedy_equals_the_full_forward_pass(workdir, tmp_path):
     model = language_model.load(workdir)
-    ((fields, text), *rest) = run(workdir, tmp_path / "a.fasta", "--temperature", 0, "--prompt", "MKV")
+    (fields, text), *rest = run(
+        workdir, tmp_path / "a.fasta", "--temperature", 0, "--prompt", "MKV"
+    )
     assert all(other == text for _, other in rest) and text.startswith("MKV")
     (first,), (last,) = model.task.boundary
     ids = np.concatenate([[first], model.words.encode(text), [last]])[None]
@@ -53,7 +60,10 @@ def test_seed_decides_and_sequences_end_or_are_cut(workdir, tmp_path):
 
 def test_draws_follow_temperature_and_top_p():
     logits = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1, 1e-9]))
-    keys, allowed = jax.random.split(jax.random.key(0), 4000), np.array([True, True, True, True, False])
+    keys, allowed = (
+        jax.random.split(jax.random.key(0), 4000),
+        np.array([True, True, True, True, False]),
+    )
 
     @jax.jit
     def shares(keys):
@@ -65,7 +75,13 @@ def test_draws_follow_temperature_and_top_p():
         return jnp.stack([jnp.bincount(d, length=5) / 4000 for d in drawn])
 
     p = np.array([0.5, 0.25, 0.15, 0.1, 0])
-    expected = [p, p**2 / (p**2).sum(), np.array([2 / 3, 1 / 3, 0, 0, 0]), [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]]
+    expected = [
+        p,
+        p**2 / (p**2).sum(),
+        np.array([2 / 3, 1 / 3, 0, 0, 0]),
+        [1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+    ]
     np.testing.assert_allclose(shares(keys), expected, atol=0.03)
 
 

@@ -1,4 +1,6 @@
-"""Mutation effects: equal to brute force over whole sequences, whatever is shared; tables, offsets and mistakes."""
+"""Mutation effects: equal to brute force over whole sequences, whatever is shared; tables, offsets
+and mistakes.
+"""
 
 import csv
 
@@ -31,14 +33,40 @@ def other(place, shift=1):
     return place, AMINO_ACIDS[(AMINO_ACIDS.index(WILD_TYPE[place]) + shift) % 20]
 
 
-VARIANTS = [[], [other(0)], [other(69)], [other(15)], [other(16)], [other(14), other(40, 2)], [other(33)]]
+VARIANTS = [
+    [],
+    [other(0)],
+    [other(69)],
+    [other(15)],
+    [other(16)],
+    [other(14), other(40, 2)],
+    [other(33)],
+]
 
 
 def run(workdir, folder, rows, *options, wild_type=WILD_TYPE, header="mutant"):
     wt, table = tiny.write_fasta(folder / "wt.fasta", [("wt", wild_type)]), folder / "mutants.csv"
     table.write_text("\n".join([header, *rows]) + "\n")
-    code = score.main([str(a) for a in ["--checkpoint", workdir, "--wild_type", wt, "--mutants", table, "--out", folder / "out.csv",
-                                        "--segment_len", 16, "--batch_tokens", 64, *options]])  # fmt: skip
+    code = score.main(
+        [
+            str(a)
+            for a in [
+                "--checkpoint",
+                workdir,
+                "--wild_type",
+                wt,
+                "--mutants",
+                table,
+                "--out",
+                folder / "out.csv",
+                "--segment_len",
+                16,
+                "--batch_tokens",
+                64,
+                *options,
+            ]
+        ]
+    )
     with (folder / "out.csv").open() as file:
         return code, list(csv.DictReader(file))
 
@@ -51,21 +79,33 @@ def text(mutations):
 def test_sequence_scores_equal_whole_sequences(name, runs):
     model = language_model.load(runs[name])
     ids = model.words.encode(WILD_TYPE)
-    rows = jnp.array(np.stack([ids, *(likelihood.mutate(ids, v, model.words.ids) for v in VARIANTS)]))
+    rows = jnp.array(
+        np.stack([ids, *(likelihood.mutate(ids, v, model.words.ids) for v in VARIANTS)])
+    )
     if name == "bidirectional_lm":
-        whole = jax.jit(model.task.log_likelihood)(model.params, rows, jnp.full(len(rows), len(ids)))
+        whole = jax.jit(model.task.log_likelihood)(
+            model.params, rows, jnp.full(len(rows), len(ids))
+        )
     else:
         (first,), (last,) = model.task.boundary
-        framed = jnp.pad(jnp.pad(rows, ((0, 0), (1, 0)), constant_values=first), ((0, 0), (0, 1)), constant_values=last)
+        framed = jnp.pad(
+            jnp.pad(rows, ((0, 0), (1, 0)), constant_values=first),
+            ((0, 0), (0, 1)),
+            constant_values=last,
+        )
         carry = model.task.inference_carry(len(rows), whole=True)
-        found, _ = jax.jit(model.task.segment_log_probs)(model.params, framed[:, None, :-1], framed[:, None, 1:], carry)
+        found, _ = jax.jit(model.task.segment_log_probs)(
+            model.params, framed[:, None, :-1], framed[:, None, 1:], carry
+        )
         whole = found.sum(-1)
     expected = np.asarray(whole[1:] - whole[:1])
     found = likelihood.sequence_scores(model, WILD_TYPE, VARIANTS, 16, 48)
     np.testing.assert_allclose(found, expected, atol=2e-4)
     assert np.abs(expected[1:]).min() > 1e-3
     np.testing.assert_allclose(
-        likelihood.sequence_scores(model, WILD_TYPE, VARIANTS[1:3], 128, 2000), expected[1:3], atol=2e-4
+        likelihood.sequence_scores(model, WILD_TYPE, VARIANTS[1:3], 128, 2000),
+        expected[1:3],
+        atol=2e-4,
     )
 
 
@@ -78,19 +118,35 @@ def test_masked_scores_equal_one_pass_a_position(runs):
     for place in places:
         changed = tokens.copy()
         changed[place + 1] = 8  # what stands at a hidden place has no say
-        table[place] = np.asarray(step(model.params, jnp.asarray(changed)[None], jnp.array([[place + 1]])))[0, 0]
-    expected = [sum(table[p][model.words.ids[new]] - table[p][ids[p]] for p, new in v) for v in VARIANTS]
+        table[place] = np.asarray(
+            step(model.params, jnp.asarray(changed)[None], jnp.array([[place + 1]]))
+        )[0, 0]
+    expected = [
+        sum(table[p][model.words.ids[new]] - table[p][ids[p]] for p, new in v) for v in VARIANTS
+    ]
     found = likelihood.masked_scores(model, WILD_TYPE, VARIANTS, 300)
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)
     assert PAD not in tokens and np.abs(found[1:]).min() > 1e-4
-    windowed = likelihood.masked_scores(model, WILD_TYPE, VARIANTS, 300, window=64)  # runs, and is another function
+    # runs, and is another function
+    windowed = likelihood.masked_scores(model, WILD_TYPE, VARIANTS, 300, window=64)
     assert np.isfinite(windowed).all() and np.abs(windowed[1:] - found[1:]).max() > 1e-4
 
 
 def test_table_in_table_out(runs, tmp_path, capsys):
     rows = [f"{i},{text(v)},{'' if i == 2 else 10 - i}" for i, v in enumerate(VARIANTS)]
-    code, out = run(runs["bidirectional_lm"], tmp_path, rows, "--target_column", "dms", header="\ufeff,mutant,dms")
-    assert code == 0 and [row["mutant"] for row in out] == [text(v) for v in VARIANTS] and out[0]["score"] == "0"
+    code, out = run(
+        runs["bidirectional_lm"],
+        tmp_path,
+        rows,
+        "--target_column",
+        "dms",
+        header="\ufeff,mutant,dms",
+    )
+    assert (
+        code == 0
+        and [row["mutant"] for row in out] == [text(v) for v in VARIANTS]
+        and out[0]["score"] == "0"
+    )
     parts = [float(row["score_forward"]) + float(row["score_backward"]) for row in out]
     np.testing.assert_allclose([float(row["score"]) for row in out], parts, atol=1e-3)
     assert "Spearman correlation with dms:" in capsys.readouterr().out
@@ -129,11 +185,19 @@ def test_scan_writes_every_substitution_and_a_figure(runs, tmp_path):
 def test_mistakes(runs, tmp_path):
     wrong = f"{other(4)[1]}5{WILD_TYPE[4]}"
     for rows, options, message in [
-        ([wrong], (), rf"row 2 has the mutant '{wrong}', but the wild type has {WILD_TYPE[4]} at position 5"),
+        (
+            [wrong],
+            (),
+            rf"row 2 has the mutant '{wrong}', but the wild type has {WILD_TYPE[4]} at position 5",
+        ),
         (["A12"], (), "row 2 has the mutant 'A12'"),
         ([text([other(3)]), f"{WILD_TYPE[3]}4*"], (), "row 3 has the mutant"),
         (["M999A"], (), "the wild type has 70 residues"),
-        ([text([other(3)])], ("--mutant_column", "mutants"), "has no column 'mutants'.*Did you mean 'mutant'"),
+        (
+            [text([other(3)])],
+            ("--mutant_column", "mutants"),
+            "has no column 'mutants'.*Did you mean 'mutant'",
+        ),
         ([text([other(3)])], ("--target_column", "dms"), "has no column 'dms'"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -145,22 +209,53 @@ def test_mistakes(runs, tmp_path):
     assert code == EXIT_FAILED and out[0]["score"] == "" and float(out[1]["score"])
     (tmp_path / "two.fasta").write_text(">a\nMKV\n>b\nMKV\n")
     with pytest.raises(UserError, match="holds 2 records"):
-        score.main([str(a) for a in ["--checkpoint", runs["causal_lm"], "--wild_type", tmp_path / "two.fasta", "--scan",
-                                     "--out", tmp_path / "o.csv"]])  # fmt: skip
+        score.main(
+            [
+                str(a)
+                for a in [
+                    "--checkpoint",
+                    runs["causal_lm"],
+                    "--wild_type",
+                    tmp_path / "two.fasta",
+                    "--scan",
+                    "--out",
+                    tmp_path / "o.csv",
+                ]
+            ]
+        )
 
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    "file,name,target", [("BLAT_ECOLX_Ranganathan2015.csv", "BLAT_ECOLX_Stiffler_2015", "2500"),
-                         ("PABP_YEAST_Fields2013-singles.csv", "PABP_YEAST_Melamed_2013", "linear")],
-)  # fmt: skip
-def test_real_assays_agree_with_their_wild_types(file, name, target, shared, runs, tmp_path, capsys):
+    "file,name,target",
+    [
+        ("BLAT_ECOLX_Ranganathan2015.csv", "BLAT_ECOLX_Stiffler_2015", "2500"),
+        ("PABP_YEAST_Fields2013-singles.csv", "PABP_YEAST_Melamed_2013", "linear"),
+    ],
+)
+def test_real_assays_agree_with_their_wild_types(
+    file, name, target, shared, runs, tmp_path, capsys
+):
     folder = shared / "protein" / "dms"
-    with (folder / "proteingym_DMS_substitutions_reference.csv").open(encoding="utf-8-sig") as table:
-        wild_type = next(row["target_seq"] for row in csv.DictReader(table) if row["DMS_id"] == name)
+    with (folder / "proteingym_DMS_substitutions_reference.csv").open(
+        encoding="utf-8-sig"
+    ) as table:
+        wild_type = next(
+            row["target_seq"] for row in csv.DictReader(table) if row["DMS_id"] == name
+        )
     wt = tiny.write_fasta(tmp_path / "wt.fasta", [("wt", wild_type)])
-    arguments = ["--checkpoint", runs["permutation_lm"], "--wild_type", wt, "--mutants", folder / file, "--out", tmp_path / "o.csv",
-                 "--target_column", target]  # fmt: skip
+    arguments = [
+        "--checkpoint",
+        runs["permutation_lm"],
+        "--wild_type",
+        wt,
+        "--mutants",
+        folder / file,
+        "--out",
+        tmp_path / "o.csv",
+        "--target_column",
+        target,
+    ]
     assert score.main([str(a) for a in arguments]) == 0
     with (tmp_path / "o.csv").open() as found, (folder / file).open() as given:
         assert sum(1 for _ in found) == sum(1 for _ in given) > 1000

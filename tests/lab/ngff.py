@@ -16,7 +16,11 @@ def write_plate(path, version, fields, channels=("DNA", "ER", "RNA"), axes="tczy
       axes: axes of the arrays; t and z have length 1.
     """
     wells = sorted({well for well, _ in fields})
-    _group(path, version, {"plate": {"wells": [{"path": well, "rowIndex": 0, "columnIndex": 0} for well in wells]}})
+    _group(
+        path,
+        version,
+        {"plate": {"wells": [{"path": well, "rowIndex": 0, "columnIndex": 0} for well in wells]}},
+    )
     for well in wells:
         images = [{"path": site} for other, site in fields if other == well]
         _group(path / well, version, {"well": {"images": images}})
@@ -29,8 +33,14 @@ def write_plate(path, version, fields, channels=("DNA", "ER", "RNA"), axes="tczy
         _group(folder, version, {"multiscales": scales, "omero": labels})
         sizes = dict(zip("cyx", pixels.shape, strict=True))
         shape = [sizes.get(axis, 1) for axis in axes]
-        spec = {"driver": "zarr" if version == "0.4" else "zarr3", "kvstore": f"file://{folder}/0/", "create": True}
-        ts.open(spec, dtype=pixels.dtype, shape=shape).result().write(pixels.reshape(shape)).result()
+        spec = {
+            "driver": "zarr" if version == "0.4" else "zarr3",
+            "kvstore": f"file://{folder}/0/",
+            "create": True,
+        }
+        ts.open(spec, dtype=pixels.dtype, shape=shape).result().write(
+            pixels.reshape(shape)
+        ).result()
 
 
 def _group(folder, version, attributes):
@@ -39,5 +49,9 @@ def _group(folder, version, attributes):
         (folder / ".zgroup").write_text('{"zarr_format": 2}')
         (folder / ".zattrs").write_text(json.dumps(attributes))
         return
-    content = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": {"version": version} | attributes}}
+    content = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"ome": {"version": version} | attributes},
+    }
     (folder / "zarr.json").write_text(json.dumps(content))

@@ -1,7 +1,9 @@
-"""Compares our modules with stored outputs of the published ones: `python -m tests.lab.parity_openphenom CASE.npz …`.
+"""Compares our modules with stored outputs of the published ones: `python -m
+tests.lab.parity_openphenom CASE.npz …`.
 
-A case holds pixels, noise, the rule that fills every parameter, and what the published modules computed. Prints the
-largest relative error of each array (largest difference over largest magnitude) and exits with 1 above 1e-4.
+A case holds pixels, noise, the rule that fills every parameter, and what the published modules
+computed. Prints the largest relative error of each array (largest difference over largest
+magnitude) and exits with 1 above 1e-4.
 """
 
 import json
@@ -23,11 +25,15 @@ TOLERANCE = 1e-4
 
 
 def filled_state(spec: dict) -> dict[str, np.ndarray]:
-    """The state dict that the rule of `spec["fill"]` makes from names and shapes; fixed tables are left out."""
+    """The state dict that the rule of `spec["fill"]` makes from names and shapes; fixed tables are
+    left out.
+    """
     state = {}
     for index, (name, shape) in enumerate(sorted(spec["params"])):
         count = int(np.prod(shape))
-        value = 0.2 * np.sin(np.arange(1, count + 1) * (0.37 + 0.011 * index) + 0.5 * index).reshape(shape)
+        value = 0.2 * np.sin(
+            np.arange(1, count + 1) * (0.37 + 0.011 * index) + 0.5 * index
+        ).reshape(shape)
         parent, last = name.rsplit(".", 2)[-2:]
         if last == "gamma":
             value = 0.5 + value
@@ -46,7 +52,10 @@ def compare(path: Path) -> dict[str, float]:
     model.norm_eps = model.decoder_norm_eps = spec["eps_norm"]
     model.mask_ratio = spec["mask_ratio"]
     model.bias_order = "timm_legacy" if _version(spec["timm"]) <= (1, 0, 24) else "mlp"
-    tables = {openphenom.FIXED[0]: case["pos_embed"], openphenom.FIXED[1]: case["decoder_pos_embed"]}
+    tables = {
+        openphenom.FIXED[0]: case["pos_embed"],
+        openphenom.FIXED[1]: case["decoder_pos_embed"],
+    }
     params = jax.tree.map(jnp.asarray, openphenom.from_state_dict({**state, **tables}, model))
     errors = {"round trip": _round_trip(state, params, model)}
     for name, value in compute(case, spec, model, params).items():
@@ -62,14 +71,18 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _round_trip(state: dict[str, np.ndarray], params: dict, model: ConfigDict) -> float:
-    """Largest difference after going to our layout (stacked and unstacked too) and back; infinite if a name changed."""
+    """Largest difference after going to our layout (stacked and unstacked too) and back; infinite
+    if a name changed.
+    """
     back = openphenom.to_state_dict(vit.stack_layers(jax.tree.map(jnp.asarray, params)), model)
     if {k: v.shape for k, v in back.items()} != {k: v.shape for k, v in state.items()}:
         return float("inf")
     return max(float(np.abs(back[name] - state[name]).max()) for name in state)
 
 
-def compute(case: dict[str, np.ndarray], spec: dict, model: ConfigDict, params: dict) -> dict[str, np.ndarray]:
+def compute(
+    case: dict[str, np.ndarray], spec: dict, model: ConfigDict, params: dict
+) -> dict[str, np.ndarray]:
     """What our modules make of a case, under the names of its arrays."""
     module = mae.build(model, jnp.dtype(jnp.float32))
     pixels = jnp.asarray(case["pixels"]).transpose(0, 2, 3, 1)
@@ -86,14 +99,29 @@ def compute(case: dict[str, np.ndarray], spec: dict, model: ConfigDict, params: 
     patches = tokens[:, 1:]
     out = apply("__call__", pixels, channels, noise, visible, all_tokens=True)
     only_masked = apply("__call__", pixels, channels, noise, visible)
-    layout, agnostic = (height, width, count, spec["patch"], model.channel_agnostic), model.channel_agnostic
-    per_patch = losses.fourier_patch(only_masked.prediction, only_masked.target, 1 if agnostic else count)
+    layout, agnostic = (
+        (
+            height,
+            width,
+            count,
+            spec["patch"],
+            model.channel_agnostic,
+        ),
+        model.channel_agnostic,
+    )
+    per_patch = losses.fourier_patch(
+        only_masked.prediction, only_masked.target, 1 if agnostic else count
+    )
     images = (models_patches.unpatchify(x, *layout) for x in (out.prediction, out.target))
     repeats = spec["max_in_chans"] if agnostic else 1
     computed = {
         "normalized": models_patches.self_standardise(pixels).transpose(0, 3, 1, 2),
-        "pos_embed": openphenom.fixed_tables(model, height // spec["patch"], repeats)[openphenom.FIXED[0]],
-        "decoder_pos_embed": openphenom.fixed_tables(model, height // spec["patch"], count)[openphenom.FIXED[1]],
+        "pos_embed": openphenom.fixed_tables(model, height // spec["patch"], repeats)[
+            openphenom.FIXED[0]
+        ],
+        "decoder_pos_embed": openphenom.fixed_tables(model, height // spec["patch"], count)[
+            openphenom.FIXED[1]
+        ],
         "features": tokens,
         "encoder_forward": apply("pooled", pixels),
         "mean_patch_embedding": patches.mean(1),
@@ -105,12 +133,16 @@ def compute(case: dict[str, np.ndarray], spec: dict, model: ConfigDict, params: 
         "recon_loss": losses.squared_error(only_masked.prediction, only_masked.target).mean(),
         "fourier_patch_masked": per_patch.mean(),
         "fourier_image": losses.fourier_image(*images).mean(),
-        "fourier_repo_view_masked": losses.fourier_legacy(
-            out.prediction, out.target, masking.mask, count if agnostic else 1
-        ).mean(),
+        "fourier_repo_view_masked": (
+            losses.fourier_legacy(
+                out.prediction, out.target, masking.mask, count if agnostic else 1
+            ).mean()
+        ),
     }
     if agnostic:
-        computed["channelwise_embedding"] = patches.reshape(batch, count, -1, spec["dim"]).mean(2).reshape(batch, -1)
+        computed["channelwise_embedding"] = (
+            patches.reshape(batch, count, -1, spec["dim"]).mean(2).reshape(batch, -1)
+        )
     return computed
 
 
@@ -127,7 +159,10 @@ def main(paths: list[str]) -> int:
     for path in paths:
         errors = compare(Path(path))
         for name, error in errors.items():
-            print(f"{Path(path).name}  {name:26s} {error:.2e}{'' if error <= TOLERANCE else '  <- too large'}")
+            print(
+                f"{Path(path).name}  {name:26s}"
+                f" {error:.2e}{'' if error <= TOLERANCE else '  <- too large'}"
+            )
         worst = max(worst, *errors.values())
     print(f"largest relative error {worst:.2e}, allowed {TOLERANCE:.0e}")
     return int(worst > TOLERANCE)

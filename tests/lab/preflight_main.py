@@ -13,10 +13,10 @@ import jax  # noqa: E402  after the path above
 import toy_task  # noqa: E402
 
 from phenomjax import tasks  # noqa: E402
-from phenomjax.config import mae
+from phenomjax.config import mae  # noqa: E402
 from phenomjax.preflight import files, hosts, runner, stand  # noqa: E402
-from phenomjax.system import errors
-from phenomjax.system import versions as system_versions
+from phenomjax.system import errors  # noqa: E402
+from phenomjax.system import versions as system_versions  # noqa: E402
 
 stand.LIMITS["data"] = 5.0
 from phenomjax.preflight import __main__ as preflight  # noqa: E402  after the limit above

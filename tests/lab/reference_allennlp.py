@@ -1,4 +1,6 @@
-"""allennlp's ELMo without the rest of allennlp, which no longer installs: `pip install --no-deps allennlp==2.10.1`."""
+"""allennlp's ELMo without the rest of allennlp, which no longer installs: `pip install --no-deps
+allennlp==2.10.1`.
+"""
 
 import importlib
 import importlib.util
@@ -8,7 +10,9 @@ from pathlib import Path
 
 
 class _Absent:
-    """Stands for whatever the modules below name and do not use: a base class, an error, a decorator."""
+    """Stands for whatever the modules below name and do not use: a base class, an error, a
+    decorator.
+    """
 
     def __init_subclass__(cls, **_):
         pass
@@ -27,20 +31,37 @@ def _stub(name, **contents):
 
 
 def load():
-    """The module `allennlp.modules.elmo` over stubs of what it does not need here, or None where allennlp is not installed."""
+    """The module `allennlp.modules.elmo` over stubs of what it does not need here, or None where
+    allennlp is not installed.
+    """
     spec = importlib.util.find_spec("allennlp")
     if spec is None:
         return None
     folder = Path(spec.submodule_search_locations[0])
-    for name in ("allennlp", "allennlp.modules", "allennlp.nn", "allennlp.data", "allennlp.data.token_indexers"):
+    for name in (
+        "allennlp",
+        "allennlp.modules",
+        "allennlp.nn",
+        "allennlp.data",
+        "allennlp.data.token_indexers",
+    ):
         package = types.ModuleType(name)  # its own __init__, which imports everything, is not run
         package.__path__ = [str(folder.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = package
     _stub("allennlp.common")
     _stub("allennlp.common.checks", ConfigurationError=ValueError)
     _stub("allennlp.common.file_utils", cached_path=lambda path: path)
-    for name in ("common.util", "data.instance", "data.vocabulary", "data.batch", "data.fields", "data.tokenizers",
-                 "data.tokenizers.token_class", "data.token_indexers.token_indexer"):  # fmt: skip
+    for name in (
+        "common.util",
+        "data.instance",
+        "data.vocabulary",
+        "data.batch",
+        "data.fields",
+        "data.tokenizers",
+        "data.tokenizers.token_class",
+        "data.token_indexers.token_indexer",
+    ):
         _stub(f"allennlp.{name}")
-    _stub("allennlp.nn.initializers", block_orthogonal=lambda *_, **__: None)  # the weights are loaded afterwards
+    # the weights are loaded afterwards
+    _stub("allennlp.nn.initializers", block_orthogonal=lambda *_, **__: None)
     return importlib.import_module("allennlp.modules.elmo")

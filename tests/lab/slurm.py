@@ -1,4 +1,6 @@
-"""A real SLURM on this machine for tests: nodes lab0, lab1, … with munge, slurmctld and a slurmd each; and toy runs submitted to it."""
+"""A real SLURM on this machine for tests: nodes lab0, lab1, … with munge, slurmctld and a slurmd
+each; and toy runs submitted to it.
+"""
 
 import contextlib
 import fcntl
@@ -21,15 +23,26 @@ TOOLS = ROOT.parent / "shared" / "tools"
 PATIENCE = 600
 # What every toy run has in common; a checkpoint every 10 steps, so that a kill costs few.
 SETTINGS = {
-    "num_steps": 200, "global_batch_size": 8, "log.every_steps": 5, "log.tensorboard": False, "eval.every_steps": 50, "eval.num_batches": 2,
-    "checkpoint.every_steps": 10, "checkpoint.keep_best": 0, "watchdog.min_seconds": 60.0,
-    # Not Lion: by the sign of the momentum the last digit of a sum over processes can flip a whole step.
-    "optimizer.name": "adamw", "optimizer.learning_rate": 1e-3,
-}  # fmt: skip
+    "num_steps": 200,
+    "global_batch_size": 8,
+    "log.every_steps": 5,
+    "log.tensorboard": False,
+    "eval.every_steps": 50,
+    "eval.num_batches": 2,
+    "checkpoint.every_steps": 10,
+    "checkpoint.keep_best": 0,
+    "watchdog.min_seconds": 60.0,
+    # Not Lion: by the sign of the momentum the last digit of a sum over processes can flip a whole
+    # step.
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-3,
+}
 
 
 def toy_arguments(workdir, **settings):
-    """Arguments of toy_main: --config, --workdir and settings; a double underscore in a name is a dot."""
+    """Arguments of toy_main: --config, --workdir and settings; a double underscore in a name is a
+    dot.
+    """
     settings = SETTINGS | {name.replace("__", "."): value for name, value in settings.items()}
     command = ["--config", "configs/mae.py:S/8", "--workdir", str(workdir)]
     return command + [f"--config.{name}={value}" for name, value in settings.items()]
@@ -44,7 +57,11 @@ def toy_environment(**variables):
     )  # several CPU processes disagree about the keys of a compilation cache
     base = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     main = f"{sys.executable} {ROOT / 'tests' / 'lab' / 'toy_main.py'}"
-    return base | {"PHENOMJAX_MAIN": main, "TOY_STEP_SECONDS": "0.02"} | {k: str(v) for k, v in variables.items()}
+    return (
+        base
+        | {"PHENOMJAX_MAIN": main, "TOY_STEP_SECONDS": "0.02"}
+        | {k: str(v) for k, v in variables.items()}
+    )
 
 
 def wait_until(condition, what, seconds=PATIENCE):
@@ -66,11 +83,15 @@ def number(path):
 
 
 def processes(text):
-    """{pid: command line} of the living processes whose command line holds the text, this one and its parents apart."""
+    """{pid: command line} of the living processes whose command line holds the text, this one and
+    its parents apart.
+    """
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = (
+                (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            )
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             if text in command and state != "Z" and int(folder.name) != os.getpid():
                 found[int(folder.name)] = command
@@ -78,7 +99,9 @@ def processes(text):
 
 
 def ranks(workdir):
-    """{rank: pid} of the living training processes of a run: srun's and the launcher's own command lines hold the workdir, too."""
+    """{rank: pid} of the living training processes of a run: srun's and the launcher's own command
+    lines hold the workdir, too.
+    """
     found = {}
     for pid, command in processes(f"--workdir {workdir} ").items():
         if not re.match(r"\S*python\S* \S*toy_main\.py ", command):
@@ -86,7 +109,9 @@ def ranks(workdir):
         with contextlib.suppress(OSError):
             environment = dict(
                 pair.split("=", 1)
-                for pair in Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+                for pair in (
+                    Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+                )
                 if "=" in pair
             )
             flag = re.search(r"--process_id[= ](\d+)", command)
@@ -114,7 +139,9 @@ class Lab:
             Path(tempfile.gettempdir()) / "phenomjax_slurm_lab.lock", "w"
         ) as lock:  # two at once choose the same ports
             fcntl.flock(lock, fcntl.LOCK_EX)
-            done = subprocess.run([TOOLS / "slurm_up", self.folder, *options], capture_output=True, text=True)
+            done = subprocess.run(
+                [TOOLS / "slurm_up", self.folder, *options], capture_output=True, text=True
+            )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self):
@@ -129,14 +156,20 @@ class Lab:
     def run(self, *command, **environment):
         """Output of a SLURM command."""
         done = subprocess.run(
-            [*map(str, command)], cwd=ROOT, env=toy_environment(**environment) | {"SLURM_CONF": self.conf}, capture_output=True, text=True
-        )  # fmt: skip
+            [*map(str, command)],
+            cwd=ROOT,
+            env=toy_environment(**environment) | {"SLURM_CONF": self.conf},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def submit(self, *arguments, log, script="launch/train.sbatch", options=(), **environment):
         """Submits a launcher with the program's arguments; returns the job's id."""
-        return self.run("sbatch", "--parsable", f"--output={log}", *options, script, *arguments, **environment)
+        return self.run(
+            "sbatch", "--parsable", f"--output={log}", *options, script, *arguments, **environment
+        )
 
     def show(self, job):
         """The fields of `scontrol show job`, of the first task of an array."""
@@ -153,13 +186,17 @@ class Lab:
         """Waits until the job has left the nodes and its state is this one."""
         ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         found = wait_until(
-            lambda: (now := self.state(job)) in ends and now, lambda: f"job {job} is {self.state(job)}", seconds
+            lambda: (now := self.state(job)) in ends and now,
+            lambda: f"job {job} is {self.state(job)}",
+            seconds,
         )
         assert found == state, f"job {job} is {found}: {self.show(job)}"
 
     def idle(self, nodes):
         """Whether all of these nodes are up and free."""
-        return set(self.run("sinfo", "-h", "-N", "-p", "main", "-n", nodes, "-o", "%T").split()) == {"idle"}
+        return set(
+            self.run("sinfo", "-h", "-N", "-p", "main", "-n", nodes, "-o", "%T").split()
+        ) == {"idle"}
 
     def crash(self, node):
         """Ends a node as power loss would: its daemon first, then everything on it."""

@@ -10,13 +10,35 @@ from phenomjax import config, tasks
 from phenomjax.checkpoints import loading
 
 SHAPES = {
-    "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 64, "init_std": 0.3},
-    "permutation_lm": {
-        "embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 16, "reuse_len": 8, "perm_size": 8,
-        "num_predict": 3, "init_std": 0.3,
+    "causal_lm": {
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "mem_len": 64,
+        "init_std": 0.3,
     },
-    "bidirectional_lm": {"filters": ((1, 4), (2, 4)), "num_highway": 1, "max_characters": 5, "projection_dim": 8, "cell_dim": 16},
-}  # fmt: skip
+    "permutation_lm": {
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "mem_len": 16,
+        "reuse_len": 8,
+        "perm_size": 8,
+        "num_predict": 3,
+        "init_std": 0.3,
+    },
+    "bidirectional_lm": {
+        "filters": ((1, 4), (2, 4)),
+        "num_highway": 1,
+        "max_characters": 5,
+        "projection_dim": 8,
+        "cell_dim": 16,
+    },
+}
 
 
 @functools.cache
@@ -27,7 +49,8 @@ def _parameters(name: str):
     # Zeros (biases) would hide mistakes.
     rng = np.random.default_rng(1)
     return jax.tree.map(
-        lambda x: np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32), jax.device_get(params)
+        lambda x: np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32),
+        jax.device_get(params),
     )
 
 

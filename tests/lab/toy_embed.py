@@ -1,4 +1,6 @@
-"""A worker of an embedding as a fork server starts it: everything is imported by then, so that many can be killed in little time."""
+"""A worker of an embedding as a fork server starts it: everything is imported by then, so that many
+can be killed in little time.
+"""
 
 import sys
 

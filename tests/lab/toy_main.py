@@ -1,7 +1,9 @@
-"""phenomjax.main with the toy task and planted trouble, for survival tests: `python tests/lab/toy_main.py --config configs/mae.py:S/8 --workdir …`.
+"""phenomjax.main with the toy task and planted trouble, for survival tests: `python
+tests/lab/toy_main.py --config configs/mae.py:S/8 --workdir …`.
 
-Environment: TOY_STEP_SECONDS, TOY_EVAL_SECONDS, TOY_COMPILE_SECONDS (how long each takes), TOY_WIDTH (the state is WIDTH x WIDTH floats),
-TOY_NAN=STEP, TOY_STUCK=RANK:STEP and TOY_RAISE=RANK:STEP (once a workdir).
+Environment: TOY_STEP_SECONDS, TOY_EVAL_SECONDS, TOY_COMPILE_SECONDS (how long each takes),
+TOY_WIDTH (the state is WIDTH x WIDTH floats), TOY_NAN=STEP, TOY_STUCK=RANK:STEP and
+TOY_RAISE=RANK:STEP (once a workdir).
 """
 
 import os
@@ -15,8 +17,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import toy_task  # noqa: E402  after the path above
 
 from phenomjax import main, tasks  # noqa: E402
-from phenomjax.config import mae
-from phenomjax.system import errors
+from phenomjax.config import mae  # noqa: E402
+from phenomjax.system import errors  # noqa: E402
 
 
 def _seconds(name):
@@ -61,7 +63,11 @@ class TroubledTask(toy_task.ToyTask):
 
 
 if __name__ == "__main__":
-    workdir = [a.split("=", 1)[-1] if "=" in a else sys.argv[i + 1] for i, a in enumerate(sys.argv) if "--workdir" in a]
+    workdir = [
+        a.split("=", 1)[-1] if "=" in a else sys.argv[i + 1]
+        for i, a in enumerate(sys.argv)
+        if "--workdir" in a
+    ]
     os.environ.setdefault("TOY_WORKDIR", workdir[0])
     toy_task.WIDTH = int(os.environ.get("TOY_WIDTH", toy_task.WIDTH))
     toy_task.TroubledTask = TroubledTask

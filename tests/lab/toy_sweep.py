@@ -1,4 +1,6 @@
-"""A config file with a search space for tests of sweeps; the program of its trials is toy_trial.py or toy_main.py."""
+"""A config file with a search space for tests of sweeps; the program of its trials is toy_trial.py
+or toy_main.py.
+"""
 
 from phenomjax import config
 from phenomjax.sweep.space import choice, log_uniform
@@ -13,4 +15,7 @@ def get_config():
 
 
 def search_space():
-    return {"optimizer.learning_rate": log_uniform(1e-4, 1e-1), "optimizer.weight_decay": choice(0.0, 0.1)}
+    return {
+        "optimizer.learning_rate": log_uniform(1e-4, 1e-1),
+        "optimizer.weight_decay": choice(0.0, 0.1),
+    }

@@ -1,4 +1,6 @@
-"""A task that compiles in a second, to test the loop apart from any model: linear regression with a carry and planted bad batches."""
+"""A task that compiles in a second, to test the loop apart from any model: linear regression with a
+carry and planted bad batches.
+"""
 
 import contextlib
 import dataclasses
@@ -24,7 +26,14 @@ class ToyLoader:
     """Batches that are a function of the step; `bad_steps` hold a NaN."""
 
     bad_steps: tuple = ()
-    bad_items, items, item_key, unit, units_per_row, steps_per_epoch = 0, "images", "image", "images", 1, 3
+    bad_items, items, item_key, unit, units_per_row, steps_per_epoch = (
+        0,
+        "images",
+        "image",
+        "images",
+        1,
+        3,
+    )
 
     def __init__(self, config, split, process_index, process_count):
         self.size, self.seed, self.split = config.global_batch_size, config.seed, split
@@ -48,7 +57,11 @@ class ToyLoader:
         if self.split == "train" and step in self.bad_steps:
             x[0, 0] = np.nan
         rows = np.arange(self.size, dtype=np.int32)
-        return {"pixels": x[self.block], "row": rows[self.block], "image": rows[self.block] + 1000 * step}
+        return {
+            "pixels": x[self.block],
+            "row": rows[self.block],
+            "image": rows[self.block] + 1000 * step,
+        }
 
     @contextlib.contextmanager
     def iterate(self, start_step):
@@ -85,7 +98,9 @@ class ToyTask:
         return {
             "dense": {
                 "kernel": kernel,
-                "bias": nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",))(key, (WIDTH,), jnp.float32),
+                "bias": nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",))(
+                    key, (WIDTH,), jnp.float32
+                ),
             }
         }
 
@@ -93,7 +108,9 @@ class ToyTask:
         return jnp.zeros((global_batch_size, WIDTH))
 
     def loss(self, params, batch, key, carry):
-        noise = jax.vmap(lambda r: jax.random.normal(jax.random.fold_in(key, r), (WIDTH,)))(batch["row"])
+        noise = jax.vmap(lambda r: jax.random.normal(jax.random.fold_in(key, r), (WIDTH,)))(
+            batch["row"]
+        )
         x = batch["pixels"] + 0.1 * noise
         y = x @ params["dense"]["kernel"] + params["dense"]["bias"] + 0.01 * carry
         error = jnp.mean((y - jnp.flip(batch["pixels"], 1)) ** 2)
@@ -101,7 +118,9 @@ class ToyTask:
 
     def evaluate(self, params, batch, carry):
         error = (
-            batch["pixels"] @ params["dense"]["kernel"] + params["dense"]["bias"] - jnp.flip(batch["pixels"], 1)
+            batch["pixels"] @ params["dense"]["kernel"]
+            + params["dense"]["bias"]
+            - jnp.flip(batch["pixels"], 1)
         ) ** 2
         return {"loss": (error.sum(), jnp.float32(error.size))}, carry
 

@@ -23,8 +23,13 @@ def _screen(wells=60, plates=3, dim=6, seed=0) -> Profiles:
     rng = np.random.default_rng(seed)
     plate = np.repeat(np.arange(plates), wells)
     features = rng.normal(size=(wells * plates, dim)) @ rng.normal(size=(dim, dim))
-    features = features * rng.uniform(0.5, 2, (plates, dim))[plate] + rng.normal(size=(plates, dim))[plate] * 3
-    metadata = pd.DataFrame({"plate": plate.astype(str), "well": np.tile(np.arange(wells), plates).astype(str)})
+    features = (
+        features * rng.uniform(0.5, 2, (plates, dim))[plate]
+        + rng.normal(size=(plates, dim))[plate] * 3
+    )
+    metadata = pd.DataFrame(
+        {"plate": plate.astype(str), "well": np.tile(np.arange(wells), plates).astype(str)}
+    )
     metadata["is_control"] = metadata["well"].astype(int) < wells // 2
     metadata["perturbation"] = np.where(metadata["is_control"], "DMSO", "p" + metadata["well"])
     metadata["gene"] = "g" + (metadata["well"].astype(int) // 2).astype(str)
@@ -58,7 +63,10 @@ def test_methods_equal_their_definitions(screen):
     np.testing.assert_allclose(
         align(screen, COLUMNS, "center_scale").features, _per_batch(x, screen, controls), atol=1e-5
     )
-    _same_up_to_signs(align(screen, COLUMNS, "pca", 4).features, PCA(4).fit_transform(_per_batch(x, screen, everyone)))
+    _same_up_to_signs(
+        align(screen, COLUMNS, "pca", 4).features,
+        PCA(4).fit_transform(_per_batch(x, screen, everyone)),
+    )
     on_controls = _per_batch(PCA(4).fit(x[controls]).transform(x), screen, controls)
     result = align(screen, COLUMNS, "pca_center_scale", 4)
     _same_up_to_signs(result.features, on_controls)  # 90 controls are 10 a component and more
@@ -68,7 +76,9 @@ def test_methods_equal_their_definitions(screen):
     _same_up_to_signs(few.features, _per_batch(PCA(4).fit_transform(scaled), screen, controls))
     np.testing.assert_array_equal(align(screen, COLUMNS, "none").features, screen.features)
     counts = screen.with_features(np.abs(screen.features), screen.names)
-    np.testing.assert_allclose(align(counts, COLUMNS, "none", transform="sqrt").features, np.sqrt(np.abs(x)), rtol=1e-6)
+    np.testing.assert_allclose(
+        align(counts, COLUMNS, "none", transform="sqrt").features, np.sqrt(np.abs(x)), rtol=1e-6
+    )
 
 
 def test_tvn_equals_its_definition(screen):
@@ -78,10 +88,13 @@ def test_tvn_equals_its_definition(screen):
     x = StandardScaler().fit(x[controls]).transform(x)
     for plate in "012":
         rows = (screen.metadata["plate"] == plate).to_numpy()
-        variances, axes = np.linalg.eigh(np.cov(x[rows & controls], rowvar=False, ddof=1) + 0.5 * np.eye(x.shape[1]))
+        variances, axes = np.linalg.eigh(
+            np.cov(x[rows & controls], rowvar=False, ddof=1) + 0.5 * np.eye(x.shape[1])
+        )
         x[rows] = x[rows] @ axes @ np.diag(variances**-0.5) @ axes.T
     found = align(screen, COLUMNS, "tvn").features.astype(float)
-    np.testing.assert_allclose(found @ found.T, x @ x.T, atol=2e-3)  # whatever the signs of the components
+    # whatever the signs of the components
+    np.testing.assert_allclose(found @ found.T, x @ x.T, atol=2e-3)
     assert align(screen, COLUMNS, "tvn").provenance["steps"][-1]["rank_starved_batches"] == 0
 
 
@@ -91,11 +104,12 @@ def test_few_controls_are_explained(caplog):
     with caplog.at_level(logging.INFO, "phenomjax"):
         result = align(starved, COLUMNS, "tvn", 8)
     assert (
-        "12 controls for 8 components are fewer than 10 a component, so the PCA is fitted on all 24 wells"
-        in caplog.text
+        "12 controls for 8 components are fewer than 10 a component, so the PCA is fitted on all 24"
+        " wells" in caplog.text
     )
     assert (
-        "TVN is rank-starved: 3 of 3 batches have no more controls than the 8 dimensions (the fewest: 4)" in caplog.text
+        "TVN is rank-starved: 3 of 3 batches have no more controls than the 8 dimensions (the"
+        " fewest: 4)" in caplog.text
     )
     assert "--align pca_center_scale" in caplog.text and np.isfinite(result.features).all()
     assert result.provenance["steps"][-1]["rank_starved_batches"] == 3
@@ -109,14 +123,18 @@ def test_batches_without_controls_and_too_many_dims(screen):
     metadata.loc[metadata["plate"] == "1", "is_control"] = False
     missing = Profiles(screen.features, metadata, screen.names)
     with pytest.raises(
-        UserError, match=r"1 of 3 batches have fewer than 2 controls \(the first: '1' with 0\).*coarser --batch"
+        UserError,
+        match=(
+            r"1 of 3 batches have fewer than 2 controls \(the first: '1' with 0\).*coarser --batch"
+        ),
     ):
         align(missing, COLUMNS, "center_scale")
     metadata["is_control"] = False
     with pytest.raises(UserError, match=r"No row is a control.*--align standardize"):
         align(Profiles(screen.features, metadata, screen.names), COLUMNS, "tvn")
     with pytest.raises(
-        UserError, match=r"--dims 7: a PCA of 90 rows with 6 features has at most 6 components. Use --dims 6"
+        UserError,
+        match=r"--dims 7: a PCA of 90 rows with 6 features has at most 6 components. Use --dims 6",
     ):
         align(screen, COLUMNS, "pca_center_scale", 7, "controls")
     with pytest.raises(UserError, match=r"nowhere negative"):
@@ -124,14 +142,24 @@ def test_batches_without_controls_and_too_many_dims(screen):
 
 
 def test_aggregation_counts_each_unit_of_a_level_once():
-    metadata = pd.DataFrame({
-        "plate": ["1", "1", "1", "1", "2"], "well": ["A1", "A1", "A2", "A3", "A1"], "site": list("12111"), "is_control": False,
-        "perturbation": ["g1", "g1", "g1", "g2", "g1"], "gene": "TP53", "perturbation_type": "crispr", "concentration": [1.0, 1.0, 1.0, 1.0, 3.0],
-    })  # fmt: skip
+    metadata = pd.DataFrame(
+        {
+            "plate": ["1", "1", "1", "1", "2"],
+            "well": ["A1", "A1", "A2", "A3", "A1"],
+            "site": list("12111"),
+            "is_control": False,
+            "perturbation": ["g1", "g1", "g1", "g2", "g1"],
+            "gene": "TP53",
+            "perturbation_type": "crispr",
+            "concentration": [1.0, 1.0, 1.0, 1.0, 3.0],
+        }
+    )
     crops = Profiles(np.array([[0], [2], [4], [7], [10]], np.float32), metadata, ("feature_0000",))
     columns = Columns(batch=("plate",))
     wells = aggregate.to_wells(crops, columns)
-    assert wells.features.ravel().tolist() == [1, 4, 7, 10] and wells.metadata["num_profiles"].tolist() == [2, 1, 1, 1]
+    assert wells.features.ravel().tolist() == [1, 4, 7, 10] and wells.metadata[
+        "num_profiles"
+    ].tolist() == [2, 1, 1, 1]
     assert wells.metadata["site"].tolist() == [None, "1", "1", "1"]
     apart = aggregate.to_perturbations(wells, columns, doses="apart")
     assert apart.metadata[["perturbation", "concentration"]].to_numpy().tolist() == [
@@ -140,13 +168,20 @@ def test_aggregation_counts_each_unit_of_a_level_once():
         ["g2", 1.0],
     ]
     assert apart.features.ravel().tolist() == [2.5, 10, 7]
-    assert aggregate.labels_of(wells, columns, "apart").tolist() == ["g1 @ 1.0", "g1 @ 1.0", "g2 @ 1.0", "g1 @ 3.0"]
-    together = aggregate.to_perturbations(wells, columns)
-    assert together.features.ravel().tolist() == [6.25, 7] and together.metadata["num_profiles"].tolist() == [4, 1]
-    genes = aggregate.to_genes(aggregate.to_perturbations(wells, columns), columns)
-    assert genes.features.ravel().tolist() == [pytest.approx(6.625)] and genes.metadata["perturbation"].tolist() == [
-        "TP53"
+    assert aggregate.labels_of(wells, columns, "apart").tolist() == [
+        "g1 @ 1.0",
+        "g1 @ 1.0",
+        "g2 @ 1.0",
+        "g1 @ 3.0",
     ]
+    together = aggregate.to_perturbations(wells, columns)
+    assert together.features.ravel().tolist() == [6.25, 7] and together.metadata[
+        "num_profiles"
+    ].tolist() == [4, 1]
+    genes = aggregate.to_genes(aggregate.to_perturbations(wells, columns), columns)
+    assert genes.features.ravel().tolist() == [pytest.approx(6.625)] and genes.metadata[
+        "perturbation"
+    ].tolist() == ["TP53"]
     with pytest.raises(UserError, match=r"No row perturbs a gene"):
         aggregate.to_genes(wells.take(np.arange(1)), Columns(batch=("plate",), gene="site"))
 
@@ -157,9 +192,17 @@ def test_median_and_mad_resist_one_bad_well():
     assert np.abs(aggregate.combine(rows, codes, 1, "median")).max() <= 0.15
     distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
     weight = np.minimum(1, 2 * np.median(distance) / distance)
-    np.testing.assert_allclose(aggregate.combine(rows, codes, 1, "mad")[0], weight @ rows / weight.sum(), rtol=1e-6)
-    assert aggregate.combine(rows, codes, 1, "mad").max() < 0.5 < aggregate.combine(rows, codes, 1, "mean").max()
-    assert aggregate.combine(np.ones((3, 2), np.float32), np.array([1, 0, 1]), 2, "mad").tolist() == [[1, 1], [1, 1]]
+    np.testing.assert_allclose(
+        aggregate.combine(rows, codes, 1, "mad")[0], weight @ rows / weight.sum(), rtol=1e-6
+    )
+    assert (
+        aggregate.combine(rows, codes, 1, "mad").max()
+        < 0.5
+        < aggregate.combine(rows, codes, 1, "mean").max()
+    )
+    assert aggregate.combine(
+        np.ones((3, 2), np.float32), np.array([1, 0, 1]), 2, "mad"
+    ).tolist() == [[1, 1], [1, 1]]
 
 
 def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
@@ -168,13 +211,28 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         module.add_arguments(parser)
         return module.run(parser.parse_args([str(word) for word in words]))
 
-    sites = [screen, Profiles(screen.features + 0.5, screen.metadata.assign(site="2"), screen.names)]
+    sites = [
+        screen,
+        Profiles(screen.features + 0.5, screen.metadata.assign(site="2"), screen.names),
+    ]
     for number, one in enumerate(sites):
         write(one, tmp_path / f"site{number}.parquet")
     both = [tmp_path / "site0.parquet", tmp_path / "site1.parquet"]
-    run(aggregate, "--profiles", *both, "--batch", "plate", "--to", "well", "--out", tmp_path / "wells.h5ad")
+    run(
+        aggregate,
+        "--profiles",
+        *both,
+        "--batch",
+        "plate",
+        "--to",
+        "well",
+        "--out",
+        tmp_path / "wells.h5ad",
+    )
     wells = read(tmp_path / "wells.h5ad")
-    np.testing.assert_allclose(np.sort(wells.features, 0), np.sort(screen.features + 0.25, 0), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.sort(wells.features, 0), np.sort(screen.features + 0.25, 0), rtol=1e-5
+    )
     run(
         align_command,
         "--profiles",
@@ -202,8 +260,18 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         tmp_path / "genes.csv.gz",
     )
     genes = read(tmp_path / "genes.csv.gz")
-    assert len(genes) == 15 and genes.features.shape[1] == 5 and genes.metadata["num_profiles"].tolist() == [12] * 15
-    assert [step["command"] for step in genes.provenance["steps"]] == ["aggregate", "align", "aggregate"]
-    assert len(genes.provenance["sources"]) == 2 and genes.provenance["steps"][-2]["method"] == "tvn"
+    assert (
+        len(genes) == 15
+        and genes.features.shape[1] == 5
+        and genes.metadata["num_profiles"].tolist() == [12] * 15
+    )
+    assert [step["command"] for step in genes.provenance["steps"]] == [
+        "aggregate",
+        "align",
+        "aggregate",
+    ]
+    assert (
+        len(genes.provenance["sources"]) == 2 and genes.provenance["steps"][-2]["method"] == "tvn"
+    )
     with pytest.raises(UserError, match=r"out\.txt has a suffix that names no format"):
         run(align_command, "--profiles", tmp_path / "wells.h5ad", "--out", tmp_path / "out.txt")

@@ -1,4 +1,6 @@
-"""Benchmark: recall equal to its definition, consistency, magnitude, siblings, targets, probe; the front door on a simulated screen."""
+"""Benchmark: recall equal to its definition, consistency, magnitude, siblings, targets, probe; the
+front door on a simulated screen.
+"""
 
 import argparse
 import gzip
@@ -44,14 +46,17 @@ def test_recall_on_the_unit_cases_of_the_definition():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_recall_of_a_map_equals_the_definition_with_ties(seed, monkeypatch):
-    """Small integers make ties; a sample smaller than the map makes the streamed way find the order statistics."""
+    """Small integers make ties; a sample smaller than the map makes the streamed way find the order
+    statistics.
+    """
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 70))
     rows = relate.units(rng.integers(0, 3, (n, 3)).astype(np.float32) + 1e-3)
     pairs = rng.integers(0, n, (80, 2))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     square = rows @ rows.T
-    null, query = square[np.triu_indices(n, 1)], square[pairs[:, 0], pairs[:, 1]]  # the null holds the known pairs too
+    # the null holds the known pairs too
+    null, query = square[np.triu_indices(n, 1)], square[pairs[:, 0], pairs[:, 1]]
     thresholds = [(0.05, 0.95), (0.1, 0.9), (0.0, 1.0), (0.5, 0.5)]
     expected = [recall.recall_of(null, query, low, high) for low, high in thresholds]
     assert recall.bounds(rows, thresholds).hits(query).mean(1).tolist() == expected
@@ -89,8 +94,12 @@ def test_relationship_files(tmp_path):
         assert read_relationships(tmp_path / name).pairs.tolist() == [["A", "B"], ["A", "D"]], name
     (tmp_path / "Reactome.csv.gz").write_bytes(gzip.compress(b"gene1;gene2\nA;B\n"))
     source = read_relationships(tmp_path / "Reactome.csv.gz")
-    assert source.name == "Reactome" and source.within(np.array(["b", "A", "B"], object)).tolist() == [[1, 2]]
-    assert source.describe_unmatched(np.array(["A", "b"], object))["symbols_that_differ_in_case"] == 1
+    assert source.name == "Reactome" and source.within(
+        np.array(["b", "A", "B"], object)
+    ).tolist() == [[1, 2]]
+    assert (
+        source.describe_unmatched(np.array(["A", "b"], object))["symbols_that_differ_in_case"] == 1
+    )
     for text, said in (
         ("TP53 MDM2 0.9\n", "first line is 'TP53 MDM2 0.9'.*entity1 and entity2.*sed -i"),
         ("", "is empty"),
@@ -119,23 +128,35 @@ def test_consistency_equals_its_definition():
     sets = random_sets(np.unique(labels.astype(str), return_inverse=True)[1], 2, 200, 0)
     null = np.sort((unit[sets[:, 0]] * unit[sets[:, 1]]).sum(1))
     b = found.cosine[1]
-    assert found.p[1] == pytest.approx((null >= b).mean()) and (labels[sets[:, 0]] != labels[sets[:, 1]]).all()
+    assert (
+        found.p[1] == pytest.approx((null >= b).mean())
+        and (labels[sets[:, 0]] != labels[sets[:, 1]]).all()
+    )
     assert found.honest_p[1] == pytest.approx((1 + (null >= b).sum()) / (1 + len(null)))
     idle = np.isin(labels, list("defgh"))
     unexpressed = consistency(features, labels, unexpressed=idle)
     five = np.sort(found.cosine[np.isin(found.names, list("defgh"))])
-    np.testing.assert_allclose(unexpressed.p[:2], [(five >= cosine).mean() for cosine in found.cosine[:2]])
+    np.testing.assert_allclose(
+        unexpressed.p[:2], [(five >= cosine).mean() for cosine in found.cosine[:2]]
+    )
 
 
 def test_magnitude_equals_its_definition_and_its_null_is_of_controls():
     rng = np.random.default_rng(0)
     controls = rng.normal(size=(40, 3))
-    wells = np.concatenate([rng.normal(size=(5, 3)) + 3, rng.normal(size=(5, 3)), rng.normal(size=(4, 3))])
+    wells = np.concatenate(
+        [rng.normal(size=(5, 3)) + 3, rng.normal(size=(5, 3)), rng.normal(size=(4, 3))]
+    )
     found = magnitudes(wells, np.repeat([0, 1, 2], [5, 5, 4]), 3, controls, draws=199)
     assert found.distance[:2] == pytest.approx(
         [energy_distance(wells[:5], controls), energy_distance(wells[5:10], controls)]
     )
-    assert found.p[0] == 1 / 200 and found.p[1] > 0.05 and np.isnan(found.distance[2]) and np.isnan(found.p[2])
+    assert (
+        found.p[0] == 1 / 200
+        and found.p[1] > 0.05
+        and np.isnan(found.distance[2])
+        and np.isnan(found.p[2])
+    )
     x, y = np.array([[0.0], [1.0]]), np.array([[3.0]])
     assert energy_distance(x, y) == pytest.approx(2 * 2.5 - 0.5)
     # Closed form of the null: one set, computed the long way.
@@ -160,11 +181,22 @@ def test_siblings_targets_and_probe():
     ]
     genes = relate.units(np.eye(12, dtype=np.float32))
     names = np.array([f"g{k}" for k in range(12)], object)
-    compounds = relate.units(-np.eye(12, dtype=np.float32)[:3] + 0.01)  # an inhibitor may look opposite
+    # an inhibitor may look opposite
+    compounds = relate.units(-np.eye(12, dtype=np.float32)[:3] + 0.01)
     entry = measures.compound_gene_entry(
-        compounds, np.array(["x", "y", "z"], object), genes, names, None, np.array(["g0", "g1", "none"], object)
+        compounds,
+        np.array(["x", "y", "z"], object),
+        genes,
+        names,
+        None,
+        np.array(["g0", "g1", "none"], object),
     )
-    assert entry["value"] == 1.0 and entry["count"] == 2 and entry["z"] > 3 and 0.1 < entry["chance"] < 0.5
+    assert (
+        entry["value"] == 1.0
+        and entry["count"] == 2
+        and entry["z"] > 3
+        and 0.1 < entry["chance"] < 0.5
+    )
     rng = np.random.default_rng(0)
     labels, batches = np.tile(np.arange(8), 6).astype(str), np.repeat(np.arange(3), 16)
     centre = rng.normal(size=(8, 10)) * 3
@@ -178,25 +210,52 @@ def test_siblings_targets_and_probe():
 
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory):
-    """60 knock-outs in 12 complexes of 5 and 12 compounds, each of one complex, on 3 plates; wells far apart between plates."""
+    """60 knock-outs in 12 complexes of 5 and 12 compounds, each of one complex, on 3 plates; wells
+    far apart between plates.
+    """
     folder = tmp_path_factory.mktemp("screen")
     rng = np.random.default_rng(0)
     genes = [f"G{k:02d}" for k in range(60)]
     complexes = rng.normal(size=(12, 16))
     effect = {gene: complexes[k // 5] + 0.4 * rng.normal(size=16) for k, gene in enumerate(genes)}
-    rows = [(gene, gene, "crispr") for gene in genes] + [(f"cpd{k}", genes[5 * k], "compound") for k in range(12)]
+    rows = [(gene, gene, "crispr") for gene in genes] + [
+        (f"cpd{k}", genes[5 * k], "compound") for k in range(12)
+    ]
     table, features = [], []
     for plate in range(3):
         shift, scale = 4 * rng.normal(size=16), rng.uniform(0.5, 2, 16)
         for number, (name, gene, kind) in enumerate([*rows, *[("DMSO", None, "control")] * 28]):
-            table.append((f"E{plate // 2}", str(plate), f"W{number:03d}", name, gene, kind, kind == "control"))
-            features.append(scale * (0.6 * rng.normal(size=16) + (effect[gene] if gene else 0)) + shift)
-    names = ["experiment", "plate", "well", "perturbation", "gene", "perturbation_type", "is_control"]
-    profiles = Profiles(np.array(features, np.float32), pd.DataFrame(table, columns=names), feature_names(16))
+            table.append(
+                (
+                    f"E{plate // 2}",
+                    str(plate),
+                    f"W{number:03d}",
+                    name,
+                    gene,
+                    kind,
+                    kind == "control",
+                )
+            )
+            features.append(
+                scale * (0.6 * rng.normal(size=16) + (effect[gene] if gene else 0)) + shift
+            )
+    names = [
+        "experiment",
+        "plate",
+        "well",
+        "perturbation",
+        "gene",
+        "perturbation_type",
+        "is_control",
+    ]
+    profiles = Profiles(
+        np.array(features, np.float32), pd.DataFrame(table, columns=names), feature_names(16)
+    )
     write(profiles, folder / "wells.parquet")
     pairs = [(genes[a], genes[b]) for a in range(60) for b in range(a) if a // 5 == b // 5]
     (folder / "CORUM.txt").write_text(
-        "entity1,entity2\n" + "".join(f"{a},{b}\n{b},{a}\n" for a, b in [*pairs, ("G00", "ELSEWHERE")])
+        "entity1,entity2\n"
+        + "".join(f"{a},{b}\n{b},{a}\n" for a, b in [*pairs, ("G00", "ELSEWHERE")])
     )
     arms = [f"{gene}\t{1 + k % 2}p\t0.5" for k, gene in enumerate(genes)]
     (folder / "arms.tsv").write_text("gene\tarm\tposition\n" + "\n".join(arms) + "\n")
@@ -205,25 +264,53 @@ def screen(tmp_path_factory):
 
 def test_benchmark_through_the_front_door(screen, capsys):
     code = _run(
-        command, "--profiles", screen / "wells.parquet", "--align", "center_scale", "--relationships", screen / "CORUM.txt",
-        "--genes", screen / "arms.tsv", "--thresholds", "0.05,0.95", "0.1,0.9", "--out", screen / "report",
-    )  # fmt: skip
+        command,
+        "--profiles",
+        screen / "wells.parquet",
+        "--align",
+        "center_scale",
+        "--relationships",
+        screen / "CORUM.txt",
+        "--genes",
+        screen / "arms.tsv",
+        "--thresholds",
+        "0.05,0.95",
+        "0.1,0.9",
+        "--out",
+        screen / "report",
+    )
     found = json.loads((screen / "report" / "benchmark.json").read_text())
-    assert code == 0 and found["recall.CORUM"]["value"] > 0.6 and found["recall.CORUM"]["count"] == 120
+    assert (
+        code == 0 and found["recall.CORUM"]["value"] > 0.6 and found["recall.CORUM"]["count"] == 120
+    )
     low, high = found["recall.CORUM"]["interval"]
-    assert low <= found["recall.CORUM"]["value"] <= high and found["recall.CORUM"]["bootstrap_over"] == "entities"
-    assert found["recall.CORUM"]["symbols_not_in_map"] == 1 and found["recall.CORUM"]["examples"] == ["ELSEWHERE"]
+    assert (
+        low <= found["recall.CORUM"]["value"] <= high
+        and found["recall.CORUM"]["bootstrap_over"] == "entities"
+    )
+    assert found["recall.CORUM"]["symbols_not_in_map"] == 1 and found["recall.CORUM"][
+        "examples"
+    ] == ["ELSEWHERE"]
     assert found["recall.CORUM@0.1,0.9"]["value"] >= found["recall.CORUM"]["value"]
     within, between = found["recall.CORUM.within_arm"], found["recall.CORUM.between_arms"]
     assert within["count"] + between["count"] == 120 and within["count"] > 20
-    assert found["consistency.mean_cosine"]["value"] > 0.5 and found["consistency.share_p05"]["value"] > 0.9
+    assert (
+        found["consistency.mean_cosine"]["value"] > 0.5
+        and found["consistency.share_p05"]["value"] > 0.9
+    )
     assert (
         found["consistency.share_p01"]["count"] == 72
         and found["sibling.recall"]["count"] == 12
         and found["sibling.recall"]["value"] > 0.9
     )
-    assert found["compound_gene.average_precision"]["count"] == 12 and found["compound_gene.average_precision"]["z"] > 5
-    assert found["probe.balanced_accuracy"]["value"] > 10 / 72 and found["probe.balanced_accuracy"]["folds"] == 3
+    assert (
+        found["compound_gene.average_precision"]["count"] == 12
+        and found["compound_gene.average_precision"]["z"] > 5
+    )
+    assert (
+        found["probe.balanced_accuracy"]["value"] > 10 / 72
+        and found["probe.balanced_accuracy"]["folds"] == 3
+    )
     assert (
         found["about"]["provenance"]["steps"][0]["command"] == "align"
         and len(pd.read_parquet(screen / "report" / "consistency.parquet")) == 72
@@ -258,9 +345,22 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
         and "at least 2 batches" in found["probe.balanced_accuracy"]["reason"]
     )
     with pytest.raises(
-        UserError, match=r"--map: 27 rows are a second row of their perturbation \(the first: 'DMSO'\).*aggregate"
+        UserError,
+        match=(
+            r"--map: 27 rows are a second row of their perturbation \(the first:"
+            r" 'DMSO'\).*aggregate"
+        ),
     ):
-        _run(command, "--profiles", screen / "one.parquet", "--map", "--align", "none", "--out", screen / "one")
+        _run(
+            command,
+            "--profiles",
+            screen / "one.parquet",
+            "--map",
+            "--align",
+            "none",
+            "--out",
+            screen / "one",
+        )
     (screen / "elsewhere.tsv").write_text("gene\tarm\tposition\nTP53\t17p\t0.1\n")
     common = [
         "--profiles",
@@ -272,22 +372,45 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
         "--out",
         screen / "one",
     ]
-    for more, said in ((["--genes", screen / "elsewhere.tsv"], "None of the 60 genes of the map .* is in the annotation .*--gene"),
-                       (["--thresholds", "0.9,0.1"], "LOW,HIGH"), (["--map", "--align", "tvn"], "has no controls for --align tvn"),
-                       (["--relationships", screen / "CORUM.txt", screen / "CORUM.txt"], "are named CORUM")):  # fmt: skip
+    for more, said in (
+        (
+            ["--genes", screen / "elsewhere.tsv"],
+            "None of the 60 genes of the map .* is in the annotation .*--gene",
+        ),
+        (["--thresholds", "0.9,0.1"], "LOW,HIGH"),
+        (["--map", "--align", "tvn"], "has no controls for --align tvn"),
+        (["--relationships", screen / "CORUM.txt", screen / "CORUM.txt"], "are named CORUM"),
+    ):
         with pytest.raises(UserError, match=said):
             _run(command, *common, *more)
 
 
 def test_filter_keeps_what_is_active(screen):
-    assert _run(filters, "--profiles", screen / "wells.parquet", "--draws", 300, "--out", screen / "filter") == 0
+    assert (
+        _run(
+            filters,
+            "--profiles",
+            screen / "wells.parquet",
+            "--draws",
+            300,
+            "--out",
+            screen / "filter",
+        )
+        == 0
+    )
     table = pd.read_parquet(screen / "filter" / "filter.parquet")
     record = json.loads((screen / "filter" / "filter.json").read_text())
     kept = read(screen / "filter" / "profiles.parquet")
-    assert record["active"] == table["active"].sum() and table["magnitude"].isna().all()  # 3 replicates
-    assert len(kept) == 3 * (28 + record["active"]) and kept.provenance["steps"][-1]["command"] == "filter"
+    # 3 replicates
+    assert record["active"] == table["active"].sum() and table["magnitude"].isna().all()
+    assert (
+        len(kept) == 3 * (28 + record["active"])
+        and kept.provenance["steps"][-1]["command"] == "filter"
+    )
     write(read(screen / "wells.parquet").take(np.arange(100)), screen / "single.parquet")
-    with pytest.raises(UserError, match=r"Each of the 72 perturbations has one replicate.*--profiles A B"):
+    with pytest.raises(
+        UserError, match=r"Each of the 72 perturbations has one replicate.*--profiles A B"
+    ):
         _run(filters, "--profiles", screen / "single.parquet", "--out", screen / "filter")
 
 
@@ -304,15 +427,40 @@ CPJUMP1 = {  # (plates, alignment): mean cosine, shares of p < .05 and p < .01, 
 @pytest.mark.parametrize("plates, method", CPJUMP1)
 def test_cpjump1(shared, tmp_path, plates, method):
     folder = shared / "microscopy" / "profiles" / "cpjump1"
-    files = [folder / f"BR001170{plate}_normalized_feature_select_negcon_batch.csv.gz" for plate in plates.split()]
+    files = [
+        folder / f"BR001170{plate}_normalized_feature_select_negcon_batch.csv.gz"
+        for plate in plates.split()
+    ]
     dims = ["--dims", 128] if method in ("pca_center_scale", "tvn") else []
     _run(
-        command, "--profiles", *files, "--batch", "Metadata_Plate", "--control", 'Metadata_control_type == "negcon"',
-        "--perturbation", "Metadata_broad_sample", "--gene", "Metadata_gene", "--align", method, *dims, "--probe", "none",
-        "--relationships", shared / "microscopy" / "relationships" / "CORUM.txt", "--out", tmp_path,
-    )  # fmt: skip
+        command,
+        "--profiles",
+        *files,
+        "--batch",
+        "Metadata_Plate",
+        "--control",
+        'Metadata_control_type == "negcon"',
+        "--perturbation",
+        "Metadata_broad_sample",
+        "--gene",
+        "Metadata_gene",
+        "--align",
+        method,
+        *dims,
+        "--probe",
+        "none",
+        "--relationships",
+        shared / "microscopy" / "relationships" / "CORUM.txt",
+        "--out",
+        tmp_path,
+    )
     found = json.loads((tmp_path / "benchmark.json").read_text())
-    keys = ("consistency.mean_cosine", "consistency.share_p05", "consistency.share_p01", "sibling.recall")
+    keys = (
+        "consistency.mean_cosine",
+        "consistency.share_p05",
+        "consistency.share_p01",
+        "sibling.recall",
+    )
     assert tuple(round(found[key]["value"], 3) for key in keys) == CPJUMP1[plates, method]
     assert (
         found["sibling.recall"]["count"] == 130
@@ -327,14 +475,38 @@ def test_periscope_counts(shared, tmp_path):
     data = shared / "microscopy"
     sources = [data / "relationships" / f"{name}.txt" for name in ("CORUM", "Reactome", "StringDB")]
     _run(
-        command, "--profiles", data / "crispr" / "periscope_HeLa_DMEM_significant_features_expressed_genes.csv",
-        "--features", "Mito|ConA|DAPI|WGA|Phalloidin", "--map", "--perturbation", "Gene", "--gene", "Gene", "--transform", "sqrt",
-        "--align", "standardize", "--genes", data / "genome" / "gencode_v27_gene_positions_hg38.txt",
-        "--centromeres", data / "genome" / "centromeres_hg38.tsv", "--only_mapped", "--null_pairs", 20000, "--relationships", *sources,
-        "--out", tmp_path,
-    )  # fmt: skip
+        command,
+        "--profiles",
+        data / "crispr" / "periscope_HeLa_DMEM_significant_features_expressed_genes.csv",
+        "--features",
+        "Mito|ConA|DAPI|WGA|Phalloidin",
+        "--map",
+        "--perturbation",
+        "Gene",
+        "--gene",
+        "Gene",
+        "--transform",
+        "sqrt",
+        "--align",
+        "standardize",
+        "--genes",
+        data / "genome" / "gencode_v27_gene_positions_hg38.txt",
+        "--centromeres",
+        data / "genome" / "centromeres_hg38.tsv",
+        "--only_mapped",
+        "--null_pairs",
+        20000,
+        "--relationships",
+        *sources,
+        "--out",
+        tmp_path,
+    )
     found = json.loads((tmp_path / "benchmark.json").read_text())
-    assert {source.stem: (round(found[f"recall.{source.stem}"]["value"], 3), found[f"recall.{source.stem}"]["count"]) for source in sources} == {
-        "CORUM": (0.142, 36782), "Reactome": (0.113, 15063), "StringDB": (0.146, 48896)
-    }  # fmt: skip
+    assert {
+        source.stem: (
+            round(found[f"recall.{source.stem}"]["value"], 3),
+            found[f"recall.{source.stem}"]["count"],
+        )
+        for source in sources
+    } == {"CORUM": (0.142, 36782), "Reactome": (0.113, 15063), "StringDB": (0.146, 48896)}
     assert found["recall.CORUM"]["map"] == 15796

@@ -1,4 +1,6 @@
-"""The demo of the maps: a small screen from images to a page, again without work that is done, and without an encoder."""
+"""The demo of the maps: a small screen from images to a page, again without work that is done, and
+without an encoder.
+"""
 
 import json
 
@@ -13,9 +15,19 @@ from phenomjax.system.errors import UserError
 from tests.tasks.test_mae import make_batch, make_config, start
 
 SMALL = {
-    "--plates": 2, "--wells": 48, "--field-px": 64, "--cell-radius": 12, "--num-complexes": 6, "--genes-per-complex": 3,
-    "--num-single-genes": 30, "--inactive-fraction": 1.0, "--num-compounds": 3, "--num-doses": 2, "--num-arms": 2, "--arm-bias": 2,
-}  # fmt: skip
+    "--plates": 2,
+    "--wells": 48,
+    "--field-px": 64,
+    "--cell-radius": 12,
+    "--num-complexes": 6,
+    "--genes-per-complex": 3,
+    "--num-single-genes": 30,
+    "--inactive-fraction": 1.0,
+    "--num-compounds": 3,
+    "--num-doses": 2,
+    "--num-arms": 2,
+    "--arm-bias": 2,
+}
 
 
 def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
@@ -25,19 +37,39 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(module, "umap", lambda features, seed: features[:, :2])
     config = make_config(len(CHANNELS), model__channels=CHANNELS)
     loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
-    arguments = ["demo", "--checkpoint", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--plates", "2"]
+    arguments = [
+        "demo",
+        "--checkpoint",
+        str(tmp_path / "run"),
+        "--out",
+        str(tmp_path / "out"),
+        "--plates",
+        "2",
+    ]
     assert main(arguments) == 0
     told = capsys.readouterr().err
     results = json.loads((tmp_path / "out/demo.json").read_text())
     assert set(results) == set(demo.FEATURES)
     for states in results.values():
         for state in ("raw", "corrected"):
-            assert 0 <= states[state]["recall"]["value"] <= 1 and states[state]["recall"]["count"] == 6 * 3
+            assert (
+                0 <= states[state]["recall"]["value"] <= 1
+                and states[state]["recall"]["count"] == 6 * 3
+            )
             assert states[state]["target_average_precision"]["count"] == 3
-    # The planted bias is in the hand-made features even of so small a screen, and the correction takes some of it away.
-    bias = {state: results["intensity"][state]["proximity"]["value"] for state in ("raw", "corrected")}
+    # The planted bias is in the hand-made features even of so small a screen, and the correction
+    # takes some of it away.
+    bias = {
+        state: results["intensity"][state]["proximity"]["value"] for state in ("raw", "corrected")
+    }
     assert bias["raw"] > 0.55 and abs(bias["corrected"] - 0.5) < bias["raw"] - 0.5
-    for name in ("demo.png", "map.html", "pictures/heatmap.png", "pictures/umap.png", "pictures/chromosomes.png"):
+    for name in (
+        "demo.png",
+        "map.html",
+        "pictures/heatmap.png",
+        "pictures/umap.png",
+        "pictures/chromosomes.png",
+    ):
         assert (tmp_path / "out" / name).stat().st_size > 10_000, name
     shown = (tmp_path / "out/names.txt").read_text().split()
     assert len(shown) >= 12 and shown[0].startswith("GENE") and shown[-1].startswith("CPD")
@@ -56,11 +88,15 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "blocks/blocks.json").read_text())
     assert list(found["blocks"]) == ["1", "2"] and str(found["best"]) in found["blocks"]
 
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")
+    }
     monkeypatch.setattr(demo, "read_results", lambda out: pytest.fail("stopped before the summary"))
     monkeypatch.setattr(demo, "_command", stop_after(demo._command, "embed"))
     assert main(arguments) == 75
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")
+    } == before
 
 
 def stop_after(command, name):
@@ -69,10 +105,13 @@ def stop_after(command, name):
 
 
 def test_without_an_encoder(tmp_path):
-    with pytest.raises(UserError, match=r"either --profiles E\.zarr.*or --checkpoint DIR and --bank"):
+    with pytest.raises(
+        UserError, match=r"either --profiles E\.zarr.*or --checkpoint DIR and --bank"
+    ):
         main(["blocks", "--out", str(tmp_path / "out")])
     with pytest.raises(
-        UserError, match=r"no trained run at .*absent\. Train the demo's encoder first with `make demo`"
+        UserError,
+        match=r"no trained run at .*absent\. Train the demo's encoder first with `make demo`",
     ):
         main(["demo", "--checkpoint", str(tmp_path / "absent"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

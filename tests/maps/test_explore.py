@@ -1,4 +1,6 @@
-"""The explorer's page, opened from disk and driven in a real browser: what it shows is what NumPy computes, and it loads nothing."""
+"""The explorer's page, opened from disk and driven in a real browser: what it shows is what NumPy
+computes, and it loads nothing.
+"""
 
 import os
 import re
@@ -24,18 +26,26 @@ HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">&amp;"
 def browser_path() -> str:
     """The browser of PHENOMJAX_CHROMIUM, or of the PATH; skips where there is none."""
     pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright, which drives the browser: pip install playwright"
+        "playwright.sync_api",
+        reason="needs playwright, which drives the browser: pip install playwright",
     )
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    path = os.environ.get("PHENOMJAX_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    path = os.environ.get("PHENOMJAX_CHROMIUM") or next(
+        filter(None, map(shutil.which, names)), None
+    )
     if not path:
-        pytest.skip("needs a Chromium or Chrome: apt-get install chromium, or name one in PHENOMJAX_CHROMIUM")
+        pytest.skip(
+            "needs a Chromium or Chrome: apt-get install chromium, or name one in"
+            " PHENOMJAX_CHROMIUM"
+        )
     return path
 
 
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory):
-    """A small simulated bank, and a raw and a corrected map of its perturbations, one of them with a hostile name."""
+    """A small simulated bank, and a raw and a corrected map of its perturbations, one of them with
+    a hostile name.
+    """
     folder = tmp_path_factory.mktemp("explore")
     config = SimulationConfig(
         num_plates=2,
@@ -52,7 +62,9 @@ def screen(tmp_path_factory):
     keys = ["perturbation", "perturbation_type", "gene", "concentration", "is_control"]
     table = wells[~wells["is_control"]][keys].drop_duplicates(["perturbation", "concentration"])
     table = table.sort_values(
-        ["perturbation_type", "perturbation", "concentration"], ascending=[False, True, True], ignore_index=True
+        ["perturbation_type", "perturbation", "concentration"],
+        ascending=[False, True, True],
+        ignore_index=True,
     )
     odd = pd.DataFrame(
         [
@@ -92,7 +104,9 @@ def expected_neighbours(profiles, table, row, kind, sign, count=10):
 
 
 def test_page_in_a_browser(screen):
-    """Search, neighbours, the switch between maps, heat map (zoom, point, click), scatter, thumbnails, tables to keep; no console error."""
+    """Search, neighbours, the switch between maps, heat map (zoom, point, click), scatter,
+    thumbnails, tables to keep; no console error.
+    """
     from playwright.sync_api import sync_playwright
 
     path = browser_path()
@@ -107,7 +121,16 @@ def test_page_in_a_browser(screen):
     )
     assert (
         run(
-            "explore", *words, "--layout", "pca", "--title", HOSTILE, "--thumbnail_px", 48, "--out", folder / "map.html"
+            "explore",
+            *words,
+            "--layout",
+            "pca",
+            "--title",
+            HOSTILE,
+            "--thumbnail_px",
+            48,
+            "--out",
+            folder / "map.html",
         )
         == 0
     )
@@ -117,7 +140,10 @@ def test_page_in_a_browser(screen):
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.on(
-            "console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None
+            "console",
+            lambda message: (
+                problems.append(message.text) if message.type in ("error", "warning") else None
+            ),
         )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
@@ -147,7 +173,9 @@ def test_page_in_a_browser(screen):
         vectors = unit_rows(raw.features)
         all_pairs = (vectors @ vectors.T)[np.triu_indices(len(raw), 1)]
         first = expected_neighbours(raw, table, 1, "gene", 1)[0][1]
-        assert float(text.removeprefix("p ")) == pytest.approx(np.mean(all_pairs >= first), abs=0.008)
+        assert float(text.removeprefix("p ")) == pytest.approx(
+            np.mean(all_pairs >= first), abs=0.008
+        )
 
         # Thumbnails: of this gene's wells and of controls, all of them decoded.
         captions = page.locator("#pictures figcaption").all_inner_texts()
@@ -156,24 +184,33 @@ def test_page_in_a_browser(screen):
         )
         assert all(
             size == 32
-            for size in page.locator("#pictures img").evaluate_all("list => list.map(image => image.naturalWidth)")
+            for size in page.locator("#pictures img").evaluate_all(
+                "list => list.map(image => image.naturalWidth)"
+            )
         )
         assert "blue is" in page.inner_text("#pictures .note")
 
         # Heat map of chosen rows: point at a square, zoom by wheel, key and button, drag, click.
         page.fill("#set", "GENE01, gene02 GENE03; nobody\n" + table["name"][len(table) - 1])
         page.click("#set-form button[type=submit]")
-        assert "nobody" in page.inner_text("#status") and page.get_attribute("#heat", "data-rows") == "4"
+        assert (
+            "nobody" in page.inner_text("#status")
+            and page.get_attribute("#heat", "data-rows") == "4"
+        )
         order = page.input_value("#set").split("\n")
         assert sorted(order) == sorted(["GENE01", "GENE02", "GENE03", HOSTILE])
         page.focus("#heat")
         page.locator("#heat").scroll_into_view_if_needed()
         box = page.locator("#heat").bounding_box()
         area = page.evaluate("heatArea()")
-        spot = [area["left"] + area["size"] * 5 / 8, area["top"] + area["size"] / 8]  # row 0, column 2
+        # row 0, column 2
+        spot = [area["left"] + area["size"] * 5 / 8, area["top"] + area["size"] / 8]
         page.mouse.move(box["x"] + spot[0], box["y"] + spot[1])
         rows = [table.index[table["name"] == order[k]][0] for k in (0, 2)]
-        values = [float(unit_rows(p.features)[rows[0]] @ unit_rows(p.features)[rows[1]]) for p in (raw, corrected)]
+        values = [
+            float(unit_rows(p.features)[rows[0]] @ unit_rows(p.features)[rows[1]])
+            for p in (raw, corrected)
+        ]
         told = page.inner_text("#cell")
         assert told.startswith(f"{order[0]} and {order[2]}: cosine")
         numbers = [float(n.replace("\u2212", "-")) for n in re.findall(r"[+\u2212]\d\.\d{3}", told)]
@@ -189,7 +226,8 @@ def test_page_in_a_browser(screen):
         page.mouse.down()
         page.mouse.move(box["x"] + spot[0] - 60, box["y"] + spot[1] - 10, steps=3)
         page.mouse.up()
-        assert page.evaluate("heat.x") > 0 and page.inner_text("#chosen") == table["name"][1]  # a drag is no click
+        # a drag is no click
+        assert page.evaluate("heat.x") > 0 and page.inner_text("#chosen") == table["name"][1]
         page.keyboard.press("0")
         page.mouse.click(box["x"] + spot[0], box["y"] + spot[1])
         assert page.inner_text("#chosen") == order[0]
@@ -237,14 +275,21 @@ def test_page_holds_the_map(screen, monkeypatch):
     vectors = unit_rows(random.normal(size=(500, 64)) * np.geomspace(3, 0.01, 64))
     for precision, dims, most in (("float16", 64, 5e-4), ("int8", 64, 0.01), ("float16", 40, 0.02)):
         packed, (mean, worst) = explore.pack(vectors, precision, dims)
-        assert mean < worst < most and len(packed) == -(-500 * dims * explore.PRECISIONS[precision] // 3) * 4
+        assert (
+            mean < worst < most
+            and len(packed) == -(-500 * dims * explore.PRECISIONS[precision] // 3) * 4
+        )
     for name in ("explore.html", "explore.css", "explore.js", "explore_views.js"):
-        assert "http" not in re.sub(r'http-equiv="[^"]+"', "", Path(explore.PAGE / name).read_text())
+        assert "http" not in re.sub(
+            r'http-equiv="[^"]+"', "", Path(explore.PAGE / name).read_text()
+        )
     assert choose(["gene02", "CPD01"], table)[0] == table.index[table["name"] == "GENE02"][0]
     with pytest.raises(UserError, match="Did you mean 'GENE02'"):
         choose(["GENE_02"], table)
     with pytest.raises(UserError, match="one HTML file"):
         run("explore", "--profiles", screen[0] / "raw.parquet", "--out", screen[0] / "map")
-    wells = Profiles(np.tile(raw.features, (6, 1)), pd.concat([raw.metadata] * 6, ignore_index=True), raw.names)
+    wells = Profiles(
+        np.tile(raw.features, (6, 1)), pd.concat([raw.metadata] * 6, ignore_index=True), raw.names
+    )
     with pytest.raises(UserError, match="Aggregate first"):
         entities(wells, Columns())

@@ -1,4 +1,6 @@
-"""Pictures of a map show what they say: triangles, order, curves, labels that cover none; UMAP is seeded; mistakes are named."""
+"""Pictures of a map show what they say: triangles, order, curves, labels that cover none; UMAP is
+seeded; mistakes are named.
+"""
 
 import json
 import os
@@ -66,7 +68,8 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
     raw, corrected = read(maps / "raw.parquet"), read(maps / "corrected.parquet")
     rows = [raw.metadata.index[raw.metadata["perturbation"] == name][0] for name in shown.index]
     below, above = (
-        unit_rows(profiles.features[rows]) @ unit_rows(profiles.features[rows]).T for profiles in (raw, corrected)
+        unit_rows(profiles.features[rows]) @ unit_rows(profiles.features[rows]).T
+        for profiles in (raw, corrected)
     )
     assert np.allclose(np.tril(shown), np.tril(below), atol=1e-6) and np.allclose(
         np.triu(shown, 1), np.triu(above, 1), atol=1e-6
@@ -81,14 +84,19 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
         vectors = unit_rows(profiles.features[genes])
         cosine = vectors @ vectors.T
         null = cosine[np.triu_indices(len(cosine), 1)]
-        expected = [recall_of(null, cosine[pairs[:, 0], pairs[:, 1]], tail, 1 - tail) for tail in pictures.TAILS]
+        expected = [
+            recall_of(null, cosine[pairs[:, 0], pairs[:, 1]], tail, 1 - tail)
+            for tail in pictures.TAILS
+        ]
         assert (
             curves[name]["recall"] == pytest.approx(expected, abs=1 / len(pairs))
             and curves[name]["pairs"] == len(pairs) == 72
         )
         assert all(
             low <= value <= high
-            for low, value, high in zip(curves[name]["low"], expected, curves[name]["high"], strict=True)
+            for low, value, high in zip(
+                curves[name]["low"], expected, curves[name]["high"], strict=True
+            )
         )
 
     for names, error in (
@@ -109,14 +117,18 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
 
 
 def test_labels_cover_none():
-    """Of many crowded points, the names that are written cover no other name, and at least a third finds a place."""
+    """Of many crowded points, the names that are written cover no other name, and at least a third
+    finds a place.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
     random = np.random.default_rng(0)
     xy = np.concatenate([random.normal(size=(200, 2)), random.normal(size=(60, 2)) * 0.15])
     names = [f"PERTURBATION{k}" for k in range(260)]
-    figure = figures.scatter(xy, ["gene"] * 200 + ["compound"] * 60, names=names, named=range(170, 230), title="t")
+    figure = figures.scatter(
+        xy, ["gene"] * 200 + ["compound"] * 60, names=names, named=range(170, 230), title="t"
+    )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [text for text in figure.axes[0].texts if text.get_text() in names]
@@ -124,7 +136,9 @@ def test_labels_cover_none():
     boxes = [Text.get_window_extent(text) for text in texts]  # without their lines to the points
     covered = [(a, b) for a in range(len(boxes)) for b in range(a) if boxes[a].overlaps(boxes[b])]
     assert covered == []
-    heat = figures.heat_map([f"a long name of row {k}" for k in range(40)], np.eye(40), title="title")
+    heat = figures.heat_map(
+        [f"a long name of row {k}" for k in range(40)], np.eye(40), title="title"
+    )
     FigureCanvasAgg(heat).draw()
     rows = [label.get_window_extent() for label in heat.axes[0].get_yticklabels()]
     assert not any(one.overlaps(other) for one, other in zip(rows[1:], rows, strict=False))
@@ -132,7 +146,12 @@ def test_labels_cover_none():
 
 
 def test_umap_is_seeded():
-    """The same seed gives the same UMAP, and it keeps two groups apart. In a process without compilation, which takes a quarter of the time."""
+    """The same seed gives the same UMAP, and it keeps two groups apart.
+
+    In a process without compilation, which takes a quarter of the time.
+    """
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", UMAP], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", UMAP], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr

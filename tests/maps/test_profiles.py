@@ -1,4 +1,6 @@
-"""Profiles in all formats, which column is what, and the bad inputs that are refused before anything is computed."""
+"""Profiles in all formats, which column is what, and the bad inputs that are refused before
+anything is computed.
+"""
 
 import json
 import subprocess
@@ -14,8 +16,15 @@ from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles, feature_columns, read, stored_blocks, write
 from phenomjax.system.errors import UserError
 
-OURS = {"experiment": "E1", "plate": ["1", "1", "2", "2"], "well": ["A01", "A02", "A01", "A02"], "perturbation": ["x", "DMSO", "x", None],
-        "gene": ["TP53", None, "TP53", None], "is_control": [False, True, False, True], "concentration": [0.5, np.nan, 0.5, np.nan]}  # fmt: skip
+OURS = {
+    "experiment": "E1",
+    "plate": ["1", "1", "2", "2"],
+    "well": ["A01", "A02", "A01", "A02"],
+    "perturbation": ["x", "DMSO", "x", None],
+    "gene": ["TP53", None, "TP53", None],
+    "is_control": [False, True, False, True],
+    "concentration": [0.5, np.nan, 0.5, np.nan],
+}
 
 
 def _profiles(seed=0, dim=3) -> Profiles:
@@ -30,13 +39,21 @@ def _profiles(seed=0, dim=3) -> Profiles:
 
 def _save_embeddings(path, arrays, **attributes):
     path.mkdir()
-    record = {"format": "embeddings", "version": 1, "level": "well", "checkpoint_fingerprint": "abc", **attributes}
+    record = {
+        "format": "embeddings",
+        "version": 1,
+        "level": "well",
+        "checkpoint_fingerprint": "abc",
+        **attributes,
+    }
     (path / "zarr.json").write_text(
         json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": record}})
     )
     for name, values in arrays.items():
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path / name}/"}}
-        tensorstore.open(spec, create=True, dtype=values.dtype.name, shape=values.shape).result().write(values).result()
+        tensorstore.open(
+            spec, create=True, dtype=values.dtype.name, shape=values.shape
+        ).result().write(values).result()
     pd.DataFrame(OURS).to_parquet(path / "metadata.parquet")
 
 
@@ -55,15 +72,25 @@ def test_round_trip(tmp_path, name):
 def test_embeddings_of_one_block_and_of_several(tmp_path):
     values = np.arange(8, dtype=np.float16).reshape(4, 2)
     _save_embeddings(tmp_path / "one.zarr", {"embeddings": values}, blocks=[12])
-    _save_embeddings(tmp_path / "two.zarr", {"embeddings_block_3": values, "embeddings_block_12": values + 1})
+    _save_embeddings(
+        tmp_path / "two.zarr", {"embeddings_block_3": values, "embeddings_block_12": values + 1}
+    )
     one = read(tmp_path / "one.zarr")
     assert (
-        one.features.dtype == np.float32 and one.features[3, 1] == 7 and one.names == ("feature_0000", "feature_0001")
+        one.features.dtype == np.float32
+        and one.features[3, 1] == 7
+        and one.names == ("feature_0000", "feature_0001")
     )
     assert one.provenance["sources"][0]["checkpoint_fingerprint"] == "abc"
-    assert stored_blocks(tmp_path / "two.zarr") == [3, 12] and read(tmp_path / "two.zarr", block=12).features[0, 0] == 1
-    for path, block, said in (("two.zarr", None, "holds the blocks 3, 12. Choose one: --block 12"), ("two.zarr", 4, "holds the blocks 3, 12"),
-                              ("one.zarr", 4, "not of 4")):  # fmt: skip
+    assert (
+        stored_blocks(tmp_path / "two.zarr") == [3, 12]
+        and read(tmp_path / "two.zarr", block=12).features[0, 0] == 1
+    )
+    for path, block, said in (
+        ("two.zarr", None, "holds the blocks 3, 12. Choose one: --block 12"),
+        ("two.zarr", 4, "holds the blocks 3, 12"),
+        ("one.zarr", 4, "not of 4"),
+    ):
         with pytest.raises(UserError, match=said):
             read(tmp_path / path, block=block)
     (tmp_path / "two.zarr" / "zarr.json").unlink()
@@ -73,7 +100,13 @@ def test_embeddings_of_one_block_and_of_several(tmp_path):
 
 def test_feature_columns_of_foreign_tables():
     cell_profiler = pd.DataFrame(
-        {"Metadata_Plate": ["a"], "Metadata_dose": [1.0], "Cells_Area": [2.0], "Nuclei_X": [3], "Path": ["p"]}
+        {
+            "Metadata_Plate": ["a"],
+            "Metadata_dose": [1.0],
+            "Cells_Area": [2.0],
+            "Nuclei_X": [3],
+            "Path": ["p"],
+        }
     )
     assert feature_columns(cell_profiler, "t", None) == ["Cells_Area", "Nuclei_X"]
     assert feature_columns(cell_profiler, "t", "Cells_.*") == ["Cells_Area"]
@@ -94,30 +127,52 @@ def test_files_are_joined_by_the_names_of_their_features(tmp_path):
     first, second = _profiles(0), _profiles(1)
     write(first, tmp_path / "a.parquet")
     order = [2, 0, 1]
-    write(second.with_features(second.features[:, order], [second.names[k] for k in order]), tmp_path / "b.csv")
+    write(
+        second.with_features(second.features[:, order], [second.names[k] for k in order]),
+        tmp_path / "b.csv",
+    )
     both = read([tmp_path / "a.parquet", tmp_path / "b.csv"])
     np.testing.assert_array_equal(both.features, np.concatenate([first.features, second.features]))
     write(_profiles(2, dim=4), tmp_path / "wide.h5ad")
     with pytest.raises(
         UserError,
-        match=r"a\.parquet has 3 features and .*wide\.h5ad has 4.*1 only in the second \(feature_0003\).*same --checkpoint",
+        match=(
+            r"a\.parquet has 3 features and .*wide\.h5ad has 4.*1 only in the second"
+            r" \(feature_0003\).*same --checkpoint"
+        ),
     ):
         read([tmp_path / "a.parquet", tmp_path / "wide.h5ad"])
 
 
 def test_which_rows_are_controls_and_treatments():
-    jump = pd.DataFrame({"Metadata_control_type": ["negcon", np.nan, "poscon", np.nan], "Metadata_pert_type": ["control", "trt", "control", "trt"],
-                         "Metadata_id": [np.nan, "a", "b", "c"]})  # fmt: skip
-    columns = Columns(batch=(), control='Metadata_control_type == "negcon"', perturbation="Metadata_id")
+    jump = pd.DataFrame(
+        {
+            "Metadata_control_type": ["negcon", np.nan, "poscon", np.nan],
+            "Metadata_pert_type": ["control", "trt", "control", "trt"],
+            "Metadata_id": [np.nan, "a", "b", "c"],
+        }
+    )
+    columns = Columns(
+        batch=(), control='Metadata_control_type == "negcon"', perturbation="Metadata_id"
+    )
     assert columns.controls(jump).tolist() == [True, False, False, False]
-    assert columns.treatments(jump).tolist() == [False, True, False, True]  # not the positive control
-    everything = Columns(batch=(), control=columns.control, treatment="all", perturbation="Metadata_id")
+    # not the positive control
+    assert columns.treatments(jump).tolist() == [False, True, False, True]
+    everything = Columns(
+        batch=(), control=columns.control, treatment="all", perturbation="Metadata_id"
+    )
     assert everything.treatments(jump).tolist() == [False, True, True, True]
     ours = pd.DataFrame(OURS)
     assert Columns().batches(ours).tolist() == ["E1/1", "E1/1", "E1/2", "E1/2"]
-    for wrong, said in ((Columns(control="is_contrl"), "no column 'is_contrl'.*Did you mean 'is_control'.*--control"),
-                        (Columns(control="gene"), "holds 'TP53', not true or false"), (Columns(control="well =="), "no query"),
-                        (Columns(control="concentration + 1"), "yes or no")):  # fmt: skip
+    for wrong, said in (
+        (
+            Columns(control="is_contrl"),
+            "no column 'is_contrl'.*Did you mean 'is_control'.*--control",
+        ),
+        (Columns(control="gene"), "holds 'TP53', not true or false"),
+        (Columns(control="well =="), "no query"),
+        (Columns(control="concentration + 1"), "yes or no"),
+    ):
         with pytest.raises(UserError, match=said):
             wrong.controls(ours)
     with pytest.raises(UserError, match=r"--batch Metadata_Plate"):
@@ -132,22 +187,31 @@ def test_duplicate_rows_and_nan_are_refused(tmp_path):
         pd.concat([profiles.metadata, profiles.metadata[:1]]),
         profiles.names,
     )
-    with pytest.raises(UserError, match=r"1 of 5 rows are there twice.*row 4, experiment=E1.*Was a file given twice"):
+    with pytest.raises(
+        UserError,
+        match=r"1 of 5 rows are there twice.*row 4, experiment=E1.*Was a file given twice",
+    ):
         input.refuse_duplicates(twice)
     features = profiles.features.copy()
     features[1, 0], features[2, 0] = np.nan, np.inf
     holed = profiles.with_features(features, profiles.names)
     with pytest.raises(
         UserError,
-        match=r"2 values are NaN or infinite: in 2 of 4 rows and 1 of 3 features.*'feature_0000'.*--nan drop_features",
+        match=(
+            r"2 values are NaN or infinite: in 2 of 4 rows and 1 of 3"
+            r" features.*'feature_0000'.*--nan drop_features"
+        ),
     ):
         input.finite(holed)
     assert input.finite(holed, "drop_features").names == profiles.names[1:]
     dropped = input.finite(holed, "drop_rows")
-    assert len(dropped) == len(dropped.metadata) == 2 and dropped.provenance["steps"][-1]["rows"] == 2
+    assert (
+        len(dropped) == len(dropped.metadata) == 2 and dropped.provenance["steps"][-1]["rows"] == 2
+    )
     with pytest.raises(UserError, match=r"would leave nothing.*drop_rows"):
         input.finite(
-            profiles.with_features(np.where(np.eye(4, 3) > 0, np.nan, features), profiles.names), "drop_features"
+            profiles.with_features(np.where(np.eye(4, 3) > 0, np.nan, features), profiles.names),
+            "drop_features",
         )
 
 
@@ -166,7 +230,13 @@ def test_files_that_are_no_profiles(tmp_path):
 
 
 def test_front_door_imports_only_what_is_asked_for():
-    code = "import sys; sys.argv = ['maps', 'align', '--help']; from phenomjax.maps.__main__ import main\n"
-    code += "try: main()\nexcept SystemExit: print(sorted({'pandas', 'sklearn', 'umap', 'matplotlib', 'jax'} & set(sys.modules)))"
+    code = (
+        "import sys; sys.argv = ['maps', 'align', '--help']; from phenomjax.maps.__main__ import"
+        " main\n"
+    )
+    code += (
+        "try: main()\nexcept SystemExit: print(sorted({'pandas', 'sklearn', 'umap', 'matplotlib',"
+        " 'jax'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]") and "pca_center_scale" in done.stdout

@@ -1,4 +1,6 @@
-"""Cosines of all pairs in blocks: exact neighbours, quantiles and p-values within the stated error; query; block search."""
+"""Cosines of all pairs in blocks: exact neighbours, quantiles and p-values within the stated error;
+query; block search.
+"""
 
 import argparse
 import json
@@ -22,7 +24,9 @@ def _run(module, *words) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A map of 40 genes and 25 compounds, 8 dimensions, with ties: G00 and G01 are alike, cpd0 is their opposite."""
+    """A map of 40 genes and 25 compounds, 8 dimensions, with ties: G00 and G01 are alike, cpd0 is
+    their opposite.
+    """
     path, rng = tmp_path_factory.mktemp("map"), np.random.default_rng(0)
     features = rng.normal(size=(65, 8)).astype(np.float32)
     features[1], features[40] = features[0] * 2, -features[0]
@@ -39,7 +43,17 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
     monkeypatch.setattr(relate, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(relate, "ROW_GROUP", 500)
     assert (
-        _run(relate, "--profiles", folder / "map.parquet", "--top", 5, "--square", "--out", folder / "relations") == 0
+        _run(
+            relate,
+            "--profiles",
+            folder / "map.parquet",
+            "--top",
+            5,
+            "--square",
+            "--out",
+            folder / "relations",
+        )
+        == 0
     )
     features = np.load(folder / "features.npy")
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -59,7 +73,10 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
                 assert chosen["neighbour"].tolist() == expected.tolist()
     null = np.sort(square[np.triu_indices(65, 1)])
     record = json.loads((folder / "relations" / "quantiles.json").read_text())
-    assert record["pairs"] == len(null) == record["null_pairs"] and record["kinds"] == {"compound": 25, "gene": 40}
+    assert record["pairs"] == len(null) == record["null_pairs"] and record["kinds"] == {
+        "compound": 25,
+        "gene": 40,
+    }
     for share, value in record["quantiles"].items():
         exact = null[max(int(np.ceil(float(share) * len(null))) - 1, 0)]
         assert abs(value - exact) <= record["quantile_error"] + 1e-6
@@ -68,7 +85,9 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
     assert (p["p"] >= exact - 1e-9).all() and np.abs(p["p"] - exact).max() <= 3 / len(
         null
     )  # errs upwards, by what shares the bin
-    best = table.query("entity == 'G00' and rank == 1").set_index(["neighbour_kind", "side"])["neighbour"]
+    best = table.query("entity == 'G00' and rank == 1").set_index(["neighbour_kind", "side"])[
+        "neighbour"
+    ]
     assert best["gene", "similar"] == "G01" and best["compound", "opposite"] == "cpd0"
 
 
@@ -79,7 +98,9 @@ def test_top_k_is_exact_where_only_a_sample_sets_the_threshold():
         for side, sign in (("similar", 1), ("opposite", -1)):
             found, values = sides[side]
             square = rows[start : start + len(found)] @ rows.T
-            np.testing.assert_array_equal(found, np.argsort(-sign * square, axis=1, kind="stable")[:, :4])
+            np.testing.assert_array_equal(
+                found, np.argsort(-sign * square, axis=1, kind="stable")[:, :4]
+            )
             np.testing.assert_array_equal(values, np.take_along_axis(square, found, 1))
     assert sum(block.shape[0] for _, block in relate.cosines(rows)) == 400
 
@@ -94,18 +115,44 @@ def test_null_of_chosen_entities_and_what_no_map_is(folder):
         "--out",
         folder / "null",
     )
-    assert json.loads((folder / "null" / "quantiles.json").read_text())["null_pairs"] == 40 * 39 // 2
+    assert (
+        json.loads((folder / "null" / "quantiles.json").read_text())["null_pairs"] == 40 * 39 // 2
+    )
     with pytest.raises(UserError, match=r"--null .* names 1 entities"):
-        _run(relate, "--profiles", folder / "map.parquet", "--null", "gene == 'G00'", "--out", folder / "null")
-    with pytest.raises(UserError, match=r"1 of 2 profiles are zero in all features \(the first is row 1\)"):
+        _run(
+            relate,
+            "--profiles",
+            folder / "map.parquet",
+            "--null",
+            "gene == 'G00'",
+            "--out",
+            folder / "null",
+        )
+    with pytest.raises(
+        UserError, match=r"1 of 2 profiles are zero in all features \(the first is row 1\)"
+    ):
         relate.units(np.array([[1.0, 0], [0, 0]], np.float32))
 
 
 def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
-    assert _run(query, "g00", "--profiles", folder / "map.parquet", "--top", 2, "--json", folder / "query.json") == 0
+    assert (
+        _run(
+            query,
+            "g00",
+            "--profiles",
+            folder / "map.parquet",
+            "--top",
+            2,
+            "--json",
+            folder / "query.json",
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     found = json.loads((folder / "query.json").read_text())["G00"]
-    assert found["gene"]["similar"][0]["name"] == "G01" and found["gene"]["similar"][0]["cosine"] == pytest.approx(1)
+    assert found["gene"]["similar"][0]["name"] == "G01" and found["gene"]["similar"][0][
+        "cosine"
+    ] == pytest.approx(1)
     assert found["compound"]["opposite"][0] == {
         "name": "cpd0",
         "gene": "G01",
@@ -113,7 +160,11 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
         "p": pytest.approx(2 / 2080),
     }
     assert len(found["compound"]["similar"]) == 2 and "G00 (gene)" in printed
-    assert printed.index("similar compounds") < printed.index("opposite compounds") < printed.index("similar genes")
+    assert (
+        printed.index("similar compounds")
+        < printed.index("opposite compounds")
+        < printed.index("similar genes")
+    )
     with pytest.raises(UserError, match=r"'G0' is not in the map of 65.*Did you mean 'G"):
         _run(query, "G0", "--profiles", folder / "map.parquet")
 
@@ -123,7 +174,11 @@ def test_block_search_finds_the_block_that_separates(tmp_path):
     plate, kind = np.repeat([0, 1, 2], 24), np.tile(np.arange(8), 9)
     centre = 3 * rng.normal(size=(8, 6))
     metadata = pd.DataFrame(
-        {"experiment": "E", "plate": plate.astype(str), "well": np.tile(np.arange(24), 3).astype(str)}
+        {
+            "experiment": "E",
+            "plate": plate.astype(str),
+            "well": np.tile(np.arange(24), 3).astype(str),
+        }
     )
     metadata["perturbation"], metadata["is_control"] = np.char.add("p", kind.astype(str)), kind == 0
     path = tmp_path / "E.zarr"
@@ -135,11 +190,20 @@ def test_block_search_finds_the_block_that_separates(tmp_path):
     )
     for block, signal in ((3, 0.1), (6, 1.0), (12, 0.3)):
         values = (signal * centre[kind] + rng.normal(size=(72, 6))).astype(np.float32)
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path / f'embeddings_block_{block}'}/"}}
-        tensorstore.open(spec, create=True, dtype="float32", shape=values.shape).result().write(values).result()
+        spec = {
+            "driver": "zarr3",
+            "kvstore": {"driver": "file", "path": f"{path / f'embeddings_block_{block}'}/"},
+        }
+        tensorstore.open(spec, create=True, dtype="float32", shape=values.shape).result().write(
+            values
+        ).result()
     assert _run(blocks, "--profiles", path, "--out", tmp_path / "blocks") == 0
     found = json.loads((tmp_path / "blocks" / "blocks.json").read_text())
-    assert found["best"] == 6 and list(found["blocks"]) == ["3", "6", "12"] and found["blocks"]["6"]["count"] == 7
+    assert (
+        found["best"] == 6
+        and list(found["blocks"]) == ["3", "6", "12"]
+        and found["blocks"]["6"]["count"] == 7
+    )
     low, high = found["blocks"]["6"]["interval"]
     assert found["blocks"]["3"]["value"] < low <= found["blocks"]["6"]["value"] <= high
     assert (tmp_path / "blocks" / "blocks.png").stat().st_size > 1000

@@ -1,4 +1,6 @@
-"""Attention: every implementation against float64, the dispatcher's choices, its log line and its errors."""
+"""Attention: every implementation against float64, the dispatcher's choices, its log line and its
+errors.
+"""
 
 import logging
 import types
@@ -9,7 +11,12 @@ import numpy as np
 import pytest
 
 from phenomjax.models import attention as module
-from phenomjax.models.attention import attention, choose_attention, looped_attention, matmul_attention
+from phenomjax.models.attention import (
+    attention,
+    choose_attention,
+    looped_attention,
+    matmul_attention,
+)
 from phenomjax.system.errors import UserError
 
 
@@ -22,12 +29,20 @@ def reference(q, k, v):
 
 @pytest.mark.parametrize(
     "function",
-    [matmul_attention, looped_attention, lambda *x: attention(*x, "xla"), lambda *x: attention(*x, "products")],
+    [
+        matmul_attention,
+        looped_attention,
+        lambda *x: attention(*x, "xla"),
+        lambda *x: attention(*x, "products"),
+    ],
 )
 @pytest.mark.parametrize("queries,keys", [(5, 5), (3, 7)])
 def test_values_and_gradients(function, queries, keys):
     random = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(random.standard_normal((2, seq, 3, 8), np.float32)) for seq in (queries, keys, keys))
+    q, k, v = (
+        jnp.asarray(random.standard_normal((2, seq, 3, 8), np.float32))
+        for seq in (queries, keys, keys)
+    )
     value, pull = jax.vjp(function, q, k, v)
     np.testing.assert_allclose(value, reference(q, k, v), atol=1e-5)
     gradient = jnp.asarray(random.standard_normal(q.shape, np.float32))
@@ -37,9 +52,14 @@ def test_values_and_gradients(function, queries, keys):
 
 
 def test_looped_attention_in_bfloat16_and_under_vmap():
-    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in np.random.default_rng(0).standard_normal((3, 2, 9, 2, 8)))
+    q, k, v = (
+        jnp.asarray(x, jnp.bfloat16)
+        for x in np.random.default_rng(0).standard_normal((3, 2, 9, 2, 8))
+    )
     assert looped_attention(q, k, v).dtype == jnp.bfloat16
-    np.testing.assert_allclose(looped_attention(q, k, v).astype(np.float32), reference(q, k, v), atol=0.05)
+    np.testing.assert_allclose(
+        looped_attention(q, k, v).astype(np.float32), reference(q, k, v), atol=0.05
+    )
     grad = jax.grad(lambda q: looped_attention(q, k, v).astype(jnp.float32).sum())(q)
     assert grad.dtype == jnp.bfloat16
     many = jax.vmap(looped_attention)(*(jnp.stack([x, 2 * x]) for x in (q, k, v)))
@@ -62,15 +82,22 @@ def test_the_choice_is_logged_once(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "phenomjax"):
         attention(x, x, x)
         attention(x, x, x)
-    assert [r.getMessage() for r in caplog.records] == ["attention: matmul (on a CPU explicit products are fastest)"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "attention: matmul (on a CPU explicit products are fastest)"
+    ]
 
 
 def test_choices_without_a_gpu():
     assert choose_attention("auto", jnp.bfloat16, 64)[0] == "matmul"
     assert choose_attention("xla", jnp.float32, 64) == ("xla", "asked for by model.attention")
-    with pytest.raises(UserError, match=r"model\.attention is 'flash'; it can be auto, matmul, products, xla, cudnn"):
+    with pytest.raises(
+        UserError,
+        match=r"model\.attention is 'flash'; it can be auto, matmul, products, xla, cudnn",
+    ):
         choose_attention("flash", jnp.float32, 64)
-    with pytest.raises(UserError, match="cannot be honoured: it needs an NVIDIA GPU, and this program runs on cpu"):
+    with pytest.raises(
+        UserError, match="cannot be honoured: it needs an NVIDIA GPU, and this program runs on cpu"
+    ):
         choose_attention("cudnn", jnp.bfloat16, 64)
 
 
@@ -89,7 +116,9 @@ def test_choices_without_a_gpu():
 )
 def test_choices_on_a_gpu(monkeypatch, capability, dtype, head_dim, version, reason):
     client = types.SimpleNamespace(platform_version=version)
-    device = types.SimpleNamespace(client=client, compute_capability=capability, device_kind="Tesla T4")
+    device = types.SimpleNamespace(
+        client=client, compute_capability=capability, device_kind="Tesla T4"
+    )
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     chosen, why = choose_attention("auto", dtype, head_dim)

@@ -1,4 +1,6 @@
-"""ELMo against a restatement in PyTorch (outputs, loss, every gradient), and the rules its authors left in code only."""
+"""ELMo against a restatement in PyTorch (outputs, loss, every gradient), and the rules its authors
+left in code only.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,16 @@ FILTERS = ((1, 4), (2, 4), (3, 6))
 
 def make(**changes):
     options = {
-        "characters": elmo.character_table(TOKENS, len(TOKENS), 6), "num_layers": LAYERS, "cell_dim": CELL, "cell_clip": 0.4,
-        "projection_clip": 0.3, "skip_connections": True, "dropout": 0.0, "dtype": jnp.float32,
+        "characters": elmo.character_table(TOKENS, len(TOKENS), 6),
+        "num_layers": LAYERS,
+        "cell_dim": CELL,
+        "cell_clip": 0.4,
+        "projection_clip": 0.3,
+        "skip_connections": True,
+        "dropout": 0.0,
+        "dtype": jnp.float32,
         "encoder": {"char_dim": 5, "filters": FILTERS, "num_highway": 2, "projection_dim": WIDTH},
-    }  # fmt: skip
+    }
     options |= changes
     options["characters"] = tuple(map(tuple, options["characters"].tolist()))
     return elmo.ELMo(**options)
@@ -31,7 +39,9 @@ def make_params(model, scale=0.5):
     state = elmo.initial_state(1, LAYERS, CELL, WIDTH)
     shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), zeros, state))["params"]
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: jnp.asarray(scale * random.standard_normal(x.shape), jnp.float32), shapes)
+    return jax.tree.map(
+        lambda x: jnp.asarray(scale * random.standard_normal(x.shape), jnp.float32), shapes
+    )
 
 
 def make_batch(rows=ROWS, time=TIME, seed=1):
@@ -45,7 +55,9 @@ def make_batch(rows=ROWS, time=TIME, seed=1):
 
 
 def torch_elmo(params, characters, tokens, state, cell_clip=0.4, projection_clip=0.3):
-    """The model again, one step at a time in PyTorch: ([token vectors, layer 1, …], logits), all (rows, 2, time, …)."""
+    """The model again, one step at a time in PyTorch: ([token vectors, layer 1, …], logits), all
+    (rows, 2, time, …).
+    """
     import torch
     from torch.nn import functional
 
@@ -54,7 +66,9 @@ def torch_elmo(params, characters, tokens, state, cell_clip=0.4, projection_clip
     def linear(x, name):
         return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]
 
-    x = p["token_encoder/embedding"][torch.tensor(np.asarray(characters)[np.asarray(tokens)], dtype=torch.long)]
+    x = p["token_encoder/embedding"][
+        torch.tensor(np.asarray(characters)[np.asarray(tokens)], dtype=torch.long)
+    ]
     words = x.reshape(-1, *x.shape[-2:]).swapaxes(1, 2)
     pooled = []
     for k in range(len(FILTERS)):
@@ -64,21 +78,31 @@ def torch_elmo(params, characters, tokens, state, cell_clip=0.4, projection_clip
     h = torch.cat(pooled, -1)
     for k in range(2):
         carry = torch.sigmoid(linear(h, f"token_encoder/highway_{k}_carry"))
-        h = carry * functional.relu(linear(h, f"token_encoder/highway_{k}_transform")) + (1 - carry) * h
+        h = (
+            carry * functional.relu(linear(h, f"token_encoder/highway_{k}_transform"))
+            + (1 - carry) * h
+        )
     outputs = [linear(h, "token_encoder/projection").reshape(*tokens.shape, -1)]
     for layer in range(LAYERS):
         directions = []
         for d in range(2):
             inward, recurrent, outward, bias = (
-                p[f"layer_{layer}/{name}"][d] for name in ("input/kernel", "state/kernel", "projection/kernel", "bias")
+                p[f"layer_{layer}/{name}"][d]
+                for name in ("input/kernel", "state/kernel", "projection/kernel", "bias")
             )
-            c, h = (torch.tensor(np.asarray(state[name]))[:, layer, d] for name in ("cell", "hidden"))
+            c, h = (
+                torch.tensor(np.asarray(state[name]))[:, layer, d] for name in ("cell", "hidden")
+            )
             steps = []
             for t in range(tokens.shape[-1]):
                 x = outputs[-1][:, d, t]
                 i, f, g, o = (x @ inward[:, k] + h @ recurrent[:, k] + bias[k] for k in range(4))
-                c = (torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)).clamp(-cell_clip, cell_clip)
-                h = ((torch.sigmoid(o) * torch.tanh(c)) @ outward).clamp(-projection_clip, projection_clip)
+                c = (torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)).clamp(
+                    -cell_clip, cell_clip
+                )
+                h = ((torch.sigmoid(o) * torch.tanh(c)) @ outward).clamp(
+                    -projection_clip, projection_clip
+                )
                 steps.append(h + x if layer else h)
             directions.append(torch.stack(steps, 1))
         outputs.append(torch.stack(directions, 1))
@@ -94,7 +118,9 @@ def test_equals_torch_with_every_gradient():
     @jax.jit
     def loss(params):
         outputs, after = model.apply({"params": params}, tokens, state, method="read")
-        logits = model.apply({"params": params}, outputs[-1], method=lambda model, x: model.softmax(x))
+        logits = model.apply(
+            {"params": params}, outputs[-1], method=lambda model, x: model.softmax(x)
+        )
         true = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)
         return -true.mean(), (outputs, logits, after)
 
@@ -105,7 +131,8 @@ def test_equals_torch_with_every_gradient():
     }
     their_outputs, their_logits = torch_elmo(flat, model.characters, tokens, state)
     their_loss = torch.nn.functional.cross_entropy(
-        their_logits.reshape(-1, len(TOKENS)), torch.tensor(np.asarray(targets), dtype=torch.long).reshape(-1)
+        their_logits.reshape(-1, len(TOKENS)),
+        torch.tensor(np.asarray(targets), dtype=torch.long).reshape(-1),
     )
     their_loss.backward()
     close = {"rtol": 1e-4, "atol": 1e-6}
@@ -117,16 +144,22 @@ def test_equals_torch_with_every_gradient():
     for name, gradient in traverse_util.flatten_dict(gradients, sep="/").items():
         theirs = flat[name].grad.numpy()
         assert np.abs(theirs).max() > 0, name
-        np.testing.assert_allclose(gradient, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max(), err_msg=name)
+        np.testing.assert_allclose(
+            gradient, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max(), err_msg=name
+        )
 
 
 def test_table_is_the_direct_computation():
     """The character CNN on the vocabulary, looked up, equals the CNN on every token of the text."""
     model, (tokens, _, state) = make(), make_batch()
     params = make_params(model)
-    vectors = jax.jit(lambda p: model.apply({"params": p}, tokens, state, method="read")[0][0])(params)
+    vectors = jax.jit(lambda p: model.apply({"params": p}, tokens, state, method="read")[0][0])(
+        params
+    )
     spelled = jnp.asarray(model.characters)[tokens.reshape(-1)]
-    direct = jax.jit(elmo.TokenEncoder(**model.encoder).apply)({"params": params["token_encoder"]}, spelled)
+    direct = jax.jit(elmo.TokenEncoder(**model.encoder).apply)(
+        {"params": params["token_encoder"]}, spelled
+    )
     np.testing.assert_allclose(vectors.reshape(-1, WIDTH), direct, rtol=1e-5, atol=1e-6)
 
 
@@ -134,7 +167,10 @@ def test_three_characters_and_the_widest_filter_are_enough():
     encoder = elmo.TokenEncoder(**make().encoder)
     params = {"params": make_params(make())["token_encoder"]}
     words = [i for i, name in enumerate(TOKENS) if len(name) == 1 or name in ("<bos>", "<eos>")]
-    spelled = {width: jnp.asarray(elmo.character_table(TOKENS, len(TOKENS), width)[words]) for width in (50, 6, 5)}
+    spelled = {
+        width: jnp.asarray(elmo.character_table(TOKENS, len(TOKENS), width)[words])
+        for width in (50, 6, 5)
+    }
     whole, enough, short = (jax.jit(encoder.apply)(params, spelled[width]) for width in (50, 6, 5))
     np.testing.assert_array_equal(enough, whole)
     assert (short != whole).any()
@@ -142,8 +178,12 @@ def test_three_characters_and_the_widest_filter_are_enough():
 
 def test_spelling():
     table = elmo.character_table(TOKENS, len(TOKENS) + 1, 6)
-    expected = {"A": [258, 65, 259, 260, 260, 260], "<bos>": [258, 256, 259, 260, 260, 260], "<eos>": [258, 257, 259, 260, 260, 260],
-                "<mask>": [258, *b"<mas", 259]}  # fmt: skip
+    expected = {
+        "A": [258, 65, 259, 260, 260, 260],
+        "<bos>": [258, 256, 259, 260, 260, 260],
+        "<eos>": [258, 257, 259, 260, 260, 260],
+        "<mask>": [258, *b"<mas", 259],
+    }
     for name, word in expected.items():
         assert table[TOKENS.index(name)].tolist() == word
     assert table[-1].tolist() == [258, 259, 260, 260, 260, 260]
@@ -193,13 +233,18 @@ def test_directions_are_independent_and_batched_they_are_the_same(monkeypatch):
     layer = gradients["params"]["layer_0"]["state"][
         "kernel"
     ]  # of (forward, backward) losses by (forward, backward) kernels
-    assert not layer[0, 1].any() and not layer[1, 0].any() and layer[0, 0].any() and layer[1, 1].any()
+    assert (
+        not layer[0, 1].any() and not layer[1, 0].any() and layer[0, 0].any() and layer[1, 1].any()
+    )
     changed = run(params, tokens.at[:, 1].set(9))[1]
     assert changed[0] == losses[0] and changed[1] != losses[1]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # there one scan runs both, and products keep their axes
+    # there one scan runs both, and products keep their axes
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     again, losses_again = make_run()(params, tokens)
     np.testing.assert_allclose(losses_again, losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), again, gradients)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), again, gradients
+    )
 
 
 def test_bfloat16_stays_close():
@@ -220,7 +265,8 @@ def test_clipping():
     start = jnp.zeros((2, CELL)), jnp.zeros((2, WIDTH))
     run = jax.jit(lstm.recurrence, static_argnums=(5, 6))
     (free, free_cell), (wide, _), (tight, tight_cell) = (
-        run(inputs, kernel, projection, *start, *clip) for clip in ((0.0, 0.0), (50.0, 50.0), (0.2, 0.1))
+        run(inputs, kernel, projection, *start, *clip)
+        for clip in ((0.0, 0.0), (50.0, 50.0), (0.2, 0.1))
     )
     np.testing.assert_allclose(free, wide, rtol=1e-5)
     assert np.abs(free).max() > 0.1 and np.abs(free_cell).max() > 0.2

@@ -1,4 +1,6 @@
-"""Layers: norms, products, patches, positions, masks and draws per row, against NumPy and against plain autodiff."""
+"""Layers: norms, products, patches, positions, masks and draws per row, against NumPy and against
+plain autodiff.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +21,23 @@ def test_layer_norm_is_two_pass_and_float32():
     x = normal(3, 16) + 300.0  # a one-pass variance loses this
     norm = layers.LayerNorm(1e-6, jnp.bfloat16)
     y = norm.apply({"params": {"scale": jnp.ones(16), "bias": jnp.zeros(16)}}, x)
-    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(np.asarray(x, np.float64).var(-1, keepdims=True) + 1e-6)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(
+        np.asarray(x, np.float64).var(-1, keepdims=True) + 1e-6
+    )
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(y.astype(np.float32), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("shape,kernel,axes", [((2, 5, 8), (8, 3, 2, 4), 1), ((2, 5, 2, 4), (2, 4, 8), 2)])
+@pytest.mark.parametrize(
+    "shape,kernel,axes", [((2, 5, 8), (8, 3, 2, 4), 1), ((2, 5, 2, 4), (2, 4, 8), 2)]
+)
 def test_cpu_product_has_the_values_and_gradients_of_dot_general(shape, kernel, axes):
     x, w = normal(*shape), normal(*kernel, seed=1)
 
     def plain(x, w):
-        return lax.dot_general(x, w, ((tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))), ((), ())))
+        return lax.dot_general(
+            x, w, ((tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))), ((), ()))
+        )
 
     expected, pull = jax.vjp(plain, x, w)
     value, pull_ours = jax.vjp(lambda x, w: layers.product(x, w, axes), x, w)
@@ -41,7 +49,9 @@ def test_cpu_product_has_the_values_and_gradients_of_dot_general(shape, kernel, 
 @pytest.mark.parametrize("kind", ["exact", "tanh"])
 def test_gelu_and_its_gradient(kind):
     x = jnp.linspace(-6.0, 6.0, 101)
-    np.testing.assert_allclose(layers.gelu(x, kind), jax.nn.gelu(x, approximate=kind == "tanh"), atol=1e-6)
+    np.testing.assert_allclose(
+        layers.gelu(x, kind), jax.nn.gelu(x, approximate=kind == "tanh"), atol=1e-6
+    )
     slope = jax.vmap(jax.grad(lambda x: layers.gelu(x, kind)))(x)
     expected = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=kind == "tanh")))(x)
     np.testing.assert_allclose(slope, expected, atol=1e-6)
@@ -50,7 +60,9 @@ def test_gelu_and_its_gradient(kind):
 def test_compute_dtype():
     assert layers.compute_dtype("auto") == jnp.float32  # on a CPU
     assert layers.compute_dtype("bfloat16") == jnp.bfloat16
-    with pytest.raises(UserError, match=r"model\.dtype is 'half'; it can be auto, float32 or bfloat16"):
+    with pytest.raises(
+        UserError, match=r"model\.dtype is 'half'; it can be auto, float32 or bfloat16"
+    ):
         layers.compute_dtype("half")
 
 
@@ -60,7 +72,9 @@ def test_self_standardise(dtype, levels):
     pixels[0, :, :, 1] = 7  # an empty channel becomes 0, not noise
     x = pixels.astype(np.float64) / 255
     expected = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-    np.testing.assert_allclose(models_patches.self_standardise(jnp.asarray(pixels)), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        models_patches.self_standardise(jnp.asarray(pixels)), expected, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -70,10 +84,12 @@ def test_patchify_layout_and_inverse(agnostic):
     second = images[0, :4, 4:8]  # tokens go row by row
     if agnostic:
         assert patches.shape == (2, 18, 16)
-        np.testing.assert_array_equal(patches[0, 6 + 1], np.asarray(second[..., 1]).ravel())  # channel-major tokens
+        # channel-major tokens
+        np.testing.assert_array_equal(patches[0, 6 + 1], np.asarray(second[..., 1]).ravel())
     else:
         assert patches.shape == (2, 6, 48)
-        np.testing.assert_array_equal(patches[0, 1], np.asarray(second).ravel())  # the channel is fastest
+        # the channel is fastest
+        np.testing.assert_array_equal(patches[0, 1], np.asarray(second).ravel())
     np.testing.assert_array_equal(models_patches.unpatchify(patches, 8, 12, 3, 4, agnostic), images)
 
 
@@ -91,7 +107,9 @@ def test_sincos_positions_follow_the_formula():
 def test_draws_depend_on_the_row_alone():
     key = jax.random.key(3)
     whole = draws.uniform_rows(key, jnp.arange(6), (10,))
-    np.testing.assert_array_equal(draws.uniform_rows(key, jnp.array([4, 1]), (10,)), whole[jnp.array([4, 1])])
+    np.testing.assert_array_equal(
+        draws.uniform_rows(key, jnp.array([4, 1]), (10,)), whole[jnp.array([4, 1])]
+    )
     assert len(np.unique(whole)) == 60
 
 
@@ -106,10 +124,14 @@ def test_drop_path_scales():
 
 
 def test_num_visible():
-    assert models_patches.num_visible(256, 0.75) == 64 and models_patches.num_visible(1536, 0.75) == 384
+    assert (
+        models_patches.num_visible(256, 0.75) == 64
+        and models_patches.num_visible(1536, 0.75) == 384
+    )
     for ratio in (0.99, 0.0):
         with pytest.raises(
-            UserError, match=r"model\.mask_ratio=.* tokens visible; some must be visible and some masked"
+            UserError,
+            match=r"model\.mask_ratio=.* tokens visible; some must be visible and some masked",
         ):
             models_patches.num_visible(16, ratio)
 

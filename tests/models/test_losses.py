@@ -16,29 +16,45 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("size", [4, 5, 8])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_fourier_patch_is_the_mean_over_the_whole_spectrum(size, channels):
-    prediction, target = normal(2, 6, size * size * channels), normal(2, 6, size * size * channels, seed=1)
+    prediction, target = (
+        normal(2, 6, size * size * channels),
+        normal(2, 6, size * size * channels, seed=1),
+    )
 
     def amplitude(x):
-        return np.abs(np.fft.fft2(np.asarray(x, np.float64).reshape(2, 6, size, size, channels), axes=(2, 3)))
+        return np.abs(
+            np.fft.fft2(np.asarray(x, np.float64).reshape(2, 6, size, size, channels), axes=(2, 3))
+        )
 
     expected = np.abs(amplitude(prediction) - amplitude(target)).mean((1, 2, 3, 4))
-    np.testing.assert_allclose(losses.fourier_patch(prediction, target, channels), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.fourier_patch(prediction, target, channels), expected, rtol=1e-5
+    )
 
 
 def test_fourier_image_and_legacy_agree_with_numpy():
     images, others = normal(2, 16, 16, 3), normal(2, 16, 16, 3, seed=1)
-    expected = np.abs(np.abs(np.fft.fft2(images, axes=(1, 2))) - np.abs(np.fft.fft2(others, axes=(1, 2))))
-    np.testing.assert_allclose(losses.fourier_image(images, others), expected.mean((1, 2, 3)), rtol=1e-4)
-    # Patch 4 at 16 px: as many pixels in a patch as patches in a channel, so the legacy view is a patch again.
+    expected = np.abs(
+        np.abs(np.fft.fft2(images, axes=(1, 2))) - np.abs(np.fft.fft2(others, axes=(1, 2)))
+    )
+    np.testing.assert_allclose(
+        losses.fourier_image(images, others), expected.mean((1, 2, 3)), rtol=1e-4
+    )
+    # Patch 4 at 16 px: as many pixels in a patch as patches in a channel, so the legacy view is a
+    # patch again.
     x, y = (patches.patchify(z, 4, True) for z in (images, others))
     mask = jnp.asarray(np.random.default_rng(2).random((2, 48)) < 0.7, jnp.float32)
     legacy = losses.fourier_legacy(x, y, mask, 3)
     for row in range(2):
         hidden = np.flatnonzero(mask[row])
         np.testing.assert_allclose(
-            legacy[row], losses.fourier_patch(x[row : row + 1, hidden], y[row : row + 1, hidden], 1)[0], rtol=1e-5
+            legacy[row],
+            losses.fourier_patch(x[row : row + 1, hidden], y[row : row + 1, hidden], 1)[0],
+            rtol=1e-5,
         )
-    with pytest.raises(UserError, match="needs a square number of tokens in a channel, and this crop has 48"):
+    with pytest.raises(
+        UserError, match="needs a square number of tokens in a channel, and this crop has 48"
+    ):
         losses.fourier_legacy(x, y, mask, 1)
 
 
@@ -55,7 +71,9 @@ def test_gradient_is_finite_at_zero_amplitude():
 def test_squared_error_and_patch_normalisation():
     prediction, target = normal(2, 3, 8), 5 * normal(2, 3, 8, seed=1) + 2
     np.testing.assert_allclose(
-        losses.squared_error(prediction, target), ((prediction - target) ** 2).mean((1, 2)), rtol=1e-5
+        losses.squared_error(prediction, target),
+        ((prediction - target) ** 2).mean((1, 2)),
+        rtol=1e-5,
     )
     normalised = np.asarray(losses.normalise_patches(target))
     np.testing.assert_allclose(normalised.mean(-1), 0, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Masked autoencoders: parity with the published modules, what the encoder may see, and channel-agnostic selection."""
+"""Masked autoencoders: parity with the published modules, what the encoder may see, and
+channel-agnostic selection.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +18,24 @@ from tests.lab import parity_openphenom
 def tiny(agnostic=False, channels=6, **changes):
     model = config.base().model
     model.channels = tuple(f"c{i}" for i in range(channels))
-    model.update(embed_dim=24, depth=2, num_heads=3, patch_size=4, decoder_dim=16, decoder_depth=2, decoder_num_heads=2)
+    model.update(
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        patch_size=4,
+        decoder_dim=16,
+        decoder_depth=2,
+        decoder_num_heads=2,
+    )
     model.channel_agnostic = agnostic
     model.update(changes)
     return mae.build(model, jnp.dtype(jnp.float32))
 
 
 def images(channels, size=16, rows=2):
-    return jnp.asarray(np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)), jnp.uint8)
+    return jnp.asarray(
+        np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)), jnp.uint8
+    )
 
 
 def ids(*channels, rows=2):
@@ -33,7 +45,9 @@ def ids(*channels, rows=2):
 def initialised(module, pixels, channels, agnostic=False):
     tokens = 16 * (pixels.shape[3] if agnostic else 1)
     noise = jax.random.uniform(jax.random.key(1), (pixels.shape[0], tokens))
-    params = nn.unbox(module.init(jax.random.key(0), pixels, channels, noise, tokens // 4)["params"])
+    params = nn.unbox(
+        module.init(jax.random.key(0), pixels, channels, noise, tokens // 4)["params"]
+    )
     return {"params": params}, noise, tokens // 4
 
 
@@ -62,8 +76,12 @@ def test_masked_prediction_is_the_masked_part_of_the_full_one(agnostic):
     some = module.apply(params, pixels, channels, noise, visible)
     everything = module.apply(params, pixels, channels, noise, visible, None, True)
     hidden = everything.masking.order[:, visible:]
-    np.testing.assert_allclose(some.prediction, models_patches.take_tokens(everything.prediction, hidden), atol=1e-5)
-    np.testing.assert_array_equal(some.target, models_patches.take_tokens(everything.target, hidden))
+    np.testing.assert_allclose(
+        some.prediction, models_patches.take_tokens(everything.prediction, hidden), atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        some.target, models_patches.take_tokens(everything.target, hidden)
+    )
     np.testing.assert_array_equal(everything.target, module.apply(params, pixels, method="patches"))
 
 
@@ -71,11 +89,14 @@ def test_masked_prediction_is_the_masked_part_of_the_full_one(agnostic):
 def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
     module, pixels, channels = tiny(agnostic), images(6), ids(*range(6))
     params, noise, visible = initialised(module, pixels, channels, agnostic)
-    monkeypatch.setattr(models_patches, "self_standardise", lambda x: x / 255.0)  # else every pixel moves the mean
+    # else every pixel moves the mean
+    monkeypatch.setattr(models_patches, "self_standardise", lambda x: x / 255.0)
     before = module.apply(params, jnp.asarray(pixels), channels, noise, visible)
     patches = models_patches.patchify(jnp.asarray(pixels), 4, agnostic)
     hidden = before.masking.mask[..., None] == 1
-    changed = models_patches.unpatchify(jnp.where(hidden, 255 - patches, patches), 16, 16, 6, 4, agnostic)
+    changed = models_patches.unpatchify(
+        jnp.where(hidden, 255 - patches, patches), 16, 16, 6, 4, agnostic
+    )
     after = module.apply(params, changed, channels, noise, visible)
     np.testing.assert_array_equal(before.prediction, after.prediction)
     assert not np.allclose(before.target, after.target)
@@ -87,20 +108,34 @@ def test_any_number_of_channels(agnostic, channels):
     module, pixels = tiny(agnostic, channels), images(channels)
     params, noise, visible = initialised(module, pixels, ids(*range(channels)), agnostic)
     out = module.apply(params, pixels, ids(*range(channels)), noise, visible)
-    assert out.prediction.shape == out.target.shape == ((2, 12 * channels, 16) if agnostic else (2, 12, 16 * channels))
-    assert module.apply(params, pixels, method="tokens").shape == (2, 1 + 16 * (channels if agnostic else 1), 24)
+    assert (
+        out.prediction.shape
+        == out.target.shape
+        == ((2, 12 * channels, 16) if agnostic else (2, 12, 16 * channels))
+    )
+    assert module.apply(params, pixels, method="tokens").shape == (
+        2,
+        1 + 16 * (channels if agnostic else 1),
+        24,
+    )
 
 
 def test_channel_ids_pick_the_decoder_and_the_order_of_channels_does_not_matter():
     """Channels moved together with their ids and masks give the same predictions, moved with them."""
     module, pixels = tiny(True, channels=5), images(3)
     params, noise, visible = initialised(module, pixels, ids(4, 0, 2), agnostic=True)
-    straight = module.apply(params, pixels, ids(4, 0, 2), noise, visible, None, True).prediction.reshape(2, 3, 16, 16)
+    straight = module.apply(
+        params, pixels, ids(4, 0, 2), noise, visible, None, True
+    ).prediction.reshape(2, 3, 16, 16)
     turn = np.array([2, 0, 1])
     turned_noise = noise.reshape(2, 3, 16)[:, turn].reshape(2, -1)
-    turned = module.apply(params, pixels[..., turn], ids(2, 4, 0), turned_noise, visible, None, True).prediction
+    turned = module.apply(
+        params, pixels[..., turn], ids(2, 4, 0), turned_noise, visible, None, True
+    ).prediction
     np.testing.assert_allclose(turned.reshape(2, 3, 16, 16), straight[:, turn], atol=1e-5)
-    other = module.apply(params, pixels, ids(4, 0, 3), noise, visible, None, True).prediction.reshape(2, 3, 16, 16)
+    other = module.apply(
+        params, pixels, ids(4, 0, 3), noise, visible, None, True
+    ).prediction.reshape(2, 3, 16, 16)
     assert np.abs(other[:, 2] - straight[:, 2]).max() > 0.1  # another channel's decoder
 
 
@@ -127,35 +162,54 @@ def count(tree):
 
 def abstract(dim, depth, heads, patch, agnostic=False, mlp_ratio=4.0, scan=True, **decoder):
     module = tiny(
-        agnostic, embed_dim=dim, depth=depth, num_heads=heads, patch_size=patch, mlp_ratio=mlp_ratio, scan_layers=scan,
+        agnostic,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=heads,
+        patch_size=patch,
+        mlp_ratio=mlp_ratio,
+        scan_layers=scan,
         **{"decoder_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16, **decoder},
-    )  # fmt: skip
+    )
     pixels, tokens = jnp.zeros((1, 4 * patch, 4 * patch, 6), jnp.uint8), 16 * (6 if agnostic else 1)
-    init = lambda: module.init(jax.random.key(0), pixels, ids(*range(6), rows=1), jnp.zeros((1, tokens)), tokens // 4)  # noqa: E731
+    init = lambda: module.init(  # noqa: E731
+        jax.random.key(0), pixels, ids(*range(6), rows=1), jnp.zeros((1, tokens)), tokens // 4
+    )
     params = nn.unbox(jax.eval_shape(init))["params"]
     decoder = {k: v for k, v in params["decoder"].items() if k not in ("embed", "predict")}
-    return count((params["encoder"], params["norm"])) / 1e6, count(decoder) / 1e6, count(params) / 1e6
+    return (
+        count((params["encoder"], params["norm"])) / 1e6,
+        count(decoder) / 1e6,
+        count(params) / 1e6,
+    )
 
 
 @pytest.mark.parametrize(
     "dim,depth,heads,patch,millions",
     [
-        (384, 12, 6, 16, 21.87), (768, 12, 12, 16, 86.20), (768, 12, 12, 8, 85.32), (1024, 24, 16, 16, 303.79),
+        (384, 12, 6, 16, 21.87),
+        (768, 12, 12, 16, 86.20),
+        (768, 12, 12, 8, 85.32),
+        (1024, 24, 16, 16, 303.79),
         (1024, 24, 16, 8, 302.61),
     ],
-)  # fmt: skip
+)
 def test_parameter_counts_of_the_published_encoders(dim, depth, heads, patch, millions):
     encoder, decoder, _ = abstract(dim, depth, heads, patch)
     assert (round(encoder, 2), round(decoder, 2)) == (millions, 25.22)
 
 
 def test_parameter_count_of_vit_g():
-    """1664 x 48 with ViT-G's hidden width 8192; its heads are not published, 16 as in ViT-G/14. Published: 1 860 M."""
+    """1664 x 48 with ViT-G's hidden width 8192; its heads are not published, 16 as in ViT-G/14.
+    Published: 1 860 M.
+    """
     encoder, _, total = abstract(1664, 48, 16, 8, mlp_ratio=64 / 13)
     assert round(encoder) == 1842 and abs(total / 1860 - 1) < 0.01
 
 
 def test_parameter_counts_of_the_channel_agnostic_model():
     assert [round(x, 2) for x in abstract(384, 12, 6, 16, agnostic=True)] == [21.38, 154.47, 176.18]
-    small = abstract(384, 12, 6, 16, agnostic=True, decoder_dim=256, decoder_depth=2, decoder_num_heads=8)
+    small = abstract(
+        384, 12, 6, 16, agnostic=True, decoder_dim=256, decoder_depth=2, decoder_num_heads=8
+    )
     assert round(small[1], 2) == 10.27

@@ -1,4 +1,6 @@
-"""Transformer-XL: memory, masks, shifts and dropout against what they are defined as; scanned, recomputed and unrolled layers agree."""
+"""Transformer-XL: memory, masks, shifts and dropout against what they are defined as; scanned,
+recomputed and unrolled layers agree.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,12 @@ import pytest
 from phenomjax import config
 from phenomjax.models import relative_attention as relative
 from phenomjax.models import vit
-from phenomjax.models.relative_attention import causal_mask, relative_attention, relative_shift, sinusoids
+from phenomjax.models.relative_attention import (
+    causal_mask,
+    relative_attention,
+    relative_shift,
+    sinusoids,
+)
 from phenomjax.models.transformer_xl import remember
 from phenomjax.models.vocabulary_layers import TiedVocabulary
 from phenomjax.system.errors import UserError
@@ -24,7 +31,9 @@ def run(model, params, segments, mem_len, valid=0, **dropout):
     found = []
     apply = jax.jit(module.apply)
     for segment in segments:
-        logits, _, inputs = apply({"params": params}, jnp.asarray(segment), memory, filled, **dropout)
+        logits, _, inputs = apply(
+            {"params": params}, jnp.asarray(segment), memory, filled, **dropout
+        )
         memory, filled = remember(memory, filled, inputs)
         found.append(logits)
     return jnp.concatenate(found, 1)
@@ -50,7 +59,9 @@ def test_relative_shift_is_a_gather_by_distance():
             np.testing.assert_array_equal(shifted[:, i, j], scores[:, i, 4 - distance])
 
 
-@pytest.mark.parametrize("same_length,seen", [("none", [4, 5, 6]), ("kimiyoung", [3, 3, 3]), ("nvidia", [4, 4, 4])])
+@pytest.mark.parametrize(
+    "same_length,seen", [("none", [4, 5, 6]), ("kimiyoung", [3, 3, 3]), ("nvidia", [4, 4, 4])]
+)
 def test_masks(same_length, seen):
     mask = np.asarray(causal_mask(3, 3, jnp.array([3, 1]), same_length, 3))
     assert mask[0, 0].sum(-1).tolist() == seen
@@ -68,12 +79,18 @@ def test_attention_equals_its_formula():
         for i in range(3):
             keys = range(i + 3)
             scores = [
-                ((q[0, i, head] + u[head]) @ k[0, j, head] + (q[0, i, head] + w[head]) @ r[4 - (i + 2 - j), head]) / 2
+                (
+                    (q[0, i, head] + u[head]) @ k[0, j, head]
+                    + (q[0, i, head] + w[head]) @ r[4 - (i + 2 - j), head]
+                )
+                / 2
                 for j in keys
             ]
             weights = np.exp(scores) / np.exp(scores).sum()
             np.testing.assert_allclose(found[0, i, head], weights @ v[0, : i + 3, head], rtol=1e-5)
-    with pytest.raises(UserError, match=r"model.attention=cudnn cannot be honoured: it needs an NVIDIA GPU"):
+    with pytest.raises(
+        UserError, match=r"model.attention=cudnn cannot be honoured: it needs an NVIDIA GPU"
+    ):
         relative_attention(q, k, v, r, u, w, mask, "cudnn")
 
 
@@ -86,9 +103,10 @@ def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
     for same_length in ("none", "kimiyoung"):
         mask = causal_mask(10, 5, jnp.array([5, 2]), same_length, 5)
         found = [
-            jax.value_and_grad(lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(), argnums=range(6))(
-                *arrays
-            )
+            jax.value_and_grad(
+                lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(),
+                argnums=range(6),
+            )(*arrays)
             for i in ("xla", "looped")
         ]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
@@ -97,7 +115,9 @@ def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
 def test_positions_are_sines_then_cosines():
     table = sinusoids(jnp.array([0, 3]), 6)
     np.testing.assert_allclose(
-        table[1], np.concatenate([np.sin(3 * (f := 10000.0 ** (-np.arange(0, 6, 2) / 6))), np.cos(3 * f)]), rtol=1e-6
+        table[1],
+        np.concatenate([np.sin(3 * (f := 10000.0 ** (-np.arange(0, 6, 2) / 6))), np.cos(3 * f)]),
+        rtol=1e-6,
     )
 
 
@@ -109,16 +129,23 @@ def test_scanned_and_recomputed_layers_change_nothing(remat):
     plain = run(model, params, [TOKENS[:, :5], TOKENS[:, 5:]], 4, **drop)
     stacked = {**params, "blocks": vit.stack_layers(params["blocks"])}
     scanned = run(
-        make_model(**{**model, "scan_layers": True, "remat": remat}), stacked, [TOKENS[:, :5], TOKENS[:, 5:]], 4, **drop
+        make_model(**{**model, "scan_layers": True, "remat": remat}),
+        stacked,
+        [TOKENS[:, :5], TOKENS[:, 5:]],
+        4,
+        **drop,
     )
     np.testing.assert_allclose(scanned, plain, rtol=1e-4, atol=1e-5)
-    assert np.abs(plain - run(model, params, [TOKENS[:, :5], TOKENS[:, 5:]], 4)).max() > 0.1  # dropout did something
+    # dropout did something
+    assert np.abs(plain - run(model, params, [TOKENS[:, :5], TOKENS[:, 5:]], 4)).max() > 0.1
 
 
 @pytest.mark.parametrize("div_val", [1, 2])
 def test_adaptive_softmax_is_a_distribution(div_val):
     words = TiedVocabulary(16, 8, (5, 9), div_val)
-    variables = words.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), method=lambda m, t: m.logits(m.embed(t)))
+    variables = words.init(
+        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), method=lambda m, t: m.logits(m.embed(t))
+    )
     log = words.apply(variables, jax.random.normal(jax.random.key(1), (3, 8)), method="logits")
     np.testing.assert_allclose(jnp.exp(log).sum(-1), 1, rtol=1e-5)
 
@@ -129,9 +156,11 @@ def test_evaluation_takes_a_longer_memory_and_fresh_rows_forget():
     task = causal_lm.CausalLM(c)
     params = random_params(c.model)
     batch = {
-        "tokens": jnp.asarray(np.random.default_rng(1).integers(0, 16, (2, 10)), jnp.uint8), "weight": jnp.ones((2, 8), bool),
-        "fresh": jnp.zeros(2, bool), "row": jnp.arange(2),
-    }  # fmt: skip
+        "tokens": jnp.asarray(np.random.default_rng(1).integers(0, 16, (2, 10)), jnp.uint8),
+        "weight": jnp.ones((2, 8), bool),
+        "fresh": jnp.zeros(2, bool),
+        "row": jnp.arange(2),
+    }
     carry = task.carry(2, "val")
     assert carry["memory"].shape == (2, 2, 20, 24)
     first, after = task.evaluate(params, batch, carry)

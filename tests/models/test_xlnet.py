@@ -1,4 +1,6 @@
-"""XLNet against Hugging Face's, value for value and gradient for gradient; and what must not change anything."""
+"""XLNet against Hugging Face's, value for value and gradient for gradient; and what must not change
+anything.
+"""
 
 import functools
 
@@ -19,14 +21,28 @@ FIRST_LOGIT = 1.484004  # of test_dropout_and_memory_belong_to_the_row
 
 def tiny(**changes):
     model = config.base("permutation_lm").model
-    model.vocab_size, model.embed_dim, model.num_layers, model.num_heads, model.head_dim = VOCAB, 12, 2, 2, 6
-    model.mlp_dim, model.mem_len, model.reuse_len, model.dropout, model.attention_dropout = 20, 7, 5, 0.0, 0.0
+    model.vocab_size, model.embed_dim, model.num_layers, model.num_heads, model.head_dim = (
+        VOCAB,
+        12,
+        2,
+        2,
+        6,
+    )
+    model.mlp_dim, model.mem_len, model.reuse_len, model.dropout, model.attention_dropout = (
+        20,
+        7,
+        5,
+        0.0,
+        0.0,
+    )
     model.update(changes)
     return model
 
 
 def random_params(model):
-    """Random everything, biases and norms too, so that a term left out shows; all large enough to matter."""
+    """Random everything, biases and norms too, so that a term left out shows; all large enough to
+    matter.
+    """
     shapes = converter.abstract_params(model)
     leaves, tree = jax.tree.flatten(shapes)
     generator = np.random.default_rng(0)
@@ -37,7 +53,8 @@ def random_params(model):
 @functools.cache
 def inputs():
     generator = np.random.default_rng(1)
-    # Three targets a row in a random order, a token among them that is neither predicted nor seen by all; the rest is.
+    # Three targets a row in a random order, a token among them that is neither predicted nor seen
+    # by all; the rest is.
     places = np.stack([generator.permutation(SEQ)[:4] for _ in range(ROWS)])
     rank, targets = np.zeros((ROWS, SEQ), int), np.sort(places[:, [0, 1, 3]])
     np.put_along_axis(rank, places, np.arange(1, 5)[None], 1)
@@ -50,11 +67,21 @@ def reference(model, params, **options):
     """Hugging Face's model with these parameters, in evaluation mode."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     settings = transformers.XLNetConfig(
-        vocab_size=VOCAB, d_model=model.embed_dim, n_layer=model.num_layers, n_head=model.num_heads, d_inner=model.mlp_dim,
-        attn_type=model.attention_type, mem_len=model.mem_len, reuse_len=model.reuse_len,
-        clamp_len=model.clamp_len or -1, same_length=model.same_length, bi_data=model.bi_data, dropout=0.0, layer_norm_eps=1e-12,
+        vocab_size=VOCAB,
+        d_model=model.embed_dim,
+        n_layer=model.num_layers,
+        n_head=model.num_heads,
+        d_inner=model.mlp_dim,
+        attn_type=model.attention_type,
+        mem_len=model.mem_len,
+        reuse_len=model.reuse_len,
+        clamp_len=model.clamp_len or -1,
+        same_length=model.same_length,
+        bi_data=model.bi_data,
+        dropout=0.0,
+        layer_norm_eps=1e-12,
         **options,
-    )  # fmt: skip
+    )
     hf = transformers.XLNetLMHeadModel(settings).eval()
     state = converter.to_state_dict(params, model)
     hf.load_state_dict({name: torch.tensor(value) for name, value in state.items()}, strict=True)
@@ -91,8 +118,13 @@ def test_agrees_with_hugging_face(changes):
     @jax.jit
     def value_and_grad(params, tokens, memory):
         def loss(params):
-            logits, following = module.apply({"params": params}, tokens, segment, sees, targets, memory, reverse)
-            return cross_entropy(logits, jnp.take_along_axis(tokens, targets, 1)), (logits, following)
+            logits, following = module.apply(
+                {"params": params}, tokens, segment, sees, targets, memory, reverse
+            )
+            return cross_entropy(logits, jnp.take_along_axis(tokens, targets, 1)), (
+                logits,
+                following,
+            )
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -102,13 +134,21 @@ def test_agrees_with_hugging_face(changes):
         (loss, (logits, following)), grads = value_and_grad(params, tokens[step], memory)
         hf.zero_grad()
         out = hf(
-            tensor(tokens[step]), mems=mems, perm_mask=mask, target_mapping=torch.tensor(mapping),
-            token_type_ids=tensor(segment), labels=tensor(jnp.take_along_axis(tokens[step], targets, 1)),
+            tensor(tokens[step]),
+            mems=mems,
+            perm_mask=mask,
+            target_mapping=torch.tensor(mapping),
+            token_type_ids=tensor(segment),
+            labels=tensor(jnp.take_along_axis(tokens[step], targets, 1)),
             use_mems=True,
-        )  # fmt: skip
+        )
         out.loss.backward()
-        if model.same_length and step == 0:  # there a query without memory sees itself alone, whatever mem_len is
-            mems = [torch.tensor(np.array(layer)).swapaxes(0, 1) for layer in following["memory"].swapaxes(0, 1)]
+        # there a query without memory sees itself alone, whatever mem_len is
+        if model.same_length and step == 0:
+            mems = [
+                torch.tensor(np.array(layer)).swapaxes(0, 1)
+                for layer in following["memory"].swapaxes(0, 1)
+            ]
             memory = following
             continue
         np.testing.assert_allclose(logits, out.logits.detach(), rtol=1e-4, atol=1e-5)
@@ -117,12 +157,18 @@ def test_agrees_with_hugging_face(changes):
         ours = converter.to_state_dict(grads, model)
         assert theirs.keys() == ours.keys() - {converter.OUTPUT}  # a tied matrix has one gradient
         for name, value in theirs.items():
-            np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=name)
+            np.testing.assert_allclose(
+                ours[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=name
+            )
         memory, mems = following, out.mems
         count = int(memory["valid"][0])
-        assert count == mems[0].shape[0] == min((step + 1) * (model.reuse_len or SEQ), model.mem_len)
+        assert (
+            count == mems[0].shape[0] == min((step + 1) * (model.reuse_len or SEQ), model.mem_len)
+        )
         for layer, hidden in enumerate(mems):
-            np.testing.assert_allclose(memory["memory"][:, layer, -count:], hidden.swapaxes(0, 1), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                memory["memory"][:, layer, -count:], hidden.swapaxes(0, 1), rtol=1e-4, atol=1e-5
+            )
 
 
 @pytest.mark.torch
@@ -133,13 +179,19 @@ def test_features_of_padded_proteins_agree_with_hugging_face():
     tokens = inputs()[0][0]
     valid = np.arange(SEQ) >= np.array([[0], [4]])
     sees = jnp.broadcast_to(valid[:, None], (ROWS, SEQ, SEQ))
-    features, memory = jax.jit(xlnet.build(model, jnp.float32).apply)({"params": params}, tokens, None, sees)
+    features, memory = jax.jit(xlnet.build(model, jnp.float32).apply)(
+        {"params": params}, tokens, None, sees
+    )
     assert memory is None
     expected = hf.transformer(
-        torch.tensor(np.array(tokens, np.int64)), attention_mask=torch.tensor(valid.astype(np.float32))
+        torch.tensor(np.array(tokens, np.int64)),
+        attention_mask=torch.tensor(valid.astype(np.float32)),
     )[0]
     np.testing.assert_allclose(
-        np.where(valid[..., None], features, 0), np.where(valid[..., None], expected.detach(), 0), rtol=1e-4, atol=1e-5
+        np.where(valid[..., None], features, 0),
+        np.where(valid[..., None], expected.detach(), 0),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -156,7 +208,9 @@ def run(params, **changes):
         def loss(params):
             sees = xlnet.permutation_mask(rank, targets)
             reverse = jnp.array([True, False])
-            logits, following = module.apply({"params": params}, tokens[0], segment, sees, targets, memory, reverse)
+            logits, following = module.apply(
+                {"params": params}, tokens[0], segment, sees, targets, memory, reverse
+            )
             return cross_entropy(logits, jnp.take_along_axis(tokens[0], targets, 1)), following
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -185,10 +239,21 @@ def test_dropout_and_memory_belong_to_the_row(scan_layers):
     def logits(tokens, segment, rank, targets, hidden, valid, reverse, row):
         sees, memory = xlnet.permutation_mask(rank, targets), {"memory": hidden, "valid": valid}
         key = jax.random.key(1)
-        return module.apply({"params": params}, tokens, segment, sees, targets, memory, reverse, key, row)[0]
+        return module.apply(
+            {"params": params}, tokens, segment, sees, targets, memory, reverse, key, row
+        )[0]
 
     def call(order, hidden=hidden):
-        arrays = (tokens[0], segment, rank, targets, hidden, jnp.array([0, 3]), reverse, jnp.arange(ROWS))
+        arrays = (
+            tokens[0],
+            segment,
+            rank,
+            targets,
+            hidden,
+            jnp.array([0, 3]),
+            reverse,
+            jnp.arange(ROWS),
+        )
         return logits(*(x[jnp.array(order)] for x in arrays))
 
     both = call([0, 1])
@@ -206,7 +271,9 @@ def test_no_target_sees_itself_or_what_comes_later():
     params, module = random_params(model), xlnet.build(model, jnp.float32)
     tokens, segment, rank, targets = inputs()
     sees = xlnet.permutation_mask(rank, targets)
-    call = jax.jit(lambda tokens: module.apply({"params": params}, tokens, segment, sees, targets)[0])
+    call = jax.jit(
+        lambda tokens: module.apply({"params": params}, tokens, segment, sees, targets)[0]
+    )
     before, rank, targets = call(tokens[0]), np.array(rank), np.array(targets)
     for row in range(ROWS):
         for number, place in enumerate(targets[row]):

@@ -1,4 +1,6 @@
-"""The whole command: real files in, a bank out, compared pixel for pixel; every bad input is named; nothing else is lost."""
+"""The whole command: real files in, a bank out, compared pixel for pixel; every bad input is named;
+nothing else is lost.
+"""
 
 import argparse
 import hashlib
@@ -59,30 +61,45 @@ def write_jump(folder, wells=3, channels=(1, 5), plates=("P1", "P2")):
         for w in range(wells):
             planes = [(pixels((p, w, c), "uint16") >> 4) + 100 * p for c in channels]
             for c, plane in zip(channels, planes, strict=True):
-                tifffile.imwrite(folder / plate / f"r01c{w + 1:02d}f01p01-ch{c}sk1fk1fl1.tiff", plane)
+                tifffile.imwrite(
+                    folder / plate / f"r01c{w + 1:02d}f01p01-ch{c}sk1fk1fl1.tiff", plane
+                )
             written[plate, f"A{w + 1:02d}"] = np.stack(planes, -1)
     return written
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_bank_of_files(tmp_path):
     written = write_rxrx1(tmp_path / "raw", plates=("2", "10"))
     (tmp_path / "raw" / "notes.txt").write_text("not an image")
-    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", cell_type="HepG2", pixel_size_um=0.65) == 0
+    assert (
+        prepare(tmp_path / "raw", tmp_path / "b.zarr", cell_type="HepG2", pixel_size_um=0.65) == 0
+    )
     opened = opening.open_bank(tmp_path / "b.zarr")
     assert opened.channels == ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
-    assert opened.attributes["pixel_size_um"] == 0.65 and opened.attributes["intensity"]["rule"] == "keep"
+    assert (
+        opened.attributes["pixel_size_um"] == 0.65
+        and opened.attributes["intensity"]["rule"] == "keep"
+    )
     rows = opened.metadata.to_pylist()
     assert [(row["plate"], row["well"]) for row in rows] == list(written)  # 2 before 10
     for i, (row, expected) in enumerate(zip(rows, written.values(), strict=True)):
         np.testing.assert_array_equal(opened.read(i), expected)
         data = b"".join((tmp_path / "raw" / file).read_bytes() for file in row["source"].split(";"))
         assert row["checksum"] == hashlib.sha256(data).hexdigest()
-        assert row["experiment"] == "HEPG2-01" and row["cell_type"] == "HepG2" and row["site"] == "1"
-    names = {"zarr.json", "metadata.parquet", "images/zarr.json"} | {f"images/c.{i}.0.0.0" for i in range(8)}
+        assert (
+            row["experiment"] == "HEPG2-01" and row["cell_type"] == "HepG2" and row["site"] == "1"
+        )
+    names = {"zarr.json", "metadata.parquet", "images/zarr.json"} | {
+        f"images/c.{i}.0.0.0" for i in range(8)
+    }
     assert set(contents(tmp_path / "b.zarr")) == names
 
 
@@ -113,13 +130,20 @@ def test_16_bit_rules(tmp_path, rule):
                 assert (low, high) == (100, 4000)
             else:
                 shares = (1, 99) if rule else (0.1, 99.9)
-                all_pixels = np.stack([other[..., 1 - c] for (p, _), other in written.items() if p == plate])
-                # Exact ranks; NumPy's own percentile takes 99.9 % of 6000 for 5994.000001 and goes one pixel too far.
-                ranks = [max(1, -(-all_pixels.size * int(10 * share) // 1000)) - 1 for share in shares]
+                all_pixels = np.stack(
+                    [other[..., 1 - c] for (p, _), other in written.items() if p == plate]
+                )
+                # Exact ranks; NumPy's own percentile takes 99.9 % of 6000 for 5994.000001 and goes
+                # one pixel too far.
+                ranks = [
+                    max(1, -(-all_pixels.size * int(10 * share) // 1000)) - 1 for share in shares
+                ]
                 assert [low, high] == np.sort(all_pixels.ravel())[ranks].tolist()
             expected = np.clip((image[..., c].astype(float) - low) / (high - low), 0, 1) * 255
             assert np.abs(opened.read(i)[..., c] - expected).max() <= 0.5
-    assert recorded["source_dtype"] == "uint16" and recorded["rule"] == (rule or "percentile:0.1:99.9")
+    assert recorded["source_dtype"] == "uint16" and recorded["rule"] == (
+        rule or "percentile:0.1:99.9"
+    )
 
 
 def test_multipage_files_through_a_pattern(tmp_path):
@@ -127,30 +151,49 @@ def test_multipage_files_through_a_pattern(tmp_path):
     stack = np.stack([pixels(c, "uint16") for c in range(3)])
     tifffile.imwrite(tmp_path / "raw" / "plate7_B3.tif", stack, photometric="minisblack")
     pattern = r"plate(?P<plate>\d+)_(?P<well>\w+)\.tif"
-    options = {"pattern": pattern, "channels": "3=RNA,1=DNA", "intensity": "keep", "codec": "zstd", "chunk": 32}
+    options = {
+        "pattern": pattern,
+        "channels": "3=RNA,1=DNA",
+        "intensity": "keep",
+        "codec": "zstd",
+        "chunk": 32,
+    }
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", **options) == 0
     opened = opening.open_bank(tmp_path / "b.zarr")
     np.testing.assert_array_equal(opened.read(0), stack[[2, 0]].transpose(1, 2, 0))
     assert opened.channels == ("RNA", "DNA") and opened.chunk_shape == (32, 32, 2)
-    assert opened.metadata["plate"].to_pylist() == ["7"] and opened.metadata["well"].to_pylist() == ["B03"]
+    assert opened.metadata["plate"].to_pylist() == ["7"] and opened.metadata[
+        "well"
+    ].to_pylist() == ["B03"]
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 @pytest.mark.parametrize("axes", ["tczyx", "cyx"])
 def test_ome_zarr_plates(tmp_path, version, axes):
     fields = {("A/1", "0"): 0, ("A/1", "1"): 1, ("B/12", "0"): 2}
-    fields = {key: np.stack([pixels((i, c), "uint16") for c in range(3)]) for key, i in fields.items()}
+    fields = {
+        key: np.stack([pixels((i, c), "uint16") for c in range(3)]) for key, i in fields.items()
+    }
     write_plate(tmp_path / "raw" / "P1.zarr", version, fields, axes=axes)
     options = {"channels": "ER,DNA", "intensity": "keep"}
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "ome-zarr", **options) == 0
-    opened, place = opening.open_bank(tmp_path / "b.zarr"), opening.open_bank(tmp_path / "raw" / "P1.zarr")
+    opened, place = (
+        opening.open_bank(tmp_path / "b.zarr"),
+        opening.open_bank(tmp_path / "raw" / "P1.zarr"),
+    )
     assert opened.channels == ("ER", "DNA") and opened.attributes["pixel_size_um"] == 0.65
-    assert place.channels == ("DNA", "ER", "RNA") and place.metadata["well"].to_pylist() == ["A01", "A01", "B12"]
+    assert place.channels == ("DNA", "ER", "RNA") and place.metadata["well"].to_pylist() == [
+        "A01",
+        "A01",
+        "B12",
+    ]
     for i, field in enumerate(fields.values()):
         np.testing.assert_array_equal(opened.read(i), field[[1, 0]].transpose(1, 2, 0))
         np.testing.assert_array_equal(place.read(i), field.transpose(1, 2, 0))
     row = opened.metadata.to_pylist()[2]
-    assert (row["plate"], row["well"], row["site"]) == ("P1", "B12", "0") and row["source"] == "P1.zarr/B/12/0/0"
+    assert (row["plate"], row["well"], row["site"]) == ("P1", "B12", "0") and row[
+        "source"
+    ] == "P1.zarr/B/12/0/0"
     shutil.rmtree(tmp_path / "raw" / "P1.zarr" / "B" / "12" / "0")
     with pytest.raises(UserError, match="lists the image 0, but that folder has no 'multiscales'"):
         prepare(tmp_path / "raw", tmp_path / "c.zarr", "ome-zarr")
@@ -166,7 +209,9 @@ def damage(folder):
     (plate / "A03_s1_w1.png").write_bytes((plate / "A03_s1_w1.png").read_bytes()[:500])
     (plate / "A04_s1_w2.png").write_bytes(imagecodecs.png_encode(pixels(0, size=(41, 50))))
     for channel in (1, 2):
-        (plate / f"A05_s1_w{channel}.png").write_bytes(imagecodecs.png_encode(pixels(0, size=(64, 64))))
+        (plate / f"A05_s1_w{channel}.png").write_bytes(
+            imagecodecs.png_encode(pixels(0, size=(64, 64)))
+        )
         (plate / f"A06_s1_w{channel}.png").write_bytes(imagecodecs.png_encode(pixels(0, "uint16")))
     shutil.copy(plate / "A07_s1_w1.png", plate / "A07_s01_w1.png")
     (plate / "A08_s1_w1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60) + b"IEND" + bytes(4))
@@ -177,7 +222,10 @@ def damage(folder):
 REASONS = {
     "A01": ("missing_channel", "has no file for channel 2 (ConA) beside it: copy the file"),
     "A03": ("truncated", "ends after 500 bytes, before its PNG end mark: copy it again"),
-    "A04": ("channel_sizes", "is 41 x 50 pixels, channel file HEPG2-01/Plate1/A04_s1_w1.png is 40 x 50 pixels"),
+    "A04": (
+        "channel_sizes",
+        "is 41 x 50 pixels, channel file HEPG2-01/Plate1/A04_s1_w1.png is 40 x 50 pixels",
+    ),
     "A05": ("size", "is 64 x 64 pixels, most of the source is 40 x 50 pixels"),
     "A06": ("pixel_type", "has uint16 pixels, most of the source has uint8"),
     "A07": ("duplicate", "A07_s01_w1.png both say they are channel 1 (Hoechst) of this image"),
@@ -190,12 +238,20 @@ def test_bad_input_is_named_and_nothing_else_is_lost(tmp_path, caplog):
     plate = damage(tmp_path / "raw")
     with caplog.at_level(logging.INFO, "phenomjax"):
         assert prepare(tmp_path / "raw", tmp_path / "b.zarr") == 1
-    assert "8 rejected, the other 2 images are in the bank" in caplog.text and "rejected.parquet" in caplog.text
+    assert (
+        "8 rejected, the other 2 images are in the bank" in caplog.text
+        and "rejected.parquet" in caplog.text
+    )
     assert opening.open_bank(tmp_path / "b.zarr").metadata["well"].to_pylist() == ["A02", "A09"]
-    rejected = {row["well"]: row for row in pq.read_table(tmp_path / "b.zarr" / "rejected.parquet").to_pylist()}
+    rejected = {
+        row["well"]: row
+        for row in pq.read_table(tmp_path / "b.zarr" / "rejected.parquet").to_pylist()
+    }
     assert set(rejected) == set(REASONS)
     for well, (reason, detail) in REASONS.items():
-        assert rejected[well]["reason"] == reason and detail in rejected[well]["detail"], rejected[well]
+        assert rejected[well]["reason"] == reason and detail in rejected[well]["detail"], rejected[
+            well
+        ]
         assert (tmp_path / "raw" / rejected[well]["file"]).is_file()
         assert well is None or rejected[well]["plate"] == "1"
     with caplog.at_level(logging.INFO, "phenomjax"):
@@ -216,7 +272,8 @@ def test_strict_stops_at_the_first_and_a_mended_file_continues(tmp_path):
     whole = bad.read_bytes()
     bad.write_bytes(whole[:99])
     with pytest.raises(
-        UserError, match=r"B01_s1_w3.png .experiment HEPG2-01, plate 1, well B01, site 1. ends after 99"
+        UserError,
+        match=r"B01_s1_w3.png .experiment HEPG2-01, plate 1, well B01, site 1. ends after 99",
     ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr", strict=True)
     with pytest.raises(UserError, match="is not finished"):
@@ -232,7 +289,9 @@ def test_strict_stops_at_the_first_and_a_mended_file_continues(tmp_path):
 def test_strict_names_a_missing_channel(tmp_path):
     write_rxrx1(tmp_path / "raw")
     (tmp_path / "raw" / "HEPG2-01" / "Plate1" / "A02_s1_w5.png").unlink()
-    with pytest.raises(UserError, match=r"well A02, site 1. has no file for channel 5 .MitoTracker"):
+    with pytest.raises(
+        UserError, match=r"well A02, site 1. has no file for channel 5 .MitoTracker"
+    ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr", strict=True)
 
 
@@ -241,7 +300,8 @@ def test_all_rejected(tmp_path):
     for file in (tmp_path / "raw").rglob("*.png"):
         file.write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"All images were rejected .1 problems.*is empty .0 bytes.*rejected.parquet"
+        UserError,
+        match=r"All images were rejected .1 problems.*is empty .0 bytes.*rejected.parquet",
     ) as error:
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
     assert error.value.exit_code == 1
@@ -250,7 +310,10 @@ def test_all_rejected(tmp_path):
 def test_errors_of_arguments(tmp_path):
     write_rxrx1(tmp_path / "raw")
     out = tmp_path / "b.zarr"
-    with pytest.raises(UserError, match=r"None of the 24 images in .* has a name of layout jump.*fit --layout rxrx1"):
+    with pytest.raises(
+        UserError,
+        match=r"None of the 24 images in .* has a name of layout jump.*fit --layout rxrx1",
+    ):
         prepare(tmp_path / "raw", out, "jump")
     with pytest.raises(UserError, match=r"source folder .*row is not there. Did you mean 'raw'"):
         prepare(tmp_path / "row", out)
@@ -268,7 +331,9 @@ def test_errors_of_arguments(tmp_path):
         prepare(tmp_path / "raw", tmp_path / "raw")
     prepare(tmp_path / "raw", out)
     before = contents(out)
-    with pytest.raises(UserError, match=r"made with other arguments: --chunk was 128, is now 64\. Give"):
+    with pytest.raises(
+        UserError, match=r"made with other arguments: --chunk was 128, is now 64\. Give"
+    ):
         prepare(tmp_path / "raw", out, chunk=64)
     assert contents(out) == before
     assert prepare(tmp_path / "raw", out) == 0 and contents(out) == before
@@ -278,8 +343,13 @@ def test_metadata_is_joined_and_unmatched_rows_are_counted(tmp_path, caplog):
     write_rxrx1(tmp_path / "raw")
     (tmp_path / "m.csv").write_text("plate,well,sirna,note\n1,A1,n1,x\n1,B10,n2,x\n1,H12,n3,x\n")
     with caplog.at_level(logging.INFO, "phenomjax"):
-        prepare(tmp_path / "raw", tmp_path / "b.zarr", metadata=tmp_path / "m.csv", rename=["sirna=perturbation"],
-                set=["perturbation_type=sirna"])  # fmt: skip
+        prepare(
+            tmp_path / "raw",
+            tmp_path / "b.zarr",
+            metadata=tmp_path / "m.csv",
+            rename=["sirna=perturbation"],
+            set=["perturbation_type=sirna"],
+        )
     columns = opening.open_bank(tmp_path / "b.zarr").metadata
     assert columns["perturbation"].to_pylist() == ["n1", None, None, "n2"]
     assert columns["perturbation_type"].to_pylist() == ["sirna"] * 4
@@ -287,11 +357,17 @@ def test_metadata_is_joined_and_unmatched_rows_are_counted(tmp_path, caplog):
     assert "2 of 4 images have no row" in caplog.text and "HEPG2-01/1/A02/1" in caplog.text
     (tmp_path / "m.csv").write_text("experiment,plate,well,gene\nE,P1,A1,n1\nF,P1,A1,n2\n")
     write_jump(tmp_path / "jump")
-    prepare(tmp_path / "jump", tmp_path / "e.zarr", "jump", metadata=tmp_path / "m.csv", experiment="F")
+    prepare(
+        tmp_path / "jump", tmp_path / "e.zarr", "jump", metadata=tmp_path / "m.csv", experiment="F"
+    )
     columns = opening.open_bank(tmp_path / "e.zarr").metadata
-    assert columns["gene"].to_pylist() == ["n2"] + [None] * 5 and set(columns["experiment"].to_pylist()) == {"F"}
+    assert columns["gene"].to_pylist() == ["n2"] + [None] * 5 and set(
+        columns["experiment"].to_pylist()
+    ) == {"F"}
     (tmp_path / "m.csv").write_text("plate,well,gene\n7,A1,n1\n")
-    with pytest.raises(UserError, match=r"No row of .*m.csv fits an image: its keys .plate, well. are like 7/A01"):
+    with pytest.raises(
+        UserError, match=r"No row of .*m.csv fits an image: its keys .plate, well. are like 7/A01"
+    ):
         prepare(tmp_path / "raw", tmp_path / "c.zarr", metadata=tmp_path / "m.csv")
 
 
@@ -314,22 +390,31 @@ def test_mended_files_go_into_a_second_bank(tmp_path, rule):
         assert numbers == {"P2": first.attributes["intensity"]["numbers"]["P2"]}
     options["not_in"] = tmp_path / "c.zarr"
     prepare(tmp_path / "raw", tmp_path / "c.zarr", "jump", intensity=rule)
-    with pytest.raises(UserError, match=r"Every image of the source is in .*c.zarr .--not-in. already"):
+    with pytest.raises(
+        UserError, match=r"Every image of the source is in .*c.zarr .--not-in. already"
+    ):
         prepare(tmp_path / "raw", tmp_path / "d.zarr", "jump", **options)
 
 
 def test_one_process_at_a_time(tmp_path):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
-    with command.lock(tmp_path / "b.zarr", {}), pytest.raises(UserError, match="Another process is preparing"):
+    with (
+        command.lock(tmp_path / "b.zarr", {}),
+        pytest.raises(UserError, match="Another process is preparing"),
+    ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
     monkeypatch.setattr(
-        bank, "write_image", lambda *_: (_ for _ in ()).throw(ValueError("RESOURCE_EXHAUSTED: no space"))
+        bank,
+        "write_image",
+        lambda *_: (_ for _ in ()).throw(ValueError("RESOURCE_EXHAUSTED: no space")),
     )
-    with pytest.raises(UserError, match=r"Cannot write to .*b.zarr: RESOURCE_EXHAUSTED: no space. Is the disk full"):
+    with pytest.raises(
+        UserError, match=r"Cannot write to .*b.zarr: RESOURCE_EXHAUSTED: no space. Is the disk full"
+    ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
 
 
@@ -338,7 +423,9 @@ class Killed(BaseException):
 
 
 def test_killed_at_any_write_and_run_again(tmp_path, monkeypatch):
-    """Every os.replace is a step that becomes visible: die before each of them in turn, run again, compare the folder."""
+    """Every os.replace is a step that becomes visible: die before each of them in turn, run again,
+    compare the folder.
+    """
     write_jump(tmp_path / "raw", wells=2)
     (tmp_path / "raw" / "P1" / "r01c02f01p01-ch1sk1fk1fl1.tiff").write_bytes(b"")
     assert prepare(tmp_path / "raw", tmp_path / "straight.zarr", "jump") == 1
@@ -369,7 +456,9 @@ def test_killed_at_any_write_and_run_again(tmp_path, monkeypatch):
 
 
 def test_source_that_changed_while_it_was_stopped(tmp_path, monkeypatch):
-    """Killed in the last step, then a file is mended and one is added: the bank is that of the new folder."""
+    """Killed in the last step, then a file is mended and one is added: the bank is that of the new
+    folder.
+    """
     written = write_rxrx1(tmp_path / "raw", wells=("A02", "A03"))
     monkeypatch.setattr(bank, "write_metadata", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):

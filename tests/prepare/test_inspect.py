@@ -20,20 +20,39 @@ def run(path, *words):
 @pytest.fixture
 def path(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 1000, (5, 150, 200, 3), np.uint16)
-    metadata = pa.table({"plate": ["P1"] * 5, "well": [f"A0{i + 1}" for i in range(5)], "site": ["1"] * 5})
-    bank.write_bank(tmp_path / "b.zarr", pixels, metadata, ("DNA", "ER", "RNA"), attributes={"pixel_size_um": 0.5})
+    metadata = pa.table(
+        {"plate": ["P1"] * 5, "well": [f"A0{i + 1}" for i in range(5)], "site": ["1"] * 5}
+    )
+    bank.write_bank(
+        tmp_path / "b.zarr",
+        pixels,
+        metadata,
+        ("DNA", "ER", "RNA"),
+        attributes={"pixel_size_um": 0.5},
+    )
     return tmp_path / "b.zarr"
 
 
 def test_a_whole_bank(path, capsys):
     assert run(path) == 0
     text = capsys.readouterr().out
-    for expected in ("5 of 150 x 200 pixels, 3 channels, uint16", "DNA, ER, RNA", "128 x 128 x 3", "blosc-lz4-5-bitshuffle",
-                     "compression", "0.5 micrometres", "5 different (A01, A02, A03, A04, ...)", "all 5 images decoded"):  # fmt: skip
+    for expected in (
+        "5 of 150 x 200 pixels, 3 channels, uint16",
+        "DNA, ER, RNA",
+        "128 x 128 x 3",
+        "blosc-lz4-5-bitshuffle",
+        "compression",
+        "0.5 micrometres",
+        "5 different (A01, A02, A03, A04, ...)",
+        "all 5 images decoded",
+    ):
         assert expected in text
     pixels = np.stack([opening.open_bank(path).read(i) for i in range(5)])[..., 0]
     row = next(line for line in text.splitlines() if line.startswith("DNA ")).split()
-    assert [int(row[1]), int(row[6 - 1])] == [pixels.min(), np.percentile(pixels, 99, method="inverted_cdf")]
+    assert [int(row[1]), int(row[6 - 1])] == [
+        pixels.min(),
+        np.percentile(pixels, 99, method="inverted_cdf"),
+    ]
     assert float(row[4]) == round(pixels.mean(), 1)
     for name in ("contact_sheet.png", "histograms.png"):
         assert (path.parent / "b_inspect" / name).stat().st_size > 5000
@@ -100,7 +119,9 @@ def test_strays_are_named(path, capsys):
 
 def test_foreign_array(tmp_path, capsys):
     spec = {"driver": "zarr", "kvstore": f"file://{tmp_path}/x.zarr/", "create": True}
-    ts.open(spec, dtype="uint8", shape=[2, 3, 40, 50]).result().write(np.full((2, 3, 40, 50), 7, np.uint8)).result()
+    ts.open(spec, dtype="uint8", shape=[2, 3, 40, 50]).result().write(
+        np.full((2, 3, 40, 50), 7, np.uint8)
+    ).result()
     assert run(tmp_path / "x.zarr", "--axes", "NCHW") == 0
     text = capsys.readouterr().out
     assert (

@@ -18,7 +18,10 @@ def run(bank, *words):
 
 @pytest.fixture
 def bank(tmp_path):
-    splits = {"train": [("a", "MKVLMKVL"), ("b", "MMMM"), ("long", "W" * 100)], "validation": [("c", "AX")]}
+    splits = {
+        "train": [("a", "MKVLMKVL"), ("b", "MMMM"), ("long", "W" * 100)],
+        "validation": [("c", "AX")],
+    }
     return write_token_bank(
         tmp_path / "b.zarr", splits, options={"counts": {"read": 5, "kept": 4}}, chunk_bytes=64
     ).path
@@ -53,8 +56,14 @@ def test_damaged_files_are_named(bank, capsys):
     (bank / "tokens" / "c.9").touch()
     assert run(bank) == EXIT_FAILED
     text = capsys.readouterr().out
-    assert "damaged: tokens/c.1 (checksum differs)" in text and "damaged: metadata.parquet (missing)" in text
-    assert "damaged: tokens/c.9 (no file of this bank: delete it)" in text and "3 damaged files" in text
+    assert (
+        "damaged: tokens/c.1 (checksum differs)" in text
+        and "damaged: metadata.parquet (missing)" in text
+    )
+    assert (
+        "damaged: tokens/c.9 (no file of this bank: delete it)" in text
+        and "3 damaged files" in text
+    )
 
 
 def test_a_short_file_found_by_quick(bank, capsys):

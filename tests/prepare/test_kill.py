@@ -30,7 +30,9 @@ def start(raw, out, log):
         "--jobs",
         "2",
     ]
-    return subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True)
+    return subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True
+    )
 
 
 def wait_for_lines(process, journal, lines):
@@ -57,7 +59,8 @@ def test_killed_and_run_again(straight, tmp_path):
         process = start(straight / "raw", out, log)
         wait_for_lines(process, journal, lines)
         if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must notice by themselves
+            # the parent alone: its workers must notice by themselves
+            os.kill(process.pid, signal.SIGKILL)
             killed.append(process.pid)
         process.wait()
     assert process.returncode == 0 and len(killed) >= 2, log.read_text()

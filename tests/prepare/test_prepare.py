@@ -24,7 +24,11 @@ NAMES = [
     ("rxrx3", "images/gene-001/Plate9/AA41_s1_6.jp2", ("gene-001", "9", "AA41", "1", "6")),
     ("jump", "r01c01f01p01-ch2sk1fk1fl1.tiff", (None, None, "A01", "1", "2")),
     ("jump", "Images/r16c24f09p01-ch8sk1fk1fl1.tiff", (None, None, "P24", "9", "8")),
-    ("jump", "x/BR1__2020-11-08T18_16_30-M1/Images/r02c03f04p02-ch1sk1fk1fl1.tiff", (None, "BR1", "B03", "4p2", "1")),
+    (
+        "jump",
+        "x/BR1__2020-11-08T18_16_30-M1/Images/r02c03f04p02-ch1sk1fk1fl1.tiff",
+        (None, "BR1", "B03", "4p2", "1"),
+    ),
 ]
 
 
@@ -62,7 +66,12 @@ def test_errors_of_patterns(pattern, message):
 def test_wells():
     spelled = ["A1", "a01", "A/1", "A-01", "r01c01", "1/1"]
     assert {wells.normalise_well(text) for text in spelled} == {"A01"}
-    assert [wells.normalise_well(text) for text in ("r27c3", "AA41", "P24", "DMSO")] == ["AA03", "AA41", "P24", "DMSO"]
+    assert [wells.normalise_well(text) for text in ("r27c3", "AA41", "P24", "DMSO")] == [
+        "AA03",
+        "AA41",
+        "P24",
+        "DMSO",
+    ]
     assert sorted(["AA1", "B10", "B2", "A3"], key=wells.natural) == ["A3", "B2", "B10", "AA1"]
 
 
@@ -101,11 +110,14 @@ def test_readers_pages_and_samples(tmp_path):
     pages = np.arange(3 * 8 * 9, dtype=np.uint16).reshape(3, 8, 9)
     tifffile.imwrite(tmp_path / "pages.tif", pages, photometric="minisblack")
     tifffile.imwrite(tmp_path / "imagej.tif", pages, imagej=True, metadata={"axes": "CYX"})
-    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.moveaxis(pages.astype(np.uint8), 0, -1).copy()))
+    (tmp_path / "colour.png").write_bytes(
+        imagecodecs.png_encode(np.moveaxis(pages.astype(np.uint8), 0, -1).copy())
+    )
     tifffile.imwrite(tmp_path / "ome.tif", pages, ome=True, metadata={"axes": "CYX"})
     for name in ("pages.tif", "imagej.tif", "ome.tif", "colour.png"):
         np.testing.assert_array_equal(
-            readers.read_planes(tmp_path, name, hashlib.sha256()).astype(np.uint8), pages.astype(np.uint8)
+            readers.read_planes(tmp_path, name, hashlib.sha256()).astype(np.uint8),
+            pages.astype(np.uint8),
         )
 
 
@@ -134,8 +146,12 @@ def test_percentiles_are_exact():
     counts = np.bincount(pixels, minlength=65536)
     for low, high in ((0.1, 99.9), (0, 100), (25, 75)):
         expected = np.percentile(pixels, (low, high), method="inverted_cdf")
-        assert intensity.percentile_range(counts, intensity.Rule("percentile", low, high)) == tuple(expected)
-    assert intensity.percentile_range(np.bincount([7], minlength=65536), intensity.parse("percentile:1:99")) == (7, 8)
+        assert intensity.percentile_range(counts, intensity.Rule("percentile", low, high)) == tuple(
+            expected
+        )
+    assert intensity.percentile_range(
+        np.bincount([7], minlength=65536), intensity.parse("percentile:1:99")
+    ) == (7, 8)
 
 
 def test_to_8_bit_rounds_and_clips():
@@ -148,7 +164,17 @@ def test_to_8_bit_rounds_and_clips():
 
 
 @pytest.mark.parametrize(
-    "text", ["0:255", "range:5", "range:9:3", "range:0:70000", "range:0.5:3", "percentile:0:101", "keep:1", "x:1:2"]
+    "text",
+    [
+        "0:255",
+        "range:5",
+        "range:9:3",
+        "range:0:70000",
+        "range:0.5:3",
+        "percentile:0:101",
+        "keep:1",
+        "x:1:2",
+    ],
 )
 def test_errors_of_intensity(text):
     with pytest.raises(UserError, match="Write --intensity range:LOW:HIGH, percentile:LOW:HIGH"):
@@ -165,7 +191,9 @@ def test_channels():
         ("2", "ER"),
         ("4", "AGP"),
     ]
-    with pytest.raises(UserError, match=r"no file has channel 'DPAI'. Did you mean 'DAPI'.*has channels DAPI, GFP"):
+    with pytest.raises(
+        UserError, match=r"no file has channel 'DPAI'. Did you mean 'DAPI'.*has channels DAPI, GFP"
+    ):
         choose_channels(["DPAI=DNA"], ["DAPI", "GFP"], {})
     with pytest.raises(UserError, match="a channel or a name is there twice"):
         choose_channels(["1=DNA", "2=DNA"], ["1", "2"], {})
@@ -181,11 +209,22 @@ def test_metadata_joins_by_plate_and_well(tmp_path):
     rename = {"Plate": "plate", "Well": "well", "dose": "concentration", "control": "is_control"}
     joined = joiner(tmp_path, table, rename)
     keys = [("E", "1", "A01", "1"), ("E", "1", "B02", "1"), ("E", "2", "B02", "1")]
-    columns, unmatched = metadata.describe(keys, joined, {"perturbation_type": "compound", "cell_type": "U2OS"})
+    columns, unmatched = metadata.describe(
+        keys, joined, {"perturbation_type": "compound", "cell_type": "U2OS"}
+    )
     assert unmatched == keys[2:] and joined.rows.keys() == {joined.row_key(key) for key in keys[:2]}
-    assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [True, False, None]
-    assert columns["perturbation_type"] == ["control", "compound", "compound"] and columns["cell_type"] == ["U2OS"] * 3
-    pq.write_table(pa.table({"row": [1.0], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet")
+    assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [
+        True,
+        False,
+        None,
+    ]
+    assert (
+        columns["perturbation_type"] == ["control", "compound", "compound"]
+        and columns["cell_type"] == ["U2OS"] * 3
+    )
+    pq.write_table(
+        pa.table({"row": [1.0], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet"
+    )
     rows = metadata.Joiner(tmp_path / "m.parquet", {})
     assert rows.find((None, "7", "A01", "3"))["gene"] == "TP53"
     with pytest.raises(UserError, match="has no column 'plate' but the images come from 2 plates"):
@@ -198,9 +237,17 @@ def test_metadata_joins_by_plate_and_well(tmp_path):
         ("Well,gene\nA1,x\n", {}, "has no column 'well'.*--rename Well=well"),
         ("well,gen\nA1,x\n", {}, "has none of the columns .*--rename gen=perturbation"),
         ("well,gene\nA1,x\n", {"gane": "gene"}, "has no column 'gane'. Did you mean 'gene'"),
-        ("well,concentration\nA1,3 uM\n", {}, "line 2: concentration '3 uM' is not a number. Strip units"),
+        (
+            "well,concentration\nA1,3 uM\n",
+            {},
+            "line 2: concentration '3 uM' is not a number. Strip units",
+        ),
         ("well,is_control\nA1,maybe\n", {}, "line 2: is_control 'maybe' is neither true"),
-        ("well,perturbation_type\nA1,CRISPR\n", {}, "'CRISPR' is unknown. Did you mean 'crispr'|'CRISPR' is unknown"),
+        (
+            "well,perturbation_type\nA1,CRISPR\n",
+            {},
+            "'CRISPR' is unknown. Did you mean 'crispr'|'CRISPR' is unknown",
+        ),
         ("well,gene\nA1,x\nA01,y\n", {}, "line 3: a second, different row for well A01"),
         ("well,gene\nA1,x,y\n", {}, "line 2: 3 fields where the first line names 2 columns"),
         ("", {}, "is empty"),

@@ -1,4 +1,6 @@
-"""Sequence files to a token bank: formats, filters, duplicates, splits, rejected records, error texts."""
+"""Sequence files to a token bank: formats, filters, duplicates, splits, rejected records, error
+texts.
+"""
 
 import argparse
 import gzip
@@ -32,7 +34,9 @@ def parse(out, *sources, **options):
 
 
 def prepare(out, *sources, sizes=None, **options):
-    """Runs the command in this process; `sizes` overrides Settings so that small files have many pieces and chunks."""
+    """Runs the command in this process; `sizes` overrides Settings so that small files have many
+    pieces and chunks.
+    """
     args = parse(out, *sources, **options)
     with pytest.MonkeyPatch.context() as patch:
         if sizes:
@@ -58,7 +62,9 @@ def rejected(bank):
 
 
 def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def made_up(count=120, seed=0):
@@ -67,7 +73,9 @@ def made_up(count=120, seed=0):
     found = []
     for i in range(count):
         text = "".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=rng.randint(1, 60)))
-        found.append((f"id{seed}_{i}", f"protein {i}", found[rng.randrange(i)][2] if i % 9 == 8 else text))
+        found.append(
+            (f"id{seed}_{i}", f"protein {i}", found[rng.randrange(i)][2] if i % 9 == 8 else text)
+        )
     return found
 
 
@@ -75,7 +83,10 @@ def fasta(records, width=20, end="\n", stop=""):
     lines = []
     for name, description, text in records:
         text += stop
-        lines += [f">{name} {description}", *(text[i : i + width] for i in range(0, len(text), width))]
+        lines += [
+            f">{name} {description}",
+            *(text[i : i + width] for i in range(0, len(text), width)),
+        ]
     return end.join(lines) + end
 
 
@@ -87,12 +98,27 @@ def unique(records):
 
 
 @pytest.mark.parametrize(
-    "kind", ["wrapped", "one_line", "crlf", "lower", "stop", "no_last_line_end", "gzip", "members", "zstd", "bom"]
+    "kind",
+    [
+        "wrapped",
+        "one_line",
+        "crlf",
+        "lower",
+        "stop",
+        "no_last_line_end",
+        "gzip",
+        "members",
+        "zstd",
+        "bom",
+    ],
 )
 def test_fasta_in_all_its_forms_gives_the_same_sequences(tmp_path, kind):
     records = made_up()
     text = fasta(
-        records, 10**6 if kind == "one_line" else 20, "\r\n" if kind == "crlf" else "\n", "*" if kind == "stop" else ""
+        records,
+        10**6 if kind == "one_line" else 20,
+        "\r\n" if kind == "crlf" else "\n",
+        "*" if kind == "stop" else "",
     )
     if kind == "lower":
         text = fasta([(n, d, t.lower()) for n, d, t in records])
@@ -117,31 +143,45 @@ def test_fasta_in_all_its_forms_gives_the_same_sequences(tmp_path, kind):
     assert [row["length"] + 1 for row in rows] == np.diff(bank.offsets[:]).tolist()
     assert damaged_files(bank.path) == []
     counts = bank.attributes["options"]["counts"]
-    assert (counts["read"], counts["kept"], counts["duplicates"]) == (120, len(bank), 120 - len(bank))
+    assert (counts["read"], counts["kept"], counts["duplicates"]) == (
+        120,
+        len(bank),
+        120 - len(bank),
+    )
 
 
 def test_the_order_of_each_split_is_that_of_the_files(tmp_path):
     first, second = made_up(50, 1), made_up(50, 2)
     for name, records in (("a.fasta", first), ("b.fasta", second)):
         (tmp_path / name).write_text(fasta(records))
-    prepare(tmp_path / "b.zarr", tmp_path / "b.fasta", tmp_path / "a.fasta", validation=0.3, test=0.2)
+    prepare(
+        tmp_path / "b.zarr", tmp_path / "b.fasta", tmp_path / "a.fasta", validation=0.3, test=0.2
+    )
     order = list(unique(second + first))
     by_split = split_of(tmp_path / "b.zarr")
-    assert list(stored(tmp_path / "b.zarr")) == sorted(order, key=lambda name: SPLITS.index(by_split[name]))
+    assert list(stored(tmp_path / "b.zarr")) == sorted(
+        order, key=lambda name: SPLITS.index(by_split[name])
+    )
     assert all(list(by_split.values()).count(split) > 5 for split in SPLITS)
 
 
 def test_headers_as_the_databases_write_them(tmp_path):
     headers = {
-        "sp|P11608|ATP8_RAT": "ATP synthase protein 8 OS=Rattus norvegicus OX=10116 GN=Mt-atp8 PE=1 SV=1",
+        "sp|P11608|ATP8_RAT": (
+            "ATP synthase protein 8 OS=Rattus norvegicus OX=10116 GN=Mt-atp8 PE=1 SV=1"
+        ),
         "UniRef50_A0A009": "Uncharacterized protein n=3 Tax=Acinetobacter TaxID=4 RepID=A0_9",
         "938293.PRJEB85.HG003688_1": "# 204 # 629 # -1 # ID=1_1;partial=00;gc_cont=0.319",
         "nothing_more": "",
         "tabs": "after\tthe id",
     }
     sequence = "MKVLA"
-    text = "".join(f">{name}{sep}{rest}  \n{sequence}{i * 'A'}*\n" for i, ((name, rest), sep) in
-                   enumerate(zip(headers.items(), [" ", " ", " ", "", "\t"], strict=True)))  # fmt: skip
+    text = "".join(
+        f">{name}{sep}{rest}  \n{sequence}{i * 'A'}*\n"
+        for i, ((name, rest), sep) in enumerate(
+            zip(headers.items(), [" ", " ", " ", "", "\t"], strict=True)
+        )
+    )
     (tmp_path / "x.fasta").write_bytes(text.encode() + b">latin1 M\xfcller\nWWW\n")
     assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", validation=0, test=0) == EXIT_DONE
     rows = open_token_bank(tmp_path / "b.zarr").metadata.to_pylist()
@@ -163,16 +203,25 @@ def test_rare_letters(tmp_path):
 
 
 def test_filters_count_what_they_leave_out(tmp_path):
-    (tmp_path / "x.fasta").write_text(">a\nAA\n>b\nAAA\n>c\nAAAA\n>d\nAAXX\n>e\nAAXXX\n>f\nAAAAAA\n>g\nAAA\n")
+    (tmp_path / "x.fasta").write_text(
+        ">a\nAA\n>b\nAAA\n>c\nAAAA\n>d\nAAXX\n>e\nAAXXX\n>f\nAAAAAA\n>g\nAAA\n"
+    )
     options = {"min_length": 3, "max_length": 5, "max_ambiguous": 0.5, "boundary": "bos_eos"}
     assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", **options) == EXIT_DONE
     assert stored(tmp_path / "b.zarr") == {"b": "AAA", "c": "AAAA", "d": "AAXX"}
     bank = open_token_bank(tmp_path / "b.zarr")
     assert bank.sequence(0)[[0, -1]].tolist() == [2, 3] and bank.boundary == "bos_eos"
     assert bank.attributes["options"]["counts"] == {
-        "read": 7, "kept": 3, "duplicates": 1, "in_other_clusters": 0, "too_short": 1, "too_long": 1, "too_ambiguous": 1,
-        "rejected": 0, "in_no_cluster": 0,
-    }  # fmt: skip
+        "read": 7,
+        "kept": 3,
+        "duplicates": 1,
+        "in_other_clusters": 0,
+        "too_short": 1,
+        "too_long": 1,
+        "too_ambiguous": 1,
+        "rejected": 0,
+        "in_no_cluster": 0,
+    }
     prepare(tmp_path / "all.zarr", tmp_path / "x.fasta", keep_duplicates=True)
     assert len(open_token_bank(tmp_path / "all.zarr")) == 7
 
@@ -185,7 +234,9 @@ def test_a_split_does_not_change_when_data_are_added(tmp_path):
     prepare(tmp_path / "a.zarr", tmp_path / "a.fasta", **options)
     prepare(tmp_path / "both.zarr", tmp_path / "both.fasta", **options)
     before, after = split_of(tmp_path / "a.zarr"), split_of(tmp_path / "both.zarr")
-    assert all(after[name] == split for name, split in before.items() if name in after) and len(after) > len(before)
+    assert all(after[name] == split for name, split in before.items() if name in after) and len(
+        after
+    ) > len(before)
     shares = [list(after.values()).count(split) / len(after) for split in SPLITS]
     np.testing.assert_allclose(shares, [0.7, 0.2, 0.1], atol=0.06)
 
@@ -196,7 +247,12 @@ def test_the_hash_is_part_of_the_format():
     words.view(np.uint8)[:11] = np.arange(11)
 
     def reference(data):
-        mask, golden, second_, third = 2**64 - 1, 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93
+        mask, golden, second_, third = (
+            2**64 - 1,
+            0x9E3779B97F4A7C15,
+            0xC2B2AE3D27D4EB4F,
+            0xD6E8FEB86659FD93,
+        )
 
         def finish(value):
             value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & mask
@@ -221,7 +277,13 @@ def test_clusters_split_together(tmp_path):
     (tmp_path / "a.fasta").write_text(fasta(records))
     members = [(f"rep{i % 10}", name) for i, (name, _, _) in enumerate(records[:90])]
     (tmp_path / "x_cluster.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in members))
-    prepare(tmp_path / "b.zarr", tmp_path / "a.fasta", clusters=tmp_path / "x_cluster.tsv", validation=0.3, test=0.2)
+    prepare(
+        tmp_path / "b.zarr",
+        tmp_path / "a.fasta",
+        clusters=tmp_path / "x_cluster.tsv",
+        validation=0.3,
+        test=0.2,
+    )
     split = split_of(tmp_path / "b.zarr")
     together = {}
     for representative, name in members:
@@ -242,9 +304,13 @@ def test_text_csv_and_json_lines(tmp_path):
     assert prepare(tmp_path / "t.zarr", tmp_path / "x.txt") == EXIT_DONE
     assert stored(tmp_path / "t.zarr") == {"x.txt:1": "MKV", "x.txt:3": "WWY", "x.txt:4": "AAA"}
     (tmp_path / "x.csv").write_text(
-        'id,smiles,note\nm1,CC(=O)[O-] ,"two\nlines"\nm2,ClCCBr,\nm3,CC?C,bad\nm4,CC,"open\nm5,C#N,\nm6,C\n'
+        "id,smiles,note\nm1,CC(=O)[O-]"
+        ' ,"two\nlines"\nm2,ClCCBr,\nm3,CC?C,bad\nm4,CC,"open\nm5,C#N,\nm6,C\n'
     )
-    assert prepare(tmp_path / "c.zarr", tmp_path / "x.csv", id="id", validation=0, test=0) == EXIT_FAILED
+    assert (
+        prepare(tmp_path / "c.zarr", tmp_path / "x.csv", id="id", validation=0, test=0)
+        == EXIT_FAILED
+    )
     assert stored(tmp_path / "c.zarr") == {"m1": "CC(=O)[O-]", "m2": "ClCCBr", "m5": "C#N"}
     assert open_token_bank(tmp_path / "c.zarr").metadata["length"].to_pylist() == [
         len(smiles_tokens("CC(=O)[O-]")),
@@ -264,7 +330,9 @@ def test_text_csv_and_json_lines(tmp_path):
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows) + "{no json\n"
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text.encode()))
-    assert prepare(tmp_path / "j.zarr", tmp_path / "x.jsonl.gz", id="task", sizes=SMALL) == EXIT_FAILED
+    assert (
+        prepare(tmp_path / "j.zarr", tmp_path / "x.jsonl.gz", id="task", sizes=SMALL) == EXIT_FAILED
+    )
     assert stored(tmp_path / "j.zarr") == {"a": rows[0]["code"], "d": "x"}
     found = rejected(tmp_path / "j.zarr")
     assert [(row["id"], row["reason"]) for row in found] == [
@@ -276,21 +344,37 @@ def test_text_csv_and_json_lines(tmp_path):
 
 
 def test_bad_fasta_records_are_named_and_the_good_ones_kept(tmp_path, caplog):
-    text = "junk\n>ok\nMKV\n>space\nMK V\n>digit\nMK4V\n>empty\n\n>inner\nM*KV\n>\nMKK\n>umlaut\nläzy\n>last\nMWW*\n>nothing"
+    text = (
+        "junk\n>ok\nMKV\n>space\nMK"
+        " V\n>digit\nMK4V\n>empty\n\n>inner\nM*KV\n>\nMKK\n>umlaut\nläzy\n>last\nMWW*\n>nothing"
+    )
     (tmp_path / "x.fasta").write_text(text)
     assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta") == EXIT_FAILED
-    assert sorted(stored(tmp_path / "b.zarr").values()) == ["MKV", "MWW"]  # blanks inside a line mean nothing
+    # blanks inside a line mean nothing
+    assert sorted(stored(tmp_path / "b.zarr").values()) == ["MKV", "MWW"]
     expected = [
         ("no_header", "", 0, "text before the first '>': 'junk'"),
-        ("illegal_letter", "digit", text.index(">digit"), f"'4' at byte {text.index('4')} is no amino acid"),
+        (
+            "illegal_letter",
+            "digit",
+            text.index(">digit"),
+            f"'4' at byte {text.index('4')} is no amino acid",
+        ),
         ("empty", "empty", text.index(">empty"), "no sequence"),
         ("internal_stop", "inner", text.index(">inner"), "a stop ('*') inside the sequence"),
         ("no_id", "", text.index(">\n"), "the header has no id after '>'"),
-        ("illegal_letter", "umlaut", text.index(">umlaut"), f"'ä' at byte {text.index('ä')} is no amino acid"),
+        (
+            "illegal_letter",
+            "umlaut",
+            text.index(">umlaut"),
+            f"'ä' at byte {text.index('ä')} is no amino acid",
+        ),
         ("empty", "nothing", text.index(">nothing") + 1, "no sequence"),
     ]
     found = rejected(tmp_path / "b.zarr")
-    assert sorted((r["reason"], r["id"], r["offset"], r["detail"]) for r in found) == sorted(expected)
+    assert sorted((r["reason"], r["id"], r["offset"], r["detail"]) for r in found) == sorted(
+        expected
+    )
     assert {row["file"] for row in found} == {str(tmp_path / "x.fasta")}
     assert "7 rejected, the other records are in the bank" in caplog.text
     assert f"record digit at byte {text.index('>digit')}: '4'" in caplog.text
@@ -308,8 +392,16 @@ def test_a_cut_compressed_file_keeps_what_was_readable(tmp_path, ending):
     expected = {name: text for name, _, text in records}
     assert all(expected[name] == text for name, text in kept.items())
     (row,) = rejected(tmp_path / "b.zarr")
-    assert row["reason"] == "truncated" and f"byte {len(packed) * 2 // 3}" in row["detail"] and row["file"] == str(path)
-    assert data[row["offset"] :].startswith(f">{row['id']} ".encode()) if row["id"] else row["offset"] == 0
+    assert (
+        row["reason"] == "truncated"
+        and f"byte {len(packed) * 2 // 3}" in row["detail"]
+        and row["file"] == str(path)
+    )
+    assert (
+        data[row["offset"] :].startswith(f">{row['id']} ".encode())
+        if row["id"]
+        else row["offset"] == 0
+    )
     if ending == "gz":
         assert len(kept) > 2000
         assert len(kept) == [name for name, _, _ in records].index(row["id"])
@@ -324,9 +416,9 @@ def test_long_records_and_records_across_blocks(tmp_path):
     with Stream(path) as stream:
         reader = Fasta(stream, 0, 256, longest=2000)
         read = b"".join(bytes(reader.data[start:stop]) for start, stop in reader.blocks())
-    assert read.decode() == fasta(records[:2] + records[3:]) and [(t.reason, t.offset) for t in reader.troubles] == [
-        ("too_large", path.read_text().index(">c"))
-    ]
+    assert read.decode() == fasta(records[:2] + records[3:]) and [
+        (t.reason, t.offset) for t in reader.troubles
+    ] == [("too_large", path.read_text().index(">c"))]
 
 
 def test_errors_say_what_to_do(tmp_path):
@@ -340,7 +432,11 @@ def test_errors_say_what_to_do(tmp_path):
         ((tmp_path / "none.fasta",), {}, "There is no file"),
         ((good, good), {}, "names .* twice"),
         ((tmp_path / "x.bin",), {}, "tells what format it has.*--format fasta, text, csv, jsonl"),
-        ((tmp_path / "x.csv",), {}, "has no column 'smiles'. Did you mean 'SMILES'\\?|has no column 'smiles'"),
+        (
+            (tmp_path / "x.csv",),
+            {},
+            "has no column 'smiles'. Did you mean 'SMILES'\\?|has no column 'smiles'",
+        ),
         ((tmp_path / "x.jsonl",), {}, "has no field 'code'.*There are: prompt"),
         ((good, tmp_path / "x.csv"), {"column": "SMILES"}, "A bank has one alphabet"),
         ((good,), {"validation": 0.5, "test": 0.6}, "are more than all sequences together"),

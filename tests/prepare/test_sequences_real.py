@@ -25,7 +25,9 @@ def simple_fasta(paths):
     for path in paths:
         for part in path.read_text().split("\n>"):
             header, _, body = part.removeprefix(">").partition("\n")
-            text = "".join(body.split()).upper().rstrip("*").translate(str.maketrans("UZOBJ", "XXXXX"))
+            text = (
+                "".join(body.split()).upper().rstrip("*").translate(str.maketrans("UZOBJ", "XXXXX"))
+            )
             if text not in seen:
                 seen.add(text)
                 found[header.split()[0]] = text
@@ -47,14 +49,23 @@ def test_real_proteins(tmp_path):
 @shared
 @needs_data
 def test_real_edge_cases(tmp_path):
-    """Titin is kept whole; letters that look illegal are lower case or rare; text with umlauts is rejected."""
+    """Titin is kept whole; letters that look illegal are lower case or rare; text with umlauts is
+    rejected.
+    """
     edge = PROTEIN / "fasta/edge"
-    assert prepare(tmp_path / "titin.zarr", edge / "titin_twice.fasta", validation=0, test=0) == EXIT_DONE
+    assert (
+        prepare(tmp_path / "titin.zarr", edge / "titin_twice.fasta", validation=0, test=0)
+        == EXIT_DONE
+    )
     assert open_token_bank(tmp_path / "titin.zarr").metadata["length"].to_pylist() == [68700]
-    assert prepare(tmp_path / "i.zarr", edge / "illegal_amino_acids.fasta", rare="keep") == EXIT_DONE
+    assert (
+        prepare(tmp_path / "i.zarr", edge / "illegal_amino_acids.fasta", rare="keep") == EXIT_DONE
+    )
     assert stored(tmp_path / "i.zarr") == {
-        "ok": "MRHKDESTNQCUGPAVIFYWLOXZB", "lowercase": "THISISALOWERCASESEQUENCE", "PROTEIN": "PROTEIN",
-    }  # fmt: skip
+        "ok": "MRHKDESTNQCUGPAVIFYWLOXZB",
+        "lowercase": "THISISALOWERCASESEQUENCE",
+        "PROTEIN": "PROTEIN",
+    }
     assert prepare(tmp_path / "u.zarr", edge / "unparsable.fasta") == EXIT_FAILED
     assert list(stored(tmp_path / "u.zarr")) == ["ok", "PROTEIN"]
     (row,) = rejected(tmp_path / "u.zarr")
@@ -77,24 +88,36 @@ def test_real_molecules_and_code(tmp_path):
     assert counts["read"] == 41913 and len(bank) == len(molecules) - counts["rejected"]
     assert set(stored(tmp_path / "s.zarr").values()) <= set(molecules) and counts["rejected"] < 10
     path = PROTEIN / "source_code/HumanEval.jsonl.gz"
-    assert prepare(tmp_path / "c.zarr", path, field="prompt,canonical_solution", id="task_id") == EXIT_DONE
+    assert (
+        prepare(tmp_path / "c.zarr", path, field="prompt,canonical_solution", id="task_id")
+        == EXIT_DONE
+    )
     rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
-    assert stored(tmp_path / "c.zarr") == {row["task_id"]: row["prompt"] + row["canonical_solution"] for row in rows}
+    assert stored(tmp_path / "c.zarr") == {
+        row["task_id"]: row["prompt"] + row["canonical_solution"] for row in rows
+    }
 
 
 def families(count=12, size=5, seed=0):
-    """Proteins in families that share 94 % of their letters; ids begin with the number of the family."""
+    """Proteins in families that share 94 % of their letters; ids begin with the number of the
+    family.
+    """
     rng = random.Random(seed)
     found = []
     for family in range(count):
         parent = rng.choices("ACDEFGHIKLMNPQRSTVWY", k=150)
         for member in range(size):
-            text = [rng.choice("ACDEFGHIKLMNPQRSTVWY") if rng.random() < 0.03 else letter for letter in parent]
+            text = [
+                rng.choice("ACDEFGHIKLMNPQRSTVWY") if rng.random() < 0.03 else letter
+                for letter in parent
+            ]
             found.append((f"{family}_{member}", "", "".join(text)))
     return found
 
 
-@pytest.mark.skipif(shutil.which("mmseqs") is None, reason="MMseqs2 is not installed (apt install mmseqs2)")
+@pytest.mark.skipif(
+    shutil.which("mmseqs") is None, reason="MMseqs2 is not installed (apt install mmseqs2)"
+)
 def test_mmseqs_keeps_one_of_each_family(tmp_path):
     (tmp_path / "x.fasta").write_text(fasta(families()))
     assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", cluster=0.5, jobs=1) == EXIT_DONE
@@ -124,7 +147,12 @@ def test_the_command_line_of_mmseqs(tmp_path, monkeypatch):
         f"""echo "$@" > {tmp_path}/words; cp "$2" {tmp_path}/given.fasta
 grep '>' "$2" | tr -d '>' | awk '{{ if (NR % 2) first = $1; print first "\\t" $1 }}' > "$3"_cluster.tsv""",
     )
-    assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", cluster=0.3, cluster_coverage=0.9, jobs=3) == EXIT_DONE
+    assert (
+        prepare(
+            tmp_path / "b.zarr", tmp_path / "x.fasta", cluster=0.3, cluster_coverage=0.9, jobs=3
+        )
+        == EXIT_DONE
+    )
     words = (tmp_path / "words").read_text().split()
     assert words[0] == "easy-linclust" and words[4:] == [
         "--min-seq-id",
@@ -143,5 +171,7 @@ grep '>' "$2" | tr -d '>' | awk '{{ if (NR % 2) first = $1; print first "\\t" $1
     with pytest.raises(UserError, match=r"mmseqs ended with code 1. Its last lines: no memory"):
         prepare(tmp_path / "c.zarr", tmp_path / "x.fasta", cluster=0.3)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"needs MMseqs2, and there is no program `mmseqs`.*apt install mmseqs2"):
+    with pytest.raises(
+        UserError, match=r"needs MMseqs2, and there is no program `mmseqs`.*apt install mmseqs2"
+    ):
         prepare(tmp_path / "d.zarr", tmp_path / "x.fasta", cluster=0.3)

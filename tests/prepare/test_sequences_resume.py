@@ -31,7 +31,9 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
     prepare(tmp_path / "large.zarr", *files)  # and pieces, blocks and buckets of another size
     large = open_token_bank(tmp_path / "large.zarr")
     small = open_token_bank(tmp_path / "1.zarr")
-    assert np.array_equal(large.tokens[:], small.tokens[:]) and large.metadata.equals(small.metadata)
+    assert np.array_equal(large.tokens[:], small.tokens[:]) and large.metadata.equals(
+        small.metadata
+    )
 
 
 def test_killed_at_every_rename(tmp_path, monkeypatch):
@@ -68,7 +70,9 @@ def test_killed_at_every_rename(tmp_path, monkeypatch):
 def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     path = tmp_path / "a.fasta"
     path.write_text(">a\nMKV\n>b\nMWW\n")
-    monkeypatch.setattr(sequences_command.Job, "deduplicate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        sequences_command.Job, "deduplicate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "b.zarr", path)
     monkeypatch.undo()
@@ -79,12 +83,28 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     assert prepare(tmp_path / "b.zarr", path) == EXIT_DONE
     assert "begins again" in caplog.text and stored(tmp_path / "b.zarr") == {"a": "MKV", "c": "MYY"}
     caplog.set_level("INFO", "phenomjax")
-    assert prepare(tmp_path / "b.zarr", path) == EXIT_DONE and "is finished already: 2 sequences" in caplog.text
+    assert (
+        prepare(tmp_path / "b.zarr", path) == EXIT_DONE
+        and "is finished already: 2 sequences" in caplog.text
+    )
 
 
 def start(out, files, log):
-    command = [sys.executable, "-m", "phenomjax.prepare", "sequences", "--source", *files, "--out", out, "--jobs", "2"]
-    return subprocess.Popen([str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "phenomjax.prepare",
+        "sequences",
+        "--source",
+        *files,
+        "--out",
+        out,
+        "--jobs",
+        "2",
+    ]
+    return subprocess.Popen(
+        [str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +114,9 @@ def large(tmp_path_factory):
     text = fasta(made_up(20000, 11)).encode()
     for number in range(12):
         (folder / f"{number}.fasta").write_bytes(
-            text.replace(b">id11_", b">%d_" % number).replace(b"AC", b"A" + b"CDEFGHIKLMNP"[number:][:1])
+            text.replace(b">id11_", b">%d_" % number).replace(
+                b"AC", b"A" + b"CDEFGHIKLMNP"[number:][:1]
+            )
         )
     files = sorted(folder.glob("*.fasta"))
     assert start(folder / "b.zarr", files, folder / "log").wait() == EXIT_DONE
@@ -109,7 +131,10 @@ def test_killed_by_the_system_and_run_again(large, tmp_path):
         process = start(out, files, tmp_path / "log")
         while process.poll() is None:
             pieces = out / ".prepare" / "pieces"
-            if pieces.is_dir() and sum("." in p.name and "partial" not in p.name for p in pieces.iterdir()) >= done:
+            if (
+                pieces.is_dir()
+                and sum("." in p.name and "partial" not in p.name for p in pieces.iterdir()) >= done
+            ):
                 time.sleep(0.02 * done)  # the last kills fall into the second pass
                 os.killpg(process.pid, signal.SIGKILL)
                 killed += 1
@@ -132,4 +157,6 @@ def test_a_signal_stops_the_job_and_it_goes_on(large, tmp_path):
     assert process.wait() == EXIT_STOPPED
     assert "SIGTERM: finishing what is in hand, then stopping" in log.read_text()
     assert "stopped. Run the same command again to continue." in log.read_text()
-    assert start(out, files, log).wait() == EXIT_DONE and contents(out) == contents(folder / "b.zarr")
+    assert start(out, files, log).wait() == EXIT_DONE and contents(out) == contents(
+        folder / "b.zarr"
+    )

@@ -1,4 +1,6 @@
-"""MMseqs2 around a data set: nearest training rows, identity views, clusters, leakage; and what is said without it."""
+"""MMseqs2 around a data set: nearest training rows, identity views, clusters, leakage; and what is
+said without it.
+"""
 
 import shutil
 
@@ -11,7 +13,9 @@ from phenomjax.probes.suites import alignment, leakage
 from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.system.errors import UserError
 
-needs_mmseqs = pytest.mark.skipif(not mmseqs.available(), reason="MMseqs2 is not installed: no `mmseqs` on the PATH")
+needs_mmseqs = pytest.mark.skipif(
+    not mmseqs.available(), reason="MMseqs2 is not installed: no `mmseqs` on the PATH"
+)
 LETTERS = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
 RNG = np.random.default_rng(0)
 FAMILIES = ["".join(RNG.choice(LETTERS, 200)) for _ in range(5)]
@@ -27,7 +31,9 @@ def mutated(text: str, count: int) -> str:
 
 def data(train, tests, validation=(), alphabet="protein"):
     texts = [*train, *validation, *tests]
-    split = np.array(["train"] * len(train) + ["validation"] * len(validation) + ["test"] * len(tests))
+    split = np.array(
+        ["train"] * len(train) + ["validation"] * len(validation) + ["test"] * len(tests)
+    )
     labels = {"y": Labels("value", (), np.zeros(len(texts)), "spearman")}
     return Dataset("t", alphabet, [f"p{i}" for i in range(len(texts))], texts, labels, split)
 
@@ -44,39 +50,68 @@ def test_nearest_rows_and_views(tmp_path):
     assert rows.dtype == np.int64 and identity.dtype == np.float32
     (kept,) = tmp_path.iterdir()
     before = kept.stat().st_mtime_ns
-    views = alignment.add_identity_subsets(found, (0.3, 0.95, 0.99), cache=tmp_path)  # of the same search
+    # of the same search
+    views = alignment.add_identity_subsets(found, (0.3, 0.95, 0.99), cache=tmp_path)
     assert {name: (of - 8).tolist() for name, of in views.subsets.items()} == {
-        "test, identity < 0.3": [4, 6], "test, identity < 0.95": [0, 3, 4, 5, 6], "test, identity < 0.99": [0, 1, 3, 4, 5, 6],
-    }  # fmt: skip
-    assert views.rows("test, identity < 0.3").tolist() == [12, 14] and [kept] == list(tmp_path.iterdir())
+        "test, identity < 0.3": [4, 6],
+        "test, identity < 0.95": [0, 3, 4, 5, 6],
+        "test, identity < 0.99": [0, 1, 3, 4, 5, 6],
+    }
+    assert views.rows("test, identity < 0.3").tolist() == [12, 14] and [kept] == list(
+        tmp_path.iterdir()
+    )
     assert kept.stat().st_mtime_ns == before
     hits = alignment.hits(found, cache=tmp_path)
-    both = {(int(query), int(target)) for query, target in zip(hits.query, hits.target, strict=True)}
+    both = {
+        (int(query), int(target)) for query, target in zip(hits.query, hits.target, strict=True)
+    }
     assert {(8, 0), (8, 1), (13, 0), (13, 1), (10, 4)} <= both  # every copy of a test has its hits
     place = next(i for i, query in enumerate(hits.query) if query == 10)
-    assert hits.query_coverage[place] == 1 and hits.target_coverage[place] == pytest.approx(120 / 201, abs=0.01)
+    assert hits.query_coverage[place] == 1 and hits.target_coverage[place] == pytest.approx(
+        120 / 201, abs=0.01
+    )
 
 
 @needs_mmseqs
 def test_leakage(tmp_path):
-    """Exact with rare letters as X; near-identical over most of the test sequence, also within a longer one."""
+    """Exact with rare letters as X; near-identical over most of the test sequence, also within a
+    longer one.
+    """
     a, b, c, d, alone = FAMILIES
     tests = [a[:50] + "U" + a[51:], mutated(b, 10), c, d, alone]
     stored = [a[:50] + "X" + a[51:], alone + b + c[:100], mutated(d, 40)]  # c: half of it; d: 0.8
     bank = tmp_path / "bank.zarr"
     write_token_bank(
-        bank, {"train": [(f"seq{i}", text) for i, text in enumerate(stored)], "validation": [("v", c)]}, alphabet="protein"
-    )  # fmt: skip
+        bank,
+        {"train": [(f"seq{i}", text) for i, text in enumerate(stored)], "validation": [("v", c)]},
+        alphabet="protein",
+    )
     write_token_bank(tmp_path / "s.zarr", {"train": [("m", "CCO")]}, alphabet="smiles")
     rows = leakage.report(data(tests, tests), [bank, tmp_path / "gone.zarr", tmp_path / "s.zarr"])
-    assert [row["other"] for row in rows] == ["train", str(bank), str(tmp_path / "gone.zarr"), str(tmp_path / "s.zarr")]
+    assert [row["other"] for row in rows] == [
+        "train",
+        str(bank),
+        str(tmp_path / "gone.zarr"),
+        str(tmp_path / "s.zarr"),
+    ]
     assert all((row["task"], row["split"], row["count"]) == ("t", "test", 5) for row in rows)
     train, banked, gone, smiles = rows
     assert (train["exact"], train["near"], train["near_share"]) == (5, 5, 1)
     assert train["examples"][1] == {"id": "p6", "other_id": "p1", "identity": 1.0}
-    assert (banked["exact"], banked["exact_share"], banked["near"], banked["note"]) == (1, 0.2, 3, "")
-    assert {(row["id"], row["other_id"]) for row in banked["examples"]} == {("p5", "seq0"), ("p6", "seq1"), ("p9", "seq1")}  # fmt: skip
-    assert sorted(row["identity"] for row in banked["examples"]) == pytest.approx([0.95, 1, 1], abs=0.006)
+    assert (banked["exact"], banked["exact_share"], banked["near"], banked["note"]) == (
+        1,
+        0.2,
+        3,
+        "",
+    )
+    assert {(row["id"], row["other_id"]) for row in banked["examples"]} == {
+        ("p5", "seq0"),
+        ("p6", "seq1"),
+        ("p9", "seq1"),
+    }
+    assert sorted(row["identity"] for row in banked["examples"]) == pytest.approx(
+        [0.95, 1, 1], abs=0.006
+    )
     assert gone["exact"] is gone["near"] is None
     assert (
         "may have been moved: There is no bank at" in gone["note"]
@@ -92,21 +127,35 @@ def test_leakage_of_exact_copies_alone(tmp_path, monkeypatch):
         parts = list(leakage.decoded(bank, part_tokens=size))
         assert [text for _, texts in parts for text in texts] == [text for _, text in stored]
         assert np.concatenate([numbers for numbers, _ in parts]).tolist() == [0, 1, 2, 3]
-    rows = leakage.report(data(["CCBr", "CCl"], ["CCl", "CCO", "CN"], ["CN"], "smiles"), [tmp_path / "s.zarr"])
-    assert [(row["other"], row["exact"], row["near"]) for row in rows[:2]] == [("train", 1, None), ("validation", 1, None)]  # fmt: skip
+    rows = leakage.report(
+        data(["CCBr", "CCl"], ["CCl", "CCO", "CN"], ["CN"], "smiles"), [tmp_path / "s.zarr"]
+    )
+    assert [(row["other"], row["exact"], row["near"]) for row in rows[:2]] == [
+        ("train", 1, None),
+        ("validation", 1, None),
+    ]
     assert rows[2]["exact"] == 2 and "among proteins only" in rows[2]["note"]
-    assert rows[2]["examples"] == [{"id": "p3", "other_id": "c", "identity": 1.0}, {"id": "p4", "other_id": "a", "identity": 1.0}]  # fmt: skip
+    assert rows[2]["examples"] == [
+        {"id": "p3", "other_id": "c", "identity": 1.0},
+        {"id": "p4", "other_id": "a", "identity": 1.0},
+    ]
 
     monkeypatch.setenv("PATH", "")
-    proteins = write_token_bank(tmp_path / "p.zarr", {"train": [("x", "MKV"), ("y", "MKW")]}, boundary="bos_eos")
+    proteins = write_token_bank(
+        tmp_path / "p.zarr", {"train": [("x", "MKV"), ("y", "MKW")]}, boundary="bos_eos"
+    )
     assert [texts for _, texts in leakage.decoded(proteins, part_tokens=1)] == [["MKV"], ["MKW"]]
-    (train, bank_row) = leakage.report(data(["MKV"], ["MKW", "MKY"]), [tmp_path / "p.zarr"])
+    train, bank_row = leakage.report(data(["MKV"], ["MKW", "MKY"]), [tmp_path / "p.zarr"])
     assert (train["exact"], bank_row["exact"], bank_row["near"]) == (0, 1, None)
     assert "there is no program `mmseqs` on the PATH" in bank_row["note"]
     assert not mmseqs.available()
-    with pytest.raises(UserError, match=r"Aligning the tests of 't' with its training rows needs MMseqs2.*conda install"):  # fmt: skip
+    with pytest.raises(
+        UserError,
+        match=r"Aligning the tests of 't' with its training rows needs MMseqs2.*conda install",
+    ):
         alignment.nearest_hits(data(["MKV"], ["MKW"]))
-    assert alignment.add_identity_subsets(data(["MKV"], ["MKW"]), ()).subsets == {}  # asks for nothing
+    # asks for nothing
+    assert alignment.add_identity_subsets(data(["MKV"], ["MKW"]), ()).subsets == {}
 
 
 def test_failing_mmseqs(tmp_path, monkeypatch):
@@ -116,7 +165,10 @@ def test_failing_mmseqs(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(UserError, match=r"`easy-search queries.fasta` of MMseqs2 .* ended with code 1.*out of memory"):
+    with pytest.raises(
+        UserError,
+        match=r"`easy-search queries.fasta` of MMseqs2 .* ended with code 1.*out of memory",
+    ):
         alignment.nearest_hits(data(["MKV"], ["MKW"]))
     assert [path.name for path in tmp_path.iterdir()] == ["mmseqs"]
 

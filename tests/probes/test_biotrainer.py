@@ -1,4 +1,6 @@
-"""biotrainer itself, installed beside this environment by .ci/run, trains and judges on our vectors."""
+"""biotrainer itself, installed beside this environment by .ci/run, trains and judges on our
+vectors.
+"""
 
 import hashlib
 import json
@@ -18,7 +20,8 @@ from phenomjax.system.errors import UserError
 from phenomjax.trained import language_model
 from tests.lab import tiny_language_models as tiny
 
-# It needs another transformers than our parity tests, so it lies in a folder of its own; its torch is that of this environment.
+# It needs another transformers than our parity tests, so it lies in a folder of its own; its torch
+# is that of this environment.
 FOLDER = Path(sys.prefix) / "biotrainer"
 MAIN = """
 import importlib, json, sys
@@ -36,7 +39,12 @@ except adapter.UserError as error:
 """
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 HELIX = "AEKLMQR"  # letters of class H in the made data
-KINDS = {"conservation": "letters", "disorder": "values", "scl": "composition", "secondary_structure": "letters"}
+KINDS = {
+    "conservation": "letters",
+    "disorder": "values",
+    "scl": "composition",
+    "secondary_structure": "letters",
+}
 CONFIG = """input_file: {kind}.fasta
 protocol: {protocol}
 output_dir: out_{kind}
@@ -55,7 +63,9 @@ def write_labelled(path: Path, kind: str, count: int) -> Path:
     records = []
     for number in range(count):
         rich = 0.3 * (number % 2)  # in alanine
-        letters = rng.choice(list(AMINO_ACIDS), rng.integers(20, 40), p=[rich, *[(1 - rich) / 19] * 19])
+        letters = rng.choice(
+            list(AMINO_ACIDS), rng.integers(20, 40), p=[rich, *[(1 - rich) / 19] * 19]
+        )
         target = {
             "letters": "".join("H" if letter in HELIX else "L" for letter in letters),
             "values": ";".join("1.0" if letter in HELIX else "0.0" for letter in letters),
@@ -71,31 +81,52 @@ def write_labelled(path: Path, kind: str, count: int) -> Path:
 def write_protein_gym(folder: Path, checkpoint: Path) -> None:
     """ProteinGym's layout; what was "measured" is the score of `phenomjax.score`."""
     wild_type = tiny.proteins([12], 5)[0]
-    fasta, table, scored = (folder / name for name in ("wild_type.fasta", "mutants.csv", "scored.csv"))
+    fasta, table, scored = (
+        folder / name for name in ("wild_type.fasta", "mutants.csv", "scored.csv")
+    )
     tables = folder / "PGYM" / "DMS_ProteinGym_substitutions"
     tables.mkdir(parents=True)
     (folder / "PGYM" / "reference").mkdir()
     tiny.write_fasta(fasta, [wild_type])
     rows = [
-        (f"{old}{place + 1}{new}", place, new) for place, old in enumerate(wild_type) for new in "ACW" if new != old
+        (f"{old}{place + 1}{new}", place, new)
+        for place, old in enumerate(wild_type)
+        for new in "ACW"
+        if new != old
     ]
-    lines = [f"{name},{wild_type[:place]}{new}{wild_type[place + 1 :]}" for name, place, new in rows]
+    lines = [
+        f"{name},{wild_type[:place]}{new}{wild_type[place + 1 :]}" for name, place, new in rows
+    ]
     table.write_text("\n".join(["mutant,mutated_sequence", *lines, ""]))
     assert (
         score.main(
-            ["--checkpoint", str(checkpoint), "--wild_type", str(fasta), "--mutants", str(table), "--out", str(scored)]
+            [
+                "--checkpoint",
+                str(checkpoint),
+                "--wild_type",
+                str(fasta),
+                "--mutants",
+                str(table),
+                "--out",
+                str(scored),
+            ]
         )
         == 0
     )
     names = [f"ASSAY{number}" for number in range(4)]
-    for name in names:  # biotrainer takes standard deviations over at least two of viruses and two of others
+    # biotrainer takes standard deviations over at least two of viruses and two of others
+    for name in names:
         (tables / f"{name}.csv").write_text(scored.read_text().replace("score", "DMS_score", 1))
     taxa = [f"{name},{'Virus' if number < 2 else 'Human'}" for number, name in enumerate(names)]
-    (folder / "PGYM" / "reference" / "reference.csv").write_text("\n".join(["DMS_id,taxon", *taxa, ""]))
+    (folder / "PGYM" / "reference" / "reference.csv").write_text(
+        "\n".join(["DMS_id,taxon", *taxa, ""])
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="biotrainer is not installed in .venv/biotrainer; .ci/run does that")
+@pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="biotrainer is not installed in .venv/biotrainer; .ci/run does that"
+)
 def test_biotrainer_runs_on_our_models(tmp_path):
     txl, xlnet, elmo = (tiny.write(tmp_path / task, task) for task in tiny.SHAPES)
     me, jobs = "phenomjax.probes.biotrainer", []
@@ -106,7 +137,19 @@ def test_biotrainer_runs_on_our_models(tmp_path):
         fasta = write_labelled(tmp_path / f"{kind}.fasta", kind, 60)
         (tmp_path / f"{kind}.yml").write_text(CONFIG.format(kind=kind, protocol=protocol))
         out = str(tmp_path / f"{per}.npz")
-        jobs.append(["phenomjax.embed", "--checkpoint", str(txl), "--source", str(fasta), "--per", per, "--out", out])
+        jobs.append(
+            [
+                "phenomjax.embed",
+                "--checkpoint",
+                str(txl),
+                "--source",
+                str(fasta),
+                "--per",
+                per,
+                "--out",
+                out,
+            ]
+        )
         jobs.append([me, "--checkpoint", str(txl), "--config", str(tmp_path / f"{kind}.yml")])
     for name, kind in KINDS.items():
         write_labelled(tmp_path / "data" / "PBC" / "supervised" / name / f"{name}.fasta", kind, 20)
@@ -127,7 +170,10 @@ def test_biotrainer_runs_on_our_models(tmp_path):
     # Its protocols: our vectors, bit for bit, and a head that learns from them.
     model = biotrainer.name_of(language_model.load(txl))
     for kind, per in (("letters", "residue"), ("composition", "protein")):
-        ours, theirs = np.load(tmp_path / f"{per}.npz"), tmp_path / f"out_{kind}" / f"{model}_{per}.h5"
+        ours, theirs = (
+            np.load(tmp_path / f"{per}.npz"),
+            tmp_path / f"out_{kind}" / f"{model}_{per}.h5",
+        )
         records = (tmp_path / f"{kind}.fasta").read_text().split(">")[1:]
         with h5py.File(theirs) as file:
             assert len(file) == len(records) == len(ours.files)
@@ -156,39 +202,69 @@ def test_biotrainer_runs_on_our_models(tmp_path):
     assert f"{named} names an embedder of its own, and --checkpoint gives another" in error
     expected = tmp_path / "expected.npz"
     fasta = tiny.write_fasta(tmp_path / "sequences.fasta", sequences)
-    arguments = ["--checkpoint", str(txl), "--source", str(fasta), "--per", "residue", "--out", str(expected)]
+    arguments = [
+        "--checkpoint",
+        str(txl),
+        "--source",
+        str(fasta),
+        "--per",
+        "residue",
+        "--out",
+        str(expected),
+    ]
     assert embed.main(arguments) == 0
-    for number, sequence in enumerate(sequences):  # another number of devices, and so of rows in a batch
-        np.testing.assert_allclose(found[sequence], np.load(expected)[f"p{number}"], rtol=1e-4, atol=1e-5)
+    # another number of devices, and so of rows in a batch
+    for number, sequence in enumerate(sequences):
+        np.testing.assert_allclose(
+            found[sequence], np.load(expected)[f"p{number}"], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_vectors_without_biotrainer(tmp_path):
     model = tiny.write(tmp_path / "run", "causal_lm")
     fasta, out = tmp_path / "proteins.fasta", tmp_path / "vectors.h5"
     fasta.write_text(">a SET=train\nMKVLA\nGHU\n>b\nwwcd\n>c\nMKVLAGHU\n")
-    arguments = ["--checkpoint", str(model), "--source", str(fasta), "--per", "protein", "--out", str(out)]
+    arguments = [
+        "--checkpoint",
+        str(model),
+        "--source",
+        str(fasta),
+        "--per",
+        "protein",
+        "--out",
+        str(out),
+    ]
     assert biotrainer.main(arguments) == 0
     assert embed.main([*arguments[:-1], str(tmp_path / "ours.npz")]) == 0
     with h5py.File(out) as file, np.load(tmp_path / "ours.npz") as ours:
         assert len(file) == 2  # a and c are one sequence
         hashed = hashlib.sha256(b"MKVLAGHU_8").hexdigest()  # as biotrainer 1.4 names it
         np.testing.assert_allclose(file[hashed], ours["a"], rtol=1e-5)
-        np.testing.assert_allclose(file[hashlib.sha256(b"wwcd_4").hexdigest()], ours["b"], rtol=1e-5)
+        np.testing.assert_allclose(
+            file[hashlib.sha256(b"wwcd_4").hexdigest()], ours["b"], rtol=1e-5
+        )
     before = out.stat().st_mtime_ns
-    assert biotrainer.main(arguments) == 0 and out.stat().st_mtime_ns == before  # it is there already
+    # it is there already
+    assert biotrainer.main(arguments) == 0 and out.stat().st_mtime_ns == before
     assert biotrainer.main([*arguments, "--per", "residue"]) == 0
     with h5py.File(out) as file:
         assert file[hashed].shape == (8, 16)
 
     fasta.write_text(">a\nMKVLA\n>b\nMK1VLA\n")
-    with pytest.raises(UserError, match=r"^1 of 2 sequences cannot be read by the model of .*run, the first 'MK1VLA'"):
+    with pytest.raises(
+        UserError,
+        match=r"^1 of 2 sequences cannot be read by the model of .*run, the first 'MK1VLA'",
+    ):
         biotrainer.main(arguments)
     assert not out.exists()
-    with pytest.raises(UserError, match=r"--source needs --per protein or residue, and --out NAME\.h5"):
+    with pytest.raises(
+        UserError, match=r"--source needs --per protein or residue, and --out NAME\.h5"
+    ):
         biotrainer.main(arguments[:4])
     with pytest.raises(UserError, match=r"There is no file .*none\.fasta"):
         biotrainer.main([*arguments[:3], str(tmp_path / "none.fasta"), *arguments[4:]])
     with pytest.raises(
-        UserError, match=r"biotrainer cannot be imported .*pip install 'biotrainer>=1\.4,<2'.*--source FASTA"
+        UserError,
+        match=r"biotrainer cannot be imported .*pip install 'biotrainer>=1\.4,<2'.*--source FASTA",
     ):
         biotrainer.main(["--checkpoint", str(model), "--config", str(tmp_path / "c.yml")])

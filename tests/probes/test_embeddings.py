@@ -1,4 +1,6 @@
-"""Features for probes: in memory and in the shared folder, where each sequence is computed once, whatever happens."""
+"""Features for probes: in memory and in the shared folder, where each sequence is computed once,
+whatever happens.
+"""
 
 import dataclasses
 import json
@@ -25,7 +27,9 @@ def causal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both_ways(tmp_path_factory):
-    return language_model.load(tiny.write(tmp_path_factory.mktemp("elmo") / "run", "bidirectional_lm"))
+    return language_model.load(
+        tiny.write(tmp_path_factory.mktemp("elmo") / "run", "bidirectional_lm")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,10 @@ def same(a: Features, b: Features, rtol: float = 1e-3) -> None:
     """The same features, as near as float16 is."""
     rows = np.arange(len(a))
     np.testing.assert_array_equal(a.lengths, b.lengths)
-    one, two = ((f.take(rows) if f.per == "protein" else f.batch(rows, int(f.lengths.max()))) for f in (a, b))
+    one, two = (
+        (f.take(rows) if f.per == "protein" else f.batch(rows, int(f.lengths.max())))
+        for f in (a, b)
+    )
     assert one.dtype == two.dtype == np.float32 and one.any()
     np.testing.assert_allclose(one, two, rtol, 1e-3)
 
@@ -90,7 +97,9 @@ def test_of_arrays():
 
 
 def test_compute_reads_each_sequence_by_itself(both_ways):
-    """Two directions, long proteins by segments of 16, and what stands beside a sequence has no say."""
+    """Two directions, long proteins by segments of 16, and what stands beside a sequence has no
+    say.
+    """
     embedder = embeddings.Embedder(both_ways)
     whole = embedder.compute(SEQUENCES, "residue")
     assert whole.dim == 16 and whole.lengths.tolist() == [len(s) for s in SEQUENCES]
@@ -101,7 +110,9 @@ def test_compute_reads_each_sequence_by_itself(both_ways):
     np.testing.assert_allclose(mean, alone[:40].mean(0), 1e-4, 1e-5)
 
 
-def test_cache_computes_only_what_is_missing(causal, tmp_path, computed, open_cache, shared_embedder):
+def test_cache_computes_only_what_is_missing(
+    causal, tmp_path, computed, open_cache, shared_embedder
+):
     cache = open_cache()
     first = cache.get(causal, SEQUENCES[3:], "residue")
     assert sum(computed) == 3
@@ -114,15 +125,28 @@ def test_cache_computes_only_what_is_missing(causal, tmp_path, computed, open_ca
     assert not computed
     proteins = cache.get(causal, SEQUENCES, "protein")
     for row, length in enumerate(second.lengths):
-        np.testing.assert_allclose(proteins.take([row])[0], second.batch([row], length)[0].mean(0), 2e-3, 2e-3)
-    (twin_a, twin_b), other = (embeddings.random_twin(causal) for _ in range(2)), embeddings.random_twin(causal, 1)
+        np.testing.assert_allclose(
+            proteins.take([row])[0], second.batch([row], length)[0].mean(0), 2e-3, 2e-3
+        )
+    (twin_a, twin_b), other = (
+        (embeddings.random_twin(causal) for _ in range(2)),
+        embeddings.random_twin(causal, 1),
+    )
     assert twin_a.fingerprint == twin_b.fingerprint != other.fingerprint != causal.fingerprint
-    assert not np.allclose(cache.get(twin_a, SEQUENCES, "protein").take([0]), proteins.take([0]), atol=0.1)
-    about = json.loads(only(tmp_path, f"{causal.fingerprint[:16]}-default-protein-float16-*/about.json").read_text())
+    assert not np.allclose(
+        cache.get(twin_a, SEQUENCES, "protein").take([0]), proteins.take([0]), atol=0.1
+    )
+    about = json.loads(
+        only(
+            tmp_path, f"{causal.fingerprint[:16]}-default-protein-float16-*/about.json"
+        ).read_text()
+    )
     assert about["fingerprint"] == causal.fingerprint and about["segment_len"] == 16
 
 
-def test_stopped_and_killed_work_goes_on(causal, tmp_path, monkeypatch, open_cache, shared_embedder):
+def test_stopped_and_killed_work_goes_on(
+    causal, tmp_path, monkeypatch, open_cache, shared_embedder
+):
     """After each batch; what was done is not done again, though the next request is another one."""
     many = tiny.proteins([8] * 48, seed=3)  # several batches of one row a device
     wanted = shared_embedder.compute([*many, "MKVA"], "residue")
@@ -145,7 +169,9 @@ def test_stopped_and_killed_work_goes_on(causal, tmp_path, monkeypatch, open_cac
     assert 0 < done < 48 and not list(tmp_path.glob("*/partial"))
     monkeypatch.setattr(shards.Writer, "save", killed)
     calls = iter(range(2))  # the second seal would be at the end
-    monkeypatch.setattr(shards.Shards, "seal", lambda self: seal(self) if next(calls) == 0 else None)
+    monkeypatch.setattr(
+        shards.Shards, "seal", lambda self: seal(self) if next(calls) == 0 else None
+    )
     with pytest.raises(SystemExit):
         open_cache().get(causal, many, "residue")
     whole = json.loads(only(tmp_path, "*/partial/done.json").read_text())
@@ -154,7 +180,9 @@ def test_stopped_and_killed_work_goes_on(causal, tmp_path, monkeypatch, open_cac
     monkeypatch.setattr(shards.Shards, "seal", seal)
     counts, call = [], segments.Features.__call__
     monkeypatch.setattr(
-        segments.Features, "__call__", lambda self, s, *args: (counts.append(len(s)), call(self, s, *args))[1]
+        segments.Features,
+        "__call__",
+        lambda self, s, *args: (counts.append(len(s)), call(self, s, *args))[1],
     )
     same(open_cache().get(causal, [*many, "MKVA"], "residue"), wanted)
     assert sum(counts) == 48 - done - whole + 1
@@ -168,7 +196,9 @@ def test_damage_is_named_and_mended(causal, tmp_path, caplog, open_cache):
         content[9] ^= 1
         path.write_bytes(content)
         with caplog.at_level(logging.WARNING, "phenomjax"):
-            np.testing.assert_array_equal(open_cache().get(causal, SEQUENCES, "protein").take(range(7)), before)
+            np.testing.assert_array_equal(
+                open_cache().get(causal, SEQUENCES, "protein").take(range(7)), before
+            )
         assert f"{path.parent} is damaged" in caplog.text
         caplog.clear()
 
@@ -176,7 +206,9 @@ def test_damage_is_named_and_mended(causal, tmp_path, caplog, open_cache):
 def test_two_at_once_compute_once(causal, tmp_path, computed, open_cache):
     results: list[Features] = []
     threads = [
-        threading.Thread(target=lambda: results.append(open_cache().get(causal, SEQUENCES, "protein")))
+        threading.Thread(
+            target=lambda: results.append(open_cache().get(causal, SEQUENCES, "protein"))
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -221,11 +253,14 @@ def _scaled(params, by):
 
 def test_letters(tmp_path, open_cache, causal, shared_embedder):
     with pytest.raises(
-        UserError, match=r"Sequence 3 \(AC1D, 4 letters\) cannot be read: illegal_letter, '1' at place 2"
+        UserError,
+        match=r"Sequence 3 \(AC1D, 4 letters\) cannot be read: illegal_letter, '1' at place 2",
     ):
         shared_embedder.compute(["ACD", "acd", "AC1D"], "protein")
     with pytest.raises(UserError, match="no sequence to read in an empty list"):
         open_cache().get(causal, [], "protein")
-    smiles = language_model.load(tiny.write(tmp_path / "run", "causal_lm", model__alphabet="smiles"))
+    smiles = language_model.load(
+        tiny.write(tmp_path / "run", "causal_lm", model__alphabet="smiles")
+    )
     found = embeddings.encode(smiles, ["CC(=O)Oc1ccccc1C(=O)O", "CCl"])
     assert found.lengths.tolist() == [21, 2]  # tokens: Cl is one

@@ -1,4 +1,6 @@
-"""The evaluation from files to report: every method has its rows, parts are kept, mistakes cost one task, several checkpoints are compared."""
+"""The evaluation from files to report: every method has its rows, parts are kept, mistakes cost one
+task, several checkpoints are compared.
+"""
 
 import json
 import signal
@@ -31,18 +33,24 @@ def get_config(arg=""):
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
-    """A suite file and its data: residues whose label is their letter's, proteins whose class is their commonest letter."""
+    """A suite file and its data: residues whose label is their letter's, proteins whose class is
+    their commonest letter.
+    """
     folder, rng = tmp_path_factory.mktemp("suite"), np.random.default_rng(0)
     sets = ["train"] * 30 + ["val"] * 8 + ["test"] * 12
     with (folder / "structure.fasta").open("w") as file:
-        for i, (part, sequence) in enumerate(zip(sets, tiny.proteins(rng.integers(20, 40, 50)), strict=True)):
+        for i, (part, sequence) in enumerate(
+            zip(sets, tiny.proteins(rng.integers(20, 40, 50)), strict=True)
+        ):
             labels = "".join("H" if letter in "AELKMQR" else "C" for letter in sequence)
             file.write(f">s{i} TARGET={labels} SET={part}\n{sequence}\n")
     rows = []
     for part in sets:
         kind = rng.integers(2)
         letters = rng.choice(
-            list(AMINO_ACIDS), 25, p=np.where(np.isin(list(AMINO_ACIDS), list("LK"[kind])), 0.62, 0.02)
+            list(AMINO_ACIDS),
+            25,
+            p=np.where(np.isin(list(AMINO_ACIDS), list("LK"[kind])), 0.62, 0.02),
         )
         rows.append(
             f"{''.join(letters)},{'membrane' if kind == 0 else 'nucleus'},{'train' if part == 'val' else part},{part == 'val'}"
@@ -50,9 +58,16 @@ def suite(tmp_path_factory):
     (folder / "place.csv").write_text("\n".join(["sequence,target,set,validation", *rows]))
     wild = tiny.proteins([20], 3)[0]
     (folder / "dms.csv").write_text(
-        "\n".join(["mutant,fitness", *(f"{wild[i]}{i + 1}{'W' if wild[i] != 'W' else 'A'},{i % 7}" for i in range(20))])
+        "\n".join(
+            [
+                "mutant,fitness",
+                *(f"{wild[i]}{i + 1}{'W' if wild[i] != 'W' else 'A'},{i % 7}" for i in range(20)),
+            ]
+        )
     )
-    (folder / "broken.csv").write_text("sequence,target,set,validation\nACDEF,x,train,\nAC1EF,y,test,\n")
+    (folder / "broken.csv").write_text(
+        "sequence,target,set,validation\nACDEF,x,train,\nAC1EF,y,test,\n"
+    )
     path = folder / "suite.py"
     path.write_text(SUITE.replace("DATA", str(folder)).replace("WILD", wild))
     return path
@@ -66,7 +81,15 @@ def runs(tmp_path_factory):
 
 def run(suite, out, *checkpoints, arg="", options=()):
     return evaluate.main(
-        ["--suite", f"{suite}{arg}", "--out", str(out), *options, "--checkpoint", *map(str, checkpoints)]
+        [
+            "--suite",
+            f"{suite}{arg}",
+            "--out",
+            str(out),
+            *options,
+            "--checkpoint",
+            *map(str, checkpoints),
+        ]
     )
 
 
@@ -80,17 +103,27 @@ def test_report(suite, runs, tmp_path, monkeypatch, capsys):
     first = results(out)
     methods = {(row["task"], row["method"]) for row in first}
     assert methods >= {
-        ("structure", "causal_lm: linear"), ("structure", "causal_lm, random weights: linear"), ("structure", "baseline: one-hot"),
-        ("place", "causal_lm: nearest"), ("place", "causal_lm: linear"), ("place", "baseline: composition"), ("dms", "causal_lm: zero-shot"),
+        ("structure", "causal_lm: linear"),
+        ("structure", "causal_lm, random weights: linear"),
+        ("structure", "baseline: one-hot"),
+        ("place", "causal_lm: nearest"),
+        ("place", "causal_lm: linear"),
+        ("place", "baseline: composition"),
+        ("dms", "causal_lm: zero-shot"),
         ("dms", "baseline: BLOSUM62"),
-    }  # fmt: skip
-    assert not any(task == "place" and "random" in method for task, method in methods)  # its entry does not ask for it
+    }
+    # its entry does not ask for it
+    assert not any(task == "place" and "random" in method for task, method in methods)
     value = {
         (r["task"], r["method"]): r["value"]
         for r in first
         if r["metric"] == "accuracy" and r["average"] in ("", "residue")
     }
-    assert value["structure", "baseline: one-hot"] > 0.9 > value["structure", "baseline: majority class"]
+    assert (
+        value["structure", "baseline: one-hot"]
+        > 0.9
+        > value["structure", "baseline: majority class"]
+    )
     assert value["structure", "causal_lm: linear"] > value["structure", "baseline: majority class"]
     text = (out / "report.md").read_text()
     assert "smiles was left out: no checkpoint reads smiles" in text
@@ -98,16 +131,23 @@ def test_report(suite, runs, tmp_path, monkeypatch, capsys):
     assert "structure, one-hot: q2 accuracy 1.000 [1.000, 1.000] on test" in said
     assert "evaluate: 11/11 parts" in said
 
-    # Everything is there: nothing is computed again, and another checkpoint costs its own parts only.
+    # Everything is there: nothing is computed again, and another checkpoint costs its own parts
+    # only.
     heads = []
     fit_predict = training.fit_predict
     monkeypatch.setattr(baselines, "predict", None)
-    monkeypatch.setattr(training, "fit_predict", lambda *a, **k: heads.append(a[2]) or fit_predict(*a, **k))
+    monkeypatch.setattr(
+        training, "fit_predict", lambda *a, **k: heads.append(a[2]) or fit_predict(*a, **k)
+    )
     assert run(suite, out, *runs) == EXIT_DONE
     assert heads == ["linear"] * 3  # structure, its twin, place: of the second checkpoint
     both = results(out)
     assert [row for row in both if row["model"] != "bidirectional_lm"] == first
-    assert {row["task"] for row in both if row["model"] == "bidirectional_lm"} == {"structure", "place", "dms"}
+    assert {row["task"] for row in both if row["model"] == "bidirectional_lm"} == {
+        "structure",
+        "place",
+        "dms",
+    }
 
 
 def test_stopped_and_continued(suite, runs, tmp_path, monkeypatch):
@@ -135,17 +175,26 @@ def test_stopped_and_continued(suite, runs, tmp_path, monkeypatch):
 
 
 def test_a_mistake_costs_one_task(suite, runs, tmp_path, capsys):
-    code = run(suite, tmp_path / "report", runs[0], arg=":broken", options=("--tasks", "dms", "broken"))
+    code = run(
+        suite, tmp_path / "report", runs[0], arg=":broken", options=("--tasks", "dms", "broken")
+    )
     assert code == EXIT_FAILED
     assert {row["task"] for row in results(tmp_path / "report")} == {"dms"}
     message = capsys.readouterr().err
-    assert "broken.csv" in message and "'1'" in message and "1 tasks could not be read, see above: broken" in message
+    assert (
+        "broken.csv" in message
+        and "'1'" in message
+        and "1 tasks could not be read, see above: broken" in message
+    )
     with pytest.raises(UserError, match="No task could be read"):
         run(suite, tmp_path / "none", runs[0], arg=":broken", options=("--tasks", "broken"))
-    with pytest.raises(UserError, match=r"--tasks strcture is not in the suite. Did you mean 'structure'?"):
+    with pytest.raises(
+        UserError, match=r"--tasks strcture is not in the suite. Did you mean 'structure'?"
+    ):
         run(suite, tmp_path / "none", runs[0], options=("--tasks", "strcture"))
     with pytest.raises(
-        UserError, match=r"The data folder of the suite, nowhere, does not exist .* Say with --data where"
+        UserError,
+        match=r"The data folder of the suite, nowhere, does not exist .* Say with --data where",
     ):
         run(suite, tmp_path / "none", runs[0], options=("--data", "nowhere"))
     with pytest.raises(UserError, match=r"--out .* is a file"):
@@ -156,7 +205,12 @@ def test_names_of_checkpoints():
     assert job.model_names(["runs/a", "runs/b/checkpoints/200"], None) == ["a", "b"]
     assert job.model_names(["a/checkpoints/1", "a/checkpoints/2"], None) == ["a 1", "a 2"]
     assert job.model_names(["a", "b"], ["x", "y"]) == ["x", "y"]
-    with pytest.raises(UserError, match=r"Two checkpoints have the same name \(t, t\). Tell them apart with --names"):
+    with pytest.raises(
+        UserError,
+        match=r"Two checkpoints have the same name \(t, t\). Tell them apart with --names",
+    ):
         job.model_names(["a/t", "b/t"], None)
-    with pytest.raises(UserError, match=r"--names has 1 names for the 2 folders of --checkpoint. Give as many"):
+    with pytest.raises(
+        UserError, match=r"--names has 1 names for the 2 folders of --checkpoint. Give as many"
+    ):
         job.model_names(["a", "b"], ["x"])

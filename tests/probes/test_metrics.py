@@ -14,17 +14,33 @@ from phenomjax.probes.suites.suite import CLASS, MULTILABEL, RESIDUE, VALUE
 DRAWS = 60
 
 
-def dataset(labels: dict[str, Labels], count: int, subsets: dict[str, np.ndarray] | None = None) -> Dataset:
+def dataset(
+    labels: dict[str, Labels], count: int, subsets: dict[str, np.ndarray] | None = None
+) -> Dataset:
     split = np.array(["train"] * 2 + ["test"] * (count - 2))
-    return Dataset("task", "protein", [str(i) for i in range(count)], ["MK"] * count, labels, split, subsets or {})
+    return Dataset(
+        "task",
+        "protein",
+        [str(i) for i in range(count)],
+        ["MK"] * count,
+        labels,
+        split,
+        subsets or {},
+    )
 
 
 def found(rows: list[dict], **where) -> dict[tuple[str, str], dict]:
-    return {(row["metric"], row["average"]): row for row in rows if all(row[key] == value for key, value in where.items())}  # fmt: skip
+    return {
+        (row["metric"], row["average"]): row
+        for row in rows
+        if all(row[key] == value for key, value in where.items())
+    }
 
 
 def intervals(function, *arrays: np.ndarray) -> list[float]:
-    """Percentile bootstrap as it is told in a book: the rows repeated, the metric of the repeated rows."""
+    """Percentile bootstrap as it is told in a book: the rows repeated, the metric of the repeated
+    rows.
+    """
     count, values = len(arrays[0]), []
     for weights in metrics._weights(count, DRAWS):
         for row in weights.astype(int):
@@ -45,7 +61,9 @@ def test_classes_as_scikit_learn():
     ]  # the fifth class is never true
     for seed in seeds:
         seed["a"][np.arange(30), true[2:32]] += 2
-    data = dataset({"a": Labels(CLASS, tuple("abcde"), true, "accuracy")}, 64, {"few": np.arange(2, 12)})
+    data = dataset(
+        {"a": Labels(CLASS, tuple("abcde"), true, "accuracy")}, 64, {"few": np.arange(2, 12)}
+    )
     rows = metrics.evaluate(data, seeds, DRAWS)
     truth, guess = true[2:62], [seed["a"].argmax(1)[:60] for seed in seeds]
     every = {
@@ -60,11 +78,13 @@ def test_classes_as_scikit_learn():
         for name, function in every.items():
             row = here[name, ""]
             values = [function(truth[part], g[part]) for g in guess]
-            assert row["value"] == pytest.approx(np.mean(values)) and row["seed_std"] == pytest.approx(
-                np.std(values, ddof=1)
-            )
+            assert row["value"] == pytest.approx(np.mean(values)) and row[
+                "seed_std"
+            ] == pytest.approx(np.std(values, ddof=1))
             expected = intervals(
-                lambda t, a, b, f=function: (f(t, a) + f(t, b)) / 2, truth[part], *(g[part] for g in guess)
+                lambda t, a, b, f=function: (f(t, a) + f(t, b)) / 2,
+                truth[part],
+                *(g[part] for g in guess),
             )
             assert row["interval"] == pytest.approx(expected)
             assert (row["count"], row["residues"], row["seeds"]) == (len(truth[part]), None, 2)
@@ -76,7 +96,10 @@ def test_two_classes_ties_and_rows_without_prediction():
     predicted = np.stack([1 - score, score], 1).astype(np.float32)
     data = dataset({"a": Labels(CLASS, ("no", "yes"), true, "auroc")}, 42)
     row = found(metrics.evaluate(data, [{"a": predicted}], DRAWS))["auroc", ""]
-    assert row["value"] == pytest.approx(reference.roc_auc_score(true[2:], score)) and row["seed_std"] is None
+    assert (
+        row["value"] == pytest.approx(reference.roc_auc_score(true[2:], score))
+        and row["seed_std"] is None
+    )
     assert row["interval"] == pytest.approx(intervals(reference.roc_auc_score, true[2:], score))
     predicted[:10] = 0
     rows = found(metrics.evaluate(data, [{"a": predicted}], 10))
@@ -94,7 +117,13 @@ def test_residues_both_averages_and_masks():
     values = [random.integers(-1, 3, n).astype(np.int16) for n in lengths]
     values[4][:] = -1  # nothing is known of this one
     predicted = [random.random((n, 3)).astype(np.float32) for n in lengths[2:]]
-    rows = found(metrics.evaluate(dataset({"a": Labels(RESIDUE, tuple("HEC"), values, "accuracy")}, 6), [{"a": predicted}], DRAWS))  # fmt: skip
+    rows = found(
+        metrics.evaluate(
+            dataset({"a": Labels(RESIDUE, tuple("HEC"), values, "accuracy")}, 6),
+            [{"a": predicted}],
+            DRAWS,
+        )
+    )
     kept = [0, 1, 3]
     true = [values[i + 2] for i in kept]
     right = [(predicted[i].argmax(1) == t)[t >= 0] for i, t in zip(kept, true, strict=True)]
@@ -102,9 +131,15 @@ def test_residues_both_averages_and_masks():
     flat = np.concatenate(true)[np.concatenate(true) >= 0]
     assert rows["accuracy", "residue"]["value"] == pytest.approx(np.concatenate(right).mean())
     assert rows["accuracy", "protein"]["value"] == pytest.approx(np.mean([r.mean() for r in right]))
-    assert rows["balanced_accuracy", "residue"]["value"] == pytest.approx(reference.balanced_accuracy_score(flat, guess))  # fmt: skip
-    assert rows["f1_macro", "residue"]["value"] == pytest.approx(reference.f1_score(flat, guess, average="macro"))
-    assert rows["mcc", "residue"]["value"] == pytest.approx(reference.matthews_corrcoef(flat, guess))
+    assert rows["balanced_accuracy", "residue"]["value"] == pytest.approx(
+        reference.balanced_accuracy_score(flat, guess)
+    )
+    assert rows["f1_macro", "residue"]["value"] == pytest.approx(
+        reference.f1_score(flat, guess, average="macro")
+    )
+    assert rows["mcc", "residue"]["value"] == pytest.approx(
+        reference.matthews_corrcoef(flat, guess)
+    )
     assert {(row["count"], row["residues"]) for row in rows.values()} == {(3, len(flat))}
     pairs = np.array(right, dtype=object)
     expected = intervals(lambda chosen: np.concatenate(chosen.tolist()).mean(), pairs)
@@ -117,7 +152,13 @@ def test_sets_as_scikit_learn():
     true[:40, 0] |= ~true[:40].any(1)
     predicted = (random.random((50, 6)) * 0.6 + 0.4 * true[2:]).astype(np.float32)
     known = true[2:].any(1)
-    rows = found(metrics.evaluate(dataset({"a": Labels(MULTILABEL, tuple("abcdef"), true, "")}, 52), [{"a": predicted}], DRAWS))  # fmt: skip
+    rows = found(
+        metrics.evaluate(
+            dataset({"a": Labels(MULTILABEL, tuple("abcdef"), true, "")}, 52),
+            [{"a": predicted}],
+            DRAWS,
+        )
+    )
     truth, guess = true[2:][known], predicted[known] > 0.5
     for name, function in {
         "precision_samples": samples(reference.precision_score),
@@ -135,7 +176,10 @@ def test_sets_as_scikit_learn():
         named = predicted[known] > threshold
         covered = named.any(1)
         if covered.any():
-            p, r = ((named & truth).sum(1) / np.maximum(named.sum(1), 1))[covered].mean(), ((named & truth).sum(1) / truth.sum(1)).mean()  # fmt: skip
+            p, r = (
+                ((named & truth).sum(1) / np.maximum(named.sum(1), 1))[covered].mean(),
+                ((named & truth).sum(1) / truth.sum(1)).mean(),
+            )
             best = max(best, 2 * p * r / (p + r) if p + r else 0)
     assert rows["f1_max", ""]["value"] == pytest.approx(best)
 
@@ -153,7 +197,9 @@ def test_values_as_scipy():
         "r2": reference.r2_score,
     }.items():
         assert rows[name, ""]["value"] == pytest.approx(function(true[2:52], predicted))
-        assert rows[name, ""]["interval"] == pytest.approx(intervals(function, true[2:52], predicted))
+        assert rows[name, ""]["interval"] == pytest.approx(
+            intervals(function, true[2:52], predicted)
+        )
     assert rows["rmse", ""]["count"] == 50
 
 
@@ -163,11 +209,14 @@ def test_what_is_not_defined_is_none_without_a_warning():
     half = np.full((10, 2), 0.5, np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = metrics.evaluate(data, [{"c": half, "v": np.arange(10)}, {"c": half, "v": np.full(10, 0.3)}], 20)
+        rows = metrics.evaluate(
+            data, [{"c": half, "v": np.arange(10)}, {"c": half, "v": np.full(10, 0.3)}], 20
+        )
     rows = found(rows)
     for name in ("auroc", "spearman", "pearson", "r2"):
         assert rows[name, ""]["value"] is None and rows[name, ""]["interval"] == [None, None]
         assert rows[name, ""]["seed_std"] is None
-    assert rows["mcc", ""]["value"] == 0 and rows["accuracy", ""]["value"] == 1  # as scikit-learn has it
+    # as scikit-learn has it
+    assert rows["mcc", ""]["value"] == 0 and rows["accuracy", ""]["value"] == 1
     unknown = dataset({"c": Labels(CLASS, ("a", "b"), np.full(12, -1), "")}, 12)
     assert metrics.evaluate(unknown, [{"c": half}], 20) == []

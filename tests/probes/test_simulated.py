@@ -1,4 +1,6 @@
-"""Labels of simulated families: what the suite reads is what was simulated, and the same at every start."""
+"""Labels of simulated families: what the suite reads is what was simulated, and the same at every
+start.
+"""
 
 import csv
 import json
@@ -30,7 +32,9 @@ def test_files_are_made_once_whole_and_the_same(tmp_path):
         "sites_labels.fasta",
         "wild_type.fasta",
     ]
-    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b/c" / n).read_bytes() for n in files)
+    assert all(
+        (tmp_path / "a" / n).read_bytes() == (tmp_path / "b/c" / n).read_bytes() for n in files
+    )
     assert not list(tmp_path.glob(".part*"))
     before = (tmp_path / "a" / "families.csv").stat().st_mtime_ns
     simulated.write(tmp_path / "a", CONFIG)
@@ -47,7 +51,10 @@ def test_labels_are_those_of_the_simulation_and_no_test_row_is_in_the_bank(tmp_p
     with (tmp_path / "labels/families.csv").open() as file:
         rows = list(csv.DictReader(file))
     splits = {row["split"] for row in rows}
-    assert splits == {"train", "members", "relatives", "new family"} and len(rows) == 60 + 2 * simulated.RELATIVES
+    assert (
+        splits == {"train", "members", "relatives", "new family"}
+        and len(rows) == 60 + 2 * simulated.RELATIVES
+    )
     assert all((row["sequence"] in trained_on) == (row["split"] == "train") for row in rows)
     families = evolve_families(CONFIG)
     labels = (tmp_path / "labels/sites_labels.fasta").read_text().splitlines()
@@ -56,15 +63,24 @@ def test_labels_are_those_of_the_simulation_and_no_test_row_is_in_the_bank(tmp_p
         ancestor, members = families[1]
         member = members[int(row["id"][5:])]
         assert row["family"] == "F001" and row["sequence"] == member.text
-        assert sites[f">{row['id']} SPLIT={row['split']}"] == "".join("F" if rate > 0 else "C" for rate in member.rates)
-        kept = sum(ancestor.residues[o] == r for o, r in zip(member.origin, member.residues, strict=True) if o >= 0)
-        assert float(row["divergence"]) == pytest.approx(1 - kept / len(ancestor.residues), abs=1e-4)
+        assert sites[f">{row['id']} SPLIT={row['split']}"] == "".join(
+            "F" if rate > 0 else "C" for rate in member.rates
+        )
+        kept = sum(
+            ancestor.residues[o] == r
+            for o, r in zip(member.origin, member.residues, strict=True)
+            if o >= 0
+        )
+        assert float(row["divergence"]) == pytest.approx(
+            1 - kept / len(ancestor.residues), abs=1e-4
+        )
     assert len({len(text) for text in sites.values()}) > 3  # there were insertions and deletions
     with (tmp_path / "labels/mutants.csv").open() as file:
         effects = {row["mutant"]: float(row["effect"]) for row in csv.DictReader(file)}
     ancestor = families[-1][0]
     of_site = [
-        np.mean([e for m, e in effects.items() if int(m[1:-1]) == site + 1]) for site in range(1, len(ancestor.rates))
+        np.mean([e for m, e in effects.items() if int(m[1:-1]) == site + 1])
+        for site in range(1, len(ancestor.rates))
     ]
     conserved = ancestor.rates[1 : len(of_site) + 1] == 0
     assert np.max(np.array(of_site)[conserved]) < np.mean(np.array(of_site)[~conserved])
@@ -74,9 +90,17 @@ def test_the_suite_reads_its_own_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     suite = suite_file.load(str(ROOT / "configs/eval/simulated.py"))
     settings = json.loads((tmp_path / suite.data / "settings.json").read_text())
-    assert (settings["seed"], settings["families"], settings["members"], settings["length"]) == (0, 20, 40, 120)
-    tests = {"conservation": {"members", "relatives", "new family"}, "family": {"members", "relatives"},
-             "divergence": {"members", "relatives", "new family"}}  # fmt: skip
+    assert (settings["seed"], settings["families"], settings["members"], settings["length"]) == (
+        0,
+        20,
+        40,
+        120,
+    )
+    tests = {
+        "conservation": {"members", "relatives", "new family"},
+        "family": {"members", "relatives"},
+        "divergence": {"members", "relatives", "new family"},
+    }
     for name, task in suite.tasks.items():
         if isinstance(task, Mutations):
             (row,) = mutations.baseline_rows(name, task, Path(suite.data), 0)

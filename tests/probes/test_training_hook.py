@@ -1,4 +1,6 @@
-"""Probes while a model trains: what they log, that training does not notice them, signals, the best checkpoint, and mistakes in suites."""
+"""Probes while a model trains: what they log, that training does not notice them, signals, the best
+checkpoint, and mistakes in suites.
+"""
 
 import json
 
@@ -37,12 +39,20 @@ def get_config(arg=""):
         bootstrap_draws=50,
     )
 """
-NAMES = ["probe/place/side/accuracy/a", "probe/place/side/accuracy/b", "probe/residues/letter/accuracy/a",
-         "probe/residues/letter/accuracy/b", "probe/near/size/accuracy/a", "probe/near/size/accuracy/b"]  # fmt: skip
+NAMES = [
+    "probe/place/side/accuracy/a",
+    "probe/place/side/accuracy/b",
+    "probe/residues/letter/accuracy/a",
+    "probe/residues/letter/accuracy/b",
+    "probe/near/size/accuracy/a",
+    "probe/near/size/accuracy/b",
+]
 
 
 class ToyLanguage(toy_task.ToyTask):
-    """A linear regression that is also a language model of sorts: the features of a letter are a row of its matrix."""
+    """A linear regression that is also a language model of sorts: the features of a letter are a
+    row of its matrix.
+    """
 
     directions, num_feature_layers, dtype, inference_segment_len = 1, 2, jnp.float32, 64
     boundary = ((1,), (2,))
@@ -56,8 +66,12 @@ class ToyLanguage(toy_task.ToyTask):
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "causal_lm", ("tests.probes.test_training_hook", "ToyLanguage"))
-    mesh = jax.make_mesh((4, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    monkeypatch.setitem(
+        tasks.TASKS, "causal_lm", ("tests.probes.test_training_hook", "ToyLanguage")
+    )
+    mesh = jax.make_mesh(
+        (4, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
+    )
     monkeypatch.setattr(sharding, "make_mesh", lambda c: mesh)
 
 
@@ -70,7 +84,9 @@ def folder(tmp_path_factory):
     for i, sequence in enumerate(tiny_language_models.proteins(rng.integers(5, 25, 60))):
         letters = "".join("HE"[vocabulary("protein").ids[letter] % 8 < 4] for letter in sequence)
         split = ["train", "train", "validation", "a", "b"][i % 5]
-        lines.append(f"{sequence},{'in' if sequence[0] < 'K' else 'out'},{letters},{len(sequence) // 10},{split}")
+        lines.append(
+            f"{sequence},{'in' if sequence[0] < 'K' else 'out'},{letters},{len(sequence) // 10},{split}"
+        )
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -79,10 +95,17 @@ def make_config(folder, **changes):
     c = config.base("causal_lm")
     c.num_steps, c.global_batch_size, c.mesh.preset = 6, 16, "fsdp"
     c.log.every_steps, c.eval.every_steps, c.eval.num_batches, c.checkpoint.every_steps = 3, 4, 1, 2
-    c.model.vocab_size, c.model.alphabet, c.data.simulate.families, c.log.tensorboard = 32, "protein", 1, False
+    c.model.vocab_size, c.model.alphabet, c.data.simulate.families, c.log.tensorboard = (
+        32,
+        "protein",
+        1,
+        False,
+    )
     c.optimizer.learning_rate, c.optimizer.ema_decay = 1e-2, 0.5
     c.probes.suite, c.probes.data = str(folder / "mine.py"), str(folder)
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
@@ -93,7 +116,9 @@ def lines(workdir, probes=True):
 
 
 def test_training_does_not_notice_the_probes(folder, tmp_path, monkeypatch, caplog):
-    """With probes, stopped by signals before and in one and continued, a run gives what it gives without; and the probes are the same again."""
+    """With probes, stopped by signals before and in one and continued, a run gives what it gives
+    without; and the probes are the same again.
+    """
     without, straight, broken = tmp_path / "without", tmp_path / "straight", tmp_path / "broken"
     assert train.run(make_config(folder), without) == 0
     best = {"probes__every_steps": 2, "checkpoint__best_metric": NAMES[0]}
@@ -126,66 +151,139 @@ def test_training_does_not_notice_the_probes(folder, tmp_path, monkeypatch, capl
     assert train.run(make_config(folder, **best), broken) == 0
     assert lines(broken) == lines(straight) and lines(straight, probes=False) == lines(without)
     for workdir in (straight, broken):
-        jax.tree.map(np.testing.assert_array_equal, loading.load(workdir)[1], loading.load(without)[1])
+        jax.tree.map(
+            np.testing.assert_array_equal, loading.load(workdir)[1], loading.load(without)[1]
+        )
     probed = [line for line in lines(straight) if NAMES[0] in line]
     assert [line["step"] for line in probed] == [2, 4, 6]
     for line in probed:
-        assert set(line) == {"step", *(name + end for name in NAMES for end in ("", "_low", "_high"))}
+        assert set(line) == {
+            "step",
+            *(name + end for name in NAMES for end in ("", "_low", "_high")),
+        }
         assert all(line[f"{name}_low"] <= line[name] <= line[f"{name}_high"] for name in NAMES)
     assert probed[0][NAMES[2]] > 0.9  # the classes differ in the rows of the matrix
 
 
 def test_the_best_moving_average_stays(folder, tmp_path, monkeypatch):
-    """What is probed is what a checkpoint gives to inference; the largest value says which one is kept, and so does the list of runs."""
+    """What is probed is what a checkpoint gives to inference; the largest value says which one is
+    kept, and so does the list of runs.
+    """
     used, use, evaluate, values = [], segments.Features.use, metrics.evaluate, iter((0.2, 0.9, 0.5))
-    monkeypatch.setattr(segments.Features, "use", lambda self, params: (used.append(params), use(self, params))[1])
+    monkeypatch.setattr(
+        segments.Features, "use", lambda self, params: (used.append(params), use(self, params))[1]
+    )
 
     def judge(data, *args):
         rows = evaluate(data, *args)
-        return [row | {"value": next(values)} if row["split"] == "a" and row["label"] == "size" else row for row in rows
-                if data.name != "near" or row["metric"] == "accuracy"]  # fmt: skip
+        return [
+            row | {"value": next(values)} if row["split"] == "a" and row["label"] == "size" else row
+            for row in rows
+            if data.name != "near" or row["metric"] == "accuracy"
+        ]
 
     monkeypatch.setattr(metrics, "evaluate", judge)
-    changes = {"probes__every_steps": 2, "checkpoint__best_metric": NAMES[4], "checkpoint__keep_latest": 1}
+    changes = {
+        "probes__every_steps": 2,
+        "checkpoint__best_metric": NAMES[4],
+        "checkpoint__keep_latest": 1,
+    }
     assert train.run(make_config(folder, **changes), tmp_path) == 0
     assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {4, 6}
-    jax.tree.map(np.testing.assert_array_equal, [x for x in used if x][-1], loading.load(tmp_path)[1])
+    jax.tree.map(
+        np.testing.assert_array_equal, [x for x in used if x][-1], loading.load(tmp_path)[1]
+    )
     best = reading.read(tmp_path).best
     assert best[NAMES[4]] == 0.9 and {"val/loss", *NAMES} == set(best)
 
 
-@pytest.mark.parametrize("changes,text", [
-    ({"probes__every_steps": 2, "checkpoint__best_metric": "probe/place/side/acuracy/a"},
-     r"best_metric is 'probe/place/side/acuracy/a'. Did you mean 'probe/place/side/accuracy/a'\? It can be val/loss, probe/place"),
-    ({"checkpoint__best_metric": "probe/x"}, "but nothing is probed. Set --config.probes.every_steps"),
-    ({"checkpoint__best_metric": "val/los"}, r"best_metric is 'val/los'. Did you mean 'val/loss'\?"),
-    ({"probes__every_steps": -1}, "must be 0"),
-    ({"probes__every_steps": 2, "task": "mae"}, "config.task 'mae' reads no sequences"),
-    ({"probes__every_steps": 2, "probes__data": "gone"}, "gone"),
-    ({"probes__every_steps": 2, "probes__suite": "gone.py:quick"}, "The suite gone.py does not exist"),
-    ({"probes__every_steps": 2, "model__alphabet": "bytes"}, "has no task to probe this model with: it reads bytes.*Left out: place, residues"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        (
+            {"probes__every_steps": 2, "checkpoint__best_metric": "probe/place/side/acuracy/a"},
+            (
+                r"best_metric is 'probe/place/side/acuracy/a'. Did you mean"
+                r" 'probe/place/side/accuracy/a'\? It can be val/loss, probe/place"
+            ),
+        ),
+        (
+            {"checkpoint__best_metric": "probe/x"},
+            "but nothing is probed. Set --config.probes.every_steps",
+        ),
+        (
+            {"checkpoint__best_metric": "val/los"},
+            r"best_metric is 'val/los'. Did you mean 'val/loss'\?",
+        ),
+        ({"probes__every_steps": -1}, "must be 0"),
+        ({"probes__every_steps": 2, "task": "mae"}, "config.task 'mae' reads no sequences"),
+        ({"probes__every_steps": 2, "probes__data": "gone"}, "gone"),
+        (
+            {"probes__every_steps": 2, "probes__suite": "gone.py:quick"},
+            "The suite gone.py does not exist",
+        ),
+        (
+            {"probes__every_steps": 2, "model__alphabet": "bytes"},
+            "has no task to probe this model with: it reads bytes.*Left out: place, residues",
+        ),
+    ],
+)
 def test_mistakes_are_told_before_the_first_step(folder, tmp_path, changes, text):
     c = make_config(folder)
     if changes.get("task") == "mae":
         c = config.base("mae")
         c.data.simulate.plates = 1
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     with pytest.raises(UserError, match=text):
         train.run(c, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("old,new,text", [
-    ("def get_config", "def get_confg", r"has no function get_config\(arg=''\). Did you mean 'get_confg'\?"),
-    ('heads=("nearest",)', 'head=("nearest",)', r"mine.py, line 11: Task has no key 'head'. Did you mean 'heads'\? Keys of Task: sources, labels"),
-    ('Source("rows.csv")', "Source()", "mine.py, line 5: Source is missing 1 required positional argument: 'path'. Keys of Source: path, sequence"),
-    ('("nearest",)', '("neerest",)', r"task 'near': heads has 'neerest'. Did you mean 'nearest'\?"),
-    ('("nearest",)', '("nearest")', "heads is the text 'nearest' where names are listed"),
-    ('"residue_class"', '"residue"', r"task 'residues', label 'letter': kind has 'residue'. Did you mean 'residue_class'\?"),
-    ("return Suite(", "return dict(tasks=", "cannot be read: SyntaxError"),
-    ('"nowhere",', '1 / 0,', "mine.py, line 7: the suite .* cannot be read: ZeroDivisionError: division by zero"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old,new,text",
+    [
+        (
+            "def get_config",
+            "def get_confg",
+            r"has no function get_config\(arg=''\). Did you mean 'get_confg'\?",
+        ),
+        (
+            'heads=("nearest",)',
+            'head=("nearest",)',
+            (
+                r"mine.py, line 11: Task has no key 'head'. Did you mean 'heads'\? Keys of Task:"
+                r" sources, labels"
+            ),
+        ),
+        (
+            'Source("rows.csv")',
+            "Source()",
+            (
+                "mine.py, line 5: Source is missing 1 required positional argument: 'path'. Keys of"
+                " Source: path, sequence"
+            ),
+        ),
+        (
+            '("nearest",)',
+            '("neerest",)',
+            r"task 'near': heads has 'neerest'. Did you mean 'nearest'\?",
+        ),
+        ('("nearest",)', '("nearest")', "heads is the text 'nearest' where names are listed"),
+        (
+            '"residue_class"',
+            '"residue"',
+            r"task 'residues', label 'letter': kind has 'residue'. Did you mean 'residue_class'\?",
+        ),
+        ("return Suite(", "return dict(tasks=", "cannot be read: SyntaxError"),
+        (
+            '"nowhere",',
+            "1 / 0,",
+            "mine.py, line 7: the suite .* cannot be read: ZeroDivisionError: division by zero",
+        ),
+    ],
+)
 def test_mistakes_in_a_suite(tmp_path, old, new, text):
     path = tmp_path / "mine.py"
     path.write_text(SUITE.replace(old, new, 1))
@@ -198,5 +296,7 @@ def test_suite_file(tmp_path):
     path.write_text(SUITE)
     assert suite_file.load(f"{path}:x").data == "nowhere"
     assert suite_file.load(str(path), "there").data == "there"
-    with pytest.raises(UserError, match=rf"The suite {tmp_path}/min.py does not exist. Did you mean '{path}'\?"):
+    with pytest.raises(
+        UserError, match=rf"The suite {tmp_path}/min.py does not exist. Did you mean '{path}'\?"
+    ):
         suite_file.load(f"{tmp_path}/min.py")

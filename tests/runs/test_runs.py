@@ -1,4 +1,6 @@
-"""The list of runs: states, best metrics, differences of the configurations, damaged files, and the page."""
+"""The list of runs: states, best metrics, differences of the configurations, damaged files, and the
+page.
+"""
 
 import json
 import os
@@ -44,9 +46,21 @@ def test_states(tmp_path):
     dead.wait()
     elsewhere = make(tmp_path / "elsewhere", [began(1, "node7"), "first step done: 1"])
     logs = {
-        "done": [began(dead.pid), "first step done: 1", "stopped at step 4", began(dead.pid), "done at step 10"],
+        "done": [
+            began(dead.pid),
+            "first step done: 1",
+            "stopped at step 4",
+            began(dead.pid),
+            "done at step 10",
+        ],
         "stopped": [began(dead.pid), "first step done: 1", "stopped at step 4"],
-        "running": [began(dead.pid), "error: config.x", began(os.getpid()), "first step done: 1", "a warning"],
+        "running": [
+            began(dead.pid),
+            "error: config.x",
+            began(os.getpid()),
+            "first step done: 1",
+            "a warning",
+        ],
         "failed": [began(dead.pid), "first step done: 1", "error: Training diverged at step 3"],
     }
     for name, log in logs.items():
@@ -60,26 +74,43 @@ def test_states(tmp_path):
         os.utime(file, (0, time.time() - 3600))
     assert reading.state(elsewhere, 1, 10) == "failed"
     (elsewhere / "logs" / "process_000.log").unlink()  # of a version without these logs
-    assert reading.state(elsewhere, 1, 10) == "stopped" and reading.state(elsewhere, 10, 10) == "done"
+    assert (
+        reading.state(elsewhere, 1, 10) == "stopped" and reading.state(elsewhere, 10, 10) == "done"
+    )
 
 
 LINES = (
-    '{"step": 2, "train/loss": 3.0}\n{"step": 2, "val/loss": 2.5, "val/perplexity": 12.2}\n'
-    '{"step": 4, "val/loss": 1.5, "val/perplexity": 4.5}\n{"step": 6, "train/loss": 1.0, "perf/goodput": 0.25}\n'
-    '{"step": 6, "val/loss": 1.75, "val/perplexity": 5.8}\n{"step": 7, "val/loss": NaN}\n'
+    '{"step": 2, "train/loss": 3.0}\n{"step": 2, "val/loss": 2.5, "val/perplexity": 12.2}\n{"step":'
+    ' 4, "val/loss": 1.5, "val/perplexity": 4.5}\n{"step": 6, "train/loss": 1.0, "perf/goodput":'
+    ' 0.25}\n{"step": 6, "val/loss": 1.75, "val/perplexity": 5.8}\n{"step": 7, "val/loss": NaN}\n'
 )
 
 
 def test_the_table_shows_differences_and_the_best(tmp_path, capsys):
     make(tmp_path / "b", metrics=LINES, model__mask_ratio=0.5, optimizer__learning_rate=0.01)
-    make(tmp_path / "a", metrics='{"step": 4, "val/loss": 2.0}\n{"step": 5, "tr', optimizer__learning_rate=0.01)
+    make(
+        tmp_path / "a",
+        metrics='{"step": 4, "val/loss": 2.0}\n{"step": 5, "tr',
+        optimizer__learning_rate=0.01,
+    )
     make(tmp_path / "a" / "sub" / "c")  # below a run: part of it
-    make(tmp_path / "x" / "c", metrics='garbage\n{"val/loss": 1}\n[3]\n{"step": 1, "train/loss": "x"}\n')
+    make(
+        tmp_path / "x" / "c",
+        metrics='garbage\n{"val/loss": 1}\n[3]\n{"step": 1, "train/loss": "x"}\n',
+    )
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"hidden_size": 8}')
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text('{"num_')
-    starts = [{"began": 0, "until": 40, "first_step": 0, "step": 6, "seconds": {"step": 20.0, "start-up": 20.0}}]
+    starts = [
+        {
+            "began": 0,
+            "until": 40,
+            "first_step": 0,
+            "step": 6,
+            "seconds": {"step": 20.0, "start-up": 20.0},
+        }
+    ]
     (tmp_path / "b" / "goodput.json").write_text(json.dumps({"starts": starts}))
     (tmp_path / "x" / "c" / "goodput.json").write_text("{")
     (tmp_path / "x" / "c" / "progress").write_text("10\n")
@@ -112,17 +143,24 @@ def test_the_table_shows_differences_and_the_best(tmp_path, capsys):
     ):
         assert text in told, told
     assert "1 damaged line of metrics.jsonl left out (the first is line 2)" in told
-    assert [row[0] for row in __main__.table(reading.find([tmp_path]), "-val/loss")[1]] == ["a", "b", "x/c"]
+    assert [row[0] for row in __main__.table(reading.find([tmp_path]), "-val/loss")[1]] == [
+        "a",
+        "b",
+        "x/c",
+    ]
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match=r"There is no folder .*nowhere. Give folders that hold runs"):
+    with pytest.raises(
+        UserError, match=r"There is no folder .*nowhere. Give folders that hold runs"
+    ):
         __main__.main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match=r"No run is in .*: a run is a folder with the config.json"):
         __main__.main([str(tmp_path)])
     make(tmp_path / "a", metrics=LINES)
     with pytest.raises(
-        UserError, match=r"--sort val/los is not a column. Did you mean 'val/loss'\? Columns: name, state"
+        UserError,
+        match=r"--sort val/los is not a column. Did you mean 'val/loss'\? Columns: name, state",
     ):
         __main__.main([str(tmp_path), "--sort", "val/los"])
     with pytest.raises(UserError, match=r"--html .* cannot be written: No such file or directory"):
@@ -139,7 +177,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.addresses += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
         if tag not in ("meta", "input"):
             self.open.append(tag)
 
@@ -156,7 +196,9 @@ class Page(HTMLParser):
 def test_the_page_needs_nothing_from_outside_and_escapes_names(tmp_path):
     evil = "<script>alert(1)</script>&'\""
     name = "a<img src=x onerror=alert(1)>"
-    many = "".join(f'{{"step": {i}, "train/loss": {1000.0 / i}, "{name}": 1.0}}\n' for i in range(1, 3001))
+    many = "".join(
+        f'{{"step": {i}, "train/loss": {1000.0 / i}, "{name}": 1.0}}\n' for i in range(1, 3001)
+    )
     make(tmp_path / name, metrics=LINES, init_from=evil)
     make(tmp_path / "b", metrics=many)
     target = tmp_path / "runs.html"
@@ -169,7 +211,11 @@ def test_the_page_needs_nothing_from_outside_and_escapes_names(tmp_path):
         and not re.search(r"https?:|//|@import|url\(", text.replace("http-equiv", ""))
     )
     assert (
-        page.tags.count("script") == 1 and "img" not in page.tags and evil in page.text and name in "".join(page.text)
+        page.tags.count("script") == 1
+        and "img" not in page.tags
+        and evil in page.text
+        and name in "".join(page.text)
     )
-    assert page.tags.count("svg") == 5  # val/loss, train/loss, val/perplexity, perf/goodput and the evil one
+    # val/loss, train/loss, val/perplexity, perf/goodput and the evil one
+    assert page.tags.count("svg") == 5
     assert len(text) < 60_000  # 3,000 points are thinned

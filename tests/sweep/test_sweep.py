@@ -1,4 +1,6 @@
-"""Decisions, spaces, samplers and claims of sweeps, apart from any process; and the mistakes a user can make."""
+"""Decisions, spaces, samplers and claims of sweeps, apart from any process; and the mistakes a user
+can make.
+"""
 
 import json
 import os
@@ -34,12 +36,17 @@ def test_rungs_stand_where_the_validation_loss_is_known(arguments, expected):
 
 
 def test_rungs_that_prune_nothing():
-    with pytest.raises(UserError, match=r"lowest rung is step 100 and the run ends at step 100 .* Lower --config.eval"):
+    with pytest.raises(
+        UserError,
+        match=r"lowest rung is step 100 and the run ends at step 100 .* Lower --config.eval",
+    ):
         rungs(100, 100, 4, 0)
 
 
 def test_successive_halving_goes_as_algorithm_2():
-    """Nine trials, eta 3, rungs of 1, 3 and 9 steps (section 3.1 of the paper): nine, three and one get there."""
+    """Nine trials, eta 3, rungs of 1, 3 and 9 steps (section 3.1 of the paper): nine, three and one
+    get there.
+    """
     losses = [0.5, 0.9, 0.1, 0.8, 0.7, 0.3, 0.6, 0.2, 0.4]
     entries: list[Entry] = []
     jobs = []
@@ -52,11 +59,32 @@ def test_successive_halving_goes_as_algorithm_2():
             results = (*e.losses, losses[e.number])
             entries[e.number] = Entry(e.number, results, job.heading, closed=len(results) == 3)
     new = (None, 0)
-    # After three results the best of them is promoted; after six and nine another, and the best of the middle rung goes to the end.
+    # After three results the best of them is promoted; after six and nine another, and the best of
+    # the middle rung goes to the end.
     assert jobs == [
-        new, (0, 0), new, (1, 0), new, (2, 0), (2, 1), new, (3, 0), new, (4, 0), new, (5, 0), (5, 1), new, (6, 0), new, (7, 0),
-        (7, 1), (2, 2), new, (8, 0),
-    ]  # fmt: skip
+        new,
+        (0, 0),
+        new,
+        (1, 0),
+        new,
+        (2, 0),
+        (2, 1),
+        new,
+        (3, 0),
+        new,
+        (4, 0),
+        new,
+        (5, 0),
+        (5, 1),
+        new,
+        (6, 0),
+        new,
+        (7, 0),
+        (7, 1),
+        (2, 2),
+        new,
+        (8, 0),
+    ]
 
 
 def test_who_goes_next():
@@ -65,15 +93,21 @@ def test_who_goes_next():
     running = [*paused[:2], Entry(2, (0.1,), heading=1)]
     assert decide(running, 2, 3, 3, {2}) == WAIT  # its end decides whether anybody else is needed
     assert decide(running, 2, 3, 4, {2}) == Job(None, 0)
-    assert decide(running, 2, 3, 4, set()) == Job(2, 1)  # its worker died: that comes before anything new
-    assert decide([*paused[:2], Entry(2, (0.1, 0.1), heading=1, closed=True)], 2, 3, 3, set()) == DONE
+    # its worker died: that comes before anything new
+    assert decide(running, 2, 3, 4, set()) == Job(2, 1)
+    assert (
+        decide([*paused[:2], Entry(2, (0.1, 0.1), heading=1, closed=True)], 2, 3, 3, set()) == DONE
+    )
     # One that diverged fills its rung as its worst, and is never promoted.
-    assert decide([Entry(0, (0.3,)), Entry(1, closed=True, diverged=True)], 2, 2, 2, set()) == Job(0, 1)
+    assert decide([Entry(0, (0.3,)), Entry(1, closed=True, diverged=True)], 2, 2, 2, set()) == Job(
+        0, 1
+    )
     # Fewer trials than eta: the best gets to the end all the same, when nothing else is to come.
     assert decide([Entry(0, (0.3,)), Entry(1, (0.2,))], 3, 4, 2, set()) == Job(1, 1)
     assert decide([Entry(0, (0.3,)), Entry(1, (0.2, 0.2), heading=1)], 3, 4, 2, set()) == Job(1, 2)
     assert decide([Entry(0, (0.3,), closed=True)], 1, 4, 1, set()) == DONE  # no halving
-    assert decide([Entry(0, closed=True), Entry(1, closed=True)], 3, 4, 2, set()) == DONE  # all failed
+    # all failed
+    assert decide([Entry(0, closed=True), Entry(1, closed=True)], 3, 4, 2, set()) == DONE
 
 
 def test_values_depend_on_seed_and_number_alone():
@@ -85,7 +119,9 @@ def test_values_depend_on_seed_and_number_alone():
     }
     assert space.from_json(json.loads(json.dumps(space.to_json(axes)))) == axes
     first = sampling.propose("random", axes, 3, [])
-    assert first == sampling.propose("random", axes, 3, []) != sampling.propose("random", axes, 4, [])
+    assert (
+        first == sampling.propose("random", axes, 3, []) != sampling.propose("random", axes, 4, [])
+    )
     assert set(first) == set(axes) and first["c"] % 2 == 1 and first["d"] in (0, 0.25, 0.5, 0.75, 1)
     del axes["b"]
     points = sampling.points(axes, seed=1)
@@ -97,7 +133,19 @@ def test_values_depend_on_seed_and_number_alone():
 
 def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
     settings = study.Settings(
-        str(tmp_path), TOY, [], space.to_json({"x": space.uniform(0, 1)}), "tpe", "asha", [4, 16], 4, 0, 60, [], "", "."
+        str(tmp_path),
+        TOY,
+        [],
+        space.to_json({"x": space.uniform(0, 1)}),
+        "tpe",
+        "asha",
+        [4, 16],
+        4,
+        0,
+        60,
+        [],
+        "",
+        ".",
     )
     opened = study.Study(settings, create=True)
     for i in range(40):
@@ -109,7 +157,9 @@ def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
             opened.report(i, {4: abs(x - 0.2)})
             opened.set(i, losses=[abs(x - 0.2)])
     assert [e.diverged for e in opened.entries()] == [i / 40 > 0.5 for i in range(40)]
-    drawn = [sampling.propose("tpe", opened.space, seed, opened.trials())["x"] for seed in range(12)]
+    drawn = [
+        sampling.propose("tpe", opened.space, seed, opened.trials())["x"] for seed in range(12)
+    ]
     assert sum(abs(x - 0.2) < 0.1 for x in drawn) >= 9, drawn  # by chance 2.4 of 12
     opened.finish()
     opened.finish()
@@ -138,7 +188,13 @@ def test_a_claim_has_one_owner(tmp_path, monkeypatch):
 def test_a_silent_claim_of_another_machine_ends_with_its_lease(tmp_path):
     ours, theirs = Claims(tmp_path, lease_seconds=0.0), Claims(tmp_path, lease_seconds=3600.0)
     (tmp_path / "trial").mkdir()
-    claim = {"machine": "elsewhere", "pid": os.getpid(), "started": "1", "beat": 1, "released": False}
+    claim = {
+        "machine": "elsewhere",
+        "pid": os.getpid(),
+        "started": "1",
+        "beat": 1,
+        "released": False,
+    }
     (tmp_path / "trial" / "00000").write_text(json.dumps(claim))
     assert not theirs.take("trial") and not theirs.take("trial")  # it may live
     assert not ours.take("trial")  # seen for the first time
@@ -157,16 +213,37 @@ def sweep(config, *arguments, tmp_path):
 
 SPACES = {
     "empty": ("{}", r"is empty: there is nothing to vary"),
-    "unknown": ('{"optimizer.learning_rat": uniform(0, 1)}', r"not a key of the configuration. Did you mean 'optimizer.learning_rate'\?"),
-    "type": ('{"model.depth": choice("deep")}', r"model.depth takes 'deep', but config.model.depth is of type int"),
-    "half": ('{"model.depth": uniform(1, 4.5)}', r"model.depth takes 1.0|model.depth takes 4.5, but config.model.depth is of type int"),
-    "fixed": ('{"num_steps": choice(1, 2)}', r"num_steps cannot vary: trials are compared at the same steps"),
-    "range": ('{"optimizer.learning_rate": uniform(1, 0)}', r"goes from 1.0 to 0.0 .* that range is empty"),
-    "log": ('{"optimizer.learning_rate": log_uniform(0, 1)}', r"a logarithmic range begins above 0"),
-    "none": ('{"seed": choice()}', r"must be a choice between numbers, texts, True or False, at least one"),
+    "unknown": (
+        '{"optimizer.learning_rat": uniform(0, 1)}',
+        r"not a key of the configuration. Did you mean 'optimizer.learning_rate'\?",
+    ),
+    "type": (
+        '{"model.depth": choice("deep")}',
+        r"model.depth takes 'deep', but config.model.depth is of type int",
+    ),
+    "half": (
+        '{"model.depth": uniform(1, 4.5)}',
+        r"model.depth takes 1.0|model.depth takes 4.5, but config.model.depth is of type int",
+    ),
+    "fixed": (
+        '{"num_steps": choice(1, 2)}',
+        r"num_steps cannot vary: trials are compared at the same steps",
+    ),
+    "range": (
+        '{"optimizer.learning_rate": uniform(1, 0)}',
+        r"goes from 1.0 to 0.0 .* that range is empty",
+    ),
+    "log": (
+        '{"optimizer.learning_rate": log_uniform(0, 1)}',
+        r"a logarithmic range begins above 0",
+    ),
+    "none": (
+        '{"seed": choice()}',
+        r"must be a choice between numbers, texts, True or False, at least one",
+    ),
     "kind": ('{"seed": 3}', r"must return a dict of keys and axes"),
     "arguments": ('{"seed": uniform()}', r"search_space\(\) of .* fails: .*missing 2 required"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -174,7 +251,12 @@ def test_mistakes_in_a_search_space(name, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     text, message = SPACES[name]
     config = tmp_path / "config.py"
-    source = (ROOT / TOY).read_text().partition("def search_space")[0].replace("import choice, log_uniform", "import *")
+    source = (
+        (ROOT / TOY)
+        .read_text()
+        .partition("def search_space")[0]
+        .replace("import choice, log_uniform", "import *")
+    )
     config.write_text(f"{source}\n\ndef search_space():\n    return {text}\n")
     with pytest.raises(UserError, match=message):
         sweep(str(config), tmp_path=tmp_path)
@@ -183,18 +265,44 @@ def test_mistakes_in_a_search_space(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "config,arguments,message",
     [
-        ("configs/mae.py:S/8", [], r"configs/mae.py has no search_space\(\): a sweep does not know what to vary. Add to that file"),
+        (
+            "configs/mae.py:S/8",
+            [],
+            (
+                r"configs/mae.py has no search_space\(\): a sweep does not know what to vary. Add"
+                r" to that file"
+            ),
+        ),
         ("configs/mae_dmeo.py", [], r"configs/mae_dmeo.py"),
-        (TOY, ["--sampler", "grid"], r"--sampler grid needs countable values, and optimizer.learning_rate is any number from 0.0001 to 0.1"),
+        (
+            TOY,
+            ["--sampler", "grid"],
+            (
+                r"--sampler grid needs countable values, and optimizer.learning_rate is any number"
+                r" from 0.0001 to 0.1"
+            ),
+        ),
         (TOY, ["--trails=3"], r"'--trails=3' is not an option. Did you mean '--trials'\?"),
         (TOY, ["--config.nmu_steps=3"], r"nmu_steps"),
-        (TOY, ["--config.optimizer.weight_decay=0.2"], r"holds for all trials, but that key is the sweep's to set"),
-        (TOY, ["--config.eval.every_steps=0"], r"no trial has the val/loss by which they are compared"),
+        (
+            TOY,
+            ["--config.optimizer.weight_decay=0.2"],
+            r"holds for all trials, but that key is the sweep's to set",
+        ),
+        (
+            TOY,
+            ["--config.eval.every_steps=0"],
+            r"no trial has the val/loss by which they are compared",
+        ),
         (TOY, ["--eta", "1"], r"--eta is 1; it must be at least 2"),
-        (TOY, ["--storage", "postgresql://nobody:secret@127.0.0.1:1/x"], r"The storage postgresql\+psycopg://nobody:\*\*\*@127.0.0.1:1/x cannot"),
+        (
+            TOY,
+            ["--storage", "postgresql://nobody:secret@127.0.0.1:1/x"],
+            r"The storage postgresql\+psycopg://nobody:\*\*\*@127.0.0.1:1/x cannot",
+        ),
         (TOY, ["--storage", "nonsense"], r"The storage .* cannot be opened"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_on_the_command_line(config, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=message) as error:
@@ -205,23 +313,35 @@ def test_mistakes_on_the_command_line(config, arguments, message, tmp_path, monk
 def test_optuna_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(
-        UserError, match=r"Sweeps need Optuna, which is not installed. Run `pip install -r requirements-sweep.txt`"
+        UserError,
+        match=(
+            r"Sweeps need Optuna, which is not installed. Run `pip install -r"
+            r" requirements-sweep.txt`"
+        ),
     ):
         sweep(TOY, tmp_path=tmp_path)
 
 
 def test_a_folder_holds_one_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=r"is not the folder of a sweep: it has no sweep.json. Begin one with"):
+    with pytest.raises(
+        UserError, match=r"is not the folder of a sweep: it has no sweep.json. Begin one with"
+    ):
         front.main(["--study", str(tmp_path / "study"), "--report"])
     parser = ["--config", TOY, "--study", str(tmp_path / "study")]
     monkeypatch.setattr("phenomjax.sweep.launchers.local", lambda *_: 0)
     with pytest.raises(UserError, match=r"The workers ended before the sweep was done"):
         front.main(parser)
     with pytest.raises(
-        UserError, match=r"study 'study' with other settings: seed: 0 there, 1 now. Trials of two spaces or lengths"
+        UserError,
+        match=(
+            r"study 'study' with other settings: seed: 0 there, 1 now. Trials of two spaces or"
+            r" lengths"
+        ),
     ):
         front.main([*parser, "--seed", "1"])
     (tmp_path / "study" / "sweep.json").write_text("{")
-    with pytest.raises(UserError, match=r"sweep.json is damaged .* Run the command that began the sweep again"):
+    with pytest.raises(
+        UserError, match=r"sweep.json is damaged .* Run the command that began the sweep again"
+    ):
         front.main(["--study", str(tmp_path / "study"), "--report"])

@@ -1,4 +1,6 @@
-"""Whole sweeps: workers that are killed or told to stop, a database, and a job array of a real SLURM."""
+"""Whole sweeps: workers that are killed or told to stop, a database, and a job array of a real
+SLURM.
+"""
 
 import contextlib
 import json
@@ -41,7 +43,11 @@ def start(folder, *arguments, program=TRIAL, **variables):
     environment = os.environ | {"PHENOMJAX_MAIN": program} | variables
     with Path(f"{folder}.out").open("a") as output:
         return subprocess.Popen(
-            command(folder, *arguments), cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command(folder, *arguments),
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -49,7 +55,8 @@ def until(process, condition, what):
     """Waits for a state of a sweep that runs."""
 
     def look():
-        ended = process.poll() is not None  # asked first: what a sweep did last is there when it has ended
+        # asked first: what a sweep did last is there when it has ended
+        ended = process.poll() is not None
         value = condition()
         assert value or not ended, f"the sweep ended before {what}"
         return value
@@ -80,18 +87,27 @@ def running(folder):
 
 
 def check(folder, count, steps=32):
-    """All trials came to an end, never two at once in a folder; whoever went on began where it had saved."""
+    """All trials came to an end, never two at once in a folder; whoever went on began where it had
+    saved.
+    """
     assert not list(folder.glob("trials/*/collision"))
     found = trials(folder)
-    assert [t.number for t in found] == list(range(count)) and all(t.state.is_finished() for t in found)
+    assert [t.number for t in found] == list(range(count)) and all(
+        t.state.is_finished() for t in found
+    )
     complete = [t for t in found if t.state.name == "COMPLETE"]
     assert complete and all(max(t.intermediate_values) == steps for t in complete)
     for t in found:
         lines = [
-            json.loads(x) for x in (folder / "trials" / f"{t.number:04d}" / "metrics.jsonl").read_text().splitlines()
+            json.loads(x)
+            for x in (
+                (folder / "trials" / f"{t.number:04d}" / "metrics.jsonl").read_text().splitlines()
+            )
         ]
         losses = {x["step"]: x["val/loss"] for x in lines if "val/loss" in x}
-        assert losses == t.intermediate_values and len(losses) == sum("val/loss" in x for x in lines)
+        assert losses == t.intermediate_values and len(losses) == sum(
+            "val/loss" in x for x in lines
+        )
         assert losses or t.user_attrs["outcome"].startswith(("diverged", "failed"))
     return found
 
@@ -100,24 +116,38 @@ def test_a_sweep_with_killed_workers_is_done_and_extended(tmp_path, count):
     kills = count(2, 40)
     folder, trials_, killed = tmp_path / "study", 3 * kills, []
     arguments = ("--eta", "2", "--min_steps", "8", "--sampler", "random")
-    process = start(folder, "--trials", str(trials_), "--workers", "3", *arguments, TOY_STEP_SECONDS="0.05")
+    process = start(
+        folder, "--trials", str(trials_), "--workers", "3", *arguments, TOY_STEP_SECONDS="0.05"
+    )
     while len(killed) < kills:
-        thing, pid = until(process, lambda: next(iter(running(folder).items()), None), "a worker at work")
+        thing, pid = until(
+            process, lambda: next(iter(running(folder).items()), None), "a worker at work"
+        )
         time.sleep(random.random())
         if running(folder).get(thing) == pid:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
-            until(process, lambda thing=thing, pid=pid: running(folder).get(thing) != pid, f"{thing} to be taken up")
+            until(
+                process,
+                lambda thing=thing, pid=pid: running(folder).get(thing) != pid,
+                f"{thing} to be taken up",
+            )
     text = finish(process, folder)
     found = check(folder, trials_)
-    print(f"killed {len(killed)} workers, {sum(t.user_attrs['starts'] for t in found)} starts of {trials_} trials")
+    print(
+        f"killed {len(killed)} workers, {sum(t.user_attrs['starts'] for t in found)} starts of"
+        f" {trials_} trials"
+    )
     assert text.count("ended with code -9; starting it again") == len(killed)
     claims = [json.loads(p.read_text()) for p in folder.glob("claims/trial_*/[0-9]*")]
     assert {c["pid"] for c in claims if not c["released"]} <= set(killed)
     # The table ranks by rung and loss; its command is the winner's.
     best = min((t for t in found if t.state.name == "COMPLETE"), key=lambda t: t.value)
     assert f"best: trial {best.number:04d}, val/loss {best.value:.4f} at step 32" in text
-    assert f"--config.optimizer.learning_rate={best.params['optimizer.learning_rate']}" in text.splitlines()[-1]
+    assert (
+        f"--config.optimizer.learning_rate={best.params['optimizer.learning_rate']}"
+        in text.splitlines()[-1]
+    )
     assert {p.name for p in (folder / "figures").iterdir()} == {
         "importance.png",
         "parallel_coordinate.png",
@@ -140,19 +170,32 @@ def test_bad_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
     config = tmp_path / "config.py"
     source = (ROOT / "tests" / "lab" / "toy_sweep.py").read_text().partition("def search_space")[0]
     values = "1e-6, 0.01, 0.9, 0.02"
-    config.write_text(f'{source}\n\ndef search_space():\n    return {{"optimizer.learning_rate": choice({values})}}\n')
+    config.write_text(
+        f'{source}\n\ndef search_space():\n    return {{"optimizer.learning_rate":'
+        f" choice({values})}}\n"
+    )
     folder = tmp_path / "study"
     done = subprocess.run(
         [*command(folder, "--sampler", "grid", "--eta", "2"), "--config", str(config)],
-        cwd=ROOT, env=os.environ | {"PHENOMJAX_MAIN": TRIAL}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"PHENOMJAX_MAIN": TRIAL},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     states = {t.params["optimizer.learning_rate"]: t for t in trials(folder)}
-    assert states[1e-6].state.name == "FAIL" and "that is too low" in states[1e-6].user_attrs["outcome"]
+    assert (
+        states[1e-6].state.name == "FAIL"
+        and "that is too low" in states[1e-6].user_attrs["outcome"]
+    )
     assert states[0.9].state.name == "PRUNED" and states[0.9].user_attrs["outcome"].startswith(
         "diverged: Training diverged at step 3"
     )
-    assert states[0.01].state.name == "COMPLETE" and states[0.02].state.name in ("COMPLETE", "PRUNED")
+    assert states[0.01].state.name == "COMPLETE" and states[0.02].state.name in (
+        "COMPLETE",
+        "PRUNED",
+    )
     assert (
         "1 diverged, 1 failed" in done.stdout
         and states[0.9].user_attrs["starts"] == states[1e-6].user_attrs["starts"] == 1
@@ -164,7 +207,8 @@ def test_a_stopped_sweep_goes_on_with_the_same_command(tmp_path):
     arguments = ("--trials", "3", "--pruner", "none", "--workers", "2")
     process = start(folder, *arguments, TOY_STEP_SECONDS="0.3")
     wait_until(
-        lambda: sum("\n" in p.read_text() for p in folder.glob("trials/*/progress")) == 2, "two trials that saved"
+        lambda: sum("\n" in p.read_text() for p in folder.glob("trials/*/progress")) == 2,
+        "two trials that saved",
     )
     process.terminate()
     text = finish(process, folder, code=75)
@@ -185,7 +229,9 @@ def test_a_real_run_is_promoted_and_goes_on_after_its_worker_was_killed(tmp_path
     first = folder / "trials" / "0000"
     until(
         process,
-        lambda: first.joinpath("progress").exists() and int(first.joinpath("progress").read_text()) > 0,
+        lambda: (
+            first.joinpath("progress").exists() and int(first.joinpath("progress").read_text()) > 0
+        ),
         "a saved trial",
     )
     worker = until(process, lambda: running(folder).get("trial_0000"), "its worker")
@@ -193,7 +239,11 @@ def test_a_real_run_is_promoted_and_goes_on_after_its_worker_was_killed(tmp_path
     finish(process, folder)
     assert check(folder, 1, steps=24)[0].user_attrs["starts"] == 3
     log = (first / "trial.log").read_text()
-    assert log.count("continuing at step") == 2 and "continuing at step 16" in log and "Traceback" not in log
+    assert (
+        log.count("continuing at step") == 2
+        and "continuing at step 16" in log
+        and "Traceback" not in log
+    )
 
 
 @pytest.fixture
@@ -208,7 +258,9 @@ def postgres(tmp_path):
     data.mkdir()
     if os.geteuid() == 0:  # initdb refuses root
         if not shutil.which("setpriv"):
-            pytest.skip("PostgreSQL does not run as root, and there is no setpriv to become another user")
+            pytest.skip(
+                "PostgreSQL does not run as root, and there is no setpriv to become another user"
+            )
         user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         os.chown(data, 65534, 65534)
         for parent in (tmp_path, *tmp_path.parents):
@@ -216,14 +268,44 @@ def postgres(tmp_path):
                 parent.chmod(parent.stat().st_mode | 0o111)
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(data)}
     made = subprocess.run(
-        [*user, binaries / "initdb", "-D", data / "db", "-U", "sweep", "--auth=trust", "--no-sync", "-E", "UTF8"],
-        env=environment, cwd="/", capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            *user,
+            binaries / "initdb",
+            "-D",
+            data / "db",
+            "-U",
+            "sweep",
+            "--auth=trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        ],
+        env=environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stderr
     server = subprocess.Popen(
-        [*user, binaries / "postgres", "-D", data / "db", "-h", "127.0.0.1", "-p", str(port), "-k", data, "-c", "fsync=off"],
-        env=environment, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            *user,
+            binaries / "postgres",
+            "-D",
+            data / "db",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-k",
+            data,
+            "-c",
+            "fsync=off",
+        ],
+        env=environment,
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     ready = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
     wait_until(lambda: subprocess.run(ready, env=environment).returncode == 0, "PostgreSQL")
     yield f"postgresql://sweep@127.0.0.1:{port}/postgres"
@@ -250,7 +332,9 @@ def test_a_study_in_postgresql(tmp_path, postgres):
     assert not (folder / "journal.log").exists()
     import optuna
 
-    loaded = optuna.load_study(study_name="study", storage=postgres.replace("postgresql:", "postgresql+psycopg:"))
+    loaded = optuna.load_study(
+        study_name="study", storage=postgres.replace("postgresql:", "postgresql+psycopg:")
+    )
     assert len(loaded.trials) == 4 and loaded.best_trial.state.name == "COMPLETE"
 
 
@@ -278,7 +362,8 @@ def test_a_job_array_on_slurm_loses_a_worker(tmp_path, slurm):  # noqa: F811
     text = finish(process, folder, code=75)
     assert "no longer following" in text
     text = finish(start(folder, *arguments, **environment), folder)
-    assert text.count("workers; their logs") == 1 and "best: trial" in text  # submitted once, followed twice
+    # submitted once, followed twice
+    assert text.count("workers; their logs") == 1 and "best: trial" in text
     check(folder, 8)
     hosts = {json.loads(p.read_text())["host"] for p in folder.glob("claims/trial_*/[0-9]*")}
     assert hosts == {"lab0", "lab1", "lab2", "lab3"}

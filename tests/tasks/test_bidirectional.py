@@ -1,4 +1,6 @@
-"""The bidirectional task: two texts read from both ends, states that go on, features and likelihoods of whole sequences, resume."""
+"""The bidirectional task: two texts read from both ends, states that go on, features and
+likelihoods of whole sequences, resume.
+"""
 
 import itertools
 
@@ -19,7 +21,10 @@ from phenomjax.tasks.bidirectional_lm import BidirectionalLM
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
     random = np.random.default_rng(0)
-    sequences = [(f"p{i}", "".join(random.choice(list(AMINO_ACIDS), random.integers(5, 40)))) for i in range(40)]
+    sequences = [
+        (f"p{i}", "".join(random.choice(list(AMINO_ACIDS), random.integers(5, 40))))
+        for i in range(40)
+    ]
     return write_token_bank(
         tmp_path_factory.mktemp("data") / "bank.zarr",
         {"train": sequences[8:], "validation": sequences[:8]},
@@ -31,12 +36,24 @@ def make_config(bank, **changes):
     c = config.base("bidirectional_lm")
     c.data.banks, c.data.segment_len, c.global_batch_size, c.num_steps = (str(bank.path),), 10, 4, 6
     c.model.update(
-        char_dim=3, filters=((1, 3), (2, 4)), max_characters=5, projection_dim=4, cell_dim=5, dtype="float32"
+        char_dim=3,
+        filters=((1, 3), (2, 4)),
+        max_characters=5,
+        projection_dim=4,
+        cell_dim=5,
+        dtype="float32",
     )
     c.optimizer.schedule = "constant"  # the others depend on num_steps
-    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = 1e-2, 3, 3, 1
+    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = (
+        1e-2,
+        3,
+        3,
+        1,
+    )
     c.eval.num_batches, c.log.tensorboard, c.figures.num_images = 0, False, 1
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
@@ -44,7 +61,9 @@ def make_task(bank, tmp_path, **changes):
     task = tasks.make(tasks.resolve(config.finalize(make_config(bank, **changes)), tmp_path))
     params = nn.unbox(jax.jit(task.init)(jax.random.key(0), None))
     random = np.random.default_rng(0)  # larger than initial weights, so that differences show
-    return task, jax.tree.map(lambda x: jnp.asarray(random.normal(0, 0.5, x.shape), jnp.float32), params)
+    return task, jax.tree.map(
+        lambda x: jnp.asarray(random.normal(0, 0.5, x.shape), jnp.float32), params
+    )
 
 
 def test_mirrored_lanes(bank):
@@ -58,12 +77,16 @@ def test_mirrored_lanes(bank):
         assert [batch["fresh"].all() for batch in batches] == [True] + [False] * (steps - 1)
         # The next segment of the backward model ends where the last began.
         for before, after in itertools.pairwise(batches):
-            np.testing.assert_array_equal(after["backward_tokens"][:, -2:], before["backward_tokens"][:, :2])
+            np.testing.assert_array_equal(
+                after["backward_tokens"][:, -2:], before["backward_tokens"][:, :2]
+            )
     assert {name: (x.shape, x.dtype) for name, x in batches[0].items()} == loader.specs[0]
 
 
 def test_states_go_on_over_segments(bank, tmp_path):
-    """Three short segments in turn have the losses of one long one, in both directions; stateless ones have not; a fresh row forgets."""
+    """Three short segments in turn have the losses of one long one, in both directions; stateless
+    ones have not; a fresh row forgets.
+    """
     task, params = make_task(bank, tmp_path)
     random, length, parts = np.random.default_rng(2), 6, 3
     text = random.integers(7, 27, (2, parts * length + 2)).astype(np.uint8)
@@ -71,9 +94,13 @@ def test_states_go_on_over_segments(bank, tmp_path):
     def batch(start, stop, backward_start, backward_stop, fresh):
         ones = np.ones((2, stop - start), bool)
         return {
-            "tokens": jnp.asarray(text[:, start : stop + 2]), "backward_tokens": jnp.asarray(text[:, backward_start : backward_stop + 2]),
-            "weight": ones, "backward_weight": ones, "fresh": jnp.asarray(fresh), "row": jnp.arange(2),
-        }  # fmt: skip
+            "tokens": jnp.asarray(text[:, start : stop + 2]),
+            "backward_tokens": jnp.asarray(text[:, backward_start : backward_stop + 2]),
+            "weight": ones,
+            "backward_weight": ones,
+            "fresh": jnp.asarray(fresh),
+            "row": jnp.arange(2),
+        }
 
     losses = jax.jit(lambda batch, carry: task.token_losses(params, batch, carry, None))
     end = parts * length
@@ -82,7 +109,9 @@ def test_states_go_on_over_segments(bank, tmp_path):
         carry, found = task.carry(2), []
         for part in range(parts):
             start, mirror = part * length, (parts - 1 - part) * length
-            one = batch(start, start + length, mirror, mirror + length, fresh if part else [True, True])
+            one = batch(
+                start, start + length, mirror, mirror + length, fresh if part else [True, True]
+            )
             nll, _, _, carry = losses(one, carry)
             found.append(nll)
         found = np.concatenate(found, -1)
@@ -104,7 +133,8 @@ def test_loss_is_the_mean_of_both_directions(bank, tmp_path):
         result, carry = evaluate(params, batch, carry)
         for name, pair in result.items():
             sums[name] = sums.get(name, 0) + np.array(pair)
-    # Every token but the first is predicted forward, and every one but the last backward: the text is not a ring.
+    # Every token but the first is predicted forward, and every one but the last backward: the text
+    # is not a ring.
     tokens = bank.num_tokens("validation")
     assert sums["forward"][1] == sums["backward"][1] == tokens - 1
     means = {name: total / count for name, (total, count) in sums.items()}
@@ -130,8 +160,13 @@ def test_features_and_likelihoods_of_whole_sequences(bank, tmp_path):
     text = jnp.concatenate([jnp.array([2]), tokens[1], jnp.array([3])])[None]
     ones = np.ones((1, 10), bool)
     backward = jnp.pad(text, ((0, 0), (0, 1)))[:, -12:]
-    batch = {"tokens": jnp.pad(text, ((0, 0), (1, 0)))[:, :12], "backward_tokens": backward, "fresh": np.array([True]),
-             "weight": ones, "backward_weight": ones}  # fmt: skip
+    batch = {
+        "tokens": jnp.pad(text, ((0, 0), (1, 0)))[:, :12],
+        "backward_tokens": backward,
+        "fresh": np.array([True]),
+        "weight": ones,
+        "backward_weight": ones,
+    }
     nll = jax.jit(lambda b: task.token_losses(params, b, task.carry(1), None)[0])(batch)
     np.testing.assert_allclose(-nll.sum(-1)[0], likelihood[1], rtol=1e-5)
 
@@ -145,5 +180,7 @@ def test_published_size_and_checks():
     assert sizes["layer_0"] + sizes["layer_1"] == 75_563_008
     assert sizes["softmax"] == 14_364
     c.data.simulate.families, c.model.max_characters = 1, 5
-    with pytest.raises(UserError, match=r"max_characters 5 must hold .* --config.model.max_characters=10"):
+    with pytest.raises(
+        UserError, match=r"max_characters 5 must hold .* --config.model.max_characters=10"
+    ):
         config.finalize(c)

@@ -1,4 +1,6 @@
-"""The masked-autoencoder task: draws per row, accumulation, evaluation, embeddings, figures, FLOPs, and its data."""
+"""The masked-autoencoder task: draws per row, accumulation, evaluation, embeddings, figures, FLOPs,
+and its data.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,15 @@ from phenomjax.tasks import mae
 from phenomjax.tasks.mae import MaskedAutoencoder
 
 SMALL = {
-    "embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "decoder_dim": 32, "decoder_depth": 1,
-    "decoder_num_heads": 4, "drop_path": 0.5,
-}  # fmt: skip
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "patch_size": 8,
+    "decoder_dim": 32,
+    "decoder_depth": 1,
+    "decoder_num_heads": 4,
+    "drop_path": 0.5,
+}
 
 
 def make_config(channels=3, **changes):
@@ -27,15 +35,21 @@ def make_config(channels=3, **changes):
     config.model.update(SMALL)
     config.model.channels = tuple(f"c{i}" for i in range(channels))
     config.data.crop_size = 32
-    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return config
 
 
 def make_batch(channels=3, rows=4, size=32, first_channel=0):
-    pixels = np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
+    pixels = (
+        np.random.default_rng(0).integers(0, 256, (rows, size, size, channels)).astype(np.uint8)
+    )
     ids = np.tile(np.arange(first_channel, first_channel + channels, dtype=np.int32), (rows, 1))
     rows = np.arange(rows, dtype=np.int32)
-    return jax.tree.map(jnp.asarray, {"pixels": pixels, "channels": ids, "row": rows, "image": rows})
+    return jax.tree.map(
+        jnp.asarray, {"pixels": pixels, "channels": ids, "row": rows, "image": rows}
+    )
 
 
 def start(config, batch):
@@ -45,15 +59,22 @@ def start(config, batch):
 
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_a_batch_is_the_mean_of_its_parts(agnostic):
-    """Loss and gradient of a batch equal the means over micro-batches: masks and drop path belong to the row."""
+    """Loss and gradient of a batch equal the means over micro-batches: masks and drop path belong
+    to the row.
+    """
     batch = make_batch()
     task, params = start(make_config(model__channel_agnostic=agnostic), batch)
     value = jax.jit(jax.value_and_grad(lambda p, b: task.loss(p, b, jax.random.key(5), ())[0]))
     whole, gradient = value(params, batch)
-    parts = [value(params, {name: x[part] for name, x in batch.items()}) for part in (slice(0, 2), slice(2, 4))]
+    parts = [
+        value(params, {name: x[part] for name, x in batch.items()})
+        for part in (slice(0, 2), slice(2, 4))
+    ]
     np.testing.assert_allclose((parts[0][0] + parts[1][0]) / 2, whole, rtol=1e-6)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), mean, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), mean, gradient
+    )
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -63,9 +84,13 @@ def test_scanned_and_rematerialised_models_have_the_unrolled_loss(agnostic):
     expected = jax.jit(lambda p: task.loss(p, batch, jax.random.key(5), ())[0])(params)
     for remat in ("none", "full"):
         scanned = MaskedAutoencoder(
-            make_config(model__channel_agnostic=agnostic, model__scan_layers=True, model__remat=remat)
+            make_config(
+                model__channel_agnostic=agnostic, model__scan_layers=True, model__remat=remat
+            )
         )
-        value = jax.jit(lambda p, t=scanned: t.loss(p, batch, jax.random.key(5), ())[0])(vit.stack_layers(params))
+        value = jax.jit(lambda p, t=scanned: t.loss(p, batch, jax.random.key(5), ())[0])(
+            vit.stack_layers(params)
+        )
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
@@ -74,7 +99,9 @@ def test_masks_change_with_the_step_and_not_with_the_order_of_rows():
     task, params = start(make_config(), batch)
     loss = jax.jit(lambda b, key: task.loss(params, b, key, ())[0])
     turned = {name: x[::-1] for name, x in batch.items()}
-    np.testing.assert_allclose(loss(turned, jax.random.key(1)), loss(batch, jax.random.key(1)), rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(turned, jax.random.key(1)), loss(batch, jax.random.key(1)), rtol=1e-6
+    )
     assert loss(batch, jax.random.key(1)) != loss(batch, jax.random.key(2))
 
 
@@ -82,7 +109,9 @@ def test_loss_mixes_its_parts_and_reports_them():
     batch = make_batch()
     task, params = start(make_config(model__fourier_weight=0.25), batch)
     loss, metrics, carry = task.loss(params, batch, jax.random.key(0), task.carry(4))
-    np.testing.assert_allclose(loss, 0.75 * metrics["squared_error"] + 0.25 * metrics["fourier"], rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, 0.75 * metrics["squared_error"] + 0.25 * metrics["fourier"], rtol=1e-6
+    )
     assert carry == () and loss.dtype == jnp.float32
     plain = MaskedAutoencoder(make_config(model__fourier_weight=0.0))
     loss, metrics, _ = plain.loss(params, batch, jax.random.key(0), ())
@@ -93,7 +122,11 @@ def test_loss_mixes_its_parts_and_reports_them():
 @pytest.mark.parametrize("mode", ["patch", "image", "legacy"])
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_all_losses_have_finite_gradients(agnostic, mode, norm_pix):
-    changes = {"model__fourier_mode": mode, "model__norm_pix_loss": norm_pix, "model__channel_agnostic": agnostic}
+    changes = {
+        "model__fourier_mode": mode,
+        "model__norm_pix_loss": norm_pix,
+        "model__channel_agnostic": agnostic,
+    }
     batch = make_batch()
     task, params = start(make_config(**changes), batch)
     gradient = jax.jit(jax.grad(lambda p: task.loss(p, batch, jax.random.key(0), ())[0]))(params)
@@ -107,7 +140,9 @@ def test_evaluation_is_fixed_by_the_image_and_knows_its_baseline(agnostic):
     evaluate = jax.jit(task.evaluate)
     sums, _ = evaluate(params, batch)
     assert all(count == 4 for _, count in sums.values())
-    moved, _ = evaluate(params, {**{name: x[::-1] for name, x in batch.items()}, "row": batch["row"]})
+    moved, _ = evaluate(
+        params, {**{name: x[::-1] for name, x in batch.items()}, "row": batch["row"]}
+    )
     for name, (total, _) in sums.items():
         np.testing.assert_allclose(moved[name][0], total, rtol=1e-5)
     # The baseline by hand, from what the figures show.
@@ -115,7 +150,10 @@ def test_evaluation_is_fixed_by_the_image_and_knows_its_baseline(agnostic):
     original, seen = arrays["original"], arrays["visible"]
     errors = []
     for row in range(4):
-        means = [original[row, ..., c][seen[row, ..., c]].mean() if seen[row, ..., c].any() else 0.0 for c in range(3)]
+        means = [
+            original[row, ..., c][seen[row, ..., c]].mean() if seen[row, ..., c].any() else 0.0
+            for c in range(3)
+        ]
         errors.append(((original[row] - means) ** 2)[~seen[row]].mean())
     np.testing.assert_allclose(sums["loss_visible_mean"][0], np.sum(errors), rtol=1e-4)
 
@@ -141,7 +179,8 @@ def test_figures(norm_pix):
     arrays = jax.tree.map(np.asarray, jax.jit(task.figure_arrays)(params, batch))
     seen = arrays["visible"]
     assert seen.dtype == bool and seen.mean() == 0.25
-    np.testing.assert_allclose(arrays["reconstruction"][seen], arrays["original"][seen], rtol=1e-5)  # fused differently
+    # fused differently
+    np.testing.assert_allclose(arrays["reconstruction"][seen], arrays["original"][seen], rtol=1e-5)
     assert not np.allclose(arrays["reconstruction"][~seen], arrays["original"][~seen])
     assert task.figures(arrays)["reconstruction"].axes
 
@@ -150,10 +189,16 @@ def test_figures(norm_pix):
 @pytest.mark.parametrize("block", ["parallel", "prenorm"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_every_parameter_has_names_a_rule_and_float32(agnostic, block, scan):
-    changes = {"model__channel_agnostic": agnostic, "model__block": block, "model__scan_layers": scan}
+    changes = {
+        "model__channel_agnostic": agnostic,
+        "model__block": block,
+        "model__scan_layers": scan,
+    }
     task = MaskedAutoencoder(make_config(**changes, model__dtype="bfloat16"))
     boxes = jax.eval_shape(task.init, jax.random.key(0), make_batch())
-    leaves = jax.tree_util.tree_leaves_with_path(boxes, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    leaves = jax.tree_util.tree_leaves_with_path(
+        boxes, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+    )
     for path, box in leaves:
         assert isinstance(box, nn.LogicallyPartitioned), path
         assert len(box.names) == box.value.ndim and box.value.dtype == jnp.float32, path
@@ -164,24 +209,40 @@ def test_every_parameter_has_names_a_rule_and_float32(agnostic, block, scan):
 
 
 def test_flops_of_the_formula_match_the_table():
-    """GFLOP of forward and training passes a crop, and of inference (matrix products, 6 channels, 256 px)."""
+    """GFLOP of forward and training passes a crop, and of inference (matrix products, 6 channels,
+    256 px).
+    """
     table = {
-        "S/16": (17.4, 52.1, 12.4), "B/16": (25.8, 77.5, 46.7), "L/16": (54.4, 163.1, 162.5),
-        "S/8": (81.5, 244.5, 63.2), "B/8": (115.7, 347.0, 213.5), "L/8": (231.4, 694.2, 723.2),
-    }  # fmt: skip
+        "S/16": (17.4, 52.1, 12.4),
+        "B/16": (25.8, 77.5, 46.7),
+        "L/16": (54.4, 163.1, 162.5),
+        "S/8": (81.5, 244.5, 63.2),
+        "B/8": (115.7, 347.0, 213.5),
+        "L/8": (231.4, 694.2, 723.2),
+    }
     for name, (forward, training, inference) in table.items():
         size, patch = name.split("/")
         config = keys.base()
         config.model.channels, config.model.patch_size = tuple("abcdef"), int(patch)
-        config.model.embed_dim, config.model.depth, config.model.num_heads = config_mae.VIT_SIZES[size][:3]
+        config.model.embed_dim, config.model.depth, config.model.num_heads = config_mae.VIT_SIZES[
+            size
+        ][:3]
         shape = (8, 256, 256, 6)
-        assert mae.forward_flops(config.model, shape) / 8e9 == pytest.approx(forward, rel=0.01), name
-        assert MaskedAutoencoder(config).flops({"pixels": (shape, "uint8")}) / 8e9 == pytest.approx(training, rel=0.01)
-        assert mae.inference_flops(config.model, shape) / 8e9 == pytest.approx(inference, rel=0.01), name
+        assert mae.forward_flops(config.model, shape) / 8e9 == pytest.approx(forward, rel=0.01), (
+            name
+        )
+        assert MaskedAutoencoder(config).flops({"pixels": (shape, "uint8")}) / 8e9 == pytest.approx(
+            training, rel=0.01
+        )
+        assert mae.inference_flops(config.model, shape) / 8e9 == pytest.approx(
+            inference, rel=0.01
+        ), name
 
 
 def test_compiled_flops_are_within_five_percent_of_the_table():
-    """S/16, unrolled: a training step must cost what the arithmetic says (52.1 GFLOP a crop), nothing computed twice."""
+    """S/16, unrolled: a training step must cost what the arithmetic says (52.1 GFLOP a crop),
+    nothing computed twice.
+    """
     config = make_config(channels=6, model__drop_path=0.1)
     config.model.update(embed_dim=384, depth=12, num_heads=6, patch_size=16)
     config.model.update(decoder_dim=512, decoder_depth=8, decoder_num_heads=16, attention="matmul")
@@ -197,18 +258,26 @@ def bank(path, channels, groups=2):
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (48, 48, len(channels))).astype(np.uint8) for _ in range(4)]
     plates = [f"P{i % groups}" for i in range(4)]
-    write_bank(path, images, pa.table({"plate": plates, "well": ["A01"] * 4, "site": ["1"] * 4}), channels)
+    write_bank(
+        path, images, pa.table({"plate": plates, "well": ["A01"] * 4, "site": ["1"] * 4}), channels
+    )
     return str(path)
 
 
 def test_resolve_takes_channels_from_the_banks(tmp_path):
-    one, two = bank(tmp_path / "one.zarr", ("DNA", "ER")), bank(tmp_path / "two.zarr", ("Mito", "DNA"))
+    one, two = (
+        bank(tmp_path / "one.zarr", ("DNA", "ER")),
+        bank(tmp_path / "two.zarr", ("Mito", "DNA")),
+    )
     config = make_config(channels=0, data__banks=(one,))
     assert MaskedAutoencoder.resolve(config, tmp_path).model.channels == ("DNA", "ER")
     config.data.banks = (one, two)
     with pytest.raises(
         UserError,
-        match=r"The channels do not fit: .*one.zarr has \(DNA, ER\), but the bank .*two.zarr has \(Mito, DNA\)",
+        match=(
+            r"The channels do not fit: .*one.zarr has \(DNA, ER\), but the bank .*two.zarr has"
+            r" \(Mito, DNA\)"
+        ),
     ):
         MaskedAutoencoder.resolve(config, tmp_path)
     config.model.channel_agnostic = True
@@ -219,7 +288,9 @@ def test_resolve_takes_channels_from_the_banks(tmp_path):
 
 
 def test_loader_feeds_the_loss_and_val_may_be_empty(tmp_path):
-    config = make_config(channels=0, data__banks=(bank(tmp_path / "one.zarr", ("DNA", "ER")),), global_batch_size=4)
+    config = make_config(
+        channels=0, data__banks=(bank(tmp_path / "one.zarr", ("DNA", "ER")),), global_batch_size=4
+    )
     config = MaskedAutoencoder.resolve(config, tmp_path)
     task = MaskedAutoencoder(config)
     batch = jax.tree.map(jnp.asarray, task.loader("train", 0, 1).batch(0))

@@ -1,4 +1,6 @@
-"""The permutation language model as a task: published size, resume with memories, scores and embeddings that mean what they say."""
+"""The permutation language model as a task: published size, resume with memories, scores and
+embeddings that mean what they say.
+"""
 
 import importlib.util
 import json
@@ -21,7 +23,10 @@ def bank(tmp_path_factory):
     generator = np.random.default_rng(0)
     motifs = ["".join(generator.choice(list(AMINO_ACIDS), 6)) for _ in range(4)]
     draw = lambda: "".join(generator.choice(motifs, generator.integers(3, 8)))  # noqa: E731
-    splits = {"train": [(f"p{i}", draw()) for i in range(80)], "validation": [(f"v{i}", draw()) for i in range(12)]}
+    splits = {
+        "train": [(f"p{i}", draw()) for i in range(80)],
+        "validation": [(f"v{i}", draw()) for i in range(12)],
+    }
     return str(write_token_bank(tmp_path_factory.mktemp("bank") / "bank.zarr", splits).path)
 
 
@@ -31,10 +36,13 @@ def small(bank, **changes):
     m = c.model
     m.embed_dim, m.num_layers, m.num_heads, m.head_dim, m.mlp_dim = 16, 1, 2, 8, 32
     m.mem_len, m.reuse_len, m.perm_size, m.num_predict = 12, 16, 8, 6
-    m.attention_dropout = 0.0  # draws take long to compile; tests/models/test_xlnet.py has both kinds
+    # draws take long to compile; tests/models/test_xlnet.py has both kinds
+    m.attention_dropout = 0.0
     c.optimizer.learning_rate, c.log.tensorboard = 3e-3, False
     c.log.every_steps, c.eval.every_steps, c.eval.num_batches, c.checkpoint.every_steps = 1, 3, 2, 3
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
@@ -42,7 +50,9 @@ def task_and_params(bank, **changes):
     task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), None))
     shapes = jax.eval_shape(lambda key: task.init(key, {}), jax.random.key(0))
     generator = np.random.default_rng(1)
-    return task, jax.tree.map(lambda x: jnp.asarray(generator.normal(0, 0.3, x.shape), jnp.float32), unboxed(shapes))
+    return task, jax.tree.map(
+        lambda x: jnp.asarray(generator.normal(0, 0.3, x.shape), jnp.float32), unboxed(shapes)
+    )
 
 
 def unboxed(tree):
@@ -55,7 +65,9 @@ def test_published_size_exactly(bank):
     spec.loader.exec_module(module)
     c = module.get_config("uniref")
     c.data.banks = (bank,)
-    shapes = jax.eval_shape(lambda key: tasks.make(config.finalize(c)).init(key, {}), jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: tasks.make(config.finalize(c)).init(key, {}), jax.random.key(0)
+    )
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 409_413_669
 
 
@@ -66,11 +78,15 @@ def losses(workdir):
 
 def test_memory_is_carried_and_forgotten(bank):
     task, params = task_and_params(bank, model__dropout=0.0)
-    batch = {name: jnp.asarray(value) for name, value in task.loader("train", 0, 1).batch(1).items()}
+    batch = {
+        name: jnp.asarray(value) for name, value in task.loader("train", 0, 1).batch(1).items()
+    }
     first, loss = task.carry(8), jax.jit(task.loss)
     value, metrics, carry = loss(params, batch, jax.random.key(0), first)
     assert set(metrics) == {"accuracy"}
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), carry) == jax.tree.map(lambda x: (x.shape, x.dtype), first)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), carry) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), first
+    )
     np.testing.assert_array_equal(carry["valid"], [12] * 8)
     again = loss(params, batch, jax.random.key(0), carry)[0]
     fresh = loss(params, batch | {"fresh": jnp.ones(8, bool)}, jax.random.key(0), carry)[0]
@@ -102,7 +118,9 @@ def test_scores_do_not_see_what_they_score(bank):
     sees = permutation_mask(rank, target) & (tokens != PAD)[:, None]
     segment = jnp.where(tokens == CLS, 2, 0)
     logits, _ = jax.jit(task.model.apply)({"params": params}, tokens, segment, sees, target)
-    np.testing.assert_allclose(jax.nn.log_softmax(logits[0, 0]), log_probs[0, 1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.nn.log_softmax(logits[0, 0]), log_probs[0, 1], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_embeddings_do_not_depend_on_padding_and_continue(bank):
@@ -123,7 +141,9 @@ def test_embeddings_do_not_depend_on_padding_and_continue(bank):
     last, none = segment(params, right, jnp.array([12]), task.inference_carry(1, whole=True))
     np.testing.assert_allclose(last[:, 0, :12], features, rtol=1e-4, atol=1e-5)
     first, _ = segment(params, right, jnp.array([12]), task.inference_carry(1, whole=False), 0)
-    np.testing.assert_allclose(first[0, 0, :12], params["word_embedding"]["embedding"][alone[0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        first[0, 0, :12], params["word_embedding"]["embedding"][alone[0]], rtol=1e-6
+    )
     assert task.boundary == ((EOS,), (EOS, SEP, CLS)) and task.scoring == "masked"
 
 

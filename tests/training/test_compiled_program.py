@@ -1,6 +1,8 @@
-"""Reads the partitioned train step: what is reduced, in which type and how often, what is gathered, what is sharded, what reaches the host.
+"""Reads the partitioned train step: what is reduced, in which type and how often, what is gathered,
+what is sharded, what reaches the host.
 
-Compiled for 8 devices without an array, with the models as on a GPU and in bfloat16; see `bench.programs.partitioned`.
+Compiled for 8 devices without an array, with the models as on a GPU and in bfloat16; see
+`bench.programs.partitioned`.
 """
 
 import collections
@@ -13,31 +15,71 @@ from bench import programs
 from bench.hlo import HOST
 from phenomjax import config
 
-DEVICES, DEPTH, ROWS, SEQ = 8, 3, 56, 10  # a batch of 56 rows: no other dimension of these models is a multiple of 56
+# a batch of 56 rows: no other dimension of these models is a multiple of 56
+DEVICES, DEPTH, ROWS, SEQ = 8, 3, 56, 10
 SIZES = {
-    "causal_lm": {"embed_dim": 32, "num_layers": DEPTH, "num_heads": 4, "head_dim": 16, "mlp_dim": 96, "mem_len": 6, "vocab_size": 24},
+    "causal_lm": {
+        "embed_dim": 32,
+        "num_layers": DEPTH,
+        "num_heads": 4,
+        "head_dim": 16,
+        "mlp_dim": 96,
+        "mem_len": 6,
+        "vocab_size": 24,
+    },
     "permutation_lm": {
-        "embed_dim": 32, "num_layers": DEPTH, "num_heads": 4, "head_dim": 16, "mlp_dim": 96, "mem_len": 6, "vocab_size": 24,
-        "reuse_len": 5, "perm_size": 5, "num_predict": 3, "dropout": 0.0, "attention_dropout": 0.0,
+        "embed_dim": 32,
+        "num_layers": DEPTH,
+        "num_heads": 4,
+        "head_dim": 16,
+        "mlp_dim": 96,
+        "mem_len": 6,
+        "vocab_size": 24,
+        "reuse_len": 5,
+        "perm_size": 5,
+        "num_predict": 3,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
     },
     "bidirectional_lm": {
-        "char_dim": 4, "filters": ((1, 8), (2, 24)), "max_characters": 5, "projection_dim": 32, "cell_dim": 48, "vocab_size": 24,
+        "char_dim": 4,
+        "filters": ((1, 8), (2, 24)),
+        "max_characters": 5,
+        "projection_dim": 32,
+        "cell_dim": 48,
+        "vocab_size": 24,
     },
     "mae": {
-        "channels": ("a", "b"), "embed_dim": 32, "depth": DEPTH, "num_heads": 4, "patch_size": 8, "decoder_dim": 24, "decoder_depth": 2,
-        "decoder_num_heads": 2, "attention": "xla",
+        "channels": ("a", "b"),
+        "embed_dim": 32,
+        "depth": DEPTH,
+        "num_heads": 4,
+        "patch_size": 8,
+        "decoder_dim": 24,
+        "decoder_depth": 2,
+        "decoder_num_heads": 2,
+        "attention": "xla",
     },
-}  # fmt: skip
+}
 # (task, preset, micro-batches)
 CASES = [
-    ("mae", "dp", 1), ("mae", "fsdp", 1), ("mae", "fsdp_tp", 2), ("causal_lm", "fsdp", 1), ("causal_lm", "fsdp_tp", 1), ("causal_lm", "dp", 2),
-]  # fmt: skip
+    ("mae", "dp", 1),
+    ("mae", "fsdp", 1),
+    ("mae", "fsdp_tp", 2),
+    ("causal_lm", "fsdp", 1),
+    ("causal_lm", "fsdp_tp", 1),
+    ("causal_lm", "dp", 2),
+]
 
 
 def make_config(task, preset, micro=1):
     """A tiny model with scanned layers."""
     c = config.base(task)
-    c.mesh.preset, c.mesh.model, c.global_batch_size = preset, 2 if preset == "fsdp_tp" else 1, ROWS * micro
+    c.mesh.preset, c.mesh.model, c.global_batch_size = (
+        preset,
+        2 if preset == "fsdp_tp" else 1,
+        ROWS * micro,
+    )
     c.model.update(SIZES[task])
     c.model.dtype, c.optimizer.accumulate_steps, c.optimizer.clip_norm = "bfloat16", micro, 1.0
     if preset != "dp":
@@ -55,23 +97,31 @@ def elements(collectives):
     """Of the whole arrays, over a step; scalars (losses, norms) do not count."""
     sizes = [
         c.times * (c.group if c.kind == "all-gather" else 1) * math.prod(shape)
-        for c in collectives for _, shape in c.arrays if math.prod(shape) > 1
-    ]  # fmt: skip
+        for c in collectives
+        for _, shape in c.arrays
+        if math.prod(shape) > 1
+    ]
     return sum(sizes)
 
 
 def among_rows(found, preset, *kinds):
-    """Collectives of devices with different rows; in fsdp_tp two neighbours, the model axis, hold the same rows."""
+    """Collectives of devices with different rows; in fsdp_tp two neighbours, the model axis, hold
+    the same rows.
+    """
     alike = lambda c: preset == "fsdp_tp" and c.group == c.span == 2  # noqa: E731
     return [c for c in found.collectives() if c.kind in kinds and not alike(c)]
 
 
 def named(params, *, gathered):
-    """{name: elements of a leaf on a device}; `gathered`: of all that its data axis holds, for leaves that it shards."""
+    """{name: elements of a leaf on a device}; `gathered`: of all that its data axis holds, for
+    leaves that it shards.
+    """
     result = {}
     for path, leaf in jax.tree.leaves_with_path(params):
         sharded = "data" in leaf.sharding.spec
-        count = math.prod(leaf.sharding.shard_shape(leaf.shape)) * (leaf.sharding.mesh.shape["data"] if sharded else 1)
+        count = math.prod(leaf.sharding.shard_shape(leaf.shape)) * (
+            leaf.sharding.mesh.shape["data"] if sharded else 1
+        )
         if sharded or not gathered:
             result[jax.tree_util.keystr(path, simple=True, separator="/")] = count
     return result
@@ -86,20 +136,26 @@ def test_the_partitioned_step(task, preset, micro):
     check_the_program_holds_shards(found, state)
     check_shards(state, preset)
     for _, op in found.operations():
-        # No transfer, no callback, and no device that holds rows of another: nothing has the size of the global batch.
+        # No transfer, no callback, and no device that holds rows of another: nothing has the size
+        # of the global batch.
         assert op.opcode not in HOST and "callback" not in op.text and "Host" not in op.text, op
         assert not any(size and size % ROWS == 0 for _, shape in op.arrays for size in shape), op
 
 
 def check_gradients_are_reduced_once_in_float32(task, preset, micro, found, state):
-    """As many elements are summed over devices as there are parameters: once a step, whatever the number of micro-batches."""
+    """As many elements are summed over devices as there are parameters: once a step, whatever the
+    number of micro-batches.
+    """
     sums = among_rows(found, preset, "all-reduce", "reduce-scatter")
     assert {dtype for c in sums for dtype, _ in c.arrays} == {"f32"}
     expected = named(state.params, gathered=False)
     if task == "causal_lm" and micro == 1:
-        # Once a use: the embedding is also the softmax, and all layers share the biases of relative attention. Positions have no rows:
-        # the gradient of what is projected from them is summed, and the kernel's follows from it on each device.
-        expected["vocabulary/bin_0_embedding"] += math.prod(state.params["vocabulary"]["bin_0_embedding"].shape)
+        # Once a use: the embedding is also the softmax, and all layers share the biases of relative
+        # attention. Positions have no rows: the gradient of what is projected from them is summed,
+        # and the kernel's follows from it on each device.
+        expected["vocabulary/bin_0_embedding"] += math.prod(
+            state.params["vocabulary"]["bin_0_embedding"].shape
+        )
         expected["content_bias"] *= DEPTH
         expected["position_bias"] *= DEPTH
         m, shards = SIZES[task], 2 if preset == "fsdp_tp" else 1
@@ -109,39 +165,61 @@ def check_gradients_are_reduced_once_in_float32(task, preset, micro, found, stat
 
 
 def check_parameters_alone_are_gathered_once_a_pass(task, preset, micro, found, state):
-    """Forward every sharded parameter, backward the kernels that carry a gradient to their input; no activations, nothing is resharded."""
+    """Forward every sharded parameter, backward the kernels that carry a gradient to their input;
+    no activations, nothing is resharded.
+    """
     gathers = among_rows(found, preset, "all-gather")
     forward, backward = ([c for c in gathers if c.backward == which] for which in (False, True))
     sharded = named(state.params, gathered=True)
-    # The embedding is whole where tokens look it up, float32, and where it is the softmax, in the compute type.
+    # The embedding is whole where tokens look it up, float32, and where it is the softmax, in the
+    # compute type.
     again = sharded["vocabulary/bin_0_embedding"] if (task, preset) == ("causal_lm", "fsdp") else 0
     assert elements(forward) == micro * (sum(sharded.values()) + again)
-    ends = ("bias", "patch_embed/kernel", "position/kernel")  # no gradient goes further back than these
-    assert elements(backward) == micro * sum(n for name, n in sharded.items() if not name.endswith(ends))
+    # no gradient goes further back than these
+    ends = ("bias", "patch_embed/kernel", "position/kernel")
+    assert elements(backward) == micro * sum(
+        n for name, n in sharded.items() if not name.endswith(ends)
+    )
     assert not among_rows(found, preset, "all-to-all", "collective-permute")
 
 
 def check_the_program_holds_shards(found, state):
     """Arguments and results of the program have the shapes of the state's shards."""
-    expected = collections.Counter(leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state))
+    expected = collections.Counter(
+        leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state)
+    )
     operations = found.computations[found.entry]
-    arguments = collections.Counter(op.arrays[0][1] for op in operations if op.opcode == "parameter")
+    arguments = collections.Counter(
+        op.arrays[0][1] for op in operations if op.opcode == "parameter"
+    )
     (root,) = (op for op in operations if op.root)
-    assert not expected - arguments and not expected - collections.Counter(shape for _, shape in root.arrays)
+    assert not expected - arguments and not expected - collections.Counter(
+        shape for _, shape in root.arrays
+    )
 
 
 def check_shards(state, preset):
-    """Every matrix of the state, with what the optimiser keeps of it, is divided by the axes of the preset; the carry by rows."""
+    """Every matrix of the state, with what the optimiser keeps of it, is divided by the axes of the
+    preset; the carry by rows.
+    """
     for path, leaf in jax.tree.leaves_with_path((state.params, state.opt_state, state.ema)):
         share = math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         table = any(
-            part in name for part in ("filter_", "token_encoder/embedding", "segment/embedding", "channel_tokens")
+            part in name
+            for part in (
+                "filter_",
+                "token_encoder/embedding",
+                "segment/embedding",
+                "channel_tokens",
+            )
         )
         if name.endswith(("kernel", "embedding")) and not table:
             assert share in {"dp": (1,), "fsdp": (8,), "fsdp_tp": (4, 8)}[preset], name
     for leaf in jax.tree.leaves(state.carry):
-        assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // (4 if preset == "fsdp_tp" else 8)
+        assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // (
+            4 if preset == "fsdp_tp" else 8
+        )
 
 
 @pytest.mark.parametrize("preset", ["dp", "fsdp", "fsdp_tp"])

@@ -1,4 +1,6 @@
-"""Figures of reconstructions: what the pixels show, text that does not overlap, and the command on real checkpoints."""
+"""Figures of reconstructions: what the pixels show, text that does not overlap, and the command on
+real checkpoints.
+"""
 
 import subprocess
 import sys
@@ -36,26 +38,41 @@ def example(images=2, size=32, channels=6, patch=8, seed=0):
 def tiles(figure, size=32, columns=7, gap=2):
     """The mosaic cut into its rows of tiles: (columns, size, size, 3) each."""
     canvas = figure.axes[0].get_images()[0].get_array()
-    tops = [i for i in range(canvas.shape[0]) if (i == 0 or (canvas[i - 1] == 1).all()) and not (canvas[i] == 1).all()]
+    tops = [
+        i
+        for i in range(canvas.shape[0])
+        if (i == 0 or (canvas[i - 1] == 1).all()) and not (canvas[i] == 1).all()
+    ]
     lefts = [column * (size + gap) for column in range(columns)]
-    return [np.stack([canvas[top : top + size, left : left + size] for left in lefts]) for top in tops]
+    return [
+        np.stack([canvas[top : top + size, left : left + size] for left in lefts]) for top in tops
+    ]
 
 
 def test_rows_show_original_mask_reconstruction_and_difference():
     original, visible, predicted = example(images=1)
-    reconstruction = np.where(visible, 99.0, predicted)  # what stands at visible pixels must not matter
-    first, masked, third, difference = tiles(reconstructions(original, visible, reconstruction, RXRX))
+    # what stands at visible pixels must not matter
+    reconstruction = np.where(visible, 99.0, predicted)
+    first, masked, third, difference = tiles(
+        reconstructions(original, visible, reconstruction, RXRX)
+    )
     low, high = np.percentile(original, figures_reconstructions.PERCENTILES, axis=(0, 1, 2))
     expected = np.clip((original[0] - low) / (high - low), 0, 1)
     seen = visible[0, ..., 0]
     for channel in range(6):
-        np.testing.assert_allclose(first[1 + channel], np.stack([expected[..., channel]] * 3, -1), atol=1e-6)
-        np.testing.assert_allclose(masked[1 + channel][~seen], figures_reconstructions.MASK_GREY, atol=1e-6)
+        np.testing.assert_allclose(
+            first[1 + channel], np.stack([expected[..., channel]] * 3, -1), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            masked[1 + channel][~seen], figures_reconstructions.MASK_GREY, atol=1e-6
+        )
         np.testing.assert_allclose(masked[1 + channel][seen], first[1 + channel][seen], atol=1e-6)
         np.testing.assert_allclose(third[1 + channel][seen], first[1 + channel][seen], atol=1e-6)
-        assert np.ptp(difference[1 + channel][seen], axis=0).max() == 0  # nothing differs where nothing was hidden
+        # nothing differs where nothing was hidden
+        assert np.ptp(difference[1 + channel][seen], axis=0).max() == 0
         assert difference[1 + channel][~seen].std() > 0.01
-    np.testing.assert_allclose(first[0], expected[..., [2, 1, 0]], atol=1e-6)  # actin red, ER green, DNA blue
+    # actin red, ER green, DNA blue
+    np.testing.assert_allclose(first[0], expected[..., [2, 1, 0]], atol=1e-6)
     np.testing.assert_allclose(masked[0][~seen], figures_reconstructions.MASK_GREY, atol=1e-6)
 
 
@@ -72,7 +89,9 @@ def test_channel_wise_masks_show_through_in_the_composite():
     visible[..., 0], visible[..., 1], visible[..., 2] = True, False, False  # only DNA seen
     masked = tiles(reconstructions(original, visible, predicted, RXRX))[1]
     assert masked[0][..., :2].max() == 0 and masked[0][..., 2].std() > 0.1
-    np.testing.assert_allclose(masked[1], tiles(reconstructions(original, visible, predicted, RXRX))[0][1])
+    np.testing.assert_allclose(
+        masked[1], tiles(reconstructions(original, visible, predicted, RXRX))[0][1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,9 +113,17 @@ def test_composite_channels(channels, expected):
 def test_texts_lie_inside_the_figure_and_do_not_overlap(channels, size):
     original, visible, predicted = example(images=2, size=size, channels=channels)
     names = [*RXRX, *(f"channel {i}" for i in range(6, 12))][:channels]
-    models = {"a run\nstep 100": (visible, predicted), "another_run\nstep 20000": (~visible, predicted)}
+    models = {
+        "a run\nstep 100": (visible, predicted),
+        "another_run\nstep 20000": (~visible, predicted),
+    }
     figure = compare(
-        original, models, names, image_names=["simulated P01/B03/1"] * 2, pixel_size_um=0.65, title="Two models"
+        original,
+        models,
+        names,
+        image_names=["simulated P01/B03/1"] * 2,
+        pixel_size_um=0.65,
+        title="Two models",
     )
     renderer = FigureCanvasAgg(figure).get_renderer()
     texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
@@ -107,7 +134,9 @@ def test_texts_lie_inside_the_figure_and_do_not_overlap(channels, size):
         assert inside, f"{text.get_text()!r} is cut off"
     for i, one in enumerate(boxes):
         for j in range(i):
-            assert not one.overlaps(boxes[j]), f"{texts[i].get_text()!r} overlaps {texts[j].get_text()!r}"
+            assert not one.overlaps(boxes[j]), (
+                f"{texts[i].get_text()!r} overlaps {texts[j].get_text()!r}"
+            )
     words = " ".join(text.get_text() for text in texts)
     assert all(name in words for name in names) and "µm" in words and "reconstruction" in words
 
@@ -125,15 +154,24 @@ def test_masked_share_and_error_are_printed():
 def untrained(workdir, bank_path, **model):
     """A workdir with a checkpoint of random parameters: figures need no training."""
     c = config.base()
-    c.data.banks, c.data.crop_size, c.data.val_fraction, c.global_batch_size = (str(bank_path),), 32, 0.5, 4
-    c.model.update({"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 8, "decoder_dim": 32, **model})
+    c.data.banks, c.data.crop_size, c.data.val_fraction, c.global_batch_size = (
+        (str(bank_path),),
+        32,
+        0.5,
+        4,
+    )
+    c.model.update(
+        {"embed_dim": 32, "depth": 1, "num_heads": 2, "patch_size": 8, "decoder_dim": 32, **model}
+    )
     c.model.decoder_depth, c.model.decoder_num_heads = 1, 8
     workdir.mkdir()
     c = tasks.resolve(config.finalize(c), workdir)
     stored.save(c, workdir / "config.json")
     task = tasks.make(c)
     batch = task.loader("train", 0, 1).batch(0)
-    params = jax.jit(lambda key: nn.unbox(task.init(key, jax.tree.map(jnp.asarray, batch))))(jax.random.key(0))
+    params = jax.jit(lambda key: nn.unbox(task.init(key, jax.tree.map(jnp.asarray, batch))))(
+        jax.random.key(0)
+    )
     checkpoints = checkpointer.Checkpointer(workdir, c)
     checkpoints.save(7, TrainState(jnp.int32(7), params, {"unused": jnp.zeros(1)}, (), ()), {})
     checkpoints.close()
@@ -142,16 +180,24 @@ def untrained(workdir, bank_path, **model):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two models on one simulated screen: a standard MAE and a channel-agnostic one of another mask ratio."""
+    """Two models on one simulated screen: a standard MAE and a channel-agnostic one of another mask
+    ratio.
+    """
     folder = tmp_path_factory.mktemp("runs")
-    write_screen(folder / "screen.zarr", SimulationConfig(num_plates=2, wells_per_plate=6, field_px=48), jobs=1)
+    write_screen(
+        folder / "screen.zarr",
+        SimulationConfig(num_plates=2, wells_per_plate=6, field_px=48),
+        jobs=1,
+    )
     untrained(folder / "mae", folder / "screen.zarr")
     untrained(folder / "ca", folder / "screen.zarr", channel_agnostic=True, mask_ratio=0.5)
     return folder
 
 
 def test_several_checkpoints_on_the_same_crops(runs):
-    figure = runs_reconstructions.of_checkpoints([runs / "mae", runs / "ca"], num_images=2, names=("standard", "agnostic"))
+    figure = runs_reconstructions.of_checkpoints(
+        [runs / "mae", runs / "ca"], num_images=2, names=("standard", "agnostic")
+    )
     words = [text.get_text() for text in figure.axes[0].texts]
     assert sum("original" in word for word in words) == 2
     assert sum(word.startswith("standard\nmasked 75%") for word in words) == 2
@@ -159,7 +205,14 @@ def test_several_checkpoints_on_the_same_crops(runs):
 
 
 def test_command(runs, tmp_path):
-    command = [sys.executable, "-m", "phenomjax.figures.reconstructions", "reconstructions", "--checkpoints", str(runs / "mae")]
+    command = [
+        sys.executable,
+        "-m",
+        "phenomjax.figures.reconstructions",
+        "reconstructions",
+        "--checkpoints",
+        str(runs / "mae"),
+    ]
     command += [
         str(runs / "ca"),
         "--bank",
@@ -172,7 +225,9 @@ def test_command(runs, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert imagecodecs.imread(tmp_path / "a" / "b.png").shape[1] > 1000
-    missing = subprocess.run([*command[:5], str(tmp_path), "--out", "x.png"], capture_output=True, text=True)
+    missing = subprocess.run(
+        [*command[:5], str(tmp_path), "--out", "x.png"], capture_output=True, text=True
+    )
     assert missing.returncode == 2 and "holds no checkpoint" in missing.stderr
 
 
@@ -181,5 +236,8 @@ def test_channels_that_a_model_does_not_know(runs, tmp_path):
     images = [opened.read(i)[..., :2] for i in range(len(opened))]
     bank.write_bank(tmp_path / "other.zarr", images, opened.metadata, ("DAPI", "GFP"))
     other = untrained(tmp_path / "run", tmp_path / "other.zarr")
-    with pytest.raises(UserError, match=r"was trained on the channels DAPI, GFP, the images shown have Hoechst, ConA"):
+    with pytest.raises(
+        UserError,
+        match=r"was trained on the channels DAPI, GFP, the images shown have Hoechst, ConA",
+    ):
         runs_reconstructions.of_checkpoints([runs / "mae", other])

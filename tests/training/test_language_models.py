@@ -1,4 +1,6 @@
-"""The language-model tasks in the real loop: every mesh gives the same losses, micro-batches change nothing, resume is bit for bit."""
+"""The language-model tasks in the real loop: every mesh gives the same losses, micro-batches change
+nothing, resume is bit for bit.
+"""
 
 import json
 
@@ -13,16 +15,38 @@ from phenomjax.checkpoints import loading
 from phenomjax.data.simulated.families import FamilyConfig, write_families
 
 TINY: dict[str, dict] = {
-    "causal_lm": {"embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8},
+    "causal_lm": {
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "mem_len": 8,
+    },
     "permutation_lm": {
-        "embed_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "mlp_dim": 32, "mem_len": 8, "reuse_len": 6, "perm_size": 6,
-        "num_predict": 2, "dropout": 0.0, "attention_dropout": 0.0,  # dropout triples its compilation
+        "embed_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 32,
+        "mem_len": 8,
+        "reuse_len": 6,
+        "perm_size": 6,
+        # dropout triples its compilation
+        "num_predict": 2,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
     },
     "bidirectional_lm": {
-        "char_dim": 4, "filters": ((1, 4), (2, 4)), "max_characters": 5, "projection_dim": 8, "cell_dim": 16,
+        "char_dim": 4,
+        "filters": ((1, 4), (2, 4)),
+        "max_characters": 5,
+        "projection_dim": 8,
+        "cell_dim": 16,
     },
-}  # fmt: skip
-# Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics cannot pass for a refactoring.
+}
+# Losses of the first three steps, pinned on a CPU in float32, so that a change of the mathematics
+# cannot pass for a refactoring.
 GOLDEN = {
     "causal_lm": [3.467940, 3.485465, 3.407630],
     "permutation_lm": [3.442740, 3.416389, 3.370927],
@@ -41,15 +65,24 @@ def make_config(task, bank, **changes):
     c = config.base(task)
     c.data.banks, c.data.segment_len, c.global_batch_size, c.num_steps = (str(bank),), 12, 8, 6
     c.model.update(TINY[task])
-    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = 1e-2, 4, 4, 1
+    c.optimizer.learning_rate, c.eval.every_steps, c.checkpoint.every_steps, c.log.every_steps = (
+        1e-2,
+        4,
+        4,
+        1,
+    )
     c.eval.num_batches, c.log.tensorboard, c.figures.num_images = 2, False, 1
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
 def run(c, workdir, patch, devices=1):
     shape = (devices // 2, 2) if c.mesh.preset == "fsdp_tp" else (devices, 1)
-    mesh = jax.make_mesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+    mesh = jax.make_mesh(
+        shape, sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
+    )
     patch.setattr(sharding, "make_mesh", lambda c: mesh)
     code = train.run(c, workdir)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -77,15 +110,23 @@ def test_a_mesh_and_micro_batches_change_nothing(alone, bank, tmp_path, monkeypa
 def test_bfloat16_follows_float32(task, bank, tmp_path):
     found = []
     for dtype in ("float32", "bfloat16"):
-        made = tasks.make(tasks.resolve(config.finalize(make_config(task, bank, model__dtype=dtype)), tmp_path))
+        made = tasks.make(
+            tasks.resolve(config.finalize(make_config(task, bank, model__dtype=dtype)), tmp_path)
+        )
         batch = made.loader("train", 0, 1).batch(1)
         params = nn.unbox(jax.jit(made.init)(jax.random.key(0), batch))
-        found.append(jax.jit(lambda p, b, made=made: made.evaluate(p, b, made.carry(8))[0]["loss"])(params, batch))
+        found.append(
+            jax.jit(lambda p, b, made=made: made.evaluate(p, b, made.carry(8))[0]["loss"])(
+                params, batch
+            )
+        )
     np.testing.assert_allclose(found[1], found[0], rtol=2e-2)
 
 
 def test_transformer_xl_without_memory_is_saved(bank, tmp_path, monkeypatch):
-    c = make_config("causal_lm", bank, model__mem_len=0, model__num_layers=1, model__dropout=0.0, num_steps=1)
+    c = make_config(
+        "causal_lm", bank, model__mem_len=0, model__num_layers=1, model__dropout=0.0, num_steps=1
+    )
     assert run(c, tmp_path, monkeypatch)[0] == 0 and loading.load(tmp_path)[2] == 1
 
 
@@ -96,4 +137,6 @@ def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
     assert run(make_config(alone[0], bank), tmp_path, monkeypatch) == (0, alone[2])
     assert (tmp_path / "metrics.jsonl").read_text().count("val/perplexity") == 2
-    jax.tree.map(np.testing.assert_array_equal, loading.load(tmp_path)[1], loading.load(alone[1])[1])
+    jax.tree.map(
+        np.testing.assert_array_equal, loading.load(tmp_path)[1], loading.load(alone[1])[1]
+    )

@@ -12,13 +12,22 @@ from tests.lab import ROOT
 def run(*arguments):
     command = [sys.executable, "-m", "phenomjax.main", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "200"}, timeout=300
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        timeout=300,
     )
 
 
 def test_help():
     result = run("--help")
-    assert result.returncode == 0 and "Exit codes: 0 done" in result.stdout and "--workdir" in result.stdout
+    assert (
+        result.returncode == 0
+        and "Exit codes: 0 done" in result.stdout
+        and "--workdir" in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,13 +35,22 @@ def test_help():
     [
         (["--config", "configs/mae_demo.py"], "--workdir is missing: python -m phenomjax.main"),
         (["--config", "configs/mae_dmeo.py", "--workdir", "x"], "configs/mae_dmeo.py"),
-        (["--config", "configs/mae_demo.py", "--workdir", "x", "--config.model.dpeth=3"], 'Did you mean "depth"'),
-        (["--config", "configs/mae_demo.py", "--workdir", "x", "--config.num_steps=many"], "num_steps"),
+        (
+            ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.model.dpeth=3"],
+            'Did you mean "depth"',
+        ),
+        (
+            ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.num_steps=many"],
+            "num_steps",
+        ),
         (
             ["--config", "configs/mae.py:XL/16", "--workdir", "x"],
             "There is no model size 'XL/16'. Did you mean 'L/16'?",
         ),
-        (["--config", "configs/mae.py:S/16,maks=0.5", "--workdir", "x"], "has no option 'maks'. Did you mean 'mask'?"),
+        (
+            ["--config", "configs/mae.py:S/16,maks=0.5", "--workdir", "x"],
+            "has no option 'maks'. Did you mean 'mask'?",
+        ),
         (
             ["--config", "configs/mae_demo.py", "--workdir", "x", "--num_processes=2"],
             "--num_processes=2 needs --coordinator",
@@ -41,10 +59,15 @@ def test_help():
             ["--config", "configs/mae.py:S/16", "--workdir", "{tmp}"],
             "config.data.banks is empty: there is nothing to train on",
         ),
-        (["--config", "configs/mae_demo.py", "--workdir", "/dev/null/x"], "--workdir /dev/null/x cannot be written"),
+        (
+            ["--config", "configs/mae_demo.py", "--workdir", "/dev/null/x"],
+            "--workdir /dev/null/x cannot be written",
+        ),
     ],
 )
 def test_mistakes_end_with_one_paragraph_and_code_2(arguments, text, tmp_path):
     result = run(*[a.replace("{tmp}", str(tmp_path)) for a in arguments])
     message = " ".join(result.stderr.split())
-    assert result.returncode == 2 and text in message and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 2 and text in message and "Traceback" not in result.stderr, (
+        result.stderr
+    )

@@ -49,7 +49,10 @@ def test_tensorboard_gets_scalars_and_figures(tmp_path):
         writer.figure(1, "curve", figure)
         writer.flush()
         writer.close()
-    assert len(found) == 2 and sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 1000
+    assert (
+        len(found) == 2
+        and sum(p.stat().st_size for p in (tmp_path / "tensorboard").iterdir()) > 1000
+    )
 
 
 def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
@@ -57,7 +60,8 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     c.log.tensorboard, c.log.wandb_project = False, "cells"
     monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`"
+        UserError,
+        match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`",
     ):
         writers.open_writers(tmp_path, c, None)
 
@@ -65,10 +69,15 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
     c = config.base()
     c.log.tensorboard, c.log.mlflow_experiment = False, "cells"
-    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None if name == "mlflow" else name)
+    monkeypatch.setattr(
+        writers.importlib.util, "find_spec", lambda name: None if name == "mlflow" else name
+    )
     with pytest.raises(
         UserError,
-        match=r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -r requirements-logging",
+        match=(
+            r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -r"
+            r" requirements-logging"
+        ),
     ):
         writers.open_writers(tmp_path, c, None)
 
@@ -95,7 +104,9 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     writer = part([1, 2], None)
     run = writer._client.get_run(writer._id)
     assert run.info.status == "KILLED" and run.info.run_name == "run"
-    assert run.data.params["optimizer.learning_rate"] == "0.0001" and len(run.data.params) == len(checks.flatten(c))
+    assert run.data.params["optimizer.learning_rate"] == "0.0001" and len(run.data.params) == len(
+        checks.flatten(c)
+    )
     c.num_steps = 4
     writer = part([2, 3, 4], 1)  # step 2 was not yet in a checkpoint
     run = writer._client.get_run(writer._id)
@@ -103,21 +114,33 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (4, 0.25)]
     assert run.info.status == "FINISHED" and run.data.tags["continued with num_steps"] == "4"
     assert len(writer._client.search_runs([run.info.experiment_id])) == 1
-    assert {a.path for a in writer._client.list_artifacts(writer._id)} == {"curve_0000002.png", "curve_0000004.png"}
+    assert {a.path for a in writer._client.list_artifacts(writer._id)} == {
+        "curve_0000002.png",
+        "curve_0000004.png",
+    }
     assert (tmp_path / "mlflow.db").exists() and not (ROOT / "mlruns").exists()
-    # A store that does not answer costs no training, and a run that was deleted is not begun anew in silence.
-    monkeypatch.setattr(writer._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(writer._error("gone")))
+    # A store that does not answer costs no training, and a run that was deleted is not begun anew
+    # in silence.
+    monkeypatch.setattr(
+        writer._client, "log_batch", lambda *a, **k: (_ for _ in ()).throw(writer._error("gone"))
+    )
     writer.scalars(9, {"train/loss": 1.0})
     writer.flush()
     assert len(writer._waiting) == 1
     (workdir / "mlflow_run").write_text("0" * 32)
     with pytest.raises(
-        UserError, match=r"MLflow at sqlite:.* cannot be used: .*not found.* delete .*mlflow_run to begin a new one"
+        UserError,
+        match=(
+            r"MLflow at sqlite:.* cannot be used: .*not found.* delete .*mlflow_run to begin a"
+            r" new one"
+        ),
     ):
         writers.open_writers(workdir, c, 1)
 
 
-@pytest.mark.parametrize("kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)])
+@pytest.mark.parametrize(
+    "kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)]
+)
 def test_peak_rate_of_known_devices(monkeypatch, kind, peak):
     monkeypatch.setattr(metrics.jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
     monkeypatch.setattr(metrics.jax, "device_count", lambda: 2)

@@ -1,4 +1,6 @@
-"""The loop, with a task that compiles in a second: resume, topology, accumulation, divergence, metrics, checkpoints."""
+"""The loop, with a task that compiles in a second: resume, topology, accumulation, divergence,
+metrics, checkpoints.
+"""
 
 import json
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from phenomjax.config import keys
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
 from phenomjax.system.errors import UserError
@@ -16,7 +19,7 @@ from tests.lab import toy_task
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "toy", ("tests.lab.toy_task", "ToyTask"))
-    monkeypatch.setitem(config.SECTIONS, "toy", config.SECTIONS["mae"])
+    monkeypatch.setitem(keys.SECTIONS, "toy", keys.SECTIONS["mae"])
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
 
 
@@ -26,7 +29,9 @@ def make_config(**changes):
     c.log.every_steps, c.eval.every_steps, c.eval.num_batches, c.checkpoint.every_steps = 3, 4, 2, 4
     c.optimizer.learning_rate = 1e-2
     c.log.tensorboard = False
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    c.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     return c
 
 
@@ -49,7 +54,10 @@ def use_devices(monkeypatch, count):
     def make_mesh(c):
         data, model = (count // 2, 2) if c.mesh.preset == "fsdp_tp" else (count, 1)
         return jax.make_mesh(
-            (data, model), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:count]
+            (data, model),
+            sharding.AXES,
+            axis_types=(AxisType.Auto,) * 2,
+            devices=jax.devices()[:count],
         )
 
     monkeypatch.setattr(sharding, "make_mesh", make_mesh)
@@ -58,11 +66,14 @@ def use_devices(monkeypatch, count):
 def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert train.run(make_config(optimizer__ema_decay=0.9), straight) == 0
-    # A signal at step 6, off every checkpoint and log step; at step 8 before its evaluation; and in the middle of that evaluation.
+    # A signal at step 6, off every checkpoint and log step; at step 8 before its evaluation; and in
+    # the middle of that evaluation.
     for stop_at, reached in ((8, 6), (2, 8), (2, 8)):
         calls = iter(range(1, 1000))
         monkeypatch.setattr(
-            train.cluster, "stop_requested", lambda calls=calls, stop_at=stop_at: next(calls) == stop_at
+            train.cluster,
+            "stop_requested",
+            lambda calls=calls, stop_at=stop_at: next(calls) == stop_at,
         )
         code = train.run(make_config(optimizer__ema_decay=0.9), broken)
         assert (code, loading.load(broken)[2]) == (75, reached)
@@ -75,7 +86,8 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
 def test_lines_beyond_the_checkpoint_are_written_once(tmp_path):
     train.run(make_config(), tmp_path)
     before = lines(tmp_path)
-    for step in (12,):  # as if the process was killed after step 11: lines exist, the last checkpoint does not
+    # as if the process was killed after step 11: lines exist, the last checkpoint does not
+    for step in (12,):
         (tmp_path / "checkpoints" / str(step)).rename(tmp_path / "gone")
     with (tmp_path / "metrics.jsonl").open("a") as f:
         f.write('{"step": 13, "train/lo')  # a torn line
@@ -113,7 +125,10 @@ def test_divergence_stops_and_names_the_images(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", (6,))
     with pytest.raises(
         UserError,
-        match=r"diverged at step 7: loss nan, gradient norm nan, learning rate .*toy image 6000, toy image 6001",
+        match=(
+            r"diverged at step 7: loss nan, gradient norm nan, learning rate .*toy image 6000, toy"
+            r" image 6001"
+        ),
     ) as error:
         train.run(make_config(), tmp_path)
     assert error.value.exit_code == 1
@@ -140,7 +155,9 @@ def test_divergence_rolls_back_and_skips_the_window(tmp_path, monkeypatch):
 
 def test_rollbacks_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", tuple(range(5, 40)))
-    with pytest.raises(UserError, match="Stopped after 3 roll-backs; the last good checkpoint is step 4"):
+    with pytest.raises(
+        UserError, match="Stopped after 3 roll-backs; the last good checkpoint is step 4"
+    ):
         train.run(make_config(divergence__action="rollback"), tmp_path)
 
 
@@ -151,7 +168,12 @@ def test_exploding_gradient_counts_as_diverged(tmp_path):
 
 def test_latest_and_best_checkpoints_stay(tmp_path):
     train.run(
-        make_config(num_steps=24, checkpoint__every_steps=2, checkpoint__keep_latest=2, optimizer__learning_rate=3e-2),
+        make_config(
+            num_steps=24,
+            checkpoint__every_steps=2,
+            checkpoint__keep_latest=2,
+            optimizer__learning_rate=3e-2,
+        ),
         tmp_path,
     )
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
@@ -164,15 +186,20 @@ def test_checkpoints_by_the_clock_and_by_steps(tmp_path):
     train.run(make_config(checkpoint__every_minutes=1e-9, **keep), tmp_path / "clock")
     train.run(make_config(checkpoint__every_minutes=0.0, **keep), tmp_path / "steps")
     steps = {
-        name: sorted(int(p.name) for p in (tmp_path / name / "checkpoints").iterdir()) for name in ("clock", "steps")
+        name: sorted(int(p.name) for p in (tmp_path / name / "checkpoints").iterdir())
+        for name in ("clock", "steps")
     }
-    assert steps == {"clock": [3, 5, 6, 9, 10, 12], "steps": [5, 10, 12]}  # the clock is read at log steps
+    # the clock is read at log steps
+    assert steps == {"clock": [3, 5, 6, 9, 10, 12], "steps": [5, 10, 12]}
 
 
 def test_init_from_loads_parameters_only(tmp_path, caplog):
     train.run(make_config(), tmp_path / "first")
     c = make_config(
-        init_from=str(tmp_path / "first"), num_steps=1, optimizer__learning_rate=0.0, optimizer__schedule="constant"
+        init_from=str(tmp_path / "first"),
+        num_steps=1,
+        optimizer__learning_rate=0.0,
+        optimizer__schedule="constant",
     )
     with caplog.at_level("INFO", "phenomjax"):
         train.run(c, tmp_path / "second")
@@ -184,13 +211,17 @@ def test_init_from_loads_parameters_only(tmp_path, caplog):
 def test_checkpoint_of_another_model_is_refused(tmp_path, monkeypatch):
     train.run(make_config(), tmp_path / "first")
     monkeypatch.setattr(toy_task, "WIDTH", 4)
-    with pytest.raises(UserError, match=r"2 arrays differ: dense/bias: float32 \(8,\) there, float32 \(4,\) wanted"):
+    with pytest.raises(
+        UserError, match=r"2 arrays differ: dense/bias: float32 \(8,\) there, float32 \(4,\) wanted"
+    ):
         train.run(make_config(init_from=str(tmp_path / "first")), tmp_path / "second")
 
 
 def test_workdir_of_another_config_is_refused(tmp_path):
     train.run(make_config(num_steps=1), tmp_path)
-    with pytest.raises(UserError, match=r"another configuration: seed: 0 there, 1 now.*another --workdir"):
+    with pytest.raises(
+        UserError, match=r"another configuration: seed: 0 there, 1 now.*another --workdir"
+    ):
         train.run(make_config(num_steps=1, seed=1), tmp_path)
 
 
@@ -221,5 +252,7 @@ def test_unwritable_workdir(tmp_path):
 
 
 def test_batch_that_does_not_divide(tmp_path):
-    with pytest.raises(UserError, match=r"12 crops do not divide over 8 devices.*global_batch_size=16"):
+    with pytest.raises(
+        UserError, match=r"12 crops do not divide over 8 devices.*global_batch_size=16"
+    ):
         train.run(make_config(global_batch_size=12), tmp_path)

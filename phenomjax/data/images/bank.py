@@ -1,12 +1,14 @@
-"""The image bank: a Zarr v3 array of images, one shard an image, and a Parquet table of one row an image.
+"""The image bank: a Zarr v3 array of images, one shard an image, and a Parquet table of one row an
+image.
 
     NAME.zarr/zarr.json            group; attributes["phenomjax"] = format, version, channels, bit_depth, intensity, ...
     NAME.zarr/images/zarr.json     array [image, y, x, channel], sharding_indexed
     NAME.zarr/images/c.I.0.0.0     image I, all of it (flat names: one inode an image)
     NAME.zarr/metadata.parquet     METADATA_SCHEMA, row I describes image I
 
-Any other Zarr v2 or v3 array is read through the same interface by naming its axes, `open_bank("x.zarr", axes="NCHW")`, and
-an OME-Zarr plate as it is, `open_bank("plate.zarr")` (foreign.py).
+Any other Zarr v2 or v3 array is read through the same interface by naming its axes,
+`open_bank("x.zarr", axes="NCHW")`, and an OME-Zarr plate as it is, `open_bank("plate.zarr")`
+(foreign.py).
 """
 
 import functools
@@ -24,9 +26,13 @@ from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.files import read_json, write_json
 
 FORMAT, VERSION = "image_bank", 1
-UNFINISHED = ".prepare"  # a folder with this name inside a bank: `phenomjax.prepare` has not finished it
+# a folder with this name inside a bank: `phenomjax.prepare` has not finished it
+UNFINISHED = ".prepare"
 METADATA_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("experiment", "plate", "well", "site", "cell_type", "perturbation")]
+    [
+        (name, pa.string())
+        for name in ("experiment", "plate", "well", "site", "cell_type", "perturbation")
+    ]
     + [("perturbation_type", pa.string()), ("gene", pa.string()), ("concentration", pa.float64())]
     + [("is_control", pa.bool_()), ("source", pa.string()), ("checksum", pa.string())]
 )
@@ -34,8 +40,14 @@ PERTURBATION_TYPES = ("crispr", "sirna", "compound", "orf", "control")
 DTYPES = {"uint8": 8, "uint16": 16}
 # Bitshuffle makes lz4 as small as zstd on microscopy, at a third of the decoding time.
 CODECS: dict[str, dict | None] = {
-    "blosc-lz4": {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}},
-    "blosc-zstd": {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"}},
+    "blosc-lz4": {
+        "name": "blosc",
+        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
+    },
+    "blosc-zstd": {
+        "name": "blosc",
+        "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"},
+    },
     "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
     "none": None,
 }
@@ -58,7 +70,8 @@ def create_bank(
       shape: [images, height, width, channels].
       dtype: uint8 or uint16.
       channels: one name a channel, in the order of the last axis.
-      attributes: more entries for `attributes["phenomjax"]`, such as "intensity" and "pixel_size_um".
+      attributes: more entries for `attributes["phenomjax"]`, such as "intensity" and
+        "pixel_size_um".
       chunk: height and width of the inner chunks in pixels.
       codec: one of CODECS.
 
@@ -68,22 +81,36 @@ def create_bank(
     dtype = np.dtype(dtype)
     count, height, width, depth = (int(size) for size in shape)
     if dtype.name not in DTYPES:
-        raise UserError(f"An image bank holds uint8 or uint16 pixels, not {dtype.name} ({path}). Convert them first.")
+        raise UserError(
+            f"An image bank holds uint8 or uint16 pixels, not {dtype.name} ({path}). Convert them"
+            " first."
+        )
     if codec not in CODECS:
-        raise UserError(f"Unknown codec {codec!r}.{did_you_mean(codec, CODECS)} There are: {', '.join(CODECS)}.")
+        raise UserError(
+            f"Unknown codec {codec!r}.{did_you_mean(codec, CODECS)} There are: {', '.join(CODECS)}."
+        )
     if chunk < 1:
-        raise UserError(f"The chunk must be at least 1 pixel, not {chunk}. Leave it at its default of 128.")
+        raise UserError(
+            f"The chunk must be at least 1 pixel, not {chunk}. Leave it at its default of 128."
+        )
     if len(channels) != depth or len(set(channels)) != depth:
         raise UserError(
-            f"{path}: the images have {depth} channels, but the names given are {list(channels)}. Give one different "
-            "name for each channel, in the order of the last axis."
+            f"{path}: the images have {depth} channels, but the names given are {list(channels)}."
+            " Give one different name for each channel, in the order of the last axis."
         )
-    inner = [{"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}]
+    inner = [
+        (
+            {"name": "bytes", "configuration": {"endian": "little"}}
+            if dtype.itemsize > 1
+            else {"name": "bytes"}
+        )
+    ]
     compression = CODECS[codec]
     if compression:
         step = {"name": compression["name"], "configuration": dict(compression["configuration"])}
         if step["name"] == "blosc":
-            # 2 for uint8 too: a typesize of 1 falls into blosc's scalar code, 1.4 times slower to decode, and compresses less.
+            # 2 for uint8 too: a typesize of 1 falls into blosc's scalar code, 1.4 times slower to
+            # decode, and compresses less.
             step["configuration"] |= {"typesize": 2, "blocksize": 0}
         inner.append(step)
     array = {
@@ -94,7 +121,9 @@ def create_bank(
         "dimension_names": ["image", "y", "x", "channel"],
         "chunk_grid": {
             "name": "regular",
-            "configuration": {"chunk_shape": [1, _round_up(height, chunk), _round_up(width, chunk), depth]},
+            "configuration": {
+                "chunk_shape": [1, _round_up(height, chunk), _round_up(width, chunk), depth]
+            },
         },
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": 0,
@@ -104,25 +133,36 @@ def create_bank(
                 "configuration": {
                     "chunk_shape": [1, chunk, chunk, depth],
                     "codecs": inner,
-                    "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+                    "index_codecs": [
+                        {"name": "bytes", "configuration": {"endian": "little"}},
+                        {"name": "crc32c"},
+                    ],
                     "index_location": "end",
                 },
             }
         ],
         "attributes": {},
     }
-    entry = {"format": FORMAT, "version": VERSION, "channels": list(channels), "bit_depth": DTYPES[dtype.name]}
+    entry = {
+        "format": FORMAT,
+        "version": VERSION,
+        "channels": list(channels),
+        "bit_depth": DTYPES[dtype.name],
+    }
     entry |= {"intensity": None, "pixel_size_um": None}
     path = Path(path)
     _writer.cache_clear()
     (path / "images").mkdir(parents=True, exist_ok=True)
     write_json(path / "images" / "zarr.json", array)
     attributes = {"phenomjax": entry | (attributes or {})}
-    write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+    write_json(
+        path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    )
 
 
 def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
-    """Writes one whole image, atomically: TensorStore writes a lock file, syncs it, and renames it to the shard's name.
+    """Writes one whole image, atomically: TensorStore writes a lock file, syncs it, and renames it
+    to the shard's name.
 
     Args:
       path: a folder made by `create_bank`.
@@ -131,7 +171,9 @@ def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
     """
     array = _writer(str(path))
     if image.dtype != array.dtype.numpy_dtype or image.shape != array.shape[1:]:
-        raise ValueError(f"{path} takes {array.dtype.name} {array.shape[1:]}, not {image.dtype} {image.shape}")
+        raise ValueError(
+            f"{path} takes {array.dtype.name} {array.shape[1:]}, not {image.dtype} {image.shape}"
+        )
     array[index].write(image).result()
 
 
@@ -150,7 +192,8 @@ def write_bank(
     chunk: int = 128,
     codec: str = "blosc-lz4",
 ) -> None:
-    """Writes a whole bank from images in memory (simulators, tests); big jobs go through `phenomjax.prepare`.
+    """Writes a whole bank from images in memory (simulators, tests); big jobs go through
+    `phenomjax.prepare`.
 
     Args:
       images: [height, width, channels] arrays, all of one shape and dtype; may be a generator.
@@ -160,7 +203,9 @@ def write_bank(
     for count, image in enumerate(images, start=1):
         if count == 1:
             shape, dtype = (metadata.num_rows, *image.shape), image.dtype
-            create_bank(path, shape, dtype, channels, attributes=attributes, chunk=chunk, codec=codec)
+            create_bank(
+                path, shape, dtype, channels, attributes=attributes, chunk=chunk, codec=codec
+            )
         write_image(path, count - 1, image)
     if count != metadata.num_rows or not count:
         raise ValueError(f"{path}: {count} images but {metadata.num_rows} rows of metadata")
@@ -175,7 +220,11 @@ def conform_metadata(table: pa.Table) -> pa.Table:
             known = ", ".join(METADATA_SCHEMA.names)
             raise UserError(f"Metadata column {name!r} is unknown.{hint} A bank has: {known}.")
     columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        (
+            table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(table.num_rows, field.type)
+        )
         for field in METADATA_SCHEMA
     ]
     return pa.table(columns, schema=METADATA_SCHEMA)
@@ -189,14 +238,16 @@ def write_metadata(path: str | Path, metadata: pa.Table) -> None:
 
 
 class ImageBank:
-    """Images with named channels and one row of metadata each. Opens its files lazily, pickles as its path.
+    """Images with named channels and one row of metadata each. Opens its files lazily, pickles as
+    its path.
 
     Attributes:
       path: the folder.
       shape: (images, height, width, channels).
       dtype: NumPy dtype of the pixels.
       channels: names, in the order of the last axis.
-      attributes: what `attributes["phenomjax"]` says (bit_depth, intensity, ...); {} for a foreign array.
+      attributes: what `attributes["phenomjax"]` says (bit_depth, intensity, ...); {} for a foreign
+        array.
       metadata: METADATA_SCHEMA, one row an image; all null for a foreign array.
       fingerprint: sha256 of the files that describe the bank; changes when its images are others.
       axes: the axes of the stored array, "NHWC" for a bank.
@@ -222,8 +273,9 @@ class ImageBank:
         self.fingerprint = fingerprint([self.path / name for name in files])
         if self.metadata.num_rows != self.shape[0]:
             raise UserError(
-                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has {self.metadata.num_rows} "
-                "rows: one of the two was replaced. Copy the bank again, or prepare it again."
+                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has"
+                f" {self.metadata.num_rows} rows: one of the two was replaced. Copy the bank again,"
+                " or prepare it again."
             )
 
     @functools.cached_property
@@ -246,36 +298,34 @@ class ImageBank:
         return type(self), (self.path,)
 
 
-
-
-
-
 @functools.lru_cache(maxsize=8)
 def _writer(path: str) -> ts.TensorStore:
     # Chunks of zeros are stored too: then a chunk that is not there is always damage.
     images = os.path.join(path, "images")
-    return open_array(images, read_json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True)
+    return open_array(
+        images, read_json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True
+    )
 
 
 def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
-    """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's spec."""
+    """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's
+    spec.
+    """
     driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path) + "/"}, "recheck_cached_data": "open"}
+    spec = {
+        "driver": driver,
+        "kvstore": {"driver": "file", "path": str(path) + "/"},
+        "recheck_cached_data": "open",
+    }
     return ts.open(spec | options, open=True).result()
 
 
 def fingerprint(files: Sequence[Path]) -> str:
     """sha256 of the contents of files, in order."""
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    ).hexdigest()
 
 
 def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
-
-
-
-
-
-
-
-

@@ -1,4 +1,6 @@
-"""Batches of random crops from image banks: `batch = f(seed, step)`, however many threads and processes read them."""
+"""Batches of random crops from image banks: `batch = f(seed, step)`, however many threads and
+processes read them.
+"""
 
 import bisect
 import functools
@@ -41,14 +43,16 @@ class Group:
 class ImageLoader:
     """Random crops of the images of one split, as batches that are addressed by their step.
 
-    A batch is a dict of arrays whose leading axis is the row: pixels [rows, crop, crop, C] uint8 or uint16, channels
-    [rows, C] int32 (positions in the vocabulary), row [rows] int32 (0 to global_batch_size - 1) and image [rows] int32
-    (counted over all banks). All rows of one batch have the channels and dtype of one group.
+    A batch is a dict of arrays whose leading axis is the row: pixels [rows, crop, crop, C] uint8 or
+    uint16, channels [rows, C] int32 (positions in the vocabulary), row [rows] int32 (0 to
+    global_batch_size - 1) and image [rows] int32 (counted over all banks). All rows of one batch
+    have the channels and dtype of one group.
 
     Args:
       banks: what to read.
       channels: the vocabulary, all channel names in order.
-      weights: share of the rows from each bank, any scale, kept to within 1 %; () = every image equally often.
+      weights: share of the rows from each bank, any scale, kept to within 1 %; () = every image
+        equally often.
       split, split_by, val_groups, val_fraction: see `split.split_rows`.
       crop_size: height and width in pixels.
       crops_per_image: consecutive rows that are crops of one image, decoded together.
@@ -56,7 +60,8 @@ class ImageLoader:
       rotate: turn rows by 0, 90, 180 or 270 degrees.
       seed: of the order and of all draws.
       global_batch_size: rows of a batch over all processes.
-      process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B / count).
+      process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
+        count).
       threads: that decode; 0 = as many as cores.
       prefetch_batches: decoded batches that wait in memory.
       on_bad_image: "error", or "skip": take the next image of the bank's split that can be read.
@@ -67,7 +72,8 @@ class ImageLoader:
       num_images: images in this split.
       bad_items: different images that this process could not read so far.
       items, item_key, unit, units_per_row, steps_per_epoch: see `tasks.Loader`.
-      fingerprints: {number and name of a bank: checksum of its metadata}; a run must not be continued with others.
+      fingerprints: {number and name of a bank: checksum of its metadata}; a run must not be
+        continued with others.
 
     Raises:
       UserError: whatever the banks and arguments do not allow.
@@ -97,20 +103,35 @@ class ImageLoader:
         max_bad_images: int = 100,
     ):
         self.banks, self.channels, self.split = list(banks), tuple(channels), split
-        self.crop_size, self.crops_per_image, self.flip, self.rotate = crop_size, crops_per_image, flip, rotate
-        self.seed, self.global_batch_size, self.prefetch_batches = seed, global_batch_size, max(prefetch_batches, 1)
+        self.crop_size, self.crops_per_image, self.flip, self.rotate = (
+            crop_size,
+            crops_per_image,
+            flip,
+            rotate,
+        )
+        self.seed, self.global_batch_size, self.prefetch_batches = (
+            seed,
+            global_batch_size,
+            max(prefetch_batches, 1),
+        )
         self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
         self.threads = threads or core_count()
         self._check(weights, process_count)
         self._local_rows = global_batch_size // process_count
         self._first_row = process_index * self._local_rows
-        self._rows = split_rows(self.banks, split, split_by=split_by, val_groups=val_groups, val_fraction=val_fraction)
+        self._rows = split_rows(
+            self.banks, split, split_by=split_by, val_groups=val_groups, val_fraction=val_fraction
+        )
         self.groups = self._make_groups()
         self.num_images = sum(map(len, self._rows))
         self._readers = [CropReader(bank) for bank in self.banks]
         self._first_id = [0, *itertools.accumulate(len(bank) for bank in self.banks)]
-        self._sources = [bank for group in self.groups for bank in group.banks]  # in the order in which images count
-        self._first_image = [0, *itertools.accumulate(len(self._rows[bank]) for bank in self._sources)]
+        # in the order in which images count
+        self._sources = [bank for group in self.groups for bank in group.banks]
+        self._first_image = [
+            0,
+            *itertools.accumulate(len(self._rows[bank]) for bank in self._sources),
+        ]
         self._order = BatchOrder(
             [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
             [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
@@ -119,7 +140,9 @@ class ImageLoader:
         )
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
-        self.fingerprints = {f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)}
+        self.fingerprints = {
+            f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)
+        }
         if split == "train":
             self._warn_of_amplification()
 
@@ -139,7 +162,9 @@ class ImageLoader:
         return [self._spec(group, self.global_batch_size) for group in self.groups]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the banks alone."""
+        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
+        banks alone.
+        """
         arrays, tasks = self._plan(step, np.empty(self._buffer_bytes(), np.uint8))
         with ThreadPoolExecutor(self.threads) as pool:
             for future in [pool.submit(task) for task in tasks]:
@@ -147,7 +172,8 @@ class ImageLoader:
         return arrays
 
     def iterate(self, start_step: int, stop_step: int | None = None) -> Prefetcher:
-        """The batches from `start_step` on, decoded ahead; a context manager whose items are `LoadedBatch`es.
+        """The batches from `start_step` on, decoded ahead; a context manager whose items are
+        `LoadedBatch`es.
 
         It ends before `stop_step`, or never.
         """
@@ -160,15 +186,20 @@ class ImageLoader:
             prefetch_batches=self.prefetch_batches,
         )
 
-    def requests(self, step: int, start: int, stop: int) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+    def requests(
+        self, step: int, start: int, stop: int
+    ) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
         """What the rows `start` to `stop` of a step's global batch are made of, image by image.
 
         Yields:
-          (bank, position of the image in the bank's split, [(y, x, draw for the orientation), one a row]).
+          (bank, position of the image in the bank's split, [(y, x, draw for the orientation), one a
+          row]).
         """
         group, batch = self._order.batch(step)
         draws = crop_draws(self.seed, step, start, stop)
-        for place, rows in itertools.groupby(range(start, stop), key=lambda row: row // self.crops_per_image):
+        for place, rows in itertools.groupby(
+            range(start, stop), key=lambda row: row // self.crops_per_image
+        ):
             number = self._order.image(group, batch, place)
             source = bisect.bisect_right(self._first_image, number) - 1
             bank = self._sources[source]
@@ -189,49 +220,63 @@ class ImageLoader:
     def describe(self) -> str:
         """One paragraph for the start-up banner."""
         banks = ", ".join(
-            f"{bank.path.name} ({len(rows):,} of {len(bank):,} images of {bank.shape[1]} x {bank.shape[2]} px, "
-            f"{bank.shape[3]} channels {bank.dtype.name}, decodes {self._amplification(reader):.1f} x the crop"
-            f"{'' if reader.direct else ', by TensorStore'})"
+            f"{bank.path.name} ({len(rows):,} of {len(bank):,} images of {bank.shape[1]} x"
+            f" {bank.shape[2]} px, {bank.shape[3]} channels {bank.dtype.name}, decodes"
+            f" {self._amplification(reader):.1f} x the"
+            f" crop{'' if reader.direct else ', by TensorStore'})"
             for bank, rows, reader in zip(self.banks, self._rows, self._readers, strict=True)
         )
         sets = "one channel set" if len(self.groups) == 1 else f"{len(self.groups)} channel sets"
         buffers, mib = buffers_needed(self.prefetch_batches), self._buffer_bytes() / 2**20
         return (
-            f"{self.split}: {self.num_images:,} images, {sets}: {banks}. {self.crop_size} px crops, "
-            f"{self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers of {mib:.1f} MiB."
+            f"{self.split}: {self.num_images:,} images, {sets}: {banks}. {self.crop_size} px crops,"
+            f" {self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers"
+            f" of {mib:.1f} MiB."
         )
 
     def _check(self, weights: Sequence[float], process_count: int) -> None:
         size = self.global_batch_size
         if not self.banks:
             raise UserError(
-                "There is no bank to read: data.banks is empty. Make one with `python -m phenomjax.prepare`."
+                "There is no bank to read: data.banks is empty. Make one with `python -m"
+                " phenomjax.prepare`."
             )
         for key, divisor, mend in (
             ("process_count", process_count, "a multiple of the number of processes"),
-            ("data.crops_per_image", self.crops_per_image, "a multiple of it, or change data.crops_per_image"),
+            (
+                "data.crops_per_image",
+                self.crops_per_image,
+                "a multiple of it, or change data.crops_per_image",
+            ),
         ):
             if divisor < 1 or size < 1 or size % divisor:
-                raise UserError(f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}.")
+                raise UserError(
+                    f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}."
+                )
         if weights and (len(weights) != len(self.banks) or min(weights) <= 0):
             raise UserError(
-                f"data.weights={tuple(weights)} does not fit the {len(self.banks)} banks: give one number above 0 for "
-                "each, or () for every image equally often. A bank without weight is left out of data.banks."
+                f"data.weights={tuple(weights)} does not fit the {len(self.banks)} banks: give one"
+                " number above 0 for each, or () for every image equally often. A bank without"
+                " weight is left out of data.banks."
             )
         if self.on_bad_image not in ("error", "skip"):
-            raise UserError(f"data.on_bad_image={self.on_bad_image!r} is unknown. There are: error, skip.")
+            raise UserError(
+                f"data.on_bad_image={self.on_bad_image!r} is unknown. There are: error, skip."
+            )
         for bank in self.banks:
             if self.crop_size > min(bank.shape[1:3]):
                 raise UserError(
-                    f"data.crop_size={self.crop_size} is larger than the images of {bank.path}, which are "
-                    f"{bank.shape[1]} x {bank.shape[2]} px. Set --config.data.crop_size={min(bank.shape[1:3])} or less."
+                    f"data.crop_size={self.crop_size} is larger than the images of {bank.path},"
+                    f" which are {bank.shape[1]} x {bank.shape[2]} px. Set"
+                    f" --config.data.crop_size={min(bank.shape[1:3])} or less."
                 )
             for name in bank.channels:
                 if name not in self.channels:
                     raise UserError(
-                        f"The bank {bank.path} has a channel {name!r}, which the model does not know"
-                        f".{did_you_mean(name, self.channels)} It knows: {', '.join(self.channels)}. Leave "
-                        "model.channels empty to take all channels of the banks, or prepare the bank with other channel names."
+                        f"The bank {bank.path} has a channel {name!r}, which the model does not"
+                        f" know.{did_you_mean(name, self.channels)} It knows:"
+                        f" {', '.join(self.channels)}. Leave model.channels empty to take all"
+                        " channels of the banks, or prepare the bank with other channel names."
                     )
 
     def _make_groups(self) -> list[Group]:
@@ -240,8 +285,12 @@ class ImageLoader:
             if len(rows):
                 members.setdefault((bank.channels, bank.dtype), []).append(number)
             else:
-                log.info("%s has no image in the %s split and is not used for it", bank.path, self.split)
-        return [Group(channels, dtype, tuple(banks)) for (channels, dtype), banks in members.items()]
+                log.info(
+                    "%s has no image in the %s split and is not used for it", bank.path, self.split
+                )
+        return [
+            Group(channels, dtype, tuple(banks)) for (channels, dtype), banks in members.items()
+        ]
 
     def _spec(self, group: Group, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         ids, depth = np.dtype(np.int32), len(group.channels)
@@ -263,14 +312,20 @@ class ImageLoader:
         for reader in self._readers:
             if (times := self._amplification(reader)) > HIGH_AMPLIFICATION:
                 log.warning(
-                    "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x %s px are large "
-                    "against crops of %d px. Prepare it with --chunk %d, or take several crops of an image with "
-                    "--config.data.crops_per_image.",
-                    reader.bank.path, times, *reader.bank.chunk_shape[:2], self.crop_size, max(self.crop_size // 2, 16),
-                )  # fmt: skip
+                    "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x"
+                    " %s px are large against crops of %d px. Prepare it with --chunk %d, or take"
+                    " several crops of an image with --config.data.crops_per_image.",
+                    reader.bank.path,
+                    times,
+                    *reader.bank.chunk_shape[:2],
+                    self.crop_size,
+                    max(self.crop_size // 2, 16),
+                )
 
     def _plan(self, step: int, buffer: np.ndarray) -> tuple[dict[str, np.ndarray], list[Task]]:
-        """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each for a few rows."""
+        """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each
+        for a few rows.
+        """
         group = self.groups[self._order.batch(step)[0]]
         spec, first, count = self._spec(group, self._local_rows), self._first_row, self._local_rows
         shape, dtype = spec["pixels"]
@@ -287,27 +342,42 @@ class ImageLoader:
         fill = functools.partial(self._fill, arrays["pixels"], arrays["image"], step)
         return arrays, [functools.partial(fill, *span) for span in itertools.pairwise(edges)]
 
-    def _fill(self, pixels: np.ndarray, image: np.ndarray, step: int, start: int, stop: int) -> None:
-        """Decodes the rows `start` to `stop` (counted in the global batch) into this process's arrays."""
+    def _fill(
+        self, pixels: np.ndarray, image: np.ndarray, step: int, start: int, stop: int
+    ) -> None:
+        """Decodes the rows `start` to `stop` (counted in the global batch) into this process's
+        arrays.
+        """
         row = start - self._first_row
-        # All requests first: between two crops, Grain's code would not be in the cache and cost 3 x as much.
+        # All requests first: between two crops, Grain's code would not be in the cache and cost 3 x
+        # as much.
         for bank, position, crops in list(self.requests(step, start, stop)):
             rows = slice(row, row + len(crops))
-            outs = [self._oriented(out, turn) for out, (_, _, turn) in zip(pixels[rows], crops, strict=True)]
+            outs = [
+                self._oriented(out, turn)
+                for out, (_, _, turn) in zip(pixels[rows], crops, strict=True)
+            ]
             ys, xs = [crop[0] for crop in crops], [crop[1] for crop in crops]
             image[rows] = self._first_id[bank] + self._read(outs, bank, position, ys, xs)
             row = rows.stop
 
     def _oriented(self, out: np.ndarray, draw: int) -> np.ndarray:
-        """A view of `out`; a crop written into it arrives mirrored, then turned by a multiple of 90 degrees."""
+        """A view of `out`; a crop written into it arrives mirrored, then turned by a multiple of 90
+        degrees.
+        """
         if self.rotate:
             out = np.rot90(out, -(draw >> 2 & 3))
         if self.flip:
             out = out[:: -1 if draw & 1 else 1, :: -1 if draw & 2 else 1]
         return out
 
-    def _read(self, outs: list[np.ndarray], bank: int, position: int, ys: list[int], xs: list[int]) -> int:
-        """Reads crops of an image, or where it is bad of the next one of the bank's split. Returns which it was."""
+    def _read(
+        self, outs: list[np.ndarray], bank: int, position: int, ys: list[int], xs: list[int]
+    ) -> int:
+        """Reads crops of an image, or where it is bad of the next one of the bank's split.
+
+        Returns which it was.
+        """
         rows = self._rows[bank]
         for attempt in range(len(rows)):
             row = int(rows[(position + attempt) % len(rows)])
@@ -318,7 +388,10 @@ class ImageLoader:
                 if self.on_bad_image == "error":
                     raise
                 self._count_bad(bank, row, error)
-        raise UserError(f"No image of the {self.split} split of {self.banks[bank].path} can be read. Prepare it again.")
+        raise UserError(
+            f"No image of the {self.split} split of {self.banks[bank].path} can be read. Prepare it"
+            " again."
+        )
 
     def _count_bad(self, bank: int, row: int, error: BadImageError) -> None:
         with self._lock:
@@ -328,6 +401,6 @@ class ImageLoader:
             log.warning("bad image %d, the next one is taken instead: %s", len(self._bad), error)
             if len(self._bad) > self.max_bad_images:
                 raise UserError(
-                    f"{len(self._bad)} images could not be read, more than data.max_bad_images={self.max_bad_images}; "
-                    f"the last: {error}"
+                    f"{len(self._bad)} images could not be read, more than"
+                    f" data.max_bad_images={self.max_bad_images}; the last: {error}"
                 ) from error

@@ -1,4 +1,6 @@
-"""OME-Zarr plates (NGFF 0.4 on Zarr v2, 0.5 on Zarr v3): which fields they hold, and their pixels at full resolution."""
+"""OME-Zarr plates (NGFF 0.4 on Zarr v2, 0.5 on Zarr v3): which fields they hold, and their pixels
+at full resolution.
+"""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +57,9 @@ def attributes(folder: Path) -> dict:
         try:
             content = json.loads(file.read_text())
         except ValueError as error:
-            raise UserError(f"{file} is not valid JSON ({error}): it is damaged. Copy it again.") from error
+            raise UserError(
+                f"{file} is not valid JSON ({error}): it is damaged. Copy it again."
+            ) from error
         found = content if name == ".zattrs" else content.get("attributes") or {}
         return found.get("ome") or found
     return {}
@@ -65,7 +69,11 @@ def plates(folder: Path) -> list[Path]:
     """The folder itself when it is a plate, else the plates directly in it, in order of name."""
     if "plate" in attributes(folder):
         return [folder]
-    return [child for child in sorted(folder.iterdir()) if child.is_dir() and "plate" in attributes(child)]
+    return [
+        child
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and "plate" in attributes(child)
+    ]
 
 
 def fields(plate: Path) -> Iterator[Field]:
@@ -78,27 +86,33 @@ def fields(plate: Path) -> Iterator[Field]:
         images = attributes(plate / well["path"]).get("well", {}).get("images")
         if images is None:
             raise UserError(
-                f"The plate {plate} lists the well {well['path']}, but that folder has no OME metadata of a well: the plate "
-                "was not copied whole. Copy it again."
+                f"The plate {plate} lists the well {well['path']}, but that folder has no OME"
+                " metadata of a well: the plate was not copied whole. Copy it again."
             )
         for image in images:
             folder = plate / well["path"] / image["path"]
             scales = attributes(folder).get("multiscales")
             if not scales:
                 raise UserError(
-                    f"The well {plate / well['path']} lists the image {image['path']}, but that folder has no 'multiscales' "
-                    "metadata: the plate was not copied whole. Copy it again."
+                    f"The well {plate / well['path']} lists the image {image['path']}, but that"
+                    " folder has no 'multiscales' metadata: the plate was not copied whole. Copy"
+                    " it again."
                 )
-            yield Field(folder / scales[0]["datasets"][0]["path"], plate.stem, well["path"], image["path"])
+            yield Field(
+                folder / scales[0]["datasets"][0]["path"], plate.stem, well["path"], image["path"]
+            )
 
 
 def image(array: Path) -> Image:
     """Reads the metadata beside an array that `fields` named."""
     found = attributes(array.parent)
     scale = found["multiscales"][0]
-    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scale.get("axes", "tczyx")]
+    axes = [
+        axis if isinstance(axis, dict) else {"name": axis} for axis in scale.get("axes", "tczyx")
+    ]
     labels = tuple(
-        str(channel.get("label", i + 1)) for i, channel in enumerate(found.get("omero", {}).get("channels", ()))
+        str(channel.get("label", i + 1))
+        for i, channel in enumerate(found.get("omero", {}).get("channels", ()))
     )
     size = None
     for step in scale["datasets"][0].get("coordinateTransformations", ()):
@@ -116,14 +130,18 @@ def open_field(array: Path) -> ts.TensorStore:
     """
     axes = image(array).axes
     driver = "zarr3" if (array / "zarr.json").is_file() else "zarr"
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{array}/"}, "recheck_cached_data": "open"}
+    spec = {
+        "driver": driver,
+        "kvstore": {"driver": "file", "path": f"{array}/"},
+        "recheck_cached_data": "open",
+    }
     pixels = ts.open(spec, open=True).result()
     for axis in axes:
         if axis not in "cyx":
             if pixels.shape[axes.index(axis)] != 1:
                 raise UserError(
-                    f"{array} has {pixels.shape[axes.index(axis)]} points along its axis {axis!r}: a bank holds single planes. "
-                    "Project it, or select one plane, first."
+                    f"{array} has {pixels.shape[axes.index(axis)]} points along its axis {axis!r}:"
+                    " a bank holds single planes. Project it, or select one plane, first."
                 )
             pixels = pixels[(slice(None),) * axes.index(axis) + (0,)]
             axes = axes.replace(axis, "")

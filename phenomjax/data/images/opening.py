@@ -17,12 +17,17 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
       axes: for an array that is no bank, its axes in order: a permutation of "NHWC", or of "NHW".
 
     Raises:
-      UserError: nothing there, no bank, an unfinished one, or one of another version; it names what it found.
+      UserError: nothing there, no bank, an unfinished one, or one of another version; it names what
+        it found.
     """
     path = Path(path)
     if not path.is_dir():
         near = difflib.get_close_matches(path.name, names(path.parent), n=1, cutoff=0.5)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else f" In {path.parent}: {listing(path.parent)}."
+        hint = (
+            f" Did you mean {path.parent / near[0]}?"
+            if near
+            else f" In {path.parent}: {listing(path.parent)}."
+        )
         mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
         raise UserError(f"There is no bank at {path}.{hint} {mend}")
     if axes is not None or "plate" in ome.attributes(path):
@@ -31,27 +36,33 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         return foreign.PlateBank(path) if axes is None else foreign.ArrayBank(path, axes)
     if (path / UNFINISHED).is_dir():
         raise UserError(
-            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run the same "
-            "`python -m phenomjax.prepare images` command again; it continues where it stopped."
+            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run"
+            " the same `python -m phenomjax.prepare images` command again; it continues where it"
+            " stopped."
         )
     group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
     entry = (group.get("attributes") or {}).get("phenomjax") or {}
     if entry.get("format") != FORMAT:
         what = "a Zarr array" if (path / ".zarray").is_file() or "shape" in group else "a folder"
-        hint = "Name the axes to read it as it is, for instance axes='NCHW'." if what == "a Zarr array" else ""
+        hint = (
+            "Name the axes to read it as it is, for instance axes='NCHW'."
+            if what == "a Zarr array"
+            else ""
+        )
         raise UserError(
-            f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image bank is made by "
-            "`python -m phenomjax.prepare images`."
+            f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image"
+            " bank is made by `python -m phenomjax.prepare images`."
         )
     if entry.get("version") != VERSION:
         raise UserError(
-            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads version {VERSION}. "
-            "Prepare it again from its source files, or install the phenomjax that wrote it."
+            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
+            f" version {VERSION}. Prepare it again from its source files, or install the phenomjax"
+            " that wrote it."
         )
     for name in ("images/zarr.json", "metadata.parquet"):
         if not (path / name).is_file():
             raise UserError(
-                f"The bank {path} has no {name}: it was not copied whole, or its preparation was interrupted. Copy it "
-                "again, or run the command that prepared it again."
+                f"The bank {path} has no {name}: it was not copied whole, or its preparation was"
+                " interrupted. Copy it again, or run the command that prepared it again."
             )
     return ImageBank(path)

@@ -1,7 +1,9 @@
-"""Which image and which crop a row of a batch is: a function of (seed, step, row), whoever asks for it.
+"""Which image and which crop a row of a batch is: a function of (seed, step, row), whoever asks for
+it.
 
-Grain gives the order: images shuffled anew each epoch, banks and channel sets mixed by weight, all of it addressed by
-position. The position of a crop comes from a counter-based generator whose counter is (row, step).
+Grain gives the order: images shuffled anew each epoch, banks and channel sets mixed by weight, all
+of it addressed by position. The position of a crop comes from a counter-based generator whose
+counter is (row, step).
 """
 
 import functools
@@ -15,7 +17,8 @@ SMALL = 2**16  # images; from here on Grain's shuffle is fast
 class BatchOrder:
     """The order of images over all steps.
 
-    A *group* is a set of banks whose images can share a batch. Images are counted over all groups, in their order.
+    A *group* is a set of banks whose images can share a batch. Images are counted over all groups,
+    in their order.
 
     Args:
       sizes: for each group, the number of images of each of its banks.
@@ -32,7 +35,8 @@ class BatchOrder:
         seed: int,
         images_per_batch: int,
     ):
-        import grain  # here and below, because importing it imports jax, and phenomjax.data must not
+        # here and below, because importing it imports jax, and phenomjax.data must not
+        import grain
 
         self.images_per_batch, self._images, start = images_per_batch, [], 0
         for group, group_sizes in enumerate(sizes):
@@ -42,11 +46,19 @@ class BatchOrder:
                 start += size
             if weights is None:
                 ranges = [(group_start, start)]
-            shuffled = [_shuffled(*span, _shuffle_seed(seed, group, number)) for number, span in enumerate(ranges)]
+            shuffled = [
+                _shuffled(*span, _shuffle_seed(seed, group, number))
+                for number, span in enumerate(ranges)
+            ]
             share = weights[group] if weights else None
-            self._images.append(shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, share))
+            self._images.append(
+                shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, share)
+            )
         shares = [sum(part) for part in (sizes if weights is None else weights)]
-        batches = [grain.MapDataset.range(2**48).map(lambda number, g=g: (g, number)) for g in range(len(sizes))]
+        batches = [
+            grain.MapDataset.range(2**48).map(lambda number, g=g: (g, number))
+            for g in range(len(sizes))
+        ]
         self._batches = batches[0] if len(batches) == 1 else grain.MapDataset.mix(batches, shares)
 
     def batch(self, step: int) -> tuple[int, int]:
@@ -54,7 +66,9 @@ class BatchOrder:
         return self._batches[step]
 
     def image(self, group: int, batch: int, place: int) -> int:
-        """The image at `place` (0 to images_per_batch - 1) of a group's batch, counted over all groups."""
+        """The image at `place` (0 to images_per_batch - 1) of a group's batch, counted over all
+        groups.
+        """
         return self._images[group][batch * self.images_per_batch + place]
 
 
@@ -63,8 +77,11 @@ def crop_draws(seed: int, step: int, start: int, stop: int) -> list[list[int]]:
 
     `draw * n >> 32` is an integer 0 to n - 1, all equally likely to within n / 2**32.
     """
-    # Raw output of Philox: NumPy promises that it never changes, which it does not for integers() or random().
-    generator = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=np.array([start, step, 0, 0], np.uint64))
+    # Raw output of Philox: NumPy promises that it never changes, which it does not for integers()
+    # or random().
+    generator = np.random.Philox(
+        key=np.array([seed, 0], np.uint64), counter=np.array([start, step, 0, 0], np.uint64)
+    )
     return generator.random_raw(4 * (stop - start)).view(np.uint32).reshape(-1, 8).tolist()
 
 
@@ -78,7 +95,9 @@ def _shuffled(start: int, stop: int, seed: int):
 
 
 class _SmallShuffle:
-    """The same as a Grain data source for few images: Grain's own shuffle takes 65,000 / n rounds, 0.3 ms at n = 100."""
+    """The same as a Grain data source for few images: Grain's own shuffle takes 65,000 / n rounds,
+    0.3 ms at n = 100.
+    """
 
     def __init__(self, start: int, stop: int, seed: int):
         self._start, self._count, self._seed = start, stop - start, seed
@@ -93,7 +112,9 @@ class _SmallShuffle:
 
 @functools.lru_cache(maxsize=16)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    generator = np.random.Philox(key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64))
+    generator = np.random.Philox(
+        key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64)
+    )
     return np.argsort(generator.random_raw(count), kind="stable")
 
 

@@ -1,7 +1,9 @@
-"""Random crops of a bank's images: a direct reader of its shards, and TensorStore for every other array.
+"""Random crops of a bank's images: a direct reader of its shards, and TensorStore for every other
+array.
 
-The direct road costs about half of TensorStore's CPU time: the index of a shard is kept, neighbouring chunks come with
-one pread into a buffer that is used again, they are decoded without the GIL, and only the wanted pixels are copied.
+The direct road costs about half of TensorStore's CPU time: the index of a shard is kept,
+neighbouring chunks come with one pread into a buffer that is used again, they are decoded without
+the GIL, and only the wanted pixels are copied.
 """
 
 import errno
@@ -18,14 +20,21 @@ import tensorstore as ts
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.system.errors import UserError
 
-INDEX_CACHE_BYTES = 64 << 20  # 16,000 images of 256 chunks; a bank of 100 million images must not fill the memory
-RUN_BYTES = 1 << 20  # the longest single read: larger ones leave the second-level cache before they are decoded
+# 16,000 images of 256 chunks; a bank of 100 million images must not fill the memory
+INDEX_CACHE_BYTES = 64 << 20
+# the longest single read: larger ones leave the second-level cache before they are decoded
+RUN_BYTES = 1 << 20
 MISSING = 2**64 - 1  # offset of a chunk that was never written
-DECODERS: dict[str, Callable[..., Any]] = {"blosc": imagecodecs.blosc_decode, "zstd": imagecodecs.zstd_decode}
+DECODERS: dict[str, Callable[..., Any]] = {
+    "blosc": imagecodecs.blosc_decode,
+    "zstd": imagecodecs.zstd_decode,
+}
 
 
 class BadImageError(UserError):
-    """An image that cannot be read: its file is missing, truncated or damaged; `what` says it in a few words."""
+    """An image that cannot be read: its file is missing, truncated or damaged; `what` says it in a
+    few words.
+    """
 
     what = ""
 
@@ -41,7 +50,8 @@ class CropReader:
     def __init__(self, bank: ImageBank):
         self.bank = bank
         _, self._height, self._width, depth = bank.shape
-        self._pixel = np.dtype((np.void, depth * bank.dtype.itemsize))  # all channels of a pixel as one item
+        # all channels of a pixel as one item
+        self._pixel = np.dtype((np.void, depth * bank.dtype.itemsize))
         self.direct = bool(bank.attributes) and _has_known_codecs(bank.stored)
         self._scratch = threading.local()
         if self.direct:
@@ -60,16 +70,22 @@ class CropReader:
         `out` may be a flipped or rotated view, as long as the channels of a pixel lie side by side.
 
         Raises:
-          BadImageError: the image is missing, truncated or damaged; names bank, image, file and the mend.
+          BadImageError: the image is missing, truncated or damaged; names bank, image, file and the
+            mend.
         """
         self.read_crops([out], image, [y], [x])
 
-    def read_crops(self, outs: Sequence[np.ndarray], image: int, ys: Sequence[int], xs: Sequence[int]) -> None:
+    def read_crops(
+        self, outs: Sequence[np.ndarray], image: int, ys: Sequence[int], xs: Sequence[int]
+    ) -> None:
         """`read_into` for several crops of one image: no chunk is decoded twice."""
         for out, y, x in zip(outs, ys, xs, strict=True):
             inside = 0 <= y <= self._height - out.shape[0] and 0 <= x <= self._width - out.shape[1]
             if not inside or not 0 <= image < len(self.bank) or out.dtype != self.bank.dtype:
-                raise ValueError(f"no crop {out.shape} {out.dtype} at image {image}, y {y}, x {x} in {self.bank.path}")
+                raise ValueError(
+                    f"no crop {out.shape} {out.dtype} at image {image}, y {y}, x {x} in"
+                    f" {self.bank.path}"
+                )
         try:
             if self.direct:
                 self._read_direct(outs, image, ys, xs)
@@ -78,12 +94,15 @@ class CropReader:
         except FileNotFoundError as error:
             raise self._bad(image, "its file is not there") from error
         except OSError as error:
-            if error.errno != errno.EIO:  # too many open files, no permission, ...: not the fault of this image
+            # too many open files, no permission, ...: not the fault of this image
+            if error.errno != errno.EIO:
                 raise
             raise self._bad(image, "the disk reports an input/output error") from error
 
     def amplification(self, crop_size: int, crops_per_image: int = 1) -> float:
-        """Expected bytes decoded for one byte delivered, for square crops at positions that are all equally likely."""
+        """Expected bytes decoded for one byte delivered, for square crops at positions that are all
+        equally likely.
+        """
         chunk, (_, height, width, depth) = self.bank.chunk_shape, self.bank.shape
         decoded, whole = 1.0, 1.0
         for size, step in ((height, chunk[0]), (width, chunk[1])):
@@ -91,22 +110,32 @@ class CropReader:
             decoded *= np.mean((starts + crop_size - 1) // step - starts // step + 1) * step
             whole *= -(-size // step) * step
         channels = -(-depth // chunk[2]) * chunk[2] / depth
-        return float(self.bank.images_per_chunk * channels * min(decoded, whole / crops_per_image) / crop_size**2)
+        return float(
+            self.bank.images_per_chunk
+            * channels
+            * min(decoded, whole / crops_per_image)
+            / crop_size**2
+        )
 
     def _read_tensorstore(self, outs, image, ys, xs) -> None:
         try:
-            if len(outs) > 1 and self.amplification(outs[0].shape[0], len(outs)) < self.amplification(outs[0].shape[0]):
+            if len(outs) > 1 and self.amplification(
+                outs[0].shape[0], len(outs)
+            ) < self.amplification(outs[0].shape[0]):
                 whole = self.bank.read(image)
                 for out, y, x in zip(outs, ys, xs, strict=True):
                     out[...] = whole[y : y + out.shape[0], x : x + out.shape[1]]
                 return
             writes = [
-                ts.array(out, copy=False).write(self.bank.array[image, y : y + out.shape[0], x : x + out.shape[1]])
+                ts.array(out, copy=False).write(
+                    self.bank.array[image, y : y + out.shape[0], x : x + out.shape[1]]
+                )
                 for out, y, x in zip(outs, ys, xs, strict=True)
             ]
             for write in writes:
                 write.result()
-        except (ValueError, RuntimeError) as error:  # what TensorStore raises for data it cannot read or decode
+        # what TensorStore raises for data it cannot read or decode
+        except (ValueError, RuntimeError) as error:
             raise self._bad(image, f"TensorStore says {str(error).split(' [')[0]}") from error
 
     def _read_direct(self, outs, image, ys, xs) -> None:
@@ -134,13 +163,17 @@ class CropReader:
             os.close(file)
 
     def _runs(self, image: int, index: memoryview, numbers: Sequence[int]):
-        """Yields (start, end, [(chunk number, offset, size)]) for chunks that follow each other in the file."""
+        """Yields (start, end, [(chunk number, offset, size)]) for chunks that follow each other in
+        the file.
+        """
         run: list[tuple[int, int, int]] = []
         start = end = 0
         for number in numbers:
             offset, size = index[2 * number], index[2 * number + 1]
             if offset == MISSING:
-                raise self._bad(image, f"chunk {divmod(number, self._grid[1])} is missing from its file")
+                raise self._bad(
+                    image, f"chunk {divmod(number, self._grid[1])} is missing from its file"
+                )
             if run and (offset != end or end + size - start > RUN_BYTES):
                 yield start, end, run
                 run = []
@@ -150,7 +183,9 @@ class CropReader:
             end = offset + size
         yield start, end, run
 
-    def _decoded(self, image: int, number: int, stored: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    def _decoded(
+        self, image: int, number: int, stored: np.ndarray, decoded: np.ndarray
+    ) -> np.ndarray:
         """The pixels of a chunk, valid until the next one is decoded."""
         if self._decode is None:
             decoded = stored
@@ -161,7 +196,9 @@ class CropReader:
                 where = f"chunk {divmod(number, self._grid[1])} of its file does not decode"
                 raise self._bad(image, f"{where} ({error})") from error
         if len(stored) != self._chunk_bytes:
-            raise self._bad(image, f"chunk {divmod(number, self._grid[1])} of its file has {len(stored)} bytes")
+            raise self._bad(
+                image, f"chunk {divmod(number, self._grid[1])} of its file has {len(stored)} bytes"
+            )
         return decoded.view(self._pixel).reshape(self._rows, self._columns)
 
     def _read_index(self, file: int, image: int) -> memoryview:
@@ -170,16 +207,24 @@ class CropReader:
         if len(content) != self._index_bytes or google_crc32c.value(content[:-4]) != int.from_bytes(
             content[-4:], "little"
         ):
-            raise self._bad(image, "the index at the end of its file is damaged: the file is truncated or overwritten")
+            raise self._bad(
+                image,
+                "the index at the end of its file is damaged: the file is truncated or overwritten",
+            )
         index = memoryview(content)[:-4].cast("Q")
         with self._lock:
-            while self._indices and (len(self._indices) + 1) * self._index_bytes > INDEX_CACHE_BYTES:
-                del self._indices[next(iter(self._indices))]  # the oldest: random crops have no favourites
+            while (
+                self._indices and (len(self._indices) + 1) * self._index_bytes > INDEX_CACHE_BYTES
+            ):
+                # the oldest: random crops have no favourites
+                del self._indices[next(iter(self._indices))]
             self._indices[image] = index
         return index
 
     def _buffer(self, name: str, size: int) -> np.ndarray:
-        """`size` bytes of this thread's buffer of that name; a fresh one each time would cost page faults."""
+        """`size` bytes of this thread's buffer of that name; a fresh one each time would cost page
+        faults.
+        """
         buffer = getattr(self._scratch, name, None)
         if buffer is None or len(buffer) < size:
             buffer = np.empty(size + size // 4, np.uint8)
@@ -189,26 +234,37 @@ class CropReader:
     def _bad(self, image: int, what: str) -> BadImageError:
         place = self.bank.shard_path(image) if self.bank.attributes else self.bank.path
         error = BadImageError(
-            f"{image_name(self.bank, image)} (image {image} of the bank {self.bank.path}) cannot be read: {what}. "
-            f"File: {place}. Probably the bank was not copied whole, or the disk is failing. Find all such images with "
-            f"`python -m phenomjax.prepare inspect {self.bank.path}` and copy or prepare them again; or leave them out "
-            "with --config.data.on_bad_image=skip."
+            f"{image_name(self.bank, image)} (image {image} of the bank {self.bank.path}) cannot be"
+            f" read: {what}. File: {place}. Probably the bank was not copied whole, or the disk is"
+            " failing. Find all such images with `python -m phenomjax.prepare inspect"
+            f" {self.bank.path}` and copy or prepare them again; or leave them out with"
+            " --config.data.on_bad_image=skip."
         )
         error.what = what
         return error
 
 
 def _overlaps(start: int, size: int, step: int) -> list[tuple[int, slice, slice]]:
-    """Along one axis, for each chunk that a crop touches: its number, and the overlap as slices of crop and chunk."""
+    """Along one axis, for each chunk that a crop touches: its number, and the overlap as slices of
+    crop and chunk.
+    """
     pieces = []
     for number in range(start // step, (start + size - 1) // step + 1):
         first, last = max(start, number * step), min(start + size, (number + 1) * step)
-        pieces.append((number, slice(first - start, last - start), slice(first - number * step, last - number * step)))
+        pieces.append(
+            (
+                number,
+                slice(first - start, last - start),
+                slice(first - number * step, last - number * step),
+            )
+        )
     return pieces
 
 
 def image_name(bank: ImageBank, image: int) -> str:
-    """What a biologist calls the image, "BANK PLATE/WELL/SITE", or "BANK #7" where the metadata do not say."""
+    """What a biologist calls the image, "BANK PLATE/WELL/SITE", or "BANK #7" where the metadata do
+    not say.
+    """
     row = bank.metadata.slice(image, 1).select(["plate", "well", "site"]).to_pylist()[0]
     known = [str(value) for value in row.values() if value is not None]
     return f"{bank.path.stem} {'/'.join(known) if known else f'#{image}'}"

@@ -1,4 +1,6 @@
-"""Which images of a bank are held out for validation: whole plates (or experiments, genes), never single images."""
+"""Which images of a bank are held out for validation: whole plates (or experiments, genes), never
+single images.
+"""
 
 import hashlib
 import logging
@@ -12,39 +14,61 @@ from phenomjax.data.images.bank import METADATA_SCHEMA, ImageBank
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
-PLACES = ("experiment", "plate", "well", "site")  # a plate's number means nothing without its experiment, and so on
+# a plate's number means nothing without its experiment, and so on
+PLACES = ("experiment", "plate", "well", "site")
 
 
 def split_rows(
-    banks: Sequence[ImageBank], split: str, *, split_by: str, val_groups: Sequence[str], val_fraction: float
+    banks: Sequence[ImageBank],
+    split: str,
+    *,
+    split_by: str,
+    val_groups: Sequence[str],
+    val_fraction: float,
 ) -> list[np.ndarray]:
-    """Rows of each bank that belong to `split`, in increasing order; "train" and "val" together are every row.
+    """Rows of each bank that belong to `split`, in increasing order; "train" and "val" together are
+    every row.
 
-    Without `val_groups`, a group is held out when the hash of its name falls below `val_fraction`. So a group stays on
-    its side when others are added; only the one that is held out because no hash falls below changes sides once
-    another one does.
+    Without `val_groups`, a group is held out when the hash of its name falls below `val_fraction`.
+    So a group stays on its side when others are added; only the one that is held out because no
+    hash falls below changes sides once another one does.
 
     Args:
       split: "train" or "val".
-      split_by: a column of the metadata. Places are named from the top down: "experiment/plate" for plate.
+      split_by: a column of the metadata. Places are named from the top down: "experiment/plate" for
+        plate.
       val_groups: names to hold out; () = by hash.
-      val_fraction: expected share of the groups of each bank; one at least where a bank has two or more. 0 = none.
+      val_fraction: expected share of the groups of each bank; one at least where a bank has two or
+        more. 0 = none.
 
     Raises:
       UserError: an unknown split, column or group, or no image in the split.
     """
     if split not in ("train", "val"):
-        raise UserError(f"Unknown split {split!r}.{did_you_mean(split, ('train', 'val'))} There are: train, val.")
+        raise UserError(
+            f"Unknown split {split!r}.{did_you_mean(split, ('train', 'val'))} There are: train,"
+            " val."
+        )
     if split_by not in METADATA_SCHEMA.names:
-        hint, columns = did_you_mean(split_by, METADATA_SCHEMA.names), ", ".join(METADATA_SCHEMA.names)
-        raise UserError(f"data.split_by={split_by!r} is no column of the metadata.{hint} There are: {columns}.")
+        hint, columns = (
+            did_you_mean(split_by, METADATA_SCHEMA.names),
+            ", ".join(METADATA_SCHEMA.names),
+        )
+        raise UserError(
+            f"data.split_by={split_by!r} is no column of the metadata.{hint} There are: {columns}."
+        )
     if not 0 <= val_fraction < 1:
-        raise UserError(f"data.val_fraction={val_fraction} must be at least 0 and below 1; 0.1 holds out a tenth.")
+        raise UserError(
+            f"data.val_fraction={val_fraction} must be at least 0 and below 1; 0.1 holds out a"
+            " tenth."
+        )
     groups = [_groups(bank, split_by) for bank in banks]
     known = sorted({name for names, _ in groups for name in names})
     for name in val_groups:
         if name not in known:
-            listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
+            listed = ", ".join(known[:8]) + (
+                f" and {len(known) - 8} more" if len(known) > 8 else ""
+            )
             raise UserError(
                 f"data.val_groups names {name!r}, but no bank has a {split_by} of that name"
                 f".{did_you_mean(name, known)} There are: {listed}."
@@ -53,16 +77,21 @@ def split_rows(
     for bank, (names, codes) in zip(banks, groups, strict=True):
         held_out = set(val_groups) if val_groups else _held_out(names, val_fraction)
         if split == "val" and val_fraction and not val_groups and not held_out:
-            log.info("%s has one %s only, so nothing of it is held out for validation", bank.path, split_by)
+            log.info(
+                "%s has one %s only, so nothing of it is held out for validation",
+                bank.path,
+                split_by,
+            )
         in_val = np.array([name in held_out for name in names], bool)[codes]
         rows.append(np.flatnonzero(in_val == (split == "val")).astype(np.int32))
     if not sum(map(len, rows)):
         what = {"train": "left to train on", "val": "held out for validation"}[split]
         raise UserError(
-            f"No image is {what}: the banks {', '.join(str(bank.path) for bank in banks)} have {len(known)} groups by "
-            f"{split_by} ({', '.join(known[:4])}{', ...' if len(known) > 4 else ''}), data.val_groups is "
-            f"{tuple(val_groups)} and data.val_fraction {val_fraction}. Name other groups, split by another column "
-            "with --config.data.split_by=well, or train without validation."
+            f"No image is {what}: the banks {', '.join(str(bank.path) for bank in banks)} have"
+            f" {len(known)} groups by {split_by}"
+            f" ({', '.join(known[:4])}{', ...' if len(known) > 4 else ''}), data.val_groups is"
+            f" {tuple(val_groups)} and data.val_fraction {val_fraction}. Name other groups, split"
+            " by another column with --config.data.split_by=well, or train without validation."
         )
     return rows
 
@@ -81,5 +110,9 @@ def _groups(bank: ImageBank, column: str) -> tuple[list[str], np.ndarray]:
 def _held_out(names: Sequence[str], fraction: float) -> set[str]:
     if not fraction or len(names) < 2:
         return set()
-    position = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names}
-    return {name for name in names if position[name] < fraction} or {min(names, key=position.__getitem__)}
+    position = {
+        name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names
+    }
+    return {name for name in names if position[name] < fraction} or {
+        min(names, key=position.__getitem__)
+    }

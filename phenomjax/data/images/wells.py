@@ -11,7 +11,8 @@ def normalise_number(text: str) -> str:
 
 
 def normalise_well(text: str) -> str:
-    """Spells a well as letters and two digits: A1, a01, A/1, r01c01, 1/1 -> A01; anything else stays.
+    """Spells a well as letters and two digits: A1, a01, A/1, r01c01, 1/1 -> A01; anything else
+    stays.
 
     Rows past Z are AA, AB, ... as on 1536-well plates.
     """

@@ -5,7 +5,8 @@
     NAME.zarr/offsets/c.K       int64, sequence i is tokens[offsets[i]:offsets[i + 1]], its boundary tokens included
     NAME.zarr/metadata.parquet  METADATA_SCHEMA, row i describes sequence i
 
-The sequences of a split stand together: attributes["splits"] = {"train": [first, last + 1], "validation": …, "test": …}.
+The sequences of a split stand together: attributes["splits"] = {"train": [first, last + 1],
+"validation": …, "test": …}.
 """
 
 import functools
@@ -28,16 +29,23 @@ from phenomjax.system.files import listing, read_json, write_json
 
 FORMAT, VERSION = "token_bank", 1
 METADATA_SCHEMA = pa.schema(
-    [("id", pa.string()), ("length", pa.int32()), ("description", pa.string()), ("source", pa.string())]
+    [
+        ("id", pa.string()),
+        ("length", pa.int32()),
+        ("description", pa.string()),
+        ("source", pa.string()),
+    ]
 )
 SPLITS = ("train", "validation", "test")
-# Tokens that stand before and after each sequence. One <eos> between sequences bounds both neighbours.
+# Tokens that stand before and after each sequence. One <eos> between sequences bounds both
+# neighbours.
 BOUNDARIES = {"eos": ((), (EOS,)), "bos_eos": ((BOS,), (EOS,))}
 CHUNK_BYTES = 2**26
 
 
 class FlatArray:
-    """A one-dimensional Zarr v3 array of uncompressed chunks, mapped into memory: any range is a copy away.
+    """A one-dimensional Zarr v3 array of uncompressed chunks, mapped into memory: any range is a
+    copy away.
 
     Attributes:
       dtype, size: of the array.
@@ -53,7 +61,9 @@ class FlatArray:
         return self.size
 
     def __getitem__(self, key: slice | int) -> Any:
-        """A range without step as a fresh array (a view where it lies in one chunk), or one element."""
+        """A range without step as a fresh array (a view where it lies in one chunk), or one
+        element.
+        """
         if isinstance(key, slice):
             start, stop, _ = key.indices(self.size)
             first, last = start // self._chunk, max(stop - 1, start) // self._chunk
@@ -69,8 +79,9 @@ class FlatArray:
             file = self.path / f"c.{number}"
             if not file.is_file() or file.stat().st_size != self._chunk * self.dtype.itemsize:
                 raise UserError(
-                    f"{file} is {'cut short' if file.is_file() else 'missing'}: the bank was not copied whole. Copy it again, or run the "
-                    "command that prepared it again; `python -m phenomjax.prepare inspect` lists every damaged file."
+                    f"{file} is {'cut short' if file.is_file() else 'missing'}: the bank was not"
+                    " copied whole. Copy it again, or run the command that prepared it again;"
+                    " `python -m phenomjax.prepare inspect` lists every damaged file."
                 )
             # A plain view: np.memmap's own slices cost a microsecond more each.
             self._maps[number] = np.asarray(np.memmap(file, self.dtype, "r"))
@@ -80,7 +91,9 @@ class FlatArray:
         return type(self), (self.path,)
 
 
-def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, name: str) -> dict[str, str]:
+def write_flat_description(
+    path: Path, size: int, dtype: np.dtype, chunk: int, name: str
+) -> dict[str, str]:
     """Writes the zarr.json of a FlatArray; returns its {file: sha256}, relative to the bank.
 
     Args:
@@ -90,13 +103,23 @@ def write_flat_description(path: Path, size: int, dtype: np.dtype, chunk: int, n
       chunk: elements of a chunk file; the last file is filled up with zeros.
       name: of its dimension.
     """
-    codec = {"name": "bytes", "configuration": {"endian": "little"}} if dtype.itemsize > 1 else {"name": "bytes"}
+    codec = (
+        {"name": "bytes", "configuration": {"endian": "little"}}
+        if dtype.itemsize > 1
+        else {"name": "bytes"}
+    )
     stored = {
-        "zarr_format": 3, "node_type": "array", "shape": [size], "data_type": dtype.name, "dimension_names": [name],
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [size],
+        "data_type": dtype.name,
+        "dimension_names": [name],
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0, "codecs": [codec], "attributes": {},
-    }  # fmt: skip
+        "fill_value": 0,
+        "codecs": [codec],
+        "attributes": {},
+    }
     write_json(path / "zarr.json", stored)
     return {f"{path.name}/zarr.json": hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()}
 
@@ -111,7 +134,11 @@ class FlatWriter:
     """
 
     def __init__(self, path: Path, dtype: str, chunk_bytes: int = CHUNK_BYTES):
-        self.path, self.dtype, self._chunk = path, np.dtype(dtype), chunk_bytes // np.dtype(dtype).itemsize
+        self.path, self.dtype, self._chunk = (
+            path,
+            np.dtype(dtype),
+            chunk_bytes // np.dtype(dtype).itemsize,
+        )
         self.size = 0
         self.checksums: dict[str, str] = {}
         self._file: Any = None
@@ -129,7 +156,9 @@ class FlatWriter:
                 self._close()
 
     def finish(self, name: str = "token") -> dict[str, str]:
-        """Writes what is left and zarr.json; returns {file: sha256}, relative to the bank. `name` is the dimension's."""
+        """Writes what is left and zarr.json; returns {file: sha256}, relative to the bank. `name`
+        is the dimension's.
+        """
         chunk = self._chunk
         if self.size < self._chunk:
             chunk = max(self.size, 1)
@@ -138,7 +167,9 @@ class FlatWriter:
         elif left := -self.size % self._chunk:
             self._append(np.zeros(left, self.dtype))
         self._close()
-        return self.checksums | write_flat_description(self.path, self.size, self.dtype, chunk, name)
+        return self.checksums | write_flat_description(
+            self.path, self.size, self.dtype, chunk, name
+        )
 
     def _append(self, part: np.ndarray) -> None:
         if self._file is None:
@@ -151,7 +182,9 @@ class FlatWriter:
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self.checksums[f"{self.path.name}/{Path(self._file.name).name}"] = self._hash.hexdigest()
+            self.checksums[f"{self.path.name}/{Path(self._file.name).name}"] = (
+                self._hash.hexdigest()
+            )
             self._file = None
 
 
@@ -176,8 +209,12 @@ class TokenBank:
         self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
         self.boundary = self.attributes["boundary"]
         self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
-        self.tokens, self.offsets = FlatArray(self.path / "tokens"), FlatArray(self.path / "offsets")
-        self.fingerprint = fingerprint([self.path / "zarr.json"])  # holds the checksums of everything else
+        self.tokens, self.offsets = (
+            FlatArray(self.path / "tokens"),
+            FlatArray(self.path / "offsets"),
+        )
+        # holds the checksums of everything else
+        self.fingerprint = fingerprint([self.path / "zarr.json"])
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -210,15 +247,22 @@ def open_token_bank(path: str | Path) -> TokenBank:
     """Opens a token bank to read.
 
     Raises:
-      UserError: nothing there, no token bank, an unfinished one, one of another version or with another vocabulary of that name.
+      UserError: nothing there, no token bank, an unfinished one, one of another version or with
+        another vocabulary of that name.
     """
-    path, mend = Path(path), "Make one with `python -m phenomjax.prepare sequences --source FILES --out NAME.zarr`."
+    path, mend = (
+        Path(path),
+        "Make one with `python -m phenomjax.prepare sequences --source FILES --out NAME.zarr`.",
+    )
     if not path.is_dir():
-        raise UserError(f"There is no bank at {path}. In {path.parent}: {listing(path.parent)}. {mend}")
+        raise UserError(
+            f"There is no bank at {path}. In {path.parent}: {listing(path.parent)}. {mend}"
+        )
     if (path / UNFINISHED).is_dir():
         raise UserError(
-            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run the same "
-            "`python -m phenomjax.prepare sequences` command again; it continues where it stopped."
+            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run"
+            " the same `python -m phenomjax.prepare sequences` command again; it continues where"
+            " it stopped."
         )
     group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
     entry = (group.get("attributes") or {}).get("phenomjax") or {}
@@ -227,15 +271,17 @@ def open_token_bank(path: str | Path) -> TokenBank:
         raise UserError(f"{path} is {what}, not a token bank; found there: {listing(path)}. {mend}")
     if entry.get("version") != VERSION:
         raise UserError(
-            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads version {VERSION}. "
-            "Prepare it again from its source files, or install the phenomjax that wrote it."
+            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
+            f" version {VERSION}. Prepare it again from its source files, or install the phenomjax"
+            " that wrote it."
         )
     bank = TokenBank(path)
     current = vocabulary(bank.vocabulary.name)
     if bank.vocabulary != current:
         raise UserError(
-            f"The bank {path} was made with version {bank.vocabulary.version} of the {current.name} vocabulary, and this phenomjax has "
-            f"version {current.version}: its ids mean other tokens. Prepare it again, or install the phenomjax that wrote it."
+            f"The bank {path} was made with version {bank.vocabulary.version} of the {current.name}"
+            f" vocabulary, and this phenomjax has version {current.version}: its ids mean other"
+            " tokens. Prepare it again, or install the phenomjax that wrote it."
         )
     return bank
 
@@ -248,13 +294,22 @@ def write_description(
     options: Mapping[str, Any],
     checksums: Mapping[str, str],
 ) -> None:
-    """Writes the group's zarr.json, the last file of a bank; `checksums` are those of all other files, {name: sha256}."""
+    """Writes the group's zarr.json, the last file of a bank; `checksums` are those of all other
+    files, {name: sha256}.
+    """
     entry = {
-        "format": FORMAT, "version": VERSION, "vocabulary": {"name": words.name, "version": words.version, "tokens": list(words.tokens)},
-        "boundary": boundary, "splits": {name: list(map(int, span)) for name, span in splits.items()}, "options": dict(options),
+        "format": FORMAT,
+        "version": VERSION,
+        "vocabulary": {"name": words.name, "version": words.version, "tokens": list(words.tokens)},
+        "boundary": boundary,
+        "splits": {name: list(map(int, span)) for name, span in splits.items()},
+        "options": dict(options),
         "checksums": dict(checksums),
-    }  # fmt: skip
-    write_json(path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}})
+    }
+    write_json(
+        path / "zarr.json",
+        {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
+    )
 
 
 def write_token_bank(
@@ -266,7 +321,8 @@ def write_token_bank(
     options: Mapping[str, Any] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> TokenBank:
-    """Writes a whole bank from sequences in memory (simulators, tests); big jobs go through `phenomjax.prepare sequences`.
+    """Writes a whole bank from sequences in memory (simulators, tests); big jobs go through
+    `phenomjax.prepare sequences`.
 
     Args:
       path: the folder, `NAME.zarr`.
@@ -293,7 +349,9 @@ def write_token_bank(
             rows.append({"id": name, "length": len(ids), "description": "", "source": ""})
         spans[split] = (first, len(rows))
     checksums = {**tokens.finish("token"), **offsets.finish("sequence")}
-    checksums["metadata.parquet"] = write_metadata(path, pa.Table.from_pylist(rows, METADATA_SCHEMA))
+    checksums["metadata.parquet"] = write_metadata(
+        path, pa.Table.from_pylist(rows, METADATA_SCHEMA)
+    )
     write_description(path, words, boundary, spans, options or {}, checksums)
     return open_token_bank(path)
 

@@ -1,6 +1,8 @@
-"""The loops over bytes of `prepare sequences`, compiled by numba: per-record Python caps at 150 MB/s, these run at a few hundred.
+"""The loops over bytes of `prepare sequences`, compiled by numba: per-record Python caps at 150
+MB/s, these run at a few hundred.
 
-They are compiled at their first use (some seconds) and cached beside this file, or in NUMBA_CACHE_DIR. All release the GIL.
+They are compiled at their first use (some seconds) and cached beside this file, or in
+NUMBA_CACHE_DIR. All release the GIL.
 """
 
 import numpy as np
@@ -9,7 +11,8 @@ from numba import njit
 # What the table of an alphabet says of bytes that are no token; vocabularies have at most 250 ids.
 NEWLINE, BLANK, STOP, BAD = 252, 253, 254, 255
 FIRST_SPECIAL = 252
-# Outcomes of a record; those below TOO_SHORT are errors of the input, the others are wished by an option.
+# Outcomes of a record; those below TOO_SHORT are errors of the input, the others are wished by an
+# option.
 KEPT, ILLEGAL, INNER_STOP, EMPTY, NO_ID, TOO_SHORT, TOO_LONG, AMBIGUOUS = range(8)
 OUTCOMES = 8
 PADDING = 16  # bytes behind the longest record that the scratch buffer needs
@@ -34,7 +37,8 @@ def _finish(value):
 
 @njit(cache=True, nogil=True)
 def hash_words(words, size):
-    """A 128-bit hash of `size` bytes that lie in uint64 `words`, zeros behind them: two lanes of multiply and mix.
+    """A 128-bit hash of `size` bytes that lie in uint64 `words`, zeros behind them: two lanes of
+    multiply and mix.
 
     It has no salt and is part of the format: splits depend on it, so it must never change.
     """
@@ -54,8 +58,8 @@ def hash_words(words, size):
 def _encode(data, place, end, table, scratch, fasta):
     """Ids of data[place:end] into scratch; with `fasta` ends before a line that begins with '>'.
 
-    Returns: where it ended, the number of ids, the place of the first byte that is no token (-1: none), how many ids stand before
-    the first '*' (-1: none).
+    Returns: where it ended, the number of ids, the place of the first byte that is no token (-1:
+    none), how many ids stand before the first '*' (-1: none).
     """
     bad, stop = -1, -1
     # Unsigned places spare the test for negative ones, which cost a third of the time.
@@ -101,7 +105,9 @@ def _judge(scratch, size, bad, stop, limits):
 
 @njit(cache=True, nogil=True)
 def _copy(source, start, out, place, size):
-    """out[place:place + size] = source[start:start + size], which compiles four times as fast; returns place + size."""
+    """out[place:place + size] = source[start:start + size], which compiles four times as fast;
+    returns place + size.
+    """
     start, place, size = np.uint64(start), np.uint64(place), np.uint64(size)
     for i in range(size):
         out[place + i] = source[start + i]
@@ -125,7 +131,9 @@ def _keep(scratch, size, before, after, tokens, filled, hashes, row):
 
 
 @njit(cache=True, nogil=True)
-def scan_fasta(data, start, end, table, limits, before, after, scratch, out, lengths, hashes, bad, counts):
+def scan_fasta(
+    data, start, end, table, limits, before, after, scratch, out, lengths, hashes, bad, counts
+):
     """Reads whole FASTA records from data[start:end], which begins with '>'.
 
     Args:
@@ -134,11 +142,13 @@ def scan_fasta(data, start, end, table, limits, before, after, scratch, out, len
       limits: float64 [4]: shortest, longest, largest share of unknown residues, their id.
       before, after: uint8, the boundary tokens.
       scratch: uint8, end - start + PADDING, aligned to 8 bytes.
-      out: tokens, names, name_ends, texts, text_ends: uint8 [end - start] kept records end to end with their boundary tokens; their
-        ids and descriptions as Arrow wants them, uint8 [end - start] and int32 [records + 1].
+      out: tokens, names, name_ends, texts, text_ends: uint8 [end - start] kept records end to end
+        with their boundary tokens; their ids and descriptions as Arrow wants them, uint8 [end -
+        start] and int32 [records + 1].
       lengths: int32 out [records], without boundary tokens.
       hashes: uint64 out [records, 2].
-      bad: int64 out [records, 5]: beginning, outcome, place of the byte at fault, end of the id, end of the record.
+      bad: int64 out [records, 5]: beginning, outcome, place of the byte at fault, end of the id,
+        end of the record.
       counts: int64 [OUTCOMES], added to.
 
     Returns:
@@ -185,12 +195,15 @@ def scan_fasta(data, start, end, table, limits, before, after, scratch, out, len
 
 
 @njit(cache=True, nogil=True)
-def encode_records(data, starts, table, limits, before, after, scratch, tokens, outcomes, faults, lengths, hashes):
+def encode_records(
+    data, starts, table, limits, before, after, scratch, tokens, outcomes, faults, lengths, hashes
+):
     """Encodes records that are known already: record i is data[starts[i]:starts[i + 1]].
 
     Args: as of scan_fasta, and
       outcomes: int64 out [records].
-      faults: int64 out [records]: place of the first byte that is no token, from the beginning of the record; -1: none.
+      faults: int64 out [records]: place of the first byte that is no token, from the beginning of
+        the record; -1: none.
       lengths, hashes: of kept records only, in order.
 
     Returns:
@@ -210,7 +223,9 @@ def encode_records(data, starts, table, limits, before, after, scratch, tokens, 
 
 @njit(cache=True, nogil=True)
 def hash_spans(data, starts, stops, scratch, hashes):
-    """Hashes of data[starts[i]:stops[i]] into hashes uint64 [n, 2]; scratch holds the longest and PADDING, aligned."""
+    """Hashes of data[starts[i]:stops[i]] into hashes uint64 [n, 2]; scratch holds the longest and
+    PADDING, aligned.
+    """
     words = scratch.view(np.uint64)
     for i in range(len(starts)):
         size = stops[i] - starts[i]
@@ -222,7 +237,9 @@ def hash_spans(data, starts, stops, scratch, hashes):
 
 @njit(cache=True, nogil=True)
 def first_of_each(hashes, table):
-    """Which hashes [n, 2] were not seen before: uint8 [n]; `table` is int32 zeros, a power of 2 above 2 n long."""
+    """Which hashes [n, 2] were not seen before: uint8 [n]; `table` is int32 zeros, a power of 2
+    above 2 n long.
+    """
     mask = len(table) - 1
     new = np.zeros(len(hashes), np.uint8)
     for i in range(len(hashes)):
@@ -241,7 +258,8 @@ def first_of_each(hashes, table):
 
 @njit(cache=True, nogil=True)
 def pack(tokens, sizes, wanted, split, out):
-    """Copies those records of a split that lie end to end in `tokens` into `out`; returns how many tokens.
+    """Copies those records of a split that lie end to end in `tokens` into `out`; returns how many
+    tokens.
 
     Args:
       tokens: uint8.
@@ -260,7 +278,9 @@ def pack(tokens, sizes, wanted, split, out):
 
 @njit(cache=True, nogil=True)
 def order_by_bucket(hashes, bits, bounds, order):
-    """A stable counting sort by the top `bits` of the second half: order int64 [n] out, bounds int64 [2**bits + 1] out."""
+    """A stable counting sort by the top `bits` of the second half: order int64 [n] out, bounds
+    int64 [2**bits + 1] out.
+    """
     shift = np.uint64(64 - bits)
     bounds[:] = 0
     for i in range(len(hashes)):

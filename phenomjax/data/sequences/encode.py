@@ -1,4 +1,6 @@
-"""Records of sequences to tokens: the table of an alphabet, the filters, and what is wrong with what is rejected."""
+"""Records of sequences to tokens: the table of an alphabet, the filters, and what is wrong with
+what is rejected.
+"""
 
 import itertools
 from typing import NamedTuple
@@ -27,7 +29,8 @@ def byte_table(alphabet: str, rare: str) -> np.ndarray:
 
     Args:
       alphabet: a name in vocabulary.ALPHABETS. For smiles the bytes are ids already.
-      rare: what becomes of U, Z, O, B: "x", "keep" or "reject". J (leucine or isoleucine) has no id of its own, and is kept as X.
+      rare: what becomes of U, Z, O, B: "x", "keep" or "reject". J (leucine or isoleucine) has no id
+        of its own, and is kept as X.
     """
     words = vocabulary(alphabet)
     if alphabet == "smiles":
@@ -54,7 +57,8 @@ class Block(NamedTuple):
     """Kept records of a part of a file, and what was found besides them.
 
     Attributes:
-      tokens: uint8, all records end to end with their boundary tokens; valid until the encoder's next block.
+      tokens: uint8, all records end to end with their boundary tokens; valid until the encoder's
+        next block.
       lengths: int32 [records], without boundary tokens.
       hashes: uint64 [records, 2].
       names, descriptions: Arrow strings [records].
@@ -83,17 +87,27 @@ class Encoder:
     """
 
     def __init__(
-        self, alphabet: str, rare: str, boundary: str, min_length: int, max_length: int | None, max_ambiguous: float
+        self,
+        alphabet: str,
+        rare: str,
+        boundary: str,
+        min_length: int,
+        max_length: int | None,
+        max_ambiguous: float,
     ):
         self.alphabet, self._table = alphabet, byte_table(alphabet, rare)
         self._words = vocabulary(alphabet)
         unknown = self._words.ids["X"] if alphabet == "protein" else UNK
-        self._limits = np.array([min_length, max_length or np.inf, max_ambiguous, unknown], np.float64)
+        self._limits = np.array(
+            [min_length, max_length or np.inf, max_ambiguous, unknown], np.float64
+        )
         self._before, self._after = (np.array(ids, np.uint8) for ids in BOUNDARIES[boundary])
         self._buffers: list[np.ndarray] = []
 
     def _room(self, size: int) -> list[np.ndarray]:
-        """Buffers of that many bytes: scratch, tokens, names, texts. They are used again: fresh memory costs page faults."""
+        """Buffers of that many bytes: scratch, tokens, names, texts. They are used again: fresh
+        memory costs page faults.
+        """
         if not self._buffers or len(self._buffers[0]) < size + compiled.PADDING:
             words = (size + compiled.PADDING + 7) // 8
             self._buffers = [np.zeros(words, np.uint64).view(np.uint8) for _ in range(4)]
@@ -108,17 +122,34 @@ class Encoder:
         tokens, names, texts = self._room(stop - start)[1:]
         name_ends, text_ends = np.empty(most + 1, np.int32), np.empty(most + 1, np.int32)
         kept, filled, rejected, high = compiled.scan_fasta(
-            data, start, stop, self._table, self._limits, self._before, self._after, self._buffers[0],
-            (tokens, names, name_ends, texts, text_ends), lengths, hashes, bad, counts,
-        )  # fmt: skip
+            data,
+            start,
+            stop,
+            self._table,
+            self._limits,
+            self._before,
+            self._after,
+            self._buffers[0],
+            (tokens, names, name_ends, texts, text_ends),
+            lengths,
+            hashes,
+            bad,
+            counts,
+        )
         names = _strings(names, name_ends[: kept + 1], high)
         descriptions = _strings(texts, text_ends[: kept + 1], high)
         troubles = [self._fasta_trouble(fasta, *map(int, row)) for row in bad[:rejected]]
-        return Block(tokens[:filled], lengths[:kept], hashes[:kept], names, descriptions, troubles, counts)
+        return Block(
+            tokens[:filled], lengths[:kept], hashes[:kept], names, descriptions, troubles, counts
+        )
 
     def records(self, records: list[Record]) -> Block:
         """Encodes records one by one; those that have no sequence are troubles."""
-        troubles = {i: Trouble(r.offset, r.reason, r.detail, r.name) for i, r in enumerate(records) if r.reason}
+        troubles = {
+            i: Trouble(r.offset, r.reason, r.detail, r.name)
+            for i, r in enumerate(records)
+            if r.reason
+        }
         good = [i for i, record in enumerate(records) if not record.reason]
         parts = [self._bytes(records[i].data) for i in good]
         starts = np.zeros(len(parts) + 1, np.int64)
@@ -129,16 +160,32 @@ class Encoder:
         hashes, outcomes = np.empty((len(parts), 2), np.uint64), np.empty(len(parts), np.int64)
         faults = np.empty(len(parts), np.int64)
         kept, filled = compiled.encode_records(
-            data, starts, self._table, self._limits, self._before, self._after, scratch, tokens, outcomes, faults,
-            lengths, hashes,
-        )  # fmt: skip
+            data,
+            starts,
+            self._table,
+            self._limits,
+            self._before,
+            self._after,
+            scratch,
+            tokens,
+            outcomes,
+            faults,
+            lengths,
+            hashes,
+        )
         for i, outcome, fault in zip(good, outcomes.tolist(), faults.tolist(), strict=True):
             if outcome in REASONS:
                 record = records[i]
-                where = self._token_place(record.data, fault) if self.alphabet == "smiles" else fault
+                where = (
+                    self._token_place(record.data, fault) if self.alphabet == "smiles" else fault
+                )
                 detail = self._detail(outcome, record.data, where, f"place {where} of the sequence")
                 troubles[i] = Trouble(record.offset, REASONS[outcome], detail, record.name)
-        names = [records[i].name for i, outcome in zip(good, outcomes, strict=True) if outcome == compiled.KEPT]
+        names = [
+            records[i].name
+            for i, outcome in zip(good, outcomes, strict=True)
+            if outcome == compiled.KEPT
+        ]
         counts = np.bincount(outcomes, minlength=compiled.OUTCOMES)
         ordered = [troubles[i] for i in sorted(troubles)]
         names = pa.array([_printable(name) for name in names], pa.string())
@@ -154,12 +201,20 @@ class Encoder:
         if self.alphabet != "smiles":
             return data
         ids = self._words.ids
-        return bytes([ids.get(token, UNK) for token in smiles_tokens(data.decode("latin-1").strip())])
+        return bytes(
+            [ids.get(token, UNK) for token in smiles_tokens(data.decode("latin-1").strip())]
+        )
 
     def _token_place(self, data: bytes, fault: int) -> int:
-        return len("".join(smiles_tokens(data.decode("latin-1").strip())[:fault])) if fault >= 0 else -1
+        return (
+            len("".join(smiles_tokens(data.decode("latin-1").strip())[:fault]))
+            if fault >= 0
+            else -1
+        )
 
-    def _fasta_trouble(self, fasta: Fasta, record: int, outcome: int, fault: int, id_end: int, end: int) -> Trouble:
+    def _fasta_trouble(
+        self, fasta: Fasta, record: int, outcome: int, fault: int, id_end: int, end: int
+    ) -> Trouble:
         name = bytes(fasta.data[record + 1 : id_end]).decode("utf-8", "replace")
         around = bytes(fasta.data[fault : min(fault + 4, end)]) if fault >= 0 else b""
         detail = self._detail(outcome, around, 0, f"byte {fasta.base + fault}")
@@ -182,5 +237,7 @@ def _strings(text: np.ndarray, ends: np.ndarray, high: bool) -> pa.Array:
     """Arrow strings text[ends[i]:ends[i + 1]], without a Python object for each."""
     raw = text[: ends[-1]].tobytes()
     if high:  # Latin-1 names of authors and the like, in a file that should be UTF-8
-        return pa.array([raw[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(ends)], pa.string())
+        return pa.array(
+            [raw[a:b].decode("utf-8", "replace") for a, b in itertools.pairwise(ends)], pa.string()
+        )
     return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(raw))

@@ -1,7 +1,9 @@
-"""The corpus as contiguous lanes of tokens, one a row: segment s of every lane is a function of (seed, step) alone.
+"""The corpus as contiguous lanes of tokens, one a row: segment s of every lane is a function of
+(seed, step) alone.
 
-Each epoch shuffles the sequences into one stream and cuts it into `global_batch_size` lanes; a step reads the next segment of
-each lane, so a model that carries its memory or state from step to step sees every lane as one long text.
+Each epoch shuffles the sequences into one stream and cuts it into `global_batch_size` lanes; a step
+reads the next segment of each lane, so a model that carries its memory or state from step to step
+sees every lane as one long text.
 """
 
 import functools
@@ -15,7 +17,9 @@ from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.system.errors import UserError
 
-GROUP = 4096  # consecutive sequences that stay together when the groups are shuffled, and are shuffled among themselves
+# consecutive sequences that stay together when the groups are shuffled, and are shuffled among
+# themselves
+GROUP = 4096
 
 
 class Corpus:
@@ -33,15 +37,19 @@ class Corpus:
     def __init__(self, banks: Sequence[TokenBank], split: str):
         if not banks:
             raise UserError(
-                "There is no bank to read: data.banks is empty. Make one with `python -m phenomjax.prepare sequences`."
+                "There is no bank to read: data.banks is empty. Make one with `python -m"
+                " phenomjax.prepare sequences`."
             )
         self.banks, self.split = list(banks), split
         for bank in banks:
             if (bank.vocabulary, bank.boundary) != (banks[0].vocabulary, banks[0].boundary):
-                kinds = [f"{b.vocabulary.name} with boundary {b.boundary}" for b in (banks[0], bank)]
+                kinds = [
+                    f"{b.vocabulary.name} with boundary {b.boundary}" for b in (banks[0], bank)
+                ]
                 raise UserError(
-                    f"{banks[0].path} holds {kinds[0]}, and {bank.path} {kinds[1]}: one model reads one alphabet. Train on banks of one "
-                    "kind, or prepare one of them again with the options of the other."
+                    f"{banks[0].path} holds {kinds[0]}, and {bank.path} {kinds[1]}: one model reads"
+                    " one alphabet. Train on banks of one kind, or prepare one of them again with"
+                    " the options of the other."
                 )
         groups, tokens = [], []
         for number, bank in enumerate(banks):
@@ -58,20 +66,26 @@ class Corpus:
     def group(self, number: int) -> tuple[TokenBank, np.ndarray, int]:
         """(bank, offsets of the group's sequences and the end of the last, id of the first)."""
         bank, first, last = self._groups[number]
-        return self.banks[bank], self.banks[bank].offsets[first : last + 1], int(self._first_id[bank]) + first
+        return (
+            self.banks[bank],
+            self.banks[bank].offsets[first : last + 1],
+            int(self._first_id[bank]) + first,
+        )
 
     def names(self, ids: Sequence[int]) -> list[str]:
         """The ids of sequences as their banks have them."""
         banks = np.searchsorted(self._first_id, ids, side="right") - 1
         return [
-            self.banks[bank].names([number - self._first_id[bank]])[0] for bank, number in zip(banks, ids, strict=True)
+            self.banks[bank].names([number - self._first_id[bank]])[0]
+            for bank, number in zip(banks, ids, strict=True)
         ]
 
 
 class EpochStream:
     """All sequences of a corpus end to end, in the order of one epoch: any range can be read.
 
-    Groups of 4096 sequences are permuted, and the sequences within each group, so an order needs no memory to speak of.
+    Groups of 4096 sequences are permuted, and the sequences within each group, so an order needs no
+    memory to speak of.
 
     Args:
       corpus: what to read.
@@ -90,7 +104,9 @@ class EpochStream:
         return int(self._starts[-1])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start to stop as a fresh array [stop - start] uint8; positions beyond the end begin anew at the start."""
+        """Tokens start to stop as a fresh array [stop - start] uint8; positions beyond the end
+        begin anew at the start.
+        """
         out, place = np.empty(stop - start, np.uint8), 0
         while place < len(out):
             position = (start + place) % len(self)
@@ -100,7 +116,10 @@ class EpochStream:
             item = int(np.searchsorted(starts, inside, side="right")) - 1
             while place < len(out) and item < len(firsts):
                 begin = int(firsts[item]) + inside - int(starts[item])
-                end = min(int(firsts[item]) + int(starts[item + 1] - starts[item]), begin + len(out) - place)
+                end = min(
+                    int(firsts[item]) + int(starts[item + 1] - starts[item]),
+                    begin + len(out) - place,
+                )
                 out[place : place + end - begin] = tokens[begin:end]
                 place += end - begin
                 item, inside = item + 1, int(starts[item + 1])
@@ -114,7 +133,9 @@ class EpochStream:
         return int(ids[np.searchsorted(starts, position - self._starts[number], side="right") - 1])
 
     def _open(self, number: int) -> tuple:
-        """A group in this epoch's order: (token array, start of each sequence in the group, its first token there, its id)."""
+        """A group in this epoch's order: (token array, start of each sequence in the group, its
+        first token there, its id).
+        """
         group = int(self._order[number])
         bank, offsets, first_id = self._corpus.group(group)
         lengths = np.diff(offsets)
@@ -130,13 +151,15 @@ class EpochStream:
 class LaneLoader:
     """Segments of lanes as batches that are addressed by their step; implements `tasks.Loader`.
 
-    A batch is a dict of arrays whose leading axis is the row: tokens [rows, segment_len + 2] uint8, the segment with the token before
-    and the token after it; weight [rows, segment_len] bool, false where a lane of the validation split is over; fresh [rows] bool,
-    true where the row does not continue that of the step before; row [rows] int32; sequence [rows] uint32, the id of the sequence
-    of the first token.
+    A batch is a dict of arrays whose leading axis is the row: tokens [rows, segment_len + 2] uint8,
+    the segment with the token before and the token after it; weight [rows, segment_len] bool, false
+    where a lane of the validation split is over; fresh [rows] bool, true where the row does not
+    continue that of the step before; row [rows] int32; sequence [rows] uint32, the id of the
+    sequence of the first token.
 
-    Lanes of the train split begin at a random place of the epoch's stream (its end continues at its start), and their last tokens, less
-    than a segment, are left out until another epoch. The validation split is read once, in order, all of it.
+    Lanes of the train split begin at a random place of the epoch's stream (its end continues at its
+    start), and their last tokens, less than a segment, are left out until another epoch. The
+    validation split is read once, in order, all of it.
 
     Args:
       banks: what to read, one after the other.
@@ -145,11 +168,13 @@ class LaneLoader:
       seed: of the order.
       global_batch_size: rows of a batch over all processes, that is lanes.
       random_offset: whether epochs begin at random places.
-      process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B / count).
+      process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
+        count).
       prefetch_batches: batches that are made ahead.
 
     Raises:
-      UserError: the split is too small for a segment a lane, or the rows do not divide among the processes.
+      UserError: the split is too small for a segment a lane, or the rows do not divide among the
+        processes.
     """
 
     items, item_key, bad_items = "sequences", "sequence", 0
@@ -167,7 +192,12 @@ class LaneLoader:
         process_count: int = 1,
         prefetch_batches: int = 2,
     ):
-        self.corpus, self.split, self.segment_len, self.seed = Corpus(banks, split), split, segment_len, seed
+        self.corpus, self.split, self.segment_len, self.seed = (
+            Corpus(banks, split),
+            split,
+            segment_len,
+            seed,
+        )
         self.global_batch_size, self.random_offset, self.prefetch_batches = (
             global_batch_size,
             random_offset,
@@ -175,10 +205,12 @@ class LaneLoader:
         )
         if global_batch_size % process_count:
             raise UserError(
-                f"global_batch_size={global_batch_size} is not divisible by the number of processes {process_count}. Make it a multiple."
+                f"global_batch_size={global_batch_size} is not divisible by the number of processes"
+                f" {process_count}. Make it a multiple."
             )
         self._local = range(
-            process_index * global_batch_size // process_count, (process_index + 1) * global_batch_size // process_count
+            process_index * global_batch_size // process_count,
+            (process_index + 1) * global_batch_size // process_count,
         )
         tokens = self.corpus.num_tokens
         if split == "train":
@@ -190,11 +222,15 @@ class LaneLoader:
         if not self.steps_per_epoch:
             fits = max(tokens // segment_len, 1)
             raise UserError(
-                f"The {split} split has {tokens:,} tokens, less than one segment of {segment_len} tokens for each of {global_batch_size} "
-                f"lanes. Set --config.global_batch_size={fits} or less, a smaller --config.data.segment_len, or add sequences."
+                f"The {split} split has {tokens:,} tokens, less than one segment of {segment_len}"
+                f" tokens for each of {global_batch_size} lanes. Set"
+                f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
+                " or add sequences."
             )
         self._stream = functools.lru_cache(maxsize=2)(self._make_stream)
-        self.fingerprints = {f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(banks)}
+        self.fingerprints = {
+            f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(banks)
+        }
         self.unit, self.units_per_row = UNITS[banks[0].vocabulary.name], segment_len
 
     @property
@@ -202,13 +238,18 @@ class LaneLoader:
         """The {name: (shape, dtype)} of a global batch."""
         rows, length = self.global_batch_size, self.segment_len
         shapes = {
-            "tokens": ((rows, length + 2), np.uint8), "weight": ((rows, length), np.bool_), "fresh": ((rows,), np.bool_),
-            "row": ((rows,), np.int32), "sequence": ((rows,), np.uint32),
-        }  # fmt: skip
+            "tokens": ((rows, length + 2), np.uint8),
+            "weight": ((rows, length), np.bool_),
+            "fresh": ((rows,), np.bool_),
+            "row": ((rows,), np.int32),
+            "sequence": ((rows,), np.uint32),
+        }
         return [{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the banks alone."""
+        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
+        banks alone.
+        """
         epoch, segment = divmod(step, self.steps_per_epoch)
         stream, shift = self._stream(epoch)
         count, length = len(self._local), self.segment_len
@@ -217,9 +258,13 @@ class LaneLoader:
         inside = np.empty(count, np.int64)
         for place, lane in enumerate(self._local):
             start = lane * self.lane_len + segment * length
-            tokens[place] = stream.read(shift + start - 1 + len(stream), shift + start + length + 1 + len(stream))
+            tokens[place] = stream.read(
+                shift + start - 1 + len(stream), shift + start + length + 1 + len(stream)
+            )
             sequence[place] = stream.sequence_at(shift + start)
-            inside[place] = min((lane + 1) * self.lane_len, len(stream) - (self.split != "train")) - start
+            inside[place] = (
+                min((lane + 1) * self.lane_len, len(stream) - (self.split != "train")) - start
+            )
         return {
             "tokens": tokens,
             "weight": np.arange(length) < inside[:, None],
@@ -229,14 +274,21 @@ class LaneLoader:
         }
 
     def iterate(self, start_step: int, stop_step: int | None = None) -> Prefetcher:
-        """The batches from `start_step` on, made ahead; a context manager whose items are `LoadedBatch`es."""
+        """The batches from `start_step` on, made ahead; a context manager whose items are
+        `LoadedBatch`es.
+        """
 
         def plan(step: int, _: np.ndarray) -> tuple[dict[str, np.ndarray], list]:
             arrays: dict[str, np.ndarray] = {}
             return arrays, [lambda: arrays.update(self.batch(step))]
 
         return Prefetcher(
-            plan, start_step, stop_step, buffer_bytes=0, threads=1, prefetch_batches=self.prefetch_batches
+            plan,
+            start_step,
+            stop_step,
+            buffer_bytes=0,
+            threads=1,
+            prefetch_batches=self.prefetch_batches,
         )
 
     def names(self, ids: Sequence[int]) -> list[str]:
@@ -247,8 +299,10 @@ class LaneLoader:
         """One paragraph for the start-up lines."""
         corpus = self.corpus
         return (
-            f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of {', '.join(b.path.name for b in corpus.banks)}"
-            f" in {self.global_batch_size} lanes of {self.lane_len:,}; segments of {self.segment_len}, {self.steps_per_epoch:,} steps an epoch"
+            f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
+            f" {', '.join(b.path.name for b in corpus.banks)} in {self.global_batch_size} lanes of"
+            f" {self.lane_len:,}; segments of {self.segment_len}, {self.steps_per_epoch:,} steps an"
+            " epoch"
         )
 
     def _make_stream(self, epoch: int) -> tuple[EpochStream, int]:
@@ -257,7 +311,8 @@ class LaneLoader:
         stream = EpochStream(self.corpus, self.seed, epoch)
         draw = int(
             np.random.Philox(
-                key=np.array([self.seed, 3], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64)
+                key=np.array([self.seed, 3], np.uint64),
+                counter=np.array([0, epoch, 0, 0], np.uint64),
             ).random_raw(1)[0]
         )
         return stream, draw % len(stream) if self.random_offset else 0
@@ -265,5 +320,7 @@ class LaneLoader:
 
 def _permutation(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
     # Raw output of Philox: NumPy promises that it never changes.
-    generator = np.random.Philox(key=np.array([seed, 2], np.uint64), counter=np.array([0, epoch, number, 0], np.uint64))
+    generator = np.random.Philox(
+        key=np.array([seed, 2], np.uint64), counter=np.array([0, epoch, number, 0], np.uint64)
+    )
     return np.argsort(generator.random_raw(count), kind="stable")

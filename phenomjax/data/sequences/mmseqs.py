@@ -1,4 +1,6 @@
-"""MMseqs2 (Steinegger & Söding 2017) on sequences in memory: search and clustering, its files in a temporary folder."""
+"""MMseqs2 (Steinegger & Söding 2017) on sequences in memory: search and clustering, its files in a
+temporary folder.
+"""
 
 import functools
 import hashlib
@@ -30,8 +32,10 @@ class Hits:
 
     Attributes:
       query, target: int64 [hits], numbers of the sequences.
-      identity: float32 [hits], identical residues over the columns of the alignment, gaps between its ends included (--seq-id-mode 0).
-      query_coverage, target_coverage: float32 [hits], share of the sequence that the alignment spans.
+      identity: float32 [hits], identical residues over the columns of the alignment, gaps between
+        its ends included (--seq-id-mode 0).
+      query_coverage, target_coverage: float32 [hits], share of the sequence that the alignment
+        spans.
       bits: float32 [hits], bit score.
       evalue: float64 [hits].
     """
@@ -62,8 +66,8 @@ def find(purpose: str) -> str:
     program = shutil.which("mmseqs")
     if program is None:
         raise UserError(
-            f"{purpose} needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it: `apt install mmseqs2`, or "
-            "`conda install -c bioconda mmseqs2`."
+            f"{purpose} needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it:"
+            " `apt install mmseqs2`, or `conda install -c bioconda mmseqs2`."
         )
     return program
 
@@ -72,7 +76,11 @@ def find(purpose: str) -> str:
 def version() -> str:
     """What `mmseqs version` says, "" without it."""
     program = shutil.which("mmseqs")
-    return subprocess.run([program, "version"], capture_output=True, text=True).stdout.strip() if program else ""
+    return (
+        subprocess.run([program, "version"], capture_output=True, text=True).stdout.strip()
+        if program
+        else ""
+    )
 
 
 def search(
@@ -91,13 +99,15 @@ def search(
 ) -> Hits:
     """Aligns every query with the targets that look like it (`mmseqs easy-search`).
 
-    Its prefilter wants two similar k-mers on one diagonal, so that relatives below 25 to 30 % identity are found in part only, and
-    sequences below about 15 residues hardly: no hit does not mean no relative.
+    Its prefilter wants two similar k-mers on one diagonal, so that relatives below 25 to 30 %
+    identity are found in part only, and sequences below about 15 residues hardly: no hit does not
+    mean no relative.
 
     Args:
       queries, targets: proteins. Equal ones are allowed, an empty list too.
       identity: the least, of 0 to 1.
-      coverage: the least share of the sequence in `coverage_of` ("query", "target", "both") that an alignment spans.
+      coverage: the least share of the sequence in `coverage_of` ("query", "target", "both") that an
+        alignment spans.
       evalue: the highest.
       sensitivity: -s of MMseqs2, 1 (fast) to 7.5.
       max_hits: of a query that pass the prefilter.
@@ -110,9 +120,23 @@ def search(
     """
     program = find(purpose)
     options = [
-        "--alignment-mode", "3", "--seq-id-mode", "0", "--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}",
-        "--cov-mode", str(COVERAGES[coverage_of]), "-e", f"{evalue:g}", "-s", f"{sensitivity:g}", "--max-seqs", str(max_hits),
-    ]  # fmt: skip
+        "--alignment-mode",
+        "3",
+        "--seq-id-mode",
+        "0",
+        "--min-seq-id",
+        f"{identity:g}",
+        "-c",
+        f"{coverage:g}",
+        "--cov-mode",
+        str(COVERAGES[coverage_of]),
+        "-e",
+        f"{evalue:g}",
+        "-s",
+        f"{sensitivity:g}",
+        "--max-seqs",
+        str(max_hits),
+    ]
 
     def make() -> list[np.ndarray]:
         columns: list[list[str]] = [[] for _ in _KINDS]
@@ -121,11 +145,30 @@ def search(
                 folder = Path(name)
                 write_fasta(folder / "queries.fasta", queries)
                 write_fasta(folder / "targets.fasta", targets)
-                files = ["queries.fasta", "targets.fasta", "hits.tsv", "work", "--format-output", _COLUMNS]
-                _run([program, "easy-search", *files, *options, "--threads", str(threads or _cores())], folder)
+                files = [
+                    "queries.fasta",
+                    "targets.fasta",
+                    "hits.tsv",
+                    "work",
+                    "--format-output",
+                    _COLUMNS,
+                ]
+                _run(
+                    [
+                        program,
+                        "easy-search",
+                        *files,
+                        *options,
+                        "--threads",
+                        str(threads or _cores()),
+                    ],
+                    folder,
+                )
                 rows = [line.split("\t") for line in (folder / "hits.tsv").read_text().splitlines()]
                 columns = [list(column) for column in zip(*rows, strict=True)] or columns
-        arrays = [np.array(column, dtype=kind) for column, kind in zip(columns, _KINDS, strict=True)]
+        arrays = [
+            np.array(column, dtype=kind) for column, kind in zip(columns, _KINDS, strict=True)
+        ]
         order = np.lexsort((arrays[1], -arrays[5], arrays[0]))
         return [array[order] for array in arrays]
 
@@ -141,12 +184,14 @@ def cluster(
     cache: Path | None = None,
     purpose: str = "Clustering sequences",
 ) -> np.ndarray:
-    """Clusters proteins (`mmseqs easy-cluster`, cascaded, with what its set-cover leaves put to the best centre).
+    """Clusters proteins (`mmseqs easy-cluster`, cascaded, with what its set-cover leaves put to the
+    best centre).
 
     Args:
       sequences: [n]; equal ones are always in one cluster.
       identity: of a member's alignment with the centre of its cluster, 0 to 1.
-      coverage: share of the member, of 0 to 1, that it spans (--cov-mode 1), so that fragments go with the whole protein.
+      coverage: share of the member, of 0 to 1, that it spans (--cov-mode 1), so that fragments go
+        with the whole protein.
       threads: 0 = all cores of this process.
       cache: a folder that keeps results, by all that they depend on; None = none is kept.
       purpose: begins the message where there is no MMseqs2.
@@ -161,7 +206,16 @@ def cluster(
     # Sorted, so that the order of the files has no say.
     different, copies = np.unique(np.array(sequences, object), return_inverse=True)
     texts: list[str] = different.tolist()
-    options = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "1", "--cluster-reassign", "1"]
+    options = [
+        "--min-seq-id",
+        f"{identity:g}",
+        "-c",
+        f"{coverage:g}",
+        "--cov-mode",
+        "1",
+        "--cluster-reassign",
+        "1",
+    ]
 
     def make() -> list[np.ndarray]:
         centres = np.arange(len(texts))
@@ -170,7 +224,17 @@ def cluster(
                 folder = Path(name)
                 write_fasta(folder / "all.fasta", texts)
                 files = ["all.fasta", "result", "work"]
-                _run([program, "easy-cluster", *files, *options, "--threads", str(threads or _cores())], folder)
+                _run(
+                    [
+                        program,
+                        "easy-cluster",
+                        *files,
+                        *options,
+                        "--threads",
+                        str(threads or _cores()),
+                    ],
+                    folder,
+                )
                 for line in (folder / "result_cluster.tsv").read_text().splitlines():
                     centre, member = line.split("\t")
                     centres[int(member)] = int(centre)
@@ -182,7 +246,12 @@ def cluster(
     return first[centres[copies]] if len(sequences) else np.zeros(0, np.int64)
 
 
-def _kept(cache: Path | None, options: list[str], texts: list[Sequence[str]], make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:  # fmt: skip
+def _kept(
+    cache: Path | None,
+    options: list[str],
+    texts: list[Sequence[str]],
+    make: Callable[[], list[np.ndarray]],
+) -> list[np.ndarray]:
     """What `make` returns, or what it returned for the same options and sequences."""
     if cache is None:
         return make()
@@ -217,7 +286,9 @@ def _cores() -> int:
 def _run(command: list[str], folder: Path) -> None:
     """Runs MMseqs2 in a folder; it ends with this call, whatever happens."""
     with (folder / "log").open("w") as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             code = process.wait()
         finally:
@@ -227,8 +298,9 @@ def _run(command: list[str], folder: Path) -> None:
     if code:
         last = " ".join((folder / "log").read_text(errors="replace").split("\n")[-6:])[-600:]
         raise UserError(
-            f"`{' '.join(command[1:3])}` of MMseqs2 ({command[0]}) ended with code {code}. Its last lines: {last} The usual causes are too "
-            f"little memory, or no room in {tempfile.gettempdir()} (TMPDIR names another folder).",
+            f"`{' '.join(command[1:3])}` of MMseqs2 ({command[0]}) ended with code {code}. Its last"
+            f" lines: {last} The usual causes are too little memory, or no room in"
+            f" {tempfile.gettempdir()} (TMPDIR names another folder).",
             EXIT_FAILED,
         )
 
@@ -242,8 +314,9 @@ def find_mmseqs() -> str:
     program = shutil.which("mmseqs")
     if program is None:
         raise UserError(
-            "--cluster needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it: `apt install mmseqs2`, or "
-            "`conda install -c bioconda mmseqs2`; or leave --cluster out."
+            "--cluster needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it:"
+            " `apt install mmseqs2`, or `conda install -c bioconda mmseqs2`; or leave --cluster"
+            " out."
         )
     return program
 
@@ -251,12 +324,14 @@ def find_mmseqs() -> str:
 def run_linclust(
     fasta: Path, folder: Path, identity: float, coverage: float, threads: int, stop: threading.Event
 ) -> Path | None:
-    """Clusters a FASTA file; returns the table of representative and member, which is there only when it is whole.
+    """Clusters a FASTA file; returns the table of representative and member, which is there only
+    when it is whole.
 
     Args:
       fasta: the sequences.
       folder: for the result and all that MMseqs2 writes meanwhile.
-      identity, coverage: --min-seq-id and -c of linclust: a member aligns with at least that share of its own length (--cov-mode 1).
+      identity, coverage: --min-seq-id and -c of linclust: a member aligns with at least that share
+        of its own length (--cov-mode 1).
       threads: of MMseqs2.
       stop: ends it when set; then there is no result.
 
@@ -270,13 +345,27 @@ def run_linclust(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     command = [
-        program, "easy-linclust", str(fasta), str(work / "result"), str(work / "tmp"), "--min-seq-id", f"{identity:g}",
-        "-c", f"{coverage:g}", "--cov-mode", "1", "--threads", str(threads),
-    ]  # fmt: skip
+        program,
+        "easy-linclust",
+        str(fasta),
+        str(work / "result"),
+        str(work / "tmp"),
+        "--min-seq-id",
+        f"{identity:g}",
+        "-c",
+        f"{coverage:g}",
+        "--cov-mode",
+        "1",
+        "--threads",
+        str(threads),
+    ]
     log.info("%s", " ".join(command))
     with (folder / "mmseqs.log").open("w") as output:
-        # A session of its own: Ctrl-C comes to this program alone, which ends MMseqs2 with all that it started.
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        # A session of its own: Ctrl-C comes to this program alone, which ends MMseqs2 with all that
+        # it started.
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         while process.poll() is None:
             if stop.wait(0.2):
                 os.killpg(process.pid, signal.SIGTERM)
@@ -286,8 +375,9 @@ def run_linclust(
     if code or not (work / "result_cluster.tsv").is_file():
         last = " ".join((folder / "mmseqs.log").read_text(errors="replace").split("\n")[-6:])[-600:]
         raise UserError(
-            f"mmseqs ended with code {code}. Its last lines: {last} All of its output: {folder / 'mmseqs.log'}. The usual causes are "
-            "too little memory or disk. Run the same command again; it continues from here.",
+            f"mmseqs ended with code {code}. Its last lines: {last} All of its output:"
+            f" {folder / 'mmseqs.log'}. The usual causes are too little memory or disk. Run the"
+            " same command again; it continues from here.",
             EXIT_FAILED,
         )
     os.replace(work / "result_cluster.tsv", result)

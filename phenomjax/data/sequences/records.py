@@ -1,4 +1,6 @@
-"""Sequence files that are no FASTA, record by record: plain text, CSV, JSON lines; and which format a file has."""
+"""Sequence files that are no FASTA, record by record: plain text, CSV, JSON lines; and which format
+a file has.
+"""
 
 import csv
 import io
@@ -11,7 +13,8 @@ from typing import NamedTuple
 from phenomjax.data.sequences.streams import Stream, lines
 from phenomjax.system.errors import UserError, did_you_mean
 
-FORMATS = {"fasta": "protein", "text": "protein", "csv": "smiles", "jsonl": "bytes"}  # and their usual alphabet
+# and their usual alphabet
+FORMATS = {"fasta": "protein", "text": "protein", "csv": "smiles", "jsonl": "bytes"}
 EXTENSIONS = {
     "fasta": (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".aa"),
     "csv": (".csv", ".tsv"),
@@ -45,13 +48,21 @@ def find_format(path: Path) -> str:
     Raises:
       UserError: neither says.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst", ".zstd", ".gzip")]
+    suffixes = [
+        suffix.lower()
+        for suffix in path.suffixes
+        if suffix.lower() not in (".gz", ".zst", ".zstd", ".gzip")
+    ]
     for name, known in EXTENSIONS.items():
         if suffixes and suffixes[-1] in known and name != "text":
             return name
     with Stream(path) as stream:
         buffer = bytearray(4096)
-        head = bytes(buffer[: stream.readinto(memoryview(buffer))]).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = (
+            bytes(buffer[: stream.readinto(memoryview(buffer))])
+            .removeprefix(b"\xef\xbb\xbf")
+            .lstrip()
+        )
     if head.startswith(b">"):
         return "fasta"
     if head.startswith(b"{"):
@@ -59,19 +70,22 @@ def find_format(path: Path) -> str:
     if suffixes and suffixes[-1] in EXTENSIONS["text"]:
         return "text"
     raise UserError(
-        f"{path}: neither its name nor its beginning ({head[:20]!r}) tells what format it has. If it is sequences, say which: "
-        f"--format {', '.join(FORMATS)}."
+        f"{path}: neither its name nor its beginning ({head[:20]!r}) tells what format it has. If"
+        f" it is sequences, say which: --format {', '.join(FORMATS)}."
     )
 
 
 def check_columns(path: Path, kind: str, wanted: list[str]) -> None:
-    """Looks whether the first record of a CSV or JSON-lines file has the columns or fields that were asked for.
+    """Looks whether the first record of a CSV or JSON-lines file has the columns or fields that
+    were asked for.
 
     Raises:
       UserError: it has not; the message lists those that there are.
     """
     with Stream(path) as stream:
-        first = next((line for _, line in lines(stream, LINE_BYTES) if line.strip()), b"").decode("utf-8", "replace")
+        first = next((line for _, line in lines(stream, LINE_BYTES) if line.strip()), b"").decode(
+            "utf-8", "replace"
+        )
     if kind == "csv":
         there = next(csv.reader([first.removeprefix("\ufeff")], delimiter=_delimiter(first)), [])
         option, what = "--column", "column"
@@ -85,12 +99,15 @@ def check_columns(path: Path, kind: str, wanted: list[str]) -> None:
     for name in wanted:
         if name not in there:
             raise UserError(
-                f"{path} has no {what} '{name}'.{did_you_mean(name, there)} There are: {', '.join(there[:30])}. "
-                f"Name the one that holds the sequences with {option}, and the one with their ids with --id."
+                f"{path} has no {what} '{name}'.{did_you_mean(name, there)} There are:"
+                f" {', '.join(there[:30])}. Name the one that holds the sequences with {option},"
+                " and the one with their ids with --id."
             )
 
 
-def read_records(path: Path, kind: str, column: list[str], name: str | None, stream: Stream) -> Iterator[Record]:
+def read_records(
+    path: Path, kind: str, column: list[str], name: str | None, stream: Stream
+) -> Iterator[Record]:
     """The records of a file that is no FASTA.
 
     Args:
@@ -116,7 +133,9 @@ def read_records(path: Path, kind: str, column: list[str], name: str | None, str
         yield from _read_csv(path, numbered, column, name)
 
 
-def _parse_json(offset: int, label: str, line: bytes, column: list[str], name: str | None) -> Record:
+def _parse_json(
+    offset: int, label: str, line: bytes, column: list[str], name: str | None
+) -> Record:
     try:
         found = json.loads(line)
     except ValueError as error:
@@ -129,7 +148,9 @@ def _parse_json(offset: int, label: str, line: bytes, column: list[str], name: s
     try:
         return Record(offset, label, "".join(texts).encode())
     except UnicodeEncodeError as error:
-        return Record(offset, label, b"", "unparsable", f"half of a surrogate pair at character {error.start}")
+        return Record(
+            offset, label, b"", "unparsable", f"half of a surrogate pair at character {error.start}"
+        )
 
 
 def _delimiter(line: str) -> str:
@@ -139,7 +160,8 @@ def _delimiter(line: str) -> str:
 def _read_csv(
     path: Path, numbered: Iterator[tuple[int, bytes]], column: list[str], name: str | None
 ) -> Iterator[Record]:
-    waiting: deque[tuple[int, int, str]] = deque()  # offset, number, text of lines that were looked at too early
+    # offset, number, text of lines that were looked at too early
+    waiting: deque[tuple[int, int, str]] = deque()
 
     def take() -> tuple[int, int, str] | None:
         if waiting:
@@ -167,7 +189,9 @@ def _read_csv(
             if text.count('"') % 2:
                 waiting.extendleft(reversed(more))  # the quote is the fault of this line alone
                 raise csv.Error("a quote is not closed")
-            row = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), [])
+            row = next(
+                csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), []
+            )
             if row and len(row) != len(header):
                 raise csv.Error(f"{len(row)} cells, the header has {len(header)}")
         except csv.Error as error:

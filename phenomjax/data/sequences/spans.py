@@ -1,7 +1,9 @@
-"""Rows for permutation language models (Yang et al. 2019, https://arxiv.org/abs/1906.08237): spans to predict and the order to predict them in.
+"""Rows for permutation language models (Yang et al. 2019, https://arxiv.org/abs/1906.08237): spans
+to predict and the order to predict them in.
 
-A row is: the next reuse_len tokens of its lane | A | <sep> | B | <sep> <cls>. A goes on where the first part ends, and ends with a sequence; B
-goes on where A ends, or, with probability 1/2, comes from anywhere. Every draw is a function of (seed, step, row).
+A row is: the next reuse_len tokens of its lane | A | <sep> | B | <sep> <cls>. A goes on where the
+first part ends, and ends with a sequence; B goes on where A ends, or, with probability 1/2, comes
+from anywhere. Every draw is a function of (seed, step, row).
 """
 
 from collections.abc import Sequence
@@ -16,26 +18,34 @@ from phenomjax.system.errors import UserError
 
 FUNCTIONAL = 3  # <sep>, <sep>, <cls>
 LONGEST_SPAN = 5
-# A span has n tokens with a probability proportional to 1/n: below which 32-bit draw it has at most n.
-_SPAN_LIMITS = (np.cumsum(1 / np.arange(1, LONGEST_SPAN + 1)) / sum(1 / np.arange(1, LONGEST_SPAN + 1)) * 2**32)[:-1]
+# A span has n tokens with a probability proportional to 1/n: below which 32-bit draw it has at most
+# n.
+_SPAN_LIMITS = (
+    np.cumsum(1 / np.arange(1, LONGEST_SPAN + 1)) / sum(1 / np.arange(1, LONGEST_SPAN + 1)) * 2**32
+)[:-1]
 
 
 class SpanLoader(LaneLoader):
     """Lanes with targets, as batches that are addressed by their step; implements `tasks.Loader`.
 
-    A batch is a dict of arrays whose leading axis is the row: tokens [rows, segment_len] uint8; segment [rows, segment_len] uint8, 0 for
-    the first part, A and its <sep>, 1 for B and its <sep>, 2 for <cls>; target [rows, num_predict] int32, the places to predict,
-    rising; rank [rows, segment_len] int16, the order: a token is seen by those of higher rank, and by those of the same rank that are no
-    targets; reverse [rows] bool, rows whose lane runs from its end to its beginning; fresh, row and sequence as in `LaneLoader`.
+    A batch is a dict of arrays whose leading axis is the row: tokens [rows, segment_len] uint8;
+    segment [rows, segment_len] uint8, 0 for the first part, A and its <sep>, 1 for B and its <sep>,
+    2 for <cls>; target [rows, num_predict] int32, the places to predict, rising; rank [rows,
+    segment_len] int16, the order: a token is seen by those of higher rank, and by those of the same
+    rank that are no targets; reverse [rows] bool, rows whose lane runs from its end to its
+    beginning; fresh, row and sequence as in `LaneLoader`.
 
-    A step moves on by reuse_len tokens, so A and B are read again as the first part of rows to come; rates count all of segment_len.
+    A step moves on by reuse_len tokens, so A and B are read again as the first part of rows to
+    come; rates count all of segment_len.
 
     Args:
       segment_len: tokens of a row.
       reuse_len: tokens of its first part.
-      perm_size: tokens of a part that are permuted together; those of a block come after those of the blocks before.
+      perm_size: tokens of a part that are permuted together; those of a block come after those of
+        the blocks before.
       num_predict: targets of a row, the larger half in the first part.
-      mask_alpha, mask_beta: a span of n targets comes with n * mask_alpha // mask_beta tokens around it that are no targets.
+      mask_alpha, mask_beta: a span of n targets comes with n * mask_alpha // mask_beta tokens
+        around it that are no targets.
       bi_data: whether every other row runs backwards.
       options: the other arguments of `LaneLoader`.
 
@@ -72,21 +82,36 @@ class SpanLoader(LaneLoader):
         """The {name: (shape, dtype)} of a global batch."""
         rows, length = self.global_batch_size, self.row_len
         shapes = {
-            "tokens": ((rows, length), np.uint8), "segment": ((rows, length), np.uint8), "rank": ((rows, length), np.int16),
-            "target": ((rows, sum(self.goals)), np.int32), "reverse": ((rows,), np.bool_), "fresh": ((rows,), np.bool_),
-            "row": ((rows,), np.int32), "sequence": ((rows,), np.uint32),
-        }  # fmt: skip
+            "tokens": ((rows, length), np.uint8),
+            "segment": ((rows, length), np.uint8),
+            "rank": ((rows, length), np.int16),
+            "target": ((rows, sum(self.goals)), np.int32),
+            "reverse": ((rows,), np.bool_),
+            "fresh": ((rows,), np.bool_),
+            "row": ((rows,), np.int32),
+            "sequence": ((rows,), np.uint32),
+        }
         return [{name: (shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the banks alone."""
+        """This process's rows of a step, in fresh arrays: a function of the seed, the step and the
+        banks alone.
+        """
         row = np.arange(self._local.start, self._local.stop, dtype=np.int32)
         reverse = (row % 2 == 1) & self.bi_data
         draws = self._draws(step)
         tokens, segment, sequence = self._text(step, reverse, draws[:, -2:])
         functional = (tokens == SEP) | (tokens == CLS)  # no bank holds these
-        targets, ranks, first_rank, start, drawn = [], np.zeros(tokens.shape, np.int16), 0, 0, self.row_len
-        for goal, size in zip(self.goals, (self.reuse_len, self.row_len - self.reuse_len), strict=True):
+        targets, ranks, first_rank, start, drawn = (
+            [],
+            np.zeros(tokens.shape, np.int16),
+            0,
+            0,
+            self.row_len,
+        )
+        for goal, size in zip(
+            self.goals, (self.reuse_len, self.row_len - self.reuse_len), strict=True
+        ):
             part = slice(start, start + size)
             spans, places = draws[:, drawn : drawn + goal], draws[:, part]
             target = self._targets(functional[:, part], spans, places, goal)
@@ -95,29 +120,44 @@ class SpanLoader(LaneLoader):
             # All of a part comes after all of the part before.
             start, drawn, first_rank = start + size, drawn + goal, first_rank + goal + 1
         return {
-            "tokens": tokens, "segment": segment, "rank": ranks, "target": np.concatenate(targets, 1).astype(np.int32),
-            "reverse": reverse, "fresh": np.full(len(row), step % self.steps_per_epoch == 0), "row": row, "sequence": sequence,
-        }  # fmt: skip
+            "tokens": tokens,
+            "segment": segment,
+            "rank": ranks,
+            "target": np.concatenate(targets, 1).astype(np.int32),
+            "reverse": reverse,
+            "fresh": np.full(len(row), step % self.steps_per_epoch == 0),
+            "row": row,
+            "sequence": sequence,
+        }
 
     def describe(self) -> str:
         """One paragraph for the start-up lines."""
         corpus = self.corpus
         return (
-            f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of {', '.join(b.path.name for b in corpus.banks)} "
-            f"in {self.global_batch_size} lanes of {self.lane_len:,}{', every other one backwards' if self.bi_data else ''}; rows of "
-            f"{self.row_len} tokens that move on by {self.reuse_len}, {sum(self.goals)} targets each, {self.steps_per_epoch:,} steps an epoch"
+            f"{self.split}: {corpus.num_sequences:,} sequences, {corpus.num_tokens:,} tokens of"
+            f" {', '.join(b.path.name for b in corpus.banks)} in {self.global_batch_size} lanes of"
+            f" {self.lane_len:,}{', every other one backwards' if self.bi_data else ''}; rows of"
+            f" {self.row_len} tokens that move on by {self.reuse_len}, {sum(self.goals)} targets"
+            f" each, {self.steps_per_epoch:,} steps an epoch"
         )
 
     def _draws(self, step: int) -> np.ndarray:
-        """Random numbers of this process's rows [rows, row_len + num_predict + 2 or a few more] uint64."""
+        """Random numbers of this process's rows [rows, row_len + num_predict + 2 or a few more]
+        uint64.
+        """
         count = -(-(self.row_len + sum(self.goals) + 2) // 4) * 4  # Philox counts in fours
-        seed, stream = (self.seed, 4) if self.split == "train" else (0, 5)  # all runs are judged on the same spans
+        # all runs are judged on the same spans
+        seed, stream = (self.seed, 4) if self.split == "train" else (0, 5)
         counter = np.array([self._local.start * (count // 4), step, 0, 0], np.uint64)
         generator = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
         return generator.random_raw(count * len(self._local)).reshape(len(self._local), count)
 
-    def _text(self, step: int, reverse: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """tokens, segment [rows, row_len] uint8 and the id of the sequence of each row's first token [rows] uint32."""
+    def _text(
+        self, step: int, reverse: np.ndarray, draws: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """tokens, segment [rows, row_len] uint8 and the id of the sequence of each row's first
+        token [rows] uint32.
+        """
         epoch, number = divmod(step, self.steps_per_epoch)
         stream, shift = self._stream(epoch)
         reuse, length = self.reuse_len, self.row_len - FUNCTIONAL
@@ -148,8 +188,11 @@ class SpanLoader(LaneLoader):
         tokens[:, -2:], segment[:, -1] = (SEP, CLS), 2
         return tokens, segment, sequence
 
-    def _targets(self, functional: np.ndarray, spans: np.ndarray, places: np.ndarray, goal: int) -> np.ndarray:
-        """The places to predict in one part [rows, goal]: spans with their context one after the other, then single places.
+    def _targets(
+        self, functional: np.ndarray, spans: np.ndarray, places: np.ndarray, goal: int
+    ) -> np.ndarray:
+        """The places to predict in one part [rows, goal]: spans with their context one after the
+        other, then single places.
 
         Args:
           functional: [rows, size] bool, places that are never predicted.
@@ -157,35 +200,46 @@ class SpanLoader(LaneLoader):
           places: [rows, size] uint64 random numbers.
         """
         rows, size = functional.shape
-        drawn = 1 + np.searchsorted(_SPAN_LIMITS, (spans & 0xFFFFFFFF).astype(np.float64), side="right")
+        drawn = 1 + np.searchsorted(
+            _SPAN_LIMITS, (spans & 0xFFFFFFFF).astype(np.float64), side="right"
+        )
         total = np.minimum(np.cumsum(drawn, 1), goal)
         length = np.diff(total, axis=1, prepend=0)
         context = length * self.mask_alpha // self.mask_beta
         left = ((spans >> 32).astype(np.int64) * context) >> 32
         begin = np.cumsum(length + context, 1) - length - context + left
         end = begin + length
-        # As published, a span that would reach the end of the part is left out, and with it all that follow.
+        # As published, a span that would reach the end of the part is left out, and with it all
+        # that follow.
         inside = (end < size) & (length > 0)
         edges = np.zeros((rows, size + 1), np.int32)
         row = np.broadcast_to(np.arange(rows)[:, None], begin.shape)[inside]
         np.add.at(edges, (row, begin[inside]), 1)
         np.add.at(edges, (row, end[inside]), -1)
         wanted = np.cumsum(edges, 1)[:, :size] > 0
-        order = (places >> 32).astype(np.int64) + np.where(functional, 2**34, np.where(wanted, 0, 2**33))
+        order = (places >> 32).astype(np.int64) + np.where(
+            functional, 2**34, np.where(wanted, 0, 2**33)
+        )
         return np.sort(np.argpartition(order, goal - 1, 1)[:, :goal], 1)
 
     def _ranks(self, target: np.ndarray, functional: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """The order within one part [rows, size]: 0 what all see; targets and functional tokens, by block and at random, from 1 on.
+        """The order within one part [rows, size]: 0 what all see; targets and functional tokens, by
+        block and at random, from 1 on.
 
-        A functional token has the rank of the target before it, which it sees, as do those that come later in the order.
+        A functional token has the rank of the target before it, which it sees, as do those that
+        come later in the order.
         """
         ranks = np.zeros(functional.shape, np.int64)
         if not target.shape[1]:
             return ranks
-        drawn = (places & 0xFFFFFFFF).astype(np.int64) + (np.arange(functional.shape[1]) // self.perm_size << 32)
+        drawn = (places & 0xFFFFFFFF).astype(np.int64) + (
+            np.arange(functional.shape[1]) // self.perm_size << 32
+        )
         of_targets = np.take_along_axis(drawn, target, 1)
         order = np.argsort(of_targets, 1)
-        np.put_along_axis(ranks, np.take_along_axis(target, order, 1), np.arange(1, target.shape[1] + 1)[None], 1)
+        np.put_along_axis(
+            ranks, np.take_along_axis(target, order, 1), np.arange(1, target.shape[1] + 1)[None], 1
+        )
         row, place = np.nonzero(functional)
         ranks[row, place] = (of_targets[row] < drawn[row, place][:, None]).sum(1)
         return ranks
@@ -193,10 +247,20 @@ class SpanLoader(LaneLoader):
 
 def check_row(segment_len: int, reuse_len: int, num_predict: int) -> None:
     """Raises UserError if a row has no room for its parts and targets."""
-    goals, parts = (num_predict - num_predict // 2, num_predict // 2), (reuse_len, segment_len - reuse_len - FUNCTIONAL)
-    if parts[1] < 2 or any(goal < 1 or goal >= size for goal, size in zip(goals, parts, strict=True)):
+    goals, parts = (
+        (num_predict - num_predict // 2, num_predict // 2),
+        (
+            reuse_len,
+            segment_len - reuse_len - FUNCTIONAL,
+        ),
+    )
+    if parts[1] < 2 or any(
+        goal < 1 or goal >= size for goal, size in zip(goals, parts, strict=True)
+    ):
         raise UserError(
-            f"A row of config.data.segment_len={segment_len} tokens has a first part of config.model.reuse_len={reuse_len} and "
-            f"{max(parts[1], 0)} more (3 are <sep> and <cls>), which cannot hold {goals[0]} and {goals[1]} targets and something to see "
-            f"them by. Set --config.model.reuse_len={segment_len // 2} --config.model.num_predict={max(segment_len // 6, 2)}."
+            f"A row of config.data.segment_len={segment_len} tokens has a first part of"
+            f" config.model.reuse_len={reuse_len} and {max(parts[1], 0)} more (3 are <sep> and"
+            f" <cls>), which cannot hold {goals[0]} and {goals[1]} targets and something to see"
+            f" them by. Set --config.model.reuse_len={segment_len // 2}"
+            f" --config.model.num_predict={max(segment_len // 6, 2)}."
         )

@@ -1,4 +1,6 @@
-"""Copies a token bank once into a node's local disk or shared memory, checked, for all processes of the node."""
+"""Copies a token bank once into a node's local disk or shared memory, checked, for all processes of
+the node.
+"""
 
 import fcntl
 import hashlib
@@ -18,9 +20,10 @@ PIECE = 2**24  # bytes copied and hashed at a time
 def stage(path: Path, folder: Path) -> Path:
     """Returns a copy of the bank `path` in `folder`, made now or earlier.
 
-    Every file's sha256 is checked against the bank's while it is copied. The first process of a node copies, the others wait for it; a
-    restart finds the copy and uses it; a killed copy is continued file by file. The name holds the bank's fingerprint, so a bank
-    that was prepared anew is copied anew.
+    Every file's sha256 is checked against the bank's while it is copied. The first process of a
+    node copies, the others wait for it; a restart finds the copy and uses it; a killed copy is
+    continued file by file. The name holds the bank's fingerprint, so a bank that was prepared anew
+    is copied anew.
 
     Raises:
       UserError: no room, no permission, or a file of the bank is damaged.
@@ -51,19 +54,24 @@ def stage(path: Path, folder: Path) -> Path:
                 os.replace(partial, target / name)
     except OSError as error:
         raise UserError(
-            f"data.staging={folder} cannot take a copy of {path} ({error.strerror or error}). Give a folder on a local disk that you own, "
-            "or read the bank where it is with --config.data.staging=''."
+            f"data.staging={folder} cannot take a copy of {path} ({error.strerror or error}). Give"
+            " a folder on a local disk that you own, or read the bank where it is with"
+            " --config.data.staging=''."
         ) from None
     log.info("staging: %s copied to %s", path, target)
     return target
 
 
 def _check_room(path: Path, folder: Path, checksums: dict[str, str]) -> None:
-    need, free = sum((path / name).stat().st_size for name in checksums), shutil.disk_usage(folder).free
+    need, free = (
+        sum((path / name).stat().st_size for name in checksums),
+        shutil.disk_usage(folder).free,
+    )
     if need > free:
         raise UserError(
-            f"data.staging={folder} has {free / 2**30:.1f} GiB left, and the bank {path} takes {need / 2**30:.1f} GiB. Give a folder with "
-            "more room, or read the bank where it is with --config.data.staging=''."
+            f"data.staging={folder} has {free / 2**30:.1f} GiB left, and the bank {path} takes"
+            f" {need / 2**30:.1f} GiB. Give a folder with more room, or read the bank where it is"
+            " with --config.data.staging=''."
         )
 
 
@@ -77,7 +85,8 @@ def _copy(source: Path, target: Path, checksum: str) -> None:
     if digest.hexdigest() != checksum:
         partial.unlink()
         raise UserError(
-            f"{source} is damaged: its sha256 is not the one recorded when the bank was made. Copy the bank again, or run the command "
-            "that prepared it again; `python -m phenomjax.prepare inspect` lists every damaged file."
+            f"{source} is damaged: its sha256 is not the one recorded when the bank was made. Copy"
+            " the bank again, or run the command that prepared it again; `python -m"
+            " phenomjax.prepare inspect` lists every damaged file."
         )
     os.replace(partial, target)

@@ -1,4 +1,6 @@
-"""Files of sequences as streams of bytes: plain, gzip or Zstandard, told by their first bytes; and FASTA in whole records."""
+"""Files of sequences as streams of bytes: plain, gzip or Zstandard, told by their first bytes; and
+FASTA in whole records.
+"""
 
 import zlib
 from collections.abc import Iterator
@@ -50,7 +52,9 @@ class Stream:
             self._file.seek(offset)
 
     def _start(self) -> None:
-        """A decompressor for the next part of the file: gzip members and Zstandard frames stand one after the other."""
+        """A decompressor for the next part of the file: gzip members and Zstandard frames stand one
+        after the other.
+        """
         self._begun = False
         self._part: Any = zlib.decompressobj(wbits=31)
         if self._kind == "zstd":
@@ -60,7 +64,8 @@ class Stream:
         """Fills the beginning of a buffer; returns how many bytes.
 
         Raises:
-          Damaged: nothing more can be read, though the file should go on; all that could be read was given before.
+          Damaged: nothing more can be read, though the file should go on; all that could be read
+            was given before.
         """
         if not self._kind:
             count = self._file.readinto(buffer)
@@ -72,7 +77,10 @@ class Stream:
             if not self._packed and (self._part.eof or not self._begun):
                 return 0
             if not self._packed:
-                raise Damaged(f"its {self._kind} data end after byte {self.raw}: it was not copied or downloaded whole")
+                raise Damaged(
+                    f"its {self._kind} data end after byte {self.raw}: it was not copied or"
+                    " downloaded whole"
+                )
             if self._part.eof:
                 self._packed = self._packed.lstrip(b"\0")  # some archives are padded with zeros
                 self._start()
@@ -81,7 +89,9 @@ class Stream:
             try:
                 self._ready = memoryview(self._part.decompress(self._packed))
             except (zlib.error, zstandard.ZstdError) as error:
-                raise Damaged(f"its {self._kind} data are broken before byte {self.raw} ({error})") from None
+                raise Damaged(
+                    f"its {self._kind} data are broken before byte {self.raw} ({error})"
+                ) from None
             self._packed = self._part.unused_data
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
@@ -99,7 +109,10 @@ class Stream:
 
 
 def lines(stream: Stream, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line without its end) of every line. A line that a damaged file cuts is not given; Damaged is raised after the rest."""
+    """(offset, line without its end) of every line.
+
+    A line that a damaged file cuts is not given; Damaged is raised after the rest.
+    """
     buffer, tail, base = memoryview(bytearray(block_bytes)), b"", 0
     while True:
         try:
@@ -116,7 +129,9 @@ def lines(stream: Stream, block_bytes: int) -> Iterator[tuple[int, bytes]]:
             return
         if len(tail) > LONGEST_RECORD:
             raise Damaged(
-                f"the line that begins at byte {base} of the text has no end within {LONGEST_RECORD} bytes", base
+                f"the line that begins at byte {base} of the text has no end within"
+                f" {LONGEST_RECORD} bytes",
+                base,
             )
 
 
@@ -130,11 +145,13 @@ class Trouble(NamedTuple):
 
 
 class Fasta:
-    """A FASTA stream cut into blocks of whole records, at the memory of one block (or of one record, where that is longer).
+    """A FASTA stream cut into blocks of whole records, at the memory of one block (or of one
+    record, where that is longer).
 
     Args:
       stream: where the bytes come from.
-      offset: of the stream's first byte in the file. If it is not 0, the first record is the first that begins after it.
+      offset: of the stream's first byte in the file. If it is not 0, the first record is the first
+        that begins after it.
       block_bytes: size of a block.
       longest: bytes of the longest record that is read; a longer one is trouble, and skipped.
 
@@ -144,7 +161,9 @@ class Fasta:
       troubles: what was found between the records; taken away by the caller.
     """
 
-    def __init__(self, stream: Stream, offset: int, block_bytes: int, longest: int = LONGEST_RECORD):
+    def __init__(
+        self, stream: Stream, offset: int, block_bytes: int, longest: int = LONGEST_RECORD
+    ):
         self._stream, self.base, self._longest = stream, offset, longest
         self._buffer = bytearray(block_bytes)
         self.data = np.frombuffer(self._buffer, np.uint8)
@@ -154,7 +173,9 @@ class Fasta:
         self._started = False
 
     def blocks(self, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Ranges of `data` that hold whole records, of those that begin before `stop` (an offset in the file)."""
+        """Ranges of `data` that hold whole records, of those that begin before `stop` (an offset in
+        the file).
+        """
         if not self._started:
             self._started = True
             self._begin()
@@ -172,13 +193,19 @@ class Fasta:
                 head = bytes(self.data[at + 1 : min(at + 200, self._filled)])
                 name = head.split(b"\n")[0].split()[:1]
                 self.troubles.append(
-                    Trouble(self.base + at, "truncated", self._damage, (name or [b""])[0].decode("utf-8", "replace"))
+                    Trouble(
+                        self.base + at,
+                        "truncated",
+                        self._damage,
+                        (name or [b""])[0].decode("utf-8", "replace"),
+                    )
                 )
                 self._at = self._filled
                 return
             elif self._filled - at >= self._longest:
                 detail = (
-                    f"a record of more than {self._longest} bytes: it is probably no protein, or line ends are missing"
+                    f"a record of more than {self._longest} bytes: it is probably no protein, or"
+                    " line ends are missing"
                 )
                 self.troubles.append(Trouble(self.base + at, "too_large", detail))
                 self._skip()
@@ -210,14 +237,18 @@ class Fasta:
             start += 1
         self._at = start
         if start == self._filled and self._ended:
-            self.troubles.append(Trouble(0, "empty_file", self._damage or "there is nothing in the file"))
+            self.troubles.append(
+                Trouble(0, "empty_file", self._damage or "there is nothing in the file")
+            )
         if start < self._filled and self._buffer[start] != ord(">"):
             text = (
                 bytes(self._buffer[start : min(start + 30, self._filled)])
                 .split(b"\n")[0]
                 .decode("utf-8", "backslashreplace")
             )
-            self.troubles.append(Trouble(start, "no_header", f"text before the first '>': {text!r}"))
+            self.troubles.append(
+                Trouble(start, "no_header", f"text before the first '>': {text!r}")
+            )
             self._skip()
 
     def _skip(self) -> None:
@@ -234,7 +265,9 @@ class Fasta:
             self._fill()
 
     def _fill(self) -> None:
-        """Moves what is left to the front and reads until the buffer is full; doubles it when it is full of one record."""
+        """Moves what is left to the front and reads until the buffer is full; doubles it when it is
+        full of one record.
+        """
         left = self._filled - self._at
         if left >= len(self._buffer) // 2 and self._at == 0:
             self._buffer = self._buffer + bytearray(len(self._buffer))

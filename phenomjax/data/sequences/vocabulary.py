@@ -1,4 +1,6 @@
-"""Alphabets of sequences: proteins by residue, SMILES by atom, source code by byte. Ids are fixed by name and version."""
+"""Alphabets of sequences: proteins by residue, SMILES by atom, source code by byte. Ids are fixed
+by name and version.
+"""
 
 import functools
 import re
@@ -14,7 +16,8 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 RARE = "BOUZ"  # aspartate or asparagine, pyrrolysine, selenocysteine, glutamate or glutamine
 VERSION = 1
 
-# Outside brackets SMILES writes the organic subset and aromatic atoms; inside, any element (OpenSMILES 3.1).
+# Outside brackets SMILES writes the organic subset and aromatic atoms; inside, any element
+# (OpenSMILES 3.1).
 _ORGANIC = "Cl Br B C N O P S F I b c n o p s *"
 _AROMATIC = "se as te si"
 _ELEMENTS = """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
@@ -47,7 +50,9 @@ class Vocabulary:
 
     @functools.cached_property
     def table(self) -> np.ndarray:
-        """[256] uint8: the id of each byte, <unk> for those that are no token (single-character alphabets)."""
+        """[256] uint8: the id of each byte, <unk> for those that are no token (single-character
+        alphabets).
+        """
         table = np.full(256, UNK, np.uint8)
         for token, number in self.ids.items():
             if len(token) == 1:
@@ -63,7 +68,9 @@ class Vocabulary:
         return self.table[np.frombuffer(data, np.uint8)]
 
     def decode(self, ids: np.ndarray) -> str:
-        """The text of ids; special tokens are written by name, but <pad>, <bos> and <eos> are left out."""
+        """The text of ids; special tokens are written by name, but <pad>, <bos> and <eos> are left
+        out.
+        """
         text = "".join(self.tokens[int(i)] for i in ids if i not in (PAD, BOS, EOS))
         return text.encode("latin-1").decode("utf-8", "replace") if self.name == "bytes" else text
 
@@ -72,15 +79,17 @@ class Vocabulary:
 def vocabulary(name: str) -> Vocabulary:
     """The vocabulary of an alphabet.
 
-    Proteins have the 20 amino acids, X, and the rare letters B, O, U and Z, which a bank maps to X unless it was prepared to keep
-    them. SMILES is closed: brackets are opened into elements, digits, charges and chirality. Bytes are those that UTF-8 can hold.
+    Proteins have the 20 amino acids, X, and the rare letters B, O, U and Z, which a bank maps to X
+    unless it was prepared to keep them. SMILES is closed: brackets are opened into elements,
+    digits, charges and chirality. Bytes are those that UTF-8 can hold.
 
     Raises:
       UserError: an unknown alphabet.
     """
     if name not in ALPHABETS:
         raise UserError(
-            f"There is no alphabet '{name}'.{did_you_mean(name, ALPHABETS)} There are: {', '.join(ALPHABETS)}."
+            f"There is no alphabet '{name}'.{did_you_mean(name, ALPHABETS)} There are:"
+            f" {', '.join(ALPHABETS)}."
         )
     return Vocabulary(name, VERSION, (*SPECIALS, *ALPHABETS[name]()))
 
@@ -92,10 +101,13 @@ def _bytes() -> list[str]:
 
 ALPHABETS = {
     "protein": lambda: [*AMINO_ACIDS, "X", *RARE],
-    "smiles": lambda: list(dict.fromkeys([*_ORGANIC.split(), *_AROMATIC.split(), *_MARKS.split(), *_ELEMENTS.split()])),
+    "smiles": lambda: list(
+        dict.fromkeys([*_ORGANIC.split(), *_AROMATIC.split(), *_MARKS.split(), *_ELEMENTS.split()])
+    ),
     "bytes": _bytes,
 }
-UNITS = {"protein": "residues", "smiles": "tokens", "bytes": "bytes"}  # what one token is called in logs
+# what one token is called in logs
+UNITS = {"protein": "residues", "smiles": "tokens", "bytes": "bytes"}
 
 
 @functools.cache
@@ -106,11 +118,15 @@ def _pattern(inside: bool) -> re.Pattern:
         *_ORGANIC.split(),
         *_MARKS.split(),
     ]
-    return re.compile("|".join(re.escape(name) for name in sorted(set(names), key=len, reverse=True)) + "|.", re.DOTALL)
+    return re.compile(
+        "|".join(re.escape(name) for name in sorted(set(names), key=len, reverse=True)) + "|.",
+        re.DOTALL,
+    )
 
 
 def smiles_tokens(text: str) -> list[str]:
-    """Splits a SMILES string: Cl and Br are one atom, the inside of [brackets] goes by element, ring numbers by digit.
+    """Splits a SMILES string: Cl and Br are one atom, the inside of [brackets] goes by element,
+    ring numbers by digit.
 
     A character that SMILES does not know comes as it is, and has no id.
     """

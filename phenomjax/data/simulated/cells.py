@@ -1,19 +1,23 @@
-"""Draws simulated Cell Painting fields: cells with their stained parts, then what the microscope makes of them.
+"""Draws simulated Cell Painting fields: cells with their stained parts, then what the microscope
+makes of them.
 
-A phenomenological model, not a physical one: a field is a label map of cells (normalised elliptic distances, bent by
-smooth noise, the nearest cell wins), and each stain is a product of a few per-cell profiles (distance to the nucleus,
-distance to the rim) and band-passed noise. The dense work is on whole (H, W) planes in float32; only cell outlines are
-drawn one after another, in small windows.
+A phenomenological model, not a physical one: a field is a label map of cells (normalised elliptic
+distances, bent by smooth noise, the nearest cell wins), and each stain is a product of a few
+per-cell profiles (distance to the nucleus, distance to the rim) and band-passed noise. The dense
+work is on whole (H, W) planes in float32; only cell outlines are drawn one after another, in small
+windows.
 """
 
 import dataclasses
 
 import numpy as np
 
-# The order of RxRx: DNA, endoplasmic reticulum, actin, RNA and nucleoli, mitochondria, Golgi and membrane.
+# The order of RxRx: DNA, endoplasmic reticulum, actin, RNA and nucleoli, mitochondria, Golgi and
+# membrane.
 CHANNELS = ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
 
-# The axes of the phenotype space. A value of 1 multiplies the quantity by exp(sensitivity); 0 is an untreated cell.
+# The axes of the phenotype space. A value of 1 multiplies the quantity by exp(sensitivity); 0 is an
+# untreated cell.
 SENSITIVITY = {
     "nucleus_size": 0.16,
     "nucleus_elongation": 0.22,
@@ -48,7 +52,8 @@ class Optics:
     Attributes:
       gain: float (6,), multiplies each channel.
       background: float (6,), adds to each channel, in grey levels of 255.
-      illumination: float (6, 5), coefficients of x, y, x*x, y*y, x*y on [-1, 1]: log of the shading of each channel.
+      illumination: float (6, 5), coefficients of x, y, x*x, y*y, x*y on [-1, 1]: log of the shading
+        of each channel.
       blur: float, standard deviation of the point-spread function in pixels.
       density: float, multiplies the number of cells.
     """
@@ -61,8 +66,12 @@ class Optics:
 
 
 def _band_noise(rng: np.random.Generator, size: int, wavelength: float, count: int) -> np.ndarray:
-    """Periodic Gaussian noise (count, size, size), zero mean, unit variance, around one wavelength in pixels."""
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(np.float32)
+    """Periodic Gaussian noise (count, size, size), zero mean, unit variance, around one wavelength
+    in pixels.
+    """
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]).astype(
+        np.float32
+    )
     band = (frequency * wavelength) ** 2
     spectrum = np.fft.rfft2(rng.standard_normal((count, size, size), dtype=np.float32))
     noise = np.fft.irfft2(spectrum * (band * np.exp(1 - band)), s=(size, size))
@@ -70,7 +79,9 @@ def _band_noise(rng: np.random.Generator, size: int, wavelength: float, count: i
 
 
 def _place(rng: np.random.Generator, low: float, high: float, radius: np.ndarray) -> np.ndarray:
-    """Random centres (cells, 2) in a square, pushed apart a few times: neighbours touch but rarely pile up."""
+    """Random centres (cells, 2) in a square, pushed apart a few times: neighbours touch but rarely
+    pile up.
+    """
     centres = rng.uniform(low, high, (len(radius), 2)).astype(np.float32)
     distance = 0.75 * (radius[:, None] + radius[None]).astype(np.float32)
     for _ in range(8):
@@ -83,7 +94,9 @@ def _place(rng: np.random.Generator, low: float, high: float, radius: np.ndarray
 
 
 def _stamp(size: int, centres: np.ndarray, sigma: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Sum of Gaussian spots: centres (n, 2), sigma (n,) pixels, weight (n,) peak heights -> (size, size) float32."""
+    """Sum of Gaussian spots: centres (n, 2), sigma (n,) pixels, weight (n,) peak heights -> (size,
+    size) float32.
+    """
     reach = int(np.ceil(3 * sigma.max())) if len(sigma) else 0
     corner = np.floor(centres).astype(np.int64)
     offset = np.arange(-reach, reach + 1)
@@ -92,21 +105,33 @@ def _stamp(size: int, centres: np.ndarray, sigma: np.ndarray, weight: np.ndarray
     bell_x = np.exp(-0.5 * ((x - centres[:, 1:]) / sigma[:, None]) ** 2) * ((x >= 0) & (x < size))
     values = (weight[:, None] * bell_y)[:, :, None] * bell_x[:, None, :]
     places = np.clip(y, 0, size - 1)[:, :, None] * size + np.clip(x, 0, size - 1)[:, None, :]
-    return np.bincount(places.ravel(), values.ravel(), size * size).reshape(size, size).astype(np.float32)
+    return (
+        np.bincount(places.ravel(), values.ravel(), size * size)
+        .reshape(size, size)
+        .astype(np.float32)
+    )
 
 
-def _outlines(rng, size: int, centres, angle, length, width, bending) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label map: which cell owns a pixel. Ellipses (length, width), bent by smooth noise as much as `bending` says.
+def _outlines(
+    rng, size: int, centres, angle, length, width, bending
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Label map: which cell owns a pixel. Ellipses (length, width), bent by smooth noise as much as
+    `bending` says.
 
     Returns:
       label int32 (size, size): index of the cell, `len(centres)` for the background.
-      inside float32 (size, size): 1 in the middle of the owner, 0 at its free edge, negative outside.
-      gap float32 (size, size): how much farther the second nearest cell is, in the same unit.
+      inside float32 (size, size): 1 in the middle of the owner, 0 at its free edge, negative
+      outside. gap float32 (size, size): how much farther the second nearest cell is, in the same
+      unit.
     """
     scale = np.sqrt(length * width)
     warp = _band_noise(rng, size, 2.6 * scale.mean(), 2) * 0.16 * scale.mean()
     warp += _band_noise(rng, size, 0.7 * scale.mean(), 2) * 0.045 * scale.mean()
-    harmonics = rng.standard_normal((len(centres), 2, 2)) * np.array([[0.11], [0.09]]) * bending[:, None, None]
+    harmonics = (
+        rng.standard_normal((len(centres), 2, 2))
+        * np.array([[0.11], [0.09]])
+        * bending[:, None, None]
+    )
     harmonics = (harmonics[..., 0] + 1j * harmonics[..., 1]).astype(np.complex64)
     axis = np.arange(size, dtype=np.float32)
     nearest = np.full((size, size), 1.6, np.float32)
@@ -125,7 +150,9 @@ def _outlines(rng, size: int, centres, angle, length, width, bending) -> tuple[n
         radius = np.abs(position) + np.float32(1e-6)
         direction = position / radius
         square = direction * direction
-        distance = radius / (1 + (square * harmonics[cell, 0] + square * direction * harmonics[cell, 1]).real)
+        distance = radius / (
+            1 + (square * harmonics[cell, 0] + square * direction * harmonics[cell, 1]).real
+        )
         near, far = nearest[rows, columns], second[rows, columns]
         closer = distance < near
         np.copyto(far, np.where(closer, near, np.minimum(far, distance)))
@@ -160,24 +187,40 @@ def draw_field(
     unit = cell_radius / REFERENCE_RADIUS
     margin = 2.2 * cell_radius
     shift = dict(zip(AXES, phenotype, strict=True))
-    expected = confluence * np.exp(SENSITIVITY["cell_count"] * shift["cell_count"]) * (size + 2 * margin) ** 2
+    expected = (
+        confluence
+        * np.exp(SENSITIVITY["cell_count"] * shift["cell_count"])
+        * (size + 2 * margin) ** 2
+    )
     count = max(1, int(rng.poisson(expected / (np.pi * cell_radius**2))))
     factor = {
-        name: np.exp(SENSITIVITY[name] * (shift[name] + variation * rng.standard_normal(count))).astype(np.float32)
+        name: (
+            np.exp(
+                SENSITIVITY[name] * (shift[name] + variation * rng.standard_normal(count))
+            ).astype(np.float32)
+        )
         for name in AXES
     }
     # Cells that round up (mitosis, death): small, thick, bright, without fibres.
     rounded_share = 0.04 * np.exp(SENSITIVITY["rounded_cells"] * shift["rounded_cells"])
     rounded = rng.uniform(size=count) < np.minimum(rounded_share, 0.6)
     elongation = np.where(rounded, 1.0, 1 + 0.9 * factor["cell_elongation"])
-    radius = cell_radius * factor["cell_size"] * np.where(rounded, 0.5, 1.0) * np.exp(0.18 * rng.standard_normal(count))
+    radius = (
+        cell_radius
+        * factor["cell_size"]
+        * np.where(rounded, 0.5, 1.0)
+        * np.exp(0.18 * rng.standard_normal(count))
+    )
     angle = rng.uniform(0, np.pi, count)
     centres = _place(rng, -margin, size + margin, radius)
     stretch = np.sqrt(elongation)
     bending = np.where(rounded, 0.25, 1.0)
-    label, inside, gap = _outlines(rng, size, centres, angle, radius * stretch, radius / stretch, bending)
+    label, inside, gap = _outlines(
+        rng, size, centres, angle, radius * stretch, radius / stretch, bending
+    )
 
-    def at(values: np.ndarray) -> np.ndarray:  # a per-cell number on every pixel; 0 on the background
+    # a per-cell number on every pixel; 0 on the background
+    def at(values: np.ndarray) -> np.ndarray:
         return np.append(values, 0).astype(np.float32)[label]
 
     # Coordinates in the frame of the owner, and the distance to its nucleus.
@@ -191,7 +234,8 @@ def draw_field(
     bend = 1 + 0.07 * _band_noise(rng, size, 24 * unit, 1)[0]
     nucleus_px = at(nucleus) + 1e-3
     stretch = at(nucleus_stretch) + 1e-3
-    nucleus_distance = np.hypot(along / stretch, across * stretch) * bend - nucleus_px  # pixels, negative inside
+    # pixels, negative inside
+    nucleus_distance = np.hypot(along / stretch, across * stretch) * bend - nucleus_px
     edge = np.minimum(inside, 0.5 * gap) * (at(radius) + 1e-3)  # pixels to the rim of the owner
     cell = np.clip(edge + 0.5, 0, 1)
     in_nucleus = np.clip(0.5 - nucleus_distance, 0, 1) * (label < count)
@@ -208,16 +252,23 @@ def draw_field(
     per_cell = 1 + rng.poisson(np.clip(1.6 * factor["nucleolus_number"], 0, 12))
     owner = np.repeat(np.arange(count), per_cell)
     reach = 0.55 * nucleus[owner, None] * rng.uniform(-1, 1, (len(owner), 2))
-    nucleoli = _stamp(size, centres[owner] + reach, unit * rng.uniform(1.3, 2.4, len(owner)), np.ones(len(owner)))
+    nucleoli = _stamp(
+        size, centres[owner] + reach, unit * rng.uniform(1.3, 2.4, len(owner)), np.ones(len(owner))
+    )
     nucleoli = np.minimum(nucleoli * in_nucleus, 1.5)
     stacks = np.repeat(np.arange(count), 12)
     side = np.repeat(rng.uniform(0, 2 * np.pi, count), 12)
-    spread = factor["golgi_spread"][stacks, None] * unit * 4.0 * rng.standard_normal((len(stacks), 2))
-    spread += centres[stacks] + 1.25 * nucleus[stacks, None] * np.stack([np.sin(side), np.cos(side)], -1)
+    spread = (
+        factor["golgi_spread"][stacks, None] * unit * 4.0 * rng.standard_normal((len(stacks), 2))
+    )
+    spread += centres[stacks] + 1.25 * nucleus[stacks, None] * np.stack(
+        [np.sin(side), np.cos(side)], -1
+    )
     golgi = _stamp(size, spread, unit * rng.uniform(0.8, 1.6, len(stacks)), np.ones(len(stacks)))
     golgi = np.minimum(golgi, 2.0) * cytoplasm
 
-    # Fibres and mitochondria: one noise plane, read in each cell's own frame, stretched along its long axis.
+    # Fibres and mitochondria: one noise plane, read in each cell's own frame, stretched along its
+    # long axis.
     phase = rng.integers(0, size, (2, count))
     row = np.round(across + at(phase[0])).astype(np.int32) % size
     fibres = texture[0][row, np.round(along * 0.10 + at(phase[1])).astype(np.int32) % size]
@@ -231,12 +282,29 @@ def draw_field(
     near_er = np.exp(-((outside_nucleus / (at(0.55 * factor["er_spread"]) + 1e-3)) ** 2))
     near_mito = np.exp(-((outside_nucleus / (at(0.60 * factor["mito_spread"]) + 1e-3)) ** 2))
     image = np.empty((6, size, size), np.float32)
-    chromatin = np.clip(0.85 + 0.16 * at(factor["chromatin_texture"]) * texture[0] - 0.25 * nucleoli, 0.1, None)
+    chromatin = np.clip(
+        0.85 + 0.16 * at(factor["chromatin_texture"]) * texture[0] - 0.25 * nucleoli, 0.1, None
+    )
     image[0] = at(bright * factor["dna_intensity"]) * in_nucleus * chromatin + 0.02 * thickness
-    image[1] = at(bright * factor["er_intensity"]) * cytoplasm * reticulum * np.sqrt(thickness) * (0.12 + near_er)
-    fibres *= at(np.where(rounded, 0.0, 0.17 * factor["actin_fibres"])) * np.clip(0.9 + 0.6 * texture[2], 0, None)
-    image[2] = at(bright) * (0.26 * thickness + fibres * cell + at(0.50 * factor["actin_cortex"]) * rim)
-    image[3] = at(bright * factor["rna_intensity"]) * thickness * (0.62 - 0.30 * in_nucleus) * (1 + 0.12 * texture[2])
+    image[1] = (
+        at(bright * factor["er_intensity"])
+        * cytoplasm
+        * reticulum
+        * np.sqrt(thickness)
+        * (0.12 + near_er)
+    )
+    fibres *= at(np.where(rounded, 0.0, 0.17 * factor["actin_fibres"])) * np.clip(
+        0.9 + 0.6 * texture[2], 0, None
+    )
+    image[2] = at(bright) * (
+        0.26 * thickness + fibres * cell + at(0.50 * factor["actin_cortex"]) * rim
+    )
+    image[3] = (
+        at(bright * factor["rna_intensity"])
+        * thickness
+        * (0.62 - 0.30 * in_nucleus)
+        * (1 + 0.12 * texture[2])
+    )
     image[3] += at(0.75 * bright * factor["nucleolus_intensity"]) * nucleoli
     image[4] = at(bright * factor["mito_intensity"]) * cytoplasm * (0.06 + network * near_mito)
     image[5] = at(bright) * (0.26 * thickness + at(0.42 * factor["membrane_rim"]) * rim)
@@ -259,20 +327,27 @@ def photograph(
       photons: photo-electrons at full scale (255 grey levels); fewer = noisier.
 
     Returns:
-      uint8 or uint16 (size, size, 6); 16-bit values are 64 times finer than 8-bit ones (a 14-bit camera).
+      uint8 or uint16 (size, size, 6); 16-bit values are 64 times finer than 8-bit ones (a 14-bit
+      camera).
     """
     size = ideal.shape[-1]
     x = np.linspace(-1, 1, size, dtype=np.float32)
     y = x[:, None]
     terms = (x, y, x * x, y * y, x * y)
-    shading = sum(c[:, None, None] * term for c, term in zip(optics.illumination.T, terms, strict=True))
+    shading = sum(
+        c[:, None, None] * term for c, term in zip(optics.illumination.T, terms, strict=True)
+    )
     image = ideal * (np.exp(shading) * (FULL_SCALE * optics.gain)[:, None, None]).astype(np.float32)
-    # Point-spread function and a wide halo of light out of focus: one transfer function, periodic at the borders.
+    # Point-spread function and a wide halo of light out of focus: one transfer function, periodic
+    # at the borders.
     square = np.fft.fftfreq(size)[:, None] ** 2 + np.fft.rfftfreq(size)[None] ** 2
-    transfer = 0.86 * np.exp(-2 * (np.pi * optics.blur) ** 2 * square) + 0.14 * np.exp(-2 * (np.pi * 9.0) ** 2 * square)
+    transfer = 0.86 * np.exp(-2 * (np.pi * optics.blur) ** 2 * square) + 0.14 * np.exp(
+        -2 * (np.pi * 9.0) ** 2 * square
+    )
     image = np.fft.irfft2(np.fft.rfft2(image) * transfer.astype(np.float32), s=(size, size))
     image = np.maximum(image + optics.background.astype(np.float32)[:, None, None], 0)
-    # Shot noise as a normal of the same variance (a Poisson draw costs 7 times more), and 2 electrons of read noise.
+    # Shot noise as a normal of the same variance (a Poisson draw costs 7 times more), and 2
+    # electrons of read noise.
     electrons = image * np.float32(photons / 255)
     electrons += np.sqrt(electrons + 4) * rng.standard_normal(electrons.shape, dtype=np.float32)
     levels = electrons * np.float32(255 / photons * (1 if bit_depth == 8 else 64))
@@ -280,5 +355,6 @@ def photograph(
     return np.clip(np.rint(levels), 0, limit).astype(dtype).transpose(1, 2, 0)
 
 
-# Grey levels (of 255) of an ideal intensity of 1, channel by channel: as bright as RxRx fields, none saturated.
+# Grey levels (of 255) of an ideal intensity of 1, channel by channel: as bright as RxRx fields,
+# none saturated.
 FULL_SCALE = np.array([90.0, 95.0, 115.0, 85.0, 150.0, 95.0])

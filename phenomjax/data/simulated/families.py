@@ -1,4 +1,5 @@
-"""Simulated protein families: a few ancestors evolved along trees, with conserved and free positions, as a token bank with truth.
+"""Simulated protein families: a few ancestors evolved along trees, with conserved and free
+positions, as a token bank with truth.
 
 NAME.zarr                       a token bank; members are split into train and validation, whole families are held out as test
 NAME.zarr/truth/families.parquet  id, family
@@ -20,9 +21,31 @@ from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
-# Frequencies of amino acids in UniProtKB/Swiss-Prot in percent, in the order of AMINO_ACIDS (release statistics, rounded).
+# Frequencies of amino acids in UniProtKB/Swiss-Prot in percent, in the order of AMINO_ACIDS
+# (release statistics, rounded).
 FREQUENCIES = np.array(
-    [8.3, 1.4, 5.5, 6.7, 3.9, 7.1, 2.3, 5.9, 5.8, 9.7, 2.4, 4.1, 4.7, 3.9, 5.5, 6.6, 5.4, 6.9, 1.1, 2.9]
+    [
+        8.3,
+        1.4,
+        5.5,
+        6.7,
+        3.9,
+        7.1,
+        2.3,
+        5.9,
+        5.8,
+        9.7,
+        2.4,
+        4.1,
+        4.7,
+        3.9,
+        5.5,
+        6.6,
+        5.4,
+        6.9,
+        1.1,
+        2.9,
+    ]
 )
 # Residues within a group replace each other ten times as often as others.
 SIMILAR = ("ILMV", "FWY", "KRH", "DE", "NQ", "ST", "AG", "C", "P")
@@ -83,15 +106,17 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
     path, settings = Path(path), dataclasses.asdict(config)
     if not 0 <= config.test_families < config.families or config.members < 2 or config.length < 10:
         raise UserError(
-            f"A simulation of {config.families} families, {config.test_families} of them for the test, with {config.members} members of "
-            f"{config.length} residues leaves too little to train on. Give at least one family more than --test-families, 2 members, "
-            "and 10 residues."
+            f"A simulation of {config.families} families, {config.test_families} of them for the"
+            f" test, with {config.members} members of {config.length} residues leaves too little to"
+            " train on. Give at least one family more than --test-families, 2 members, and 10"
+            " residues."
         )
     if (path / "zarr.json").is_file():
         bank = open_token_bank(path)
         if bank.attributes["options"].get("simulated") != settings:
             raise UserError(
-                f"{path} is there already and was made with other settings. Give another path, or delete it."
+                f"{path} is there already and was made with other settings. Give another path, or"
+                " delete it."
             )
         return
     ancestors, members = simulate(config)
@@ -100,7 +125,9 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
     for family, proteins in enumerate(members):
         for number, protein in enumerate(proteins):
             known = "validation" if number < held_out else "train"
-            splits["test" if family < config.test_families else known].append((f"F{family:03d}_{number:04d}", protein))
+            splits["test" if family < config.test_families else known].append(
+                (f"F{family:03d}_{number:04d}", protein)
+            )
     rng = np.random.default_rng([config.seed, 1])
     for rows in splits.values():
         rng.shuffle(rows)  # families side by side would make every lane a single family
@@ -113,13 +140,22 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
     pq.write_table(pa.table({"id": ids, "family": numbers}), partial / "truth" / "families.parquet")
     pq.write_table(
         pa.concat_tables(
-            pa.table({"family": [number] * len(text), "site": range(len(text)), "residue": list(text), "rate": rates})
+            pa.table(
+                {
+                    "family": [number] * len(text),
+                    "site": range(len(text)),
+                    "residue": list(text),
+                    "rate": rates,
+                }
+            )
             for number, (text, rates) in enumerate(ancestors)
         ),
         partial / "truth" / "sites.parquet",
     )
     partial.replace(path)
-    log.info("wrote %s: %d families of %d simulated proteins", path, config.families, config.members)
+    log.info(
+        "wrote %s: %d families of %d simulated proteins", path, config.families, config.members
+    )
 
 
 def simulate(config: FamilyConfig) -> tuple[list[tuple[str, np.ndarray]], list[list[str]]]:
@@ -151,8 +187,12 @@ def evolve_families(config: FamilyConfig) -> list[tuple[Protein, list[Protein]]]
     return families
 
 
-def evolve(rng: np.random.Generator, protein: Protein, leaves: int, depth: float, indel_rate: float) -> list[Protein]:
-    """The leaves of a random binary tree whose leaves are all `depth` substitutions a free site away from `protein`."""
+def evolve(
+    rng: np.random.Generator, protein: Protein, leaves: int, depth: float, indel_rate: float
+) -> list[Protein]:
+    """The leaves of a random binary tree whose leaves are all `depth` substitutions a free site
+    away from `protein`.
+    """
     # The first of n lineages splits, on average, after 1/n of what is left.
     length = depth if leaves == 1 else depth * rng.uniform(0, 2 / (1 + np.log2(leaves) * 1.5))
     protein = _branch(rng, protein, min(length, depth), indel_rate)
@@ -160,21 +200,31 @@ def evolve(rng: np.random.Generator, protein: Protein, leaves: int, depth: float
         return [protein]
     left = int(rng.integers(1, leaves))
     rest = max(depth - length, 0.0)
-    return evolve(rng, protein, left, rest, indel_rate) + evolve(rng, protein, leaves - left, rest, indel_rate)
+    return evolve(rng, protein, left, rest, indel_rate) + evolve(
+        rng, protein, leaves - left, rest, indel_rate
+    )
 
 
-def _branch(rng: np.random.Generator, protein: Protein, length: float, indel_rate: float) -> Protein:
-    """One branch: substitutions at each site's rate, then a few insertions and deletions where sites are free."""
+def _branch(
+    rng: np.random.Generator, protein: Protein, length: float, indel_rate: float
+) -> Protein:
+    """One branch: substitutions at each site's rate, then a few insertions and deletions where
+    sites are free.
+    """
     sequence, rates, origin = protein.residues.copy(), protein.rates, protein.origin
     changed = np.flatnonzero(rng.random(len(sequence)) < 1.0 - np.exp(-rates * length))
     for site in changed:
         sequence[site] = rng.choice(20, p=EXCHANGE[sequence[site]])
-    for site in sorted(np.flatnonzero((rng.random(len(sequence)) < indel_rate) & (rates > 0)), reverse=True):
+    for site in sorted(
+        np.flatnonzero((rng.random(len(sequence)) < indel_rate) & (rates > 0)), reverse=True
+    ):
         size = int(rng.integers(1, 5))
         if rng.random() < 0.5:
             end = site + size
             if (rates[site:end] > 0).all():
-                sequence, rates, origin = (np.delete(x, slice(site, end)) for x in (sequence, rates, origin))
+                sequence, rates, origin = (
+                    np.delete(x, slice(site, end)) for x in (sequence, rates, origin)
+                )
         else:
             new = rng.choice(20, size, p=FREQUENCIES / FREQUENCIES.sum())
             sequence, rates = np.insert(sequence, site, new), np.insert(rates, site, np.ones(size))
@@ -183,7 +233,9 @@ def _branch(rng: np.random.Generator, protein: Protein, length: float, indel_rat
 
 
 def _exchange() -> np.ndarray:
-    group = np.array([next(k for k, letters in enumerate(SIMILAR) if a in letters) for a in AMINO_ACIDS])
+    group = np.array(
+        [next(k for k, letters in enumerate(SIMILAR) if a in letters) for a in AMINO_ACIDS]
+    )
     weight = np.where(group[:, None] == group, 10.0, 1.0) * FREQUENCIES
     np.fill_diagonal(weight, 0.0)
     return weight / weight.sum(1, keepdims=True)

@@ -1,7 +1,9 @@
-"""A simulated Cell Painting screen with known truth: plates, controls, knock-outs in complexes, compounds with doses.
+"""A simulated Cell Painting screen with known truth: plates, controls, knock-outs in complexes,
+compounds with doses.
 
-Every field is a pure function of (config, plate, well, site): any one can be made alone, in any order, in any process.
-`phenomjax.data.simulated.write_screen.write_screen` makes an image bank of them and puts the truth beside the images:
+Every field is a pure function of (config, plate, well, site): any one can be made alone, in any
+order, in any process. `phenomjax.data.simulated.write_screen.write_screen` makes an image bank of
+them and puts the truth beside the images:
 
     NAME.zarr/truth/genes.parquet          gene, complex, arm, position, expressed, zfpkm, effect_size, arm_effect
     NAME.zarr/truth/relationships.parquet  entity1, entity2, complex: every pair of genes of one complex
@@ -23,11 +25,19 @@ from phenomjax.data.simulated import cells
 from phenomjax.data.simulated.cells import AXES, CHANNELS, Optics
 from phenomjax.system.errors import UserError
 
-VERSION = 1  # of the pictures: raise it when the same settings give other bytes, so that no bank mixes two versions
+# of the pictures: raise it when the same settings give other bytes, so that no bank mixes two
+# versions
+VERSION = 1
 DOSES_UM = (0.01, 10.0)  # the lowest and the highest concentration
-LAYOUTS = ((2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))  # rows and columns of 6 to 1536 wells
+# rows and columns of 6 to 1536 wells
+LAYOUTS = ((2, 3), (3, 4), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))
 ACROCENTRIC = ("13", "14", "15", "21", "22")  # these have no genes on the short arm
-ARMS = tuple(f"{c}{a}" for c in [*map(str, range(1, 23)), "X"] for a in "pq" if not (a == "p" and c in ACROCENTRIC))
+ARMS = tuple(
+    f"{c}{a}"
+    for c in [*map(str, range(1, 23)), "X"]
+    for a in "pq"
+    if not (a == "p" and c in ACROCENTRIC)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +51,26 @@ class SimulationConfig:
       sites_per_well: fields of view in a well.
       field_px: side of a field in pixels.
       bit_depth: 8, or 16 (14 bits used).
-      plates_per_experiment: plates stained and seeded together; they share most of their batch effect.
+      plates_per_experiment: plates stained and seeded together; they share most of their batch
+        effect.
       num_cell_types: experiments take turns with so many base morphologies.
       num_complexes: protein complexes.
       genes_per_complex: members; their knock-outs look alike.
       num_single_genes: genes outside complexes.
-      inactive_fraction: share of the single genes that have no phenotype; half of these are not expressed.
+      inactive_fraction: share of the single genes that have no phenotype; half of these are not
+        expressed.
       num_compounds: compounds; each mimics the knock-out of one gene.
       num_doses: concentrations of each compound, log-spaced over DOSES_UM.
       control_fraction: share of the wells with controls, half non-targeting guides, half DMSO.
       effect_size: median length of a phenotype, in units of the phenotype axes.
       complex_similarity: cosine between a member's phenotype and its complex's, 0 to 1.
       num_arms: chromosome arms that the genes lie on.
-      arm_bias: length of the phenotype that the knock-outs on one arm share (proximity bias); 0 = off.
+      arm_bias: length of the phenotype that the knock-outs on one arm share (proximity bias); 0 =
+        off.
       batch_effect: scales all effects of plates and experiments; 0 = none.
       edge_effect: share of cells missing in the outer wells.
-      staining_variation: standard deviation of the log of each channel's brightness between the wells of a plate.
+      staining_variation: standard deviation of the log of each channel's brightness between the
+        wells of a plate.
       cell_variation: standard deviation of single cells along each phenotype axis.
       confluence: cell area over field area in an untreated well.
       cell_radius: pixels.
@@ -95,18 +109,29 @@ class SimulationConfig:
             value = getattr(self, field.name)
             lowest = 1 if field.name in POSITIVE else 0
             if value < lowest:
-                raise UserError(f"Simulated screen: {field.name} must be at least {lowest}, not {value}.")
+                raise UserError(
+                    f"Simulated screen: {field.name} must be at least {lowest}, not {value}."
+                )
         if self.bit_depth not in (8, 16):
             raise UserError(f"Simulated screen: bit_depth must be 8 or 16, not {self.bit_depth}.")
         if self.field_px < 32:
-            raise UserError(f"Simulated screen: field_px must be at least 32 pixels, not {self.field_px}.")
+            raise UserError(
+                f"Simulated screen: field_px must be at least 32 pixels, not {self.field_px}."
+            )
         if self.wells_per_plate > 1536:
-            raise UserError(f"Simulated screen: a plate has at most 1536 wells, not {self.wells_per_plate}.")
+            raise UserError(
+                f"Simulated screen: a plate has at most 1536 wells, not {self.wells_per_plate}."
+            )
         if self.num_arms > len(ARMS):
-            raise UserError(f"Simulated screen: there are {len(ARMS)} chromosome arms, num_arms is {self.num_arms}.")
+            raise UserError(
+                f"Simulated screen: there are {len(ARMS)} chromosome arms, num_arms is"
+                f" {self.num_arms}."
+            )
         for name in ("inactive_fraction", "control_fraction", "complex_similarity", "edge_effect"):
             if getattr(self, name) > 1:
-                raise UserError(f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}.")
+                raise UserError(
+                    f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}."
+                )
 
     @property
     def num_genes(self) -> int:
@@ -119,7 +144,10 @@ class SimulationConfig:
     @property
     def num_controls(self) -> int:
         """Control wells on each plate: an even number, two at least."""
-        return min(self.wells_per_plate, max(2, 2 * round(self.control_fraction * self.wells_per_plate / 2)))
+        return min(
+            self.wells_per_plate,
+            max(2, 2 * round(self.control_fraction * self.wells_per_plate / 2)),
+        )
 
     @property
     def num_places(self) -> int:
@@ -132,9 +160,18 @@ class SimulationConfig:
 
 
 POSITIVE = (
-    "num_plates", "wells_per_plate", "sites_per_well", "field_px", "plates_per_experiment", "num_cell_types",
-    "genes_per_complex", "num_doses", "num_arms", "cell_radius", "photons",
-)  # fmt: skip
+    "num_plates",
+    "wells_per_plate",
+    "sites_per_well",
+    "field_px",
+    "plates_per_experiment",
+    "num_cell_types",
+    "genes_per_complex",
+    "num_doses",
+    "num_arms",
+    "cell_radius",
+    "photons",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,26 +199,37 @@ def hill(concentration: np.ndarray | float, ec50: float, slope: float) -> np.nda
 
 
 class Screen:
-    """The truth of a simulated screen, and its fields. Made in milliseconds; fields are drawn on request.
+    """The truth of a simulated screen, and its fields. Made in milliseconds; fields are drawn on
+    request.
 
     Attributes:
       genes, relationships, compounds, phenotypes, plates: pyarrow tables, as written to `truth/`.
-      treatments: the knock-outs and the compounds at each dose, in the order in which they are dealt to wells.
+      treatments: the knock-outs and the compounds at each dose, in the order in which they are
+        dealt to wells.
     """
 
     def __init__(self, config: SimulationConfig):
         self.config = config
         self._make_genes()
         self._make_compounds()
-        self.treatments = [Treatment(gene, "crispr", gene) for gene in self.genes["gene"].to_pylist()]
+        self.treatments = [
+            Treatment(gene, "crispr", gene) for gene in self.genes["gene"].to_pylist()
+        ]
         # Rounded, so that a concentration is the number that is printed.
         doses = [float(f"{dose:.4g}") for dose in np.geomspace(*DOSES_UM, config.num_doses)]
         for name in self.compounds["compound"].to_pylist():
             self.treatments += [Treatment(name, "compound", concentration=dose) for dose in doses]
         self._make_plates()
-        kinds = ("gene", self._gene_vectors), ("compound", self._compound_vectors), ("arm", self._arm_vectors)
+        kinds = (
+            ("gene", self._gene_vectors),
+            ("compound", self._compound_vectors),
+            ("arm", self._arm_vectors),
+        )
         rows = [(kind, name, vector) for kind, vectors in kinds for name, vector in vectors.items()]
-        columns: dict[str, Any] = {"kind": [row[0] for row in rows], "name": [row[1] for row in rows]}
+        columns: dict[str, Any] = {
+            "kind": [row[0] for row in rows],
+            "name": [row[1] for row in rows],
+        }
         columns |= {axis: np.array([row[2][i] for row in rows]) for i, axis in enumerate(AXES)}
         self.phenotypes = pa.table(columns)
 
@@ -206,26 +254,40 @@ class Screen:
             else:
                 similarity, direction = config.complex_similarity, directions[complex_id]
                 own -= (own @ direction) * direction
-                vector = similarity * direction + np.sqrt(1 - similarity**2) * own / np.linalg.norm(own)
+                vector = similarity * direction + np.sqrt(1 - similarity**2) * own / np.linalg.norm(
+                    own
+                )
                 inactive = False
             expressed = not (inactive and draw < config.inactive_fraction / 2)
             vector = vector * strength * (not inactive)
             arm, position = arms[random.integers(len(arms))], random.uniform()
             zfpkm = random.uniform(-2, 4) if expressed else random.uniform(-6, -3.2)
             effect = float(np.linalg.norm(vector))
-            row = (name, None if single else f"complex_{complex_id + 1}", arm, position, expressed, zfpkm, effect)
+            row = (
+                name,
+                None if single else f"complex_{complex_id + 1}",
+                arm,
+                position,
+                expressed,
+                zfpkm,
+                effect,
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
             self._gene_vectors[name] = vector
-            # A cut loses the arm from the cut to the telomere: the nearer to the centromere, the more.
+            # A cut loses the arm from the cut to the telomere: the nearer to the centromere, the
+            # more.
             self._arm_shift[name] = (1 - 0.5 * position) * self._arm_vectors[arm]
         arm_effect = [float(np.linalg.norm(shift)) for shift in self._arm_shift.values()]
-        self.genes = pa.table(columns).append_column("arm_effect", pa.array(arm_effect, pa.float64()))
+        self.genes = pa.table(columns).append_column(
+            "arm_effect", pa.array(arm_effect, pa.float64())
+        )
         members = [
             (*pair, f"complex_{c + 1}")
             for c in range(config.num_complexes)
             for pair in itertools.combinations(
-                columns["gene"][c * config.genes_per_complex : (c + 1) * config.genes_per_complex], 2
+                columns["gene"][c * config.genes_per_complex : (c + 1) * config.genes_per_complex],
+                2,
             )
         ]
         names = ("entity1", "entity2", "complex")
@@ -240,7 +302,10 @@ class Screen:
         rows, self._compound_vectors = [], {}
         for index in range(config.num_compounds):
             if not order:
-                raise UserError("Simulated screen: compounds need genes that have a phenotype; raise num_complexes.")
+                raise UserError(
+                    "Simulated screen: compounds need genes that have a phenotype; raise"
+                    " num_complexes."
+                )
             name, target = f"CPD{index + 1:02d}", order[index % len(order)]
             ec50, slope = float(10 ** random.uniform(-1, 0.3)), float(random.uniform(1.0, 2.0))
             efficacy = float(random.uniform(0.8, 1.1))
@@ -248,20 +313,28 @@ class Screen:
             self._compound_vectors[name] = efficacy * self._gene_vectors[target] + aside
             rows.append((name, target, ec50, slope, efficacy))
         schema = [("compound", pa.string()), ("target_gene", pa.string())]
-        schema = pa.schema(schema + [(name, pa.float64()) for name in ("ec50_um", "hill", "efficacy")])
-        self.compounds = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+        schema = pa.schema(
+            schema + [(name, pa.float64()) for name in ("ec50_um", "hill", "efficacy")]
+        )
+        self.compounds = pa.Table.from_pylist(
+            [dict(zip(schema.names, row, strict=True)) for row in rows], schema
+        )
         self._dose = {name: (ec50, slope) for name, _, ec50, slope, _ in rows}
 
     def _make_plates(self) -> None:
         config, rows = self.config, []
         self._optics, self._batch_shift = [], []
-        base = [np.zeros(len(AXES))] + [2 * _direction(self._random(3, k)) for k in range(1, config.num_cell_types)]
+        base = [np.zeros(len(AXES))] + [
+            2 * _direction(self._random(3, k)) for k in range(1, config.num_cell_types)
+        ]
         for plate in range(config.num_plates):
             experiment = plate // config.plates_per_experiment
             cell_type = experiment % config.num_cell_types
             # Plates of one experiment share most of their batch effect.
             shared, own = self._random(4, experiment), self._random(5, plate)
-            draw = np.sqrt(0.6) * shared.standard_normal(64) + np.sqrt(0.4) * own.standard_normal(64)
+            draw = np.sqrt(0.6) * shared.standard_normal(64) + np.sqrt(0.4) * own.standard_normal(
+                64
+            )
             draw *= config.batch_effect
             shading = 0.12 * draw[12:42].reshape(6, 5)
             shading[:, 2:4] -= 0.12  # every lens is a little darker towards the corners
@@ -275,49 +348,81 @@ class Screen:
             self._optics.append(optics)
             batch = shared.standard_normal(len(AXES)) + 0.5 * own.standard_normal(len(AXES))
             self._batch_shift.append(base[cell_type] + 0.25 * config.batch_effect * batch)
-            row: dict[str, Any] = {"plate": f"P{plate + 1:02d}", "experiment": f"EXP{experiment + 1:02d}"}
-            row |= {"cell_type": f"simulated_{cell_type + 1}", "density": optics.density, "blur": optics.blur}
+            row: dict[str, Any] = {
+                "plate": f"P{plate + 1:02d}",
+                "experiment": f"EXP{experiment + 1:02d}",
+            }
+            row |= {
+                "cell_type": f"simulated_{cell_type + 1}",
+                "density": optics.density,
+                "blur": optics.blur,
+            }
             row |= {f"gain_{c}": float(v) for c, v in zip(CHANNELS, optics.gain, strict=True)}
-            row |= {f"background_{c}": float(v) for c, v in zip(CHANNELS, optics.background, strict=True)}
+            row |= {
+                f"background_{c}": float(v)
+                for c, v in zip(CHANNELS, optics.background, strict=True)
+            }
             rows.append(row)
         self.plates = pa.Table.from_pylist(rows)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - screens are few and cached themselves
     def layout(self, plate: int) -> tuple[Treatment, ...]:
-        """What each well of a plate got. Treatments are dealt to the plates in turn; places are shuffled."""
+        """What each well of a plate got.
+
+        Treatments are dealt to the plates in turn; places are shuffled.
+        """
         config = self.config
         places = config.wells_per_plate - config.num_controls
         dealt = [CONTROLS[i % 2] for i in range(config.num_controls)]
         if self.treatments:
-            dealt += [self.treatments[(plate * places + i) % len(self.treatments)] for i in range(places)]
+            dealt += [
+                self.treatments[(plate * places + i) % len(self.treatments)] for i in range(places)
+            ]
         else:
             dealt += [CONTROLS[i % 2] for i in range(places)]
         return tuple(dealt[i] for i in self._random(6, plate).permutation(config.wells_per_plate))
 
     def phenotype(self, treatment: Treatment) -> np.ndarray:
-        """Shift along the phenotype axes that a treatment causes: float (len(AXES),), without batch effects."""
+        """Shift along the phenotype axes that a treatment causes: float (len(AXES),), without batch
+        effects.
+        """
         if treatment.is_control:
             return np.zeros(len(AXES))
         if treatment.perturbation_type == "crispr":
-            return self._gene_vectors[treatment.perturbation] + self._arm_shift[treatment.perturbation]
+            return (
+                self._gene_vectors[treatment.perturbation] + self._arm_shift[treatment.perturbation]
+            )
         share = hill(treatment.concentration or 0.0, *self._dose[treatment.perturbation])
         return share * self._compound_vectors[treatment.perturbation]
 
     def field(self, plate: int, well: int, site: int) -> np.ndarray:
-        """Draws one field of view: uint8 or uint16 (field_px, field_px, 6); all indices count from 0."""
+        """Draws one field of view: uint8 or uint16 (field_px, field_px, 6); all indices count from
+        0.
+        """
         config, optics, random = self.config, self._optics[plate], self._random(7, plate, well)
         rows, columns = plate_layout(config.wells_per_plate)
         row, column = divmod(well, columns)
         outer = row in (0, rows - 1) or column in (0, columns - 1)
-        crowd = optics.density * np.exp(0.08 * random.standard_normal()) * (1 - config.edge_effect * outer)
+        crowd = (
+            optics.density
+            * np.exp(0.08 * random.standard_normal())
+            * (1 - config.edge_effect * outer)
+        )
         shift = self.phenotype(self.layout(plate)[well]) + self._batch_shift[plate]
         shift = shift + 0.1 * random.standard_normal(len(AXES))  # no two wells are handled alike
         random = self._random(8, plate, well, site)
         ideal = cells.draw_field(
-            random, config.field_px, shift, confluence=config.confluence * crowd, cell_radius=config.cell_radius,
+            random,
+            config.field_px,
+            shift,
+            confluence=config.confluence * crowd,
+            cell_radius=config.cell_radius,
             variation=config.cell_variation,
-        )  # fmt: skip
-        stain = np.exp(config.staining_variation * self._random(9, plate, well).standard_normal(len(optics.gain)))
+        )
+        stain = np.exp(
+            config.staining_variation
+            * self._random(9, plate, well).standard_normal(len(optics.gain))
+        )
         optics = dataclasses.replace(optics, gain=optics.gain * stain)
         return cells.photograph(random, ideal, optics, config.bit_depth, config.photons)
 
@@ -329,10 +434,18 @@ class Screen:
     def metadata(self) -> pa.Table:
         """One row an image, columns of bank.METADATA_SCHEMA; source and checksum are null."""
         rows = []
-        for plate, truth in enumerate(self.plates.select(["plate", "experiment", "cell_type"]).to_pylist()):
+        for plate, truth in enumerate(
+            self.plates.select(["plate", "experiment", "cell_type"]).to_pylist()
+        ):
             for well, treatment in enumerate(self.layout(plate)):
-                row = truth | dataclasses.asdict(treatment) | {"well": well_name(well, self.config.wells_per_plate)}
-                rows += [row | {"site": str(site + 1)} for site in range(self.config.sites_per_well)]
+                row = (
+                    truth
+                    | dataclasses.asdict(treatment)
+                    | {"well": well_name(well, self.config.wells_per_plate)}
+                )
+                rows += [
+                    row | {"site": str(site + 1)} for site in range(self.config.sites_per_well)
+                ]
         return pa.Table.from_pylist(rows, schema=bank.METADATA_SCHEMA)
 
 
@@ -355,6 +468,8 @@ def well_name(well: int, wells_per_plate: int) -> str:
 
 
 def _direction(random: np.random.Generator) -> np.ndarray:
-    """A random unit vector along about a third of the phenotype axes: a knock-out changes some things, not all."""
+    """A random unit vector along about a third of the phenotype axes: a knock-out changes some
+    things, not all.
+    """
     vector = random.standard_normal(len(AXES)) * (random.permutation(len(AXES)) < 7)
     return vector / np.linalg.norm(vector)

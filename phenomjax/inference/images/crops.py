@@ -1,4 +1,6 @@
-"""Crops of whole images, decoded ahead by threads: each image is read and decoded once, and all its crops are cut from it."""
+"""Crops of whole images, decoded ahead by threads: each image is read and decoded once, and all its
+crops are cut from it.
+"""
 
 import contextlib
 import threading
@@ -22,12 +24,14 @@ class Group:
     Attributes:
       unit: its number.
       images: which.
-      pixels: [group_images * crops_per_image, filled up to whole batches, crop, crop, channels]; the crops of an image side by side. Valid
-        until `release`.
+      pixels: [group_images * crops_per_image, filled up to whole batches, crop, crop, channels];
+        the crops of an image side by side. Valid until `release`.
       bad: {image: what is wrong with it}; its pixels mean nothing.
     """
 
-    def __init__(self, unit: int, images: range, pixels: np.ndarray, give_back: Callable[[np.ndarray], None]):
+    def __init__(
+        self, unit: int, images: range, pixels: np.ndarray, give_back: Callable[[np.ndarray], None]
+    ):
         self.unit, self.images, self.pixels, self._give_back = unit, images, pixels, give_back
         self.bad: dict[int, str] = {}
         self.futures: list[Future] = []
@@ -50,7 +54,13 @@ class Loader:
     """
 
     def __init__(
-        self, reader: CropReader, grid: Grid, crop_size: int, channels: Sequence[int], layout: Layout, threads: int = 0
+        self,
+        reader: CropReader,
+        grid: Grid,
+        crop_size: int,
+        channels: Sequence[int],
+        layout: Layout,
+        threads: int = 0,
     ):
         self._reader, self._grid, self._layout = reader, grid, layout
         depth = reader.bank.shape[3]
@@ -67,7 +77,8 @@ class Loader:
         self._scratch = threading.local()
 
     def groups(self, units: Iterator[int]) -> Iterator[Group]:
-        """Yields the groups of the units, in order; a unit is asked for only when there is room to decode its first group.
+        """Yields the groups of the units, in order; a unit is asked for only when there is room to
+        decode its first group.
 
         Raises:
           UserError: a read failed by no fault of the image.
@@ -91,14 +102,19 @@ class Loader:
 
     def _groups_of(self, unit: int) -> Iterator[range]:
         images = self._layout.images_of(unit)
-        return (images[i : i + self._layout.group_images] for i in range(0, len(images), self._layout.group_images))
+        return (
+            images[i : i + self._layout.group_images]
+            for i in range(0, len(images), self._layout.group_images)
+        )
 
     def _start(self, unit: int, images: range) -> Group:
         pixels = self._free.pop() if self._free else np.zeros(self._shape, self._reader.bank.dtype)
         group = Group(unit, images, pixels, self._free.append)
         count = len(self._grid)
         group.futures = [
-            self._pool.submit(self._decode, group, image, pixels[place * count : (place + 1) * count])
+            self._pool.submit(
+                self._decode, group, image, pixels[place * count : (place + 1) * count]
+            )
             for place, image in enumerate(images)
         ]
         return group
@@ -117,13 +133,16 @@ class Loader:
             group.bad[image] = f"its file may not be read ({error.strerror})"
         except OSError as error:
             raise UserError(
-                f"Reading image {image} of the bank {self._reader.bank.path} failed: {error}. That is no fault of the image. What is committed is "
-                "kept: run the same command again when it is mended.",
+                f"Reading image {image} of the bank {self._reader.bank.path} failed: {error}. That"
+                " is no fault of the image. What is committed is kept: run the same command again"
+                " when it is mended.",
                 EXIT_FAILED,
             ) from error
 
     def _all_channels(self, shape: tuple[int, ...]) -> np.ndarray:
         """This thread's scratch for crops with all channels of the bank."""
         if not hasattr(self._scratch, "pixels"):
-            self._scratch.pixels = np.empty((*shape, self._reader.bank.shape[3]), self._reader.bank.dtype)
+            self._scratch.pixels = np.empty(
+                (*shape, self._reader.bank.shape[3]), self._reader.bank.dtype
+            )
         return self._scratch.pixels

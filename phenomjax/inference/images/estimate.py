@@ -1,4 +1,6 @@
-"""What an embedding of images would take: crops, bytes, and hours at a rate that is measured on a sample of the real path."""
+"""What an embedding of images would take: crops, bytes, and hours at a rate that is measured on a
+sample of the real path.
+"""
 
 import argparse
 import itertools
@@ -33,8 +35,14 @@ STAT_IMAGES = 2000  # whose sizes are looked up
 def add_arguments(group: "argparse._ArgumentGroup") -> None:
     """The flags of the estimate."""
     add = group.add_argument
-    add("--dry_run", action="store_true", help="say what it would take (crops, bytes, hours at a rate measured now, on this machine), and write "
-        "nothing; with --bank, or on paper with --images or --crops")  # fmt: skip
+    add(
+        "--dry_run",
+        action="store_true",
+        help=(
+            "say what it would take (crops, bytes, hours at a rate measured now, on this machine),"
+            " and write nothing; with --bank, or on paper with --images or --crops"
+        ),
+    )
     add(
         "--images",
         type=float,
@@ -42,8 +50,20 @@ def add_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="N",
         help="with --dry_run and without --bank: number of images, for instance 2.2e6",
     )
-    add("--crops", type=float, default=0, metavar="N", help="the same by the number of crops, for instance 139e6")
-    add("--image_size", type=int, default=2048, metavar="PX", help="the same: of the square images (default 2048)")
+    add(
+        "--crops",
+        type=float,
+        default=0,
+        metavar="N",
+        help="the same by the number of crops, for instance 139e6",
+    )
+    add(
+        "--image_size",
+        type=int,
+        default=2048,
+        metavar="PX",
+        help="the same: of the square images (default 2048)",
+    )
     add(
         "--num_workers",
         type=int,
@@ -55,7 +75,9 @@ def add_arguments(group: "argparse._ArgumentGroup") -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What embedding a bank takes: numbers of images, crops and rows, and bytes; `work` is needed while it is made."""
+    """What embedding a bank takes: numbers of images, crops and rows, and bytes; `work` is needed
+    while it is made.
+    """
 
     name: str
     images: int
@@ -74,10 +96,13 @@ def run(args: argparse.Namespace, model: ImageModel) -> int:
     """
     if bool(args.bank) == bool(args.images or args.crops) or (args.images and args.crops):
         raise UserError(
-            "--dry_run wants one of: --bank BANK …, --images N with --image_size PX, or --crops N with --image_size PX."
+            "--dry_run wants one of: --bank BANK …, --images N with --image_size PX, or --crops N"
+            " with --image_size PX."
         )
     if args.num_workers < 1 or args.image_size < 1 or args.images < 0 or args.crops < 0:
-        raise UserError("--num_workers, --image_size, --images and --crops must be positive numbers.")
+        raise UserError(
+            "--num_workers, --image_size, --images and --crops must be positive numbers."
+        )
     if args.bank:
         from phenomjax.inference.images.job import Job  # stands on this module
 
@@ -111,15 +136,25 @@ def _on_paper(args: argparse.Namespace, model: ImageModel) -> tuple[Cost, float,
         count = round(args.images or args.crops / len(job.grid))
         rate, runtime = measure(job)
         raw = size * size * len(names)
-        return _sums(job, f"{count:,} images of {size} px", count, count, raw * count), rate, runtime
+        return (
+            _sums(job, f"{count:,} images of {size} px", count, count, raw * count),
+            rate,
+            runtime,
+        )
 
 
 def _cost(job: "Job") -> Cost:
     """What a bank takes; the sizes of the files of very many images are extrapolated from some."""
     bank, count = job.bank, len(job.bank)
     looked_at = np.unique(np.linspace(0, count - 1, min(count, STAT_IMAGES)).astype(int))
-    sizes = [path.stat().st_size for i in looked_at if bank.attributes and (path := bank.shard_path(int(i))).is_file()]
-    stored = float(np.mean(sizes)) if sizes else float(np.prod(bank.shape[1:])) * bank.dtype.itemsize
+    sizes = [
+        path.stat().st_size
+        for i in looked_at
+        if bank.attributes and (path := bank.shard_path(int(i))).is_file()
+    ]
+    stored = (
+        float(np.mean(sizes)) if sizes else float(np.prod(bank.shape[1:])) * bank.dtype.itemsize
+    )
     return _sums(
         job,
         job.bank.path.stem,
@@ -135,15 +170,21 @@ def _sums(job: "Job", name: str, images: int, rows: int, read: float) -> Cost:
     rows = crops if settings.level == "crop" else rows
     width = plan.dim(job.model, settings) * len(settings.blocks)
     staged = (
-        (crops if settings.level == "crop" else images) * width * np.dtype(images_result.unit_dtype(settings)).itemsize
+        (crops if settings.level == "crop" else images)
+        * width
+        * np.dtype(images_result.unit_dtype(settings)).itemsize
     )
     # The units of crops become the result as they are.
     written = rows * width * np.dtype(settings.dtype).itemsize
-    return Cost(name, images, crops, rows, round(read), written, 0 if settings.level == "crop" else staged)
+    return Cost(
+        name, images, crops, rows, round(read), written, 0 if settings.level == "crop" else staged
+    )
 
 
 def measure(job: "Job") -> tuple[float, choose.Runtime]:
-    """Crops/s of this process from files to embeddings, on the first images of a bank, and what computed them."""
+    """Crops/s of this process from files to embeddings, on the first images of a bank, and what
+    computed them.
+    """
     log.info("%s", job.describe())
     layout = replace(job.layout, unit_images=job.layout.group_images)
     runtime = job.make_runtime()
@@ -152,10 +193,13 @@ def measure(job: "Job") -> tuple[float, choose.Runtime]:
     loader = job.loader(layout)
     log.info("measuring for %.0f s: %s", SAMPLE_SECONDS, runtime.description)
     try:
-        for group, _ in worker.embed(loader, layout, timed, itertools.cycle(range(layout.units)), stop):
+        for group, _ in worker.embed(
+            loader, layout, timed, itertools.cycle(range(layout.units)), stop
+        ):
             if len(group.bad) == len(group.images):
                 raise UserError(
-                    f"The rate cannot be measured: {', '.join(set(group.bad.values()))} (image {group.images[0]} of {job.bank.path})."
+                    f"The rate cannot be measured: {', '.join(set(group.bad.values()))} (image"
+                    f" {group.images[0]} of {job.bank.path})."
                 )
             # A group of few crops is padded to a batch; what counts is the crops of images.
             timed.useful = (
@@ -173,7 +217,11 @@ class _Timed:
 
     def __init__(self, runtime: choose.Runtime):
         self._runtime, self._ends = runtime, []  # type: tuple[runtimes.Runtime, list[float]]
-        self.name, self.precision, self.description = runtime.name, runtime.precision, runtime.description
+        self.name, self.precision, self.description = (
+            runtime.name,
+            runtime.precision,
+            runtime.description,
+        )
         self.stop = threading.Event()
         self.useful = 0.0
         self._rows = 0
@@ -210,14 +258,25 @@ def table(costs: list[Cost], rate: float, runtime: choose.Runtime, num_workers: 
     rows = [*costs, total] if len(costs) > 1 else costs
     wide = max(len("bank"), *(len(cost.name) for cost in rows))
     numbers = "{:>12} {:>14} {:>12} {:>10} {:>10} {:>10} {:>10}"
-    lines = [f"{'bank':<{wide}} " + numbers.format("images", "crops", "rows", "read", "written", "meanwhile", "hours")]
+    lines = [
+        f"{'bank':<{wide}} "
+        + numbers.format("images", "crops", "rows", "read", "written", "meanwhile", "hours")
+    ]
     for cost in rows:
-        sizes = (human(cost.read), human(cost.written), human(cost.work), f"{cost.crops / rate / 3600:,.2f}")
+        sizes = (
+            human(cost.read),
+            human(cost.written),
+            human(cost.work),
+            f"{cost.crops / rate / 3600:,.2f}",
+        )
         lines.append(
-            f"{cost.name:<{wide}} " + numbers.format(f"{cost.images:,}", f"{cost.crops:,}", f"{cost.rows:,}", *sizes)
+            f"{cost.name:<{wide}} "
+            + numbers.format(f"{cost.images:,}", f"{cost.crops:,}", f"{cost.rows:,}", *sizes)
         )
     hours = total.crops / rate / 3600
-    lines.append(f"measured now: {rate:,.1f} crops/s from files to embeddings ({runtime.description})")
+    lines.append(
+        f"measured now: {rate:,.1f} crops/s from files to embeddings ({runtime.description})"
+    )
     share = f"; {hours / num_workers:,.2f} h over {num_workers} of them" if num_workers > 1 else ""
     lines.append(f"in all {hours:,.2f} h ({hours / 24:,.1f} days) on one machine like this{share}")
     return lines

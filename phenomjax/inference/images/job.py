@@ -40,8 +40,13 @@ class Job:
     """
 
     def __init__(
-        self, args: argparse.Namespace, model: ImageModel, path: Path, out: Path, made: dict[Any, choose.Runtime] | None = None
-    ):  # fmt: skip
+        self,
+        args: argparse.Namespace,
+        model: ImageModel,
+        path: Path,
+        out: Path,
+        made: dict[Any, choose.Runtime] | None = None,
+    ):
         self._runtimes = {} if made is None else made
         self.args, self.model, self.bank = args, model, open_bank(path)
         self.out = out
@@ -55,10 +60,14 @@ class Job:
         self.grid = plan.grid(self.bank.shape[1], self.bank.shape[2], crop_size, stride)
         self._blocks, self._names, self._crop_size, self._stride = blocks, names, crop_size, stride
         self.devices = args.devices or (len(jax.local_devices()) if args.runtime == "jax" else 1)
-        self.batch_size = args.batch_size or plan.default_batch_size(model, crop_size, len(names), self.devices)
+        self.batch_size = args.batch_size or plan.default_batch_size(
+            model, crop_size, len(names), self.devices
+        )
         crop_bytes = crop_size**2 * len(names) * self.bank.dtype.itemsize
         unit_crops = args.unit_crops or plan.default_unit_crops(self.batch_size)
-        self.layout = plan.layout(len(self.bank), len(self.grid), crop_bytes, self.batch_size, unit_crops)
+        self.layout = plan.layout(
+            len(self.bank), len(self.grid), crop_bytes, self.batch_size, unit_crops
+        )
         self.runtime: choose.Runtime | None = None
         self.shared: work_folder.Units | None = None
         self.settings = self.make_settings("")
@@ -72,12 +81,22 @@ class Job:
     def make_settings(self, precision: str) -> Settings:
         """The settings that decide the numbers."""
         return Settings(
-            self.args.level, self._crop_size, self._stride, self._blocks, self.args.channelwise, self._names, self.args.runtime, precision,
-            runtime_options(self.args), self.args.dtype,
-        )  # fmt: skip
+            self.args.level,
+            self._crop_size,
+            self._stride,
+            self._blocks,
+            self.args.channelwise,
+            self._names,
+            self.args.runtime,
+            precision,
+            runtime_options(self.args),
+            self.args.dtype,
+        )
 
     def make_runtime(self) -> choose.Runtime:
-        """What computes, ready for batches of the layout; one for all banks of one kind, as each holds the parameters."""
+        """What computes, ready for batches of the layout; one for all banks of one kind, as each
+        holds the parameters.
+        """
         options = runtime_options(self.args)
         if self.args.devices:
             options["devices"] = str(self.args.devices)
@@ -101,7 +120,12 @@ class Job:
     def loader(self, layout: Layout | None = None) -> Loader:
         """Decodes the bank's crops."""
         return Loader(
-            CropReader(self.bank), self.grid, self._crop_size, self.places, layout or self.layout, self.args.threads
+            CropReader(self.bank),
+            self.grid,
+            self._crop_size,
+            self.places,
+            layout or self.layout,
+            self.args.threads,
         )
 
     def close(self) -> None:
@@ -114,19 +138,22 @@ class Job:
         height, width = self.bank.shape[1:3]
         left = self.grid.left_out
         edge = (
-            f"; {left[0]} rows and {left[1]} columns of pixels at the edges do not fit and are left out, half on each side"
+            f"; {left[0]} rows and {left[1]} columns of pixels at the edges do not fit and are left"
+            " out, half on each side"
             if any(left)
             else ""
         )
         overlap = "" if self._stride == self._crop_size else f", {self._stride} px apart"
         return (
-            f"{self.bank.path}: {len(self.bank)} images of {height} x {width} px, {len(self.grid)} crops of {self._crop_size} px each{overlap}"
-            f"{edge}; channels {', '.join(self._names)}"
+            f"{self.bank.path}: {len(self.bank)} images of {height} x {width} px, {len(self.grid)}"
+            f" crops of {self._crop_size} px each{overlap}{edge}; channels {', '.join(self._names)}"
         )
 
 
 def runtime_options(args: argparse.Namespace) -> dict[str, str]:
-    """The options of the runtime; the crops that int8 is calibrated with are the first bank's for all banks, so that one encoder serves all."""
+    """The options of the runtime; the crops that int8 is calibrated with are the first bank's for
+    all banks, so that one encoder serves all.
+    """
     pairs = [text.partition("=") for text in args.runtime_option]
     if bad := [key for key, equals, _ in pairs if not equals or not key]:
         raise UserError(f"--runtime_option {bad[0]}: give KEY=VALUE.")

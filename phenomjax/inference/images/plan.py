@@ -1,4 +1,6 @@
-"""What an embedding of a bank is to be: the grid of crops, the channels, the settings that decide its numbers, and its units of work."""
+"""What an embedding of a bank is to be: the grid of crops, the channels, the settings that decide
+its numbers, and its units of work.
+"""
 
 import hashlib
 import json
@@ -40,7 +42,8 @@ class Grid:
 def grid(height: int, width: int, crop_size: int, stride: int) -> Grid:
     """The grid of an image, centred: what does not fit is left out, half on either side.
 
-    Nothing is padded or shifted, so every pixel counts alike (with a stride below the crop size, those at the edge less).
+    Nothing is padded or shifted, so every pixel counts alike (with a stride below the crop size,
+    those at the edge less).
     """
     axes, left_out = [], []
     for size in (height, width):
@@ -53,32 +56,38 @@ def grid(height: int, width: int, crop_size: int, stride: int) -> Grid:
 
 
 def check_grid(model: ImageModel, bank: ImageBank, crop_size: int, stride: int) -> None:
-    """Raises UserError where no such grid can be laid over the images, or the model cannot read its crops."""
+    """Raises UserError where no such grid can be laid over the images, or the model cannot read its
+    crops.
+    """
     patch, (_, height, width, _) = model.config.model.patch_size, bank.shape
     if crop_size < patch or crop_size % patch:
         near = max(patch, round(crop_size / patch) * patch)
         raise UserError(
-            f"--crop_size {crop_size}: this model cuts crops into patches of {patch} px, so give a multiple of {patch}, such as {near}."
+            f"--crop_size {crop_size}: this model cuts crops into patches of {patch} px, so give a"
+            f" multiple of {patch}, such as {near}."
         )
     if crop_size > min(height, width):
         fits = min(height, width) // patch * patch
         raise UserError(
-            f"A crop of {crop_size} px does not fit into the images of {bank.path}, {height} x {width} px. Give a --crop_size of at most "
-            f"{fits} (the model was trained on {model.config.data.crop_size} px)."
+            f"A crop of {crop_size} px does not fit into the images of {bank.path}, {height} x"
+            f" {width} px. Give a --crop_size of at most {fits} (the model was trained on"
+            f" {model.config.data.crop_size} px)."
         )
     if not 1 <= stride <= crop_size:
         raise UserError(
-            f"--stride {stride}: give 1 to {crop_size} px (the crop size, at which crops touch; less makes them overlap, more would leave pixels "
-            "unread)."
+            f"--stride {stride}: give 1 to {crop_size} px (the crop size, at which crops touch;"
+            " less makes them overlap, more would leave pixels unread)."
         )
 
 
 def match_channels(
     model: ImageModel, bank: ImageBank, chosen: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The channels that the model gets, by name and as places in the bank, in the order of the model.
+    """The channels that the model gets, by name and as places in the bank, in the order of the
+    model.
 
-    A model of fixed channels needs all of them, and takes no other; a channel-agnostic one any of those it was trained with.
+    A model of fixed channels needs all of them, and takes no other; a channel-agnostic one any of
+    those it was trained with.
 
     Args:
       chosen: names, for a channel-agnostic model; empty = all that the bank has.
@@ -87,30 +96,43 @@ def match_channels(
       UserError: names that do not fit; says which, and what there is.
     """
     known, have = tuple(model.config.model.channels), bank.channels
-    listing = f"the bank {bank.path} has ({', '.join(have)}), the model was trained with ({', '.join(known)})"
+    listing = (
+        f"the bank {bank.path} has ({', '.join(have)}), the model was trained with"
+        f" ({', '.join(known)})"
+    )
     if not model.config.model.channel_agnostic:
         if chosen:
             raise UserError(
-                f"--channels is for channel-agnostic models; this one reads exactly ({', '.join(known)}). Leave it out."
+                "--channels is for channel-agnostic models; this one reads exactly"
+                f" ({', '.join(known)}). Leave it out."
             )
         if missing := [name for name in known if name not in have]:
             hint = _hint(missing[0], have)
             raise UserError(
-                f"The channels do not fit: {', '.join(missing)} of the model is not in the bank;{hint} {listing}. Channels are matched by name. "
-                "Prepare the bank with the model's names (`python -m phenomjax.prepare images --help`), or use a channel-agnostic model."
+                f"The channels do not fit: {', '.join(missing)} of the model is not in the"
+                f" bank;{hint} {listing}. Channels are matched by name. Prepare the bank with the"
+                " model's names (`python -m phenomjax.prepare images --help`), or use a"
+                " channel-agnostic model."
             )
         return known, tuple(have.index(name) for name in known)
     wanted = tuple(chosen) or have
     for name in wanted:
         if name not in have or name not in known:
-            where = "the bank has no such channel" if name not in have else "the model was not trained with it"
+            where = (
+                "the bank has no such channel"
+                if name not in have
+                else "the model was not trained with it"
+            )
             others = ", ".join(n for n in wanted if n in have and n in known)
             mend = (
                 f"Embed the known ones alone with --channels {others.replace(',', '')}."
                 if others
                 else "Prepare the bank with the model's names."
             )
-            raise UserError(f"The channel {name} cannot be embedded: {where};{_hint(name, known)} {listing}. {mend}")
+            raise UserError(
+                f"The channel {name} cannot be embedded: {where};{_hint(name, known)} {listing}."
+                f" {mend}"
+            )
     if len(set(wanted)) < len(wanted):
         raise UserError(f"--channels {' '.join(wanted)} names a channel twice. Name each once.")
     names = tuple(name for name in known if name in wanted)
@@ -149,26 +171,47 @@ class Settings:
 
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays of the result, one a block."""
-        return ("embeddings",) if len(self.blocks) == 1 else tuple(f"embeddings_block_{block}" for block in self.blocks)
+        return (
+            ("embeddings",)
+            if len(self.blocks) == 1
+            else tuple(f"embeddings_block_{block}" for block in self.blocks)
+        )
 
 
 def describe(model: ImageModel, bank: ImageBank, settings: Settings) -> dict[str, Any]:
-    """The settings with what they are applied to, as they are recorded beside the embeddings; `digest` sums them up."""
+    """The settings with what they are applied to, as they are recorded beside the embeddings;
+    `digest` sums them up.
+    """
     entry: dict[str, Any] = {
-        "checkpoint_fingerprint": model.fingerprint, "step": model.step, "model": _sha(model.config.model.to_dict() | {"dtype": ""}),
-        "bank_fingerprint": bank.fingerprint, "images": len(bank), "image_size": list(bank.shape[1:3]), **vars(settings),
-    }  # fmt: skip
+        "checkpoint_fingerprint": model.fingerprint,
+        "step": model.step,
+        "model": _sha(model.config.model.to_dict() | {"dtype": ""}),
+        "bank_fingerprint": bank.fingerprint,
+        "images": len(bank),
+        "image_size": list(bank.shape[1:3]),
+        **vars(settings),
+    }
     entry = json.loads(json.dumps(entry))  # lists instead of tuples, as it will be read again
-    return {"digest": _sha(entry), "checkpoint": str(model.path), "bank": str(bank.path.absolute()), **entry}
+    return {
+        "digest": _sha(entry),
+        "checkpoint": str(model.path),
+        "bank": str(bank.path.absolute()),
+        **entry,
+    }
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two descriptions, in words; moved banks and checkpoints are the same."""
     names = {
-        "bank_fingerprint": "the bank", "images": "the number of images", "image_size": "the size of the images",
-        "checkpoint_fingerprint": "the parameters of --checkpoint", "step": "the step of --checkpoint", "model": "the config of the model",
-        "channels": "the channels", "options": "the options of the runtime",
-    }  # fmt: skip
+        "bank_fingerprint": "the bank",
+        "images": "the number of images",
+        "image_size": "the size of the images",
+        "checkpoint_fingerprint": "the parameters of --checkpoint",
+        "step": "the step of --checkpoint",
+        "model": "the config of the model",
+        "channels": "the channels",
+        "options": "the options of the runtime",
+    }
     skip = ("digest", "checkpoint", "bank")
     differ = [name for name in now if name not in skip and before.get(name) != now[name]]
     return [
@@ -184,7 +227,8 @@ def _sha(entry: Any) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the work on a bank is divided. It is the same for all workers, so that a unit's bytes do not depend on who makes them.
+    """How the work on a bank is divided. It is the same for all workers, so that a unit's bytes do
+    not depend on who makes them.
 
     Attributes:
       images: of the bank.
@@ -214,7 +258,9 @@ class Layout:
         return len(self.images_of(unit)) * self.crops_per_image
 
 
-def layout(images: int, crops_per_image: int, crop_bytes: int, batch_size: int, unit_crops: int) -> Layout:
+def layout(
+    images: int, crops_per_image: int, crop_bytes: int, batch_size: int, unit_crops: int
+) -> Layout:
     """Divides a bank.
 
     Args:
@@ -223,7 +269,10 @@ def layout(images: int, crops_per_image: int, crop_bytes: int, batch_size: int, 
       batch_size: crops of a batch.
       unit_crops: about how many crops a unit has.
     """
-    most = min(max(GROUP_BYTES // (crops_per_image * crop_bytes), -(-batch_size // crops_per_image), 1), images)
+    most = min(
+        max(GROUP_BYTES // (crops_per_image * crop_bytes), -(-batch_size // crops_per_image), 1),
+        images,
+    )
     # The last batch of a group is filled up: the smallest group that wastes the least.
     waste = lambda group: (-(group * crops_per_image) % batch_size) / (group * crops_per_image)  # noqa: E731
     group = min(range(1, most + 1), key=lambda g: (round(waste(g), 3), g))
@@ -232,7 +281,9 @@ def layout(images: int, crops_per_image: int, crop_bytes: int, batch_size: int, 
 
 
 def default_batch_size(model: ImageModel, crop_size: int, channels: int, devices: int) -> int:
-    """Crops of a batch: on an accelerator 128 Ki tokens a device; on a CPU as few as keep activations in its caches (measured)."""
+    """Crops of a batch: on an accelerator 128 Ki tokens a device; on a CPU as few as keep
+    activations in its caches (measured).
+    """
     tokens = model.task.num_tokens((1, crop_size, crop_size, channels))
     per_device = (1 << 10) if jax.default_backend() == "cpu" else (128 << 10)
     return 2 ** max(0, math.floor(math.log2(1.01 * per_device / tokens))) * devices

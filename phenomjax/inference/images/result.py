@@ -1,4 +1,5 @@
-"""The result of an embedding of images: rows of crops, sites or wells, made from the committed units.
+"""The result of an embedding of images: rows of crops, sites or wells, made from the committed
+units.
 
 NAME.zarr/zarr.json              group; attributes["phenomjax"] = format, version, digest, level, checkpoint, bank, crop_size, …
 NAME.zarr/embeddings/c.K.0       [rows, dim], uncompressed chunks; of several blocks `embeddings_block_15`, …
@@ -55,15 +56,23 @@ def check_wells(bank: ImageBank, level: str) -> None:
     missing = bank.metadata["well"].null_count
     if level == "well" and missing:
         raise UserError(
-            f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so there can be no embedding a well. Give "
-            "--level site for one an image, or prepare the bank with a --layout or --metadata that names the wells."
+            f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so"
+            " there can be no embedding a well. Give --level site for one an image, or prepare the"
+            " bank with a --layout or --metadata that names the wells."
         )
 
 
 def write(
-    folder: Path, work: Path, attributes: Mapping[str, Any], bank: ImageBank, grid: Grid, settings: Settings, layout: Layout, dim: int,
+    folder: Path,
+    work: Path,
+    attributes: Mapping[str, Any],
+    bank: ImageBank,
+    grid: Grid,
+    settings: Settings,
+    layout: Layout,
+    dim: int,
     rejected: Sequence[Mapping[str, Any]],
-) -> None:  # fmt: skip
+) -> None:
     """Writes the result of complete units.
 
     Args:
@@ -80,15 +89,22 @@ def write(
     bad = {entry["image"] for entry in rejected}
     if len(bad) == len(bank):
         raise UserError(
-            f"None of the {len(bank)} images of {bank.path} could be read: {rejected[0]['name']}: {rejected[0]['reason']}. Probably the bank was "
-            f"copied without its images. Mend it, remove {work}, and run the same command again.",
+            f"None of the {len(bank)} images of {bank.path} could be read: {rejected[0]['name']}:"
+            f" {rejected[0]['reason']}. Probably the bank was copied without its images. Mend it,"
+            f" remove {work}, and run the same command again.",
             EXIT_FAILED,
         )
     good = np.array([image for image in range(len(bank)) if image not in bad])
     per_image = layout.crops_per_image if settings.level == "crop" else 1
     width = dim * np.dtype(unit_dtype(settings)).itemsize
     for name in settings.arrays():
-        units = Rows(work / name, len(bank) * per_image, dim, unit_dtype(settings), unit_rows(settings, layout) * width)
+        units = Rows(
+            work / name,
+            len(bank) * per_image,
+            dim,
+            unit_dtype(settings),
+            unit_rows(settings, layout) * width,
+        )
         if settings.level == "well":
             _write_means(folder / name, units, good, _wells(bank, good)[0], settings.dtype)
         elif settings.level == "crop" and not bad:
@@ -97,13 +113,20 @@ def write(
             _copy(folder / name, units, good, per_image, settings)
     _write_metadata(folder / "metadata.parquet", bank, grid, settings.level, good)
     if rejected:
-        pq.write_table(pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet"
+        )
     entry = {"format": FORMAT, "version": VERSION, **attributes}
-    write_json(folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}})
+    write_json(
+        folder / "zarr.json",
+        {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
+    )
 
 
 def _wells(bank: ImageBank, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each good image the number of its well, in the order in which wells first come; and the first image of each well."""
+    """For each good image the number of its well, in the order in which wells first come; and the
+    first image of each well.
+    """
     table = bank.metadata.select(list(WELL)).to_pandas().iloc[good]
     numbers = table.groupby(list(WELL), sort=False, dropna=False).ngroup().to_numpy()
     return numbers, good[np.unique(numbers, return_index=True)[1]]
@@ -124,7 +147,9 @@ def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, d
     while first < rows.shape[0]:
         last = max(int(np.searchsorted(starts, starts[first] + ROWS, side="right")) - 1, first + 1)
         values = _take(units, good[order[starts[first] : starts[last]]])
-        sums = np.add.reduceat(values.astype(np.float64), starts[first:last] - starts[first], axis=0)
+        sums = np.add.reduceat(
+            values.astype(np.float64), starts[first:last] - starts[first], axis=0
+        )
         counts = np.diff(starts[first : last + 1])[:, None]
         rows.write(first, slice(None), (sums / counts).astype(dtype))
         first = last
@@ -138,13 +163,17 @@ def _copy(path: Path, units: Rows, good: np.ndarray, per_image: int, settings: S
     for first in range(0, len(good), max(ROWS // per_image, 1)):
         images = good[first : first + max(ROWS // per_image, 1)]
         rows.write(
-            first * per_image, slice(None), _take(units, (images[:, None] * per_image + np.arange(per_image)).ravel())
+            first * per_image,
+            slice(None),
+            _take(units, (images[:, None] * per_image + np.arange(per_image)).ravel()),
         )
     rows.flush()
 
 
 def _link(path: Path, stored: Path, units: Rows, layout: Layout) -> None:
-    """The units' files themselves, which are chunks of this array: a big archive of crops is not written twice."""
+    """The units' files themselves, which are chunks of this array: a big archive of crops is not
+    written twice.
+    """
     rows = Rows(path, *units.shape, units.dtype.name, units.chunk_bytes)
     rows.describe("crop")
     for unit in range(layout.units):
@@ -162,7 +191,9 @@ def _take(units: Rows, rows: np.ndarray) -> np.ndarray:
     if rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
         return units.read(int(rows[0]), int(rows[-1]) + 1)
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    return np.concatenate([units.read(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks)])
+    return np.concatenate(
+        [units.read(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks)]
+    )
 
 
 def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> None:
@@ -190,7 +221,9 @@ def _metadata(bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> Iter
         images = good[begin : begin + step]
         if level == "site":
             ones = np.ones(len(images), np.int64)
-            yield _counted(copied.take(pa.array(images)), ones * crops, ones, pa.array(images, pa.int64()))
+            yield _counted(
+                copied.take(pa.array(images)), ones * crops, ones, pa.array(images, pa.int64())
+            )
             continue
         rows = np.repeat(images, crops)
         ones = np.ones(len(rows), np.int64)
@@ -200,7 +233,9 @@ def _metadata(bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> Iter
         yield table
 
 
-def _counted(table: pa.Table, num_crops: np.ndarray, num_images: np.ndarray, image: pa.Array) -> pa.Table:
+def _counted(
+    table: pa.Table, num_crops: np.ndarray, num_images: np.ndarray, image: pa.Array
+) -> pa.Table:
     table = table.append_column("num_crops", pa.array(num_crops, pa.int64())).append_column(
         "num_images", pa.array(num_images, pa.int64())
     )

@@ -1,11 +1,13 @@
-"""The work folder of one embedding: units of a manifest, claimed by any number of processes on any number of hosts, committed one by one.
+"""The work folder of one embedding: units of a manifest, claimed by any number of processes on any
+number of hosts, committed one by one.
 
 OUT.partial/job.json            what is made, and how its work is divided; written by whoever comes first, followed by all
 OUT.partial/claims/unit_K/…     who is at work on unit K (phenomjax.system.claims)
 OUT.partial/ARRAY/c.K.0         the rows of unit K, one chunk of an array; written under another name, then renamed
 OUT.partial/units/K.json        unit K is committed: its rejected images. Written last
 
-A unit's bytes do not depend on who makes them, so a unit that two have made is no harm. A claim only saves work.
+A unit's bytes do not depend on who makes them, so a unit that two have made is no harm. A claim
+only saves work.
 """
 
 import contextlib
@@ -32,7 +34,8 @@ BEAT_SECONDS = 5.0
 
 
 class Units:
-    """The work folder as one worker sees it, until `close`. One object for all of its work: it remembers since when others are silent.
+    """The work folder as one worker sees it, until `close`. One object for all of its work: it
+    remembers since when others are silent.
 
     Args:
       work: the folder, made by `begin`.
@@ -56,14 +59,20 @@ class Units:
             self._release(thing)
 
     def committed(self) -> set[int]:
-        """Units that are on the disk; all of them when the folder is gone, because the result is made then."""
+        """Units that are on the disk; all of them when the folder is gone, because the result is
+        made then.
+        """
         try:
-            return {int(name[:-5]) for name in os.listdir(self.work / "units") if name.endswith(".json")}
+            return {
+                int(name[:-5]) for name in os.listdir(self.work / "units") if name.endswith(".json")
+            }
         except FileNotFoundError:
             return set(range(self.count))
 
     def available(self, stop: threading.Event) -> Iterator[int]:
-        """Claims and yields units until none is left that nobody has; the next is claimed when it is asked for."""
+        """Claims and yields units until none is left that nobody has; the next is claimed when it
+        is asked for.
+        """
         number = 0
         done = self.committed()
         while number < self.count and not stop.is_set():
@@ -75,13 +84,16 @@ class Units:
                 or not self._take(f"unit_{unit}")
             ):
                 continue
-            if self._path(unit).exists() or not self.work.is_dir():  # committed between the look and the claim
+            # committed between the look and the claim
+            if self._path(unit).exists() or not self.work.is_dir():
                 self._release(f"unit_{unit}")
                 done = self.committed()
                 continue
             yield unit
 
-    def commit(self, unit: int, arrays: Mapping[str, np.ndarray], rejected: list[dict[str, Any]]) -> None:
+    def commit(
+        self, unit: int, arrays: Mapping[str, np.ndarray], rejected: list[dict[str, Any]]
+    ) -> None:
         """Makes a unit permanent: its rows first, the note that they are there last.
 
         Raises:
@@ -96,18 +108,22 @@ class Units:
                 raise
         except OSError as error:
             raise UserError(
-                f"The embeddings could not be written to {self.work}: {error.strerror}. What is committed is kept: make room there, and run the "
-                "same command again.",
+                f"The embeddings could not be written to {self.work}: {error.strerror}. What is"
+                " committed is kept: make room there, and run the same command again.",
                 EXIT_FAILED,
             ) from error
         self._release(f"unit_{unit}")
 
     def rejected(self) -> list[dict[str, Any]]:
         """The rejected images of all units, in the order of the bank."""
-        return [entry for unit in range(self.count) for entry in read_json(self._path(unit))["rejected"]]
+        return [
+            entry for unit in range(self.count) for entry in read_json(self._path(unit))["rejected"]
+        ]
 
     def assemble(self, make: Callable[[Path], None], out: Path) -> None:
-        """Makes the result in a folder of its own and gives it its name, if no other living worker does; removes the work folder."""
+        """Makes the result in a folder of its own and gives it its name, if no other living worker
+        does; removes the work folder.
+        """
         if out.exists() or not self._take("result"):
             return
         partial = self.work / f"result.{socket.gethostname()}.{os.getpid()}"
@@ -120,7 +136,8 @@ class Units:
         except OSError as error:
             if not out.exists():  # else another, thought dead, was quicker
                 raise UserError(
-                    f"{out} could not be made: {error}. All units are committed in {self.work}: mend that, and run the same command again.",
+                    f"{out} could not be made: {error}. All units are committed in {self.work}:"
+                    " mend that, and run the same command again.",
                     EXIT_FAILED,
                 ) from error
         self._claims.mine.clear()
@@ -139,7 +156,8 @@ class Units:
         return taken
 
     def _release(self, thing: str) -> None:
-        with self._lock, contextlib.suppress(FileNotFoundError):  # the result is made, and the folder gone
+        # the result is made, and the folder gone
+        with self._lock, contextlib.suppress(FileNotFoundError):
             self._claims.release(thing)
 
     def _beat(self) -> None:
@@ -185,5 +203,3 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-
-

@@ -36,7 +36,9 @@ def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Eve
     loader = job.loader()
     assembly: dict[int, Part] = {}
     try:
-        for group, values in embed(loader, layout, job.runtime, itertools.chain([first], numbers), stop):
+        for group, values in embed(
+            loader, layout, job.runtime, itertools.chain([first], numbers), stop
+        ):
             if group.unit not in assembly:
                 assembly[group.unit] = Part(job, job.settings, layout.images_of(group.unit), dim)
             part = assembly[group.unit]
@@ -51,11 +53,17 @@ def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Eve
 
 
 def embed(
-    loader: Loader, layout: Layout, runtime: choose.Runtime, numbers: Iterator[int], stop: threading.Event
+    loader: Loader,
+    layout: Layout,
+    runtime: choose.Runtime,
+    numbers: Iterator[int],
+    stop: threading.Event,
 ) -> Iterator[tuple[Group, np.ndarray]]:
-    """Yields (group, embeddings float32 [images of the group, crops, blocks, dim]) of units, group by group.
+    """Yields (group, embeddings float32 [images of the group, crops, blocks, dim]) of units, group
+    by group.
 
-    Ends early when `stop` is set. While the device works on a batch, the next one waits and the threads decode the groups after it.
+    Ends early when `stop` is set. While the device works on a batch, the next one waits and the
+    threads decode the groups after it.
     """
     running: deque[tuple[Group, int, choose.Result]] = deque()
     found: list[np.ndarray] = []
@@ -97,7 +105,9 @@ class Part:
         self._job, self._settings, self._images = job, settings, images
         full, total = images_result.unit_rows(settings, job.layout), len(job.bank) * self._per_image
         dtype = images_result.unit_dtype(settings)
-        self._arrays = {name: np.zeros((min(full, total), dim), dtype) for name in settings.arrays()}
+        self._arrays = {
+            name: np.zeros((min(full, total), dim), dtype) for name in settings.arrays()
+        }
         self.done = 0
         self.rejected: list[dict[str, Any]] = []
 
@@ -111,11 +121,14 @@ class Part:
             values = values.mean(1, dtype=np.float64, keepdims=True)
         first = (group.images[0] - self._images[0]) * self._per_image
         for index, rows in enumerate(self._arrays.values()):
-            rows[first : first + len(group.images) * self._per_image] = values[:, :, index].reshape(-1, rows.shape[1])
+            rows[first : first + len(group.images) * self._per_image] = values[:, :, index].reshape(
+                -1, rows.shape[1]
+            )
         for image, reason in sorted(group.bad.items()):
             place = first + (image - group.images[0]) * self._per_image
             for rows in self._arrays.values():
-                rows[place : place + self._per_image] = 0  # what the buffer held before must not show
+                # what the buffer held before must not show
+                rows[place : place + self._per_image] = 0
             name = image_name(self._job.bank, image)
             log.warning("%s (image %d) is left out: %s", name, image, reason)
             self.rejected.append({"image": image, "name": name, "reason": reason})

@@ -1,4 +1,6 @@
-"""What computes embeddings: one protocol, and a table of the runtimes that keep it (JAX here, the others in files of their own)."""
+"""What computes embeddings: one protocol, and a table of the runtimes that keep it (JAX here, the
+others in files of their own).
+"""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +29,8 @@ class Runtime(Protocol):
 
     Attributes:
       name: in RUNTIMES.
-      precision: of the products, for instance "float32", "bfloat16", "int8"; decides the numbers, so it is recorded.
+      precision: of the products, for instance "float32", "bfloat16", "int8"; decides the numbers,
+        so it is recorded.
       description: one line for people: library, version, device.
     """
 
@@ -38,16 +41,22 @@ class Runtime(Protocol):
     def submit(self, pixels: np.ndarray) -> Result:
         """Starts on a batch [batch_size, height, width, C] and returns at once where it can.
 
-        The caller leaves `pixels` as they are until it has called what is returned, which waits for the embeddings: float32
-        [batch_size, blocks, dim].
+        The caller leaves `pixels` as they are until it has called what is returned, which waits for
+        the embeddings: float32 [batch_size, blocks, dim].
         """
         ...
 
 
 def make(
-    name: str, model: ImageModel, blocks: Sequence[int], channelwise: bool, batch_size: int, image_shape: tuple[int, int, int],
-    dtype: str | np.dtype, options: Mapping[str, str] | None = None,
-) -> Runtime:  # fmt: skip
+    name: str,
+    model: ImageModel,
+    blocks: Sequence[int],
+    channelwise: bool,
+    batch_size: int,
+    image_shape: tuple[int, int, int],
+    dtype: str | np.dtype,
+    options: Mapping[str, str] | None = None,
+) -> Runtime:
     """Makes a runtime for batches of one shape.
 
     Args:
@@ -65,24 +74,40 @@ def make(
     """
     if name not in RUNTIMES:
         raise UserError(
-            f"--runtime {name} is not known.{did_you_mean(name, RUNTIMES)} It can be {', '.join(RUNTIMES)}."
+            f"--runtime {name} is not known.{did_you_mean(name, RUNTIMES)} It can be"
+            f" {', '.join(RUNTIMES)}."
         )
     module = importlib.import_module(RUNTIMES[name])
     return module.make_runtime(
-        model, tuple(blocks), channelwise, batch_size, tuple(image_shape), np.dtype(dtype), dict(options or {})
+        model,
+        tuple(blocks),
+        channelwise,
+        batch_size,
+        tuple(image_shape),
+        np.dtype(dtype),
+        dict(options or {}),
     )
 
 
 class JaxRuntime:
-    """The model as it was trained, compiled by XLA; a batch is divided over the devices of this process."""
+    """The model as it was trained, compiled by XLA; a batch is divided over the devices of this
+    process.
+    """
 
     name = "jax"
 
     def __init__(
-        self, model: ImageModel, blocks: tuple[int, ...], channelwise: bool, batch_size: int, devices: Sequence[jax.Device]
-    ):  # fmt: skip
+        self,
+        model: ImageModel,
+        blocks: tuple[int, ...],
+        channelwise: bool,
+        batch_size: int,
+        devices: Sequence[jax.Device],
+    ):
         self.precision = np.dtype(model.task.model.dtype).name
-        self.description = f"jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}, {self.precision}"
+        self.description = (
+            f"jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}, {self.precision}"
+        )
         self._params, self._sharding = image_model.on_devices(model.encoder_params, devices)
         encode = image_model.features(model)
         self._encode = jax.jit(lambda params, pixels: encode(params, pixels, blocks, channelwise))
@@ -93,19 +118,29 @@ class JaxRuntime:
 
 
 def make_runtime(
-    model: ImageModel, blocks: tuple[int, ...], channelwise: bool, batch_size: int, image_shape: tuple[int, int, int], dtype: np.dtype,
+    model: ImageModel,
+    blocks: tuple[int, ...],
+    channelwise: bool,
+    batch_size: int,
+    image_shape: tuple[int, int, int],
+    dtype: np.dtype,
     options: dict[str, str],
-) -> JaxRuntime:  # fmt: skip
-    """The JAX runtime; option `devices` is how many of this process's devices it uses (default all)."""
+) -> JaxRuntime:
+    """The JAX runtime; option `devices` is how many of this process's devices it uses (default
+    all).
+    """
     local = jax.local_devices()
     for name in options:
         if name != "devices":
             raise UserError(f"The jax runtime has no option '{name}'; there is: devices.")
     count = int(options.get("devices") or len(local))
     if not 1 <= count <= len(local):
-        raise UserError(f"--devices {count}: this machine has {len(local)} ({local[0].device_kind}).")
+        raise UserError(
+            f"--devices {count}: this machine has {len(local)} ({local[0].device_kind})."
+        )
     if batch_size % count:
         raise UserError(
-            f"The batch of {batch_size} crops does not divide over {count} devices. Give a --batch_size that is a multiple of {count}."
+            f"The batch of {batch_size} crops does not divide over {count} devices. Give a"
+            f" --batch_size that is a multiple of {count}."
         )
     return JaxRuntime(model, blocks, channelwise, batch_size, local[:count])

@@ -1,4 +1,6 @@
-"""What the runtimes beside JAX share: their options, a thread that runs batches, and the comparison with JAX when they start."""
+"""What the runtimes beside JAX share: their options, a thread that runs batches, and the comparison
+with JAX when they start.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +16,8 @@ from phenomjax.trained.image_model import ImageModel
 
 log = logging.getLogger("phenomjax")
 CHECKED = 8  # crops of the comparison
-# An embedding's cosine to that of JAX in float32, at least; a runtime that falls below does not start. Trained weights give 0.9999 in
+# An embedding's cosine to that of JAX in float32, at least; a runtime that falls below does not
+# start. Trained weights give 0.9999 in
 # 16 bit and 0.99 to 0.999 in int8.
 LIMITS = {"float32": 0.99999, "float16": 0.999, "bfloat16": 0.999, "int8": 0.98}
 COMMON = ("precision", "bank", "cache", "min_cosine")
@@ -26,7 +29,8 @@ class Options:
 
     Attributes:
       precision: of the products.
-      bank: where calibration crops come from; "" = the bank that the model was trained on, or drawn cells.
+      bank: where calibration crops come from; "" = the bank that the model was trained on, or drawn
+        cells.
       cache: the cache folder; "" = the default one.
       min_cosine: to JAX float32, below which the runtime does not start.
       extra: the options that only this runtime has, with their defaults, as text.
@@ -39,7 +43,9 @@ class Options:
     extra: Mapping[str, str]
 
 
-def read_options(name: str, given: Mapping[str, str], precisions: tuple[str, ...], extra: Mapping[str, str]) -> Options:
+def read_options(
+    name: str, given: Mapping[str, str], precisions: tuple[str, ...], extra: Mapping[str, str]
+) -> Options:
     """Checks the options of a runtime.
 
     Args:
@@ -54,11 +60,14 @@ def read_options(name: str, given: Mapping[str, str], precisions: tuple[str, ...
     known = (*COMMON, *extra)
     if unknown := [option for option in given if option not in known]:
         raise UserError(
-            f"The {name} runtime has no option '{unknown[0]}'.{did_you_mean(unknown[0], known)} There are: {', '.join(known)}."
+            f"The {name} runtime has no option '{unknown[0]}'.{did_you_mean(unknown[0], known)}"
+            f" There are: {', '.join(known)}."
         )
     precision = given.get("precision") or precisions[0]
     if precision not in precisions:
-        raise UserError(f"precision={precision}: the {name} runtime computes in {', '.join(precisions)}.")
+        raise UserError(
+            f"precision={precision}: the {name} runtime computes in {', '.join(precisions)}."
+        )
     try:
         limit = float(given.get("min_cosine") or LIMITS[precision])
     except ValueError:
@@ -78,14 +87,17 @@ def number(options: Options, name: str, least: int = 0) -> int:
 
 
 class ForeignRuntime:
-    """Runs batches in a thread of its own; the libraries let go of the interpreter meanwhile, so the loader decodes the next batch.
+    """Runs batches in a thread of its own; the libraries let go of the interpreter meanwhile, so
+    the loader decodes the next batch.
 
     Attributes:
       name, precision, description: as `runtimes.Runtime` says.
       agreement: with JAX float32, measured at the start.
     """
 
-    def __init__(self, name: str, precision: str, description: str, run: Callable[[np.ndarray], np.ndarray]):
+    def __init__(
+        self, name: str, precision: str, description: str, run: Callable[[np.ndarray], np.ndarray]
+    ):
         self.name, self.precision, self.description = name, precision, description
         self.agreement: graph.Agreement | None = None
         self._run = run
@@ -94,8 +106,11 @@ class ForeignRuntime:
     def submit(self, pixels: np.ndarray) -> Result:
         return self._thread.submit(self._run, pixels).result
 
-    def check(self, model: ImageModel, chosen: graph.Settings, batch_size: int, options: Options) -> "ForeignRuntime":
-        """Compares itself with JAX float32 on a few crops, says how far apart they are, and returns itself.
+    def check(
+        self, model: ImageModel, chosen: graph.Settings, batch_size: int, options: Options
+    ) -> "ForeignRuntime":
+        """Compares itself with JAX float32 on a few crops, says how far apart they are, and returns
+        itself.
 
         Raises:
           UserError: too far apart, with exit code 1.
@@ -110,9 +125,10 @@ class ForeignRuntime:
         log.info("runtime %s, %s: %s", self.name, self.precision, self.description)
         if not self.agreement.cosine >= options.min_cosine:
             raise UserError(
-                f"The embeddings of --runtime {self.name} in {self.precision} are too far from those of JAX float32: {self.agreement}, and "
-                f"the cosine must be at least {options.min_cosine:g}. Use another precision (for instance float32 or bfloat16), more "
-                "calibration crops, or accept it with the option min_cosine.",
+                f"The embeddings of --runtime {self.name} in {self.precision} are too far from"
+                f" those of JAX float32: {self.agreement}, and the cosine must be at least"
+                f" {options.min_cosine:g}. Use another precision (for instance float32 or"
+                " bfloat16), more calibration crops, or accept it with the option min_cosine.",
                 EXIT_FAILED,
             )
         return self

@@ -1,6 +1,8 @@
-"""Embeds by TensorRT on an NVIDIA GPU: `--runtime tensorrt`, float16, or int8 with calibration crops from a bank.
+"""Embeds by TensorRT on an NVIDIA GPU: `--runtime tensorrt`, float16, or int8 with calibration
+crops from a bank.
 
-Options: precision (float16, int8), calibration (crops, for int8), bank (of these crops), cache (also of the engine), min_cosine.
+Options: precision (float16, int8), calibration (crops, for int8), bank (of these crops), cache
+(also of the engine), min_cosine.
 """
 
 import numpy as np
@@ -14,15 +16,26 @@ EXTRA = {"calibration": "128"}
 
 
 def make_runtime(
-    model: ImageModel, blocks: tuple[int, ...], channelwise: bool, batch_size: int, image_shape: tuple[int, int, int], dtype: np.dtype,
+    model: ImageModel,
+    blocks: tuple[int, ...],
+    channelwise: bool,
+    batch_size: int,
+    image_shape: tuple[int, int, int],
+    dtype: np.dtype,
     options: dict[str, str],
-) -> ForeignRuntime:  # fmt: skip
+) -> ForeignRuntime:
     """See `runtimes.make`."""
     chosen = read_options("tensorrt", options, PRECISIONS, EXTRA)
     tensorrt, _ = tensorrt_engine.library()
-    settings = tensorrt_engine.settings_for(graph.Settings(blocks, channelwise, image_shape, dtype.name))
+    settings = tensorrt_engine.settings_for(
+        graph.Settings(blocks, channelwise, image_shape, dtype.name)
+    )
     calibration = number(chosen, "calibration", 1)
-    path = tensorrt_engine.cached(model, settings, chosen.precision, batch_size, calibration, chosen.bank, chosen.cache)
+    path = tensorrt_engine.cached(
+        model, settings, chosen.precision, batch_size, calibration, chosen.bank, chosen.cache
+    )
     run = tensorrt_engine.loaded(path, batch_size, image_shape, settings.pixels)
     description = f"tensorrt {tensorrt.__version__}, {chosen.precision}, engine {path.stem}"
-    return ForeignRuntime("tensorrt", chosen.precision, description, run).check(model, settings, batch_size, chosen)
+    return ForeignRuntime("tensorrt", chosen.precision, description, run).check(
+        model, settings, batch_size, chosen
+    )

@@ -1,4 +1,6 @@
-"""Batches of sequences by length, in few fixed shapes: which sequences, padded to what. Arrays and numbers only."""
+"""Batches of sequences by length, in few fixed shapes: which sequences, padded to what. Arrays and
+numbers only.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,18 +37,25 @@ def buckets(segment_len: int) -> list[int]:
 
 
 def rows_for(count: int, most: int, multiple: int) -> int:
-    """The smallest of `most`, most / 4, most / 16, … rows that holds `count`, all multiples of `multiple`."""
+    """The smallest of `most`, most / 4, most / 16, … rows that holds `count`, all multiples of
+    `multiple`.
+    """
     rows = most = max(multiple, most // multiple * multiple)
-    while rows > multiple and (smaller := max(rows // LADDER // multiple * multiple, multiple)) >= count:
+    while (
+        rows > multiple
+        and (smaller := max(rows // LADDER // multiple * multiple, multiple)) >= count
+    ):
         rows = smaller
     return rows
 
 
-def plan(lengths: Sequence[int] | np.ndarray, segment_len: int, batch_tokens: int, multiple: int = 1) -> list[Batch]:
+def plan(
+    lengths: Sequence[int] | np.ndarray, segment_len: int, batch_tokens: int, multiple: int = 1
+) -> list[Batch]:
     """Divides sequences into batches; a function of the arguments alone.
 
-    Long sequences are read by segments, together with others of at least half their length. A bucket has one shape, and a last, incomplete
-    batch of a bucket without full ones has fewer rows.
+    Long sequences are read by segments, together with others of at least half their length. A
+    bucket has one shape, and a last, incomplete batch of a bucket without full ones has fewer rows.
 
     Args:
       lengths: of the sequences with their boundary tokens, falling.

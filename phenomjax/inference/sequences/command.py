@@ -1,4 +1,6 @@
-"""Embeds sequences with a trained language model: one vector a protein, or one a residue. `phenomjax.embed` is its door."""
+"""Embeds sequences with a trained language model: one vector a protein, or one a residue.
+`phenomjax.embed` is its door.
+"""
 
 import argparse
 import json
@@ -34,18 +36,41 @@ def add_arguments(group: "argparse._ArgumentGroup") -> None:
         metavar="FILE",
         help="FASTA files, or text with one sequence a line; plain, gzip, Zstandard",
     )
-    add("--per", choices=("protein", "residue"), default="protein", help="what a vector stands for (default protein)")
-    add("--pool", choices=segments.POOLS, default="mean", help="over the residues, per protein (default mean)")
+    add(
+        "--per",
+        choices=("protein", "residue"),
+        default="protein",
+        help="what a vector stands for (default protein)",
+    )
+    add(
+        "--pool",
+        choices=segments.POOLS,
+        default="mean",
+        help="over the residues, per protein (default mean)",
+    )
     add(
         "--layer",
         type=int,
         metavar="N",
         help="0 = the embedding, then the layers (default: the last one, ELMo: the sum of all)",
     )
-    add("--batch_tokens", type=int, default=0, metavar="N", help="of a batch, padding included; less if memory runs out (default 16384, "
-        "2048 on a CPU)")  # fmt: skip
-    add("--segment_len", type=int, default=0, metavar="N", help="longer proteins are read by segments of N tokens with the model's memory or "
-        "states (default: as in the run's evaluation; ELMo, which no segmentation changes: 512)")  # fmt: skip
+    add(
+        "--batch_tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a batch, padding included; less if memory runs out (default 16384, 2048 on a CPU)",
+    )
+    add(
+        "--segment_len",
+        type=int,
+        default=0,
+        metavar="N",
+        help=(
+            "longer proteins are read by segments of N tokens with the model's memory or "
+            "states (default: as in the run's evaluation; ELMo, which no segmentation changes: 512)"
+        ),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,10 +85,14 @@ def run(args: argparse.Namespace) -> int:
     model = language_model.load(args.checkpoint, args.compute_dtype)
     layers = model.task.num_feature_layers
     if args.layer is not None and not 0 <= args.layer < layers:
-        raise UserError(f"--layer {args.layer}: this model has layers 0 (the embedding) to {layers - 1}.")
+        raise UserError(
+            f"--layer {args.layer}: this model has layers 0 (the embedding) to {layers - 1}."
+        )
     devices = jax.local_devices()
     if args.devices > len(devices):
-        raise UserError(f"--devices {args.devices}: this machine has {len(devices)} ({devices[0].device_kind}).")
+        raise UserError(
+            f"--devices {args.devices}: this machine has {len(devices)} ({devices[0].device_kind})."
+        )
     work = args.out.with_name(args.out.name + ".partial")
     with stop_on_signals() as stop, _hold(work):
         found = queries.read(args.source, model.words.name, model.rare, work / "tokens")
@@ -73,7 +102,11 @@ def run(args: argparse.Namespace) -> int:
             return _code(found)
         _same_job(work / "job.json", description)
         features = segments.Features(
-            model, args.layer, None if args.per == "residue" else args.pool, args.dtype, devices[: args.devices or None]
+            model,
+            args.layer,
+            None if args.per == "residue" else args.pool,
+            args.dtype,
+            devices[: args.devices or None],
         )
         store = sequences_store.Store(work, found, features.dim, args.dtype, args.per == "residue")
         if not embed(
@@ -93,25 +126,33 @@ def run(args: argparse.Namespace) -> int:
     return _code(found)
 
 
-
-
-
-
-def _describe(args: argparse.Namespace, model: language_model.Trained, found: queries.Queries) -> dict:
+def _describe(
+    args: argparse.Namespace, model: language_model.Trained, found: queries.Queries
+) -> dict:
     """What decides the numbers, as it is recorded beside them."""
     return {
-        "checkpoint": str(model.path), "checkpoint_fingerprint": model.fingerprint, "step": model.step, "task": model.config.task,
-        "per": args.per, "pooling": args.pool if args.per == "protein" else "none",
-        "layer": "default" if args.layer is None else args.layer, "dtype": args.dtype, "compute_dtype": np.dtype(model.task.dtype).name,
-        "batch_tokens": args.batch_tokens or language_model.default_batch_tokens(), "segment_len": args.segment_len or model.task.inference_segment_len,
-        "devices": args.devices or len(jax.local_devices()), "fingerprint": found.fingerprint,
-    }  # fmt: skip
+        "checkpoint": str(model.path),
+        "checkpoint_fingerprint": model.fingerprint,
+        "step": model.step,
+        "task": model.config.task,
+        "per": args.per,
+        "pooling": args.pool if args.per == "protein" else "none",
+        "layer": "default" if args.layer is None else args.layer,
+        "dtype": args.dtype,
+        "compute_dtype": np.dtype(model.task.dtype).name,
+        "batch_tokens": args.batch_tokens or language_model.default_batch_tokens(),
+        "segment_len": args.segment_len or model.task.inference_segment_len,
+        "devices": args.devices or len(jax.local_devices()),
+        "fingerprint": found.fingerprint,
+    }
 
 
 @contextmanager
 def _hold(work: Path) -> Iterator[None]:
     """Keeps the work folder to this process; removes it again if nothing came of it."""
-    with locks.hold(work, f"Another process is writing {work} now. Wait for it, or give another --out."):
+    with locks.hold(
+        work, f"Another process is writing {work} now. Wait for it, or give another --out."
+    ):
         try:
             yield
         finally:
@@ -124,10 +165,14 @@ def _hold(work: Path) -> Iterator[None]:
 def _differences(before: dict, now: dict) -> list[str]:
     """What differs between two descriptions; a run that was moved is the same."""
     names = {
-        "fingerprint": "the sequences of --source", "checkpoint_fingerprint": "the parameters of --checkpoint", "step": "the step of --checkpoint",
-    }  # fmt: skip
+        "fingerprint": "the sequences of --source",
+        "checkpoint_fingerprint": "the parameters of --checkpoint",
+        "step": "the step of --checkpoint",
+    }
     differ = [name for name in now if before.get(name) != now[name] and name != "checkpoint"]
-    return [names.get(name) or f"--{name} was {before.get(name)}, is now {now[name]}" for name in differ]
+    return [
+        names.get(name) or f"--{name} was {before.get(name)}, is now {now[name]}" for name in differ
+    ]
 
 
 def _same_job(path: Path, description: dict) -> None:
@@ -135,8 +180,8 @@ def _same_job(path: Path, description: dict) -> None:
     if path.is_file():
         if differ := _differences(read_json(path), description):
             raise UserError(
-                f"{path.parent} was begun with other arguments: {'; '.join(differ)}. Give the same to go on, another --out, or delete {path.parent} "
-                "to start again."
+                f"{path.parent} was begun with other arguments: {'; '.join(differ)}. Give the same"
+                f" to go on, another --out, or delete {path.parent} to start again."
             )
         return
     partial = path.with_suffix(".new")

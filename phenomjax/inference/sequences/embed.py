@@ -27,9 +27,15 @@ class Destination(Protocol):
 
 
 def embed(
-    found: queries.Queries, model: language_model.Trained, features: segments.Features, store: Destination, segment_len: int,
-    batch_tokens: int, devices: int, stop,
-) -> bool:  # fmt: skip
+    found: queries.Queries,
+    model: language_model.Trained,
+    features: segments.Features,
+    store: Destination,
+    segment_len: int,
+    batch_tokens: int,
+    devices: int,
+    stop,
+) -> bool:
     """Fills the store batch by batch, longest sequences first; False if it was stopped.
 
     Args:
@@ -46,8 +52,15 @@ def embed(
     done = store.done
     work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
     shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
-    log.info("%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes", len(found), len(found.order),
-             found.lengths.sum(), found.lengths.max(), len(plan), len(shapes))  # fmt: skip
+    log.info(
+        "%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes",
+        len(found),
+        len(found.order),
+        found.lengths.sum(),
+        found.lengths.max(),
+        len(plan),
+        len(shapes),
+    )
     bar = system_log.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
     saved, started = time.monotonic(), time.monotonic()
     running: tuple[int, Iterator[segments.Piece]] | None = None
@@ -60,7 +73,9 @@ def embed(
         if running:
             number, pieces = running
             for piece in pieces:
-                store.write(plan[number].start + piece.row, piece.columns, piece.start, piece.values)
+                store.write(
+                    plan[number].start + piece.row, piece.columns, piece.start, piece.values
+                )
             if stop.is_set() and plan[number].segments > 1:  # it may be incomplete
                 break
             done = number + 1

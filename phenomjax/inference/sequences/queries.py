@@ -1,4 +1,6 @@
-"""The sequences that a trained model is asked about: files to tokens, at one byte a residue on disk."""
+"""The sequences that a trained model is asked about: files to tokens, at one byte a residue on
+disk.
+"""
 
 import hashlib
 import io
@@ -31,7 +33,8 @@ class Queries:
       lengths: int64 [n], without boundary tokens.
       starts: int64 [n], where each begins in `tokens`.
       tokens: uint8, memory-mapped.
-      order: int64 [unique], one number of each different sequence, longest first, then by hash: the order of the files has no say.
+      order: int64 [unique], one number of each different sequence, longest first, then by hash: the
+        order of the files has no say.
       groups: int64 [n], the place in `order` of each sequence.
       rejected: {"file", "id", "offset", "reason", "detail"} of each.
       fingerprint: sha256 of names and tokens.
@@ -74,26 +77,32 @@ def read(paths: list[Path], alphabet: str, rare: str, spool: Path) -> Queries:
         for source in find_sources(paths, None):
             if source.kind not in ("fasta", "text"):
                 raise UserError(
-                    f"{source.path} is {source.kind}; sequences are read from FASTA, or text with one a line."
+                    f"{source.path} is {source.kind}; sequences are read from FASTA, or text with"
+                    " one a line."
                 )
             reader.read(source, out)
     return reader.finish(spool)
 
 
 def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
-    """Encodes sequences that are in memory, under the rules of `read`; they have the names "1", "2", …
+    """Encodes sequences that are in memory, under the rules of `read`; they have the names "1",
+    "2", …
 
     Args:
       sequences: letters.
       alphabet, rare: see `read`.
 
     Raises:
-      UserError: a sequence that cannot be read (none is left out, so that rows stay rows), or there is none.
+      UserError: a sequence that cannot be read (none is left out, so that rows stay rows), or there
+        is none.
     """
     reader, out = _Reader(alphabet, rare), io.BytesIO()
     for start in range(0, len(sequences), RECORDS):
         part = sequences[start : start + RECORDS]
-        reader.add([Record(start + i, str(start + i + 1), text.encode()) for i, text in enumerate(part)], out)
+        reader.add(
+            [Record(start + i, str(start + i + 1), text.encode()) for i, text in enumerate(part)],
+            out,
+        )
     return reader.finish(out.getvalue())
 
 
@@ -141,15 +150,17 @@ class _Reader:
             t = block.troubles[0]
             text = records[t.offset - records[0].offset].data.decode()
             raise UserError(
-                f"Sequence {t.name} ({text[:20]}{'…' if len(text) > 20 else ''}, {len(text)} letters) cannot be read: {t.reason}, {t.detail}. "
-                f"Correct it or leave it out, or use a model of its alphabet (this one reads {self._encoder.alphabet})."
+                f"Sequence {t.name} ({text[:20]}{'…' if len(text) > 20 else ''}, {len(text)}"
+                f" letters) cannot be read: {t.reason}, {t.detail}. Correct it or leave it out, or"
+                f" use a model of its alphabet (this one reads {self._encoder.alphabet})."
             )
         self._sources.append(("", self._add(block, None, out)))
 
     def _add(self, block: Block, source: Source | None, out) -> int:
         counted = self._rare[block.tokens]
         self._changed += int(counted.sum())
-        starts = np.concatenate([[0], np.cumsum(block.lengths.astype(np.int64) + 1)])  # one <eos> each
+        # one <eos> each
+        starts = np.concatenate([[0], np.cumsum(block.lengths.astype(np.int64) + 1)])
         if counted.any():
             self._with_changes += int(np.count_nonzero(np.add.reduceat(counted, starts[:-1])))
         tokens = self._map[block.tokens]
@@ -165,10 +176,22 @@ class _Reader:
     def _reject(self, troubles: list[Trouble], source: Source) -> None:
         for t in troubles:
             if len(self.rejected) < SHOWN:
-                log.warning("rejected: %s, record %s at byte %d: %s, %s", source.path, t.name or "?", t.offset, t.reason,
-                            t.detail)  # fmt: skip
+                log.warning(
+                    "rejected: %s, record %s at byte %d: %s, %s",
+                    source.path,
+                    t.name or "?",
+                    t.offset,
+                    t.reason,
+                    t.detail,
+                )
             self.rejected.append(
-                {"file": str(source.path), "id": t.name, "offset": t.offset, "reason": t.reason, "detail": t.detail}
+                {
+                    "file": str(source.path),
+                    "id": t.name,
+                    "offset": t.offset,
+                    "reason": t.reason,
+                    "detail": t.detail,
+                }
             )
 
     def finish(self, written: Path | bytes) -> Queries:
@@ -178,39 +201,64 @@ class _Reader:
         if not sum(count for _, count in self._sources):
             first = self.rejected[0] if self.rejected else {}
             why = (
-                f" The first of {len(self.rejected)} bad records: {first['reason']}, {first['detail']}."
+                f" The first of {len(self.rejected)} bad records: {first['reason']},"
+                f" {first['detail']}."
                 if first
                 else ""
             )
             files = ", ".join(name for name, _ in self._sources) or "an empty list"
             raise UserError(
-                f"There is no sequence to read in {files}.{why} Give FASTA files of the alphabet that the model reads."
+                f"There is no sequence to read in {files}.{why} Give FASTA files of the alphabet"
+                " that the model reads."
             )
         if self._changed:
-            log.info("%d %s in %d sequences are rare letters (%s) and are read as X, as in training",
-                     self._changed, self._unit, self._with_changes, ", ".join(RARE))  # fmt: skip
-        tokens = np.frombuffer(written, np.uint8) if isinstance(written, bytes) else np.memmap(written, np.uint8, "r")
+            log.info(
+                "%d %s in %d sequences are rare letters (%s) and are read as X, as in training",
+                self._changed,
+                self._unit,
+                self._with_changes,
+                ", ".join(RARE),
+            )
+        tokens = (
+            np.frombuffer(written, np.uint8)
+            if isinstance(written, bytes)
+            else np.memmap(written, np.uint8, "r")
+        )
         blocks = self._blocks
         lengths = np.concatenate([block.lengths for block in blocks]).astype(np.int64)
         hashes = np.concatenate([block.hashes for block in blocks])
         sizes = np.cumsum(lengths + 1)
         names, descriptions = (
-            pa.concat_arrays([getattr(block, column) for block in blocks]) for column in ("names", "descriptions")
+            pa.concat_arrays([getattr(block, column) for block in blocks])
+            for column in ("names", "descriptions")
         )
         order, groups = _unique(lengths, hashes)
         sources = pa.array(
-            np.repeat([name for name, _ in self._sources], [count for _, count in self._sources]), pa.string()
+            np.repeat([name for name, _ in self._sources], [count for _, count in self._sources]),
+            pa.string(),
         )
         return Queries(
-            names, descriptions, sources, lengths, sizes - (lengths + 1), tokens, order, groups,
-            self.rejected, self._digest.hexdigest(),
-        )  # fmt: skip
+            names,
+            descriptions,
+            sources,
+            lengths,
+            sizes - (lengths + 1),
+            tokens,
+            order,
+            groups,
+            self.rejected,
+            self._digest.hexdigest(),
+        )
 
 
 def _unique(lengths: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first of each different sequence in the order of work, the place in that order of every sequence)."""
+    """(first of each different sequence in the order of work, the place in that order of every
+    sequence).
+    """
     order = np.lexsort((hashes[:, 1], hashes[:, 0], -lengths))
-    same = (hashes[order[1:]] == hashes[order[:-1]]).all(1) & (lengths[order[1:]] == lengths[order[:-1]])
+    same = (hashes[order[1:]] == hashes[order[:-1]]).all(1) & (
+        lengths[order[1:]] == lengths[order[:-1]]
+    )
     number = np.concatenate([[0], np.cumsum(~same)])
     groups = np.empty(len(order), np.int64)
     groups[order] = number

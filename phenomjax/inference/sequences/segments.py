@@ -1,4 +1,6 @@
-"""Features of whole sequences by segments: a batch is read segment after segment, memory or states handed on."""
+"""Features of whole sequences by segments: a batch is read segment after segment, memory or states
+handed on.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +20,12 @@ POOLS = ("mean", "max")
 AHEAD = 16  # segments that wait on the device
 
 
-def frame(sequences: Sequence[np.ndarray], shape: tuple[int, int], boundary: tuple, directions: int) -> np.ndarray:
-    """Sequences between their boundary tokens in reading order: [rows, directions, seq] uint8, padded at the end."""
+def frame(
+    sequences: Sequence[np.ndarray], shape: tuple[int, int], boundary: tuple, directions: int
+) -> np.ndarray:
+    """Sequences between their boundary tokens in reading order: [rows, directions, seq] uint8,
+    padded at the end.
+    """
     before, after = (np.array(tokens, np.uint8) for tokens in boundary)
     framed = np.full((shape[0], directions, shape[1]), PAD, np.uint8)
     for row, tokens in enumerate(sequences):
@@ -69,13 +75,24 @@ class Features:
         dtype: str,
         devices: Sequence[jax.Device] | None = None,
     ):
-        self._task, self._layer, self._pool, self._dtype = trained.task, layer, pool, np.dtype(dtype)
-        mesh = jax.make_mesh((len(devices or jax.local_devices()),), ("data",), axis_types=(AxisType.Auto,),
-                             devices=devices or jax.local_devices())  # fmt: skip
+        self._task, self._layer, self._pool, self._dtype = (
+            trained.task,
+            layer,
+            pool,
+            np.dtype(dtype),
+        )
+        mesh = jax.make_mesh(
+            (len(devices or jax.local_devices()),),
+            ("data",),
+            axis_types=(AxisType.Auto,),
+            devices=devices or jax.local_devices(),
+        )
         self._rows = NamedSharding(mesh, P("data"))
         self._everywhere = NamedSharding(mesh, P())
         self.use(trained.params)
-        self._step = jax.jit(self._segment, donate_argnums=(4, 5) if jax.default_backend() != "cpu" else ())
+        self._step = jax.jit(
+            self._segment, donate_argnums=(4, 5) if jax.default_backend() != "cpu" else ()
+        )
         self.shapes: set[tuple[int, int, bool]] = set()
         task, one = self._task, jnp.zeros((1, self._task.directions, 8), jnp.uint8)
         probe = lambda p: task.segment_features(  # noqa: E731
@@ -89,7 +106,9 @@ class Features:
         """Goes on with other parameters of the same shapes; nothing is compiled again."""
         self._params = jax.device_put(params, self._everywhere)
 
-    def _segment(self, params: Any, tokens: Any, start: Any, residues: Any, carry: Any, pooled: Any) -> tuple:
+    def _segment(
+        self, params: Any, tokens: Any, start: Any, residues: Any, carry: Any, pooled: Any
+    ) -> tuple:
         before, after = map(len, self._task.boundary)
         lengths = jnp.clip(residues + before + after - start, 0, tokens.shape[-1])
         features, carry = self._task.segment_features(params, tokens, lengths, carry, self._layer)
@@ -105,14 +124,19 @@ class Features:
         return None, carry, pooled
 
     def __call__(
-        self, sequences: Sequence[np.ndarray], batch: Batch, stopped: Callable[[], bool] = lambda: False
+        self,
+        sequences: Sequence[np.ndarray],
+        batch: Batch,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Piece]:
-        """Starts a batch, and returns an iterator that waits for its features: start the next one before reading it.
+        """Starts a batch, and returns an iterator that waits for its features: start the next one
+        before reading it.
 
         Args:
           sequences: token ids of each, without boundaries.
           batch: their shape.
-          stopped: whether to end after a segment that is not the last; then pieces are missing or wrong.
+          stopped: whether to end after a segment that is not the last; then pieces are missing or
+            wrong.
         """
         steps = self._steps(sequences, batch, stopped)
         residues = np.array([len(s) for s in sequences])
@@ -130,19 +154,27 @@ class Features:
     ) -> Iterator[tuple[int, Any, Any]]:
         """(first place, features, pooled) of each segment."""
         directions, whole = self._task.directions, batch.segments == 1
-        framed = frame(sequences, (batch.rows, batch.segments * batch.seq), self._task.boundary, directions)
+        framed = frame(
+            sequences, (batch.rows, batch.segments * batch.seq), self._task.boundary, directions
+        )
         self.shapes.add((batch.rows, batch.seq, whole))
         put = lambda x: jax.device_put(x, self._rows)  # noqa: E731
-        sizes = put(np.array([len(s) for s in sequences] + [0] * (batch.rows - len(sequences)), np.int32))
+        sizes = put(
+            np.array([len(s) for s in sequences] + [0] * (batch.rows - len(sequences)), np.int32)
+        )
         carry = jax.tree.map(put, self._task.inference_carry(batch.rows, whole=whole))
         empty = -np.inf if self._pool == "max" else 0.0
-        pooled = put(np.full((batch.rows, directions, self._width if self._pool else 0), empty, np.float32))
+        pooled = put(
+            np.full((batch.rows, directions, self._width if self._pool else 0), empty, np.float32)
+        )
         for segment in range(batch.segments):
             if segment and stopped():
                 return
             start = segment * batch.seq
             tokens = put(np.ascontiguousarray(framed[:, :, start : start + batch.seq]))
-            features, carry, pooled = self._step(self._params, tokens, np.int32(start), sizes, carry, pooled)
+            features, carry, pooled = self._step(
+                self._params, tokens, np.int32(start), sizes, carry, pooled
+            )
             yield start, features, pooled
 
     def _pooled(self, pooled: Any, residues: np.ndarray) -> Iterator[Piece]:
@@ -152,9 +184,12 @@ class Features:
         for row in range(len(residues)):
             yield Piece(row, slice(None), 0, values[row].reshape(1, -1).astype(self._dtype))
 
-    def _residues(self, steps: Iterator[tuple[int, Any, Any]], residues: np.ndarray) -> Iterator[Piece]:
+    def _residues(
+        self, steps: Iterator[tuple[int, Any, Any]], residues: np.ndarray
+    ) -> Iterator[Piece]:
         before: tuple | None = None
-        for step in itertools.chain(steps, [None]):  # a segment is fetched when the next one is on its way
+        # a segment is fetched when the next one is on its way
+        for step in itertools.chain(steps, [None]):
             if before:
                 yield from self._pieces(before[0], before[1], residues)
             before = step
@@ -165,9 +200,14 @@ class Features:
         for direction in range(values.shape[1]):
             columns = slice(direction * self._width, (direction + 1) * self._width)
             for row, count in enumerate(residues):
-                first = start - (after if direction else before)  # of this segment, in residues, in reading order
+                # of this segment, in residues, in reading order
+                first = start - (after if direction else before)
                 a, b = max(first, 0), min(first + values.shape[2], int(count))
                 if a >= b:
                     continue
                 part = values[row, direction, a - first : b - first]
-                yield Piece(row, columns, int(count) - b, part[::-1]) if direction else Piece(row, columns, a, part)
+                yield (
+                    Piece(row, columns, int(count) - b, part[::-1])
+                    if direction
+                    else Piece(row, columns, a, part)
+                )

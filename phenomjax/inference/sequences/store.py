@@ -1,4 +1,5 @@
-"""Where features are kept while they are computed, in place and in any order, and the files that become of them.
+"""Where features are kept while they are computed, in place and in any order, and the files that
+become of them.
 
 NAME.zarr/zarr.json           group; attributes["phenomjax"] = format, version, checkpoint, step, task, pooling, dtype, …
 NAME.zarr/embeddings/c.K.0    [rows, dim], uncompressed chunks of CHUNK_BYTES
@@ -27,8 +28,6 @@ from phenomjax.system.files import write_json
 FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
 
 
-
-
 class Store:
     """The features of one job, in its work folder.
 
@@ -41,13 +40,19 @@ class Store:
 
     def __init__(self, work: Path, queries: Queries, dim: int, dtype: str, per_residue: bool):
         self._work, self._queries, self._per_residue = work, queries, per_residue
-        self.offsets = np.concatenate([[0], np.cumsum(queries.lengths)]) if per_residue else np.arange(len(queries) + 1)
+        self.offsets = (
+            np.concatenate([[0], np.cumsum(queries.lengths)])
+            if per_residue
+            else np.arange(len(queries) + 1)
+        )
         self.folder = work / "embeddings.zarr"
         self._rows = Rows(self.folder / "embeddings", int(self.offsets[-1]), dim, dtype)
         self._rows.create("residue" if per_residue else "protein")
         # The members of each group of equal sequences, one group after the other.
         self._members = np.argsort(queries.groups, kind="stable")
-        self._bounds = np.searchsorted(queries.groups[self._members], np.arange(len(queries.order) + 1))
+        self._bounds = np.searchsorted(
+            queries.groups[self._members], np.arange(len(queries.order) + 1)
+        )
 
     @property
     def done(self) -> int:
@@ -56,7 +61,9 @@ class Store:
         return json.loads(path.read_text()) if path.is_file() else 0
 
     def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None:
-        """Sets features of all proteins with the sequence number `group` in the order of work, from residue `start` on."""
+        """Sets features of all proteins with the sequence number `group` in the order of work, from
+        residue `start` on.
+        """
         for member in self._members[self._bounds[group] : self._bounds[group + 1]]:
             self._rows.write(int(self.offsets[member]) + start, columns, values)
 
@@ -68,7 +75,9 @@ class Store:
         os.replace(partial, self._work / "done.json")
 
     def finish(self, out: Path, kind: str, attributes: Mapping[str, Any]) -> None:
-        """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the work folder."""
+        """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the
+        work folder.
+        """
         self._rows.flush()
         if kind == "zarr":
             self._finish_zarr(attributes)
@@ -98,11 +107,14 @@ class Store:
             pq.write_table(pa.Table.from_pylist(q.rejected), self.folder / "rejected.parquet")
         entry = {"format": FORMAT, "version": VERSION, **attributes}
         write_json(
-            self.folder / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}}
+            self.folder / "zarr.json",
+            {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
         )
 
     def _by_id(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(id, [dim] or [residues, dim]) of each protein; of equal ids only the first (`check_ids` saw that they are equal)."""
+        """(id, [dim] or [residues, dim]) of each protein; of equal ids only the first (`check_ids`
+        saw that they are equal).
+        """
         seen: set[str] = set()
         for number, name in enumerate(self._queries.names.to_pylist()):
             if name not in seen:
@@ -119,8 +131,9 @@ def output_format(out: Path) -> str:
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(
-            f"--out {out} has the extension '{out.suffix}', which names no format. Use .zarr (any size), .h5 (HDF5, one dataset an id, as "
-            "bio_embeddings reads) or .npz (one array an id)."
+            f"--out {out} has the extension '{out.suffix}', which names no format. Use .zarr (any"
+            " size), .h5 (HDF5, one dataset an id, as bio_embeddings reads) or .npz (one array an"
+            " id)."
         )
     return FORMATS[out.suffix.lower()]
 
@@ -133,12 +146,15 @@ def check_ids(queries: Queries, kind: str) -> None:
     for number, name in enumerate(queries.names.to_pylist()):
         if seen.setdefault(name, int(queries.groups[number])) != queries.groups[number]:
             raise UserError(
-                f"Two different sequences have the id '{name}' (the second is record {number + 1} of the sources), and {kind.upper()} holds one "
-                "array an id. Rename one, or write --out NAME.zarr, which keeps all rows in the order of the files."
+                f"Two different sequences have the id '{name}' (the second is record {number + 1}"
+                f" of the sources), and {kind.upper()} holds one array an id. Rename one, or write"
+                " --out NAME.zarr, which keeps all rows in the order of the files."
             )
 
 
-def write_hdf5(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]) -> None:
+def write_hdf5(
+    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]
+) -> None:
     """One dataset an id, in the layout of bio_embeddings: its attribute original_id is the id.
 
     A '/' in an id becomes '_' in the name of the dataset, as HDF5 would take it for a group.
@@ -155,7 +171,9 @@ def write_hdf5(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes:
             file.create_dataset(key, data=array).attrs["original_id"] = name
 
 
-def write_npz(path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]) -> None:
+def write_npz(
+    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]
+) -> None:
     """One array an id, as `np.load` reads them."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays:

@@ -1,4 +1,6 @@
-"""Mutation effects from likelihoods: of whole variants (Transformer-XL, ELMo), or of single residues from all others (XLNet)."""
+"""Mutation effects from likelihoods: of whole variants (Transformer-XL, ELMo), or of single
+residues from all others (XLNet).
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -46,12 +48,18 @@ def variant_scores(
 
 
 def sequence_scores(
-    trained: Trained, wild_type: str, variants: Sequence[Sequence[Mutation]], segment_len: int, batch_tokens: int
+    trained: Trained,
+    wild_type: str,
+    variants: Sequence[Sequence[Mutation]],
+    segment_len: int,
+    batch_tokens: int,
 ) -> np.ndarray:
-    """log p(variant) - log p(wild type), each the sum over residues and the boundary that ends the sequence, by reading direction.
+    """log p(variant) - log p(wild type), each the sum over residues and the boundary that ends the
+    sequence, by reading direction.
 
-    A forward model says the same of variant and wild type up to the first mutation, so variants start with the wild type's memory at
-    the segment in which they differ: exact, and half the work of a scan.
+    A forward model says the same of variant and wild type up to the first mutation, so variants
+    start with the wild type's memory at the segment in which they differ: exact, and half the work
+    of a scan.
 
     Args:
       trained: a model with scoring "sequence".
@@ -75,23 +83,32 @@ def sequence_scores(
     def read(
         sequences: list[np.ndarray], first: int, carry: Any, carries: list | None = None
     ) -> Callable[[], np.ndarray]:
-        """Starts on segments `first` … from the carry of one row; the result waits for [sequences, directions, tokens]."""
+        """Starts on segments `first` … from the carry of one row; the result waits for [sequences,
+        directions, tokens].
+        """
         framed = frame(sequences, (rows, segments * seq + 1), task.boundary, directions)
         carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape[1:])), carry)
         parts = []
         for a in range(first * seq, segments * seq, seq):
             if carries is not None:
                 carries.append(jax.tree.map(lambda x: x[:1], carry))
-            found, carry = step(trained.params, framed[:, :, a : a + seq], framed[:, :, a + 1 : a + seq + 1], carry)
+            found, carry = step(
+                trained.params, framed[:, :, a : a + seq], framed[:, :, a + 1 : a + seq + 1], carry
+            )
             parts.append(found)
         size = steps - first * seq
-        return lambda: np.concatenate([np.asarray(p, np.float64) for p in parts], -1)[: len(sequences), :, :size]
+        return lambda: np.concatenate([np.asarray(p, np.float64) for p in parts], -1)[
+            : len(sequences), :, :size
+        ]
 
     carries: list[Any] = []  # of the wild type before each segment
     expected = read([ids], 0, task.inference_carry(1, whole=segments == 1), carries)()[0]
     scores = np.zeros((len(variants), directions))
-    # The first predicted token that differs is the mutated residue, step (place + before - 1). A backward model begins elsewhere.
-    firsts = np.array([max(m[0][0] + before - 1, 0) // seq if m and directions == 1 else 0 for m in variants], int)
+    # The first predicted token that differs is the mutated residue, step (place + before - 1). A
+    # backward model begins elsewhere.
+    firsts = np.array(
+        [max(m[0][0] + before - 1, 0) // seq if m and directions == 1 else 0 for m in variants], int
+    )
     bar, waiting = system_log.Progress("score", len(variants), "variants"), []
     jobs = [
         (int(first), members[a : a + rows])
@@ -99,14 +116,21 @@ def sequence_scores(
         for members in [np.flatnonzero(firsts == first)]
         for a in range(0, len(members), rows)
     ]
-    log.info("%d variants of %d residues: segments of %d, %d rows a batch, %d batches, 1 compilation", len(variants), len(ids), seq, rows,
-             len(jobs))  # fmt: skip
+    log.info(
+        "%d variants of %d residues: segments of %d, %d rows a batch, %d batches, 1 compilation",
+        len(variants),
+        len(ids),
+        seq,
+        rows,
+        len(jobs),
+    )
     for job in [*jobs, None]:
         if job:
             first, members = job
             sequences = [mutate(ids, variants[i], words.ids) for i in members]
             waiting.append((first, members, read(sequences, first, carries[first])))
-        while len(waiting) > (1 if job else 0):  # the next batch is on its way while this one is fetched
+        # the next batch is on its way while this one is fetched
+        while len(waiting) > (1 if job else 0):
             first, members, collect = waiting.pop(0)
             scores[members] = (collect() - expected[:, first * seq :]).sum(-1)
             bar.update(len(members))
@@ -114,9 +138,14 @@ def sequence_scores(
 
 
 def masked_scores(
-    trained: Trained, wild_type: str, variants: Sequence[Sequence[Mutation]], batch_tokens: int, window: int = WINDOW
+    trained: Trained,
+    wild_type: str,
+    variants: Sequence[Sequence[Mutation]],
+    batch_tokens: int,
+    window: int = WINDOW,
 ) -> np.ndarray:
-    """Sum over the mutations of log p(new) - log p(old), each residue hidden alone in the wild type: masked marginals.
+    """Sum over the mutations of log p(new) - log p(old), each residue hidden alone in the wild
+    type: masked marginals.
 
     Args:
       trained: a model with scoring "masked".
@@ -136,12 +165,20 @@ def masked_scores(
     size = min(next((s for s in buckets(window) if s >= len(framed)), window), window)
     rows = rows_for(max(len(places), 1), max(batch_tokens // size, 1), 1)
     if len(framed) > size:
-        log.warning("the protein is longer than %d tokens: each residue is predicted from the %d around it", size, size)
+        log.warning(
+            "the protein is longer than %d tokens: each residue is predicted from the %d around it",
+            size,
+            size,
+        )
     step = jax.jit(task.masked_log_probs)
     table: dict[int, np.ndarray] = {}
     bar = system_log.Progress("score", len(places), "positions")
     log.info(
-        "%d variants, %d positions: %d tokens, %d rows a batch, 1 compilation", len(variants), len(places), size, rows
+        "%d variants, %d positions: %d tokens, %d rows a batch, 1 compilation",
+        len(variants),
+        len(places),
+        size,
+        rows,
     )
     for a in range(0, len(places), rows):
         tokens, positions = np.zeros((rows, size), np.uint8), np.zeros((rows, 1), np.int32)
@@ -150,12 +187,14 @@ def masked_scores(
             part = framed[start : start + size]
             tokens[row, : len(part)] = part
             positions[row] = place + before - start
-        found = np.asarray(step(trained.params, jnp.asarray(tokens), jnp.asarray(positions)), np.float64)[:, 0]
+        found = np.asarray(
+            step(trained.params, jnp.asarray(tokens), jnp.asarray(positions)), np.float64
+        )[:, 0]
         table |= {place: found[row] for row, place in enumerate(places[a : a + rows])}
         bar.update(len(places[a : a + rows]))
-    return np.array([[sum(table[p][words.ids[new]] - table[p][ids[p]] for p, new in m)] for m in variants]).reshape(
-        -1, 1
-    )
+    return np.array(
+        [[sum(table[p][words.ids[new]] - table[p][ids[p]] for p, new in m)] for m in variants]
+    ).reshape(-1, 1)
 
 
 def mutate(ids: np.ndarray, mutations: Sequence[Mutation], letters: dict[str, int]) -> np.ndarray:

@@ -68,9 +68,9 @@ def read_wild_type(path: Path, rare: str, wording: Wording = COMMAND_LINE) -> st
         found = queries.read([path], "protein", rare, Path(folder) / "tokens")
         if len(found) != 1 or found.rejected:
             raise UserError(
-                f"{wording.wild_type} {path} holds {len(found) + len(found.rejected)} records "
-                f"({', '.join(found.names[:3].to_pylist())}, …); it must be one protein. Write the one that the variants are of to a file of "
-                "its own."
+                f"{wording.wild_type} {path} holds {len(found) + len(found.rejected)} records"
+                f" ({', '.join(found.names[:3].to_pylist())}, …); it must be one protein. Write the"
+                " one that the variants are of to a file of its own."
             )
         log.info("wild type: %s, %d residues", found.names[0], found.lengths[0])
         return vocabulary("protein").decode(found.sequence(0))
@@ -78,7 +78,12 @@ def read_wild_type(path: Path, rare: str, wording: Wording = COMMAND_LINE) -> st
 
 def scan(wild_type: str, offset: int = 0) -> Mutants:
     """All 19 substitutions of every position; letters that are no standard amino acid have 20."""
-    found = [(place, letter) for place, old in enumerate(wild_type) for letter in AMINO_ACIDS if letter != old]
+    found = [
+        (place, letter)
+        for place, old in enumerate(wild_type)
+        for letter in AMINO_ACIDS
+        if letter != old
+    ]
     rows = [[f"{wild_type[place]}{place + 1 + offset}{letter}"] for place, letter in found]
     return Mutants(rows, ["mutant"], [[mutation] for mutation in found])
 
@@ -109,13 +114,24 @@ def read(
       UserError: no such file or column, or a row that does not fit the wild type.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}.")
+        raise UserError(
+            f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}."
+        )
     text = path.read_text(encoding="utf-8-sig", errors="replace").lstrip("\ufeff")
     header = text.split("\n", 1)[0]
-    table = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ","))
+    table = list(
+        csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",")
+    )
     columns, rows = (table or [[]])[0], [row for row in table[1:] if row]
-    places = {name: _place(path, columns, name, option) for name, option in
-              ((column, wording.column), (target, wording.target), (offset_column, "--offset_column")) if name}  # fmt: skip
+    places = {
+        name: _place(path, columns, name, option)
+        for name, option in (
+            (column, wording.column),
+            (target, wording.target),
+            (offset_column, "--offset_column"),
+        )
+        if name
+    }
     mutations: list[list[Mutation] | None] = []
     problems: list[str] = []
     for number, row in enumerate(rows, 2):
@@ -130,11 +146,15 @@ def read(
     if problems and not skip_invalid:
         more = f" {len(problems)} rows have such a fault." if len(problems) > 1 else ""
         raise UserError(
-            f"{path}, {problems[0]}.{more}{_better_offset(rows, places[column], wild_type, offset, wording)} Mend or remove them{wording.skip}."
+            f"{path},"
+            f" {problems[0]}.{more}{_better_offset(rows, places[column], wild_type, offset, wording)}"
+            f" Mend or remove them{wording.skip}."
         )
     targets = None
     if target:
-        targets = np.array([_number(row[places[target]]) if len(row) == len(columns) else np.nan for row in rows])
+        targets = np.array(
+            [_number(row[places[target]]) if len(row) == len(columns) else np.nan for row in rows]
+        )
     return Mutants(rows, columns, mutations, targets)
 
 
@@ -151,7 +171,8 @@ def parse(text: str, wild_type: str, offset: int = 0) -> list[Mutation]:
         match = _MUTATION.fullmatch(part.upper())
         if not match or match[3] not in AMINO_ACIDS:
             raise ValueError(
-                f"has the mutant '{text}', of which '{part}' is not wild type, position, new amino acid, as in A12G"
+                f"has the mutant '{text}', of which '{part}' is not wild type, position, new amino"
+                " acid, as in A12G"
             )
         old, place, new = match[1], int(match[2]) - 1 - offset, match[3]
         if not 0 <= place < len(wild_type):
@@ -161,7 +182,8 @@ def parse(text: str, wild_type: str, offset: int = 0) -> list[Mutation]:
             )
         if wild_type[place] != old:
             raise ValueError(
-                f"has the mutant '{part}', but the wild type has {wild_type[place]} at position {match[2]}"
+                f"has the mutant '{part}', but the wild type has {wild_type[place]} at position"
+                f" {match[2]}"
             )
         if place in found:
             raise ValueError(f"has the mutant '{text}', which changes position {match[2]} twice")
@@ -172,12 +194,15 @@ def parse(text: str, wild_type: str, offset: int = 0) -> list[Mutation]:
 def _place(path: Path, columns: list[str], name: str, option: str) -> int:
     if name not in columns:
         raise UserError(
-            f"{path} has no column '{name}' ({option}).{did_you_mean(name, columns)} There are: {', '.join(c or '(no name)' for c in columns[:30])}."
+            f"{path} has no column '{name}' ({option}).{did_you_mean(name, columns)} There are:"
+            f" {', '.join(c or '(no name)' for c in columns[:30])}."
         )
     return columns.index(name)
 
 
-def _better_offset(rows: list[list[str]], place: int, wild_type: str, offset: int, wording: Wording) -> str:
+def _better_offset(
+    rows: list[list[str]], place: int, wild_type: str, offset: int, wording: Wording
+) -> str:
     """Says with which offset all letters would agree, if there is one."""
     parts = [m for row in rows if len(row) > place for m in _MUTATION.findall(row[place].upper())]
     wanted = {(old, int(position)) for old, position, _ in parts}

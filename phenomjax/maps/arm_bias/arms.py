@@ -1,7 +1,9 @@
-"""The chromosome arm of each gene, from the gene positions and the centromeres that the user gives (human genome hg38).
+"""The chromosome arm of each gene, from the gene positions and the centromeres that the user gives
+(human genome hg38).
 
-Rules (those of proxbias, so that numbers compare): a gene whose end lies beyond the centromere's midpoint is on arm q, else on p;
-genes on several chromosomes and LOC genes are dropped; chromosomes without a centromere (the mitochondrial) too.
+Rules (those of proxbias, so that numbers compare): a gene whose end lies beyond the centromere's
+midpoint is on arm q, else on p; genes on several chromosomes and LOC genes are dropped; chromosomes
+without a centromere (the mitochondrial) too.
 """
 
 import gzip
@@ -20,7 +22,16 @@ log = logging.getLogger("phenomjax")
 COLUMNS = ("gene", "chrom", "arm", "start", "end", "position")
 # Names that files give to their columns, in lower case and without signs.
 NAMES = {
-    "gene": ("gene", "genename", "symbol", "genesymbol", "hgncsymbol", "name", "metadatagene", "metadatasymbol"),
+    "gene": (
+        "gene",
+        "genename",
+        "symbol",
+        "genesymbol",
+        "hgncsymbol",
+        "name",
+        "metadatagene",
+        "metadatasymbol",
+    ),
     "chrom": ("chrom", "chromosome", "chr", "seqname", "chromosomename", "chromosomescaffoldname"),
     "start": ("start", "chromstart", "genestart", "genestartbp", "startposition", "txstart"),
     "end": ("end", "chromend", "geneend", "geneendbp", "endposition", "txend"),
@@ -34,14 +45,17 @@ def read_arms(genes: str | Path, centromeres: str | Path | None = None) -> "pd.D
     """One row a gene with its chromosome arm.
 
     Args:
-      genes: gene positions: a GENCODE or Ensembl GTF (may be gzipped); a table (CSV, TSV, Parquet; may be gzipped) with the
-        columns gene, chrom, start, end, or without a header in this order; or a table that already has the columns gene, arm
-        (and position, from 0 at the centromere to 1 at the telomere), such as a simulated screen's truth/genes.parquet.
-      centromeres: UCSC's table "centromeres" or "cytoBand" of the same genome; not needed where the arms are given.
+      genes: gene positions: a GENCODE or Ensembl GTF (may be gzipped); a table (CSV, TSV, Parquet;
+        may be gzipped) with the columns gene, chrom, start, end, or without a header in this order;
+        or a table that already has the columns gene, arm (and position, from 0 at the centromere to
+        1 at the telomere), such as a simulated screen's truth/genes.parquet.
+      centromeres: UCSC's table "centromeres" or "cytoBand" of the same genome; not needed where the
+        arms are given.
 
     Returns:
-      Columns gene, chrom, arm (such as "1p"), start, end (bp), position (0 at the centromere, 1 at the gene of the arm that is
-      farthest from it); further columns of a ready table, such as zfpkm, are kept. Sorted along the genome.
+      Columns gene, chrom, arm (such as "1p"), start, end (bp), position (0 at the centromere, 1 at
+      the gene of the arm that is farthest from it); further columns of a ready table, such as
+      zfpkm, are kept. Sorted along the genome.
 
     Raises:
       UserError: the file is not there, or is in none of these formats.
@@ -51,57 +65,80 @@ def read_arms(genes: str | Path, centromeres: str | Path | None = None) -> "pd.D
         return _ready(table, Path(genes))
     if centromeres is None:
         raise UserError(
-            f"{genes} has gene positions, but to tell the arms the centromeres are needed. Give them with --centromeres FILE: "
-            "UCSC's table `centromeres` or `cytoBand` of the same genome (hg38: "
-            "https://hgdownload.soe.ucsc.edu/goldenPath/hg38/database/cytoBand.txt.gz)."
+            f"{genes} has gene positions, but to tell the arms the centromeres are needed. Give"
+            " them with --centromeres FILE: UCSC's table `centromeres` or `cytoBand` of the same"
+            " genome (hg38:"
+            " https://hgdownload.soe.ucsc.edu/goldenPath/hg38/database/cytoBand.txt.gz)."
         )
     return annotate(table, read_centromeres(centromeres))
 
 
 def annotate(genes: "pd.DataFrame", midpoints: dict[str, float]) -> "pd.DataFrame":
-    """Arms of genes with the columns gene, chrom, start, end, by the midpoints of the centromeres in bp."""
+    """Arms of genes with the columns gene, chrom, start, end, by the midpoints of the centromeres
+    in bp.
+    """
     import numpy as np
 
     names = genes["gene"].astype("string")
     keep = names.notna() & ~names.str.fullmatch(r"LOC\d+").fillna(False)
     grouped = genes[keep].groupby("gene", sort=False)
     one = grouped.agg(
-        chrom=("chrom", "first"), start=("start", "min"), end=("end", "max"), chroms=("chrom", "nunique")
+        chrom=("chrom", "first"),
+        start=("start", "min"),
+        end=("end", "max"),
+        chroms=("chrom", "nunique"),
     ).reset_index()
     several, unknown = one["chroms"] > 1, ~one["chrom"].isin(list(midpoints))
     log.info(
-        "%d genes with a position; dropped: %d LOC genes, %d on several chromosomes, %d on chromosomes without a centromere",
-        len(one) + (~keep).sum(), (~keep).sum(), several.sum(), (unknown & ~several).sum(),
-    )  # fmt: skip
+        "%d genes with a position; dropped: %d LOC genes, %d on several chromosomes, %d on"
+        " chromosomes without a centromere",
+        len(one) + (~keep).sum(),
+        (~keep).sum(),
+        several.sum(),
+        (unknown & ~several).sum(),
+    )
     one = one[~several & ~unknown].copy()
     if one.empty:
         raise UserError(
-            f"No gene lies on a chromosome with a centromere: the positions name chromosomes {_some(genes['chrom'].unique())}, the "
-            f"centromeres {_some(midpoints)}. Give both files for the same genome (hg38), with names such as chr1 or 1."
+            "No gene lies on a chromosome with a centromere: the positions name chromosomes"
+            f" {_some(genes['chrom'].unique())}, the centromeres {_some(midpoints)}. Give both"
+            " files for the same genome (hg38), with names such as chr1 or 1."
         )
     middle = one["chrom"].map(midpoints)
     long_arm = one["end"] > middle
     one["arm"] = one["chrom"] + np.where(long_arm, "q", "p")
     distance = np.where(long_arm, one["end"] - middle, middle - one["start"])
-    one["position"] = distance / one.assign(distance=distance).groupby("arm")["distance"].transform("max")
+    one["position"] = distance / one.assign(distance=distance).groupby("arm")["distance"].transform(
+        "max"
+    )
     return _sorted(one[list(COLUMNS)])
 
 
 def read_centromeres(path: str | Path) -> dict[str, float]:
-    """Midpoint of each chromosome's centromere in bp, {"1": ..., "X": ...}, of UCSC's `centromeres` or `cytoBand`."""
+    """Midpoint of each chromosome's centromere in bp, {"1": ..., "X": ...}, of UCSC's `centromeres`
+    or `cytoBand`.
+    """
     rows = [line.rstrip("\r\n").split("\t") for line in _lines(Path(path)) if line.strip()]
     bands = any(row[-1] == "acen" for row in rows)
     ends: dict[str, list[int]] = {}
     for row in rows:
         if bands and row[-1] != "acen":
             continue
-        first = next((i for i, cell in enumerate(row) if cell.startswith("chr") and cell != "chrom"), None)
-        if first is not None and len(row) > first + 2 and row[first + 1].isdigit() and row[first + 2].isdigit():
+        first = next(
+            (i for i, cell in enumerate(row) if cell.startswith("chr") and cell != "chrom"), None
+        )
+        if (
+            first is not None
+            and len(row) > first + 2
+            and row[first + 1].isdigit()
+            and row[first + 2].isdigit()
+        ):
             ends.setdefault(_chrom(row[first]), []).extend(map(int, row[first + 1 : first + 3]))
     if not ends:
         raise UserError(
-            f"{path} is not a table of centromeres: no line has a chromosome (chr1), a start and an end, separated by tabs. Give UCSC's "
-            "table `centromeres` or `cytoBand` (its rows `acen`)."
+            f"{path} is not a table of centromeres: no line has a chromosome (chr1), a start and an"
+            " end, separated by tabs. Give UCSC's table `centromeres` or `cytoBand` (its rows"
+            " `acen`)."
         )
     return {chrom: (min(values) + max(values)) / 2 for chrom, values in ends.items()}
 
@@ -116,8 +153,8 @@ def _ready(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":
     twice = table["gene"][table.duplicated("gene")]
     if len(twice):
         raise UserError(
-            f"{path}: {len(twice)} genes have several rows, the first is {twice.iloc[0]!r}. A table with a column `arm` needs one row a "
-            "gene; remove the others."
+            f"{path}: {len(twice)} genes have several rows, the first is {twice.iloc[0]!r}. A table"
+            " with a column `arm` needs one row a gene; remove the others."
         )
     table = table.assign(arm=table["arm"].astype(str).str.removeprefix("chr"))
     if "position" not in table:
@@ -133,8 +170,14 @@ def _ready(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":
 def _sorted(table: "pd.DataFrame") -> "pd.DataFrame":
     """Along the genome: on p from the telomere to the centromere, on q outwards."""
     along = table["position"].where(table["arm"].str.endswith("q"), -table["position"])
-    arms = {arm: number for number, arm in enumerate(sorted(table["arm"].unique(), key=genome_order))}
-    order = table.assign(_arm=table["arm"].map(arms), _along=along).sort_values(["_arm", "_along", "gene"]).index
+    arms = {
+        arm: number for number, arm in enumerate(sorted(table["arm"].unique(), key=genome_order))
+    }
+    order = (
+        table.assign(_arm=table["arm"].map(arms), _along=along)
+        .sort_values(["_arm", "_along", "gene"])
+        .index
+    )
     return table.loc[order].reset_index(drop=True)
 
 
@@ -143,7 +186,8 @@ def _read_genes(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise UserError(
-            f"There is no file {path} with gene positions. Give --genes a GTF or a table gene, chrom, start, end."
+            f"There is no file {path} with gene positions. Give --genes a GTF or a table gene,"
+            " chrom, start, end."
         )
     if path.suffix == ".parquet":
         return _named(pd.read_parquet(path), path)
@@ -158,9 +202,14 @@ def _read_genes(path: Path) -> "pd.DataFrame":
         if len(cells) > 3 and cells[2].isdigit() and cells[3].isdigit():  # no header
             # Only four columns are asked for: a stray tab at the end of a line does no harm then.
             table = pd.read_csv(
-                path, sep=separator, header=None, usecols=[0, 1, 2, 3], names=["gene", "chrom", "start", "end"],
-                dtype={"gene": str, "chrom": str}, keep_default_na=False,
-            )  # fmt: skip
+                path,
+                sep=separator,
+                header=None,
+                usecols=[0, 1, 2, 3],
+                names=["gene", "chrom", "start", "end"],
+                dtype={"gene": str, "chrom": str},
+                keep_default_na=False,
+            )
         else:
             table = pd.read_csv(path, sep=separator)
         return _named(table, path)
@@ -223,6 +272,7 @@ def _some(names) -> str:
 
 def _not_positions(path: Path, why: str) -> UserError:
     return UserError(
-        f"{path} cannot be read as gene positions: {why}. Give a GTF of GENCODE (*.gtf, *.gtf.gz), a table with the columns gene, chrom, "
-        "start, end (CSV, TSV, Parquet; a TSV without a header has these four in this order), or a table with the columns gene, arm."
+        f"{path} cannot be read as gene positions: {why}. Give a GTF of GENCODE (*.gtf, *.gtf.gz),"
+        " a table with the columns gene, chrom, start, end (CSV, TSV, Parquet; a TSV without a"
+        " header has these four in this order), or a table with the columns gene, arm."
     )

@@ -1,4 +1,6 @@
-"""How biased a map is by chromosome arms, genome-wide, arm by arm and gene by gene; and the map corrected for it."""
+"""How biased a map is by chromosome arms, genome-wide, arm by arm and gene by gene; and the map
+corrected for it.
+"""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -18,7 +20,8 @@ log = logging.getLogger("phenomjax")
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_GENES = ("compound", "control")  # perturbation types whose column `gene` is a target, not the place of a cut
+# perturbation types whose column `gene` is a target, not the place of a cut
+NOT_GENES = ("compound", "control")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,10 @@ class Assessment:
     """How biased a map is.
 
     Attributes:
-      genes: row (of the map), gene, arm, position, rank (0 at the centromere to 1 at the telomere), score.
-      arms: arm, genes, probability, statistic, p, p_bonferroni, pairs_within, rho, rho_p, rho_p_bonferroni (trend to the telomere).
+      genes: row (of the map), gene, arm, position, rank (0 at the centromere to 1 at the telomere),
+        score.
+      arms: arm, genes, probability, statistic, p, p_bonferroni, pairs_within, rho, rho_p,
+        rho_p_bonferroni (trend to the telomere).
       genome: of `bias.genome_score`, and all_pairs: the same from every pair.
     """
 
@@ -39,8 +44,9 @@ class Assessment:
 def locate(
     profiles: Profiles, table: "pd.DataFrame", columns: Columns, min_genes: int = scores.MIN_GENES
 ) -> "pd.DataFrame":
-    """The arm of each row of a map: gene, arm, position and the other columns of the arms' table, NaN where the gene is unknown or no
-    knock-out, index as in the map; column `scored` tells the rows on arms with more than `min_genes` genes.
+    """The arm of each row of a map: gene, arm, position and the other columns of the arms' table,
+    NaN where the gene is unknown or no knock-out, index as in the map; column `scored` tells the
+    rows on arms with more than `min_genes` genes.
 
     Raises:
       UserError: no gene is known, or a gene has several rows.
@@ -53,35 +59,46 @@ def locate(
     twice = located["gene"][known & located["gene"].duplicated()]
     if len(twice):
         raise UserError(
-            f"{len(twice)} rows of the profiles are a second row of their gene, the first is {twice.iloc[0]!r}; a proximity score needs one "
-            "row a gene, or replicates of a gene would count as neighbours. Aggregate first: python -m phenomjax.maps aggregate (guides to genes)."
+            f"{len(twice)} rows of the profiles are a second row of their gene, the first is"
+            f" {twice.iloc[0]!r}; a proximity score needs one row a gene, or replicates of a gene"
+            " would count as neighbours. Aggregate first: python -m phenomjax.maps aggregate"
+            " (guides to genes)."
         )
     if not known.any():
         examples = genes.dropna().astype(str).unique()[:3].tolist()
         raise UserError(
-            f"None of the genes of column '{columns.gene}' ({', '.join(examples)}, ...) is in the table of chromosome arms "
-            f"({', '.join(table['gene'].head(3))}, ...). Are these symbols of the same species, and is --gene the right column?"
+            f"None of the genes of column '{columns.gene}' ({', '.join(examples)}, ...) is in the"
+            f" table of chromosome arms ({', '.join(table['gene'].head(3))}, ...). Are these"
+            " symbols of the same species, and is --gene the right column?"
         )
     located["scored"] = scores.on_large_arms(located["arm"].to_numpy(object), max(1, min_genes))
     log.info(
         "%d of %d genes have a chromosome arm; %d are on arms with more than %d genes",
-        known.sum(), genes.nunique(), located["scored"].sum(), min_genes,
-    )  # fmt: skip
+        known.sum(),
+        genes.nunique(),
+        located["scored"].sum(),
+        min_genes,
+    )
     if located["arm"][located["scored"]].nunique() < 2:
         raise UserError(
-            f"Fewer than two chromosome arms have more than {min_genes} of the map's genes, so there is nothing to compare. For a small "
-            "screen lower --min_genes."
+            f"Fewer than two chromosome arms have more than {min_genes} of the map's genes, so"
+            " there is nothing to compare. For a small screen lower --min_genes."
         )
     return located
 
 
-def prepare(profiles: Profiles, located: "pd.DataFrame", transform: str | None, standardize: bool) -> Profiles:
-    """Transforms features, and standardises them over the rows with an arm (or leaves them as they are)."""
+def prepare(
+    profiles: Profiles, located: "pd.DataFrame", transform: str | None, standardize: bool
+) -> Profiles:
+    """Transforms features, and standardises them over the rows with an arm (or leaves them as they
+    are).
+    """
     features = profiles.features
     if transform:
         if features.min() < 0:
             raise UserError(
-                f"--transform {transform} needs features of zero or more, as counts are; these have {features.min():.3g}. Leave it out."
+                f"--transform {transform} needs features of zero or more, as counts are; these have"
+                f" {features.min():.3g}. Leave it out."
             )
         features = TRANSFORMS[transform](features)
     if standardize:
@@ -96,18 +113,33 @@ def prepare(profiles: Profiles, located: "pd.DataFrame", transform: str | None, 
 
 
 def assess(
-    profiles: Profiles, located: "pd.DataFrame", *, trials: int = 200, samples: int = 500, seed: int = 42
+    profiles: Profiles,
+    located: "pd.DataFrame",
+    *,
+    trials: int = 200,
+    samples: int = 500,
+    seed: int = 42,
 ) -> Assessment:
-    """Scores of the genome, of each arm and of each gene, from the rows that `locate` marks as scored."""
+    """Scores of the genome, of each arm and of each gene, from the rows that `locate` marks as
+    scored.
+    """
     import pandas as pd
 
     rows = np.flatnonzero(located["scored"])
     arm, features = located["arm"].to_numpy(object)[rows], profiles.features[rows]
     each, every = scores.arm_scores(features, arm)
-    genome = {**scores.genome_score(features, arm, trials=trials, samples=samples, seed=seed), "all_pairs": asdict(every)}
+    genome = {
+        **scores.genome_score(features, arm, trials=trials, samples=samples, seed=seed),
+        "all_pairs": asdict(every),
+    }
     position = located["position"].to_numpy(float)[rows]
     genes = pd.DataFrame(
-        {"row": rows, "gene": located["gene"].to_numpy(object)[rows], "arm": arm, "position": position}
+        {
+            "row": rows,
+            "gene": located["gene"].to_numpy(object)[rows],
+            "arm": arm,
+            "position": position,
+        }
     )
     genes["rank"] = _ranks(genes)
     genes["score"] = scores.gene_scores(features, arm)
@@ -118,13 +150,18 @@ def assess(
         one, along = each[name], trend.get(name, {})
         records.append(
             {
-                "arm": name, "genes": int((arm == name).sum()), "probability": one.probability if one else np.nan,
-                "statistic": one.statistic if one else np.nan, "p": one.p if one else np.nan,
-                "p_bonferroni": min(1.0, one.p * tests) if one else np.nan, "pairs_within": one.within if one else 0,
-                "rho": along.get("rho", np.nan), "rho_p": along.get("p", np.nan),
+                "arm": name,
+                "genes": int((arm == name).sum()),
+                "probability": one.probability if one else np.nan,
+                "statistic": one.statistic if one else np.nan,
+                "p": one.p if one else np.nan,
+                "p_bonferroni": min(1.0, one.p * tests) if one else np.nan,
+                "pairs_within": one.within if one else 0,
+                "rho": along.get("rho", np.nan),
+                "rho_p": along.get("p", np.nan),
                 "rho_p_bonferroni": along.get("p_bonferroni", np.nan),
             }
-        )  # fmt: skip
+        )
     return Assessment(genes, pd.DataFrame(records), genome)
 
 
@@ -135,7 +172,8 @@ def unexpressed(
     expression: str | None = None,
     columns: Columns | None = None,
 ) -> tuple[np.ndarray | None, str]:
-    """Which rows are knock-outs of unexpressed genes: (bool [rows], ""), or (None, why it cannot be told).
+    """Which rows are knock-outs of unexpressed genes: (bool [rows], ""), or (None, why it cannot be
+    told).
 
     Raises:
       UserError: an expression table that does not fit, or a query that it cannot answer.
@@ -148,7 +186,8 @@ def unexpressed(
         frame = located[["gene"]].merge(values, on="gene", how="left")
         if not frame["gene"].isin(values["gene"]).any():
             raise UserError(
-                f"--expression {expression}: none of the map's genes is in it. Its first gene is {values['gene'].iloc[0]!r}; give symbols."
+                f"--expression {expression}: none of the map's genes is in it. Its first gene is"
+                f" {values['gene'].iloc[0]!r}; give symbols."
             )
     else:
         more = [name for name in profiles.metadata.columns if name not in located.columns]
@@ -157,33 +196,56 @@ def unexpressed(
         chosen = np.asarray(frame.eval(query, engine="python"))
     except Exception as error:  # pandas raises a dozen kinds
         if not expression and query == "zfpkm < -3":
-            return None, (
-                "which genes are not expressed is unknown: neither --genes nor the profiles have a column zfpkm. Give --expression FILE and "
-                "--unexpressed 'COLUMN == 0', or --unexpressed with a query on the columns there are"
+            return (
+                None,
+                (
+                    "which genes are not expressed is unknown: neither --genes nor the profiles"
+                    " have a column zfpkm. Give --expression FILE and --unexpressed 'COLUMN == 0',"
+                    " or --unexpressed with a query on the columns there are"
+                ),
             )
         raise UserError(
-            f"--unexpressed {query!r} is no query that the columns {', '.join(map(str, frame.columns[:20]))} can answer ({error}). "
-            "Compare: --unexpressed 'zfpkm < -3', --unexpressed 'HeLa == 0'."
+            f"--unexpressed {query!r} is no query that the columns"
+            f" {', '.join(map(str, frame.columns[:20]))} can answer ({error}). Compare:"
+            " --unexpressed 'zfpkm < -3', --unexpressed 'HeLa == 0'."
         ) from None
     if chosen.dtype != bool or chosen.shape != (len(frame),):
-        raise UserError(f"--unexpressed {query!r} does not say yes or no for every gene. Compare: 'zfpkm < -3'.")
+        raise UserError(
+            f"--unexpressed {query!r} does not say yes or no for every gene. Compare: 'zfpkm < -3'."
+        )
     return chosen & located["arm"].notna().to_numpy(), ""
 
 
 def correct(
     profiles: Profiles, located: "pd.DataFrame", silent: np.ndarray, min_unexpressed: int = 20
 ) -> tuple[Profiles, dict[str, int]]:
-    """The map without the bias (`bias.centre_arms`), and the arms that were corrected with their numbers of unexpressed genes."""
-    features, used = scores.centre_arms(profiles.features, located["arm"].to_numpy(object), silent, min_unexpressed)
-    return profiles.with_features(features, profiles.names).after(
-        "proximity", min_unexpressed=min_unexpressed, arms=used
-    ), used
+    """The map without the bias (`bias.centre_arms`), and the arms that were corrected with their
+    numbers of unexpressed genes.
+    """
+    features, used = scores.centre_arms(
+        profiles.features, located["arm"].to_numpy(object), silent, min_unexpressed
+    )
+    return (
+        profiles.with_features(features, profiles.names).after(
+            "proximity", min_unexpressed=min_unexpressed, arms=used
+        ),
+        used,
+    )
 
 
 def genome_rows(genes: "pd.DataFrame") -> np.ndarray:
-    """Order of the rows along the genome: arm after arm, on p from the telomere inwards, on q outwards."""
-    along = genes["position"].fillna(0.0).where(genes["arm"].str.endswith("q"), -genes["position"].fillna(0.0))
-    place = {name: number for number, name in enumerate(sorted(genes["arm"].unique(), key=arms.genome_order))}
+    """Order of the rows along the genome: arm after arm, on p from the telomere inwards, on q
+    outwards.
+    """
+    along = (
+        genes["position"]
+        .fillna(0.0)
+        .where(genes["arm"].str.endswith("q"), -genes["position"].fillna(0.0))
+    )
+    place = {
+        name: number
+        for number, name in enumerate(sorted(genes["arm"].unique(), key=arms.genome_order))
+    }
     return np.lexsort((along.to_numpy(), genes["arm"].map(place).to_numpy()))
 
 
@@ -204,10 +266,16 @@ def _expression(path: Path) -> "pd.DataFrame":
         else pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
     )
     name = next(
-        (column for column in values if str(column).lower() in ("gene", "symbol", "gene_name", "gene_symbol")), None
+        (
+            column
+            for column in values
+            if str(column).lower() in ("gene", "symbol", "gene_name", "gene_symbol")
+        ),
+        None,
     )
     if name is None:
         raise UserError(
-            f"--expression {path} has no column of genes (gene, symbol, gene_name) among {', '.join(map(str, values.columns[:8]))}. Rename it."
+            f"--expression {path} has no column of genes (gene, symbol, gene_name) among"
+            f" {', '.join(map(str, values.columns[:8]))}. Rename it."
         )
     return values.rename(columns={name: "gene"}).dropna(subset=["gene"]).drop_duplicates("gene")

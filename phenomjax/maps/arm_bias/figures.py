@@ -1,4 +1,6 @@
-"""The pictures of proximity bias: the map in the order of the genome, the arms before and after, the trend to the telomere."""
+"""The pictures of proximity bias: the map in the order of the genome, the arms before and after,
+the trend to the telomere.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,8 @@ def chromosome_map(
     *,
     title: str = "Similarity in the order of the genome",
 ) -> "Figure":
-    """Mean cosines of genes in the order of the genome: raw below the diagonal, corrected above; arms show as blocks if they are biased.
+    """Mean cosines of genes in the order of the genome: raw below the diagonal, corrected above;
+    arms show as blocks if they are biased.
 
     Args:
       raw: unit vectors of the genes in the order of the genome, float32 [genes, dim].
@@ -58,7 +61,9 @@ def chromosome_map(
     axis.set_xlabel(f"{kind} ({len(arm):,} {unit}, in the order of the genome)", fontsize=9)
     axis.set_ylabel(kind, fontsize=9)
     below = (
-        "raw on both sides" if corrected is None else "below the diagonal: raw; above: corrected for chromosome arms"
+        "raw on both sides"
+        if corrected is None
+        else "below the diagonal: raw; above: corrected for chromosome arms"
     )
     axis.set_title(f"{title}\n", fontsize=11, fontweight="bold", loc="left")
     axis.text(0, 1.015, below, transform=axis.transAxes, fontsize=8.5)
@@ -84,7 +89,9 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
     axis.axhline(0.5, color=GREY, linewidth=1)
     values = [table.set_index("arm")["probability"].reindex(arms) for _, table, *_ in tables]
     if after is not None:
-        axis.vlines(range(len(arms)), values[0], values[1], color="#cccccc", linewidth=1.5, zorder=1)
+        axis.vlines(
+            range(len(arms)), values[0], values[1], color="#cccccc", linewidth=1.5, zorder=1
+        )
     for (label, table, colour, marker), value in zip(tables, values, strict=True):
         sure = table.set_index("arm")["p_bonferroni"].reindex(arms) < 0.05
         axis.scatter(
@@ -97,14 +104,30 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
             zorder=2,
         )
         axis.scatter([], [], color=colour, marker=marker, label=label)
-    axis.scatter([], [], facecolors="white", edgecolors=GREY, label="open: not above chance\n(p > 0.05, Bonferroni)")
+    axis.scatter(
+        [],
+        [],
+        facecolors="white",
+        edgecolors=GREY,
+        label="open: not above chance\n(p > 0.05, Bonferroni)",
+    )
     axis.set_xticks(range(len(arms)), arms, rotation=90 if len(arms) > 14 else 0, fontsize=8)
     axis.set_xlabel("chromosome arm", fontsize=9)
     axis.set_ylabel("P(cosine within the arm\n> cosine with other arms)", fontsize=9)
     finite = np.concatenate([value.dropna() for value in values])
     margin = 0.08 * max(0.1, float(np.ptp(finite)) if len(finite) else 0.0)
-    axis.set_ylim(min(0.48, finite.min(initial=0.5) - margin), max(0.52, finite.max(initial=0.5) + margin))
-    axis.text(1.005, 0.5, "no bias", transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="#555555")
+    axis.set_ylim(
+        min(0.48, finite.min(initial=0.5) - margin), max(0.52, finite.max(initial=0.5) + margin)
+    )
+    axis.text(
+        1.005,
+        0.5,
+        "no bias",
+        transform=axis.get_yaxis_transform(),
+        va="center",
+        fontsize=8,
+        color="#555555",
+    )
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
     axis.set_title("Proximity bias by chromosome arm", fontsize=11, fontweight="bold", loc="left")
@@ -112,7 +135,8 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
 
 
 def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str = "") -> "Figure":
-    """Scores of single genes over their rank from centromere to telomere, with the median of each tenth.
+    """Scores of single genes over their rank from centromere to telomere, with the median of each
+    tenth.
 
     Args:
       scores: {"before correction": [genes], ...}.
@@ -123,11 +147,18 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
 
     figure = Figure(figsize=(4.2 * len(scores) + 0.4, 3.9), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(scores), sharey=True))
-    for axis, (name, values), colour in zip(axes, scores.items(), (COLOURS[1], COLOURS[0]), strict=False):
+    for axis, (name, values), colour in zip(
+        axes, scores.items(), (COLOURS[1], COLOURS[0]), strict=False
+    ):
         keep = np.isfinite(values) & np.isfinite(rank)
         x, y = rank[keep], values[keep]
         axis.scatter(
-            x, y, s=float(np.clip(3000 / max(len(x), 1), 1, 16)), color="#bbbbbb", linewidths=0, rasterized=True
+            x,
+            y,
+            s=float(np.clip(3000 / max(len(x), 1), 1, 16)),
+            color="#bbbbbb",
+            linewidths=0,
+            rasterized=True,
         )
         tenth = np.minimum((x * 10).astype(int), 9)
         there = [t for t in range(10) if (tenth == t).sum() >= 3]
@@ -155,7 +186,9 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
 
 
 def _bins(arm: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Pixel of each gene, none over the end of an arm; and the first pixel of each arm and one past the last."""
+    """Pixel of each gene, none over the end of an arm; and the first pixel of each arm and one past
+    the last.
+    """
     per = max(1, -(-len(arm) // GENOME_PX))
     bins, edges, next_bin = np.zeros(len(arm), np.int64), [0], 0
     for start, stop in zip(starts, [*starts[1:], len(arm)], strict=True):
@@ -167,7 +200,9 @@ def _bins(arm: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def _binned(vectors: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """Mean cosine of the genes of each two pixels: the product of the mean unit vectors; a gene with itself is left out."""
+    """Mean cosine of the genes of each two pixels: the product of the mean unit vectors; a gene
+    with itself is left out.
+    """
     counts = np.bincount(bins)
     sums = np.zeros((len(counts), vectors.shape[1]), np.float32)
     np.add.at(sums, bins, vectors)
@@ -179,7 +214,9 @@ def _binned(vectors: np.ndarray, bins: np.ndarray) -> np.ndarray:
 
 
 def _arm_labels(arms: np.ndarray, edges: Sequence[int]) -> tuple[list[float], list[str]]:
-    """Ticks in the middle of the arms, or of the chromosomes where there are many arms; those too near to the last one are left out."""
+    """Ticks in the middle of the arms, or of the chromosomes where there are many arms; those too
+    near to the last one are left out.
+    """
     middles = [(a + b - 1) / 2 for a, b in itertools.pairwise(edges)]
     names = list(arms)
     if len(arms) > 30:

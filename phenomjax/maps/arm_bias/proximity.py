@@ -1,8 +1,10 @@
-"""Chromosome-arm proximity bias: scores a map, corrects it by the unexpressed genes of each arm, and draws before and after.
+"""Chromosome-arm proximity bias: scores a map, corrects it by the unexpressed genes of each arm,
+and draws before and after.
 
-Knock-outs on one chromosome arm look alike, because a cut can lose the rest of the arm. The score is the Brunner-Munzel probability
-P(cosine within an arm > cosine between arms), 0.5 without bias. Writes into OUT: proximity.json, arms.parquet, genes.parquet, corrected.parquet
-(the map without the bias), and the pictures arms.png, chromosomes.png, telomere.png.
+Knock-outs on one chromosome arm look alike, because a cut can lose the rest of the arm. The score
+is the Brunner-Munzel probability P(cosine within an arm > cosine between arms), 0.5 without bias.
+Writes into OUT: proximity.json, arms.parquet, genes.parquet, corrected.parquet (the map without the
+bias), and the pictures arms.png, chromosomes.png, telomere.png.
 
   python -m phenomjax.maps proximity --profiles map.parquet --genes gencode.gtf.gz --centromeres cytoBand.txt.gz \\
       --expression expression.csv --unexpressed 'HeLa == 0' --out bias/
@@ -19,7 +21,15 @@ import numpy as np
 
 from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.arm_bias import scores as arm_bias_scores
-from phenomjax.maps.arm_bias.assessment import Assessment, assess, correct, genome_rows, locate, prepare, unexpressed
+from phenomjax.maps.arm_bias.assessment import (
+    Assessment,
+    assess,
+    correct,
+    genome_rows,
+    locate,
+    prepare,
+    unexpressed,
+)
 from phenomjax.maps.build.align import TRANSFORMS
 from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.tables.input import define_input, load
@@ -38,27 +48,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     define_input(parser, required=False)
     group = parser.add_argument_group("genome")
     group.add_argument(
-        "--genes", required=True, metavar="FILE", help="GTF, or a table gene, chrom, start, end; or gene, arm, position"
+        "--genes",
+        required=True,
+        metavar="FILE",
+        help="GTF, or a table gene, chrom, start, end; or gene, arm, position",
     )
     group.add_argument(
-        "--centromeres", metavar="FILE", help="UCSC's `centromeres` or `cytoBand`; not needed where --genes has arms"
+        "--centromeres",
+        metavar="FILE",
+        help="UCSC's `centromeres` or `cytoBand`; not needed where --genes has arms",
     )
     group = parser.add_argument_group("what is done")
-    group.add_argument("--out", required=True, metavar="DIR", help="folder for results and pictures")
     group.add_argument(
-        "--edges", metavar="FILE", help="a network instead of profiles: its first two columns are genes (CSV, TSV)"
-    )
-    group.add_argument("--transform", choices=TRANSFORMS, help="of all features before anything else: sqrt for counts")
-    group.add_argument(
-        "--standardize", action="store_true", help="each feature to mean 0, standard deviation 1 over the genes found"
+        "--out", required=True, metavar="DIR", help="folder for results and pictures"
     )
     group.add_argument(
-        "--expression", metavar="FILE", help="table with a column of genes, and columns for --unexpressed"
+        "--edges",
+        metavar="FILE",
+        help="a network instead of profiles: its first two columns are genes (CSV, TSV)",
     )
     group.add_argument(
-        "--unexpressed", metavar="QUERY", default="zfpkm < -3",
-        help="which genes are not expressed, on the columns of --expression, --genes or the profiles; 'TPM == 0' (default: %(default)s)",
-    )  # fmt: skip
+        "--transform",
+        choices=TRANSFORMS,
+        help="of all features before anything else: sqrt for counts",
+    )
+    group.add_argument(
+        "--standardize",
+        action="store_true",
+        help="each feature to mean 0, standard deviation 1 over the genes found",
+    )
+    group.add_argument(
+        "--expression",
+        metavar="FILE",
+        help="table with a column of genes, and columns for --unexpressed",
+    )
+    group.add_argument(
+        "--unexpressed",
+        metavar="QUERY",
+        default="zfpkm < -3",
+        help=(
+            "which genes are not expressed, on the columns of --expression, --genes or the"
+            " profiles; 'TPM == 0' (default: %(default)s)"
+        ),
+    )
     group.add_argument(
         "--min_unexpressed",
         type=int,
@@ -71,8 +103,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=arm_bias_scores.MIN_GENES,
         help="arms with so many genes or fewer are dropped (%(default)s)",
     )
-    group.add_argument("--trials", type=int, default=200, help="of the genome-wide score (%(default)s)")
-    group.add_argument("--samples", type=int, default=500, help="pairs within and between in each trial (%(default)s)")
+    group.add_argument(
+        "--trials", type=int, default=200, help="of the genome-wide score (%(default)s)"
+    )
+    group.add_argument(
+        "--samples",
+        type=int,
+        default=500,
+        help="pairs within and between in each trial (%(default)s)",
+    )
     group.add_argument("--seed", type=int, default=42)
 
 
@@ -83,16 +122,23 @@ def run(args: argparse.Namespace) -> int:
     log.info("chromosome arms: %d genes on %d arms", len(table), table["arm"].nunique())
     if bool(args.profiles) == bool(args.edges):
         raise UserError(
-            "Give either --profiles (a map, one row a gene) or --edges (a network of genes), not both and not neither."
+            "Give either --profiles (a map, one row a gene) or --edges (a network of genes), not"
+            " both and not neither."
         )
     if args.edges:
         result = {"arms": _arms_record(args, table), "edges": score_edges(args.edges, table)}
         write_json(out / "proximity.json", result)
         edges = result["edges"]
         log.info(
-            "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm, %.2f %% are expected; enrichment %.1f",
-            edges["mapped"], edges["edges"], edges["genes"], 100 * edges["within"], 100 * edges["expected"], edges["enrichment"],
-        )  # fmt: skip
+            "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm,"
+            " %.2f %% are expected; enrichment %.1f",
+            edges["mapped"],
+            edges["edges"],
+            edges["genes"],
+            100 * edges["within"],
+            100 * edges["expected"],
+            edges["enrichment"],
+        )
         log.info("wrote %s", out / "proximity.json")
         return 0
     profiles, columns = load(args)
@@ -103,10 +149,12 @@ def run(args: argparse.Namespace) -> int:
     result = {
         "arms": _arms_record(args, table),
         "genes": {
-            "in_map": int(located["gene"].notna().sum()), "with_arm": int(located["arm"].notna().sum()), "scored": int(located["scored"].sum())
+            "in_map": int(located["gene"].notna().sum()),
+            "with_arm": int(located["arm"].notna().sum()),
+            "scored": int(located["scored"].sum()),
         },
         "before": _record(before),
-    }  # fmt: skip
+    }
     silent, why = unexpressed(profiles, located, args.unexpressed, args.expression, columns)
     if silent is None:
         log.warning("not corrected: %s", why)
@@ -114,9 +162,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         corrected, used = correct(profiles, located, silent, args.min_unexpressed)
         result["correction"] = {
-            "corrected": bool(used), "query": args.unexpressed, "min_unexpressed": args.min_unexpressed,
-            "unexpressed_genes": int(silent.sum()), "arms": used,
-        }  # fmt: skip
+            "corrected": bool(used),
+            "query": args.unexpressed,
+            "min_unexpressed": args.min_unexpressed,
+            "unexpressed_genes": int(silent.sum()),
+            "arms": used,
+        }
         log.info(
             "%d unexpressed genes on the arms; %d arms have more than %d and are corrected",
             silent.sum(),
@@ -126,7 +177,8 @@ def run(args: argparse.Namespace) -> int:
         if not used:
             most = int(located["arm"][silent].value_counts().max()) if silent.any() else 0
             log.warning(
-                "no arm was corrected: the richest has %d unexpressed genes. A small screen may lower --min_unexpressed.",
+                "no arm was corrected: the richest has %d unexpressed genes. A small screen may"
+                " lower --min_unexpressed.",
                 most,
             )
         after = assess(corrected, located, **options)
@@ -139,12 +191,21 @@ def run(args: argparse.Namespace) -> int:
     for name, one in (("before", before), ("after", after)):
         if one is not None:
             log.info(
-                "%s correction: P(within > between) = %.4f (%d trials; all pairs: %.4f), p = %.1e; %d of %d arms above chance",
-                name, one.genome["probability"], one.genome["trials"], one.genome["all_pairs"]["probability"], one.genome["p"],
-                (one.arms["p_bonferroni"] < 0.05).sum(), one.arms["p"].notna().sum(),
-            )  # fmt: skip
+                "%s correction: P(within > between) = %.4f (%d trials; all pairs: %.4f), p = %.1e;"
+                " %d of %d arms above chance",
+                name,
+                one.genome["probability"],
+                one.genome["trials"],
+                one.genome["all_pairs"]["probability"],
+                one.genome["p"],
+                (one.arms["p_bonferroni"] < 0.05).sum(),
+                one.arms["p"].notna().sum(),
+            )
     log.info(
-        "wrote %s", ", ".join(map(str, [*written, *([out / "corrected.parquet"] if corrected is not None else [])]))
+        "wrote %s",
+        ", ".join(
+            map(str, [*written, *([out / "corrected.parquet"] if corrected is not None else [])])
+        ),
     )
     return 0
 
@@ -158,7 +219,8 @@ def score_edges(path: str | Path, table: "pd.DataFrame") -> dict[str, Any]:
     edges = pd.read_csv(path, sep="\t" if ".tsv" in Path(path).name else ",")
     if edges.shape[1] < 2:
         raise UserError(
-            f"{path} has one column, but edges need two columns of genes, separated by commas (tabs in .tsv)."
+            f"{path} has one column, but edges need two columns of genes, separated by commas (tabs"
+            " in .tsv)."
         )
     arm = table.set_index("gene")["arm"]
     names = edges.iloc[:, :2].astype(str)
@@ -166,18 +228,30 @@ def score_edges(path: str | Path, table: "pd.DataFrame") -> dict[str, Any]:
     known = places.notna().all(axis=1)
     if not known.any():
         raise UserError(
-            f"{path}: no edge has two genes with a chromosome arm; the first is {'-'.join(names.iloc[0])}. Give symbols."
+            f"{path}: no edge has two genes with a chromosome arm; the first is"
+            f" {'-'.join(names.iloc[0])}. Give symbols."
         )
     genes = pd.unique(names[known].to_numpy().ravel())
-    observed, expected = arm_bias_scores.within_share(places[known].iloc[:, 0], places[known].iloc[:, 1], arm[genes])
+    observed, expected = arm_bias_scores.within_share(
+        places[known].iloc[:, 0], places[known].iloc[:, 1], arm[genes]
+    )
     return {
-        "file": Path(path).name, "edges": len(edges), "mapped": int(known.sum()), "genes": len(genes), "within": observed,
-        "expected": expected, "enrichment": observed / expected if expected else None,
-    }  # fmt: skip
+        "file": Path(path).name,
+        "edges": len(edges),
+        "mapped": int(known.sum()),
+        "genes": len(genes),
+        "within": observed,
+        "expected": expected,
+        "enrichment": observed / expected if expected else None,
+    }
 
 
 def draw(
-    out: Path, raw: Profiles, corrected: Profiles | None, before: Assessment, after: Assessment | None
+    out: Path,
+    raw: Profiles,
+    corrected: Profiles | None,
+    before: Assessment,
+    after: Assessment | None,
 ) -> list[Path]:
     """Writes arms.png, chromosomes.png, telomere.png; returns their paths."""
     from phenomjax.maps.arm_bias import figures as drawings
@@ -186,7 +260,9 @@ def draw(
     order = genome_rows(before.genes)
     rows, arm = before.genes["row"].to_numpy()[order], before.genes["arm"].to_numpy(str)[order]
     vectors = None if corrected is None else unit_rows(corrected.features[rows], np.float32)
-    figures["chromosomes.png"] = drawings.chromosome_map(unit_rows(raw.features[rows], np.float32), arm, vectors)
+    figures["chromosomes.png"] = drawings.chromosome_map(
+        unit_rows(raw.features[rows], np.float32), arm, vectors
+    )
     if np.isfinite(before.genes["position"]).any():
         scores = {"before correction": before.genes["score"].to_numpy()}
         if after is not None:
@@ -194,11 +270,14 @@ def draw(
         sure = before.arms[before.arms["rho_p_bonferroni"] < 0.05]
         tested = int(before.arms["rho"].notna().sum())
         note = (
-            f"arms with a trend before correction: {len(sure)} of {tested}\n(Spearman, p < 0.05, Bonferroni)"
+            f"arms with a trend before correction: {len(sure)} of {tested}\n(Spearman, p < 0.05,"
+            " Bonferroni)"
             if tested
             else ""
         )
-        figures["telomere.png"] = drawings.telomere_trend(scores, before.genes["rank"].to_numpy(), note)
+        figures["telomere.png"] = drawings.telomere_trend(
+            scores, before.genes["rank"].to_numpy(), note
+        )
     return [save_figure(figure, out / name) for name, figure in figures.items()]
 
 
@@ -227,6 +306,8 @@ def _write_tables(out: Path, before: Assessment, after: Assessment | None) -> Se
                 if name == "genes"
                 else [c for c in table.columns if c not in ("arm", "genes", "pairs_within")]
             )
-            table = table.merge(getattr(after, name)[[key, *mean]], on=key, suffixes=("_before", "_after"))
+            table = table.merge(
+                getattr(after, name)[[key, *mean]], on=key, suffixes=("_before", "_after")
+            )
         write_table(out / f"{name}.parquet", table)
     return out / "arms.parquet", out / "genes.parquet"

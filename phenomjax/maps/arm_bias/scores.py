@@ -1,8 +1,10 @@
-"""Proximity bias as numbers: knock-outs on one chromosome arm look alike, because a cut can lose the rest of the arm.
+"""Proximity bias as numbers: knock-outs on one chromosome arm look alike, because a cut can lose
+the rest of the arm.
 
-The score is P(cosine within an arm > cosine between arms) of the Brunner-Munzel test, 0.5 without bias; the correction subtracts from
-the genes of an arm the mean of the arm's unexpressed genes, which have no phenotype but the arm's. Definitions: Lazar et al., "High-
-resolution genome-wide mapping of chromosome-arm-scale truncations induced by CRISPR-Cas9 editing", Nature Genetics 2024.
+The score is P(cosine within an arm > cosine between arms) of the Brunner-Munzel test, 0.5 without
+bias; the correction subtracts from the genes of an arm the mean of the arm's unexpressed genes,
+which have no phenotype but the arm's. Definitions: Lazar et al., "High- resolution genome-wide
+mapping of chromosome-arm-scale truncations induced by CRISPR-Cas9 editing", Nature Genetics 2024.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ class Comparison:
     Attributes:
       probability: P(within > between) + P(within = between) / 2.
       statistic: normal deviate; positive where within is greater.
-      p: one-sided p of "within is greater"; it takes pairs as independent, which pairs of one map are not.
+      p: one-sided p of "within is greater"; it takes pairs as independent, which pairs of one map
+        are not.
       within, between: number of values.
     """
 
@@ -44,31 +47,39 @@ def on_large_arms(arm: Sequence, min_genes: int = MIN_GENES) -> np.ndarray:
 
 
 def brunner_munzel(within: np.ndarray, between: np.ndarray) -> Comparison:
-    """The test on two samples of at least 2 values each (Brunner & Munzel 2000, normal approximation).
+    """The test on two samples of at least 2 values each (Brunner & Munzel 2000, normal
+    approximation).
 
-    With the placements F_b(w) = P(b < w) + P(b = w) / 2 of the values within among those between, and the reverse, the probability
-    is the mean of F_b(w), its variance var(F_b(w)) / n_w + var(F_w(b)) / n_b.
+    With the placements F_b(w) = P(b < w) + P(b = w) / 2 of the values within among those between,
+    and the reverse, the probability is the mean of F_b(w), its variance var(F_b(w)) / n_w +
+    var(F_w(b)) / n_b.
     """
     within, between = np.sort(np.ravel(within)), np.sort(np.ravel(between))
     return _compare(
-        _placements(within, between), np.ones(within.size), _placements(between, within), np.ones(between.size)
+        _placements(within, between),
+        np.ones(within.size),
+        _placements(between, within),
+        np.ones(between.size),
     )
 
 
 def genome_score(
     features: np.ndarray, arm: Sequence, *, trials: int = 200, samples: int = 500, seed: int = 0
 ) -> dict[str, float]:
-    """The genome-wide score: the mean probability over trials of `samples` pairs within and `samples` pairs between arms.
+    """The genome-wide score: the mean probability over trials of `samples` pairs within and
+    `samples` pairs between arms.
 
-    The first gene of a pair is any gene; the second is another gene of its arm, or a gene of another arm.
+    The first gene of a pair is any gene; the second is another gene of its arm, or a gene of
+    another arm.
 
     Args:
       features: float [genes, dim].
       arm: the arm of each gene, [genes].
 
     Returns:
-      probability (mean), probability_sd (over trials), p (two-sided, combined over trials by Fisher; the trials draw from the same
-      pairs, so a small p says "not by chance of the draw"), genes, arms, trials, samples.
+      probability (mean), probability_sd (over trials), p (two-sided, combined over trials by
+      Fisher; the trials draw from the same pairs, so a small p says "not by chance of the draw"),
+      genes, arms, trials, samples.
     """
     from scipy import stats
 
@@ -78,7 +89,8 @@ def genome_score(
     counts = np.bincount(codes, minlength=len(names))
     if len(names) < 2 or counts.min() < 2:
         raise UserError(
-            "A proximity score needs two chromosome arms with two genes each; see how many genes were found on which arm."
+            "A proximity score needs two chromosome arms with two genes each; see how many genes"
+            " were found on which arm."
         )
     first, random = np.concatenate([[0], np.cumsum(counts)[:-1]]), np.random.default_rng(seed)
     total = len(codes)
@@ -86,7 +98,8 @@ def genome_score(
     for _ in range(trials):
         one, other = random.integers(total, size=(2, samples))
         size, start = counts[codes[one]], first[codes[one]]
-        # Another gene of the arm: a step of 1 ... size - 1 around the arm; and likewise around the rest of the genome.
+        # Another gene of the arm: a step of 1 ... size - 1 around the arm; and likewise around the
+        # rest of the genome.
         partner = start + (one - start + 1 + random.integers(size - 1)) % size
         size, start = counts[codes[other]], first[codes[other]]
         stranger = (start + size + random.integers(total - size)) % total
@@ -95,14 +108,23 @@ def genome_score(
         result = brunner_munzel(within, between)
         probabilities.append(result.probability)
         ps.append(min(1.0, 2 * stats.norm.sf(abs(result.statistic))))
-    combined = float(stats.combine_pvalues(np.maximum(ps, np.finfo(float).tiny), method="fisher").pvalue)
+    combined = float(
+        stats.combine_pvalues(np.maximum(ps, np.finfo(float).tiny), method="fisher").pvalue
+    )
     return {
-        "probability": float(np.mean(probabilities)), "probability_sd": float(np.std(probabilities, ddof=1)) if trials > 1 else 0.0,
-        "p": combined, "genes": total, "arms": len(names), "trials": trials, "samples": samples,
-    }  # fmt: skip
+        "probability": float(np.mean(probabilities)),
+        "probability_sd": float(np.std(probabilities, ddof=1)) if trials > 1 else 0.0,
+        "p": combined,
+        "genes": total,
+        "arms": len(names),
+        "trials": trials,
+        "samples": samples,
+    }
 
 
-def arm_scores(features: np.ndarray, arm: Sequence) -> tuple[dict[str, Comparison | None], Comparison]:
+def arm_scores(
+    features: np.ndarray, arm: Sequence
+) -> tuple[dict[str, Comparison | None], Comparison]:
     """The score of each arm and of all pairs of the map, from every pair of genes.
 
     Args:
@@ -110,7 +132,8 @@ def arm_scores(features: np.ndarray, arm: Sequence) -> tuple[dict[str, Compariso
       arm: the arm of each gene, [genes].
 
     Returns:
-      ({arm: its pairs within against its pairs with other arms; None where there are too few}, all pairs within against all between).
+      ({arm: its pairs within against its pairs with other arms; None where there are too few}, all
+      pairs within against all between).
     """
     codes, names = _codes(arm)
     vectors = unit_rows(features, np.float32)
@@ -123,14 +146,20 @@ def arm_scores(features: np.ndarray, arm: Sequence) -> tuple[dict[str, Compariso
             between[a] += pairs
             between[b] += pairs
     scores = {
-        name: _compare_histograms(within[a], between[a]) if min(within[a].sum(), between[a].sum()) > MIN_PAIRS else None
+        name: (
+            _compare_histograms(within[a], between[a])
+            if min(within[a].sum(), between[a].sum()) > MIN_PAIRS
+            else None
+        )
         for a, name in enumerate(names)
     }
     return scores, _compare_histograms(within.sum(0), between.sum(0) // 2)
 
 
 def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
-    """P(cosine with its arm > cosine with other arms) of each gene, float64 [genes]; NaN where it is alone on its arm."""
+    """P(cosine with its arm > cosine with other arms) of each gene, float64 [genes]; NaN where it
+    is alone on its arm.
+    """
     codes, names = _codes(arm)
     vectors = unit_rows(features, np.float32)
     scores = np.full(len(codes), np.nan)
@@ -139,8 +168,12 @@ def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
         others = vectors[codes != code]
         if len(rows) < 2 or not len(others):
             continue
-        # 4096 bins are enough for one gene: its score is off by less than the share of its pairs in a bin.
-        inside, outside = _bin(vectors[rows] @ vectors[rows].T) >> 4, _bin(vectors[rows] @ others.T) >> 4
+        # 4096 bins are enough for one gene: its score is off by less than the share of its pairs in
+        # a bin.
+        inside, outside = (
+            _bin(vectors[rows] @ vectors[rows].T) >> 4,
+            _bin(vectors[rows] @ others.T) >> 4,
+        )
         for i, row in enumerate(rows):
             counts = np.bincount(outside[i], minlength=BINS >> 4)
             placement = np.cumsum(counts) - counts / 2
@@ -148,8 +181,11 @@ def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
     return scores
 
 
-def telomere_trend(scores: np.ndarray, arm: Sequence, position: np.ndarray, min_genes: int = 20) -> dict[str, dict]:
-    """Spearman correlation of the genes' scores with their rank from centromere to telomere, arm by arm.
+def telomere_trend(
+    scores: np.ndarray, arm: Sequence, position: np.ndarray, min_genes: int = 20
+) -> dict[str, dict]:
+    """Spearman correlation of the genes' scores with their rank from centromere to telomere, arm by
+    arm.
 
     Args:
       scores: of `gene_scores`.
@@ -157,7 +193,8 @@ def telomere_trend(scores: np.ndarray, arm: Sequence, position: np.ndarray, min_
       min_genes: arms with fewer are left out.
 
     Returns:
-      {arm: rho, p, p_bonferroni (times the number of arms tested), genes}. A cut near the centromere loses more of the arm, so under
+      {arm: rho, p, p_bonferroni (times the number of arms tested), genes}. A cut near the
+      centromere loses more of the arm, so under
       bias the scores fall towards the telomere: rho < 0.
     """
     from scipy import stats
@@ -167,8 +204,15 @@ def telomere_trend(scores: np.ndarray, arm: Sequence, position: np.ndarray, min_
         rows = (places == name) & np.isfinite(scores) & np.isfinite(np.asarray(position, float))
         if rows.sum() >= max(min_genes, 3):
             test = stats.spearmanr(scores[rows], np.asarray(position, float)[rows])
-            result[name] = {"rho": float(test.statistic), "p": float(test.pvalue), "genes": int(rows.sum())}
-    return {name: row | {"p_bonferroni": min(1.0, row["p"] * len(result))} for name, row in result.items()}
+            result[name] = {
+                "rho": float(test.statistic),
+                "p": float(test.pvalue),
+                "genes": int(rows.sum()),
+            }
+    return {
+        name: row | {"p_bonferroni": min(1.0, row["p"] * len(result))}
+        for name, row in result.items()
+    }
 
 
 def centre_arms(
@@ -178,12 +222,15 @@ def centre_arms(
 
     Args:
       features: float [rows, dim].
-      arm: the arm of each row, None or NaN where there is none (compounds, unknown genes): these rows stay as they are.
+      arm: the arm of each row, None or NaN where there is none (compounds, unknown genes): these
+        rows stay as they are.
       unexpressed: bool [rows].
-      min_unexpressed: arms with so many unexpressed genes or fewer stay as they are: a mean of few genes would add noise.
+      min_unexpressed: arms with so many unexpressed genes or fewer stay as they are: a mean of few
+        genes would add noise.
 
     Returns:
-      (corrected, of the type and shape of `features`; {arm that was corrected: number of its unexpressed genes}).
+      (corrected, of the type and shape of `features`; {arm that was corrected: number of its
+      unexpressed genes}).
     """
     codes, names = _codes(arm)
     corrected, used = np.array(features, copy=True), {}
@@ -191,13 +238,17 @@ def centre_arms(
         rows = codes == code
         silent = rows & np.asarray(unexpressed, bool)
         if silent.sum() > min_unexpressed:
-            corrected[rows] -= np.mean(features[silent], axis=0, dtype=np.float64).astype(corrected.dtype)
+            corrected[rows] -= np.mean(features[silent], axis=0, dtype=np.float64).astype(
+                corrected.dtype
+            )
             used[name] = int(silent.sum())
     return corrected, used
 
 
 def within_share(arm_a: Sequence, arm_b: Sequence, arm_of_genes: Sequence) -> tuple[float, float]:
-    """Share of edges within one arm, and the share expected of random pairs of the genes: (observed, expected)."""
+    """Share of edges within one arm, and the share expected of random pairs of the genes:
+    (observed, expected).
+    """
     counts = np.bincount(_codes(arm_of_genes)[0]).astype(float)
     total = counts.sum()
     observed = float(np.mean(np.asarray(arm_a, object) == np.asarray(arm_b, object)))
@@ -225,7 +276,9 @@ def _bin(cosines: np.ndarray, dtype: type = np.uint16) -> np.ndarray:
 
 def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """P(other < value) + P(other = value) / 2 of each value, among sorted others."""
-    return (np.searchsorted(others, values) + np.searchsorted(others, values, side="right")) / (2 * others.size)
+    return (np.searchsorted(others, values) + np.searchsorted(others, values, side="right")) / (
+        2 * others.size
+    )
 
 
 def _compare_histograms(within: np.ndarray, between: np.ndarray) -> Comparison:
@@ -235,7 +288,10 @@ def _compare_histograms(within: np.ndarray, between: np.ndarray) -> Comparison:
 
 
 def _compare(
-    of_within: np.ndarray, count_within: np.ndarray, of_between: np.ndarray, count_between: np.ndarray
+    of_within: np.ndarray,
+    count_within: np.ndarray,
+    of_between: np.ndarray,
+    count_between: np.ndarray,
 ) -> Comparison:
     """Brunner-Munzel from the placements and how often each occurs."""
     from scipy import stats
@@ -248,7 +304,13 @@ def _compare(
     probability = float((of_within * count_within).sum() / count_within.sum())
     # Without spread: no overlap at all, or one value only.
     distance = probability - 0.5
-    statistic = distance / np.sqrt(spread) if spread > 0 else np.copysign(np.inf, distance) if distance else 0.0
+    statistic = (
+        distance / np.sqrt(spread)
+        if spread > 0
+        else np.copysign(np.inf, distance)
+        if distance
+        else 0.0
+    )
     return Comparison(
         probability,
         float(statistic),

@@ -1,11 +1,14 @@
-"""Block search: which encoder block separates perturbations best, by a linear probe on batches held out.
+"""Block search: which encoder block separates perturbations best, by a linear probe on batches held
+out.
 
   python -m phenomjax.maps blocks --checkpoint DIR --bank B.zarr --out blocks/    embeds all blocks first, into blocks/embeddings.zarr
   python -m phenomjax.maps blocks --profiles E.zarr --out blocks/                 E.zarr has several blocks: phenomjax.embed --block 3 6 9 12
 
-Each block's embeddings are aligned in the same way and probed (probe.py: balanced accuracy over perturbations, batches held out). Writes
-blocks.json ({"best", "blocks": {"3": {"value", "interval", "count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over
-perturbations). Probe and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the best block is seldom the last.
+Each block's embeddings are aligned in the same way and probed (probe.py: balanced accuracy over
+perturbations, batches held out). Writes blocks.json ({"best", "blocks": {"3": {"value", "interval",
+"count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over perturbations). Probe
+and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the best block is seldom
+the last.
 """
 
 import argparse
@@ -31,12 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     define_input(parser, required=False)
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help="instead of --profiles: the run whose blocks are searched, and"
+        "--checkpoint",
+        metavar="DIR",
+        help="instead of --profiles: the run whose blocks are searched, and",
     )
-    parser.add_argument("--bank", metavar="BANK", help="the images that are embedded with each of them")
+    parser.add_argument(
+        "--bank", metavar="BANK", help="the images that are embedded with each of them"
+    )
     define_alignment(parser, "center_scale")
     parser.add_argument(
-        "--probe", choices=("auto", "logistic", "ridge"), default="auto", help="classifier (%(default)s)"
+        "--probe",
+        choices=("auto", "logistic", "ridge"),
+        default="auto",
+        help="classifier (%(default)s)",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER")
 
@@ -45,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """Probes each block, writes the curve."""
     if bool(args.profiles) == bool(args.checkpoint and args.bank):
         raise UserError(
-            "Give either --profiles E.zarr, which holds several blocks, or --checkpoint DIR and --bank B.zarr to embed them here."
+            "Give either --profiles E.zarr, which holds several blocks, or --checkpoint DIR and"
+            " --bank B.zarr to embed them here."
         )
     if args.checkpoint:
         args.profiles = [embed_all(args.checkpoint, args.bank, Path(args.out))]
@@ -53,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     there = [block for block in (stored_blocks(path) if path.is_dir() else []) if block is not None]
     if len(args.profiles) > 1 or len(there) < 2 or args.block is not None:
         raise UserError(
-            f"A block search compares the blocks of one embeddings folder, and {path} holds {there or 'one, or none'}. Embed several at once: "
-            "python -m phenomjax.embed --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave --block out here."
+            f"A block search compares the blocks of one embeddings folder, and {path} holds"
+            f" {there or 'one, or none'}. Embed several at once: python -m phenomjax.embed"
+            " --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave --block out"
+            " here."
         )
     results: dict[str, Any] = {}
     progress = Progress("blocks", len(there), "blocks")
@@ -72,13 +85,20 @@ def run(args: argparse.Namespace) -> int:
         )
         if found is None:
             raise UserError(
-                "Fewer than 2 perturbations are in at least 2 batches, so that none can be held out. Embed more plates, or name "
-                f"finer batches with --batch (now {','.join(columns.batch)})."
+                "Fewer than 2 perturbations are in at least 2 batches, so that none can be held"
+                " out. Embed more plates, or name finer batches with --batch (now"
+                f" {','.join(columns.batch)})."
             )
         results[str(block)] = measures.entry(
-            found.balanced_accuracy, recall.bootstrap_mean(found.recall), len(found.classes), "perturbations",
-            wells=found.wells, folds=found.folds, classifier=found.classifier, chance=1 / len(found.classes),
-        )  # fmt: skip
+            found.balanced_accuracy,
+            recall.bootstrap_mean(found.recall),
+            len(found.classes),
+            "perturbations",
+            wells=found.wells,
+            folds=found.folds,
+            classifier=found.classifier,
+            chance=1 / len(found.classes),
+        )
         progress.update()
     best = max(results, key=lambda name: results[name]["value"])
     out = Path(args.out)
@@ -86,8 +106,16 @@ def run(args: argparse.Namespace) -> int:
     save_figure(draw(results), out / "blocks.png")
     for name, one in results.items():
         low, high = one["interval"]
-        print(f"block {name:>3}  {one['value']:.3f}  ({low:.3f} to {high:.3f}){'  best' if name == best else ''}")
-    log.info("blocks: block %s separates %d perturbations best; wrote %s", best, results[best]["count"], out)
+        print(
+            f"block {name:>3}  {one['value']:.3f}  ({low:.3f} to"
+            f" {high:.3f}){'  best' if name == best else ''}"
+        )
+    log.info(
+        "blocks: block %s separates %d perturbations best; wrote %s",
+        best,
+        results[best]["count"],
+        out,
+    )
     return 0
 
 
@@ -99,7 +127,9 @@ def embed_all(checkpoint: str, bank: str, out: Path) -> Path:
     blocks = [str(block) for block in range(1, opening.load(checkpoint).depth + 1)]
     path = out / "embeddings.zarr"
     out.mkdir(parents=True, exist_ok=True)
-    code = embed.main(["--checkpoint", checkpoint, "--bank", bank, "--block", *blocks, "--out", str(path)])
+    code = embed.main(
+        ["--checkpoint", checkpoint, "--bank", bank, "--block", *blocks, "--out", str(path)]
+    )
     if not path.is_dir():  # stopped, which the log says
         raise SystemExit(code)
     return path

@@ -1,26 +1,33 @@
-"""Benchmark a map: known relationships, replicates, siblings, compounds and their targets, a linear probe; each with its interval.
+"""Benchmark a map: known relationships, replicates, siblings, compounds and their targets, a linear
+probe; each with its interval.
 
   python -m phenomjax.maps benchmark --profiles P1.csv.gz P2.csv.gz P3.csv.gz --batch Metadata_Plate \\
-      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --gene Metadata_gene \\
-      --align pca_center_scale --dims 128 --relationships CORUM.txt StringDB.txt --out report/
+      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --gene
+      Metadata_gene \\ --align pca_center_scale --dims 128 --relationships CORUM.txt StringDB.txt
+      --out report/
 
-Takes wells (crops are averaged to wells first), aligns them, averages replicates to a map. Writes into --out:
+Takes wells (crops are averaged to wells first), aligns them, averages replicates to a map. Writes
+into --out:
   benchmark.json        flat keys, each {"value", "interval" (95 %, bootstrap), "bootstrap_over", "count", …}, and "about":
       consistency.mean_cosine, .share_p05, .share_p01   replicates of a perturbation agree (what the null is, stands beside it)
       sibling.recall                  perturbations with the same target are among the nearest or most opposite 5 % of all pairs
       recall.CORUM, …                 known pairs are, one key a file; recall.CORUM@0.1,0.9 at further --thresholds;
-                                      recall.CORUM.within_arm, .between_arms where --genes and --centromeres are given
-      compound_gene.average_precision targets of a compound are first among all genes (maps with both)
+                                      recall.CORUM.within_arm, .between_arms where --genes and
+                                      --centromeres are given
+      compound_gene.average_precision targets of a compound are first among all genes (maps with
+      both)
       probe.balanced_accuracy         a linear classifier tells the perturbation in a batch it never saw
     A key that could not be had has the value null and a "reason".
   consistency.parquet   one row a perturbation        recall_curves.png, .json   recall over thresholds
   benchmark.md          the table for people
 
 A table that is a map already (one row a gene, no controls) is benchmarked with --map:
-  … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene --gene Gene --transform sqrt \\
+  … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene
+  --gene Gene --transform sqrt \\
       --align standardize --relationships CORUM.txt --out report/
 
-Measured on CPJUMP1, U2OS, 260 compounds, plates 10, 11, 12 (shares are of p < .05 and p < .01; chance recall .10):
+Measured on CPJUMP1, U2OS, 260 compounds, plates 10, 11, 12 (shares are of p < .05 and p < .01;
+chance recall .10):
   --align                       mean cosine   share_p05   share_p01   sibling.recall
   none                                 .459        .696        .546             .200
   center_scale                         .427        .712        .565             .223
@@ -64,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     define_alignment(parser, "pca_center_scale")
     group = parser.add_argument_group("benchmark")
     group.add_argument(
-        "--relationships", nargs="*", default=[], metavar="FILE", help="pairs (entity1, entity2) or complexes"
+        "--relationships",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="pairs (entity1, entity2) or complexes",
     )
     group.add_argument(
         "--thresholds",
@@ -74,10 +85,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the first names the plain keys (%(default)s)",
     )
     group.add_argument(
-        "--targets", metavar="FILE", default=None, help="compound-gene pairs; default: the compounds' --gene column"
+        "--targets",
+        metavar="FILE",
+        default=None,
+        help="compound-gene pairs; default: the compounds' --gene column",
     )
     group.add_argument(
-        "--map", action="store_true", help="the table is a map already: one row a perturbation, no controls"
+        "--map",
+        action="store_true",
+        help="the table is a map already: one row a perturbation, no controls",
     )
     group.add_argument(
         "--genes",
@@ -86,7 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="gene positions, or a table gene, arm: recall within and between arms",
     )
     group.add_argument(
-        "--centromeres", metavar="FILE", default=None, help="UCSC's centromeres or cytoBand, with --genes"
+        "--centromeres",
+        metavar="FILE",
+        default=None,
+        help="UCSC's centromeres or cytoBand, with --genes",
     )
     group.add_argument(
         "--only_mapped",
@@ -100,14 +119,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="genes that are not expressed, one a line: the null of consistency",
     )
     group.add_argument(
-        "--null_pairs", type=int, default=0,
-        help="recall against so many random pairs (seed --seed) instead of all; some published numbers are",
-    )  # fmt: skip
-    group.add_argument("--draws", type=int, default=DRAWS, help="random sets of the consistency's null (%(default)s)")
+        "--null_pairs",
+        type=int,
+        default=0,
+        help=(
+            "recall against so many random pairs (seed --seed) instead of all; some published"
+            " numbers are"
+        ),
+    )
     group.add_argument(
-        "--doses", choices=("apart", "together"), default="together",
-        help="replicates, for consistency and probe, share the dose too, or not (%(default)s); the map joins doses",
-    )  # fmt: skip
+        "--draws",
+        type=int,
+        default=DRAWS,
+        help="random sets of the consistency's null (%(default)s)",
+    )
+    group.add_argument(
+        "--doses",
+        choices=("apart", "together"),
+        default="together",
+        help=(
+            "replicates, for consistency and probe, share the dose too, or not (%(default)s); the"
+            " map joins doses"
+        ),
+    )
     group.add_argument(
         "--probe",
         choices=("auto", "logistic", "ridge", "none"),
@@ -132,16 +166,19 @@ def read_thresholds(words: list[str]) -> list[tuple[float, float]]:
             low, high = 1.0, 0.0
         if not 0 <= low < high <= 1:
             raise UserError(
-                f"--thresholds {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH, as 0.05,0.95."
+                f"--thresholds {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH,"
+                " as 0.05,0.95."
             )
         found.append((low, high))
     return found
 
 
 def maps_of(aligned: Profiles, columns: Columns) -> tuple[Profiles, Profiles | None]:
-    """The map of perturbations (doses together), and the map of genes, None where no column names one.
+    """The map of perturbations (doses together), and the map of genes, None where no column names
+    one.
 
-    Genes are those of genetic perturbations where the map has any, else the targets of its compounds.
+    Genes are those of genetic perturbations where the map has any, else the targets of its
+    compounds.
     """
     perturbations = aggregate.to_perturbations(aligned, columns)
     return perturbations, gene_map(perturbations, columns)
@@ -160,7 +197,9 @@ def gene_map(perturbations: Profiles, columns: Columns) -> Profiles | None:
     return aggregate.collapse(replace(chosen, metadata=metadata), [columns.perturbation])
 
 
-def wells_entries(wells: Profiles, columns: Columns, args: argparse.Namespace) -> tuple[dict[str, Entry], Consistency]:
+def wells_entries(
+    wells: Profiles, columns: Columns, args: argparse.Namespace
+) -> tuple[dict[str, Entry], Consistency]:
     """What is measured on aligned wells: consistency and the probe."""
     from phenomjax.maps.benchmark.linear_probe import probe
 
@@ -177,9 +216,15 @@ def wells_entries(wells: Profiles, columns: Columns, args: argparse.Namespace) -
         )
     else:
         entries["probe.balanced_accuracy"] = measures.entry(
-            found.balanced_accuracy, recall.bootstrap_mean(found.recall), len(found.classes), "perturbations",
-            wells=found.wells, folds=found.folds, classifier=found.classifier, chance=1 / len(found.classes),
-        )  # fmt: skip
+            found.balanced_accuracy,
+            recall.bootstrap_mean(found.recall),
+            len(found.classes),
+            "perturbations",
+            wells=found.wells,
+            folds=found.folds,
+            classifier=found.classifier,
+            chance=1 / len(found.classes),
+        )
     return entries, result
 
 
@@ -190,17 +235,24 @@ def map_entries(
     sources: list[Relationships],
     args: argparse.Namespace,
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """What is measured on the maps: siblings, known relationships, compounds and genes; and the recall curves."""
+    """What is measured on the maps: siblings, known relationships, compounds and genes; and the
+    recall curves.
+    """
     thresholds = read_thresholds(args.thresholds)
     targets = tables_names.targets_of(perturbations, columns)
     entries: dict[str, Entry] = {}
     named = targets != ""
-    entries["sibling.recall"] = measures.sibling_entry(units(perturbations.features), targets, thresholds)
+    entries["sibling.recall"] = measures.sibling_entry(
+        units(perturbations.features), targets, thresholds
+    )
     curves: dict[str, Any] = {}
     if sources:
         if genes is None:
             reason = f"no perturbation names a gene in column '{columns.gene}' (--gene)"
-            return entries | {f"recall.{source.name}": measures.missing(reason) for source in sources}, curves
+            return (
+                entries | {f"recall.{source.name}": measures.missing(reason) for source in sources},
+                curves,
+            )
         names = genes.metadata[columns.perturbation].astype(str).to_numpy(object)
         arm = None
         if args.genes:
@@ -209,18 +261,27 @@ def map_entries(
             arm = measures.arms_of(names, read_arms(args.genes, args.centromeres))
             unknown = names[arm == ""]
             log.info(
-                "%d of %d genes have a chromosome arm%s", len(arm) - len(unknown), len(arm), _some_unknown(unknown)
+                "%d of %d genes have a chromosome arm%s",
+                len(arm) - len(unknown),
+                len(arm),
+                _some_unknown(unknown),
             )
             if len(unknown) == len(names):
                 raise UserError(
-                    f"None of the {len(names)} genes of the map ({', '.join(names[:3])}, …) is in the annotation {args.genes}. Are these "
-                    f"gene symbols of the same species? Name their column with --gene (now '{columns.gene}')."
+                    f"None of the {len(names)} genes of the map ({', '.join(names[:3])}, …) is in"
+                    f" the annotation {args.genes}. Are these gene symbols of the same species?"
+                    f" Name their column with --gene (now '{columns.gene}')."
                 )
             if args.only_mapped:
                 genes, names, arm = genes.take(arm != ""), names[arm != ""], arm[arm != ""]
         if len(names) < recall.LEAST_ENTITIES:
-            reason = f"the map has {len(names)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
-            return entries | {f"recall.{source.name}": measures.missing(reason) for source in sources}, curves
+            reason = (
+                f"the map has {len(names)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
+            )
+            return (
+                entries | {f"recall.{source.name}": measures.missing(reason) for source in sources},
+                curves,
+            )
         rows = units(genes.features)
         bounds = recall.bounds(rows, thresholds, null_pairs=args.null_pairs, seed=args.seed)
         null = (
@@ -233,16 +294,24 @@ def map_entries(
             pairs = source.within(names)
             if len(pairs):
                 shares = recall.curve(null, recall.pair_cosines(rows, pairs), np.array(TAILS))
-                curves[source.name] = {"share": [2 * t for t in TAILS], "recall": shares.tolist(), "pairs": len(pairs)}
+                curves[source.name] = {
+                    "share": [2 * t for t in TAILS],
+                    "recall": shares.tolist(),
+                    "pairs": len(pairs),
+                }
     kinds = aggregate.genetic(perturbations, columns) & named
     has_kinds = columns.kind in perturbations.metadata.columns
     if genes is not None and has_kinds and kinds.any() and not kinds.all():
         compounds = perturbations.take(~kinds)
         entries["compound_gene.average_precision"] = measures.compound_gene_entry(
-            units(compounds.features), compounds.metadata[columns.perturbation].astype(str).to_numpy(object), units(genes.features),
+            units(compounds.features),
+            compounds.metadata[columns.perturbation].astype(str).to_numpy(object),
+            units(genes.features),
             genes.metadata[columns.perturbation].astype(str).to_numpy(object),
-            read_relationships(args.targets) if args.targets else None, tables_names.targets_of(compounds, columns), args.seed,
-        )  # fmt: skip
+            read_relationships(args.targets) if args.targets else None,
+            tables_names.targets_of(compounds, columns),
+            args.seed,
+        )
     else:
         entries["compound_gene.average_precision"] = measures.missing(
             f"the map has not both genes and compounds (column '{columns.kind}', --kind)"
@@ -252,7 +321,8 @@ def map_entries(
 
 def _some_unknown(unknown: np.ndarray) -> str:
     return (
-        f"; unknown to the annotation: {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}"
+        "; unknown to the annotation:"
+        f" {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}"
         if len(unknown)
         else ""
     )
@@ -261,31 +331,41 @@ def _some_unknown(unknown: np.ndarray) -> str:
 def benchmark(
     profiles: Profiles, columns: Columns, args: argparse.Namespace
 ) -> tuple[dict[str, Entry], dict[str, Any], Consistency | None, Profiles]:
-    """All entries, the recall curves, the consistency of each perturbation, and the map of perturbations."""
+    """All entries, the recall curves, the consistency of each perturbation, and the map of
+    perturbations.
+    """
     sources = [read_relationships(path) for path in args.relationships]
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise UserError(
-            f"Two files of --relationships are named {max(names, key=names.count)}, and so would be their results. Rename one."
+            f"Two files of --relationships are named {max(names, key=names.count)}, and so would be"
+            " their results. Rename one."
         )
     entries: dict[str, Entry] = {}
     result = None
     if args.map:
         if args.align not in ("none", "standardize", "pca"):
             raise UserError(
-                f"--map: a table of one row a perturbation has no controls for --align {args.align}. Use --align none or standardize."
+                "--map: a table of one row a perturbation has no controls for --align"
+                f" {args.align}. Use --align none or standardize."
             )
         columns = replace(columns, batch=())
         labels = require(profiles.metadata, columns.perturbation, "--perturbation")
         twice = labels[labels.duplicated()]
         if len(twice):
             raise UserError(
-                f"--map: {len(twice)} rows are a second row of their perturbation (the first: '{twice.iloc[0]}'), and a map has one row each. "
-                "Aggregate first (python -m phenomjax.maps aggregate), or give wells without --map."
+                f"--map: {len(twice)} rows are a second row of their perturbation (the first:"
+                f" '{twice.iloc[0]}'), and a map has one row each. Aggregate first (python -m"
+                " phenomjax.maps aggregate), or give wells without --map."
             )
         wells = align_as_told(profiles, columns, args)
         reason = "the table is a map already (--map), without replicates"
-        keys = ("consistency.mean_cosine", "consistency.share_p05", "consistency.share_p01", "probe.balanced_accuracy")
+        keys = (
+            "consistency.mean_cosine",
+            "consistency.share_p05",
+            "consistency.share_p01",
+            "probe.balanced_accuracy",
+        )
         entries = {key: measures.missing(reason) for key in keys}
         perturbations, genes = maps_of(wells, columns)
     else:
@@ -307,17 +387,27 @@ def run(args: argparse.Namespace) -> int:
     entries, curves, result, perturbations = benchmark(profiles, columns, args)
     out = Path(args.out)
     settings = {name: value for name, value in vars(args).items() if name not in ("command", "out")}
-    about = {"settings": settings, "provenance": perturbations.provenance, "perturbations": len(perturbations)}
+    about = {
+        "settings": settings,
+        "provenance": perturbations.provenance,
+        "perturbations": len(perturbations),
+    }
     write_json(out / "benchmark.json", {**entries, "about": about})
     if result is not None:
-        table = {"perturbation": result.names, "replicates": result.replicates, "cosine": result.cosine, "p": result.p}
+        table = {
+            "perturbation": result.names,
+            "replicates": result.replicates,
+            "cosine": result.cosine,
+            "p": result.p,
+        }
         write_table(out / "consistency.parquet", pd.DataFrame(table))
     if curves:
         from phenomjax.maps.views.figures import recall_curves
 
         write_json(out / "recall_curves.json", curves)
         save_figure(
-            recall_curves({source: {args.align: curve} for source, curve in curves.items()}), out / "recall_curves.png"
+            recall_curves({source: {args.align: curve} for source, curve in curves.items()}),
+            out / "recall_curves.png",
         )
     text = as_table(entries)
     write_text(out / "benchmark.md", text)

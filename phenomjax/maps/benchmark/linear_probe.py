@@ -1,10 +1,13 @@
-"""Linear probe: how well a linear classifier tells the perturbation of a well in a batch that it was not trained on.
+"""Linear probe: how well a linear classifier tells the perturbation of a well in a batch that it
+was not trained on.
 
-Each fold holds one batch out (leave one batch out; with more than `MAX_FOLDS` batches, groups of batches); a perturbation counts when it
-is in at least two batches. Features are standardised on the training wells of the fold; the classifier is scikit-learn's logistic
-regression (C 0.01 of standardised features; "logistic") or ridge regression on one-hot labels ("ridge": closed form, for
-thousands of classes). The score is the balanced accuracy over all held-out wells: the mean over perturbations of the share of their wells that
-are told right; chance is 1 / perturbations. The interval is a bootstrap over perturbations.
+Each fold holds one batch out (leave one batch out; with more than `MAX_FOLDS` batches, groups of
+batches); a perturbation counts when it is in at least two batches. Features are standardised on the
+training wells of the fold; the classifier is scikit-learn's logistic regression (C 0.01 of
+standardised features; "logistic") or ridge regression on one-hot labels ("ridge": closed form, for
+thousands of classes). The score is the balanced accuracy over all held-out wells: the mean over
+perturbations of the share of their wells that are told right; chance is 1 / perturbations. The
+interval is a bootstrap over perturbations.
 """
 
 from dataclasses import dataclass
@@ -42,8 +45,11 @@ class Probe:
         return float(self.recall.mean())
 
 
-def probe(features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classifier: str = "auto") -> Probe | None:
-    """Leave-batches-out linear probe; None where fewer than 2 perturbations are in at least 2 batches.
+def probe(
+    features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classifier: str = "auto"
+) -> Probe | None:
+    """Leave-batches-out linear probe; None where fewer than 2 perturbations are in at least 2
+    batches.
 
     Args:
       features: float [wells, dim].
@@ -77,8 +83,11 @@ def probe(features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classif
             if classifier == "logistic"
             else RidgeClassifier(alpha=RIDGE, solver="cholesky")
         )
-        with threadpool_limits(1):  # L-BFGS on small matrices: threads that wait for each other cost more than they do
-            right[held] = model.fit(scaled[trained], codes[trained]).predict(scaled[held]) == codes[held]
+        # L-BFGS on small matrices: threads that wait for each other cost more than they do
+        with threadpool_limits(1):
+            right[held] = (
+                model.fit(scaled[trained], codes[trained]).predict(scaled[held]) == codes[held]
+            )
     total = np.bincount(codes, minlength=len(names))[eligible]
     recall = np.bincount(codes, weights=right, minlength=len(names))[eligible] / total
     return Probe(names[eligible], recall, int(folds), len(codes), classifier)

@@ -1,4 +1,6 @@
-"""What the benchmark measures, each as one entry {"value", "interval", "count", …} under a flat dotted key."""
+"""What the benchmark measures, each as one entry {"value", "interval", "count", …} under a flat
+dotted key.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,12 @@ Entry = dict[str, Any]
 PERMUTATIONS = 200
 
 
-def entry(value: float | None, interval: Sequence[float] | None, count: int, over: str, **more: Any) -> Entry:
-    """One result: its value, 95 % bootstrap interval, the count of what was averaged, and what the bootstrap resampled."""
+def entry(
+    value: float | None, interval: Sequence[float] | None, count: int, over: str, **more: Any
+) -> Entry:
+    """One result: its value, 95 % bootstrap interval, the count of what was averaged, and what the
+    bootstrap resampled.
+    """
     value = None if value is None or not np.isfinite(value) else float(value)
     kept = None if value is None or interval is None else [float(end) for end in interval]
     return {"value": value, "interval": kept, "count": int(count), "bootstrap_over": over, **more}
@@ -29,18 +35,29 @@ def missing(reason: str, **more: Any) -> Entry:
 
 
 def consistency_entries(result: Consistency) -> dict[str, Entry]:
-    """consistency.mean_cosine, .share_p05 and .share_p01 over the perturbations with at least 2 replicates."""
+    """consistency.mean_cosine, .share_p05 and .share_p01 over the perturbations with at least 2
+    replicates.
+    """
     known = ~np.isnan(result.cosine)
     if not known.any():
-        reason = "every perturbation has one replicate, so nothing can agree with itself; give several plates (--profiles A B …) of one layout"
-        return {f"consistency.{key}": missing(reason) for key in ("mean_cosine", "share_p05", "share_p01")}
+        reason = (
+            "every perturbation has one replicate, so nothing can agree with itself; give several"
+            " plates (--profiles A B …) of one layout"
+        )
+        return {
+            f"consistency.{key}": missing(reason)
+            for key in ("mean_cosine", "share_p05", "share_p01")
+        }
     more = {"without_replicates": int((~known).sum()), "null": result.null}
     values = {"mean_cosine": result.cosine[known]}
     values |= {
-        key: (result.p[known] < level).astype(float) for key, level in (("share_p05", 0.05), ("share_p01", 0.01))
+        key: (result.p[known] < level).astype(float)
+        for key, level in (("share_p05", 0.05), ("share_p01", 0.01))
     }
     return {
-        f"consistency.{key}": entry(value.mean(), recall.bootstrap_mean(value), len(value), "perturbations", **more)
+        f"consistency.{key}": entry(
+            value.mean(), recall.bootstrap_mean(value), len(value), "perturbations", **more
+        )
         for key, value in values.items()
     }
 
@@ -60,8 +77,11 @@ def same_target_pairs(targets: np.ndarray) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, 2), int)
 
 
-def sibling_entry(rows: np.ndarray, targets: np.ndarray, thresholds: Sequence[tuple[float, float]]) -> Entry:
-    """sibling.recall: recall of the pairs of perturbations with the same target, at the first thresholds.
+def sibling_entry(
+    rows: np.ndarray, targets: np.ndarray, thresholds: Sequence[tuple[float, float]]
+) -> Entry:
+    """sibling.recall: recall of the pairs of perturbations with the same target, at the first
+    thresholds.
 
     Args:
       rows: unit rows of the map of perturbations.
@@ -74,9 +94,15 @@ def sibling_entry(rows: np.ndarray, targets: np.ndarray, thresholds: Sequence[tu
     groups = targets[pairs[:, 0]]
     chance = thresholds[0][0] + 1 - thresholds[0][1]
     return entry(
-        hit.mean(), recall.bootstrap_mean(hit, groups), len(pairs), "target genes", targets=len(set(groups)),
-        perturbations=len(rows), thresholds=list(thresholds[0]), chance=chance,
-    )  # fmt: skip
+        hit.mean(),
+        recall.bootstrap_mean(hit, groups),
+        len(pairs),
+        "target genes",
+        targets=len(set(groups)),
+        perturbations=len(rows),
+        thresholds=list(thresholds[0]),
+        chance=chance,
+    )
 
 
 def name_of(thresholds: tuple[float, float]) -> str:
@@ -85,10 +111,15 @@ def name_of(thresholds: tuple[float, float]) -> str:
 
 
 def recall_entries(
-    rows: np.ndarray, names: np.ndarray, source: Relationships, bounds: recall.Bounds, thresholds: Sequence[tuple[float, float]],
+    rows: np.ndarray,
+    names: np.ndarray,
+    source: Relationships,
+    bounds: recall.Bounds,
+    thresholds: Sequence[tuple[float, float]],
     arm: np.ndarray | None = None,
-) -> dict[str, Entry]:  # fmt: skip
-    """recall.SOURCE, recall.SOURCE@LOW,HIGH for further thresholds, recall.SOURCE.within_arm and .between_arms.
+) -> dict[str, Entry]:
+    """recall.SOURCE, recall.SOURCE@LOW,HIGH for further thresholds, recall.SOURCE.within_arm and
+    .between_arms.
 
     Args:
       rows, names: unit rows and entities of the map.
@@ -99,12 +130,20 @@ def recall_entries(
     pairs = source.within(names)
     unmatched = source.describe_unmatched(names)
     entities = len(np.unique(pairs))
-    about = {"known_pairs_in_file": len(source.pairs), "entities": entities, "map": len(names), **unmatched}
+    about = {
+        "known_pairs_in_file": len(source.pairs),
+        "entities": entities,
+        "map": len(names),
+        **unmatched,
+    }
     if not len(pairs):
         hint = (
             " (their symbols differ in case only: is it another species? Rename one side)"
             if unmatched["symbols_that_differ_in_case"]
-            else f" (the map has {', '.join(map(str, names[:3]))}, …; the file {', '.join(unmatched['examples'][:3])}, …)"
+            else (
+                f" (the map has {', '.join(map(str, names[:3]))}, …; the file"
+                f" {', '.join(unmatched['examples'][:3])}, …)"
+            )
         )
         return {key: missing(f"no pair of {source.name} is in the map{hint}", **about)}
     hits = bounds.hits(recall.pair_cosines(rows, pairs))
@@ -112,27 +151,43 @@ def recall_entries(
     if arm is not None:
         first, second = arm[pairs[:, 0]], arm[pairs[:, 1]]
         placed = (first != "") & (second != "")
-        strata |= {".within_arm": placed & (first == second), ".between_arms": placed & (first != second)}
+        strata |= {
+            ".within_arm": placed & (first == second),
+            ".between_arms": placed & (first != second),
+        }
     entries = {}
     for k, pair in enumerate(thresholds):
         low, high = float(bounds.low[k]), float(bounds.high[k])
         for suffix, chosen in strata.items():
             value = hits[k][chosen].mean() if chosen.any() else None
             entries[key + suffix + ("" if k == 0 else name_of(pair))] = entry(
-                value, recall.bootstrap_pairs(hits[k][chosen], pairs[chosen]), int(chosen.sum()), "entities",
-                thresholds=list(pair), cosines=[low, high], chance=pair[0] + 1 - pair[1], **(about if not suffix else {}),
-            )  # fmt: skip
+                value,
+                recall.bootstrap_pairs(hits[k][chosen], pairs[chosen]),
+                int(chosen.sum()),
+                "entities",
+                thresholds=list(pair),
+                cosines=[low, high],
+                chance=pair[0] + 1 - pair[1],
+                **(about if not suffix else {}),
+            )
     return entries
 
 
 def compound_gene_entry(
-    compounds: np.ndarray, compound_names: np.ndarray, genes: np.ndarray, gene_names: np.ndarray, targets: Relationships | None,
-    own_targets: np.ndarray, seed: int = 0,
-) -> Entry:  # fmt: skip
-    """compound_gene.average_precision: are a compound's targets first among all genes, ranked by |cosine| to the compound?
+    compounds: np.ndarray,
+    compound_names: np.ndarray,
+    genes: np.ndarray,
+    gene_names: np.ndarray,
+    targets: Relationships | None,
+    own_targets: np.ndarray,
+    seed: int = 0,
+) -> Entry:
+    """compound_gene.average_precision: are a compound's targets first among all genes, ranked by
+    |cosine| to the compound?
 
-    The mean over compounds with a target in the map; chance is the same with the genes' names permuted (`PERMUTATIONS` times), z the
-    distance from it in standard deviations of the permutations.
+    The mean over compounds with a target in the map; chance is the same with the genes' names
+    permuted (`PERMUTATIONS` times), z the distance from it in standard deviations of the
+    permutations.
 
     Args:
       compounds, genes: unit rows, float32.
@@ -152,7 +207,9 @@ def compound_gene_entry(
                 known[row, place[gene]] = True
     tested = known.any(1)
     if not tested.any():
-        return missing("no compound has a known target among the genes of the map (--gene, or --targets FILE)")
+        return missing(
+            "no compound has a known target among the genes of the map (--gene, or --targets FILE)"
+        )
     score = np.abs(compounds[tested] @ genes.T)
     known = known[tested]
     order = np.argsort(-score, axis=1, kind="stable")
@@ -164,19 +221,25 @@ def compound_gene_entry(
 
     value = precision(known)
     rng = np.random.default_rng(seed)
-    chance = np.array([precision(known[:, rng.permutation(known.shape[1])]).mean() for _ in range(PERMUTATIONS)])
+    chance = np.array(
+        [precision(known[:, rng.permutation(known.shape[1])]).mean() for _ in range(PERMUTATIONS)]
+    )
     z = float((value.mean() - chance.mean()) / chance.std()) if chance.std() > 0 else None
     return entry(
-        value.mean(), recall.bootstrap_mean(value), len(value), "compounds", genes=len(gene_names), chance=float(chance.mean()), z=z,
+        value.mean(),
+        recall.bootstrap_mean(value),
+        len(value),
+        "compounds",
+        genes=len(gene_names),
+        chance=float(chance.mean()),
+        z=z,
         targets=int(known.sum()),
-    )  # fmt: skip
+    )
 
 
 def arms_of(names: np.ndarray, table: "pd.DataFrame") -> np.ndarray:
-    """Chromosome arm of each gene by a table of arms (columns gene, arm), "" where unknown, object [names]."""
+    """Chromosome arm of each gene by a table of arms (columns gene, arm), "" where unknown, object
+    [names].
+    """
     lookup = dict(zip(table["gene"], table["arm"], strict=True))
     return np.array([lookup.get(name, "") for name in names], object)
-
-
-
-

@@ -4,14 +4,17 @@
   python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --doses apart --out map.parquet
   python -m phenomjax.maps aggregate --profiles aligned.parquet --to gene --out genes.parquet
 
-Level by level, each unit of a level counting once: crops and sites to a well, wells to a perturbation at a dose, doses to a perturbation
-(--doses together), guides to a gene (--to gene; rows that are no genetic perturbation keep their own name). Align wells before they are
-aggregated further. Methods:
+Level by level, each unit of a level counting once: crops and sites to a well, wells to a
+perturbation at a dose, doses to a perturbation (--doses together), guides to a gene (--to gene;
+rows that are no genetic perturbation keep their own name). Align wells before they are aggregated
+further. Methods:
   mean, median   of each feature
   mad            mean weighted by how typical a profile is: weight min(1, 2 / z), z = its distance to the group's median profile over
-                 the median of these distances, which is their MAD about 0 (Huber's weights); one bad well of four counts less
+                 the median of these distances, which is their MAD about 0 (Huber's weights); one
+                 bad well of four counts less
 
-Metadata: a column is kept where it has one value within the group, and empty elsewhere; num_profiles counts the rows that went in.
+Metadata: a column is kept where it has one value within the group, and empty elsewhere;
+num_profiles counts the rows that went in.
 """
 
 import argparse
@@ -37,7 +40,11 @@ def _mad_weighted(rows: np.ndarray) -> np.ndarray:
     """Huber-weighted mean of float [k, dim]; see the first lines of this file."""
     distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
     typical = np.median(distance)
-    weight = np.ones(len(rows)) if typical == 0 else np.minimum(1, HUBER * typical / np.maximum(distance, 1e-300))
+    weight = (
+        np.ones(len(rows))
+        if typical == 0
+        else np.minimum(1, HUBER * typical / np.maximum(distance, 1e-300))
+    )
     return weight @ rows / weight.sum()
 
 
@@ -73,14 +80,20 @@ def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profi
         if varied[name].any():
             table[name] = table[name].astype(object).where(~varied[name], None)
     empty = [name for name in kept if name not in keys and varied[name].all()]
-    before = metadata[count].to_numpy(np.int64) if count in metadata.columns else np.ones(len(metadata), np.int64)
+    before = (
+        metadata[count].to_numpy(np.int64)
+        if count in metadata.columns
+        else np.ones(len(metadata), np.int64)
+    )
     table = table.drop(columns=empty).infer_objects()
     table[count] = np.bincount(codes, weights=before, minlength=groups).astype(np.int64)
     return replace(profiles, features=features.astype(np.float32), metadata=table)
 
 
 def count_column(metadata) -> str:  # metadata: pd.DataFrame
-    """num_profiles, with the prefix of the table's other columns: else it would be read as a feature."""
+    """num_profiles, with the prefix of the table's other columns: else it would be read as a
+    feature.
+    """
     return (
         "Metadata_num_profiles"
         if any(str(name).startswith("Metadata_") for name in metadata.columns)
@@ -106,16 +119,23 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
 
 
 def genetic(profiles: Profiles, columns: Columns) -> np.ndarray:
-    """Which rows perturb a gene itself (all that name one, where the table does not tell its kinds), bool [rows]."""
+    """Which rows perturb a gene itself (all that name one, where the table does not tell its
+    kinds), bool [rows].
+    """
     metadata = profiles.metadata
-    named = metadata[columns.gene].notna().to_numpy() & (metadata[columns.gene].astype(str) != "").to_numpy()
+    named = (
+        metadata[columns.gene].notna().to_numpy()
+        & (metadata[columns.gene].astype(str) != "").to_numpy()
+    )
     if columns.kind not in metadata.columns:
         return named
     kinds = metadata[columns.kind].astype(str).str.lower().isin(GENE_KINDS).to_numpy()
     return named & kinds
 
 
-def to_perturbations(profiles: Profiles, columns: Columns, method: str = "mean", doses: str = "together") -> Profiles:
+def to_perturbations(
+    profiles: Profiles, columns: Columns, method: str = "mean", doses: str = "together"
+) -> Profiles:
     """One profile a perturbation, or a perturbation and dose."""
     require(profiles.metadata, columns.perturbation, "--perturbation")
     keys = [columns.perturbation]
@@ -128,8 +148,11 @@ def to_perturbations(profiles: Profiles, columns: Columns, method: str = "mean",
     return collapse(profiles, keys, method)
 
 
-def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean", doses: str = "together") -> Profiles:
-    """Guides of a gene to one profile named by the gene; rows that perturb no gene stay as they are.
+def to_genes(
+    perturbations: Profiles, columns: Columns, method: str = "mean", doses: str = "together"
+) -> Profiles:
+    """Guides of a gene to one profile named by the gene; rows that perturb no gene stay as they
+    are.
 
     Raises:
       UserError: no row names a gene.
@@ -138,17 +161,22 @@ def to_genes(perturbations: Profiles, columns: Columns, method: str = "mean", do
     mask = genetic(perturbations, columns)
     if not mask.any():
         raise UserError(
-            f"No row perturbs a gene: column '{columns.gene}' is empty, or '{columns.kind}' names no genetic perturbation "
-            f"({', '.join(GENE_KINDS)}). Name the right columns with --gene and --kind, or use --to perturbation."
+            f"No row perturbs a gene: column '{columns.gene}' is empty, or '{columns.kind}' names"
+            f" no genetic perturbation ({', '.join(GENE_KINDS)}). Name the right columns with"
+            " --gene and --kind, or use --to perturbation."
         )
     metadata = perturbations.metadata.copy()
-    metadata[columns.perturbation] = metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
+    metadata[columns.perturbation] = (
+        metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
+    )
     keys = [columns.perturbation, *([columns.dose] if doses == "apart" else [])]
     return collapse(replace(perturbations, metadata=metadata), keys, method)
 
 
 def labels_of(wells: Profiles, columns: Columns, doses: str = "together") -> np.ndarray:
-    """What the replicates of a well share: the perturbation, with "apart" and where there is one also the dose ("X @ 0.3"); object [rows]."""
+    """What the replicates of a well share: the perturbation, with "apart" and where there is one
+    also the dose ("X @ 0.3"); object [rows].
+    """
     names = require(wells.metadata, columns.perturbation, "--perturbation").astype(str)
     if doses == "apart":
         dose = require(wells.metadata, columns.dose, "--dose")
@@ -165,13 +193,15 @@ def chosen(profiles: Profiles, columns: Columns) -> Profiles:
     rows = columns.treatments(profiles.metadata)
     if not rows.any():
         raise UserError(
-            f"No row is a perturbation under study: none has a name in '{columns.perturbation}' and is no control by {columns.control!r}. "
-            "Look at --perturbation, --control and --treatments."
+            f"No row is a perturbation under study: none has a name in '{columns.perturbation}' and"
+            f" is no control by {columns.control!r}. Look at --perturbation, --control and"
+            " --treatments."
         )
     left = int((~rows & ~columns.controls(profiles.metadata)).sum())
     if left:
         log.info(
-            "%d rows are neither negative controls nor under study (other controls; --treatments all counts them as perturbations)",
+            "%d rows are neither negative controls nor under study (other controls; --treatments"
+            " all counts them as perturbations)",
             left,
         )
     return profiles.take(rows)
@@ -181,11 +211,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     define_input(parser)
     parser.add_argument(
-        "--to", choices=("well", "perturbation", "gene"), default="perturbation", help="level (%(default)s)"
+        "--to",
+        choices=("well", "perturbation", "gene"),
+        default="perturbation",
+        help="level (%(default)s)",
     )
     parser.add_argument("--method", choices=METHODS, default="mean", help="%(default)s")
-    parser.add_argument("--doses", choices=("apart", "together"), default="together", help="%(default)s")
-    parser.add_argument("--keep_controls", action="store_true", help="controls become rows of the map too")
+    parser.add_argument(
+        "--doses", choices=("apart", "together"), default="together", help="%(default)s"
+    )
+    parser.add_argument(
+        "--keep_controls", action="store_true", help="controls become rows of the map too"
+    )
     parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
 
 

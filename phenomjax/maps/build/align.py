@@ -2,23 +2,29 @@
 
   python -m phenomjax.maps align --profiles wells.parquet --align pca_center_scale --dims 128 --out aligned.parquet
   python -m phenomjax.maps align --profiles P1.csv.gz P2.csv.gz --batch Metadata_Plate \\
-      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --align tvn --dims 128 --out a.h5ad
+      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --align tvn
+      --dims 128 --out a.h5ad
 
-Methods (controls: the negative controls; every standard deviation has ddof 0, a feature without spread is left at its scale):
+Methods (controls: the negative controls; every standard deviation has ddof 0, a feature without
+spread is left at its scale):
   none              nothing
   standardize       each feature to mean 0, deviation 1 over all wells of each batch; needs no controls
   pca               standardize, then PCA (embed_by_pca of EFAAR)
   center_scale      each feature to mean 0, deviation 1 over the controls of each batch
   pca_center_scale  PCA, then center_scale (OpenPhenom's card). The PCA is fitted on the controls of all batches where there are
-                    at least 10 controls a component; with fewer it would be a fit to their noise, and is fitted on all wells,
-                    each feature first standardised over all of them. --pca_fit controls|all decides it by hand.
+                    at least 10 controls a component; with fewer it would be a fit to their noise,
+                    and is fitted on all wells, each feature first standardised over all of them.
+                    --pca_fit controls|all decides it by hand.
   tvn               typical variation normalisation, with --dims after the same PCA: (1) center and scale on all controls,
-                    (2) full PCA fitted on all controls, (3) center and scale on all controls, (4) each batch times
-                    (Cov(its controls, ddof 1) + 0.5 I)^(-1/2). A batch with no more controls than dimensions is rank-starved:
-                    its covariance is known in a few directions only, and 0.5 I stands for the rest. This is said, and on three
-                    CPJUMP1 plates with 64 controls each it lowers consistency from .712 to .469 (p < .05) at 128 dimensions.
+                    (2) full PCA fitted on all controls, (3) center and scale on all controls, (4)
+                    each batch times (Cov(its controls, ddof 1) + 0.5 I)^(-1/2). A batch with no
+                    more controls than dimensions is rank-starved: its covariance is known in a few
+                    directions only, and 0.5 I stands for the rest. This is said, and on three
+                    CPJUMP1 plates with 64 controls each it lowers consistency from .712 to .469 (p
+                    < .05) at 128 dimensions.
 
-Sources: recursionpharma/EFAAR_benchmarking (embed_by_pca, tvn_on_controls, constants), recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
+Sources: recursionpharma/EFAAR_benchmarking (embed_by_pca, tvn_on_controls, constants),
+recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
 """
 
 import argparse
@@ -42,12 +48,18 @@ RIDGE = 0.5  # of TVN's step 4, as EFAAR has it
 
 
 def _mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (ddof 0) of each feature; a deviation that is rounding error counts as none, and becomes 1."""
+    """Mean and deviation (ddof 0) of each feature; a deviation that is rounding error counts as
+    none, and becomes 1.
+    """
     mean, scale = values.mean(0), values.std(0)
-    return mean, np.where(scale > 10 * np.finfo(values.dtype).eps * np.maximum(np.abs(mean), 1e-300), scale, 1.0)
+    return mean, np.where(
+        scale > 10 * np.finfo(values.dtype).eps * np.maximum(np.abs(mean), 1e-300), scale, 1.0
+    )
 
 
-def standardize(features: np.ndarray, batches: np.ndarray, fitted_on: np.ndarray | None = None) -> np.ndarray:
+def standardize(
+    features: np.ndarray, batches: np.ndarray, fitted_on: np.ndarray | None = None
+) -> np.ndarray:
     """Brings each feature of each batch to mean 0 and deviation 1 over some of its rows.
 
     Args:
@@ -67,7 +79,9 @@ def standardize(features: np.ndarray, batches: np.ndarray, fitted_on: np.ndarray
 
 
 def fit_pca(values: np.ndarray, dims: int | None):  # -> sklearn.decomposition.PCA
-    """Exact PCA (no random solver: the same table gives the same map), through the covariance where rows are more than features."""
+    """Exact PCA (no random solver: the same table gives the same map), through the covariance where
+    rows are more than features.
+    """
     from sklearn.decomposition import PCA
 
     rows, features = values.shape
@@ -76,16 +90,22 @@ def fit_pca(values: np.ndarray, dims: int | None):  # -> sklearn.decomposition.P
 
 
 def pca_on(features: np.ndarray, controls: np.ndarray, dims: int, fit: str) -> np.ndarray:
-    """PCA scores, fitted on the controls of all batches ("controls"), or on all rows, standardised over all of them ("all")."""
+    """PCA scores, fitted on the controls of all batches ("controls"), or on all rows, standardised
+    over all of them ("all").
+    """
     if fit == "controls":
-        return fit_pca(features[controls].astype(np.float64), dims).transform(features.astype(np.float64))
+        return fit_pca(features[controls].astype(np.float64), dims).transform(
+            features.astype(np.float64)
+        )
     mean, scale = _mean_and_scale(features.astype(np.float64))
     values = (features - mean) / scale
     return fit_pca(values, dims).transform(values)
 
 
 def tvn(features: np.ndarray, batches: np.ndarray, controls: np.ndarray) -> np.ndarray:
-    """Typical variation normalisation; see the first lines of this file. float64 [rows, components]."""
+    """Typical variation normalisation; see the first lines of this file. float64 [rows,
+    components].
+    """
     everything = np.full(len(features), "all", object)
     values = standardize(features, everything, controls)
     pca = fit_pca(values[controls], None)
@@ -104,7 +124,9 @@ def rows_of(batches: np.ndarray) -> dict[str, np.ndarray]:
     """The rows of each batch, in the order of their names."""
     names, codes = np.unique(batches.astype(str), return_inverse=True)
     order = np.argsort(codes, kind="stable")
-    return dict(zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
+    return dict(
+        zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True)
+    )
 
 
 def check_controls(batches: np.ndarray, controls: np.ndarray, columns: Columns) -> dict[str, int]:
@@ -117,14 +139,17 @@ def check_controls(batches: np.ndarray, controls: np.ndarray, columns: Columns) 
     few = [name for name, count in counts.items() if count < 2]
     if len(few) == len(counts) and not controls.any():
         raise UserError(
-            f"No row is a control: --control {columns.control!r} is true nowhere. Name the negative controls, for instance --control "
-            "'Metadata_control_type == \"negcon\"', or use --align standardize, which needs none."
+            f"No row is a control: --control {columns.control!r} is true nowhere. Name the negative"
+            " controls, for instance --control 'Metadata_control_type == \"negcon\"', or use"
+            " --align standardize, which needs none."
         )
     if few:
         raise UserError(
-            f"{len(few)} of {len(counts)} batches have fewer than 2 controls (the first: '{few[0]}' with {counts[few[0]]}), so that their "
-            f"mean and spread are unknown. Controls are the rows with {columns.control}; a batch is {'/'.join(columns.batch)}. Join batches "
-            "that were handled together with a coarser --batch, leave these out, or use --align standardize, which needs no controls."
+            f"{len(few)} of {len(counts)} batches have fewer than 2 controls (the first: '{few[0]}'"
+            f" with {counts[few[0]]}), so that their mean and spread are unknown. Controls are the"
+            f" rows with {columns.control}; a batch is {'/'.join(columns.batch)}. Join batches that"
+            " were handled together with a coarser --batch, leave these out, or use --align"
+            " standardize, which needs no controls."
         )
     return counts
 
@@ -133,13 +158,20 @@ def _starved(counts: dict[str, int], dims: int) -> list[str]:
     return [name for name, count in counts.items() if count - 1 < dims]
 
 
-def align(profiles: Profiles, columns: Columns, method: str = "pca_center_scale", dims: int | None = None, pca_fit: str = "auto",
-          transform: str = "none") -> Profiles:  # fmt: skip
+def align(
+    profiles: Profiles,
+    columns: Columns,
+    method: str = "pca_center_scale",
+    dims: int | None = None,
+    pca_fit: str = "auto",
+    transform: str = "none",
+) -> Profiles:
     """Profiles with batch effects removed.
 
     Args:
       method: one of METHODS.
-      dims: components of the PCA; for pca and pca_center_scale 128 (or all features, if fewer) by default, for tvn no PCA.
+      dims: components of the PCA; for pca and pca_center_scale 128 (or all features, if fewer) by
+        default, for tvn no PCA.
       pca_fit: "controls", "all", or "auto": see the first lines of this file.
       transform: "sqrt" or "log1p" of the features first (counts).
 
@@ -150,7 +182,8 @@ def align(profiles: Profiles, columns: Columns, method: str = "pca_center_scale"
     if transform != "none":
         if (features < 0).any():
             raise UserError(
-                f"--transform {transform} needs features that are nowhere negative (counts); the least is {features.min():.3g}."
+                f"--transform {transform} needs features that are nowhere negative (counts); the"
+                f" least is {features.min():.3g}."
             )
         features = TRANSFORMS[transform](features.astype(np.float64))
     done = {
@@ -164,14 +197,16 @@ def align(profiles: Profiles, columns: Columns, method: str = "pca_center_scale"
         return profiles.with_features(features, profiles.names).after("align", **done)
     batches = columns.batches(profiles.metadata)
     if method == "standardize":
-        return profiles.with_features(standardize(features, batches), profiles.names).after("align", **done)
+        return profiles.with_features(standardize(features, batches), profiles.names).after(
+            "align", **done
+        )
     if method in ("pca", "pca_center_scale") and dims is None:
         dims = min(DEFAULT_DIMS, features.shape[1])
     if method == "pca":
         values = standardize(features, batches)
-        return profiles.with_features(fit_pca(values, _check_dims(dims, *values.shape)).transform(values)).after(
-            "align", dims=dims, **done
-        )
+        return profiles.with_features(
+            fit_pca(values, _check_dims(dims, *values.shape)).transform(values)
+        ).after("align", dims=dims, **done)
 
     controls = columns.controls(profiles.metadata)
     counts = check_controls(batches, controls, columns)
@@ -181,29 +216,43 @@ def align(profiles: Profiles, columns: Columns, method: str = "pca_center_scale"
         "fewest_controls_in_a_batch": min(counts.values()),
     }
     if method == "center_scale":
-        return profiles.with_features(standardize(features, batches, controls), profiles.names).after("align", **done)
+        return profiles.with_features(
+            standardize(features, batches, controls), profiles.names
+        ).after("align", **done)
     if dims:
         if pca_fit == "auto":
             pca_fit = "controls" if controls.sum() >= CONTROLS_PER_COMPONENT * dims else "all"
             if pca_fit == "all":
                 log.info(
-                    "align: %d controls for %d components are fewer than %d a component, so the PCA is fitted on all %d wells, standardised "
-                    "(--pca_fit controls fits it on the controls all the same)",
-                    controls.sum(), dims, CONTROLS_PER_COMPONENT, len(features),
-                )  # fmt: skip
+                    "align: %d controls for %d components are fewer than %d a component, so the PCA"
+                    " is fitted on all %d wells, standardised (--pca_fit controls fits it on the"
+                    " controls all the same)",
+                    controls.sum(),
+                    dims,
+                    CONTROLS_PER_COMPONENT,
+                    len(features),
+                )
         fitted = int(controls.sum()) if pca_fit == "controls" else len(features)
         features = pca_on(features, controls, _check_dims(dims, fitted, features.shape[1]), pca_fit)
         done |= {"dims": dims, "pca_fit": pca_fit}
     if method == "pca_center_scale":
-        return profiles.with_features(standardize(features, batches, controls)).after("align", **done)
+        return profiles.with_features(standardize(features, batches, controls)).after(
+            "align", **done
+        )
     starved = _starved(counts, features.shape[1])
     if starved:
         log.warning(
-            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d dimensions (the fewest: %d), so that their "
-            "covariance is unknown in most directions and the constant %.1f I stands for it; consistency falls. Use --align "
-            "pca_center_scale, --dims %d or fewer, or a coarser --batch, whose controls are more.",
-            len(starved), len(counts), features.shape[1], min(counts.values()), RIDGE, max(2, min(counts.values()) // 3),
-        )  # fmt: skip
+            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d"
+            " dimensions (the fewest: %d), so that their covariance is unknown in most directions"
+            " and the constant %.1f I stands for it; consistency falls. Use --align"
+            " pca_center_scale, --dims %d or fewer, or a coarser --batch, whose controls are more.",
+            len(starved),
+            len(counts),
+            features.shape[1],
+            min(counts.values()),
+            RIDGE,
+            max(2, min(counts.values()) // 3),
+        )
     return profiles.with_features(tvn(features, batches, controls)).after(
         "align", rank_starved_batches=len(starved), **done
     )
@@ -212,24 +261,37 @@ def align(profiles: Profiles, columns: Columns, method: str = "pca_center_scale"
 def _check_dims(dims: int | None, rows: int, features: int) -> int:
     if dims is None or dims < 1 or dims > min(rows, features):
         raise UserError(
-            f"--dims {dims}: a PCA of {rows} rows with {features} features has at most {min(rows, features)} components. Use --dims "
-            f"{max(1, min(rows, features, DEFAULT_DIMS))}, or more controls (--pca_fit all fits it on all wells)."
+            f"--dims {dims}: a PCA of {rows} rows with {features} features has at most"
+            f" {min(rows, features)} components. Use --dims"
+            f" {max(1, min(rows, features, DEFAULT_DIMS))}, or more controls (--pca_fit all fits it"
+            " on all wells)."
         )
     return dims
 
 
 def define_alignment(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds --align, --dims, --pca_fit and --transform."""
-    group = parser.add_argument_group("alignment (python -m phenomjax.maps align --help says what each method does)")
+    group = parser.add_argument_group(
+        "alignment (python -m phenomjax.maps align --help says what each method does)"
+    )
     group.add_argument("--align", choices=METHODS, default=default, help="%(default)s")
     group.add_argument(
-        "--dims", type=int, default=None, help="components of the PCA (pca, pca_center_scale: 128; tvn: no PCA)"
+        "--dims",
+        type=int,
+        default=None,
+        help="components of the PCA (pca, pca_center_scale: 128; tvn: no PCA)",
     )
     group.add_argument(
-        "--pca_fit", choices=("auto", "controls", "all"), default="auto", help="rows that the PCA is fitted on"
+        "--pca_fit",
+        choices=("auto", "controls", "all"),
+        default="auto",
+        help="rows that the PCA is fitted on",
     )
     group.add_argument(
-        "--transform", choices=("none", *TRANSFORMS), default="none", help="of the features first, for counts"
+        "--transform",
+        choices=("none", *TRANSFORMS),
+        default="none",
+        help="of the features first, for counts",
     )
 
 
@@ -251,5 +313,7 @@ def run(args: argparse.Namespace) -> int:
     profiles, columns = load(args)
     aligned = align_as_told(profiles, columns, args)
     write(aligned, out)
-    log.info("align: wrote %d rows, %d features to %s", len(aligned), aligned.features.shape[1], out)
+    log.info(
+        "align: wrote %d rows, %d features to %s", len(aligned), aligned.features.shape[1], out
+    )
     return 0

@@ -1,14 +1,20 @@
-"""Perturbation consistency: do the replicates of a perturbation look alike, more than wells that share nothing?
+"""Perturbation consistency: do the replicates of a perturbation look alike, more than wells that
+share nothing?
 
-The statistic is the mean cosine over all pairs of a perturbation's replicates (EFAAR: the mean of the lower triangle); NaN with
-fewer than 2 replicates. It is compared with the same statistic of a null:
+The statistic is the mean cosine over all pairs of a perturbation's replicates (EFAAR: the mean of
+the lower triangle); NaN with fewer than 2 replicates. It is compared with the same statistic of a
+null:
 
-  unexpressed genes, where they are named: perturbations that should do nothing (EFAAR: zFPKM < -3, or TPM = 0);
-  else random sets of as many wells of different perturbations: `draws` draws of k rows without replacement from all replicates,
-  numpy's default_rng(seed); draws in which a perturbation occurs twice are dropped. Where more than half would be dropped
-  (k is large beside the number of perturbations) they are kept, which makes p a little larger.
+  unexpressed genes, where they are named: perturbations that should do nothing (EFAAR: zFPKM < -3,
+    or TPM = 0);
+  else random sets of as many wells of different perturbations: `draws` draws of k rows without
+    replacement from all replicates,
+  numpy's default_rng(seed); draws in which a perturbation occurs twice are dropped. Where more than
+  half would be dropped (k is large beside the number of perturbations) they are kept, which makes p
+  a little larger.
 
-p = 1 - searchsorted(sorted null, statistic) / n, as EFAAR has it: 0 means "above all of the null", so its resolution is 1 / n.
+p = 1 - searchsorted(sorted null, statistic) / n, as EFAAR has it: 0 means "above all of the null",
+so its resolution is 1 / n.
 """
 
 from dataclasses import dataclass
@@ -20,16 +26,22 @@ GATHERED = 10**7  # numbers at once
 
 
 def unit_rows(features: np.ndarray, dtype: type = np.float64) -> np.ndarray:
-    """Rows divided by their length, float [rows, dim]; a row of zeros stays one, so that its cosines are 0."""
+    """Rows divided by their length, float [rows, dim]; a row of zeros stays one, so that its
+    cosines are 0.
+    """
     features = features.astype(dtype)
     length = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.where(length > 0, length, 1)
 
 
 def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int) -> np.ndarray:
-    """Mean cosine over pairs, from the sum of unit rows: (|sum|^2 - sum of squared lengths) / (k (k - 1))."""
+    """Mean cosine over pairs, from the sum of unit rows: (|sum|^2 - sum of squared lengths) / (k (k
+    - 1)).
+    """
     pairs = np.asarray(count * (count - 1), np.float64)
-    return np.divide((sums**2).sum(-1) - lengths, pairs, out=np.full(sums.shape[:-1], np.nan), where=pairs > 0)
+    return np.divide(
+        (sums**2).sum(-1) - lengths, pairs, out=np.full(sums.shape[:-1], np.nan), where=pairs > 0
+    )
 
 
 def group_sums(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
@@ -96,7 +108,8 @@ def consistency(
     Args:
       features: float [wells, dim], of treated wells only.
       labels: name of each well's perturbation.
-      unexpressed: bool [wells]: perturbations of genes that the cells do not express, the null; random sets without it.
+      unexpressed: bool [wells]: perturbations of genes that the cells do not express, the null;
+        random sets without it.
       draws, seed: of the random sets.
     """
     names, codes = np.unique(labels.astype(str), return_inverse=True)
@@ -110,11 +123,15 @@ def consistency(
         idle[codes[unexpressed]] = True
         null = np.sort(cosine[idle & ~np.isnan(cosine)])
         p, honest = p_above(null, cosine), _honest(null, cosine)
-        return Consistency(names, counts, cosine, p, honest, f"{len(null)} perturbations of unexpressed genes")
+        return Consistency(
+            names, counts, cosine, p, honest, f"{len(null)} perturbations of unexpressed genes"
+        )
     for count in np.unique(counts[counts > 1]):
         same = counts == count
         sets = random_sets(codes, int(count), draws, seed)
-        null = np.sort(np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])]))
+        null = np.sort(
+            np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])])
+        )
         p[same], honest[same] = p_above(null, cosine[same]), _honest(null, cosine[same])
     return Consistency(
         names,
@@ -133,7 +150,9 @@ def _honest(null: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def p_above(null: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """1 - searchsorted(null, value) / n: the share of a sorted null that is at least the value; NaN for NaN or without a null."""
+    """1 - searchsorted(null, value) / n: the share of a sorted null that is at least the value; NaN
+    for NaN or without a null.
+    """
     if not len(null):
         return np.full(np.shape(values), np.nan)
     return np.where(np.isnan(values), np.nan, 1 - np.searchsorted(null, values) / len(null))

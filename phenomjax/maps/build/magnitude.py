@@ -1,10 +1,14 @@
-"""Perturbation magnitude: the energy distance between a perturbation's wells and the controls, with a permutation p-value.
+"""Perturbation magnitude: the energy distance between a perturbation's wells and the controls, with
+a permutation p-value.
 
-  E(X, Y) = 2 mean|x - y| - mean|x - x'| - mean|y - y'|, means over all ordered pairs, a well with itself included (0)
+  E(X, Y) = 2 mean|x - y| - mean|x - x'| - mean|y - y'|, means over all ordered pairs, a well with
+  itself included (0)
 
-(Székely & Rizzo 2013; twice geomloss's "energy", as EFAAR has it.) At most `CONTROLS` controls, drawn with a seed; NaN for
-perturbations with fewer than 5 wells. The null: sets of as many controls, each against the controls that are left; p = (1 + sets at least
-as far) / (1 + sets). Distances between batches that alignment left over are in the null too, because the sets are drawn over all batches.
+(Székely & Rizzo 2013; twice geomloss's "energy", as EFAAR has it.) At most `CONTROLS` controls,
+drawn with a seed; NaN for perturbations with fewer than 5 wells. The null: sets of as many
+controls, each against the controls that are left; p = (1 + sets at least as far) / (1 + sets).
+Distances between batches that alignment left over are in the null too, because the sets are drawn
+over all batches.
 """
 
 from dataclasses import dataclass
@@ -17,7 +21,9 @@ LEAST_REPLICATES = 5
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Energy distance of each group and its p-value, float64 [groups]; NaN where a group is too small."""
+    """Energy distance of each group and its p-value, float64 [groups]; NaN where a group is too
+    small.
+    """
 
     distance: np.ndarray
     p: np.ndarray
@@ -45,7 +51,8 @@ def magnitudes(
     Args:
       features: float [wells, dim]; codes: group of each, 0 … groups - 1.
       controls: float [controls, dim].
-      draws: sets of controls of the null, one null for each number of replicates; 0 for no p-values.
+      draws: sets of controls of the null, one null for each number of replicates; 0 for no
+        p-values.
       least: groups with fewer rows are NaN.
     """
     from scipy.spatial.distance import cdist
@@ -61,7 +68,9 @@ def magnitudes(
     for group, rows in enumerate(np.split(order, np.cumsum(counts)[:-1])):
         if len(rows) >= least:
             own = features[rows]
-            distance[group] = 2 * cdist(own, controls).mean() - cdist(own, own).mean() - among.mean()
+            distance[group] = (
+                2 * cdist(own, controls).mean() - cdist(own, own).mean() - among.mean()
+            )
     for count in np.unique(counts[counts >= least]) if draws else []:
         if 2 * count > len(among):
             continue  # no two sets of controls to compare
@@ -72,12 +81,18 @@ def magnitudes(
 
 
 def _null(among: np.ndarray, count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Energy distances of random sets of controls to the controls that are left, from the distances among all, float64 [draws]."""
+    """Energy distances of random sets of controls to the controls that are left, from the distances
+    among all, float64 [draws].
+    """
     rows, total, left = among.sum(1), among.sum(), len(among) - count
     out = np.empty(draws)
     for draw in range(draws):
         chosen = rng.choice(len(among), count, replace=False)
         inside = among[np.ix_(chosen, chosen)].sum()
         across = rows[chosen].sum() - inside
-        out[draw] = 2 * across / (count * left) - inside / count**2 - (total - 2 * across - inside) / left**2
+        out[draw] = (
+            2 * across / (count * left)
+            - inside / count**2
+            - (total - 2 * across - inside) / left**2
+        )
     return out

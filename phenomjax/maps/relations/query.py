@@ -1,10 +1,12 @@
-"""Query a map: the nearest neighbours of a gene or compound, the most similar and the most opposite, genes and compounds apart.
+"""Query a map: the nearest neighbours of a gene or compound, the most similar and the most
+opposite, genes and compounds apart.
 
   python -m phenomjax.maps query TP53 --profiles map.parquet --top 10
   python -m phenomjax.maps query TP53 MDM2 --profiles map.parquet --json neighbours.json
 
-Names are those of the map (capitals do not matter; a gene means all its rows). p: the share of the map's pairs that are as similar, or as
-opposite; of all pairs for maps of up to 1,400 entities, else of a million random ones (seed 0).
+Names are those of the map (capitals do not matter; a gene means all its rows). p: the share of the
+map's pairs that are as similar, or as opposite; of all pairs for maps of up to 1,400 entities, else
+of a million random ones (seed 0).
 """
 
 import argparse
@@ -56,13 +58,16 @@ def run(args: argparse.Namespace) -> int:
             for kind in sorted(set(who["kind"]))
         }
         print(
-            f"\n{name} ({who['kind'][row]}{', target ' + who['gene'][row] if who['gene'][row] not in ('', name) else ''})"
+            f"\n{name}"
+            f" ({who['kind'][row]}{', target ' + who['gene'][row] if who['gene'][row] not in ('', name) else ''})"
         )
         for kind, sides in found[name].items():
             for side, near in sides.items():
                 print(f"  {side} {kind}s")
                 for one in near:
-                    target = f"  target {one['gene']}" if one["gene"] not in ("", one["name"]) else ""
+                    target = (
+                        f"  target {one['gene']}" if one["gene"] not in ("", one["name"]) else ""
+                    )
                     print(f"    {one['cosine']:+.3f}  p {one['p']:<8.2g} {one['name']}{target}")
     if args.json:
         log.info("query: wrote %s", write_json(Path(args.json), found))
@@ -78,7 +83,12 @@ def _sides(
         place = np.searchsorted(null, cosine[order], "left" if sign > 0 else "right")
         share = np.maximum((len(null) - place) if sign > 0 else place, 1) / max(len(null), 1)
         sides[side] = [
-            {"name": str(who["name"][row]), "gene": str(who["gene"][row]), "cosine": float(cosine[row]), "p": float(p)}
+            {
+                "name": str(who["name"][row]),
+                "gene": str(who["gene"][row]),
+                "cosine": float(cosine[row]),
+                "p": float(p),
+            }
             for row, p in zip(order, share, strict=True)
         ]
     return sides

@@ -1,16 +1,20 @@
-"""Recall of known relationships: how many known pairs are among the most similar or most opposite of all pairs of the map.
+"""Recall of known relationships: how many known pairs are among the most similar or most opposite
+of all pairs of the map.
 
-EFAAR's definition: the null is the cosines of all pairs of the map, the known ones included; for a known pair with cosine q,
-left = share of the null below q, right = share at most q; it is recalled at (low, high) when right <= low or left >= high.
-By chance low + (1 - high) of the pairs are.
+EFAAR's definition: the null is the cosines of all pairs of the map, the known ones included; for a
+known pair with cosine q, left = share of the null below q, right = share at most q; it is recalled
+at (low, high) when right <= low or left >= high. By chance low + (1 - high) of the pairs are.
 
-The null of 17,000 genes has 144 million values, of which two order statistics a pair of thresholds decide: q is recalled when it is less
-than the (K + 1)-th smallest, K the most that is at most low * n, or greater than the k-th smallest, k the least that is at least high * n.
-They are found exactly in one pass: a sample brackets them, the pass counts what lies below each bracket and keeps what lies in it. The
-recall is that of sorting everything (in float32 cosines), and a hundred times as fast as looking pairs up in a square table.
+The null of 17,000 genes has 144 million values, of which two order statistics a pair of thresholds
+decide: q is recalled when it is less than the (K + 1)-th smallest, K the most that is at most low *
+n, or greater than the k-th smallest, k the least that is at least high * n. They are found exactly
+in one pass: a sample brackets them, the pass counts what lies below each bracket and keeps what
+lies in it. The recall is that of sorting everything (in float32 cosines), and a hundred times as
+fast as looking pairs up in a square table.
 
-Intervals: bootstrap over entities, not over pairs, because pairs share entities (a gene of a large complex is in a hundred of them) and
-are not independent: in each draw entity i has a multinomial weight w_i, and pair (i, j) counts w_i w_j times. The null is held fixed.
+Intervals: bootstrap over entities, not over pairs, because pairs share entities (a gene of a large
+complex is in a hundred of them) and are not independent: in each draw entity i has a multinomial
+weight w_i, and pair (i, j) counts w_i w_j times. The null is held fixed.
 """
 
 from collections.abc import Sequence
@@ -35,7 +39,8 @@ def recall_of(null: np.ndarray, query: np.ndarray, low: float, high: float) -> f
 
 
 def order_statistics(rows: np.ndarray, ranks: Sequence[int], seed: int = 0) -> np.ndarray:
-    """The ranks-th smallest (from 0) cosines of all pairs i < j of unit rows, exactly, float32 [ranks].
+    """The ranks-th smallest (from 0) cosines of all pairs i < j of unit rows, exactly, float32
+    [ranks].
 
     Args:
       rows: float32 [n, dim], n >= 2.
@@ -52,10 +57,13 @@ def order_statistics(rows: np.ndarray, ranks: Sequence[int], seed: int = 0) -> n
     while True:
         low, high = (_at(sample, share + sign * margin, sign) for sign in (-1, 1))
         below, inside = _count(rows, low, high)
-        within = [b <= rank < b + len(kept) for rank, b, kept in zip(ranks, below, inside, strict=True)]
+        within = [
+            b <= rank < b + len(kept) for rank, b, kept in zip(ranks, below, inside, strict=True)
+        ]
         if all(within):
             picked = [
-                np.partition(kept, rank - b)[rank - b] for rank, b, kept in zip(ranks, below, inside, strict=True)
+                np.partition(kept, rank - b)[rank - b]
+                for rank, b, kept in zip(ranks, below, inside, strict=True)
             ]
             return np.array(picked, np.float32)
         margin = margin * 4
@@ -65,15 +73,20 @@ def _at(ordered: np.ndarray, share: np.ndarray, sign: int) -> np.ndarray:
     """Quantiles of a sorted sample; beyond its ends -2 or 2, which no cosine passes."""
     place = np.floor(share * len(ordered)).astype(int)
     values = ordered[np.clip(place, 0, len(ordered) - 1)]
-    return np.where((place < 0) | (place >= len(ordered)), np.float32(2 * sign), values).astype(np.float32)
+    return np.where((place < 0) | (place >= len(ordered)), np.float32(2 * sign), values).astype(
+        np.float32
+    )
 
 
-def _count(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def _count(
+    rows: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """In one pass over all pairs: how many lie below each bracket, and those that lie in it."""
     below = np.zeros(len(low), np.int64)
     inside: list[list[np.ndarray]] = [[] for _ in low]
     for _, block in upper_blocks(rows):
-        block[:, : len(block)][np.tril_indices(len(block))] = np.nan  # each pair once: NaN is below and in no bracket
+        # each pair once: NaN is below and in no bracket
+        block[:, : len(block)][np.tril_indices(len(block))] = np.nan
         for k in range(len(low)):
             under = block < low[k]
             below[k] += np.count_nonzero(under)
@@ -87,18 +100,25 @@ def all_cosines(rows: np.ndarray) -> np.ndarray:
     """The cosines of all pairs i < j of unit rows, float32; for maps whose square fits the memory."""
     parts = [np.empty(0, np.float32)]
     for _, block in upper_blocks(rows):
-        parts += [block[:, : len(block)][np.triu_indices(len(block), 1)], block[:, len(block) :].ravel()]
+        parts += [
+            block[:, : len(block)][np.triu_indices(len(block), 1)],
+            block[:, len(block) :].ravel(),
+        ]
     return np.concatenate(parts)
 
 
 def sampled_cosines(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Cosines of `count` random pairs of different rows (a row drawn with itself is left out), float32."""
+    """Cosines of `count` random pairs of different rows (a row drawn with itself is left out),
+    float32.
+    """
     pairs = np.random.default_rng(seed).integers(0, len(rows), (count, 2))
     return pair_cosines(rows, pairs[pairs[:, 0] != pairs[:, 1]])
 
 
 def sorted_null(rows: np.ndarray, seed: int = 0) -> np.ndarray:
-    """All cosines of a map, sorted, where they are at most SAMPLE; else those of SAMPLE random pairs (a share is off by .0005 at most)."""
+    """All cosines of a map, sorted, where they are at most SAMPLE; else those of SAMPLE random
+    pairs (a share is off by .0005 at most).
+    """
     pairs = len(rows) * (len(rows) - 1) // 2
     return np.sort(all_cosines(rows) if pairs <= SAMPLE else sampled_cosines(rows, SAMPLE, seed))
 
@@ -125,13 +145,15 @@ class Bounds:
 
 
 def bounds_of(count: int, thresholds: Sequence[tuple[float, float]]) -> list[int]:
-    """Ranks (from 0) in a sorted null of `count` values of the bounds: low of each threshold, then high of each.
+    """Ranks (from 0) in a sorted null of `count` values of the bounds: low of each threshold, then
+    high of each.
 
     A rank of -1 or `count` is beyond the null: nothing is less, or greater, than that bound.
     """
     steps = np.arange(count + 1) / count if count < 10**6 else None
 
-    def most(low: float) -> int:  # the most that is at most low * count, as the division in floating point has it
+    # the most that is at most low * count, as the division in floating point has it
+    def most(low: float) -> int:
         guess = int(low * count) if steps is None else int(np.searchsorted(steps, low, "right")) - 1
         while guess + 1 <= count and (guess + 1) / count <= low:
             guess += 1
@@ -140,7 +162,11 @@ def bounds_of(count: int, thresholds: Sequence[tuple[float, float]]) -> list[int
         return guess
 
     def least(high: float) -> int:
-        guess = int(np.ceil(high * count)) if steps is None else int(np.searchsorted(steps, high, "left"))
+        guess = (
+            int(np.ceil(high * count))
+            if steps is None
+            else int(np.searchsorted(steps, high, "left"))
+        )
         while guess > 0 and (guess - 1) / count >= high:
             guess -= 1
         while guess < count and guess / count < high:
@@ -151,14 +177,19 @@ def bounds_of(count: int, thresholds: Sequence[tuple[float, float]]) -> list[int
 
 
 def bounds(
-    rows: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS, *, null_pairs: int = 0, seed: int = 0
+    rows: np.ndarray,
+    thresholds: Sequence[tuple[float, float]] = THRESHOLDS,
+    *,
+    null_pairs: int = 0,
+    seed: int = 0,
 ) -> Bounds:
     """The cosines beyond which a known pair is recalled.
 
     Args:
       rows: unit rows of the map, float32 [n, dim].
       thresholds: (low, high) each.
-      null_pairs: 0 for all pairs of the map; else so many random ones (`sampled_cosines`), as some published numbers have it.
+      null_pairs: 0 for all pairs of the map; else so many random ones (`sampled_cosines`), as some
+        published numbers have it.
     """
     if null_pairs:
         null = np.sort(sampled_cosines(rows, null_pairs, seed))
@@ -169,11 +200,15 @@ def bounds(
         count = len(rows) * (len(rows) - 1) // 2
         at = bounds_of(count, thresholds)
         values = order_statistics(rows, np.clip(at, 0, count - 1).tolist(), seed)
-    values = np.where(np.array(at) < 0, -2, np.where(np.array(at) >= count, 2, values)).astype(np.float32)
+    values = np.where(np.array(at) < 0, -2, np.where(np.array(at) >= count, 2, values)).astype(
+        np.float32
+    )
     return Bounds(values[: len(thresholds)], values[len(thresholds) :])
 
 
-def recalled(rows: np.ndarray, pairs: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS) -> np.ndarray:
+def recalled(
+    rows: np.ndarray, pairs: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS
+) -> np.ndarray:
     """Which known pairs are recalled at each (low, high), bool [thresholds, pairs].
 
     Args:
@@ -191,7 +226,9 @@ def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
     return [float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
 
 
-def bootstrap_pairs(hit: np.ndarray, pairs: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[float] | None:
+def bootstrap_pairs(
+    hit: np.ndarray, pairs: np.ndarray, draws: int = DRAWS, seed: int = 0
+) -> list[float] | None:
     """95 % interval of the share of pairs recalled, by bootstrap over the entities of these pairs.
 
     Args:
@@ -214,8 +251,12 @@ def bootstrap_pairs(hit: np.ndarray, pairs: np.ndarray, draws: int = DRAWS, seed
         weight = np.ascontiguousarray(
             np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).T, np.float32
         )
-        found, total = (((pairs_of @ weight) * weight).sum(0) for pairs_of in (recalled_pairs, every_pair))
-        values.append(np.divide(found, total, out=np.full(size, np.nan, np.float32), where=total > 0))
+        found, total = (
+            ((pairs_of @ weight) * weight).sum(0) for pairs_of in (recalled_pairs, every_pair)
+        )
+        values.append(
+            np.divide(found, total, out=np.full(size, np.nan, np.float32), where=total > 0)
+        )
     return interval(np.concatenate(values))
 
 
@@ -229,7 +270,8 @@ def curve(null: np.ndarray, cosine: np.ndarray, tails: np.ndarray) -> np.ndarray
 def bootstrap_mean(
     values: np.ndarray, groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0
 ) -> list[float] | None:
-    """95 % interval of a mean, by bootstrap over its values, or over groups of them that stay together.
+    """95 % interval of a mean, by bootstrap over its values, or over groups of them that stay
+    together.
 
     Args:
       values: float or bool [n]; NaN is left out.
@@ -245,7 +287,10 @@ def bootstrap_mean(
         else np.unique(np.asarray(groups)[kept].astype(str), return_inverse=True)[1]
     )
     count = int(codes.max()) + 1
-    sums, sizes = np.bincount(codes, weights=values, minlength=count), np.bincount(codes, minlength=count)
+    sums, sizes = (
+        np.bincount(codes, weights=values, minlength=count),
+        np.bincount(codes, minlength=count),
+    )
     rng, means = np.random.default_rng(seed), np.empty(draws)
     for draw in range(draws):
         chosen = rng.integers(0, count, count)

@@ -1,11 +1,14 @@
-"""Known relationships between genes or compounds: pairs from CORUM, hu.MAP, Reactome, SIGNOR, StringDB or anybody's file.
+"""Known relationships between genes or compounds: pairs from CORUM, hu.MAP, Reactome, SIGNOR,
+StringDB or anybody's file.
 
 Read, by content rather than by name (comma, tab or semicolon; may be gzipped; or Parquet):
   pairs     a table with the columns entity1 and entity2, or one of the pairs in PAIR_COLUMNS (SIGNOR's ENTITYA and ENTITYB, …)
   clusters  one complex a line, "name TAB genes separated by spaces"; GMT (name, description, genes, TAB between); or a table with a
-            column of members (CLUSTER_COLUMNS: CORUM, hu.MAP), separated by spaces, ';', ',' or '|': all pairs of its members
+            column of members (CLUSTER_COLUMNS: CORUM, hu.MAP), separated by spaces, ';', ',' or
+            '|': all pairs of its members
 
-Self pairs are dropped, and a pair in both orders counts once (EFAAR's filter_relationships). Symbols are compared as they are written.
+Self pairs are dropped, and a pair in both orders counts once (EFAAR's filter_relationships).
+Symbols are compared as they are written.
 """
 
 import gzip
@@ -21,10 +24,27 @@ from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
 
 PAIR_COLUMNS = (
-    ("entity1", "entity2"), ("entitya", "entityb"), ("gene1", "gene2"), ("gene_1", "gene_2"), ("gene_a", "gene_b"), ("genea", "geneb"),
-    ("from", "to"), ("source", "target"), ("symbol1", "symbol2"), ("protein1", "protein2"), ("compound", "gene"), ("compound", "target_gene"),
-)  # fmt: skip
-CLUSTER_COLUMNS = ("genes", "members", "genenames", "gene_names", "subunits(gene name)", "subunits_gene_name")
+    ("entity1", "entity2"),
+    ("entitya", "entityb"),
+    ("gene1", "gene2"),
+    ("gene_1", "gene_2"),
+    ("gene_a", "gene_b"),
+    ("genea", "geneb"),
+    ("from", "to"),
+    ("source", "target"),
+    ("symbol1", "symbol2"),
+    ("protein1", "protein2"),
+    ("compound", "gene"),
+    ("compound", "target_gene"),
+)
+CLUSTER_COLUMNS = (
+    "genes",
+    "members",
+    "genenames",
+    "gene_names",
+    "subunits(gene name)",
+    "subunits_gene_name",
+)
 MEMBERS = re.compile(r"[\s;,|]+")
 
 
@@ -35,7 +55,8 @@ class Relationships:
     Attributes:
       name: of the source: the file's name without its suffixes.
       pairs: str [pairs, 2]; the first sorts before the second, each pair once.
-      read, self_pairs, duplicates: how many pairs the file held, and how many were dropped for what.
+      read, self_pairs, duplicates: how many pairs the file held, and how many were dropped for
+        what.
       digest: SHA-256 of the file.
     """
 
@@ -56,18 +77,24 @@ class Relationships:
         import pandas as pd
 
         index = pd.Index(names)
-        rows = np.stack([index.get_indexer(self.pairs[:, 0]), index.get_indexer(self.pairs[:, 1])], axis=1)
+        rows = np.stack(
+            [index.get_indexer(self.pairs[:, 0]), index.get_indexer(self.pairs[:, 1])], axis=1
+        )
         return rows[(rows >= 0).all(1)]
 
     def describe_unmatched(self, names: np.ndarray) -> dict[str, Any]:
-        """How many of the symbols are not in the map, some of them, and how many would be if case did not matter."""
+        """How many of the symbols are not in the map, some of them, and how many would be if case
+        did not matter.
+        """
         symbols, known = self.symbols, set(names.tolist())
         missing = sorted(symbols - known)
         upper = {str(name).upper() for name in known}
         return {
-            "symbols": len(symbols), "symbols_not_in_map": len(missing), "examples": missing[:5],
+            "symbols": len(symbols),
+            "symbols_not_in_map": len(missing),
+            "examples": missing[:5],
             "symbols_that_differ_in_case": sum(symbol.upper() in upper for symbol in missing),
-        }  # fmt: skip
+        }
 
 
 def filtered(pairs: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -92,7 +119,8 @@ def read_relationships(path: str | Path) -> Relationships:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"There is no file of relationships at {path}. Give a table with the columns entity1 and entity2 (CORUM.txt, …)."
+            f"There is no file of relationships at {path}. Give a table with the columns entity1"
+            " and entity2 (CORUM.txt, …)."
         )
     try:
         if path.suffix == ".parquet":
@@ -104,12 +132,19 @@ def read_relationships(path: str | Path) -> Relationships:
             text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UserError(
-            f"{path} is no text file ({type(error).__name__}). Relationships are a table with the columns entity1 and entity2."
+            f"{path} is no text file ({type(error).__name__}). Relationships are a table with the"
+            " columns entity1 and entity2."
         ) from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
-        raise UserError(f"{path} is empty. Relationships are a table with the columns entity1 and entity2.")
-    found = _pairs_of_table(text, lines[0]) if not path.name.lower().endswith((".gmt", ".gmt.gz")) else None
+        raise UserError(
+            f"{path} is empty. Relationships are a table with the columns entity1 and entity2."
+        )
+    found = (
+        _pairs_of_table(text, lines[0])
+        if not path.name.lower().endswith((".gmt", ".gmt.gz"))
+        else None
+    )
     if found is None:
         found = _pairs_of_clusters(lines, path)
     pairs, own, duplicates = filtered(found)
@@ -149,14 +184,18 @@ def _table(text: str, separator: str):  # -> pd.DataFrame
 
 def _pairs_of_clusters(lines: list[str], path: Path) -> np.ndarray:
     fields = [line.rstrip("\r\n").split("\t") for line in lines]
-    if all(len(row) == 2 for row in fields) and sum(" " in row[1].strip() for row in fields) > len(fields) / 2:
+    if (
+        all(len(row) == 2 for row in fields)
+        and sum(" " in row[1].strip() for row in fields) > len(fields) / 2
+    ):
         return _all_pairs([MEMBERS.split(row[1].strip()) for row in fields])
     if path.name.lower().endswith((".gmt", ".gmt.gz")) and all(len(row) >= 3 for row in fields):
         return _all_pairs([[gene for gene in row[2:] if gene] for row in fields])
     raise UserError(
-        f"{path} is no known format of relationships: its first line is {lines[0][:80]!r}. Give a table whose header names the columns "
-        "entity1 and entity2 (for a file of two columns without a header: sed -i '1i entity1,entity2' FILE, or with a tab), one complex a "
-        "line as 'name TAB genes separated by spaces', or a GMT file."
+        f"{path} is no known format of relationships: its first line is {lines[0][:80]!r}. Give a"
+        " table whose header names the columns entity1 and entity2 (for a file of two columns"
+        " without a header: sed -i '1i entity1,entity2' FILE, or with a tab), one complex a line"
+        " as 'name TAB genes separated by spaces', or a GMT file."
     )
 
 

@@ -1,4 +1,6 @@
-"""Which column of the metadata is the batch, the control, the perturbation: names and queries, and the flags for them."""
+"""Which column of the metadata is the batch, the control, the perturbation: names and queries, and
+the flags for them.
+"""
 
 import argparse
 import re
@@ -18,10 +20,11 @@ class Columns:
     """Names of the metadata columns; the defaults are those of our banks.
 
     Attributes:
-      batch: columns that together name a batch; a plate's name is unique only within its experiment.
+      batch: columns that together name a batch; a plate's name is unique only within its
+        experiment.
       control: a column of booleans, or a pandas query such as 'Metadata_control_type == "negcon"'.
-      treatment: a pandas query for the rows that are perturbations under study, "all" for all rows but the controls, or ""
-        for the rule of `treatments`.
+      treatment: a pandas query for the rows that are perturbations under study, "all" for all rows
+        but the controls, or "" for the rule of `treatments`.
       perturbation, gene, well, plate, dose, kind: of a row; `kind` is crispr, compound, … .
     """
 
@@ -47,7 +50,8 @@ class Columns:
             and "Metadata_Plate" in metadata.columns
         ):
             raise UserError(
-                "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate (and see --control, --perturbation)."
+                "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate"
+                " (and see --control, --perturbation)."
             )
         parts = [require(metadata, name, "--batch").fillna("").astype(str) for name in self.batch]
         if not parts:
@@ -61,7 +65,8 @@ class Columns:
         """Which rows are negative controls, bool [rows].
 
         Raises:
-          UserError: a column that is not there or holds no booleans, or a query that pandas cannot answer.
+          UserError: a column that is not there or holds no booleans, or a query that pandas cannot
+            answer.
         """
         if self.control in metadata.columns:
             return _booleans(metadata, self.control)
@@ -72,17 +77,21 @@ class Columns:
     def treatments(self, metadata: "pd.DataFrame") -> np.ndarray:
         """Which rows are perturbations under study, bool [rows].
 
-        Not the negative controls, nor rows without a name of a perturbation; by default also not the positive controls, where
-        the table tells them by the JUMP convention (Metadata_pert_type is "trt" for treatments and "control" for controls of all
-        kinds) or by ours (perturbation_type is "control"): they are repeated on every plate, so that they look more consistent
-        than the library and fill the null with themselves.
+        Not the negative controls, nor rows without a name of a perturbation; by default also not
+        the positive controls, where the table tells them by the JUMP convention (Metadata_pert_type
+        is "trt" for treatments and "control" for controls of all kinds) or by ours
+        (perturbation_type is "control"): they are repeated on every plate, so that they look more
+        consistent than the library and fill the null with themselves.
         """
         named = require(metadata, self.perturbation, "--perturbation").notna().to_numpy()
         chosen = named & ~self.controls(metadata)
         if self.treatment and self.treatment != "all":
             return chosen & query_rows(metadata, self.treatment, "--treatments")
         if not self.treatment:
-            if "Metadata_pert_type" in metadata.columns and (metadata["Metadata_pert_type"] == "trt").any():
+            if (
+                "Metadata_pert_type" in metadata.columns
+                and (metadata["Metadata_pert_type"] == "trt").any()
+            ):
                 chosen &= (metadata["Metadata_pert_type"] == "trt").to_numpy()
             elif self.kind in metadata.columns:
                 chosen &= (metadata[self.kind] != "control").to_numpy()
@@ -96,8 +105,9 @@ def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
             f"Metadata_{name}", map(str, metadata.columns)
         )
         raise UserError(
-            f"The profiles have no column '{name}', which {flag} names (or is its default).{close} "
-            f"There are: {', '.join(map(str, metadata.columns[:40]))}. Name the right one with {flag}."
+            f"The profiles have no column '{name}', which {flag} names (or is its default).{close}"
+            f" There are: {', '.join(map(str, metadata.columns[:40]))}. Name the right one with"
+            f" {flag}."
         )
     return metadata[name]
 
@@ -110,8 +120,8 @@ def _booleans(metadata: "pd.DataFrame", name: str) -> np.ndarray:
     unknown = ~text.isin(["true", "false", "1", "0", "1.0", "0.0"])
     if unknown.any():
         raise UserError(
-            f"--control {name}: the column holds {values[unknown].iloc[0]!r}, not true or false. Give a query instead, "
-            f"--control '{name} == \"{values[unknown].iloc[0]}\"'."
+            f"--control {name}: the column holds {values[unknown].iloc[0]!r}, not true or false."
+            f" Give a query instead, --control '{name} == \"{values[unknown].iloc[0]}\"'."
         )
     return text.isin(["true", "1", "1.0"]).to_numpy()
 
@@ -122,12 +132,14 @@ def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
         answer = np.asarray(metadata.eval(query, engine="python"))
     except Exception as error:  # pandas raises a dozen kinds
         raise UserError(
-            f"{flag} {query!r} is no query that the profiles can answer ({type(error).__name__}: {error}). Write a pandas query on "
-            f"their columns, as {flag} 'Metadata_control_type == \"negcon\"'; there are: {', '.join(map(str, metadata.columns[:40]))}."
+            f"{flag} {query!r} is no query that the profiles can answer ({type(error).__name__}:"
+            f" {error}). Write a pandas query on their columns, as {flag} 'Metadata_control_type =="
+            f' "negcon"\'; there are: {", ".join(map(str, metadata.columns[:40]))}.'
         ) from None
     if answer.dtype != bool or answer.shape != (len(metadata),):
         raise UserError(
-            f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} 'column == \"value\"'."
+            f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} 'column =="
+            ' "value"\'.'
         )
     return answer
 
@@ -137,29 +149,58 @@ def define_columns(parser: argparse.ArgumentParser) -> None:
     default = Columns()
     group = parser.add_argument_group("columns of the metadata (defaults: those of our banks)")
     group.add_argument(
-        "--batch", metavar="COLUMNS", default=None,
+        "--batch",
+        metavar="COLUMNS",
+        default=None,
         help="column, or several joined by commas, that name a batch (experiment,plate)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--control", metavar="COLUMN|QUERY", default=default.control,
-        help="negative controls: a column of booleans, or a pandas query ('Metadata_control_type == \"negcon\"'); %(default)s",
-    )  # fmt: skip
+        "--control",
+        metavar="COLUMN|QUERY",
+        default=default.control,
+        help=(
+            "negative controls: a column of booleans, or a pandas query ('Metadata_control_type =="
+            ' "negcon"\'); %(default)s'
+        ),
+    )
     group.add_argument(
-        "--treatments", metavar="QUERY|all", default="",
-        help="rows under study; default: not the negative controls, nor other controls as told by Metadata_pert_type or perturbation_type",
-    )  # fmt: skip
-    group.add_argument("--perturbation", metavar="COLUMN", default=default.perturbation, help="%(default)s")
-    group.add_argument("--gene", metavar="COLUMN", default=default.gene, help="target gene; %(default)s")
-    group.add_argument("--well", metavar="COLUMN", default=None, help="well (Metadata_Well where there is one)")
+        "--treatments",
+        metavar="QUERY|all",
+        default="",
+        help=(
+            "rows under study; default: not the negative controls, nor other controls as told by"
+            " Metadata_pert_type or perturbation_type"
+        ),
+    )
+    group.add_argument(
+        "--perturbation", metavar="COLUMN", default=default.perturbation, help="%(default)s"
+    )
+    group.add_argument(
+        "--gene", metavar="COLUMN", default=default.gene, help="target gene; %(default)s"
+    )
+    group.add_argument(
+        "--well", metavar="COLUMN", default=None, help="well (Metadata_Well where there is one)"
+    )
     group.add_argument("--dose", metavar="COLUMN", default=default.dose, help="%(default)s")
-    group.add_argument("--kind", metavar="COLUMN", default=default.kind, help="crispr, compound, …; %(default)s")
+    group.add_argument(
+        "--kind", metavar="COLUMN", default=default.kind, help="crispr, compound, …; %(default)s"
+    )
 
 
 def columns_of(args: argparse.Namespace) -> Columns:
     """The columns that the flags of `define_columns` name."""
     default = Columns()
     return Columns(
-        batch=default.batch if args.batch is None else tuple(name for name in args.batch.split(",") if name),
-        control=args.control, treatment=args.treatments, perturbation=args.perturbation, gene=args.gene,
-        well=args.well or default.well, dose=args.dose, kind=args.kind,
-    )  # fmt: skip
+        batch=(
+            default.batch
+            if args.batch is None
+            else tuple(name for name in args.batch.split(",") if name)
+        ),
+        control=args.control,
+        treatment=args.treatments,
+        perturbation=args.perturbation,
+        gene=args.gene,
+        well=args.well or default.well,
+        dose=args.dose,
+        kind=args.kind,
+    )

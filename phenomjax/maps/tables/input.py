@@ -1,4 +1,6 @@
-"""What every command on profiles does first: read what --profiles names, refuse duplicate rows, treat NaN as told."""
+"""What every command on profiles does first: read what --profiles names, refuse duplicate rows,
+treat NaN as told.
+"""
 
 import argparse
 import logging
@@ -16,7 +18,9 @@ NAN_RULES = ("error", "drop_features", "drop_rows")
 
 
 def define_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds --profiles, --block, --features, --nan and the columns' flags; `load` reads what they name."""
+    """Adds --profiles, --block, --features, --nan and the columns' flags; `load` reads what they
+    name.
+    """
     group = parser.add_argument_group("profiles")
     group.add_argument(
         "--profiles",
@@ -25,8 +29,12 @@ def define_input(parser: argparse.ArgumentParser, required: bool = True) -> None
         metavar="PATH",
         help="E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined",
     )
-    group.add_argument("--block", type=int, default=None, help="encoder block, where E.zarr holds several")
-    group.add_argument("--features", metavar="REGEX", default=None, help="feature columns of a foreign table")
+    group.add_argument(
+        "--block", type=int, default=None, help="encoder block, where E.zarr holds several"
+    )
+    group.add_argument(
+        "--features", metavar="REGEX", default=None, help="feature columns of a foreign table"
+    )
     group.add_argument(
         "--nan",
         choices=NAN_RULES,
@@ -42,7 +50,10 @@ def load(args: argparse.Namespace) -> tuple[Profiles, Columns]:
     Raises:
       UserError: see `read`, `without_duplicates`, `finite`.
     """
-    profiles, columns = read(args.profiles, block=args.block, features_regex=args.features), columns_of(args)
+    profiles, columns = (
+        read(args.profiles, block=args.block, features_regex=args.features),
+        columns_of(args),
+    )
     if args.well is None and "Metadata_Well" in profiles.metadata.columns:
         columns = replace(columns, well="Metadata_Well")
     refuse_duplicates(profiles)
@@ -52,7 +63,8 @@ def load(args: argparse.Namespace) -> tuple[Profiles, Columns]:
 
 
 def refuse_duplicates(profiles: Profiles) -> None:
-    """Rows that are there twice, features and metadata alike, would make replicates agree that are one.
+    """Rows that are there twice, features and metadata alike, would make replicates agree that are
+    one.
 
     Raises:
       UserError: there are such rows.
@@ -66,10 +78,14 @@ def refuse_duplicates(profiles: Profiles) -> None:
     twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
-        shown = ", ".join(f"{k}={v}" for k, v in list(profiles.metadata.iloc[row].dropna().items())[:4])
+        shown = ", ".join(
+            f"{k}={v}" for k, v in list(profiles.metadata.iloc[row].dropna().items())[:4]
+        )
         raise UserError(
-            f"{int(twice.sum())} of {len(profiles)} rows are there twice, features and metadata alike (the first: row {row}, {shown}); they "
-            "would count as replicates that agree perfectly. Was a file given twice, or one that is part of another? Give each row once."
+            f"{int(twice.sum())} of {len(profiles)} rows are there twice, features and metadata"
+            f" alike (the first: row {row}, {shown}); they would count as replicates that agree"
+            " perfectly. Was a file given twice, or one that is part of another? Give each row"
+            " once."
         )
 
 
@@ -77,7 +93,8 @@ def finite(profiles: Profiles, rule: str = "error") -> Profiles:
     """Profiles without NaN or infinite features.
 
     Args:
-      rule: "error"; "drop_features": leave out every feature that is not finite in some row; "drop_rows".
+      rule: "error"; "drop_features": leave out every feature that is not finite in some row;
+        "drop_rows".
 
     Raises:
       UserError: some are not finite and the rule is "error", or nothing is left.
@@ -89,19 +106,25 @@ def finite(profiles: Profiles, rule: str = "error") -> Profiles:
     if rule == "error":
         name = profiles.names[int(np.argmax(bad.sum(0)))]
         raise UserError(
-            f"{int(bad.sum())} values are NaN or infinite: in {int(rows.sum())} of {len(rows)} rows and {int(features.sum())} of "
-            f"{len(features)} features (most in '{name}'). CellProfiler writes them for cells or plates that it could not measure. Leave "
-            "those features out with --nan drop_features, or the rows with --nan drop_rows."
+            f"{int(bad.sum())} values are NaN or infinite: in {int(rows.sum())} of {len(rows)} rows"
+            f" and {int(features.sum())} of {len(features)} features (most in '{name}')."
+            " CellProfiler writes them for cells or plates that it could not measure. Leave those"
+            " features out with --nan drop_features, or the rows with --nan drop_rows."
         )
     if (features if rule == "drop_features" else rows).all():
         other = "drop_rows" if rule == "drop_features" else "drop_features"
         raise UserError(
-            f"--nan {rule} would leave nothing: each of them has a NaN or infinite value. Try --nan {other}."
+            f"--nan {rule} would leave nothing: each of them has a NaN or infinite value. Try --nan"
+            f" {other}."
         )
     if rule == "drop_features":
-        log.info("features with NaN or infinite values left out: %d of %d", features.sum(), len(features))
+        log.info(
+            "features with NaN or infinite values left out: %d of %d", features.sum(), len(features)
+        )
         kept = np.flatnonzero(~features)
-        cleaned = profiles.with_features(profiles.features[:, kept], [profiles.names[k] for k in kept])
+        cleaned = profiles.with_features(
+            profiles.features[:, kept], [profiles.names[k] for k in kept]
+        )
     else:
         log.info("rows with NaN or infinite values left out: %d of %d", rows.sum(), len(rows))
         cleaned = profiles.take(~rows)

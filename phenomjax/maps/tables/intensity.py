@@ -1,9 +1,11 @@
-"""Hand-made features of images: the intensities of each channel, the baseline that a learned embedding has to beat.
+"""Hand-made features of images: the intensities of each channel, the baseline that a learned
+embedding has to beat.
 
   python -m phenomjax.maps intensity --bank plates.zarr --out intensity.parquet
 
-Of each channel of a field, over its pixels: what CellProfiler's MeasureImageIntensity measures (mean, standard deviation, median, median
-absolute deviation, quartiles, minimum, maximum), averaged over the fields of a well. One row a well, with the well's metadata.
+Of each channel of a field, over its pixels: what CellProfiler's MeasureImageIntensity measures
+(mean, standard deviation, median, median absolute deviation, quartiles, minimum, maximum), averaged
+over the fields of a well. One row a well, with the well's metadata.
 """
 
 import argparse
@@ -26,11 +28,15 @@ MEASURES = ("mean", "std", "median", "mad", "lower_quartile", "upper_quartile", 
 
 
 def intensities(image: np.ndarray) -> np.ndarray:
-    """MEASURES of each channel: uint8 or uint16 [height, width, C] -> float64 [C * len(MEASURES)], channel by channel."""
+    """MEASURES of each channel: uint8 or uint16 [height, width, C] -> float64 [C * len(MEASURES)],
+    channel by channel.
+    """
     pixels = image.reshape(-1, image.shape[-1]).astype(np.float32)
     low, lower, median, upper, high = np.percentile(pixels, [0, 25, 50, 75, 100], axis=0)
     mad = np.median(np.abs(pixels - median), axis=0)
-    return np.stack([pixels.mean(0), pixels.std(0), median, mad, lower, upper, low, high], 1).ravel()
+    return np.stack(
+        [pixels.mean(0), pixels.std(0), median, mad, lower, upper, low, high], 1
+    ).ravel()
 
 
 def intensity_profiles(banks: Sequence[ImageBank]) -> Profiles:
@@ -44,7 +50,8 @@ def intensity_profiles(banks: Sequence[ImageBank]) -> Profiles:
         for bank in banks:
             order = [bank.channels.index(channel) for channel in banks[0].channels]
             for values in pool.map(
-                lambda i, bank=bank, order=order: intensities(bank.read(i)[..., order]), range(len(bank))
+                lambda i, bank=bank, order=order: intensities(bank.read(i)[..., order]),
+                range(len(bank)),
             ):
                 rows.append(values)
                 bar.update()
@@ -54,14 +61,22 @@ def intensity_profiles(banks: Sequence[ImageBank]) -> Profiles:
         ~metadata.duplicated(["experiment", "plate", "well"])
     ]
     sources = [{"path": bank.path.name, "bank_fingerprint": bank.fingerprint} for bank in banks]
-    provenance = {"sources": sources, "steps": [{"command": "intensity", "measures": list(MEASURES)}]}
+    provenance = {
+        "sources": sources,
+        "steps": [{"command": "intensity", "measures": list(MEASURES)}],
+    }
     return Profiles(features, first.reset_index(drop=True), names, provenance)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's flags."""
     parser.add_argument(
-        "--bank", type=Path, nargs="+", required=True, metavar="BANK", help="image banks with the same channels"
+        "--bank",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="BANK",
+        help="image banks with the same channels",
     )
     parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
 
@@ -71,5 +86,10 @@ def run(args: argparse.Namespace) -> int:
     out = check_out(args.out)
     profiles = intensity_profiles([open_bank(path) for path in args.bank])
     write(profiles, out)
-    log.info("intensity: wrote %d wells, %d features to %s", len(profiles), profiles.features.shape[1], out)
+    log.info(
+        "intensity: wrote %d wells, %d features to %s",
+        len(profiles),
+        profiles.features.shape[1],
+        out,
+    )
     return 0

@@ -1,4 +1,6 @@
-"""What a reader sees of a map's rows: a name that occurs once, and whether it is a gene, a compound or a control."""
+"""What a reader sees of a map's rows: a name that occurs once, and whether it is a gene, a compound
+or a control.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +18,9 @@ GENE_KINDS = ("crispr", "sirna", "orf", "gene", "cas9", "shrna", "knockout")
 
 
 def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
-    """One row a row of the map: name (unique), kind ("gene", "compound", "control"), perturbation, gene (the gene itself or the
-    compound's target; "" where unknown), dose (as text with its unit; "" where there is none).
+    """One row a row of the map: name (unique), kind ("gene", "compound", "control"), perturbation,
+    gene (the gene itself or the compound's target; "" where unknown), dose (as text with its unit;
+    "" where there is none).
 
     Raises:
       UserError: no column names the perturbations, or the rows are wells rather than perturbations.
@@ -36,8 +39,9 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     if columns.perturbation not in table and columns.gene not in table:
         close = did_you_mean(columns.perturbation, map(str, table.columns))
         raise UserError(
-            f"The map has neither a column '{columns.perturbation}' nor '{columns.gene}' to name its rows by.{close} Name one with "
-            f"--perturbation or --gene; there are: {', '.join(map(str, table.columns[:20]))}."
+            f"The map has neither a column '{columns.perturbation}' nor '{columns.gene}' to name"
+            f" its rows by.{close} Name one with --perturbation or --gene; there are:"
+            f" {', '.join(map(str, table.columns[:20]))}."
         )
     perturbation = text(columns.perturbation) if columns.perturbation in table else gene
     kind = pd.Series(np.where((perturbation == gene) & (gene != ""), "gene", "compound"))
@@ -49,22 +53,28 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     dose = pd.Series([""] * len(table))
     if columns.dose in table:
         values = pd.to_numeric(table[columns.dose], errors="coerce")
-        dose = values.map(lambda value: "" if not np.isfinite(value) or value == 0 else f"{value:.3g} µM")
+        dose = values.map(
+            lambda value: "" if not np.isfinite(value) or value == 0 else f"{value:.3g} µM"
+        )
     several = name.duplicated(keep=False)
     name = name.where(~(several & (dose != "")), name + " " + dose)
     again = name.groupby(name).cumcount()
     most = int(again.max()) if len(again) else 0
     if most >= 3 and (again > 0).mean() > 0.5:
         raise UserError(
-            f"{len(table)} rows carry only {name.nunique()} names, so they are wells or guides rather than a map with one row a perturbation. "
-            "Aggregate first: python -m phenomjax.maps aggregate."
+            f"{len(table)} rows carry only {name.nunique()} names, so they are wells or guides"
+            " rather than a map with one row a perturbation. Aggregate first: python -m"
+            " phenomjax.maps aggregate."
         )
     name = name.where(again == 0, name + " #" + (again + 1).astype(str))
-    return pd.DataFrame({"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose})
+    return pd.DataFrame(
+        {"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose}
+    )
 
 
 def choose(names: list[str], table: "pd.DataFrame") -> list[int]:
-    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene, in the order given.
+    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene,
+    in the order given.
 
     Raises:
       UserError: a name that is not in the map.
@@ -78,8 +88,9 @@ def choose(names: list[str], table: "pd.DataFrame") -> list[int]:
                 break
         else:
             raise UserError(
-                f"'{name}' is not in the map of {len(table)} perturbations.{did_you_mean(name, table['name'])} Names are those of the genes and "
-                "compounds, in capitals or not."
+                f"'{name}' is not in the map of {len(table)}"
+                f" perturbations.{did_you_mean(name, table['name'])} Names are those of the genes"
+                " and compounds, in capitals or not."
             )
         rows += [int(row) for row in found if row not in rows]
     return rows
@@ -103,11 +114,15 @@ def unexpressed_rows(path: str | None, wells: Profiles, columns: Columns) -> np.
     if path is None:
         return None
     if not Path(path).is_file():
-        raise UserError(f"There is no list of unexpressed genes at {path}. It is a text file with one gene a line.")
+        raise UserError(
+            f"There is no list of unexpressed genes at {path}. It is a text file with one gene a"
+            " line."
+        )
     genes = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
     rows = np.isin(targets_of(wells, columns), sorted(genes))
     if not rows.any():
         raise UserError(
-            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene a line, as in column {columns.gene}."
+            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene"
+            f" a line, as in column {columns.gene}."
         )
     return rows

@@ -1,11 +1,13 @@
-"""Profiles: one row of features a crop, well or perturbation beside what is known of it; read and written in the field's formats.
+"""Profiles: one row of features a crop, well or perturbation beside what is known of it; read and
+written in the field's formats.
 
-Read: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet, CSV (.csv, .csv.gz: CellProfiler, pycytominer) and AnnData (.h5ad).
-Written: Parquet, CSV and AnnData, with the provenance inside (Parquet: schema metadata; AnnData: uns["phenomjax"]) or, for CSV, in
-NAME.provenance.json. A map is Profiles with one row a perturbation.
+Read: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet, CSV (.csv, .csv.gz: CellProfiler,
+pycytominer) and AnnData (.h5ad). Written: Parquet, CSV and AnnData, with the provenance inside
+(Parquet: schema metadata; AnnData: uns["phenomjax"]) or, for CSV, in NAME.provenance.json. A map is
+Profiles with one row a perturbation.
 
-Which columns of a foreign table are features: those matching --features REGEX; else those named as ours (feature_0000); else, in a
-table with Metadata_ columns, all other numeric columns.
+Which columns of a foreign table are features: those matching --features REGEX; else those named as
+ours (feature_0000); else, in a table with Metadata_ columns, all other numeric columns.
 """
 
 import json
@@ -37,7 +39,8 @@ class Profiles:
       features: float32 [rows, dim].
       metadata: one row a profile, index 0..rows-1.
       names: of the features.
-      provenance: what was done so far: {"sources": [...], "steps": [...]}; recorded in every output.
+      provenance: what was done so far: {"sources": [...], "steps": [...]}; recorded in every
+        output.
     """
 
     features: np.ndarray
@@ -51,7 +54,9 @@ class Profiles:
     def take(self, rows: np.ndarray) -> "Profiles":
         """The profiles of some rows: a bool mask or indices."""
         return replace(
-            self, features=self.features[rows], metadata=self.metadata.iloc[_indices(rows)].reset_index(drop=True)
+            self,
+            features=self.features[rows],
+            metadata=self.metadata.iloc[_indices(rows)].reset_index(drop=True),
         )
 
     def with_features(self, features: np.ndarray, names: Sequence[str] | None = None) -> "Profiles":
@@ -75,11 +80,15 @@ def feature_names(dim: int) -> tuple[str, ...]:
     return tuple(f"feature_{k:04d}" for k in range(dim))
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------------------
+# reading
 
 
 def read(
-    paths: str | Path | Sequence[str | Path], *, block: int | None = None, features_regex: str | None = None
+    paths: str | Path | Sequence[str | Path],
+    *,
+    block: int | None = None,
+    features_regex: str | None = None,
 ) -> Profiles:
     """Reads profiles; several files are concatenated, row after row.
 
@@ -102,9 +111,14 @@ def read(
         return first
     features = np.concatenate([_in_order(part, first.names) for part in parts])
     metadata = pd.concat([part.metadata for part in parts], ignore_index=True)
-    provenance = {"sources": [source for part in parts for source in part.provenance.get("sources", [])], "steps": []}
+    provenance = {
+        "sources": [source for part in parts for source in part.provenance.get("sources", [])],
+        "steps": [],
+    }
     if any(part.provenance.get("steps") for part in parts):
-        provenance["steps"] = [{"command": "concatenate", "of": [part.provenance.get("steps", []) for part in parts]}]
+        provenance["steps"] = [
+            {"command": "concatenate", "of": [part.provenance.get("steps", []) for part in parts]}
+        ]
     return Profiles(features, metadata, first.names, provenance)
 
 
@@ -118,19 +132,25 @@ def _in_order(part: Profiles, names: tuple[str, ...]) -> np.ndarray:
 def _require_same_features(path: Path, first: Profiles, other_path: Path, other: Profiles) -> None:
     if set(first.names) == set(other.names):
         return
-    missing, more = sorted(set(first.names) - set(other.names)), sorted(set(other.names) - set(first.names))
+    missing, more = (
+        sorted(set(first.names) - set(other.names)),
+        sorted(set(other.names) - set(first.names)),
+    )
     raise UserError(
-        f"{path} has {len(first.names)} features and {other_path} has {len(other.names)}; {len(missing)} are only in the first "
-        f"({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) and {len(more)} only in the second "
-        f"({', '.join(more[:3])}{' …' if len(more) > 3 else ''}). Profiles of one map come from the same model and block, or from one "
-        "feature selection: embed all plates with the same --checkpoint and --block, or choose common columns with --features REGEX."
+        f"{path} has {len(first.names)} features and {other_path} has {len(other.names)};"
+        f" {len(missing)} are only in the first"
+        f" ({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) and {len(more)} only in the"
+        f" second ({', '.join(more[:3])}{' …' if len(more) > 3 else ''}). Profiles of one map come"
+        " from the same model and block, or from one feature selection: embed all plates with the"
+        " same --checkpoint and --block, or choose common columns with --features REGEX."
     )
 
 
 def _read_one(path: Path, block: int | None, features_regex: str | None) -> Profiles:
     if not path.exists():
         raise UserError(
-            f"There are no profiles at {path}. Give an embeddings folder (E.zarr), or a .parquet, .csv or .h5ad file."
+            f"There are no profiles at {path}. Give an embeddings folder (E.zarr), or a .parquet,"
+            " .csv or .h5ad file."
         )
     if path.is_dir():
         return _read_embeddings(path, block)
@@ -142,12 +162,13 @@ def _read_one(path: Path, block: int | None, features_regex: str | None) -> Prof
             profiles = _read_table(path, features_regex)
         else:
             raise UserError(
-                f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .csv.gz, .tsv or .h5ad."
+                f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv,"
+                " .csv.gz, .tsv or .h5ad."
             )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path} cannot be read as profiles ({type(error).__name__}: {str(error)[:200]}). It may be cut off or of another format; "
-            "copy it again, and look at its first lines."
+            f"{path} cannot be read as profiles ({type(error).__name__}: {str(error)[:200]}). It"
+            " may be cut off or of another format; copy it again, and look at its first lines."
         ) from None
     if not len(profiles):
         raise UserError(f"{path} holds no rows. Write it again.")
@@ -156,7 +177,11 @@ def _read_one(path: Path, block: int | None, features_regex: str | None) -> Prof
     from phenomjax.system.files import sha256
 
     return replace(
-        profiles, provenance={**profiles.provenance, "sources": [{"path": path.name, "sha256": sha256(path)}]}
+        profiles,
+        provenance={
+            **profiles.provenance,
+            "sources": [{"path": path.name, "sha256": sha256(path)}],
+        },
     )
 
 
@@ -170,22 +195,43 @@ def _read_embeddings(path: Path, block: int | None) -> Profiles:
         block = there[0]
     name = f"embeddings_block_{block}" if block in there and block is not None else "embeddings"
     if None not in there and block not in there:
-        raise UserError(f"{path} holds the blocks {', '.join(map(str, there))}. Choose one: --block {there[-1]}.")
+        raise UserError(
+            f"{path} holds the blocks {', '.join(map(str, there))}. Choose one: --block"
+            f" {there[-1]}."
+        )
     if None in there and block is not None and list(record.get("blocks", [block])) != [block]:
         raise UserError(
-            f"{path} holds the embeddings of block {record.get('blocks')}, not of {block}. Leave --block out, or embed again."
+            f"{path} holds the embeddings of block {record.get('blocks')}, not of {block}. Leave"
+            " --block out, or embed again."
         )
     features = open_array(path / name).read().result()
     metadata = pd.read_parquet(path / "metadata.parquet")
     if len(metadata) != len(features):
         raise UserError(
-            f"{path}: {len(features)} embeddings but {len(metadata)} rows of metadata. It is incomplete: run its phenomjax.embed again."
+            f"{path}: {len(features)} embeddings but {len(metadata)} rows of metadata. It is"
+            " incomplete: run its phenomjax.embed again."
         )
-    keys = ("checkpoint", "checkpoint_fingerprint", "step", "bank", "bank_fingerprint", "level", "runtime", "precision")
-    source = {"path": path.name, "block": block, **{key: record[key] for key in keys if key in record}}
+    keys = (
+        "checkpoint",
+        "checkpoint_fingerprint",
+        "step",
+        "bank",
+        "bank_fingerprint",
+        "level",
+        "runtime",
+        "precision",
+    )
+    source = {
+        "path": path.name,
+        "block": block,
+        **{key: record[key] for key in keys if key in record},
+    }
     features = np.asarray(features, np.float32)
     return Profiles(
-        features, metadata.reset_index(drop=True), feature_names(features.shape[1]), {"sources": [source], "steps": []}
+        features,
+        metadata.reset_index(drop=True),
+        feature_names(features.shape[1]),
+        {"sources": [source], "steps": []},
     )
 
 
@@ -201,15 +247,20 @@ def embeddings_record(path: Path) -> dict[str, Any]:
         return record
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise UserError(
-            f"{path} is a folder, but holds no embeddings (no zarr.json with the format 'embeddings'). Profiles come from "
-            f"'python -m phenomjax.embed --checkpoint DIR --bank B.zarr --out {path.stem or 'E'}.zarr', or from a .parquet, .csv or .h5ad file."
+            f"{path} is a folder, but holds no embeddings (no zarr.json with the format"
+            " 'embeddings'). Profiles come from 'python -m phenomjax.embed --checkpoint DIR --bank"
+            f" B.zarr --out {path.stem or 'E'}.zarr', or from a .parquet, .csv or .h5ad file."
         ) from None
 
 
 def stored_blocks(path: Path) -> list[int | None]:
-    """The encoder blocks whose embeddings a folder holds, ascending; [None] where it is one unnamed array."""
+    """The encoder blocks whose embeddings a folder holds, ascending; [None] where it is one unnamed
+    array.
+    """
     found = sorted(
-        int(p.name.rsplit("_", 1)[1]) for p in path.glob("embeddings_block_*") if p.name.rsplit("_", 1)[1].isdigit()
+        int(p.name.rsplit("_", 1)[1])
+        for p in path.glob("embeddings_block_*")
+        if p.name.rsplit("_", 1)[1].isdigit()
     )
     return [*found] if found else [None]
 
@@ -223,7 +274,8 @@ def open_array(path: Path) -> Any:
         return tensorstore.open(spec, open=True, read=True).result()
     except ValueError as error:
         raise UserError(
-            f"{path} cannot be opened as an array ({str(error)[:150]}). Run the phenomjax.embed that wrote it again."
+            f"{path} cannot be opened as an array ({str(error)[:150]}). Run the phenomjax.embed"
+            " that wrote it again."
         ) from None
 
 
@@ -247,7 +299,12 @@ def _read_table(path: Path, features_regex: str | None) -> Profiles:
             provenance, recorded = own.get("provenance", {}), own.get("features")
     names = feature_columns(frame, path, features_regex, recorded)
     features = np.ascontiguousarray(frame[names].to_numpy(np.float32))
-    return Profiles(features, frame.drop(columns=names).reset_index(drop=True), tuple(map(str, names)), provenance)
+    return Profiles(
+        features,
+        frame.drop(columns=names).reset_index(drop=True),
+        tuple(map(str, names)),
+        provenance,
+    )
 
 
 def feature_columns(
@@ -265,12 +322,14 @@ def feature_columns(
             chosen = [name for name in columns if re.fullmatch(features_regex, name)]
         except re.error as error:
             raise UserError(
-                f"--features {features_regex!r} is no regular expression ({error}). Example: --features 'Cells_.*|Nuclei_.*'."
+                f"--features {features_regex!r} is no regular expression ({error}). Example:"
+                " --features 'Cells_.*|Nuclei_.*'."
             ) from None
         text = [name for name in chosen if name not in numeric]
         if text:
             raise UserError(
-                f"--features {features_regex!r} matches '{text[0]}' of {path}, which holds no numbers. Write a narrower expression."
+                f"--features {features_regex!r} matches '{text[0]}' of {path}, which holds no"
+                " numbers. Write a narrower expression."
             )
     elif recorded and set(recorded) <= set(columns):
         chosen = recorded
@@ -282,8 +341,10 @@ def feature_columns(
         chosen = []
     if not chosen:
         raise UserError(
-            f"No column of {path} is known to be a feature: they are named neither feature_0000 … nor, beside Metadata_ columns, as of "
-            f"CellProfiler; there are: {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}. Name them with --features REGEX."
+            f"No column of {path} is known to be a feature: they are named neither feature_0000 …"
+            " nor, beside Metadata_ columns, as of CellProfiler; there are:"
+            f" {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}. Name them with"
+            " --features REGEX."
         )
     return chosen
 
@@ -301,10 +362,13 @@ def _read_anndata(path: Path, features_regex: str | None) -> Profiles:
     metadata = data.obs.reset_index(drop=True)
     for name in metadata.columns[metadata.dtypes == "category"]:
         metadata[name] = metadata[name].astype(object)
-    return Profiles(np.ascontiguousarray(values, np.float32), metadata, tuple(names), own.get("provenance", {}))
+    return Profiles(
+        np.ascontiguousarray(values, np.float32), metadata, tuple(names), own.get("provenance", {})
+    )
 
 
-# ------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------------
+# writing
 
 
 def _beside(path: Path) -> Path:
@@ -323,21 +387,27 @@ def check_out(path: str | Path) -> Path:
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(
-            f"--out {path} has a suffix that names no format. Profiles are written as {', '.join(SUFFIXES)}."
+            f"--out {path} has a suffix that names no format. Profiles are written as"
+            f" {', '.join(SUFFIXES)}."
         )
     return path
 
 
 def write(profiles: Profiles, path: str | Path) -> None:
-    """Writes profiles as .parquet, .csv[.gz] or .h5ad: a reader sees the old file or the new one, never a part."""
+    """Writes profiles as .parquet, .csv[.gz] or .h5ad: a reader sees the old file or the new one,
+    never a part.
+    """
     import pandas as pd
 
     path = check_out(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     own = json.dumps(
-        {"features": list(profiles.names), "provenance": profiles.provenance}, ensure_ascii=False, default=str
+        {"features": list(profiles.names), "provenance": profiles.provenance},
+        ensure_ascii=False,
+        default=str,
     )
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")  # the suffix stays: it tells the writers the format
+    # the suffix stays: it tells the writers the format
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         if path.name.endswith(".h5ad"):
             _write_anndata(profiles, own, part)
@@ -367,9 +437,14 @@ def _write_anndata(profiles: Profiles, own: str, path: Path) -> None:
     for name in obs.columns[
         [pd.api.types.is_object_dtype(dtype) for dtype in obs.dtypes]
     ]:  # HDF5 stores no mixed objects
-        obs[name] = obs[name].map(lambda value: None if pd.isna(value) else str(value)).astype("category")
+        obs[name] = (
+            obs[name].map(lambda value: None if pd.isna(value) else str(value)).astype("category")
+        )
     obs.index = obs.index.astype(str)
     data = anndata.AnnData(
-        X=profiles.features, obs=obs, var=pd.DataFrame(index=list(profiles.names)), uns={"phenomjax": own}
+        X=profiles.features,
+        obs=obs,
+        var=pd.DataFrame(index=list(profiles.names)),
+        uns={"phenomjax": own},
     )
     data.write_h5ad(path)

@@ -1,8 +1,9 @@
-"""One interactive HTML page of a whole map: search, neighbours, heat map, scatter, pictures of the cells. Needs no network, no server.
+"""One interactive HTML page of a whole map: search, neighbours, heat map, scatter, pictures of the
+cells. Needs no network, no server.
 
-The page holds the map itself (16-bit, or 8-bit where it would grow large) and computes cosines in the browser, so it can be sent by mail and
-opened from disk by somebody who does not code. 17,000 genes and 100,000 compounds at 128 numbers a profile make a page of 25 MB, which opens in
-2 s.
+The page holds the map itself (16-bit, or 8-bit where it would grow large) and computes cosines in
+the browser, so it can be sent by mail and opened from disk by somebody who does not code. 17,000
+genes and 100,000 compounds at 128 numbers a profile make a page of 25 MB, which opens in 2 s.
 
   python -m phenomjax.maps explore --profiles map.parquet --corrected bias/corrected.parquet --bank screen.zarr --out map.html
 """
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     define_input(parser)
     group = parser.add_argument_group("page")
     group.add_argument(
-        "--corrected", metavar="PATH", help="a second map of the same rows: the page switches between the two"
+        "--corrected",
+        metavar="PATH",
+        help="a second map of the same rows: the page switches between the two",
     )
     group.add_argument(
         "--what",
@@ -54,27 +57,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="their names",
     )
     group.add_argument(
-        "--names", nargs="+", metavar="NAME", help="shown first: the first is chosen, all are in the heat map; or @FILE"
+        "--names",
+        nargs="+",
+        metavar="NAME",
+        help="shown first: the first is chosen, all are in the heat map; or @FILE",
     )
-    group.add_argument("--layout", choices=("umap", "pca", "none"), default="umap", help="of the scatter (%(default)s)")
-    group.add_argument("--bank", metavar="PATH", help="image bank of the wells: pictures of each perturbation's cells")
-    group.add_argument("--thumbnails", type=int, default=3, help="pictures a perturbation (%(default)s)")
+    group.add_argument(
+        "--layout",
+        choices=("umap", "pca", "none"),
+        default="umap",
+        help="of the scatter (%(default)s)",
+    )
+    group.add_argument(
+        "--bank",
+        metavar="PATH",
+        help="image bank of the wells: pictures of each perturbation's cells",
+    )
+    group.add_argument(
+        "--thumbnails", type=int, default=3, help="pictures a perturbation (%(default)s)"
+    )
     group.add_argument("--thumbnail_px", type=int, default=128, help="their side (%(default)s)")
     group.add_argument(
-        "--max_thumbnails", type=int, default=3000, help="in all; 128 px take about 8 kB each (%(default)s)"
+        "--max_thumbnails",
+        type=int,
+        default=3000,
+        help="in all; 128 px take about 8 kB each (%(default)s)",
     )
     group.add_argument(
-        "--genes", metavar="FILE", help="gene positions, to tell chromosome arms: see `maps proximity --help`"
+        "--genes",
+        metavar="FILE",
+        help="gene positions, to tell chromosome arms: see `maps proximity --help`",
     )
     group.add_argument("--centromeres", metavar="FILE", help="see `maps proximity --help`")
     group.add_argument(
-        "--precision", choices=("auto", *PRECISIONS), default="auto", help="of the profiles in the page (%(default)s)"
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="of the profiles in the page (%(default)s)",
     )
     group.add_argument(
-        "--max_mb", type=float, default=100.0, help="profiles are reduced to fit; pictures come on top (%(default)s)"
+        "--max_mb",
+        type=float,
+        default=100.0,
+        help="profiles are reduced to fit; pictures come on top (%(default)s)",
     )
     group.add_argument("--title", default="Map of biology", help="of the page")
-    group.add_argument("--seed", type=int, default=42, help="of the UMAP and of the choice of pictures")
+    group.add_argument(
+        "--seed", type=int, default=42, help="of the UMAP and of the choice of pictures"
+    )
     group.add_argument("--out", required=True, metavar="FILE.html")
 
 
@@ -82,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
     """Writes the page; returns the exit code."""
     out = Path(args.out)
     if out.suffix not in (".html", ".htm"):
-        raise UserError(f"--out {out}: the page is one HTML file; name it {out.with_suffix('.html')}.")
+        raise UserError(
+            f"--out {out}: the page is one HTML file; name it {out.with_suffix('.html')}."
+        )
     raw, columns = load(args)
     maps = {args.what[0] if args.corrected else "this map": raw}
     if args.corrected:
@@ -107,13 +139,21 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
     text = page(
-        maps, table, title=args.title, start=names, layout=args.layout, pictures=pictures, precision=args.precision,
-        max_bytes=args.max_mb * 1e6, seed=args.seed,
-    )  # fmt: skip
+        maps,
+        table,
+        title=args.title,
+        start=names,
+        layout=args.layout,
+        pictures=pictures,
+        precision=args.precision,
+        max_bytes=args.max_mb * 1e6,
+        seed=args.seed,
+    )
     write_text(out, text)
     count = sum(map(len, pictures["rows"].values())) if pictures else 0
     log.info(
-        "wrote %s: %d perturbations, %d pictures, %.1f MB. Open it in a browser: it needs no network.",
+        "wrote %s: %d perturbations, %d pictures, %.1f MB. Open it in a browser: it needs no"
+        " network.",
         out,
         len(table),
         count,
@@ -143,7 +183,8 @@ def page(
       layout: umap, pca or none: of the scatter, computed from the last map.
       pictures: of `thumbnails.collect`.
       precision: float16, int8 or auto (float16 where both maps fit into a fifth of `max_bytes`).
-      max_bytes: the profiles take at most so much; they are projected on their main axes until they do.
+      max_bytes: the profiles take at most so much; they are projected on their main axes until they
+        do.
 
     Returns:
       HTML that loads nothing; all text from the data is escaped, in HTML and in JSON.
@@ -152,15 +193,21 @@ def page(
     shown = next(reversed(vectors.values()))
     largest = max(one.shape[1] for one in vectors.values())
     if precision == "auto":
-        precision = "float16" if len(table) * largest * len(maps) * 2 * 4 / 3 <= max_bytes / 5 else "int8"
-    dims = int(max(8, min(largest, max_bytes * 3 / 4 / (len(table) * len(maps) * PRECISIONS[precision]))))
+        precision = (
+            "float16" if len(table) * largest * len(maps) * 2 * 4 / 3 <= max_bytes / 5 else "int8"
+        )
+    dims = int(
+        max(8, min(largest, max_bytes * 3 / 4 / (len(table) * len(maps) * PRECISIONS[precision])))
+    )
     records, blobs, errors = [], {}, []
     for number, (name, one) in enumerate(vectors.items()):
         packed, error = pack(one, precision, dims, seed)
         errors.append(error)
         null = one
         if len(one) > NULL_ROWS:
-            null = one[np.sort(np.random.default_rng(seed).choice(len(one), NULL_ROWS, replace=False))]
+            null = one[
+                np.sort(np.random.default_rng(seed).choice(len(one), NULL_ROWS, replace=False))
+            ]
         below = np.concatenate([[0], np.cumsum(relate.histogram(null).reshape(BINS, -1).sum(1))])
         records.append(
             {
@@ -176,48 +223,78 @@ def page(
     if xy is not None:
         blobs["layout"] = base64.b64encode(xy.astype("<f2").tobytes()).decode()
     data = {
-        "names": table["name"].tolist(), "kinds": "".join(table["kind"].map(KINDS)), "genes": table["gene"].tolist(),
-        "doses": table["dose"].tolist(), "arms": table["arm"].tolist() if "arm" in table else None, "maps": records,
-        "start": start[0] if start else _first(shown, table), "set": start if start and len(start) > 1 else [], "layout": text,
-        "thumbnails": {} if pictures is None else pictures["rows"], "controls": [] if pictures is None else pictures["controls"],
+        "names": table["name"].tolist(),
+        "kinds": "".join(table["kind"].map(KINDS)),
+        "genes": table["gene"].tolist(),
+        "doses": table["dose"].tolist(),
+        "arms": table["arm"].tolist() if "arm" in table else None,
+        "maps": records,
+        "start": start[0] if start else _first(shown, table),
+        "set": start if start and len(start) > 1 else [],
+        "layout": text,
+        "thumbnails": {} if pictures is None else pictures["rows"],
+        "controls": [] if pictures is None else pictures["controls"],
         "channels": "" if pictures is None else pictures["channels"],
-        "precision": f"The page keeps {min(dims, largest)} of {largest} numbers a profile, as {precision}: its cosines are off by "
-        f"{max(e[0] for e in errors):.4f} on average and {max(e[1] for e in errors):.4f} at most (of 20,000 random pairs).",
-    }  # fmt: skip
+        "precision": (
+            f"The page keeps {min(dims, largest)} of {largest} numbers a profile, as {precision}:"
+            f" its cosines are off by {max(e[0] for e in errors):.4f} on average and"
+            f" {max(e[1] for e in errors):.4f} at most (of 20,000 random pairs)."
+        ),
+    }
     kinds = table["kind"].value_counts()
-    summary = ", ".join(f"{kinds[kind]:,} {kind}{'s' if kinds[kind] != 1 else ''}" for kind in KINDS if kind in kinds)
+    summary = ", ".join(
+        f"{kinds[kind]:,} {kind}{'s' if kinds[kind] != 1 else ''}"
+        for kind in KINDS
+        if kind in kinds
+    )
     provenance = json.dumps(
-        {name: one.provenance for name, one in maps.items()}, indent=1, default=str, ensure_ascii=False
+        {name: one.provenance for name, one in maps.items()},
+        indent=1,
+        default=str,
+        ensure_ascii=False,
     )
     scripts = [f'<script type="application/json" id="data">{_json(data)}</script>']
-    scripts += [f'<script type="text/plain" id="{name}">{blob}</script>' for name, blob in blobs.items()]
+    scripts += [
+        f'<script type="text/plain" id="{name}">{blob}</script>' for name, blob in blobs.items()
+    ]
     words = {
-        "title": html.escape(title), "summary": html.escape(f"{summary}. Choose one, and see what looks like it."),
-        "provenance": html.escape(provenance), "data": "\n".join(scripts), "style": _part("explore.css"), "script": _part("explore.js"),
+        "title": html.escape(title),
+        "summary": html.escape(f"{summary}. Choose one, and see what looks like it."),
+        "provenance": html.escape(provenance),
+        "data": "\n".join(scripts),
+        "style": _part("explore.css"),
+        "script": _part("explore.js"),
         "views": _part("explore_views.js"),
-    }  # fmt: skip
+    }
     # Split once and joined: words inside the data are never taken for a place to fill.
     pieces = _part("explore.html").split("@")
     return "".join(words[piece] if number % 2 else piece for number, piece in enumerate(pieces))
 
 
-def pack(vectors: np.ndarray, precision: str, dims: int, seed: int = 0) -> tuple[str, tuple[float, float]]:
-    """Unit vectors as base64 in `dims` numbers a row, and how far off their cosines are: (text, (mean, greatest error)).
+def pack(
+    vectors: np.ndarray, precision: str, dims: int, seed: int = 0
+) -> tuple[str, tuple[float, float]]:
+    """Unit vectors as base64 in `dims` numbers a row, and how far off their cosines are: (text,
+    (mean, greatest error)).
 
-    More dimensions than `dims` are projected on the main axes (of the uncentred vectors, so that cosines are kept best).
+    More dimensions than `dims` are projected on the main axes (of the uncentred vectors, so that
+    cosines are kept best).
     """
     kept = vectors
     if vectors.shape[1] > dims:
         _, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
         kept = (vectors @ axes[:, ::-1][:, :dims]).astype(np.float32)
     if precision == "int8":
-        codes = np.rint(kept * (127 / np.maximum(np.abs(kept).max(1, keepdims=True), 1e-9))).astype(np.int8)
+        codes = np.rint(kept * (127 / np.maximum(np.abs(kept).max(1, keepdims=True), 1e-9))).astype(
+            np.int8
+        )
     else:
         codes = kept.astype("<f2")
     one, other = np.random.default_rng(seed).integers(len(vectors), size=(2, 20_000))
     restored = unit_rows(codes, np.float32)
     error = np.abs(
-        np.einsum("ij,ij->i", vectors[one], vectors[other]) - np.einsum("ij,ij->i", restored[one], restored[other])
+        np.einsum("ij,ij->i", vectors[one], vectors[other])
+        - np.einsum("ij,ij->i", restored[one], restored[other])
     )
     return base64.b64encode(codes.tobytes()).decode(), (float(error.mean()), float(error.max()))
 
@@ -227,7 +304,10 @@ def place(vectors: np.ndarray, layout: str, seed: int) -> tuple[np.ndarray | Non
     if layout == "none" or len(vectors) < 5:
         return None, ""
     if layout == "umap":
-        xy, text = umap(vectors, seed), "UMAP: neighbours stay together, distances between far groups mean little"
+        xy, text = (
+            umap(vectors, seed),
+            "UMAP: neighbours stay together, distances between far groups mean little",
+        )
     else:
         centred = vectors - vectors.mean(0)
         _, axes = np.linalg.eigh(centred.T @ centred)
@@ -240,7 +320,9 @@ def place(vectors: np.ndarray, layout: str, seed: int) -> tuple[np.ndarray | Non
 
 
 def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
-    """A gene with a near neighbour, of the first thousand (a compound, where there are no genes): a start that shows something."""
+    """A gene with a near neighbour, of the first thousand (a compound, where there are no genes): a
+    start that shows something.
+    """
     kind = next((kind for kind in KINDS if (table["kind"] == kind).any()), "gene")
     rows = np.flatnonzero(table["kind"] == kind)[:1000]
     if len(rows) < 2:
@@ -251,7 +333,9 @@ def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """JSON inside HTML: without `<`, no text can end the script or open a comment; without the two line ends of JSON, none breaks it."""
+    """JSON inside HTML: without `<`, no text can end the script or open a comment; without the two
+    line ends of JSON, none breaks it.
+    """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (
         text.replace("<", "\\u003c")

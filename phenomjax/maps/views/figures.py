@@ -1,6 +1,8 @@
-"""The pictures of a map as matplotlib figures: heat maps, UMAP, recall curves. For readers who do not code.
+"""The pictures of a map as matplotlib figures: heat maps, UMAP, recall curves. For readers who do
+not code.
 
-Colours are safe for the colour-blind (Okabe & Ito for groups, blue to red for cosines); groups differ in their marker too.
+Colours are safe for the colour-blind (Okabe & Ito for groups, blue to red for cosines); groups
+differ in their marker too.
 """
 
 import itertools
@@ -47,7 +49,10 @@ def heat_map(
     font = float(np.clip(72 * side / max(n, 1) * 0.72, 3.0, 9.0))
     margin = 0.35 + 0.085 * font / 8 * max(len(name) for name in names)
     crown = 0.7 if tree is not None else 0.1
-    width, height = side + margin + 1.6, side + margin + crown + (0.72 if title and upper is not None else 0.48)
+    width, height = (
+        side + margin + 1.6,
+        side + margin + crown + (0.72 if title and upper is not None else 0.48),
+    )
     figure = Figure(figsize=(width, height))
     axis = figure.add_axes((margin / width, margin / height, side / width, side / height))
     picture = axis.imshow(shown, cmap=COSINES, vmin=-1, vmax=1, interpolation="nearest")
@@ -66,7 +71,9 @@ def heat_map(
             (margin / width, (margin + side + 0.04) / height, side / width, (crown - 0.1) / height)
         )
         _draw_tree(crown_axis, tree, n)
-    bar = figure.add_axes(((margin + side + 0.25) / width, margin / height, 0.14 / width, min(side, 3.0) / height))
+    bar = figure.add_axes(
+        ((margin + side + 0.25) / width, margin / height, 0.14 / width, min(side, 3.0) / height)
+    )
     figure.colorbar(picture, cax=bar, label="cosine similarity")
     bar.set_title("alike", fontsize=7)
     bar.set_xlabel("opposite", fontsize=7)
@@ -75,9 +82,12 @@ def heat_map(
         lines.append(f"below the diagonal: {what[0]}; above: {what[1]}")
     for number, line in enumerate(lines):
         figure.text(
-            margin / width, 1 - (0.3 + 0.24 * number) / height, line, fontsize=(11, 8.5)[min(number, 1)],
+            margin / width,
+            1 - (0.3 + 0.24 * number) / height,
+            line,
+            fontsize=(11, 8.5)[min(number, 1)],
             fontweight="bold" if number == 0 and title else "normal",
-        )  # fmt: skip
+        )
     return figure
 
 
@@ -138,14 +148,21 @@ def scatter(
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(title, fontsize=11, fontweight="bold", loc="left")
     axis.legend(
-        loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False, markerscale=max(1, (20 / size) ** 0.5)
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        fontsize=8,
+        frameon=False,
+        markerscale=max(1, (20 / size) ** 0.5),
     )
     place_labels(axis, xy[list(named)], [names[row] for row in named], size=size)
     return figure
 
 
-def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], font: float = 7.0, size: float = 16.0) -> int:
-    """Writes texts beside ringed points where they cover no other text; leaves out what finds no place. Returns how many were written.
+def place_labels(
+    axis: "Axes", points: np.ndarray, texts: Sequence[str], font: float = 7.0, size: float = 16.0
+) -> int:
+    """Writes texts beside ringed points where they cover no other text; leaves out what finds no
+    place. Returns how many were written.
 
     Args:
       axis: all else is drawn: its place in the figure must be final.
@@ -161,21 +178,36 @@ def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], font: f
     for point, text in zip(points, texts, strict=True):
         line = {"arrowstyle": "-", "lw": 0.4, "color": GREY, "shrinkA": 0, "shrinkB": 2}
         label = axis.annotate(
-            text, point, (0, 0), textcoords="offset points", fontsize=font, arrowprops=line, ha="left", va="bottom",
+            text,
+            point,
+            (0, 0),
+            textcoords="offset points",
+            fontsize=font,
+            arrowprops=line,
+            ha="left",
+            va="bottom",
             path_effects=[withStroke(linewidth=2, foreground="white")],
-        )  # fmt: skip
+        )
         label.set_in_layout(False)
         box, pixel = label.get_window_extent(), axis.figure.dpi / 72
         width, height = box.width + 2, box.height + 2
         x, y = axis.transData.transform(point)
         away = size**0.5 / 2 * pixel + 4
         for dx, dy in itertools.product(
-            (away, -away - width, -width / 2), (-height / 2, away, -away - height, 2 * height, -3 * height)
+            (away, -away - width, -width / 2),
+            (-height / 2, away, -away - height, 2 * height, -3 * height),
         ):
             spot = (x + dx, y + dy, x + dx + width, y + dy + height)
-            inside = spot[0] >= frame.x0 and spot[1] >= frame.y0 and spot[2] <= frame.x1 and spot[3] <= frame.y1
+            inside = (
+                spot[0] >= frame.x0
+                and spot[1] >= frame.y0
+                and spot[2] <= frame.x1
+                and spot[3] <= frame.y1
+            )
             over_point = spot[0] <= x <= spot[2] and spot[1] <= y <= spot[3]
-            free = all(spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken)
+            free = all(
+                spot[2] < t[0] or spot[0] > t[2] or spot[3] < t[1] or spot[1] > t[3] for t in taken
+            )
             if inside and free and not over_point:
                 taken.append(spot)
                 label.set_position(((dx + 1) / pixel, (dy + 1) / pixel))
@@ -195,13 +227,16 @@ def place_labels(axis: "Axes", points: np.ndarray, texts: Sequence[str], font: f
 
 
 def recall_curves(
-    curves: Mapping[str, Mapping[str, Mapping[str, Any]]], *, title: str = "Recall of known relationships"
+    curves: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    title: str = "Recall of known relationships",
 ) -> "Figure":
     """Recall over thresholds, a panel a source, a line a map.
 
     Args:
-      curves: {source: {map: {"share": [t], "recall": [t], "low": [t], "high": [t], "pairs": int}}}: share of all pairs that is called
-        (both tails together), share of the known pairs among them, and its interval (low, high may be left out).
+      curves: {source: {map: {"share": [t], "recall": [t], "low": [t], "high": [t], "pairs": int}}}:
+        share of all pairs that is called (both tails together), share of the known pairs among
+        them, and its interval (low, high may be left out).
     """
     from matplotlib.figure import Figure
 
@@ -221,22 +256,34 @@ def recall_curves(
             colour = COLOURS[number % len(COLOURS)]
             share = np.asarray(curve["share"], float)
             marker = MARKERS[number % len(MARKERS)]
-            lines[name] = axis.plot(share, curve["recall"], marker=marker, markersize=4, color=colour, linewidth=1.5)[0]
+            lines[name] = axis.plot(
+                share, curve["recall"], marker=marker, markersize=4, color=colour, linewidth=1.5
+            )[0]
             if "low" in curve:
-                axis.fill_between(share, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+                axis.fill_between(
+                    share, curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0
+                )
             pairs.append(curve["pairs"])
-        lines["chance"] = axis.plot([0, share.max()], [0, share.max()], color=GREY, linestyle="--", linewidth=1)[0]
-        count = f"{min(pairs):,}" if min(pairs) == max(pairs) else f"{min(pairs):,} to {max(pairs):,}"
+        lines["chance"] = axis.plot(
+            [0, share.max()], [0, share.max()], color=GREY, linestyle="--", linewidth=1
+        )[0]
+        count = (
+            f"{min(pairs):,}" if min(pairs) == max(pairs) else f"{min(pairs):,} to {max(pairs):,}"
+        )
         axis.set_title(f"{source}\n{count} known pairs", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlim(0, share.max() * 1.02)
         axis.set_ylim(0, 1)
     for axis in axes[len(sources) :]:
         axis.set_visible(False)
-    figure.supxlabel("share of all pairs that is called: the most alike and the most opposite", fontsize=9)
+    figure.supxlabel(
+        "share of all pairs that is called: the most alike and the most opposite", fontsize=9
+    )
     figure.supylabel("share of known pairs found", fontsize=9)
     figure.suptitle(title, fontsize=11, fontweight="bold")
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False)
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False
+    )
     return figure
 
 
@@ -245,7 +292,8 @@ def _draw_tree(axis: "Axes", tree: np.ndarray, n: int) -> None:
 
     drawn = hierarchy.dendrogram(tree, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
-        axis.plot((np.array(x) - 5) / 10, y, color="#555555", linewidth=0.7)  # SciPy puts leaf i at 10 i + 5
+        # SciPy puts leaf i at 10 i + 5
+        axis.plot((np.array(x) - 5) / 10, y, color="#555555", linewidth=0.7)
     axis.set_xlim(-0.5, n - 0.5)
     axis.set_ylim(0, None)
     axis.set_axis_off()

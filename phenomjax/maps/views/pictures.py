@@ -1,7 +1,8 @@
-"""Pictures of a map: clustered heat map of chosen genes, UMAP of all perturbations, recall curves, the map in the order of the genome.
+"""Pictures of a map: clustered heat map of chosen genes, UMAP of all perturbations, recall curves,
+the map in the order of the genome.
 
-Draws what the flags allow, into OUT: heatmap.png (--names), umap.png, recall.png (--relationships), chromosomes.png (--genes); each with
-its numbers beside it (heatmap.csv, umap.parquet, recall.json).
+Draws what the flags allow, into OUT: heatmap.png (--names), umap.png, recall.png (--relationships),
+chromosomes.png (--genes); each with its numbers beside it (heatmap.csv, umap.parquet, recall.json).
 
   python -m phenomjax.maps pictures --profiles map.parquet --corrected bias/corrected.parquet --names COMPLEX1 GENE2 ... --out pictures/
 """
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)  # thresholds (t, 1 - t) of the recall curves
+# thresholds (t, 1 - t) of the recall curves
+TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)
 DRAWS = 200  # of their intervals
 MAX_ROWS = 300  # of a heat map whose names can be read
 
@@ -52,10 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the two maps are called",
     )
     group.add_argument(
-        "--names", nargs="+", metavar="NAME", help="genes and compounds of the heat map, or @FILE with one a line"
+        "--names",
+        nargs="+",
+        metavar="NAME",
+        help="genes and compounds of the heat map, or @FILE with one a line",
     )
     group.add_argument(
-        "--color", metavar="COLUMN", help="metadata column that colours the UMAP (default: gene, compound, control)"
+        "--color",
+        metavar="COLUMN",
+        help="metadata column that colours the UMAP (default: gene, compound, control)",
     )
     group.add_argument(
         "--label",
@@ -70,9 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="known relationships (entity1, entity2) for the recall curves",
     )
-    group.add_argument("--genes", metavar="FILE", help="gene positions, or arms: see `maps proximity --help`")
+    group.add_argument(
+        "--genes", metavar="FILE", help="gene positions, or arms: see `maps proximity --help`"
+    )
     group.add_argument("--centromeres", metavar="FILE", help="see `maps proximity --help`")
-    group.add_argument("--skip", nargs="+", choices=("umap",), default=(), help="pictures not to draw")
+    group.add_argument(
+        "--skip", nargs="+", choices=("umap",), default=(), help="pictures not to draw"
+    )
     group.add_argument("--title", default="", help="of the pictures")
     group.add_argument("--seed", type=int, default=42, help="of the UMAP")
     group.add_argument("--out", required=True, metavar="DIR", help="folder of the pictures")
@@ -81,12 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws what can be drawn; returns the exit code."""
     raw, columns = load(args)
-    corrected = None if args.corrected is None else same_rows(raw, read(args.corrected), args.corrected)
+    corrected = (
+        None if args.corrected is None else same_rows(raw, read(args.corrected), args.corrected)
+    )
     table, out = entities(raw, columns), Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     names, what, written = read_names(args.names or []), tuple(args.what), []
     if names:
-        figure, cosines = clustered(raw, corrected, table, choose(names, table), what=what, title=args.title)
+        figure, cosines = clustered(
+            raw, corrected, table, choose(names, table), what=what, title=args.title
+        )
         written.append(save_figure(figure, out / "heatmap.png"))
         write_text(out / "heatmap.csv", cosines.to_csv())
     if "umap" not in args.skip:
@@ -96,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
         if args.color:
             if args.color not in raw.metadata:
                 raise UserError(
-                    f"--color {args.color}: no such column; there are {', '.join(map(str, raw.metadata.columns))}."
+                    f"--color {args.color}: no such column; there are"
+                    f" {', '.join(map(str, raw.metadata.columns))}."
                 )
             groups = raw.metadata[args.color].fillna("other").astype(str).to_numpy()
         labels = names if args.label is None else read_names(args.label)
@@ -115,14 +131,21 @@ def run(args: argparse.Namespace) -> int:
         written.append(save_figure(figures.recall_curves(curves), out / "recall.png"))
         write_json(out / "recall.json", curves)
     if args.genes:
-        located = assessment.locate(raw, arms.read_arms(args.genes, args.centromeres), columns, min_genes=0)
+        located = assessment.locate(
+            raw, arms.read_arms(args.genes, args.centromeres), columns, min_genes=0
+        )
         genes = located[located["scored"]].rename_axis("row").reset_index()
         order = assessment.genome_rows(genes)
         rows, arm = genes["row"].to_numpy()[order], genes["arm"].to_numpy(str)[order]
         above = None if corrected is None else unit_rows(corrected.features[rows], np.float32)
-        figure = arm_bias_figures.chromosome_map(unit_rows(raw.features[rows], np.float32), arm, above)
+        figure = arm_bias_figures.chromosome_map(
+            unit_rows(raw.features[rows], np.float32), arm, above
+        )
         written.append(save_figure(figure, out / "chromosomes.png"))
-    log.info("wrote %s", ", ".join(map(str, written)) or "nothing: give --names, --relationships or --genes")
+    log.info(
+        "wrote %s",
+        ", ".join(map(str, written)) or "nothing: give --names, --relationships or --genes",
+    )
     return 0
 
 
@@ -134,17 +157,23 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
     """
     if len(raw) != len(other):
         raise UserError(
-            f"{path} has {len(other)} rows, the map itself {len(raw)}: they must be the same perturbations in the same order. Take the "
-            "corrected.parquet that `maps proximity` made of this very map."
+            f"{path} has {len(other)} rows, the map itself {len(raw)}: they must be the same"
+            " perturbations in the same order. Take the corrected.parquet that `maps proximity`"
+            " made of this very map."
         )
-    shared = [name for name in raw.metadata if name in other.metadata and not name.startswith("num_")]
+    shared = [
+        name for name in raw.metadata if name in other.metadata and not name.startswith("num_")
+    ]
     for name in shared:
-        differ = raw.metadata[name].astype(str).to_numpy() != other.metadata[name].astype(str).to_numpy()
+        differ = (
+            raw.metadata[name].astype(str).to_numpy() != other.metadata[name].astype(str).to_numpy()
+        )
         if differ.any():
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
-                f"{path} holds other rows than the map itself: in row {row}, {name} is {other.metadata[name].iloc[row]!r}, not "
-                f"{raw.metadata[name].iloc[row]!r}. Take the corrected.parquet that `maps proximity` made of this very map."
+                f"{path} holds other rows than the map itself: in row {row}, {name} is"
+                f" {other.metadata[name].iloc[row]!r}, not {raw.metadata[name].iloc[row]!r}. Take"
+                " the corrected.parquet that `maps proximity` made of this very map."
             )
     return other
 
@@ -157,7 +186,9 @@ def read_names(words: list[str]) -> list[str]:
             names.append(word)
             continue
         if not Path(word[1:]).is_file():
-            raise UserError(f"There is no file {word[1:]} with names, one a line. Check the path after the @.")
+            raise UserError(
+                f"There is no file {word[1:]} with names, one a line. Check the path after the @."
+            )
         names += [line.strip() for line in Path(word[1:]).read_text().splitlines() if line.strip()]
     return names
 
@@ -171,10 +202,12 @@ def clustered(
     what: tuple[str, str] = ("raw", "corrected"),
     title: str = "",
 ) -> tuple["Figure", "pd.DataFrame"]:
-    """Heat map of chosen rows, clustered by average linkage of 1 - cosine (of the corrected map, where there is one).
+    """Heat map of chosen rows, clustered by average linkage of 1 - cosine (of the corrected map,
+    where there is one).
 
     Returns:
-      (figure; the cosines as drawn: a square table with named rows, raw below the diagonal, corrected above).
+      (figure; the cosines as drawn: a square table with named rows, raw below the diagonal,
+      corrected above).
     """
     import pandas as pd
     from scipy.cluster import hierarchy
@@ -182,12 +215,15 @@ def clustered(
 
     if not 2 <= len(rows) <= MAX_ROWS:
         raise UserError(
-            f"A heat map shows 2 to {MAX_ROWS} rows, not {len(rows)}. Give other --names; `maps explore` shows all of them."
+            f"A heat map shows 2 to {MAX_ROWS} rows, not {len(rows)}. Give other --names; `maps"
+            " explore` shows all of them."
         )
     lower = _square(raw, rows)
     upper = lower if corrected is None else _square(corrected, rows)
     tree = hierarchy.linkage(
-        squareform(np.maximum(1 - upper, 0) * (1 - np.eye(len(rows))), checks=False), "average", optimal_ordering=True
+        squareform(np.maximum(1 - upper, 0) * (1 - np.eye(len(rows))), checks=False),
+        "average",
+        optimal_ordering=True,
     )
     order = hierarchy.leaves_list(tree)
     names = [table["name"].iloc[rows[k]] for k in order]
@@ -203,8 +239,11 @@ def clustered(
     return figure, pd.DataFrame(np.tril(lower) + np.triu(upper, 1), names, names)
 
 
-def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[str]) -> dict[str, dict[str, dict]]:
-    """{source: {map: share, recall, low, high, pairs}} over TAILS: share of all pairs called (both tails), recall, its 95 % interval.
+def recall_curves(
+    maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[str]
+) -> dict[str, dict[str, dict]]:
+    """{source: {map: share, recall, low, high, pairs}} over TAILS: share of all pairs called (both
+    tails), recall, its 95 % interval.
 
     Raises:
       UserError: no known pair of a file is in the map.
@@ -219,8 +258,9 @@ def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[
         pairs = known.within(names)
         if not len(pairs):
             raise UserError(
-                f"{path}: none of its {len(known.pairs)} pairs has both partners in the map, whose first names are {', '.join(map(str, names[:3]))}. "
-                "Are these the same kind of symbols? Name the column with --gene."
+                f"{path}: none of its {len(known.pairs)} pairs has both partners in the map, whose"
+                f" first names are {', '.join(map(str, names[:3]))}. Are these the same kind of"
+                " symbols? Name the column with --gene."
             )
         curves[known.name] = {}
         for name, one in maps.items():
@@ -228,9 +268,12 @@ def recall_curves(maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[
             hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in TAILS])
             intervals = [recall.bootstrap_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit]
             curves[known.name][name] = {
-                "share": [2 * tail for tail in TAILS], "recall": hit.mean(1).tolist(), "low": [low for low, _ in intervals],
-                "high": [high for _, high in intervals], "pairs": len(pairs),
-            }  # fmt: skip
+                "share": [2 * tail for tail in TAILS],
+                "recall": hit.mean(1).tolist(),
+                "low": [low for low, _ in intervals],
+                "high": [high for _, high in intervals],
+                "pairs": len(pairs),
+            }
     return curves
 
 
@@ -246,15 +289,23 @@ def umap(features: np.ndarray, seed: int = 42, neighbors: int = 15) -> np.ndarra
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or leave it out with --skip umap."
+            f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or leave it"
+            " out with --skip umap."
         ) from None
     if len(features) < 5:
-        raise UserError(f"A UMAP of {len(features)} rows says nothing; it needs 5. Leave it out with --skip umap.")
+        raise UserError(
+            f"A UMAP of {len(features)} rows says nothing; it needs 5. Leave it out with --skip"
+            " umap."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one thread
         start = "spectral" if len(features) > 50 else "random"
         reducer = UMAP(
-            n_neighbors=min(neighbors, len(features) - 1), metric="cosine", min_dist=0.2, random_state=seed, init=start
+            n_neighbors=min(neighbors, len(features) - 1),
+            metric="cosine",
+            min_dist=0.2,
+            random_state=seed,
+            init=start,
         )
         return np.asarray(reducer.fit_transform(unit_rows(features, np.float32)), np.float32)
 

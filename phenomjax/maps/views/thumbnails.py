@@ -1,4 +1,6 @@
-"""Small pictures of the cells of each perturbation, from an image bank, for the page of `maps explore`."""
+"""Small pictures of the cells of each perturbation, from an image bank, for the page of `maps
+explore`.
+"""
 
 import base64
 import logging
@@ -40,10 +42,12 @@ def collect(
       metadata: of the map: its dose column tells which wells belong to a row.
       each: pictures a perturbation, from different plates where there are.
       side: of a picture in pixels at most.
-      most: pictures in all; with more perturbations each gets fewer, and then only the first ones get any.
+      most: pictures in all; with more perturbations each gets fewer, and then only the first ones
+        get any.
 
     Returns:
-      {"rows": {row of the map: [[data URL, caption], ...]}, "controls": the same for controls, "channels": what the colours are}.
+      {"rows": {row of the map: [[data URL, caption], ...]}, "controls": the same for controls,
+      "channels": what the colours are}.
 
     Raises:
       UserError: no perturbation of the map is in the bank.
@@ -71,11 +75,14 @@ def collect(
         if group is None:
             continue
         if np.isfinite(concentration) and group["concentration"].notna().any():
-            group = group[np.isclose(group["concentration"].astype(float), concentration, rtol=1e-3)]
+            group = group[
+                np.isclose(group["concentration"].astype(float), concentration, rtol=1e-3)
+            ]
         chosen[row] = _spread(group, each)
         if sum(map(len, chosen.values())) >= most:
             log.warning(
-                "the page has room for %d pictures: only the first %d of %d perturbations have some",
+                "the page has room for %d pictures: only the first %d of %d perturbations have"
+                " some",
                 most,
                 row + 1,
                 len(table),
@@ -83,8 +90,9 @@ def collect(
             break
     if not any(chosen.values()):
         raise UserError(
-            f"--bank {path}: none of its perturbations ({', '.join(map(str, list(groups)[:3]))}, ...) is in the map "
-            f"({', '.join(table['perturbation'].head(3))}, ...). Is it the bank of these profiles, and is --perturbation the right column?"
+            f"--bank {path}: none of its perturbations ({', '.join(map(str, list(groups)[:3]))},"
+            f" ...) is in the map ({', '.join(table['perturbation'].head(3))}, ...). Is it the bank"
+            " of these profiles, and is --perturbation the right column?"
         )
     controls = _spread(images[images["is_control"].fillna(False).astype(bool)], each)
     planes = composite_channels(bank.channels)
@@ -100,13 +108,18 @@ def collect(
         step = -(-size // side)
         cut = colours[: size // step * step, : size // step * step]
         small = cut.reshape(size // step, step, size // step, step, 3).mean((1, 3))
-        encoded = imagecodecs.jpeg8_encode(np.ascontiguousarray(np.rint(small * 255).astype(np.uint8)), level=80)
+        encoded = imagecodecs.jpeg8_encode(
+            np.ascontiguousarray(np.rint(small * 255).astype(np.uint8)), level=80
+        )
         place = bank.metadata.slice(index, 1).to_pylist()[0]
         caption = " ".join(str(place[key]) for key in ("plate", "well") if place.get(key))
         what = str(place["perturbation"] or "no name")
         if place.get("concentration"):
             what += f" {place['concentration']:.3g} µM"
-        return ["data:image/jpeg;base64," + base64.b64encode(encoded).decode(), f"{what}, {caption}"]
+        return [
+            "data:image/jpeg;base64," + base64.b64encode(encoded).decode(),
+            f"{what}, {caption}",
+        ]
 
     rows = {}
     for row, indices in chosen.items():
@@ -114,30 +127,48 @@ def collect(
             rows[row] = [picture(index) for index in indices]
             progress.update(len(indices))
     legend = ", ".join(
-        f"{colour} is {bank.channels[i]}" for colour, i in zip(COLOUR_NAMES, planes, strict=True) if i is not None
+        f"{colour} is {bank.channels[i]}"
+        for colour, i in zip(COLOUR_NAMES, planes, strict=True)
+        if i is not None
     )
-    return {"rows": rows, "controls": [picture(index) for index in controls], "channels": f"Colours: {legend}."}
+    return {
+        "rows": rows,
+        "controls": [picture(index) for index in controls],
+        "channels": f"Colours: {legend}.",
+    }
 
 
 def _spread(group: "pd.DataFrame", count: int) -> list[int]:
     """Rows of the bank, from as many plates as there are."""
     turn = group.groupby(["experiment", "plate"], dropna=False).cumcount()
-    return group.assign(_turn=turn).sort_values("_turn", kind="stable")["_row"].head(count).astype(int).tolist()
+    return (
+        group.assign(_turn=turn)
+        .sort_values("_turn", kind="stable")["_row"]
+        .head(count)
+        .astype(int)
+        .tolist()
+    )
 
 
 def _limits(bank: Any, rows: list[int], planes: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
     """Black and white of each colour: the same for all pictures, so that they compare."""
     known = [plane for plane in planes if plane is not None]
-    values = np.concatenate([bank.read(row)[::4, ::4, known].reshape(-1, len(known)) for row in rows])
+    values = np.concatenate(
+        [bank.read(row)[::4, ::4, known].reshape(-1, len(known)) for row in rows]
+    )
     low, high = np.percentile(values, (1.0, 99.7), axis=0)
     return low, np.maximum(high, low + 1)
 
 
-def _colours(image: np.ndarray, planes: list[int | None], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _colours(
+    image: np.ndarray, planes: list[int | None], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
     """Red, green and blue in [0, 1], float (h, w, 3)."""
     result, known = np.zeros((*image.shape[:2], 3)), 0
     for colour, plane in enumerate(planes):
         if plane is not None:
-            result[..., colour] = np.clip((image[..., plane] - low[known]) / (high[known] - low[known]), 0, 1)
+            result[..., colour] = np.clip(
+                (image[..., plane] - low[known]) / (high[known] - low[known]), 0, 1
+            )
             known += 1
     return result

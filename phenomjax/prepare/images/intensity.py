@@ -1,4 +1,6 @@
-"""Rules that bring pixels to 8 bit: a fixed range, percentiles of the plate, or keep them as they are."""
+"""Rules that bring pixels to 8 bit: a fixed range, percentiles of the plate, or keep them as they
+are.
+"""
 
 import functools
 from typing import NamedTuple
@@ -39,7 +41,10 @@ def parse(text: str) -> Rule:
     if kind not in top or len(parts) != 3:
         raise UserError(f"--intensity {text!r} is not understood. {_HELP}")
     if not 0 <= low < high <= top[kind] or (kind == "range" and (low % 1 or high % 1)):
-        raise UserError(f"--intensity {text!r}: needs 0 <= LOW < HIGH <= {top[kind]}, whole for a range. {_HELP}")
+        raise UserError(
+            f"--intensity {text!r}: needs 0 <= LOW < HIGH <= {top[kind]}, whole for a range."
+            f" {_HELP}"
+        )
     return Rule(kind, low, high)
 
 
@@ -54,7 +59,9 @@ def percentile_range(counts: np.ndarray, rule: Rule) -> tuple[int, int]:
       (low, high) with low < high.
     """
     cumulative = counts.cumsum()
-    ranks = [max(1, int(np.ceil(cumulative[-1] * share / 100 - 1e-9))) for share in (rule.low, rule.high)]
+    ranks = [
+        max(1, int(np.ceil(cumulative[-1] * share / 100 - 1e-9))) for share in (rule.low, rule.high)
+    ]
     low, high = (int(value) for value in np.searchsorted(cumulative, ranks))
     return (low, high) if high > low else (min(low, 65534), min(low, 65534) + 1)
 

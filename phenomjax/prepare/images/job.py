@@ -1,8 +1,10 @@
-"""The work between a plan and a bank: percentiles, shards, and the end; can be killed at any time and run again.
+"""The work between a plan and a bank: percentiles, shards, and the end; can be killed at any time
+and run again.
 
-It works in OUT/.prepare: each finished image is one shard whose row in a staging array is a digest of its files and of what
-was done to them, and one line in finished.jsonl. At the end the shards are renamed into the order of the bank, so a rejected
-image leaves no hole, and the folder is the same however often the job was interrupted.
+It works in OUT/.prepare: each finished image is one shard whose row in a staging array is a digest
+of its files and of what was done to them, and one line in finished.jsonl. At the end the shards are
+renamed into the order of the bank, so a rejected image leaves no hole, and the folder is the same
+however often the job was interrupted.
 """
 
 import functools
@@ -61,7 +63,14 @@ class Job:
         strict: bool,
         stop: threading.Event,
     ):
-        self.out, self.plan, self.source, self.rule, self.chunk, self.codec = out, plan, source, rule, chunk, codec
+        self.out, self.plan, self.source, self.rule, self.chunk, self.codec = (
+            out,
+            plan,
+            source,
+            rule,
+            chunk,
+            codec,
+        )
         self.jobs, self.strict, self.stop = jobs, strict, stop
         self.work = out / bank.UNFINISHED
         self.staged = self.work / "staged"
@@ -72,14 +81,21 @@ class Job:
     def _create(self, path: Path, count: int, attributes: dict) -> None:
         shape = (count, *self.source.size, len(self.plan.channels))
         bank.create_bank(
-            path, shape, self.dtype, self.plan.channels, attributes=attributes, chunk=self.chunk, codec=self.codec
+            path,
+            shape,
+            self.dtype,
+            self.plan.channels,
+            attributes=attributes,
+            chunk=self.chunk,
+            codec=self.codec,
         )
 
     def intensity_numbers(self, known: dict[str, dict[str, list[int]]]) -> dict[tuple, Numbers]:
         """The numbers of the rule for each (experiment, plate); {} after a stop.
 
         Args:
-          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}; those plates are not counted again.
+          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}; those plates
+            are not counted again.
         """
         plates: dict[tuple, list[Entry]] = {}
         for entry in self.plan.entries:
@@ -87,7 +103,10 @@ class Job:
         if self.rule.kind == "keep":
             return dict.fromkeys(plates)
         if self.rule.kind == "range":
-            return {plate: [(int(self.rule.low), int(self.rule.high))] * len(self.plan.channels) for plate in plates}
+            return {
+                plate: [(int(self.rule.low), int(self.rule.high))] * len(self.plan.channels)
+                for plate in plates
+            }
         folder = self.work / "histograms"
         folder.mkdir(exist_ok=True)
         numbers: dict[tuple, Numbers] = {}
@@ -98,11 +117,17 @@ class Job:
                 numbers[plate] = [(low, high) for low, high in pairs]
                 continue
             blocks = [entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)]
-            files = [folder / f"{self._digest([entry.stamp for entry in block])}.npz" for block in blocks]
+            files = [
+                folder / f"{self._digest([entry.stamp for entry in block])}.npz" for block in blocks
+            ]
             summary = folder / f"{self._digest([file.name for file in files])}.json"
             waiting[plate] = (summary, files)
             if not summary.is_file():
-                tasks += [(file, block) for file, block in zip(files, blocks, strict=True) if not file.is_file()]
+                tasks += [
+                    (file, block)
+                    for file, block in zip(files, blocks, strict=True)
+                    if not file.is_file()
+                ]
         sizes = {file: len(block) for file, block in tasks}
         progress = Progress("intensity percentiles", sum(sizes.values()), "images")
         count = functools.partial(pixels.count_pixels, self.source)
@@ -120,7 +145,10 @@ class Job:
             for file in files:
                 with np.load(file) as block:
                     total += block["counts"]
-            write_text(summary, json.dumps([intensity.percentile_range(counts, self.rule) for counts in total]))
+            write_text(
+                summary,
+                json.dumps([intensity.percentile_range(counts, self.rule) for counts in total]),
+            )
         for file in files:
             file.unlink(missing_ok=True)
         return [(low, high) for low, high in json.loads(summary.read_text())]
@@ -131,7 +159,9 @@ class Job:
 
     def staging_rows(self, numbers: dict[tuple, Numbers]) -> dict[int, Entry]:
         """Each image by its row in the staging array, in the order of the plan."""
-        return {int(self._digest([e.stamp, numbers[e.key[:2]]])[:15], 16): e for e in self.plan.entries}
+        return {
+            int(self._digest([e.stamp, numbers[e.key[:2]]])[:15], 16): e for e in self.plan.entries
+        }
 
     def write_images(
         self, rows: dict[int, Entry], numbers: dict[tuple, Numbers]
@@ -151,15 +181,24 @@ class Job:
         }
         rejected: dict[int, Rejected] = {}
         progress = Progress("prepare images", len(rows), "images", done=len(written))
-        tasks = [(row, entry, numbers[entry.key[:2]]) for row, entry in rows.items() if row not in written]
+        tasks = [
+            (row, entry, numbers[entry.key[:2]])
+            for row, entry in rows.items()
+            if row not in written
+        ]
         write = functools.partial(pixels.write_image, self.source, self.staged)
         with journal.open("a") as lines:
-            for done in processes.run_tasks(write, tasks, min(self.jobs, max(len(tasks), 1)), self.stop):
+            for done in processes.run_tasks(
+                write, tasks, min(self.jobs, max(len(tasks), 1)), self.stop
+            ):
                 progress.update()
                 if done.rejected:
                     rejected[done.row] = done.rejected
                     if self.strict:
-                        raise UserError(f"{done.rejected}. (--strict stops at the first bad image.)", EXIT_FAILED)
+                        raise UserError(
+                            f"{done.rejected}. (--strict stops at the first bad image.)",
+                            EXIT_FAILED,
+                        )
                     continue
                 lines.write(json.dumps([done.row, done.checksum]) + "\n")
                 lines.flush()
@@ -168,9 +207,15 @@ class Job:
         return finished, self.plan.rejected + [rejected[row] for row in rows if row in rejected]
 
     def finalize(
-        self, finished: dict[int, str], rejected: list[Rejected], numbers: dict, table: pa.Table, attributes: dict
+        self,
+        finished: dict[int, str],
+        rejected: list[Rejected],
+        numbers: dict,
+        table: pa.Table,
+        attributes: dict,
     ) -> None:
-        """Renames the shards into the order of the bank and writes what describes them; may be killed and repeated.
+        """Renames the shards into the order of the bank and writes what describes them; may be
+        killed and repeated.
 
         Args:
           finished: rows of the staging array, in the order of the bank.
@@ -180,18 +225,23 @@ class Job:
           attributes: more to record in the bank.
         """
         write_text(self.work / "order.json", json.dumps(list(finished)))
-        self._create(self.out, len(finished), {"intensity": self._recorded_intensity(numbers)} | attributes)
+        self._create(
+            self.out, len(finished), {"intensity": self._recorded_intensity(numbers)} | attributes
+        )
         for index, row in enumerate(finished):
             os.replace(bank.shard_path(self.staged, row), bank.shard_path(self.out, index))
         bank.write_metadata(self.out, table)
         if rejected:
             write_rejected(self.out, rejected)
-        # One rename finishes the bank; deleting the work folder may be killed half way without harm.
+        # One rename finishes the bank; deleting the work folder may be killed half way without
+        # harm.
         os.replace(self.work, self.out / DONE)
         shutil.rmtree(self.out / DONE)
 
     def _undo_finalize(self) -> None:
-        """Takes shards back from an end that was killed: the source may have changed since, and the order with it."""
+        """Takes shards back from an end that was killed: the source may have changed since, and the
+        order with it.
+        """
         order = self.work / "order.json"
         if order.is_file():
             for index, row in enumerate(json.loads(order.read_text())):
@@ -199,11 +249,20 @@ class Job:
                 if shard.is_file():
                     os.replace(shard, bank.shard_path(self.staged, row))
             order.unlink()
-        for name in ("rejected.parquet", "metadata.parquet", "metadata.parquet.partial", "zarr.json"):
+        for name in (
+            "rejected.parquet",
+            "metadata.parquet",
+            "metadata.parquet.partial",
+            "zarr.json",
+        ):
             (self.out / name).unlink(missing_ok=True)
 
     def _recorded_intensity(self, numbers: dict[tuple, Numbers]) -> dict:
-        text = "keep" if self.rule.kind == "keep" else f"{self.rule.kind}:{self.rule.low:g}:{self.rule.high:g}"
+        text = (
+            "keep"
+            if self.rule.kind == "keep"
+            else f"{self.rule.kind}:{self.rule.low:g}:{self.rule.high:g}"
+        )
         recorded: dict = {"rule": text, "source_dtype": self.source.dtype}
         if self.rule.kind != "keep":
             recorded["numbers"] = {
@@ -218,9 +277,13 @@ def _label(plate: tuple[str | None, ...]) -> str:
 
 
 def write_rejected(out: Path, rejected: list[Rejected]) -> Path:
-    """Writes OUT/rejected.parquet: experiment, plate, well, site, file, reason, detail of each bad image."""
+    """Writes OUT/rejected.parquet: experiment, plate, well, site, file, reason, detail of each bad
+    image.
+    """
     columns = {name: [bad.key[i] for bad in rejected] for i, name in enumerate(metadata.KEYS)}
-    columns |= {name: [getattr(bad, name) for bad in rejected] for name in ("file", "reason", "detail")}
+    columns |= {
+        name: [getattr(bad, name) for bad in rejected] for name in ("file", "reason", "detail")
+    }
     schema = pa.schema([(name, pa.string()) for name in columns])
     pq.write_table(pa.table(columns, schema=schema), out / "rejected.parquet")
     return out / "rejected.parquet"

@@ -1,4 +1,6 @@
-"""What the file names of a plate say: plate, well, site and channel, for the layouts that the field uses."""
+"""What the file names of a plate say: plate, well, site and channel, for the layouts that the field
+uses.
+"""
 
 import dataclasses
 import os
@@ -11,7 +13,14 @@ from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.system.errors import UserError, did_you_mean
 
 GROUPS = ("experiment", "plate", "well", "site", "channel", "row", "column")
-_CELL_PAINTING = {"1": "Hoechst", "2": "ConA", "3": "Phalloidin", "4": "SYTO14", "5": "MitoTracker", "6": "WGA"}
+_CELL_PAINTING = {
+    "1": "Hoechst",
+    "2": "ConA",
+    "3": "Phalloidin",
+    "4": "SYTO14",
+    "5": "MitoTracker",
+    "6": "WGA",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +30,10 @@ class Layout:
     Attributes:
       name: what --layout says.
       example: a path that fits, for error messages.
-      patterns: regular expressions with groups of GROUPS, tried in turn on the end of a file's path.
-      channels: default names of the channels by their id in the file name, in the bank's order; {} = the ids themselves.
+      patterns: regular expressions with groups of GROUPS, tried in turn on the end of a file's
+        path.
+      channels: default names of the channels by their id in the file name, in the bank's order; {}
+        = the ids themselves.
     """
 
     name: str
@@ -57,7 +68,8 @@ LAYOUTS = {
                 r"(?:(?:(?!Images/)(?P<plate>[^/]+?)(?:__[^/]*)?/)?(?:Images/)?)?r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+p\d+)"
                 r"-ch(?P<channel>\d+)(?:sk\d+fk\d+fl\d+)?\.\w+",
             ),
-            # Channel numbers of the CPJUMP1 plates; other centres number theirs otherwise, hence --channels.
+            # Channel numbers of the CPJUMP1 plates; other centres number theirs otherwise, hence
+            # --channels.
             {"5": "DNA", "4": "ER", "3": "RNA", "2": "AGP", "1": "Mito"},
         ),
         Layout("generic", "whatever --pattern says", (), {}),
@@ -79,17 +91,22 @@ class Name(NamedTuple):
 def find(name: str) -> Layout:
     """The layout of that name, or a UserError that lists them."""
     if name not in LAYOUTS:
-        raise UserError(f"Unknown layout {name!r}.{did_you_mean(name, LAYOUTS)} There are: {', '.join(LAYOUTS)}.")
+        raise UserError(
+            f"Unknown layout {name!r}.{did_you_mean(name, LAYOUTS)} There are:"
+            f" {', '.join(LAYOUTS)}."
+        )
     return LAYOUTS[name]
 
 
 def compile_patterns(layout: Layout, pattern: str | None) -> list[re.Pattern]:
-    """Compiles a layout's expressions, or the user's; each must match the end of a path, from the start of a name."""
+    """Compiles a layout's expressions, or the user's; each must match the end of a path, from the
+    start of a name.
+    """
     if (layout.name == "generic") != (pattern is not None):
         raise UserError(
-            "--layout generic needs --pattern, and only generic takes one: a regular expression with named groups for the "
-            "end of each file's path, for instance --pattern '(?P<plate>[^/]+)/(?P<well>[A-P]\\d\\d)_s(?P<site>\\d)_w"
-            "(?P<channel>\\d)\\.tif'."
+            "--layout generic needs --pattern, and only generic takes one: a regular expression"
+            " with named groups for the end of each file's path, for instance --pattern"
+            " '(?P<plate>[^/]+)/(?P<well>[A-P]\\d\\d)_s(?P<site>\\d)_w(?P<channel>\\d)\\.tif'."
         )
     compiled = []
     for text in layout.patterns if pattern is None else (pattern,):
@@ -97,28 +114,39 @@ def compile_patterns(layout: Layout, pattern: str | None) -> list[re.Pattern]:
             groups = set(re.compile(text).groupindex)
         except re.error as error:
             raise UserError(
-                f"--pattern is not a regular expression: {error.msg} at character {(error.pos or 0) + 1} of {text} (named "
-                "groups are written (?P<well>...), a point that means itself \\.)."
+                f"--pattern is not a regular expression: {error.msg} at character"
+                f" {(error.pos or 0) + 1} of {text} (named groups are written (?P<well>...), a"
+                " point that means itself \\.)."
             ) from error
         for name in groups - set(GROUPS):
             raise UserError(
-                f"--pattern has a group {name!r};{did_you_mean(name, GROUPS)} there are: {', '.join(GROUPS)}."
+                f"--pattern has a group {name!r};{did_you_mean(name, GROUPS)} there are:"
+                f" {', '.join(GROUPS)}."
             )
         if "well" not in groups and not {"row", "column"} <= groups:
-            raise UserError(f"--pattern needs a group 'well', or both 'row' and 'column'; it has: {sorted(groups)}.")
+            raise UserError(
+                "--pattern needs a group 'well', or both 'row' and 'column'; it has:"
+                f" {sorted(groups)}."
+            )
         compiled.append(re.compile(f"(?:.*?/)??(?:{text})"))
     return compiled
 
 
 def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
-    """Reads a file's path relative to the source folder (with / between folders); None when no pattern fits."""
+    """Reads a file's path relative to the source folder (with / between folders); None when no
+    pattern fits.
+    """
     for pattern in patterns:
         match = pattern.fullmatch(path)
         if match is None:
             continue
         found = {key: value for key, value in match.groupdict().items() if value is not None}
         well = found["well"] if "well" in found else found["row"] + "/" + found["column"]
-        numbers = {key: normalise_number(found[key]) for key in ("plate", "site", "channel") if key in found}
+        numbers = {
+            key: normalise_number(found[key])
+            for key in ("plate", "site", "channel")
+            if key in found
+        }
         if plane := re.fullmatch(r"0*(\d+)p0*(\d+)", numbers.get("site", "")):
             numbers["site"] = plane[1] if plane[2] == "1" else f"{plane[1]}p{plane[2]}"
         return Name(
@@ -132,7 +160,8 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
 
 
 def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yields (path relative to the folder, bytes, modification time in ns) of each file with one of the suffixes.
+    """Yields (path relative to the folder, bytes, modification time in ns) of each file with one of
+    the suffixes.
 
     Names are visited in order. Hidden files (.DS_Store, ._copy) are passed over.
     """

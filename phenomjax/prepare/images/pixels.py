@@ -1,4 +1,6 @@
-"""What a worker does with one image: read its files, check them, bring them to the bank's pixels, write the shard."""
+"""What a worker does with one image: read its files, check them, bring them to the bank's pixels,
+write the shard.
+"""
 
 import collections
 import hashlib
@@ -36,7 +38,9 @@ class Source(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The result of one image: its row in the staging array and its checksum, or why it was rejected."""
+    """The result of one image: its row in the staging array and its checksum, or why it was
+    rejected.
+    """
 
     row: int
     checksum: str
@@ -44,7 +48,8 @@ class Written(NamedTuple):
 
 
 def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
-    """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image decides nothing.
+    """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image
+    decides nothing.
 
     Returns:
       The source, its dtype "" when none of them can be read, and those that cannot.
@@ -78,27 +83,47 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
         found = _read(source, file, checksum)
         if source.planes is None:
             if len(found) != 1:
-                detail = f"holds {len(found)} planes where one channel a file is expected: a colour image or a stack"
+                detail = (
+                    f"holds {len(found)} planes where one channel a file is expected: a colour"
+                    " image or a stack"
+                )
                 raise BadImage(
-                    "planes", detail + "; convert it to grey, or use a pattern without the group 'channel'", file
+                    "planes",
+                    detail + "; convert it to grey, or use a pattern without the group 'channel'",
+                    file,
                 )
             planes.append(found[0])
         elif len(found) <= max(source.planes):
             raise BadImage(
-                "missing_channel", f"holds {len(found)} planes, channel {max(source.planes) + 1} is missing", file
+                "missing_channel",
+                f"holds {len(found)} planes, channel {max(source.planes) + 1} is missing",
+                file,
             )
         else:
             planes.extend(found[plane] for plane in source.planes)
     for file, plane in zip(entry.files, planes, strict=False):
         if plane.shape != planes[0].shape:
-            detail = f"is {_pixels(plane.shape)}, channel file {entry.files[0]} is {_pixels(planes[0].shape)}: channels of one "
-            raise BadImage("channel_sizes", detail + "image must have one size; export it again", file)
+            detail = (
+                f"is {_pixels(plane.shape)}, channel file {entry.files[0]} is"
+                f" {_pixels(planes[0].shape)}: channels of one "
+            )
+            raise BadImage(
+                "channel_sizes", detail + "image must have one size; export it again", file
+            )
         if plane.dtype.name != source.dtype:
-            detail = f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those into a bank of their own"
+            detail = (
+                f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those"
+                " into a bank of their own"
+            )
             raise BadImage("pixel_type", detail, file)
     if planes[0].shape != source.size:
-        detail = f"is {_pixels(planes[0].shape)}, most of the source is {_pixels(source.size)}: a bank has one size"
-        raise BadImage("size", detail + "; prepare the others into a bank of their own", entry.files[0])
+        detail = (
+            f"is {_pixels(planes[0].shape)}, most of the source is {_pixels(source.size)}: a bank"
+            " has one size"
+        )
+        raise BadImage(
+            "size", detail + "; prepare the others into a bank of their own", entry.files[0]
+        )
     return np.stack(planes, axis=-1), checksum.hexdigest()
 
 
@@ -116,18 +141,21 @@ def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) 
     except BadImage as error:
         return Written(row, "", Rejected(error.reason, error.detail, error.file, entry.key))
     try:
-        bank.write_image(staged, row, image if numbers is None else intensity.to_8_bit(image, numbers))
+        bank.write_image(
+            staged, row, image if numbers is None else intensity.to_8_bit(image, numbers)
+        )
     except (ValueError, OSError) as error:
         raise UserError(
-            f"Cannot write to {staged.parent.parent}: {str(error).splitlines()[0][:200]}. Is the disk full? What is finished is "
-            "kept: make room, then run the same command again.",
+            f"Cannot write to {staged.parent.parent}: {str(error).splitlines()[0][:200]}. Is the"
+            " disk full? What is finished is kept: make room, then run the same command again.",
             EXIT_FAILED,
         ) from error
     return Written(row, checksum, None)
 
 
 def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, Rejected | None]:
-    """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad images do not count.
+    """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad
+    images do not count.
 
     Returns:
       The file, and the first image that was rejected.
@@ -140,7 +168,9 @@ def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, 
         except BadImage as error:  # rejected by name when it is its turn to be written
             rejected = rejected or Rejected(error.reason, error.detail, error.file, entry.key)
             continue
-        counts = counts + np.stack([np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)])
+        counts = counts + np.stack(
+            [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
+        )
     partial = file.with_suffix(".partial")
     with partial.open("wb") as output:
         np.savez_compressed(output, counts=counts)
@@ -158,10 +188,14 @@ def _read(source: Source, file: str, checksum) -> np.ndarray:
         raise BadImage("planes", str(error).removeprefix(f"{folder} "), file) from error
     except (ValueError, OSError) as error:
         raise BadImage(
-            "undecodable", f"does not decode ({str(error).splitlines()[0][:200]}): copy it again", file
+            "undecodable",
+            f"does not decode ({str(error).splitlines()[0][:200]}): copy it again",
+            file,
         ) from error
     if planes.dtype not in (np.uint8, np.uint16):
-        raise BadImage("pixel_type", f"has {planes.dtype} pixels, a bank holds uint8 or uint16", file)
+        raise BadImage(
+            "pixel_type", f"has {planes.dtype} pixels, a bank holds uint8 or uint16", file
+        )
     for part in sorted(path for path in folder.rglob("*") if path.is_file()):
         checksum.update(part.read_bytes())
     return planes

@@ -1,4 +1,6 @@
-"""The plan of a job: which files make which image, in the order of the bank, and which files cannot. Never holds pixels."""
+"""The plan of a job: which files make which image, in the order of the bank, and which files
+cannot. Never holds pixels.
+"""
 
 import collections
 import hashlib
@@ -21,7 +23,8 @@ class Entry(NamedTuple):
 
     Attributes:
       key: (experiment, plate, well, site).
-      files: relative to the source folder; one a channel in the bank's order, or one that holds all channels.
+      files: relative to the source folder; one a channel in the bank's order, or one that holds all
+        channels.
       stamp: digest of names, sizes and modification times: another stamp is another image.
     """
 
@@ -53,7 +56,8 @@ class Plan(NamedTuple):
       entries: the images, in the order of the bank.
       rejected: what the names alone rule out.
       channels: names, in the order of the bank.
-      planes: for files that hold all channels, the plane of each channel; None with one file a channel.
+      planes: for files that hold all channels, the plane of each channel; None with one file a
+        channel.
       pixel_size_um: where the source says it.
     """
 
@@ -65,7 +69,11 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    source: Path, layout: layouts.Layout, pattern: str | None, defaults: dict[str, str], channels: Sequence[str]
+    source: Path,
+    layout: layouts.Layout,
+    pattern: str | None,
+    defaults: dict[str, str],
+    channels: Sequence[str],
 ) -> Plan:
     """Lists the source folder and sorts its files into images.
 
@@ -80,7 +88,11 @@ def make_plan(
       UserError: nothing there, no name fits, or an unknown channel.
     """
     if not source.is_dir():
-        near = did_you_mean(source.name, (p.name for p in source.parent.glob("*"))) if source.parent.is_dir() else ""
+        near = (
+            did_you_mean(source.name, (p.name for p in source.parent.glob("*")))
+            if source.parent.is_dir()
+            else ""
+        )
         raise UserError(f"The source folder {source} is not there.{near}")
     if layout.name == "ome-zarr":
         return _plan_ome(source, channels, defaults.get("experiment"))
@@ -89,7 +101,9 @@ def make_plan(
     if not found.files:
         raise UserError(_nothing_matched(source, layout, pattern, found.unknown))
     if any("channel" in expression.groupindex for expression in patterns):
-        ids = sorted({channel for files in found.files.values() for channel in files}, key=wells.natural)
+        ids = sorted(
+            {channel for files in found.files.values() for channel in files}, key=wells.natural
+        )
         chosen = choose_channels(channels, ids, layout.channels)
         left_out = [i for i in ids if i not in chosen]
         if left_out:
@@ -101,22 +115,32 @@ def make_plan(
         chosen = choose_channels(channels, ids, {})
         planes, wanted = tuple(ids.index(i) for i in chosen), {"": "all"}
     expected = pattern or layout.example
-    detail = f"has a name that layout {layout.name} does not know (expected {expected}): rename it or move it out of the folder"
+    detail = (
+        f"has a name that layout {layout.name} does not know (expected {expected}): rename it or"
+        " move it out of the folder"
+    )
     rejected = [Rejected("unknown_name", detail, file, (None,) * 4) for file in found.unknown]
-    images = [_image(key, found.files[key], found.doubled, wanted) for key in sorted(found.files, key=_order)]
+    images = [
+        _image(key, found.files[key], found.doubled, wanted)
+        for key in sorted(found.files, key=_order)
+    ]
     entries = [image for image in images if isinstance(image, Entry)]
     rejected += [image for image in images if isinstance(image, Rejected)]
     return Plan(entries, rejected, tuple(chosen.values()), planes)
 
 
 class _Found(NamedTuple):
-    files: dict[Key, dict[str, tuple[str, int, int]]]  # of each image, by channel: (file, bytes, modification time)
+    # of each image, by channel: (file, bytes, modification time)
+    files: dict[Key, dict[str, tuple[str, int, int]]]
     doubled: dict[tuple[Key, str], str]  # a second file for one channel
     unknown: list[str]
 
 
 def _group(source: Path, patterns: list[re.Pattern], defaults: dict[str, str]) -> _Found:
-    fallback = {"site": "1", "plate": source.name if source.name != "Images" else source.parent.name} | defaults
+    fallback = {
+        "site": "1",
+        "plate": source.name if source.name != "Images" else source.parent.name,
+    } | defaults
     one_channel_files = any("channel" in expression.groupindex for expression in patterns)
     found = _Found(collections.defaultdict(dict), {}, [])
     for file, size, time in layouts.walk(source, readers.SUFFIXES):
@@ -145,24 +169,32 @@ def _image(key: Key, files: dict, doubled: dict, wanted: dict[str, str]) -> Entr
         if (key, channel) in doubled:
             what = f"channel {channel} ({name})" if channel else "it"
             detail = (
-                f"and {files[channel][0]} both say they are {what} of this image: remove one, or use --pattern with a group "
-                "for what tells them apart (experiment, plate, site)"
+                f"and {files[channel][0]} both say they are {what} of this image: remove one, or"
+                " use --pattern with a group for what tells them apart (experiment, plate, site)"
             )
             return Rejected("duplicate", detail, doubled[key, channel], key)
-    missing = ", ".join(f"{channel} ({name})" for channel, name in wanted.items() if channel not in files)
+    missing = ", ".join(
+        f"{channel} ({name})" for channel, name in wanted.items() if channel not in files
+    )
     if missing:
-        detail = f"has no file for channel {missing} beside it: copy the file, or leave the channel out with --channels"
+        detail = (
+            f"has no file for channel {missing} beside it: copy the file, or leave the channel out"
+            " with --channels"
+        )
         return Rejected("missing_channel", detail, first, key)
     parts = [files[channel] for channel in wanted]
     stamp = hashlib.sha256(repr((key, parts)).encode()).hexdigest()
     return Entry(key, tuple(part[0] for part in parts), stamp)
 
 
-def choose_channels(items: Sequence[str], ids: Sequence[str], names: dict[str, str]) -> dict[str, str]:
+def choose_channels(
+    items: Sequence[str], ids: Sequence[str], names: dict[str, str]
+) -> dict[str, str]:
     """{id in the file names: name in the bank}, in the order of the bank.
 
     Args:
-      items: of --channels: "ID=NAME", an ID, or a NAME of the layout; () = those of the layout that are there.
+      items: of --channels: "ID=NAME", an ID, or a NAME of the layout; () = those of the layout that
+        are there.
       ids: channels that the source has.
       names: the layout's names by id.
     """
@@ -181,12 +213,15 @@ def choose_channels(items: Sequence[str], ids: Sequence[str], names: dict[str, s
         if channel not in ids:
             there = ", ".join(f"{i} ({names[i]})" if i in names else i for i in ids)
             raise UserError(
-                f"--channels {item!r}: no file has channel {left!r}{did_you_mean(left, [*ids, *by_name])}. The source has "
-                f"channels {there}. Write ID=NAME, separated by commas, in the order that the bank shall have."
+                f"--channels {item!r}: no file has channel"
+                f" {left!r}.{did_you_mean(left, [*ids, *by_name])} The source has channels {there}."
+                " Write ID=NAME, separated by commas, in the order that the bank shall have."
             )
         chosen[channel] = right or names.get(channel, channel)
     if len(chosen) != len(items) or len(set(chosen.values())) != len(items):
-        raise UserError(f"--channels {','.join(items)}: a channel or a name is there twice. Name each once.")
+        raise UserError(
+            f"--channels {','.join(items)}: a channel or a name is there twice. Name each once."
+        )
     return chosen
 
 
@@ -194,24 +229,38 @@ def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> 
     folders = ome.plates(source)
     if not folders:
         raise UserError(
-            f"There is no OME-Zarr plate in {source}: neither the folder itself nor one directly in it has 'plate' metadata "
-            "(.zattrs of NGFF 0.4, zarr.json of 0.5). Give the folder of the plate, NAME.zarr."
+            f"There is no OME-Zarr plate in {source}: neither the folder itself nor one directly in"
+            " it has 'plate' metadata (.zattrs of NGFF 0.4, zarr.json of 0.5). Give the folder of"
+            " the plate, NAME.zarr."
         )
     entries, first = {}, None
     for folder in folders:
         for field in ome.fields(folder):
             first = first or field
-            key = (experiment, field.plate, wells.normalise_well(field.well), wells.normalise_number(field.site))
+            key = (
+                experiment,
+                field.plate,
+                wells.normalise_well(field.well),
+                wells.normalise_number(field.site),
+            )
             file = field.path.relative_to(source).as_posix()
             status = [
-                (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(field.path.glob("*")) if p.is_file()
+                (p.name, p.stat().st_size, p.stat().st_mtime_ns)
+                for p in sorted(field.path.glob("*"))
+                if p.is_file()
             ]
-            entries[key] = Entry(key, (file,), hashlib.sha256(repr((key, file, status)).encode()).hexdigest())
+            entries[key] = Entry(
+                key, (file,), hashlib.sha256(repr((key, file, status)).encode()).hexdigest()
+            )
     if first is None:
         raise UserError(f"The OME-Zarr plate {folders[0]} has no fields: its wells list no images.")
     described = ome.image(first.path)
     count = ome.open_field(first.path).shape[2]
-    ids = described.channels if len(described.channels) == count else tuple(str(i + 1) for i in range(count))
+    ids = (
+        described.channels
+        if len(described.channels) == count
+        else tuple(str(i + 1) for i in range(count))
+    )
     chosen = choose_channels(channels, ids, {})
     planes = tuple(ids.index(i) for i in chosen)
     ordered = [entries[key] for key in sorted(entries, key=_order)]
@@ -220,7 +269,11 @@ def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> 
 
 def sample(entries: Sequence, count: int = 64) -> list:
     """Up to `count` evenly spaced items, the same whenever the plan is the same."""
-    return [entries[i * len(entries) // count] for i in range(count)] if len(entries) > count else list(entries)
+    return (
+        [entries[i * len(entries) // count] for i in range(count)]
+        if len(entries) > count
+        else list(entries)
+    )
 
 
 def _planes_per_file(source: Path, files: list[str]) -> int:
@@ -237,23 +290,36 @@ def _order(key: Key) -> list:
     return [wells.natural(part or "") for part in key]
 
 
-def _nothing_matched(source: Path, layout: layouts.Layout, pattern: str | None, unknown: list[str]) -> str:
+def _nothing_matched(
+    source: Path, layout: layouts.Layout, pattern: str | None, unknown: list[str]
+) -> str:
     if not unknown:
-        suffixes = collections.Counter(Path(name).suffix for name, _, _ in layouts.walk(source, ("",)))
+        suffixes = collections.Counter(
+            Path(name).suffix for name, _, _ in layouts.walk(source, ("",))
+        )
         there = (
-            ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common(5))
+            ", ".join(
+                f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common(5)
+            )
             or "no files"
         )
         return (
-            f"There are no images in {source}: looked for {', '.join(readers.SUFFIXES)} in it and the folders below, found "
-            f"{there}. Check --source; OME-Zarr plates want --layout ome-zarr."
+            f"There are no images in {source}: looked for {', '.join(readers.SUFFIXES)} in it and"
+            f" the folders below, found {there}. Check --source; OME-Zarr plates want --layout"
+            " ome-zarr."
         )
     fits = []
     for other in layouts.LAYOUTS.values():
-        if other.patterns and any(layouts.parse(file, layouts.compile_patterns(other, None)) for file in unknown[:20]):
+        if other.patterns and any(
+            layouts.parse(file, layouts.compile_patterns(other, None)) for file in unknown[:20]
+        ):
             fits.append(other.name)
-    hint = f"They fit --layout {' or '.join(fits)}." if fits else "Give --layout generic and a --pattern for them."
+    hint = (
+        f"They fit --layout {' or '.join(fits)}."
+        if fits
+        else "Give --layout generic and a --pattern for them."
+    )
     return (
-        f"None of the {len(unknown)} images in {source} has a name of layout {layout.name}, for instance {unknown[0]!r}; "
-        f"expected {pattern or layout.example}. {hint}"
+        f"None of the {len(unknown)} images in {source} has a name of layout {layout.name}, for"
+        f" instance {unknown[0]!r}; expected {pattern or layout.example}. {hint}"
     )

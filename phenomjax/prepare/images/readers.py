@@ -1,4 +1,6 @@
-"""Reads one image file (PNG, TIFF, JPEG 2000; 8 or 16 bit) as planes, and names what is wrong with a bad one."""
+"""Reads one image file (PNG, TIFF, JPEG 2000; 8 or 16 bit) as planes, and names what is wrong with
+a bad one.
+"""
 
 import io
 import logging
@@ -42,7 +44,10 @@ def read_planes(folder: Path, file: str, checksum) -> np.ndarray:
     try:
         data = (folder / file).read_bytes()
     except OSError as error:
-        detail = f"cannot be read ({error.strerror}): was it moved while the job ran, or may you not read it?"
+        detail = (
+            f"cannot be read ({error.strerror}): was it moved while the job ran, or may you not"
+            " read it?"
+        )
         raise BadImage("unreadable", detail, file) from error
     checksum.update(data)
     kind = _kind(data, file)
@@ -50,23 +55,29 @@ def read_planes(folder: Path, file: str, checksum) -> np.ndarray:
         planes = {"png": _png, "tiff": _tiff, "jpeg2000": _jpeg2000}[kind](data)
     except BadImage as error:
         raise BadImage(error.reason, error.detail, file) from error
-    except Exception as error:  # whatever a decoder throws at a damaged file; its words go to the user
+    # whatever a decoder throws at a damaged file; its words go to the user
+    except Exception as error:
         detail = f"does not decode as {kind.upper()} ({_first_line(error)}): copy it again"
         raise BadImage("undecodable", detail, file) from error
     if planes.dtype not in (np.uint8, np.uint16):
         raise BadImage(
             "pixel_type",
-            f"has {planes.dtype} pixels, a bank holds uint8 or uint16: convert it to 16-bit integers",
+            f"has {planes.dtype} pixels, a bank holds uint8 or uint16: convert it to 16-bit"
+            " integers",
             file,
         )
     if planes.ndim != 3 or 0 in planes.shape:
-        raise BadImage("shape", f"has shape {planes.shape}: expected planes of height x width", file)
+        raise BadImage(
+            "shape", f"has shape {planes.shape}: expected planes of height x width", file
+        )
     return planes
 
 
 def _kind(data: bytes, file: str) -> str:
     if not data:
-        raise BadImage("truncated", "is empty (0 bytes): a copy was interrupted, copy it again", file)
+        raise BadImage(
+            "truncated", "is empty (0 bytes): a copy was interrupted, copy it again", file
+        )
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "png"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -74,24 +85,33 @@ def _kind(data: bytes, file: str) -> str:
     if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or data[:4] == b"\xff\x4f\xff\x51":
         return "jpeg2000"
     if data.startswith(b"version https://git-lfs"):
-        raise BadImage("undecodable", "is a Git LFS pointer, not the image: run `git lfs pull`", file)
+        raise BadImage(
+            "undecodable", "is a Git LFS pointer, not the image: run `git lfs pull`", file
+        )
     raise BadImage(
         "undecodable",
-        f"is no PNG, TIFF or JPEG 2000: it begins with {data[:8]!r}; copy it again, or move it out of the folder",
+        f"is no PNG, TIFF or JPEG 2000: it begins with {data[:8]!r}; copy it again, or move it out"
+        " of the folder",
         file,
     )
 
 
 def _png(data: bytes) -> np.ndarray:
     if b"IEND" not in data[-16:]:
-        raise BadImage("truncated", f"ends after {len(data)} bytes, before its PNG end mark: copy it again")
+        raise BadImage(
+            "truncated", f"ends after {len(data)} bytes, before its PNG end mark: copy it again"
+        )
     return _samples_first(imagecodecs.png_decode(data))
 
 
 def _jpeg2000(data: bytes) -> np.ndarray:
-    # Checked here because some versions of OpenJPEG decode a cut file without a word, losing detail.
+    # Checked here because some versions of OpenJPEG decode a cut file without a word, losing
+    # detail.
     if b"\xff\xd9" not in data[-64:]:
-        raise BadImage("truncated", f"ends after {len(data)} bytes, before its JPEG 2000 end mark: copy it again")
+        raise BadImage(
+            "truncated",
+            f"ends after {len(data)} bytes, before its JPEG 2000 end mark: copy it again",
+        )
     return _samples_first(imagecodecs.jpeg2k_decode(data))
 
 
@@ -101,12 +121,14 @@ def _tiff(data: bytes) -> np.ndarray:
     logger.addHandler(listener)
     truncated = f"ends after {len(data)} bytes, before its TIFF data end: copy it again"
     try:
-        # OME-TIFF metadata may speak of sibling files; a file counts here for the pages it holds itself.
+        # OME-TIFF metadata may speak of sibling files; a file counts here for the pages it holds
+        # itself.
         with tifffile.TiffFile(io.BytesIO(data), is_ome=False) as tiff:
             pages = list(tiff.pages)
             # A TIFF that points past its own end was cut; tifffile would fill the hole with zeros.
             if not pages or any(
-                "invalid value offset" in message or "invalid offset" in message for message in listener.heard
+                "invalid value offset" in message or "invalid offset" in message
+                for message in listener.heard
             ):
                 raise BadImage("truncated", truncated)
             for page in pages:

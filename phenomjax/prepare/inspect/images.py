@@ -1,4 +1,6 @@
-"""python -m phenomjax.prepare inspect: what is in a bank and whether it can be read; how images look. Sequences: inspect_sequences."""
+"""python -m phenomjax.prepare inspect: what is in a bank and whether it can be read; how images
+look. Sequences: inspect_sequences.
+"""
 
 import argparse
 import functools
@@ -36,7 +38,9 @@ COLOURS = (
 
 
 class Counted(NamedTuple):
-    """Pixels of each value in some images, int64 [channels, values], and what is wrong with the others."""
+    """Pixels of each value in some images, int64 [channels, values], and what is wrong with the
+    others.
+    """
 
     images: int
     counts: np.ndarray | None
@@ -51,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=Path,
-        help="images: folder for contact_sheet.png and histograms.png (default: NAME_inspect beside the bank)",
+        help=(
+            "images: folder for contact_sheet.png and histograms.png (default: NAME_inspect beside"
+            " the bank)"
+        ),
     )
     add("--rows", type=int, default=8, help="images: how many are on the contact sheet (default 8)")
     add(
@@ -85,8 +92,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"damaged: {image_name(bank, index) if index >= 0 else ''}{detail}")
     if damaged:
         more = f" ({len(damaged) - 20} more are not shown)" if len(damaged) > 20 else ""
-        print(f"{len(damaged)} problems{more}. Copy those files again from where the bank came from, or delete the bank and "
-              "prepare it again; training can pass over them with --config.data.on_bad_image=skip.")  # fmt: skip
+        print(
+            f"{len(damaged)} problems{more}. Copy those files again from where the bank came from,"
+            " or delete the bank and prepare it again; training can pass over them with"
+            " --config.data.on_bad_image=skip."
+        )
         return EXIT_FAILED
     checked = f"{len(indices)} of {len(bank)} images" if args.quick else f"all {len(bank)} images"
     print(f"integrity: {checked} decoded, nothing missing")
@@ -96,7 +106,11 @@ def run(args: argparse.Namespace) -> int:
 def image_name(bank: ImageBank, index: int) -> str:
     """'image 3 (plate P1, well A01, site 1), file .../c.3.0.0.0: ' for messages."""
     row = bank.metadata.slice(index, 1).to_pylist()[0]
-    where = ", ".join(f"{key} {row[key]}" for key in ("experiment", "plate", "well", "site") if row[key] is not None)
+    where = ", ".join(
+        f"{key} {row[key]}"
+        for key in ("experiment", "plate", "well", "site")
+        if row[key] is not None
+    )
     file = f", file {bank.shard_path(index)}" if bank.attributes else ""
     return f"image {index}{f' ({where})' if where else ''}{file}: "
 
@@ -111,12 +125,24 @@ def describe(bank: ImageBank) -> str:
         "bank": f"{bank.path}, fingerprint {bank.fingerprint[:12]}",
         "images": f"{count} of {height} x {width} pixels, {depth} channels, {bank.dtype}",
         "channels": ", ".join(bank.channels),
-        "chunks": f"{' x '.join(map(str, bank.chunk_shape))} (height x width x channels), {_codec(bank.stored)}",
-        "size": f"{_mebibytes(stored)} stored, {_mebibytes(raw)} decoded, compression {raw / max(stored, 1):.2f}",
+        "chunks": (
+            f"{' x '.join(map(str, bank.chunk_shape))} (height x width x channels),"
+            f" {_codec(bank.stored)}"
+        ),
+        "size": (
+            f"{_mebibytes(stored)} stored, {_mebibytes(raw)} decoded, compression"
+            f" {raw / max(stored, 1):.2f}"
+        ),
     }
     if attributes:
-        recorded = {key: value for key, value in (attributes["intensity"] or {}).items() if not isinstance(value, dict)}
-        lines["intensity"] = ", ".join(f"{key} {value}" for key, value in recorded.items()) or "not recorded"
+        recorded = {
+            key: value
+            for key, value in (attributes["intensity"] or {}).items()
+            if not isinstance(value, dict)
+        }
+        lines["intensity"] = (
+            ", ".join(f"{key} {value}" for key, value in recorded.items()) or "not recorded"
+        )
         size = attributes["pixel_size_um"]
         lines["pixel size"] = f"{size} micrometres" if size else "not recorded"
     metadata = {}
@@ -142,11 +168,16 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
     try:
         return bank.read(index), ""
     except (ValueError, OSError) as error:
-        return None, "does not decode: " + str(error).split(" [source locations")[0].splitlines()[0][:300]
+        return (
+            None,
+            "does not decode: " + str(error).split(" [source locations")[0].splitlines()[0][:300],
+        )
 
 
 def _index_fault(bank: ImageBank, shard: Path) -> str:
-    """What the index at the end of a shard says is wrong; TensorStore would read a chunk that is not there as zeros."""
+    """What the index at the end of a shard says is wrong; TensorStore would read a chunk that is
+    not there as zeros.
+    """
     height, width = bank.shape[1:3]
     grid = -(-height // bank.chunk_shape[0]) * -(-width // bank.chunk_shape[1])
     size = shard.stat().st_size
@@ -165,22 +196,33 @@ def _index_fault(bank: ImageBank, shard: Path) -> str:
 
 
 def _count_block(bank: ImageBank, indices: list[int]) -> Counted:
-    values = 1 << 8 * bank.dtype.itemsize if bank.dtype.kind == "u" and bank.dtype.itemsize < 3 else 0
+    values = (
+        1 << 8 * bank.dtype.itemsize if bank.dtype.kind == "u" and bank.dtype.itemsize < 3 else 0
+    )
     counts, damaged = np.zeros((bank.shape[3], values), np.int64), []
     for index in indices:
         image, fault = check_image(bank, index)
         if image is None:
             damaged.append((index, fault))
         elif values:
-            counts += np.stack([np.bincount(plane.ravel(), minlength=values) for plane in np.moveaxis(image, -1, 0)])
+            counts += np.stack(
+                [
+                    np.bincount(plane.ravel(), minlength=values)
+                    for plane in np.moveaxis(image, -1, 0)
+                ]
+            )
     return Counted(len(indices), counts if values else None, damaged)
 
 
-def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
+def _count_all(
+    bank: ImageBank, indices: list[int], jobs: int
+) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
     blocks = [indices[i : i + BLOCK] for i in range(0, len(indices), BLOCK)]
     progress, damaged = Progress("decode", len(indices), "images"), []
     total: np.ndarray | None = None
-    for block in processes.run_tasks(functools.partial(_count_block, bank), blocks, jobs, threading.Event()):
+    for block in processes.run_tasks(
+        functools.partial(_count_block, bank), blocks, jobs, threading.Event()
+    ):
         progress.update(block.images)
         damaged += block.damaged
         if block.counts is not None:
@@ -210,14 +252,18 @@ def _quantiles(counts: np.ndarray, shares: tuple[float, ...]) -> list[int]:
 
 
 def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> str:
-    """One line a channel: quantiles, mean, share of saturated pixels, and a small logarithmic histogram."""
+    """One line a channel: quantiles, mean, share of saturated pixels, and a small logarithmic
+    histogram.
+    """
     if counts is None:
         return f"histograms: none for {bank.dtype} pixels"
     top = _shown_top(counts)
     name_width = max(map(len, bank.channels)) + 2
     levels = np.arange(counts.shape[1])
-    lines = [f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}{'at max':>8}  "
-             f"histogram of {images} images, 0 to {top}, log scale"]  # fmt: skip
+    lines = [
+        f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}{'at max':>8}"
+        f"  histogram of {images} images, 0 to {top}, log scale"
+    ]
     for name, values in zip(bank.channels, counts, strict=True):
         there = np.flatnonzero(values)
         low, middle, high = _quantiles(values, (0.01, 0.5, 0.99))
@@ -225,8 +271,8 @@ def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> s
         bins = np.log1p(values[: top + 1].reshape(32, -1).sum(axis=1))
         bars = "".join(" ▁▂▃▄▅▆▇█"[int(np.ceil(8 * share))] for share in bins / bins.max())
         lines.append(
-            f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}"
-            f"{values[-1] / values.sum():>8.2%}  |{bars}|"
+            f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}{values[-1] / values.sum():>8.2%}"
+            f"  |{bars}|"
         )
     return "\n".join(lines)
 
@@ -248,17 +294,26 @@ def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
 
 
 def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None):
-    """One row an image: each channel in grey, then all as one colour image; contrast is the same in all rows."""
+    """One row an image: each channel in grey, then all as one colour image; contrast is the same in
+    all rows.
+    """
     from matplotlib.figure import Figure
 
-    limits = [(0.0, 1.0)] * bank.shape[3] if counts is None else [_quantiles(v, (0.005, 0.998)) for v in counts]
+    limits = (
+        [(0.0, 1.0)] * bank.shape[3]
+        if counts is None
+        else [_quantiles(v, (0.005, 0.998)) for v in counts]
+    )
     columns = bank.shape[3] + 1
     aspect = bank.shape[1] / bank.shape[2]
-    figure = Figure(figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=110, layout="constrained"
+    )
     grid = figure.subplots(len(indices), columns, squeeze=False)
     step = max(1, min(bank.shape[1:3]) // 256)
     colours = np.array([COLOURS[channel % len(COLOURS)] for channel in range(bank.shape[3])])
-    colours /= max(1, colours.sum(axis=0).max() / 1.6)  # many channels overlap: without this they add up to white
+    # many channels overlap: without this they add up to white
+    colours /= max(1, colours.sum(axis=0).max() / 1.6)
     for row, index in zip(grid, indices, strict=True):
         image = _shrink(bank.read(index), step)
         colour = np.zeros((*image.shape[:2], 3))
@@ -268,7 +323,11 @@ def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None
             colour += plane[..., None] * colours[channel]
         row[-1].imshow(np.clip(colour, 0, 1))
         described = bank.metadata.slice(index, 1).to_pylist()[0]
-        parts = [described[key] for key in ("experiment", "plate", "well", "site") if described[key] is not None]
+        parts = [
+            described[key]
+            for key in ("experiment", "plate", "well", "site")
+            if described[key] is not None
+        ]
         row[0].set_ylabel("/".join(parts) or f"image {index}", fontsize=7)
         for axes in row:
             axes.set(xticks=[], yticks=[])
@@ -294,9 +353,16 @@ def _codec(stored: dict) -> str:
     names = []
     for codec in inner:
         configuration = codec.get("configuration", {})
-        parts = [str(configuration[key]) for key in ("cname", "clevel", "level", "shuffle") if key in configuration]
+        parts = [
+            str(configuration[key])
+            for key in ("cname", "clevel", "level", "shuffle")
+            if key in configuration
+        ]
         names += ["-".join([codec["name"], *parts])] if codec["name"] != "bytes" else []
-    return f"Zarr v3, {', '.join(names) or 'no compression'}{', one shard an image' if sharded else ''}"
+    return (
+        "Zarr v3,"
+        f" {', '.join(names) or 'no compression'}{', one shard an image' if sharded else ''}"
+    )
 
 
 def _mebibytes(size: int) -> str:

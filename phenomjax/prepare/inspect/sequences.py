@@ -1,4 +1,6 @@
-"""What `prepare inspect` says of a token bank: counts, lengths, composition, splits, first records, and damaged files."""
+"""What `prepare inspect` says of a token bank: counts, lengths, composition, splits, first records,
+and damaged files.
+"""
 
 import itertools
 import json
@@ -8,7 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from phenomjax.data.images.bank import UNFINISHED
-from phenomjax.data.sequences.bank import FORMAT, METADATA_SCHEMA, SPLITS, TokenBank, damaged_files, open_token_bank
+from phenomjax.data.sequences.bank import (
+    FORMAT,
+    METADATA_SCHEMA,
+    SPLITS,
+    TokenBank,
+    damaged_files,
+    open_token_bank,
+)
 from phenomjax.data.sequences.vocabulary import SPECIALS, UNITS
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
@@ -48,10 +57,15 @@ def inspect(path: Path, quick: bool) -> int:
         print(f"damaged: {name}")
     if damaged:
         print(
-            f"{len(damaged)} damaged files. Copy them again from where the bank came from, or delete the bank and prepare it again."
+            f"{len(damaged)} damaged files. Copy them again from where the bank came from, or"
+            " delete the bank and prepare it again."
         )
         return EXIT_FAILED
-    print("integrity: not checked (--quick)" if quick else "integrity: every checksum and offset is right")
+    print(
+        "integrity: not checked (--quick)"
+        if quick
+        else "integrity: every checksum and offset is right"
+    )
     return EXIT_DONE
 
 
@@ -63,7 +77,9 @@ def describe(bank: TokenBank) -> str:
     lines = {
         "bank": f"{bank.path}, fingerprint {bank.fingerprint[:12]}",
         "sequences": f"{len(bank):,}",
-        "tokens": f"{bank.tokens.size:,} ({unit} and boundary tokens), {stored / 2**20:.1f} MiB stored",
+        "tokens": (
+            f"{bank.tokens.size:,} ({unit} and boundary tokens), {stored / 2**20:.1f} MiB stored"
+        ),
         "vocabulary": f"{words.name}, version {words.version}, {len(words)} tokens",
         "boundary": bank.boundary,
     }
@@ -90,14 +106,18 @@ def describe(bank: TokenBank) -> str:
 def _short(value) -> str:
     if not isinstance(value, list):
         return str(value)
-    return ", ".join(map(str, value[:3])) + (f" and {len(value) - 3} more" if len(value) > 3 else "")
+    return ", ".join(map(str, value[:3])) + (
+        f" and {len(value) - 3} more" if len(value) > 3 else ""
+    )
 
 
 def _check(bank: TokenBank) -> list[str]:
     """Files that are missing, changed, or contradict each other."""
     damaged = damaged_files(bank.path)
     known = {*bank.attributes["checksums"], "zarr.json", "rejected.parquet"}
-    found = (str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file())
+    found = (
+        str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file()
+    )
     damaged += [f"{name} (no file of this bank: delete it)" for name in found if name not in known]
     if damaged:
         return damaged
@@ -110,32 +130,49 @@ def _check(bank: TokenBank) -> list[str]:
     if last != bank.tokens.size:
         return [f"offsets (they end at token {last}, there are {bank.tokens.size})"]
     rows = pq.read_metadata(bank.path / "metadata.parquet").num_rows
-    return [] if rows == len(bank) else [f"metadata.parquet ({rows} rows for {len(bank)} sequences)"]
+    return (
+        [] if rows == len(bank) else [f"metadata.parquet ({rows} rows for {len(bank)} sequences)"]
+    )
 
 
 def _lengths(bank: TokenBank) -> str:
     """Quantiles of the lengths, without boundary tokens, and a small histogram by factors of two."""
     extra = {"eos": 1, "bos_eos": 2}[bank.boundary]
-    counts = np.zeros(1, np.int64)  # of each length; the longest protein has 45,000 residues, so this stays small
+    # of each length; the longest protein has 45,000 residues, so this stays small
+    counts = np.zeros(1, np.int64)
     for start in range(0, len(bank), PART):
         lengths = np.diff(bank.offsets[start : min(start + PART, len(bank)) + 1]) - extra
         more = np.bincount(lengths)
-        counts, more = (np.pad(part, (0, max(len(counts), len(more)) - len(part))) for part in (counts, more))
+        counts, more = (
+            np.pad(part, (0, max(len(counts), len(more)) - len(part))) for part in (counts, more)
+        )
         counts = counts + more
     if not counts.sum():
         return "lengths:           none"
     cumulative = counts.cumsum()
     quantiles = [
-        int(np.searchsorted(cumulative, max(1, share * cumulative[-1]))) for share in (0, 0.25, 0.5, 0.75, 0.95, 1)
+        int(np.searchsorted(cumulative, max(1, share * cumulative[-1])))
+        for share in (0, 0.25, 0.5, 0.75, 0.95, 1)
     ]
     mean = (counts * np.arange(len(counts))).sum() / counts.sum()
     edges = [0, *(2**i for i in range(len(counts).bit_length() + 1))]
-    lines = ["lengths:           " + ", ".join(f"{name} {value:,}" for name, value in zip(
-        ("min", "25 %", "median", "75 %", "95 %", "max"), quantiles, strict=True)) + f", mean {mean:,.1f}"]  # fmt: skip
+    lines = [
+        "lengths:           "
+        + ", ".join(
+            f"{name} {value:,}"
+            for name, value in zip(
+                ("min", "25 %", "median", "75 %", "95 %", "max"), quantiles, strict=True
+            )
+        )
+        + f", mean {mean:,.1f}"
+    ]
     for low, high in itertools.pairwise(edges):
         count = int(counts[low:high].sum())
         if count:
-            lines.append(f"  {low:>9,} to {high - 1:<9,} {count:>13,} {'#' * max(1, round(50 * count / counts.sum()))}")
+            lines.append(
+                f"  {low:>9,} to {high - 1:<9,} {count:>13,}"
+                f" {'#' * max(1, round(50 * count / counts.sum()))}"
+            )
     return "\n".join(lines)
 
 
@@ -147,10 +184,13 @@ def _composition(bank: TokenBank, quick: bool) -> str:
         counts += np.bincount(part, minlength=256)
         progress.update(len(part))
     words = bank.vocabulary.tokens
-    listed = sorted((i for i in range(len(SPECIALS), len(words)) if counts[i]), key=lambda i: -counts[i])
+    listed = sorted(
+        (i for i in range(len(SPECIALS), len(words)) if counts[i]), key=lambda i: -counts[i]
+    )
     body = max(1, counts[len(SPECIALS) :].sum())
     shown = ", ".join(
-        f"{words[i] if words[i].isprintable() else repr(words[i])} {counts[i] / body:.2%}" for i in listed[:30]
+        f"{words[i] if words[i].isprintable() else repr(words[i])} {counts[i] / body:.2%}"
+        for i in listed[:30]
     )
     special = ", ".join(f"{words[i]} {counts[i]:,}" for i in range(len(SPECIALS)) if counts[i])
     strange = int(counts[len(words) :].sum())
@@ -170,7 +210,8 @@ def _first_records(bank: TokenBank) -> str:
         text = bank.vocabulary.decode(ids[: SHOWN_TOKENS + 1])
         more = "..." if len(ids) > SHOWN_TOKENS + 2 else ""
         lines.append(
-            f"record {index}:          {row['id']} ({row['source']}, length {row['length']:,}) {row['description'][:80]}"
+            f"record {index}:          {row['id']} ({row['source']}, length {row['length']:,})"
+            f" {row['description'][:80]}"
         )
         lines.append(f"                   {text!r}{more}")
     return "\n".join(lines)

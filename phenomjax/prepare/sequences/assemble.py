@@ -1,7 +1,9 @@
-"""The second pass of `prepare sequences`: duplicates out, and the pieces into the files of the bank.
+"""The second pass of `prepare sequences`: duplicates out, and the pieces into the files of the
+bank.
 
-Every step writes files that are renamed into place when they are whole, and takes those that are there as done. The order of
-the bank is split, source, piece, place in the file; of equal sequences the first one in that order of files is kept.
+Every step writes files that are renamed into place when they are whole, and takes those that are
+there as done. The order of the bank is split, source, piece, place in the file; of equal sequences
+the first one in that order of files is kept.
 """
 
 import hashlib
@@ -17,7 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.sequences import compiled
-from phenomjax.data.sequences.bank import BOUNDARIES, METADATA_SCHEMA, SPLITS, FlatWriter, write_flat_description
+from phenomjax.data.sequences.bank import (
+    BOUNDARIES,
+    METADATA_SCHEMA,
+    SPLITS,
+    FlatWriter,
+    write_flat_description,
+)
 from phenomjax.data.sequences.sources import Source
 from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, Settings
 
@@ -59,9 +67,11 @@ def read_wanted(piece: Path) -> np.ndarray:
 
 
 def find_duplicates(plan: Plan, bucket: int) -> int:
-    """Finds all records of a bucket of hashes that stand a second time; returns the number of the bucket.
+    """Finds all records of a bucket of hashes that stand a second time; returns the number of the
+    bucket.
 
-    WORK/duplicates/BUCKET is int64 bounds [pieces + 1] and uint32 numbers of the duplicates, piece by piece.
+    WORK/duplicates/BUCKET is int64 bounds [pieces + 1] and uint32 numbers of the duplicates, piece
+    by piece.
     """
     target = plan.settings.work / "duplicates" / f"{bucket:06d}"
     if target.is_file():
@@ -79,7 +89,9 @@ def find_duplicates(plan: Plan, bucket: int) -> int:
             file.seek(8 * (buckets + 1) + 16 * records + 4 * int(ends[0]))
             numbers.append(np.fromfile(file, np.uint32, count))
     together = np.concatenate(hashes)
-    new = compiled.first_of_each(together, np.zeros(1 << max(1, (2 * len(together)).bit_length()), np.int32))
+    new = compiled.first_of_each(
+        together, np.zeros(1 << max(1, (2 * len(together)).bit_length()), np.int32)
+    )
     bounds, place, parts = np.zeros(len(plan.pieces) + 1, np.int64), 0, []
     for i, part in enumerate(numbers):
         parts.append(part[new[place : place + len(part)] == 0])
@@ -118,7 +130,8 @@ class Layout(NamedTuple):
     """Where the records of each split and piece come to lie.
 
     Attributes:
-      records, tokens: int64 [splits * pieces + 1], the first record and token of each split and piece, in order; last, the total.
+      records, tokens: int64 [splits * pieces + 1], the first record and token of each split and
+        piece, in order; last, the total.
     """
 
     records: np.ndarray
@@ -132,7 +145,9 @@ def make_layout(plan: Plan) -> Layout:
     for index, piece in enumerate(plan.pieces):
         wanted, lengths = read_wanted(piece), read_lengths(piece)
         records[:, index] = np.bincount(wanted, minlength=256)[: len(SPLITS)]
-        tokens[:, index] = np.bincount(wanted, lengths, minlength=256)[: len(SPLITS)] + extra * records[:, index]
+        tokens[:, index] = (
+            np.bincount(wanted, lengths, minlength=256)[: len(SPLITS)] + extra * records[:, index]
+        )
     return Layout(*(np.concatenate([[0], counts.ravel().cumsum()]) for counts in (records, tokens)))
 
 
@@ -159,7 +174,12 @@ def write_part(plan: Plan, layout: Layout, task: tuple[str, int]) -> tuple[str, 
 def parts(plan: Plan, layout: Layout) -> list[tuple[str, int]]:
     """The tasks of write_part, the long ones first."""
     chunks = max(1, -(-int(layout.tokens[-1]) // plan.settings.chunk_bytes))
-    return [("metadata", 0), ("offsets", 0), ("rejected", 0), *(("tokens", number) for number in range(chunks))]
+    return [
+        ("metadata", 0),
+        ("offsets", 0),
+        ("rejected", 0),
+        *(("tokens", number) for number in range(chunks)),
+    ]
 
 
 def _digest(path: Path) -> str:
@@ -170,7 +190,11 @@ def _digest(path: Path) -> str:
 def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict[str, str]:
     total = int(layout.tokens[-1])
     chunk = min(plan.settings.chunk_bytes, max(total, 1))
-    described = write_flat_description(target.parent, total, np.dtype("uint8"), chunk, "token") if number == 0 else {}
+    described = (
+        write_flat_description(target.parent, total, np.dtype("uint8"), chunk, "token")
+        if number == 0
+        else {}
+    )
     if target.is_file():
         return described | {f"tokens/{target.name}": _digest(target)}
     digest, filled, partial = hashlib.sha256(), 0, target.with_name(target.name + ".partial")
@@ -187,7 +211,9 @@ def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict
 
 
 def _tokens(plan: Plan, layout: Layout, start: int, stop: int) -> Iterator[np.ndarray]:
-    """The bank's tokens [start:stop] in parts; each is valid until the next one. Parts are small enough for the cache."""
+    """The bank's tokens [start:stop] in parts; each is valid until the next one. Parts are small
+    enough for the cache.
+    """
     extra = np.int32(sum(map(len, BOUNDARIES[plan.settings.boundary])))
     window, out = np.empty(WINDOW, np.uint8), np.empty(WINDOW, np.uint8)
     first = int(np.searchsorted(layout.tokens, start, side="right")) - 1
@@ -200,7 +226,8 @@ def _tokens(plan: Plan, layout: Layout, start: int, stop: int) -> Iterator[np.nd
         piece = plan.pieces[index]
         sizes, wanted = read_lengths(piece) + extra, read_wanted(piece)
         ends = sizes.cumsum(dtype=np.int64)  # of each record in the piece
-        found = np.where(wanted == split, sizes, 0).cumsum(dtype=np.int64) + layout.tokens[place]  # and in the bank
+        # and in the bank
+        found = np.where(wanted == split, sizes, 0).cumsum(dtype=np.int64) + layout.tokens[place]
         i, last = (int(np.searchsorted(found, edge, side="right")) for edge in (start, stop - 1))
         last = min(last + 1, len(sizes))
         with (piece / "tokens").open("rb", buffering=0) as file:
@@ -225,7 +252,9 @@ def _write_offsets(plan: Plan, layout: Layout, folder: Path) -> dict[str, str]:
     writer.write(np.zeros(1, np.int64))
     last = 0
     for split, piece in itertools.product(range(len(SPLITS)), plan.pieces):
-        ends = (read_lengths(piece)[read_wanted(piece) == split].astype(np.int64) + extra).cumsum() + last
+        ends = (
+            read_lengths(piece)[read_wanted(piece) == split].astype(np.int64) + extra
+        ).cumsum() + last
         if len(ends):
             writer.write(ends)
             last = int(ends[-1])
@@ -242,8 +271,14 @@ def _metadata(plan: Plan) -> Iterator[pa.Table]:
 
 
 def _write_metadata(plan: Plan, target: Path) -> None:
-    # Ids and descriptions are all different: a dictionary or the smallest and largest of them cost time and say nothing.
-    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": ["source"], "write_statistics": False}
+    # Ids and descriptions are all different: a dictionary or the smallest and largest of them cost
+    # time and say nothing.
+    options = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": ["source"],
+        "write_statistics": False,
+    }
     with pq.ParquetWriter(target, METADATA_SCHEMA, **options) as writer:
         held: list[pa.Table] = []
         for table in _metadata(plan):
@@ -259,7 +294,9 @@ def _write_rejected(plan: Plan, target: Path) -> None:
     with pq.ParquetWriter(target, REJECTED_SCHEMA) as writer:
         for piece in plan.pieces:
             if (piece / "rejected.arrow").is_file():
-                writer.write_table(pa.ipc.open_file(pa.memory_map(str(piece / "rejected.arrow"))).read_all())
+                writer.write_table(
+                    pa.ipc.open_file(pa.memory_map(str(piece / "rejected.arrow"))).read_all()
+                )
 
 
 def summaries(plan: Plan) -> tuple[dict[str, int], list[int]]:

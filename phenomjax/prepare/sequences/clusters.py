@@ -1,4 +1,6 @@
-"""Clusters of similar sequences: a table of MMseqs2 that splits go by, and MMseqs2 itself to reduce redundancy."""
+"""Clusters of similar sequences: a table of MMseqs2 that splits go by, and MMseqs2 itself to reduce
+redundancy.
+"""
 
 import logging
 import os
@@ -20,18 +22,25 @@ BUCKET_BYTES, MOST_BITS = 2**27, 9  # of the text of a bucket; open files while 
 
 def hash_strings(strings: pa.Array) -> np.ndarray:
     """uint64 [n, 2]: the hash of each text."""
-    offsets = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    offsets = np.frombuffer(strings.buffers()[1], np.int32)[
+        strings.offset : strings.offset + len(strings) + 1
+    ]
     data = strings.buffers()[2]
-    text = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    text = (
+        np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
+    )
     starts, stops = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
-    scratch = np.zeros((int((stops - starts).max(initial=0)) + compiled.PADDING + 7) // 8, np.uint64).view(np.uint8)
+    scratch = np.zeros(
+        (int((stops - starts).max(initial=0)) + compiled.PADDING + 7) // 8, np.uint64
+    ).view(np.uint8)
     hashes = np.empty((len(strings), 2), np.uint64)
     compiled.hash_spans(text, starts, stops, scratch, hashes)
     return hashes
 
 
 def build_table(path: Path, folder: Path) -> None:
-    """Turns a cluster file (representative TAB member, one line a member) into sorted tables of hashes, at constant memory.
+    """Turns a cluster file (representative TAB member, one line a member) into sorted tables of
+    hashes, at constant memory.
 
     Args:
       path: NAME_cluster.tsv of MMseqs2; .gz and .zst too.
@@ -64,24 +73,31 @@ def build_table(path: Path, folder: Path) -> None:
 def _by_bucket(hashes: np.ndarray, bits: int) -> list[tuple[int, np.ndarray]]:
     order, bounds = np.empty(len(hashes), np.int64), np.empty(2**bits + 1, np.int64)
     compiled.order_by_bucket(hashes, bits, bounds, order)
-    return [(bucket, order[bounds[bucket] : bounds[bucket + 1]]) for bucket in np.flatnonzero(np.diff(bounds)).tolist()]
+    return [
+        (bucket, order[bounds[bucket] : bounds[bucket + 1]])
+        for bucket in np.flatnonzero(np.diff(bounds)).tolist()
+    ]
 
 
 def read_clusters(path: Path) -> Iterator[pa.RecordBatch]:
     """Batches of two columns, representative and member."""
     if not path.is_file():
-        raise UserError(f"There is no cluster file {path}. Name the ..._cluster.tsv that MMseqs2 wrote.")
+        raise UserError(
+            f"There is no cluster file {path}. Name the ..._cluster.tsv that MMseqs2 wrote."
+        )
     parse = pa.csv.ParseOptions(delimiter="\t", quote_char=False)
     convert = pa.csv.ConvertOptions(
-        column_types={"representative": pa.string(), "member": pa.string()}, strings_can_be_null=False
+        column_types={"representative": pa.string(), "member": pa.string()},
+        strings_can_be_null=False,
     )
     names = pa.csv.ReadOptions(column_names=["representative", "member"], block_size=2**22)
     try:
         yield from pa.csv.open_csv(path, names, parse, convert)
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path} is not a cluster file of MMseqs2: every line must be a representative, a tab, and a member ({error}). "
-            "`mmseqs easy-linclust in.fasta NAME tmp` writes one, NAME_cluster.tsv."
+            f"{path} is not a cluster file of MMseqs2: every line must be a representative, a tab,"
+            f" and a member ({error}). `mmseqs easy-linclust in.fasta NAME tmp` writes one,"
+            " NAME_cluster.tsv."
         ) from None
 
 
@@ -98,7 +114,8 @@ class ClusterTable:
           names: ids of sequences.
 
         Returns:
-          uint64 [n, 2], of which [:, 0] is the hash; and how many ids are in no cluster. Those stand for themselves.
+          uint64 [n, 2], of which [:, 0] is the hash; and how many ids are in no cluster. Those
+          stand for themselves.
         """
         hashes, strangers = hash_strings(names), 0
         found = hashes.copy()
@@ -114,7 +131,3 @@ class ClusterTable:
             found[picked[there], 0] = rows["representative"][places[there]] if len(rows) else 0
             strangers += int((~there).sum())
         return found, strangers
-
-
-
-

@@ -1,7 +1,9 @@
-"""The work between sequence files and a token bank, in OUT/.prepare; can be killed at any time and run again.
+"""The work between sequence files and a token bank, in OUT/.prepare; can be killed at any time and
+run again.
 
-scan the files into pieces -> find duplicates -> (cluster) -> write the bank's files -> rename them into OUT. The bank is the same,
-byte for byte, for any number of processes and however often the job was interrupted.
+scan the files into pieces -> find duplicates -> (cluster) -> write the bank's files -> rename them
+into OUT. The bank is the same, byte for byte, for any number of processes and however often the job
+was interrupted.
 """
 
 import functools
@@ -29,7 +31,8 @@ from phenomjax.system.files import write_text
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
-BUCKET_INPUT_BYTES, MOST_BITS = 2**29, 12  # of source files a bucket of hashes: some 10 million short sequences
+# of source files a bucket of hashes: some 10 million short sequences
+BUCKET_INPUT_BYTES, MOST_BITS = 2**29, 12
 COMPRESSION = 4  # how much larger a compressed file is than it looks, about
 
 
@@ -50,8 +53,16 @@ class Job:
       stop: ends the work early when set.
     """
 
-    def __init__(self, out: Path, sources: list[Source], settings: Settings, jobs: int, stop: threading.Event):
-        self.out, self.sources, self.settings, self.jobs, self.stop = out, sources, settings, jobs, stop
+    def __init__(
+        self, out: Path, sources: list[Source], settings: Settings, jobs: int, stop: threading.Event
+    ):
+        self.out, self.sources, self.settings, self.jobs, self.stop = (
+            out,
+            sources,
+            settings,
+            jobs,
+            stop,
+        )
         self.work = settings.work
         self._assembled = self.work / "assembled.json"
         self._plan: Plan | None = None
@@ -70,7 +81,9 @@ class Job:
         stamps = [[str(s.path.resolve()), s.size, s.path.stat().st_mtime_ns] for s in self.sources]
         record = self.work / "sources.json"
         if record.is_file() and json.loads(record.read_text()) != stamps:
-            log.warning("the source files have changed since the job was interrupted: it begins again")
+            log.warning(
+                "the source files have changed since the job was interrupted: it begins again"
+            )
             record.unlink()
             for path in self.work.iterdir():
                 if path.name not in ("lock", "arguments.json"):
@@ -82,7 +95,9 @@ class Job:
         write_text(record, json.dumps(stamps))
 
     def _workers(self, tasks: int, part: int = 1) -> int:
-        """Processes that are worth their start: one for each eighth of a piece, `part` times as much where the work is light."""
+        """Processes that are worth their start: one for each eighth of a piece, `part` times as
+        much where the work is light.
+        """
         size = sum(source.size for source in self.sources)
         return max(1, min(self.jobs, tasks, size * 8 // (self.settings.piece_bytes * part) + 1))
 
@@ -104,10 +119,19 @@ class Job:
                     done += self._size(source, number)
                 else:
                     tasks.append((source, number))
-        progress = Progress("read", sum(s.size for s in self.sources) // 1000, "kB", done=done // 1000)
-        with _Watch(self.settings, [source for source, _ in tasks if not source.divided], progress, self.stop):
+        progress = Progress(
+            "read", sum(s.size for s in self.sources) // 1000, "kB", done=done // 1000
+        )
+        with _Watch(
+            self.settings,
+            [source for source, _ in tasks if not source.divided],
+            progress,
+            self.stop,
+        ):
             run = functools.partial(scan, self.settings)
-            for source, number in processes.run_tasks(run, tasks, self._workers(len(tasks)), self.stop):
+            for source, number in processes.run_tasks(
+                run, tasks, self._workers(len(tasks)), self.stop
+            ):
                 if source.divided:
                     progress.update(self._size(source, number) // 1000)
 
@@ -123,7 +147,11 @@ class Job:
     def plan(self) -> Plan:
         """All pieces, once they are there."""
         if self._plan is None:
-            places = [(source.number, number) for source in self.sources for number in range(self._count(source))]
+            places = [
+                (source.number, number)
+                for source in self.sources
+                for number in range(self._count(source))
+            ]
             pieces = [self.settings.piece(*place) for place in places]
             self._plan = Plan(self.settings, self.sources, pieces, [owner for owner, _ in places])
         return self._plan
@@ -136,14 +164,18 @@ class Job:
         if not self.stop.is_set():
             self._run(assemble.mark_wanted, range(pieces), "mark", "pieces", 64)
 
-    def _run(self, function: Callable[[Plan, int], int], tasks: range, label: str, unit: str, part: int) -> None:
+    def _run(
+        self, function: Callable[[Plan, int], int], tasks: range, label: str, unit: str, part: int
+    ) -> None:
         progress = Progress(label, len(tasks), unit)
         run = functools.partial(function, self.plan)
         for _ in processes.run_tasks(run, tasks, self._workers(len(tasks), part), self.stop):
             progress.update()
 
     def reduce(self, identity: float | None, coverage: float) -> None:
-        """Keeps the representatives of clusters that MMseqs2 makes at an identity; None: nothing is done."""
+        """Keeps the representatives of clusters that MMseqs2 makes at an identity; None: nothing is
+        done.
+        """
         if identity is None:
             return
         folder = self.work / "linclust"
@@ -165,7 +197,10 @@ class Job:
 
     def _write_fasta(self, target: Path) -> None:
         """What is wanted so far, named by number."""
-        letters = np.array([ord(token) if len(token) == 1 else 0 for token in vocabulary("protein").tokens], np.uint8)
+        letters = np.array(
+            [ord(token) if len(token) == 1 else 0 for token in vocabulary("protein").tokens],
+            np.uint8,
+        )
         before, after = (len(part) for part in BOUNDARIES[self.settings.boundary])
         partial, first = target.with_suffix(".partial"), 0
         with partial.open("wb") as file:
@@ -177,25 +212,40 @@ class Job:
                 stops = sizes.cumsum()
                 tokens = np.memmap(piece / "tokens", np.uint8, "r") if len(wanted) else stops
                 for i in np.flatnonzero(wanted != DROPPED):
-                    text = letters[tokens[stops[i] - sizes[i] + before : stops[i] - after]].tobytes()
+                    text = letters[
+                        tokens[stops[i] - sizes[i] + before : stops[i] - after]
+                    ].tobytes()
                     file.write(b">%d\n%b\n" % (first + i, text))
                 first += len(wanted)
         os.replace(partial, target)
 
     def counts(self) -> dict[str, int]:
-        """What became of the records: those of `pieces.summaries`, kept, duplicates, and those that clustering left out."""
+        """What became of the records: those of `pieces.summaries`, kept, duplicates, and those that
+        clustering left out.
+        """
         found, outcomes = assemble.summaries(self.plan)
-        kept = sum(int((assemble.read_wanted(piece) != DROPPED).sum()) for piece in self.plan.pieces)
-        single = sum(int((np.fromfile(piece / "wanted", np.uint8) != DROPPED).sum()) for piece in self.plan.pieces)
+        kept = sum(
+            int((assemble.read_wanted(piece) != DROPPED).sum()) for piece in self.plan.pieces
+        )
+        single = sum(
+            int((np.fromfile(piece / "wanted", np.uint8) != DROPPED).sum())
+            for piece in self.plan.pieces
+        )
         left_out = {
-            "duplicates": found["records"] - single, "in_other_clusters": single - kept, "too_short": outcomes[compiled.TOO_SHORT],
-            "too_long": outcomes[compiled.TOO_LONG], "too_ambiguous": outcomes[compiled.AMBIGUOUS], "rejected": found["rejected"],
-        }  # fmt: skip
+            "duplicates": found["records"] - single,
+            "in_other_clusters": single - kept,
+            "too_short": outcomes[compiled.TOO_SHORT],
+            "too_long": outcomes[compiled.TOO_LONG],
+            "too_ambiguous": outcomes[compiled.AMBIGUOUS],
+            "rejected": found["rejected"],
+        }
         read = kept + sum(left_out.values())
         return {"read": read, "kept": kept} | left_out | {"in_no_cluster": found["strangers"]}
 
     def write_rejected(self) -> Path | None:
-        """Writes OUT/rejected.parquet where nothing else will be written; None if nothing was rejected."""
+        """Writes OUT/rejected.parquet where nothing else will be written; None if nothing was
+        rejected.
+        """
         _, _ = assemble.write_part(self.plan, assemble.make_layout(self.plan), ("rejected", 0))
         made, target = self.work / "bank" / "rejected.parquet", self.out / "rejected.parquet"
         if not pq.read_metadata(made).num_rows:
@@ -220,7 +270,9 @@ class Job:
         spans = {name: edges[i : i + 2] for i, name in enumerate(SPLITS)}
         ordered = dict(sorted(checksums.items(), key=lambda item: (len(item[0]), item[0])))
         words = vocabulary(self.settings.alphabet)
-        write_description(self.work / "bank", words, self.settings.boundary, spans, options, ordered)
+        write_description(
+            self.work / "bank", words, self.settings.boundary, spans, options, ordered
+        )
         rejected = self.work / "bank" / "rejected.parquet"
         if not pq.read_metadata(rejected).num_rows:
             rejected.unlink()
@@ -236,9 +288,13 @@ class Job:
 
 
 class _Watch:
-    """A thread beside the workers: tells them to stop, and shows how far they are in files that are read from the beginning."""
+    """A thread beside the workers: tells them to stop, and shows how far they are in files that are
+    read from the beginning.
+    """
 
-    def __init__(self, settings: Settings, sources: list[Source], progress: Progress, stop: threading.Event):
+    def __init__(
+        self, settings: Settings, sources: list[Source], progress: Progress, stop: threading.Event
+    ):
         self._settings, self._progress, self._stop = settings, progress, stop
         self._seen, self._done = {source: 0 for source in sources}, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

@@ -1,7 +1,9 @@
-"""The first pass of `prepare sequences`: pieces of the source files to tokens, names and hashes in the work folder.
+"""The first pass of `prepare sequences`: pieces of the source files to tokens, names and hashes in
+the work folder.
 
-A piece is the records that begin in one range of PIECE_BYTES of the (decompressed) file, so pieces do not depend on who works
-on them or in what order. WORK/pieces/SOURCE.PIECE/ is renamed into place when it is whole:
+A piece is the records that begin in one range of PIECE_BYTES of the (decompressed) file, so pieces
+do not depend on who works on them or in what order. WORK/pieces/SOURCE.PIECE/ is renamed into place
+when it is whole:
 
     tokens          uint8, all kept records with their boundary tokens
     records.arrow   name, description, length, split of each
@@ -32,10 +34,11 @@ PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
 RECORDS = 2**14  # records that are no FASTA a block
 STOP = "stop"  # a file of this name in the work folder ends the work after the pieces in hand
 REJECTED_SCHEMA = pa.schema(
-    [(name, pa.int64() if name == "offset" else pa.string()) for name in ("file", "id", "offset", "reason", "detail")]
+    [
+        (name, pa.int64() if name == "offset" else pa.string())
+        for name in ("file", "id", "offset", "reason", "detail")
+    ]
 )
-
-
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,23 @@ class Settings:
 
     def encoder(self) -> Encoder:
         """The encoder of these settings."""
-        return Encoder(self.alphabet, self.rare, self.boundary, self.min_length, self.max_length, self.max_ambiguous)
+        return Encoder(
+            self.alphabet,
+            self.rare,
+            self.boundary,
+            self.min_length,
+            self.max_length,
+            self.max_ambiguous,
+        )
 
     def piece(self, source: int, number: int) -> Path:
         """The folder of a piece."""
         return self.work / "pieces" / f"{source:06d}.{number:06d}"
 
     def end(self, source: Source) -> Path:
-        """A file with the number of pieces of a source that is read from its beginning; there when all are done."""
+        """A file with the number of pieces of a source that is read from its beginning; there when
+        all are done.
+        """
         return self.work / "ends" / f"{source.number:06d}"
 
     def position(self, source: Source) -> Path:
@@ -78,7 +90,9 @@ class Settings:
 
 
 def assign_splits(hashes: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """uint8 [n]: 0 train, 1 validation, 2 test, a pure function of each hash: what is added to the data moves nothing."""
+    """uint8 [n]: 0 train, 1 validation, 2 test, a pure function of each hash: what is added to the
+    data moves nothing.
+    """
     place = (hashes[:, 0] >> np.uint64(11)) * 2.0**-53
     return np.where(place < test, 2, np.where(place < test + validation, 1, 0)).astype(np.uint8)
 
@@ -126,7 +140,13 @@ class Piece:
         if self._rejected is None:
             self._rejected = pa.ipc.new_file(self._folder / "rejected.arrow", REJECTED_SCHEMA)
         rows = [
-            {"file": str(self._source.path), "id": t.name, "offset": t.offset, "reason": t.reason, "detail": t.detail}
+            {
+                "file": str(self._source.path),
+                "id": t.name,
+                "offset": t.offset,
+                "reason": t.reason,
+                "detail": t.detail,
+            }
             for t in troubles
         ]
         self._rejected.write_table(pa.Table.from_pylist(rows, REJECTED_SCHEMA))
@@ -139,7 +159,8 @@ class Piece:
             self._rejected.close()
         columns: list[Any] = list(zip(*self._blocks, strict=True)) or [()] * 5
         lengths, splits = (
-            np.concatenate([np.zeros(0, t), *c]) for c, t in zip(columns[2:4], (np.int32, np.uint8), strict=True)
+            np.concatenate([np.zeros(0, t), *c])
+            for c, t in zip(columns[2:4], (np.int32, np.uint8), strict=True)
         )
         hashes = np.concatenate([np.zeros((0, 2), np.uint64), *columns[4]])
         table = pa.table(
@@ -152,23 +173,31 @@ class Piece:
         )
         with pa.ipc.new_file(self._folder / "records.arrow", table.schema) as file:
             file.write_table(table)
-        order, bounds = np.empty(len(hashes), np.int64), np.empty(2**self._settings.bucket_bits + 1, np.int64)
+        order, bounds = (
+            np.empty(len(hashes), np.int64),
+            np.empty(2**self._settings.bucket_bits + 1, np.int64),
+        )
         compiled.order_by_bucket(hashes, self._settings.bucket_bits, bounds, order)
         with (self._folder / "hashes").open("wb") as out:
             for array in (bounds, hashes[order], order.astype(np.uint32)):
                 out.write(array.tobytes())
         summary = {
-            "records": len(lengths), "rejected": self._bad, "strangers": self._strangers, "counts": self._counts.tolist()
-        }  # fmt: skip
+            "records": len(lengths),
+            "rejected": self._bad,
+            "strangers": self._strangers,
+            "counts": self._counts.tolist(),
+        }
         (self._folder / "summary.json").write_text(json.dumps(summary))
         os.replace(self._folder, self._final)
 
 
 def scan(settings: Settings, task: tuple[Source, int]) -> tuple[Source, int]:
-    """Makes one piece, or all pieces of a source that is read from its beginning; those that are there are left as they are.
+    """Makes one piece, or all pieces of a source that is read from its beginning; those that are
+    there are left as they are.
 
     Returns:
-      the task. (The stop file ends it early: then there is no file that tells the number of pieces.)
+      the task. (The stop file ends it early: then there is no file that tells the number of
+      pieces.)
     """
     source, number = task
     if not source.divided:
@@ -244,7 +273,11 @@ def _scan_records(settings: Settings, source: Source, stream: Stream) -> int:
                 settings.position(source).write_text(str(stream.raw))
                 if (settings.work / STOP).exists():
                     return 0
-                piece = None if settings.piece(source.number, number).is_dir() else Piece(settings, source, number)
+                piece = (
+                    None
+                    if settings.piece(source.number, number).is_dir()
+                    else Piece(settings, source, number)
+                )
             held.append(record)
             bytes_held += len(record.data)
             if len(held) == RECORDS or bytes_held > settings.block_bytes:
@@ -252,7 +285,9 @@ def _scan_records(settings: Settings, source: Source, stream: Stream) -> int:
     except Damaged as error:
         flush()
         if piece:
-            piece.reject([Trouble(error.offset, "truncated", f"{error}; what was readable before is kept")])
+            piece.reject(
+                [Trouble(error.offset, "truncated", f"{error}; what was readable before is kept")]
+            )
     flush()
     if piece:
         piece.finish()

@@ -1,4 +1,6 @@
-"""Features of sequences from a frozen model, each computed once: in memory, or in a folder that all tasks share."""
+"""Features of sequences from a frozen model, each computed once: in memory, or in a folder that all
+tasks share.
+"""
 
 import dataclasses
 import errno
@@ -44,19 +46,44 @@ class Features:
     """
 
     def __init__(
-        self, arrays: Sequence[np.ndarray], where: np.ndarray, firsts: np.ndarray, lengths: np.ndarray, per: str
+        self,
+        arrays: Sequence[np.ndarray],
+        where: np.ndarray,
+        firsts: np.ndarray,
+        lengths: np.ndarray,
+        per: str,
     ):
-        self._arrays, self._where, self._firsts = list(arrays), np.asarray(where), np.asarray(firsts)
-        self.lengths, self.per, self.dim = np.asarray(lengths, np.int64), per, int(arrays[0].shape[1])
+        self._arrays, self._where, self._firsts = (
+            list(arrays),
+            np.asarray(where),
+            np.asarray(firsts),
+        )
+        self.lengths, self.per, self.dim = (
+            np.asarray(lengths, np.int64),
+            per,
+            int(arrays[0].shape[1]),
+        )
 
     @classmethod
-    def of_arrays(cls, arrays: Sequence[np.ndarray] | np.ndarray, lengths: np.ndarray | None = None) -> "Features":
-        """From memory: [n, dim] of proteins (whose `lengths` are 1 unless they are given), or a list of [length, dim] of residues."""
+    def of_arrays(
+        cls, arrays: Sequence[np.ndarray] | np.ndarray, lengths: np.ndarray | None = None
+    ) -> "Features":
+        """From memory: [n, dim] of proteins (whose `lengths` are 1 unless they are given), or a
+        list of [length, dim] of residues.
+        """
         if isinstance(arrays, np.ndarray):
             n = len(arrays)
-            return cls([arrays], np.zeros(n, int), np.arange(n), np.ones(n) if lengths is None else lengths, "protein")
+            return cls(
+                [arrays],
+                np.zeros(n, int),
+                np.arange(n),
+                np.ones(n) if lengths is None else lengths,
+                "protein",
+            )
         n = len(arrays)
-        return cls(arrays, np.arange(n), np.zeros(n, int), np.array([len(a) for a in arrays]), "residue")
+        return cls(
+            arrays, np.arange(n), np.zeros(n, int), np.array([len(a) for a in arrays]), "residue"
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -72,7 +99,9 @@ class Features:
         return out
 
     def batch(self, rows: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Vectors of residues: float32 [rows, length, dim], zeros behind the end of a sequence, cut at `length`."""
+        """Vectors of residues: float32 [rows, length, dim], zeros behind the end of a sequence, cut
+        at `length`.
+        """
         assert self.per == "residue", "a protein's vector is taken"
         out = np.zeros((len(rows), length, self.dim), np.float32)
         for i, row in enumerate(rows):
@@ -91,10 +120,12 @@ def encode(model: Trained, sequences: Sequence[str]) -> queries.Queries:
 
 
 class Embedder:
-    """Computes features of one model, or of several that differ in nothing but parameters; compiles once.
+    """Computes features of one model, or of several that differ in nothing but parameters; compiles
+    once.
 
-    The vector of a protein is the mean over its residues. A model that reads in two directions gives both, one behind the other; long proteins
-    are read by segments (phenomjax/inference/sequences/segments.py).
+    The vector of a protein is the mean over its residues. A model that reads in two directions
+    gives both, one behind the other; long proteins are read by segments
+    (phenomjax/inference/sequences/segments.py).
 
     Args:
       model: whose features.
@@ -120,7 +151,11 @@ class Embedder:
         return batches.plan(found.lengths[found.order] + frame, *self._shape())
 
     def _shape(self) -> tuple[int, int, int]:
-        return self.model.task.inference_segment_len, language_model.default_batch_tokens(), len(jax.local_devices())
+        return (
+            self.model.task.inference_segment_len,
+            language_model.default_batch_tokens(),
+            len(jax.local_devices()),
+        )
 
     def features(self, per: str, dtype: str) -> segments.Features:
         """What computes."""
@@ -130,26 +165,50 @@ class Embedder:
         return self._made[per, dtype]
 
     def fill(
-        self, found: queries.Queries, per: str, dtype: str, store: embed.Destination, stop: threading.Event
+        self,
+        found: queries.Queries,
+        per: str,
+        dtype: str,
+        store: embed.Destination,
+        stop: threading.Event,
     ) -> None:
-        """Fills a store, longest sequences first. Raises Stopped when `stop` was set before the end."""
+        """Fills a store, longest sequences first.
+
+        Raises Stopped when `stop` was set before the end.
+        """
         with np.errstate(over="ignore"):  # the store looks for infinite numbers
-            whole = embed.embed(found, self.model, self.features(per, dtype), store, *self._shape(), stop)
+            whole = embed.embed(
+                found, self.model, self.features(per, dtype), store, *self._shape(), stop
+            )
         if not whole:
             raise Stopped
 
     def compute(
-        self, sequences: Sequence[str] | queries.Queries, per: str, stop: threading.Event | None = None
+        self,
+        sequences: Sequence[str] | queries.Queries,
+        per: str,
+        stop: threading.Event | None = None,
     ) -> Features:
-        """Features of sequences, or of what `encode` made of them, in memory, float32. Raises Stopped when `stop` was set before the end."""
+        """Features of sequences, or of what `encode` made of them, in memory, float32.
+
+        Raises Stopped when `stop` was set before the end.
+        """
         _check(per)
-        found = sequences if isinstance(sequences, queries.Queries) else encode(self.model, sequences)
+        found = (
+            sequences if isinstance(sequences, queries.Queries) else encode(self.model, sequences)
+        )
         store = _Memory(_rows(found, per), self.features(per, "float32").dim)
         try:
             self.fill(found, per, "float32", store, stop or threading.Event())
         except FloatingPointError:
             raise _not_finite(self.model) from None
-        return Features([store.features], np.zeros(len(found), int), store.starts[found.groups], found.lengths, per)
+        return Features(
+            [store.features],
+            np.zeros(len(found), int),
+            store.starts[found.groups],
+            found.lengths,
+            per,
+        )
 
 
 class _Memory:
@@ -171,7 +230,9 @@ class _Memory:
         """Memory forgets all or nothing."""
 
 
-def compute(model: Trained, sequences: Sequence[str], per: str, stop: threading.Event | None = None) -> Features:
+def compute(
+    model: Trained, sequences: Sequence[str], per: str, stop: threading.Event | None = None
+) -> Features:
     """Features in memory, float32, on the local devices.
 
     Args:
@@ -188,13 +249,16 @@ def compute(model: Trained, sequences: Sequence[str], per: str, stop: threading.
 
 
 class Cache:
-    """Features in a folder, by what they are of: FOLDER/<parameters>-<layer>-<per>-<dtype>-<model>/ with phenomjax/probes/features/shards.py.
+    """Features in a folder, by what they are of: FOLDER/<parameters>-<layer>-<per>-<dtype>-<model>/
+    with phenomjax/probes/features/shards.py.
 
-    They are kept as float16, whose 11 bits are more than the 8 of a bfloat16 model and far less than what two proteins differ in (the relative
-    error is below 5e-4; layers end in a normalisation or a bounded state, so that numbers are of order 1). A model with a number beyond
+    They are kept as float16, whose 11 bits are more than the 8 of a bfloat16 model and far less
+    than what two proteins differ in (the relative error is below 5e-4; layers end in a
+    normalisation or a bounded state, so that numbers are of order 1). A model with a number beyond
     float16's 65504 is kept as float32 instead, and a log line says so.
 
-    Several processes may use one folder: one computes, the others wait for it and then read; what is whole is read without waiting.
+    Several processes may use one folder: one computes, the others wait for it and then read; what
+    is whole is read without waiting.
 
     Args:
       folder: made when it is needed.
@@ -205,8 +269,15 @@ class Cache:
         self._embedder: Embedder | None = None
         self._shards: dict[Path, Shards] = {}
 
-    def get(self, model: Trained, sequences: Sequence[str], per: str, stop: threading.Event | None = None) -> Features:
-        """Features of sequences; those that are missing are computed, each different one once, as a new shard.
+    def get(
+        self,
+        model: Trained,
+        sequences: Sequence[str],
+        per: str,
+        stop: threading.Event | None = None,
+    ) -> Features:
+        """Features of sequences; those that are missing are computed, each different one once, as a
+        new shard.
 
         Args:
           model: whose features.
@@ -215,7 +286,8 @@ class Cache:
           stop: an event; what was computed until then is kept.
 
         Raises:
-          UserError: a sequence that the model cannot read, features that are no numbers, or a full disk.
+          UserError: a sequence that the model cannot read, features that are no numbers, or a full
+            disk.
           Stopped: `stop` was set before the end.
         """
         _check(per)
@@ -228,7 +300,9 @@ class Cache:
         try:
             return job.run(self._at(job, "float16"), "float16")
         except FloatingPointError:
-            log.info("features of %s go beyond float16's 65504: they are kept as float32", model.path)
+            log.info(
+                "features of %s go beyond float16's 65504: they are kept as float32", model.path
+            )
             return job.run(wide, "float32")
 
     def _at(self, job: "_Job", dtype: str) -> Shards:
@@ -247,13 +321,21 @@ class _Job:
         """What decides the numbers."""
         model = self._embedder.model
         return {
-            "fingerprint": model.fingerprint, "task": model.config.task, "layer": "default", "per": self._per, "pooling": "mean", "dtype": dtype,
-            "compute_dtype": np.dtype(model.task.dtype).name, "segment_len": model.task.inference_segment_len,
+            "fingerprint": model.fingerprint,
+            "task": model.config.task,
+            "layer": "default",
+            "per": self._per,
+            "pooling": "mean",
+            "dtype": dtype,
+            "compute_dtype": np.dtype(model.task.dtype).name,
+            "segment_len": model.task.inference_segment_len,
             "model": model.config.model.to_dict() | {"dtype": ""},
-        }  # fmt: skip
+        }
 
     def folder(self, dtype: str) -> str:
-        """The name of the folder of such features; one set of parameters may be used with several compute types or segment lengths."""
+        """The name of the folder of such features; one set of parameters may be used with several
+        compute types or segment lengths.
+        """
         about = self.about(dtype)
         rest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         return f"{about['fingerprint'][:16]}-{about['layer']}-{self._per}-{dtype}-{rest[:8]}"
@@ -294,10 +376,17 @@ class _Job:
         found, numbers = self._found, np.arange(len(missing))
         chosen = found.order[missing]
         part = dataclasses.replace(
-            found, lengths=found.lengths[chosen], starts=found.starts[chosen], order=numbers, groups=numbers
+            found,
+            lengths=found.lengths[chosen],
+            starts=found.starts[chosen],
+            order=numbers,
+            groups=numbers,
         )
         stops = [batch.stop for batch in self._embedder.plan(part)]
-        names, dim = [self._names[i] for i in missing], self._embedder.features(self._per, dtype).dim
+        names, dim = (
+            [self._names[i] for i in missing],
+            self._embedder.features(self._per, dtype).dim,
+        )
         try:
             writer = Writer(shards.folder, names, _rows(part, self._per), dim, dtype, stops)
             try:
@@ -312,25 +401,38 @@ class _Job:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise
             raise UserError(
-                f"Features cannot be written to {shards.folder}: {error.strerror}. Make space, or give another folder.",
+                f"Features cannot be written to {shards.folder}: {error.strerror}. Make space, or"
+                " give another folder.",
                 EXIT_FAILED,
             ) from error
 
     def _features(self, have: list[Shard]) -> Features:
         places = {
-            name: (number, shard.firsts[i]) for number, shard in enumerate(have) for name, i in shard.places.items()
+            name: (number, shard.firsts[i])
+            for number, shard in enumerate(have)
+            for name, i in shard.places.items()
         }
         where, firsts = np.array([places[name] for name in self._names]).T
         groups = self._found.groups
-        return Features([s.features for s in have], where[groups], firsts[groups], self._found.lengths, self._per)
+        return Features(
+            [s.features for s in have],
+            where[groups],
+            firsts[groups],
+            self._found.lengths,
+            self._per,
+        )
 
 
 def random_twin(model: Trained, seed: int = 0) -> Trained:
-    """The same task and configuration with random parameters, as training would begin with them, and their own fingerprint."""
+    """The same task and configuration with random parameters, as training would begin with them,
+    and their own fingerprint.
+    """
     task: Any = model.task  # whose `init` stands in its subclasses
     one = {"tokens": np.zeros((1, 10), np.uint8)}  # parameters do not depend on the batch
     params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(seed), one)))
-    return dataclasses.replace(model, step=0, params=jax.device_put(params), fingerprint=parameters.fingerprint(params))
+    return dataclasses.replace(
+        model, step=0, params=jax.device_put(params), fingerprint=parameters.fingerprint(params)
+    )
 
 
 def _rows(found: queries.Queries, per: str) -> np.ndarray:
@@ -345,7 +447,7 @@ def _check(per: str) -> None:
 
 def _not_finite(model: Trained) -> UserError:
     return UserError(
-        f"The features of {model.path} are not all numbers: the run diverged, or its compute type is too narrow. Take an earlier checkpoint, or "
-        "--compute_dtype float32.",
+        f"The features of {model.path} are not all numbers: the run diverged, or its compute type"
+        " is too narrow. Take an earlier checkpoint, or --compute_dtype float32.",
         EXIT_FAILED,
     )

@@ -1,4 +1,5 @@
-"""Features on disk: a folder of immutable shards, each with the digests of its sequences, and one that is being written.
+"""Features on disk: a folder of immutable shards, each with the digests of its sequences, and one
+that is being written.
 
 FOLDER/about.json             what computed them
 FOLDER/lock                   held by the process that computes
@@ -7,8 +8,9 @@ FOLDER/SHARD/index.json       {"dim", "dtype", "rows": of each sequence, "sequen
                               SHARD = the first letters of its own digest
 FOLDER/partial/               the one being written: its index, and in done.json how many of its sequences are whole
 
-A shard appears under its name by a rename, when it is whole. A process that is killed leaves `partial`; the next one makes a shard of the
-sequences in it that are whole. So nothing that was computed is computed again, whatever is asked for next.
+A shard appears under its name by a rename, when it is whole. A process that is killed leaves
+`partial`; the next one makes a shard of the sequences in it that are whole. So nothing that was
+computed is computed again, whatever is asked for next.
 """
 
 import contextlib
@@ -58,7 +60,10 @@ class Shards:
         self._known: dict[str, Shard] = {}
 
     def read(self) -> tuple[list[Shard], list[Path]]:
-        """All shards that are whole, and those that are damaged. Each is verified once by this object."""
+        """All shards that are whole, and those that are damaged.
+
+        Each is verified once by this object.
+        """
         damaged = []
         for path in sorted(self.folder.glob("*/index.json")):
             name = path.parent.name
@@ -67,13 +72,17 @@ class Shards:
             try:
                 self._known[name] = _open(path.parent)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("%s is damaged (%s): its sequences are computed again", path.parent, error)
+                log.warning(
+                    "%s is damaged (%s): its sequences are computed again", path.parent, error
+                )
                 damaged.append(path.parent)
         return list(self._known.values()), damaged
 
     @contextlib.contextmanager
     def hold(self, stopped: Callable[[], bool]) -> Iterator[bool]:
-        """Keeps other processes from computing for this folder, when they have finished; yields False if `stopped` meanwhile."""
+        """Keeps other processes from computing for this folder, when they have finished; yields
+        False if `stopped` meanwhile.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         said = False
         with (self.folder / "lock").open("w") as file:
@@ -82,7 +91,9 @@ class Shards:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     if not said:
-                        log.info("waiting for another process that computes features in %s", self.folder)
+                        log.info(
+                            "waiting for another process that computes features in %s", self.folder
+                        )
                     said = True
                     time.sleep(0.1)
                     continue
@@ -91,17 +102,24 @@ class Shards:
             yield False
 
     def seal(self) -> None:
-        """Makes a shard of what is whole in `partial`, and removes the rest; to be called while the folder is held."""
+        """Makes a shard of what is whole in `partial`, and removes the rest; to be called while the
+        folder is held.
+        """
         partial = self.folder / PARTIAL
         if not partial.is_dir():
             return
         try:
-            index, whole = (json.loads((partial / name).read_text()) for name in ("index.json", "done.json"))
+            index, whole = (
+                json.loads((partial / name).read_text()) for name in ("index.json", "done.json")
+            )
         except (OSError, ValueError):  # it was killed before the first batches were on the disk
             whole = 0
         if whole:
             index = index | {"rows": index["rows"][:whole], "sequences": index["sequences"][:whole]}
-            os.truncate(partial / "features", sum(index["rows"]) * index["dim"] * np.dtype(index["dtype"]).itemsize)
+            os.truncate(
+                partial / "features",
+                sum(index["rows"]) * index["dim"] * np.dtype(index["dtype"]).itemsize,
+            )
             index["sha256"] = files.sha256(partial / "features", flush=True)
             files.write_text(partial / "index.json", json.dumps(index), flush=True)
             target = self.folder / _name(partial)
@@ -119,7 +137,9 @@ class Shards:
     def describe(self, about: dict[str, Any]) -> None:
         """Writes what computes the features, for people."""
         if not (self.folder / "about.json").is_file():
-            files.write_text(self.folder / "about.json", json.dumps(about, indent=2) + "\n", flush=True)
+            files.write_text(
+                self.folder / "about.json", json.dumps(about, indent=2) + "\n", flush=True
+            )
 
 
 class Writer:
@@ -135,7 +155,15 @@ class Writer:
 
     done = 0
 
-    def __init__(self, folder: Path, sequences: list[str], rows: np.ndarray, dim: int, dtype: str, stops: list[int]):
+    def __init__(
+        self,
+        folder: Path,
+        sequences: list[str],
+        rows: np.ndarray,
+        dim: int,
+        dtype: str,
+        stops: list[int],
+    ):
         self._path, self._stops = folder / PARTIAL, stops
         self._starts = np.concatenate([[0], np.cumsum(rows)])
         self._path.mkdir()
@@ -163,7 +191,9 @@ class Writer:
         """Makes sure that the first `batches` batches will not be lost."""
         self._features.flush()
         if batches:
-            files.write_text(self._path / "done.json", json.dumps(self._stops[batches - 1]), flush=True)
+            files.write_text(
+                self._path / "done.json", json.dumps(self._stops[batches - 1]), flush=True
+            )
 
 
 def _name(path: Path) -> str:
@@ -182,6 +212,8 @@ def _open(path: Path) -> Shard:
     shape = (sum(index["rows"]), index["dim"])
     if files.sha256(path / "features") != index["sha256"]:
         raise ValueError("the content of its file features has another digest than its index says")
-    features = np.memmap(path / "features", np.dtype(index["dtype"]).newbyteorder("<"), "r", shape=shape)
+    features = np.memmap(
+        path / "features", np.dtype(index["dtype"]).newbyteorder("<"), "r", shape=shape
+    )
     firsts = np.concatenate([[0], np.cumsum(index["rows"])]).astype(np.int64)
     return Shard(path, {name: i for i, name in enumerate(index["sequences"])}, firsts, features)

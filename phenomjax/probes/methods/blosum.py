@@ -1,7 +1,7 @@
 """BLOSUM62: the table, the score of a substitution, and amino acids as its rows.
 
-Source: Henikoff and Henikoff, PNAS 89 (1992) 10915, in half bits, as NCBI distributes it with BLAST (ftp.ncbi.nih.gov/blast/matrices/BLOSUM62)
-with its rows for B (D or N), Z (E or Q) and X (unknown).
+Source: Henikoff and Henikoff, PNAS 89 (1992) 10915, in half bits, as NCBI distributes it with BLAST
+(ftp.ncbi.nih.gov/blast/matrices/BLOSUM62) with its rows for B (D or N), Z (E or Q) and X (unknown).
 """
 
 import numpy as np
@@ -32,13 +32,16 @@ _TABLE = """
 -1  0  0  1 -3  3  4 -2  0 -3 -3  1 -1 -3 -1  0 -1 -3 -2 -2  1  4 -1
  0 -1 -1 -1 -2 -1 -1 -1 -1 -1 -1 -1 -1 -1 -2  0  0 -2 -1 -1 -1 -1 -1
 """
-MATRIX = np.array(_TABLE.split(), np.int8).reshape(len(LETTERS), -1)  # rows and columns in the order of LETTERS
+# rows and columns in the order of LETTERS
+MATRIX = np.array(_TABLE.split(), np.int8).reshape(len(LETTERS), -1)
 _ROW = np.full(256, LETTERS.index("X"), np.uint8)  # every other letter (U, O, J, ...) scores as X
 _ROW[np.frombuffer(LETTERS.encode(), np.uint8)] = np.arange(len(LETTERS))
 
 
 def score(old: str, new: str) -> int:
-    """Score of the substitution of one amino acid (upper case) by another; letters that the table does not have count as X."""
+    """Score of the substitution of one amino acid (upper case) by another; letters that the table
+    does not have count as X.
+    """
     return int(MATRIX[_ROW[ord(old) & 255], _ROW[ord(new) & 255]])
 
 

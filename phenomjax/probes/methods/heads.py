@@ -1,7 +1,8 @@
 """Flax heads on frozen features, and the losses of several labels on one trunk.
 
-A head sees rows: proteins, or residues of chains that lie one after the other with GAP rows of zeros between them (`mask` is 0 there), so that
-one shape serves chains of all lengths and a convolution sees zeros beyond the ends of a chain, as it does at the ends of an array.
+A head sees rows: proteins, or residues of chains that lie one after the other with GAP rows of
+zeros between them (`mask` is 0 there), so that one shape serves chains of all lengths and a
+convolution sees zeros beyond the ends of a chain, as it does at the ends of an array.
 """
 
 from dataclasses import dataclass
@@ -38,14 +39,17 @@ class Linear(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool) -> Float[Array, "rows outputs"]:  # fmt: skip
+    def __call__(
+        self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool
+    ) -> Float[Array, "rows outputs"]:
         return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
 
 
 class Fnn(nn.Module):
     """Dense - dropout - ReLU (- batch norm) - outputs.
 
-    Per protein with batch norm: the network of SeqVec (Heinzinger et al. 2019) for localization and membrane; per residue without.
+    Per protein with batch norm: the network of SeqVec (Heinzinger et al. 2019) for localization and
+    membrane; per residue without.
     """
 
     outputs: int
@@ -54,7 +58,9 @@ class Fnn(nn.Module):
     batch_norm: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool) -> Float[Array, "rows outputs"]:  # fmt: skip
+    def __call__(
+        self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool
+    ) -> Float[Array, "rows outputs"]:
         x = nn.Dense(self.hidden)(x)
         x = nn.relu(nn.Dropout(self.dropout, deterministic=not train)(x))
         if self.batch_norm:
@@ -65,11 +71,13 @@ class Fnn(nn.Module):
 class Convolution(nn.Module):
     """Convolution of KERNEL rows as one matrix product.
 
-    The same as nn.Conv; that one turns into a grouped convolution when seeds are trained together (vmap), which took 5 times as long on a CPU.
+    The same as nn.Conv; that one turns into a grouped convolution when seeds are trained together
+    (vmap), which took 5 times as long on a CPU.
 
     Attributes:
       channels: outputs.
-      few: they are fewer than the inputs: the outputs of each of the KERNEL rows are shifted and added up, rather than the inputs windowed.
+      few: they are fewer than the inputs: the outputs of each of the KERNEL rows are shifted and
+        added up, rather than the inputs windowed.
     """
 
     channels: int
@@ -89,25 +97,34 @@ class Convolution(nn.Module):
             return jnp.concatenate(shifted(x), -1) @ kernel + bias
         parts = x @ kernel.reshape(KERNEL, dim, self.channels).swapaxes(0, 1).reshape(dim, -1)
         width = self.channels
-        return sum(part[:, k * width : (k + 1) * width] for k, part in enumerate(shifted(parts))) + bias
+        return (
+            sum(part[:, k * width : (k + 1) * width] for k, part in enumerate(shifted(parts)))
+            + bias
+        )
 
 
 class Cnn(nn.Module):
-    """Convolution - ReLU - dropout - a convolution for each label: the network of SeqVec and ProtTrans for secondary structure."""
+    """Convolution - ReLU - dropout - a convolution for each label: the network of SeqVec and
+    ProtTrans for secondary structure.
+    """
 
     outputs: int
     hidden: int
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool) -> Float[Array, "rows outputs"]:  # fmt: skip
+    def __call__(
+        self, x: Float[Array, "rows dim"], mask: Bool[Array, " rows"], train: bool
+    ) -> Float[Array, "rows outputs"]:
         x = nn.relu(Convolution(self.hidden)(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x) * mask[:, None]
         return Convolution(self.outputs, few=True)(x)
 
 
 def make(head: str, targets: tuple[Target, ...], training: Training) -> nn.Module:
-    """The module of a name in suite.HEADS; its outputs are those of all targets side by side (as one layer for each would give)."""
+    """The module of a name in suite.HEADS; its outputs are those of all targets side by side (as
+    one layer for each would give).
+    """
     outputs = sum(target.outputs for target in targets)
     if head == "linear":
         return Linear(outputs)
@@ -116,7 +133,9 @@ def make(head: str, targets: tuple[Target, ...], training: Training) -> nn.Modul
     return Fnn(outputs, training.hidden, training.dropout, batch_norm=targets[0].kind != RESIDUE)
 
 
-def split(outputs: Float[Array, "rows outputs"], targets: tuple[Target, ...]) -> list[Float[Array, "rows part"]]:
+def split(
+    outputs: Float[Array, "rows outputs"], targets: tuple[Target, ...]
+) -> list[Float[Array, "rows part"]]:
     """The outputs of each target."""
     ends = np.cumsum([target.outputs for target in targets])
     return jnp.split(outputs, ends[:-1], axis=-1)
@@ -130,8 +149,9 @@ def losses(
     Args:
       outputs: of the head.
       targets: what they are.
-      truths: RESIDUE and CLASS: int [rows], -1 = unknown: cross entropy. MULTILABEL: bool [rows, classes], no True = unknown: sigmoid cross
-        entropy, mean over classes. VALUE: float [rows], NaN = unknown: squared error.
+      truths: RESIDUE and CLASS: int [rows], -1 = unknown: cross entropy. MULTILABEL: bool [rows,
+        classes], no True = unknown: sigmoid cross entropy, mean over classes. VALUE: float [rows],
+        NaN = unknown: squared error.
     """
     sums, counts = [], []
     for target, part, truth in zip(targets, split(outputs, targets), truths, strict=True):
@@ -152,10 +172,12 @@ def losses(
 def predictions(outputs: Float[Array, "rows outputs"], targets: tuple[Target, ...]) -> list[Array]:
     """Probabilities [rows, classes] of each target, or values [rows]."""
     return [
-        part[:, 0]
-        if target.kind == VALUE
-        else jax.nn.sigmoid(part)
-        if target.kind == MULTILABEL
-        else jax.nn.softmax(part)
+        (
+            part[:, 0]
+            if target.kind == VALUE
+            else jax.nn.sigmoid(part)
+            if target.kind == MULTILABEL
+            else jax.nn.softmax(part)
+        )
         for target, part in zip(targets, split(outputs, targets), strict=True)
     ]

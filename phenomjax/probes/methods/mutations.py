@@ -1,4 +1,6 @@
-"""Measured effects of mutations against a model that never saw a measurement, BLOSUM62, and published methods."""
+"""Measured effects of mutations against a model that never saw a measurement, BLOSUM62, and
+published methods.
+"""
 
 import csv
 import hashlib
@@ -24,7 +26,8 @@ from phenomjax.trained.language_model import Trained
 
 log = logging.getLogger("phenomjax")
 ALL = "all variants"
-# Columns of ProteinGym's table, and what the report calls them. Single-sequence models near ours in kind or size, and one alignment.
+# Columns of ProteinGym's table, and what the report calls them. Single-sequence models near ours in
+# kind or size, and one alignment.
 PROTEINGYM = {
     "Unirep": "UniRep",
     "ESM2 (8M)": "ESM2 (8M)",
@@ -32,14 +35,24 @@ PROTEINGYM = {
     "ESM-1b": "ESM-1b",
     "Site-Independent": "site-independent, from an alignment",
 }
-PROTEINGYM_SOURCE = "ProteinGym's table of zero-shot Spearman correlations by assay (Notin et al. 2023), row {}"
+PROTEINGYM_SOURCE = (
+    "ProteinGym's table of zero-shot Spearman correlations by assay (Notin et al. 2023), row {}"
+)
 ESM1V = ("UniRep", "TAPE", "ProtBERT-BFD", "ESM-1b", "ESM-1v (zero shot)")
-ESM1V_SOURCE = "table of absolute Spearman correlations of the ESM-1v paper (Meier et al. 2021), protein {}"
+ESM1V_SOURCE = (
+    "table of absolute Spearman correlations of the ESM-1v paper (Meier et al. 2021), protein {}"
+)
 WORDING = variants_table.Wording("path", "wild_type", "mutant", "target", "offset={}", "")
 
 
 def run(
-    name: str, entry: Mutations, model: Trained, data: Path, draws: int, method: str = "model", twin: bool = False
+    name: str,
+    entry: Mutations,
+    model: Trained,
+    data: Path,
+    draws: int,
+    method: str = "model",
+    twin: bool = False,
 ) -> tuple[list[dict[str, Any]], MutationMap]:
     """Spearman's correlation of a model's zero-shot scores with what was measured.
 
@@ -59,8 +72,13 @@ def run(
       UserError: no such file, column or wild type, or a variant that does not fit it.
     """
     wild_type, variants, measured, split = _read(name, entry, data)
-    # Variants are checked against the letters as they are; the model reads rare ones as its banks had them.
-    known = wild_type if model.rare == "keep" else wild_type.translate(str.maketrans(RARE, "X" * len(RARE)))
+    # Variants are checked against the letters as they are; the model reads rare ones as its banks
+    # had them.
+    known = (
+        wild_type
+        if model.rare == "keep"
+        else wild_type.translate(str.maketrans(RARE, "X" * len(RARE)))
+    )
     scores = likelihood.variant_scores(model, known, variants).sum(1)
     row = _row(entry, split, measured, scores, draws)
     label = results.twin_row if twin else results.model_row
@@ -71,20 +89,24 @@ def run(
 def baseline_rows(name: str, entry: Mutations, data: Path, draws: int) -> list[dict[str, Any]]:
     """Rows of BLOSUM62: the sum over mutations of the score of new for old. Stands on no model."""
     wild_type, variants, measured, split = _read(name, entry, data)
-    scores = np.array([sum(blosum.score(wild_type[place], new) for place, new in v) for v in variants], float)
+    scores = np.array(
+        [sum(blosum.score(wild_type[place], new) for place, new in v) for v in variants], float
+    )
     return [results.baseline_row(_row(entry, split, measured, scores, draws), name, "blosum62")]
 
 
 def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, Any]]:
     """Rows of what `entry.published` says.
 
-    A table is that of ProteinGym (columns "DMS ID" and one a method) or that of the ESM-1v paper (protein_name, prediction_name, rho).
+    A table is that of ProteinGym (columns "DMS ID" and one a method) or that of the ESM-1v paper
+    (protein_name, prediction_name, rho).
 
     Raises:
       UserError: no such table, row or column.
     """
     _, _, measured, split = _read(name, entry, data)
-    found: list[tuple[str, float, str, int | None]] = []  # method, rho, source, variants if they are known
+    # method, rho, source, variants if they are known
+    found: list[tuple[str, float, str, int | None]] = []
     if isinstance(entry.published, dict):
         found = [(key, value, "given in the suite", None) for key, value in entry.published.items()]
     else:
@@ -98,19 +120,33 @@ def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, An
         elif split != ALL:
             source += "; of all variants"
         row = {
-            "label": entry.target, "split": split, "metric": "spearman", "average": "", "value": rho, "interval": None, "count": count,
-            "residues": None, "seeds": None, "seed_std": None,
-        }  # fmt: skip
+            "label": entry.target,
+            "split": split,
+            "metric": "spearman",
+            "average": "",
+            "value": rho,
+            "interval": None,
+            "count": count,
+            "residues": None,
+            "seeds": None,
+            "seed_std": None,
+        }
         rows.append(results.published_row(row, name, method, source))
     return rows
 
 
-def _row(entry: Mutations, split: str, measured: np.ndarray, scores: np.ndarray, draws: int) -> dict[str, Any]:
+def _row(
+    entry: Mutations, split: str, measured: np.ndarray, scores: np.ndarray, draws: int
+) -> dict[str, Any]:
     """Spearman's correlation with its interval over variants."""
     names = [str(i) for i in range(len(measured))]
     labels = {entry.target: Labels(VALUE, (), measured, "spearman")}
     data = Dataset("", "protein", names, names, labels, np.full(len(names), split), {}, "")
-    return next(r for r in metrics.evaluate(data, [{entry.target: scores}], draws) if r["metric"] == "spearman")
+    return next(
+        r
+        for r in metrics.evaluate(data, [{entry.target: scores}], draws)
+        if r["metric"] == "spearman"
+    )
 
 
 def _map(
@@ -128,21 +164,28 @@ def _map(
     return MutationMap(wild_type, offset, *maps)
 
 
-def _read(name: str, entry: Mutations, data: Path) -> tuple[str, list[list[variants_table.Mutation]], np.ndarray, str]:
+def _read(
+    name: str, entry: Mutations, data: Path
+) -> tuple[str, list[list[variants_table.Mutation]], np.ndarray, str]:
     """Wild type, measured variants, their values, and what the rows are called."""
     wild_type = read_wild_type(name, entry.wild_type, data)
-    table = variants_table.read(data / entry.path, wild_type, entry.mutant, entry.target, entry.offset, wording=WORDING)
+    table = variants_table.read(
+        data / entry.path, wild_type, entry.mutant, entry.target, entry.offset, wording=WORDING
+    )
     assert table.targets is not None
     rows = np.flatnonzero(np.isfinite(table.targets))
     if len(rows) < 3:
         raise UserError(
-            f"{data / entry.path} has {len(rows)} variants with a number in the column '{entry.target}' (task {name}); a correlation needs at "
-            "least 3. Name another column as the task's target."
+            f"{data / entry.path} has {len(rows)} variants with a number in the column"
+            f" '{entry.target}' (task {name}); a correlation needs at least 3. Name another column"
+            " as the task's target."
         )
     split = ALL
     if 0 < entry.max_variants < len(rows):
         place = table.columns.index(entry.mutant)
-        kept = sorted(rows, key=lambda i: hashlib.sha256(table.rows[i][place].encode()).digest())[: entry.max_variants]
+        kept = sorted(rows, key=lambda i: hashlib.sha256(table.rows[i][place].encode()).digest())[
+            : entry.max_variants
+        ]
         rows, split = np.sort(kept), f"{entry.max_variants:,} of {len(rows):,} variants"
     return wild_type, [table.mutations[i] or [] for i in rows], table.targets[rows], split
 
@@ -152,7 +195,8 @@ def read_wild_type(name: str, text: str, data: Path) -> str:
 
     Args:
       name: of the task.
-      text: the sequence, "TABLE.csv:NAME" (column target_seq of the row whose DMS_id is NAME), or a FASTA file.
+      text: the sequence, "TABLE.csv:NAME" (column target_seq of the row whose DMS_id is NAME), or a
+        FASTA file.
       data: folder of the suite's files.
 
     Raises:
@@ -166,8 +210,9 @@ def read_wild_type(name: str, text: str, data: Path) -> str:
         return text
     if not (data / text).is_file():
         raise UserError(
-            f"The wild type of the task {name}, '{text}', is no protein sequence in capital letters, no file TABLE.csv:NAME and no FASTA file "
-            f"in {data}. There: {listing(data) if data.is_dir() else 'no such folder'}."
+            f"The wild type of the task {name}, '{text}', is no protein sequence in capital"
+            f" letters, no file TABLE.csv:NAME and no FASTA file in {data}. There:"
+            f" {listing(data) if data.is_dir() else 'no such folder'}."
         )
     return variants_table.read_wild_type(data / text, "keep", WORDING)
 
@@ -175,7 +220,8 @@ def read_wild_type(name: str, text: str, data: Path) -> str:
 def _table(name: str, path: Path, columns: tuple[str, ...], what: str) -> list[dict[str, str]]:
     if not path.is_file():
         raise UserError(
-            f"There is no file {path}, the {what} of the task {name}. In {path.parent}: {listing(path.parent)}."
+            f"There is no file {path}, the {what} of the task {name}. In {path.parent}:"
+            f" {listing(path.parent)}."
         )
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
@@ -183,19 +229,23 @@ def _table(name: str, path: Path, columns: tuple[str, ...], what: str) -> list[d
     for column in columns:
         if column not in there:
             raise UserError(
-                f"{path}, the {what} of the task {name}, has no column '{column}'.{did_you_mean(column, there)} There are: "
-                f"{', '.join(c or '(no name)' for c in there[:12])}."
+                f"{path}, the {what} of the task {name}, has no column"
+                f" '{column}'.{did_you_mean(column, there)} There are:"
+                f" {', '.join(c or '(no name)' for c in there[:12])}."
             )
     return rows
 
 
-def _find(name: str, path: Path, rows: list[dict[str, str]], column: str, wanted: str) -> dict[str, str]:
+def _find(
+    name: str, path: Path, rows: list[dict[str, str]], column: str, wanted: str
+) -> dict[str, str]:
     found = next((row for row in rows if row[column] == wanted), None)
     if found is None:
         known = [row[column] for row in rows]
         raise UserError(
-            f"{path} (task {name}) has no row whose {column} is '{wanted}'.{did_you_mean(wanted, known)} It has {len(rows)} rows: "
-            f"{', '.join(known[:4])}, …"
+            f"{path} (task {name}) has no row whose {column} is"
+            f" '{wanted}'.{did_you_mean(wanted, known)} It has {len(rows)} rows:"
+            f" {', '.join(known[:4])}, …"
         )
     return found
 
@@ -206,8 +256,16 @@ def _published(name: str, text: str, data: Path) -> list[tuple[str, float, str, 
     rows = _table(name, path, (), "table of published numbers")
     if rows and "prediction_name" in rows[0]:
         _find(name, path, rows, "protein_name", wanted)
-        rho = {row["prediction_name"]: float(row["rho"]) for row in rows if row["protein_name"] == wanted}
-        return [(f"{m} (ESM-1v paper)", rho[m], ESM1V_SOURCE.format(wanted), None) for m in ESM1V if m in rho]
+        rho = {
+            row["prediction_name"]: float(row["rho"])
+            for row in rows
+            if row["protein_name"] == wanted
+        }
+        return [
+            (f"{m} (ESM-1v paper)", rho[m], ESM1V_SOURCE.format(wanted), None)
+            for m in ESM1V
+            if m in rho
+        ]
     rows = _table(name, path, ("DMS ID", "Number of Mutants"), "table of published numbers")
     row = _find(name, path, rows, "DMS ID", wanted)
     count = int(float(row["Number of Mutants"]))

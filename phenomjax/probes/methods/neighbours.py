@@ -1,4 +1,6 @@
-"""Nearest training sequence of each test sequence, and the transfer of its labels (embedding-based annotation transfer)."""
+"""Nearest training sequence of each test sequence, and the transfer of its labels (embedding-based
+annotation transfer).
+"""
 
 from typing import Any
 
@@ -13,11 +15,14 @@ DISTANCES = ("euclidean", "cosine")
 BLOCK = 2**24  # distances in memory at once
 
 
-def nearest(train: np.ndarray, query: np.ndarray, distance: str = "euclidean") -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    train: np.ndarray, query: np.ndarray, distance: str = "euclidean"
+) -> tuple[np.ndarray, np.ndarray]:
     """Row of `train` that is closest to each query, and how far: int64 [query], float32 [query].
 
-    All pairs are compared, block by block; of several that are equally close the first. Euclidean distance of mean embeddings is that of EAT
-    (Heinzinger et al. 2022); cosine is 1 - cosine similarity, where a vector of zeros is as far as an orthogonal one.
+    All pairs are compared, block by block; of several that are equally close the first. Euclidean
+    distance of mean embeddings is that of EAT (Heinzinger et al. 2022); cosine is 1 - cosine
+    similarity, where a vector of zeros is as far as an orthogonal one.
 
     Args:
       train: float [rows, dim], at least one row.
@@ -31,14 +36,17 @@ def nearest(train: np.ndarray, query: np.ndarray, distance: str = "euclidean") -
     train, query = (np.asarray(part, np.float64) - origin for part in (train, query))
     if distance == "cosine":
         train, query = (
-            part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-30) for part in (train, query)
+            part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-30)
+            for part in (train, query)
         )
     squares = (train**2).sum(1)
     index = np.empty(len(query), np.int64)
     rows = max(1, BLOCK // len(train))
     for start in range(0, len(query), rows):
         products = query[start : start + rows] @ train.T
-        index[start : start + rows] = (squares - 2 * products if distance == "euclidean" else -products).argmin(1)
+        index[start : start + rows] = (
+            squares - 2 * products if distance == "euclidean" else -products
+        ).argmin(1)
     chosen = train[index]
     if distance == "cosine":
         return index, (1 - (query * chosen).sum(1)).astype(np.float32)
@@ -46,7 +54,8 @@ def nearest(train: np.ndarray, query: np.ndarray, distance: str = "euclidean") -
 
 
 def predict(features: Features, dataset: Dataset) -> dict[str, Any]:
-    """Labels of the nearest training row (Euclidean) for each test row, as predictions: the head "nearest".
+    """Labels of the nearest training row (Euclidean) for each test row, as predictions: the head
+    "nearest".
 
     Args:
       features: of all of the dataset's proteins, in its order.
@@ -61,11 +70,13 @@ def predict(features: Features, dataset: Dataset) -> dict[str, Any]:
 
 
 def transfer(dataset: Dataset, source: np.ndarray) -> dict[str, Any]:
-    """Labels of one row for each test row, as predictions (metrics.evaluate). Where there is none: no class, or the mean of the training values.
+    """Labels of one row for each test row, as predictions (metrics.evaluate). Where there is none:
+    no class, or the mean of the training values.
 
     Args:
       dataset: with labels of proteins.
-      source: int64 [test rows]: the row of the dataset that each test row takes its labels from; -1 = none.
+      source: int64 [test rows]: the row of the dataset that each test row takes its labels from; -1
+        = none.
 
     Raises:
       UserError: the labels are those of residues.
@@ -75,8 +86,9 @@ def transfer(dataset: Dataset, source: np.ndarray) -> dict[str, Any]:
     for name, labels in dataset.labels.items():
         if labels.kind == RESIDUE:
             raise UserError(
-                f"Task '{dataset.name}': the label '{name}' is one of residues, and a neighbour's labels are those of whole proteins. Take "
-                "'nearest' and 'alignment' out of this task."
+                f"Task '{dataset.name}': the label '{name}' is one of residues, and a neighbour's"
+                " labels are those of whole proteins. Take 'nearest' and 'alignment' out of this"
+                " task."
             )
         predicted: np.ndarray
         values = labels.values[source[found]]

@@ -1,4 +1,6 @@
-"""Features and labels of a dataset as batches of one shape for heads: proteins, or the residues of chains that lie one after the other."""
+"""Features and labels of a dataset as batches of one shape for heads: proteins, or the residues of
+chains that lie one after the other.
+"""
 
 from typing import Any, NamedTuple
 
@@ -28,7 +30,8 @@ class Batch(NamedTuple):
 class Packing:
     """Reads batches of a dataset's rows.
 
-    Features are standardised by the mean and deviation of the training rows (residues), values by those of the training values.
+    Features are standardised by the mean and deviation of the training rows (residues), values by
+    those of the training values.
 
     Args:
       features: of all rows.
@@ -49,18 +52,23 @@ class Packing:
         kinds = {labels.kind == RESIDUE for labels in self._labels}
         if len(kinds) > 1:
             raise UserError(
-                f"Task '{dataset.name}' has labels of residues and labels of whole proteins. One head cannot predict both: make two tasks of it."
+                f"Task '{dataset.name}' has labels of residues and labels of whole proteins. One"
+                " head cannot predict both: make two tasks of it."
             )
         self.per_residue = kinds.pop()
         if (features.per == "residue") != self.per_residue:
             raise ValueError(f"features per {features.per} for labels that are not")
-        self.targets = tuple(Target(labels.kind, max(1, len(labels.classes))) for labels in self._labels)
+        self.targets = tuple(
+            Target(labels.kind, max(1, len(labels.classes))) for labels in self._labels
+        )
         known = [labels.known() for labels in self._labels]
         train = dataset.rows(TRAIN)
         for name, of_label in zip(dataset.labels, known, strict=True):
             if not of_label[train].any():
-                raise UserError(f"Task '{dataset.name}': no training row has a known label '{name}', so nothing can be learned. Check the "
-                                "label's column, `unknown` and the split.")  # fmt: skip
+                raise UserError(
+                    f"Task '{dataset.name}': no training row has a known label '{name}', so nothing"
+                    " can be learned. Check the label's column, `unknown` and the split."
+                )
         self.train = train[np.any(known, 0)[train]]
         self.lengths = features.lengths if self.per_residue else np.ones(len(dataset), np.int64)
         self.gap = GAP if self.per_residue else 0
@@ -97,7 +105,9 @@ class Packing:
         """float32 [residues or proteins, dim]."""
         if not self.per_residue:
             return self._features.take(rows)
-        return np.concatenate([self._features.batch([row], int(self.lengths[row]))[0] for row in rows])
+        return np.concatenate(
+            [self._features.batch([row], int(self.lengths[row]))[0] for row in rows]
+        )
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """Rows in their order, cut into batches."""
@@ -114,7 +124,10 @@ class Packing:
         ends = np.cumsum(self.lengths[group] + self.gap)
         first = ends - self.lengths[group] - self.gap
         return np.concatenate(
-            [np.arange(start, start + size) for start, size in zip(first, self.lengths[group], strict=True)]
+            [
+                np.arange(start, start + size)
+                for start, size in zip(first, self.lengths[group], strict=True)
+            ]
         )
 
     def read(self, group: np.ndarray) -> Batch:
@@ -123,18 +136,30 @@ class Packing:
         x, mask = np.zeros((self.size, self._features.dim), np.float32), np.zeros(self.size, bool)
         x[places], mask[places] = (self._vectors(group) - self._mean) * self._scale, True
         truths = []
-        for labels, empty, (mean, scale) in zip(self._labels, self._empty, self._value_scale, strict=True):
+        for labels, empty, (mean, scale) in zip(
+            self._labels, self._empty, self._value_scale, strict=True
+        ):
             truth = empty.copy()
-            values = np.concatenate([labels.values[row] for row in group]) if self.per_residue else labels.values[group]
+            values = (
+                np.concatenate([labels.values[row] for row in group])
+                if self.per_residue
+                else labels.values[group]
+            )
             truth[places] = (values - mean) / scale if labels.kind == VALUE else values
             truths.append(truth)
         return Batch(x, mask, tuple(truths))
 
     def unpack(self, number: int, group: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-        """What a head predicts of one label (its number) in a batch, [size, ...], as one array for each row, in the label's own unit."""
+        """What a head predicts of one label (its number) in a batch, [size, ...], as one array for
+        each row, in the label's own unit.
+        """
         mean, scale = self._value_scale[number]
         values = values[self._places(group)] * np.float32(scale) + np.float32(mean)
-        return np.split(values, np.cumsum(self.lengths[group])[:-1]) if self.per_residue else list(values)
+        return (
+            np.split(values, np.cumsum(self.lengths[group])[:-1])
+            if self.per_residue
+            else list(values)
+        )
 
 
 def _value_moments(labels: Labels, train: np.ndarray) -> tuple[float, float]:
@@ -148,7 +173,9 @@ def _empty(labels: Labels, size: int) -> np.ndarray:
     """Labels of a batch of which nothing is known."""
     if labels.kind == MULTILABEL:
         return np.zeros((size, len(labels.classes)), bool)
-    return np.full(size, np.nan, np.float32) if labels.kind == VALUE else np.full(size, -1, np.int32)
+    return (
+        np.full(size, np.nan, np.float32) if labels.kind == VALUE else np.full(size, -1, np.int32)
+    )
 
 
 def as_scores(parts: list[Any], kind: str) -> Any:

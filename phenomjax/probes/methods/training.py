@@ -1,7 +1,8 @@
 """Training of heads on frozen features: all seeds at once, early stopping on the validation loss.
 
-Seeds are one more axis of the parameters (vmap): a batch is read once for all of them. So they see the same rows in the same order, and
-differ in their initialisation and dropout. Each keeps the parameters of its best epoch and has its own patience.
+Seeds are one more axis of the parameters (vmap): a batch is read once for all of them. So they see
+the same rows in the same order, and differ in their initialisation and dropout. Each keeps the
+parameters of its best epoch and has its own patience.
 """
 
 import functools
@@ -24,43 +25,59 @@ from phenomjax.probes.suites.suite import Training
 from phenomjax.system import log as system_log
 
 log = logging.getLogger("phenomjax")
-MIN_STEPS = 16  # of an epoch: a small training set is gone through several times, so that patience means something
+# of an epoch: a small training set is gone through several times, so that patience means something
+MIN_STEPS = 16
 
 
 def fit_predict(
-    features: Features, dataset: Dataset, head: str, training: Training, stop: threading.Event | None = None
+    features: Features,
+    dataset: Dataset,
+    head: str,
+    training: Training,
+    stop: threading.Event | None = None,
 ) -> list[dict[str, Any]]:
     """Trains a head on the training rows and predicts the test rows.
 
     Args:
-      features: of all of the dataset's sequences, in its order; per residue if the labels are those of residues.
+      features: of all of the dataset's sequences, in its order; per residue if the labels are those
+        of residues.
       dataset: what is learned.
       head: "linear", "fnn" or "cnn".
       training: how.
       stop: an event that ends the work.
 
     Returns:
-      {label: predictions of dataset.test_rows} for each seed, as metrics.evaluate takes them. One for "linear", whose loss is convex and
+      {label: predictions of dataset.test_rows} for each seed, as metrics.evaluate takes them. One
+      for "linear", whose loss is convex and
       which starts from zero: all seeds would be the same.
 
     Raises:
-      UserError: labels of residues and of proteins in one task, or no training row with a known label.
+      UserError: labels of residues and of proteins in one task, or no training row with a known
+        label.
       Stopped: `stop` was set.
     """
     rows = Packing(features, dataset, training.batch_size)
     seeds = 1 if head == "linear" else training.seeds
     model = _Model(
-        heads.make(head, rows.targets, training), rows.targets, training.learning_rate, training.weight_decay
+        heads.make(head, rows.targets, training),
+        rows.targets,
+        training.learning_rate,
+        training.weight_decay,
     )
     variables = _fit(model, rows, dataset, f"{dataset.name}, {head}", seeds, training, stop)
     found: list[dict[str, list]] = [{label: [] for label in dataset.labels} for _ in range(seeds)]
     for group in rows.groups(dataset.test_rows):
         _check(stop)
         batch = rows.read(group)
-        for number, (label, values) in enumerate(zip(dataset.labels, _predict(model, variables, batch), strict=True)):
+        for number, (label, values) in enumerate(
+            zip(dataset.labels, _predict(model, variables, batch), strict=True)
+        ):
             for seed, of_seed in enumerate(np.asarray(values)):
                 found[seed][label] += rows.unpack(number, group, of_seed)
-    return [{label: as_scores(parts, dataset.labels[label].kind) for label, parts in seed.items()} for seed in found]
+    return [
+        {label: as_scores(parts, dataset.labels[label].kind) for label, parts in seed.items()}
+        for seed in found
+    ]
 
 
 class _Model(NamedTuple):
@@ -110,8 +127,12 @@ def _fit(
     bar: system_log.Progress | None = None
     epoch = 0
     for epoch in range(1, training.max_epochs + 1):
-        groups = [group for _ in range(repeats) for group in rows.groups(random.permutation(rows.train))]
-        bar = bar or system_log.Progress(f"{name}: training", training.max_epochs * len(groups), "steps")
+        groups = [
+            group for _ in range(repeats) for group in rows.groups(random.permutation(rows.train))
+        ]
+        bar = bar or system_log.Progress(
+            f"{name}: training", training.max_epochs * len(groups), "steps"
+        )
         for number, group in enumerate(groups):
             _check(stop)
             batch = rows.read(group)
@@ -128,7 +149,11 @@ def _fit(
         best, waited = np.where(better, loss, best), np.where(better, 0, waited + 1)
         if (waited >= training.patience).all():
             break
-    found = ", ".join(f"{value:.4f}" for value in best) if np.isfinite(best).any() else "none: no validation rows"
+    found = (
+        ", ".join(f"{value:.4f}" for value in best)
+        if np.isfinite(best).any()
+        else "none: no validation rows"
+    )
     log.info(
         "%s: %d epochs of %d rows, validation loss %s, %s",
         name,
@@ -159,13 +184,21 @@ def _step(model: _Model, state: _State, batch: Batch, step: int) -> _State:
     def loss(params: Any, others: Any, seed: Any) -> tuple[Any, Any]:
         key = jax.random.fold_in(jax.random.key(seed), step)
         outputs, changed = model.head.apply(
-            {"params": params, **others}, batch.x, batch.mask, True, mutable=list(others), rngs={"dropout": key}
+            {"params": params, **others},
+            batch.x,
+            batch.mask,
+            True,
+            mutable=list(others),
+            rngs={"dropout": key},
         )
         sums, counts = heads.losses(outputs, model.targets, batch.truths)
         return (sums / jnp.maximum(counts, 1)).sum(), changed
 
     def update(variables: Any, moments: Any, seed: Any) -> tuple[Any, Any]:
-        params, others = variables["params"], {name: part for name, part in variables.items() if name != "params"}
+        params, others = (
+            variables["params"],
+            {name: part for name, part in variables.items() if name != "params"},
+        )
         gradient, changed = jax.grad(loss, has_aux=True)(params, others, seed)
         updates, moments = model.optimizer.update(gradient, moments, params)
         return {"params": optax.apply_updates(params, updates), **changed}, moments
@@ -179,21 +212,27 @@ def _step(model: _Model, state: _State, batch: Batch, step: int) -> _State:
 def _losses(model: _Model, variables: Any, batch: Batch) -> tuple[Any, Any]:
     """Sums of the losses and numbers of known rows, [seeds, targets] each."""
     return jax.vmap(
-        lambda of: heads.losses(model.head.apply(of, batch.x, batch.mask, False), model.targets, batch.truths)
+        lambda of: heads.losses(
+            model.head.apply(of, batch.x, batch.mask, False), model.targets, batch.truths
+        )
     )(variables)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _predict(model: _Model, variables: Any, batch: Batch) -> list[Any]:
     """Of each target [seeds, rows, ...]."""
-    return jax.vmap(lambda of: heads.predictions(model.head.apply(of, batch.x, batch.mask, False), model.targets))(
-        variables
-    )
+    return jax.vmap(
+        lambda of: heads.predictions(
+            model.head.apply(of, batch.x, batch.mask, False), model.targets
+        )
+    )(variables)
 
 
 @jax.jit
 def _keep(best: Any, variables: Any, better: Any) -> Any:
     """`variables` of the seeds that are better, `best` of the others."""
     return jax.tree.map(
-        lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), best, variables
+        lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+        best,
+        variables,
     )

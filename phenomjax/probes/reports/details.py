@@ -44,7 +44,11 @@ class Reliability:
 
 @dataclass(frozen=True)
 class MutationMap:
-    """Effects of single substitutions. measured, predicted: float64 [20, positions], NaN where there is none, letters in alphabetic order."""
+    """Effects of single substitutions.
+
+    Measured, predicted: float64 [20, positions], NaN where there is none, letters in alphabetic
+    order.
+    """
 
     wild_type: str
     offset: int
@@ -61,7 +65,8 @@ class Details:
       command: that makes this report again.
       suite: path of the suite file.
       data: folder of the data.
-      tasks: {task: {"train": rows, "validation": rows, TEST: rows, "fingerprint": sha256}} of the tasks that were evaluated.
+      tasks: {task: {"train": rows, "validation": rows, TEST: rows, "fingerprint": sha256}} of the
+        tasks that were evaluated.
       confusion, reliability: by (task, label, split, method).
       mutations: by (task, method).
       leakage: rows of leakage.report.

@@ -1,7 +1,8 @@
 """The pictures of an evaluation as matplotlib figures.
 
-Each checkpoint has one colour (Okabe & Ito, safe for the colour-blind) in all of them; its random-weights twin is hatched in the same colour,
-other baselines are grey, and published numbers, which come from other training data, are outlines.
+Each checkpoint has one colour (Okabe & Ito, safe for the colour-blind) in all of them; its
+random-weights twin is hatched in the same colour, other baselines are grey, and published numbers,
+which come from other training data, are outlines.
 """
 
 import textwrap
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from phenomjax.probes.reports.details import Confusion, MutationMap, Reliability
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")  # Okabe & Ito 2008, and wine
+# Okabe & Ito 2008, and wine
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
 MAX_TESTS = 4  # panels of one figure
 BINS = 10  # of the reliability diagrams
 
@@ -32,7 +34,8 @@ def colours(models: Sequence[str]) -> dict[str, str]:
 
 
 def bars(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str], title: str) -> "Figure":
-    """The main metric of one label: a panel a test, a bar a method, with 95 % intervals; published numbers of other tests below.
+    """The main metric of one label: a panel a test, a bar a method, with 95 % intervals; published
+    numbers of other tests below.
 
     Args:
       rows: of one label and metric.
@@ -46,7 +49,8 @@ def bars(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str], title
     elsewhere = [r for r in rows if r["kind"] == "published" and r["split"] not in tests]
     names = {row["method"]: row["method"].removeprefix("baseline: ") for row in methods}
     labels = [f"{r['method']}, {r['split']}" for r in elsewhere]
-    margin = 0.068 * max(len(name) for name in [*names.values(), *labels]) + 0.3  # inches for the names
+    # inches for the names
+    margin = 0.068 * max(len(name) for name in [*names.values(), *labels]) + 0.3
     sizes = [max(len(methods), 1), *([len(elsewhere)] if elsewhere else [])]
     line = 0.21
     heights = [line * n + 0.1 for n in sizes]
@@ -61,18 +65,28 @@ def bars(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str], title
     axes = []
     for number, test in enumerate(tests):
         x = left + number * (panel + 0.25)
-        axis = figure.add_axes((x / width, 1 - (crown + heights[0]) / height, panel / width, heights[0] / height))
+        axis = figure.add_axes(
+            (x / width, 1 - (crown + heights[0]) / height, panel / width, heights[0] / height)
+        )
         by_method = {row["method"]: row for row in rows if row["split"] == test}
         for place, one in enumerate(methods):
             if one["method"] in by_method:
                 _bar(axis, place, by_method[one["method"]], colour, limits)
-        count = max((r["count"] or 0 for r in by_method.values() if r["kind"] != "published"), default=0)
+        count = max(
+            (r["count"] or 0 for r in by_method.values() if r["kind"] != "published"), default=0
+        )
         axis.set_title(f"{_short(test, 34)}\nn = {count:,}", fontsize=8.5)
-        axis.set_yticks(range(len(methods)), [names[m["method"]] for m in methods] if number == 0 else [], fontsize=8)
+        axis.set_yticks(
+            range(len(methods)),
+            [names[m["method"]] for m in methods] if number == 0 else [],
+            fontsize=8,
+        )
         axes.append((axis, len(methods)))
     if elsewhere:
         top = crown + heights[0] + gap
-        axis = figure.add_axes((left / width, 1 - (top + heights[1]) / height, panel / width, heights[1] / height))
+        axis = figure.add_axes(
+            (left / width, 1 - (top + heights[1]) / height, panel / width, heights[1] / height)
+        )
         for place, row in enumerate(elsewhere):
             _bar(axis, place, row, colour, limits)
         axis.set_yticks(range(len(elsewhere)), labels, fontsize=8)
@@ -100,19 +114,39 @@ def _keys(figure: "Figure", rows: Sequence[Row], width: float, height: float) ->
 
     keys = [Patch(facecolor=DARK, edgecolor=DARK, label="trained model")]
     if any(r.get("baseline") == "random_weights" for r in rows):
-        keys.append(Patch(facecolor="white", edgecolor=DARK, hatch="//////", label="its random-weights twin"))
+        keys.append(
+            Patch(
+                facecolor="white", edgecolor=DARK, hatch="//////", label="its random-weights twin"
+            )
+        )
     if any(r["kind"] == "baseline" and r["model"] is None for r in rows):
         keys.append(Patch(facecolor="#c4c4c4", edgecolor=GREY, label="baseline"))
     if any(r["kind"] == "published" for r in rows):
-        keys.append(Patch(facecolor="white", edgecolor=DARK, linestyle=":", label="published, of other training data"))
+        keys.append(
+            Patch(
+                facecolor="white",
+                edgecolor=DARK,
+                linestyle=":",
+                label="published, of other training data",
+            )
+        )
     figure.legend(
-        handles=keys, loc="upper left", bbox_to_anchor=(0.02 / width, 1 - 0.34 / height), ncols=4, fontsize=7.5, frameon=False,
-        handlelength=1.6, columnspacing=1.4, borderaxespad=0,
-    )  # fmt: skip
+        handles=keys,
+        loc="upper left",
+        bbox_to_anchor=(0.02 / width, 1 - 0.34 / height),
+        ncols=4,
+        fontsize=7.5,
+        frameon=False,
+        handlelength=1.6,
+        columnspacing=1.4,
+        borderaxespad=0,
+    )
 
 
 def ordered(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str]) -> list[Row]:
-    """One row a method of these tests: of each checkpoint its heads, each followed by its twin; baselines; published ones."""
+    """One row a method of these tests: of each checkpoint its heads, each followed by its twin;
+    baselines; published ones.
+    """
     first = {row["method"]: row for row in reversed(rows) if row["split"] in tests}
     heads = list(dict.fromkeys(row["head"] for row in rows if row["kind"] == "model"))
     kinds = ("model", "baseline", "published")
@@ -120,20 +154,32 @@ def ordered(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str]) ->
     def place(row: Row) -> tuple:
         own = row["model"] in models
         head = heads.index(row["head"]) if row["head"] in heads else len(heads)
-        return (not own, models.index(row["model"]) if own else 0, head if own else 0, kinds.index(row["kind"]))
+        return (
+            not own,
+            models.index(row["model"]) if own else 0,
+            head if own else 0,
+            kinds.index(row["kind"]),
+        )
 
     order = {row["method"]: number for number, row in enumerate(rows)}
     return sorted(first.values(), key=lambda row: (*place(row), order[row["method"]]))
 
 
-def _bar(axis: "Axes", place: int, row: Row, colour: Mapping[str, str], limits: tuple[float, float]) -> None:
+def _bar(
+    axis: "Axes", place: int, row: Row, colour: Mapping[str, str], limits: tuple[float, float]
+) -> None:
     value = row["value"]
     if not verdicts.has_value(row):
         axis.text(0, place, " no value", va="center", fontsize=7, color=GREY)
         return
     own = colour.get(row["model"], GREY)
     if row["kind"] == "published":
-        style: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linestyle": ":", "linewidth": 1.0}
+        style: dict[str, Any] = {
+            "facecolor": "none",
+            "edgecolor": DARK,
+            "linestyle": ":",
+            "linewidth": 1.0,
+        }
     elif row.get("baseline") == "random_weights":
         style = {"facecolor": "white", "edgecolor": own, "hatch": "//////", "linewidth": 0.8}
     elif row["kind"] == "baseline":
@@ -145,14 +191,31 @@ def _bar(axis: "Axes", place: int, row: Row, colour: Mapping[str, str], limits: 
     if verdicts.measured(row):
         low, high = row["interval"]
         axis.plot([low, high], [place, place], color="black", linewidth=1.1, solid_capstyle="butt")
-        axis.plot([low, low, np.nan, high, high], np.array([-0.17, 0.17, 0, -0.17, 0.17]) + place, color="black", linewidth=1.1)  # fmt: skip
+        axis.plot(
+            [low, low, np.nan, high, high],
+            np.array([-0.17, 0.17, 0, -0.17, 0.17]) + place,
+            color="black",
+            linewidth=1.1,
+        )
         end = max(end, high)
-    axis.text(end + 0.015 * (limits[1] - limits[0]), place, f"{value:.3f}", va="center", ha="left", fontsize=7)
+    axis.text(
+        end + 0.015 * (limits[1] - limits[0]),
+        place,
+        f"{value:.3f}",
+        va="center",
+        ha="left",
+        fontsize=7,
+    )
 
 
 def _limits(rows: Sequence[Row]) -> tuple[float, float]:
     """Of the values: from 0 or the lowest, with room for the numbers on the right."""
-    values = [x for r in rows for x in [r["value"], *(r["interval"] or [])] if x is not None and np.isfinite(x)]
+    values = [
+        x
+        for r in rows
+        for x in [r["value"], *(r["interval"] or [])]
+        if x is not None and np.isfinite(x)
+    ]
     low, high = min([0.0, *values]), max([0.05, *values])
     span = high - low
     return low - (0.03 * span if low < 0 else 0), high + 0.2 * span
@@ -163,7 +226,8 @@ def _short(text: str, width: int) -> str:
 
 
 def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
-    """Confusion matrices side by side: a row a true class, its shares as colour and, with few classes, as percent.
+    """Confusion matrices side by side: a row a true class, its shares as colour and, with few
+    classes, as percent.
 
     Args:
       panels: {name of the method: matrix}, all of the same classes.
@@ -181,7 +245,10 @@ def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
     count, crown = 0.85, 0.95  # inches for the column of counts, and above a panel
-    width, height = margin + columns * (side + count) + 0.75, lines * (side + margin + 0.35) + crown - 0.35
+    width, height = (
+        margin + columns * (side + count) + 0.75,
+        lines * (side + margin + 0.35) + crown - 0.35,
+    )
     figure = Figure(figsize=(max(width, 4.6), height))
     width = figure.get_figwidth()
     for number, (name, found) in enumerate(panels.items()):
@@ -194,31 +261,48 @@ def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
         if n <= 12:
             for i, j in np.ndindex(n, n):
                 if total[i]:
-                    axis.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7.5,
-                              color="white" if share[i, j] > 0.55 else "black")  # fmt: skip
-        axis.set_xticks(range(n), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font)
+                    axis.text(
+                        j,
+                        i,
+                        f"{100 * share[i, j]:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=7.5,
+                        color="white" if share[i, j] > 0.55 else "black",
+                    )
+        axis.set_xticks(
+            range(n), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=font
+        )
         axis.set_yticks(range(n), names if number % columns == 0 else [], fontsize=font)
         axis.tick_params(length=0)
         for i in range(n):
             axis.text(n - 0.4, i, f"{total[i]:,}", va="center", fontsize=font - 1, color=DARK)
-        axis.text(n - 0.4, n - 0.5 + 0.12 * n / side, "count", fontsize=font - 1, color=DARK, va="center")
+        axis.text(
+            n - 0.4, n - 0.5 + 0.12 * n / side, "count", fontsize=font - 1, color=DARK, va="center"
+        )
         axis.set_title(_short(name, int((side + count) / 0.085)), fontsize=9, pad=5, loc="left")
         axis.set_xlabel("predicted", fontsize=8.5)
         if number % columns == 0:
             axis.set_ylabel("true", fontsize=8.5)
     tall = min(side, 2.2)
-    bar = figure.add_axes(((width - 0.6) / width, 1 - (crown + tall) / height, 0.12 / width, tall / height))
+    bar = figure.add_axes(
+        ((width - 0.6) / width, 1 - (crown + tall) / height, 0.12 / width, tall / height)
+    )
     figure.colorbar(picture, cax=bar)
     bar.set_title("% of\nrow", fontsize=7)
     bar.set_yticks([0, 0.5, 1], ["0", "50", "100"], fontsize=7)
-    figure.text(0.12 / width, 1 - 0.22 / height, title, fontsize=10.5, fontweight="bold", va="center")
+    figure.text(
+        0.12 / width, 1 - 0.22 / height, title, fontsize=10.5, fontweight="bold", va="center"
+    )
     return figure
 
 
 def calibration(found: "Reliability") -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean probability, share right and count of each of BINS equal bins (NaN where empty), and the expected calibration error.
+    """Mean probability, share right and count of each of BINS equal bins (NaN where empty), and the
+    expected calibration error.
 
-    ECE = sum over bins of count / n * |share right - mean probability| (Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602).
+    ECE = sum over bins of count / n * |share right - mean probability| (Naeini et al. 2015,
+    https://doi.org/10.1609/aaai.v29i1.9602).
     """
     probability = np.asarray(found.probability, float)
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
@@ -226,10 +310,17 @@ def calibration(found: "Reliability") -> tuple[np.ndarray, np.ndarray, np.ndarra
     with np.errstate(invalid="ignore"):
         mean = np.bincount(bins, probability, BINS) / count
         right = np.bincount(bins, np.asarray(found.right, float), BINS) / count
-    return mean, right, count, float(np.nansum(count * np.abs(right - mean)) / max(len(probability), 1))
+    return (
+        mean,
+        right,
+        count,
+        float(np.nansum(count * np.abs(right - mean)) / max(len(probability), 1)),
+    )
 
 
-def reliability(found: Mapping[str, "Reliability"], colour: Mapping[str, str], title: str) -> "Figure":
+def reliability(
+    found: Mapping[str, "Reliability"], colour: Mapping[str, str], title: str
+) -> "Figure":
     """Share of right predictions against their probability, with the number of predictions below.
 
     Args:
@@ -246,8 +337,15 @@ def reliability(found: Mapping[str, "Reliability"], colour: Mapping[str, str], t
         mean, right, count, error = calibration(one)
         there = count >= 10  # a share of fewer says nothing
         marker = "osD^vP"[number % 6]
-        curve.plot(mean[there], right[there], marker=marker, color=colour[name], markersize=5, linewidth=1.5,
-                   label=f"{name}\nexpected calibration error {error:.3f}")  # fmt: skip
+        curve.plot(
+            mean[there],
+            right[there],
+            marker=marker,
+            color=colour[name],
+            markersize=5,
+            linewidth=1.5,
+            label=f"{name}\nexpected calibration error {error:.3f}",
+        )
         edges = np.linspace(0, 1, BINS + 1)
         histogram.stairs(count / count.sum(), edges, color=colour[name], linewidth=1.5)
     curve.set_ylabel("share that is right")
@@ -263,7 +361,9 @@ def reliability(found: Mapping[str, "Reliability"], colour: Mapping[str, str], t
     return figure
 
 
-def identity(lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, Any]], title: str) -> "Figure":
+def identity(
+    lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, Any]], title: str
+) -> "Figure":
     """A metric against the identity of test sequences to the training set, with 95 % intervals.
 
     Args:
@@ -298,7 +398,9 @@ def identity(lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, A
             **style[name],
         )
     axis.set_xticks(
-        range(len(cuts)), [f"{'all' if c == np.inf else f'< {c:.0%}'}\nn = {counts[c]:,}" for c in cuts], fontsize=8
+        range(len(cuts)),
+        [f"{'all' if c == np.inf else f'< {c:.0%}'}\nn = {counts[c]:,}" for c in cuts],
+        fontsize=8,
     )
     axis.set_xlabel("identity to the nearest training sequence (MMseqs2)")
     row = next(iter(lines.values()))[0]
@@ -311,7 +413,8 @@ def identity(lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, A
 
 
 def mutation_map(found: "MutationMap", title: str, per_row: int = 100) -> "Figure":
-    """Measured effects above predicted ones, as ranks among the measured variants: the two have other units.
+    """Measured effects above predicted ones, as ranks among the measured variants: the two have
+    other units.
 
     Args:
       found: the effects.
@@ -338,26 +441,36 @@ def mutation_map(found: "MutationMap", title: str, per_row: int = 100) -> "Figur
         for k, what in enumerate(("measured", "predicted")):
             top = 0.6 + block * 4.35 + k * 1.95
             part, share = ranks[k][:, start:stop], inner * (stop - start) / wide
-            axis = figure.add_axes((left / width, 1 - (top + 1.85) / height, share / width, 1.85 / height))
+            axis = figure.add_axes(
+                (left / width, 1 - (top + 1.85) / height, share / width, 1.85 / height)
+            )
             axis.set_facecolor("#dddddd")
-            picture = axis.imshow(part, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            picture = axis.imshow(
+                part, cmap="viridis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
+            )
             own = [
                 (p - start, AMINO_ACIDS.index(found.wild_type[p]))
                 for p in range(start, stop)
                 if found.wild_type[p] in AMINO_ACIDS
             ]
-            axis.scatter([x for x, _ in own], [y for _, y in own], s=3.5, c="black", marker=".", linewidths=0)
+            axis.scatter(
+                [x for x, _ in own], [y for _, y in own], s=3.5, c="black", marker=".", linewidths=0
+            )
             axis.set_yticks(range(len(AMINO_ACIDS)), list(AMINO_ACIDS), fontsize=5.5)
             axis.set_ylabel(what, fontsize=9)
             ticks = [p for p in range(start, stop) if (p + 1 + found.offset) % 10 == 0]
             names = [f"{found.wild_type[p]}{p + 1 + found.offset}" for p in ticks] if k else []
             axis.set_xticks([p - start for p in ticks], names, fontsize=7)
             axis.tick_params(length=2 if k else 0)
-    bar = figure.add_axes(((left + inner + 0.2) / width, 1 - 2.9 / height, 0.12 / width, 2.0 / height))
+    bar = figure.add_axes(
+        ((left + inner + 0.2) / width, 1 - 2.9 / height, 0.12 / width, 2.0 / height)
+    )
     figure.colorbar(picture, cax=bar, ticks=[0, 0.5, 1])
     bar.tick_params(labelsize=7)
     bar.set_title("rank", fontsize=8)
-    figure.text(0.12 / width, 1 - 0.2 / height, title, fontsize=10.5, fontweight="bold", va="center")
+    figure.text(
+        0.12 / width, 1 - 0.2 / height, title, fontsize=10.5, fontweight="bold", va="center"
+    )
     legend = "rank 0: most harmful, 1: fittest; dots: wild type; grey: not measured"
     figure.text(0.12 / width, 1 - 0.42 / height, legend, fontsize=8, va="center")
     return figure

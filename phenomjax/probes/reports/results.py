@@ -1,4 +1,6 @@
-"""Rows of results as a report reads them: how methods are called, and which metric a label is judged by."""
+"""Rows of results as a report reads them: how methods are called, and which metric a label is
+judged by.
+"""
 
 from typing import Any
 
@@ -15,7 +17,9 @@ BASELINE_NAMES = {
 }
 
 
-def model_row(found: dict[str, Any], task: str, model: str, head: str, checkpoint: str) -> dict[str, Any]:
+def model_row(
+    found: dict[str, Any], task: str, model: str, head: str, checkpoint: str
+) -> dict[str, Any]:
     """A row of metrics.evaluate as one of a model.
 
     Args:
@@ -26,13 +30,27 @@ def model_row(found: dict[str, Any], task: str, model: str, head: str, checkpoin
       checkpoint: its path.
     """
     return found | {
-        "task": task, "method": f"{model}: {head}", "kind": "model", "model": model, "head": head, "checkpoint": checkpoint, "source": None,
-    }  # fmt: skip
+        "task": task,
+        "method": f"{model}: {head}",
+        "kind": "model",
+        "model": model,
+        "head": head,
+        "checkpoint": checkpoint,
+        "source": None,
+    }
 
 
-def twin_row(found: dict[str, Any], task: str, model: str, head: str, checkpoint: str) -> dict[str, Any]:
-    """The same of the model's random-weights twin: a baseline that only this model is compared with."""
-    method = {"method": f"{model}, random weights: {head}", "kind": "baseline", "baseline": "random_weights"}
+def twin_row(
+    found: dict[str, Any], task: str, model: str, head: str, checkpoint: str
+) -> dict[str, Any]:
+    """The same of the model's random-weights twin: a baseline that only this model is compared
+    with.
+    """
+    method = {
+        "method": f"{model}, random weights: {head}",
+        "kind": "baseline",
+        "baseline": "random_weights",
+    }
     return model_row(found, task, model, head, checkpoint) | method
 
 
@@ -40,16 +58,30 @@ def baseline_row(found: dict[str, Any], task: str, baseline: str) -> dict[str, A
     """The same of a baseline that stands on no model: a name in suite.BASELINES."""
     method = f"baseline: {BASELINE_NAMES.get(baseline, baseline)}"
     return found | {
-        "task": task, "method": method, "kind": "baseline", "baseline": baseline, "model": None, "head": None, "checkpoint": None,
+        "task": task,
+        "method": method,
+        "kind": "baseline",
+        "baseline": baseline,
+        "model": None,
+        "head": None,
+        "checkpoint": None,
         "source": None,
-    }  # fmt: skip
+    }
 
 
 def published_row(found: dict[str, Any], task: str, method: str, source: str) -> dict[str, Any]:
-    """A number that somebody else published; `source` says who, where, and of which data if they are others than ours."""
+    """A number that somebody else published; `source` says who, where, and of which data if they
+    are others than ours.
+    """
     return found | {
-        "task": task, "method": method, "kind": "published", "model": None, "head": None, "checkpoint": None, "source": source,
-    }  # fmt: skip
+        "task": task,
+        "method": method,
+        "kind": "published",
+        "model": None,
+        "head": None,
+        "checkpoint": None,
+        "source": source,
+    }
 
 
 def main_metric(task: suite.Task | suite.Mutations, label: str) -> tuple[str, str]:

@@ -29,14 +29,27 @@ if TYPE_CHECKING:
 FEW = 20  # members of a subset whose numbers mean little
 # The published sizes, for whom a small model was not shown to learn.
 LARGER = {
-    "causal_lm": "configs/prot_txl.py:uniref --config.data.banks=\"('uniref100.zarr',)\" --workdir runs/prot_txl",
-    "permutation_lm": "configs/prot_xlnet.py:uniref --config.data.banks=\"('uniref100.zarr',)\" --workdir runs/prot_xlnet",
-    "bidirectional_lm": "configs/seqvec.py:uniref50 --config.data.banks=\"('uniref50.zarr',)\" --workdir runs/seqvec",
+    "causal_lm": (
+        "configs/prot_txl.py:uniref --config.data.banks=\"('uniref100.zarr',)\" --workdir"
+        " runs/prot_txl"
+    ),
+    "permutation_lm": (
+        "configs/prot_xlnet.py:uniref --config.data.banks=\"('uniref100.zarr',)\" --workdir"
+        " runs/prot_xlnet"
+    ),
+    "bidirectional_lm": (
+        "configs/seqvec.py:uniref50 --config.data.banks=\"('uniref50.zarr',)\" --workdir"
+        " runs/seqvec"
+    ),
 }
 
 
 def page(
-    rows: Sequence[Row], details: "Details", suite: Suite, verdicts: Sequence[Verdict], figures: Sequence["Picture"]
+    rows: Sequence[Row],
+    details: "Details",
+    suite: Suite,
+    verdicts: Sequence[Verdict],
+    figures: Sequence["Picture"],
 ) -> str:
     """The whole page.
 
@@ -53,13 +66,20 @@ def page(
         f"# Evaluation of {', '.join(models)}" if models else "# Evaluation",
         *_subject(details, suite),
         "## What the numbers say",
-        "A model *beats* a baseline when their 95 % intervals do not overlap. Values are means over the heads' seeds; intervals are bootstraps over "
-        "the proteins (variants, molecules) of a test, and do not contain what another training of the model would change.",
+        (
+            "A model *beats* a baseline when their 95 % intervals do not overlap. Values are means"
+            " over the heads' seeds; intervals are bootstraps over the proteins (variants,"
+            " molecules) of a test, and do not contain what another training of the model would"
+            " change."
+        ),
         "\n".join(f"- {line}" for line in summary(verdicts)) or "No model has a number.",
         *_larger(details, verdicts),
         *_verdicts(verdicts),
         "## Results",
-        "Value [95 % interval]; **bold**: the best that was computed here. *Italic*: published, of models with other training data.",
+        (
+            "Value [95 % interval]; **bold**: the best that was computed here. *Italic*: published,"
+            " of models with other training data."
+        ),
     ]
     for task, label, own in by_label(rows, suite):
         parts += _label(task, label, own, rows, suite, models, sources)
@@ -69,9 +89,15 @@ def page(
             if (one.task, one.label) == (task, label)
         ]
     parts += ["## Leakage", _leakage(details.leakage)]
-    parts += ["## What was left out", "\n".join(f"- {note}" for note in details.notes) or "Nothing."]
+    parts += [
+        "## What was left out",
+        "\n".join(f"- {note}" for note in details.notes) or "Nothing.",
+    ]
     if sources:
-        parts += ["## Sources of the published numbers", "\n".join(f"{i}. {text}" for i, text in enumerate(sources, 1))]
+        parts += [
+            "## Sources of the published numbers",
+            "\n".join(f"{i}. {text}" for i, text in enumerate(sources, 1)),
+        ]
     parts += [
         "## Run it again",
         f"```\n{details.command}\n```",
@@ -84,7 +110,11 @@ def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; bars in cells are escaped."""
 
     def line(cells: Sequence[Any]) -> str:
-        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return (
+            "| "
+            + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
+            + " |"
+        )
 
     return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, lines)])
 
@@ -93,15 +123,33 @@ def _subject(details: "Details", suite: Suite) -> list[str]:
     """What was evaluated."""
     checkpoints = table(
         ("model", "objective", "parameters", "step", "checkpoint", "fingerprint"),
-        [(c.name, c.task, f"{c.parameters:,}", f"{c.step:,}", f"`{c.path}`", f"`{c.fingerprint[:12]}`") for c in details.checkpoints],
-    )  # fmt: skip
+        [
+            (
+                c.name,
+                c.task,
+                f"{c.parameters:,}",
+                f"{c.step:,}",
+                f"`{c.path}`",
+                f"`{c.fingerprint[:12]}`",
+            )
+            for c in details.checkpoints
+        ],
+    )
     lines = []
     for name, counts in details.tasks.items():
         task = suite.tasks.get(name)
-        tests = [f"{split} {n:,}" for split, n in counts.items() if split not in ("train", "validation", "fingerprint")]
+        tests = [
+            f"{split} {n:,}"
+            for split, n in counts.items()
+            if split not in ("train", "validation", "fingerprint")
+        ]
         labels = ", ".join(task.labels) if isinstance(task, Task) else task.target if task else ""
         without = isinstance(task, Mutations)
-        train = ["without training", ""] if without else [f"{counts.get(s, 0):,}" for s in ("train", "validation")]
+        train = (
+            ["without training", ""]
+            if without
+            else [f"{counts.get(s, 0):,}" for s in ("train", "validation")]
+        )
         lines.append((name, labels, *train, ", ".join(tests)))
     took = f" It took {details.seconds / 60:.1f} minutes." if details.seconds else ""
     return [
@@ -113,7 +161,9 @@ def _subject(details: "Details", suite: Suite) -> list[str]:
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
-    """A heading a task and label, a sentence a test and model; of identity subsets the strictest that is not tiny."""
+    """A heading a task and label, a sentence a test and model; of identity subsets the strictest
+    that is not tiny.
+    """
     parts = []
     for task, label in dict.fromkeys((v.task, v.label) for v in verdicts):
         own = [v for v in verdicts if (v.task, v.label) == (task, label)]
@@ -122,13 +172,17 @@ def _verdicts(verdicts: Sequence[Verdict]) -> list[str]:
             test, cut = identity_cut(v.split)
             if cut is not None and v.count >= FEW:
                 strict[test] = min(cut, strict.get(test, cut))
-        shown = [v for v in own if (found := identity_cut(v.split))[1] in (None, strict.get(found[0]))]
+        shown = [
+            v for v in own if (found := identity_cut(v.split))[1] in (None, strict.get(found[0]))
+        ]
         parts += [f"### {task}: {label}", "\n".join(f"- {sentence(v)}" for v in shown)]
     return parts
 
 
 def _larger(details: "Details", verdicts: Sequence[Verdict]) -> list[str]:
-    """The command of the published size, where a model is not shown to beat its random-weights twin."""
+    """The command of the published size, where a model is not shown to beat its random-weights
+    twin.
+    """
     found = []
     largest: dict[tuple[str, str], int] = {}
     for v in verdicts:
@@ -136,12 +190,17 @@ def _larger(details: "Details", verdicts: Sequence[Verdict]) -> list[str]:
     for one in details.checkpoints:
         own = [v for v in verdicts if v.model == one.name and v.count == largest[v.task, v.label]]
         lost = dict.fromkeys(
-            f"{v.task} ({v.label})" for v in own for c in v.comparisons if c.twin and c.outcome != BEATS
+            f"{v.task} ({v.label})"
+            for v in own
+            for c in v.comparisons
+            if c.twin and c.outcome != BEATS
         )
         if lost and one.task in LARGER:
             found.append(
-                f"Here {one.name} is not shown to do better than the same network with random weights: {', '.join(lost)}. A larger model "
-                f"that is trained longer, on GPUs, is what to try next:\n\n```\npython -m phenomjax.main --config {LARGER[one.task]}\n```"
+                f"Here {one.name} is not shown to do better than the same network with random"
+                f" weights: {', '.join(lost)}. A larger model that is trained longer, on GPUs, is"
+                " what to try next:\n\n```\npython -m phenomjax.main --config"
+                f" {LARGER[one.task]}\n```"
             )
     return found
 
@@ -152,33 +211,54 @@ def _can_be_beaten(comparison: Comparison) -> bool:
 
 
 def _label(
-    task: str, label: str, own: Sequence[Row], rows: Sequence[Row], suite: Suite, models: list[str], sources: list[str]
+    task: str,
+    label: str,
+    own: Sequence[Row],
+    rows: Sequence[Row],
+    suite: Suite,
+    models: list[str],
+    sources: list[str],
 ) -> list[str]:
-    """The table of a label's main metric, published numbers of other tests, and the other metrics folded away."""
+    """The table of a label's main metric, published numbers of other tests, and the other metrics
+    folded away.
+    """
     tests = splits(own)
     if not tests:
         return []
     counts = {
-        name: max((r["count"] for r in own if r["split"] == name and r["kind"] != "published"), default=0)
+        name: max(
+            (r["count"] for r in own if r["split"] == name and r["kind"] != "published"), default=0
+        )
         for name in tests
     }
     best = {
-        name: max((goodness(r) for r in own if r["split"] == name and r["kind"] != "published" and has_value(r)), default=None)
+        name: max(
+            (
+                goodness(r)
+                for r in own
+                if r["split"] == name and r["kind"] != "published" and has_value(r)
+            ),
+            default=None,
+        )
         for name in tests
-    }  # fmt: skip
+    }
     computed = next(row for row in own if row["kind"] != "published")
     lines = []
     for one in reports_figures.ordered(own, tests, models):
         cells = []
         for name in tests:
-            row = next((r for r in own if r["split"] == name and r["method"] == one["method"]), None)
+            row = next(
+                (r for r in own if r["split"] == name and r["method"] == one["method"]), None
+            )
             if row is None:
                 cells.append("")
             elif row["kind"] == "published":
                 cells.append(f"*{number(row['value'])}* [{sources.index(row['source']) + 1}]")
             else:
                 text = number(row["value"], row["interval"])
-                cells.append(f"**{text}**" if has_value(row) and goodness(row) == best[name] else text)
+                cells.append(
+                    f"**{text}**" if has_value(row) and goodness(row) == best[name] else text
+                )
         lines.append((one["method"], *cells))
     header = ["method", *(f"{name} (n = {counts[name]:,})" for name in tests)]
     of = unit(suite.tasks[task])
@@ -189,14 +269,41 @@ def _label(
     ]
     elsewhere = [row for row in own if row["kind"] == "published" and row["split"] not in tests]
     if elsewhere:
-        quoted = [(f"*{r['method']}*", r["split"], f"*{number(r['value'])}*", f"[{sources.index(r['source']) + 1}]") for r in elsewhere]  # fmt: skip
-        parts += ["Published, on other test sets than these:", table(("method", "test", "value", "source"), quoted)]
+        quoted = [
+            (
+                f"*{r['method']}*",
+                r["split"],
+                f"*{number(r['value'])}*",
+                f"[{sources.index(r['source']) + 1}]",
+            )
+            for r in elsewhere
+        ]
+        parts += [
+            "Published, on other test sets than these:",
+            table(("method", "test", "value", "source"), quoted),
+        ]
     others = [
-        row for row in rows if (row["task"], row["label"]) == (task, label) and row["kind"] != "published" and row not in own and measured(row)
-    ]  # fmt: skip
+        row
+        for row in rows
+        if (row["task"], row["label"]) == (task, label)
+        and row["kind"] != "published"
+        and row not in own
+        and measured(row)
+    ]
     if others:
-        more = [(r["method"], r["split"], metric_name(r["metric"], r["average"]), number(r["value"], r["interval"])) for r in others]  # fmt: skip
-        parts.append(f"<details><summary>Other metrics</summary>\n\n{table(('method', 'test', 'metric', 'value'), more)}\n\n</details>")  # fmt: skip
+        more = [
+            (
+                r["method"],
+                r["split"],
+                metric_name(r["metric"], r["average"]),
+                number(r["value"], r["interval"]),
+            )
+            for r in others
+        ]
+        parts.append(
+            "<details><summary>Other"
+            f" metrics</summary>\n\n{table(('method', 'test', 'metric', 'value'), more)}\n\n</details>"
+        )
     return parts
 
 
@@ -206,14 +313,42 @@ def _leakage(rows: Sequence[dict[str, Any]]) -> str:
 
     def share(row: dict[str, Any], what: str) -> str:
         return (
-            "not counted" if row[what] is None else f"{row[what]:,} ({row[what + '_share']:.1%})" if row[what] else "0"
+            "not counted"
+            if row[what] is None
+            else f"{row[what]:,} ({row[what + '_share']:.1%})"
+            if row[what]
+            else "0"
         )
 
     def example(row: dict[str, Any]) -> str:
-        return ", ".join(f"{one['id']} is {one['other_id']} ({one['identity']:.0%})" for one in row["examples"][:2])
+        return ", ".join(
+            f"{one['id']} is {one['other_id']} ({one['identity']:.0%})"
+            for one in row["examples"][:2]
+        )
 
-    header = ("task", "test", "compared with", "tested", "exact copies", "near-identical", "such as", "note")
+    header = (
+        "task",
+        "test",
+        "compared with",
+        "tested",
+        "exact copies",
+        "near-identical",
+        "such as",
+        "note",
+    )
     lines = [
-        (r["task"], r["split"], r["other"], f"{r['count']:,}", share(r, "exact"), share(r, "near"), example(r), r["note"]) for r in rows
-    ]  # fmt: skip
-    return "Test sequences that stand in other data too, exactly or near-identically.\n\n" + table(header, lines)
+        (
+            r["task"],
+            r["split"],
+            r["other"],
+            f"{r['count']:,}",
+            share(r, "exact"),
+            share(r, "near"),
+            example(r),
+            r["note"],
+        )
+        for r in rows
+    ]
+    return "Test sequences that stand in other data too, exactly or near-identically.\n\n" + table(
+        header, lines
+    )

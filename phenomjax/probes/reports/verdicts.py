@@ -1,7 +1,8 @@
 """What the numbers allow to say: which model beats which baseline, in sentences.
 
-A model beats a baseline when their 95 % intervals do not overlap. Overlapping intervals are no proof of equality, so the sentence then says
-"is not shown to beat". Every model is also compared with its twin, the same network with random weights and the same head.
+A model beats a baseline when their 95 % intervals do not overlap. Overlapping intervals are no
+proof of equality, so the sentence then says "is not shown to beat". Every model is also compared
+with its twin, the same network with random weights and the same head.
 """
 
 import math
@@ -18,18 +19,31 @@ BEATS, NOT_SHOWN, BELOW = "beats", "is not shown to beat", "is below"
 LOWER_IS_BETTER = ("rmse", "mae", "mse")
 VALIDATION = "validation"
 METRICS = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "f1_macro": "F1 (mean over classes)",
-    "f1_samples": "F1 (mean over proteins)", "f1_max": "F1 at the best threshold", "precision_samples": "precision (mean over proteins)",
-    "recall_samples": "recall (mean over proteins)", "exact_match": "share with exactly the right set", "r2": "R squared",
-    "spearman": "Spearman's rho", "pearson": "Pearson's r", "auroc": "area under the ROC curve",
-    "auprc": "area under the precision-recall curve", "rmse": "root mean square error", "mae": "mean absolute error",
-}  # fmt: skip
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "mcc": "Matthews correlation",
+    "f1_macro": "F1 (mean over classes)",
+    "f1_samples": "F1 (mean over proteins)",
+    "f1_max": "F1 at the best threshold",
+    "precision_samples": "precision (mean over proteins)",
+    "recall_samples": "recall (mean over proteins)",
+    "exact_match": "share with exactly the right set",
+    "r2": "R squared",
+    "spearman": "Spearman's rho",
+    "pearson": "Pearson's r",
+    "auroc": "area under the ROC curve",
+    "auprc": "area under the precision-recall curve",
+    "rmse": "root mean square error",
+    "mae": "mean absolute error",
+}
 _IDENTITY = re.compile(r"(?P<test>.+), identity < (?P<cut>[0-9.]+)")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A baseline beside a model: its method, value and interval, and what the model does to it (BEATS, NOT_SHOWN, BELOW)."""
+    """A baseline beside a model: its method, value and interval, and what the model does to it
+    (BEATS, NOT_SHOWN, BELOW).
+    """
 
     method: str
     outcome: str
@@ -73,7 +87,9 @@ class Verdict:
 
 
 def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
-    """Verdicts on the metric that each label is judged by, in the order of the suite, its labels, the tests and the models."""
+    """Verdicts on the metric that each label is judged by, in the order of the suite, its labels,
+    the tests and the models.
+    """
     found = []
     for task, label, rows in by_label(results, suite):
         for split in splits(rows):
@@ -93,10 +109,24 @@ def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
                     for row in here
                     if row["kind"] == "baseline" and measured(row) and _belongs(row, best)
                 )
-                found.append(Verdict(
-                    task, label, split, best["metric"], best["average"], model, best["head"], heads, chosen_by, best["value"],
-                    tuple(best["interval"]), best["count"], unit(suite.tasks[task]), compared,
-                ))  # fmt: skip
+                found.append(
+                    Verdict(
+                        task,
+                        label,
+                        split,
+                        best["metric"],
+                        best["average"],
+                        model,
+                        best["head"],
+                        heads,
+                        chosen_by,
+                        best["value"],
+                        tuple(best["interval"]),
+                        best["count"],
+                        unit(suite.tasks[task]),
+                        compared,
+                    )
+                )
     return found
 
 
@@ -107,13 +137,21 @@ def by_label(results: Sequence[Row], suite: Suite) -> Iterable[tuple[str, str, l
         for label in dict.fromkeys(row["label"] for row in of_task):
             metric, average = main_metric(task, label)
             rows = [row for row in of_task if row["label"] == label and row["metric"] == metric]
-            yield name, label, [row for row in rows if row["kind"] == "published" or row["average"] == average]
+            yield (
+                name,
+                label,
+                [row for row in rows if row["kind"] == "published" or row["average"] == average],
+            )
 
 
 def splits(rows: Iterable[Row]) -> list[str]:
     """Tests and their subsets that were computed here."""
     return list(
-        dict.fromkeys(row["split"] for row in rows if row["kind"] != "published" and row["split"] != VALIDATION)
+        dict.fromkeys(
+            row["split"]
+            for row in rows
+            if row["kind"] != "published" and row["split"] != VALIDATION
+        )
     )
 
 
@@ -130,11 +168,16 @@ def has_value(row: Row) -> bool:
 
 def measured(row: Row) -> bool:
     """Whether a row has a value and an interval."""
-    return has_value(row) and all(x is not None and math.isfinite(x) for x in row["interval"] or [None])
+    return has_value(row) and all(
+        x is not None and math.isfinite(x) for x in row["interval"] or [None]
+    )
 
 
-def best_head(rows: Sequence[Row], model: str, split: str, heads: Sequence[str] = ()) -> tuple[Row | None, int, str]:
-    """The row of a model's best head on a test, how many heads there are, and what it was chosen by.
+def best_head(
+    rows: Sequence[Row], model: str, split: str, heads: Sequence[str] = ()
+) -> tuple[Row | None, int, str]:
+    """The row of a model's best head on a test, how many heads there are, and what it was chosen
+    by.
 
     Args:
       rows: of one label and metric.
@@ -142,9 +185,18 @@ def best_head(rows: Sequence[Row], model: str, split: str, heads: Sequence[str] 
       split: the test.
       heads: only these; () = all.
     """
-    own = [r for r in rows if r["kind"] == "model" and r["model"] == model and measured(r) and (not heads or r["head"] in heads)]  # fmt: skip
+    own = [
+        r
+        for r in rows
+        if r["kind"] == "model"
+        and r["model"] == model
+        and measured(r)
+        and (not heads or r["head"] in heads)
+    ]
     there = {row["head"]: row for row in own if row["split"] == split}
-    judged = {row["head"]: row for row in own if row["split"] == VALIDATION and row["head"] in there}
+    judged = {
+        row["head"]: row for row in own if row["split"] == VALIDATION and row["head"] in there
+    }
     if not there:
         return None, 0, ""
     chosen_by = "" if len(there) == 1 else "validation" if len(judged) == len(there) else "test"
@@ -167,7 +219,10 @@ def outcome(row: Row, baseline: Row) -> str:
 
 def _belongs(baseline: Row, best: Row) -> bool:
     """Of the random-weights twins, only that of this model and head."""
-    return baseline["model"] is None or (baseline["model"], baseline["head"]) == (best["model"], best["head"])
+    return baseline["model"] is None or (baseline["model"], baseline["head"]) == (
+        best["model"],
+        best["head"],
+    )
 
 
 def number(value: float | None, interval: Sequence[float] | None = None) -> str:
@@ -232,10 +287,14 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
         won = sum(all(c.outcome == BEATS for c in v.comparisons) for v in own)
         text = f"**{model}** beats every baseline in {won} of {len(own)} tests"
         if twins:
-            text += f", and its random-weights twin in {sum(c.outcome == BEATS for c in twins)} of {len(twins)}"
+            text += (
+                f", and its random-weights twin in {sum(c.outcome == BEATS for c in twins)} of"
+                f" {len(twins)}"
+            )
         below = [c for v in own for c in v.comparisons if c.outcome == BELOW]
         text += (
-            f"; it is below some baseline in {sum(any(c.outcome == BELOW for c in v.comparisons) for v in own)}."
+            "; it is below some baseline in"
+            f" {sum(any(c.outcome == BELOW for c in v.comparisons) for v in own)}."
             if below
             else "."
         )

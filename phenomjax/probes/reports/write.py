@@ -1,4 +1,6 @@
-"""The report of an evaluation: results.json, report.md and figures, as a pure function of the results."""
+"""The report of an evaluation: results.json, report.md and figures, as a pure function of the
+results.
+"""
 
 import functools
 import json
@@ -15,31 +17,29 @@ from phenomjax.probes.reports import figures as reports_figures
 from phenomjax.probes.reports import text as reports_text
 from phenomjax.probes.reports.details import Details, Picture
 from phenomjax.probes.reports.results import published_row
-from phenomjax.probes.reports.verdicts import best_head, by_label, identity_cut, judge, measured, splits, unit
+from phenomjax.probes.reports.verdicts import (
+    best_head,
+    by_label,
+    identity_cut,
+    judge,
+    measured,
+    splits,
+    unit,
+)
 from phenomjax.probes.suites.suite import Suite
 from phenomjax.system import files
 
 if TYPE_CHECKING:
     pass
 
-KINDS = ("bars_", "confusion_", "reliability_", "identity_", "mutations_")  # how figures' names begin
+# how figures' names begin
+KINDS = ("bars_", "confusion_", "reliability_", "identity_", "mutations_")
 MAX_CLASSES = 30  # of a confusion matrix that can be read
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Suite) -> list[Path]:
-    """Writes results.json, report.md and figures/*.png below `out`, each whole or not at all; returns their paths.
+    """Writes results.json, report.md and figures/*.png below `out`, each whole or not at all;
+    returns their paths.
 
     Args:
       out: folder.
@@ -57,10 +57,17 @@ def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Sui
             old.unlink()
     text = reports_text.page(rows, details, suite, verdicts, figures)
     head = {
-        "command": details.command, "suite": details.suite, "data": details.data, "seconds": round(details.seconds, 1),
-        "versions": details.versions, "checkpoints": [asdict(one) for one in details.checkpoints], "tasks": details.tasks,
-        "verdicts": [one.as_dict() for one in verdicts], "leakage": details.leakage, "notes": details.notes,
-    }  # fmt: skip
+        "command": details.command,
+        "suite": details.suite,
+        "data": details.data,
+        "seconds": round(details.seconds, 1),
+        "versions": details.versions,
+        "checkpoints": [asdict(one) for one in details.checkpoints],
+        "tasks": details.tasks,
+        "verdicts": [one.as_dict() for one in verdicts],
+        "leakage": details.leakage,
+        "notes": details.notes,
+    }
     return [
         files.write_text(out / "results.json", _json(head, rows)),
         files.write_text(out / "report.md", text),
@@ -69,7 +76,14 @@ def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Sui
 
 
 def _published(row: dict[str, Any]) -> dict[str, Any]:
-    found = {"average": "", "interval": None, "count": None, "residues": None, "seeds": None, "seed_std": None} | row
+    found = {
+        "average": "",
+        "interval": None,
+        "count": None,
+        "residues": None,
+        "seeds": None,
+        "seed_std": None,
+    } | row
     return published_row(found, row["task"], row["method"], row["source"])
 
 
@@ -92,7 +106,10 @@ def _json(head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
 def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iterator[Picture]:
     """What is drawn, in the order of the report."""
     models = list(
-        dict.fromkeys([c.name for c in details.checkpoints] + [r["model"] for r in rows if r["kind"] == "model"])
+        dict.fromkeys(
+            [c.name for c in details.checkpoints]
+            + [r["model"] for r in rows if r["kind"] == "model"]
+        )
     )
     colour = reports_figures.colours(models)
     for task, label, own in by_label(rows, suite):
@@ -100,20 +117,34 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
         if not tests:
             continue
         counts = {
-            name: max(r["count"] for r in own if r["split"] == name and r["kind"] != "published") for name in tests
+            name: max(r["count"] for r in own if r["split"] == name and r["kind"] != "published")
+            for name in tests
         }
         largest = sorted(tests, key=lambda name: -counts[name])[: reports_figures.MAX_TESTS]
-        shown, title, stem = [name for name in tests if name in largest], f"{task}: {label}", f"{task}_{label}"
-        left = f" The {len(shown)} largest of {len(tests)} tests." if len(shown) < len(tests) else ""
+        shown, title, stem = (
+            [name for name in tests if name in largest],
+            f"{task}: {label}",
+            f"{task}_{label}",
+        )
+        left = (
+            f" The {len(shown)} largest of {len(tests)} tests." if len(shown) < len(tests) else ""
+        )
         yield Picture(
-            task, label, _file("bars", stem), "Main metric with 95 % intervals over "
-            f"{unit(suite.tasks[task])}.{left}", functools.partial(reports_figures.bars, own, shown, models, title),
-        )  # fmt: skip
+            task,
+            label,
+            _file("bars", stem),
+            f"Main metric with 95 % intervals over {unit(suite.tasks[task])}.{left}",
+            functools.partial(reports_figures.bars, own, shown, models, title),
+        )
         yield from _identities(task, label, own, models, colour)
         test = largest[0]
         sure, mixed = {}, {}
         for model in models:
-            heads = [key[3].removeprefix(f"{model}: ") for key in details.confusion if key[:3] == (task, label, test)]
+            heads = [
+                key[3].removeprefix(f"{model}: ")
+                for key in details.confusion
+                if key[:3] == (task, label, test)
+            ]
             best, _, _ = best_head(own, model, test, heads or ("",))
             if best is None:
                 continue
@@ -123,51 +154,95 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
                 sure[best["method"]] = details.reliability[key]
         if mixed and len(next(iter(mixed.values())).classes) <= MAX_CLASSES:
             yield Picture(
-                task, label, _file("confusion", stem), f"Confusion on {test}, the best head of each model.",
+                task,
+                label,
+                _file("confusion", stem),
+                f"Confusion on {test}, the best head of each model.",
                 functools.partial(reports_figures.confusion, mixed, f"{title} on {test}"),
-            )  # fmt: skip
+            )
         if sure:
             of_method = {method: colour[method.rsplit(": ", 1)[0]] for method in sure}
             yield Picture(
-                task, label, _file("reliability", stem), f"Reliability on {test}: whether a model is as often right as it is sure.",
-                functools.partial(reports_figures.reliability, sure, of_method, f"{title} on {test}: reliability"),
-            )  # fmt: skip
+                task,
+                label,
+                _file("reliability", stem),
+                f"Reliability on {test}: whether a model is as often right as it is sure.",
+                functools.partial(
+                    reports_figures.reliability, sure, of_method, f"{title} on {test}: reliability"
+                ),
+            )
     for task in dict.fromkeys(key[0] for key in details.mutations):
         own = [
-            r for r in rows if r["task"] == task and r["kind"] == "model" and (task, r["method"]) in details.mutations
+            r
+            for r in rows
+            if r["task"] == task
+            and r["kind"] == "model"
+            and (task, r["method"]) in details.mutations
         ]
         best = max((r for r in own if measured(r)), key=lambda r: r["value"], default=None)
         if best is not None:
             yield Picture(
-                task, best["label"], _file("mutations", task), f"Measured and predicted effects, {best['method']}.",
-                functools.partial(reports_figures.mutation_map, details.mutations[task, best["method"]],
-                                  f"{task}: {best['method']}, Spearman's rho {best['value']:.3f}"),
-            )  # fmt: skip
+                task,
+                best["label"],
+                _file("mutations", task),
+                f"Measured and predicted effects, {best['method']}.",
+                functools.partial(
+                    reports_figures.mutation_map,
+                    details.mutations[task, best["method"]],
+                    f"{task}: {best['method']}, Spearman's rho {best['value']:.3f}",
+                ),
+            )
 
 
 def _identities(
     task: str, label: str, rows: list[dict[str, Any]], models: list[str], colour: dict[str, str]
 ) -> Iterator[Picture]:
-    """Accuracy against identity to the training set: nearest neighbour and best classifier of each model, and alignment."""
-    for test in dict.fromkeys(identity_cut(row["split"])[0] for row in rows if identity_cut(row["split"])[1]):
+    """Accuracy against identity to the training set: nearest neighbour and best classifier of each
+    model, and alignment.
+    """
+    for test in dict.fromkeys(
+        identity_cut(row["split"])[0] for row in rows if identity_cut(row["split"])[1]
+    ):
         here = [row for row in rows if identity_cut(row["split"])[0] == test]
         lines: dict[str, list[dict[str, Any]]] = {}
         style: dict[str, dict[str, Any]] = {}
         for model in models:
-            heads = {row["head"] for row in here if row["kind"] == "model" and row["model"] == model}
+            heads = {
+                row["head"] for row in here if row["kind"] == "model" and row["model"] == model
+            }
             best, _, _ = best_head(rows, model, test, tuple(heads - {"nearest"}) or ("",))
-            for head, marker, dash in ((best["head"] if best else "", "o", "-"), ("nearest", "^", "--")):
-                if found := [r for r in here if r["kind"] == "model" and (r["model"], r["head"]) == (model, head)]:
+            for head, marker, dash in (
+                (best["head"] if best else "", "o", "-"),
+                ("nearest", "^", "--"),
+            ):
+                if found := [
+                    r
+                    for r in here
+                    if r["kind"] == "model" and (r["model"], r["head"]) == (model, head)
+                ]:
                     lines[found[0]["method"]] = found
-                    style[found[0]["method"]] = {"color": colour[model], "marker": marker, "linestyle": dash}
+                    style[found[0]["method"]] = {
+                        "color": colour[model],
+                        "marker": marker,
+                        "linestyle": dash,
+                    }
         if found := [row for row in here if row.get("baseline") == "alignment"]:
             lines[found[0]["method"].removeprefix("baseline: ")] = found
-            style[found[0]["method"].removeprefix("baseline: ")] = {"color": "black", "marker": "s", "linestyle": ":"}
+            style[found[0]["method"].removeprefix("baseline: ")] = {
+                "color": "black",
+                "marker": "s",
+                "linestyle": ":",
+            }
         if any(measured(row) for found in lines.values() for row in found):
             yield Picture(
-                task, label, _file("identity", f"{task}_{label}_{test}"), f"{test}: what is left when close relatives of the training "
-                "set are taken out.", functools.partial(reports_figures.identity, lines, style, f"{task}: {label} on {test}"),
-            )  # fmt: skip
+                task,
+                label,
+                _file("identity", f"{task}_{label}_{test}"),
+                f"{test}: what is left when close relatives of the training set are taken out.",
+                functools.partial(
+                    reports_figures.identity, lines, style, f"{task}: {label} on {test}"
+                ),
+            )
 
 
 def _file(kind: str, what: str) -> str:

@@ -1,4 +1,6 @@
-"""What sequence alignment sees of a test: the nearest training row by MMseqs2, and views of a test below an identity to training."""
+"""What sequence alignment sees of a test: the nearest training row by MMseqs2, and views of a test
+below an identity to training.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +14,12 @@ LEAST_EVALUE = 1e-3  # the most that a hit may have to be taken for a relative
 
 
 def hits(
-    dataset: Dataset, *, sensitivity: float = 7.5, max_hits: int = 300, threads: int = 0, cache: Path | None = None
+    dataset: Dataset,
+    *,
+    sensitivity: float = 7.5,
+    max_hits: int = 300,
+    threads: int = 0,
+    cache: Path | None = None,
 ) -> mmseqs.Hits:
     """Alignments of the test rows with the training rows; validation rows are not searched.
 
@@ -21,7 +28,8 @@ def hits(
       sensitivity, max_hits, threads, cache: as of mmseqs.search.
 
     Returns:
-      Hits whose `query` and `target` are row numbers of the dataset. Every copy of a sequence has its own.
+      Hits whose `query` and `target` are row numbers of the dataset. Every copy of a sequence has
+      its own.
 
     Raises:
       UserError: there is no MMseqs2, or it failed.
@@ -41,9 +49,13 @@ def hits(
     )
     # One row of hits for each copy of a query, queries in the order of the rows.
     begin, end = (np.searchsorted(found.query, copies, side) for side in ("left", "right"))
-    picked = np.concatenate([np.arange(a, b) for a, b in zip(begin, end, strict=True)] or [np.zeros(0, np.int64)])
+    picked = np.concatenate(
+        [np.arange(a, b) for a, b in zip(begin, end, strict=True)] or [np.zeros(0, np.int64)]
+    )
     picked = picked.astype(np.int64)
-    repeated = {field.name: getattr(found, field.name)[picked] for field in dataclasses.fields(found)}
+    repeated = {
+        field.name: getattr(found, field.name)[picked] for field in dataclasses.fields(found)
+    }
     repeated["query"] = np.repeat(tests, end - begin)
     repeated["target"] = train[first_train][repeated["target"]]
     return mmseqs.Hits(**repeated)
@@ -57,8 +69,8 @@ def nearest_hits(dataset: Dataset, **options) -> tuple[np.ndarray, np.ndarray]:
       **options: of `hits`.
 
     Returns:
-      int64 [test rows], -1 = no hit; float32 [test rows], identity of that alignment over its columns (gaps between its ends included,
-      residues beyond its ends not), 0 without a hit.
+      int64 [test rows], -1 = no hit; float32 [test rows], identity of that alignment over its
+      columns (gaps between its ends included, residues beyond its ends not), 0 without a hit.
 
     Raises:
       UserError: there is no MMseqs2, or it failed.
@@ -73,11 +85,14 @@ def nearest_hits(dataset: Dataset, **options) -> tuple[np.ndarray, np.ndarray]:
 
 
 def add_identity_subsets(dataset: Dataset, identities: tuple[float, ...], **options) -> Dataset:
-    """Adds views of every test set: its rows whose identity to the training rows is below each of some values.
+    """Adds views of every test set: its rows whose identity to the training rows is below each of
+    some values.
 
-    The identity is that of nearest_hits. A row without a hit has identity 0 and is in every view. That is less than to say that it has no
-    relative: MMseqs2 at its highest sensitivity (-s 7.5) finds most relatives above 30 % identity and few below 20 %, and hardly any of
-    peptides below 15 residues. "identity < 0.3" is what this search cannot align better, not what evolution has not joined.
+    The identity is that of nearest_hits. A row without a hit has identity 0 and is in every view.
+    That is less than to say that it has no relative: MMseqs2 at its highest sensitivity (-s 7.5)
+    finds most relatives above 30 % identity and few below 20 %, and hardly any of peptides below 15
+    residues. "identity < 0.3" is what this search cannot align better, not what evolution has not
+    joined.
 
     Args:
       dataset: of proteins.
@@ -98,7 +113,9 @@ def add_identity_subsets(dataset: Dataset, identities: tuple[float, ...], **opti
     )
 
 
-def identity_subsets(dataset: Dataset, tests: np.ndarray, identity: np.ndarray, identities: tuple[float, ...]) -> dict[str, np.ndarray]:  # fmt: skip
+def identity_subsets(
+    dataset: Dataset, tests: np.ndarray, identity: np.ndarray, identities: tuple[float, ...]
+) -> dict[str, np.ndarray]:
     """{"TEST, identity < 0.3": row numbers} of an identity [tests] that is known."""
     found = {}
     for name in dataset.tests:
@@ -111,5 +128,7 @@ def identity_subsets(dataset: Dataset, tests: np.ndarray, identity: np.ndarray, 
 
 def _unique(sequences: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """(place of the first copy of each different sequence, number of each sequence among these)."""
-    _, first, inverse = np.unique(np.array(sequences, object), return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(
+        np.array(sequences, object), return_index=True, return_inverse=True
+    )
     return first, inverse

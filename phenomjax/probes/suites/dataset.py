@@ -1,4 +1,6 @@
-"""A task's data as arrays: sequences, labels, and which rows train, validate and test. `load` makes it from a suite's entry."""
+"""A task's data as arrays: sequences, labels, and which rows train, validate and test. `load` makes
+it from a suite's entry.
+"""
 
 import hashlib
 import logging
@@ -24,9 +26,11 @@ class Labels:
 
     Attributes:
       kind: a name in suite.KINDS.
-      classes: their names, () for VALUE. Those that only rows outside the training have stand last: they can never be right.
-      values: RESIDUE: list of int16 [length], -1 = unknown or masked; CLASS: int64 [n], -1 = unknown; MULTILABEL: bool [n, classes], a row
-        without True is unknown; VALUE: float64 [n], NaN = unknown.
+      classes: their names, () for VALUE. Those that only rows outside the training have stand last:
+        they can never be right.
+      values: RESIDUE: list of int16 [length], -1 = unknown or masked; CLASS: int64 [n], -1 =
+        unknown; MULTILABEL: bool [n, classes], a row without True is unknown; VALUE: float64 [n],
+        NaN = unknown.
       metric: the one to judge by.
     """
 
@@ -83,12 +87,18 @@ class Dataset:
     @property
     def per(self) -> str:
         """What a label, and so a vector, stands for: "residue" or "protein"."""
-        return "residue" if any(labels.kind == RESIDUE for labels in self.labels.values()) else "protein"
+        return (
+            "residue"
+            if any(labels.kind == RESIDUE for labels in self.labels.values())
+            else "protein"
+        )
 
     @property
     def tests(self) -> list[str]:
         """Names of the test sets, in the order of their first rows."""
-        return [name for name in dict.fromkeys(self.split.tolist()) if name not in (TRAIN, VALIDATION)]
+        return [
+            name for name in dict.fromkeys(self.split.tolist()) if name not in (TRAIN, VALIDATION)
+        ]
 
     @property
     def test_rows(self) -> np.ndarray:
@@ -122,16 +132,24 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
       cache: a folder that keeps what MMseqs2 finds; None = none is kept.
 
     Raises:
-      UserError: a file, a record or a split is not what the entry says; with file, record and position.
+      UserError: a file, a record or a split is not what the entry says; with file, record and
+        position.
     """
     counts: dict[str, int] = {}
     records, masked = _read(task, Path(data))
     counts["read"] = len(records)
-    dropped = [any(r.fields[label.column].strip() in label.drop for label in task.labels.values()) for r in records]
+    dropped = [
+        any(r.fields[label.column].strip() in label.drop for label in task.labels.values())
+        for r in records
+    ]
     records, masked = _keep(~np.array(dropped, bool), counts, "dropped", records, masked)
     sequences = formats.clean_sequences(records, task.alphabet)
-    short = np.array([not task.max_length or len(text) <= task.max_length for text in sequences], bool)
-    records, masked, sequences = _keep(short, counts, f"longer than {task.max_length}", records, masked, sequences)
+    short = np.array(
+        [not task.max_length or len(text) <= task.max_length for text in sequences], bool
+    )
+    records, masked, sequences = _keep(
+        short, counts, f"longer than {task.max_length}", records, masked, sequences
+    )
     parsed = {
         key: label_values.parse(key, label, records, sequences, [of[key] for of in masked])
         for key, label in task.labels.items()
@@ -147,7 +165,9 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
     counts["without a label"] = int((~known).sum())
     counts["not read by RDKit"] = int((known & (parts == "")).sum())
     kept = known & (parts != "")
-    within = splits.within_limits(task, parts[kept], [sequences[row] for row in np.flatnonzero(kept)])
+    within = splits.within_limits(
+        task, parts[kept], [sequences[row] for row in np.flatnonzero(kept)]
+    )
     counts["above the limits"] = int((~within).sum())
     rows = np.flatnonzero(kept)[within]
     parts = parts[rows]
@@ -168,18 +188,29 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
     )
     sizes = ", ".join(f"{len(made.rows(part))} {part}" for part in [TRAIN, VALIDATION, *made.tests])
     out = ", ".join(f"{count} {what}" for what, count in counts.items() if count and what != "read")
-    log.info("task %s: %d records read, %s%s", name, counts["read"], sizes, f"; left out: {out}" if out else "")
+    log.info(
+        "task %s: %d records read, %s%s",
+        name,
+        counts["read"],
+        sizes,
+        f"; left out: {out}" if out else "",
+    )
     return replace(made, fingerprint=fingerprint(made))
 
 
 def _read(task: Task, data: Path) -> tuple[list[Record], list[dict[str, bool]]]:
-    """All records, and of each whether its mask holds for each label: not where a label is read from the mask itself."""
+    """All records, and of each whether its mask holds for each label: not where a label is read
+    from the mask itself.
+    """
     records: list[Record] = []
     masked: list[dict[str, bool]] = []
     for source in task.sources:
         found = formats.read(source, data, [label.column for label in task.labels.values()])
         mask = source.fields.get("mask", "mask")
-        use = {key: source.fields.get(label.column, label.column) != mask for key, label in task.labels.items()}
+        use = {
+            key: source.fields.get(label.column, label.column) != mask
+            for key, label in task.labels.items()
+        }
         records += found
         masked += [use] * len(found)
     return records, masked
@@ -190,33 +221,49 @@ def _keep(keep: np.ndarray, counts: dict[str, int], what: str, *lists: list) -> 
     return [[item for item, wanted in zip(items, keep, strict=True) if wanted] for items in lists]
 
 
-def _check_parts(name: str, task: Task, records: list[Record], parts: np.ndarray, known: np.ndarray, counts: dict[str, int]) -> None:  # fmt: skip
+def _check_parts(
+    name: str,
+    task: Task,
+    records: list[Record],
+    parts: np.ndarray,
+    known: np.ndarray,
+    counts: dict[str, int],
+) -> None:
     """Raises UserError for a split without rows, or a test of which nothing is known."""
     out = ", ".join(f"{count} {what}" for what, count in counts.items() if count and what != "read")
-    there = ", ".join(f"{int((parts == part).sum())} {part}" for part in np.unique(parts) if part) or "none"
+    there = (
+        ", ".join(f"{int((parts == part).sum())} {part}" for part in np.unique(parts) if part)
+        or "none"
+    )
     files = ", ".join(str(source.path) for source in task.sources)
     tests = [part for part in np.unique(parts) if part not in (TRAIN, VALIDATION, "")]
     missing = "training" if TRAIN not in parts else "" if tests else "test"
     if missing:
         raise UserError(
-            f"Task '{name}' has no {missing} rows. Of {counts['read']} records of {files} there are {there}{f'; left out: {out}' if out else ''}. "
-            f"The split is by {task.split.by}: the files must say it (`set`, `split`, or `constants` of a source), or give "
-            '`Split(by="hash", test=0.2)`; with few rows or large groups, raise `test`.'
+            f"Task '{name}' has no {missing} rows. Of {counts['read']} records of {files} there are"
+            f" {there}{f'; left out: {out}' if out else ''}. The split is by {task.split.by}: the"
+            " files must say it (`set`, `split`, or `constants` of a source), or give"
+            ' `Split(by="hash", test=0.2)`; with few rows or large groups, raise `test`.'
         )
     for part in tests:
         if not known[parts == part].any():
             first = records[int(np.flatnonzero(parts == part)[0])]
             raise UserError(
-                f"Task '{name}': no row of its test '{part}' has a known label ({int((parts == part).sum())} rows, the first is {first.where}). "
-                "Leave that file out, or name the column that holds its labels with `fields` or `column`."
+                f"Task '{name}': no row of its test '{part}' has a known label"
+                f" ({int((parts == part).sum())} rows, the first is {first.where}). Leave that file"
+                " out, or name the column that holds its labels with `fields` or `column`."
             )
 
 
 def _check_known(name: str, key: str, labels: Labels, parts: np.ndarray) -> None:
     known = labels.known()
-    for what, rows in (("training", parts == TRAIN), ("tests", (parts != TRAIN) & (parts != VALIDATION))):
+    for what, rows in (
+        ("training", parts == TRAIN),
+        ("tests", (parts != TRAIN) & (parts != VALIDATION)),
+    ):
         if not known[rows].any():
             raise UserError(
-                f"Task '{name}': label '{key}' is unknown in all {int(rows.sum())} rows of its {what}, so that it can be neither learned nor "
-                "judged. Look at its `column`, `unknown` and `level`, at the masks, and at the limits."
+                f"Task '{name}': label '{key}' is unknown in all {int(rows.sum())} rows of its"
+                f" {what}, so that it can be neither learned nor judged. Look at its `column`,"
+                " `unknown` and `level`, at the masks, and at the limits."
             )

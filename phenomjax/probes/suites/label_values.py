@@ -1,4 +1,6 @@
-"""The texts of a label's field as numbers: classes of residues and proteins, sets of classes, measured values."""
+"""The texts of a label's field as numbers: classes of residues and proteins, sets of classes,
+measured values.
+"""
 
 import math
 import re
@@ -10,7 +12,12 @@ from phenomjax.probes.suites.formats import Record, fail
 from phenomjax.probes.suites.suite import MULTILABEL, RESIDUE, VALUE, Label
 from phenomjax.system.errors import did_you_mean
 
-METRICS = {"residue_class": "accuracy", "class": "accuracy", "multilabel": "f1_samples", "value": "spearman"}
+METRICS = {
+    "residue_class": "accuracy",
+    "class": "accuracy",
+    "multilabel": "f1_samples",
+    "value": "spearman",
+}
 
 
 class _Index(dict):
@@ -27,7 +34,8 @@ class Parsed:
 
     Attributes:
       label: the entry.
-      codes: one array a row: int32 numbers of `names`, [length] for RESIDUE, [classes of the row] otherwise; -1 = unknown. Empty for VALUE.
+      codes: one array a row: int32 numbers of `names`, [length] for RESIDUE, [classes of the row]
+        otherwise; -1 = unknown. Empty for VALUE.
       names: of classes.
       values: VALUE: float64 [n], NaN = unknown.
     """
@@ -46,10 +54,14 @@ class Parsed:
     def take(self, rows: np.ndarray) -> "Parsed":
         """Some of the rows."""
         codes = [self.codes[row] for row in rows] if self.codes else []
-        return Parsed(self.label, codes, self.names, self.values[rows] if len(self.values) else self.values)
+        return Parsed(
+            self.label, codes, self.names, self.values[rows] if len(self.values) else self.values
+        )
 
 
-def parse(name: str, label: Label, records: list[Record], sequences: list[str], masked: list[bool]) -> Parsed:
+def parse(
+    name: str, label: Label, records: list[Record], sequences: list[str], masked: list[bool]
+) -> Parsed:
     """Reads the field of every record.
 
     Args:
@@ -60,7 +72,8 @@ def parse(name: str, label: Label, records: list[Record], sequences: list[str], 
       masked: [n], whether the record's field "mask" holds for this label.
 
     Raises:
-      UserError: a text of another length than its sequence, a class that is not listed, or no number.
+      UserError: a text of another length than its sequence, a class that is not listed, or no
+        number.
     """
     texts = [record.fields[label.column].strip() for record in records]
     if label.kind == VALUE:
@@ -88,13 +101,22 @@ def _codes(texts: list[str] | str, index: _Index) -> np.ndarray:
 
 
 def tokens(text: str) -> list[str] | str:
-    """One text a residue: letters without anything between them, or a list such as "0.0 1.0" and "[0, 1]", whose whole numbers lose ".0"."""
+    """One text a residue: letters without anything between them, or a list such as "0.0 1.0" and
+    "[0, 1]", whose whole numbers lose ".0".
+    """
     if not re.search(r"[\s,\[]", text):
         return text
     return [re.sub(r"^(-?\d+)\.0*$", r"\1", part) for part in re.split(r"[\s,\[\]]+", text) if part]
 
 
-def _residues(name: str, label: Label, records: list[Record], sequences: list[str], texts: list[str], index: _Index) -> list[np.ndarray]:  # fmt: skip
+def _residues(
+    name: str,
+    label: Label,
+    records: list[Record],
+    sequences: list[str],
+    texts: list[str],
+    index: _Index,
+) -> list[np.ndarray]:
     codes, faults = [], []
     for record, sequence, text in zip(records, sequences, texts, strict=True):
         if text == "" or (text in label.unknown and len(text) != len(sequence)):
@@ -104,10 +126,15 @@ def _residues(name: str, label: Label, records: list[Record], sequences: list[st
         codes.append(_codes(found, index))
         if len(found) != len(sequence):
             faults.append(
-                f"{record.where} has {len(found)} labels '{name}' (field '{label.column}') for {len(sequence)} residues: from position "
-                f"{min(len(found), len(sequence)) + 1} on one of them is missing"
+                f"{record.where} has {len(found)} labels '{name}' (field '{label.column}') for"
+                f" {len(sequence)} residues: from position {min(len(found), len(sequence)) + 1} on"
+                " one of them is missing"
             )
-    fail(faults, "Each residue needs one label; write a letter that the entry lists as `unknown` where there is none.")
+    fail(
+        faults,
+        "Each residue needs one label; write a letter that the entry lists as `unknown` where there"
+        " is none.",
+    )
     return codes
 
 
@@ -128,8 +155,15 @@ def _meanings(label: Label, raw: list[str]) -> tuple[list[str], np.ndarray]:
     return list(index), meaning
 
 
-def _check_listed(name: str, label: Label, records: list[Record], codes: list[np.ndarray], raw: list[str], names: list[str],
-                  meaning: np.ndarray) -> None:  # fmt: skip
+def _check_listed(
+    name: str,
+    label: Label,
+    records: list[Record],
+    codes: list[np.ndarray],
+    raw: list[str],
+    names: list[str],
+    meaning: np.ndarray,
+) -> None:
     if not label.classes or not set(names) - set(label.classes):
         return
     strange = np.array([m >= 0 and names[m] not in label.classes for m in meaning])
@@ -140,14 +174,20 @@ def _check_listed(name: str, label: Label, records: list[Record], codes: list[np
             text = raw[row[places[0]]]
             at = f" at position {places[0] + 1}" if label.kind == RESIDUE else ""
             faults.append(
-                f"{record.where} has '{text}'{at} in field '{label.column}', which is no class of label '{name}'."
-                f"{did_you_mean(text, label.classes)}"
+                f"{record.where} has '{text}'{at} in field '{label.column}', which is no class of"
+                f" label '{name}'.{did_you_mean(text, label.classes)}"
             )
     listed = ", ".join(label.classes[:30]) + (" …" if len(label.classes) > 30 else "")
-    fail(faults, f"Its classes are {listed}. Add it to `classes`, `translate` it, or list it as `unknown` or `drop`.")
+    fail(
+        faults,
+        f"Its classes are {listed}. Add it to `classes`, `translate` it, or list it as `unknown` or"
+        " `drop`.",
+    )
 
 
-def _mask(records: list[Record], sequences: list[str], codes: list[np.ndarray], masked: list[bool]) -> None:
+def _mask(
+    records: list[Record], sequences: list[str], codes: list[np.ndarray], masked: list[bool]
+) -> None:
     faults = []
     for record, sequence, row, use in zip(records, sequences, codes, masked, strict=True):
         text = record.fields.get("mask", "")
@@ -155,7 +195,9 @@ def _mask(records: list[Record], sequences: list[str], codes: list[np.ndarray], 
             continue
         found = tokens(text)
         if len(found) != len(sequence):
-            faults.append(f"{record.where} has {len(found)} letters of mask for {len(sequence)} residues")
+            faults.append(
+                f"{record.where} has {len(found)} letters of mask for {len(sequence)} residues"
+            )
             continue
         bad = next((i for i, letter in enumerate(found) if letter not in ("0", "1")), None)
         if bad is not None:
@@ -173,19 +215,27 @@ def _numbers(name: str, label: Label, records: list[Record], texts: list[str]) -
         try:
             values[place] = float(text)
         except ValueError:
-            faults.append(f"{record.where} has '{text}' in field '{label.column}', where label '{name}' needs a number")
+            faults.append(
+                f"{record.where} has '{text}' in field '{label.column}', where label '{name}' needs"
+                " a number"
+            )
             continue
         if not math.isfinite(values[place]):
-            faults.append(f"{record.where} has '{text}' in field '{label.column}', which is no finite number")
+            faults.append(
+                f"{record.where} has '{text}' in field '{label.column}', which is no finite number"
+            )
     fail(
         faults,
-        "Correct it, leave the cell empty, or list the text as `unknown` (no label) or `drop` (no row) in the entry.",
+        "Correct it, leave the cell empty, or list the text as `unknown` (no label) or `drop` (no"
+        " row) in the entry.",
     )
     return values
 
 
 def order(parsed: Parsed, train: np.ndarray) -> tuple[str, ...]:
-    """The classes: those listed, or those of the training rows, sorted (numbers by value); then those that only other rows have, sorted."""
+    """The classes: those listed, or those of the training rows, sorted (numbers by value); then
+    those that only other rows have, sorted.
+    """
     if parsed.label.kind == VALUE or parsed.label.classes:
         return parsed.label.classes
     seen = np.zeros(len(parsed.names) + 1, bool)  # the last: for -1
@@ -200,7 +250,11 @@ def order(parsed: Parsed, train: np.ndarray) -> tuple[str, ...]:
 
 
 def _by_number(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [
+        (0, int(part), "") if part.isdigit() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
 
 
 def encode(parsed: Parsed, classes: tuple[str, ...]):

@@ -1,4 +1,6 @@
-"""Test proteins that a model or a head has seen: exact and near-identical copies in pretraining banks and in the training rows."""
+"""Test proteins that a model or a head has seen: exact and near-identical copies in pretraining
+banks and in the training rows.
+"""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,8 @@ from phenomjax.data.sequences.vocabulary import RARE
 from phenomjax.probes.suites.dataset import TRAIN, VALIDATION, Dataset
 from phenomjax.system.errors import UserError
 
-NEAR_IDENTITY, NEAR_COVERAGE = 0.9, 0.8  # of the columns of an alignment, and of the test sequence in it
+# of the columns of an alignment, and of the test sequence in it
+NEAR_IDENTITY, NEAR_COVERAGE = 0.9, 0.8
 SENSITIVITY = 4.0  # of MMseqs2; enough above 0.9
 PART_TOKENS = 2**26  # of a bank that are looked at together
 MOST_HITS = 50  # of a test sequence in a part
@@ -23,19 +26,22 @@ _CANONICAL = str.maketrans(RARE + "J", "X" * (len(RARE) + 1))  # banks may have 
 def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> list[dict]:
     """Counts the proteins of each test that stand in other data too.
 
-    Two sequences are exact copies if they are equal with B, J, O, U and Z read as X, and near-identical if an alignment of at least 0.9
-    identity spans at least 0.8 of the *test* sequence, so that a domain in a longer protein counts; exact copies are near-identical too.
-    A bank counts with its training split, which is what the model was shown.
+    Two sequences are exact copies if they are equal with B, J, O, U and Z read as X, and
+    near-identical if an alignment of at least 0.9 identity spans at least 0.8 of the *test*
+    sequence, so that a domain in a longer protein counts; exact copies are near-identical too. A
+    bank counts with its training split, which is what the model was shown.
 
     Args:
       dataset: with tests.
-      banks: token banks that the model was pretrained on, as its config names them; they may be gone or moved.
+      banks: token banks that the model was pretrained on, as its config names them; they may be
+        gone or moved.
       threads: of MMseqs2, 0 = all cores of this process.
 
     Returns:
-      A row for each test and each place {"task", "split", "other": "train", "validation" or the path of a bank, "count": test proteins,
-      "exact", "exact_share", "near", "near_share", "examples": [{"id", "other_id", "identity"}], "note"}. Counts are None where they
-      could not be made; the note then says why.
+      A row for each test and each place {"task", "split", "other": "train", "validation" or the
+      path of a bank, "count": test proteins, "exact", "exact_share", "near", "near_share",
+      "examples": [{"id", "other_id", "identity"}], "note"}. Counts are None where they could not be
+      made; the note then says why.
 
     Raises:
       UserError: MMseqs2 failed.
@@ -54,7 +60,13 @@ def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> l
             others = [_canonical(dataset.sequences[row], dataset.alphabet) for row in rows]
             seen = _Seen(texts, not note, threads)
             seen.look(others, rows)
-            found += _rows(dataset, part, seen, lambda numbers: [dataset.ids[number] for number in numbers], note)
+            found += _rows(
+                dataset,
+                part,
+                seen,
+                lambda numbers: [dataset.ids[number] for number in numbers],
+                note,
+            )
     for path in banks:
         try:
             bank = open_token_bank(path)
@@ -63,7 +75,10 @@ def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> l
             found += _rows(dataset, str(path), None, None, reason)
             continue
         if bank.vocabulary.name != dataset.alphabet:
-            reason = f"the bank holds {bank.vocabulary.name}, the test {dataset.alphabet}: they share nothing"
+            reason = (
+                f"the bank holds {bank.vocabulary.name}, the test {dataset.alphabet}: they share"
+                " nothing"
+            )
             found += _rows(dataset, str(path), None, None, reason)
             continue
         seen = _Seen(texts, not note, threads)
@@ -73,10 +88,16 @@ def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> l
     return found
 
 
-def decoded(bank: TokenBank, split: str = "train", part_tokens: int = PART_TOKENS) -> Iterator[tuple[np.ndarray, list[str]]]:  # fmt: skip
-    """(int64 numbers, texts) of the sequences of a split of a bank, part by part; an <unk> of a protein is X."""
+def decoded(
+    bank: TokenBank, split: str = "train", part_tokens: int = PART_TOKENS
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """(int64 numbers, texts) of the sequences of a split of a bank, part by part; an <unk> of a
+    protein is X.
+    """
     first, last = bank.splits[split]
-    letters = np.array([ord(token) if len(token) == 1 else ord("X") for token in bank.vocabulary.tokens], np.uint8)
+    letters = np.array(
+        [ord(token) if len(token) == 1 else ord("X") for token in bank.vocabulary.tokens], np.uint8
+    )
     before, after = (len(tokens) for tokens in BOUNDARIES[bank.boundary])
     while first < last:
         ends = bank.offsets[first : last + 1] - bank.offsets[first]
@@ -85,14 +106,21 @@ def decoded(bank: TokenBank, split: str = "train", part_tokens: int = PART_TOKEN
         if bank.vocabulary.name == "protein":  # one letter a token: all at once
             tokens = bank.tokens[int(bank.offsets[first]) : int(bank.offsets[first + count])]
             text = letters[tokens].tobytes().decode("latin-1")
-            yield numbers, [text[a + before : b - after] for a, b in itertools.pairwise(ends[: count + 1].tolist())]
+            yield (
+                numbers,
+                [
+                    text[a + before : b - after]
+                    for a, b in itertools.pairwise(ends[: count + 1].tolist())
+                ],
+            )
         else:
             yield numbers, [bank.vocabulary.decode(bank.sequence(number)) for number in numbers]
         first += count
 
 
 class _Seen:
-    """Which test sequences were met in the sequences that `look` is given; the first exact copy, or else the most identical hit.
+    """Which test sequences were met in the sequences that `look` is given; the first exact copy, or
+    else the most identical hit.
 
     Attributes:
       exact: bool [tests].
@@ -129,7 +157,9 @@ class _Seen:
             max_hits=MOST_HITS,
             threads=self._threads,
         )
-        for place, number, identity in zip(left[hits.query], numbers[hits.target], hits.identity, strict=True):
+        for place, number, identity in zip(
+            left[hits.query], numbers[hits.target], hits.identity, strict=True
+        ):
             if identity > self.identity[place]:
                 self.identity[place], self.other[place] = identity, number
 
@@ -142,7 +172,13 @@ def _rows(dataset: Dataset, other: str, seen: _Seen | None, names, note: str) ->
     rows, tests = [], dataset.test_rows
     for split in dataset.tests:
         places = np.flatnonzero(dataset.split[tests] == split)
-        row: dict = {"task": dataset.name, "split": split, "other": other, "count": len(places), "note": note}
+        row: dict = {
+            "task": dataset.name,
+            "split": split,
+            "other": other,
+            "count": len(places),
+            "note": note,
+        }
         row |= dict.fromkeys(("exact", "exact_share", "near", "near_share")) | {"examples": []}
         if seen is not None:
             exact = int(seen.exact[places].sum())
@@ -152,7 +188,11 @@ def _rows(dataset: Dataset, other: str, seen: _Seen | None, names, note: str) ->
                 row |= {"near": len(met), "near_share": len(met) / len(places)}
             shown = met[np.argsort(-seen.identity[met], kind="stable")][:EXAMPLES]
             row["examples"] = [
-                {"id": dataset.ids[tests[place]], "other_id": name, "identity": round(float(seen.identity[place]), 3)}
+                {
+                    "id": dataset.ids[tests[place]],
+                    "other_id": name,
+                    "identity": round(float(seen.identity[place]), 3),
+                }
                 for place, name in zip(shown, names(seen.other[shown]), strict=True)
             ]
         rows.append(row)

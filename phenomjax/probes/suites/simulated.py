@@ -1,12 +1,14 @@
-"""Labels of simulated protein families, as files that an evaluation suite reads: nothing is downloaded, and every label is known.
+"""Labels of simulated protein families, as files that an evaluation suite reads: nothing is
+downloaded, and every label is known.
 
 families.csv         id, sequence, family, divergence (share of the ancestor's residues that are others now or gone), split
 sites.fasta          the sequences; sites_labels.fasta: C = the site is conserved, F = it is free
 mutants.csv          mutant, effect: single substitutions of wild_type.fasta, an ancestor
 settings.json        what was simulated
 
-The families are those of `data.simulate` with the same settings, so a model that was trained on them knows the training members, and none of
-the tests: "members" are held out of the families it knows, "relatives" evolved from the same ancestors for longer, "new family" is none of them.
+The families are those of `data.simulate` with the same settings, so a model that was trained on
+them knows the training members, and none of the tests: "members" are held out of the families it
+knows, "relatives" evolved from the same ancestors for longer, "new family" is none of them.
 """
 
 import csv
@@ -19,7 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
-from phenomjax.data.simulated.families import EXCHANGE, FamilyConfig, Protein, evolve, evolve_families
+from phenomjax.data.simulated.families import (
+    EXCHANGE,
+    FamilyConfig,
+    Protein,
+    evolve,
+    evolve_families,
+)
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -30,7 +38,8 @@ RELATIVES, DEPTH, INDEL_RATE = (
     0.003,
 )  # of each family: how many, substitutions a free site, indels a branch and site
 SITES = 60  # of the mutated protein
-NEVER, NOISE = 1e-4, 0.5  # rate of what never happens; standard deviation of the measurement, in natural logarithms
+# rate of what never happens; standard deviation of the measurement, in natural logarithms
+NEVER, NOISE = 1e-4, 0.5
 TRAIN, MEMBERS, NEW, FAR = "train", "members", "new family", "relatives"
 
 
@@ -44,13 +53,18 @@ def write(folder: Path, config: FamilyConfig) -> None:
     Raises:
       UserError: the folder holds something else.
     """
-    settings = dataclasses.asdict(config) | {"relatives": RELATIVES, "depth": DEPTH, "sites": SITES, "version": 1}
+    settings = dataclasses.asdict(config) | {
+        "relatives": RELATIVES,
+        "depth": DEPTH,
+        "sites": SITES,
+        "version": 1,
+    }
     marker = folder / "settings.json"
     if folder.exists():
         if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise UserError(
-                f"{folder} is there already, and was not made with these settings. Delete it, and it is simulated again, or give the suite "
-                "another folder with --data."
+                f"{folder} is there already, and was not made with these settings. Delete it, and"
+                " it is simulated again, or give the suite another folder with --data."
             )
         return
     families = evolve_families(config)
@@ -76,20 +90,31 @@ def write(folder: Path, config: FamilyConfig) -> None:
         ("sites", [p.text for *_, p in rows]),
         ("sites_labels", ["".join(np.where(p.rates > 0, "F", "C")) for *_, p in rows]),
     ):
-        lines = [f">{key} SPLIT={split}\n{text}\n" for (key, split, _), text in zip(rows, texts, strict=True)]
+        lines = [
+            f">{key} SPLIT={split}\n{text}\n"
+            for (key, split, _), text in zip(rows, texts, strict=True)
+        ]
         files.write_text(partial / f"{name}.fasta", "".join(lines))
     ancestor = families[-1][0]
-    files.write_text(partial / "wild_type.fasta", f">F{len(families) - 1:03d}_ancestor\n{ancestor.text}\n")
+    files.write_text(
+        partial / "wild_type.fasta", f">F{len(families) - 1:03d}_ancestor\n{ancestor.text}\n"
+    )
     _write_table(
-        partial / "mutants.csv", ["mutant", "effect"], _mutants(ancestor, np.random.default_rng([config.seed, 3]))
+        partial / "mutants.csv",
+        ["mutant", "effect"],
+        _mutants(ancestor, np.random.default_rng([config.seed, 3])),
     )
     files.write_json(partial / marker.name, settings)
     partial.rename(folder)
     log.info("wrote %s: %d simulated proteins with labels", folder, len(rows))
 
 
-def _proteins(config: FamilyConfig, families: list[tuple[Protein, list[Protein]]]) -> list[tuple[str, str, Protein]]:
-    """(id, split, protein), with the ids and the held-out members of the bank that is simulated with the same settings."""
+def _proteins(
+    config: FamilyConfig, families: list[tuple[Protein, list[Protein]]]
+) -> list[tuple[str, str, Protein]]:
+    """(id, split, protein), with the ids and the held-out members of the bank that is simulated
+    with the same settings.
+    """
     rows, held_out = [], round(config.validation * config.members)
     for family, (ancestor, members) in enumerate(families):
         known = family >= config.test_families
@@ -99,7 +124,10 @@ def _proteins(config: FamilyConfig, families: list[tuple[Protein, list[Protein]]
         if known:
             rng = np.random.default_rng([config.seed, 2, family])
             relatives = evolve(rng, ancestor, RELATIVES, DEPTH, INDEL_RATE)
-            rows += [(f"F{family:03d}_r{number:03d}", FAR, protein) for number, protein in enumerate(relatives)]
+            rows += [
+                (f"F{family:03d}_r{number:03d}", FAR, protein)
+                for number, protein in enumerate(relatives)
+            ]
     return rows
 
 
@@ -110,13 +138,18 @@ def _divergence(ancestor: Protein, protein: Protein) -> float:
 
 
 def _mutants(wild_type: Protein, rng: np.random.Generator) -> list[list[str]]:
-    """All substitutions of the first SITES sites: log(rate of the site x probability of the new residue), and noise."""
+    """All substitutions of the first SITES sites: log(rate of the site x probability of the new
+    residue), and noise.
+    """
     rows = []
     for site in range(1, min(SITES + 1, len(wild_type.residues))):
         old = wild_type.residues[site]
         for new in range(len(AMINO_ACIDS)):
             if new != old:
-                effect = np.log(wild_type.rates[site] * EXCHANGE[old, new] + NEVER) + NOISE * rng.standard_normal()
+                effect = (
+                    np.log(wild_type.rates[site] * EXCHANGE[old, new] + NEVER)
+                    + NOISE * rng.standard_normal()
+                )
                 rows.append([f"{AMINO_ACIDS[old]}{site + 1}{AMINO_ACIDS[new]}", f"{effect:.4f}"])
     return rows
 
