@@ -1,8 +1,8 @@
 """Reconstructions of several runs side by side."""
 
-import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from phenomjax.figures.reconstructions import compare
-from phenomjax.system import log as system_log
+from phenomjax.system import files
 from phenomjax.system.errors import UserError, exit_on_user_error
+from phenomjax.system.options import run_command
 
 log = logging.getLogger("phenomjax")
 
@@ -87,40 +88,46 @@ def _batch(
     return batch, shown, loader.names(batch["image"])
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m phenomjax.figures.reconstructions", description=__doc__
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser(
-        "reconstructions", help="what trained masked autoencoders make of the same crops"
-    )
-    command.add_argument(
-        "--checkpoints", nargs="+", required=True, help="workdirs, or WORKDIR/checkpoints/STEP"
-    )
-    command.add_argument(
-        "--names", nargs="*", default=(), help="one a checkpoint, for the left margin"
-    )
-    command.add_argument(
-        "--bank", help="images to show (default: the held-out ones of the first run)"
-    )
-    command.add_argument("--images", type=int, default=3, help="how many (default 3)")
-    command.add_argument("--out", required=True, help="the picture to write: .png, .pdf, .svg")
-    args = parser.parse_args()
-    system_log.log_to_stderr()
-    if args.names and len(args.names) != len(args.checkpoints):
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m phenomjax.runs.reconstructions`."""
+
+    checkpoints: tuple[str, ...]
+    """workdirs, or WORKDIR/checkpoints/STEP"""
+    out: Path
+    """the picture to write: .png, .pdf, .svg"""
+    names: tuple[str, ...] = ()
+    """one a checkpoint, for the left margin"""
+    bank: str = ""
+    """images to show (default: the held-out ones of the first run)"""
+    images: int = 3
+    """how many"""
+
+
+def run(options: Options) -> None:
+    """Draws and writes the picture.
+
+    Raises:
+      UserError: as `of_checkpoints`, or names that do not fit.
+    """
+    if options.names and len(options.names) != len(options.checkpoints):
         raise UserError(
-            f"--names gives {len(args.names)} names for {len(args.checkpoints)} checkpoints; give"
-            " one each."
+            f"`names` gives {len(options.names)} names for {len(options.checkpoints)} checkpoints;"
+            " give one each."
         )
     figure = of_checkpoints(
-        args.checkpoints, bank=args.bank, num_images=args.images, names=args.names
+        options.checkpoints,
+        bank=options.bank or None,
+        num_images=options.images,
+        names=options.names,
     )
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=150)
-    log.info("wrote %s", args.out)
-    return 0
+    files.save_figure(figure, options.out)
+    log.info("wrote %s", options.out)
+
+
+def main() -> int | None:
+    """The command line."""
+    return run_command(Options, run, "python -m phenomjax.runs.reconstructions", __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from phenomjax.config import keys
 from phenomjax import config, tasks, train
 from phenomjax.checkpoints import loading, seal, workdir
+from phenomjax.config import keys
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from tests.lab import ROOT
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from phenomjax.config import keys
 from phenomjax import config, tasks
 from phenomjax.cluster import start as cluster_start
+from phenomjax.config import keys
 from phenomjax.preflight import __main__ as preflight
 from phenomjax.preflight import checks, files, hosts, steps
 from phenomjax.preflight.runner import FAIL, OK, Exchange, Problem, Result, Skip

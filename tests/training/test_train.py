@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from phenomjax.config import keys
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
+from phenomjax.config import keys
 from phenomjax.system.errors import UserError
 from tests.lab import toy_task
 

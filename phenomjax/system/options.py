@@ -1,0 +1,134 @@
+"""Commands and their options: a frozen dataclass each, whose fields are the flags, the help, the
+record in the output, and what an earlier run is compared with.
+
+A field's docstring (the string below it) is its help. Parsing is tyro's: `--crop_size` and
+`--crop-size` are one flag, a tuple takes several words, `tyro.conf.Positional[str]` has no flag,
+`Annotated[Path, tyro.conf.arg(metavar="DIR")]` another word in the help, a mistyped flag gets its
+nearest.
+
+Below the door nobody sees a dash: an error of a library names a setting in backquotes
+(`crop_size`), and the door makes a flag of it.
+"""
+
+import dataclasses
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean
+from phenomjax.system.log import log_to_stderr
+
+Options = TypeVar("Options")
+
+
+def undecisive(default: Any) -> Any:
+    """A field that the result does not depend on (devices, threads, where caches lie): neither
+    recorded nor compared with an earlier run.
+    """
+    return dataclasses.field(default=default, metadata={"decides": False})
+
+
+def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Options:
+    """Options from the words of a command line; ends the program with 0 after --help, and with 2
+    after a mistake.
+
+    Args:
+      kind: a frozen dataclass.
+      argv: words behind the program's name.
+      prog: how the program is called, for the help.
+      page: what it does, for the help.
+    """
+    return tyro.cli(
+        kind,
+        args=list(argv),
+        prog=prog,
+        description=page,
+        use_underscores=True,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
+def recorded(options: Any) -> dict[str, Any]:
+    """What a result records of its options, as JSON has it: all that decide it."""
+    fields = [field for field in dataclasses.fields(options) if field.metadata.get("decides", True)]
+    return {field.name: _plain(getattr(options, field.name)) for field in fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """ "`name` was 1, is now 2" for each setting in which two records differ."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    absent = "not given"
+    return [
+        f"`{name}` was {before.get(name, absent)}, is now {now.get(name, absent)}" for name in names
+    ]
+
+
+def with_flags(text: str, names: Iterable[str]) -> str:
+    """A message with its settings in backquotes as flags: "`crop_size` is 0" becomes "--crop_size
+    is 0".
+    """
+    known = set(names)
+    return re.sub(
+        r"`(\w+)`", lambda match: f"--{match[1]}" if match[1] in known else match[0], text
+    )
+
+
+def run_command(
+    kind: type[Options],
+    run: Callable[[Options], int | None],
+    prog: str,
+    page: str,
+    argv: Sequence[str] | None = None,
+) -> int | None:
+    """Reads the options of a command and runs it.
+
+    Raises:
+      UserError: of `run`, its settings written as flags.
+    """
+    options = parse(kind, sys.argv[1:] if argv is None else argv, prog, page)
+    log_to_stderr()
+    try:
+        return run(options)
+    except UserError as error:
+        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        raise UserError(with_flags(str(error), names), error.exit_code) from error
+
+
+def run_chosen(
+    commands: Mapping[str, tuple[str, str]], prog: str, page: str, argv: Sequence[str] | None = None
+) -> int | None:
+    """Runs one of several commands; only its module is imported.
+
+    Args:
+      commands: {name: (module with `Options` and `run(options)`, one line of help)}.
+      prog: how the program is called.
+      page: what it does, for the help.
+      argv: words behind the program's name; those of this process if None.
+
+    Raises:
+      UserError: no such command; or of the command.
+    """
+    name, *words = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, commands)) + 2
+        lines = [f"  {one:<{width}}{text}" for one, (_, text) in commands.items()]
+        print(f"usage: {prog} COMMAND ...\n\n{page.strip()}\n\ncommands:\n" + "\n".join(lines))
+        return EXIT_DONE
+    if name not in commands:
+        there = ", ".join(commands)
+        raise UserError(
+            f"{prog} has no command '{name}'.{did_you_mean(name, commands)} It has {there}."
+        )
+    module = importlib.import_module(commands[name][0])
+    return run_command(module.Options, module.run, f"{prog} {name}", module.__doc__ or "", words)
