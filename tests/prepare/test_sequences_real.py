@@ -168,7 +168,7 @@ grep '>' "$2" | tr -d '>' | awk '{{ if (NR % 2) first = $1; print first "\\t" $1
     assert (tmp_path / "given.fasta").read_text().split("\n")[1::2] == different
     assert sorted(stored(tmp_path / "b.zarr").values()) == sorted(different[::2])
     fake_mmseqs(bin_folder, "echo no memory; exit 1")
-    with pytest.raises(UserError, match=r"mmseqs ended with code 1. Its last lines: no memory"):
+    with pytest.raises(UserError, match=r"mmseqs\) ended with code 1. Its last lines: no memory"):
         prepare(tmp_path / "c.zarr", tmp_path / "x.fasta", cluster=0.3)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(

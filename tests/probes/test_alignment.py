@@ -167,7 +167,7 @@ def test_failing_mmseqs(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(
         UserError,
-        match=r"`easy-search queries.fasta` of MMseqs2 .* ended with code 1.*out of memory",
+        match=r"`easy-search` of MMseqs2 .* ended with code 1.*out of memory",
     ):
         alignment.nearest_hits(data(["MKV"], ["MKW"]))
     assert [path.name for path in tmp_path.iterdir()] == ["mmseqs"]

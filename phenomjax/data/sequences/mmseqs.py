@@ -1,7 +1,8 @@
-"""MMseqs2 (Steinegger & Söding 2017) on sequences in memory: search and clustering, its files in a
-temporary folder.
+"""MMseqs2 (Steinegger & Söding 2017): search and clustering of sequences in memory, its files in a
+temporary folder, and linclust of a FASTA file.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -11,13 +12,16 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
 
@@ -31,22 +35,21 @@ class Hits:
     """Local alignments, one row each, in the order of the queries.
 
     Attributes:
-      query, target: int64 [hits], numbers of the sequences.
-      identity: float32 [hits], identical residues over the columns of the alignment, gaps between
-        its ends included (--seq-id-mode 0).
-      query_coverage, target_coverage: float32 [hits], share of the sequence that the alignment
-        spans.
-      bits: float32 [hits], bit score.
-      evalue: float64 [hits].
+      query, target: numbers of the sequences.
+      identity: identical residues over the columns of the alignment, gaps between its ends included
+        (--seq-id-mode 0).
+      query_coverage, target_coverage: share of the sequence that the alignment spans.
+      bits: bit score.
+      evalue: expected number of such hits by chance.
     """
 
-    query: np.ndarray
-    target: np.ndarray
-    identity: np.ndarray
-    query_coverage: np.ndarray
-    target_coverage: np.ndarray
-    bits: np.ndarray
-    evalue: np.ndarray
+    query: Int[np.ndarray, " hits"]
+    target: Int[np.ndarray, " hits"]
+    identity: Float[np.ndarray, " hits"]
+    query_coverage: Float[np.ndarray, " hits"]
+    target_coverage: Float[np.ndarray, " hits"]
+    bits: Float[np.ndarray, " hits"]
+    evalue: Float[np.ndarray, " hits"]
 
     def __len__(self) -> int:
         return len(self.query)
@@ -57,17 +60,21 @@ def available() -> bool:
     return shutil.which("mmseqs") is not None
 
 
-def find(purpose: str) -> str:
+def find(purpose: str, otherwise: str = "") -> str:
     """The path of mmseqs.
 
+    Args:
+      purpose: begins the message where it is not installed.
+      otherwise: ends it: what else may be done.
+
     Raises:
-      UserError: it is not installed; the message begins with the purpose.
+      UserError: it is not installed.
     """
     program = shutil.which("mmseqs")
     if program is None:
         raise UserError(
             f"{purpose} needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it:"
-            " `apt install mmseqs2`, or `conda install -c bioconda mmseqs2`."
+            f" `apt install mmseqs2`, or `conda install -c bioconda mmseqs2`{otherwise}."
         )
     return program
 
@@ -76,11 +83,9 @@ def find(purpose: str) -> str:
 def version() -> str:
     """What `mmseqs version` says, "" without it."""
     program = shutil.which("mmseqs")
-    return (
-        subprocess.run([program, "version"], capture_output=True, text=True).stdout.strip()
-        if program
-        else ""
-    )
+    if program is None:
+        return ""
+    return subprocess.run([program, "version"], capture_output=True, text=True).stdout.strip()
 
 
 def search(
@@ -118,54 +123,29 @@ def search(
     Raises:
       UserError: mmseqs is missing, or failed.
     """
-    program = find(purpose)
-    options = [
-        "--alignment-mode",
-        "3",
-        "--seq-id-mode",
-        "0",
-        "--min-seq-id",
-        f"{identity:g}",
-        "-c",
-        f"{coverage:g}",
-        "--cov-mode",
-        str(COVERAGES[coverage_of]),
-        "-e",
-        f"{evalue:g}",
-        "-s",
-        f"{sensitivity:g}",
-        "--max-seqs",
-        str(max_hits),
-    ]
+    find(purpose)
+    options = _words(
+        {
+            "--alignment-mode": 3,
+            "--seq-id-mode": 0,
+            "--min-seq-id": identity,
+            "-c": coverage,
+            "--cov-mode": COVERAGES[coverage_of],
+            "-e": evalue,
+            "-s": sensitivity,
+            "--max-seqs": max_hits,
+        }
+    )
 
     def make() -> list[np.ndarray]:
-        columns: list[list[str]] = [[] for _ in _KINDS]
+        columns: list[tuple[str, ...]] = [()] * len(_KINDS)
         if len(queries) and len(targets):
-            with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
-                folder = Path(name)
-                write_fasta(folder / "queries.fasta", queries)
-                write_fasta(folder / "targets.fasta", targets)
-                files = [
-                    "queries.fasta",
-                    "targets.fasta",
-                    "hits.tsv",
-                    "work",
-                    "--format-output",
-                    _COLUMNS,
-                ]
-                _run(
-                    [
-                        program,
-                        "easy-search",
-                        *files,
-                        *options,
-                        "--threads",
-                        str(threads or _cores()),
-                    ],
-                    folder,
-                )
-                rows = [line.split("\t") for line in (folder / "hits.tsv").read_text().splitlines()]
-                columns = [list(column) for column in zip(*rows, strict=True)] or columns
+            with _folder(queries=queries, targets=targets) as folder:
+                files_of = ["queries.fasta", "targets.fasta", "hits.tsv", "work"]
+                output = ["--format-output", _COLUMNS]
+                _run(["easy-search", *files_of, *output, *options, *_threads(threads)], folder)
+                rows = _table(folder / "hits.tsv")
+            columns = list(zip(*rows, strict=True)) or columns
         arrays = [
             np.array(column, dtype=kind) for column, kind in zip(columns, _KINDS, strict=True)
         ]
@@ -183,7 +163,7 @@ def cluster(
     threads: int = 0,
     cache: Path | None = None,
     purpose: str = "Clustering sequences",
-) -> np.ndarray:
+) -> Int[np.ndarray, " sequences"]:
     """Clusters proteins (`mmseqs easy-cluster`, cascaded, with what its set-cover leaves put to the
     best centre).
 
@@ -197,46 +177,24 @@ def cluster(
       purpose: begins the message where there is no MMseqs2.
 
     Returns:
-      int64 [n]: the number of the centre of each sequence's cluster, its first copy.
+      The number of the centre of each sequence's cluster, its first copy.
 
     Raises:
       UserError: mmseqs is missing, or failed.
     """
-    program = find(purpose)
+    find(purpose)
     # Sorted, so that the order of the files has no say.
     different, copies = np.unique(np.array(sequences, object), return_inverse=True)
     texts: list[str] = different.tolist()
-    options = [
-        "--min-seq-id",
-        f"{identity:g}",
-        "-c",
-        f"{coverage:g}",
-        "--cov-mode",
-        "1",
-        "--cluster-reassign",
-        "1",
-    ]
+    options = [*_of_members(identity, coverage), "--cluster-reassign", "1"]
 
     def make() -> list[np.ndarray]:
         centres = np.arange(len(texts))
         if len(texts) > 1:
-            with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
-                folder = Path(name)
-                write_fasta(folder / "all.fasta", texts)
-                files = ["all.fasta", "result", "work"]
-                _run(
-                    [
-                        program,
-                        "easy-cluster",
-                        *files,
-                        *options,
-                        "--threads",
-                        str(threads or _cores()),
-                    ],
-                    folder,
-                )
-                for line in (folder / "result_cluster.tsv").read_text().splitlines():
-                    centre, member = line.split("\t")
+            with _folder(all=texts) as folder:
+                files_of = ["all.fasta", "result", "work"]
+                _run(["easy-cluster", *files_of, *options, *_threads(threads)], folder)
+                for centre, member in _table(folder / "result_cluster.tsv"):
                     centres[int(member)] = int(centre)
         return [centres]
 
@@ -244,6 +202,55 @@ def cluster(
     first = np.full(len(texts), len(sequences), np.int64)
     np.minimum.at(first, copies, np.arange(len(sequences)))
     return first[centres[copies]] if len(sequences) else np.zeros(0, np.int64)
+
+
+def linclust(
+    fasta: Path, folder: Path, identity: float, coverage: float, threads: int, stop: threading.Event
+) -> Path | None:
+    """Clusters a FASTA file (`mmseqs easy-linclust`).
+
+    Args:
+      fasta: the sequences.
+      folder: for the result and all that MMseqs2 writes meanwhile.
+      identity, coverage: --min-seq-id and -c: a member aligns with at least that share of its own
+        length (--cov-mode 1).
+      threads: of MMseqs2.
+      stop: ends it when set; then there is no result.
+
+    Returns:
+      The table of representative and member, which is there only when it is whole.
+
+    Raises:
+      UserError: mmseqs is missing, or failed; its last lines are in the message.
+    """
+    result, work = folder / "result_cluster.tsv", folder / "running"
+    if result.is_file():
+        return result
+    files.remove(work)
+    work.mkdir(parents=True)
+    places = [str(path.absolute()) for path in (fasta, work / "result", work / "tmp")]
+    words = ["easy-linclust", *places, *_of_members(identity, coverage), *_threads(threads)]
+    log.info("%s", " ".join(["mmseqs", *words]))
+    again = "Run the same command again; it continues from here."
+    if not _run(words, folder, stop, mend=again):
+        return None
+    os.replace(work / result.name, result)
+    files.remove(work)
+    return result
+
+
+def _words(options: dict[str, float]) -> list[str]:
+    texts = {key: str(of) if isinstance(of, int) else f"{of:g}" for key, of in options.items()}
+    return [word for pair in texts.items() for word in pair]
+
+
+def _of_members(identity: float, coverage: float) -> list[str]:
+    """What a member of a cluster must share with its centre."""
+    return _words({"--min-seq-id": identity, "-c": coverage, "--cov-mode": 1})
+
+
+def _threads(count: int) -> list[str]:
+    return ["--threads", str(count or core_count())]
 
 
 def _kept(
@@ -265,121 +272,78 @@ def _kept(
         with np.load(path, allow_pickle=False) as stored:
             return [stored[f"arr_{number}"] for number in range(len(stored.files))]
     arrays = make()
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, *arrays)
-    os.replace(partial, path)
+    with files.replacing(path, shared=True) as partial:
+        np.savez_compressed(partial, *arrays)
     return arrays
 
 
-def write_fasta(path: Path, sequences: Sequence[str]) -> None:
-    """Writes proteins with their numbers as names."""
-    with path.open("w") as file:
-        file.writelines(f">{number}\n{text}\n" for number, text in enumerate(sequences))
+@contextlib.contextmanager
+def _folder(**sequences: Sequence[str]) -> Iterator[Path]:
+    """A temporary folder with NAME.fasta of each of these, proteins named by their numbers."""
+    with tempfile.TemporaryDirectory(prefix="phenomjax_mmseqs_") as name:
+        for file, texts in sequences.items():
+            lines = (f">{number}\n{text}\n" for number, text in enumerate(texts))
+            (Path(name) / f"{file}.fasta").write_text("".join(lines))
+        yield Path(name)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _table(path: Path) -> list[list[str]]:
+    return [line.split("\t") for line in path.read_text().splitlines()]
 
 
-def _run(command: list[str], folder: Path) -> None:
-    """Runs MMseqs2 in a folder; it ends with this call, whatever happens."""
-    with (folder / "log").open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            code = process.wait()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, 15)
-                process.wait()
-    if code:
-        last = " ".join((folder / "log").read_text(errors="replace").split("\n")[-6:])[-600:]
-        raise UserError(
-            f"`{' '.join(command[1:3])}` of MMseqs2 ({command[0]}) ended with code {code}. Its last"
-            f" lines: {last} The usual causes are too little memory, or no room in"
-            f" {tempfile.gettempdir()} (TMPDIR names another folder).",
-            EXIT_FAILED,
-        )
-
-
-def find_mmseqs() -> str:
-    """The path of mmseqs.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    program = shutil.which("mmseqs")
-    if program is None:
-        raise UserError(
-            "--cluster needs MMseqs2, and there is no program `mmseqs` on the PATH. Install it:"
-            " `apt install mmseqs2`, or `conda install -c bioconda mmseqs2`; or leave --cluster"
-            " out."
-        )
-    return program
-
-
-def run_linclust(
-    fasta: Path, folder: Path, identity: float, coverage: float, threads: int, stop: threading.Event
-) -> Path | None:
-    """Clusters a FASTA file; returns the table of representative and member, which is there only
-    when it is whole.
+def _run(
+    words: list[str],
+    folder: Path,
+    stop: threading.Event | None = None,
+    mend: str = "TMPDIR names another place for such folders.",
+) -> bool:
+    """Runs MMseqs2 in a folder; it ends with this call, whatever happens.
 
     Args:
-      fasta: the sequences.
-      folder: for the result and all that MMseqs2 writes meanwhile.
-      identity, coverage: --min-seq-id and -c of linclust: a member aligns with at least that share
-        of its own length (--cov-mode 1).
-      threads: of MMseqs2.
-      stop: ends it when set; then there is no result.
+      words: of its command line.
+      folder: that it works in, and where its output is kept as mmseqs.log.
+      stop: ends it when set.
+      mend: what may be done when it fails, for the message.
+
+    Returns:
+      False if `stop` was set before its end.
 
     Raises:
-      UserError: mmseqs is missing, or failed; its last lines are in the message.
+      UserError: it failed; its last lines are in the message.
     """
-    result = folder / "result_cluster.tsv"
-    if result.is_file():
-        return result
-    program, work = find_mmseqs(), folder / "running"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    command = [
-        program,
-        "easy-linclust",
-        str(fasta),
-        str(work / "result"),
-        str(work / "tmp"),
-        "--min-seq-id",
-        f"{identity:g}",
-        "-c",
-        f"{coverage:g}",
-        "--cov-mode",
-        "1",
-        "--threads",
-        str(threads),
-    ]
-    log.info("%s", " ".join(command))
-    with (folder / "mmseqs.log").open("w") as output:
+    program, output = find(f"`{words[0]}`"), folder / "mmseqs.log"
+    with output.open("w") as file:
         # A session of its own: Ctrl-C comes to this program alone, which ends MMseqs2 with all that
         # it started.
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [program, *words],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-        while process.poll() is None:
-            if stop.wait(0.2):
+        try:
+            while not _ended(process):
+                if stop is not None and stop.is_set():
+                    return False
+        finally:
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
-                return None
-    code = process.returncode
-    if code or not (work / "result_cluster.tsv").is_file():
-        last = " ".join((folder / "mmseqs.log").read_text(errors="replace").split("\n")[-6:])[-600:]
+    if process.returncode:
+        last = " ".join(output.read_text(errors="replace").split("\n")[-6:])[-600:]
         raise UserError(
-            f"mmseqs ended with code {code}. Its last lines: {last} All of its output:"
-            f" {folder / 'mmseqs.log'}. The usual causes are too little memory or disk. Run the"
-            " same command again; it continues from here.",
+            f"`{words[0]}` of MMseqs2 ({program}) ended with code {process.returncode}. Its last"
+            f" lines: {last} The usual causes are too little memory, or no room in {folder}."
+            f" {mend}",
             EXIT_FAILED,
         )
-    os.replace(work / "result_cluster.tsv", result)
-    shutil.rmtree(work)
-    return result
+    return True
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Waits for a process a moment."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)
+        return True
+    return False

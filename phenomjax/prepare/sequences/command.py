@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     if args.cluster:
-        mmseqs.find_mmseqs()
+        mmseqs.find("--cluster", "; or leave --cluster out")
     sources = find_sources(args.source, args.format)
     alphabet = _alphabet(args, sources)
     if args.cluster and alphabet != "protein":

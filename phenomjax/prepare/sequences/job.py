@@ -183,7 +183,7 @@ class Job:
         fasta = folder / "sequences.fasta"
         if not fasta.is_file():
             self._write_fasta(fasta)
-        found = mmseqs.run_linclust(fasta, folder, identity, coverage, self.jobs, self.stop)
+        found = mmseqs.linclust(fasta, folder, identity, coverage, self.jobs, self.stop)
         if found is None:
             return
         first = np.cumsum([0, *(len(assemble.read_wanted(piece)) for piece in self.plan.pieces)])
