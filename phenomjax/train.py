@@ -28,7 +28,7 @@ from phenomjax.step import jit_step
 from phenomjax.system import versions
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import duration, log_to_file
-from phenomjax.training import banner, metrics
+from phenomjax.training import banner, metrics, rates
 from phenomjax.training.divergence import Diverged
 from phenomjax.training.evaluators import Evaluation
 from phenomjax.training.feed import DeviceFeed
@@ -387,7 +387,7 @@ class Trainer:
             f"perf/{unit}_per_s": rate,
             "perf/data_wait": wait,
         }
-        if peak := metrics.peak_flops():
+        if peak := rates.peak_flops():
             means["perf/mfu"] = self.work / seconds / peak
         if self.rollbacks:
             means["train/rollbacks"] = len(self.rollbacks)

@@ -1,4 +1,4 @@
-"""Moves decoded batches to the devices in a background thread, so that transfers overlap the step."""
+"""Moves decoded batches to the devices in a thread, so that transfers overlap the step."""
 
 import queue
 import threading

@@ -1,32 +1,64 @@
-"""Metrics: windows of step metrics, and peak rates for MFU. Where they are written stands in
-writers.py.
+"""Metrics of a run: means over a window of steps, and metrics.jsonl as its one reader sees it.
+
+Nothing of JAX is imported, so that what only reads runs opens at once.
 """
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
 
-import jax
-
-# Dense bf16 peak in TFLOP/s by a part of jax's device_kind (vendors' data sheets).
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "B200": 2250.0,
-    "V100": 125.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v6": 918.0,
-}
+FILE = "metrics.jsonl"
 
 
-def peak_flops() -> float | None:
-    """Peak bf16 FLOP/s of all devices together, or None when the device is not known (a CPU, say)."""
-    kind = jax.devices()[0].device_kind
-    found = [tflops for name, tflops in PEAK_TFLOPS.items() if name in kind]
-    return found[0] * 1e12 * jax.device_count() if found else None
+@dataclass(frozen=True)
+class MetricsLine:
+    """One line of metrics.jsonl.
+
+    Attributes:
+      step: that the metrics are of.
+      values: {metric: value}, without the step.
+      text: the line as it stands in the file, without its end.
+    """
+
+    step: int
+    values: dict[str, float]
+    text: str
+
+
+def read_metrics(path: Path) -> tuple[list[MetricsLine], list[int]]:
+    """Reads metrics.jsonl, of a run that may be writing it just now.
+
+    Args:
+      path: of the file; where there is none, no metrics were written yet.
+
+    Returns:
+      (lines in order, numbers of the lines, from 1 on, that are torn or no line of metrics). A line
+      counts only when all of it is sound.
+    """
+    lines, damaged = list[MetricsLine](), list[int]()
+    try:
+        texts = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return lines, damaged
+    for number, text in enumerate(texts, 1):
+        try:
+            entries = json.loads(text)
+            step = int(entries.pop("step"))
+            values = {str(name): float(value) for name, value in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged.append(number)
+        else:
+            lines.append(MetricsLine(step, values, text))
+    return lines, damaged
+
+
+class WindowState(TypedDict):
+    """What a checkpoint keeps of a window."""
+
+    sums: dict[str, float]
+    count: int
 
 
 class Window:
@@ -35,11 +67,11 @@ class Window:
     It travels in the checkpoint, so a resumed run logs the same means.
     """
 
-    def __init__(self, state: dict[str, Any] | None = None):
+    def __init__(self, state: WindowState | None = None):
         self.sums: dict[str, float] = dict(state["sums"]) if state else {}
-        self.count: int = state["count"] if state else 0
+        self.count = state["count"] if state else 0
 
-    def add(self, metrics: dict[str, float]) -> None:
+    def add(self, metrics: Mapping[str, float]) -> None:
         """Adds one step's metrics."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -51,6 +83,6 @@ class Window:
         self.sums, self.count = {}, 0
         return means
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> WindowState:
         """What a checkpoint keeps."""
         return {"sums": dict(self.sums), "count": self.count}

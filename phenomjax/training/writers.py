@@ -15,7 +15,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ml_collections import ConfigDict
 
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
+from phenomjax.training.metrics import FILE, MetricsLine, read_metrics
 from phenomjax.training.mlflow_writer import MLflow
 
 log = logging.getLogger("phenomjax")
@@ -36,18 +38,17 @@ class JsonLines:
     are cut and written again.
     """
 
-    def __init__(self, path: Path, resume_step: int | None, keep: Any = lambda line: True):
-        if resume_step is not None and path.exists():
-            # a torn last line has no newline
-            lines = [line for line in path.read_text().split("\n")[:-1] if line]
-            lines = [
-                line for line in lines if (d := json.loads(line))["step"] <= resume_step and keep(d)
-            ]
-            part = path.with_suffix(".part")
-            part.write_text("".join(line + "\n" for line in lines))
-            os.replace(part, path)
+    def __init__(self, path: Path, resume_step: int | None, redo: Collection[str] = ()):
+        if resume_step is None:
+            path.unlink(missing_ok=True)
         elif path.exists():
-            path.unlink()
+            lines, damaged = read_metrics(path)
+            lines = [line for line in lines if line.step <= resume_step]
+            lines = [line for line in lines if line.step < resume_step or not _of(line, redo)]
+            torn_at_its_end = path.read_bytes()[-1:] != b"\n"
+            for number in damaged[:-1] if torn_at_its_end else damaged:
+                log.warning("line %d of %s is damaged, and is left out", number, path)
+            files.write_text(path, "".join(line.text + "\n" for line in lines))
         self._file = path.open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -63,6 +64,11 @@ class JsonLines:
     def close(self) -> None:
         self.flush()
         self._file.close()
+
+
+def _of(line: MetricsLine, groups: Collection[str]) -> bool:
+    """Whether a line holds metrics of one of some groups, such as "val"."""
+    return any(name.split("/")[0] in groups for name in line.values)
 
 
 class TensorBoard:
@@ -142,13 +148,7 @@ def open_writers(
     """
     if jax.process_index() != 0:
         return []
-    result: list[Writer] = [
-        JsonLines(
-            workdir / "metrics.jsonl",
-            resume_step,
-            lambda d: d["step"] != resume_step or not any(name.split("/")[0] in redo for name in d),
-        )
-    ]
+    result: list[Writer] = [JsonLines(workdir / FILE, resume_step, redo)]
     if config.log.tensorboard and importlib.util.find_spec("tensorboardX"):
         result.append(TensorBoard(workdir, resume_step))
     if config.log.wandb_project:

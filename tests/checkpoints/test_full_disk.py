@@ -16,6 +16,7 @@ import pytest
 
 from phenomjax import config, tasks, train
 from phenomjax.checkpoints import loading, seal, workdir
+from phenomjax.cluster import messages
 from phenomjax.config import keys
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from tests.lab import ROOT
@@ -211,7 +212,7 @@ def test_metrics_on_a_full_disk(disk, toy, monkeypatch):
             fill(small)
         return False
 
-    monkeypatch.setattr(train.cluster, "stop_requested", fill_at_step_6)
+    monkeypatch.setattr(messages, "stop_requested", fill_at_step_6)
     with pytest.raises(
         UserError,
         match=(
@@ -222,7 +223,7 @@ def test_metrics_on_a_full_disk(disk, toy, monkeypatch):
         train.run(toy, small / "run")
     assert error.value.exit_code == 2 and "checkpoints/8" not in str(error.value)
     (small / "ballast").unlink()
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    monkeypatch.setattr(messages, "stop_requested", lambda: False)
     assert train.run(toy, small / "run") == 0
     steps = [
         json.loads(line)["step"]

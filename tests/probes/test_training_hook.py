@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
+from phenomjax.cluster import messages
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.inference.sequences import segments
 from phenomjax.probes import metrics
@@ -141,7 +142,7 @@ def test_training_does_not_notice_the_probes(folder, tmp_path, monkeypatch, capl
         return was
 
     monkeypatch.setattr(training, "fit_predict", fit_predict)
-    monkeypatch.setattr(train.cluster, "stop_requested", stop_requested)
+    monkeypatch.setattr(messages, "stop_requested", stop_requested)
     assert train.run(make_config(folder, **best), broken) == 75
     assert loading.load(broken)[2] == 4 and not any(
         "probe/" in str(line) for line in lines(broken) if line["step"] == 4

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
+from phenomjax.cluster import messages
 from phenomjax.data.simulated.families import FamilyConfig, write_families
 
 TINY: dict[str, dict] = {
@@ -132,9 +133,9 @@ def test_transformer_xl_without_memory_is_saved(bank, tmp_path, monkeypatch):
 
 def test_interrupted_equals_straight(alone, bank, tmp_path, monkeypatch):
     calls = iter(range(1, 100))
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 3)
+    monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 3)
     assert run(make_config(alone[0], bank), tmp_path, monkeypatch)[0] == 75
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    monkeypatch.setattr(messages, "stop_requested", lambda: False)
     assert run(make_config(alone[0], bank), tmp_path, monkeypatch) == (0, alone[2])
     assert (tmp_path / "metrics.jsonl").read_text().count("val/perplexity") == 2
     jax.tree.map(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from phenomjax import config
 from phenomjax.config import checks
 from phenomjax.system.errors import UserError
-from phenomjax.training import metrics, writers
+from phenomjax.training import metrics, rates, writers
 from tests.lab import ROOT
 
 
@@ -37,6 +37,28 @@ def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
     ]
     writers.JsonLines(path, resume_step=None).close()
     assert path.read_text() == ""  # a new run begins an empty file
+
+
+def test_the_reader_tells_sound_lines_from_damaged_ones(tmp_path):
+    path = tmp_path / metrics.FILE
+    assert metrics.read_metrics(path) == ([], [])
+    sound = '{"step": 2, "train/loss": 3.0, "train/rollbacks": 1}'
+    path.write_text(
+        f'garbage\n{{"val/loss": 1}}\n{sound}\n[3]\n{{"step": 4, "a": "x"}}\n\n{{"step": 5, "va'
+    )
+    lines, damaged = metrics.read_metrics(path)
+    assert lines == [metrics.MetricsLine(2, {"train/loss": 3.0, "train/rollbacks": 1.0}, sound)]
+    assert damaged == [1, 2, 4, 5, 6, 7]
+
+
+def test_a_resume_cuts_what_is_to_be_measured_again(tmp_path, caplog):
+    path = tmp_path / metrics.FILE
+    kept = '{"step": 2, "train/loss": 1.0}\n'
+    path.write_text(kept + 'damaged\n{"step": 2, "val/loss": NaN, "val/perplexity": 2.0}\n')
+    writers.JsonLines(path, resume_step=2, redo=["val"]).close()
+    assert path.read_text() == kept and "line 2 of" in caplog.text
+    writers.JsonLines(path, resume_step=2, redo=["probe"]).close()
+    assert path.read_text() == kept
 
 
 def test_tensorboard_gets_scalars_and_figures(tmp_path):
@@ -142,6 +164,6 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     "kind,peak", [("NVIDIA H100 80GB HBM3", 989e12), ("TPU v5 lite", 197e12), ("cpu", None)]
 )
 def test_peak_rate_of_known_devices(monkeypatch, kind, peak):
-    monkeypatch.setattr(metrics.jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
-    monkeypatch.setattr(metrics.jax, "device_count", lambda: 2)
-    assert metrics.peak_flops() == (None if peak is None else 2 * peak)
+    monkeypatch.setattr(rates.jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
+    monkeypatch.setattr(rates.jax, "device_count", lambda: 2)
+    assert rates.peak_flops() == (None if peak is None else 2 * peak)

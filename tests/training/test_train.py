@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 
 from phenomjax import config, sharding, tasks, train
 from phenomjax.checkpoints import loading
+from phenomjax.cluster import messages
 from phenomjax.config import keys
 from phenomjax.system.errors import UserError
 from tests.lab import toy_task
@@ -71,13 +72,13 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     for stop_at, reached in ((8, 6), (2, 8), (2, 8)):
         calls = iter(range(1, 1000))
         monkeypatch.setattr(
-            train.cluster,
+            messages,
             "stop_requested",
             lambda calls=calls, stop_at=stop_at: next(calls) == stop_at,
         )
         code = train.run(make_config(optimizer__ema_decay=0.9), broken)
         assert (code, loading.load(broken)[2]) == (75, reached)
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    monkeypatch.setattr(messages, "stop_requested", lambda: False)
     assert train.run(make_config(optimizer__ema_decay=0.9), broken) == 0
     assert lines(broken) == lines(straight)
     equal(loading.load(broken)[1], loading.load(straight)[1])
@@ -107,7 +108,7 @@ def test_every_mesh_gives_the_same_losses(tmp_path, monkeypatch, count, preset):
 def test_resume_on_another_mesh(tmp_path, monkeypatch):
     train.run(make_config(), tmp_path / "straight")
     calls = iter(range(1, 100))
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 5)
+    monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 5)
     use_devices(monkeypatch, 8)
     assert train.run(make_config(mesh__preset="fsdp_tp"), tmp_path / "moved") == 75
     use_devices(monkeypatch, 2)
@@ -144,9 +145,9 @@ def test_divergence_rolls_back_and_skips_the_window(tmp_path, monkeypatch):
     # It equals a run that is stopped at step 4 and goes on three positions further in the data.
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
     calls = iter(range(1, 100))
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: next(calls) == 4)
+    monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 4)
     train.run(make_config(), tmp_path / "moved")
-    monkeypatch.setattr(train.cluster, "stop_requested", lambda: False)
+    monkeypatch.setattr(messages, "stop_requested", lambda: False)
     monkeypatch.setattr(train.Trainer, "data_step", lambda self, step: step + 3)
     train.run(make_config(), tmp_path / "moved")
     np.testing.assert_array_equal(losses(tmp_path / "moved"), losses(tmp_path / "rolled"))
