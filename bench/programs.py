@@ -1,7 +1,7 @@
 """Compiles the train step for a mesh of any size without an array: on virtual CPU devices, or for
 GPUs that are not there.
 
-For GPUs the CUDA plugin of JAX has to be installed (`pip install -r requirements-cuda.txt`), and no
+For GPUs the CUDA plugin of JAX has to be installed (`pip install -e '.[cuda]'`), and no
 GPU: XLA compiles for a description of an H100. Nothing is tuned then, so products are left to
 cuBLAS; which collectives there are, and their schedule, are the real ones.
 """

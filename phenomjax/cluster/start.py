@@ -109,7 +109,7 @@ def _check_devices(place: Place, promised: int) -> None:
             f" {jax.local_devices()[0].device_kind} and {jax.process_count()} process(es); the"
             f" launcher promised {promised or 'any number of'} device(s) in each of"
             f" {place.num_processes} process(es). Usual causes: jax without CUDA on that host (pip"
-            " install -r requirements-cuda.txt), a GPU that is down (nvidia-smi),"
+            " install -e '.[cuda]'), a GPU that is down (nvidia-smi),"
             f" CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', '(not set)')}, or"
             " another number of tasks than GPUs.",
             EXIT_FAILED,  # another node may have them

@@ -160,7 +160,7 @@ def verify(
         raise UserError(
             f"The exported graph disagrees with JAX: {worst}, allowed {graph.TOLERANCE:.0e}. No"
             " file was left. The versions of jax, jax2onnx and onnxruntime may not fit each other:"
-            " install those of requirements-export.txt, or try another --opset.",
+            " install those of uv.lock (uv sync --extra export), or try another --opset.",
             EXIT_FAILED,
         )
     return worst

@@ -147,7 +147,7 @@ def judge_versions(found: list[dict[str, str]], names: list[str]) -> str:
         raise Problem(
             "; ".join(f"{key}: {text}" for key, text in wrong.items()),
             "Use one installation on a shared file system or one container image on all hosts (pip"
-            " install -r requirements-cuda.txt), and the same environment variables.",
+            " install -e '.[cuda]'), and the same environment variables.",
         )
     v = found[0]
     more = f", driver {v['driver']}" if v["driver"] else ""

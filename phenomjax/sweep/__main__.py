@@ -127,8 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
         import optuna
     except ImportError:
         raise UserError(
-            "Sweeps need Optuna, which is not installed. Run `pip install -r"
-            " requirements-sweep.txt` (or `pip install 'phenomjax[sweep]'`)."
+            "Sweeps need Optuna, which is not installed. Run `pip install -e"
+            " '.[sweep]'` in the checkout."
         ) from None
     try:
         return run(args, overrides)

@@ -168,8 +168,8 @@ def open_writers(
         if missing:
             raise UserError(
                 f"config.log.mlflow_experiment is '{config.log.mlflow_experiment}' but"
-                f" {' and '.join(missing)} is not installed. Run `pip install -r"
-                " requirements-logging.txt` (or `pip install 'phenomjax[logging]'`), or set"
+                f" {' and '.join(missing)} is not installed. Run `pip install -e"
+                " '.[logging]'` in the checkout, or set"
                 " --config.log.mlflow_experiment=''."
             )
         result.append(MLflow(workdir, config))

@@ -315,8 +315,8 @@ def test_optuna_that_is_not_installed(tmp_path, monkeypatch):
     with pytest.raises(
         UserError,
         match=(
-            r"Sweeps need Optuna, which is not installed. Run `pip install -r"
-            r" requirements-sweep.txt`"
+            r"Sweeps need Optuna, which is not installed. Run `pip install -e"
+            r" '.\[sweep\]'`"
         ),
     ):
         sweep(TOY, tmp_path=tmp_path)

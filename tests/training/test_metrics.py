@@ -97,8 +97,8 @@ def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
     with pytest.raises(
         UserError,
         match=(
-            r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -r"
-            r" requirements-logging"
+            r"log.mlflow_experiment is 'cells' but mlflow is not installed. Run `pip install -e"
+            r" '.\[logging\]'"
         ),
     ):
         writers.open_writers(tmp_path, c, None)

@@ -1,0 +1,65 @@
+"""`phenomjax COMMAND …` and `python -m phenomjax COMMAND …`: all commands on one screen, in the order of work.
+
+Nothing is imported but the command that is asked for; each is also `python -m phenomjax.MODULE`.
+"""
+
+import runpy
+import sys
+
+from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
+
+COMMANDS = {  # name: (module, what it does)
+    "prepare": ("phenomjax.prepare", "raw images or sequences to a bank; inspect one; simulate"),
+    "preflight": ("phenomjax.preflight", "check hosts, data and ten steps before a large run"),
+    "main": ("phenomjax.main", "train, or continue a run: --config FILE --workdir DIR"),
+    "sweep": ("phenomjax.sweep", "search over the keys of a configuration"),
+    "runs": ("phenomjax.runs", "compare the runs below folders"),
+    "reconstructions": (
+        "phenomjax.runs.reconstructions",
+        "what trained autoencoders make of crops",
+    ),
+    "seal": ("phenomjax.checkpoints.seal", "write the SHA-256 of a checkpoint that you trust"),
+    "embed": ("phenomjax.embed", "images or sequences to vectors"),
+    "maps": ("phenomjax.maps", "embeddings to maps of biology: align, relate, benchmark, explore"),
+    "score": ("phenomjax.score", "effects of mutations, without training"),
+    "sample": ("phenomjax.sample", "new sequences from a causal model"),
+    "evaluate": ("phenomjax.evaluate", "what a protein model knows: heads on frozen embeddings"),
+    "export": ("phenomjax.export", "a checkpoint as ONNX, StableHLO, TensorRT or a release"),
+    "convert": ("phenomjax.convert", "weights of other projects to ours, and back"),
+}
+SYNONYMS = {"train": "main"}
+
+
+def main() -> int:
+    """Shows the commands, or runs the one that is named.
+
+    Raises:
+      UserError: no such command.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS)) + 2
+        lines = [f"  {one:<{width}}{text}" for one, (_, text) in COMMANDS.items()]
+        text = "\n".join(lines)
+        print(
+            f"usage: phenomjax COMMAND ...\n\ncommands:\n{text}\n\nphenomjax COMMAND --help says more."
+        )
+        return EXIT_DONE
+    name = SYNONYMS.get(name, name)
+    if name not in COMMANDS:
+        raise UserError(
+            f"phenomjax has no command '{name}'.{did_you_mean(name, [*COMMANDS, *SYNONYMS])}"
+            f" It has {', '.join(COMMANDS)}."
+        )
+    sys.argv[:2] = [f"phenomjax {name}"]
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return EXIT_DONE
+
+
+def run() -> None:
+    """What `phenomjax` of the shell starts."""
+    exit_on_user_error(main)
+
+
+if __name__ == "__main__":
+    run()

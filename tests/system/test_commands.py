@@ -1,0 +1,92 @@
+"""The screen of commands, and options from dataclasses."""
+
+import importlib.util
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from phenomjax import __main__ as commands
+from phenomjax.system import options
+from phenomjax.system.errors import UserError
+from tests.lab import ROOT
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a command."""
+
+    source: tuple[Path, ...]
+    """files to read"""
+    crop_size: int = 256
+    """px of the crops"""
+    threads: int = options.undecisive(0)
+    """that read"""
+
+
+def run(parsed):
+    """A command of a room."""
+    if parsed.crop_size < 1:
+        raise UserError(f"`crop_size` is {parsed.crop_size}, and `width` is nothing", 1)
+    return 0
+
+
+def test_all_spellings_and_records(capsys):
+    words = ["--source", "a", "b", "--crop-size", "4", "--threads", "2"]
+    parsed = options.parse(Options, words, "p", "page")
+    assert parsed == Options((Path("a"), Path("b")), 4, 2)
+    assert options.recorded(parsed) == {"source": ["a", "b"], "crop_size": 4}
+    before, now = options.recorded(parsed), options.recorded(Options((Path("a"),), 4))
+    assert options.differences(before, now) == ["`source` was ['a', 'b'], is now ['a']"]
+    with pytest.raises(SystemExit) as ended:
+        options.parse(Options, ["--source", "a", "--crop_sice", "4"], "p", "page")
+    assert ended.value.code == 2 and "--crop_size" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        options.parse(Options, ["--help"], "p", "what it does")
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(one in text for one in ("what it does", "px of the crops", "(default: 256)"))
+
+
+def test_settings_in_errors_become_flags(caplog):
+    with pytest.raises(UserError, match=r"^--crop_size is 0, and `width` is nothing$") as error:
+        options.run_command(Options, run, "p", "", ["--source", "a", "--crop_size", "0"])
+    assert error.value.exit_code == 1
+
+
+def test_one_of_several_commands(capsys):
+    table = {"go": (__name__, "goes")}
+    assert options.run_chosen(table, "p", "page", []) == 0
+    assert "go" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"p has no command 'gp'\. Did you mean 'go'"):
+        options.run_chosen(table, "p", "page", ["gp"])
+
+
+def test_every_command_is_there_and_nothing_heavy_is_loaded():
+    code = "import sys; sys.argv = ['phenomjax']; from phenomjax.__main__ import main; main();"
+    heavy = "assert not {'jax', 'numpy', 'tyro'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name, (module, text) in commands.COMMANDS.items():
+        assert f"  {name} " in done.stdout and text in done.stdout
+        assert importlib.util.find_spec(module) is not None
+
+
+def test_an_unknown_command_and_the_code_of_a_known_one():
+    command = [sys.executable, "-m", "phenomjax"]
+    done = subprocess.run([*command, "mabs"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Did you mean 'maps'" in done.stderr.replace("\n", " ")
+    done = subprocess.run(
+        [*command, "seal", "no/such"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "is not a folder" in done.stderr
+
+
+@pytest.mark.parametrize("old", ["digests", "figures", "probes.biotrainer_embedder"])
+def test_old_names_say_the_new_one(old):
+    command = [sys.executable, "-m", f"phenomjax.{old}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and " now." in done.stderr and done.stdout
