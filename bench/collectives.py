@@ -16,8 +16,10 @@ collective: --latency_us x ceil(log2 n) + bytes sent / bandwidth; --link_gbps (G
 between nodes), or --node_gbps for groups within --per_node neighbours. Collectives run one at a
 time. Three times of a step:
   serial     nothing overlaps
-  scheduled  two streams, compute and network, in the order of XLA's schedule; a collective runs from its start to its done
-  bound      in each computation (a turn of a loop) a collective hides behind all products that neither need it nor are needed by it:
+  scheduled  two streams, compute and network, in the order of XLA's schedule; a collective runs
+             from its start to its done
+  bound      in each computation (a turn of a loop) a collective hides behind all products that
+             neither need it nor are needed by it:
              what no schedule without overlap across the turns of a loop can beat
 Efficiency is that of weak scaling: the compute time over the time of the step.
 """

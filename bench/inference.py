@@ -90,11 +90,12 @@ def main() -> int:
         subprocess.run(
             [sys.executable, __file__, "--worker", json.dumps(case)], check=True, env=environment()
         )
+        weights = "random weights"
+        if options.checkpoint:
+            weights = f"weights of {Path(options.checkpoint).name}"
         show(
             f"{case['model']} {case['block']}, crops {CROP} x {CROP} x {CHANNELS} uint8, batch"
-            f" {case['batch']}, bank: {IMAGES} images of "
-            f"{FIELD} px;"
-            f" {'weights of ' + Path(options.checkpoint).name if options.checkpoint else 'random weights'}"
+            f" {case['batch']}, bank: {IMAGES} images of {FIELD} px; {weights}"
         )
         case["mode"] = "encoder"
         encoder = rounds.alternate(__file__, case, peers, options.rounds)
@@ -216,7 +217,7 @@ def table_whole(case: dict, encoder: dict[str, list[dict]], whole: dict[str, lis
 
 
 def prepare(case: dict) -> int:
-    """The bank and the weights that all peers share, and the files that the runtimes are made from."""
+    """What all peers share: the bank, the weights, and the files that runtimes are made from."""
     import jax
     from flax import linen as nn
     from ml_collections import ConfigDict

@@ -245,7 +245,8 @@ def report(dtype: str, results: dict[str, np.ndarray]) -> None:
     """Prints medians over the rounds, the medians of the ratios within a round, and the goals."""
     ours = results["phenomjax loader"]
     print(
-        f"{'':34}{'CPU ms/crop':>12}{'(min)':>8}{'crops/s':>9}{'CPU x ours':>12}{'crops/s ours x':>16}"
+        f"{'':34}{'CPU ms/crop':>12}{'(min)':>8}{'crops/s':>9}"
+        f"{'CPU x ours':>12}{'crops/s ours x':>16}"
     )
     ratios = {}
     for name, values in results.items():
@@ -253,7 +254,8 @@ def report(dtype: str, results: dict[str, np.ndarray]) -> None:
         faster = np.median(ours[:, 1] / values[:, 1])
         cpu, rate = np.median(values, axis=0)
         print(
-            f"{name:34}{cpu:12.2f}{values[:, 0].min():8.2f}{rate:9.0f}{ratios[name]:12.2f}{faster:16.2f}"
+            f"{name:34}{cpu:12.2f}{values[:, 0].min():8.2f}{rate:9.0f}"
+            f"{ratios[name]:12.2f}{faster:16.2f}"
         )
     cpu, store = np.median(ours[:, 0]), np.median(results["(b) TensorStore into the batch"][:, 0])
     same, plain = (

@@ -28,13 +28,18 @@ from phenomjax.step import jit_step
 # them.
 H100 = """
 gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535 registers_per_core_limit: 65536
-  registers_per_block_limit: 65536 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448 threads_per_core_limit: 2048
+  core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536 memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800 clock_rate_ghz: 1.98
   device_memory_size: 84929347584 cuda_compute_capability { major: 9 }
 }
-runtime_version { major: 13 } dnn_version_info { major: 9 minor: 12 } platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version { major: 13 } dnn_version_info { major: 9 minor: 12 }
+platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
 """
 GPU_OPTIONS = {
     "xla_gpu_enable_triton_gemm": False,
@@ -48,7 +53,7 @@ def has_cuda() -> bool:
 
 
 def devices(platform: str, count: int, per_node: int = 8) -> list[Any]:
-    """Devices to compile for: of this process's CPU (see jax_num_cpu_devices), or described H100s."""
+    """Devices to compile for: CPUs of this process (jax_num_cpu_devices), or described H100s."""
     if platform == "cpu":
         return jax.devices("cpu")[:count]
     from jax.experimental import topologies

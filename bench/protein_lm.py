@@ -1,7 +1,8 @@
-"""What small language models learn from real proteins on a CPU, against n-grams, with and without
+r"""What small language models learn from real proteins on a CPU, against n-grams, with and without
 memory.
 
-    python -m bench.protein_lm [--fasta ../shared/data/protein/fasta] [--out runs/proteins] [--residues 4000000]
+    python -m bench.protein_lm [--fasta ../shared/data/protein/fasta] [--out runs/proteins] \
+      [--residues 4000000]
 
 Prepares all FASTA files but Mycoplasma genitalium's for training, and its whole proteome for
 validation, with the public command; trains a small Transformer-XL, the same without memory, an

@@ -1,7 +1,8 @@
-"""What a small MAE and a small CA-MAE learn from six public image sets on a CPU, and whether they
+r"""What a small MAE and a small CA-MAE learn from six public image sets on a CPU, and whether they
 follow a dose.
 
-    python -m bench.real_images [--images ../shared/data/microscopy/images] [--out runs/real] [--steps 800]
+    python -m bench.real_images [--images ../shared/data/microscopy/images] [--out runs/real] \
+      [--steps 800]
 
 Prepares RxRx3, RxRx1, BBBC022, JUMP, NF1 and SBS images into banks with the public commands, trains
 both models on all of them together (the MAE on two channels that every set has, the CA-MAE on all),
@@ -228,7 +229,8 @@ def main() -> None:
             for rows in (~control, slice(None))
         )
         print(
-            f"{name:<28}{z_prime(score, negative, positive):>10.2f}{separated:>11}{treated:>21.2f}{everything:>8.2f}"
+            f"{name:<28}{z_prime(score, negative, positive):>10.2f}{separated:>11}"
+            f"{treated:>21.2f}{everything:>8.2f}"
         )
     print(
         f"({negative.sum()} negative, {positive.sum()} positive control wells, {(~control).sum()}"

@@ -52,7 +52,8 @@ SMALL = {  # what fits a laptop
     },
 }
 PUBLISHED = """published, Transformer-XL, weak scaling (the protein proposal's tables)
-  AWS, V100         8 GPUs 1719.9 ms, 16 1785 ms, 32 1769 ms, 64 2028 ms, 128 (16 nodes) 2082 ms: 13.2 x of 16, 83 %
+  AWS, V100         8 GPUs 1719.9 ms, 16 1785 ms, 32 1769 ms, 64 2028 ms,
+                    128 (16 nodes) 2082 ms: 13.2 x of 16, 83 %
   NVIDIA cluster    1 GPU 665 ms, 8 712 ms (93 %), 32 740 ms (90 %), 240 (30 nodes) 840 ms: 79 %"""
 
 

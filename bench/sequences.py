@@ -274,7 +274,8 @@ def report(results: dict[str, list[dict]], size: int) -> None:
     """Prints medians over the rounds, and the medians of the ratios within a round."""
     ours = np.array([run["cpu"] for run in results["phenomjax"]])
     print(
-        f"{'':32}{'MB/CPU s':>9}{'(best)':>8}{'MB/s':>7}{'with start':>12}{'peak MiB':>10}{'ours x':>8}"
+        f"{'':32}{'MB/CPU s':>9}{'(best)':>8}{'MB/s':>7}"
+        f"{'with start':>12}{'peak MiB':>10}{'ours x':>8}"
     )
     for name, runs in results.items():
         cpu, wall, start, peak = (
