@@ -1,5 +1,4 @@
-"""Who works on what: claims as files on the shared file system, so that no two workers do the same
-thing.
+"""Who works on what: claims as files that all hosts see, so that no two workers do the same thing.
 
 Claim n on a thing is the file CLAIMS/THING/n, and belongs to whoever created it: creating a file
 that must not exist is atomic on local disks, NFS, Lustre and GPFS. The newest claim counts. Its
@@ -17,7 +16,8 @@ import socket
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from phenomjax.system.files import create_text, write_text
 
 LEASE_SECONDS = 60.0
 
@@ -34,30 +34,16 @@ class Claims:
         self.folder, self.lease_seconds = folder, lease_seconds
         self.mine: dict[str, int] = {}
         self._beats, self._last_beat = 0, 0.0
-        self._seen: dict[tuple[str, int], tuple[Any, float]] = {}
+        self._seen: dict[tuple[str, int], tuple[int | None, float]] = {}
 
     def take(self, thing: str) -> bool:
         """Claims a thing; False when a living worker has it, or another was quicker."""
         number = self._newest(thing)
         if self._held(thing, number):
             return False
-        path = self._path(thing, number + 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: nobody could tell whether the owner of an empty claim is alive.
-        part = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-        part.write_text(self._text())
-        try:
-            os.link(part, path)
-        except FileExistsError:
+        if not create_text(self._path(thing, number + 1), self._text()):
             return False
-        except OSError:  # a file system without hard links
-            try:
-                with path.open("x") as file:
-                    file.write(self._text())
-            except FileExistsError:
-                return False
-        finally:
-            part.unlink(missing_ok=True)
         self.mine[thing] = number + 1
         return True
 
@@ -119,9 +105,9 @@ class Claims:
 
     def _write(self, thing: str, number: int, released: bool = False) -> None:
         path = self._path(thing, number)
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(self._text(released))
-        os.replace(part, path)
+        if not path.parent.is_dir():  # all of the work is done and its folder gone: not made again
+            raise FileNotFoundError(path)
+        write_text(path, self._text(released), shared=True)
 
     def _text(self, released: bool = False) -> str:
         return json.dumps(

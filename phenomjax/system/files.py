@@ -89,6 +89,36 @@ def write_json(
     )
 
 
+def create_text(path: Path, text: str) -> bool:
+    """Writes a file that must not be there yet, whole or not at all, its folder too; False if it is
+    there. Only one of several processes succeeds, on local disks, NFS, Lustre and GPFS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
+    partial.write_text(text)
+    try:
+        os.link(partial, path)  # unlike a rename, it fails where there is one already
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name; where the file system has no hard links, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_table(path: Path, table: "pd.DataFrame") -> Path:
     """Writes a table as Parquet; returns the path."""
     with replacing(path) as partial:

@@ -65,12 +65,18 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """ "`name` was 1, is now 2" for each setting in which two records differ."""
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], words: Mapping[str, str] | None = None
+) -> list[str]:
+    """ "`name` was 1, is now 2" for each setting in which two records differ; or what `words` calls
+    a setting whose values say nothing.
+    """
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    absent = "not given"
+    words, absent = words or {}, "not given"
     return [
-        f"`{name}` was {before.get(name, absent)}, is now {now.get(name, absent)}" for name in names
+        words.get(name)
+        or f"`{name}` was {before.get(name, absent)}, is now {now.get(name, absent)}"
+        for name in names
     ]
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -52,7 +53,8 @@ def run_tasks(
     Processes are spawned, never forked: TensorStore's threads do not survive a fork.
 
     Args:
-      function: a function of a module (or a partial of one), sent to the workers.
+      function: a function of a module (or a partial of one), sent to the workers. Not of the main
+        module, which they do not import.
       tasks: an iterable; only a few tasks are held at a time.
       jobs: number of processes; 1 works in this one.
       stop: ends the work when set.
@@ -72,9 +74,11 @@ def run_tasks(
         while True:
             while len(running) < 3 * jobs and not stop.is_set():
                 try:
-                    running.add(pool.submit(function, next(tasks)))
+                    task = next(tasks)
                 except StopIteration:
                     break
+                with _without_main_module():
+                    running.add(pool.submit(function, task))
             if not running:
                 return
             done, running = futures.wait(running, timeout=1.0, return_when=futures.FIRST_COMPLETED)
@@ -89,6 +93,19 @@ def run_tasks(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Processes that are started meanwhile do not import the program that this process runs: it may
+    be a script without a guard, and its imports (JAX) would cost each of them seconds and memory.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:

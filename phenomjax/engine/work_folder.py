@@ -1,0 +1,136 @@
+"""The folder in which a result grows: what is made there, who works there, and the end.
+
+WORK/job.json          what is made; written by whoever comes first, the same for all who follow
+WORK/lock              held by the process that does the job alone (`hold`)
+WORK/claims/…          or who of many workers does what (engine.units.Shared)
+WORK/units/NAME.json   unit NAME is committed, and what is to be known of it; written last
+WORK/…                 outputs of units, at places that depend on the unit alone
+WORK/result            the result, whole, on its way to its name
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from phenomjax.system import files, locks
+from phenomjax.system.errors import UserError
+from phenomjax.system.options import differences
+
+DESCRIPTION, RESULT = "job.json", "result"  # RESULT gets the suffix of its name
+DONE = ".prepare_done"  # what is left of a work folder inside its result while it is deleted
+Description = dict[str, Any]  # settings by name, as JSON has them
+
+
+class OtherSettings(UserError):
+    """Something was begun or made with other settings."""
+
+
+@contextlib.contextmanager
+def hold(work: Path) -> Iterator[None]:
+    """Keeps a work folder to this process; removes it again if it was made for nothing.
+
+    Raises:
+      UserError: another process has it.
+    """
+    fresh = not work.exists()
+    busy = f"Another process is at work in {work} now. Wait for it, or give another `out`."
+    with locks.hold(work, busy):
+        try:
+            yield
+        finally:
+            if fresh and work.is_dir() and not (work / DESCRIPTION).is_file():
+                files.remove(work)
+
+
+def begin(
+    work: Path,
+    settings: Mapping[str, Any],
+    others: Mapping[str, Any] | None = None,
+    words: Mapping[str, str] | None = None,
+) -> Description:
+    """Makes the work folder, or goes on with the work there.
+
+    Args:
+      work: the folder.
+      settings: all that decides the result, as `system.options.recorded` gives it.
+      others: more to record, in which those who follow may differ: they take what the first one
+        wrote.
+      words: what a setting is called in the error where its name and values say nothing.
+
+    Returns:
+      What the first one wrote.
+
+    Raises:
+      OtherSettings: the work was begun with other settings.
+    """
+    others = others or {}
+    text = json.dumps({**settings, **others}, indent=2, default=float) + "\n"
+    files.create_text(work / DESCRIPTION, text)
+    before = files.read_json(work / DESCRIPTION)
+    check_same(
+        f"{work} was begun",
+        {name: value for name, value in before.items() if name not in others},
+        json.loads(json.dumps(settings, default=float)),
+        f"Give the same to go on, another `out`, or delete {work} to start again.",
+        words,
+    )
+    return before
+
+
+def check_same(
+    what: str,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    mend: str,
+    words: Mapping[str, str] | None = None,
+) -> None:
+    """Compares the settings of what is there with those of today, both as JSON has them.
+
+    Args:
+      what: "NAME was begun", "it was made".
+      before, now: the settings.
+      mend: what can be done.
+      words: of `begin`.
+
+    Raises:
+      OtherSettings: they differ.
+    """
+    if differ := differences(before, now, words):
+        raise OtherSettings(f"{what} with other settings: {'; '.join(differ)}. {mend}")
+
+
+def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool = False) -> None:
+    """Assembles the result in a place of its own, gives it its name, and removes the work folder.
+
+    It may be killed anywhere and repeated. A work folder inside `out` hands over file by file, and
+    its own rename is the end: until then `out` is recognised by it as unfinished.
+
+    Args:
+      work: the folder; all units are committed.
+      make: writes the result to a path that is not there yet: a file or a folder.
+      out: the name of the result.
+      shared: another worker may do the same now; the one that comes last leaves what is there.
+    """
+    result = work / f"{RESULT}{out.suffix}"
+    if not result.exists():
+        for old in work.glob(f"{files.PARTIAL}*{result.name}"):  # of workers that were killed
+            files.remove(old)
+        with files.replacing(result, shared=shared) as partial:
+            make(partial)
+    if work.parent != out:
+        os.replace(result, out)
+        files.remove(work)
+        return
+    for name in files.names(result):
+        files.remove(out / name)
+        os.replace(result / name, out / name)
+    os.replace(work, out / DONE)
+    tidy(out)
+
+
+def tidy(out: Path) -> None:
+    """Deletes what a process that was killed after the end of its work left in the result."""
+    files.remove(out / DONE)

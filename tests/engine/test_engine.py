@@ -1,0 +1,219 @@
+"""The work folder, its units and the pool: killed, shared, begun otherwise, and finished."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from phenomjax.engine import units, work_folder
+from phenomjax.engine.local import Pool
+from phenomjax.engine.units import Notes, Shared, Unit
+from phenomjax.system import claims, files
+from phenomjax.system.errors import UserError
+from tests.lab.toy_units import expected_squares, read_squares, square
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def squares(count):
+    return (Unit(f"square-{number}", number) for number in range(count))
+
+
+def run(work, count, jobs=1, function=square, stop=None):
+    return list(Pool(jobs).run(work, function, squares(count), stop or threading.Event()))
+
+
+def start(work, *words):
+    """The toy job in a process of its own."""
+    command = [sys.executable, "-m", "tests.lab.toy_units", str(work), *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_units_are_done_once(tmp_path, jobs):
+    done = run(tmp_path, 5, jobs)
+    assert sorted(done) == [(f"square-{n}", {"rejected": [n] if n % 2 else []}) for n in range(5)]
+    assert read_squares(tmp_path) == [0, 1, 4, 9, 16]
+    assert run(tmp_path, 5, jobs) == [] and len(run(tmp_path, 6, jobs)) == 1
+    Notes(tmp_path).forget("square-3")
+    assert [name for name, _ in run(tmp_path, 6)] == ["square-3"]
+
+
+def test_units_are_drawn_one_by_one(tmp_path):
+    drawn = []
+
+    def endless():
+        while True:
+            drawn.append(len(drawn))
+            yield Unit(f"square-{drawn[-1]}", drawn[-1])
+
+    stop = threading.Event()
+    for number, _ in enumerate(Pool(1).run(tmp_path, square, endless(), stop)):
+        assert len(drawn) == number + 1
+        if number == 2:
+            stop.set()
+    assert read_squares(tmp_path) == [0, 1, 4]
+
+
+def test_a_unit_that_was_stopped_is_not_committed(tmp_path):
+    assert run(tmp_path, 2, function=lambda work, number: None) == []
+    assert list(Notes(tmp_path).names()) == []
+
+
+def test_rejected_inputs_come_in_the_order_of_units(tmp_path):
+    run(tmp_path, 6, jobs=2)
+    found = Notes(tmp_path).rejected(unit.name for unit in squares(6))
+    assert next(found) == 1 and list(found) == [3, 5]
+
+
+def test_a_killed_worker_is_an_error_and_what_is_finished_is_kept(tmp_path):
+    with pytest.raises(UserError, match=r"A worker process died.*What is finished is kept"):
+        run(tmp_path, 12, jobs=2, function=functools.partial(square, dies_at=9))
+    there = len(list(Notes(tmp_path).names()))
+    assert 0 < there < 12
+    assert len(run(tmp_path, 12)) == 12 - there
+    assert read_squares(tmp_path) == [n * n for n in range(12)]
+
+
+def test_a_killed_driver_takes_its_workers_with_it(tmp_path):
+    process = start(tmp_path / "work", tmp_path / "out", 200, 2, 0.02)
+    wait_for(lambda: len(files.names(tmp_path / "work" / "units")) > 4)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    there = files.names(tmp_path / "work" / "units")
+    time.sleep(0.5)
+    assert files.names(tmp_path / "work" / "units") == there and len(there) < 200
+    second = start(tmp_path / "work", tmp_path / "out", 200, 2, 0)
+    assert second.wait() == 0, second.stderr.read()
+    assert (tmp_path / "out").read_text() == f"{expected_squares(200)}" and not (
+        tmp_path / "work"
+    ).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_what_is_in_hand(tmp_path, number):
+    process = start(tmp_path / "work", tmp_path / "out", 200, 2, 0.02)
+    wait_for(lambda: len(files.names(tmp_path / "work" / "units")) > 4)
+    process.send_signal(number)
+    assert process.wait() == 75 and "finishing what is in hand" in process.stderr.read()
+    outputs = files.names(tmp_path / "work" / "squares")
+    assert len(outputs) == len(list(Notes(tmp_path / "work").names())) < 200
+
+
+def test_two_processes_share_a_folder(tmp_path):
+    both = [start(tmp_path / "work", tmp_path / "out", 40, "shared", 0.02) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert (tmp_path / "out").read_text() == f"{expected_squares(40)}" and not (
+        tmp_path / "work"
+    ).exists()
+    counts = [int(error.split()[-2]) for error in errors]
+    assert sum(counts) == 40 and all(counts)
+
+
+def test_a_shared_unit_of_a_dead_worker_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "BEAT_SECONDS", 0.05)
+    process = start(tmp_path / "work", tmp_path / "out", 2, "shared", 60)
+    wait_for(lambda: len(files.names(tmp_path / "work" / "claims")) == 1)
+    shared = Shared(tmp_path / "work", 2)
+    mine = list(shared.available(threading.Event()))
+    assert len(mine) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.1)
+    assert {*mine, *shared.available(threading.Event())} == {0, 1}
+    shared.close()
+    assert not claims.Claims(tmp_path / "work" / "claims").held("unit_0")
+
+
+def test_a_late_commit_makes_no_folder(tmp_path):
+    work_folder.begin(tmp_path / "work", {})
+    shared = Shared(tmp_path / "work", 1)
+    assert list(shared.available(threading.Event())) == [0]
+    files.remove(tmp_path / "work")
+    shared.commit(0, {}, {"array": b"bytes"})
+    assert list(shared.committed()) == [0]
+    shared.close()
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    with pytest.raises(UserError, match=r"could not be written.*No space left.*is kept"):
+        Notes(tmp_path).commit("a", {}, {"array": b""})
+
+
+def test_begun_with_other_settings(tmp_path):
+    work = tmp_path / "out.partial"
+    first = work_folder.begin(work, {"crop_size": 256, "bank": "a"}, {"batch": 7})
+    assert first == {"crop_size": 256, "bank": "a", "batch": 7}
+    assert work_folder.begin(work, {"crop_size": 256, "bank": "a"}, {"batch": 9}) == first
+    with pytest.raises(work_folder.OtherSettings) as error:
+        work_folder.begin(
+            work, {"crop_size": 128, "bank": "b", "more": 1}, {"batch": 7}, {"bank": "the bank"}
+        )
+    assert str(error.value) == (
+        f"{work} was begun with other settings: the bank; `crop_size` was 256, is now 128; `more`"
+        f" was not given, is now 1. Give the same to go on, another `out`, or delete {work} to"
+        " start again."
+    )
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    work = tmp_path / "work"
+    with work_folder.hold(work):
+        process = start(work, tmp_path / "out", 1, 1, 0)
+        assert process.wait() == 2 and "Another process is at work" in process.stderr.read()
+    assert not work.exists()  # nothing was begun
+    with work_folder.hold(work):
+        work_folder.begin(work, {})
+    assert work.exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_finish_that_is_killed_anywhere_is_repeated(tmp_path, monkeypatch, inside):
+    replace, calls = os.replace, [0, 0]
+
+    def dies(source, target):
+        calls[0] += 1
+        if calls[0] == calls[1]:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    def make(path):
+        path.mkdir()
+        for name in ("a", "b"):
+            files.write_text(path / name, name)
+
+    monkeypatch.setattr(os, "replace", dies)
+    for number in range(1, 20):
+        out = tmp_path / f"{number}.zarr"
+        work = out / ".prepare" if inside else out.with_suffix(".partial")
+        work.mkdir(parents=True)
+        calls[:] = 0, number
+        try:
+            work_folder.finish(work, make, out)
+            break
+        except KeyboardInterrupt:
+            assert work.exists()
+        calls[:] = 0, 0
+        work_folder.finish(work, make, out)
+        assert files.names(out) == ["a", "b"] and not work.exists()
+    assert number > (5 if inside else 3)
