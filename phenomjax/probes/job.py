@@ -444,9 +444,9 @@ def figure_arrays(data: Dataset, scores: Scores) -> dict[str, np.ndarray]:
             else:
                 true, found = labels.values[rows[places]], scores[name][places]
             found, true = found[true >= 0], true[true >= 0]
-            predicted = found.argmax(1)
-            answered = found.max(1) > 0
             size = len(labels.classes)
+            predicted = metrics.named(found)
+            answered = predicted < size
             counts = np.bincount(true[answered] * size + predicted[answered], minlength=size * size)
             arrays[f"confusion/{name}/{test}"] = counts.reshape(size, size)
             if np.any((found > 0) & (found < 1)):

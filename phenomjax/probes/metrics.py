@@ -20,6 +20,12 @@ CONFIDENCE = 0.95
 DECISION = 0.5  # a class of several is predicted above this probability
 THRESHOLDS = np.arange(1, 100) / 100  # of f1_max
 BLOCK = 2**20  # weights in memory at once
+# of a result, and decimals at most: those behind them depend on the order of sums, and so on the
+# CPU
+SIGNIFICANT_DIGITS = 12
+# Of predictions: float32, whose last bits differ with batches and CPUs. What differs by less is
+# equal: a class as probable as another, a value as high, a probability as high as a threshold.
+ROUNDING = 1e-6
 Metrics = dict[tuple[str, str], np.ndarray]  # {(metric, average): [draws]}
 Measure = Callable[[np.ndarray], Metrics]  # of weights, float64 [draws, proteins]
 
@@ -98,17 +104,22 @@ def _bootstrap(
         means = means[~np.isnan(means)]  # draws of one class, or of one value
         tail = 50 * (1 - CONFIDENCE)
         defined = not np.isnan(values).any()
-        interval = (
-            np.percentile(means, [tail, 100 - tail]).tolist()
-            if defined and len(means)
-            else [None, None]
-        )
+        ends = np.percentile(means, [tail, 100 - tail]) if defined and len(means) else None
         results[key] = {
-            "value": float(values.mean()) if defined else None,
-            "interval": interval,
-            "seed_std": float(values.std(ddof=1)) if defined and len(values) > 1 else None,
+            "value": rounded(values.mean()) if defined else None,
+            "interval": [None, None] if ends is None else [rounded(end) for end in ends],
+            "seed_std": rounded(values.std(ddof=1)) if defined and len(values) > 1 else None,
         }
     return results
+
+
+def rounded(value: float) -> float:
+    """Without the digits that depend on the order of sums: what is equal, and what a reader sees of
+    it, is so on every CPU.
+    """
+    if abs(value) < 1:
+        return round(float(value), SIGNIFICANT_DIGITS)
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def _weights(count: int, draws: int) -> Iterator[np.ndarray]:
@@ -141,10 +152,12 @@ def measure(truth: Labels, predicted: Any) -> Measure:
 
 
 def named(predicted: np.ndarray) -> np.ndarray:
-    """The class that each row of probabilities names, int64; the number of classes where it names
-    none.
+    """The class that each row of probabilities names, int64, of equal ones the first; the number of
+    classes where it names none.
     """
-    return np.where((predicted > 0).any(-1), predicted.argmax(-1), predicted.shape[-1])
+    most = predicted.max(-1, keepdims=True)
+    first = (predicted >= most * (1 - ROUNDING)).argmax(-1)
+    return np.where(most[..., 0] > 0, first, predicted.shape[-1])
 
 
 def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
@@ -233,7 +246,7 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
     size = true.sum(1)
 
     def hits(threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        named = predicted > threshold
+        named = predicted > threshold + ROUNDING
         return (named & true).sum(1).astype(np.float64), named.sum(1).astype(np.float64)
 
     right, guessed = hits(DECISION)

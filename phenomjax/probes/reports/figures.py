@@ -305,7 +305,8 @@ def calibration(found: "Reliability") -> tuple[np.ndarray, np.ndarray, np.ndarra
     https://doi.org/10.1609/aaai.v29i1.9602).
     """
     probability = np.asarray(found.probability, float)
-    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    # 0.7 of float32 is below 7 / 10
+    bins = np.minimum((probability * BINS + 1e-6).astype(int), BINS - 1)
     count = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(bins, probability, BINS) / count
