@@ -7,7 +7,7 @@ launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -
 """
 
 from phenomjax.cluster import flags as cluster_flags
-from phenomjax.cluster import messages
+from phenomjax.cluster import presence
 from phenomjax.cluster.flags import read_flags
 from phenomjax.system import errors
 from phenomjax.system.log import log_to_stderr
@@ -20,7 +20,7 @@ def main() -> int:
         return 0
     log_to_stderr()
     cluster_flags.start_from_flags()
-    with messages.connected():
+    with presence.connected():
         from phenomjax import train
 
         return train.run(*found)

@@ -1,6 +1,5 @@
 """Reading checkpoints: find one, verify it, compare names and shapes, load parameters."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,9 @@ import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from phenomjax.checkpoints import seal
+from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
-from phenomjax.cluster import messages
 from phenomjax.config import stored as config_stored
 from phenomjax.system.errors import UserError
 
@@ -109,11 +107,8 @@ def _verify(folder: Path, item: str, together: bool) -> None:
     Raises:
       UserError: names what is damaged.
     """
-    index, count = (jax.process_index(), jax.process_count()) if together else (0, 1)
-    wrong = seal.damage(folder, index, count, items=(item,))
-    if together:
-        texts = messages.gather("verify", json.dumps(wrong))
-        wrong = sorted({line for text in texts for line in json.loads(text)})
+    damage = recovery.damage if together else seal.damage
+    wrong = damage(folder, items=(item,))
     if wrong:
         others = [
             s for s in workdir_lib.sealed_steps(folder.parent.parent) if str(s) != folder.name

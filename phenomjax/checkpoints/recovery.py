@@ -2,12 +2,12 @@
 one aside.
 """
 
+import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -15,15 +15,12 @@ from phenomjax.checkpoints import seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
-from phenomjax.cluster.messages import gather
 from phenomjax.config import stored
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
-SCORES, VAL_LOSS = (
-    "scores",
-    "val_loss",
-)  # keys of the item `meta`: {metric: value}; older checkpoints have the loss alone
+# keys of the item `meta`: {metric: value}; older checkpoints have the loss alone
+SCORES, VAL_LOSS = "scores", "val_loss"
 
 
 def newest_good(
@@ -45,31 +42,30 @@ def newest_good(
     Raises:
       UserError: there were checkpoints and none is good, or the disk fails.
     """
-    candidates: list[int] = json.loads(
-        gather("found", _tidy(workdir) if messages.is_main() else "")[0]
-    )
+    main = messages.is_main()
+    candidates = messages.gather("found", _tidy(workdir) if main else [])[0]
     good = None
     for step in reversed(candidates):
-        mine = seal.damage(
-            workdir / CHECKPOINTS / str(step), jax.process_index(), jax.process_count()
-        )
-        wrong = sorted(
-            {line for text in gather("damage", json.dumps(mine)) for line in json.loads(text)}
-        )
+        wrong = damage(workdir / CHECKPOINTS / str(step))
         if not wrong:
             good = step
             break
-        if messages.is_main():
-            _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
-    losses = gather(
-        "good", _settle(workdir, good, candidates, metric) if messages.is_main() else ""
-    )[0]
-    return good, {int(step): loss for step, loss in json.loads(losses).items()}
+        if main:
+            with _writing(workdir):
+                workdir_lib.set_aside(workdir, step, wrong)
+    ranks = messages.gather("good", _settle(workdir, good, candidates, metric) if main else [])[0]
+    return good, dict(ranks)
 
 
-def _tidy(workdir: Path) -> str:
-    """Process 0 at the start: cleans, sets aside what lost its digests, and returns the sealed
-    steps as JSON.
+def damage(folder: Path, items: Sequence[str] = ()) -> list[str]:
+    """`seal.damage` of a checkpoint, found by all processes together: each hashes its share."""
+    mine = seal.damage(folder, jax.process_index(), jax.process_count(), items)
+    return sorted({line for lines in messages.gather("damage", mine) for line in lines})
+
+
+def _tidy(workdir: Path) -> list[int]:
+    """Process 0 at the start: cleans, sets aside what lost its digests, and returns the steps that
+    are left.
     """
     folder = workdir / CHECKPOINTS
     if not (workdir / workdir_lib.PROGRESS).exists():
@@ -82,23 +78,29 @@ def _tidy(workdir: Path) -> str:
                 f" -m phenomjax.checkpoints.seal {folder}/*`, then the same command again."
             )
         if not steps:
-            _on_disk(workdir, workdir_lib.write_progress, workdir, -1)
-    _on_disk(workdir, workdir_lib.clean, workdir)
+            with _writing(workdir):
+                workdir_lib.write_progress(workdir, -1)
+    with _writing(workdir):
+        workdir_lib.clean(workdir)
     for step in workdir_lib.steps(workdir):
         if wrong := seal.structure(folder / str(step))[1]:
-            _on_disk(workdir, workdir_lib.set_aside, workdir, step, wrong)
-    return json.dumps(workdir_lib.steps(workdir))
+            with _writing(workdir):
+                workdir_lib.set_aside(workdir, step, wrong)
+    return workdir_lib.steps(workdir)
 
 
-def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str) -> str:
-    """Process 0 after the verification: records the newest good step, and returns {step: rank} as
-    JSON.
+def _settle(
+    workdir: Path, good: int | None, candidates: list[int], metric: str
+) -> list[tuple[int, float | None]]:
+    """Process 0 after the verification: records the newest good step, and returns all steps with
+    their ranks.
     """
     before = workdir_lib.progress(workdir)
     if good is None and (candidates or before >= 0):
         # else the next start would find nothing, and begin anew
         if not (workdir / workdir_lib.PROGRESS).exists():
-            _on_disk(workdir, workdir_lib.write_progress, workdir, max(candidates, default=0))
+            with _writing(workdir):
+                workdir_lib.write_progress(workdir, max(candidates, default=0))
         aside = workdir / workdir_lib.DAMAGED
         raise UserError(
             f"No checkpoint in {workdir / CHECKPOINTS} is good, although the run had saved some;"
@@ -107,33 +109,36 @@ def _settle(workdir: Path, good: int | None, candidates: list[int], metric: str)
             f" back as {workdir / CHECKPOINTS}/STEP. To begin again, give another --workdir."
         )
     if good is None:
-        return "{}"
+        return []
     if good != before:
         if good < before:
             log.warning(
                 "the newest good checkpoint is that of step %d: the run continues there", good
             )
-        _on_disk(workdir, workdir_lib.write_progress, workdir, good)
-    losses = {}
-    for step in workdir_lib.steps(workdir):
-        try:
-            meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
-            losses[step] = stored.rank(meta.get(SCORES) or {"val/loss": meta.get(VAL_LOSS)}, metric)
-        except (OSError, ValueError):
-            # weights from elsewhere have none; an older checkpoint's damage is told when it is
-            # used
-            losses[step] = None
-    return json.dumps(losses)
+        with _writing(workdir):
+            workdir_lib.write_progress(workdir, good)
+    return [(step, _rank(workdir, step, metric)) for step in workdir_lib.steps(workdir)]
 
 
-def _on_disk(workdir: Path, function: Callable, *args: Any) -> None:
-    """Calls something that writes into the workdir.
+def _rank(workdir: Path, step: int, metric: str) -> float | None:
+    """`config.rank` of a checkpoint, None where it is unknown."""
+    try:
+        meta = json.loads((workdir / CHECKPOINTS / str(step) / "meta" / "metadata").read_text())
+    except (OSError, ValueError):
+        # weights from elsewhere have none; an older checkpoint's damage is told when it is used
+        return None
+    return stored.rank(meta.get(SCORES) or {"val/loss": meta.get(VAL_LOSS)}, metric)
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Something inside writes into the workdir.
 
     Raises:
       UserError: the disk is full or read-only.
     """
     try:
-        function(*args)
+        yield
     except OSError as error:
         if told := workdir_lib.workdir_error(error, workdir, str(error.filename or workdir)):
             raise told from error

@@ -1,1 +1,1 @@
-"""The processes of one training run: where they are, how they start, and what they tell each other."""
+"""The processes of one run: where they are, how they start, and what they tell each other."""

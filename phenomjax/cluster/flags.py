@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster.start import start
 from phenomjax.system.errors import UserError
+
+FLAGS = ("coordinator", "num_processes", "process_id", "local_devices")
 
 
 def define_flags() -> None:
@@ -22,9 +23,6 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "local_devices", 0, "Devices that each process must see, as the launcher promised; 0 = any."
     )
-
-
-FLAGS = ("coordinator", "num_processes", "process_id", "local_devices")
 
 
 def start_from_flags() -> None:
@@ -54,17 +52,11 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
     workdir = flags.DEFINE_string(
         "workdir", None, "Folder of the run; an interrupted run continues in it."
     )
-    cluster_flags.define_flags()
+    define_flags()
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
-        own = (f.name for f in flags.FLAGS.get_flags_for_module(sys.argv[0]))
-        print(
-            doc,
-            *(
-                f"  --{n}: {flags.FLAGS[n].help}"
-                for n in dict.fromkeys([*own, "config", "workdir", *cluster_flags.FLAGS])
-            ),
-            sep="\n",
-        )
+        own = [f.name for f in flags.FLAGS.get_flags_for_module(sys.argv[0])]
+        names = dict.fromkeys([*own, "config", "workdir", *FLAGS])
+        print(doc, *(f"  --{name}: {flags.FLAGS[name].help}" for name in names), sep="\n")
         print(
             "Every key with its default and meaning stands in phenomjax/config/keys.py; experiments"
             " stand in configs/."
@@ -85,7 +77,7 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns what absl and ml_collections raise for a flag, a key or a config file into a UserError."""
+    """Turns what absl and ml_collections raise for a flag, a key or a file into a UserError."""
     try:
         yield
     except (

@@ -1,188 +1,82 @@
-"""The processes of a run: start-up (SLURM, flags, single), stop signals, barriers that name who is
-late, and leaving together.
+"""What the processes of a run tell each other: gathers, barriers that name who is late, the stop
+signal.
 
-JAX's coordination service (its key-value store) carries all messages; no collective of devices is
-needed to tell others of an error.
+JAX's coordination service (its key-value store, which process 0 serves) carries all messages. They
+need no devices, and may be sent from a thread.
 """
 
-import contextlib
 import json
 import logging
-import os
-import re
-import signal
-import sys
-import textwrap
-import threading
 import time
-import traceback
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
-from phenomjax.cluster import messages
-from phenomjax.system.errors import EXIT_FAILED, EXIT_STUCK, UserError
+from phenomjax.system.errors import EXIT_STUCK, UserError
 
 log = logging.getLogger("phenomjax")
-LEAVE = "phenomjax/leave"
+REMIND_SECONDS = 30.0  # between two lines about who is late
+Value = TypeVar("Value")
+# (processes that did not come yet, whether the time is up) -> None to wait on, or what is known of
+# some of them
+GiveUp = Callable[[set[int], bool], dict[int, str] | None]
+_rounds: dict[str, int] = {}
 _polls = 0
-_barriers: dict[str, int] = {}
-_report: dict[str, Any] = {"step": 0, "phase": "starting"}
 
 
-def client() -> Any:
-    """The key-value store of JAX's coordination service, which has no public name."""
+class Store(Protocol):
+    """What is used of the client of JAX's coordination service."""
+
+    def key_value_set(self, key: str, value: str, *, allow_overwrite: bool = False) -> None: ...
+    def key_value_try_get(self, key: str) -> str: ...
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
+    def blocking_key_value_get(self, key: str, milliseconds: int, /) -> str: ...
+
+
+def _client() -> Store | None:
+    """JAX has no public name for it."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return cast(Store | None, distributed.global_state.client)
 
 
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Ends all processes at once when anything inside fails in one of them, with that one's exit
-    code and message last.
-
-    Without it the others would wait in a collective, and JAX's exit barrier would hold this one,
-    for minutes.
-    """
-    try:
-        yield
-    except UserError as error:
-        leave(
-            error.exit_code,
-            textwrap.fill(f"error: {error}", 110, break_long_words=False, break_on_hyphens=False),
-        )
-    except KeyboardInterrupt:
-        leave(128 + signal.SIGINT, "interrupted twice: ended without saving")
-    except Exception:
-        leave(EXIT_FAILED, traceback.format_exc())
+def has_store() -> bool:
+    """Whether this process is connected to the others, or to itself."""
+    return _client() is not None
 
 
-def leave(code: int, text: str) -> None:
-    """Tells all other processes to leave with this exit code, and leaves by `os._exit`; the first
-    one to speak is heard.
-
-    Args:
-      code: exit code of all processes.
-      text: shown last on stderr by this process, and written into its log.
-    """
-    first, many = True, jax.process_count() > 1
-    if many:
-        if re.search("collective|gloo|nccl", text, re.IGNORECASE) and (missing := silent()):
-            text += (
-                f"\nNo answer from {', '.join(missing)}: killed, stopped, or its node is lost. This"
-                " process failed because of that."
-            )
-        word = {
-            "code": code,
-            "process": jax.process_index(),
-            "text": text.strip().splitlines()[-1][:300],
-        }
-        try:
-            client().key_value_set(LEAVE, json.dumps(word))
-        except Exception:  # another one was first (or the coordinator is gone): its words count
-            first = False
-            with contextlib.suppress(Exception):
-                code = json.loads(client().key_value_try_get(LEAVE))["code"]
-    log.getChild("process").error("%s", text)
-    if many:
-        time.sleep(2 * _period() + 0.2)  # the others leave meanwhile, so that this text is the last
-    if first:
-        print("\n" + text, file=sys.stderr)
-    sys.stderr.flush()
-    sys.stdout.flush()
-    os._exit(code)
+def store() -> Store:
+    """The key-value store of a process that is connected."""
+    client = _client()
+    assert client is not None, "start.start was not called"
+    return client
 
 
-def _period() -> float:
+def period() -> float:
     """Seconds between two words of a process; process 0 serves some thousand a second."""
     return max(0.5, jax.process_count() / 500)
 
 
-def _follow(stop: threading.Event) -> None:
-    """Says all the time that this process is alive and where it is, and leaves when another one
-    said so.
-    """
-    # The period is asked for once: at the end of the program JAX's devices are gone before this
-    # thread is.
-    store, own, beat, period = client(), jax.process_index(), 0, _period()
-    while not stop.wait(period):
-        beat += 1
-        with contextlib.suppress(Exception):
-            store.key_value_set(
-                f"phenomjax/beat/{own}", json.dumps({"beat": beat, **_report}), allow_overwrite=True
-            )
-        try:
-            word = json.loads(store.key_value_try_get(LEAVE))
-        except Exception:
-            continue
-        if word["process"] == own:
-            return
-        because = f"{name(word['process'])}: {word['text']}"
-        log.getChild("process").error(
-            "leaving with exit code %d, because of %s", word["code"], because
-        )
-        if word["code"] == EXIT_STUCK:
-            from phenomjax.system import log as system_log
-
-            system_log.dump_stacks(jax.process_index())
-        if own == 0:  # it serves the others' messages, so it is the last one
-            time.sleep(4 * period)
-        os._exit(word["code"])
-
-
-def report(**values: Any) -> None:
-    """Says where this process is (`step`, `phase`, `since`) in case another one waits for it."""
-    _report.update(values)
-
-
-def beats() -> dict[int, dict[str, Any]]:
-    """What each process last said: {process: {"beat", "step", "phase", …}}."""
-    pairs = client().key_value_dir_get("phenomjax/beat")
-    return {int(key.rsplit("/", 1)[1]): json.loads(value) for key, value in pairs}
-
-
-def silent() -> list[str]:
-    """Names of the other processes that say nothing for a while."""
-    try:
-        before = beats()
-        time.sleep(2.5 * _period())
-        after = beats()
-    except Exception:  # the coordinator itself is gone
-        return [name(0)]
-    others = [i for i in range(jax.process_count()) if i != jax.process_index()]
-    return [
-        name(i) for i in others if before.get(i, {}).get("beat") == after.get(i, {}).get("beat")
-    ]
-
-
-def behind() -> list[str]:
-    """Who the others wait for: processes that do not answer, or else those at the earliest step and
-    phase.
-    """
-    if missing := silent():
-        return [f"{who}, which does not answer" for who in missing]
-    found = beats()
-    order = lambda i: (  # noqa: E731
-        found[i]["step"],
-        found[i]["phase"] == "step",
-    )
-    first = min(map(order, found))
-    return [
-        f"{name(i)} at step {found[i]['step']} ({found[i]['phase']})"
-        for i in sorted(found)
-        if order(i) == first
-    ]
+def introduce(process: int, text: str) -> None:
+    """Tells the others what this process is called."""
+    store().key_value_set(f"phenomjax/name/{process}", text)
 
 
 def name(process: int) -> str:
     """What a process is called in messages: "process 3 on lab1 (pid 77)"."""
     try:
-        return f"process {process} on {client().key_value_try_get(f'phenomjax/name/{process}')}"
-    except Exception:
+        return f"process {process} on {store().key_value_try_get(f'phenomjax/name/{process}')}"
+    except Exception:  # it did not introduce itself, or the coordinator is gone
         return f"process {process}"
+
+
+def is_main() -> bool:
+    """Whether this process writes logs, metrics and figures."""
+    return jax.process_index() == 0
 
 
 def stop_requested() -> bool:
@@ -196,9 +90,142 @@ def stop_requested() -> bool:
     return multihost_utils.reached_preemption_sync_point(_polls)
 
 
-def is_main() -> bool:
-    """Whether this process writes logs, metrics and figures."""
-    return jax.process_index() == 0
+def agree(flag: bool) -> bool:
+    """The answer of process 0, for decisions that depend on a clock; a collective, which is quick
+    enough for every step.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
+
+
+def say(key: str, text: str) -> None:
+    """Leaves a text for whoever hears `key`; a key is used once."""
+    store().key_value_set(f"phenomjax/{key}", text)
+
+
+def hear(key: str, seconds: float) -> str:
+    """The text of a key, as soon as somebody said it.
+
+    Raises:
+      TimeoutError: nobody did.
+    """
+    # Short waits: Python cannot interrupt one.
+    end, longest = time.monotonic() + seconds, 2 * period()
+    while True:
+        wait = min(longest, end - time.monotonic())
+        try:
+            return store().blocking_key_value_get(f"phenomjax/{key}", max(1, round(1000 * wait)))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE" not in str(error):
+                raise
+            if time.monotonic() >= end:
+                raise TimeoutError(f"nobody said {key} within {seconds:g} s") from None
+
+
+def _said(key: str) -> dict[int, str]:
+    """What was said so far in a round, by process."""
+    pairs = store().key_value_dir_get(f"phenomjax/{key}/of/")
+    return {int(one.rsplit("/", 1)[1]): text for one, text in pairs}
+
+
+def heard(label: str) -> dict[int, str]:
+    """What others have said, as JSON, in the next gather of a label, which this process has not
+    come to yet.
+    """
+    return _said(f"gather/{label}/{_rounds.get(label, -1) + 1}")
+
+
+@dataclass(frozen=True)
+class Gathered(Generic[Value]):
+    """What came of a gather.
+
+    Attributes:
+      said: by process; without those that did not come.
+      why: {process: what process 0 found out about it} for some of those.
+    """
+
+    said: dict[int, Value]
+    why: dict[int, str]
+
+    def missing(self) -> list[int]:
+        """The processes that did not come."""
+        return [i for i in range(jax.process_count()) if i not in self.said]
+
+
+def gather_some(
+    label: str, value: Value, seconds: float, give_up: GiveUp, patience: float
+) -> Gathered[Value]:
+    """What each process says, as far as they come; process 0 decides how long it waits for them.
+
+    Args:
+      label: all processes gather in the same order under a label; threads need labels of their own.
+      value: what this process says, as JSON can hold it.
+      seconds: how long process 0 waits.
+      give_up: asked by process 0 about once a second. What it returns is told to all.
+      patience: how long the others wait for process 0's word.
+
+    Returns:
+      The same on all processes, unless process 0 said nothing: then what this one could see.
+    """
+    if jax.process_count() == 1:
+        return Gathered({0: value}, {})
+    _rounds[label] = _rounds.get(label, -1) + 1
+    key = f"gather/{label}/{_rounds[label]}"
+    say(f"{key}/of/{jax.process_index()}", json.dumps(value))
+    if is_main():
+        texts, why = _collect(key, seconds, give_up)
+        say(f"{key}/all", json.dumps({"said": texts, "why": why}))
+        return Gathered({i: json.loads(text) for i, text in texts.items()}, why)
+    try:
+        all_said = json.loads(hear(f"{key}/all", patience))
+    except TimeoutError:
+        said = _said(key)
+        if len(said) == jax.process_count():
+            del said[0]  # it came, and then it said nothing
+        return Gathered({i: json.loads(text) for i, text in said.items()}, {})
+    return Gathered(
+        {int(i): json.loads(text) for i, text in all_said["said"].items()},
+        {int(i): text for i, text in all_said["why"].items()},
+    )
+
+
+def _collect(key: str, seconds: float, give_up: GiveUp) -> tuple[dict[int, str], dict[int, str]]:
+    """Process 0: the texts that came, and what is known of those that did not come."""
+    end, said = time.monotonic() + seconds, dict[int, str]()
+    everybody = range(jax.process_count())
+    for process in everybody:
+        while process not in said:
+            try:
+                wait = min(2 * period(), max(end - time.monotonic(), 0.0))
+                said[process] = hear(f"{key}/of/{process}", wait)
+            except TimeoutError:
+                said = _said(key)
+                missing, late = set(everybody) - said.keys(), time.monotonic() >= end
+                if not missing:
+                    break
+                why = give_up(missing, late)
+                if late or why is not None:
+                    return said, why or {}
+    return said, {}
+
+
+def gather(label: str, value: Value, seconds: float = 1800.0) -> list[Value]:
+    """What each process says, in order.
+
+    Args:
+      label: as in `gather_some`.
+      value: what this process says, as JSON can hold it.
+      seconds: how long to wait for all of them.
+
+    Raises:
+      TimeoutError: some said nothing for so long; names them.
+    """
+    found = gather_some(label, value, seconds, lambda missing, late: None, seconds)
+    if missing := found.missing():
+        who = ", ".join(map(name, missing))
+        raise TimeoutError(f"{who} did not come to '{label}' within {seconds:g} s")
+    return [found.said[i] for i in range(jax.process_count())]
 
 
 def barrier(label: str, seconds: float = 1800.0) -> None:
@@ -207,90 +234,19 @@ def barrier(label: str, seconds: float = 1800.0) -> None:
     Raises:
       UserError: after `seconds`, with the names of those that did not come (exit code 76).
     """
-    if jax.process_count() == 1:
-        return
-    number = _barriers[label] = _barriers.get(label, -1) + 1
-    key, store = f"phenomjax/barrier/{label}/{number}", client()
-    store.key_value_set(f"{key}/came/{jax.process_index()}", "")
+    reminded = time.monotonic()
 
-    def late() -> list[str]:
-        came = {int(k.rsplit("/", 1)[1]) for k, _ in store.key_value_dir_get(f"{key}/came")}
-        return [name(i) for i in range(jax.process_count()) if i not in came]
+    def remind(missing: set[int], late: bool) -> None:
+        nonlocal reminded
+        if not late and time.monotonic() - reminded > REMIND_SECONDS:
+            reminded = time.monotonic()
+            who = ", ".join(map(name, sorted(missing)))
+            log.warning("waiting at '%s' for %s", label, who)
 
-    end, said = time.monotonic() + seconds, time.monotonic()
-    while time.monotonic() < end:
-        if is_main():
-            if not (missing := late()):
-                store.key_value_set(f"{key}/open", "")
-                return
-            if time.monotonic() - said > 30:
-                said = time.monotonic()
-                log.warning("waiting at '%s' for %s", label, ", ".join(missing))
-            time.sleep(0.02)
-        else:
-            try:
-                store.blocking_key_value_get(
-                    f"{key}/open", int(1000 * max(end - time.monotonic(), 0.001))
-                )
-                return
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE" not in str(error):
-                    raise
-    raise UserError(
-        f"After {seconds:.0f} s these processes have not come to '{label}': {', '.join(late())}."
-        " Their own files in WORKDIR/logs say where they are; a slow disk or a lost node is the"
-        " usual cause. Run the same command again.",
-        EXIT_STUCK,
-    )
-
-
-def agree(flag: bool) -> bool:
-    """The answer of process 0, for decisions that depend on a clock."""
-    if jax.process_count() == 1:
-        return flag
-    import numpy as np
-
-    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
-
-
-_gathered: dict[str, int] = {}
-
-
-def gather(label: str, text: str, seconds: float = 1800.0) -> list[str]:
-    """What each process says, in order; it can be called from a thread. Messages go by way of
-    process 0 and need no devices.
-
-    Raises:
-      TimeoutError: some said nothing for so long; names them.
-    """
-    count, own = jax.process_count(), jax.process_index()
-    if count == 1:
-        return [text]
-    number = _gathered[label] = _gathered.get(label, -1) + 1
-    key, client, end = (
-        f"phenomjax/gather/{label}/{number}",
-        messages.client(),
-        time.monotonic() + seconds,
-    )
-    client.key_value_set(f"{key}/{own}", text)
-
-    def wait_for(name: str) -> str:
-        return client.blocking_key_value_get(
-            f"{key}/{name}", max(1, round(1000 * (end - time.monotonic())))
+    if missing := gather_some(label, "", seconds, remind, seconds).missing():
+        raise UserError(
+            f"After {seconds:.0f} s these processes have not come to '{label}':"
+            f" {', '.join(map(name, missing))}. Their own files in WORKDIR/logs say where they are;"
+            " a slow disk or a lost node is the usual cause. Run the same command again.",
+            EXIT_STUCK,
         )
-
-    late = 0
-    try:
-        if own == 0:
-            texts = []
-            for late in range(count):
-                texts.append(wait_for(str(late)))
-            client.key_value_set(f"{key}/all", json.dumps(texts))
-            return texts
-        return json.loads(wait_for("all"))
-    except jax.errors.JaxRuntimeError as error:
-        if "DEADLINE" not in str(error):
-            raise
-        raise TimeoutError(
-            f"{messages.name(late)} did not come to '{label}' within {seconds:g} s"
-        ) from None

@@ -12,22 +12,18 @@ import threading
 
 import jax
 
-from phenomjax.cluster.messages import _follow, client, connected
+from phenomjax.cluster import messages, presence
 from phenomjax.cluster.place import Place, find_place
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
-
-
 HEARTBEAT_SECONDS = 30  # a process whose node died is noticed after this time
-
-
 CONNECT_SECONDS = 180
 
 
 def started() -> bool:
     """Whether `start` connected this process (a notebook need not)."""
-    return client() is not None
+    return messages.has_store()
 
 
 def start(
@@ -48,7 +44,7 @@ def start(
         each other exit with 1.
     """
     place = find_place(coordinator, num_processes, process_id, os.environ)
-    address = place.coordinator or f"127.0.0.1:{_free_port()}"
+    address = place.coordinator or f"127.0.0.1:{free_port()}"
     # JAX would end the process without an explanation.
     alone = threading.Timer(CONNECT_SECONDS - 5, _nobody_came, (place, address))
     alone.daemon = True
@@ -70,19 +66,17 @@ def start(
     if place.process_id:
         log.setLevel(logging.WARNING)  # process 0 speaks for all
     if place.num_processes > 1:
-        client().key_value_set(
-            f"phenomjax/name/{place.process_id}", f"{socket.gethostname()} (pid {os.getpid()})"
-        )
+        messages.introduce(place.process_id, f"{socket.gethostname()} (pid {os.getpid()})")
         stop = threading.Event()
         thread = threading.Thread(
-            target=_follow, args=(stop,), daemon=True, name="follow the others"
+            target=presence.follow, args=(stop,), daemon=True, name="follow the others"
         )
         thread.start()
         # Python ends daemon threads by an exception that would abort the process (exit code 134)
         # while this one is in JAX's C++ code.
         atexit.register(thread.join, 10)
         atexit.register(stop.set)  # called before the one above
-    with connected():
+    with presence.connected():
         _check_devices(place, local_devices)
 
 
@@ -116,7 +110,8 @@ def _check_devices(place: Place, promised: int) -> None:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this host that nobody listens on now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]

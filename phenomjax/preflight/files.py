@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from phenomjax import sharding, tasks
 from phenomjax.checkpoints import checkpointer, seal
 from phenomjax.config import checks, keys
-from phenomjax.preflight.runner import FAIL, Problem
+from phenomjax.preflight.results import FAIL, Problem
 from phenomjax.preflight.stand import Bench, differences, size
 from phenomjax.preflight.steps import STEPS, abstract_state, on
 from phenomjax.system.errors import UserError
@@ -22,7 +22,53 @@ from phenomjax.system.errors import UserError
 SEEN_SECONDS = 20.0  # a network file system may show a file of another host some seconds late
 
 
-def look_at_config(bench: Bench) -> dict[str, Any]:
+class Configured(TypedDict):
+    """{key: value} as one process reads it, and why it does not fit its host, or ""."""
+
+    config: dict[str, str]
+    unfit: str
+
+
+class Seen(TypedDict):
+    """The processes whose file one process does not see, and seconds until it saw the others."""
+
+    missing: list[int]
+    waited: float
+
+
+class Read(TypedDict):
+    """What one process read: checksums and shapes of the banks, items that could not be read, rows
+    a batch, units a second and their name, and whether there is anything held out.
+    """
+
+    fingerprints: dict[str, str]
+    specs: str
+    bad: int
+    rows: int
+    rate: float
+    unit: str
+    val: bool
+
+
+class Space(TypedDict):
+    """Bytes that a checkpoint needs, and those that are free, and how many checkpoints stay."""
+
+    need: int
+    free: int
+    total: int
+    copies: int
+
+
+class Kept(TypedDict):
+    """Bytes of the state, seconds of writing and reading it, and of the loop's wait."""
+
+    bytes: int
+    wrote: float
+    read: float
+    blocked: float
+
+
+def look_at_config(bench: Bench) -> Configured:
     """All keys, and what is wrong with them here."""
     flat = {key: repr(value) for key, value in checks.flatten(bench.config).items()}
     try:
@@ -33,7 +79,7 @@ def look_at_config(bench: Bench) -> dict[str, Any]:
     return {"config": flat, "unfit": bench.unfit}
 
 
-def judge_config(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_config(found: list[Configured], names: list[str]) -> str:
     keys = sorted({key for f in found for key in f["config"]})
     wrong = [
         f"{k}: {text}"
@@ -54,7 +100,7 @@ def judge_config(found: list[dict[str, Any]], names: list[str]) -> str:
     return f"{len(keys)} keys are the same on all"
 
 
-def look_at_workdir(bench: Bench) -> dict[str, Any]:
+def look_at_workdir(bench: Bench) -> Seen:
     """Writes a file, and looks for those of the others."""
     exchange, own = bench.exchange, bench.exchange.own
     bench.folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +126,7 @@ def _there(path: Path, text: str) -> bool:
         return False
 
 
-def judge_workdir(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_workdir(found: list[Seen], names: list[str]) -> str:
     wrong = [
         f"{names[i]} does not see what {', '.join(names[j] for j in f['missing'])} wrote"
         for i, f in enumerate(found)
@@ -97,7 +143,7 @@ def judge_workdir(found: list[dict[str, Any]], names: list[str]) -> str:
     )
 
 
-def look_at_data(bench: Bench) -> dict[str, Any]:
+def look_at_data(bench: Bench) -> Read:
     """Opens the banks (or simulates them in the folder) and reads one batch of both splits."""
     if bench.unfit:
         raise UserError(bench.unfit)
@@ -127,14 +173,15 @@ def look_at_data(bench: Bench) -> dict[str, Any]:
     }
 
 
-def judge_data(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_data(found: list[Read], names: list[str]) -> str:
     mend = (
         "Copy the bank anew to the host that differs, or give the path of one that all share;"
         " `python -m phenomjax.prepare inspect` checks it."
     )
-    for key in ("fingerprints", "specs"):
-        if text := differences([f[key] for f in found], names):
-            raise Problem(f"the {key} of the banks differ: {text}", mend)
+    if text := differences([f["fingerprints"] for f in found], names):
+        raise Problem(f"the fingerprints of the banks differ: {text}", mend)
+    if text := differences([f["specs"] for f in found], names):
+        raise Problem(f"the specs of the banks differ: {text}", mend)
     f, slow = found[0], min(range(len(found)), key=lambda i: found[i]["rate"])
     val = "one batch of both splits read" if f["val"] else "one batch read (nothing is held out)"
     bad = sum(f["bad"] for f in found)
@@ -145,7 +192,7 @@ def judge_data(found: list[dict[str, Any]], names: list[str]) -> str:
     )
 
 
-def look_at_disk(bench: Bench) -> dict[str, Any]:
+def look_at_disk(bench: Bench) -> Space:
     """Bytes of the state, and what is free."""
     assert bench.mesh is not None
     with on(bench.mesh, bench.config):
@@ -160,7 +207,7 @@ def look_at_disk(bench: Bench) -> dict[str, Any]:
     }
 
 
-def judge_disk(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_disk(found: list[Space], names: list[str]) -> str:
     f = min(found, key=lambda f: f["free"])
     need = f["need"] * f["copies"]
     text = (
@@ -176,14 +223,14 @@ def judge_disk(found: list[dict[str, Any]], names: list[str]) -> str:
     return text
 
 
-def save_and_restore(bench: Bench) -> dict[str, Any]:
+def save_and_restore(bench: Bench) -> Kept:
     """Writes the state, seals it, verifies and restores it, and compares this process's shards bit
     for bit.
     """
     folder, config = bench.folder / "run", bench.config
     folder.mkdir(parents=True, exist_ok=True)
     assert bench.mesh is not None
-    meta = {"window": None, "rollbacks": [], "redo": [], "data": bench.loader.fingerprints}
+    meta: dict[str, object] = {"window": None, "rollbacks": [], "redo": [], "data": bench.loader.fingerprints}
     with on(bench.mesh, config):
         writer = checkpointer.Checkpointer(folder, config)
         writer.newest_good()
@@ -229,11 +276,10 @@ def _same_bits(a: jax.Array, b: jax.Array) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
 
 
-def judge_checkpoint(found: list[dict[str, Any]], names: list[str]) -> str:
-    count, wrote, read, blocked = (
-        max(f[key] for f in found) for key in ("bytes", "wrote", "read", "blocked")
-    )
+def judge_checkpoint(found: list[Kept], names: list[str]) -> str:
+    wrote, blocked = max(f["wrote"] for f in found), max(f["blocked"] for f in found)
     return (
-        f"{size(count)} written and sealed in {wrote:.2f} s (the loop waits {blocked:.2f} s of"
-        f" them), verified and restored in {read:.2f} s: equal bit for bit"
+        f"{size(max(f['bytes'] for f in found))} written and sealed in {wrote:.2f} s (the loop"
+        f" waits {blocked:.2f} s of them), verified and restored in"
+        f" {max(f['read'] for f in found):.2f} s: equal bit for bit"
     )

@@ -9,7 +9,7 @@ import socket
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,33 @@ from jax.sharding import PartitionSpec as P
 import phenomjax
 from phenomjax import sharding
 from phenomjax.cluster import messages, start
-from phenomjax.preflight.runner import Problem, Skip
+from phenomjax.preflight.results import Problem, Skip
 from phenomjax.preflight.stand import LIMITS, MIB, Bench, differences
 from phenomjax.system import versions
 
 MAX_SKEW = 1.0  # seconds
 
 
-def look_at_devices(bench: Bench) -> dict[str, Any]:
+class Devices(TypedDict):
+    """Those of one process: kind, number, and GiB for JAX on the smallest, 0 where it is not
+    known.
+    """
+
+    kind: str
+    count: int
+    GiB: float
+
+
+class Reduced(TypedDict):
+    """What one process saw of an all-reduce over n devices: median seconds by MiB, as text."""
+
+    n: int
+    seconds: dict[str, float]
+    expect: float
+    host: str
+
+
+def look_at_devices(bench: Bench) -> Devices:
     """Kind, number and memory of this process's devices, each of which computes something."""
     devices = jax.local_devices()
     for device in devices:
@@ -48,13 +67,16 @@ def look_at_devices(bench: Bench) -> dict[str, Any]:
     }
 
 
-def judge_devices(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_devices(found: list[Devices], names: list[str]) -> str:
     mend = (
         "See `nvidia-smi` on that host (MIG, a GPU that is down, another program on it), and"
         " --gpus-per-node of the job."
     )
-    for key in ("kind", "count"):
-        if text := differences([f[key] for f in found], names):
+    for key, values in (
+        ("kind", [f["kind"] for f in found]),
+        ("count", [f["count"] for f in found]),
+    ):
+        if text := differences(values, names):
             raise Problem(f"the {key} of devices differs: {text}", mend)
     memory = [f["GiB"] for f in found]
     if min(memory) < 0.98 * max(memory):
@@ -74,20 +96,19 @@ def look_at_clock(bench: Bench) -> list[float] | None:
     exchange = bench.exchange
     if exchange.count == 1:
         raise Skip("there is only one process")
-    client, key = exchange.client, "phenomjax/preflight/clock"
-    rounds = range(5)
+    key, rounds = "preflight/clock", range(5)
     if exchange.own:
         for k in rounds:
-            exchange.wait(f"{key}/ask/{exchange.own}/{k}", 60)
-            client.key_value_set(f"{key}/answer/{exchange.own}/{k}", repr(time.time()))
+            messages.hear(f"{key}/ask/{exchange.own}/{k}", 60)
+            messages.say(f"{key}/answer/{exchange.own}/{k}", repr(time.time()))
         return None
     found = []
     for i in range(1, exchange.count):
         best = (np.inf, 0.0)  # the shortest round trip knows best
         for k in rounds:
             begin = time.time()
-            client.key_value_set(f"{key}/ask/{i}/{k}", "")
-            there = float(exchange.wait(f"{key}/answer/{i}/{k}", 60))
+            messages.say(f"{key}/ask/{i}/{k}", "")
+            there = float(messages.hear(f"{key}/answer/{i}/{k}", 60))
             end = time.time()
             best = min(best, ((end - begin) / 2, there - (begin + end) / 2))
         found += [best[1], best[0]]
@@ -157,7 +178,7 @@ def judge_versions(found: list[dict[str, str]], names: list[str]) -> str:
     )
 
 
-def all_reduce(bench: Bench) -> dict[str, Any]:
+def all_reduce(bench: Bench) -> Reduced:
     """Median seconds of `psum` over the data axis, by MiB on each device."""
     mesh = bench.mesh or jax.make_mesh(
         (jax.device_count(), 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2
@@ -165,7 +186,7 @@ def all_reduce(bench: Bench) -> dict[str, Any]:
     n = mesh.shape["data"]
     if n == 1:
         raise Skip("the data axis is one device: nothing is reduced")
-    rows, seconds = NamedSharding(mesh, P("data")), {}
+    rows, seconds = NamedSharding(mesh, P("data")), dict[str, float]()
     for mib in (1, 8, 64) if jax.default_backend() == "cpu" else (1, 16, 256):
         count = mib * MIB // 4
         x = jax.jit(
@@ -190,11 +211,11 @@ def all_reduce(bench: Bench) -> dict[str, Any]:
                 f"the sum over {n} devices is wrong",
                 "Take that node out: its network or a device returns other numbers.",
             )
-        seconds[mib] = statistics.median(times[1:])
+        seconds[str(mib)] = statistics.median(times[1:])
     return {"n": n, "seconds": seconds, "expect": bench.expect_gbps, "host": socket.gethostname()}
 
 
-def judge_all_reduce(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_all_reduce(found: list[Reduced], names: list[str]) -> str:
     n, rates = found[0]["n"], {}
     for mib in found[0]["seconds"]:
         slowest = max(float(f["seconds"][mib]) for f in found)

@@ -1,12 +1,15 @@
 """What the checks of a preflight share: one `Bench` a process."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from phenomjax.preflight.runner import Exchange, Result
+from phenomjax.preflight.exchange import Exchange
+from phenomjax.preflight.results import Result
+from phenomjax.state import TrainState
+from phenomjax.tasks import Loader, Task
 
 MIB = 2**20
 # Time limits of the checks in seconds.
@@ -33,29 +36,30 @@ class Bench:
       config: as read; finalized and resolved by the checks "config" and "data".
       folder: WORKDIR/preflight-…, for everything that is written.
       exchange: connects the processes.
-      results: of the checks so far, the same on all processes.
       expect_gbps: Gbit/s of a host's network, 0.0 = not known.
+      mesh: None as long as the configuration does not fit.
+      unfit: why it does not fit this host.
+      results: of the checks so far, the same on all processes.
+      task, loader: of the check "data".
+      state, losses: of the check "steps"; the metrics of each step.
     """
+
+    task: Task
+    loader: Loader
+    state: TrainState
 
     def __init__(
         self, config: ConfigDict, folder: Path, exchange: Exchange, expect_gbps: float = 0.0
     ):
-        self.config, self.folder, self.exchange, self.expect_gbps = (
-            config,
-            folder,
-            exchange,
-            expect_gbps,
-        )
+        self.config, self.folder, self.exchange = config, folder, exchange
+        self.expect_gbps = expect_gbps
         self.mesh: Mesh | None = None
-        self.unfit = ""  # why the configuration does not fit this host
-        self.task: Any = None
-        self.loader: Any = None
-        self.state: Any = None
+        self.unfit = ""
         self.results: dict[str, Result] = {}
         self.losses: list[dict[str, float]] = []
 
 
-def differences(found: list[Any], names: list[str]) -> str:
+def differences(found: Sequence[object], names: list[str]) -> str:
     """What differs: "x on process 0 on lab0; y on process 1 on lab1", or "" when all found the
     same.
     """
@@ -64,11 +68,9 @@ def differences(found: list[Any], names: list[str]) -> str:
         text: [name for name, other in zip(names, texts, strict=True) if other == text]
         for text in texts
     }
-    return (
-        ""
-        if len(who) == 1
-        else "; ".join(f"{text or 'none'} on {', '.join(names)}" for text, names in who.items())
-    )
+    if len(who) == 1:
+        return ""
+    return "; ".join(f"{text or 'none'} on {', '.join(names)}" for text, names in who.items())
 
 
 def size(count: float) -> str:

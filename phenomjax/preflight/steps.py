@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import flax.linen as nn
 import jax
@@ -13,20 +13,43 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Compiled
 from ml_collections import ConfigDict
 
 from phenomjax import optim, sharding
 from phenomjax import state as state_lib
 from phenomjax.cluster import start
 from phenomjax.models.layers import compute_dtype
-from phenomjax.preflight.runner import Problem, Skip
+from phenomjax.preflight.results import Problem, Skip
 from phenomjax.preflight.stand import LIMITS, Bench, differences, size
+from phenomjax.state import TrainState
 from phenomjax.step import jit_step
 from phenomjax.training.feed import to_devices
 
 STEPS = 10
 # relative difference of losses: float32 products, and bfloat16 or TF32 ones
 EXACT, ROUNDED = 1e-5, 2e-2
+StepMetrics = dict[str, float]
+
+
+class Stepped(TypedDict):
+    """What one process saw of the first steps: their metrics, median seconds, GiB a device."""
+
+    metrics: list[StepMetrics]
+    seconds: float
+    GiB: float
+
+
+class Alone(TypedDict):
+    """The metrics of the steps on all processes and on one alone, which took some seconds a step on
+    some devices, and how much they may differ.
+    """
+
+    all: list[StepMetrics]
+    alone: list[StepMetrics]
+    seconds: float
+    limit: float
+    devices: int
 
 
 @contextlib.contextmanager
@@ -36,7 +59,9 @@ def on(mesh: Mesh, config: ConfigDict) -> Iterator[None]:
         yield
 
 
-def abstract_state(bench: Bench, mesh: Mesh) -> tuple[Any, Any, Any]:
+def abstract_state(
+    bench: Bench, mesh: Mesh
+) -> tuple[Callable[[jax.Array], TrainState], TrainState, TrainState]:
     """`state.abstract` of the run on a mesh."""
     spec = {
         name: jax.ShapeDtypeStruct(shape, dtype)
@@ -46,27 +71,27 @@ def abstract_state(bench: Bench, mesh: Mesh) -> tuple[Any, Any, Any]:
 
 
 def steps(
-    bench: Bench, mesh: Mesh, ready: Callable[[str, Any], None]
-) -> tuple[Any, list[dict[str, float]], float]:
+    bench: Bench, mesh: Mesh, ready: Callable[[str, int], None]
+) -> tuple[TrainState, list[StepMetrics], float]:
     """The first steps of the run on a mesh, as the loop does them.
 
     Args:
       bench: of this process.
       mesh: of all devices, or of some.
-      ready: called before the first use of a compiled step, with a label and its memory analysis.
+      ready: called before the first use of a compiled step, with a label and its bytes on a device.
 
     Returns:
       (state, metrics of each step, median seconds of a step).
     """
-    c, compiled = bench.config, dict[Any, Any]()
-    found: list[dict[str, float]] = []
+    c, compiled = bench.config, dict[object, Compiled]()
+    found: list[StepMetrics] = []
     times: list[float] = []
     with on(mesh, c):
         rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
         init, abstract, shards = abstract_state(bench, mesh)
         loader = bench.task.loader("train", *sharding.row_block(mesh))
         step = jit_step(bench.task, optim.make(c), c, mesh, shards)
-        state = None
+        state: TrainState | None = None
         for i in range(STEPS):
             batch = to_devices(loader.batch(i), rows)
             shapes = tuple((name, x.shape, str(x.dtype)) for name, x in batch.items())
@@ -74,7 +99,7 @@ def steps(
                 compiled[shapes] = step.lower(
                     abstract, batch, jax.random.key(0), np.uint32(0)
                 ).compile()
-                ready(f"compiled {len(compiled)}", compiled[shapes].memory_analysis())
+                ready(f"compiled {len(compiled)}", _bytes(compiled[shapes]))
             if state is None:
                 key = jax.device_put(jax.random.key(c.seed), everywhere)
                 state = jax.jit(init, out_shardings=shards)(key)
@@ -83,16 +108,17 @@ def steps(
             state, values = compiled[shapes](state, batch, key, np.uint32(i))
             found.append({name: float(x) for name, x in jax.device_get(values).items()})
             times.append(time.perf_counter() - begin)
+    assert state is not None
     return state, found, statistics.median(times[1:])
 
 
-def run_steps(bench: Bench) -> dict[str, Any]:
+def run_steps(bench: Bench) -> Stepped:
     """Ten steps on all processes."""
     start.use_compilation_cache()
     memory = []
 
-    def ready(label: str, analysis: Any) -> None:
-        memory.append(_bytes(analysis))
+    def ready(label: str, need: int) -> None:
+        memory.append(need)
         # The first collective of a program gives up when processes come more than half a minute
         # apart.
         bench.exchange.meet(label, LIMITS["steps"])
@@ -102,7 +128,7 @@ def run_steps(bench: Bench) -> dict[str, Any]:
     return {"metrics": bench.losses, "seconds": seconds, "GiB": max(memory) / 2**30}
 
 
-def judge_steps(found: list[dict[str, Any]], names: list[str]) -> str:
+def judge_steps(found: list[Stepped], names: list[str]) -> str:
     losses = [[m["train/loss"] for m in f["metrics"]] for f in found]
     if text := differences(losses, names):
         raise Problem(
@@ -123,11 +149,13 @@ def judge_steps(found: list[dict[str, Any]], names: list[str]) -> str:
     )
 
 
-def _bytes(analysis: Any) -> int:
+def _bytes(compiled: Compiled) -> int:
+    """What a program takes of a device's memory; 0 where the backend does not tell."""
+    analysis = compiled.memory_analysis()
     return (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes) if analysis else 0
 
 
-def run_alone(bench: Bench) -> dict[str, Any] | None:
+def run_alone(bench: Bench) -> Alone | None:
     """Process 0 takes the same steps on its own devices, with the whole batch; the others wait."""
     if bench.exchange.count == 1 and jax.device_count() == 1:
         raise Skip("the steps above ran on one device: there is nothing to compare with")
@@ -154,11 +182,9 @@ def run_alone(bench: Bench) -> dict[str, Any] | None:
             f"a whole batch of {size(batch)} does not fit into {size(free)} of one host: {smaller}"
         )
 
-    def fits(_: str, analysis: Any) -> None:
-        room, need = (
-            _device_memory(devices[0]),
-            _bytes(analysis) * (len(devices) if devices[0].platform == "cpu" else 1),
-        )
+    def fits(_: str, need: int) -> None:
+        room = _device_memory(devices[0])
+        need *= len(devices) if devices[0].platform == "cpu" else 1  # they share the memory
         if need > 0.95 * room:
             raise Skip(
                 f"the whole batch on {len(devices)} device(s) needs {size(need)}, and {size(room)}"
@@ -186,7 +212,7 @@ def run_alone(bench: Bench) -> dict[str, Any] | None:
     }
 
 
-def _device_memory(device: Any) -> float:
+def _device_memory(device: jax.Device) -> float:
     """Bytes that are free on a device."""
     stats = device.memory_stats()
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else _host_memory()
@@ -203,7 +229,7 @@ def _host_memory() -> float:
         return float("inf")
 
 
-def judge_alone(found: list[dict[str, Any] | None], names: list[str]) -> str:
+def judge_alone(found: list[Alone | None], names: list[str]) -> str:
     f = found[0]
     assert f is not None
     off = [

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import jax
 
-from phenomjax.cluster import messages
+from phenomjax.cluster import presence
 from phenomjax.system.errors import EXIT_STUCK
 from phenomjax.system.log import dump_stacks
 
@@ -53,7 +53,7 @@ class Watchdog:
     def enter(self, phase: str) -> None:
         """Says what the training thread does now; the clock runs on."""
         self.phase = phase
-        messages.report(step=self.step, phase=phase)
+        presence.tell(self.step, phase)
 
     @contextlib.contextmanager
     def slow(self, phase: str) -> Iterator[None]:
@@ -80,11 +80,11 @@ class Watchdog:
     def _end(self, waited: float) -> None:
         dump_stacks(jax.process_index())
         who = (
-            f" The others wait for {'; '.join(messages.behind())}."
+            f" The others wait for {'; '.join(presence.behind())}."
             if jax.process_count() > 1
             else ""
         )
-        messages.leave(
+        presence.leave(
             EXIT_STUCK,
             f"error: nothing moved for {waited:.0f} s at step {self.step} ({self.phase}; limit"
             f" {self._limit:.0f} s, config.watchdog).{who} The stacks of all threads are in"

@@ -384,10 +384,10 @@ import json, sys
 from pathlib import Path
 from phenomjax import config
 from phenomjax.checkpoints.checkpointer import Checkpointer
-from phenomjax.cluster import messages, start
+from phenomjax.cluster import presence, start
 coordinator, index, workdir = sys.argv[1:]
 start.start(coordinator, 2, int(index))
-with messages.connected():
+with presence.connected():
     print(json.dumps(Checkpointer(Path(workdir), config.base()).newest_good()), flush=True)
 """
 

@@ -221,7 +221,7 @@ def test_a_barrier_names_who_is_late(tmp_path):
         "if int(sys.argv[2]): time.sleep(30)\n"
         "errors.exit_on_user_error(lambda: messages.barrier('meeting', 2.0))"
     )
-    address = f"127.0.0.1:{start._free_port()}"
+    address = f"127.0.0.1:{start.free_port()}"
     command = [sys.executable, "-c", program, address]
     late = subprocess.Popen([*command, "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
     first = subprocess.Popen([*command, "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -53,7 +53,7 @@ def start(workdir, program, count=1, devices=1, environment=None, **changes):
     if count > 1:
         command += [
             "--coordinator",
-            f"127.0.0.1:{cluster_start._free_port()}",
+            f"127.0.0.1:{cluster_start.free_port()}",
             f"--num_processes={count}",
         ]
     base = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION")} | (

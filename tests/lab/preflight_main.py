@@ -14,14 +14,14 @@ import toy_task  # noqa: E402
 
 from phenomjax import tasks  # noqa: E402
 from phenomjax.config import mae  # noqa: E402
-from phenomjax.preflight import files, hosts, runner, stand  # noqa: E402
+from phenomjax.preflight import exchange, files, hosts, runner, stand  # noqa: E402
 from phenomjax.system import errors  # noqa: E402
 from phenomjax.system import versions as system_versions  # noqa: E402
 
 stand.LIMITS["data"] = 5.0
 from phenomjax.preflight import __main__ as preflight  # noqa: E402  after the limit above
 
-runner.SILENT_SECONDS, runner.GRACE_SECONDS, files.SEEN_SECONDS = 5.0, 2.0, 1.0
+exchange.SILENT_SECONDS, runner.GRACE_SECONDS, files.SEEN_SECONDS = 5.0, 2.0, 1.0
 PLANTED = dict(pair.split(":") for pair in os.environ.get("PLANT", "").split(",") if pair)
 
 

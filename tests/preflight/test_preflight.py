@@ -13,7 +13,8 @@ from phenomjax.cluster import start as cluster_start
 from phenomjax.config import keys
 from phenomjax.preflight import __main__ as preflight
 from phenomjax.preflight import checks, files, hosts, steps
-from phenomjax.preflight.runner import FAIL, OK, Exchange, Problem, Result, Skip
+from phenomjax.preflight.exchange import Exchange
+from phenomjax.preflight.results import FAIL, OK, Problem, Result, Skip, table
 from phenomjax.preflight.stand import Bench
 from tests.lab import ROOT
 
@@ -74,7 +75,7 @@ def start(workdir, plant="", *flags, prefix=()):
     """Runs two processes of the toy task; (exit codes, stdout of process 0, both outputs). `prefix`
     is put before the command of process 1.
     """
-    address = f"127.0.0.1:{cluster_start._free_port()}"
+    address = f"127.0.0.1:{cluster_start.free_port()}"
     command = [
         PYTHON,
         "tests/lab/preflight_main.py",
@@ -319,7 +320,7 @@ def test_table():
         Result("disk", FAIL, 0.5, "x " * 90, "Make space."),
         Result("steps", "not run", 0, "needs disk"),
     ]
-    text = preflight.table(rows, "head")
+    text = table(rows, "head")
     assert text.startswith(
         "head\n\ncheck    result   seconds  detail\ndevices  ok           1.2  all there\n"
     )
