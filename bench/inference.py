@@ -226,7 +226,8 @@ def prepare(case: dict) -> int:
     from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
     from phenomjax.export import release
     from phenomjax.tasks.mae import MaskedAutoencoder
-    from phenomjax.trained import image_model, opening, parameters
+    from phenomjax.trained import opening
+    from phenomjax.trained.model import Trained, fingerprint
 
     folder = Path(case["folder"])
     screen = SimulationConfig(
@@ -238,7 +239,7 @@ def prepare(case: dict) -> int:
     )
     write_screen(folder / "bank.zarr", screen)
     if case["checkpoint"]:
-        model = opening.load(case["checkpoint"])
+        model = opening.load_images(case["checkpoint"])
     else:
         config: ConfigDict = base()
         size, patch = case["model"].split("/")
@@ -263,9 +264,7 @@ def prepare(case: dict) -> int:
             "channels": np.arange(CHANNELS)[None],
         }
         params = jax.device_get(nn.unbox(jax.jit(task.init)(jax.random.key(0), batch)))
-        model = image_model.ImageModel(
-            folder, 0, config, task, params, parameters.fingerprint(params)
-        )
+        model = Trained(folder, 0, config, task, params, fingerprint(params))
     (folder / "release").mkdir()
     release.write(folder / "release", model, "bench", "none")
     return 0
@@ -281,7 +280,7 @@ def build(case: dict) -> tuple[Callable, Callable]:
     from phenomjax.trained import opening
 
     folder, size = Path(case["folder"]), case["batch"]
-    bank, model = open_bank(folder / "bank.zarr"), opening.load(folder / "release")
+    bank, model = open_bank(folder / "bank.zarr"), opening.load_images(folder / "release")
     grid = plan.grid(FIELD, FIELD, CROP, CROP)
     reader = CropReader(bank)
     pixels = np.empty((size, CROP, CROP, CHANNELS), bank.dtype)
@@ -328,8 +327,8 @@ def build(case: dict) -> tuple[Callable, Callable]:
 
 def make_runtime(case: dict, model: Any, folder: Path) -> Any:
     """A runtime of phenomjax, or PyTorch behind the same method."""
-    from phenomjax.export import graph
     from phenomjax.inference.runtimes import choose
+    from phenomjax.trained.graphs import graph
 
     settings = graph.settings(model)
     name, _, precision = case["peer"].partition("-")
@@ -356,7 +355,8 @@ class TorchRuntime:
     def __init__(self, folder: Path, compiled: bool, gpu: bool, model: Any):
         import torch
 
-        from phenomjax.export import graph, torch_encoder
+        from phenomjax.export import torch_encoder
+        from phenomjax.trained.graphs import graph
 
         torch.set_num_threads(1)
         self._torch, self._device, self._gpu = torch, "cuda" if gpu else "cpu", gpu

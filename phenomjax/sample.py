@@ -21,12 +21,14 @@ from jax import lax
 from jaxtyping import Array
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, SPECIALS, UNK
+from phenomjax.inference.options import check_arguments
 from phenomjax.system import errors
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.tasks.causal_lm import CausalLM
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 ROWS = 64  # sequences at a time
@@ -110,14 +112,14 @@ def run(args: argparse.Namespace) -> int:
       UserError: a mistake in the arguments, or a model that cannot write.
     """
     check(args)
-    model = language_model.load(args.checkpoint)
+    model = opening.load_sequences(args.checkpoint)
     if not isinstance(model.task, CausalLM):
         raise UserError(
             f"--checkpoint {args.checkpoint} holds a model of task '{model.config.task}', which"
             " does not write sequences from left to right. Give a run of causal_lm, such as"
             " configs/prot_txl.py."
         )
-    words = model.words
+    words = model.task.words
     prompt = words.encode(args.prompt.upper() if words.name == "protein" else args.prompt)
     if (prompt == UNK).any():
         raise UserError(
@@ -160,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Checks the numbers among the arguments."""
-    language_model.check_arguments(args, num=1, length=1)
+    check_arguments(args, num=1, length=1)
     if args.temperature < 0:
         raise UserError(
             f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or"
@@ -185,7 +187,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: language_model.Trained,
+        model: SequenceModel,
         task: CausalLM,
         prompt: np.ndarray,
         length: int,
@@ -200,7 +202,7 @@ class Sampler:
         # As far back as a token of training could see; in a shorter sequence everything.
         seen = task.inference_segment_len + task.mem_len("val")
         self._cache = min(len(prompt) + self._most + 1, seen)
-        words, allowed = model.words, np.zeros(model.config.model.vocab_size, bool)
+        words, allowed = model.task.words, np.zeros(model.config.model.vocab_size, bool)
         allowed[
             (
                 [words.ids[a] for a in AMINO_ACIDS]

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
+from phenomjax.inference.options import check_arguments
 from phenomjax.inference.variants import likelihood
 from phenomjax.inference.variants import table as variants_table
 from phenomjax.system import errors
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 
 log = logging.getLogger("phenomjax")
 
@@ -124,18 +125,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    language_model.check_arguments(args, batch_tokens=0, segment_len=0)
+    check_arguments(args, batch_tokens=0, segment_len=0)
     if args.out.suffix not in (".csv", ".tsv"):
         raise UserError(
             f"--out {args.out} must end in .csv (or .tsv): scores are written as a table."
         )
-    model = language_model.load(args.checkpoint, "float32")  # differences of sums
-    if model.words.name != "protein":
+    model = opening.load_sequences(args.checkpoint, "float32")  # differences of sums
+    if model.task.words.name != "protein":
         raise UserError(
-            f"--checkpoint {args.checkpoint} reads {model.words.name}, and mutations are of"
+            f"--checkpoint {args.checkpoint} reads {model.task.words.name}, and mutations are of"
             " proteins. Give a model of proteins."
         )
-    wild_type = variants_table.read_wild_type(args.wild_type, model.rare)
+    wild_type = variants_table.read_wild_type(args.wild_type, model.task.rare)
     if args.scan:
         if args.target_column or args.offset_column:
             raise UserError(

@@ -17,10 +17,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from phenomjax.export import card, graph, hub, onnx_file, release, stablehlo, weights
+from phenomjax.export import card, engine, hub, release, stablehlo, weights
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, UserError, check_folder_of, exit_on_user_error
-from phenomjax.trained import image_model, opening
+from phenomjax.trained import opening
+from phenomjax.trained.graphs import graph, onnx_file
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 FORMATS = {
@@ -142,8 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     system_log.log_to_stderr()
     check(args)
-    model = opening.load(args.checkpoint)
-    run: dict[str, Callable[[argparse.Namespace, image_model.ImageModel], None]]
+    model = opening.load_images(args.checkpoint)
+    run: dict[str, Callable[[argparse.Namespace, ImageModel], None]]
     run = {
         "onnx": write_onnx,
         "stablehlo": write_stablehlo,
@@ -182,14 +184,14 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def chosen_settings(args: argparse.Namespace, model: image_model.ImageModel) -> graph.Settings:
+def chosen_settings(args: argparse.Namespace, model: ImageModel) -> graph.Settings:
     """What the flags say about the graph."""
     return graph.settings(
         model, args.block, args.channelwise, args.image_size, args.channels, args.pixels
     )
 
 
-def write_onnx(args: argparse.Namespace, model: image_model.ImageModel) -> None:
+def write_onnx(args: argparse.Namespace, model: ImageModel) -> None:
     """--format onnx."""
     chosen = chosen_settings(args, model)
     agreement = onnx_file.write(args.out, model, chosen, args.opset, args.bank)
@@ -206,7 +208,7 @@ def write_onnx(args: argparse.Namespace, model: image_model.ImageModel) -> None:
     )
 
 
-def write_stablehlo(args: argparse.Namespace, model: image_model.ImageModel) -> None:
+def write_stablehlo(args: argparse.Namespace, model: ImageModel) -> None:
     """--format stablehlo."""
     chosen = chosen_settings(args, model)
     said = stablehlo.write(args.out, model, chosen, tuple(args.platforms.split(",")), args.bank)
@@ -215,7 +217,7 @@ def write_stablehlo(args: argparse.Namespace, model: image_model.ImageModel) -> 
     )
 
 
-def write_folder(args: argparse.Namespace, model: image_model.ImageModel) -> None:
+def write_folder(args: argparse.Namespace, model: ImageModel) -> None:
     """--format safetensors or release: the folder is filled under another name first."""
     partial = args.out.with_name(f"partial-{os.getpid()}-{args.out.name}")
     name = args.name or args.out.absolute().name
@@ -236,12 +238,10 @@ def write_folder(args: argparse.Namespace, model: image_model.ImageModel) -> Non
     )
 
 
-def write_engine(args: argparse.Namespace, model: image_model.ImageModel) -> None:
+def write_engine(args: argparse.Namespace, model: ImageModel) -> None:
     """--format tensorrt."""
-    from phenomjax.export import tensorrt_engine
-
     chosen = chosen_settings(args, model)
-    tensorrt_engine.write(
+    engine.write(
         args.out, model, chosen, args.precision, args.batch_size, args.calibration, args.bank
     )
 

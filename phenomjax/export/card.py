@@ -9,14 +9,15 @@ from typing import Any
 import jax
 
 from phenomjax import __version__
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.image_model import encoder_params
+from phenomjax.trained.model import ImageModel
 
 JAX_LINES = """\
 import jax, numpy as np
-from phenomjax.trained.image_model import features, load
+from phenomjax.trained.opening import load
 model = load("FOLDER")
 pixels = PIXELS
-embeddings = jax.jit(features(model))(model.params, pixels)[:, 0]"""
+embeddings = jax.jit(model.task.embed)(model.params, {"pixels": pixels})"""
 TORCH_LINES = """\
 import sys, torch
 sys.path.insert(0, "FOLDER")
@@ -51,7 +52,7 @@ def write(
     )
     encoder, everything = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
-        for tree in (model.encoder_params, model.params)
+        for tree in (encoder_params(model), model.params)
     )
     banks = ", ".join(Path(bank).name for bank in task.data.banks) or "unknown"
     rows = [

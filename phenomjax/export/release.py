@@ -8,7 +8,7 @@ from pathlib import Path
 from phenomjax.export import card, weights
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 from phenomjax.trained.release import SUMS, load
 
 TORCH = Path(__file__).with_name("torch_encoder.py")

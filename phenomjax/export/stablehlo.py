@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from phenomjax.export import graph
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import graph
+from phenomjax.trained.model import ImageModel
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 BATCHES = (1, 3, 8)  # sizes that a written file is tried with

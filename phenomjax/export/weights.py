@@ -11,8 +11,7 @@ import numpy as np
 from phenomjax import __version__
 from phenomjax.convert import files, openphenom
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained import parameters
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel, fingerprint
 from phenomjax.trained.release import CONFIG, WEIGHTS, read
 
 LAYOUTS = ("openphenom", "timm")
@@ -66,7 +65,7 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
     )
     if layout == "openphenom" and equal:
         params = read(folder).params
-        equal = parameters.fingerprint(params) == model.fingerprint
+        equal = fingerprint(params) == model.fingerprint
     if not equal:
         raise UserError(
             f"{folder / WEIGHTS} does not hold what was written to it. Is the disk full, or"

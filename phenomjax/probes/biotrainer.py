@@ -35,7 +35,8 @@ from phenomjax.inference.variants import likelihood, table
 from phenomjax.system import errors
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from phenomjax.system.log import log_to_stderr
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
+from phenomjax.trained.model import SequenceModel
 
 FRAMEWORKS = ("pbc", "flip", "pgym")
 
@@ -47,7 +48,7 @@ def sequence_hash(sequence: str) -> str:
     return hashlib.sha256(f"{sequence}_{len(sequence)}".encode()).hexdigest()
 
 
-def name_of(model: language_model.Trained) -> str:
+def name_of(model: SequenceModel) -> str:
     """What biotrainer calls a model; another training has another name, as biotrainer keeps results
     by name.
     """
@@ -115,7 +116,7 @@ def _there(out: Path, wanted: dict[str, str], per: str, checkpoint: str | Path) 
         return (
             not wanted
             or file.attrs.get("checkpoint_fingerprint")
-            == language_model.load(checkpoint).fingerprint
+            == opening.load_sequences(checkpoint).fingerprint
         )
 
 
@@ -129,7 +130,7 @@ def embedder(checkpoint: str | Path) -> Any:
     interfaces, torch = _import("biotrainer.embedders.interfaces"), importlib.import_module("torch")
 
     class PhenomjaxEmbedder(interfaces.EmbedderInterface):
-        name = name_of(language_model.load(checkpoint))
+        name = name_of(opening.load_sequences(checkpoint))
         _device = torch.device("cpu")  # of the tensors; the model runs where JAX does
 
         def _embed_single(self, sequence: str) -> Any:
@@ -159,7 +160,7 @@ def train(checkpoint: str | Path, config: str | Path) -> dict:
     steps, protocols = _import("biotrainer.trainers.steps"), _import("biotrainer.protocols")
     if not Path(config).is_file():
         raise UserError(f"There is no file {config} (--config). Give a config file of biotrainer.")
-    model_name = name_of(language_model.load(checkpoint))
+    model_name = name_of(opening.load_sequences(checkpoint))
 
     class Embedding(steps.EmbeddingStep):
         def process(self, context: Any) -> Any:
@@ -214,7 +215,7 @@ def autoeval(
       biotrainer's AutoEvalReport.
     """
     package = _import("biotrainer.autoeval")
-    name = name_of(language_model.load(checkpoint))
+    name = name_of(opening.load_sequences(checkpoint))
     arguments: dict[str, Any] = {"custom_storage_path": data, "output_dir": out}
     if framework.lower() == "pgym":
         scores = engineer(checkpoint)
@@ -257,10 +258,10 @@ def engineer(checkpoint: str | Path) -> Any:
         _import("biotrainer.bioengineer"),
         _import("biotrainer.bioengineer.bioengineer_data_classes"),
     )
-    model = language_model.load(checkpoint, "float32")
-    if model.words.name != "protein":
+    model = opening.load_sequences(checkpoint, "float32")
+    if model.task.words.name != "protein":
         raise UserError(
-            f"--checkpoint {checkpoint} reads {model.words.name}, and mutations are of proteins."
+            f"--checkpoint {checkpoint} reads {model.task.words.name}, and mutations are of proteins."
         )
     masked, name = model.task.scoring == "masked", name_of(model)
     method = inner.ZeroShotMethod.MASKED_MARGINALS if masked else inner.ZeroShotMethod.PERPLEXITY

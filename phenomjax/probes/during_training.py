@@ -33,7 +33,7 @@ from phenomjax.probes.suites import dataset, suite_file
 from phenomjax.probes.suites.dataset import Dataset
 from phenomjax.probes.suites.suite import Mutations
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.trained.language_model import Trained
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 THREAD = "probes"
@@ -70,7 +70,7 @@ class Probes:
 
     def __init__(self, config: ConfigDict, task: Any):
         self._config, self._task = config, task
-        self._model = Trained(Path("step 0"), 0, config, task, None, "")
+        self._model = SequenceModel(Path("step 0"), 0, config, task, {}, "")
         self._embedder: embeddings.Embedder | None = None
         self._probes: list[Probe] = []
         if messages.is_main():
@@ -80,7 +80,7 @@ class Probes:
     def _read(self) -> None:
         """Reads all data once, before the first step."""
         self._suite = suite_file.load(self._config.probes.suite, self._config.probes.data)
-        alphabet, left_out = self._model.words.name, []
+        alphabet, left_out = self._model.task.words.name, []
         for name, entry in self._suite.tasks.items():
             if isinstance(entry, Mutations) or entry.alphabet != alphabet:
                 left_out.append(name)

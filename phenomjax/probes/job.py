@@ -32,8 +32,8 @@ from phenomjax.system import locks
 from phenomjax.system import log as system_log
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
 from phenomjax.system.processes import stop_on_signals
-from phenomjax.trained import language_model
-from phenomjax.trained.language_model import Trained
+from phenomjax.trained import opening
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 Scores = dict[str, Any]  # predictions of the test rows, by label
@@ -174,10 +174,10 @@ class Job:
     def run(self) -> None:
         """Reads all tasks, then computes what no earlier start has left."""
         models = {
-            name: language_model.load(path, self.args.compute_dtype)
+            name: opening.load_sequences(path, self.args.compute_dtype)
             for name, path in self.checkpoints.items()
         }
-        alphabets = {model.words.name for model in models.values()}
+        alphabets = {model.task.words.name for model in models.values()}
         self._read(alphabets)
         if self.unread and not self.suite.tasks.keys() - self.unread:
             raise UserError("No task could be read; each mistake stands above, with what mends it.")
@@ -261,12 +261,12 @@ class Job:
                         name, results.BASELINE_NAMES[baseline], self._key(name, baseline), make
                     )
 
-    def _of_model(self, name: str, model: Trained) -> Iterator[Work]:
+    def _of_model(self, name: str, model: SequenceModel) -> Iterator[Work]:
         """What stands on a checkpoint, or on its random-weights twin."""
         twin = embeddings.random_twin(model)
         for task_name, task in self.suite.tasks.items():
             alphabet = task.alphabet if isinstance(task, Task) else "protein"
-            if task_name not in self.details.tasks or model.words.name != alphabet:
+            if task_name not in self.details.tasks or model.task.words.name != alphabet:
                 continue
             for one, is_twin in ((model, False), (twin, True)):
                 who, key = (
@@ -299,7 +299,7 @@ class Job:
             scores = baselines.predict(name, data, self.suite.training)
         return self._judged(task, scores, lambda row: results.baseline_row(row, task, name))
 
-    def _head(self, task: str, head: str, name: str, model: Trained, is_twin: bool) -> Part:
+    def _head(self, task: str, head: str, name: str, model: SequenceModel, is_twin: bool) -> Part:
         data = self._datasets[task]
         features = self.cache.get(model, data.sequences, data.per, self.stop)
         if head == "nearest":
@@ -310,10 +310,10 @@ class Job:
         return self._judged(task, scores, lambda row: named(row, task, name, head, str(model.path)))
 
     def _mutations(
-        self, name: str, task: Mutations, model_name: str, model: Trained, is_twin: bool
+        self, name: str, task: Mutations, model_name: str, model: SequenceModel, is_twin: bool
     ) -> Part:
         if np.dtype(model.task.dtype) != np.float32:  # differences of sums
-            model = language_model.load(model.path, "float32")
+            model = opening.load_sequences(model.path, "float32")
             model = embeddings.random_twin(model) if is_twin else model
         rows, effects = mutations.run(
             name,
@@ -371,7 +371,7 @@ class Job:
                 arrays["map/predicted"],
             )
 
-    def _leakage(self, models: dict[str, Trained]) -> None:
+    def _leakage(self, models: dict[str, SequenceModel]) -> None:
         """Counts sequences that training and tests share; the banks are those of `--bank`, or of
         the runs where they still are.
         """
@@ -455,7 +455,7 @@ def figure_arrays(data: Dataset, scores: Scores) -> dict[str, np.ndarray]:
     return arrays
 
 
-def describe(model: Trained) -> list[Any]:
+def describe(model: SequenceModel) -> list[Any]:
     """What decides a model's features and likelihoods."""
     return [
         model.fingerprint,

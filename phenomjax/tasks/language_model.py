@@ -16,7 +16,7 @@ from phenomjax.cluster import messages
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
 from phenomjax.data.sequences.lanes import LaneLoader
-from phenomjax.data.sequences.vocabulary import SPECIALS, vocabulary
+from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary, vocabulary
 from phenomjax.data.simulated import families
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
@@ -44,6 +44,16 @@ class LanguageModel:
 
     directions = 1
     scoring = "sequence"
+
+    @property
+    def words(self) -> Vocabulary:
+        """The vocabulary that the model reads; its banks may be gone."""
+        return vocabulary_of(self.config)
+
+    @property
+    def rare(self) -> str:
+        """What the banks did with rare letters, a name in encode.RARE_RULES."""
+        return self.config.model.rare or "x"
 
     @property
     def num_feature_layers(self) -> int:
@@ -224,6 +234,6 @@ def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
     return path
 
 
-def vocabulary_of(config: ConfigDict) -> Any:
+def vocabulary_of(config: ConfigDict) -> Vocabulary:
     """The vocabulary that a resolved config's model reads; its banks may be gone."""
     return vocabulary(config.model.alphabet or "protein")

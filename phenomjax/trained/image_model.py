@@ -1,57 +1,26 @@
-"""A trained masked autoencoder as an encoder of images, read from its checkpoint: nothing of its
-banks is needed any more.
-"""
+"""The encoder of a trained masked autoencoder as a pure function, and what may be asked of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.system.types import Params
+from phenomjax.trained.model import ImageModel
 
 
-@dataclass(frozen=True)
-class ImageModel:
-    """A model that is ready to be used.
-
-    Attributes:
-      path: of the checkpoint folder.
-      step: at which it was saved.
-      config: of the run, resolved.
-      task: that was trained.
-      params: float32 parameters, NumPy arrays; the decoder's are among them.
-      fingerprint: sha256 of the parameters.
-    """
-
-    path: Path
-    step: int
-    config: ConfigDict
-    task: MaskedAutoencoder
-    params: Any
-    fingerprint: str
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the encoder."""
-        return self.config.model.depth
-
-    @property
-    def encoder_params(self) -> Any:
-        """The parameters that embedding needs: without the decoder's."""
-        return {name: value for name, value in self.params.items() if name != "decoder"}
+def encoder_params(model: ImageModel) -> Params:
+    """The parameters that embedding needs: without the decoder's."""
+    return {name: value for name, value in model.params.items() if name != "decoder"}
 
 
 def features(model: ImageModel) -> Callable[..., Array]:
     """The encoder as a pure function, `encode(params, pixels, blocks, channelwise)`, to be jitted,
     exported or sharded.
 
-    params are `model.encoder_params` (more does no harm); pixels (batch, height, width, C), uint8
+    params are `encoder_params(model)` (more does no harm); pixels (batch, height, width, C), uint8
     or uint16 as they are in a bank, standardised inside; blocks are numbers from 1 to depth;
     channelwise gives, of a channel-agnostic model, one embedding a channel, side by side. The
     result is float32 (batch, len(blocks), embed), or (…, C * embed): the mean over the patch
@@ -63,7 +32,7 @@ def features(model: ImageModel) -> Callable[..., Array]:
     module, settings = model.task.model, model.config.model
 
     def encode(
-        params: Any,
+        params: Params,
         pixels: Array,
         blocks: Sequence[int] = (settings.depth,),
         channelwise: bool = False,
@@ -89,16 +58,16 @@ def check_blocks(model: ImageModel, blocks: Sequence[int]) -> tuple[int, ...]:
     have.
     """
     for block in blocks:
-        if not 1 <= block <= model.depth:
+        if not 1 <= block <= model.config.model.depth:
             raise UserError(
-                f"--block {block}: this model's encoder has blocks 1 to {model.depth}; without"
+                f"--block {block}: this model's encoder has blocks 1 to {model.config.model.depth}; without"
                 " --block it is the last one."
             )
     if len(set(blocks)) < len(blocks):
         raise UserError(
             f"--block {' '.join(map(str, blocks))} names a block twice. Name each once."
         )
-    return tuple(blocks) or (model.depth,)
+    return tuple(blocks) or (model.config.model.depth,)
 
 
 def check_channelwise(model: ImageModel, channelwise: bool) -> None:
@@ -118,7 +87,9 @@ def dim(model: ImageModel, channels: int, channelwise: bool) -> int:
     return model.config.model.embed_dim * (channels if channelwise else 1)
 
 
-def on_devices(params: Any, devices: Sequence[jax.Device]) -> tuple[Any, jax.sharding.Sharding]:
+def on_devices(
+    params: Params, devices: Sequence[jax.Device]
+) -> tuple[Params, jax.sharding.Sharding]:
     """Copies parameters to all of the devices; returns them with the sharding that divides a batch
     over these.
     """

@@ -1,34 +1,79 @@
-"""Opens a checkpoint of a masked autoencoder as a model ready to use."""
+"""Opens a workdir, a checkpoint or a release folder as a model ready to be used."""
 
+import dataclasses
+import logging
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from phenomjax import tasks
+from phenomjax.checkpoints import loading
 from phenomjax.system.errors import UserError
+from phenomjax.tasks.language_model import LanguageModel
 from phenomjax.tasks.mae import MaskedAutoencoder
-from phenomjax.trained import parameters
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained import release
+from phenomjax.trained.model import ImageModel, SequenceModel, Trained, fingerprint
+
+log = logging.getLogger("phenomjax")
 
 
-def load(path: str | Path, dtype: str = "") -> ImageModel:
-    """Loads the newest checkpoint of a run, or the one that is named.
+def load(path: str | Path, dtype: str = "") -> Trained[Any]:
+    """Loads the newest checkpoint of a run, the one that is named, or a release, and says which.
 
     Args:
-      path: workdir, WORKDIR/checkpoints/STEP, or a release folder.
+      path: workdir, WORKDIR/checkpoints/STEP, or a release folder (`phenomjax.export`).
       dtype: compute type instead of that of the run: "auto", "float32" or "bfloat16".
 
     Raises:
-      UserError: there is no checkpoint, or it is of no masked autoencoder.
+      UserError: there is no checkpoint, or it is damaged.
     """
-    if (Path(path) / "SHA256SUMS").is_file():  # a release folder, `phenomjax.export`
-        from phenomjax.trained import release
-
-        return release.load(path, dtype)
-    read = parameters.read(path, dtype)
-    task = tasks.make(read.config)
-    if not isinstance(task, MaskedAutoencoder):
+    if not Path(path).exists():
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{read.config.task}', which does not read"
+            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give"
+            " the --workdir of a training run, or one of its checkpoints/STEP folders."
+        )
+    if (Path(path) / release.SUMS).is_file():
+        return release.load(path, dtype)
+    folder = loading.find(path)
+    config, params, step = loading.load(folder)
+    config.model.dtype = dtype or config.model.dtype
+    log.info(
+        "model: %s, %.1f M parameters, step %d of %s",
+        config.task,
+        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
+        step,
+        folder,
+    )
+    return Trained(folder, step, config, tasks.make(config), params, fingerprint(params))
+
+
+def load_images(path: str | Path, dtype: str = "") -> ImageModel:
+    """`load` for a model that reads images.
+
+    Raises:
+      UserError: as `load`, or it is of no masked autoencoder.
+    """
+    model = load(path, dtype)
+    if not isinstance(model.task, MaskedAutoencoder):
+        raise UserError(
+            f"--checkpoint {path} holds a model of task '{model.config.task}', which does not read"
             " images. Give a run of task 'mae', or embed sequences with --source FILE instead of"
             " --bank."
         )
-    return ImageModel(read.path, read.step, read.config, task, read.params, read.fingerprint)
+    return model
+
+
+def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:
+    """`load` for a model that reads sequences; its parameters are on the device.
+
+    Raises:
+      UserError: as `load`, or it is of no language model.
+    """
+    model = load(path, dtype)
+    if not isinstance(model.task, LanguageModel):
+        raise UserError(
+            f"--checkpoint {path} holds a model of task '{model.config.task}', which does not read"
+            " sequences. Give a run of causal_lm, permutation_lm or bidirectional_lm."
+        )
+    return dataclasses.replace(model, params=jax.device_put(model.params))

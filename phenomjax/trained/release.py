@@ -14,8 +14,7 @@ from phenomjax.models import vit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.mae import MaskedAutoencoder
-from phenomjax.trained import parameters
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel, Trained, fingerprint
 
 SUMS = "SHA256SUMS"
 
@@ -88,11 +87,11 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
     params: Any = openphenom.from_state_dict(state, config.model)
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
-    return ImageModel(
+    return Trained(
         folder,
         about["step"],
         config,
         MaskedAutoencoder(config),
         params,
-        parameters.fingerprint(params),
+        fingerprint(params),
     )

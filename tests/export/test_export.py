@@ -16,10 +16,11 @@ import pytest
 from phenomjax.checkpoints import loading
 from phenomjax.convert import files, openphenom
 from phenomjax.export import __main__ as front
-from phenomjax.export import graph, hub, onnx_file
+from phenomjax.export import hub
 from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained import image_model, opening, release
+from phenomjax.trained.graphs import graph, onnx_file
 from tests.tasks.test_mae import make_config
 
 CHANNELS = ("DNA", "ER", "Actin")
@@ -74,7 +75,7 @@ def export(run, form, out, *options):
 
 
 def crops(run, count, **options):
-    model = opening.load(run)
+    model = opening.load_images(run)
     chosen = graph.settings(model, **options)
     return model, chosen, graph.sample_crops(model, chosen, count, seed=5)
 
@@ -176,7 +177,7 @@ def test_stablehlo_runs_in_a_process_without_this_package(agnostic, tmp_path):
 
 def test_safetensors_in_both_layouts_with_a_card(standard, tmp_path):
     assert export(standard, "safetensors", tmp_path / "whole", "--name", "Tiny") == 0
-    model = opening.load(standard)
+    model = opening.load_images(standard)
     state = files.read_arrays(tmp_path / "whole" / "model.safetensors")
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -230,7 +231,7 @@ def test_release_loads_back_by_the_lines_of_its_card(kind, request, tmp_path, mo
     }
     assert "license: CC-BY-4.0" in (folder / "README.md").read_text()
     model, _, pixels = crops(run, 2)
-    again = opening.load(folder)  # so that `phenomjax.embed --checkpoint` takes it
+    again = opening.load_images(folder)  # so that `phenomjax.embed --checkpoint` takes it
     assert again.fingerprint == model.fingerprint and again.step == model.step
     monkeypatch.chdir(folder)
     names: dict = {}

@@ -20,7 +20,7 @@ from phenomjax.inference import rows as inference_rows
 from phenomjax.inference.sequences import batches, segments, store
 from phenomjax.inference.sequences import embed as sequences_embed
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 LENGTHS = (3, 16, 14, 50, 1, 33)
@@ -62,8 +62,8 @@ def read(path):
 
 def whole(workdir, sequence):
     """Features of each residue by one pass, with the task's own functions."""
-    model = language_model.load(workdir)
-    task, ids = model.task, jnp.asarray(model.words.encode(sequence))
+    model = opening.load_sequences(workdir)
+    task, ids = model.task, jnp.asarray(model.task.words.encode(sequence))
     if model.config.task == "bidirectional_lm":
         layers, _ = jax.jit(task.layers)(model.params, ids[None], jnp.array([len(ids)]))
         return np.asarray(layers[0].sum(0))
@@ -325,7 +325,7 @@ def test_a_run_records_what_its_model_must_know_of_the_bank(tmp_path):
     workdir = tiny.write(
         tmp_path / "run", "causal_lm", model__boundary=m.boundary, model__rare=m.rare
     )
-    model = language_model.load(workdir)
+    model = opening.load_sequences(workdir)
     assert model.task.boundary == ((vocabulary.BOS,), (vocabulary.EOS,))
     source = tiny.write_fasta(tmp_path / "a.fasta", ["MKU", "MKX"])
     run(workdir, source, tmp_path / "a.zarr")

@@ -26,7 +26,7 @@ from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.trained import image_model
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 from tests.lab import ROOT
 from tests.prepare.test_images import prepare
 from tests.tasks.test_mae import make_batch, make_config, start

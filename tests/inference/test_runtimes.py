@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 
 from phenomjax.data.images.bank import write_bank
-from phenomjax.export import cache, graph, onnx_file, tensorrt_engine
+from phenomjax.export import engine
 from phenomjax.inference.runtimes import choose
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained import opening
+from phenomjax.trained.graphs import cache, graph, onnx_file
 from tests.export.test_export import write_run
 
 SHAPE, BLOCKS, BATCH = (32, 32, 3), (1, 2), 4
@@ -27,7 +28,7 @@ class Case:
     """A tiny model, a bank of drawn cells whose channels are in another order, and a cache."""
 
     def __init__(self, folder):
-        self.model = opening.load(write_run(folder / "run"))
+        self.model = opening.load_images(write_run(folder / "run"))
         self.settings = graph.Settings(BLOCKS, False, SHAPE)
         self.pixels = graph.drawn_cells(self.settings, 12, seed=2)
         self.bank, self.cache = folder / "bank.zarr", folder / "cache"
@@ -309,7 +310,7 @@ def test_tensorrt_is_told_types_shapes_and_pixels(case, monkeypatch):
     np.testing.assert_allclose(
         embeddings(deep, case.pixels.astype(np.uint16)), case.expected, atol=0.1
     )
-    assert tensorrt_engine.rate(lambda: None, 4, seconds=0.01) > 0
+    assert engine.rate(lambda: None, 4, seconds=0.01) > 0
     fake.__version__ = "8.6.1"
     with pytest.raises(
         UserError, match=r"TensorRT 8.6.1 is too old: version 10 or later is needed"

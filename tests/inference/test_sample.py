@@ -10,7 +10,7 @@ import pytest
 from phenomjax import sample
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.system.errors import UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 
@@ -30,13 +30,13 @@ def run(workdir, out, *options):
 
 
 def test_greedy_equals_the_full_forward_pass(workdir, tmp_path):
-    model = language_model.load(workdir)
+    model = opening.load_sequences(workdir)
     (fields, text), *rest = run(
         workdir, tmp_path / "a.fasta", "--temperature", 0, "--prompt", "MKV"
     )
     assert all(other == text for _, other in rest) and text.startswith("MKV")
     (first,), (last,) = model.task.boundary
-    ids = np.concatenate([[first], model.words.encode(text), [last]])[None]
+    ids = np.concatenate([[first], model.task.words.encode(text), [last]])[None]
     carry = model.task.inference_carry(1, whole=True)
     logits, _ = jax.jit(model.task.next_logits)(model.params, jnp.asarray(ids[:, :-1]), carry)
     logits = np.array(logits[0])
@@ -44,7 +44,7 @@ def test_greedy_equals_the_full_forward_pass(workdir, tmp_path):
     chances = np.asarray(jax.nn.log_softmax(logits))
     expected = sum(chances[place, ids[0, place + 1]] for place in drawn)
     assert float(fields["log_likelihood"]) == pytest.approx(expected, abs=2e-3)
-    letters = [model.words.ids[a] for a in AMINO_ACIDS] + [last]
+    letters = [model.task.words.ids[a] for a in AMINO_ACIDS] + [last]
     for place in drawn:
         assert ids[0, place + 1] == letters[int(logits[place, letters].argmax())]
 

@@ -14,7 +14,7 @@ from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, PAD
 from phenomjax.inference.variants import likelihood
 from phenomjax.inference.variants import table as variants_table
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 WILD_TYPE = tiny.proteins([70], 5)[0]
@@ -77,10 +77,10 @@ def text(mutations):
 
 @pytest.mark.parametrize("name", ["causal_lm", "bidirectional_lm"])
 def test_sequence_scores_equal_whole_sequences(name, runs):
-    model = language_model.load(runs[name])
-    ids = model.words.encode(WILD_TYPE)
+    model = opening.load_sequences(runs[name])
+    ids = model.task.words.encode(WILD_TYPE)
     rows = jnp.array(
-        np.stack([ids, *(likelihood.mutate(ids, v, model.words.ids) for v in VARIANTS)])
+        np.stack([ids, *(likelihood.mutate(ids, v, model.task.words.ids) for v in VARIANTS)])
     )
     if name == "bidirectional_lm":
         whole = jax.jit(model.task.log_likelihood)(
@@ -110,8 +110,8 @@ def test_sequence_scores_equal_whole_sequences(name, runs):
 
 
 def test_masked_scores_equal_one_pass_a_position(runs):
-    model = language_model.load(runs["permutation_lm"])
-    ids, (before, after) = model.words.encode(WILD_TYPE), model.task.boundary
+    model = opening.load_sequences(runs["permutation_lm"])
+    ids, (before, after) = model.task.words.encode(WILD_TYPE), model.task.boundary
     tokens = np.concatenate([before, ids, after]).astype(np.uint8)
     places = sorted({place for v in VARIANTS for place, _ in v})
     step, table = jax.jit(model.task.masked_log_probs), {}
@@ -122,7 +122,8 @@ def test_masked_scores_equal_one_pass_a_position(runs):
             step(model.params, jnp.asarray(changed)[None], jnp.array([[place + 1]]))
         )[0, 0]
     expected = [
-        sum(table[p][model.words.ids[new]] - table[p][ids[p]] for p, new in v) for v in VARIANTS
+        sum(table[p][model.task.words.ids[new]] - table[p][ids[p]] for p, new in v)
+        for v in VARIANTS
     ]
     found = likelihood.masked_scores(model, WILD_TYPE, VARIANTS, 300)
     np.testing.assert_allclose(found[:, 0], expected, atol=1e-4)

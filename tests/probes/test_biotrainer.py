@@ -17,7 +17,7 @@ import pytest
 from phenomjax import embed, score
 from phenomjax.probes import biotrainer
 from phenomjax.system.errors import UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 # It needs another transformers than our parity tests, so it lies in a folder of its own; its torch
@@ -168,7 +168,7 @@ def test_biotrainer_runs_on_our_models(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
     # Its protocols: our vectors, bit for bit, and a head that learns from them.
-    model = biotrainer.name_of(language_model.load(txl))
+    model = biotrainer.name_of(opening.load_sequences(txl))
     for kind, per in (("letters", "residue"), ("composition", "protein")):
         ours, theirs = (
             np.load(tmp_path / f"{per}.npz"),
@@ -187,7 +187,7 @@ def test_biotrainer_runs_on_our_models(tmp_path):
 
     # Its benchmarks.
     for model in (xlnet, elmo):
-        name = biotrainer.name_of(language_model.load(model))
+        name = biotrainer.name_of(opening.load_sequences(model))
         report = json.loads((tmp_path / "auto" / name / f"autoeval_report_{name}.json").read_text())
         if model == xlnet:
             tasks = report["supervised_results"]["PBC"]["results"]

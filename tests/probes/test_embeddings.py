@@ -14,7 +14,7 @@ from phenomjax.inference.sequences import segments
 from phenomjax.probes.features import embeddings, shards
 from phenomjax.probes.features.embeddings import Cache, Features, Stopped
 from phenomjax.system.errors import UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 SEQUENCES = [*tiny.proteins((5, 40, 9, 61, 12)), "MKV", "MKV"]
@@ -22,12 +22,14 @@ SEQUENCES = [*tiny.proteins((5, 40, 9, 61, 12)), "MKV", "MKV"]
 
 @pytest.fixture(scope="module")
 def causal(tmp_path_factory):
-    return language_model.load(tiny.write(tmp_path_factory.mktemp("causal") / "run", "causal_lm"))
+    return opening.load_sequences(
+        tiny.write(tmp_path_factory.mktemp("causal") / "run", "causal_lm")
+    )
 
 
 @pytest.fixture(scope="module")
 def both_ways(tmp_path_factory):
-    return language_model.load(
+    return opening.load_sequences(
         tiny.write(tmp_path_factory.mktemp("elmo") / "run", "bidirectional_lm")
     )
 
@@ -150,7 +152,7 @@ def test_stopped_and_killed_work_goes_on(
     """After each batch; what was done is not done again, though the next request is another one."""
     many = tiny.proteins([8] * 48, seed=3)  # several batches of one row a device
     wanted = shared_embedder.compute([*many, "MKVA"], "residue")
-    monkeypatch.setattr(language_model, "default_batch_tokens", lambda: 16)
+    monkeypatch.setattr(segments, "default_batch_tokens", lambda: 16)
     monkeypatch.setattr(embeddings.sequence_job, "SAVE_SECONDS", -1.0)
     stop, real, seal = threading.Event(), shards.Writer.save, shards.Shards.seal
 
@@ -259,7 +261,7 @@ def test_letters(tmp_path, open_cache, causal, shared_embedder):
         shared_embedder.compute(["ACD", "acd", "AC1D"], "protein")
     with pytest.raises(UserError, match="no sequence to read in an empty list"):
         open_cache().get(causal, [], "protein")
-    smiles = language_model.load(
+    smiles = opening.load_sequences(
         tiny.write(tmp_path / "run", "causal_lm", model__alphabet="smiles")
     )
     found = embeddings.encode(smiles, ["CC(=O)Oc1ccccc1C(=O)O", "CCl"])

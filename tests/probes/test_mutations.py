@@ -11,7 +11,7 @@ from phenomjax.inference.variants import likelihood
 from phenomjax.probes.methods import blosum, mutations
 from phenomjax.probes.suites.suite import Mutations
 from phenomjax.system.errors import UserError
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
 WILD_TYPE = "MKVU" + tiny.proteins([20], 5)[0]  # with a rare letter
@@ -45,7 +45,7 @@ def assay(tmp_path):
 @pytest.mark.parametrize("name", tiny.SHAPES)
 def test_a_model_is_correlated_with_what_was_measured(name, assay, tmp_path):
     data, entry, values = assay
-    model = language_model.load(tiny.write(tmp_path / "run", name), "float32")
+    model = opening.load_sequences(tiny.write(tmp_path / "run", name), "float32")
     rows, found = mutations.run("scan", entry, model, data, 50, "tiny", twin=name == "causal_lm")
     scores = likelihood.variant_scores(model, WILD_TYPE.replace("U", "X"), VARIANTS).sum(1)
     assert np.unique(scores).size == len(VARIANTS)

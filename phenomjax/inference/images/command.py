@@ -141,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 0:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0.")
     if args.dry_run:
-        return estimate.run(args, opening.load(args.checkpoint, args.compute_dtype))
+        return estimate.run(args, opening.load_images(args.checkpoint, args.compute_dtype))
     outs = outputs(args)
-    model = opening.load(args.checkpoint, args.compute_dtype)
+    model = opening.load_images(args.checkpoint, args.compute_dtype)
     made: dict[Any, choose.Runtime] = {}
     jobs = [Job(args, model, path, out, made) for path, out in zip(args.bank, outs, strict=True)]
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:

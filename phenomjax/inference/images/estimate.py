@@ -20,7 +20,7 @@ from phenomjax.inference.images import plan, worker
 from phenomjax.inference.images import result as images_result
 from phenomjax.inference.runtimes import choose
 from phenomjax.system.errors import EXIT_DONE, UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 
 if TYPE_CHECKING:
     from phenomjax.inference.images.job import Job

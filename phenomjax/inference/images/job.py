@@ -14,7 +14,7 @@ from phenomjax.inference.images.plan import Layout, Settings
 from phenomjax.inference.runtimes import choose
 from phenomjax.system.errors import UserError
 from phenomjax.trained import image_model
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 
 
 class Job:

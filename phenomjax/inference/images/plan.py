@@ -15,7 +15,7 @@ import numpy as np
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.trained import image_model
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 
 LEVELS = ("crop", "site", "well")
 GROUP_BYTES = 512 << 20  # the most pixels that are decoded as one piece

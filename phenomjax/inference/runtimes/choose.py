@@ -11,7 +11,7 @@ import numpy as np
 
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.trained import image_model
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.model import ImageModel
 
 Result = Callable[[], np.ndarray]
 
@@ -108,7 +108,9 @@ class JaxRuntime:
         self.description = (
             f"jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}, {self.precision}"
         )
-        self._params, self._sharding = image_model.on_devices(model.encoder_params, devices)
+        self._params, self._sharding = image_model.on_devices(
+            image_model.encoder_params(model), devices
+        )
         encode = image_model.features(model)
         self._encode = jax.jit(lambda params, pixels: encode(params, pixels, blocks, channelwise))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.export import graph
 from phenomjax.inference.runtimes.choose import Result
 from phenomjax.system.errors import EXIT_FAILED, UserError, did_you_mean
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import graph
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 CHECKED = 8  # crops of the comparison

@@ -7,10 +7,10 @@ Options: precision (float32, int8), provider (cpu, cuda), threads (0 = one a cor
 
 import numpy as np
 
-from phenomjax.export import graph, onnx_file, quantise
 from phenomjax.inference.runtimes.foreign import ForeignRuntime, number, read_options
 from phenomjax.system.errors import UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import graph, onnx_file, quantise
+from phenomjax.trained.model import ImageModel
 
 PRECISIONS = ("float32", "int8")
 EXTRA = {"provider": "cpu", "threads": "0", "calibration": "128", "opset": str(onnx_file.OPSET)}

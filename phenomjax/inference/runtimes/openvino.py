@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from phenomjax.export import cache, graph, onnx_file, quantise
 from phenomjax.inference.runtimes.foreign import ForeignRuntime, Options, number, read_options
 from phenomjax.system.errors import UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import cache, graph, onnx_file, quantise
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 PRECISIONS = ("float32", "bfloat16", "int8")

@@ -7,9 +7,9 @@ Options: precision (float16, int8), calibration (crops, for int8), bank (of thes
 
 import numpy as np
 
-from phenomjax.export import graph, tensorrt_engine
 from phenomjax.inference.runtimes.foreign import ForeignRuntime, number, read_options
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import graph, tensorrt_engine
+from phenomjax.trained.model import ImageModel
 
 PRECISIONS = ("float16", "int8")
 EXTRA = {"calibration": "128"}

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from phenomjax.inference.options import check_arguments
 from phenomjax.inference.sequences import queries, segments
 from phenomjax.inference.sequences import store as sequences_store
 from phenomjax.inference.sequences.embed import embed
@@ -21,7 +22,8 @@ from phenomjax.system import locks
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.files import read_json
 from phenomjax.system.processes import stop_on_signals
-from phenomjax.trained import language_model
+from phenomjax.trained import opening
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 
@@ -81,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
     """
     args.dtype = args.dtype or "float32"
     kind = sequences_store.output_format(args.out)
-    language_model.check_arguments(args, batch_tokens=0, segment_len=0, devices=0)
-    model = language_model.load(args.checkpoint, args.compute_dtype)
+    check_arguments(args, batch_tokens=0, segment_len=0, devices=0)
+    model = opening.load_sequences(args.checkpoint, args.compute_dtype)
     layers = model.task.num_feature_layers
     if args.layer is not None and not 0 <= args.layer < layers:
         raise UserError(
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     work = args.out.with_name(args.out.name + ".partial")
     with stop_on_signals() as stop, _hold(work):
-        found = queries.read(args.source, model.words.name, model.rare, work / "tokens")
+        found = queries.read(args.source, model.task.words.name, model.task.rare, work / "tokens")
         sequences_store.check_ids(found, kind)
         description = _describe(args, model, found)
         if _finished(args.out, kind, description, work):
@@ -126,9 +128,7 @@ def run(args: argparse.Namespace) -> int:
     return _code(found)
 
 
-def _describe(
-    args: argparse.Namespace, model: language_model.Trained, found: queries.Queries
-) -> dict:
+def _describe(args: argparse.Namespace, model: SequenceModel, found: queries.Queries) -> dict:
     """What decides the numbers, as it is recorded beside them."""
     return {
         "checkpoint": str(model.path),
@@ -140,7 +140,7 @@ def _describe(
         "layer": "default" if args.layer is None else args.layer,
         "dtype": args.dtype,
         "compute_dtype": np.dtype(model.task.dtype).name,
-        "batch_tokens": args.batch_tokens or language_model.default_batch_tokens(),
+        "batch_tokens": args.batch_tokens or segments.default_batch_tokens(),
         "segment_len": args.segment_len or model.task.inference_segment_len,
         "devices": args.devices or len(jax.local_devices()),
         "fingerprint": found.fingerprint,

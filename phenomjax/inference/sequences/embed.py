@@ -9,7 +9,7 @@ import numpy as np
 
 from phenomjax.inference.sequences import batches, queries, segments
 from phenomjax.system import log as system_log
-from phenomjax.trained import language_model
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 
@@ -28,7 +28,7 @@ class Destination(Protocol):
 
 def embed(
     found: queries.Queries,
-    model: language_model.Trained,
+    model: SequenceModel,
     features: segments.Features,
     store: Destination,
     segment_len: int,

@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from phenomjax.inference.sequences import segments
 from phenomjax.inference.sequences.batches import buckets, rows_for
 from phenomjax.inference.sequences.segments import frame
 from phenomjax.inference.variants.table import Mutation
 from phenomjax.system import log as system_log
-from phenomjax.trained.language_model import Trained, default_batch_tokens
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 WINDOW = 1024  # tokens that XLNet sees around a residue of a longer protein
 
 
 def variant_scores(
-    trained: Trained,
+    trained: SequenceModel,
     wild_type: str,
     variants: Sequence[Sequence[Mutation]],
     segment_len: int = 0,
@@ -39,7 +40,7 @@ def variant_scores(
     Returns:
       [variants, directions] float64, nats; their sum is the score.
     """
-    batch_tokens = batch_tokens or default_batch_tokens()
+    batch_tokens = batch_tokens or segments.default_batch_tokens()
     with jax.default_matmul_precision("float32"):
         if trained.task.scoring == "masked":
             return masked_scores(trained, wild_type, variants, batch_tokens)
@@ -48,7 +49,7 @@ def variant_scores(
 
 
 def sequence_scores(
-    trained: Trained,
+    trained: SequenceModel,
     wild_type: str,
     variants: Sequence[Sequence[Mutation]],
     segment_len: int,
@@ -71,7 +72,7 @@ def sequence_scores(
     Returns:
       [variants, directions] float64, nats.
     """
-    task, words = trained.task, trained.words
+    task, words = trained.task, trained.task.words
     before, after = map(len, task.boundary)
     ids = words.encode(wild_type)
     steps = len(ids) + before + after - 1  # predicted tokens
@@ -138,7 +139,7 @@ def sequence_scores(
 
 
 def masked_scores(
-    trained: Trained,
+    trained: SequenceModel,
     wild_type: str,
     variants: Sequence[Sequence[Mutation]],
     batch_tokens: int,
@@ -157,7 +158,7 @@ def masked_scores(
     Returns:
       [variants, 1] float64, nats.
     """
-    task, words = trained.task, trained.words
+    task, words = trained.task, trained.task.words
     ids = words.encode(wild_type)
     framed = frame([ids], (1, len(ids) + sum(map(len, task.boundary))), task.boundary, 1)[0, 0]
     before = len(task.boundary[0])

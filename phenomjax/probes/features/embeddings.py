@@ -19,8 +19,7 @@ import numpy as np
 from phenomjax.inference.sequences import batches, embed, queries, segments
 from phenomjax.probes.features.shards import Shard, Shards, Writer
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained import language_model, parameters
-from phenomjax.trained.language_model import Trained
+from phenomjax.trained.model import SequenceModel, fingerprint
 
 log = logging.getLogger("phenomjax")
 PER = ("protein", "residue")
@@ -110,13 +109,13 @@ class Features:
         return out
 
 
-def encode(model: Trained, sequences: Sequence[str]) -> queries.Queries:
+def encode(model: SequenceModel, sequences: Sequence[str]) -> queries.Queries:
     """Sequences in the tokens of a model.
 
     Raises:
       UserError: one cannot be read.
     """
-    return queries.of_sequences(sequences, model.words.name, model.rare)
+    return queries.of_sequences(sequences, model.task.words.name, model.task.rare)
 
 
 class Embedder:
@@ -131,11 +130,11 @@ class Embedder:
       model: whose features.
     """
 
-    def __init__(self, model: Trained):
+    def __init__(self, model: SequenceModel):
         self.model = model
         self._made: dict[tuple[str, str], segments.Features] = {}
 
-    def use(self, model: Trained) -> bool:
+    def use(self, model: SequenceModel) -> bool:
         """Goes on with the parameters of another model; False if it is of another kind."""
         if model.config != self.model.config or model.task.dtype != self.model.task.dtype:
             return False
@@ -153,7 +152,7 @@ class Embedder:
     def _shape(self) -> tuple[int, int, int]:
         return (
             self.model.task.inference_segment_len,
-            language_model.default_batch_tokens(),
+            segments.default_batch_tokens(),
             len(jax.local_devices()),
         )
 
@@ -231,7 +230,7 @@ class _Memory:
 
 
 def compute(
-    model: Trained, sequences: Sequence[str], per: str, stop: threading.Event | None = None
+    model: SequenceModel, sequences: Sequence[str], per: str, stop: threading.Event | None = None
 ) -> Features:
     """Features in memory, float32, on the local devices.
 
@@ -271,7 +270,7 @@ class Cache:
 
     def get(
         self,
-        model: Trained,
+        model: SequenceModel,
         sequences: Sequence[str],
         per: str,
         stop: threading.Event | None = None,
@@ -423,7 +422,7 @@ class _Job:
         )
 
 
-def random_twin(model: Trained, seed: int = 0) -> Trained:
+def random_twin(model: SequenceModel, seed: int = 0) -> SequenceModel:
     """The same task and configuration with random parameters, as training would begin with them,
     and their own fingerprint.
     """
@@ -431,7 +430,7 @@ def random_twin(model: Trained, seed: int = 0) -> Trained:
     one = {"tokens": np.zeros((1, 10), np.uint8)}  # parameters do not depend on the batch
     params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(seed), one)))
     return dataclasses.replace(
-        model, step=0, params=jax.device_put(params), fingerprint=parameters.fingerprint(params)
+        model, step=0, params=jax.device_put(params), fingerprint=fingerprint(params)
     )
 
 
@@ -445,7 +444,7 @@ def _check(per: str) -> None:
         raise ValueError(f"per is {per!r}, not one of {PER}")
 
 
-def _not_finite(model: Trained) -> UserError:
+def _not_finite(model: SequenceModel) -> UserError:
     return UserError(
         f"The features of {model.path} are not all numbers: the run diverged, or its compute type"
         " is too narrow. Take an earlier checkpoint, or --compute_dtype float32.",

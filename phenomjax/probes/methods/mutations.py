@@ -22,7 +22,7 @@ from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.probes.suites.suite import VALUE, Mutations
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.files import listing
-from phenomjax.trained.language_model import Trained
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 ALL = "all variants"
@@ -48,7 +48,7 @@ WORDING = variants_table.Wording("path", "wild_type", "mutant", "target", "offse
 def run(
     name: str,
     entry: Mutations,
-    model: Trained,
+    model: SequenceModel,
     data: Path,
     draws: int,
     method: str = "model",
@@ -76,7 +76,7 @@ def run(
     # had them.
     known = (
         wild_type
-        if model.rare == "keep"
+        if model.task.rare == "keep"
         else wild_type.translate(str.maketrans(RARE, "X" * len(RARE)))
     )
     scores = likelihood.variant_scores(model, known, variants).sum(1)

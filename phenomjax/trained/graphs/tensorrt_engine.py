@@ -1,22 +1,19 @@
-"""TensorRT engines, float16 or int8: building, caching by content, running, and the speed-up over
-JAX and PyTorch.
+"""TensorRT engines, float16 or int8: building, caching by content, running.
 
 Written for the documented Python API of TensorRT 10 (strongly typed networks, named tensors). It
 needs an NVIDIA GPU, and `pip install tensorrt cuda-python`.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from phenomjax.export import cache, graph, onnx_file, quantise
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained.image_model import ImageModel, features, on_devices
+from phenomjax.trained.graphs import cache, graph, onnx_file, quantise
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 WORKSPACE = 4 << 30  # bytes that building may try tactics with
@@ -208,104 +205,6 @@ def loaded(
 
     run.engine = engine  # type: ignore[attr-defined]  # the context does not keep it alive
     return run
-
-
-def write(
-    path: Path,
-    model: ImageModel,
-    chosen: graph.Settings,
-    precision: str,
-    batch_size: int,
-    calibration: int,
-    bank: str | Path = "",
-) -> None:
-    """--format tensorrt: builds the engine, compares it with JAX float32, writes it, and says how
-    much faster it is.
-
-    The article's claim is 3 x: float16 and fusion against eager execution. Rates are those of whole
-    batches, pixels on the host to embeddings on the host, of this engine, JAX in bfloat16, and
-    PyTorch in float32 and float16 autocast without compilation.
-    """
-    tensorrt, _ = library()
-    chosen = settings_for(chosen)
-    engine = cached(model, chosen, precision, batch_size, calibration, bank)
-    run = loaded(engine, batch_size, chosen.image_shape, chosen.pixels)
-    crops = graph.sample_crops(model, chosen, batch_size, bank, seed=1)
-    agreement = graph.compare(run(crops), graph.jax_reference(model, chosen)(crops))
-    path.write_bytes(engine.read_bytes())
-    log.info(
-        "wrote %s: TensorRT %s, %s, batches of up to %d; against JAX float32: %s",
-        path,
-        tensorrt.__version__,
-        precision,
-        batch_size,
-        agreement,
-    )
-    rates = {
-        f"TensorRT {precision}": rate(lambda: run(crops), batch_size),
-        "JAX": rate(_jax(model, chosen, crops), batch_size),
-    }
-    rates |= {name: rate(call, batch_size) for name, call in _torch(model, chosen, crops).items()}
-    for name, value in rates.items():
-        log.info(
-            "%-24s %9.1f crops/s, TensorRT is %.2f x",
-            name,
-            value,
-            rates[f"TensorRT {precision}"] / value,
-        )
-
-
-def rate(call: Callable[[], Any], batch_size: int, seconds: float = 3.0) -> float:
-    """Crops per second of a call that waits for its result; the first two calls are not counted."""
-    call()
-    call()
-    start, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds:
-        call()
-        count += 1
-    return count * batch_size / spent
-
-
-def _jax(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> Callable[[], Any]:
-    """The model as `--runtime jax` runs it: bfloat16 on a GPU."""
-    encode = features(model)
-    params, _ = on_devices(model.encoder_params, jax.local_devices()[:1])
-    compiled = jax.jit(
-        lambda params, pixels: encode(params, pixels, chosen.blocks, chosen.channelwise)
-    )
-    return lambda: np.asarray(compiled(params, jax.device_put(crops)))
-
-
-def _torch(
-    model: ImageModel, chosen: graph.Settings, crops: np.ndarray
-) -> dict[str, Callable[[], Any]]:
-    """The encoder of a release in eager PyTorch on this GPU; {} where torch is not installed."""
-    import tempfile
-
-    try:
-        import torch
-
-        from phenomjax.export import torch_encoder, weights
-    except ImportError:
-        log.info("PyTorch is not installed: no comparison with eager execution")
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        weights.write(Path(folder), model)
-        encoder = torch_encoder.load(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoder, pixels = (
-        encoder.to(device),
-        torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))),
-    )
-
-    def eager(half: bool) -> Callable[[], Any]:
-        def call() -> Any:
-            with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
-                return encoder(pixels.to(device), chosen.blocks, chosen.channelwise).float().cpu()
-
-        return call
-
-    return {"PyTorch eager float32": eager(False), "PyTorch eager float16": eager(True)}
 
 
 def _call(cudart: Any, name: str, *arguments: Any) -> Any:

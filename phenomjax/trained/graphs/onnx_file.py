@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from phenomjax.export import cache, graph
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import cache, graph
+from phenomjax.trained.image_model import encoder_params
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 OPSET = 18  # TensorRT 8.6 and later read it
@@ -50,7 +51,7 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
             f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default"
             f" {OPSET})."
         )
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.encoder_params))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(encoder_params(model)))
     if size > LARGEST:
         raise UserError(
             f"The encoder has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2 GiB."

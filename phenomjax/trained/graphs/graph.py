@@ -17,6 +17,7 @@ from phenomjax.models import vit
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.trained import image_model
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 TOLERANCE = 1e-4  # of float32 graphs: largest difference from JAX over the largest magnitude
@@ -38,7 +39,7 @@ class Settings:
     image_shape: tuple[int, int, int]
     pixels: str = "uint8"
 
-    def describe(self, model: image_model.ImageModel) -> dict[str, Any]:
+    def describe(self, model: ImageModel) -> dict[str, Any]:
         """As it is recorded in the files: plain JSON values, with what the model is."""
         config = model.config.model
         return {
@@ -54,7 +55,7 @@ class Settings:
 
 
 def settings(
-    model: image_model.ImageModel,
+    model: ImageModel,
     blocks: Sequence[int] = (),
     channelwise: bool = False,
     image_size: int = 0,
@@ -86,27 +87,27 @@ def settings(
     return Settings(blocks, channelwise, (size, size, channels or count), pixels)
 
 
-def portable(model: image_model.ImageModel) -> image_model.ImageModel:
+def portable(model: ImageModel) -> ImageModel:
     """The same model as every runtime can run it: float32, explicit products, layers unrolled,
     without its decoder.
     """
     config = ConfigDict(model.config.to_dict())
     config.model.update(dtype="float32", attention="products", scan_layers=False, remat="none")
-    params = vit.unstack_layers(model.encoder_params)
+    params = vit.unstack_layers(image_model.encoder_params(model))
     return dataclasses.replace(model, config=config, task=MaskedAutoencoder(config), params=params)
 
 
-def encoder(model: image_model.ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
+def encoder(model: ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
     """`encode(pixels [batch, h, w, C]) -> float32 [batch, blocks, dim]` with the parameters inside,
     of a `portable` model or another one.
     """
     encode = image_model.features(model)
-    return lambda pixels: encode(model.encoder_params, pixels, chosen.blocks, chosen.channelwise)
+    return lambda pixels: encode(
+        image_model.encoder_params(model), pixels, chosen.blocks, chosen.channelwise
+    )
 
 
-def jax_reference(
-    model: image_model.ImageModel, chosen: Settings
-) -> Callable[[np.ndarray], np.ndarray]:
+def jax_reference(model: ImageModel, chosen: Settings) -> Callable[[np.ndarray], np.ndarray]:
     """What every exported graph is compared with: JAX in float32."""
     compiled = jax.jit(encoder(portable(model), chosen))
     return lambda pixels: np.asarray(compiled(pixels))
@@ -116,7 +117,7 @@ def jax_reference(
 
 
 def sample_crops(
-    model: image_model.ImageModel,
+    model: ImageModel,
     chosen: Settings,
     count: int,
     bank: str | Path = "",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from phenomjax.export import cache, graph, onnx_file
-from phenomjax.trained.image_model import ImageModel
+from phenomjax.trained.graphs import cache, graph, onnx_file
+from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
 QUANTISED = ("MatMul", "Gemm")  # all products; norms, softmax, GELU and sums stay float32
