@@ -153,7 +153,7 @@ def test_stopped_and_killed_work_goes_on(
     many = tiny.proteins([8] * 48, seed=3)  # several batches of one row a device
     wanted = shared_embedder.compute([*many, "MKVA"], "residue")
     monkeypatch.setattr(segments, "default_batch_tokens", lambda: 16)
-    monkeypatch.setattr(embeddings.sequence_job, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(embeddings.embed, "SAVE_SECONDS", -1.0)
     stop, real, seal = threading.Event(), shards.Writer.save, shards.Shards.seal
 
     def stopped(self, batches):
