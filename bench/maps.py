@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from bench import rounds
-from phenomjax.maps.relations import recall, relate
+from phenomjax.maps.relations import cosines, recall
+from phenomjax.statistics import bootstrap
 
 SOURCES, PAIRS, LOOK_UPS = 5, 40_000, 2_000
 
@@ -26,14 +27,14 @@ SOURCES, PAIRS, LOOK_UPS = 5, 40_000, 2_000
 def ours(features: np.ndarray, sources: list[np.ndarray]) -> tuple[dict[str, float], list[float]]:
     """Seconds of each part, and the recalls."""
     times, start = {}, time.perf_counter()
-    rows = relate.units(features)
+    rows = cosines.units(features)
     limits = recall.bounds(rows, recall.THRESHOLDS)
     times["null"] = time.perf_counter() - start
     hits = [limits.hits(recall.pair_cosines(rows, pairs))[0] for pairs in sources]
     times["known pairs"] = time.perf_counter() - start - times["null"]
     before = time.perf_counter()
     for hit, pairs in zip(hits, sources, strict=True):
-        recall.bootstrap_pairs(hit, pairs)
+        bootstrap.interval_of_pairs(hit, pairs)
     times["intervals"] = time.perf_counter() - before
     return times, [float(hit.mean()) for hit in hits]
 

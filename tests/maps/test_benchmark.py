@@ -15,9 +15,11 @@ from phenomjax.maps.benchmark.linear_probe import probe
 from phenomjax.maps.build import filters
 from phenomjax.maps.build.consistency import consistency, random_sets
 from phenomjax.maps.build.magnitude import energy_distance, magnitudes
-from phenomjax.maps.relations import recall, relate
+from phenomjax.maps.relations import cosines, recall
 from phenomjax.maps.relations.relationships import filtered, read_relationships
 from phenomjax.maps.tables.profiles import Profiles, feature_names, read, write
+from phenomjax.statistics import bootstrap
+from phenomjax.statistics.permutation import q_values
 from phenomjax.system.errors import UserError
 
 
@@ -51,7 +53,7 @@ def test_recall_of_a_map_equals_the_definition_with_ties(seed, monkeypatch):
     """
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 70))
-    rows = relate.units(rng.integers(0, 3, (n, 3)).astype(np.float32) + 1e-3)
+    rows = cosines.units(rng.integers(0, 3, (n, 3)).astype(np.float32) + 1e-3)
     pairs = rng.integers(0, n, (80, 2))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     square = rows @ rows.T
@@ -61,7 +63,7 @@ def test_recall_of_a_map_equals_the_definition_with_ties(seed, monkeypatch):
     expected = [recall.recall_of(null, query, low, high) for low, high in thresholds]
     assert recall.bounds(rows, thresholds).hits(query).mean(1).tolist() == expected
     monkeypatch.setattr(recall, "SAMPLE", 50)
-    monkeypatch.setattr(relate, "NUMBERS_AT_ONCE", 100)
+    monkeypatch.setattr(cosines, "NUMBERS_AT_ONCE", 100)
     assert recall.bounds(rows, thresholds).hits(query).mean(1).tolist() == expected
     assert recall.recalled(rows, pairs, thresholds[:2]).shape == (2, len(pairs))
 
@@ -70,12 +72,12 @@ def test_bootstrap_over_entities_is_wider_than_over_pairs():
     """One hub in all pairs of one half, which are all recalled: a draw without it has none of them."""
     pairs = np.array([(0, k) for k in range(1, 40)] + [(100 + k, 200 + k) for k in range(39)])
     hit = np.arange(78) < 39
-    low, high = recall.bootstrap_pairs(hit, pairs, 400, seed=1)
-    narrow = recall.bootstrap_mean(hit, draws=400, seed=1)
+    low, high = bootstrap.interval_of_pairs(hit, pairs, 400, seed=1)
+    narrow = bootstrap.interval_of_mean(hit, draws=400, seed=1)
     assert low < 0.2 and high > 0.6 and high - low > 1.5 * (narrow[1] - narrow[0])
-    assert recall.bootstrap_pairs(hit, pairs, 400, seed=1) == [low, high]
-    assert recall.bootstrap_mean(np.array([1.0, 3.0, np.nan]), draws=200)[0] == 1.0
-    grouped = recall.bootstrap_mean(hit, np.repeat(["a", "b"], 39), 400)
+    assert bootstrap.interval_of_pairs(hit, pairs, 400, seed=1) == [low, high]
+    assert bootstrap.interval_of_mean(np.array([1.0, 3.0, np.nan]), draws=200)[0] == 1.0
+    grouped = bootstrap.interval_of_mean(hit, np.repeat(["a", "b"], 39), 400)
     assert grouped == [0.0, 1.0]
 
 
@@ -167,7 +169,7 @@ def test_magnitude_equals_its_definition_and_its_null_is_of_controls():
     left = np.setdiff1d(np.arange(40), drawn)
     expected = energy_distance(controls[drawn, :1], controls[left, :1])
     assert magnitude._null(among, 5, 1, np.random.default_rng(3))[0] == pytest.approx(expected)
-    q = filters.q_values(np.array([0.01, np.nan, 0.04]))
+    q = q_values(np.array([0.01, np.nan, 0.04]))
     assert q[[0, 2]].tolist() == [0.02, 0.04] and np.isnan(q[1])
 
 
@@ -179,10 +181,10 @@ def test_siblings_targets_and_probe():
         (1, 4),
         (2, 5),
     ]
-    genes = relate.units(np.eye(12, dtype=np.float32))
+    genes = cosines.units(np.eye(12, dtype=np.float32))
     names = np.array([f"g{k}" for k in range(12)], object)
     # an inhibitor may look opposite
-    compounds = relate.units(-np.eye(12, dtype=np.float32)[:3] + 0.01)
+    compounds = cosines.units(-np.eye(12, dtype=np.float32)[:3] + 0.01)
     entry = measures.compound_gene_entry(
         compounds,
         np.array(["x", "y", "z"], object),

@@ -5,6 +5,7 @@ anything is computed.
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -108,19 +109,19 @@ def test_feature_columns_of_foreign_tables():
             "Path": ["p"],
         }
     )
-    assert feature_columns(cell_profiler, "t", None) == ["Cells_Area", "Nuclei_X"]
-    assert feature_columns(cell_profiler, "t", "Cells_.*") == ["Cells_Area"]
+    assert feature_columns(cell_profiler, Path("t"), None) == ["Cells_Area", "Nuclei_X"]
+    assert feature_columns(cell_profiler, Path("t"), "Cells_.*") == ["Cells_Area"]
     aligned = cell_profiler.assign(feature_0000=[0.5])
-    assert feature_columns(aligned, "t", None) == ["feature_0000"]
+    assert feature_columns(aligned, Path("t"), None) == ["feature_0000"]
     counts = pd.DataFrame({"Gene": ["A"], "Mito": [1], "Sum": [2]})
-    assert feature_columns(counts, "t", "Mito|Sum") == ["Mito", "Sum"]
+    assert feature_columns(counts, Path("t"), "Mito|Sum") == ["Mito", "Sum"]
     for regex, said in (
         (None, "known to be a feature.*--features REGEX"),
         ("Gene|Mito", "'Gene' of t, which holds no numbers"),
         ("(", "no regular"),
     ):
         with pytest.raises(UserError, match=said):
-            feature_columns(counts, "t", regex)
+            feature_columns(counts, Path("t"), regex)
 
 
 def test_files_are_joined_by_the_names_of_their_features(tmp_path):

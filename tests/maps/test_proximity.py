@@ -15,8 +15,8 @@ from scipy import stats
 from phenomjax.data.simulated.screen import Screen, SimulationConfig
 from phenomjax.maps.__main__ import COMMANDS
 from phenomjax.maps.arm_bias import arms, assessment, figures, scores
-from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.tables.profiles import Profiles, feature_names, read, write
+from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 
 CENTROMERES = "#bin\tchrom\tchromStart\tchromEnd\tname\n1\tchr1\t100\t140\tA\n1\tchr1\t140\t200\tB\n2\tchr2\t100\t200\tC\n"

@@ -3,7 +3,7 @@ the trend to the telomere.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ GENOME_PX = 1400  # a picture of a whole genome has at most so many pixels a sid
 
 def chromosome_map(
     raw: np.ndarray,
-    arm: Sequence[str],
+    arm: Iterable[str],
     corrected: np.ndarray | None = None,
     *,
     title: str = "Similarity in the order of the genome",
@@ -35,7 +35,7 @@ def chromosome_map(
     """
     from matplotlib.figure import Figure
 
-    names = np.asarray(arm, str)
+    names = np.asarray(list(arm), str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     bins, edges = _bins(names, starts)
     lower = _binned(raw, bins)
@@ -55,10 +55,10 @@ def chromosome_map(
     axis.set_xticks(ticks, labels, fontsize=7, rotation=90 if len(labels) > 12 else 0)
     axis.set_yticks(ticks, labels, fontsize=7)
     axis.tick_params(length=0)
-    each = len(arm) / len(shown)
+    each = len(names) / len(shown)
     unit = "genes" if each < 1.05 else f"genes, {each:.0f} a pixel"
     kind = "chromosome arm" if len(starts) == len(labels) else "chromosome"
-    axis.set_xlabel(f"{kind} ({len(arm):,} {unit}, in the order of the genome)", fontsize=9)
+    axis.set_xlabel(f"{kind} ({len(names):,} {unit}, in the order of the genome)", fontsize=9)
     axis.set_ylabel(kind, fontsize=9)
     below = (
         "raw on both sides"

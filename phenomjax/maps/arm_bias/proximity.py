@@ -31,9 +31,9 @@ from phenomjax.maps.arm_bias.assessment import (
     unexpressed,
 )
 from phenomjax.maps.build.align import TRANSFORMS
-from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.profiles import Profiles, write
+from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table
 

@@ -7,15 +7,16 @@ which have no phenotype but the arm's. Definitions: Lazar et al., "High- resolut
 mapping of chromosome-arm-scale truncations induced by CRISPR-Cas9 editing", Nature Genetics 2024.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.maps.build.consistency import unit_rows
+from phenomjax.maps.relations.cosines import BINS, bin_of
+from phenomjax.statistics import ties
+from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 
-BINS = 1 << 16  # of [-1, 1]: a tie within a bin moves a probability by less than 1e-5
 MIN_GENES = 5  # arms with so many genes or fewer are dropped
 MIN_PAIRS = 20  # an arm's own test needs more pairs than this within the arm, and as many between
 
@@ -39,7 +40,7 @@ class Comparison:
     between: int
 
 
-def on_large_arms(arm: Sequence, min_genes: int = MIN_GENES) -> np.ndarray:
+def on_large_arms(arm: Iterable[object], min_genes: int = MIN_GENES) -> np.ndarray:
     """True for the rows whose arm is known and has more than `min_genes` rows, bool [rows]."""
     codes, names = _codes(arm)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
@@ -64,7 +65,12 @@ def brunner_munzel(within: np.ndarray, between: np.ndarray) -> Comparison:
 
 
 def genome_score(
-    features: np.ndarray, arm: Sequence, *, trials: int = 200, samples: int = 500, seed: int = 0
+    features: np.ndarray,
+    arm: Iterable[object],
+    *,
+    trials: int = 200,
+    samples: int = 500,
+    seed: int = 0,
 ) -> dict[str, float]:
     """The genome-wide score: the mean probability over trials of `samples` pairs within and
     `samples` pairs between arms.
@@ -123,7 +129,7 @@ def genome_score(
 
 
 def arm_scores(
-    features: np.ndarray, arm: Sequence
+    features: np.ndarray, arm: Iterable[object]
 ) -> tuple[dict[str, Comparison | None], Comparison]:
     """The score of each arm and of all pairs of the map, from every pair of genes.
 
@@ -135,6 +141,7 @@ def arm_scores(
       ({arm: its pairs within against its pairs with other arms; None where there are too few}, all
       pairs within against all between).
     """
+    # of the 2^16 bins of [-1, 1]: a tie within a bin moves a probability by less than 1e-5
     codes, names = _codes(arm)
     vectors = unit_rows(features, np.float32)
     groups = [vectors[codes == code] for code in range(len(names))]
@@ -156,7 +163,7 @@ def arm_scores(
     return scores, _compare_histograms(within.sum(0), between.sum(0) // 2)
 
 
-def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
+def gene_scores(features: np.ndarray, arm: Iterable[object]) -> np.ndarray:
     """P(cosine with its arm > cosine with other arms) of each gene, float64 [genes]; NaN where it
     is alone on its arm.
     """
@@ -171,8 +178,8 @@ def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
         # 4096 bins are enough for one gene: its score is off by less than the share of its pairs in
         # a bin.
         inside, outside = (
-            _bin(vectors[rows] @ vectors[rows].T) >> 4,
-            _bin(vectors[rows] @ others.T) >> 4,
+            bin_of(vectors[rows] @ vectors[rows].T, np.uint16, ties.TIED) >> 4,
+            bin_of(vectors[rows] @ others.T, np.uint16, ties.TIED) >> 4,
         )
         for i, row in enumerate(rows):
             counts = np.bincount(outside[i], minlength=BINS >> 4)
@@ -182,7 +189,7 @@ def gene_scores(features: np.ndarray, arm: Sequence) -> np.ndarray:
 
 
 def telomere_trend(
-    scores: np.ndarray, arm: Sequence, position: np.ndarray, min_genes: int = 20
+    scores: np.ndarray, arm: Iterable[object], position: np.ndarray, min_genes: int = 20
 ) -> dict[str, dict]:
     """Spearman correlation of the genes' scores with their rank from centromere to telomere, arm by
     arm.
@@ -216,7 +223,7 @@ def telomere_trend(
 
 
 def centre_arms(
-    features: np.ndarray, arm: Sequence, unexpressed: np.ndarray, min_unexpressed: int = 20
+    features: np.ndarray, arm: Iterable[object], unexpressed: np.ndarray, min_unexpressed: int = 20
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Subtracts from the genes of each arm the mean of the arm's unexpressed genes.
 
@@ -245,7 +252,9 @@ def centre_arms(
     return corrected, used
 
 
-def within_share(arm_a: Sequence, arm_b: Sequence, arm_of_genes: Sequence) -> tuple[float, float]:
+def within_share(
+    arm_a: Iterable[object], arm_b: Iterable[object], arm_of_genes: Iterable[object]
+) -> tuple[float, float]:
     """Share of edges within one arm, and the share expected of random pairs of the genes:
     (observed, expected).
     """
@@ -255,7 +264,7 @@ def within_share(arm_a: Sequence, arm_b: Sequence, arm_of_genes: Sequence) -> tu
     return observed, float((counts * (counts - 1)).sum() / (total * (total - 1)))
 
 
-def _codes(arm: Sequence) -> tuple[np.ndarray, list[str]]:
+def _codes(arm: Iterable[object]) -> tuple[np.ndarray, list[str]]:
     """Number of each row's arm (-1: none), and the names in the order of their first row."""
     known = [name if isinstance(name, str) else None for name in np.asarray(arm, object).tolist()]
     names = list(dict.fromkeys(name for name in known if name is not None))
@@ -264,21 +273,12 @@ def _codes(arm: Sequence) -> tuple[np.ndarray, list[str]]:
 
 
 def _histogram(cosines: np.ndarray) -> np.ndarray:
-    return np.bincount(_bin(cosines, np.intp).ravel(), minlength=BINS)
-
-
-def _bin(cosines: np.ndarray, dtype: type = np.uint16) -> np.ndarray:
-    """Number of each cosine's bin, from 0 to BINS - 1, in the shape of the cosines."""
-    scaled = np.multiply(cosines, np.float32(BINS / 2), dtype=np.float32)
-    scaled += np.float32(BINS / 2)
-    return np.clip(scaled, 0, BINS - 1, out=scaled).astype(dtype)
+    return np.bincount(bin_of(cosines, shift=ties.TIED).ravel(), minlength=BINS)
 
 
 def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """P(other < value) + P(other = value) / 2 of each value, among sorted others."""
-    return (np.searchsorted(others, values) + np.searchsorted(others, values, side="right")) / (
-        2 * others.size
-    )
+    return (ties.less(others, values) + ties.at_most(others, values)) / (2 * others.size)
 
 
 def _compare_histograms(within: np.ndarray, between: np.ndarray) -> Comparison:

@@ -20,9 +20,9 @@ from phenomjax.maps.benchmark import measures
 from phenomjax.maps.benchmark.linear_probe import probe
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align_as_told, define_alignment
-from phenomjax.maps.relations import recall
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.profiles import stored_blocks
+from phenomjax.statistics import bootstrap
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json
 from phenomjax.system.log import Progress
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             )
         results[str(block)] = measures.entry(
             found.balanced_accuracy,
-            recall.bootstrap_mean(found.recall),
+            bootstrap.interval_of_mean(found.recall),
             len(found.classes),
             "perturbations",
             wells=found.wells,

@@ -51,12 +51,13 @@ from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align_as_told, define_alignment
 from phenomjax.maps.build.consistency import DRAWS, Consistency, consistency
 from phenomjax.maps.relations import recall
-from phenomjax.maps.relations.relate import units
+from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.tables import names as tables_names
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.statistics import bootstrap
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 
@@ -217,7 +218,7 @@ def wells_entries(
     else:
         entries["probe.balanced_accuracy"] = measures.entry(
             found.balanced_accuracy,
-            recall.bootstrap_mean(found.recall),
+            bootstrap.interval_of_mean(found.recall),
             len(found.classes),
             "perturbations",
             wells=found.wells,

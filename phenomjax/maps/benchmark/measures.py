@@ -10,6 +10,8 @@ import numpy as np
 from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.relationships import Relationships
+from phenomjax.statistics import bootstrap
+from phenomjax.statistics.cosines import exact_cosines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +58,7 @@ def consistency_entries(result: Consistency) -> dict[str, Entry]:
     }
     return {
         f"consistency.{key}": entry(
-            value.mean(), recall.bootstrap_mean(value), len(value), "perturbations", **more
+            value.mean(), bootstrap.interval_of_mean(value), len(value), "perturbations", **more
         )
         for key, value in values.items()
     }
@@ -95,7 +97,7 @@ def sibling_entry(
     chance = thresholds[0][0] + 1 - thresholds[0][1]
     return entry(
         hit.mean(),
-        recall.bootstrap_mean(hit, groups),
+        bootstrap.interval_of_mean(hit, groups),
         len(pairs),
         "target genes",
         targets=len(set(groups)),
@@ -162,7 +164,7 @@ def recall_entries(
             value = hits[k][chosen].mean() if chosen.any() else None
             entries[key + suffix + ("" if k == 0 else name_of(pair))] = entry(
                 value,
-                recall.bootstrap_pairs(hits[k][chosen], pairs[chosen]),
+                bootstrap.interval_of_pairs(hits[k][chosen], pairs[chosen]),
                 int(chosen.sum()),
                 "entities",
                 thresholds=list(pair),
@@ -210,7 +212,7 @@ def compound_gene_entry(
         return missing(
             "no compound has a known target among the genes of the map (--gene, or --targets FILE)"
         )
-    score = np.abs(compounds[tested] @ genes.T)
+    score = np.abs(exact_cosines(compounds[tested], genes))
     known = known[tested]
     order = np.argsort(-score, axis=1, kind="stable")
 
@@ -227,7 +229,7 @@ def compound_gene_entry(
     z = float((value.mean() - chance.mean()) / chance.std()) if chance.std() > 0 else None
     return entry(
         value.mean(),
-        recall.bootstrap_mean(value),
+        bootstrap.interval_of_mean(value),
         len(value),
         "compounds",
         genes=len(gene_names),

@@ -52,9 +52,9 @@ def _mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     none, and becomes 1.
     """
     mean, scale = values.mean(0), values.std(0)
-    return mean, np.where(
-        scale > 10 * np.finfo(values.dtype).eps * np.maximum(np.abs(mean), 1e-300), scale, 1.0
-    )
+    # a sum over rows may be off by a unit in the last place a row, as a rule by the root of that
+    error = np.finfo(values.dtype).eps * max(10.0, len(values) ** 0.5)
+    return mean, np.where(scale > error * np.maximum(np.abs(mean), 1e-300), scale, 1.0)
 
 
 def standardize(

@@ -21,17 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phenomjax.statistics.cosines import unit_rows
+from phenomjax.statistics.permutation import p_values, share_at_least
+
 DRAWS = 2000
 GATHERED = 10**7  # numbers at once
-
-
-def unit_rows(features: np.ndarray, dtype: type = np.float64) -> np.ndarray:
-    """Rows divided by their length, float [rows, dim]; a row of zeros stays one, so that its
-    cosines are 0.
-    """
-    features = features.astype(dtype)
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    return features / np.where(length > 0, length, 1)
 
 
 def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int) -> np.ndarray:
@@ -122,7 +116,7 @@ def consistency(
         idle = np.zeros(len(names), bool)
         idle[codes[unexpressed]] = True
         null = np.sort(cosine[idle & ~np.isnan(cosine)])
-        p, honest = p_above(null, cosine), _honest(null, cosine)
+        p, honest = share_at_least(null, cosine), p_values(null, cosine)
         return Consistency(
             names, counts, cosine, p, honest, f"{len(null)} perturbations of unexpressed genes"
         )
@@ -132,7 +126,8 @@ def consistency(
         null = np.sort(
             np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])])
         )
-        p[same], honest[same] = p_above(null, cosine[same]), _honest(null, cosine[same])
+        p[same] = share_at_least(null, cosine[same])
+        honest[same] = p_values(null, cosine[same])
     return Consistency(
         names,
         counts,
@@ -141,18 +136,3 @@ def consistency(
         honest,
         f"{draws} random sets of as many wells of different perturbations, seed {seed}",
     )
-
-
-def _honest(null: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(1 + null at least as large) / (1 + null) (Phipson & Smyth 2010); NaN for NaN."""
-    above = len(null) - np.searchsorted(null, values)
-    return np.where(np.isnan(values) | (len(null) == 0), np.nan, (1 + above) / (1 + len(null)))
-
-
-def p_above(null: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """1 - searchsorted(null, value) / n: the share of a sorted null that is at least the value; NaN
-    for NaN or without a null.
-    """
-    if not len(null):
-        return np.full(np.shape(values), np.nan)
-    return np.where(np.isnan(values), np.nan, 1 - np.searchsorted(null, values) / len(null))

@@ -27,22 +27,13 @@ from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.names import unexpressed_rows
 from phenomjax.maps.tables.profiles import write
+from phenomjax.statistics.permutation import p_values, q_values
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_table
 
 log = logging.getLogger("phenomjax")
 
 RULES = ("consistency", "magnitude", "either", "both")
-
-
-def q_values(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg false discovery rates; NaN stays NaN and does not count."""
-    from scipy.stats import false_discovery_control
-
-    q, known = np.full(len(p), np.nan), ~np.isnan(p)
-    if known.any():
-        q[known] = false_discovery_control(p[known])
-    return q
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,10 +103,7 @@ def run(args: argparse.Namespace) -> int:
         if idle is not None:
             passive = np.isin(np.arange(len(found.names)), codes[idle])
             null = np.sort(size.distance[passive & ~np.isnan(size.distance)])
-            count = len(null) - np.searchsorted(null, size.distance)
-            table["magnitude_p"] = np.where(
-                np.isnan(size.distance) | (len(null) == 0), np.nan, (1 + count) / (1 + len(null))
-            )
+            table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
     table["magnitude_q"] = q_values(table["magnitude_p"].to_numpy())
     by_consistency, by_magnitude = (
         table[f"{name}_q"].to_numpy() <= args.max_fdr for name in ("consistency", "magnitude")

@@ -15,18 +15,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phenomjax.statistics.permutation import p_values
+from phenomjax.statistics.ties import TIED
+
 CONTROLS = 1000
 LEAST_REPLICATES = 5
 
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Energy distance of each group and its p-value, float64 [groups]; NaN where a group is too
-    small.
+    """Energy distance of each group and its p-value; NaN where a group is too small.
+
+    Attributes:
+      distance, p: float64 [groups].
+      tied: distances that differ by less are equal (`statistics.ties`), in units of the features.
     """
 
     distance: np.ndarray
     p: np.ndarray
+    tied: float
 
 
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -62,6 +69,7 @@ def magnitudes(
         controls = controls[np.sort(rng.choice(len(controls), CONTROLS, replace=False))]
     features, controls = features.astype(np.float64), controls.astype(np.float64)
     among = cdist(controls, controls)
+    tied = TIED * float(among.mean())
     counts = np.bincount(codes, minlength=groups)
     order = np.argsort(codes, kind="stable")
     distance, p = np.full(groups, np.nan), np.full(groups, np.nan)
@@ -76,8 +84,8 @@ def magnitudes(
             continue  # no two sets of controls to compare
         null = np.sort(_null(among, int(count), draws, rng))
         same = counts == count
-        p[same] = (1 + draws - np.searchsorted(null, distance[same], "left")) / (1 + draws)
-    return Magnitude(distance, p)
+        p[same] = p_values(null, distance[same], tied)
+    return Magnitude(distance, p, tied)
 
 
 def _null(among: np.ndarray, count: int, draws: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.recall import sorted_null
-from phenomjax.maps.relations.relate import units
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.names import choose, entities
+from phenomjax.statistics import ties
+from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     null = sorted_null(rows)
     found = {}
     for row in choose(args.names, who):
-        cosine = rows @ rows[row]
+        cosine = exact_cosines(rows, rows[[row]])[:, 0]
         name = str(who["name"][row])
         found[name] = {
             kind: _sides(
@@ -80,13 +82,13 @@ def _sides(
     sides = {}
     for side, sign in (("similar", 1), ("opposite", -1)):
         order = chosen[np.argsort(-sign * cosine[chosen], kind="stable")][:top]
-        place = np.searchsorted(null, cosine[order], "left" if sign > 0 else "right")
+        place = (ties.less if sign > 0 else ties.at_most)(null, cosine[order])
         share = np.maximum((len(null) - place) if sign > 0 else place, 1) / max(len(null), 1)
         sides[side] = [
             {
                 "name": str(who["name"][row]),
                 "gene": str(who["gene"][row]),
-                "cosine": float(cosine[row]),
+                "cosine": float(np.float32(cosine[row])),
                 "p": float(p),
             }
             for row, p in zip(order, share, strict=True)

@@ -22,19 +22,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.maps.relations.relate import upper_blocks
+from phenomjax.maps.relations.cosines import upper_blocks
+from phenomjax.statistics import ties
 
 THRESHOLDS = ((0.05, 0.95),)
 LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
-DRAWS = 1000
-DRAWS_AT_ONCE = 20  # bootstrap weights that stay in the cache
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 
 
 def recall_of(null: np.ndarray, query: np.ndarray, low: float, high: float) -> float:
-    """The definition, with the whole null at hand."""
+    """The definition, with the whole null at hand; values that tie (`ties`) count as equal."""
     null = np.sort(null)
-    left, right = (np.searchsorted(null, query, side) / len(null) for side in ("left", "right"))
+    left, right = ties.less(null, query) / len(null), ties.at_most(null, query) / len(null)
     return float(((right <= low) | (left >= high)).mean())
 
 
@@ -134,14 +133,17 @@ def pair_cosines(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bounds:
-    """A known pair is recalled when its cosine is less than `low` or greater than `high`."""
+    """A known pair is recalled when its cosine is less than `low` or greater than `high`, and does
+    not tie with it.
+    """
 
     low: np.ndarray  # float32 [thresholds]
     high: np.ndarray
 
     def hits(self, cosine: np.ndarray) -> np.ndarray:
         """bool [thresholds, pairs]."""
-        return (cosine < self.low[:, None]) | (cosine > self.high[:, None])
+        tied = np.float32(ties.TIED)
+        return (cosine < self.low[:, None] - tied) | (cosine > self.high[:, None] + tied)
 
 
 def bounds_of(count: int, thresholds: Sequence[tuple[float, float]]) -> list[int]:
@@ -212,87 +214,14 @@ def recalled(
     """Which known pairs are recalled at each (low, high), bool [thresholds, pairs].
 
     Args:
-      rows: unit rows of the map (`relate.units`), float32 [n, dim].
+      rows: unit rows of the map (`cosines.units`), float32 [n, dim].
       pairs: rows of each known pair, int64 [pairs, 2].
     """
     return bounds(rows, thresholds).hits(pair_cosines(rows, pairs))
 
 
-def interval(values: np.ndarray, level: float = 0.95) -> list[float] | None:
-    """Percentile interval of bootstrap draws; None where none was defined."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None
-    return [float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])]
-
-
-def bootstrap_pairs(
-    hit: np.ndarray, pairs: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> list[float] | None:
-    """95 % interval of the share of pairs recalled, by bootstrap over the entities of these pairs.
-
-    Args:
-      hit: bool [pairs].
-      pairs: int64 [pairs, 2], any numbers that name entities.
-    """
-    if not len(pairs) or not draws:
-        return None
-    from scipy.sparse import coo_array
-
-    names, codes = np.unique(pairs, return_inverse=True)
-    codes, count = codes.reshape(-1, 2), len(names)
-    places = (codes[:, 0], codes[:, 1])
-    recalled_pairs = coo_array((hit.astype(np.float32), places), shape=(count, count)).tocsr()
-    every_pair = coo_array((np.ones(len(pairs), np.float32), places), shape=(count, count)).tocsr()
-    rng, values = np.random.default_rng(seed), []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        size = min(DRAWS_AT_ONCE, draws - start)
-        drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
-        weight = np.ascontiguousarray(
-            np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).T, np.float32
-        )
-        found, total = (
-            ((pairs_of @ weight) * weight).sum(0) for pairs_of in (recalled_pairs, every_pair)
-        )
-        values.append(
-            np.divide(found, total, out=np.full(size, np.nan, np.float32), where=total > 0)
-        )
-    return interval(np.concatenate(values))
-
-
 def curve(null: np.ndarray, cosine: np.ndarray, tails: np.ndarray) -> np.ndarray:
     """Recall at (t, 1 - t) for each t, against a sorted null."""
-    left, right = (np.searchsorted(null, cosine, side) / len(null) for side in ("left", "right"))
+    left, right = ties.less(null, cosine) / len(null), ties.at_most(null, cosine) / len(null)
     deepest = np.sort(np.minimum(right, 1 - left))
     return np.searchsorted(deepest, tails, "right") / max(len(cosine), 1)
-
-
-def bootstrap_mean(
-    values: np.ndarray, groups: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0
-) -> list[float] | None:
-    """95 % interval of a mean, by bootstrap over its values, or over groups of them that stay
-    together.
-
-    Args:
-      values: float or bool [n]; NaN is left out.
-      groups: any names [n].
-    """
-    kept = np.isfinite(np.asarray(values, np.float64))
-    values = np.asarray(values, np.float64)[kept]
-    if not len(values) or not draws:
-        return None
-    codes = (
-        np.arange(len(values))
-        if groups is None
-        else np.unique(np.asarray(groups)[kept].astype(str), return_inverse=True)[1]
-    )
-    count = int(codes.max()) + 1
-    sums, sizes = (
-        np.bincount(codes, weights=values, minlength=count),
-        np.bincount(codes, minlength=count),
-    )
-    rng, means = np.random.default_rng(seed), np.empty(draws)
-    for draw in range(draws):
-        chosen = rng.integers(0, count, count)
-        means[draw] = sums[chosen].sum() / sizes[chosen].sum()
-    return interval(means)

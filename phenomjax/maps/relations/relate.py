@@ -17,128 +17,64 @@ pairs of the map (as in the recall of known relationships), or the pairs among t
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int, Int64
 
-from phenomjax.maps.build.consistency import unit_rows
+from phenomjax.maps.relations.cosines import (
+    BINS,
+    blocks,
+    histogram,
+    p_values,
+    quantiles,
+    units,
+)
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.names import entities
+from phenomjax.statistics.cosines import exact_cosines
+from phenomjax.statistics.ties import TIED
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import replacing, write_json
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 
-BINS = 2**16
 ROW_GROUP = 10**6
-QUANTILES = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
-NUMBERS_AT_ONCE = (
-    3 * 10**6
-    # of a block of cosines, for the caches; but at least 64 rows, so that the columns are not read
-    # for a few
-)
 
 
-def units(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32 C-contiguous.
-
-    Raises:
-      UserError: a row of zeros, whose cosine with anything is undefined.
-    """
-    zero = ~features.any(1)
-    if zero.any():
-        raise UserError(
-            f"{int(zero.sum())} of {len(features)} profiles are zero in all features (the first is"
-            f" row {int(np.argmax(zero))}), so their cosine with any other is undefined. Leave them"
-            " out, or look at how they were made: an image without cells?"
-        )
-    return np.ascontiguousarray(unit_rows(features), np.float32)
-
-
-def blocks(rows: np.ndarray, columns: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, cosines float32 [rows of the block, columns]) for all pairs of unit rows."""
-    columns = rows if columns is None else columns
-    step = max(64, NUMBERS_AT_ONCE // max(len(columns), 1))
-    for start in range(0, len(rows), step):
-        yield start, rows[start : start + step] @ columns.T
-
-
-def upper_blocks(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each pair i < j: (first row a, cosines [b, n - a] of rows a … a + b with rows a … n); the
-    leading square [b, b] holds both orders.
-    """
-    start = 0
-    while start < len(rows):
-        step = max(1, min(NUMBERS_AT_ONCE // (len(rows) - start), len(rows) - start))
-        yield start, rows[start : start + step] @ rows[start:].T
-        start += step
-
-
-def cosines(features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, cosines float32 [rows of the block, all rows]) of a map's features, block after
-    block.
-    """
-    yield from blocks(units(features))
-
-
-def bin_of(cosine: np.ndarray) -> np.ndarray:
-    """The histogram's bin of each cosine, int64."""
-    scaled = np.multiply(cosine, np.float32(BINS / 2), dtype=np.float32)
-    scaled += np.float32(BINS / 2)
-    codes = scaled.astype(np.int64)
-    return np.clip(codes, 0, BINS - 1, out=codes)
-
-
-def histogram(rows: np.ndarray) -> np.ndarray:
-    """How many pairs i < j of unit rows fall in each of BINS bins of equal width over [-1, 1],
-    int64 [BINS].
-    """
-    counts = np.zeros(BINS, np.int64)
-    for _, block in upper_blocks(rows):
-        above = block[:, : len(block)][np.triu_indices(len(block), 1)]
-        for values in (above, block[:, len(block) :].ravel()):
-            counts += np.bincount(bin_of(values), minlength=BINS)
-    return counts
-
-
-def quantiles(counts: np.ndarray, probabilities: tuple[float, ...] = QUANTILES) -> dict[str, float]:
-    """Quantiles from a histogram: the middle of the bin that holds them, so off by at most half a
-    bin's width, 1.5e-5.
-    """
-    total, below = int(counts.sum()), np.cumsum(counts)
-    return {
-        str(p): float((np.searchsorted(below, p * total) + 0.5) / (BINS / 2) - 1)
-        for p in (probabilities if total else ())
-    }
-
-
-def p_values(counts: np.ndarray, cosine: np.ndarray, side: str) -> np.ndarray:
-    """Share of the null that is as similar ("similar") or as opposite ("opposite"), the cosine's
-    whole bin counted; at least 1 / n.
-    """
-    total = max(int(counts.sum()), 1)
-    below = np.cumsum(counts)
-    codes = bin_of(cosine)
-    shares = (total - below[codes] + counts[codes]) if side == "similar" else below[codes]
-    return np.maximum(shares, 1) / total
-
-
-def largest(block: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest values of each row, largest first, ties in the order of the columns;
-    int64 [rows, k].
+def largest(
+    block: Float32[np.ndarray, "rows columns"],
+    k: int,
+    exact: Callable[[int, Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]],
+) -> Int64[np.ndarray, "rows {k}"]:
+    """Columns of the k largest values of each row, largest first, ties in the order of the columns.
 
     A threshold that at least k columns pass is taken from every 16th column; only what passes it is
-    sorted.
+    sorted. Values so near to each other that their rounding may have decided are ranked by their
+    exact ones.
+
+    Args:
+      block: values with the errors of float32; one of -inf is in truth no value.
+      k: at most the number of columns.
+      exact: (row, columns) to the values without error.
     """
     stride = max(1, min(16, block.shape[1] // (4 * k)))
     sample = np.ascontiguousarray(block[:, ::stride])
     floor = np.partition(sample, sample.shape[1] - k, axis=1)[:, sample.shape[1] - k]
     found = np.empty((len(block), k), np.int64)
     for row, (values, least) in enumerate(zip(block, floor, strict=True)):
-        candidates = np.flatnonzero(values >= least)
-        found[row] = candidates[np.lexsort((candidates, -values[candidates]))[:k]]
+        candidates = np.flatnonzero(values >= least - np.float32(TIED))
+        candidates = candidates[np.lexsort((candidates, -values[candidates]))]
+        ordered = values[candidates]
+        apart = ordered[:-1] - ordered[1:] > TIED
+        if not apart[:k].all():
+            ends = np.flatnonzero(apart[k - 1 :])
+            unsure = candidates[: k + ends[0]] if len(ends) else candidates
+            sure = np.where(np.isfinite(values[unsure]), exact(row, unsure), -np.inf)
+            candidates = unsure[np.lexsort((unsure, -sure))]
+        found[row] = candidates[:k]
     return found
 
 
@@ -167,7 +103,11 @@ def top_k(
         for side, sign in (("similar", np.float32(1)), ("opposite", np.float32(-1))):
             signed = block if sign > 0 else np.negative(block, out=block)
             signed[there, mine] = -np.inf
-            found = largest(signed, k)
+
+            def exact(row: int, chosen: np.ndarray, sign=sign, start=start) -> np.ndarray:
+                return sign * exact_cosines(rows[[start + row]], columns[chosen])[0]
+
+            found = largest(signed, k, exact)
             values = np.take_along_axis(signed, found, 1)
             sides[side] = (found, np.where(np.isfinite(values), sign * values, np.nan))
         yield start, sides

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float32, UInt64
 
 from phenomjax.maps.tables.columns import Columns, columns_of, define_columns
 from phenomjax.maps.tables.profiles import Profiles, read
@@ -72,9 +73,7 @@ def refuse_duplicates(profiles: Profiles) -> None:
     import pandas as pd
 
     keys = pd.util.hash_pandas_object(profiles.metadata.astype(str), index=False).to_numpy()
-    sums = np.nan_to_num(profiles.features.astype(np.float64)) @ np.random.default_rng(0).normal(
-        size=profiles.features.shape[1]
-    )
+    sums = _bits(profiles.features)
     twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
@@ -87,6 +86,17 @@ def refuse_duplicates(profiles: Profiles) -> None:
             " perfectly. Was a file given twice, or one that is part of another? Give each row"
             " once."
         )
+
+
+def _bits(features: Float32[np.ndarray, "rows dim"]) -> UInt64[np.ndarray, " rows"]:
+    """A number of each row that is the same for equal rows only.
+
+    It is made of whole numbers: a sum of floats depends on where the row stands, and would miss
+    duplicates.
+    """
+    weights = np.random.default_rng(0).integers(2**63, size=features.shape[1], dtype=np.uint64)
+    plain = np.nan_to_num(features) + np.float32(0)  # one zero, not two
+    return np.einsum("rd,d->r", plain.view(np.uint32), weights, dtype=np.uint64, casting="safe")
 
 
 def finite(profiles: Profiles, rule: str = "error") -> Profiles:

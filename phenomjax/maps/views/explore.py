@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phenomjax.maps.arm_bias import arms
-from phenomjax.maps.build.consistency import unit_rows
-from phenomjax.maps.relations import relate
+from phenomjax.maps.relations.cosines import histogram
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.profiles import Profiles, read
 from phenomjax.maps.views.pictures import read_names, same_rows, umap
+from phenomjax.statistics.cosines import unit_rows
+from phenomjax.statistics.ties import TIED
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
 
@@ -208,7 +209,7 @@ def page(
             null = one[
                 np.sort(np.random.default_rng(seed).choice(len(one), NULL_ROWS, replace=False))
             ]
-        below = np.concatenate([[0], np.cumsum(relate.histogram(null).reshape(BINS, -1).sum(1))])
+        below = np.concatenate([[0], np.cumsum(histogram(null).reshape(BINS, -1).sum(1))])
         records.append(
             {
                 "name": name,
@@ -329,7 +330,9 @@ def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
         return 0
     cosine = vectors[rows] @ vectors[rows].T
     np.fill_diagonal(cosine, -1)
-    return int(rows[cosine.max(1).argmax()])
+    nearest = cosine.max(1)
+    # the first of the two, which are each other's nearest
+    return int(rows[np.argmax(nearest >= nearest.max() - TIED)])
 
 
 def _json(data: dict[str, Any]) -> str:

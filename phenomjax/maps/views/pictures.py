@@ -16,12 +16,13 @@ import numpy as np
 
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
-from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.relations import recall, relationships
 from phenomjax.maps.tables.input import define_input, load
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.profiles import Profiles, read
 from phenomjax.maps.views import figures
+from phenomjax.statistics import bootstrap
+from phenomjax.statistics.cosines import exact_cosines, unit_rows
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 
@@ -266,7 +267,9 @@ def recall_curves(
         for name, one in maps.items():
             vectors = unit_rows(one.features[rows], np.float32)
             hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in TAILS])
-            intervals = [recall.bootstrap_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit]
+            intervals = [
+                bootstrap.interval_of_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit
+            ]
             curves[known.name][name] = {
                 "share": [2 * tail for tail in TAILS],
                 "recall": hit.mean(1).tolist(),
@@ -311,5 +314,6 @@ def umap(features: np.ndarray, seed: int = 42, neighbors: int = 15) -> np.ndarra
 
 
 def _square(profiles: Profiles, rows: list[int]) -> np.ndarray:
+    # exact: the order of the tree hangs on which of two cosines is greater
     vectors = unit_rows(profiles.features[rows], np.float32)
-    return np.clip(vectors @ vectors.T, -1, 1)
+    return np.clip(exact_cosines(vectors, vectors), -1, 1).astype(np.float32)
