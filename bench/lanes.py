@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from bench import rounds
-from phenomjax.data.mirrored_lanes import MirroredLaneLoader
 from phenomjax.data.sequences.bank import write_token_bank
-from phenomjax.data.sequences.lanes import LaneLoader
+from phenomjax.data.sequences.lanes import LaneLoader, MirroredLaneLoader
 from phenomjax.data.sequences.spans import SpanLoader
 
 STEPS = 40

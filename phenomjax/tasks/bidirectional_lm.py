@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from phenomjax.data.mirrored_lanes import MirroredLaneLoader
 from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.data.sequences.lanes import MirroredLaneLoader
 from phenomjax.data.sequences.vocabulary import PAD, vocabulary
 from phenomjax.models import draws, elmo
 from phenomjax.tasks.language_model import LanguageModel, cross_entropy

@@ -13,7 +13,7 @@ import tifffile
 
 from phenomjax.data.images import wells
 from phenomjax.prepare import __main__ as front_door
-from phenomjax.prepare.images import intensity, layouts, metadata, readers
+from phenomjax.prepare.images import eight_bit, layouts, metadata, readers
 from phenomjax.prepare.images.plan import choose_channels
 from phenomjax.system.errors import UserError
 
@@ -101,7 +101,7 @@ def test_readers(tmp_path, kind, dtype):
     assert checksum.hexdigest() == hashlib.sha256(data).hexdigest()
     for size in (0, 6, len(data) // 2, len(data) - 12):
         (tmp_path / "f").write_bytes(data[:size])
-        with pytest.raises(readers.BadImage) as error:
+        with pytest.raises(readers.BadFile) as error:
             readers.read_planes(tmp_path, "f", hashlib.sha256())
         assert error.value.reason in ("truncated", "undecodable") and error.value.file == "f"
 
@@ -131,13 +131,13 @@ def test_readers_pages_and_samples(tmp_path):
 )
 def test_readers_name_what_is_wrong(tmp_path, data, reason, detail):
     (tmp_path / "f.png").write_bytes(data)
-    with pytest.raises(readers.BadImage) as error:
+    with pytest.raises(readers.BadFile) as error:
         readers.read_planes(tmp_path, "f.png", hashlib.sha256())
     assert error.value.reason == reason and detail in error.value.detail
-    with pytest.raises(readers.BadImage, match=r"cannot be read .No such file"):
+    with pytest.raises(readers.BadFile, match=r"cannot be read .No such file"):
         readers.read_planes(tmp_path, "other.png", hashlib.sha256())
     tifffile.imwrite(tmp_path / "f.tif", np.zeros((4, 4), np.float32))
-    with pytest.raises(readers.BadImage, match="has float32 pixels"):
+    with pytest.raises(readers.BadFile, match="has float32 pixels"):
         readers.read_planes(tmp_path, "f.tif", hashlib.sha256())
 
 
@@ -146,21 +146,21 @@ def test_percentiles_are_exact():
     counts = np.bincount(pixels, minlength=65536)
     for low, high in ((0.1, 99.9), (0, 100), (25, 75)):
         expected = np.percentile(pixels, (low, high), method="inverted_cdf")
-        assert intensity.percentile_range(counts, intensity.Rule("percentile", low, high)) == tuple(
+        assert eight_bit.percentile_range(counts, eight_bit.Rule("percentile", low, high)) == tuple(
             expected
         )
-    assert intensity.percentile_range(
-        np.bincount([7], minlength=65536), intensity.parse("percentile:1:99")
+    assert eight_bit.percentile_range(
+        np.bincount([7], minlength=65536), eight_bit.parse("percentile:1:99")
     ) == (7, 8)
 
 
 def test_to_8_bit_rounds_and_clips():
     image = np.array([[[0, 0], [100, 50], [355, 305], [9999, 178]]], np.uint16)
-    converted = intensity.to_8_bit(image, [(100, 355), (50, 305)])
+    converted = eight_bit.to_8_bit(image, [(100, 355), (50, 305)])
     assert converted.tolist() == [[[0, 0], [0, 0], [255, 255], [255, 128]]]
     levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
     exact = np.clip((levels.astype(float) - 231) / (38540 - 231), 0, 1) * 255
-    assert np.abs(intensity.to_8_bit(levels, [(231, 38540)]) - exact).max() <= 0.5
+    assert np.abs(eight_bit.to_8_bit(levels, [(231, 38540)]) - exact).max() <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_to_8_bit_rounds_and_clips():
 )
 def test_errors_of_intensity(text):
     with pytest.raises(UserError, match="Write --intensity range:LOW:HIGH, percentile:LOW:HIGH"):
-        intensity.parse(text)
+        eight_bit.parse(text)
 
 
 def test_channels():

@@ -17,7 +17,7 @@ from phenomjax.data.sequences.bank import SPLITS, damaged_files, open_token_bank
 from phenomjax.data.sequences.streams import Fasta, Stream
 from phenomjax.data.sequences.vocabulary import smiles_tokens
 from phenomjax.prepare.sequences import command
-from phenomjax.prepare.sequences.pieces import Settings
+from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 
 SMALL = {"piece_bytes": 700, "block_bytes": 256, "chunk_bytes": 1024, "bucket_bits": 2}
@@ -34,13 +34,15 @@ def parse(out, *sources, **options):
 
 
 def prepare(out, *sources, sizes=None, **options):
-    """Runs the command in this process; `sizes` overrides Settings so that small files have many
+    """Runs the command in this process; `sizes` overrides PieceSettings so that small files have many
     pieces and chunks.
     """
     args = parse(out, *sources, **options)
     with pytest.MonkeyPatch.context() as patch:
         if sizes:
-            patch.setattr(command, "Settings", lambda **given: Settings(**(given | sizes)))
+            patch.setattr(
+                command, "PieceSettings", lambda **given: PieceSettings(**(given | sizes))
+            )
         return command.run(args)
 
 

@@ -71,7 +71,9 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     path = tmp_path / "a.fasta"
     path.write_text(">a\nMKV\n>b\nMWW\n")
     monkeypatch.setattr(
-        sequences_command.Job, "deduplicate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        sequences_command.SequenceJob,
+        "deduplicate",
+        lambda self: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "b.zarr", path)

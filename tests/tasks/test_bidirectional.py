@@ -11,8 +11,8 @@ import pytest
 from flax import linen as nn
 
 from phenomjax import config, tasks
-from phenomjax.data.mirrored_lanes import MirroredLaneLoader
 from phenomjax.data.sequences.bank import write_token_bank
+from phenomjax.data.sequences.lanes import MirroredLaneLoader
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.bidirectional_lm import BidirectionalLM

@@ -10,7 +10,7 @@ from phenomjax.system.errors import UserError
 
 
 @dataclass(frozen=True)
-class Source:
+class SequenceFile:
     """A file to read.
 
     Attributes:
@@ -34,7 +34,7 @@ class Source:
         return self.kind == "fasta" and not self.compressed
 
 
-def find_sources(paths: list[Path], kind: str | None) -> list[Source]:
+def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
     """Looks at the source files.
 
     Args:
@@ -63,7 +63,7 @@ def find_sources(paths: list[Path], kind: str | None) -> list[Source]:
         seen[path.resolve()] = path
     names = [path.name for path in paths]
     return [
-        Source(
+        SequenceFile(
             number,
             path,
             path.name if names.count(path.name) == 1 else str(path),

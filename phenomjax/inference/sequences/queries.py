@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from phenomjax.data.sequences.encode import Block, Encoder
 from phenomjax.data.sequences.records import Record, read_records
-from phenomjax.data.sequences.sources import Source, find_sources
+from phenomjax.data.sequences.sources import SequenceFile, find_sources
 from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
 from phenomjax.data.sequences.vocabulary import RARE, UNITS, vocabulary
 from phenomjax.system.errors import UserError
@@ -121,7 +121,7 @@ class _Reader:
         self._digest = hashlib.sha256()
         self.rejected: list[dict] = []
 
-    def read(self, source: Source, out) -> None:
+    def read(self, source: SequenceFile, out) -> None:
         """Adds one file."""
         count = 0
         with Stream(source.path) as stream:
@@ -156,7 +156,7 @@ class _Reader:
             )
         self._sources.append(("", self._add(block, None, out)))
 
-    def _add(self, block: Block, source: Source | None, out) -> int:
+    def _add(self, block: Block, source: SequenceFile | None, out) -> int:
         counted = self._rare[block.tokens]
         self._changed += int(counted.sum())
         # one <eos> each
@@ -173,7 +173,7 @@ class _Reader:
         self._blocks.append(block._replace(tokens=np.zeros(0, np.uint8), troubles=[]))
         return len(block.lengths)
 
-    def _reject(self, troubles: list[Trouble], source: Source) -> None:
+    def _reject(self, troubles: list[Trouble], source: SequenceFile) -> None:
         for t in troubles:
             if len(self.rejected) < SHOWN:
                 log.warning(

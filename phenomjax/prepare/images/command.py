@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
-from phenomjax.prepare.images import intensity, layouts, metadata, pixels
-from phenomjax.prepare.images.job import Job, write_rejected
-from phenomjax.prepare.images.plan import Entry, Plan, Rejected, make_plan
+from phenomjax.prepare.images import eight_bit, layouts, metadata, raw_images
+from phenomjax.prepare.images.job import ImageJob, write_rejected
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
 from phenomjax.prepare.work_folder import DONE, check_same, lock
 from phenomjax.system import errors, processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--experiment", help="same as --default experiment=...")
     add("--cell-type", help="same as --set cell_type=...")
-    default = intensity.DEFAULT_16_BIT
+    default = eight_bit.DEFAULT_16_BIT
     add(
         "--intensity",
         help=(
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     signal.
     """
     layout, out = layouts.find(args.layout), args.out
-    rule = intensity.parse(args.intensity) if args.intensity else None
+    rule = eight_bit.parse(args.intensity) if args.intensity else None
     if args.codec not in bank.CODECS:
         raise UserError(
             f"Unknown --codec {args.codec!r}{errors.did_you_mean(args.codec, bank.CODECS)}."
@@ -137,14 +137,14 @@ def run(args: argparse.Namespace) -> int:
     if joiner:
         joiner.check([entry.key for entry in plan.entries])
     with lock(out, arguments), processes.stop_on_signals() as stop:
-        source = pixels.Source(args.source, layout.name == "ome-zarr", plan.planes)
-        source, unreadable = pixels.probe(source, plan)
+        source = raw_images.RawImages(args.source, layout.name == "ome-zarr", plan.planes)
+        source, unreadable = raw_images.probe(source, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         if rule is None:
-            rule = intensity.parse("keep" if source.dtype == "uint8" else intensity.DEFAULT_16_BIT)
+            rule = eight_bit.parse("keep" if source.dtype == "uint8" else eight_bit.DEFAULT_16_BIT)
         jobs = args.jobs or core_count()
-        job = Job(
+        job = ImageJob(
             out,
             plan,
             source,
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     return _report(out, len(finished), rejected)
 
 
-def _without(plan: Plan, other: bank.ImageBank) -> tuple[Plan, dict]:
+def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, dict]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """
@@ -262,7 +262,7 @@ def _report_finished(out: Path) -> int:
     return EXIT_FAILED if bad else EXIT_DONE
 
 
-def _report(out: Path, count: int, rejected: list[Rejected]) -> int:
+def _report(out: Path, count: int, rejected: list[RejectedImage]) -> int:
     log.info("wrote %s: %d images", out, count)
     if not rejected:
         return EXIT_DONE
@@ -283,7 +283,7 @@ def _report(out: Path, count: int, rejected: list[Rejected]) -> int:
     return EXIT_FAILED
 
 
-def _all_rejected(out: Path, rejected: list[Rejected]) -> UserError:
+def _all_rejected(out: Path, rejected: list[RejectedImage]) -> UserError:
     path = write_rejected(out, rejected)
     return UserError(
         f"All images were rejected ({len(rejected)} problems), so there is no bank. The first one:"
@@ -292,7 +292,7 @@ def _all_rejected(out: Path, rejected: list[Rejected]) -> UserError:
     )
 
 
-def _table(entries: list[tuple[Entry, str]], joiner, constants: dict) -> pa.Table:
+def _table(entries: list[tuple[ImageFiles, str]], joiner, constants: dict) -> pa.Table:
     keys = [entry.key for entry, _ in entries]
     columns, unmatched = metadata.describe(keys, joiner, constants)
     if joiner:

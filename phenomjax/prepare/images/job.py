@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.images import bank
-from phenomjax.prepare.images import intensity, metadata, pixels
-from phenomjax.prepare.images.pixels import Numbers
-from phenomjax.prepare.images.plan import Entry, Plan, Rejected
+from phenomjax.prepare.images import eight_bit, metadata, raw_images
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage
+from phenomjax.prepare.images.raw_images import Numbers
 from phenomjax.prepare.work_folder import DONE
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -35,7 +35,7 @@ BLOCK = 32  # images whose histograms are added up before they are written down
 STAGED_ROWS = 2**60  # rows of the staging array
 
 
-class Job:
+class ImageJob:
     """One run of the work.
 
     Args:
@@ -53,9 +53,9 @@ class Job:
     def __init__(
         self,
         out: Path,
-        plan: Plan,
-        source: pixels.Source,
-        rule: intensity.Rule,
+        plan: ImagePlan,
+        source: raw_images.RawImages,
+        rule: eight_bit.Rule,
         *,
         chunk: int,
         codec: str,
@@ -97,7 +97,7 @@ class Job:
           known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}; those plates
             are not counted again.
         """
-        plates: dict[tuple, list[Entry]] = {}
+        plates: dict[tuple, list[ImageFiles]] = {}
         for entry in self.plan.entries:
             plates.setdefault(entry.key[:2], []).append(entry)
         if self.rule.kind == "keep":
@@ -130,7 +130,7 @@ class Job:
                 ]
         sizes = {file: len(block) for file, block in tasks}
         progress = Progress("intensity percentiles", sum(sizes.values()), "images")
-        count = functools.partial(pixels.count_pixels, self.source)
+        count = functools.partial(raw_images.count_pixels, self.source)
         for file, bad in processes.run_tasks(count, tasks, self.jobs, self.stop):
             if bad and self.strict:
                 raise UserError(f"{bad}. (--strict stops at the first bad image.)", EXIT_FAILED)
@@ -147,7 +147,7 @@ class Job:
                     total += block["counts"]
             write_text(
                 summary,
-                json.dumps([intensity.percentile_range(counts, self.rule) for counts in total]),
+                json.dumps([eight_bit.percentile_range(counts, self.rule) for counts in total]),
             )
         for file in files:
             file.unlink(missing_ok=True)
@@ -157,15 +157,15 @@ class Job:
         described = (parts, self.source.size, self.source.dtype, self.source.planes, self.rule)
         return hashlib.sha256(repr(described).encode()).hexdigest()
 
-    def staging_rows(self, numbers: dict[tuple, Numbers]) -> dict[int, Entry]:
+    def staging_rows(self, numbers: dict[tuple, Numbers]) -> dict[int, ImageFiles]:
         """Each image by its row in the staging array, in the order of the plan."""
         return {
             int(self._digest([e.stamp, numbers[e.key[:2]]])[:15], 16): e for e in self.plan.entries
         }
 
     def write_images(
-        self, rows: dict[int, Entry], numbers: dict[tuple, Numbers]
-    ) -> tuple[dict[int, str], list[Rejected]]:
+        self, rows: dict[int, ImageFiles], numbers: dict[tuple, Numbers]
+    ) -> tuple[dict[int, str], list[RejectedImage]]:
         """Converts what is not finished yet.
 
         Returns:
@@ -179,14 +179,14 @@ class Job:
             for row, checksum in _read_journal(journal).items()
             if row in rows and bank.shard_path(self.staged, row).name in there
         }
-        rejected: dict[int, Rejected] = {}
+        rejected: dict[int, RejectedImage] = {}
         progress = Progress("prepare images", len(rows), "images", done=len(written))
         tasks = [
             (row, entry, numbers[entry.key[:2]])
             for row, entry in rows.items()
             if row not in written
         ]
-        write = functools.partial(pixels.write_image, self.source, self.staged)
+        write = functools.partial(raw_images.write_image, self.source, self.staged)
         with journal.open("a") as lines:
             for done in processes.run_tasks(
                 write, tasks, min(self.jobs, max(len(tasks), 1)), self.stop
@@ -209,7 +209,7 @@ class Job:
     def finalize(
         self,
         finished: dict[int, str],
-        rejected: list[Rejected],
+        rejected: list[RejectedImage],
         numbers: dict,
         table: pa.Table,
         attributes: dict,
@@ -276,7 +276,7 @@ def _label(plate: tuple[str | None, ...]) -> str:
     return "/".join(part for part in plate if part)
 
 
-def write_rejected(out: Path, rejected: list[Rejected]) -> Path:
+def write_rejected(out: Path, rejected: list[RejectedImage]) -> Path:
     """Writes OUT/rejected.parquet: experiment, plate, well, site, file, reason, detail of each bad
     image.
     """

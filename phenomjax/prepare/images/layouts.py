@@ -24,7 +24,7 @@ _CELL_PAINTING = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """How one kind of folder names its files.
 
     Attributes:
@@ -46,7 +46,7 @@ _RXRX_TREE = r"(?:(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/)?"
 LAYOUTS = {
     layout.name: layout
     for layout in (
-        Layout(
+        FileLayout(
             "rxrx1",
             "HEPG2-08/Plate1/B02_s1_w1.png or HEPG2-08_1_B02_w1.png",
             (
@@ -55,13 +55,13 @@ LAYOUTS = {
             ),
             _CELL_PAINTING,
         ),
-        Layout(
+        FileLayout(
             "rxrx3",
             "gene-001/Plate1/AA41_s1_1.jp2",
             (_RXRX_TREE + r"(?P<well>[A-Z]{1,2}\d\d)_s(?P<site>\d+)_(?P<channel>\d+)\.\w+",),
             _CELL_PAINTING,
         ),
-        Layout(
+        FileLayout(
             "jump",
             "BR00117006__2020-11-08T18_16_30-Measurement1/Images/r01c01f01p01-ch2sk1fk1fl1.tiff",
             (
@@ -72,8 +72,8 @@ LAYOUTS = {
             # --channels.
             {"5": "DNA", "4": "ER", "3": "RNA", "2": "AGP", "1": "Mito"},
         ),
-        Layout("generic", "whatever --pattern says", (), {}),
-        Layout("ome-zarr", "plate.zarr, with NGFF 0.4 or 0.5 metadata", (), {}),
+        FileLayout("generic", "whatever --pattern says", (), {}),
+        FileLayout("ome-zarr", "plate.zarr, with NGFF 0.4 or 0.5 metadata", (), {}),
     )
 }
 
@@ -88,7 +88,7 @@ class Name(NamedTuple):
     channel: str | None
 
 
-def find(name: str) -> Layout:
+def find(name: str) -> FileLayout:
     """The layout of that name, or a UserError that lists them."""
     if name not in LAYOUTS:
         raise UserError(
@@ -98,7 +98,7 @@ def find(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def compile_patterns(layout: Layout, pattern: str | None) -> list[re.Pattern]:
+def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern]:
     """Compiles a layout's expressions, or the user's; each must match the end of a path, from the
     start of a name.
     """

@@ -18,7 +18,7 @@ from phenomjax.system.errors import UserError, did_you_mean
 log = logging.getLogger("phenomjax")
 
 
-class Entry(NamedTuple):
+class ImageFiles(NamedTuple):
     """One image to be.
 
     Attributes:
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     stamp: str
 
 
-class Rejected(NamedTuple):
+class RejectedImage(NamedTuple):
     """A file or an image that cannot go into the bank; one row of rejected.parquet."""
 
     reason: str
@@ -49,7 +49,7 @@ class Rejected(NamedTuple):
         return f"{what}{'(' + where + ') ' if where else ''}{self.detail}"
 
 
-class Plan(NamedTuple):
+class ImagePlan(NamedTuple):
     """Everything there is to do.
 
     Attributes:
@@ -61,8 +61,8 @@ class Plan(NamedTuple):
       pixel_size_um: where the source says it.
     """
 
-    entries: list[Entry]
-    rejected: list[Rejected]
+    entries: list[ImageFiles]
+    rejected: list[RejectedImage]
     channels: tuple[str, ...]
     planes: tuple[int, ...] | None
     pixel_size_um: float | None = None
@@ -70,11 +70,11 @@ class Plan(NamedTuple):
 
 def make_plan(
     source: Path,
-    layout: layouts.Layout,
+    layout: layouts.FileLayout,
     pattern: str | None,
     defaults: dict[str, str],
     channels: Sequence[str],
-) -> Plan:
+) -> ImagePlan:
     """Lists the source folder and sorts its files into images.
 
     Args:
@@ -119,14 +119,14 @@ def make_plan(
         f"has a name that layout {layout.name} does not know (expected {expected}): rename it or"
         " move it out of the folder"
     )
-    rejected = [Rejected("unknown_name", detail, file, (None,) * 4) for file in found.unknown]
+    rejected = [RejectedImage("unknown_name", detail, file, (None,) * 4) for file in found.unknown]
     images = [
         _image(key, found.files[key], found.doubled, wanted)
         for key in sorted(found.files, key=_order)
     ]
-    entries = [image for image in images if isinstance(image, Entry)]
-    rejected += [image for image in images if isinstance(image, Rejected)]
-    return Plan(entries, rejected, tuple(chosen.values()), planes)
+    entries = [image for image in images if isinstance(image, ImageFiles)]
+    rejected += [image for image in images if isinstance(image, RejectedImage)]
+    return ImagePlan(entries, rejected, tuple(chosen.values()), planes)
 
 
 class _Found(NamedTuple):
@@ -162,7 +162,9 @@ def _group(source: Path, patterns: list[re.Pattern], defaults: dict[str, str]) -
     return found
 
 
-def _image(key: Key, files: dict, doubled: dict, wanted: dict[str, str]) -> Entry | Rejected:
+def _image(
+    key: Key, files: dict, doubled: dict, wanted: dict[str, str]
+) -> ImageFiles | RejectedImage:
     """Makes an image of its files, or says why that cannot be."""
     first = next(iter(files.values()))[0]
     for channel, name in wanted.items():
@@ -172,7 +174,7 @@ def _image(key: Key, files: dict, doubled: dict, wanted: dict[str, str]) -> Entr
                 f"and {files[channel][0]} both say they are {what} of this image: remove one, or"
                 " use --pattern with a group for what tells them apart (experiment, plate, site)"
             )
-            return Rejected("duplicate", detail, doubled[key, channel], key)
+            return RejectedImage("duplicate", detail, doubled[key, channel], key)
     missing = ", ".join(
         f"{channel} ({name})" for channel, name in wanted.items() if channel not in files
     )
@@ -181,10 +183,10 @@ def _image(key: Key, files: dict, doubled: dict, wanted: dict[str, str]) -> Entr
             f"has no file for channel {missing} beside it: copy the file, or leave the channel out"
             " with --channels"
         )
-        return Rejected("missing_channel", detail, first, key)
+        return RejectedImage("missing_channel", detail, first, key)
     parts = [files[channel] for channel in wanted]
     stamp = hashlib.sha256(repr((key, parts)).encode()).hexdigest()
-    return Entry(key, tuple(part[0] for part in parts), stamp)
+    return ImageFiles(key, tuple(part[0] for part in parts), stamp)
 
 
 def choose_channels(
@@ -225,7 +227,7 @@ def choose_channels(
     return chosen
 
 
-def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> Plan:
+def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> ImagePlan:
     folders = ome.plates(source)
     if not folders:
         raise UserError(
@@ -249,7 +251,7 @@ def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> 
                 for p in sorted(field.path.glob("*"))
                 if p.is_file()
             ]
-            entries[key] = Entry(
+            entries[key] = ImageFiles(
                 key, (file,), hashlib.sha256(repr((key, file, status)).encode()).hexdigest()
             )
     if first is None:
@@ -264,7 +266,7 @@ def _plan_ome(source: Path, channels: Sequence[str], experiment: str | None) -> 
     chosen = choose_channels(channels, ids, {})
     planes = tuple(ids.index(i) for i in chosen)
     ordered = [entries[key] for key in sorted(entries, key=_order)]
-    return Plan(ordered, [], tuple(chosen.values()), planes, described.pixel_size_um)
+    return ImagePlan(ordered, [], tuple(chosen.values()), planes, described.pixel_size_um)
 
 
 def sample(entries: Sequence, count: int = 64) -> list:
@@ -281,7 +283,7 @@ def _planes_per_file(source: Path, files: list[str]) -> int:
     for file in sample(files, 8):
         try:
             counts[len(readers.read_planes(source, file, hashlib.sha256()))] += 1
-        except readers.BadImage as error:  # named later, when its turn comes
+        except readers.BadFile as error:  # named later, when its turn comes
             log.debug("%s %s", error.file, error.detail)
     return counts.most_common(1)[0][0] if counts else 1
 
@@ -291,7 +293,7 @@ def _order(key: Key) -> list:
 
 
 def _nothing_matched(
-    source: Path, layout: layouts.Layout, pattern: str | None, unknown: list[str]
+    source: Path, layout: layouts.FileLayout, pattern: str | None, unknown: list[str]
 ) -> str:
     if not unknown:
         suffixes = collections.Counter(

@@ -13,7 +13,7 @@ import tifffile
 SUFFIXES = (".png", ".tif", ".tiff", ".jp2", ".j2k", ".jpx")
 
 
-class BadImage(Exception):
+class BadFile(Exception):
     """An image that cannot go into the bank.
 
     Attributes:
@@ -39,7 +39,7 @@ def read_planes(folder: Path, file: str, checksum) -> np.ndarray:
       uint8 or uint16 [planes, height, width]; pages of a TIFF, or samples of a colour image.
 
     Raises:
-      BadImage: missing, truncated, undecodable, or pixels of another type.
+      BadFile: missing, truncated, undecodable, or pixels of another type.
     """
     try:
         data = (folder / file).read_bytes()
@@ -48,34 +48,32 @@ def read_planes(folder: Path, file: str, checksum) -> np.ndarray:
             f"cannot be read ({error.strerror}): was it moved while the job ran, or may you not"
             " read it?"
         )
-        raise BadImage("unreadable", detail, file) from error
+        raise BadFile("unreadable", detail, file) from error
     checksum.update(data)
     kind = _kind(data, file)
     try:
         planes = {"png": _png, "tiff": _tiff, "jpeg2000": _jpeg2000}[kind](data)
-    except BadImage as error:
-        raise BadImage(error.reason, error.detail, file) from error
+    except BadFile as error:
+        raise BadFile(error.reason, error.detail, file) from error
     # whatever a decoder throws at a damaged file; its words go to the user
     except Exception as error:
         detail = f"does not decode as {kind.upper()} ({_first_line(error)}): copy it again"
-        raise BadImage("undecodable", detail, file) from error
+        raise BadFile("undecodable", detail, file) from error
     if planes.dtype not in (np.uint8, np.uint16):
-        raise BadImage(
+        raise BadFile(
             "pixel_type",
             f"has {planes.dtype} pixels, a bank holds uint8 or uint16: convert it to 16-bit"
             " integers",
             file,
         )
     if planes.ndim != 3 or 0 in planes.shape:
-        raise BadImage(
-            "shape", f"has shape {planes.shape}: expected planes of height x width", file
-        )
+        raise BadFile("shape", f"has shape {planes.shape}: expected planes of height x width", file)
     return planes
 
 
 def _kind(data: bytes, file: str) -> str:
     if not data:
-        raise BadImage(
+        raise BadFile(
             "truncated", "is empty (0 bytes): a copy was interrupted, copy it again", file
         )
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -85,10 +83,10 @@ def _kind(data: bytes, file: str) -> str:
     if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or data[:4] == b"\xff\x4f\xff\x51":
         return "jpeg2000"
     if data.startswith(b"version https://git-lfs"):
-        raise BadImage(
+        raise BadFile(
             "undecodable", "is a Git LFS pointer, not the image: run `git lfs pull`", file
         )
-    raise BadImage(
+    raise BadFile(
         "undecodable",
         f"is no PNG, TIFF or JPEG 2000: it begins with {data[:8]!r}; copy it again, or move it out"
         " of the folder",
@@ -98,7 +96,7 @@ def _kind(data: bytes, file: str) -> str:
 
 def _png(data: bytes) -> np.ndarray:
     if b"IEND" not in data[-16:]:
-        raise BadImage(
+        raise BadFile(
             "truncated", f"ends after {len(data)} bytes, before its PNG end mark: copy it again"
         )
     return _samples_first(imagecodecs.png_decode(data))
@@ -108,7 +106,7 @@ def _jpeg2000(data: bytes) -> np.ndarray:
     # Checked here because some versions of OpenJPEG decode a cut file without a word, losing
     # detail.
     if b"\xff\xd9" not in data[-64:]:
-        raise BadImage(
+        raise BadFile(
             "truncated",
             f"ends after {len(data)} bytes, before its JPEG 2000 end mark: copy it again",
         )
@@ -130,11 +128,11 @@ def _tiff(data: bytes) -> np.ndarray:
                 "invalid value offset" in message or "invalid offset" in message
                 for message in listener.heard
             ):
-                raise BadImage("truncated", truncated)
+                raise BadFile("truncated", truncated)
             for page in pages:
                 ends = (a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=False))
                 if max(ends, default=0) > len(data):
-                    raise BadImage("truncated", truncated)
+                    raise BadFile("truncated", truncated)
             series = tiff.series[0]
             pixels, axes = series.asarray(squeeze=False), series.get_axes(squeeze=False)
     finally:

@@ -26,15 +26,15 @@ from phenomjax.data.sequences.bank import (
     FlatWriter,
     write_flat_description,
 )
-from phenomjax.data.sequences.sources import Source
-from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, Settings
+from phenomjax.data.sequences.sources import SequenceFile
+from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, PieceSettings
 
 DROPPED = 255  # a record that is not in the bank
 ROW_GROUP = 2**17
 WINDOW = 2**20
 
 
-class Plan(NamedTuple):
+class PieceList(NamedTuple):
     """All pieces of a job, in order.
 
     Attributes:
@@ -44,8 +44,8 @@ class Plan(NamedTuple):
       owners: the number of the source of each piece.
     """
 
-    settings: Settings
-    sources: list[Source]
+    settings: PieceSettings
+    sources: list[SequenceFile]
     pieces: list[Path]
     owners: list[int]
 
@@ -66,7 +66,7 @@ def read_wanted(piece: Path) -> np.ndarray:
     return np.fromfile(chosen if chosen.is_file() else piece / "wanted", np.uint8)
 
 
-def find_duplicates(plan: Plan, bucket: int) -> int:
+def find_duplicates(plan: PieceList, bucket: int) -> int:
     """Finds all records of a bucket of hashes that stand a second time; returns the number of the
     bucket.
 
@@ -101,7 +101,7 @@ def find_duplicates(plan: Plan, bucket: int) -> int:
     return bucket
 
 
-def mark_wanted(plan: Plan, index: int) -> int:
+def mark_wanted(plan: PieceList, index: int) -> int:
     """Writes which records of a piece are wanted in which split; returns the piece."""
     piece = plan.pieces[index]
     if (piece / "wanted").is_file():
@@ -126,7 +126,7 @@ def write_arrays(target: Path, *arrays: np.ndarray) -> None:
     os.replace(partial, target)
 
 
-class Layout(NamedTuple):
+class BankLayout(NamedTuple):
     """Where the records of each split and piece come to lie.
 
     Attributes:
@@ -138,7 +138,7 @@ class Layout(NamedTuple):
     tokens: np.ndarray
 
 
-def make_layout(plan: Plan) -> Layout:
+def make_layout(plan: PieceList) -> BankLayout:
     """Counts what is wanted of each piece."""
     extra = sum(map(len, BOUNDARIES[plan.settings.boundary]))
     records, tokens = (np.zeros((len(SPLITS), len(plan.pieces)), np.int64) for _ in range(2))
@@ -148,10 +148,14 @@ def make_layout(plan: Plan) -> Layout:
         tokens[:, index] = (
             np.bincount(wanted, lengths, minlength=256)[: len(SPLITS)] + extra * records[:, index]
         )
-    return Layout(*(np.concatenate([[0], counts.ravel().cumsum()]) for counts in (records, tokens)))
+    return BankLayout(
+        *(np.concatenate([[0], counts.ravel().cumsum()]) for counts in (records, tokens))
+    )
 
 
-def write_part(plan: Plan, layout: Layout, task: tuple[str, int]) -> tuple[str, dict[str, str]]:
+def write_part(
+    plan: PieceList, layout: BankLayout, task: tuple[str, int]
+) -> tuple[str, dict[str, str]]:
     """Writes one of the bank's files into WORK/bank; tasks are those of `parts`.
 
     Returns:
@@ -171,7 +175,7 @@ def write_part(plan: Plan, layout: Layout, task: tuple[str, int]) -> tuple[str, 
     return kind, {target.name: _digest(target)} if kind == "metadata" else {}
 
 
-def parts(plan: Plan, layout: Layout) -> list[tuple[str, int]]:
+def parts(plan: PieceList, layout: BankLayout) -> list[tuple[str, int]]:
     """The tasks of write_part, the long ones first."""
     chunks = max(1, -(-int(layout.tokens[-1]) // plan.settings.chunk_bytes))
     return [
@@ -187,7 +191,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict[str, str]:
+def _write_tokens(plan: PieceList, layout: BankLayout, target: Path, number: int) -> dict[str, str]:
     total = int(layout.tokens[-1])
     chunk = min(plan.settings.chunk_bytes, max(total, 1))
     described = (
@@ -210,7 +214,7 @@ def _write_tokens(plan: Plan, layout: Layout, target: Path, number: int) -> dict
     return described | {f"tokens/{target.name}": digest.hexdigest()}
 
 
-def _tokens(plan: Plan, layout: Layout, start: int, stop: int) -> Iterator[np.ndarray]:
+def _tokens(plan: PieceList, layout: BankLayout, start: int, stop: int) -> Iterator[np.ndarray]:
     """The bank's tokens [start:stop] in parts; each is valid until the next one. Parts are small
     enough for the cache.
     """
@@ -246,7 +250,7 @@ def _tokens(plan: Plan, layout: Layout, start: int, stop: int) -> Iterator[np.nd
                 i = j
 
 
-def _write_offsets(plan: Plan, layout: Layout, folder: Path) -> dict[str, str]:
+def _write_offsets(plan: PieceList, layout: BankLayout, folder: Path) -> dict[str, str]:
     writer = FlatWriter(folder, "int64", plan.settings.chunk_bytes)
     extra = sum(map(len, BOUNDARIES[plan.settings.boundary]))
     writer.write(np.zeros(1, np.int64))
@@ -261,7 +265,7 @@ def _write_offsets(plan: Plan, layout: Layout, folder: Path) -> dict[str, str]:
     return writer.finish("sequence")
 
 
-def _metadata(plan: Plan) -> Iterator[pa.Table]:
+def _metadata(plan: PieceList) -> Iterator[pa.Table]:
     for split in range(len(SPLITS)):
         for piece, owner in zip(plan.pieces, plan.owners, strict=True):
             table = read_records(piece).filter(pa.array(read_wanted(piece) == split))
@@ -270,7 +274,7 @@ def _metadata(plan: Plan) -> Iterator[pa.Table]:
                 yield table.select(["id", "length", "description"]).append_column("source", source)
 
 
-def _write_metadata(plan: Plan, target: Path) -> None:
+def _write_metadata(plan: PieceList, target: Path) -> None:
     # Ids and descriptions are all different: a dictionary or the smallest and largest of them cost
     # time and say nothing.
     options = {
@@ -290,7 +294,7 @@ def _write_metadata(plan: Plan, target: Path) -> None:
             writer.write_table(pa.concat_tables(held), ROW_GROUP)
 
 
-def _write_rejected(plan: Plan, target: Path) -> None:
+def _write_rejected(plan: PieceList, target: Path) -> None:
     with pq.ParquetWriter(target, REJECTED_SCHEMA) as writer:
         for piece in plan.pieces:
             if (piece / "rejected.arrow").is_file():
@@ -299,7 +303,7 @@ def _write_rejected(plan: Plan, target: Path) -> None:
                 )
 
 
-def summaries(plan: Plan) -> tuple[dict[str, int], list[int]]:
+def summaries(plan: PieceList) -> tuple[dict[str, int], list[int]]:
     """The counts of all pieces, added up; and those of `compiled`'s outcomes."""
     total = {"records": 0, "rejected": 0, "strangers": 0}
     counts = np.zeros(compiled.OUTCOMES, np.int64)

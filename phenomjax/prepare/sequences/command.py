@@ -15,10 +15,10 @@ from phenomjax.data.images import bank
 from phenomjax.data.sequences import mmseqs, records
 from phenomjax.data.sequences.bank import BOUNDARIES, open_token_bank
 from phenomjax.data.sequences.encode import RARE_RULES
-from phenomjax.data.sequences.sources import Source, find_sources
+from phenomjax.data.sequences.sources import SequenceFile, find_sources
 from phenomjax.data.sequences.vocabulary import ALPHABETS, UNITS
-from phenomjax.prepare.sequences.job import Job, bucket_bits
-from phenomjax.prepare.sequences.pieces import Settings
+from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
+from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.prepare.work_folder import DONE, check_same, lock
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
     arguments = _arguments(args, sources, alphabet)
     if _is_finished(args.out, arguments):
         return _report_finished(args.out)
-    settings = Settings(
+    settings = PieceSettings(
         work=args.out / bank.UNFINISHED,
         alphabet=alphabet,
         rare=args.rare,
@@ -207,8 +207,8 @@ def run(args: argparse.Namespace) -> int:
 
 def prepare(
     out: Path,
-    sources: list[Source],
-    settings: Settings,
+    sources: list[SequenceFile],
+    settings: PieceSettings,
     arguments: dict,
     jobs: int,
     args: argparse.Namespace,
@@ -224,7 +224,7 @@ def prepare(
       args: of the clustering.
     """
     with lock(out, arguments), processes.stop_on_signals() as stop:
-        job = Job(out, sources, settings, jobs, stop)
+        job = SequenceJob(out, sources, settings, jobs, stop)
         steps = (
             lambda: job.scan(args.clusters),
             job.deduplicate,
@@ -279,7 +279,7 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _alphabet(args: argparse.Namespace, sources: list[Source]) -> str:
+def _alphabet(args: argparse.Namespace, sources: list[SequenceFile]) -> str:
     if args.alphabet:
         return args.alphabet
     usual = {records.FORMATS[source.kind]: source for source in sources}
@@ -294,13 +294,13 @@ def _alphabet(args: argparse.Namespace, sources: list[Source]) -> str:
     return next(iter(usual))
 
 
-def _columns(args: argparse.Namespace, sources: list[Source]) -> tuple[str, ...]:
+def _columns(args: argparse.Namespace, sources: list[SequenceFile]) -> tuple[str, ...]:
     return (
         tuple(args.field.split(",")) if any(s.kind == "jsonl" for s in sources) else (args.column,)
     )
 
 
-def _check_columns(args: argparse.Namespace, sources: list[Source]) -> None:
+def _check_columns(args: argparse.Namespace, sources: list[SequenceFile]) -> None:
     if {"csv", "jsonl"} <= {source.kind for source in sources}:
         raise UserError(
             "Prepare CSV and JSON lines one after the other: --column is of the one, --field of the"
@@ -312,7 +312,9 @@ def _check_columns(args: argparse.Namespace, sources: list[Source]) -> None:
             records.check_columns(source.path, source.kind, wanted)
 
 
-def _arguments(args: argparse.Namespace, sources: list[Source], alphabet: str) -> dict[str, Any]:
+def _arguments(
+    args: argparse.Namespace, sources: list[SequenceFile], alphabet: str
+) -> dict[str, Any]:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
     found: dict[str, Any] = {

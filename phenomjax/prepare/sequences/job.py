@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from phenomjax.data.sequences import compiled, mmseqs
 from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, write_description
-from phenomjax.data.sequences.sources import Source
+from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.prepare.sequences import assemble, clusters
-from phenomjax.prepare.sequences.assemble import DROPPED, Plan
-from phenomjax.prepare.sequences.pieces import STOP, Settings, scan
+from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
+from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan
 from phenomjax.prepare.work_folder import DONE
 from phenomjax.system import processes
 from phenomjax.system.files import write_text
@@ -36,13 +36,13 @@ BUCKET_INPUT_BYTES, MOST_BITS = 2**29, 12
 COMPRESSION = 4  # how much larger a compressed file is than it looks, about
 
 
-def bucket_bits(sources: list[Source]) -> int:
+def bucket_bits(sources: list[SequenceFile]) -> int:
     """How many bits of the hash tell the bucket: so many that a bucket fits into memory."""
     total = sum(source.size * (COMPRESSION if source.compressed else 1) for source in sources)
     return min(MOST_BITS, max(0, ((total - 1) // BUCKET_INPUT_BYTES).bit_length()))
 
 
-class Job:
+class SequenceJob:
     """One run of the work.
 
     Args:
@@ -54,7 +54,12 @@ class Job:
     """
 
     def __init__(
-        self, out: Path, sources: list[Source], settings: Settings, jobs: int, stop: threading.Event
+        self,
+        out: Path,
+        sources: list[SequenceFile],
+        settings: PieceSettings,
+        jobs: int,
+        stop: threading.Event,
     ):
         self.out, self.sources, self.settings, self.jobs, self.stop = (
             out,
@@ -65,7 +70,7 @@ class Job:
         )
         self.work = settings.work
         self._assembled = self.work / "assembled.json"
-        self._plan: Plan | None = None
+        self._plan: PieceList | None = None
         (self.work / STOP).unlink(missing_ok=True)
         self._check_sources()
         for name in () if self.is_assembled else ("pieces", "ends", "duplicates", "bank/tokens"):
@@ -135,16 +140,16 @@ class Job:
                 if source.divided:
                     progress.update(self._size(source, number) // 1000)
 
-    def _count(self, source: Source) -> int:
+    def _count(self, source: SequenceFile) -> int:
         if source.divided:
             return max(1, -(-source.size // self.settings.piece_bytes))
         return int(self.settings.end(source).read_text())
 
-    def _size(self, source: Source, number: int) -> int:
+    def _size(self, source: SequenceFile, number: int) -> int:
         return min(source.size - number * self.settings.piece_bytes, self.settings.piece_bytes)
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> PieceList:
         """All pieces, once they are there."""
         if self._plan is None:
             places = [
@@ -153,7 +158,9 @@ class Job:
                 for number in range(self._count(source))
             ]
             pieces = [self.settings.piece(*place) for place in places]
-            self._plan = Plan(self.settings, self.sources, pieces, [owner for owner, _ in places])
+            self._plan = PieceList(
+                self.settings, self.sources, pieces, [owner for owner, _ in places]
+            )
         return self._plan
 
     def deduplicate(self) -> None:
@@ -165,7 +172,12 @@ class Job:
             self._run(assemble.mark_wanted, range(pieces), "mark", "pieces", 64)
 
     def _run(
-        self, function: Callable[[Plan, int], int], tasks: range, label: str, unit: str, part: int
+        self,
+        function: Callable[[PieceList, int], int],
+        tasks: range,
+        label: str,
+        unit: str,
+        part: int,
     ) -> None:
         progress = Progress(label, len(tasks), unit)
         run = functools.partial(function, self.plan)
@@ -293,7 +305,11 @@ class _Watch:
     """
 
     def __init__(
-        self, settings: Settings, sources: list[Source], progress: Progress, stop: threading.Event
+        self,
+        settings: PieceSettings,
+        sources: list[SequenceFile],
+        progress: Progress,
+        stop: threading.Event,
     ):
         self._settings, self._progress, self._stop = settings, progress, stop
         self._seen, self._done = {source: 0 for source in sources}, threading.Event()

@@ -26,7 +26,7 @@ from phenomjax.data.sequences import compiled
 from phenomjax.data.sequences.bank import CHUNK_BYTES
 from phenomjax.data.sequences.encode import Block, Encoder
 from phenomjax.data.sequences.records import Record, read_records
-from phenomjax.data.sequences.sources import Source
+from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
 from phenomjax.prepare.sequences.clusters import ClusterTable
 
@@ -42,7 +42,7 @@ REJECTED_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Settings:
+class PieceSettings:
     """What all tasks need to know; all of it is in the bank but `work` and the sizes."""
 
     work: Path
@@ -78,13 +78,13 @@ class Settings:
         """The folder of a piece."""
         return self.work / "pieces" / f"{source:06d}.{number:06d}"
 
-    def end(self, source: Source) -> Path:
+    def end(self, source: SequenceFile) -> Path:
         """A file with the number of pieces of a source that is read from its beginning; there when
         all are done.
         """
         return self.work / "ends" / f"{source.number:06d}"
 
-    def position(self, source: Source) -> Path:
+    def position(self, source: SequenceFile) -> Path:
         """A file that says how many bytes of such a source were read, for the progress."""
         return self.work / "ends" / f"{source.number:06d}.at"
 
@@ -106,7 +106,7 @@ class Piece:
       number: of the piece.
     """
 
-    def __init__(self, settings: Settings, source: Source, number: int):
+    def __init__(self, settings: PieceSettings, source: SequenceFile, number: int):
         self._settings, self._source = settings, source
         self._final = settings.piece(source.number, number)
         self._folder = self._final.with_name(self._final.name + ".partial")
@@ -191,7 +191,7 @@ class Piece:
         os.replace(self._folder, self._final)
 
 
-def scan(settings: Settings, task: tuple[Source, int]) -> tuple[Source, int]:
+def scan(settings: PieceSettings, task: tuple[SequenceFile, int]) -> tuple[SequenceFile, int]:
     """Makes one piece, or all pieces of a source that is read from its beginning; those that are
     there are left as they are.
 
@@ -228,7 +228,7 @@ def _take(fasta: Fasta) -> list[Trouble]:
     return found
 
 
-def _scan_fasta(settings: Settings, source: Source, stream: Stream) -> int:
+def _scan_fasta(settings: PieceSettings, source: SequenceFile, stream: Stream) -> int:
     """All pieces of a compressed FASTA file; returns how many, 0 if it was stopped."""
     fasta, encoder, number = Fasta(stream, 0, settings.block_bytes), settings.encoder(), 0
     while True:
@@ -249,7 +249,7 @@ def _scan_fasta(settings: Settings, source: Source, stream: Stream) -> int:
             return 0
 
 
-def _scan_records(settings: Settings, source: Source, stream: Stream) -> int:
+def _scan_records(settings: PieceSettings, source: SequenceFile, stream: Stream) -> int:
     """All pieces of a file that is no FASTA; returns how many, 0 if it was stopped."""
     encoder, number, bytes_held = settings.encoder(), 0, 0
     held: list[Record] = []

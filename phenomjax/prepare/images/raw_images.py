@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from phenomjax.data.images import bank, ome
-from phenomjax.prepare.images import intensity, readers
-from phenomjax.prepare.images.plan import Entry, Plan, Rejected, sample
-from phenomjax.prepare.images.readers import BadImage
+from phenomjax.prepare.images import eight_bit, readers
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, sample
+from phenomjax.prepare.images.readers import BadFile
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
 
 
-class Source(NamedTuple):
+class RawImages(NamedTuple):
     """Where images come from and what they must be.
 
     Attributes:
@@ -44,10 +44,10 @@ class Written(NamedTuple):
 
     row: int
     checksum: str
-    rejected: Rejected | None
+    rejected: RejectedImage | None
 
 
-def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
+def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[RejectedImage]]:
     """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image
     decides nothing.
 
@@ -60,15 +60,15 @@ def probe(source: Source, plan: Plan) -> tuple[Source, list[Rejected]]:
         try:
             planes = _read(source, entry.files[0], hashlib.sha256())
             found[planes.shape[1:], planes.dtype.name] += 1
-        except BadImage as error:
-            bad.append(Rejected(error.reason, error.detail, error.file, entry.key))
+        except BadFile as error:
+            bad.append(RejectedImage(error.reason, error.detail, error.file, entry.key))
     if found:
         size, dtype = found.most_common(1)[0][0]
         source = source._replace(size=size, dtype=dtype)
     return source, bad
 
 
-def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
+def load_image(source: RawImages, entry: ImageFiles) -> tuple[np.ndarray, str]:
     """Reads the files of one image.
 
     Returns:
@@ -76,7 +76,7 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
       checksum: sha256 of all its files one after the other, as `cat FILES | sha256sum` prints.
 
     Raises:
-      BadImage: anything that keeps it out of the bank.
+      BadFile: anything that keeps it out of the bank.
     """
     checksum, planes = hashlib.sha256(), []
     for file in entry.files:
@@ -87,14 +87,14 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
                     f"holds {len(found)} planes where one channel a file is expected: a colour"
                     " image or a stack"
                 )
-                raise BadImage(
+                raise BadFile(
                     "planes",
                     detail + "; convert it to grey, or use a pattern without the group 'channel'",
                     file,
                 )
             planes.append(found[0])
         elif len(found) <= max(source.planes):
-            raise BadImage(
+            raise BadFile(
                 "missing_channel",
                 f"holds {len(found)} planes, channel {max(source.planes) + 1} is missing",
                 file,
@@ -107,7 +107,7 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
                 f"is {_pixels(plane.shape)}, channel file {entry.files[0]} is"
                 f" {_pixels(planes[0].shape)}: channels of one "
             )
-            raise BadImage(
+            raise BadFile(
                 "channel_sizes", detail + "image must have one size; export it again", file
             )
         if plane.dtype.name != source.dtype:
@@ -115,19 +115,19 @@ def load_image(source: Source, entry: Entry) -> tuple[np.ndarray, str]:
                 f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those"
                 " into a bank of their own"
             )
-            raise BadImage("pixel_type", detail, file)
+            raise BadFile("pixel_type", detail, file)
     if planes[0].shape != source.size:
         detail = (
             f"is {_pixels(planes[0].shape)}, most of the source is {_pixels(source.size)}: a bank"
             " has one size"
         )
-        raise BadImage(
+        raise BadFile(
             "size", detail + "; prepare the others into a bank of their own", entry.files[0]
         )
     return np.stack(planes, axis=-1), checksum.hexdigest()
 
 
-def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) -> Written:
+def write_image(source: RawImages, staged: Path, task: tuple[int, ImageFiles, Numbers]) -> Written:
     """Converts one image and writes its shard; returns why not when it is bad.
 
     Args:
@@ -138,11 +138,11 @@ def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) 
     row, entry, numbers = task
     try:
         image, checksum = load_image(source, entry)
-    except BadImage as error:
-        return Written(row, "", Rejected(error.reason, error.detail, error.file, entry.key))
+    except BadFile as error:
+        return Written(row, "", RejectedImage(error.reason, error.detail, error.file, entry.key))
     try:
         bank.write_image(
-            staged, row, image if numbers is None else intensity.to_8_bit(image, numbers)
+            staged, row, image if numbers is None else eight_bit.to_8_bit(image, numbers)
         )
     except (ValueError, OSError) as error:
         raise UserError(
@@ -153,7 +153,9 @@ def write_image(source: Source, staged: Path, task: tuple[int, Entry, Numbers]) 
     return Written(row, checksum, None)
 
 
-def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, Rejected | None]:
+def count_pixels(
+    source: RawImages, task: tuple[Path, list[ImageFiles]]
+) -> tuple[Path, RejectedImage | None]:
     """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad
     images do not count.
 
@@ -165,8 +167,8 @@ def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, 
     for entry in entries:
         try:
             image, _ = load_image(source, entry)
-        except BadImage as error:  # rejected by name when it is its turn to be written
-            rejected = rejected or Rejected(error.reason, error.detail, error.file, entry.key)
+        except BadFile as error:  # rejected by name when it is its turn to be written
+            rejected = rejected or RejectedImage(error.reason, error.detail, error.file, entry.key)
             continue
         counts = counts + np.stack(
             [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
@@ -178,22 +180,22 @@ def count_pixels(source: Source, task: tuple[Path, list[Entry]]) -> tuple[Path, 
     return file, rejected
 
 
-def _read(source: Source, file: str, checksum) -> np.ndarray:
+def _read(source: RawImages, file: str, checksum) -> np.ndarray:
     if not source.is_ome:
         return readers.read_planes(source.folder, file, checksum)
     folder = source.folder / file
     try:
         planes = ome.open_field(folder).read().result().transpose(2, 0, 1)
     except UserError as error:
-        raise BadImage("planes", str(error).removeprefix(f"{folder} "), file) from error
+        raise BadFile("planes", str(error).removeprefix(f"{folder} "), file) from error
     except (ValueError, OSError) as error:
-        raise BadImage(
+        raise BadFile(
             "undecodable",
             f"does not decode ({str(error).splitlines()[0][:200]}): copy it again",
             file,
         ) from error
     if planes.dtype not in (np.uint8, np.uint16):
-        raise BadImage(
+        raise BadFile(
             "pixel_type", f"has {planes.dtype} pixels, a bank holds uint8 or uint16", file
         )
     for part in sorted(path for path in folder.rglob("*") if path.is_file()):
