@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from phenomjax.data.images import bank
+from phenomjax.data import zarr_files
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
 
@@ -33,7 +33,7 @@ def check_same(out: Path, before: dict, now: dict) -> None:
 @contextlib.contextmanager
 def lock(out: Path, arguments: dict) -> Iterator[None]:
     """Takes OUT/.prepare for this process; it disappears with the last step of the job."""
-    work = out / bank.UNFINISHED
+    work = out / zarr_files.UNFINISHED
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
         try:

@@ -23,6 +23,7 @@ from phenomjax.data.simulated.screen import Screen, hill, plate_layout, well_nam
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare import simulate as command
 from phenomjax.system.errors import UserError
+from tests.lab import toy_units
 
 SMALL = {
     "num_plates": 2,
@@ -357,11 +358,14 @@ def test_screen_of_another_version(written, tmp_path):
 
 
 def test_failing_process_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(
-        UserError, match=r"ended with code 1: no message\. Finished images are kept"
-    ):
+    monkeypatch.setattr(simulated_write_screen, "_draw", toy_units.die)
+    with pytest.raises(UserError, match=r"A worker process died.*What is finished is kept"):
         write_screen(tmp_path / "x.zarr", SimulationConfig(**SMALL), jobs=2)
+    monkeypatch.undo()
+    message = "RESOURCE_EXHAUSTED: no space"
+    monkeypatch.setattr(bank, "write_image", lambda *_: (_ for _ in ()).throw(ValueError(message)))
+    with pytest.raises(UserError, match=f"{message}. Finished images are kept"):
+        write_screen(tmp_path / "x.zarr", SimulationConfig(**SMALL), jobs=1)
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ def test_a_killed_copy_is_continued(bank, tmp_path):
     copy = staging.stage(bank.path, tmp_path / "local")
     for name in ("zarr.json", "tokens/c.1"):
         (copy / name).unlink()
-    (copy / "tokens/c.1.partial").write_bytes(b"half")
+    (copy / "tokens/.part-c.1").write_bytes(b"half")
     kept = os.stat(copy / "tokens/c.0").st_mtime_ns
     assert staging.stage(bank.path, tmp_path / "local") == copy and damaged_files(copy) == []
-    assert os.stat(copy / "tokens/c.0").st_mtime_ns == kept and not list(copy.rglob("*.partial"))
+    assert os.stat(copy / "tokens/c.0").st_mtime_ns == kept and not list(copy.rglob(".part-*"))
 
 
 def test_several_processes_make_one_copy(bank, tmp_path):

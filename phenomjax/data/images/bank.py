@@ -12,7 +12,6 @@ Any other Zarr v2 or v3 array is read through the same interface by naming its a
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
+from phenomjax.data import zarr_files
+from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
-from phenomjax.system.files import read_json, write_json
+from phenomjax.system.files import read_json
 
 FORMAT, VERSION = "image_bank", 1
-# a folder with this name inside a bank: `phenomjax.prepare` has not finished it
-UNFINISHED = ".prepare"
 METADATA_SCHEMA = pa.schema(
     [
         (name, pa.string())
@@ -79,7 +78,7 @@ def create_bank(
       UserError: a dtype, codec, chunk or list of channels that no bank can have.
     """
     dtype = np.dtype(dtype)
-    count, height, width, depth = (int(size) for size in shape)
+    _, height, width, depth = (int(size) for size in shape)
     if dtype.name not in DTYPES:
         raise UserError(
             f"An image bank holds uint8 or uint16 pixels, not {dtype.name} ({path}). Convert them"
@@ -98,13 +97,7 @@ def create_bank(
             f"{path}: the images have {depth} channels, but the names given are {list(channels)}."
             " Give one different name for each channel, in the order of the last axis."
         )
-    inner = [
-        (
-            {"name": "bytes", "configuration": {"endian": "little"}}
-            if dtype.itemsize > 1
-            else {"name": "bytes"}
-        )
-    ]
+    inner = [zarr_files.bytes_codec(dtype)]
     compression = CODECS[codec]
     if compression:
         step = {"name": compression["name"], "configuration": dict(compression["configuration"])}
@@ -113,51 +106,31 @@ def create_bank(
             # decode, and compresses less.
             step["configuration"] |= {"typesize": 2, "blocksize": 0}
         inner.append(step)
-    array = {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [count, height, width, depth],
-        "data_type": dtype.name,
-        "dimension_names": ["image", "y", "x", "channel"],
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {
-                "chunk_shape": [1, _round_up(height, chunk), _round_up(width, chunk), depth]
-            },
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [1, chunk, chunk, depth],
+            "codecs": inner,
+            "index_codecs": [
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "crc32c"},
+            ],
+            "index_location": "end",
         },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0,
-        "codecs": [
-            {
-                "name": "sharding_indexed",
-                "configuration": {
-                    "chunk_shape": [1, chunk, chunk, depth],
-                    "codecs": inner,
-                    "index_codecs": [
-                        {"name": "bytes", "configuration": {"endian": "little"}},
-                        {"name": "crc32c"},
-                    ],
-                    "index_location": "end",
-                },
-            }
-        ],
-        "attributes": {},
     }
+    shard = (1, _round_up(height, chunk), _round_up(width, chunk), depth)
+    path, dimensions = Path(path), ("image", "y", "x", "channel")
+    _writer.cache_clear()
+    zarr_files.write_array(path / "images", shape, dtype, dimensions, shard, [sharding])
     entry = {
         "format": FORMAT,
         "version": VERSION,
         "channels": list(channels),
         "bit_depth": DTYPES[dtype.name],
+        "intensity": None,
+        "pixel_size_um": None,
     }
-    entry |= {"intensity": None, "pixel_size_um": None}
-    path = Path(path)
-    _writer.cache_clear()
-    (path / "images").mkdir(parents=True, exist_ok=True)
-    write_json(path / "images" / "zarr.json", array)
-    attributes = {"phenomjax": entry | (attributes or {})}
-    write_json(
-        path / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    )
+    zarr_files.write_group(path, entry | (attributes or {}))
 
 
 def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
@@ -232,9 +205,8 @@ def conform_metadata(table: pa.Table) -> pa.Table:
 
 def write_metadata(path: str | Path, metadata: pa.Table) -> None:
     """Writes metadata.parquet of a bank, atomically."""
-    partial = Path(path) / "metadata.parquet.partial"
-    pq.write_table(metadata, partial, compression="zstd")
-    os.replace(partial, Path(path) / "metadata.parquet")
+    with files.replacing(Path(path) / "metadata.parquet") as partial:
+        pq.write_table(metadata, partial, compression="zstd")
 
 
 class ImageBank:
@@ -262,15 +234,15 @@ class ImageBank:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.array_path = self.path / "images"
-        self.attributes = read_json(self.path / "zarr.json")["attributes"]["phenomjax"]
+        self.attributes = zarr_files.read_entry(self.path)
         self.stored = read_json(self.array_path / "zarr.json")
         self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
         self.channels = tuple(self.attributes["channels"])
         self.images_per_chunk = 1
         self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
         self.metadata = pq.read_table(self.path / "metadata.parquet")
-        files = ("zarr.json", "images/zarr.json", "metadata.parquet")
-        self.fingerprint = fingerprint([self.path / name for name in files])
+        described = ("zarr.json", "images/zarr.json", "metadata.parquet")
+        self.fingerprint = zarr_files.fingerprint([self.path / name for name in described])
         if self.metadata.num_rows != self.shape[0]:
             raise UserError(
                 f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has"
@@ -318,13 +290,6 @@ def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
         "recheck_cached_data": "open",
     }
     return ts.open(spec | options, open=True).result()
-
-
-def fingerprint(files: Sequence[Path]) -> str:
-    """sha256 of the contents of files, in order."""
-    return hashlib.sha256(
-        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
-    ).hexdigest()
 
 
 def _round_up(size: int, step: int) -> int:

@@ -12,10 +12,10 @@ from phenomjax.data.images.bank import (
     METADATA_SCHEMA,
     ImageBank,
     conform_metadata,
-    fingerprint,
     open_array,
 )
 from phenomjax.data.images.wells import normalise_number, normalise_well
+from phenomjax.data.zarr_files import fingerprint
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, read_json
 

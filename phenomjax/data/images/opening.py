@@ -4,7 +4,8 @@ import difflib
 from pathlib import Path
 
 from phenomjax.data.images import ome
-from phenomjax.data.images.bank import FORMAT, UNFINISHED, VERSION, ImageBank
+from phenomjax.data.images.bank import FORMAT, VERSION, ImageBank
+from phenomjax.data.zarr_files import UNFINISHED, read_entry
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, names, read_json
 
@@ -40,9 +41,9 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             " the same `python -m phenomjax.prepare images` command again; it continues where it"
             " stopped."
         )
-    group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
-    entry = (group.get("attributes") or {}).get("phenomjax") or {}
+    entry = read_entry(path)
     if entry.get("format") != FORMAT:
+        group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
         what = "a Zarr array" if (path / ".zarray").is_file() or "shape" in group else "a folder"
         hint = (
             "Name the axes to read it as it is, for instance axes='NCHW'."

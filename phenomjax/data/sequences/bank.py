@@ -12,8 +12,6 @@ The sequences of a split stand together: attributes["splits"] = {"train": [first
 import functools
 import hashlib
 import itertools
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phenomjax.data.images.bank import UNFINISHED, fingerprint
+from phenomjax.data import zarr_files
 from phenomjax.data.sequences.vocabulary import BOS, EOS, Vocabulary, vocabulary
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import listing, read_json, write_json
+from phenomjax.system.files import listing, read_json
 
 FORMAT, VERSION = "token_bank", 1
 METADATA_SCHEMA = pa.schema(
@@ -103,25 +102,8 @@ def write_flat_description(
       chunk: elements of a chunk file; the last file is filled up with zeros.
       name: of its dimension.
     """
-    codec = (
-        {"name": "bytes", "configuration": {"endian": "little"}}
-        if dtype.itemsize > 1
-        else {"name": "bytes"}
-    )
-    stored = {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [size],
-        "data_type": dtype.name,
-        "dimension_names": [name],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0,
-        "codecs": [codec],
-        "attributes": {},
-    }
-    write_json(path / "zarr.json", stored)
-    return {f"{path.name}/zarr.json": hashlib.sha256((path / "zarr.json").read_bytes()).hexdigest()}
+    described = zarr_files.write_array(path, [size], dtype, [name], [chunk])
+    return {f"{path.name}/zarr.json": files.sha256(described)}
 
 
 class FlatWriter:
@@ -204,7 +186,7 @@ class TokenBank:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.attributes = read_json(self.path / "zarr.json")["attributes"]["phenomjax"]
+        self.attributes = zarr_files.read_entry(self.path)
         stored = self.attributes["vocabulary"]
         self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
         self.boundary = self.attributes["boundary"]
@@ -214,7 +196,7 @@ class TokenBank:
             FlatArray(self.path / "offsets"),
         )
         # holds the checksums of everything else
-        self.fingerprint = fingerprint([self.path / "zarr.json"])
+        self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -258,14 +240,13 @@ def open_token_bank(path: str | Path) -> TokenBank:
         raise UserError(
             f"There is no bank at {path}. In {path.parent}: {listing(path.parent)}. {mend}"
         )
-    if (path / UNFINISHED).is_dir():
+    if (path / zarr_files.UNFINISHED).is_dir():
         raise UserError(
             f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run"
             " the same `python -m phenomjax.prepare sequences` command again; it continues where"
             " it stopped."
         )
-    group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
-    entry = (group.get("attributes") or {}).get("phenomjax") or {}
+    entry = zarr_files.read_entry(path)
     if entry.get("format") != FORMAT:
         what = f"a bank of format {entry['format']}" if "format" in entry else "a folder"
         raise UserError(f"{path} is {what}, not a token bank; found there: {listing(path)}. {mend}")
@@ -306,10 +287,7 @@ def write_description(
         "options": dict(options),
         "checksums": dict(checksums),
     }
-    write_json(
-        path / "zarr.json",
-        {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
-    )
+    zarr_files.write_group(path, entry)
 
 
 def write_token_bank(
@@ -357,22 +335,19 @@ def write_token_bank(
 
 
 def write_metadata(path: Path, table: pa.Table) -> str:
-    """Writes metadata.parquet atomically; returns its sha256."""
-    partial = path / "metadata.parquet.partial"
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path / "metadata.parquet")
-    return hashlib.sha256((path / "metadata.parquet").read_bytes()).hexdigest()
+    """Writes metadata.parquet, whole or not at all; returns its sha256."""
+    with files.replacing(path / "metadata.parquet") as partial:
+        pq.write_table(table, partial, compression="zstd")
+    return files.sha256(path / "metadata.parquet")
 
 
 def damaged_files(path: str | Path) -> list[str]:
     """Names of the files of a bank that are missing or whose sha256 is not the recorded one."""
-    entry, bad = json.loads((Path(path) / "zarr.json").read_text())["attributes"]["phenomjax"], []
-    for name, checksum in entry["checksums"].items():
+    bad = []
+    for name, checksum in zarr_files.read_entry(Path(path))["checksums"].items():
         file = Path(path) / name
         if not file.is_file():
             bad.append(f"{name} (missing)")
-            continue
-        with file.open("rb") as data:
-            if hashlib.file_digest(data, "sha256").hexdigest() != checksum:
-                bad.append(f"{name} (checksum differs)")
+        elif files.sha256(file) != checksum:
+            bad.append(f"{name} (checksum differs)")
     return bad

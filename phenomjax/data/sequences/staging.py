@@ -2,14 +2,13 @@
 the node.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
 import shutil
 from pathlib import Path
 
 from phenomjax.data.sequences.bank import open_token_bank
+from phenomjax.system import files, locks
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
 
@@ -32,9 +31,7 @@ def stage(path: Path, folder: Path) -> Path:
     target = folder / f"{path.stem}-{bank.fingerprint[:16]}.zarr"
     checksums = bank.attributes["checksums"]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{target.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system when a process dies
+        with locks.wait_for(folder / f"{target.stem}.staging", stopped=lambda: False):
             if (target / "zarr.json").is_file():
                 log.info("staging: %s is already in %s", path, target)
                 return target
@@ -44,14 +41,9 @@ def stage(path: Path, folder: Path) -> Path:
                 if not (target / name).is_file():
                     _copy(path / name, target / name, checksum)
                 progress.update()
-            for name in (
-                "tokens/zarr.json",
-                "offsets/zarr.json",
-                "zarr.json",
-            ):  # the group's comes last: it says that all is there
-                partial = target / f"{name}.partial"
-                shutil.copyfile(path / name, partial)
-                os.replace(partial, target / name)
+            # the group's comes last: it says that all is there
+            for name in ("tokens/zarr.json", "offsets/zarr.json", "zarr.json"):
+                files.write_bytes(target / name, (path / name).read_bytes())
     except OSError as error:
         raise UserError(
             f"data.staging={folder} cannot take a copy of {path} ({error.strerror or error}). Give"
@@ -76,17 +68,15 @@ def _check_room(path: Path, folder: Path, checksums: dict[str, str]) -> None:
 
 
 def _copy(source: Path, target: Path, checksum: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, digest = target.with_name(target.name + ".partial"), hashlib.sha256()
-    with source.open("rb") as data, partial.open("wb") as copy:
-        while piece := data.read(PIECE):
-            digest.update(piece)
-            copy.write(piece)
-    if digest.hexdigest() != checksum:
-        partial.unlink()
-        raise UserError(
-            f"{source} is damaged: its sha256 is not the one recorded when the bank was made. Copy"
-            " the bank again, or run the command that prepared it again; `python -m"
-            " phenomjax.prepare inspect` lists every damaged file."
-        )
-    os.replace(partial, target)
+    digest = hashlib.sha256()
+    with files.replacing(target) as partial:
+        with source.open("rb") as data, partial.open("wb") as copy:
+            while piece := data.read(PIECE):
+                digest.update(piece)
+                copy.write(piece)
+        if digest.hexdigest() != checksum:
+            raise UserError(
+                f"{source} is damaged: its sha256 is not the one recorded when the bank was made."
+                " Copy the bank again, or run the command that prepared it again; `python -m"
+                " phenomjax.prepare inspect` lists every damaged file."
+            )

@@ -8,7 +8,6 @@ NAME.zarr/truth/sites.parquet     family, site (0-based, of the ancestor), resid
 
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -131,28 +131,28 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
     rng = np.random.default_rng([config.seed, 1])
     for rows in splits.values():
         rng.shuffle(rows)  # families side by side would make every lane a single family
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_token_bank(partial, splits, options={"simulated": settings})
-    (partial / "truth").mkdir()
-    truth = [(name, int(name[1:4])) for pairs in splits.values() for name, _ in pairs]
-    ids, numbers = zip(*truth, strict=True)
-    pq.write_table(pa.table({"id": ids, "family": numbers}), partial / "truth" / "families.parquet")
-    pq.write_table(
-        pa.concat_tables(
-            pa.table(
-                {
-                    "family": [number] * len(text),
-                    "site": range(len(text)),
-                    "residue": list(text),
-                    "rate": rates,
-                }
-            )
-            for number, (text, rates) in enumerate(ancestors)
-        ),
-        partial / "truth" / "sites.parquet",
-    )
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        write_token_bank(partial, splits, options={"simulated": settings})
+        (partial / "truth").mkdir()
+        truth = [(name, int(name[1:4])) for pairs in splits.values() for name, _ in pairs]
+        ids, numbers = zip(*truth, strict=True)
+        pq.write_table(
+            pa.table({"id": ids, "family": numbers}), partial / "truth" / "families.parquet"
+        )
+        pq.write_table(
+            pa.concat_tables(
+                pa.table(
+                    {
+                        "family": [number] * len(text),
+                        "site": range(len(text)),
+                        "residue": list(text),
+                        "rate": rates,
+                    }
+                )
+                for number, (text, rates) in enumerate(ancestors)
+            ),
+            partial / "truth" / "sites.parquet",
+        )
     log.info(
         "wrote %s: %d families of %d simulated proteins", path, config.families, config.members
     )

@@ -2,29 +2,28 @@
 continues.
 
 What is finished can be read off the folder: an image is there whole or not at all, and
-metadata.parquet comes last. A worker process is this module run with the bank's path (`python -m
-phenomjax.data.simulated.write_screen BANK 0 4`): it reads the settings from the bank, and writes
-one byte to its standard output for each image.
+metadata.parquet comes last.
 """
 
 import dataclasses
-import json
+import functools
 import logging
 import os
-import subprocess
-import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.data import zarr_files
 from phenomjax.data.images import bank
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import screen as simulated_screen
 from phenomjax.data.simulated.screen import SimulationConfig
-from phenomjax.system.errors import UserError
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
-from phenomjax.system.processes import core_count
+from phenomjax.system.processes import core_count, run_tasks
 
 __all__ = ["SimulationConfig", "read_config", "write_screen"]
 log = logging.getLogger("phenomjax")
@@ -81,20 +80,17 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
             attributes=attributes,
             chunk=chunk,
         )
-    (path / "truth").mkdir(exist_ok=True)
     for name in TRUTH:
-        _write_table(getattr(screen, name), path / "truth" / f"{name}.parquet")
+        with files.replacing(path / "truth" / f"{name}.parquet") as partial:
+            pq.write_table(getattr(screen, name), partial, compression="zstd")
     missing = _missing(path, config)
     progress = Progress(
         "simulate", config.num_images, "images", done=config.num_images - len(missing)
     )
     jobs = min(jobs or core_count(), max(1, len(missing) // 4))
-    if jobs == 1:
-        for index in missing:
-            bank.write_image(path, index, screen.field(*screen.place(index)))
-            progress.update()
-    else:
-        _run_workers(path, jobs, progress)
+    draw = functools.partial(_draw, path, config)
+    for _ in run_tasks(draw, missing, jobs, threading.Event()):
+        progress.update()
     left = _missing(path, config)
     if left:
         raise UserError(
@@ -108,11 +104,7 @@ def read_config(path: str | Path) -> SimulationConfig | None:
     """Settings of the simulated screen that the folder holds or was begun with; None where it is no
     such bank.
     """
-    described = Path(path) / "zarr.json"
-    if not described.is_file():
-        return None
-    group = json.loads(described.read_text())
-    settings = group.get("attributes", {}).get("phenomjax", {}).get("simulation")
+    settings = zarr_files.read_entry(Path(path)).get("simulation")
     if settings is None:
         return None
     if settings["version"] != simulated_screen.VERSION:
@@ -128,17 +120,16 @@ def read_config(path: str | Path) -> SimulationConfig | None:
 
 def _check_folder(path: Path, config: SimulationConfig) -> bool:
     """True where a screen of these settings was begun, False where there is nothing; else an error."""
-    if not path.exists() or (
-        path.is_dir() and set(os.listdir(path)) <= {"images", "zarr.json.partial"}
-    ):
+    there = {name for name in files.names(path) if not name.startswith(files.PARTIAL)}
+    if not path.exists() or (path.is_dir() and there <= {"images"}):
         return False  # nothing, or killed before zarr.json was there
-    there = read_config(path) if path.is_dir() else None
-    if there is None:
+    begun = read_config(path) if path.is_dir() else None
+    if begun is None:
         raise UserError(
             f"{path} exists and is not a simulated screen; nothing was written. Give another --out,"
             " or remove it."
         )
-    old, new = dataclasses.asdict(there), dataclasses.asdict(config)
+    old, new = dataclasses.asdict(begun), dataclasses.asdict(config)
     other = [f"{name} = {old[name]} (now {new[name]})" for name in new if old[name] != new[name]]
     if other:
         raise UserError(
@@ -148,7 +139,7 @@ def _check_folder(path: Path, config: SimulationConfig) -> bool:
     return True
 
 
-def _settings(config: SimulationConfig) -> dict:
+def _settings(config: SimulationConfig) -> dict[str, Any]:
     return {"version": simulated_screen.VERSION, **dataclasses.asdict(config)}
 
 
@@ -157,65 +148,13 @@ def _missing(path: Path, config: SimulationConfig) -> list[int]:
     return [i for i in range(config.num_images) if bank.shard_path(path, i).name not in there]
 
 
-def _write_table(table: pa.Table, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
-
-
-def _run_workers(path: Path, jobs: int, progress: Progress) -> None:
-    """Runs one process a job; they share a pipe, and end with it when this process is killed."""
-    # Plain processes, not multiprocessing: that would import the caller's main module (with jax) in
-    # each of them.
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    }
-    readable, writable = os.pipe()
-    workers = []
-    try:
-        for job in range(jobs):
-            command = [
-                sys.executable,
-                "-m",
-                "phenomjax.data.simulated.write_screen",
-                str(path),
-                str(job),
-                str(jobs),
-            ]
-            workers.append(
-                subprocess.Popen(
-                    command, stdout=writable, stderr=subprocess.PIPE, env=environment, text=True
-                )
-            )
-        os.close(writable)
-        while count := len(os.read(readable, 4096)):
-            progress.update(count)
-        for worker in workers:
-            message = worker.communicate()[1].strip() or "no message"
-            if worker.returncode:
-                raise UserError(
-                    f"A process that simulates {path} ended with code {worker.returncode}:"
-                    f" {message.splitlines()[-1]}. Finished images are kept: mend the cause (a full"
-                    " disk? memory?) and run the same command again."
-                )
-    finally:
-        os.close(readable)
-        for worker in workers:
-            if worker.poll() is None:
-                worker.terminate()
-                worker.communicate()
-
-
-def _work(path: Path, job: int, jobs: int) -> None:
-    config = read_config(path)
-    if config is None:
-        raise UserError(f"{path} is not a simulated screen.")
+def _draw(path: Path, config: SimulationConfig, index: int) -> None:
     screen = simulated_screen.screen(config)
-    for index in _missing(path, config):
-        if index % jobs == job and not bank.shard_path(path, index).exists():
-            bank.write_image(path, index, screen.field(*screen.place(index)))
-            os.write(1, b".")
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    try:
+        bank.write_image(path, index, screen.field(*screen.place(index)))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"An image of {path} could not be written: {str(error).splitlines()[0][:200]}. Finished"
+            " images are kept: mend the cause (a full disk?) and run the same command again.",
+            EXIT_FAILED,
+        ) from error

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax import __version__
+from phenomjax.data import zarr_files
 from phenomjax.data.images import bank, opening
 from phenomjax.prepare.images import eight_bit, layouts, metadata, raw_images
 from phenomjax.prepare.images.job import ImageJob, write_rejected
@@ -234,7 +235,7 @@ def _arguments(args: argparse.Namespace) -> dict:
 
 
 def _is_finished(out: Path, arguments: dict) -> bool:
-    if not out.exists() or (out / bank.UNFINISHED).is_dir() or not any(out.iterdir()):
+    if not out.exists() or (out / zarr_files.UNFINISHED).is_dir() or not any(out.iterdir()):
         return False
     if not (out / "zarr.json").is_file():
         raise UserError(

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.data import zarr_files
 from phenomjax.data.images import bank
 from phenomjax.prepare.images import eight_bit, metadata, raw_images
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage
@@ -72,7 +73,7 @@ class ImageJob:
             codec,
         )
         self.jobs, self.strict, self.stop = jobs, strict, stop
-        self.work = out / bank.UNFINISHED
+        self.work = out / zarr_files.UNFINISHED
         self.staged = self.work / "staged"
         self.dtype = source.dtype if rule.kind == "keep" else "uint8"
         self._create(self.staged, STAGED_ROWS, {})

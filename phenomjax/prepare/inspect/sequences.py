@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from phenomjax.data.images.bank import UNFINISHED
 from phenomjax.data.sequences.bank import (
     FORMAT,
     METADATA_SCHEMA,
@@ -19,6 +18,7 @@ from phenomjax.data.sequences.bank import (
     open_token_bank,
 )
 from phenomjax.data.sequences.vocabulary import SPECIALS, UNITS
+from phenomjax.data.zarr_files import UNFINISHED
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from phenomjax import __version__
-from phenomjax.data.images import bank
+from phenomjax.data import zarr_files
 from phenomjax.data.sequences import mmseqs, records
 from phenomjax.data.sequences.bank import BOUNDARIES, open_token_bank
 from phenomjax.data.sequences.encode import RARE_RULES
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     if _is_finished(args.out, arguments):
         return _report_finished(args.out)
     settings = PieceSettings(
-        work=args.out / bank.UNFINISHED,
+        work=args.out / zarr_files.UNFINISHED,
         alphabet=alphabet,
         rare=args.rare,
         boundary=args.boundary,
@@ -344,7 +344,7 @@ def _arguments(
 def _is_finished(out: Path, arguments: dict) -> bool:
     if (
         not out.exists()
-        or (out / bank.UNFINISHED).is_dir()
+        or (out / zarr_files.UNFINISHED).is_dir()
         or (out.is_dir() and not any(out.iterdir()))
     ):
         return False
