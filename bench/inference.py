@@ -301,8 +301,8 @@ def build(case: dict) -> tuple[Callable, Callable]:
         runtime.submit(pixels)()
 
     def whole() -> None:
-        layout = plan.Layout(IMAGES, len(grid), size, max(1, size // len(grid)), IMAGES)
-        loader = images_crops.Loader(
+        layout = plan.WorkLayout(IMAGES, len(grid), size, max(1, size // len(grid)), IMAGES)
+        loader = images_crops.CropLoader(
             reader, grid, CROP, range(CHANNELS), layout, 0 if case["gpu"] else 1
         )
         try:

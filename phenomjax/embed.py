@@ -1,73 +1,32 @@
 """Embeds what a trained model reads: the images of banks, or sequences. One command, any number of
 processes and hosts for images.
 
-python -m phenomjax.embed --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
-python -m phenomjax.embed --checkpoint runs/prot_txl --source proteins.fasta.gz --out embeddings.zarr
+python -m phenomjax.embed images --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
+python -m phenomjax.embed sequences --checkpoint runs/txl --source p.fasta.gz --out embeddings.zarr
+
+Without `images` or `sequences` it is what --bank or --source say, or else what the checkpoint reads.
 """
 
-import argparse
+import dataclasses
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from phenomjax.inference.images import command
-from phenomjax.inference.sequences import command as sequences_command
-from phenomjax.system import errors
-from phenomjax.system.errors import UserError
-from phenomjax.system.log import log_to_stderr
+from phenomjax.system.errors import EXIT_DONE, UserError, exit_on_user_error
+from phenomjax.system.options import run_chosen
 
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m phenomjax.embed",
-        description=__doc__.split("\n")[0],
-        epilog=(
-            "The command can be killed at any time and run again: it goes on where it was."
-            " Sequences: equal ones are computed once, and the order of the records changes no"
-            " number; other records in the same files may, by rounding. Exit codes: 0 done; 1 done,"
-            " but images or records were rejected; 2 a mistake in the arguments or the input; 75"
-            " stopped by a signal."
-        ),
-    )
-    add = p.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders",
-    )
-    add(
-        "--out",
-        type=Path,
-        help=(
-            "what to write. Images: NAME.zarr, or with several banks a folder, in which each gets"
-            " BANK.zarr. Sequences: NAME.zarr (array `embeddings` and metadata.parquet, rows in the"
-            " order of the files), NAME.h5 (one dataset an id, as bio_embeddings reads; for"
-            " biotrainer: phenomjax.probes.biotrainer) or NAME.npz (one array an id)"
-        ),
-    )
-    add(
-        "--dtype",
-        choices=("float16", "float32"),
-        help="of the result (default float16 for images, float32 for sequences)",
-    )
-    add(
-        "--compute_dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="",
-        help="of the computation (default: as in the run)",
-    )
-    add(
-        "--devices",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of this machine, over which a batch is divided (default all)",
-    )
-    command.add_arguments(p.add_argument_group("images"))
-    sequences_command.add_arguments(p.add_argument_group("sequences"))
-    return p
+PROGRAM = "python -m phenomjax.embed"
+COMMANDS = {
+    "images": (
+        "phenomjax.inference.images.command",
+        "the images of banks: one vector a crop, a site or a well",
+    ),
+    "sequences": (
+        "phenomjax.inference.sequences.command",
+        "proteins, molecules or source code: one vector a sequence, or one a residue",
+    ),
+}
+INPUTS = {"images": "--bank", "sequences": "--source"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,37 +35,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
       UserError: a mistake in the arguments or the input.
     """
-    p = parser()
-    args = p.parse_args(argv)
-    log_to_stderr()
-    sequences = bool(args.source)
-    if sequences and args.bank:
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words = [what(words), *words]
+    return run_chosen(COMMANDS, PROGRAM, __doc__ or "", words) or EXIT_DONE
+
+
+def what(words: Sequence[str]) -> str:
+    """The command that arguments without one are of.
+
+    Raises:
+      UserError: flags of both, or nothing to embed.
+    """
+    given = {
+        word.partition("=")[0].removeprefix("--").replace("-", "_")
+        for word in words
+        if word.startswith("--")
+    }
+    named = [name for name, flag in INPUTS.items() if flag.removeprefix("--") in given]
+    if len(named) > 1:
         raise UserError(
             "--bank (images) and --source (sequences) cannot be given together: a model reads one"
             " or the other."
         )
-    if not (sequences or args.bank or args.dry_run):
+    if not named and "dry_run" not in given:
         raise UserError(
             "Nothing to embed is named. Give --bank BANK.zarr for images, or --source FILE for"
             " sequences."
         )
-    others = command if sequences else sequences_command
-    only = argparse.ArgumentParser()
-    others.add_arguments(only.add_argument_group())
-    foreign = [
-        name
-        for name, default in vars(only.parse_args([])).items()
-        if getattr(args, name) != default
-    ]
-    if foreign:
-        mine, theirs = ("--source", "--bank") if sequences else ("--bank", "--source")
-        raise UserError(f"--{foreign[0]} goes with {theirs}, not with {mine}. Leave it out.")
-    if args.out is None and not args.dry_run:
+    chosen = named[0] if named else "images"
+    other = next(name for name in COMMANDS if name != chosen)
+    if foreign := sorted(given & (_flags(other) - _flags(chosen))):
         raise UserError(
-            "--out is missing: the name of what to write, for instance --out embeddings.zarr."
+            f"--{foreign[0]} goes with {INPUTS[other]}, not with {INPUTS[chosen]}. Leave it out."
         )
-    return (sequences_command if sequences else command).run(args)
+    return chosen
+
+
+def _flags(command: str) -> set[str]:
+    module = importlib.import_module(COMMANDS[command][0])
+    return {field.name for field in dataclasses.fields(module.Options)}
 
 
 if __name__ == "__main__":
-    errors.exit_on_user_error(lambda: main(sys.argv[1:]))
+    exit_on_user_error(main)

@@ -2,176 +2,153 @@
 the cache.
 
 python -m phenomjax.sample --checkpoint runs/prot_txl --num 10 --length 200 --temperature 1.0 --top_p 0.95 --seed 0 --out samples.fasta
+
+A sequence ends where the model says so, or is cut at --length (end=cut). Sequence i depends on the
+model, --seed and i only. The log-likelihood, in nats, is that of the drawn tokens under the model
+as it is, without temperature and top_p. Exit codes: 0 done; 2 a mistake in the arguments; 75
+stopped by a signal.
 """
 
-import argparse
 import json
 import logging
-import os
-import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from tyro.conf import arg
 
-from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, SPECIALS, UNK
-from phenomjax.inference.options import check_arguments
-from phenomjax.system import errors
+from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, SPECIALS, UNK, Vocabulary
+from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
+from phenomjax.system import files
 from phenomjax.system import log as system_log
-from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
+from phenomjax.system.options import run_command
 from phenomjax.system.processes import stop_on_signals
+from phenomjax.system.types import Carry, Params
 from phenomjax.tasks.causal_lm import CausalLM
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 ROWS = 64  # sequences at a time
+Count = Annotated[int, arg(metavar="N")]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m phenomjax.sample",
-        description=__doc__.split("\n")[0],
-        epilog=(
-            "A sequence ends where the model says so, or is cut at --length (end=cut). Sequence i"
-            " depends on the model, --seed and i only. The log-likelihood, in nats, is that of the"
-            " drawn tokens under the model as it is, without temperature and top_p. Exit codes: 0"
-            " done; 2 a mistake in the arguments; 75 stopped by a signal."
-        ),
-    )
-    add = p.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help=(
-            "workdir of a causal run (its newest checkpoint), or one of its checkpoints/STEP"
-            " folders"
-        ),
-    )
-    add("--num", type=int, default=10, metavar="N", help="sequences (default 10)")
-    add(
-        "--length",
-        type=int,
-        default=200,
-        metavar="N",
-        help="the most tokens of a sequence, prompt included (default 200)",
-    )
-    add(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="T",
-        help=(
-            "below 1 likelier tokens are drawn more often; 0 always takes the likeliest (default 1)"
-        ),
-    )
-    add(
-        "--top_p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help=(
-            "draw only from the likeliest tokens that together have probability P (default 1: all)"
-        ),
-    )
-    add("--seed", type=int, default=0, help="of the draws (default 0)")
-    add(
-        "--prompt",
-        default="",
-        metavar="TEXT",
-        help="how every sequence begins, for instance MKV (default: nothing)",
-    )
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        help="FASTA for proteins; JSON lines with `id` and `text` for SMILES and source code",
-    )
-    return p
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Of `python -m phenomjax.sample`."""
+
+    checkpoint: Checkpoint
+    """workdir of a causal run (its newest checkpoint), or one of its checkpoints/STEP folders"""
+    num: Count = 10
+    """sequences"""
+    length: Count = 200
+    """the most tokens of a sequence, prompt included"""
+    temperature: Annotated[float, arg(metavar="T")] = 1.0
+    """below 1 likelier tokens are drawn more often; 0 always takes the likeliest"""
+    top_p: Annotated[float, arg(metavar="P")] = 1.0
+    """draw only from the likeliest tokens that together have probability P; 1: from all"""
+    seed: int = 0
+    """of the draws"""
+    prompt: Annotated[str, arg(metavar="TEXT")] = ""
+    """how every sequence begins, for instance MKV"""
+    out: Path
+    """FASTA for proteins; JSON lines with `id` and `text` for SMILES and source code"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the arguments and samples."""
-    args = parser().parse_args(argv)
-    system_log.log_to_stderr()
-    return run(args)
+    """Reads the arguments and samples; returns the exit code."""
+    return run_command(Options, run, "python -m phenomjax.sample", __doc__ or "", argv) or EXIT_DONE
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Samples; returns the exit code.
 
     Raises:
-      UserError: a mistake in the arguments, or a model that cannot write.
+      UserError: a mistake in the options, or a model that cannot write.
     """
-    check(args)
-    model = opening.load_sequences(args.checkpoint)
+    check(options)
+    model = opening.load_sequences(options.checkpoint)
+    prompt = _prompt(options, model)
+    assert isinstance(model.task, CausalLM)
+    words = model.task.words
+    sampler = Sampler(model, model.task, prompt, options.length, options.temperature, options.top_p)
+    lines, bar = [], system_log.Progress("sample", options.num, "sequences")
+    key = jax.random.key(options.seed)
+    with stop_on_signals() as stop:
+        for first in range(0, options.num, ROWS):
+            rows = np.arange(first, first + min(ROWS, options.num))
+            for row, (tokens, ended, likelihood) in zip(rows, sampler(key, rows), strict=True):
+                if row < options.num:
+                    whole, drawn = np.concatenate([prompt, tokens]), len(tokens) + ended
+                    lines.append(record(words, f"sample_{row}", whole, drawn, ended, likelihood))
+            bar.update(min(first + ROWS, options.num) - first)
+            if stop.is_set() and first + ROWS < options.num:
+                log.info("stopped; nothing was written")
+                return EXIT_STOPPED
+    files.write_text(options.out, "".join(lines))
+    log.info("wrote %s: %d sequences", options.out, options.num)
+    return EXIT_DONE
+
+
+def check(options: Options) -> None:
+    """Raises UserError for numbers that cannot be honoured."""
+    check_numbers_and_folder(options, options.out, num=1, length=1)
+    if options.temperature < 0:
+        raise UserError(
+            f"`temperature` is {options.temperature}; it must be 0 (always the likeliest token) or"
+            " more."
+        )
+    if not 0 < options.top_p <= 1:
+        raise UserError(
+            f"`top_p` is {options.top_p}; it is a probability above 0, and 1 draws from all tokens."
+        )
+
+
+def _prompt(options: Options, model: SequenceModel) -> UInt8[np.ndarray, " tokens"]:
+    """The tokens that every sequence begins with.
+
+    Raises:
+      UserError: the model cannot write, or not so.
+    """
     if not isinstance(model.task, CausalLM):
         raise UserError(
-            f"--checkpoint {args.checkpoint} holds a model of task '{model.config.task}', which"
+            f"`checkpoint` {options.checkpoint} holds a model of task '{model.config.task}', which"
             " does not write sequences from left to right. Give a run of causal_lm, such as"
             " configs/prot_txl.py."
         )
     words = model.task.words
-    prompt = words.encode(args.prompt.upper() if words.name == "protein" else args.prompt)
+    prompt = words.encode(options.prompt.upper() if words.name == "protein" else options.prompt)
     if (prompt == UNK).any():
         raise UserError(
-            f"--prompt {args.prompt!r} has a letter that is no token of the model's alphabet"
+            f"`prompt` {options.prompt!r} has a letter that is no token of the model's alphabet"
             f" ({words.name})."
         )
-    if len(prompt) >= args.length:
+    if len(prompt) >= options.length:
         raise UserError(
-            f"--prompt has {len(prompt)} tokens, and --length {args.length} leaves none to sample."
-            " Give a larger --length."
+            f"`prompt` has {len(prompt)} tokens, and `length` {options.length} leaves none to"
+            " sample. Give a larger `length`."
         )
-    sampler = Sampler(model, model.task, prompt, args.length, args.temperature, args.top_p)
-    lines, bar = [], system_log.Progress("sample", args.num, "sequences")
-    key = jax.random.key(args.seed)
-    with stop_on_signals() as stop:
-        for first in range(0, args.num, ROWS):
-            rows = np.arange(first, first + min(ROWS, args.num))
-            for row, (tokens, ended, likelihood) in zip(rows, sampler(key, rows), strict=True):
-                if row < args.num:
-                    lines.append(
-                        record(
-                            words,
-                            f"sample_{row}",
-                            np.concatenate([prompt, tokens]),
-                            len(tokens) + ended,
-                            ended,
-                            likelihood,
-                        )
-                    )
-            bar.update(min(first + ROWS, args.num) - first)
-            if stop.is_set() and first + ROWS < args.num:
-                log.info("stopped; nothing was written")
-                return EXIT_STOPPED
-    partial = args.out.with_name(args.out.name + ".partial")
-    partial.write_text("".join(lines))
-    os.replace(partial, args.out)
-    log.info("wrote %s: %d sequences", args.out, args.num)
-    return EXIT_DONE
+    return prompt
 
 
-def check(args: argparse.Namespace) -> None:
-    """Checks the numbers among the arguments."""
-    check_arguments(args, num=1, length=1)
-    if args.temperature < 0:
-        raise UserError(
-            f"--temperature is {args.temperature}; it must be 0 (always the likeliest token) or"
-            " more."
-        )
-    if not 0 < args.top_p <= 1:
-        raise UserError(
-            f"--top_p is {args.top_p}; it is a probability above 0, and 1 draws from all tokens."
-        )
+class _Drawn(NamedTuple):
+    """The state of the loop that draws."""
+
+    number: Int[Array, ""]
+    logits: Float[Array, "rows vocab"]
+    carry: Carry
+    tokens: UInt8[Array, "rows most"]
+    count: Int[Array, " rows"]
+    ended: Bool[Array, " rows"]
+    likelihood: Float[Array, " rows"]
 
 
 class Sampler:
@@ -189,7 +166,7 @@ class Sampler:
         self,
         model: SequenceModel,
         task: CausalLM,
-        prompt: np.ndarray,
+        prompt: UInt8[np.ndarray, " tokens"],
         length: int,
         temperature: float,
         top_p: float,
@@ -202,19 +179,19 @@ class Sampler:
         # As far back as a token of training could see; in a shorter sequence everything.
         seen = task.inference_segment_len + task.mem_len("val")
         self._cache = min(len(prompt) + self._most + 1, seen)
-        words, allowed = model.task.words, np.zeros(model.config.model.vocab_size, bool)
-        allowed[
-            (
-                [words.ids[a] for a in AMINO_ACIDS]
-                if words.name == "protein"
-                else range(len(SPECIALS), len(words))
-            )
-        ] = True
-        allowed[self._last] = True
-        self._allowed = allowed
+        words = model.task.words
+        drawn = (
+            [words.ids[a] for a in AMINO_ACIDS]
+            if words.name == "protein"
+            else list(range(len(SPECIALS), len(words)))
+        )
+        self._allowed = np.zeros(model.config.model.vocab_size, bool)
+        self._allowed[[*drawn, self._last]] = True
         self._run = jax.jit(self._sample)
 
-    def __call__(self, key: Array, rows: np.ndarray) -> list[tuple[np.ndarray, bool, float]]:
+    def __call__(
+        self, key: Key[Array, ""], rows: Int[np.ndarray, " rows"]
+    ) -> list[tuple[np.ndarray, bool, float]]:
         """(drawn ids without the end, whether it came to its end, log-likelihood of all that was
         drawn) for each row number.
         """
@@ -226,7 +203,9 @@ class Sampler:
             for t, n, e, x in zip(tokens, count, ended, likelihood, strict=True)
         ]
 
-    def _sample(self, params: Any, key: Array, rows: Array) -> tuple[Array, ...]:
+    def _sample(
+        self, params: Params, key: Key[Array, ""], rows: Int[Array, " rows"]
+    ) -> tuple[Array, ...]:
         batch, m = len(rows), self._task.config.model
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
         shape = (batch, m.num_layers, self._cache, m.embed_dim)
@@ -234,8 +213,8 @@ class Sampler:
         prompt = jnp.broadcast_to(jnp.asarray(self._prompt), (batch, len(self._prompt)))
         logits, carry = self._task.next_logits(params, prompt, carry)
         zero = jnp.zeros(batch, jnp.int32)
-        start = (
-            0,
+        start = _Drawn(
+            jnp.int32(0),
             logits[:, -1],
             carry,
             jnp.zeros((batch, self._most), jnp.uint8),
@@ -244,10 +223,10 @@ class Sampler:
             jnp.zeros(batch),
         )
 
-        def unfinished(state: tuple) -> Array:
-            return (state[0] < self._most) & ~state[5].all()
+        def unfinished(state: _Drawn) -> Bool[Array, ""]:
+            return (state.number < self._most) & ~state.ended.all()
 
-        def step(state: tuple) -> tuple:
+        def step(state: _Drawn) -> _Drawn:
             number, logits, carry, tokens, count, ended, likelihood = state
             here = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
             token = draw(here, logits, self._allowed, self._temperature, self._top_p)
@@ -256,35 +235,32 @@ class Sampler:
             tokens = tokens.at[:, number].set(token.astype(jnp.uint8))
             count = count + jnp.where(ended, 0, 1)
             logits, carry = self._task.next_logits(params, token[:, None], carry)
-            return (
-                number + 1,
-                logits[:, -1],
-                carry,
-                tokens,
-                count,
-                ended | (token == self._last),
-                likelihood,
-            )
+            ended = ended | (token == self._last)
+            return _Drawn(number + 1, logits[:, -1], carry, tokens, count, ended, likelihood)
 
-        _, _, _, tokens, count, ended, likelihood = lax.while_loop(unfinished, step, start)
-        return tokens, count, ended, likelihood
+        end = lax.while_loop(unfinished, step, start)
+        return end.tokens, end.count, end.ended, end.likelihood
 
 
 def draw(
-    keys: Array, logits: Array, allowed: np.ndarray, temperature: float, top_p: float
-) -> Array:
+    keys: Key[Array, " rows"],
+    logits: Float[Array, "rows vocab"],
+    allowed: Bool[np.ndarray, " vocab"],
+    temperature: float,
+    top_p: float,
+) -> Int[Array, " rows"]:
     """Draws a token of each row.
 
     Args:
-      keys: (rows,) one a row.
-      logits: (rows, vocab).
-      allowed: (vocab,) bool, tokens that may come at all.
+      keys: one a row.
+      logits: of the next token.
+      allowed: tokens that may come at all.
       temperature: by which logits are divided; 0 = the likeliest.
       top_p: nucleus sampling (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751): the fewest
         likeliest tokens whose probabilities sum to at least this.
 
     Returns:
-      (rows,) int32.
+      int32.
     """
     logits = jnp.where(allowed, logits, -jnp.inf)
     if temperature == 0:
@@ -300,7 +276,7 @@ def draw(
 
 
 def record(
-    words: Any, name: str, tokens: np.ndarray, drawn: int, ended: bool, likelihood: float
+    words: Vocabulary, name: str, tokens: np.ndarray, drawn: int, ended: bool, likelihood: float
 ) -> str:
     """One sequence as FASTA, or as a line of JSON."""
     text, perplexity = words.decode(tokens), float(np.exp(-likelihood / max(drawn, 1)))
@@ -318,4 +294,4 @@ def record(
 
 
 if __name__ == "__main__":
-    errors.exit_on_user_error(lambda: main(sys.argv[1:]))
+    exit_on_user_error(main)

@@ -1,17 +1,37 @@
-"""What the doors to a trained model check alike."""
+"""What the commands on a trained model share: their first flags, and the checks of numbers."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from phenomjax.system.errors import UserError, check_folder_of
 
+# of a run, or of one of its checkpoints; a release folder does as well
+Checkpoint = Annotated[str, arg(metavar="DIR")]
 
-def check_arguments(args: Any, **least: int) -> None:
-    """Checks numbers that must not be below their least, and that the folder of `--out` is there.
 
-    Raises:
-      UserError: one is.
-    """
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What images and sequences have in common."""
+
+    checkpoint: Checkpoint
+    """workdir of a run (its newest checkpoint), or one of its checkpoints/STEP folders"""
+    compute_dtype: Literal["", "auto", "float32", "bfloat16"] = ""
+    """of the computation; nothing: as in the run"""
+    devices: Annotated[int, arg(metavar="N")] = 0
+    """of this machine, over which a batch is divided; 0: all"""
+
+
+def check_least(options: Any, **least: int) -> None:
+    """Raises UserError for numbers among the options that are below their least."""
     for name, value in least.items():
-        if getattr(args, name) < value:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least {value}.")
-    check_folder_of(args.out)
+        if getattr(options, name) < value:
+            raise UserError(f"`{name}` is {getattr(options, name)}; it must be at least {value}.")
+
+
+def check_numbers_and_folder(options: Any, out: Path, **least: int) -> None:
+    """`check_least`, and that the folder of the output is there."""
+    check_least(options, **least)
+    check_folder_of(out)

@@ -230,7 +230,12 @@ def save_and_restore(bench: Bench) -> Kept:
     folder, config = bench.folder / "run", bench.config
     folder.mkdir(parents=True, exist_ok=True)
     assert bench.mesh is not None
-    meta: dict[str, object] = {"window": None, "rollbacks": [], "redo": [], "data": bench.loader.fingerprints}
+    meta: dict[str, object] = {
+        "window": None,
+        "rollbacks": [],
+        "redo": [],
+        "data": bench.loader.fingerprints,
+    }
     with on(bench.mesh, config):
         writer = checkpointer.Checkpointer(folder, config)
         writer.newest_good()

@@ -30,7 +30,6 @@ import h5py
 
 from phenomjax import embed
 from phenomjax.data.sequences.streams import Stream
-from phenomjax.inference.sequences import command
 from phenomjax.inference.variants import likelihood, table
 from phenomjax.system import errors
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
@@ -82,17 +81,9 @@ def write(checkpoint: str | Path, sequences: Iterable[str], per: str, out: Path)
     with tempfile.TemporaryDirectory() as folder:
         fasta = Path(folder) / "sequences.fasta"
         fasta.write_text("".join(f">{key}\n{sequence}\n" for key, sequence in wanted.items()))
-        arguments = [
-            "--checkpoint",
-            str(checkpoint),
-            "--source",
-            str(fasta),
-            "--per",
-            per,
-            "--out",
-            str(out),
-        ]
-        if command.run(embed.parser().parse_args(arguments)) == EXIT_STOPPED:
+        flags = {"checkpoint": checkpoint, "source": fasta, "per": per, "out": out}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        if embed.main(words) == EXIT_STOPPED:
             raise KeyboardInterrupt
     with h5py.File(out) as file:
         missing = [sequence for key, sequence in wanted.items() if key not in file]

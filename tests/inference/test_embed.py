@@ -162,7 +162,7 @@ def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeyp
     monkeypatch.setattr(sequences_embed, "SAVE_SECONDS", 0.0)
     arguments = ("--per", "residue", "--dtype", "float16")
     run(runs["causal_lm"], source, tmp_path / "straight.zarr", *arguments)
-    counted, original = [], store.Store.save
+    counted, original = [], store.FeatureStore.save
 
     def save(self, batches):
         original(self, batches)
@@ -172,7 +172,7 @@ def test_stopped_and_killed_runs_end_with_the_same_bytes(runs, tmp_path, monkeyp
         elif counted[-1] == 3:
             raise MemoryError("as good as killed")
 
-    monkeypatch.setattr(store.Store, "save", save)
+    monkeypatch.setattr(store.FeatureStore, "save", save)
     assert run(runs["causal_lm"], source, tmp_path / "a.zarr", *arguments) == EXIT_STOPPED
     assert not (tmp_path / "a.zarr").exists()
     with pytest.raises(UserError, match=r"--per was residue, is now protein"):
@@ -281,7 +281,7 @@ def test_plan_covers_all_with_few_shapes():
             b.segments == 1 or lengths[b.stop - 1] >= 2 or b.seq == 512
         )
     assert len({(b.rows, b.seq, b.segments == 1) for b in plan}) <= 10
-    assert batches.plan([3], 512, 16384) == [batches.Batch(0, 1, 1, 64, 1)]
+    assert batches.plan([3], 512, 16384) == [batches.SequenceBatch(0, 1, 1, 64, 1)]
 
 
 def test_two_devices_give_what_one_gives(runs, tmp_path):

@@ -21,9 +21,11 @@ from phenomjax.checkpoints import loading
 from phenomjax.data.images.bank import open_array, shard_path, write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
-from phenomjax.inference.images import estimate, plan, work_folder
+from phenomjax.engine import units
+from phenomjax.inference.images import estimate, options, plan
 from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.options import parse
 from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
@@ -258,7 +260,7 @@ def test_bad_images_cost_themselves(run, tmp_path, monkeypatch, caplog):
 
 def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog):
     assert run_embed(run[0], bank, tmp_path / "straight.zarr", "--level", "crop") == EXIT_DONE
-    commit, seen = work_folder.Units.commit, []
+    commit, seen = units.Shared.commit, []
 
     def stop_after_two(self, unit, *rest):
         commit(self, unit, *rest)
@@ -266,7 +268,7 @@ def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(work_folder.Units, "commit", stop_after_two)
+    monkeypatch.setattr(units.Shared, "commit", stop_after_two)
     out = tmp_path / "out.zarr"
     assert run_embed(run[0], bank, out, "--level", "crop") == EXIT_STOPPED
     assert not out.exists() and len(seen) == 2
@@ -414,6 +416,12 @@ def test_dry_run(run, bank, tmp_path, capsys, monkeypatch):
         embed.main([str(a) for a in (*arguments, "--crops", 1, "--images", 1)])
 
 
+def parsed(words):
+    """The options of the old form of the command, which names no kind."""
+    assert embed.what(words) == "images"
+    return parse(options.Options, words, "embed", "")
+
+
 def test_launch_files_run_this_command():
     """A worker a task under SLURM, and an indexed job that treats the exit codes as they are meant."""
     words = ["--checkpoint", "runs/a b", "--bank", "b.zarr", "c.zarr", "--out", "e"]
@@ -425,13 +433,13 @@ def test_launch_files_run_this_command():
     )
     line = shlex.split(command.stdout)
     assert line[0] == "srun" and line[-9:-7] == ["-m", "phenomjax.embed"]
-    assert vars(embed.parser().parse_args(line[-7:]))["checkpoint"] == "runs/a b"
+    assert parsed(line[-7:]).checkpoint == "runs/a b"
     job = yaml.safe_load((ROOT / "launch" / "k8s" / "embed.yaml").read_text())
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert (
         container["command"] == ["python", "-m", "phenomjax.embed"]
-        and embed.parser().parse_args(container["args"]).bank
+        and parsed(container["args"]).bank
     )
     rules = {
         rule["onExitCodes"]["values"][0]: rule["action"]

@@ -62,13 +62,13 @@ def open_cache(shared_embedder, causal, tmp_path):
 @pytest.fixture
 def computed(monkeypatch):
     """Counts of sequences in the batches that were computed."""
-    counts, call = [], segments.Features.__call__
+    counts, call = [], segments.SegmentFeatures.__call__
 
     def counted(self, sequences, *args):
         counts.append(len(sequences))
         return call(self, sequences, *args)
 
-    monkeypatch.setattr(segments.Features, "__call__", counted)
+    monkeypatch.setattr(segments.SegmentFeatures, "__call__", counted)
     return counts
 
 
@@ -180,9 +180,9 @@ def test_stopped_and_killed_work_goes_on(
     assert 0 < whole < 48 - done
     monkeypatch.setattr(shards.Writer, "save", real)
     monkeypatch.setattr(shards.Shards, "seal", seal)
-    counts, call = [], segments.Features.__call__
+    counts, call = [], segments.SegmentFeatures.__call__
     monkeypatch.setattr(
-        segments.Features,
+        segments.SegmentFeatures,
         "__call__",
         lambda self, s, *args: (counts.append(len(s)), call(self, s, *args))[1],
     )

@@ -170,9 +170,16 @@ def test_the_best_moving_average_stays(folder, tmp_path, monkeypatch):
     """What is probed is what a checkpoint gives to inference; the largest value says which one is
     kept, and so does the list of runs.
     """
-    used, use, evaluate, values = [], segments.Features.use, metrics.evaluate, iter((0.2, 0.9, 0.5))
+    used, use, evaluate, values = (
+        [],
+        segments.SegmentFeatures.use,
+        metrics.evaluate,
+        iter((0.2, 0.9, 0.5)),
+    )
     monkeypatch.setattr(
-        segments.Features, "use", lambda self, params: (used.append(params), use(self, params))[1]
+        segments.SegmentFeatures,
+        "use",
+        lambda self, params: (used.append(params), use(self, params))[1],
     )
 
     def judge(data, *args):

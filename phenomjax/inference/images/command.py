@@ -1,25 +1,25 @@
-"""Embeds the images of banks with a trained masked autoencoder: one vector a crop, a site or a
-well. `phenomjax.embed` is its door.
+"""Embeds the images of banks with a trained masked autoencoder: one vector a crop, a site or a well.
 
-Every process that runs the same command is a worker: it claims units of images, commits them, and
-the last one makes the result (units.py).
+The command can be killed at any time and run again: it goes on where it was. Every process that
+runs the same command is a worker: it claims units of images, commits them, and the last one makes
+the result. Exit codes: 0 done; 1 done, but images were rejected; 2 a mistake in the arguments or
+the input; 75 stopped by a signal.
 """
 
-import argparse
 import contextlib
 import logging
 import shutil
 import threading
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from phenomjax.inference.images import estimate, plan, result, work_folder, worker
-from phenomjax.inference.images.job import Job
-from phenomjax.inference.images.plan import Layout
-from phenomjax.inference.runtimes import choose
+import pyarrow.parquet as pq
+
+from phenomjax.engine import units, work_folder
+from phenomjax.inference.images import estimate, plan, result, worker
+from phenomjax.inference.images.job import BankEmbedding, Runtimes
+from phenomjax.inference.images.options import Options
+from phenomjax.inference.options import check_least
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, check_folder_of
-from phenomjax.system.files import read_json
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained import opening
 
@@ -27,125 +27,28 @@ log = logging.getLogger("phenomjax")
 POLL_SECONDS = 1.0
 
 
-def add_arguments(group: "argparse._ArgumentGroup") -> None:
-    """The flags that belong to images alone."""
-    add = group.add_argument
-    add(
-        "--bank",
-        type=Path,
-        nargs="+",
-        metavar="BANK",
-        help=(
-            "image banks of phenomjax.prepare, or OME-Zarr plates. Run the same command in any "
-            "number of processes, on any number of hosts that share the disk: they divide the work"
-        ),
-    )
-    add(
-        "--level",
-        choices=plan.LEVELS,
-        default="well",
-        help=(
-            "what a vector stands for: a crop, the mean of an image's crops, or the mean of "
-            "a well's images (default well)"
-        ),
-    )
-    add(
-        "--crop_size",
-        type=int,
-        default=0,
-        metavar="PX",
-        help="of the square crops (default: as in training)",
-    )
-    add(
-        "--stride",
-        type=int,
-        default=0,
-        metavar="PX",
-        help=(
-            "from crop to crop; less than the crop size makes them overlap (default: the crop"
-            " size). The grid is centred in the image, and what does not fit is left out on either"
-            " side"
-        ),
-    )
-    add(
-        "--block",
-        type=int,
-        nargs="+",
-        default=[],
-        metavar="N",
-        help=(
-            "blocks of the encoder whose tokens are averaged, from 1 (default: the last "
-            "one); several give arrays embeddings_block_N"
-        ),
-    )
-    add(
-        "--channelwise",
-        action="store_true",
-        help="of a channel-agnostic model: one embedding a channel, side by side",
-    )
-    add(
-        "--channels",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="of a channel-agnostic model: which of the bank's (default all)",
-    )
-    add(
-        "--batch_size",
-        type=int,
-        default=0,
-        metavar="N",
-        help="crops of a batch; less if memory runs out (default: measured)",
-    )
-    add(
-        "--runtime",
-        default="jax",
-        metavar="NAME",
-        help=f"what computes: {', '.join(choose.RUNTIMES)} (default jax)",
-    )
-    add(
-        "--runtime_option",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of the runtime",
-    )
-    add(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="that decode images (default: one a core)",
-    )
-    add(
-        "--unit_crops",
-        type=int,
-        default=0,
-        metavar="N",
-        help=(
-            "about how many crops are claimed and committed together (default: enough for a "
-            "minute or so)"
-        ),
-    )
-    estimate.add_arguments(group)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Embeds, or says what it would take; returns the exit code.
 
     Raises:
-      UserError: a mistake in the arguments or the input.
+      UserError: a mistake in the options or the input.
     """
-    args.dtype = args.dtype or "float16"
-    for name in ("crop_size", "stride", "batch_size", "unit_crops", "threads", "devices"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 0.")
-    if args.dry_run:
-        return estimate.run(args, opening.load_images(args.checkpoint, args.compute_dtype))
-    outs = outputs(args)
-    model = opening.load_images(args.checkpoint, args.compute_dtype)
-    made: dict[Any, choose.Runtime] = {}
-    jobs = [Job(args, model, path, out, made) for path, out in zip(args.bank, outs, strict=True)]
+    check_least(options, crop_size=0, stride=0, batch_size=0, unit_crops=0, threads=0, devices=0)
+    if options.dry_run:
+        return estimate.run(options, opening.load_images(options.checkpoint, options.compute_dtype))
+    if not options.bank:
+        raise UserError("Nothing to embed is named. Give `bank` BANK.zarr.")
+    if options.out is None:
+        raise UserError(
+            "`out` is missing: the name of what to write, for instance embeddings.zarr."
+        )
+    outs = outputs(options.bank, options.out)
+    model = opening.load_images(options.checkpoint, options.compute_dtype)
+    made: Runtimes = {}
+    jobs = [
+        BankEmbedding(options, model, path, out, made)
+        for path, out in zip(options.bank, outs, strict=True)
+    ]
     with stop_on_signals() as stop, contextlib.ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
@@ -164,31 +67,24 @@ def run(args: argparse.Namespace) -> int:
     return max(codes.values())
 
 
-def outputs(args: argparse.Namespace) -> list[Path]:
+def outputs(banks: tuple[Path, ...], out: Path) -> list[Path]:
     """Where the result of each bank goes.
 
     Raises:
       UserError: names that clash, or no folder.
     """
-    out: Path = args.out
-    if len(args.bank) == 1 and out.suffix == ".zarr":
+    if len(banks) == 1 and out.suffix == ".zarr":
         check_folder_of(out)
         return [out]
     if out.suffix:
-        what = (
-            f"has the extension '{out.suffix}'"
-            if len(args.bank) == 1
-            else f"names one file, but there are {len(args.bank)} banks"
-        )
-        mend = (
-            "--out NAME.zarr"
-            if len(args.bank) == 1
-            else "a folder, in which each bank gets BANK.zarr"
-        )
+        what, mend = f"has the extension '{out.suffix}'", "`out` NAME.zarr"
+        if len(banks) > 1:
+            what = f"names one file, but there are {len(banks)} banks"
+            mend = "a folder, in which each bank gets BANK.zarr"
         raise UserError(
-            f"--out {out} {what}. Embeddings of images are written as Zarr: give {mend}."
+            f"`out` {out} {what}. Embeddings of images are written as Zarr: give {mend}."
         )
-    names = [path.resolve().name.removesuffix(".zarr") for path in args.bank]
+    names = [path.resolve().name.removesuffix(".zarr") for path in banks]
     for name in names:
         if names.count(name) > 1:
             raise UserError(
@@ -199,7 +95,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     return [out / f"{name}.zarr" for name in names]
 
 
-def start(job: Job) -> int | None:
+def start(job: BankEmbedding) -> int | None:
     """Makes the work folder of a job or joins the work there; its exit code if the result is there
     already.
 
@@ -212,15 +108,19 @@ def start(job: Job) -> int | None:
     if _finished(job, description):
         return _report(job)
     if (job.work / "tokens").exists():
-        raise UserError(f"{job.work} belongs to an embedding of sequences. Give another --out.")
-    recorded = {**description, "computed_by": job.runtime.description, "layout": asdict(job.layout)}
-    job.begun = work_folder.begin(job.work, recorded, job.settings.arrays())
-    if differ := plan.differences(job.begun, description):
-        raise UserError(
-            f"{job.work} was begun with other settings: {'; '.join(differ)}. Give the same to go"
-            f" on, another --out, or delete {job.work} to start again."
-        )
-    if (layout := Layout(**job.begun.pop("layout"))) != job.layout:
+        raise UserError(f"{job.work} belongs to an embedding of sequences. Give another `out`.")
+    settings, places = plan.compared(description)
+    layout = job.layout
+    begun = work_folder.begin(
+        job.work,
+        settings,
+        {**places, "computed_by": job.runtime.description, "layout": vars(layout)},
+        plan.WORDS,
+    )
+    job.recorded = {
+        name: begun.get(name, value) for name, value in {**description, "computed_by": ""}.items()
+    }
+    if (layout := plan.WorkLayout(**begun["layout"])) != job.layout:
         job.layout = layout
         log.info(
             "%s was begun with batches of %d and units of %d crops; that is kept",
@@ -229,7 +129,7 @@ def start(job: Job) -> int | None:
             layout.unit_images * layout.crops_per_image,
         )
         job.runtime = job.make_runtime()
-    job.shared = work_folder.Units(job.work, layout.units)
+    job.shared = units.Shared(job.work, layout.units)
     log.info("%s", job.describe())
     log.info(
         "%s -> %s: %d units of %d crops, batches of %d; %s",
@@ -243,7 +143,7 @@ def start(job: Job) -> int | None:
     return None
 
 
-def work_on(job: Job, stop: threading.Event) -> int | None:
+def work_on(job: BankEmbedding, stop: threading.Event) -> int | None:
     """Does what is to be done for a job now.
 
     Returns:
@@ -255,29 +155,23 @@ def work_on(job: Job, stop: threading.Event) -> int | None:
     """
     if job.shared is None and (code := start(job)) is not None:
         return code
-    assert job.shared is not None
-    dim = plan.dim(job.model, job.settings)
-    worker.compute(job, job.shared, dim, stop)
+    shared = job.shared
+    assert shared is not None
+    worker.compute(job, shared, stop)
     if (
         not stop.is_set()
-        and len(job.shared.committed()) == job.layout.units
         and not job.out.exists()
+        and job.layout.units == len(set(shared.committed()))
     ):
-        rejected = job.shared.rejected()
-        make = lambda folder: result.write(  # noqa: E731
-            folder, job.work, job.begun, job.bank, job.grid, job.settings, job.layout, dim, rejected
-        )
-        job.shared.assemble(make, job.out)
+        shared.finish(lambda folder: result.write(folder, job, list(shared.rejected())), job.out)
     return _report(job) if job.out.exists() else None
 
 
-def _finished(job: Job, description: dict[str, Any]) -> bool:
+def _finished(job: BankEmbedding, description: work_folder.Description) -> bool:
     """Whether the result is there already; raises UserError if something else is."""
     if not job.out.exists():
         return False
-    before: dict[str, Any] = {}
-    if (job.out / "zarr.json").is_file():
-        before = (read_json(job.out / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
+    before = result.recorded(job.out)
     if before.get("digest") == description["digest"]:
         # of a worker that was killed between the last two steps
         shutil.rmtree(job.work, ignore_errors=True)
@@ -287,21 +181,23 @@ def _finished(job: Job, description: dict[str, Any]) -> bool:
             job.out,
         )
         return True
-    what = "it is no embedding of images"
+    mend = "Give another name, or remove it first."
     if before.get("level"):
-        what = "it was made with other settings: " + "; ".join(
-            plan.differences(before, description)
+        work_folder.check_same(
+            f"`out` {job.out} is there already, and it was made",
+            plan.compared(before)[0],
+            plan.compared(description)[0],
+            mend,
+            plan.WORDS,
         )
     raise UserError(
-        f"--out {job.out} is there already, and {what}. Give another name, or remove it first."
+        f"`out` {job.out} is there already, and it is no embedding of these images. {mend}"
     )
 
 
-def _report(job: Job) -> int:
+def _report(job: BankEmbedding) -> int:
     """Says what is there; returns the exit code."""
-    import pyarrow.parquet as pq
-
-    entry = read_json(job.out / "zarr.json")["attributes"]["phenomjax"]
+    entry = result.recorded(job.out)
     rows = pq.read_metadata(job.out / "metadata.parquet").num_rows
     path = job.out / "rejected.parquet"
     rejected = pq.read_table(path).to_pylist() if path.is_file() else []

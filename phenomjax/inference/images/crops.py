@@ -11,14 +11,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from phenomjax.data.images.reader import BadImageError, CropReader
-from phenomjax.inference.images.plan import Grid, Layout
+from phenomjax.inference.images.plan import Grid, WorkLayout
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.processes import core_count
 
 AHEAD_BYTES = 2 << 30  # of decoded pixels that wait
 
 
-class Group:
+class CropGroup:
     """Some neighbouring images of a unit, decoded.
 
     Attributes:
@@ -41,7 +41,7 @@ class Group:
         self._give_back(self.pixels)
 
 
-class Loader:
+class CropLoader:
     """Decodes groups ahead, in threads.
 
     Args:
@@ -59,7 +59,7 @@ class Loader:
         grid: Grid,
         crop_size: int,
         channels: Sequence[int],
-        layout: Layout,
+        layout: WorkLayout,
         threads: int = 0,
     ):
         self._reader, self._grid, self._layout = reader, grid, layout
@@ -76,14 +76,14 @@ class Loader:
         self._free: list[np.ndarray] = []
         self._scratch = threading.local()
 
-    def groups(self, units: Iterator[int]) -> Iterator[Group]:
+    def groups(self, units: Iterator[int]) -> Iterator[CropGroup]:
         """Yields the groups of the units, in order; a unit is asked for only when there is room to
         decode its first group.
 
         Raises:
           UserError: a read failed by no fault of the image.
         """
-        pending: deque[Group] = deque()
+        pending: deque[CropGroup] = deque()
         parts = ((unit, images) for unit in units for images in self._groups_of(unit))
         with contextlib.closing(parts):
             while True:
@@ -107,9 +107,9 @@ class Loader:
             for i in range(0, len(images), self._layout.group_images)
         )
 
-    def _start(self, unit: int, images: range) -> Group:
+    def _start(self, unit: int, images: range) -> CropGroup:
         pixels = self._free.pop() if self._free else np.zeros(self._shape, self._reader.bank.dtype)
-        group = Group(unit, images, pixels, self._free.append)
+        group = CropGroup(unit, images, pixels, self._free.append)
         count = len(self._grid)
         group.futures = [
             self._pool.submit(
@@ -119,7 +119,7 @@ class Loader:
         ]
         return group
 
-    def _decode(self, group: Group, image: int, out: np.ndarray) -> None:
+    def _decode(self, group: CropGroup, image: int, out: np.ndarray) -> None:
         try:
             if self._channels is None:
                 self._reader.read_crops(list(out), image, self._grid.ys, self._grid.xs)

@@ -2,7 +2,6 @@
 sample of the real path.
 """
 
-import argparse
 import itertools
 import logging
 import tempfile
@@ -10,67 +9,24 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from phenomjax.data.images.bank import write_bank
-from phenomjax.inference.images import plan, worker
 from phenomjax.inference.images import result as images_result
+from phenomjax.inference.images import worker
+from phenomjax.inference.images.job import BankEmbedding
+from phenomjax.inference.images.options import Options
 from phenomjax.inference.runtimes import choose
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.trained.model import ImageModel
-
-if TYPE_CHECKING:
-    from phenomjax.inference.images.job import Job
 
 log = logging.getLogger("phenomjax")
 SAMPLE_SECONDS = 10.0
 SAMPLE_BATCHES = 3  # at least, after those that compile and fill the pipeline
 SAMPLE_IMAGES = 4  # of noise, where there is no bank
 STAT_IMAGES = 2000  # whose sizes are looked up
-
-
-def add_arguments(group: "argparse._ArgumentGroup") -> None:
-    """The flags of the estimate."""
-    add = group.add_argument
-    add(
-        "--dry_run",
-        action="store_true",
-        help=(
-            "say what it would take (crops, bytes, hours at a rate measured now, on this machine),"
-            " and write nothing; with --bank, or on paper with --images or --crops"
-        ),
-    )
-    add(
-        "--images",
-        type=float,
-        default=0,
-        metavar="N",
-        help="with --dry_run and without --bank: number of images, for instance 2.2e6",
-    )
-    add(
-        "--crops",
-        type=float,
-        default=0,
-        metavar="N",
-        help="the same by the number of crops, for instance 139e6",
-    )
-    add(
-        "--image_size",
-        type=int,
-        default=2048,
-        metavar="PX",
-        help="the same: of the square images (default 2048)",
-    )
-    add(
-        "--num_workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="with --dry_run: machines like this one that would share the work",
-    )
 
 
 @dataclass(frozen=True)
@@ -88,52 +44,50 @@ class Cost:
     work: int
 
 
-def run(args: argparse.Namespace, model: ImageModel) -> int:
+def run(options: Options, model: ImageModel) -> int:
     """Prints the estimate; returns the exit code.
 
     Raises:
       UserError: neither banks nor numbers, or both; or what an embedding would raise.
     """
-    if bool(args.bank) == bool(args.images or args.crops) or (args.images and args.crops):
+    if bool(options.bank) == bool(options.images or options.crops) or (
+        options.images and options.crops
+    ):
         raise UserError(
-            "--dry_run wants one of: --bank BANK …, --images N with --image_size PX, or --crops N"
-            " with --image_size PX."
+            "`dry_run` wants one of: `bank` BANK …, `images` N with `image_size` PX, or `crops` N"
+            " with `image_size` PX."
         )
-    if args.num_workers < 1 or args.image_size < 1 or args.images < 0 or args.crops < 0:
+    if options.num_workers < 1 or options.image_size < 1 or options.images < 0 or options.crops < 0:
         raise UserError(
-            "--num_workers, --image_size, --images and --crops must be positive numbers."
+            "`num_workers`, `image_size`, `images` and `crops` must be positive numbers."
         )
-    if args.bank:
-        from phenomjax.inference.images.job import Job  # stands on this module
-
-        jobs = [Job(args, model, path, path) for path in args.bank]
+    if options.bank:
+        jobs = [BankEmbedding(options, model, path, path) for path in options.bank]
         costs, rate, runtime = [_cost(job) for job in jobs], *measure(jobs[0])
     else:
-        cost, rate, runtime = _on_paper(args, model)
+        cost, rate, runtime = _on_paper(options, model)
         costs = [cost]
-    for line in table(costs, rate, runtime, args.num_workers):
+    for line in table(costs, rate, runtime, options.num_workers):
         print(line, flush=True)
-    if not args.bank:
+    if not options.bank:
         print(
             "read: 8-bit pixels before compression"
-            + ("; rows: wells have one or more images" if args.level == "well" else "")
+            + ("; rows: wells have one or more images" if options.level == "well" else "")
         )
     return EXIT_DONE
 
 
-def _on_paper(args: argparse.Namespace, model: ImageModel) -> tuple[Cost, float, choose.Runtime]:
+def _on_paper(options: Options, model: ImageModel) -> tuple[Cost, float, choose.Runtime]:
     """The estimate for so many images, measured on some of noise."""
-    from phenomjax.inference.images.job import Job
-
-    names, size = model.config.model.channels, args.image_size
+    names, size = model.config.model.channels, options.image_size
     with tempfile.TemporaryDirectory(prefix="phenomjax-dry-run-") as folder:
         path = Path(folder) / "noise.zarr"
         random = np.random.default_rng(0)
         noise = random.poisson(9, (size, size, len(names))).astype(np.uint8)
         images = (np.roll(noise, 99 * i, axis=0) for i in range(SAMPLE_IMAGES))
         write_bank(path, images, pa.table({"well": ["A01"] * SAMPLE_IMAGES}), names)
-        job = Job(args, model, path, path)
-        count = round(args.images or args.crops / len(job.grid))
+        job = BankEmbedding(options, model, path, path)
+        count = round(options.images or options.crops / len(job.grid))
         rate, runtime = measure(job)
         raw = size * size * len(names)
         return (
@@ -143,7 +97,7 @@ def _on_paper(args: argparse.Namespace, model: ImageModel) -> tuple[Cost, float,
         )
 
 
-def _cost(job: "Job") -> Cost:
+def _cost(job: BankEmbedding) -> Cost:
     """What a bank takes; the sizes of the files of very many images are extrapolated from some."""
     bank, count = job.bank, len(job.bank)
     looked_at = np.unique(np.linspace(0, count - 1, min(count, STAT_IMAGES)).astype(int))
@@ -159,16 +113,16 @@ def _cost(job: "Job") -> Cost:
         job,
         job.bank.path.stem,
         count,
-        images_result.num_wells(bank) if job.args.level == "well" else count,
+        images_result.num_wells(bank) if job.settings.level == "well" else count,
         stored * count,
     )
 
 
-def _sums(job: "Job", name: str, images: int, rows: int, read: float) -> Cost:
+def _sums(job: BankEmbedding, name: str, images: int, rows: int, read: float) -> Cost:
     settings = job.settings
     crops = images * len(job.grid)
     rows = crops if settings.level == "crop" else rows
-    width = plan.dim(job.model, settings) * len(settings.blocks)
+    width = job.dim * len(settings.blocks)
     staged = (
         (crops if settings.level == "crop" else images)
         * width
@@ -181,7 +135,7 @@ def _sums(job: "Job", name: str, images: int, rows: int, read: float) -> Cost:
     )
 
 
-def measure(job: "Job") -> tuple[float, choose.Runtime]:
+def measure(job: BankEmbedding) -> tuple[float, choose.Runtime]:
     """Crops/s of this process from files to embeddings, on the first images of a bank, and what
     computed them.
     """
@@ -216,7 +170,8 @@ class _Timed:
     """A runtime that counts its batches and sets `stop` when the sample is long enough."""
 
     def __init__(self, runtime: choose.Runtime):
-        self._runtime, self._ends = runtime, []  # type: tuple[runtimes.Runtime, list[float]]
+        self._runtime = runtime
+        self._ends: list[float] = []
         self.name, self.precision, self.description = (
             runtime.name,
             runtime.precision,

@@ -1,31 +1,34 @@
 """The embedding of one bank into one output."""
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import jax
 
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
-from phenomjax.inference.images import plan, result, work_folder
-from phenomjax.inference.images.crops import Loader
-from phenomjax.inference.images.plan import Layout, Settings
+from phenomjax.engine import units, work_folder
+from phenomjax.inference.images import plan
+from phenomjax.inference.images.crops import CropLoader
+from phenomjax.inference.images.options import Options, runtime_options
+from phenomjax.inference.images.plan import EmbeddingSettings, WorkLayout
 from phenomjax.inference.runtimes import choose
-from phenomjax.system.errors import UserError
 from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
 
+# by what they were made for; each holds the parameters
+Runtimes: TypeAlias = dict[tuple[object, ...], choose.Runtime]
 
-class Job:
+
+class BankEmbedding:
     """The embedding of one bank into one output.
 
     Args:
-      args: of the command line.
+      options: of the command.
       model: what computes.
       path: of the bank.
       out: of the result.
-      made: runtimes, shared by the jobs of a process.
+      made: runtimes, shared by the banks of a process.
 
     Attributes:
       bank, grid, layout: what is embedded, and how the work is divided.
@@ -33,83 +36,95 @@ class Job:
       out, work: where it goes, and where it is made.
       runtime: what computes.
       shared: the units, once the work has begun.
-      begun: the description that is recorded.
+      recorded: the description that the result gets.
 
     Raises:
-      UserError: bank, model and arguments do not fit.
+      UserError: bank, model and options do not fit.
     """
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        options: Options,
         model: ImageModel,
         path: Path,
         out: Path,
-        made: dict[Any, choose.Runtime] | None = None,
+        made: Runtimes | None = None,
     ):
         self._runtimes = {} if made is None else made
-        self.args, self.model, self.bank = args, model, open_bank(path)
+        self._options, self.model, self.bank = options, model, open_bank(path)
         self.out = out
-        blocks = image_model.check_blocks(model, args.block)
-        image_model.check_channelwise(model, args.channelwise)
-        crop_size = args.crop_size or model.config.data.crop_size
-        stride = args.stride or crop_size
-        plan.check_grid(model, self.bank, crop_size, stride)
-        result.check_wells(self.bank, args.level)
-        names, self.places = plan.match_channels(model, self.bank, args.channels)
-        self.grid = plan.grid(self.bank.shape[1], self.bank.shape[2], crop_size, stride)
-        self._blocks, self._names, self._crop_size, self._stride = blocks, names, crop_size, stride
-        self.devices = args.devices or (len(jax.local_devices()) if args.runtime == "jax" else 1)
-        self.batch_size = args.batch_size or plan.default_batch_size(
-            model, crop_size, len(names), self.devices
-        )
-        crop_bytes = crop_size**2 * len(names) * self.bank.dtype.itemsize
-        unit_crops = args.unit_crops or plan.default_unit_crops(self.batch_size)
-        self.layout = plan.layout(
-            len(self.bank), len(self.grid), crop_bytes, self.batch_size, unit_crops
-        )
+        self._blocks = image_model.check_blocks(model, options.block)
+        image_model.check_channelwise(model, options.channelwise)
+        self._crop_size = options.crop_size or model.config.data.crop_size
+        self._stride = options.stride or self._crop_size
+        plan.check_grid(model, self.bank, self._crop_size, self._stride)
+        plan.check_wells(self.bank, options.level)
+        self._names, self._places = plan.match_channels(model, self.bank, options.channels)
+        height, width = self.bank.shape[1:3]
+        self.grid = plan.grid(height, width, self._crop_size, self._stride)
+        self.layout = self._make_layout()
         self.runtime: choose.Runtime | None = None
-        self.shared: work_folder.Units | None = None
+        self.shared: units.Shared | None = None
         self.settings = self.make_settings("")
-        self.begun: dict[str, Any] = {}
+        self.recorded: work_folder.Description = {}
+
+    def _make_layout(self) -> WorkLayout:
+        options, crop, channels = self._options, self._crop_size, len(self._names)
+        devices = options.devices or (len(jax.local_devices()) if options.runtime == "jax" else 1)
+        batch_size = options.batch_size or plan.default_batch_size(
+            self.model, crop, channels, devices
+        )
+        return plan.layout(
+            len(self.bank),
+            len(self.grid),
+            crop**2 * channels * self.bank.dtype.itemsize,
+            batch_size,
+            options.unit_crops or plan.default_unit_crops(batch_size),
+        )
 
     @property
     def work(self) -> Path:
         """The folder in which the result is made."""
         return self.out.with_name(self.out.name + ".partial")
 
-    def make_settings(self, precision: str) -> Settings:
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return image_model.dim(self.model, len(self._names), self._options.channelwise)
+
+    def make_settings(self, precision: str) -> EmbeddingSettings:
         """The settings that decide the numbers."""
-        return Settings(
-            self.args.level,
-            self._crop_size,
-            self._stride,
-            self._blocks,
-            self.args.channelwise,
-            self._names,
-            self.args.runtime,
-            precision,
-            runtime_options(self.args),
-            self.args.dtype,
+        return EmbeddingSettings(
+            level=self._options.level,
+            crop_size=self._crop_size,
+            stride=self._stride,
+            blocks=self._blocks,
+            channelwise=self._options.channelwise,
+            channels=self._names,
+            runtime=self._options.runtime,
+            precision=precision,
+            options=runtime_options(self._options),
+            dtype=self._options.dtype,
         )
 
     def make_runtime(self) -> choose.Runtime:
         """What computes, ready for batches of the layout; one for all banks of one kind, as each
         holds the parameters.
         """
-        options = runtime_options(self.args)
-        if self.args.devices:
-            options["devices"] = str(self.args.devices)
-        if self.args.runtime != "jax":  # which compare themselves with JAX on crops of a bank
-            options.setdefault("bank", str(self.args.bank[0]))
+        options = runtime_options(self._options)
+        if self._options.devices:
+            options["devices"] = str(self._options.devices)
+        # those that compare themselves with JAX do so on crops of a bank
+        if self._options.runtime != "jax" and self._options.bank:
+            options.setdefault("bank", str(self._options.bank[0]))
         shape = (self._crop_size, self._crop_size, len(self._names))
         key = (shape, self.bank.dtype, self.layout.batch_size, *sorted(options.items()))
         if key not in self._runtimes:
             self._runtimes[key] = choose.make(
-                self.args.runtime,
+                self._options.runtime,
                 self.model,
                 self._blocks,
-                self.args.channelwise,
+                self._options.channelwise,
                 self.layout.batch_size,
                 shape,
                 self.bank.dtype,
@@ -117,15 +132,15 @@ class Job:
             )
         return self._runtimes[key]
 
-    def loader(self, layout: Layout | None = None) -> Loader:
+    def loader(self, layout: WorkLayout | None = None) -> CropLoader:
         """Decodes the bank's crops."""
-        return Loader(
+        return CropLoader(
             CropReader(self.bank),
             self.grid,
             self._crop_size,
-            self.places,
+            self._places,
             layout or self.layout,
-            self.args.threads,
+            self._options.threads,
         )
 
     def close(self) -> None:
@@ -136,28 +151,14 @@ class Job:
     def describe(self) -> str:
         """One line for the log."""
         height, width = self.bank.shape[1:3]
-        left = self.grid.left_out
-        edge = (
-            f"; {left[0]} rows and {left[1]} columns of pixels at the edges do not fit and are left"
-            " out, half on each side"
-            if any(left)
-            else ""
-        )
+        left, edge = self.grid.left_out, ""
+        if any(left):
+            edge = (
+                f"; {left[0]} rows and {left[1]} columns of pixels at the edges do not fit and are"
+                " left out, half on each side"
+            )
         overlap = "" if self._stride == self._crop_size else f", {self._stride} px apart"
         return (
             f"{self.bank.path}: {len(self.bank)} images of {height} x {width} px, {len(self.grid)}"
             f" crops of {self._crop_size} px each{overlap}{edge}; channels {', '.join(self._names)}"
         )
-
-
-def runtime_options(args: argparse.Namespace) -> dict[str, str]:
-    """The options of the runtime; the crops that int8 is calibrated with are the first bank's for
-    all banks, so that one encoder serves all.
-    """
-    pairs = [text.partition("=") for text in args.runtime_option]
-    if bad := [key for key, equals, _ in pairs if not equals or not key]:
-        raise UserError(f"--runtime_option {bad[0]}: give KEY=VALUE.")
-    options = {key: value for key, _, value in pairs}
-    if options.get("precision") == "int8" and args.bank:
-        options.setdefault("bank", str(args.bank[0].absolute()))
-    return options

@@ -2,10 +2,9 @@
 its numbers, and its units of work.
 """
 
-import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +12,28 @@ import jax
 import numpy as np
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.engine import work_folder
 from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.files import sha256_json
 from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
 
 LEVELS = ("crop", "site", "well")
 GROUP_BYTES = 512 << 20  # the most pixels that are decoded as one piece
 MOST_UNITS = 20_000  # of one bank; each is a file and a claim
+NOT_COMPARED = ("digest", "checkpoint", "bank", "format", "version", "computed_by")
+NAMES = {"blocks": "block"}  # that options have for what is recorded
+# what differs, where the values say nothing
+WORDS = {
+    "bank_fingerprint": "the bank",
+    "images": "the number of images",
+    "image_size": "the size of the images",
+    "checkpoint_fingerprint": "the parameters of `checkpoint`",
+    "step": "the step of `checkpoint`",
+    "model": "the config of the model",
+    "channels": "the channels",
+    "options": "the options of the runtime",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,17 @@ def grid(height: int, width: int, crop_size: int, stride: int) -> Grid:
     return Grid(tuple(ys.ravel().tolist()), tuple(xs.ravel().tolist()), (left_out[0], left_out[1]))
 
 
+def check_wells(bank: ImageBank, level: str) -> None:
+    """Raises UserError where rows cannot be put together to wells."""
+    missing = bank.metadata["well"].null_count
+    if level == "well" and missing:
+        raise UserError(
+            f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so"
+            " there can be no embedding a well. Give `level` site for one an image, or prepare the"
+            " bank with a --layout or --metadata that names the wells."
+        )
+
+
 def check_grid(model: ImageModel, bank: ImageBank, crop_size: int, stride: int) -> None:
     """Raises UserError where no such grid can be laid over the images, or the model cannot read its
     crops.
@@ -63,19 +88,19 @@ def check_grid(model: ImageModel, bank: ImageBank, crop_size: int, stride: int) 
     if crop_size < patch or crop_size % patch:
         near = max(patch, round(crop_size / patch) * patch)
         raise UserError(
-            f"--crop_size {crop_size}: this model cuts crops into patches of {patch} px, so give a"
+            f"`crop_size` {crop_size}: this model cuts crops into patches of {patch} px, so give a"
             f" multiple of {patch}, such as {near}."
         )
     if crop_size > min(height, width):
         fits = min(height, width) // patch * patch
         raise UserError(
             f"A crop of {crop_size} px does not fit into the images of {bank.path}, {height} x"
-            f" {width} px. Give a --crop_size of at most {fits} (the model was trained on"
+            f" {width} px. Give a `crop_size` of at most {fits} (the model was trained on"
             f" {model.config.data.crop_size} px)."
         )
     if not 1 <= stride <= crop_size:
         raise UserError(
-            f"--stride {stride}: give 1 to {crop_size} px (the crop size, at which crops touch;"
+            f"`stride` {stride}: give 1 to {crop_size} px (the crop size, at which crops touch;"
             " less makes them overlap, more would leave pixels unread)."
         )
 
@@ -103,7 +128,7 @@ def match_channels(
     if not model.config.model.channel_agnostic:
         if chosen:
             raise UserError(
-                "--channels is for channel-agnostic models; this one reads exactly"
+                "`channels` is for channel-agnostic models; this one reads exactly"
                 f" ({', '.join(known)}). Leave it out."
             )
         if missing := [name for name in known if name not in have]:
@@ -125,7 +150,7 @@ def match_channels(
             )
             others = ", ".join(n for n in wanted if n in have and n in known)
             mend = (
-                f"Embed the known ones alone with --channels {others.replace(',', '')}."
+                f"Embed the known ones alone with `channels` {others.replace(',', '')}."
                 if others
                 else "Prepare the bank with the model's names."
             )
@@ -134,7 +159,7 @@ def match_channels(
                 f" {mend}"
             )
     if len(set(wanted)) < len(wanted):
-        raise UserError(f"--channels {' '.join(wanted)} names a channel twice. Name each once.")
+        raise UserError(f"`channels` {' '.join(wanted)} names a channel twice. Name each once.")
     names = tuple(name for name in known if name in wanted)
     return names, tuple(have.index(name) for name in names)
 
@@ -145,7 +170,7 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EmbeddingSettings:
     """Everything that decides the numbers of an embedding, and how its rows are made.
 
     Attributes:
@@ -178,14 +203,16 @@ class Settings:
         )
 
 
-def describe(model: ImageModel, bank: ImageBank, settings: Settings) -> dict[str, Any]:
+def describe(
+    model: ImageModel, bank: ImageBank, settings: EmbeddingSettings
+) -> work_folder.Description:
     """The settings with what they are applied to, as they are recorded beside the embeddings;
     `digest` sums them up.
     """
-    entry: dict[str, Any] = {
+    entry = {
         "checkpoint_fingerprint": model.fingerprint,
         "step": model.step,
-        "model": _sha(model.config.model.to_dict() | {"dtype": ""}),
+        "model": sha256_json(model.config.model.to_dict() | {"dtype": ""}),
         "bank_fingerprint": bank.fingerprint,
         "images": len(bank),
         "image_size": list(bank.shape[1:3]),
@@ -193,40 +220,26 @@ def describe(model: ImageModel, bank: ImageBank, settings: Settings) -> dict[str
     }
     entry = json.loads(json.dumps(entry))  # lists instead of tuples, as it will be read again
     return {
-        "digest": _sha(entry),
+        "digest": sha256_json(entry),
         "checkpoint": str(model.path),
         "bank": str(bank.path.absolute()),
         **entry,
     }
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two descriptions, in words; moved banks and checkpoints are the same."""
-    names = {
-        "bank_fingerprint": "the bank",
-        "images": "the number of images",
-        "image_size": "the size of the images",
-        "checkpoint_fingerprint": "the parameters of --checkpoint",
-        "step": "the step of --checkpoint",
-        "model": "the config of the model",
-        "channels": "the channels",
-        "options": "the options of the runtime",
-    }
-    skip = ("digest", "checkpoint", "bank")
-    differ = [name for name in now if name not in skip and before.get(name) != now[name]]
-    return [
-        names.get(n)
-        or f"{'--' if n != 'precision' else ''}{n.replace('blocks', 'block')} was {before.get(n)}, is now {now[n]}"
-        for n in differ
-    ]
-
-
-def _sha(entry: Any) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+def compared(
+    description: Mapping[str, Any],
+) -> tuple[work_folder.Description, work_folder.Description]:
+    """A description as (what decides the numbers, by the names of the options; the rest): banks and
+    checkpoints may be moved.
+    """
+    settings = {NAMES.get(name, name): value for name, value in description.items()}
+    rest = {name: settings.pop(name) for name in NOT_COMPARED if name in settings}
+    return settings, rest
 
 
 @dataclass(frozen=True)
-class Layout:
+class WorkLayout:
     """How the work on a bank is divided. It is the same for all workers, so that a unit's bytes do
     not depend on who makes them.
 
@@ -260,7 +273,7 @@ class Layout:
 
 def layout(
     images: int, crops_per_image: int, crop_bytes: int, batch_size: int, unit_crops: int
-) -> Layout:
+) -> WorkLayout:
     """Divides a bank.
 
     Args:
@@ -277,7 +290,7 @@ def layout(
     waste = lambda group: (-(group * crops_per_image) % batch_size) / (group * crops_per_image)  # noqa: E731
     group = min(range(1, most + 1), key=lambda g: (round(waste(g), 3), g))
     unit = max(-(-unit_crops // crops_per_image), -(-images // MOST_UNITS))
-    return Layout(images, crops_per_image, batch_size, group, -(-unit // group) * group)
+    return WorkLayout(images, crops_per_image, batch_size, group, -(-unit // group) * group)
 
 
 def default_batch_size(model: ImageModel, crop_size: int, channels: int, devices: int) -> int:
@@ -294,6 +307,6 @@ def default_unit_crops(batch_size: int) -> int:
     return batch_size * (128 if jax.default_backend() == "cpu" else 64)
 
 
-def dim(model: ImageModel, settings: Settings) -> int:
+def dim(model: ImageModel, settings: EmbeddingSettings) -> int:
     """Length of an embedding."""
     return image_model.dim(model, len(settings.channels), settings.channelwise)

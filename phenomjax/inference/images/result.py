@@ -7,8 +7,6 @@ NAME.zarr/metadata.parquet       row i describes embedding i: METADATA
 NAME.zarr/rejected.parquet       image, name, reason; only where images could not be read
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.inference.images.plan import Grid, Layout, Settings
+from phenomjax.engine import work_folder
+from phenomjax.inference.images.job import BankEmbedding
+from phenomjax.inference.images.plan import EmbeddingSettings, Grid, WorkLayout
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.system.files import write_json
+from phenomjax.system.files import link, read_json, write_json
 
 COPIED = (
     "experiment",
@@ -41,82 +41,67 @@ REJECTED = pa.schema([("image", pa.int64()), ("name", pa.string()), ("reason", p
 ROWS = 1 << 16  # rows that are in memory at a time
 
 
-def unit_dtype(settings: Settings) -> str:
+def unit_dtype(settings: EmbeddingSettings) -> str:
     """Type of the rows in the work folder: wells are means of float32 sites."""
     return "float32" if settings.level == "well" else settings.dtype
 
 
-def unit_rows(settings: Settings, layout: Layout) -> int:
+def unit_rows(settings: EmbeddingSettings, layout: WorkLayout) -> int:
     """Rows of a full unit in the work folder: its crops, or else its images."""
     return layout.unit_images * (layout.crops_per_image if settings.level == "crop" else 1)
 
 
-def check_wells(bank: ImageBank, level: str) -> None:
-    """Raises UserError where rows cannot be put together to wells."""
-    missing = bank.metadata["well"].null_count
-    if level == "well" and missing:
-        raise UserError(
-            f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so"
-            " there can be no embedding a well. Give --level site for one an image, or prepare the"
-            " bank with a --layout or --metadata that names the wells."
-        )
+def recorded(path: Path) -> work_folder.Description:
+    """What a result says of itself; nothing where it is something else."""
+    if not (path / "zarr.json").is_file():
+        return {}
+    return (read_json(path / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
 
 
-def write(
-    folder: Path,
-    work: Path,
-    attributes: Mapping[str, Any],
-    bank: ImageBank,
-    grid: Grid,
-    settings: Settings,
-    layout: Layout,
-    dim: int,
-    rejected: Sequence[Mapping[str, Any]],
-) -> None:
+def write(folder: Path, job: BankEmbedding, rejected: Sequence[Mapping[str, Any]]) -> None:
     """Writes the result of complete units.
 
     Args:
-      folder: where; it is there, and empty.
-      work: the folder of the units.
-      attributes: what is recorded.
-      bank, grid, settings, layout: of the job.
-      dim: length of an embedding.
+      folder: that is made.
+      job: whose units are committed.
       rejected: images that could not be read; their rows are left out.
 
     Raises:
       UserError: no image could be read.
     """
+    bank, settings, layout = job.bank, job.settings, job.layout
     bad = {entry["image"] for entry in rejected}
     if len(bad) == len(bank):
         raise UserError(
             f"None of the {len(bank)} images of {bank.path} could be read: {rejected[0]['name']}:"
             f" {rejected[0]['reason']}. Probably the bank was copied without its images. Mend it,"
-            f" remove {work}, and run the same command again.",
+            f" remove {job.work}, and run the same command again.",
             EXIT_FAILED,
         )
+    folder.mkdir()
     good = np.array([image for image in range(len(bank)) if image not in bad])
     per_image = layout.crops_per_image if settings.level == "crop" else 1
-    width = dim * np.dtype(unit_dtype(settings)).itemsize
+    width = job.dim * np.dtype(unit_dtype(settings)).itemsize
     for name in settings.arrays():
         units = Rows(
-            work / name,
+            job.work / name,
             len(bank) * per_image,
-            dim,
+            job.dim,
             unit_dtype(settings),
             unit_rows(settings, layout) * width,
         )
         if settings.level == "well":
             _write_means(folder / name, units, good, _wells(bank, good)[0], settings.dtype)
         elif settings.level == "crop" and not bad:
-            _link(folder / name, work / name, units, layout)
+            _link(folder / name, job.work / name, units, layout)
         else:
             _copy(folder / name, units, good, per_image, settings)
-    _write_metadata(folder / "metadata.parquet", bank, grid, settings.level, good)
+    _write_metadata(folder / "metadata.parquet", bank, job.grid, settings.level, good)
     if rejected:
         pq.write_table(
             pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet"
         )
-    entry = {"format": FORMAT, "version": VERSION, **attributes}
+    entry = {"format": FORMAT, "version": VERSION, **job.recorded}
     write_json(
         folder / "zarr.json",
         {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
@@ -156,7 +141,9 @@ def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, d
     rows.flush()
 
 
-def _copy(path: Path, units: Rows, good: np.ndarray, per_image: int, settings: Settings) -> None:
+def _copy(
+    path: Path, units: Rows, good: np.ndarray, per_image: int, settings: EmbeddingSettings
+) -> None:
     """The rows of good images, as they are."""
     rows = Rows(path, len(good) * per_image, units.shape[1], settings.dtype)
     rows.create("crop" if settings.level == "crop" else "site")
@@ -170,18 +157,14 @@ def _copy(path: Path, units: Rows, good: np.ndarray, per_image: int, settings: S
     rows.flush()
 
 
-def _link(path: Path, stored: Path, units: Rows, layout: Layout) -> None:
+def _link(path: Path, stored: Path, units: Rows, layout: WorkLayout) -> None:
     """The units' files themselves, which are chunks of this array: a big archive of crops is not
     written twice.
     """
     rows = Rows(path, *units.shape, units.dtype.name, units.chunk_bytes)
     rows.describe("crop")
     for unit in range(layout.units):
-        name = f"c.{unit}.0"
-        try:
-            os.link(stored / name, path / name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(stored / name, path / name)
+        link(stored / f"c.{unit}.0", path / f"c.{unit}.0")
 
 
 def _take(units: Rows, rows: np.ndarray) -> np.ndarray:

@@ -5,26 +5,24 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from phenomjax.data.images.reader import image_name
+from phenomjax.engine import units
 from phenomjax.inference.images import result as images_result
-from phenomjax.inference.images import work_folder
-from phenomjax.inference.images.crops import Group, Loader
-from phenomjax.inference.images.plan import Layout, Settings
+from phenomjax.inference.images.crops import CropGroup, CropLoader
+from phenomjax.inference.images.job import BankEmbedding
+from phenomjax.inference.images.plan import WorkLayout
 from phenomjax.inference.runtimes import choose
 from phenomjax.system import log as system_log
-
-if TYPE_CHECKING:
-    from phenomjax.inference.images.job import Job
 
 log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
 
 
-def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Event) -> None:
+def compute(job: BankEmbedding, shared: units.Shared, stop: threading.Event) -> None:
     """Computes and commits units until none is left to claim."""
     numbers = shared.available(stop)
     if (first := next(numbers, None)) is None:
@@ -34,17 +32,17 @@ def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Eve
     count = lambda: sum(map(layout.crops_of, shared.committed()))  # noqa: E731
     pace = system_log.Pace(f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid), count())
     loader = job.loader()
-    assembly: dict[int, Part] = {}
+    assembly: dict[int, UnitRows] = {}
     try:
         for group, values in embed(
             loader, layout, job.runtime, itertools.chain([first], numbers), stop
         ):
             if group.unit not in assembly:
-                assembly[group.unit] = Part(job, job.settings, layout.images_of(group.unit), dim)
+                assembly[group.unit] = UnitRows(job, layout.images_of(group.unit))
             part = assembly[group.unit]
             part.add(group, values)
             if part.complete():
-                shared.commit(group.unit, part.arrays(), part.rejected)
+                shared.commit(group.unit, {units.REJECTED: part.rejected}, part.outputs(group.unit))
                 del assembly[group.unit]
             pending = sum(part.done for part in assembly.values()) * layout.crops_per_image
             pace.update(len(group.images) * layout.crops_per_image, pending, count)
@@ -53,22 +51,22 @@ def compute(job: "Job", shared: work_folder.Units, dim: int, stop: threading.Eve
 
 
 def embed(
-    loader: Loader,
-    layout: Layout,
+    loader: CropLoader,
+    layout: WorkLayout,
     runtime: choose.Runtime,
     numbers: Iterator[int],
     stop: threading.Event,
-) -> Iterator[tuple[Group, np.ndarray]]:
+) -> Iterator[tuple[CropGroup, np.ndarray]]:
     """Yields (group, embeddings float32 [images of the group, crops, blocks, dim]) of units, group
     by group.
 
     Ends early when `stop` is set. While the device works on a batch, the next one waits and the
     threads decode the groups after it.
     """
-    running: deque[tuple[Group, int, choose.Result]] = deque()
+    running: deque[tuple[CropGroup, int, choose.Result]] = deque()
     found: list[np.ndarray] = []
 
-    def collect() -> tuple[Group, np.ndarray] | None:
+    def collect() -> tuple[CropGroup, np.ndarray] | None:
         group, left, result = running.popleft()
         found.append(result())
         if left:
@@ -93,7 +91,7 @@ def embed(
             yield whole
 
 
-class Part:
+class UnitRows:
     """The rows of one unit while they come.
 
     Attributes:
@@ -101,12 +99,13 @@ class Part:
       rejected: those of them that could not be read.
     """
 
-    def __init__(self, job: "Job", settings: Settings, images: range, dim: int):
-        self._job, self._settings, self._images = job, settings, images
+    def __init__(self, job: BankEmbedding, images: range):
+        self._job, self._settings, self._images = job, job.settings, images
+        settings = job.settings
         full, total = images_result.unit_rows(settings, job.layout), len(job.bank) * self._per_image
         dtype = images_result.unit_dtype(settings)
         self._arrays = {
-            name: np.zeros((min(full, total), dim), dtype) for name in settings.arrays()
+            name: np.zeros((min(full, total), job.dim), dtype) for name in settings.arrays()
         }
         self.done = 0
         self.rejected: list[dict[str, Any]] = []
@@ -115,7 +114,7 @@ class Part:
     def _per_image(self) -> int:
         return len(self._job.grid) if self._settings.level == "crop" else 1
 
-    def add(self, group: Group, values: np.ndarray) -> None:
+    def add(self, group: CropGroup, values: np.ndarray) -> None:
         """Takes the embeddings of a group, float32 [images, crops, blocks, dim]."""
         if self._settings.level != "crop":
             values = values.mean(1, dtype=np.float64, keepdims=True)
@@ -138,6 +137,6 @@ class Part:
         """Whether all rows are there."""
         return self.done == len(self._images)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The rows, by the names of the arrays."""
-        return self._arrays
+    def outputs(self, unit: int) -> dict[str, bytes]:
+        """The rows as chunks of arrays: {path in the work folder: content}."""
+        return {f"{name}/c.{unit}.0": rows.tobytes() for name, rows in self._arrays.items()}

@@ -11,7 +11,7 @@ SHORTEST = 64  # tokens of the smallest bucket
 LADDER = 4  # an incomplete batch has its rows divided by this as often as that leaves room for it
 
 
-class Batch(NamedTuple):
+class SequenceBatch(NamedTuple):
     """Sequences start to stop of those sorted by length, longest first.
 
     Attributes:
@@ -51,7 +51,7 @@ def rows_for(count: int, most: int, multiple: int) -> int:
 
 def plan(
     lengths: Sequence[int] | np.ndarray, segment_len: int, batch_tokens: int, multiple: int = 1
-) -> list[Batch]:
+) -> list[SequenceBatch]:
     """Divides sequences into batches; a function of the arguments alone.
 
     Long sequences are read by segments, together with others of at least half their length. A
@@ -64,7 +64,7 @@ def plan(
       multiple: of the rows, for several devices.
     """
     lengths = np.asarray(lengths)
-    batches: list[Batch] = []
+    batches: list[SequenceBatch] = []
     falling = -lengths
     start, most = 0, max(batch_tokens // segment_len, 1)
     end_of_long = int(np.searchsorted(falling, -segment_len))
@@ -73,7 +73,7 @@ def plan(
         alike = int(np.searchsorted(falling, -(longest // 2), side="right"))
         stop = min(alike, start + rows_for(most, most, multiple), end_of_long)
         rows = rows_for(stop - start, most, multiple)
-        batches.append(Batch(start, stop, rows, segment_len, -(-longest // segment_len)))
+        batches.append(SequenceBatch(start, stop, rows, segment_len, -(-longest // segment_len)))
         start = stop
     sizes = buckets(segment_len)
     for size, below in zip(reversed(sizes), [*reversed(sizes[:-1]), 0], strict=True):
@@ -83,6 +83,6 @@ def plan(
         rows = full if end - start >= full else rows_for(end - start, most, multiple)
         while start < end:
             stop = min(start + rows, end)
-            batches.append(Batch(start, stop, rows, size, 1))
+            batches.append(SequenceBatch(start, stop, rows, size, 1))
             start = stop
     return batches

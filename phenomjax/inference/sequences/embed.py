@@ -18,7 +18,7 @@ SAVE_SECONDS = 2.0
 
 
 class Destination(Protocol):
-    """Where features go, as `embedding_store.Store`."""
+    """Where features go, as `store.FeatureStore`."""
 
     @property
     def done(self) -> int: ...
@@ -29,7 +29,7 @@ class Destination(Protocol):
 def embed(
     found: queries.Queries,
     model: SequenceModel,
-    features: segments.Features,
+    features: segments.SegmentFeatures,
     store: Destination,
     segment_len: int,
     batch_tokens: int,
@@ -63,7 +63,7 @@ def embed(
     )
     bar = system_log.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
     saved, started = time.monotonic(), time.monotonic()
-    running: tuple[int, Iterator[segments.Piece]] | None = None
+    running: tuple[int, Iterator[segments.FeaturePiece]] | None = None
     for number in [*range(done, len(plan)), None]:
         following = None
         if number is not None and not stop.is_set():

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from phenomjax.data.sequences.vocabulary import PAD
-from phenomjax.inference.sequences.batches import Batch
+from phenomjax.inference.sequences.batches import SequenceBatch
 from phenomjax.trained.model import SequenceModel
 
 POOLS = ("mean", "max")
@@ -43,7 +43,7 @@ def frame(
     return framed
 
 
-class Piece(NamedTuple):
+class FeaturePiece(NamedTuple):
     """Features of part of a sequence.
 
     Attributes:
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
     values: np.ndarray
 
 
-class Features:
+class SegmentFeatures:
     """Computes features.
 
     Args:
@@ -133,9 +133,9 @@ class Features:
     def __call__(
         self,
         sequences: Sequence[np.ndarray],
-        batch: Batch,
+        batch: SequenceBatch,
         stopped: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[FeaturePiece]:
         """Starts a batch, and returns an iterator that waits for its features: start the next one
         before reading it.
 
@@ -157,7 +157,7 @@ class Features:
         return self._residues(itertools.chain([first] if first else [], steps), residues)
 
     def _steps(
-        self, sequences: Sequence[np.ndarray], batch: Batch, stopped: Callable[[], bool]
+        self, sequences: Sequence[np.ndarray], batch: SequenceBatch, stopped: Callable[[], bool]
     ) -> Iterator[tuple[int, Any, Any]]:
         """(first place, features, pooled) of each segment."""
         directions, whole = self._task.directions, batch.segments == 1
@@ -184,16 +184,16 @@ class Features:
             )
             yield start, features, pooled
 
-    def _pooled(self, pooled: Any, residues: np.ndarray) -> Iterator[Piece]:
+    def _pooled(self, pooled: Any, residues: np.ndarray) -> Iterator[FeaturePiece]:
         values = np.asarray(pooled)[: len(residues)]
         if self._pool == "mean":
             values = values / residues[:, None, None].astype(np.float32)
         for row in range(len(residues)):
-            yield Piece(row, slice(None), 0, values[row].reshape(1, -1).astype(self._dtype))
+            yield FeaturePiece(row, slice(None), 0, values[row].reshape(1, -1).astype(self._dtype))
 
     def _residues(
         self, steps: Iterator[tuple[int, Any, Any]], residues: np.ndarray
-    ) -> Iterator[Piece]:
+    ) -> Iterator[FeaturePiece]:
         before: tuple | None = None
         # a segment is fetched when the next one is on its way
         for step in itertools.chain(steps, [None]):
@@ -201,7 +201,7 @@ class Features:
                 yield from self._pieces(before[0], before[1], residues)
             before = step
 
-    def _pieces(self, start: int, features: Any, residues: np.ndarray) -> Iterator[Piece]:
+    def _pieces(self, start: int, features: Any, residues: np.ndarray) -> Iterator[FeaturePiece]:
         before, after = map(len, self._task.boundary)
         values = np.asarray(features)
         for direction in range(values.shape[1]):
@@ -214,7 +214,7 @@ class Features:
                     continue
                 part = values[row, direction, a - first : b - first]
                 yield (
-                    Piece(row, columns, int(count) - b, part[::-1])
+                    FeaturePiece(row, columns, int(count) - b, part[::-1])
                     if direction
-                    else Piece(row, columns, a, part)
+                    else FeaturePiece(row, columns, a, part)
                 )

@@ -8,8 +8,6 @@ NAME.zarr/metadata.parquet    id, length, description, source; row i describes p
 """
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,15 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.sequences.bank import FlatWriter
+from phenomjax.engine import work_folder
+from phenomjax.engine.units import Notes
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
 from phenomjax.inference.sequences.queries import Queries
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import write_json
 
 FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+SAVED = "saved"  # the note of the batches that are on the disk
 
 
-class Store:
+class FeatureStore:
     """The features of one job, in its work folder.
 
     Args:
@@ -45,8 +46,8 @@ class Store:
             if per_residue
             else np.arange(len(queries) + 1)
         )
-        self.folder = work / "embeddings.zarr"
-        self._rows = Rows(self.folder / "embeddings", int(self.offsets[-1]), dim, dtype)
+        self._notes = Notes(work)
+        self._rows = Rows(work / "embeddings", int(self.offsets[-1]), dim, dtype)
         self._rows.create("residue" if per_residue else "protein")
         # The members of each group of equal sequences, one group after the other.
         self._members = np.argsort(queries.groups, kind="stable")
@@ -57,8 +58,7 @@ class Store:
     @property
     def done(self) -> int:
         """Batches that are on the disk."""
-        path = self._work / "done.json"
-        return json.loads(path.read_text()) if path.is_file() else 0
+        return self._notes.read(SAVED)["batches"] if self._notes.is_committed(SAVED) else 0
 
     def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None:
         """Sets features of all proteins with the sequence number `group` in the order of work, from
@@ -70,28 +70,24 @@ class Store:
     def save(self, batches: int) -> None:
         """Makes sure that the first `batches` batches will not be lost."""
         self._rows.flush()
-        partial = self._work / "done.partial"
-        partial.write_text(json.dumps(batches))
-        os.replace(partial, self._work / "done.json")
+        self._notes.commit(SAVED, {"batches": batches})
 
     def finish(self, out: Path, kind: str, attributes: Mapping[str, Any]) -> None:
         """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the
         work folder.
         """
         self._rows.flush()
-        if kind == "zarr":
-            self._finish_zarr(attributes)
-            os.replace(self.folder, out)
-        else:
-            partial = self._work / f"result{out.suffix}"
-            (write_hdf5 if kind == "hdf5" else write_npz)(partial, self._by_id(), attributes)
-            os.replace(partial, out)
-        shutil.rmtree(self._work)
+        write = {"zarr": self._write_zarr, "hdf5": self._write_hdf5, "npz": self._write_npz}[kind]
+        work_folder.finish(self._work, lambda path: write(path, attributes), out)
 
-    def _finish_zarr(self, attributes: Mapping[str, Any]) -> None:
-        q = self._queries
+    def _write_zarr(self, folder: Path, attributes: Mapping[str, Any]) -> None:
+        """The rows' files themselves, and what they are of: nothing big is written twice."""
+        q, rows = self._queries, self._rows.path
+        (folder / rows.name).mkdir(parents=True)
+        for name in files.names(rows):
+            files.link(rows / name, folder / rows.name / name)
         if self._per_residue:
-            writer = FlatWriter(self.folder / "offsets", "int64")
+            writer = FlatWriter(folder / "offsets", "int64")
             writer.write(self.offsets)
             writer.finish("boundary")
         table = pa.table(
@@ -102,14 +98,20 @@ class Store:
                 "source": q.sources,
             }
         )
-        pq.write_table(table, self.folder / "metadata.parquet", compression="zstd")
+        pq.write_table(table, folder / "metadata.parquet", compression="zstd")
         if q.rejected:
-            pq.write_table(pa.Table.from_pylist(q.rejected), self.folder / "rejected.parquet")
+            pq.write_table(pa.Table.from_pylist(q.rejected), folder / "rejected.parquet")
         entry = {"format": FORMAT, "version": VERSION, **attributes}
-        write_json(
-            self.folder / "zarr.json",
+        files.write_json(
+            folder / "zarr.json",
             {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
         )
+
+    def _write_hdf5(self, path: Path, attributes: Mapping[str, Any]) -> None:
+        write_hdf5(path, self._by_id(), attributes)
+
+    def _write_npz(self, path: Path, attributes: Mapping[str, Any]) -> None:
+        write_npz(path, self._by_id())
 
     def _by_id(self) -> Iterator[tuple[str, np.ndarray]]:
         """(id, [dim] or [residues, dim]) of each protein; of equal ids only the first (`check_ids`
@@ -131,7 +133,7 @@ def output_format(out: Path) -> str:
     """
     if out.suffix.lower() not in FORMATS:
         raise UserError(
-            f"--out {out} has the extension '{out.suffix}', which names no format. Use .zarr (any"
+            f"`out` {out} has the extension '{out.suffix}', which names no format. Use .zarr (any"
             " size), .h5 (HDF5, one dataset an id, as bio_embeddings reads) or .npz (one array an"
             " id)."
         )
@@ -148,7 +150,7 @@ def check_ids(queries: Queries, kind: str) -> None:
             raise UserError(
                 f"Two different sequences have the id '{name}' (the second is record {number + 1}"
                 f" of the sources), and {kind.upper()} holds one array an id. Rename one, or write"
-                " --out NAME.zarr, which keeps all rows in the order of the files."
+                " `out` NAME.zarr, which keeps all rows in the order of the files."
             )
 
 
@@ -171,9 +173,7 @@ def write_hdf5(
             file.create_dataset(key, data=array).attrs["original_id"] = name
 
 
-def write_npz(
-    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]
-) -> None:
+def write_npz(path: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
     """One array an id, as `np.load` reads them."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays:

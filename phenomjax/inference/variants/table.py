@@ -43,12 +43,12 @@ class Mutants:
 class Wording:
     """What the user calls the settings that errors speak of; `skip` follows what mends bad rows."""
 
-    table: str = "--mutants"
-    wild_type: str = "--wild_type"
-    column: str = "--mutant_column"
-    target: str = "--target_column"
-    offset: str = "--offset {}"
-    skip: str = ", or give --skip_invalid to leave them without a score"
+    table: str = "`mutants`"
+    wild_type: str = "`wild_type`"
+    column: str = "`mutant_column`"
+    target: str = "`target_column`"
+    offset: str = "`offset` {}"
+    skip: str = ", or give `skip_invalid` to leave them without a score"
 
 
 COMMAND_LINE = Wording()
@@ -128,7 +128,7 @@ def read(
         for name, option in (
             (column, wording.column),
             (target, wording.target),
-            (offset_column, "--offset_column"),
+            (offset_column, "`offset_column`"),
         )
         if name
     }

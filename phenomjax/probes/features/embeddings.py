@@ -132,7 +132,7 @@ class Embedder:
 
     def __init__(self, model: SequenceModel):
         self.model = model
-        self._made: dict[tuple[str, str], segments.Features] = {}
+        self._made: dict[tuple[str, str], segments.SegmentFeatures] = {}
 
     def use(self, model: SequenceModel) -> bool:
         """Goes on with the parameters of another model; False if it is of another kind."""
@@ -144,7 +144,7 @@ class Embedder:
                 made.use(model.params)
         return True
 
-    def plan(self, found: queries.Queries) -> list[batches.Batch]:
+    def plan(self, found: queries.Queries) -> list[batches.SequenceBatch]:
         """The batches of `fill`."""
         frame = sum(map(len, self.model.task.boundary))
         return batches.plan(found.lengths[found.order] + frame, *self._shape())
@@ -156,11 +156,11 @@ class Embedder:
             len(jax.local_devices()),
         )
 
-    def features(self, per: str, dtype: str) -> segments.Features:
+    def features(self, per: str, dtype: str) -> segments.SegmentFeatures:
         """What computes."""
         if (per, dtype) not in self._made:
             pool = "mean" if per == "protein" else None
-            self._made[per, dtype] = segments.Features(self.model, None, pool, dtype)
+            self._made[per, dtype] = segments.SegmentFeatures(self.model, None, pool, dtype)
         return self._made[per, dtype]
 
     def fill(
