@@ -6,11 +6,19 @@ after saving and 76 ended by the watchdog (run the same command again). Many hos
 launch/train.sbatch --config … --workdir …`, one machine: `launch/local.py -n 4 -- …`.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
 from phenomjax.cluster import flags as cluster_flags
 from phenomjax.cluster import presence
 from phenomjax.cluster.flags import read_flags
 from phenomjax.system import errors
 from phenomjax.system.log import log_to_stderr
+
+if TYPE_CHECKING:
+    from phenomjax.training.evaluators import Factory
 
 
 def main() -> int:
@@ -23,7 +31,21 @@ def main() -> int:
     with presence.connected():
         from phenomjax import train
 
-        return train.run(*found)
+        config, workdir = found
+        return train.run(config, workdir, evaluators_of(config))
+
+
+def evaluators_of(config: ConfigDict) -> "Sequence[Factory]":
+    """What a run measures and draws now and then. Probes, if the configuration wants them: they
+    stand on trained models, and a run without them imports nothing of these.
+    """
+    from phenomjax.training.evaluators import STANDARD, Figures, Validation
+
+    if not config.probes.every_steps:
+        return STANDARD
+    from phenomjax.probes.during_training import Probing
+
+    return Validation.of, Probing, Figures
 
 
 if __name__ == "__main__":

@@ -167,6 +167,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data"))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on all devices."""
+    return NamedSharding(mesh, P())
+
+
 def describe(params: object, param_shardings: object, rows: int = 12) -> str:
     """A table of parameter, shape, spec and MiB per device, the largest first, with the totals."""
     table, total, local = [], 0, 0.0

@@ -1,24 +1,23 @@
-"""What a step changes: step, parameters, optimiser state, their moving average, and the task's
-carry.
-"""
+"""What a step changes: parameters, their moving average, optimiser state, carry and its number."""
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
+from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.tasks import Task
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All arrays of a run.
+    """All arrays of a run; or their shapes, or their shardings.
 
     Attributes:
       step: int32 scalar, number of finished optimiser steps (the position in the data).
@@ -28,16 +27,16 @@ class TrainState:
       carry: what the task hands from step to step (segment memories); () for most tasks.
     """
 
-    step: Any
-    params: Any
-    opt_state: Any
-    ema: Any
-    carry: Any
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | tuple[()]
+    carry: Carry
 
 
 def abstract(
-    task: Any, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, batch: Any
-) -> tuple[Any, Any, Any]:
+    task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, batch: Batch
+) -> tuple[Callable[[jax.Array], TrainState], TrainState, TrainState]:
     """Shapes and shardings of the state, without any array.
 
     Args:
@@ -63,7 +62,7 @@ def abstract(
     shards = sharding.shardings(boxed, mesh, config.mesh.preset)
     rows = sharding.batch_sharding(mesh)
     shards = shards.replace(
-        step=NamedSharding(mesh, P()), carry=jax.tree.map(lambda _: rows, boxed.carry)
+        step=sharding.replicated(mesh), carry=jax.tree.map(lambda _: rows, boxed.carry)
     )
     shapes = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

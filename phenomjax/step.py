@@ -1,38 +1,53 @@
 """One optimiser step as a pure function: gradients (accumulated over micro-batches), update, moving
-average.
+average; and its programs, one for each set of shapes.
 """
 
-from collections.abc import Callable
-from typing import Any
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
+from phenomjax.cluster import messages
 from phenomjax.state import TrainState
+from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import Task
 
+log = logging.getLogger("phenomjax")
+StepMetrics = Mapping[str, Float[Array, ""]]
+# gradients, metrics, next carry
+Gradients = tuple[Params, StepMetrics, Carry]
+# (state, batch, key, position in the data)
+Step = Callable[
+    [TrainState, Batch, jax.Array, jax.typing.ArrayLike], tuple[TrainState, StepMetrics]
+]
 
-def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) -> Callable:
+
+def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) -> Step:
     """The pure function (state, batch, key, data position) -> (state, metrics) of one optimiser
     step, with gradient accumulation.
     """
     micro = config.optimizer.accumulate_steps
 
-    def gradients(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
-        def loss(p: Any) -> tuple[jax.Array, Any]:
+    def gradients(params: Params, batch: Batch, key: jax.Array, carry: Carry) -> Gradients:
+        def loss(p: Params) -> tuple[jax.Array, tuple[StepMetrics, Carry]]:
             value, values, next_carry = task.loss(p, batch, key, carry)
             return value, ({"loss": value, **values}, next_carry)
 
         grads, (values, next_carry) = jax.grad(loss, has_aux=True)(params)
         return grads, values, next_carry
 
-    def accumulated(params: Any, batch: Any, key: jax.Array, carry: Any) -> tuple[Any, Any, Any]:
+    def accumulated(params: Params, batch: Batch, key: jax.Array, carry: Carry) -> Gradients:
         # Each shard of rows keeps a sum of its own, over all micro-batches, so that gradients cross
         # the network once a step and not once a micro-batch. The price is an unsharded copy of the
         # gradients on every device, also where parameters are sharded.
@@ -45,7 +60,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         def join(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 2).reshape(-1, *x.shape[3:])
 
-        def by_shard(part: Any) -> tuple[Any, Any, Any]:
+        def by_shard(part: tuple[Batch, Carry]) -> Gradients:
             one = lambda batch, carry: gradients(params, batch, key, carry)  # noqa: E731
             with nn.logical_axis_rules(sharding.rules_within_shards(config.mesh.preset)):
                 return jax.vmap(one, spmd_axis_name="data" if shards > 1 else None)(*part)
@@ -53,7 +68,9 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         def own(x: jax.Array) -> jax.Array:
             return sharding.split_over_data(x) if shards > 1 else x
 
-        def body(total: Any, part: Any) -> tuple[Any, Any]:
+        def body(
+            total: tuple[Params, StepMetrics], part: tuple[Batch, Carry]
+        ) -> tuple[tuple[Params, StepMetrics], Carry]:
             grads, values, next_carry = by_shard(part)
             return jax.tree.map(lambda a, b: own(a + b), total, (grads, values)), next_carry
 
@@ -65,8 +82,8 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         return grads, values, jax.tree.map(join, carries)
 
     def step(
-        state: TrainState, batch: Any, key: jax.Array, position: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        state: TrainState, batch: Batch, key: jax.Array, position: jax.typing.ArrayLike
+    ) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(key, position)
         grads, values, carry = (accumulated if micro > 1 else gradients)(
             state.params, batch, key, state.carry
@@ -89,14 +106,76 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
 
 def jit_step(
     task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, shards: TrainState
-) -> Any:
+) -> jax.stages.Wrapped:
     """`make_step` under `jax.jit`: the state as `shards` says and donated, rows of the batch over
     the data axis, the rest everywhere.
     """
-    rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     return jax.jit(
         make_step(task, tx, config),
         in_shardings=(shards, rows, everywhere, everywhere),
         out_shardings=(shards, everywhere),
         donate_argnums=0,
     )
+
+
+class Program(NamedTuple):
+    """The step for the shapes of some batches.
+
+    Attributes:
+      step: compiled.
+      flops: model FLOPs of it.
+    """
+
+    step: Step
+    flops: float
+
+
+class Programs:
+    """The step, compiled once for each set of shapes (of images, one for each channel set).
+
+    Args:
+      task, tx, config, mesh, shards: of `jit_step`.
+      compiling: the context in which a program is compiled.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        tx: optax.GradientTransformation,
+        config: ConfigDict,
+        mesh: Mesh,
+        shards: TrainState,
+        compiling: Callable[[], AbstractContextManager[None]],
+    ):
+        self._task, self._config, self._compiling = task, config, compiling
+        self._jitted = jit_step(task, tx, config, mesh, shards)
+        self._compiled: dict[tuple[tuple[str, tuple[int, ...], str], ...], Program] = {}
+
+    def get(self, state: TrainState, batch: Batch) -> Program:
+        """The program for the shapes of a batch."""
+        shapes = tuple((name, x.shape, str(x.dtype)) for name, x in sorted(batch.items()))
+        if shapes not in self._compiled:
+            with self._compiling():
+                self._compiled[shapes] = self._compile(state, batch)
+        return self._compiled[shapes]
+
+    def _compile(self, state: TrainState, batch: Batch) -> Program:
+        name, largest = max(batch.items(), key=lambda item: item[1].size)
+        log.info("compiling the step for %s %s …", name, "x".join(map(str, largest.shape)))
+        begin = time.perf_counter()
+        compiled = self._jitted.lower(state, batch, jax.random.key(0), np.uint32(0)).compile()
+        need, memory = float("nan"), compiled.memory_analysis()
+        if memory:
+            need = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
+        flops = self._task.flops(batch)
+        log.info(
+            "compiled in %.1f s: %.3g model FLOPs a step, %.2f GiB per device",
+            time.perf_counter() - begin,
+            flops,
+            need,
+        )
+        # The first collective of a program gives up when processes come more than half a minute
+        # apart.
+        messages.barrier("compiled", self._config.watchdog.slow_seconds)
+        return Program(compiled, flops)

@@ -238,7 +238,7 @@ def _items(state: TrainState) -> dict[str, Any]:
     rest = {"step": state.step, "opt_state": state.opt_state}
     if jax.tree.leaves(state.carry):
         rest["carry"] = state.carry
-    items = {"params": state.params, "rest": rest}
+    items: dict[str, Any] = {"params": state.params, "rest": rest}
     if jax.tree.leaves(state.ema):
         items["ema"] = state.ema
     return items

@@ -16,12 +16,11 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.cluster.messages import gather
@@ -32,8 +31,12 @@ from phenomjax.probes.methods import neighbours, training
 from phenomjax.probes.suites import dataset, suite_file
 from phenomjax.probes.suites.dataset import Dataset
 from phenomjax.probes.suites.suite import Mutations
+from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.types import Params
+from phenomjax.tasks.language_model import LanguageModel
 from phenomjax.trained.model import SequenceModel
+from phenomjax.training.context import RunContext
 
 log = logging.getLogger("phenomjax")
 THREAD = "probes"
@@ -55,27 +58,30 @@ class Probe:
     head: str
 
 
-class Probes:
-    """The tasks of `probes.suite` that the model can read; those of labels, since mutation effects
-    need no training.
+class Probing:
+    """An evaluator of a run: the tasks of `probes.suite` that the model can read; those of labels,
+    since mutation effects need no training.
 
     Args:
-      config: of the run, resolved.
-      task: the pretraining objective, a LanguageModel.
+      run: of which the task is a LanguageModel.
 
     Raises:
       UserError: the suite, or a file of it, has a mistake; no task is left;
         `checkpoint.best_metric` is none of the probes.
     """
 
-    def __init__(self, config: ConfigDict, task: Any):
-        self._config, self._task = config, task
-        self._model = SequenceModel(Path("step 0"), 0, config, task, {}, "")
+    name = "probe"
+
+    def __init__(self, run: RunContext):
+        self._run, self._config = run, run.config
+        self.every_steps: int = run.config.probes.every_steps
+        task = cast(LanguageModel, run.task)
+        self._model = SequenceModel(Path("step 0"), 0, run.config, task, {}, "")
         self._embedder: embeddings.Embedder | None = None
         self._probes: list[Probe] = []
         if messages.is_main():
             self._read()
-        messages.barrier("probes read", config.watchdog.slow_seconds)
+        messages.barrier("probes read", self._config.watchdog.slow_seconds)
 
     def _read(self) -> None:
         """Reads all data once, before the first step."""
@@ -124,7 +130,12 @@ class Probes:
             if labels.known()[probe.data.rows(test)].any()
         ]
 
-    def measure(self, step: int, params: Any) -> dict[str, float] | None:
+    def run(self, state: TrainState, step: int) -> dict[str, float] | None:
+        """Probes the parameters of a state; see `measure`."""
+        with self._run.phase("probing", slow=True):
+            return self.measure(step, self._run.judged(state))
+
+    def measure(self, step: int, params: Params) -> dict[str, float] | None:
         """Probes parameters; all processes call it together.
 
         Args:
@@ -157,7 +168,7 @@ class Probes:
             finally:
                 stop.set()  # after an error nobody waits for the rest
 
-    def _compute(self, step: int, params: Any, stop: threading.Event) -> dict[str, float]:
+    def _compute(self, step: int, params: Params, stop: threading.Event) -> dict[str, float]:
         """In the thread of process 0."""
         model = dataclasses.replace(
             self._model, path=Path(f"step {step}"), step=step, params=params
@@ -224,7 +235,7 @@ def _name(data: Dataset, label: str, metric: str, test: str) -> str:
     return f"probe/{data.name}/{label}/{metric}" + (f"/{test}" if len(data.tests) > 1 else "")
 
 
-def _gathered(params: Any) -> Any:
+def _gathered(params: Params) -> Params:
     """A copy of sharded parameters in the memory of each host, array by array: no device ever holds
     them all.
     """

@@ -34,18 +34,22 @@ def hold(folder: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait_for(
-    folder: Path, stopped: Callable[[], bool], busy: Callable[[], None] = lambda: None
+    folder: Path,
+    stopped: Callable[[], bool] = lambda: False,
+    busy: Callable[[], None] = lambda: None,
+    file: str = FILE,
 ) -> Iterator[bool]:
     """Keeps a folder to this process as soon as no other has it; yields False if `stopped` came
     first.
 
     Args:
-      folder: whose file `lock` is taken.
+      folder: whose lock is taken.
       stopped: asked while waiting.
       busy: called once when there is something to wait for.
+      file: the lock, in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, told = FileLock(folder / FILE), False
+    lock, told = FileLock(folder / file), False
     while not stopped():
         try:
             with lock.acquire(timeout=0):

@@ -1,39 +1,55 @@
-"""What a run says before it compiles and after its last step."""
+"""What a run says on the screen: before it compiles, after its first step, at every line of
+metrics, and last.
+"""
 
 import logging
-from pathlib import Path
+import os
+import socket
+import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from phenomjax import sharding
+from phenomjax.checkpoints.checkpointer import Checkpointer
+from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.state import TrainState
+from phenomjax.step import StepMetrics
+from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED
+from phenomjax.system.log import duration
 from phenomjax.system.versions import versions
+from phenomjax.training.context import RunContext
+from phenomjax.training.goodput import describe
+from phenomjax.training.rates import Lap
 
 log = logging.getLogger("phenomjax")
+own = log.getChild("process")  # what each process says into its own file
 
 
-def banner(
-    config: ConfigDict,
-    workdir: Path,
-    mesh: Mesh,
-    abstract: TrainState,
-    shardings: TrainState,
-    flops: float,
-) -> None:
-    """Logs versions, devices, mesh, parameters, state size, FLOPs a step.
+def this_process() -> None:
+    """Says who this process is."""
+    own.info(
+        "process %d of %d on %s (pid %d), %d device(s) of %d; SLURM job %s",
+        jax.process_index(),
+        jax.process_count(),
+        socket.gethostname(),
+        os.getpid(),
+        jax.local_device_count(),
+        jax.device_count(),
+        os.environ.get("SLURM_JOB_ID", "none"),
+    )
+
+
+def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) -> None:
+    """Logs versions, devices, mesh, parameters, state size, FLOPs a step, and the data.
 
     Args:
-      config: resolved configuration.
-      workdir: folder of the run.
-      mesh: device mesh.
+      run: what was made.
       abstract: shapes of the state.
       shardings: its NamedShardings.
-      flops: model FLOPs of one step.
     """
-    v = versions()
+    config, mesh, v = run.config, run.mesh, versions()
     log.info(
         "phenomjax %s, jax %s, flax %s, Python %s, git %s",
         v["phenomjax"],
@@ -57,5 +73,76 @@ def banner(
     log.info("parameters:\n%s", sharding.describe(abstract.params, shardings.params))
     pairs = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     size = sum(np.prod(s.shard_shape(x.shape)) * x.dtype.itemsize for x, s in pairs)
+    flops = run.task.flops(run.spec)
     log.info("state: %.1f MiB per device; %.3g model FLOPs a step", size / 2**20, flops)
-    log.info("workdir: %s", workdir)
+    log.info("workdir: %s", run.workdir)
+    log.info("data: %s", run.loader.describe())
+    val = run.val_loader
+    log.info("data: %s", val.describe() if val else "validation: none, nothing is held out")
+
+
+def continuing(run: RunContext, step: int) -> None:
+    """Says which checkpoint was restored."""
+    log.info("continuing at step %d from %s", step, run.workdir / CHECKPOINTS / str(step))
+
+
+def first_step(step: int, values: StepMetrics) -> None:
+    """Waits for the first step, and says that it is done: from here on it trains."""
+    begin = time.perf_counter()
+    jax.block_until_ready(values)
+    log.info("first step done, %.1f s after its dispatch", time.perf_counter() - begin)
+    own.info("first step done: %d", step)
+
+
+def step_line(run: RunContext, step: int, values: Mapping[str, float], lap: Lap) -> None:
+    """Logs the metrics of a step.
+
+    Args:
+      run: whose step it is.
+      step: number of finished steps.
+      values: means of the losses, and rates.
+      lap: what the rates are of.
+    """
+    log.info(
+        "step %d/%d  loss %.4f  grad norm %.3g  lr %.3g  %.4g %s/s  data wait %.0f %%  ETA %s",
+        step,
+        run.config.num_steps,
+        values["train/loss"],
+        values["train/grad_norm"],
+        values["train/lr"],
+        values[f"perf/{run.loader.unit}_per_s"],
+        run.loader.unit,
+        100 * values["perf/data_wait"],
+        lap.left(run.config.num_steps - step),
+    )
+
+
+def last_lines(run: RunContext, checkpoints: Checkpointer, step: int, stopped: bool) -> int:
+    """Logs what was written where, and what to do next.
+
+    Args:
+      run: that ends.
+      checkpoints: of it.
+      step: number of finished steps.
+      stopped: before the last step.
+
+    Returns:
+      The exit code of the run.
+    """
+    how, best = "stopped" if stopped else "done", checkpoints.best_step()
+    log.info("%s at step %d after %s", how, step, duration(time.monotonic() - run.began))
+    log.info(
+        "wrote %s: checkpoints of steps %s%s, metrics.jsonl, config.json, figures",
+        run.workdir,
+        checkpoints.steps(),
+        "" if best is None else f" (best {run.config.checkpoint.best_metric}: {best})",
+    )
+    starts = len(run.goodput.earlier) + 1
+    log.info("goodput: %s", describe(run.goodput.write(step), starts))
+    own.info("%s at step %d", how, step)
+    if stopped:
+        log.info("run the same command again to continue at step %d", step)
+        return EXIT_STOPPED
+    command = run.task.next_command(run.workdir)
+    log.info("next: look at %s, or run `%s`", run.workdir / "figures", command)
+    return EXIT_DONE

@@ -1,142 +1,144 @@
-"""What the loop does now and then with the parameters: means over held-out batches, and figures."""
+"""What is measured or drawn now and then while a model trains: the protocol, validation, figures.
+
+Others, such as probes, stand above the loop; they are handed to `train.run`, which knows their
+protocol alone.
+"""
 
 import contextlib
-import logging
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from ml_collections import ConfigDict
+from matplotlib.figure import Figure
 
 from phenomjax.cluster import messages
 from phenomjax.state import TrainState
-from phenomjax.tasks import Loader, Task
+from phenomjax.system.errors import UserError
+from phenomjax.system.types import Batch, Params
+from phenomjax.tasks import Loader
+from phenomjax.training.context import RunContext
 from phenomjax.training.feed import to_devices
-from phenomjax.training.watchdog import Watchdog
 
-log = logging.getLogger("phenomjax")
+# {metric: value} and {figure: Figure}
+Found = Mapping[str, float | Figure]
 
 
-class Evaluation:
-    """Evaluates and draws, on all processes together.
+class Evaluator(Protocol):
+    """Something that is measured or drawn of the model as it is, by all processes together.
 
-    Args:
-      task: the pretraining objective.
-      config: of the run.
-      loader: training data, drawn where nothing is held out.
-      val_loader: held-out data, or None.
-      rows, everywhere: shardings of a batch and of what all processes read.
-      watchdog: told of each batch.
+    Attributes:
+      name: what its metrics begin with, such as "val", and what a checkpoint knows it by.
+      every_steps: how often it is due; 0 = at the last step only.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        config: ConfigDict,
-        loader: Loader,
-        val_loader: Loader | None,
-        rows: NamedSharding,
-        everywhere: NamedSharding,
-        watchdog: Watchdog,
-    ):
-        self.task, self.config, self.loader, self.val_loader = task, config, loader, val_loader
-        self.rows, self.watchdog, self._compiled = rows, watchdog, False
-        count = config.figures.num_images
-        self.probes: Any = None
-        if config.probes.every_steps:
-            # The loop's only way up to what stands on trained models. Imported here, a run without
-            # probes needs nothing of it.
-            from phenomjax.probes.during_training import Probes
+    name: str
+    every_steps: int
 
-            self.probes = Probes(config, task)
+    def run(self, state: TrainState, step: int) -> Found | None:
+        """Measures.
 
-        def arrays(params: Any, batch: Any) -> Any:
-            return jax.tree.map(lambda x: x[:count], task.figure_arrays(params, batch))
+        Args:
+          state: at this step; it is not changed.
+          step: number of finished steps.
 
-        self._evaluate = jax.jit(task.evaluate, out_shardings=(everywhere, rows), donate_argnums=2)
-        self._arrays = jax.jit(arrays, out_shardings=everywhere)
-
-    def params(self, state: TrainState) -> Any:
-        """The moving average where there is one."""
-        return state.ema if self.config.optimizer.ema_decay else state.params
-
-    def first_carry(self, split: str) -> Any:
-        """The carry that a split starts from, on the devices."""
-        carry = lambda: self.task.carry(self.config.global_batch_size, split)  # noqa: E731
-        return jax.jit(carry, out_shardings=self.rows)()
-
-    def evaluate(self, state: TrainState, writers: list) -> dict[str, float] | None:
-        """Means over the held-out batches; None when a signal came in between (the evaluation is
-        repeated after the restart).
+        Returns:
+          What was found, the same metrics in all processes; figures in process 0. None when a
+          signal came in between: it is done again after the restart.
         """
-        assert self.val_loader is not None
-        sums: dict[str, np.ndarray] = {}
-        params, carry = self.params(state), self.first_carry("val")
-        for index in range(self.config.eval.num_batches or self.val_loader.steps_per_epoch):
+        ...
+
+
+# Makes an evaluator, or None where the configuration wants none.
+Factory = Callable[[RunContext], Evaluator | None]
+
+
+def make_evaluators(factories: Sequence[Factory], run: RunContext) -> list[Evaluator]:
+    """The evaluators of a run.
+
+    Raises:
+      UserError: the configuration wants probes, and no factory makes them.
+    """
+    found = [evaluator for factory in factories if (evaluator := factory(run)) is not None]
+    if run.config.probes.every_steps and "probe" not in {each.name for each in found}:
+        raise UserError(
+            f"config.probes.every_steps is {run.config.probes.every_steps}, but this run was given"
+            " no probes. Start it by `python -m phenomjax.main`; or hand them over, as it does:"
+            " train.run(config, workdir, evaluators=main.evaluators_of(config)); or set"
+            " --config.probes.every_steps=0."
+        )
+    return found
+
+
+class Validation:
+    """Means over the held-out batches, each split's first carry handed on from batch to batch."""
+
+    name = "val"
+
+    def __init__(self, run: RunContext, loader: Loader):
+        self._run, self._loader, self._compiled = run, loader, False
+        self.every_steps: int = run.config.eval.every_steps
+        shardings = run.everywhere, run.rows
+        self._evaluate = jax.jit(run.task.evaluate, out_shardings=shardings, donate_argnums=2)
+
+    @classmethod
+    def of(cls, run: RunContext) -> "Validation | None":
+        """None where nothing is held out, or nothing is to be evaluated."""
+        if run.val_loader is None or not run.config.eval.every_steps:
+            return None
+        return cls(run, run.val_loader)
+
+    def run(self, state: TrainState, step: int) -> dict[str, float] | None:
+        """Means over `eval.num_batches`, or all of the split."""
+        c, run, sums = self._run.config, self._run, dict[str, np.ndarray]()
+        params = run.judged(state)
+        carry = jax.jit(
+            lambda: run.task.carry(c.global_batch_size, "val"), out_shardings=run.rows
+        )()
+        for index in range(c.eval.num_batches or self._loader.steps_per_epoch):
             if messages.stop_requested():
                 return None
             with (
                 contextlib.nullcontext()
                 if self._compiled
-                else self.watchdog.slow("compiling the evaluation")
+                else run.phase("compiling the evaluation", slow=True)
             ):
-                batch = to_devices(self.val_loader.batch(index), self.rows)
+                batch = to_devices(self._loader.batch(index), run.rows)
                 result, carry = self._evaluate(params, batch, carry)
                 result = jax.device_get(result)
             self._compiled = True
             for name, pair in result.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
-            self.watchdog.beat(self.watchdog.step, "evaluation")
+            run.phase.alive()
         means = {name: float(total / count) for name, (total, count) in sums.items()}
-        means = {f"val/{name}": value for name, value in (means | self.task.derive(means)).items()}
-        step = int(state.step)
-        log.info(
-            "step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        )
-        for writer in writers:
-            writer.scalars(step, means)
-        return means
+        return {f"val/{name}": value for name, value in (means | run.task.derive(means)).items()}
 
-    def probe(self, state: TrainState, writers: list) -> dict[str, float] | None:
-        """Probes of the parameters as they are; None when a signal came in between (they are
-        repeated after the restart).
-        """
-        # they were due when the run was stopped, and have been turned off since
-        if self.probes is None:
-            return {}
-        step = int(state.step)
-        with self.watchdog.slow("probing"):
-            values = self.probes.measure(step, self.params(state))
-        if values is None:
-            return None
-        log.info(
-            "step %d  %s",
-            step,
-            "  ".join(
-                f"{name} {value:.4f}"
-                for name, value in values.items()
-                if not name.endswith(("_low", "_high"))
-            ),
-        )
-        for writer in writers:
-            writer.scalars(step, values)
-        return values
 
-    def draw(self, state: TrainState, workdir: Path, writers: list) -> None:
-        """Writes figures of the first held-out items."""
-        loader, step = self.val_loader or self.loader, int(state.step)
-        local = loader.batch(0)
-        result = jax.device_get(self._arrays(self.params(state), to_devices(local, self.rows)))
-        if not messages.is_main():
-            return
-        folder = workdir / "figures"
-        folder.mkdir(exist_ok=True)
-        names = loader.names(local[loader.item_key][: self.config.figures.num_images])
-        for name, figure in self.task.figures(result, names).items():
-            path = folder / f"{name}_{step:07d}.png"
-            figure.savefig(path, dpi=110)
-            log.info("wrote %s", path)
-            for writer in writers:
-                writer.figure(step, name, figure)
+class Figures:
+    """Pictures of the first held-out items, or of the first ones of training where nothing is held
+    out.
+    """
+
+    name = "figures"
+
+    def __init__(self, run: RunContext):
+        self._run, self._loader = run, run.val_loader or run.loader
+        self.every_steps: int = run.config.figures.every_steps
+        self._count: int = run.config.figures.num_images
+        self._arrays = jax.jit(self._first_rows, out_shardings=run.everywhere)
+
+    def _first_rows(self, params: Params, batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x[: self._count], self._run.task.figure_arrays(params, batch))
+
+    def run(self, state: TrainState, step: int) -> dict[str, Figure]:
+        """Draws, in process 0; the others compute with it."""
+        run, local = self._run, self._loader.batch(0)
+        with run.phase("drawing", slow=True):
+            arrays = jax.device_get(self._arrays(run.judged(state), to_devices(local, run.rows)))
+            if not messages.is_main():
+                return {}
+            names = self._loader.names(local[self._loader.item_key][: self._count])
+            return run.task.figures(arrays, names)
+
+
+STANDARD: tuple[Factory, ...] = (Validation.of, Figures)

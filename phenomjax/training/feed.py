@@ -2,16 +2,24 @@
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Int, Shaped
+
+from phenomjax.system.errors import UserError
+from phenomjax.tasks import Loader
+
+HostBatch = Mapping[str, Shaped[np.ndarray, "rows ..."]]
+DeviceBatch = dict[str, Shaped[Array, "rows ..."]]
+ItemIds = Int[np.ndarray, "rows"]
+Fed = tuple[int, DeviceBatch, ItemIds]
 
 
-def to_devices(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+def to_devices(arrays: HostBatch, sharding: NamedSharding) -> DeviceBatch:
     """Puts this process's rows on its devices as blocks of the global batch; on a CPU by a copy,
     because JAX would alias the buffer.
     """
@@ -20,38 +28,50 @@ def to_devices(arrays: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in arrays.items()}
 
 
-class DeviceFeed:
-    """Iterator over (data step, device batch, item ids of this process).
+def check_same_data(loader: Loader, saved: Mapping[str, str], workdir: Path, step: int) -> None:
+    """Raises UserError when the data are not those that a checkpoint was trained on.
 
     Args:
-      loader: a `tasks.Loader`.
-      data_step: maps an optimiser step to the position in the data.
-      start_step: first optimiser step (0-based).
-      stop_step: one past the last.
+      loader: of the data as they are now.
+      saved: their fingerprints when the checkpoint was written.
+      workdir: of the run.
+      step: of the checkpoint.
+    """
+    now = loader.fingerprints
+    changed = [name for name, value in saved.items() if now.get(name, value) != value]
+    if changed or len(saved) != len(now):
+        raise UserError(
+            f"The data changed since {workdir} was saved at step {step}:"
+            f" {', '.join(changed) or 'another number of banks'} (checksum of metadata differs). A"
+            " run continues on the data it began with: restore that bank, or start a new --workdir,"
+            f" with --config.init_from={workdir} to begin from these parameters."
+        )
+
+
+class DeviceFeed:
+    """Iterator over (position in the data, device batch, item ids of this process).
+
+    Args:
+      loader: makes the batches.
+      first: position of the first batch.
+      count: how many there are.
       sharding: of every leaf.
       depth: batches that wait on the devices.
     """
 
     def __init__(
-        self,
-        loader: Any,
-        data_step: Callable[[int], int],
-        start_step: int,
-        stop_step: int,
-        sharding: NamedSharding,
-        depth: int = 2,
+        self, loader: Loader, first: int, count: int, sharding: NamedSharding, depth: int = 2
     ):
-        self.waited = 0.0
-        self._queue: queue.Queue = queue.Queue(depth)
+        self._queue: queue.Queue[Fed | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run,
-            args=(loader, data_step(start_step), stop_step - start_step, sharding),
+            args=(loader, first, count, sharding),
             daemon=True,
         )
         self._thread.start()
 
-    def _run(self, loader: Any, first: int, count: int, sharding: NamedSharding) -> None:
+    def _run(self, loader: Loader, first: int, count: int, sharding: NamedSharding) -> None:
         try:
             with loader.iterate(first) as batches:
                 for position, batch in zip(range(first, first + count), batches, strict=False):
@@ -63,7 +83,7 @@ class DeviceFeed:
         except BaseException as error:  # handed to the training thread, which raises it
             self._put(error)
 
-    def _put(self, item: Any) -> bool:
+    def _put(self, item: Fed | BaseException) -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -72,13 +92,11 @@ class DeviceFeed:
                 continue
         return False
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Fed]:
         return self
 
-    def __next__(self) -> tuple[int, dict[str, jax.Array], np.ndarray]:
-        begin = time.perf_counter()
+    def __next__(self) -> Fed:
         item = self._queue.get()
-        self.waited += time.perf_counter() - begin
         if isinstance(item, BaseException):
             raise item
         return item

@@ -8,14 +8,35 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-import jax
+from phenomjax.system import files
 
 FILE = "goodput.json"
 CATEGORIES = ("start-up", "compilation", "data", "evaluation", "checkpoints", "step")
+
+
+class Start(TypedDict, total=False):
+    """One start of a run in goodput.json.
+
+    Attributes:
+      began: seconds since the epoch when its process began.
+      first_step: that it found finished.
+      step: how far it came.
+      devices, processes: how many it had.
+      until: seconds since the epoch of its last word.
+      seconds: {category: seconds}.
+    """
+
+    began: float
+    first_step: int
+    step: int
+    devices: int
+    processes: int
+    until: float
+    seconds: Mapping[str, float]
 
 
 class Goodput:
@@ -25,28 +46,23 @@ class Goodput:
       path: WORKDIR/goodput.json; starts before this one are read from it.
       began: seconds since the epoch when the process began.
       write: whether this process writes the file.
+      devices, processes: of this start.
     """
 
-    def __init__(self, path: Path, began: float, write: bool = True):
+    def __init__(
+        self, path: Path, began: float, write: bool = True, devices: int = 1, processes: int = 1
+    ):
         self._path, self._write = path, write
         self._category, self._since = "start-up", time.time()
         self.seconds = dict.fromkeys(CATEGORIES, 0.0) | {"start-up": max(self._since - began, 0.0)}
         try:
-            self.earlier: list[dict[str, Any]] = json.loads(path.read_text())["starts"]
+            self.earlier: list[Start] = json.loads(path.read_text())["starts"]
         except (OSError, ValueError, KeyError):
             self.earlier = []  # the first start; a torn file costs a statistic, not the run
-        self.now = {
-            "began": began,
-            "first_step": 0,
-            "step": 0,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-        }
+        self.now = Start(began=began, first_step=0, step=0, devices=devices, processes=processes)
 
     def switch(self, category: str) -> str:
-        """Stops the watch of the present category and starts that of another; returns the present
-        one.
-        """
+        """Goes on counting under another category; returns the one before."""
         now, before = time.time(), self._category
         self.seconds[before] += now - self._since
         self._category, self._since = category, now
@@ -73,16 +89,14 @@ class Goodput:
           `summary` of all starts.
         """
         self.switch(self._category)
-        self.now |= {"step": step, "until": time.time(), "seconds": self.seconds}
+        self.now.update({"step": step, "until": time.time(), "seconds": self.seconds})
         starts = [*self.earlier, self.now]
         if self._write:
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps({"starts": starts}, indent=1) + "\n")
-            os.replace(part, self._path)
+            files.write_json(self._path, {"starts": starts})
         return summary(starts)
 
 
-def summary(starts: list[dict[str, Any]]) -> dict[str, float]:
+def summary(starts: Sequence[Start]) -> dict[str, float]:
     """Where the wall time of a run went.
 
     Args:
@@ -109,7 +123,7 @@ def summary(starts: list[dict[str, Any]]) -> dict[str, float]:
     return {"wall": wall, **total, "goodput": total["step"] / wall}
 
 
-def describe(result: dict[str, float], starts: int) -> str:
+def describe(result: Mapping[str, float], starts: int) -> str:
     """One line for the log."""
     lost = ", ".join(
         f"{name} {100 * seconds / result['wall']:.1f} %"

@@ -1,18 +1,23 @@
 """Metrics and figures to an MLflow experiment."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
+from phenomjax.system import locks
 from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    pass
 
 log = logging.getLogger("phenomjax")
 
@@ -43,15 +48,12 @@ class MLflow:
         artifacts = None if uri else (workdir.parent / "mlflow_artifacts").as_uri()
         uri = uri or f"sqlite:///{workdir.parent / 'mlflow.db'}"
         self._num_steps, self._step = config.num_steps, 0
-        self._waiting: list[Any] = []
-        marker, params = (
-            workdir / "mlflow_run",
-            {key: str(value) for key, value in flatten(config).items()},
-        )
+        self._waiting: list[Metric] = []
+        marker = workdir / "mlflow_run"
+        params = {key: str(value) for key, value in flatten(config).items()}
         try:
-            with self._alone(
-                workdir.parent / "mlflow.lock"
-            ):  # two that begin at once would both make the tables, or the experiment
+            # two that begin at once would both make the tables, or the experiment
+            with locks.wait_for(workdir.parent, file="mlflow.lock"):
                 self._client = MlflowClient(uri)
                 found = self._client.get_experiment_by_name(config.log.mlflow_experiment)
                 experiment = (
@@ -74,10 +76,8 @@ class MLflow:
                     if stored.params.get(key) != value[:6000]:
                         self._client.set_tag(self._id, f"continued with {key}", value[:5000])
             else:
-                self._id, self._there = (
-                    self._client.create_run(experiment, run_name=workdir.name).info.run_id,
-                    {},
-                )
+                created = self._client.create_run(experiment, run_name=workdir.name)
+                self._id, self._there = created.info.run_id, {}
                 items = [Param(key, value[:6000]) for key, value in params.items()]
                 for start in range(0, len(items), 100):  # MLflow takes no more at once
                     self._client.log_batch(self._id, params=items[start : start + 100])
@@ -89,14 +89,7 @@ class MLflow:
                 " begin a new one; or go on without: --config.log.mlflow_experiment=''."
             ) from None
 
-    @staticmethod
-    @contextlib.contextmanager
-    def _alone(path: Path):
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._step, now = step, int(1000 * time.time())
         self._waiting += [
             self._metric(name, value, now, step)
@@ -104,7 +97,7 @@ class MLflow:
             if step > self._there.get(name, -1)
         ]
 
-    def figure(self, step: int, name: str, figure: Any) -> None:
+    def figure(self, step: int, name: str, figure: Figure) -> None:
         try:
             self._client.log_figure(self._id, figure, f"{name}_{step:07d}.png")
         except (self._error, OSError) as error:
@@ -128,8 +121,8 @@ class MLflow:
             )
 
     def close(self) -> None:
-        """Sends the rest; FINISHED at the last step, FAILED after an error, KILLED when the run was
-        stopped before.
+        """Sends the rest, and how it ended: FINISHED at the last step, FAILED after an error, else
+        KILLED.
         """
         self.flush()
         failed = sys.exc_info()[0] is not None

@@ -23,12 +23,12 @@ log = logging.getLogger("phenomjax")
 
 
 class Watchdog:
-    """Watches the time since the last beat of the training thread.
+    """Watches the time since the last beat of the training thread, while it is entered.
 
     Args:
       min_seconds: a step may take this long, or 20 times the median of the last steps, whichever is
         longer; 0 = no watch.
-      slow_seconds: what is announced with `slow` may take this long.
+      slow_seconds: what is announced as slow may take this long.
     """
 
     def __init__(self, min_seconds: float, slow_seconds: float):
@@ -36,8 +36,14 @@ class Watchdog:
         self.step, self.phase = 0, ""
         self._steps: collections.deque[float] = collections.deque(maxlen=100)
         self._limit, self._since, self._stopped = slow_seconds, time.monotonic(), threading.Event()
-        if min_seconds:
+
+    def __enter__(self) -> "Watchdog":
+        if self.min_seconds:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
 
     def beat(self, step: int, phase: str = "step") -> None:
         """A step (or another unit of the phase) is done, the next one begins."""
@@ -48,28 +54,27 @@ class Watchdog:
         self._limit = max(
             self.min_seconds, 20 * statistics.median(self._steps) if self._steps else 0.0
         )
-        self.enter(phase)
-
-    def enter(self, phase: str) -> None:
-        """Says what the training thread does now; the clock runs on."""
-        self.phase = phase
-        presence.tell(self.step, phase)
+        self._enter(phase)
 
     @contextlib.contextmanager
-    def slow(self, phase: str) -> Iterator[None]:
-        """Something that may take `slow_seconds`: compilation, restore, a checkpoint, a figure."""
+    def during(self, phase: str, slow: bool = False) -> Iterator[None]:
+        """What runs inside is a phase; the clock runs on, unless it is `slow`: then the phase may
+        take `slow_seconds`, and the clock starts anew before and after it.
+        """
         limit, before = self._limit, self.phase
-        self._limit, self._since = self.slow_seconds, time.monotonic()
-        self.enter(phase)
+        if slow:
+            self._limit, self._since = self.slow_seconds, time.monotonic()
+        self._enter(phase)
         try:
             yield
         finally:
-            self._limit, self._since = limit, time.monotonic()
-            self.enter(before)
+            if slow:
+                self._limit, self._since = limit, time.monotonic()
+            self._enter(before)
 
-    def stop(self) -> None:
-        """Ends the watch."""
-        self._stopped.set()
+    def _enter(self, phase: str) -> None:
+        self.phase = phase
+        presence.tell(self.step, phase)
 
     def _watch(self) -> None:
         while not self._stopped.wait(min(1.0, self.min_seconds / 10)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from phenomjax import config, sharding, tasks, train
+from phenomjax import config, main, sharding, tasks, train
 from phenomjax.checkpoints import loading
 from phenomjax.cluster import messages
 from phenomjax.data.sequences.vocabulary import vocabulary
@@ -110,6 +110,11 @@ def make_config(folder, **changes):
     return c
 
 
+def trained(c, workdir):
+    """As phenomjax.main trains."""
+    return train.run(c, workdir, main.evaluators_of(c))
+
+
 def lines(workdir, probes=True):
     found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     found = [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in found]
@@ -121,10 +126,10 @@ def test_training_does_not_notice_the_probes(folder, tmp_path, monkeypatch, capl
     without; and the probes are the same again.
     """
     without, straight, broken = tmp_path / "without", tmp_path / "straight", tmp_path / "broken"
-    assert train.run(make_config(folder), without) == 0
+    assert trained(make_config(folder), without) == 0
     best = {"probes__every_steps": 2, "checkpoint__best_metric": NAMES[0]}
     caplog.set_level("INFO", "phenomjax")
-    assert train.run(make_config(folder, **best), straight) == 0
+    assert trained(make_config(folder, **best), straight) == 0
     assert "probes every 2 steps: " + ", ".join(NAMES) + "; left out: effect, drug" in caplog.text
     stopped, real, seen = [False], training.fit_predict, []
 
@@ -143,13 +148,13 @@ def test_training_does_not_notice_the_probes(folder, tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(training, "fit_predict", fit_predict)
     monkeypatch.setattr(messages, "stop_requested", stop_requested)
-    assert train.run(make_config(folder, **best), broken) == 75
+    assert trained(make_config(folder, **best), broken) == 75
     assert loading.load(broken)[2] == 4 and not any(
         "probe/" in str(line) for line in lines(broken) if line["step"] == 4
     )
     stopped[0] = True  # and again, before the probe that is to be done anew
-    assert train.run(make_config(folder, **best), broken) == 75
-    assert train.run(make_config(folder, **best), broken) == 0
+    assert trained(make_config(folder, **best), broken) == 75
+    assert trained(make_config(folder, **best), broken) == 0
     assert lines(broken) == lines(straight) and lines(straight, probes=False) == lines(without)
     for workdir in (straight, broken):
         jax.tree.map(
@@ -196,13 +201,23 @@ def test_the_best_moving_average_stays(folder, tmp_path, monkeypatch):
         "checkpoint__best_metric": NAMES[4],
         "checkpoint__keep_latest": 1,
     }
-    assert train.run(make_config(folder, **changes), tmp_path) == 0
+    assert trained(make_config(folder, **changes), tmp_path) == 0
     assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {4, 6}
     jax.tree.map(
         np.testing.assert_array_equal, [x for x in used if x][-1], loading.load(tmp_path)[1]
     )
     best = reading.read(tmp_path).best
     assert best[NAMES[4]] == 0.9 and {"val/loss", *NAMES} == set(best)
+
+
+def test_a_run_without_evaluators_does_not_forget_the_probes(folder, tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"probes.every_steps is 2, but this run was given no probes. Start it by `python -m"
+        r" phenomjax.main`; .*evaluators=main.evaluators_of\(config\)",
+    ):
+        train.run(make_config(folder, probes__every_steps=2), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +260,7 @@ def test_mistakes_are_told_before_the_first_step(folder, tmp_path, changes, text
         {name.replace("__", "."): value for name, value in changes.items()}
     )
     with pytest.raises(UserError, match=text):
-        train.run(c, tmp_path / "run")
+        trained(c, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -27,7 +27,7 @@ def test_a_window_continues_where_it_was_saved():
 def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    lines = writers.JsonLines(path, resume_step=2)
+    lines = writers.WorkdirFiles(tmp_path, resume_step=2)
     lines.scalars(3, {"x": 0.5})
     lines.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -35,7 +35,7 @@ def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
         {"step": 2},
         {"step": 3, "x": 0.5},
     ]
-    writers.JsonLines(path, resume_step=None).close()
+    writers.WorkdirFiles(tmp_path, resume_step=None).close()
     assert path.read_text() == ""  # a new run begins an empty file
 
 
@@ -55,15 +55,15 @@ def test_a_resume_cuts_what_is_to_be_measured_again(tmp_path, caplog):
     path = tmp_path / metrics.FILE
     kept = '{"step": 2, "train/loss": 1.0}\n'
     path.write_text(kept + 'damaged\n{"step": 2, "val/loss": NaN, "val/perplexity": 2.0}\n')
-    writers.JsonLines(path, resume_step=2, redo=["val"]).close()
+    writers.WorkdirFiles(tmp_path, resume_step=2, redo=["val"]).close()
     assert path.read_text() == kept and "line 2 of" in caplog.text
-    writers.JsonLines(path, resume_step=2, redo=["probe"]).close()
+    writers.WorkdirFiles(tmp_path, resume_step=2, redo=["probe"]).close()
     assert path.read_text() == kept
 
 
 def test_tensorboard_gets_scalars_and_figures(tmp_path):
     pytest.importorskip("tensorboardX")
-    found = writers.open_writers(tmp_path, config.base(), None)
+    found = writers.main_writers(tmp_path, config.base(), None)
     figure = Figure()
     figure.subplots().plot([1, 2])
     for writer in found:
@@ -85,7 +85,7 @@ def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
         UserError,
         match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`",
     ):
-        writers.open_writers(tmp_path, c, None)
+        writers.main_writers(tmp_path, c, None)
 
 
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
             r" '.\[logging\]'"
         ),
     ):
-        writers.open_writers(tmp_path, c, None)
+        writers.main_writers(tmp_path, c, None)
 
 
 def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     def part(steps, resume):
         figure = Figure()
         figure.subplots().plot([1, 2])
-        _, writer = writers.open_writers(workdir, c, resume)
+        _, writer = writers.main_writers(workdir, c, resume)
         for step in steps:
             writer.scalars(step, {"train/loss": 1 / step, "val/loss": float("nan")})
         writer.figure(steps[-1], "curve", figure)
@@ -157,7 +157,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
             r" new one"
         ),
     ):
-        writers.open_writers(workdir, c, 1)
+        writers.main_writers(workdir, c, 1)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from phenomjax.checkpoints import loading
 from phenomjax.cluster import messages
 from phenomjax.config import keys
 from phenomjax.system.errors import UserError
+from phenomjax.training import divergence
 from tests.lab import toy_task
 
 
@@ -148,7 +149,7 @@ def test_divergence_rolls_back_and_skips_the_window(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 4)
     train.run(make_config(), tmp_path / "moved")
     monkeypatch.setattr(messages, "stop_requested", lambda: False)
-    monkeypatch.setattr(train.Trainer, "data_step", lambda self, step: step + 3)
+    monkeypatch.setattr(divergence.RollBacks, "data_step", lambda self, step: step + 3)
     train.run(make_config(), tmp_path / "moved")
     np.testing.assert_array_equal(losses(tmp_path / "moved"), losses(tmp_path / "rolled"))
     equal(loading.load(tmp_path / "moved")[1], loading.load(tmp_path / "rolled")[1])
