@@ -276,7 +276,7 @@ def build(case: dict) -> tuple[Callable, Callable]:
     from phenomjax.data.images.reader import CropReader
     from phenomjax.inference.images import crops as images_crops
     from phenomjax.inference.images import plan, worker
-    from phenomjax.tasks import mae
+    from phenomjax.models import flops
     from phenomjax.trained import opening
 
     folder, size = Path(case["folder"]), case["batch"]
@@ -292,7 +292,7 @@ def build(case: dict) -> tuple[Callable, Callable]:
     with contextlib.redirect_stdout(sys.stderr):
         runtime = make_runtime(case, model, folder)
     extra: dict[str, Any] = {
-        "gflops": mae.inference_flops(model.config.model, (1, CROP, CROP, CHANNELS)) / 1e9
+        "gflops": flops.image_encoder(model.config.model, (1, CROP, CROP, CHANNELS)) / 1e9
     }
     if agreement := getattr(runtime, "agreement", None):
         extra["cosine"] = agreement.cosine

@@ -249,7 +249,8 @@ def flops_of(c, segment: int, rows: int) -> float:
     """FLOPs of a step by the formula of the task."""
     from phenomjax import tasks
 
-    return tasks.make(c).flops(tasks.make(c).loader("train", 0, 1).specs[0])
+    task = tasks.make(c)
+    return task.flops(task.loader("train", 0, 1).batch(0))
 
 
 def torch_txl(case: dict, c, tokens, device: str):

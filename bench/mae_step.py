@@ -143,7 +143,7 @@ def table_gpu(case: dict, results: dict[str, list[dict]]) -> str:
 def model_config(case: dict):
     """The configuration of a case, and its FLOPs by the formula of the task."""
     from phenomjax.config.keys import base
-    from phenomjax.tasks import mae
+    from phenomjax.models import flops
 
     config, (size, patch) = base(), case["model"].split("/")
     model = config.model
@@ -162,12 +162,12 @@ def model_config(case: dict):
         )
     config.data.crop_size = CROP
     shape = (case["batch"], CROP, CROP, CHANNELS)
-    flops = (
-        3 * mae.forward_flops(model, shape)
+    work = (
+        3 * flops.masked_autoencoder(model, shape)
         if case["mode"] == "step"
-        else mae.inference_flops(model, shape)
+        else flops.image_encoder(model, shape)
     )
-    return config, flops / 1e9
+    return config, work / 1e9
 
 
 def jax_case(case: dict) -> tuple[Callable, Callable]:
@@ -204,7 +204,11 @@ def jax_case(case: dict) -> tuple[Callable, Callable]:
             return jax.block_until_ready(loss)
 
     else:
-        compiled = jax.jit(task.embed).lower(params, batch).compile()
+        compiled = (
+            jax.jit(lambda params, batch: task.embed(params, batch)[0])
+            .lower(params, batch)
+            .compile()
+        )
 
         def run():
             return jax.block_until_ready(compiled(params, batch))

@@ -146,7 +146,7 @@ def embed_images(workdir: Path, bank: ImageBank) -> list[np.ndarray]:
     config, params, _ = loading.load(workdir)
     task = tasks.make(config)
     ids = [list(config.model.channels).index(name) for name in bank.channels]
-    embed = jax.jit(task.embed)
+    embed = jax.jit(lambda params, batch: task.embed(params, batch)[0][:, 0])
     result = []
     for index in range(len(bank)):
         image = bank.read(index)

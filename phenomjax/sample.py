@@ -211,12 +211,12 @@ class Sampler:
         shape = (batch, m.num_layers, self._cache, m.embed_dim)
         carry = {"memory": jnp.zeros(shape, self._task.dtype), "valid": jnp.zeros(batch, jnp.int32)}
         prompt = jnp.broadcast_to(jnp.asarray(self._prompt), (batch, len(self._prompt)))
-        logits, carry = self._task.next_logits(params, prompt, carry)
+        logits, after = self._task.next_logits(params, prompt, carry)
         zero = jnp.zeros(batch, jnp.int32)
         start = _Drawn(
             jnp.int32(0),
             logits[:, -1],
-            carry,
+            after,
             jnp.zeros((batch, self._most), jnp.uint8),
             zero,
             zero > 0,

@@ -4,6 +4,6 @@ disk.
 What experiment files need: `config.base(task)`, `config.parse_arg`, `config.preset`.
 """
 
-from phenomjax.config.keys import base, finalize, parse_arg, preset, sections_of
+from phenomjax.config.keys import base, finalize, parse_arg, preset
 
-__all__ = ["base", "finalize", "parse_arg", "preset", "sections_of"]
+__all__ = ["base", "finalize", "parse_arg", "preset"]

@@ -5,32 +5,23 @@ Configs are closed: `base()` holds every key, so a typo is an error, and code re
 attributes only.
 """
 
-import importlib
 from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import objectives
 from phenomjax.config.checks import at_least_one, choose, divides_batch, flatten
 from phenomjax.system.errors import UserError, did_you_mean
-
-# Where the `model` and `data` sections of each task stand.
-SECTIONS = {
-    "mae": "phenomjax.config.mae",
-    "causal_lm": "phenomjax.config.language_models",
-    "permutation_lm": "phenomjax.config.language_models",
-    "bidirectional_lm": "phenomjax.config.language_models",
-}
 
 
 def base(task: str = "mae") -> ConfigDict:
     """Returns the complete configuration of a task with all defaults; experiment files override it.
 
-    The sections `model` and `data` are those of the task: phenomjax/config/mae.py or
-    phenomjax/config/language_models.py.
+    The sections `model` and `data` are those of the task, for instance phenomjax/config/mae.py.
     """
     c = ConfigDict()
-    # pretraining objective: a name in phenomjax.tasks.TASKS
+    # pretraining objective: a file in phenomjax/tasks, or "package.module:Class" for one of your own
     c.task = task
     # of initialisation, data order, crops, masks, drop path, dropout
     c.seed = 0
@@ -137,18 +128,8 @@ def base(task: str = "mae") -> ConfigDict:
     c.divergence.max_grad_norm = 0.0
     c.divergence.max_rollbacks = 3
 
-    importlib.import_module(sections_of(task)).add_sections(c)
+    objectives.keys_of(task).add_sections(c)
     return c
-
-
-def sections_of(task: str) -> str:
-    """The module with `add_sections(config)` and `check(config)` of a task."""
-    if task not in SECTIONS:
-        raise UserError(
-            f"config.task is '{task}'.{did_you_mean(task, SECTIONS)} It can be"
-            f" {', '.join(SECTIONS)}."
-        )
-    return SECTIONS[task]
 
 
 def parse_arg(arg: str, **options: Any) -> dict[str, Any]:
@@ -201,10 +182,10 @@ def finalize(config: ConfigDict) -> ConfigDict:
       UserError: names the key, its value and a value that works.
     """
     c = ConfigDict(config.to_dict())  # resolves references
-    known, sections = set(flatten(base(c.task))), sections_of(c.task)
+    known, own = set(flatten(base(c.task))), objectives.keys_of(c.task)
     for key in flatten(c):
         if key not in known:
-            rooms = f"phenomjax/config/keys.py and {sections.replace('.', '/')}.py"
+            rooms = f"phenomjax/config/keys.py and {own.__name__.replace('.', '/')}.py"
             raise UserError(
                 f"config.{key} is not a key.{did_you_mean(key, known)} All keys stand in {rooms}."
             )
@@ -222,17 +203,17 @@ def finalize(config: ConfigDict) -> ConfigDict:
     ):
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
-    _check_probes(c, sections)
-    importlib.import_module(sections).check(c)
+    _check_probes(c)
+    own.check(c)
     return c.lock()
 
 
-def _check_probes(c: ConfigDict, sections: str) -> None:
+def _check_probes(c: ConfigDict) -> None:
     """Checks the probes and who is the best; the suite itself is read when the run starts."""
     every, best = c.probes.every_steps, c.checkpoint.best_metric
     if every < 0:
         raise UserError(f"config.probes.every_steps is {every}; it must be 0 (never) or more.")
-    if every and sections != "phenomjax.config.language_models":
+    if every and "alphabet" not in c.model:
         raise UserError(
             f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences:"
             " there is nothing to probe. Set --config.probes.every_steps=0."

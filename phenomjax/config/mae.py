@@ -1,10 +1,9 @@
-"""The model and data keys of masked autoencoders on images, with their defaults, presets and
-checks.
-"""
+"""The keys of masked autoencoders on images, with their defaults, presets and checks."""
 
 from ml_collections import ConfigDict
 
-from phenomjax.config.checks import at_least_one, check_banks, choose, divides_batch
+from phenomjax.config import image_data
+from phenomjax.config.checks import choose
 from phenomjax.system.errors import UserError, did_you_mean
 
 # embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its
@@ -20,11 +19,9 @@ VIT_SIZES = {
 
 def add_sections(c: ConfigDict) -> None:
     """Adds `c.model` and `c.data`."""
-    c.model = ConfigDict()
+    image_data.add_sections(c)
     # True: CA-MAE, one token a channel and patch, any subset of channels
     c.model.channel_agnostic = False
-    # channel names in order; () = taken from the banks (their union when channel_agnostic)
-    c.model.channels = ()
     c.model.embed_dim, c.model.depth, c.model.num_heads, c.model.mlp_ratio, c.model.drop_path = (
         VIT_SIZES["S"]
     )
@@ -54,53 +51,12 @@ def add_sections(c: ConfigDict) -> None:
     c.model.fourier_mode = "patch"
     # "exact" (erf) or "tanh"
     c.model.gelu = "exact"
-    # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
-    c.model.dtype = "auto"
     # True: compile one block and scan it (shorter compile, stacked parameters)
     c.model.scan_layers = False
     # rematerialisation: "none", "dots" (keep matmul results), "full"
     c.model.remat = "none"
     # "auto", "matmul", "products", "xla", "cudnn"
     c.model.attention = "auto"
-
-    c.data = ConfigDict()
-    # folders NAME.zarr made by `python -m phenomjax.prepare`
-    c.data.banks = ()
-    # share of crops from each bank; () = by number of images
-    c.data.weights = ()
-    # pixels; crops are square
-    c.data.crop_size = 256
-    # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
-    c.data.crops_per_image = 1
-    # random left-right and up-down flips
-    c.data.flip = False
-    # random rotations by multiples of 90 degrees
-    c.data.rotate = False
-    # metadata column whose groups are held out
-    c.data.split_by = "plate"
-    # names of the held-out groups; () = by hash of the name, val_fraction of them
-    c.data.val_groups = ()
-    c.data.val_fraction = 0.1
-    # decoding threads a process; 0 = number of cores
-    c.data.threads = 0
-    # decoded batches that wait in memory
-    c.data.prefetch_batches = 2
-    # "skip": replace damaged images deterministically, count them
-    c.data.on_bad_image = "error"
-    # skipping more than this stops the run
-    c.data.max_bad_images = 100
-    # a simulated Cell-Painting screen, made in the workdir when no bank is given
-    c.data.simulate = ConfigDict()
-    # 0 = off
-    c.data.simulate.plates = 0
-    # a plate
-    c.data.simulate.wells = 24
-    # a well
-    c.data.simulate.sites = 1
-    # pixels
-    c.data.simulate.size = 512
-    # pixels
-    c.data.simulate.cell_radius = 26.0
 
 
 def set_vit(config: ConfigDict, size: str) -> None:
@@ -124,16 +80,12 @@ def set_vit(config: ConfigDict, size: str) -> None:
 
 def check(c: ConfigDict) -> None:
     """Checks `c.model` and `c.data`; see `config.finalize`."""
-    choose(c, "data.on_bad_image", ("error", "skip"))
     choose(c, "model.block", ("parallel", "prenorm"))
     choose(c, "model.bias_order", ("mlp", "timm_legacy"))
     choose(c, "model.fourier_mode", ("patch", "image", "legacy"))
     choose(c, "model.gelu", ("exact", "tanh"))
-    choose(c, "model.dtype", ("auto", "float32", "bfloat16"))
     choose(c, "model.remat", ("none", "dots", "full"))
     choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
-    at_least_one(c, "data.crops_per_image")
-    divides_batch(c, "data.crops_per_image")
     m = c.model
     if c.data.crop_size % m.patch_size:
         raise UserError(
@@ -156,4 +108,4 @@ def check(c: ConfigDict) -> None:
             f"config.model.fourier_weight is {m.fourier_weight}; it must lie between 0 and 1, e.g."
             " 0.01."
         )
-    check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")
+    image_data.check(c)

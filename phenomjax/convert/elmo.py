@@ -22,7 +22,6 @@ from phenomjax import config
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import elmo
 from phenomjax.system.errors import UserError
-from phenomjax.tasks import bidirectional_lm
 
 LAYOUTS = ("bilm", "allennlp")
 INFERRED = (
@@ -70,7 +69,8 @@ def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
 
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unboxed."""
-    module = bidirectional_lm.build(model, jnp.dtype(jnp.float32))
+    tokens = vocabulary(model.alphabet or "protein").tokens
+    module = elmo.build(model, tokens, jnp.dtype(jnp.float32))
     state = elmo.initial_state(1, model.num_layers, model.cell_dim, model.projection_dim)
     init = lambda key: module.init(key, jnp.zeros((1, elmo.DIRECTIONS, 1), jnp.int32), state)[  # noqa: E731
         "params"

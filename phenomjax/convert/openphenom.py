@@ -18,9 +18,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
-from phenomjax.models import patches, vit
+from phenomjax.models import mae, patches, vit
 from phenomjax.system.errors import UserError
-from phenomjax.tasks import mae
 
 BACKBONE = "encoder.vit_backbone."
 FIXED = (BACKBONE + "pos_embed", "decoder.pos_embeddings", "decoder.placeholder")

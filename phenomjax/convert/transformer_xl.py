@@ -17,9 +17,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
-from phenomjax.models import vit
+from phenomjax.models import transformer_xl, vit
 from phenomjax.system.errors import UserError
-from phenomjax.tasks import causal_lm
 
 LAYOUTS = {"huggingface": "transformer.", "kimiyoung": ""}  # prefix of all but the softmax
 INFERRED = (
@@ -100,7 +99,7 @@ def layout_of(state: Mapping[str, np.ndarray]) -> str:
 
 def abstract_params(model: ConfigDict) -> dict[str, Any]:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
-    module = causal_lm.build(
+    module = transformer_xl.build(
         ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32), 0
     )
     tokens, memory = (

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Integer
+from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers, lstm
 
@@ -359,3 +360,24 @@ def both_ways(tokens: Array, lengths: Array) -> Array:
     turned = jnp.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)
     turned = turned.reshape(*turned.shape, *[1] * (tokens.ndim - 2))
     return jnp.stack([tokens, jnp.take_along_axis(tokens, turned, 1)], 1)
+
+
+def build(m: ConfigDict, tokens: Sequence[str], dtype: DTypeLike) -> ELMo:
+    """The linen module of a model configuration for a vocabulary."""
+    characters = character_table(tokens, m.vocab_size or len(tokens), m.max_characters)
+    return ELMo(
+        characters=tuple(map(tuple, characters.tolist())),
+        encoder={
+            "char_dim": m.char_dim,
+            "filters": tuple(map(tuple, m.filters)),
+            "num_highway": m.num_highway,
+            "projection_dim": m.projection_dim,
+        },
+        num_layers=m.num_layers,
+        cell_dim=m.cell_dim,
+        cell_clip=m.cell_clip,
+        projection_clip=m.projection_clip,
+        skip_connections=m.skip_connections,
+        dropout=m.dropout,
+        dtype=dtype,
+    )

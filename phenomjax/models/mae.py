@@ -6,29 +6,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num
+from ml_collections import ConfigDict
 
 from phenomjax.models import layers, vit
 from phenomjax.models import patches as models_patches
-from phenomjax.models.attention import attention as attend
-
-
-class Masking(NamedTuple):
-    """Which tokens the encoder saw: `order` and `restore` of `layers.token_order`, and how many
-    come first as seen.
-    """
-
-    order: Array
-    restore: Array
-    visible: int
-
-    @property
-    def mask(self) -> Array:
-        """(batch, seq) float32 in the natural order of tokens, 1 where masked."""
-        return (self.restore >= self.visible).astype(jnp.float32)
+from phenomjax.models.mae_decoders import ChannelDecoder, Decoder, Masking
 
 
 class Prediction(NamedTuple):
@@ -39,177 +24,6 @@ class Prediction(NamedTuple):
     prediction: Array
     target: Array
     masking: Masking
-
-
-class Decoder(nn.Module):
-    """The MAE decoder: encoder tokens, a mask token for every other place, positions, blocks, norm,
-    pixels.
-
-    Attention does not care for the order of tokens, so they stay in the order of the masking (class
-    token, visible, masked) and the positions are permuted instead: no gather has a gradient, and
-    the masked tokens lie side by side.
-    """
-
-    dim: int
-    class_token: bool
-    patch_dim: int
-    norm_eps: float
-    stack: Mapping[str, Any]
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: Array,
-        positions: Array,
-        channels: Array | None,
-        masking: Masking,
-        all_tokens: bool,
-    ) -> Array:
-        """Encoder tokens (batch, [1 +] visible, embed) and the table (seq, dim) -> patches (batch,
-        masked or seq, patch).
-        """
-        batch, extra = tokens.shape[0], int(self.class_token)
-        x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
-        masked = (batch, positions.shape[0] - masking.visible, self.dim)
-        mask_tokens = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
-        x = jnp.concatenate([x, mask_tokens], axis=1)
-        x = x + jnp.pad(positions[masking.order].astype(self.dtype), ((0, 0), (extra, 0), (0, 0)))
-        x = nn.with_logical_constraint(x, ("batch", None, None))
-        x = vit.BlockStack(**self.stack, name="blocks")(x)
-        x = x[:, extra:] if all_tokens else x[:, extra + masking.visible :]
-        x = layers.LayerNorm(self.norm_eps, self.dtype, name="norm")(x)
-        x = layers.Dense((self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict")(
-            x
-        ).astype(jnp.float32)
-        return models_patches.permute_tokens(x, masking.restore, masking.order) if all_tokens else x
-
-
-class CrossAttention(nn.Module):
-    """Attention of queries (batch, queries, dim) to a context (batch, keys, dim), without input
-    biases.
-    """
-
-    dim: int
-    num_heads: int
-    attention: str
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, queries: Array, context: Array) -> Array:
-        head_dim = self.dim // self.num_heads
-        options = {"use_bias": False, "fan_out": self.dim, "dtype": self.dtype}
-        query = layers.Dense(
-            (self.num_heads, head_dim), ("embed", "heads", "kv"), name="query", **options
-        )(queries)
-        packed = layers.Dense(
-            (2, self.num_heads, head_dim), ("embed", None, "heads", "kv"), name="kv", **options
-        )(context)
-        y = attend(query, packed[:, :, 0], packed[:, :, 1], self.attention)
-        return layers.Dense((self.dim,), ("heads", "kv", "embed"), 2, dtype=self.dtype, name="out")(
-            y
-        )
-
-
-class ChannelDecoder(nn.Module):
-    """The CA-MAE decoder: each channel's tokens attend once to all patch tokens, then go through
-    that channel's blocks.
-
-    Tokens get their position and a learned token of their channel. For channel m, without a
-    residual around the cross attention: x_m = attend(norm(x_m), norm(all)); x_m += mlp(norm(x_m));
-    x_m = blocks_m(x_m). There is no last norm. The parameters of all channels of the vocabulary are
-    stacked, and `channels` picks the ones at hand.
-    """
-
-    dim: int
-    class_token: bool
-    patch_dim: int
-    norm_eps: float
-    stack: Mapping[str, Any]
-    dtype: DTypeLike
-    num_channels: int
-    cross_heads: int
-
-    @nn.compact
-    def __call__(
-        self, tokens: Array, positions: Array, channels: Array, masking: Masking, all_tokens: bool
-    ) -> Array:
-        """As `Decoder`, with `channels` (batch, C) ids into the vocabulary, equal in all rows."""
-        batch, seq, extra, ids = (
-            tokens.shape[0],
-            masking.order.shape[1],
-            int(self.class_token),
-            channels[0],
-        )
-        count, norm = (
-            ids.shape[0],
-            lambda name: layers.LayerNorm(self.norm_eps, self.dtype, name=name),
-        )
-        x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
-        masked = (batch, seq - masking.visible, self.dim)
-        masked = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
-        # the class token ends here: no channel's decoder sees it
-        x = jnp.concatenate([x[:, extra:], masked], axis=1)
-        x = models_patches.permute_tokens(x, masking.restore, masking.order)
-        channel_tokens = self.param(
-            "channel_tokens",
-            nn.with_logical_partitioning(nn.initializers.normal(0.02), ("channel", None)),
-            (self.num_channels, self.dim),
-            jnp.float32,
-        )[ids]
-        x = layers.add(
-            x,
-            (positions.reshape(count, -1, self.dim) + channel_tokens[:, None]).reshape(
-                seq, self.dim
-            ),
-        )
-        x = nn.with_logical_constraint(x, ("batch", None, None))
-        options = {"attention": self.stack["options"]["attention"], "dtype": self.dtype}
-        cross = CrossAttention(self.dim, self.cross_heads, name="cross_attention", **options)
-        # Queries of different channels do not see each other here, so one call serves all channels.
-        x = cross(norm("query_norm")(x), norm("context_norm")(x))
-        mlp_dim, gelu = self.stack["options"]["mlp_dim"], self.stack["options"]["gelu"]
-        x = x + vit.Mlp(mlp_dim, gelu, self.dtype, name="mlp")(norm("out_norm")(x))
-        x = self.channel_blocks(x.reshape(batch, count, -1, self.dim), ids).reshape(
-            batch, seq, self.dim
-        )
-        if not all_tokens:
-            x = models_patches.permute_tokens(x, masking.order, masking.restore)[
-                :, masking.visible :
-            ]
-        return layers.Dense(
-            (self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict"
-        )(x).astype(jnp.float32)
-
-    def channel_blocks(self, x: Array, ids: Array) -> Array:
-        """(batch, C, N, dim) through the stack of each channel; parameters have a leading
-        vocabulary axis.
-        """
-        stack = vit.BlockStack(**self.stack, parent=None)
-        one = jnp.zeros((1, 1, self.dim), self.dtype)
-
-        def init(key: Array) -> Any:
-            keys = jax.random.split(key, self.num_channels)
-            stacked = jax.vmap(lambda k: nn.unbox(stack.init(k, one)["params"]))(keys)
-            boxes = jax.eval_shape(lambda: stack.init(key, one)["params"])
-            is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)  # noqa: E731
-            add_axis = lambda box, value: nn.LogicallyPartitioned(value, ("channel", *box.names))  # noqa: E731
-            return jax.tree.map(add_axis, boxes, stacked, is_leaf=is_box)
-
-        chosen = jax.tree.map(lambda leaf: leaf[ids], self.param("channel_blocks", init))
-        return jax.vmap(
-            lambda params, y: stack.apply({"params": params}, y), in_axes=(0, 1), out_axes=1
-        )(chosen, x)
-
-
-def mask_token_param(module: nn.Module, dim: int) -> Array:
-    """The learned token that stands at every masked place of a decoder."""
-    return module.param(
-        "mask_token",
-        nn.with_logical_partitioning(nn.initializers.normal(0.02), (None,)),
-        (dim,),
-        jnp.float32,
-    )
 
 
 class MAE(nn.Module):
@@ -339,3 +153,69 @@ class MAE(nn.Module):
         rows, columns = pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size
         table = models_patches.sincos_positions(rows, columns, dim)
         return jnp.tile(table, (pixels.shape[3], 1)) if self.channel_agnostic else table
+
+
+def mlp_dim(model: ConfigDict) -> int:
+    """Hidden units of the encoder's MLP."""
+    return round(model.embed_dim * model.mlp_ratio)
+
+
+def num_tokens(model: ConfigDict, shape: tuple[int, ...]) -> int:
+    """Tokens of an image batch (batch, height, width, C)."""
+    _, height, width, channels = shape
+    patches = (height // model.patch_size) * (width // model.patch_size)
+    return patches * channels if model.channel_agnostic else patches
+
+
+def build(model: ConfigDict, dtype: DTypeLike) -> MAE:
+    """The linen module of a model configuration."""
+    shared = {"gelu": model.gelu, "attention": model.attention, "dtype": dtype}
+    layout = {"scan_layers": model.scan_layers, "remat": model.remat}
+    encoder_block = {
+        "num_heads": model.num_heads,
+        "mlp_dim": mlp_dim(model),
+        "qk_norm": model.qk_norm,
+        "layer_scale": model.layer_scale,
+        "bias_order": model.bias_order,
+        "norm_eps": model.norm_eps,
+        **shared,
+    }
+    decoder_block = {
+        "num_heads": model.decoder_num_heads,
+        "mlp_dim": 4 * model.decoder_dim,
+        "qk_norm": False,
+        "layer_scale": 0.0,
+        "bias_order": "mlp",
+        "norm_eps": model.decoder_norm_eps,
+        **shared,
+    }
+    decoder = {
+        "dim": model.decoder_dim,
+        "norm_eps": model.decoder_norm_eps,
+        "stack": {
+            "block": "prenorm",
+            "options": decoder_block,
+            "depth": model.decoder_depth,
+            **layout,
+        },
+    }
+    if model.channel_agnostic:
+        decoder["cross_heads"] = 8
+    return MAE(
+        patch_size=model.patch_size,
+        num_channels=len(model.channels),
+        channel_agnostic=model.channel_agnostic,
+        encoder={
+            "embed_dim": model.embed_dim,
+            "class_token": model.class_token,
+            "stack": {
+                "block": model.block,
+                "options": encoder_block,
+                "depth": model.depth,
+                **layout,
+            },
+        },
+        decoder=decoder,
+        norm_eps=model.norm_eps,
+        dtype=dtype,
+    )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
+from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers
 from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
@@ -291,3 +292,34 @@ def remember(memory: Array, valid: Array, inputs: Array) -> tuple[Array, Array]:
         else inputs.astype(memory.dtype)
     )
     return joined[:, :, joined.shape[2] - length :], jnp.minimum(valid + inputs.shape[2], length)
+
+
+def build(m: ConfigDict, dtype: DTypeLike, mem_len: int) -> TransformerXL:
+    """The linen module of a model configuration."""
+    return TransformerXL(
+        vocabulary={
+            "size": m.vocab_size,
+            "embed_dim": m.embed_dim,
+            "cutoffs": tuple(m.cutoffs),
+            "div_val": m.div_val,
+            "init_std": m.init_std,
+        },
+        layer={
+            "num_heads": m.num_heads,
+            "head_dim": m.head_dim,
+            "mlp_dim": m.mlp_dim,
+            "norm": m.norm,
+            "untie_bias": m.untie_bias,
+            "dropout": m.dropout,
+            "attention_dropout": m.attention_dropout,
+            "init_std": m.init_std,
+            "attention": m.attention,
+        },
+        num_layers=m.num_layers,
+        clamp_len=m.clamp_len,
+        same_length=m.same_length,
+        mem_len=mem_len,
+        scan_layers=m.scan_layers,
+        remat=m.remat,
+        dtype=dtype,
+    )

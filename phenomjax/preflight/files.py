@@ -155,7 +155,9 @@ def look_at_data(bench: Bench) -> Read:
     bench.task = tasks.make(bench.config)
     assert bench.mesh is not None
     block = sharding.row_block(bench.mesh)
-    bench.loader, val = bench.task.loader("train", *block), bench.task.loader("val", *block)
+    loader, val = (bench.task.loader(split, *block) for split in ("train", "val"))
+    assert loader is not None  # only "val" may be without data
+    bench.loader = loader
     begin = time.monotonic()
     bench.loader.batch(0)
     seconds = time.monotonic() - begin

@@ -90,6 +90,7 @@ def steps(
         rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
         init, abstract, shards = abstract_state(bench, mesh)
         loader = bench.task.loader("train", *sharding.row_block(mesh))
+        assert loader is not None
         step = jit_step(bench.task, optim.make(c), c, mesh, shards)
         state: TrainState | None = None
         for i in range(STEPS):

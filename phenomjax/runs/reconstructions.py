@@ -39,6 +39,7 @@ def of_checkpoints(
 
     from phenomjax import tasks
     from phenomjax.checkpoints import loading
+    from phenomjax.tasks.mae import MaskedAutoencoder
 
     models: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     batch: dict[str, np.ndarray] = {}
@@ -58,7 +59,7 @@ def of_checkpoints(
             )
         ids = np.array([list(config.model.channels).index(name) for name in shown], np.int32)
         batch = batch | {"channels": np.broadcast_to(ids, batch["channels"].shape).copy()}
-        arrays = jax.device_get(jax.jit(tasks.make(config).figure_arrays)(params, batch))
+        arrays = jax.device_get(jax.jit(MaskedAutoencoder(config).reconstruct)(params, batch))
         root = Path(path).resolve()
         root = root.parent.parent if root.parent.name == "checkpoints" else root
         name = names[number] if len(names) else f"{root.name}\nstep {step}"

@@ -2,21 +2,30 @@
 task's carry.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Integer
 
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.lanes import MirroredLaneLoader
-from phenomjax.data.sequences.vocabulary import PAD, vocabulary
-from phenomjax.models import draws, elmo
-from phenomjax.tasks.language_model import LanguageModel, cross_entropy
+from phenomjax.data.sequences.vocabulary import PAD
+from phenomjax.models import draws, elmo, flops
+from phenomjax.system.types import Batch, Params
+from phenomjax.tasks.language_model import (
+    Features,
+    LanguageModel,
+    Tokens,
+    cross_entropy,
+    vocabulary_of,
+)
+from phenomjax.tasks.protocol import Scalar, Sums
 
 DROPOUT_STREAM = 0  # folded into the step's key
+Carry = elmo.State | tuple[()]
+PerToken = Float[Array, "rows directions seq"]
 
 
 class BidirectionalLM(LanguageModel):
@@ -38,27 +47,27 @@ class BidirectionalLM(LanguageModel):
     @property
     def model(self) -> elmo.ELMo:
         """The linen module."""
-        return build(self.config.model, self.dtype)
+        words = vocabulary_of(self.config).tokens
+        return elmo.build(self.config.model, words, self.dtype)
 
     def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> MirroredLaneLoader:
         """Lanes that are read from both ends."""
         return MirroredLaneLoader(banks, **options)
 
-    def init(self, key: Array, batch: Mapping[str, Any]) -> Any:
+    def init(self, key: Array, batch: Batch | None) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
-        return self.model.init(key, jnp.zeros((1, elmo.DIRECTIONS, 1), jnp.int32), self.state(1))[
-            "params"
-        ]
+        tokens = jnp.zeros((1, elmo.DIRECTIONS, 1), jnp.int32)
+        return self.model.init(key, tokens, self.state(1))["params"]
 
-    def carry(self, global_batch_size: int, split: str = "train") -> elmo.State | tuple[()]:
+    def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Zero states, or () of a stateless model."""
         return self.state(global_batch_size) if self.config.model.stateful else ()
 
     def loss(
-        self, params: Any, batch: Mapping[str, Array], key: Array, carry: elmo.State | tuple[()]
-    ) -> tuple[Array, dict[str, Array], elmo.State | tuple[()]]:
+        self, params: Params, batch: Batch, key: Array, carry: Carry
+    ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Mean negative log-likelihood in nats over both directions; metrics `forward`, `backward`
         (the same, each) and `accuracy`.
         """
@@ -68,29 +77,22 @@ class BidirectionalLM(LanguageModel):
         accuracy = (right * weight).sum() / jnp.maximum(weight.sum(), 1.0)
         return each.mean(), {"forward": each[0], "backward": each[1], "accuracy": accuracy}, carry
 
-    def evaluate(
-        self, params: Any, batch: Mapping[str, Array], carry: elmo.State | tuple[()]
-    ) -> tuple[dict[str, tuple[Array, Array]], elmo.State | tuple[()]]:
-        """Sums and counts over the tokens of a validation batch."""
+    def evaluate(self, params: Params, batch: Batch, carry: Carry) -> tuple[Sums, Carry]:
+        """Sums and counts over the tokens of a validation batch, of both directions and of each."""
         nll, right, weight, carry = self.token_losses(params, batch, carry, None)
         total, count = (nll * weight).sum((0, 2)), weight.sum((0, 2))
-        sums = {"forward": (total[0], count[0]), "backward": (total[1], count[1])}
-        return (
-            sums
-            | {
-                "loss": (total.sum(), count.sum()),
-                "accuracy": ((right * weight).sum(), count.sum()),
-            },
-            carry,
-        )
+        each = {"forward": (total[0], count[0]), "backward": (total[1], count[1])}
+        loss = (total.sum(), count.sum())
+        accuracy = ((right * weight).sum(), count.sum())
+        return each | {"loss": loss, "perplexity": loss, "accuracy": accuracy}, carry
 
     def token_losses(
         self,
-        params: Any,
-        batch: Mapping[str, Array],
-        carry: elmo.State | tuple[()],
+        params: Params,
+        batch: Batch,
+        carry: Carry,
         keys: Array | None,
-    ) -> tuple[Array, Array, Array, elmo.State | tuple[()]]:
+    ) -> tuple[PerToken, PerToken, PerToken, Carry]:
         """Negative log-likelihood, correctness and weight (rows, 2, seq) in reading order, and the
         next carry.
         """
@@ -117,29 +119,30 @@ class BidirectionalLM(LanguageModel):
         """States before any text."""
         return self.state(rows)
 
-    def segment_features(
-        self,
-        params: Any,
-        tokens: Array,
-        lengths: Array,
-        carry: elmo.State,
-        layer: int | None = None,
-    ) -> tuple[Array, elmo.State]:
+    def embed(
+        self, params: Params, batch: Batch, carry: Carry = (), layer: int | None = None
+    ) -> tuple[Features, Carry]:
         """See `LanguageModel`; layer None is the sum of all, as SeqVec has it, 0 the token vectors."""
-        outputs, carry = self.model.apply({"params": params}, tokens, carry, method="read")
+        tokens = batch["tokens"]
+        state = carry or self.state(tokens.shape[0])
+        outputs, carry = self.model.apply({"params": params}, tokens, state, method="read")
         features = sum(outputs[1:], outputs[0]) if layer is None else outputs[layer]
         return features.astype(jnp.float32), carry
 
     def segment_log_probs(
-        self, params: Any, tokens: Array, targets: Array, carry: elmo.State
-    ) -> tuple[Array, elmo.State]:
+        self, params: Params, tokens: Tokens, targets: Tokens, carry: elmo.State
+    ) -> tuple[PerToken, elmo.State]:
         """See `LanguageModel`."""
         logits, carry = self.model.apply({"params": params}, tokens, carry)
         return -cross_entropy(logits, targets)[0], carry
 
     def layers(
-        self, params: Any, tokens: Array, lengths: Array, state: elmo.State | None = None
-    ) -> tuple[Array, elmo.State]:
+        self,
+        params: Params,
+        tokens: Integer[Array, "rows seq"],
+        lengths: Integer[Array, " rows"],
+        state: elmo.State | None = None,
+    ) -> tuple[Float[Array, "rows layers seq dim"], elmo.State]:
         """Every layer's features of each token: ELMo's output.
 
         Args:
@@ -166,7 +169,12 @@ class BidirectionalLM(LanguageModel):
         ]
         return jnp.stack(sides, 1)[:, :, 1:-1].astype(jnp.float32), state
 
-    def log_likelihood(self, params: Any, tokens: Array, lengths: Array) -> Array:
+    def log_likelihood(
+        self,
+        params: Params,
+        tokens: Integer[Array, "rows seq"],
+        lengths: Integer[Array, " rows"],
+    ) -> Float[Array, "rows directions"]:
         """The log-likelihood of whole sequences in nats, by the forward and by the backward model,
         without state.
 
@@ -187,7 +195,9 @@ class BidirectionalLM(LanguageModel):
         counts = jnp.arange(1, framed.shape[1]) < framed_lengths[:, None]
         return -(nll * counts[:, None]).sum(-1)
 
-    def frame(self, tokens: Array, lengths: Array) -> tuple[Array, Array]:
+    def frame(
+        self, tokens: Integer[Array, "rows seq"], lengths: Integer[Array, " rows"]
+    ) -> tuple[Integer[Array, "rows framed"], Integer[Array, " rows"]]:
         """Sequences between the boundaries that the lanes have there: ((rows, seq + 2), lengths +
         2).
         """
@@ -199,35 +209,17 @@ class BidirectionalLM(LanguageModel):
         )
         return framed, lengths + 2
 
-    def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Probabilities of the next token, forward, along the first 96 tokens of a segment without
-        state, for `figures`.
-        """
+    def next_probabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Of the next token, forward, along the first 96 tokens of a segment without state."""
         tokens = batch["tokens"][:, 1:98]
         both = jnp.stack([tokens, tokens[:, ::-1]], 1)[..., :-1]
         logits, _ = self.model.apply({"params": params}, both, self.state(tokens.shape[0]))
         return {"probability": jax.nn.softmax(logits[:, 0], -1), "target": tokens[:, 1:]}
 
-    def flops(self, batch_spec: Mapping[str, Any]) -> float:
-        """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a
-        multiply-add.
-
-        The character CNN runs over the vocabulary, once a step for any batch, and is not counted.
-
-        Args:
-          batch_spec: {name: (global shape, dtype)}, or arrays.
-        """
-        rows, seq = getattr(batch_spec["tokens"], "shape", None) or batch_spec["tokens"][0]
-        m = self.config.model
-        layer = 8 * m.projection_dim * m.cell_dim + m.cell_dim * m.projection_dim
-        return (
-            3.0
-            * 2.0
-            * elmo.DIRECTIONS
-            * rows
-            * (seq - 2)
-            * (m.num_layers * layer + m.projection_dim * m.vocab_size)
-        )
+    def flops(self, batch: Batch) -> float:
+        """Model FLOPs of one training step: 3 x the forward pass."""
+        rows, seq = batch["tokens"].shape
+        return 3.0 * rows * flops.bidirectional_lstm(self.config.model, seq - 2)
 
     def state(self, rows: int) -> elmo.State:
         """States before any text."""
@@ -235,23 +227,4 @@ class BidirectionalLM(LanguageModel):
         return elmo.initial_state(rows, m.num_layers, m.cell_dim, m.projection_dim)
 
 
-def build(m: ConfigDict, dtype: Any) -> elmo.ELMo:
-    """The linen module of a model configuration."""
-    tokens = vocabulary(m.alphabet or "protein").tokens
-    characters = elmo.character_table(tokens, m.vocab_size or len(tokens), m.max_characters)
-    return elmo.ELMo(
-        characters=tuple(map(tuple, characters.tolist())),
-        encoder={
-            "char_dim": m.char_dim,
-            "filters": tuple(map(tuple, m.filters)),
-            "num_highway": m.num_highway,
-            "projection_dim": m.projection_dim,
-        },
-        num_layers=m.num_layers,
-        cell_dim=m.cell_dim,
-        cell_clip=m.cell_clip,
-        projection_clip=m.projection_clip,
-        skip_connections=m.skip_connections,
-        dropout=m.dropout,
-        dtype=dtype,
-    )
+Objective = BidirectionalLM  # what config.task "bidirectional_lm" means

@@ -2,19 +2,25 @@
 is the task's carry.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, Int, Integer
 
+from phenomjax.models import flops, transformer_xl
 from phenomjax.models.transformer_xl import TransformerXL, remember
-from phenomjax.tasks.language_model import LanguageModel, cross_entropy
+from phenomjax.system.types import Batch, Params
+from phenomjax.tasks.language_model import (
+    Features,
+    LanguageModel,
+    Tokens,
+    cross_entropy,
+    token_sums,
+)
+from phenomjax.tasks.protocol import Scalar, Sums
 
 DROPOUT_STREAM = 0  # folded into the step's key
-Carry = Any  # memories {"memory", "valid"}, or () where there are none
+Carry = dict[str, Array] | tuple[()]  # memories {"memory", "valid"}, or () where there are none
+Logits = Float[Array, "rows seq vocab"]
 
 
 class CausalLM(LanguageModel):
@@ -24,14 +30,14 @@ class CausalLM(LanguageModel):
 
     def model(self, split: str = "train") -> TransformerXL:
         """The linen module of a split: `same_length` counts with the length of its memory."""
-        return build(self.config.model, self.dtype, self.mem_len(split))
+        return transformer_xl.build(self.config.model, self.dtype, self.mem_len(split))
 
     def mem_len(self, split: str) -> int:
         """Length of the memory in tokens."""
         m = self.config.model
         return m.mem_len if split == "train" else m.eval_mem_len or m.mem_len
 
-    def init(self, key: Array, batch: Mapping[str, Any]) -> Any:
+    def init(self, key: Array, batch: Batch) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
@@ -49,24 +55,25 @@ class CausalLM(LanguageModel):
         memory = jnp.zeros((global_batch_size, m.num_layers, length, m.embed_dim), self.dtype)
         return {"memory": memory, "valid": jnp.zeros(global_batch_size, jnp.int32)}
 
-    def memory(self, carry: Carry, rows: int) -> tuple[Array, Array]:
+    def memory(
+        self, carry: Carry, rows: int
+    ) -> tuple[Float[Array, "rows layers mem embed"], Int[Array, " rows"]]:
         """The memories of a carry and how much of them is filled; memories of no length for ()."""
         m = self.config.model
-        if carry:
+        if isinstance(carry, dict):
             return carry["memory"], carry["valid"]
-        return jnp.zeros((rows, m.num_layers, 0, m.embed_dim), self.dtype), jnp.zeros(
-            rows, jnp.int32
-        )
+        none = jnp.zeros((rows, m.num_layers, 0, m.embed_dim), self.dtype)
+        return none, jnp.zeros(rows, jnp.int32)
 
     def read(
         self,
-        params: Any,
-        tokens: Array,
+        params: Params,
+        tokens: Integer[Array, "rows seq"],
         carry: Carry,
         split: str = "val",
         key: Array | None = None,
-        row: Array | None = None,
-    ) -> tuple[Array, Array, Array, Carry]:
+        row: Int[Array, " rows"] | None = None,
+    ) -> tuple[Logits, Array, Array, Carry]:
         """Reads a segment (rows, seq): what `TransformerXL` returns, and the memories for the next
         one.
         """
@@ -79,8 +86,8 @@ class CausalLM(LanguageModel):
         return logits, hidden, inputs, carry
 
     def loss(
-        self, params: Any, batch: Mapping[str, Array], key: Array, carry: Carry
-    ) -> tuple[Array, dict[str, Array], Carry]:
+        self, params: Params, batch: Batch, key: Array, carry: Carry
+    ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Mean negative log-likelihood of the next token in nats, its accuracy, and the memories
         for the next segment.
         """
@@ -90,26 +97,20 @@ class CausalLM(LanguageModel):
         total = jnp.maximum(weight.sum(), 1.0)
         return (nll * weight).sum() / total, {"accuracy": (right * weight).sum() / total}, carry
 
-    def evaluate(
-        self, params: Any, batch: Mapping[str, Array], carry: Carry
-    ) -> tuple[dict[str, tuple[Array, Array]], Carry]:
+    def evaluate(self, params: Params, batch: Batch, carry: Carry) -> tuple[Sums, Carry]:
         """Sums and counts over the tokens of a validation batch; the memory may be longer than in
         training.
         """
         nll, right, carry = self.token_losses(params, batch, carry, "val", None)
-        weight = batch["weight"].astype(jnp.float32)
-        return {
-            "loss": ((nll * weight).sum(), weight.sum()),
-            "accuracy": ((right * weight).sum(), weight.sum()),
-        }, carry
+        return token_sums(nll, right, batch["weight"].astype(jnp.float32)), carry
 
     def token_losses(
-        self, params: Any, batch: Mapping[str, Array], carry: Carry, split: str, key: Array | None
-    ) -> tuple[Array, Array, Carry]:
+        self, params: Params, batch: Batch, carry: Carry, split: str, key: Array | None
+    ) -> tuple[Float[Array, "rows seq"], Float[Array, "rows seq"], Carry]:
         """Negative log-likelihood and correctness of each next token (rows, seq), and the next
         carry.
         """
-        if carry:
+        if isinstance(carry, dict):
             carry = {**carry, "valid": jnp.where(batch["fresh"], 0, carry["valid"])}
         tokens = batch["tokens"]
         logits, _, _, carry = self.read(params, tokens[:, 1:-1], carry, split, key, batch["row"])
@@ -119,90 +120,40 @@ class CausalLM(LanguageModel):
         """Empty memories; none if no second segment will read them."""
         return () if whole else self.carry(rows, "val")
 
-    def segment_features(
-        self, params: Any, tokens: Array, lengths: Array, carry: Carry, layer: int | None = None
-    ) -> tuple[Array, Carry]:
+    def embed(
+        self, params: Params, batch: Batch, carry: Carry = (), layer: int | None = None
+    ) -> tuple[Features, Carry]:
         """See `LanguageModel`; layer None is the last one."""
-        _, hidden, inputs, carry = self.read(params, tokens[:, 0], carry)
+        _, hidden, inputs, carry = self.read(params, batch["tokens"][:, 0], carry)
         features = hidden if layer in (None, self.config.model.num_layers) else inputs[:, layer]
         return features[:, None].astype(jnp.float32), carry
 
     def segment_log_probs(
-        self, params: Any, tokens: Array, targets: Array, carry: Carry
-    ) -> tuple[Array, Carry]:
+        self, params: Params, tokens: Tokens, targets: Tokens, carry: Carry
+    ) -> tuple[Float[Array, "rows directions seq"], Carry]:
         """See `LanguageModel`."""
         logits, carry = self.next_logits(params, tokens[:, 0], carry)
         return -cross_entropy(logits, targets[:, 0])[0][:, None], carry
 
-    def next_logits(self, params: Any, tokens: Array, carry: Carry) -> tuple[Array, Carry]:
+    def next_logits(
+        self, params: Params, tokens: Integer[Array, "rows seq"], carry: Carry
+    ) -> tuple[Logits, Carry]:
         """Logits (rows, seq, vocab) of the token that follows each of `tokens` (rows, seq), and the
         next carry.
         """
         logits, _, _, carry = self.read(params, tokens, carry)
         return logits, carry
 
-    def figure_arrays(self, params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Probabilities of the next token along the first 96 tokens of a segment without memory,
-        for `figures`.
-        """
+    def next_probabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """Of the next token along the first 96 tokens of a segment without memory."""
         tokens = batch["tokens"][:, 1:98]
         logits, *_ = self.read(params, tokens[:, :-1], ())
         return {"probability": jax.nn.softmax(logits, -1), "target": tokens[:, 1:]}
 
-    def flops(self, batch_spec: Mapping[str, Any]) -> float:
-        """Model FLOPs of one training step: 3 x the forward pass, matrix products only, 2 a
-        multiply-add.
-
-        Args:
-          batch_spec: {name: (global shape, dtype)}, or arrays.
-        """
-        rows, seq = getattr(batch_spec["tokens"], "shape", None) or batch_spec["tokens"][0]
-        return 3.0 * rows * forward_flops(self.config.model, seq - 2, self.config.model.mem_len)
+    def flops(self, batch: Batch) -> float:
+        """Model FLOPs of one training step: 3 x the forward pass."""
+        (rows, seq), m = batch["tokens"].shape, self.config.model
+        return 3.0 * rows * flops.transformer_xl(m, seq - 2, m.mem_len)
 
 
-def build(m: ConfigDict, dtype: Any, mem_len: int) -> TransformerXL:
-    """The linen module of a model configuration."""
-    return TransformerXL(
-        vocabulary={
-            "size": m.vocab_size,
-            "embed_dim": m.embed_dim,
-            "cutoffs": tuple(m.cutoffs),
-            "div_val": m.div_val,
-            "init_std": m.init_std,
-        },
-        layer={
-            "num_heads": m.num_heads,
-            "head_dim": m.head_dim,
-            "mlp_dim": m.mlp_dim,
-            "norm": m.norm,
-            "untie_bias": m.untie_bias,
-            "dropout": m.dropout,
-            "attention_dropout": m.attention_dropout,
-            "init_std": m.init_std,
-            "attention": m.attention,
-        },
-        num_layers=m.num_layers,
-        clamp_len=m.clamp_len,
-        same_length=m.same_length,
-        mem_len=mem_len,
-        scan_layers=m.scan_layers,
-        remat=m.remat,
-        dtype=dtype,
-    )
-
-
-def forward_flops(m: ConfigDict, seq: int, mem_len: int) -> float:
-    """FLOPs of one row's forward pass: products of a segment with `mem_len` tokens of memory, 2 a
-    multiply-add.
-
-    Keys and values of the memory are computed anew, positions are projected once a batch and not
-    counted, and the causal half of the scores that is masked is counted, as it is computed.
-    """
-    span, width = seq + mem_len, m.num_heads * m.head_dim
-    products = (
-        seq * 2 * width * m.embed_dim
-        + span * 2 * width * m.embed_dim
-        + seq * 2 * m.embed_dim * m.mlp_dim
-    )
-    scores = 3 * seq * span * width
-    return 2.0 * (m.num_layers * (products + scores) + seq * m.embed_dim * m.vocab_size)
+Objective = CausalLM  # what config.task "causal_lm" means

@@ -1,15 +1,15 @@
-"""What the language-model tasks share: banks, lanes, cross entropy, perplexity, and a picture of
-what is predicted.
+"""What the language-model tasks share: banks, lanes, cross entropy, and a picture of what is
+predicted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
@@ -20,9 +20,12 @@ from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary, vocabulary
 from phenomjax.data.simulated import families
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.tasks import pictures
+from phenomjax.tasks.protocol import Loader, Sums
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Tokens = Integer[Array, "rows directions seq"]
+Features = Float[Array, "rows directions seq dim"]
 
 
 class LanguageModel:
@@ -31,7 +34,7 @@ class LanguageModel:
     Args:
       config: reads `model.*`, `data.*`, `seed` and `global_batch_size`.
 
-    A trained model is used through `inference_carry`, `segment_features` and `segment_log_probs`
+    A trained model is used through `inference_carry`, `embed` and `segment_log_probs`
     (phenomjax/inference/sequences/segments.py). They read segments (rows, directions, seq) of
     framed sequences, one after the other, in *reading order*: in direction 1, if there is one, the
     sequence is turned around. Padding comes last and changes nothing.
@@ -40,10 +43,17 @@ class LanguageModel:
       directions: 1, or 2 for a model that also reads backwards.
       scoring: "sequence", likelihoods of whole sequences by `segment_log_probs`; "masked", of
         single tokens by `masked_log_probs`.
+      axis_label: what the positions of a picture are.
+      next_command: see `Task`.
     """
 
     directions = 1
     scoring = "sequence"
+    axis_label = "position"
+    next_command = (
+        "python -m phenomjax.embed --checkpoint {workdir} --source proteins.fasta"
+        " --out embeddings.zarr"
+    )
 
     @property
     def words(self) -> Vocabulary:
@@ -57,7 +67,7 @@ class LanguageModel:
 
     @property
     def num_feature_layers(self) -> int:
-        """Layers that `segment_features` can be asked for."""
+        """Layers that `embed` can be asked for."""
         return self.config.model.num_layers + 1
 
     def __init__(self, config: ConfigDict):
@@ -93,7 +103,7 @@ class LanguageModel:
         return config.lock()
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> jnp.dtype:
         """The compute type; asks for the backend."""
         return layers.compute_dtype(self.config.model.dtype)
 
@@ -105,7 +115,7 @@ class LanguageModel:
             for path in self.config.data.banks
         ]
 
-    def loader(self, split: str, process_index: int, process_count: int) -> Any:
+    def loader(self, split: str, process_index: int, process_count: int) -> Loader | None:
         """The lanes of "train" or "val"; None for "val" if no bank has a validation split."""
         banks, data = self.banks(), self.config.data
         if split == "val" and not any(bank.num_tokens("validation") > 1 for bank in banks):
@@ -124,35 +134,29 @@ class LanguageModel:
             prefetch_batches=data.prefetch_batches,
         )
 
-    def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> Any:
+    def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> Loader:
         """The loader of these banks; the tasks on lanes share this one."""
         return LaneLoader(banks, **options)
 
-    def next_command(self, workdir: Path) -> str:
-        """Embeds proteins."""
-        return (
-            f"python -m phenomjax.embed --checkpoint {workdir} --source proteins.fasta --out"
-            " embeddings.zarr"
-        )
-
-    def derive(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Perplexity per token."""
-        return {"perplexity": float(np.exp(min(means["loss"], 700.0)))}
-
-    def figures(
-        self, arrays: Mapping[str, np.ndarray], names: Sequence[str] = ()
-    ) -> dict[str, "Figure"]:
-        """Draws what `figure_arrays` computed: `probability` (rows, positions, vocab) and the true
-        `target` (rows, positions).
+    def next_probabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
+        """What a picture shows: the `probability` (rows, positions, vocab) of every token and the
+        true `target` (rows, positions).
         """
-        from phenomjax.figures.sequences import predictions  # here, because it imports matplotlib
+        raise NotImplementedError
 
-        words = vocabulary_of(self.config)
-        return {
-            "predictions": predictions(
-                arrays["probability"], arrays["target"], words.tokens, len(SPECIALS), names
-            )
-        }
+    def figure(self, params: Params, batch: Batch, names: Sequence[str]) -> dict[str, Figure]:
+        """The probabilities of the first rows."""
+        arrays = pictures.computed(self.next_probabilities, params, batch, len(names))
+        if not messages.is_main():
+            return {}
+        from phenomjax.figures.sequences import predictions
+
+        words = vocabulary_of(self.config).tokens
+        probability, target = arrays["probability"], arrays["target"]
+        drawn = predictions(
+            probability, target, words, len(SPECIALS), names=names, axis_label=self.axis_label
+        )
+        return {"predictions": drawn}
 
     @property
     def boundary(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -166,50 +170,48 @@ class LanguageModel:
         """Tokens of a segment at inference, unless the user says otherwise: as in evaluation."""
         return self.config.data.eval_segment_len or self.config.data.segment_len
 
-    def inference_carry(self, rows: int, *, whole: bool) -> Any:
+    def inference_carry(self, rows: int, *, whole: bool) -> Carry:
         """What the first segment of sequences starts from; `whole`: there will be no second."""
         raise NotImplementedError
 
-    def segment_features(
-        self, params: Any, tokens: Array, lengths: Array, carry: Any, layer: int | None = None
-    ) -> tuple[Array, Any]:
+    def embed(
+        self, params: Params, batch: Batch, carry: Carry = (), layer: int | None = None
+    ) -> tuple[Features, Carry]:
         """Features of the next segment.
 
         Args:
           params: parameters.
-          tokens: (rows, directions, seq) ids; all segments of a sequence but the last are full.
-          lengths: (rows,) tokens of each row that are no padding.
-          carry: of `inference_carry` or of the segment before.
+          batch: `tokens` (rows, directions, seq) ids, all segments of a sequence but the last full;
+            `lengths` (rows,) tokens of each row that are no padding.
+          carry: of `inference_carry` or of the segment before; () where nothing comes before and
+            nothing after.
           layer: 0 = the embedding, then the layers; None = what is usually taken.
-
-        Returns:
-          ((rows, directions, seq, dim) float32, next carry).
         """
         raise NotImplementedError
 
-    def embed(self, params: Any, batch: Mapping[str, Array]) -> Array:
-        """Features (rows, directions, seq, dim) of whole sequences; `batch` has tokens and lengths
-        as in `segment_features`.
-        """
-        carry = self.inference_carry(batch["tokens"].shape[0], whole=True)
-        return self.segment_features(params, batch["tokens"], batch["lengths"], carry)[0]
-
     def segment_log_probs(
-        self, params: Any, tokens: Array, targets: Array, carry: Any
-    ) -> tuple[Array, Any]:
+        self, params: Params, tokens: Tokens, targets: Tokens, carry: Carry
+    ) -> tuple[Float[Array, "rows directions seq"], Carry]:
         """Log-likelihood in nats of the token that follows each, `targets` (rows, directions, seq);
         and the next carry.
         """
         raise NotImplementedError
 
-    def masked_log_probs(self, params: Any, tokens: Array, positions: Array) -> Array:
+    def masked_log_probs(
+        self,
+        params: Params,
+        tokens: Integer[Array, "rows seq"],
+        positions: Integer[Array, "rows number"],
+    ) -> Float[Array, "rows number vocab"]:
         """Log-probabilities (rows, number, vocab) of every token at `positions` (rows, number),
         each from all others of its row.
         """
         raise NotImplementedError
 
 
-def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
+def cross_entropy(
+    logits: Float[Array, "*axes vocab"], targets: Integer[Array, "*axes"]
+) -> tuple[Float[Array, "*axes"], Float[Array, "*axes"]]:
     """Negative log-likelihood in nats and whether the likeliest token is right, both float32.
 
     Args:
@@ -220,6 +222,14 @@ def cross_entropy(logits: Array, targets: Array) -> tuple[Array, Array]:
     true = jnp.take_along_axis(logits, targets[..., None].astype(jnp.int32), -1)[..., 0]
     # Not argmax == target: a tie would count by position in the vocabulary.
     return jax.nn.logsumexp(logits, -1) - true, (true >= logits.max(-1)).astype(jnp.float32)
+
+
+def token_sums(
+    nll: Float[Array, "*axes"], right: Float[Array, "*axes"], weight: Float[Array, "*axes"]
+) -> Sums:
+    """The sums of an evaluation over tokens of a weight; the perplexity's are the loss's."""
+    loss = ((nll * weight).sum(), weight.sum())
+    return {"loss": loss, "perplexity": loss, "accuracy": ((right * weight).sum(), weight.sum())}
 
 
 def simulate_bank(config: ConfigDict, workdir: Path) -> Path:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from phenomjax.system.errors import UserError
@@ -21,34 +20,17 @@ def features(model: ImageModel) -> Callable[..., Array]:
     exported or sharded.
 
     params are `encoder_params(model)` (more does no harm); pixels (batch, height, width, C), uint8
-    or uint16 as they are in a bank, standardised inside; blocks are numbers from 1 to depth;
-    channelwise gives, of a channel-agnostic model, one embedding a channel, side by side. The
-    result is float32 (batch, len(blocks), embed), or (…, C * embed): the mean over the patch
-    tokens, without the class token. A block's tokens are taken as they leave it, but the last
-    block's as `MaskedAutoencoder.embed` has them, that is after the encoder's last norm in the
-    standard layout. Blocks after the last one asked for are not computed. Height and width are
-    multiples of the patch size.
+    or uint16 as they are in a bank, with height and width that are multiples of the patch size;
+    blocks are numbers from 1 to depth, the last one if none is named; channelwise gives, of a
+    channel-agnostic model, one embedding a channel, side by side. The result is float32 (batch,
+    len(blocks), embed), or (…, C * embed), see `MaskedAutoencoder.embed`.
     """
-    module, settings = model.task.model, model.config.model
 
     def encode(
-        params: Params,
-        pixels: Array,
-        blocks: Sequence[int] = (settings.depth,),
-        channelwise: bool = False,
+        params: Params, pixels: Array, blocks: Sequence[int] = (), channelwise: bool = False
     ) -> Array:
-        outputs = module.apply({"params": params}, pixels, tuple(blocks), method="block_tokens")
-        rows, channels = pixels.shape[0], pixels.shape[3]
-        means = []
-        for tokens in outputs:
-            tokens = tokens[:, int(settings.class_token) :]
-            if channelwise:
-                means.append(
-                    tokens.reshape(rows, channels, -1, tokens.shape[-1]).mean(2).reshape(rows, -1)
-                )
-            else:
-                means.append(tokens.mean(1))
-        return jnp.stack(means, axis=1)
+        batch = {"pixels": pixels}
+        return model.task.embed(params, batch, blocks=blocks, channelwise=channelwise)[0]
 
     return encode
 

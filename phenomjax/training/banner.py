@@ -143,6 +143,6 @@ def last_lines(run: RunContext, checkpoints: Checkpointer, step: int, stopped: b
     if stopped:
         log.info("run the same command again to continue at step %d", step)
         return EXIT_STOPPED
-    command = run.task.next_command(run.workdir)
+    command = run.task.next_command.format(workdir=run.workdir)
     log.info("next: look at %s, or run `%s`", run.workdir / "figures", command)
     return EXIT_DONE

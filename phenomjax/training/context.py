@@ -87,6 +87,8 @@ def make_context(config: ConfigDict, workdir: Path) -> RunContext:
         jax.device_count(),
         jax.process_count(),
     )
+    loader, val_loader = (task.loader(split, index, count) for split in ("train", "val"))
+    assert loader is not None  # only "val" may be without data
     watchdog = Watchdog(config.watchdog.min_seconds, config.watchdog.slow_seconds)
     return RunContext(
         config=config,
@@ -97,8 +99,8 @@ def make_context(config: ConfigDict, workdir: Path) -> RunContext:
         everywhere=sharding.replicated(mesh),
         first_row=index * config.global_batch_size // count,
         task=task,
-        loader=task.loader("train", index, count),
-        val_loader=task.loader("val", index, count),
+        loader=loader,
+        val_loader=val_loader,
         goodput=clock,
         watchdog=watchdog,
         phase=Phases(clock, watchdog),

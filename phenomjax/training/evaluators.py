@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from phenomjax import tasks
 from phenomjax.cluster import messages
 from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError
-from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Loader
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import to_devices
@@ -110,8 +110,7 @@ class Validation:
             for name, pair in result.items():
                 sums[name] = sums.get(name, np.zeros(2)) + np.array(pair, np.float64)
             run.phase.alive()
-        means = {name: float(total / count) for name, (total, count) in sums.items()}
-        return {f"val/{name}": value for name, value in (means | run.task.derive(means)).items()}
+        return {f"val/{name}": value for name, value in tasks.means(sums).items()}
 
 
 class Figures:
@@ -125,20 +124,14 @@ class Figures:
         self._run, self._loader = run, run.val_loader or run.loader
         self.every_steps: int = run.config.figures.every_steps
         self._count: int = run.config.figures.num_images
-        self._arrays = jax.jit(self._first_rows, out_shardings=run.everywhere)
-
-    def _first_rows(self, params: Params, batch: Batch) -> Batch:
-        return jax.tree.map(lambda x: x[: self._count], self._run.task.figure_arrays(params, batch))
 
     def run(self, state: TrainState, step: int) -> dict[str, Figure]:
         """Draws, in process 0; the others compute with it."""
         run, local = self._run, self._loader.batch(0)
         with run.phase("drawing", slow=True):
-            arrays = jax.device_get(self._arrays(run.judged(state), to_devices(local, run.rows)))
-            if not messages.is_main():
-                return {}
             names = self._loader.names(local[self._loader.item_key][: self._count])
-            return run.task.figures(arrays, names)
+            drawn = run.task.figure(run.judged(state), to_devices(local, run.rows), names)
+        return drawn if messages.is_main() else {}
 
 
 STANDARD: tuple[Factory, ...] = (Validation.of, Figures)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from phenomjax import config, tasks, train
+from phenomjax import config, train
 from phenomjax.checkpoints import loading, seal, workdir
 from phenomjax.cluster import messages
-from phenomjax.config import keys
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from tests.lab import ROOT
 
@@ -188,10 +187,9 @@ def test_disk_becomes_read_only(disk, tmp_path):
 
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", ("tests.lab.toy_task", "ToyTask"))
-    monkeypatch.setitem(keys.SECTIONS, "toy", keys.SECTIONS["mae"])
     c = config.base()
-    c.task, c.num_steps, c.global_batch_size, c.data.simulate.plates = "toy", 12, 16, 1
+    c.task, c.num_steps, c.global_batch_size = "tests.lab.toy_task:ToyTask", 12, 16
+    c.data.simulate.plates = 1
     c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps, c.log.tensorboard = (
         1,
         0,

@@ -10,9 +10,9 @@ from flax import traverse_util
 
 from phenomjax import config
 from phenomjax.convert import transformer_xl as layout
+from phenomjax.models import transformer_xl
 from phenomjax.models.transformer_xl import remember
 from phenomjax.system.errors import UserError
-from phenomjax.tasks import causal_lm
 
 CASES = {
     "plain": {},
@@ -133,7 +133,7 @@ def test_agrees_with_hugging_face(case):
     loss = -logs[-1][:, :-1].gather(2, torch.tensor(segments[-1][:, 1:, None])).mean()
     loss.backward()
 
-    module = causal_lm.build(model, jnp.float32, MEMORY)
+    module = transformer_xl.build(model, jnp.float32, MEMORY)
 
     def run(params):
         memory, valid = (

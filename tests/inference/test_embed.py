@@ -69,7 +69,7 @@ def whole(workdir, sequence):
         return np.asarray(layers[0].sum(0))
     before, after = task.boundary
     tokens = jnp.concatenate([jnp.array(before, jnp.uint8), ids, jnp.array(after, jnp.uint8)])[None]
-    features = jax.jit(task.embed)(
+    features, _ = jax.jit(task.embed)(
         model.params, {"tokens": tokens[:, None], "lengths": jnp.array([tokens.shape[1]])}
     )
     return np.asarray(features[0, 0, len(before) : len(before) + len(ids)])

@@ -121,7 +121,8 @@ def test_outputs_of_blocks(agnostic):
         static_argnums=(2, 3),
     )
     y = encode(params, batch["pixels"], (2, 1))
-    np.testing.assert_allclose(y[:, 0], jax.jit(task.embed)(params, batch), rtol=1e-6, atol=1e-6)
+    last = jax.jit(lambda p, x: task.model.apply({"params": p}, x, method="tokens")[:, 1:].mean(1))
+    np.testing.assert_allclose(y[:, 0], last(params, batch["pixels"]), rtol=1e-6, atol=1e-6)
     assert np.abs(y[:, 0] - y[:, 1]).max() > 0.1
     other = jax.tree.map(lambda x: x, params)
     other["encoder"]["blocks"].pop("layer_1")  # it would be missed if it were computed
@@ -155,7 +156,7 @@ def test_levels(run, bank, tmp_path):
     ys, xs = (0, 16, 32, 48), (4, 20, 36)  # of 80 x 72 px: 8 columns are left out
     cut = np.stack([image[y : y + 32, x : x + 32] for image in images for y in ys for x in xs])
     np.testing.assert_allclose(
-        crops, jax.jit(task.embed)(params, {"pixels": cut}), rtol=1e-4, atol=1e-5
+        crops, jax.jit(task.embed)(params, {"pixels": cut})[0][:, 0], rtol=1e-4, atol=1e-5
     )
     assert [(r["image"], r["y"], r["x"]) for r in rows] == [
         (i, y, x) for i in range(6) for y in ys for x in xs
@@ -224,7 +225,9 @@ def test_channel_agnostic_models_take_subsets(agnostic, bank, tmp_path):
     cut = np.stack(
         [image[y : y + 32, x : x + 32] for image in images for y in (8, 40) for x in (4, 36)]
     )
-    expected = jax.jit(lambda p, x: task.embed(p, {"pixels": x}, channelwise=True))(params, cut)
+    expected = jax.jit(lambda p, x: task.embed(p, {"pixels": x}, channelwise=True)[0][:, 0])(
+        params, cut
+    )
     assert values.shape == (24, 64)
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
@@ -484,7 +487,7 @@ def test_a_real_well(shared, tmp_path):
     cut = np.stack(
         [image[y : y + 64, x : x + 64] for y in range(0, 512, 64) for x in range(0, 512, 64)]
     )
-    embed_crops = jax.jit(lambda pixels: task.embed(params, {"pixels": pixels}))
+    embed_crops = jax.jit(lambda pixels: task.embed(params, {"pixels": pixels})[0][:, 0])
     expected = np.concatenate([embed_crops(cut[i : i + 8]) for i in range(0, 64, 8)]).mean(0)
     np.testing.assert_allclose(values[0], expected, rtol=1e-3, atol=1e-5)
     assert [(r["plate"], r["well"], r["num_crops"], r["num_images"]) for r in rows] == [

@@ -16,10 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from phenomjax.convert import openphenom
-from phenomjax.models import losses, vit
+from phenomjax.models import losses, mae, vit
 from phenomjax.models import patches as models_patches
-from phenomjax.models.mae import Masking
-from phenomjax.tasks import mae
+from phenomjax.models.mae_decoders import Masking
 
 TOLERANCE = 1e-4
 

@@ -12,11 +12,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402  after the path above
 import toy_task  # noqa: E402
 
-from phenomjax import tasks  # noqa: E402
 from phenomjax.config import mae  # noqa: E402
 from phenomjax.preflight import exchange, files, hosts, runner, stand  # noqa: E402
 from phenomjax.system import errors  # noqa: E402
 from phenomjax.system import versions as system_versions  # noqa: E402
+from phenomjax.tasks import mae as mae_task  # noqa: E402
 
 stand.LIMITS["data"] = 5.0
 from phenomjax.preflight import __main__ as preflight  # noqa: E402  after the limit above
@@ -65,7 +65,6 @@ if __name__ == "__main__":
     versions = system_versions.versions
     system_versions.versions = lambda: versions() | ({"jax": "0.9.0"} if here("version") else {})
     hosts.time = Clock()
-    toy_task.PreflightTask = Task
-    tasks.TASKS["mae"] = ("toy_task", "PreflightTask")
+    mae_task.Objective = Task
     mae.check = lambda config: None  # there is no bank
     errors.exit_on_user_error(preflight.main)

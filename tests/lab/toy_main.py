@@ -16,9 +16,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import toy_task  # noqa: E402  after the path above
 
-from phenomjax import main, tasks  # noqa: E402
+from phenomjax import main  # noqa: E402
 from phenomjax.config import mae  # noqa: E402
 from phenomjax.system import errors  # noqa: E402
+from phenomjax.tasks import mae as mae_task  # noqa: E402
 
 
 def _seconds(name):
@@ -70,7 +71,6 @@ if __name__ == "__main__":
     ]
     os.environ.setdefault("TOY_WORKDIR", workdir[0])
     toy_task.WIDTH = int(os.environ.get("TOY_WIDTH", toy_task.WIDTH))
-    toy_task.TroubledTask = TroubledTask
-    tasks.TASKS["mae"] = ("toy_task", "TroubledTask")
+    mae_task.Objective = TroubledTask
     mae.check = lambda config: None  # there is no bank
     errors.exit_on_user_error(main.main)

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from phenomjax.config.mae import add_sections, check
+from phenomjax.tasks import pictures
+
+__all__ = ["ToyTask", "add_sections", "check"]  # keys are those of a masked autoencoder
 WIDTH = 8
 
 
@@ -81,6 +85,8 @@ class ToyLoader:
 
 
 class ToyTask:
+    next_command = "look at {workdir}"
+
     def __init__(self, config):
         self.config = config
 
@@ -124,19 +130,17 @@ class ToyTask:
         ) ** 2
         return {"loss": (error.sum(), jnp.float32(error.size))}, carry
 
-    def derive(self, means):
-        return {}
+    def embed(self, params, batch, carry=()):
+        return batch["pixels"] @ params["dense"]["kernel"], carry
 
-    def figure_arrays(self, params, batch):
+    def pixels(self, params, batch):
         return {"x": batch["pixels"]}
 
-    def figures(self, arrays, names):
+    def figure(self, params, batch, names):
+        arrays = pictures.computed(self.pixels, params, batch, len(names))
         figure = Figure()
         figure.subplots().imshow(arrays["x"])
         return {"toy": figure}
-
-    def next_command(self, workdir):
-        return f"look at {workdir}"
 
     def flops(self, batch):
         return 1.0

@@ -9,9 +9,9 @@ import pytest
 from flax import linen as nn
 
 from phenomjax import config
+from phenomjax.models import mae
 from phenomjax.models import patches as models_patches
-from phenomjax.models.mae import Masking
-from phenomjax.tasks import mae
+from phenomjax.models.mae_decoders import Masking
 from tests.lab import parity_openphenom
 
 

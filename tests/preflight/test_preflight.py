@@ -8,9 +8,8 @@ import sys
 
 import pytest
 
-from phenomjax import config, tasks
+from phenomjax import config
 from phenomjax.cluster import start as cluster_start
-from phenomjax.config import keys
 from phenomjax.preflight import __main__ as preflight
 from phenomjax.preflight import checks, files, hosts, steps
 from phenomjax.preflight.exchange import Exchange
@@ -34,10 +33,13 @@ def statuses(text):
 
 
 def test_alone_on_eight_devices(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(tasks.TASKS, "toy", ("tests.lab.toy_task", "ToyTask"))
-    monkeypatch.setitem(keys.SECTIONS, "toy", keys.SECTIONS["mae"])
     c = config.base()
-    c.task, c.global_batch_size, c.data.simulate.plates, c.mesh.preset = "toy", 16, 1, "fsdp"
+    c.task, c.global_batch_size, c.data.simulate.plates, c.mesh.preset = (
+        "tests.lab.toy_task:ToyTask",
+        16,
+        1,
+        "fsdp",
+    )
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)  # of a run, which stays as it is
     (tmp_path / "progress").write_text("7\n")
     assert preflight.run(c, tmp_path, program="toy") == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from phenomjax import config, main, sharding, tasks, train
+from phenomjax import config, main, sharding, train
 from phenomjax.checkpoints import loading
 from phenomjax.cluster import messages
 from phenomjax.data.sequences.vocabulary import vocabulary
@@ -20,6 +20,7 @@ from phenomjax.probes.methods import training
 from phenomjax.probes.suites import suite_file
 from phenomjax.runs import reading
 from phenomjax.system.errors import UserError
+from phenomjax.tasks import causal_lm
 from tests.lab import tiny_language_models, toy_task
 
 SUITE = """
@@ -61,15 +62,14 @@ class ToyLanguage(toy_task.ToyTask):
     def inference_carry(self, rows, *, whole):
         return ()
 
-    def segment_features(self, params, tokens, lengths, carry, layer=None):
-        return params["dense"]["kernel"][tokens % 8] + params["dense"]["bias"], carry
+    def embed(self, params, batch, carry=(), layer=None):
+        letters = params["dense"]["kernel"][batch["tokens"] % 8]
+        return letters + params["dense"]["bias"], carry
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setitem(
-        tasks.TASKS, "causal_lm", ("tests.probes.test_training_hook", "ToyLanguage")
-    )
+    monkeypatch.setattr(causal_lm, "Objective", ToyLanguage)
     mesh = jax.make_mesh(
         (4, 1), sharding.AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
     )

@@ -137,9 +137,9 @@ def test_loss_is_the_mean_of_both_directions(bank, tmp_path):
     # is not a ring.
     tokens = bank.num_tokens("validation")
     assert sums["forward"][1] == sums["backward"][1] == tokens - 1
-    means = {name: total / count for name, (total, count) in sums.items()}
+    means = tasks.means(sums)
     assert means["loss"] == pytest.approx((means["forward"] + means["backward"]) / 2)
-    assert task.derive(means)["perplexity"] == pytest.approx(np.exp(means["loss"]))
+    assert means["perplexity"] == pytest.approx(np.exp(means["loss"]))
 
 
 def test_features_and_likelihoods_of_whole_sequences(bank, tmp_path):

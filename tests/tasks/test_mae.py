@@ -13,9 +13,8 @@ from phenomjax import optim, sharding
 from phenomjax.config import keys
 from phenomjax.config import mae as config_mae
 from phenomjax.data.images.bank import write_bank
-from phenomjax.models import vit
+from phenomjax.models import flops, vit
 from phenomjax.system.errors import UserError
-from phenomjax.tasks import mae
 from phenomjax.tasks.mae import MaskedAutoencoder
 
 SMALL = {
@@ -146,7 +145,7 @@ def test_evaluation_is_fixed_by_the_image_and_knows_its_baseline(agnostic):
     for name, (total, _) in sums.items():
         np.testing.assert_allclose(moved[name][0], total, rtol=1e-5)
     # The baseline by hand, from what the figures show.
-    arrays = jax.tree.map(np.asarray, task.figure_arrays(params, batch))
+    arrays = jax.tree.map(np.asarray, task.reconstruct(params, batch))
     original, seen = arrays["original"], arrays["visible"]
     errors = []
     for row in range(4):
@@ -162,9 +161,9 @@ def test_embedding_of_channel_subsets():
     config = make_config(channels=5, model__channel_agnostic=True)
     task, params = start(config, make_batch(3))
     pair = make_batch(2, first_channel=3)
-    embedding = task.embed(params, pair)
+    embedding = task.embed(params, pair)[0][:, 0]
     assert embedding.shape == (4, 32) and embedding.dtype == jnp.float32
-    channelwise = task.embed(params, pair, channelwise=True)
+    channelwise = task.embed(params, pair, channelwise=True)[0][:, 0]
     assert channelwise.shape == (4, 64)
     np.testing.assert_allclose(channelwise.reshape(4, 2, 32).mean(1), embedding, atol=1e-5)
     standard, params = start(make_config(), make_batch())
@@ -176,13 +175,15 @@ def test_embedding_of_channel_subsets():
 def test_figures(norm_pix):
     batch = make_batch()
     task, params = start(make_config(model__norm_pix_loss=norm_pix), batch)
-    arrays = jax.tree.map(np.asarray, jax.jit(task.figure_arrays)(params, batch))
+    arrays = jax.tree.map(np.asarray, jax.jit(task.reconstruct)(params, batch))
     seen = arrays["visible"]
     assert seen.dtype == bool and seen.mean() == 0.25
     # fused differently
     np.testing.assert_allclose(arrays["reconstruction"][seen], arrays["original"][seen], rtol=1e-5)
     assert not np.allclose(arrays["reconstruction"][~seen], arrays["original"][~seen])
-    assert task.figures(arrays)["reconstruction"].axes
+    drawn = task.figure(params, batch, ["a", "b"])["reconstruction"]
+    words = " ".join(text.get_text() for axes in drawn.axes for text in axes.texts)
+    assert "a\noriginal" in words and "b\noriginal" in words and "image 3" not in words
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -228,13 +229,13 @@ def test_flops_of_the_formula_match_the_table():
             size
         ][:3]
         shape = (8, 256, 256, 6)
-        assert mae.forward_flops(config.model, shape) / 8e9 == pytest.approx(forward, rel=0.01), (
-            name
-        )
-        assert MaskedAutoencoder(config).flops({"pixels": (shape, "uint8")}) / 8e9 == pytest.approx(
-            training, rel=0.01
-        )
-        assert mae.inference_flops(config.model, shape) / 8e9 == pytest.approx(
+        assert flops.masked_autoencoder(config.model, shape) / 8e9 == pytest.approx(
+            forward, rel=0.01
+        ), name
+        assert MaskedAutoencoder(config).flops(
+            {"pixels": jax.ShapeDtypeStruct(shape, "uint8")}
+        ) / 8e9 == pytest.approx(training, rel=0.01)
+        assert flops.image_encoder(config.model, shape) / 8e9 == pytest.approx(
             inference, rel=0.01
         ), name
 

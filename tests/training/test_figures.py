@@ -208,7 +208,7 @@ def test_command(runs, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "phenomjax.figures.reconstructions",
+        "phenomjax.figures",
         "reconstructions",
         "--checkpoints",
         str(runs / "mae"),

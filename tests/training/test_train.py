@@ -9,25 +9,24 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from phenomjax import config, sharding, tasks, train
+from phenomjax import config, sharding, train
 from phenomjax.checkpoints import loading
 from phenomjax.cluster import messages
-from phenomjax.config import keys
 from phenomjax.system.errors import UserError
 from phenomjax.training import divergence
 from tests.lab import toy_task
 
+TOY = "tests.lab.toy_task:ToyTask"
+
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", ("tests.lab.toy_task", "ToyTask"))
-    monkeypatch.setitem(keys.SECTIONS, "toy", keys.SECTIONS["mae"])
     monkeypatch.setattr(toy_task.ToyLoader, "bad_steps", ())
 
 
 def make_config(**changes):
     c = config.base()
-    c.task, c.num_steps, c.global_batch_size, c.data.simulate.plates = "toy", 12, 16, 1
+    c.task, c.num_steps, c.global_batch_size, c.data.simulate.plates = TOY, 12, 16, 1
     c.log.every_steps, c.eval.every_steps, c.eval.num_batches, c.checkpoint.every_steps = 3, 4, 2, 4
     c.optimizer.learning_rate = 1e-2
     c.log.tensorboard = False

@@ -209,7 +209,7 @@ class ImageLoader:
             crops = [(y * free_y >> 32, x * free_x >> 32, turn) for y, x, turn, *_ in mine]
             yield bank, number - self._first_image[source], crops
 
-    def names(self, ids: Sequence[int]) -> list[str]:
+    def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """What the batch's `image` ids are called: "BANK PLATE/WELL/SITE"."""
         names = []
         for number in map(int, ids):

@@ -72,7 +72,7 @@ class Corpus:
             int(self._first_id[bank]) + first,
         )
 
-    def names(self, ids: Sequence[int]) -> list[str]:
+    def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of sequences as their banks have them."""
         banks = np.searchsorted(self._first_id, ids, side="right") - 1
         return [
@@ -291,7 +291,7 @@ class LaneLoader:
             prefetch_batches=self.prefetch_batches,
         )
 
-    def names(self, ids: Sequence[int]) -> list[str]:
+    def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """What the batch's `sequence` ids are called in their banks."""
         return self.corpus.names([int(i) for i in ids])
 

@@ -104,7 +104,7 @@ class JaxRuntime:
         batch_size: int,
         devices: Sequence[jax.Device],
     ):
-        self.precision = np.dtype(model.task.model.dtype).name
+        self.precision = np.dtype(model.task.dtype).name
         self.description = (
             f"jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}, {self.precision}"
         )

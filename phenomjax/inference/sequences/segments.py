@@ -64,7 +64,7 @@ class SegmentFeatures:
 
     Args:
       trained: the model.
-      layer: see `LanguageModel.segment_features`.
+      layer: see `LanguageModel.embed`.
       pool: a name in POOLS for one vector a sequence, None for one a residue.
       dtype: of the result.
       devices: over which the rows are divided.
@@ -101,11 +101,10 @@ class SegmentFeatures:
             self._segment, donate_argnums=(4, 5) if jax.default_backend() != "cpu" else ()
         )
         self.shapes: set[tuple[int, int, bool]] = set()
-        task, one = self._task, jnp.zeros((1, self._task.directions, 8), jnp.uint8)
-        probe = lambda p: task.segment_features(  # noqa: E731
-            p, one, jnp.full(1, 8), task.inference_carry(1, whole=True), layer
-        )
-        features, _ = jax.eval_shape(probe, trained.params)
+        task = self._task
+        one = {"tokens": jnp.zeros((1, task.directions, 8), jnp.uint8), "lengths": jnp.full(1, 8)}
+        first = task.inference_carry(1, whole=True)
+        features, _ = jax.eval_shape(lambda p: task.embed(p, one, first, layer), trained.params)
         self._width = features.shape[-1]
         self.dim = self._width * task.directions
 
@@ -118,7 +117,8 @@ class SegmentFeatures:
     ) -> tuple:
         before, after = map(len, self._task.boundary)
         lengths = jnp.clip(residues + before + after - start, 0, tokens.shape[-1])
-        features, carry = self._task.segment_features(params, tokens, lengths, carry, self._layer)
+        segment = {"tokens": tokens, "lengths": lengths}
+        features, carry = self._task.embed(params, segment, carry, self._layer)
         if not self._pool:
             return features.astype(self._dtype), carry, pooled
         first = jnp.array([before, after][: self._task.directions])[None, :, None]

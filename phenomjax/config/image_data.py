@@ -1,0 +1,64 @@
+"""The keys that all objectives on images share: the data, and what the model knows of them."""
+
+from ml_collections import ConfigDict
+
+from phenomjax.config.checks import at_least_one, check_banks, choose, divides_batch
+
+
+def add_sections(c: ConfigDict) -> None:
+    """Adds `c.model`, with the keys that `tasks.image_objective` reads, and `c.data`."""
+    c.model = ConfigDict()
+    # True: a model for any subset of its channels
+    c.model.channel_agnostic = False
+    # channel names in order; () = taken from the banks (their union when channel_agnostic)
+    c.model.channels = ()
+    # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU
+    c.model.dtype = "auto"
+
+    c.data = ConfigDict()
+    # folders NAME.zarr made by `python -m phenomjax.prepare`
+    c.data.banks = ()
+    # share of crops from each bank; () = by number of images
+    c.data.weights = ()
+    # pixels; crops are square
+    c.data.crop_size = 256
+    # crops of one decoded image; pays above about 40, or for banks with whole-plane chunks
+    c.data.crops_per_image = 1
+    # random left-right and up-down flips
+    c.data.flip = False
+    # random rotations by multiples of 90 degrees
+    c.data.rotate = False
+    # metadata column whose groups are held out
+    c.data.split_by = "plate"
+    # names of the held-out groups; () = by hash of the name, val_fraction of them
+    c.data.val_groups = ()
+    c.data.val_fraction = 0.1
+    # decoding threads a process; 0 = number of cores
+    c.data.threads = 0
+    # decoded batches that wait in memory
+    c.data.prefetch_batches = 2
+    # "skip": replace damaged images deterministically, count them
+    c.data.on_bad_image = "error"
+    # skipping more than this stops the run
+    c.data.max_bad_images = 100
+    # a simulated Cell-Painting screen, made in the workdir when no bank is given
+    c.data.simulate = ConfigDict()
+    # 0 = off
+    c.data.simulate.plates = 0
+    # a plate
+    c.data.simulate.wells = 24
+    # a well
+    c.data.simulate.sites = 1
+    # pixels
+    c.data.simulate.size = 512
+    # pixels
+    c.data.simulate.cell_radius = 26.0
+
+
+def check(c: ConfigDict) -> None:
+    """Checks the keys that `add_sections` adds."""
+    choose(c, "model.dtype", ("auto", "float32", "bfloat16"))
+    choose(c, "data.on_bad_image", ("error", "skip"))
+    at_least_one(c, "data.crops_per_image")
+    divides_batch(c, "data.crops_per_image")
+    check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")

@@ -1,0 +1,152 @@
+"""What objectives on images share: banks, their channels, the loader, the carry of nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from phenomjax.cluster import messages
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.split import split_rows
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.models import layers
+from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    from phenomjax.data.images.loader import ImageLoader
+
+
+class ImageObjective:
+    """Base of the objectives on images; a subclass adds the model and what it is to learn.
+
+    Args:
+      config: reads `model.channels`, `model.channel_agnostic`, `model.dtype`, `data.*`, `seed` and
+        `global_batch_size`.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+
+    @staticmethod
+    def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
+        """Simulates the banks if that is asked for, and fills `data.banks` and `model.channels`.
+
+        Args:
+          config: finalized.
+          workdir: where a simulated bank goes; only process 0 writes.
+
+        Raises:
+          UserError: the banks' channels do not fit each other or `model.channels`.
+        """
+        with config.copy_and_resolve_references().unlocked() as config:
+            if not config.data.banks:
+                config.data.banks = (str(simulate_bank(config, workdir)),)
+            banks = [open_bank(path) for path in config.data.banks]
+            config.model.channels = vocabulary(config, banks)
+        return config.lock()
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute type; asks for the backend."""
+        return layers.compute_dtype(self.config.model.dtype)
+
+    @property
+    def next_command(self) -> str:
+        """Embeds the images it was trained on."""
+        bank = str(self.config.data.banks[0]).replace("{", "{{").replace("}", "}}")
+        return (
+            f"python -m phenomjax.embed --checkpoint {{workdir}} --bank {bank}"
+            " --out embeddings.zarr"
+        )
+
+    def loader(self, split: str, process_index: int, process_count: int) -> "ImageLoader | None":
+        """The loader of "train" or "val" crops of the configured banks; None for "val" if nothing
+        is held out.
+        """
+        from phenomjax.data.images.loader import ImageLoader
+
+        data = self.config.data
+        banks = [open_bank(path) for path in data.banks]
+        groups = {
+            "split_by": data.split_by,
+            "val_groups": data.val_groups,
+            "val_fraction": data.val_fraction,
+        }
+        if split == "val":
+            trained_on = sum(map(len, split_rows(banks, "train", **groups)))
+            if trained_on == sum(map(len, banks)):
+                return None
+        return ImageLoader(
+            banks,
+            channels=self.config.model.channels,
+            weights=data.weights,
+            split=split,
+            **groups,
+            crop_size=data.crop_size,
+            crops_per_image=data.crops_per_image,
+            flip=data.flip,
+            rotate=data.rotate,
+            seed=self.config.seed,
+            global_batch_size=self.config.global_batch_size,
+            process_index=process_index,
+            process_count=process_count,
+            threads=data.threads,
+            prefetch_batches=data.prefetch_batches,
+            on_bad_image=data.on_bad_image,
+            max_bad_images=data.max_bad_images,
+        )
+
+    def carry(self, global_batch_size: int, split: str = "train") -> tuple[()]:
+        """Nothing is carried from step to step."""
+        return ()
+
+
+def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
+    """Writes (process 0) or awaits the simulated screen of `data.simulate`, in the workdir."""
+    path, screen = workdir / "simulated.zarr", config.data.simulate
+    if messages.is_main():
+        settings = SimulationConfig(
+            seed=config.seed,
+            num_plates=screen.plates,
+            wells_per_plate=screen.wells,
+            sites_per_well=screen.sites,
+            field_px=screen.size,
+            cell_radius=screen.cell_radius,
+        )
+        write_screen(path, settings)
+    messages.barrier("simulated screen")
+    return path
+
+
+def vocabulary(config: ConfigDict, banks: Sequence[ImageBank]) -> tuple[str, ...]:
+    """Names of the model's channels: those of the banks (their union, in order, if
+    channel-agnostic) or of the config.
+
+    Raises:
+      UserError: banks with other channels than the model's.
+    """
+    agnostic, given = config.model.channel_agnostic, tuple(config.model.channels)
+    names = given or tuple(dict.fromkeys(name for bank in banks for name in bank.channels))
+    wanted = given or banks[0].channels
+    for bank in banks:
+        if set(bank.channels) <= set(names) if agnostic else bank.channels == wanted:
+            continue
+        what = (
+            f"config.model.channels is ({', '.join(names)})"
+            if given
+            else f"{banks[0].path} has ({', '.join(banks[0].channels)})"
+        )
+        mend = (
+            "add them to config.model.channels"
+            if agnostic
+            else "give banks of one channel set, in one order, or train a channel-agnostic model"
+            " with --config.model.channel_agnostic=True, which takes any mixture"
+        )
+        raise UserError(
+            f"The channels do not fit: {what}, but the bank {bank.path} has"
+            f" ({', '.join(bank.channels)}); {mend}."
+        )
+    return names
