@@ -1,8 +1,10 @@
 """Trains in several processes on this machine, as launch/train.sbatch does on many; standard
 library only.
 
-  python launch/local.py -n 4 -- --config configs/mae_demo.py --workdir runs/demo [--config.KEY=VALUE …]
-  python launch/local.py -n 2 --devices_per_process 4 -- …      2 processes of 4 GPUs, or of 4 simulated CPU devices
+  python launch/local.py -n 4 -- --config configs/mae_demo.py --workdir runs/demo
+  python launch/local.py -n 2 --devices_per_process 4 -- …
+
+The second one: 2 processes of 4 GPUs, or of 4 simulated CPU devices.
 
 Ctrl-C or SIGTERM saves and ends with exit code 75; the same command continues, with any -n. When
 one process fails all are ended, and the run starts again from its last checkpoint as
@@ -102,7 +104,7 @@ class Launcher:
         self.processes, self.signals = [], 0
 
     def on_signal(self, *_):
-        """The first signal is handed on: all save and leave with 75. The second one ends at once."""
+        """The first signal is handed on: all save and leave with 75. A second one ends at once."""
         self.signals += 1
         supervise.say(
             "stopping: the run is saved at the next step"
@@ -118,7 +120,7 @@ class Launcher:
                     os.killpg(process.pid, number)
 
     def start(self):
-        """Runs all processes once; returns the exit code of the one that failed first, or of all."""
+        """Runs all processes once; returns the code of the one that failed first, or of all."""
         if self.signals:
             return supervise.STOPPED
         self.processes = []

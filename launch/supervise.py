@@ -8,10 +8,11 @@ checkpoint) grew:
 
   0   done: end
   2   a mistake in the configuration or the input: end, never again
-  75  stopped by a signal after saving: requeue (time limit, preemption); end if the run was to stop at this step
+  75  stopped by a signal after saving: requeue (time limit, preemption); end if the run was to
+      stop at this step
   any other (a rank failed, 76 = watchdog): with progress start again at once on the same nodes;
-  without, requeue, because SLURM
-      then picks other nodes; after three starts without progress in a row give up
+      without, requeue, because SLURM then picks other nodes; after three starts without progress
+      in a row give up
 
 A job that SLURM does not call RUNNING is left alone: after scancel it must stay cancelled, and a
 preempted job, or one that lost a node, is requeued by SLURM itself.
@@ -28,8 +29,7 @@ from pathlib import Path
 
 DONE, CONFIG, STOPPED = 0, 2, 75  # phenomjax/system/errors.py
 MAX_FAILS = 3
-# of the time limit, for a restart in place: later ones might never get the signal that precedes
-# it
+# of the time limit, for a restart in place: later ones might never get the signal before its end
 MIN_SECONDS_LEFT = 300
 
 
@@ -57,9 +57,10 @@ def write_number(path, value):
 
 
 def flag(command, name):
-    """The value of --name VALUE or --name=VALUE, the last one if there are several; None without."""
+    """The value of --name VALUE or --name=VALUE, of several the last; None without."""
     found = None
-    for this, after in zip(command, [*command[1:], None]):  # noqa: B905  strict= is newer than 3.8
+    for i, this in enumerate(command):
+        after = command[i + 1] if i + 1 < len(command) else None
         key, equals, value = this.partition("=")
         if key in ("--" + name, "-" + name):
             found = value if equals else after
@@ -121,7 +122,7 @@ class Slurm:
         self.first = environment.get("SLURM_RESTART_COUNT", "0") == "0"
 
     def state(self):
-        """(RUNNING, COMPLETING, …, seconds left); the state is "gone" when SLURM knows no such job."""
+        """(RUNNING, COMPLETING, …, seconds left); "gone" when SLURM knows no such job."""
         words = self._run("squeue", "-h", "-j", self.id, "-o", "%T %L").stdout.split()
         return (words[0], seconds(words[-1])) if words else ("gone", 0)
 

@@ -6,8 +6,8 @@ A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when th
 data is the step, so nothing about data is stored.
 
 Orbax writes and commits it in threads; then every process hashes its share of the files in a thread
-(phenomjax/checkpoints/seal.py), and when all have, process 0 records the step in WORKDIR/progress
-and deletes what need not be kept any more. Only a checkpoint with all its digests is ever used.
+(`seal`), and when all have, process 0 records the step in WORKDIR/progress and deletes what need
+not be kept any more. Only a checkpoint with all its digests is ever used.
 """
 
 import logging
@@ -75,7 +75,7 @@ class Checkpointer:
         self,
         step: int,
         state: TrainState,
-        meta: dict[str, Any],
+        meta: Mapping[str, object],
         scores: Mapping[str, float | None] | None = None,
     ) -> None:
         """Starts writing a checkpoint; returns as soon as the arrays are copied from the devices. A
@@ -97,7 +97,7 @@ class Checkpointer:
         self._writing, self._began = step, time.monotonic()
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         args = ocp.args.Composite(
-            **items, meta=ocp.args.JsonSave(meta | {recovery.SCORES: dict(scores or {})})
+            **items, meta=ocp.args.JsonSave({**meta, recovery.SCORES: dict(scores or {})})
         )
         try:
             (self.workdir / FOLDER).mkdir(exist_ok=True)
@@ -233,12 +233,12 @@ class Checkpointer:
             self._orbax.close()
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState) -> dict[str, object]:
     """Splits a state into the items of a checkpoint; empty trees are left out."""
     rest = {"step": state.step, "opt_state": state.opt_state}
     if jax.tree.leaves(state.carry):
         rest["carry"] = state.carry
-    items: dict[str, Any] = {"params": state.params, "rest": rest}
+    items: dict[str, object] = {"params": state.params, "rest": rest}
     if jax.tree.leaves(state.ema):
         items["ema"] = state.ema
     return items

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -10,22 +9,23 @@ from ml_collections import ConfigDict
 
 from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
-from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
+from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.config import stored as config_stored
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 log = logging.getLogger("phenomjax")
 
 
-def _names(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """{"a/b/kernel": ((3, 4), "float32")} for a tree of arrays, abstract arrays or Orbax metadata."""
+def _names(tree: object) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{"a/b/kernel": ((3, 4), "float32")} for a tree of arrays, abstract ones or metadata."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
 
 
-def diff(stored: Any, wanted: Any) -> list[str]:
+def diff(stored: object, wanted: object) -> list[str]:
     """One line for each array that is missing, too many, or of another shape or dtype."""
     have, want = _names(stored), _names(wanted)
     lines = [
@@ -44,7 +44,7 @@ def diff(stored: Any, wanted: Any) -> list[str]:
     ]
 
 
-def check(item: Path, wanted: Any, what: str) -> None:
+def check(item: Path, wanted: object, what: str) -> None:
     """Compares the metadata of a stored item with a tree before anything is read.
 
     Raises:
@@ -65,7 +65,7 @@ def check(item: Path, wanted: Any, what: str) -> None:
         )
 
 
-def _metadata(item: Path) -> Any:
+def _metadata(item: Path) -> Params:
     """Tree of shapes and dtypes of a stored item."""
     return ocp.StandardCheckpointer().metadata(item).item_metadata.tree
 
@@ -82,18 +82,18 @@ def find(path: str | Path) -> Path:
         return path
     steps = workdir_lib.sealed_steps(path)
     if not steps:
-        unsealed = workdir_lib.steps(path)
-        raise UserError(
-            f"{path} holds no checkpoint: it has neither a folder 'params' nor '{FOLDER}/STEP'."
-            " Give the --workdir of a run that saved, or one of its checkpoints/STEP folders."
-            if not unsealed
-            else (
-                f"No checkpoint in {path / FOLDER} has its digests (there are steps {unsealed}):"
-                " each was interrupted, or written by an older version. If you trust one of them,"
-                f" run `python -m phenomjax.checkpoints.seal {path / FOLDER}/STEP` first."
+        if not (unsealed := workdir_lib.steps(path)):
+            raise UserError(
+                f"{path} holds no checkpoint: it has neither a folder 'params' nor"
+                f" '{CHECKPOINTS}/STEP'. Give the --workdir of a run that saved, or one of its"
+                " checkpoints/STEP folders."
             )
+        raise UserError(
+            f"No checkpoint in {path / CHECKPOINTS} has its digests (there are steps {unsealed}):"
+            " each was interrupted, or written by an older version. If you trust one of them, run"
+            f" `python -m phenomjax.checkpoints.seal {path / CHECKPOINTS}/STEP` first."
         )
-    return path / FOLDER / str(steps[-1])
+    return path / CHECKPOINTS / str(steps[-1])
 
 
 def _verify(folder: Path, item: str, together: bool) -> None:
@@ -129,7 +129,7 @@ def _verify(folder: Path, item: str, together: bool) -> None:
         )
 
 
-def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
+def load(path: str | Path) -> tuple[ConfigDict, Params, int]:
     """Loads what inference needs from a run.
 
     Args:
@@ -153,7 +153,7 @@ def load(path: str | Path) -> tuple[ConfigDict, Any, int]:
     )
 
 
-def load_params(path: str | Path, abstract: Any) -> Any:
+def load_params(path: str | Path, abstract: Params) -> Params:
     """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
     loaded.
 
@@ -177,7 +177,7 @@ def load_params(path: str | Path, abstract: Any) -> Any:
     return params
 
 
-def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
+def write(workdir: Path, config: ConfigDict, params: Params) -> Path:
     """Writes parameters that came from elsewhere as the workdir of a run at step 0, for
     `init_from`, figures and embeddings.
 
@@ -187,7 +187,7 @@ def write(workdir: Path, config: ConfigDict, params: Any) -> Path:
     Raises:
       UserError: the folder holds a run already.
     """
-    folder = workdir.absolute() / FOLDER / "0"
+    folder = workdir.absolute() / CHECKPOINTS / "0"
     if (workdir / "config.json").exists() or folder.exists():
         raise UserError(
             f"{workdir} holds a run already; nothing was written. Give another folder, or remove"

@@ -95,7 +95,7 @@ def _settle(
     """Process 0 after the verification: records the newest good step, and returns all steps with
     their ranks.
     """
-    before = workdir_lib.progress(workdir)
+    before = workdir_lib.recorded_step(workdir)
     if good is None and (candidates or before >= 0):
         # else the next start would find nothing, and begin anew
         if not (workdir / workdir_lib.PROGRESS).exists():

@@ -1,9 +1,11 @@
 """What stands in a run's folder besides arrays: which checkpoints are sealed, the file `progress`,
 what is set aside, and a full disk.
 
-WORKDIR/checkpoints/STEP            committed by Orbax (renamed from STEP.orbax-checkpoint-tmp), then sealed by its SHA256SUMS.*
+WORKDIR/checkpoints/STEP            committed by Orbax (renamed from STEP.orbax-checkpoint-tmp),
+                                    then sealed by its SHA256SUMS.*
 WORKDIR/checkpoints.damaged/STEP    set aside: committed once, but not as it was written
-WORKDIR/progress                    the newest sealed step; a checkpoint above it without digests is merely unfinished, below it damaged
+WORKDIR/progress                    the newest sealed step; a checkpoint above it without digests
+                                    is merely unfinished, below it damaged
 """
 
 import contextlib
@@ -63,10 +65,19 @@ def sealed_steps(workdir: Path) -> list[int]:
     return [step for step in steps(workdir) if seal.sealed(workdir / CHECKPOINTS / str(step))]
 
 
-def progress(workdir: Path) -> int:
-    """The newest sealed step that was recorded, -1 for none. A file that is lost or torn counts as
-    more than any step: with it one could not say that a checkpoint without digests is merely
-    unfinished.
+def saved_step(workdir: Path) -> int:
+    """The newest sealed step as a run records it, for those who only look on; 0 without any."""
+    try:
+        return int((workdir / PROGRESS).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def recorded_step(workdir: Path) -> int:
+    """The newest sealed step that was recorded, -1 for none, for those who decide what is damaged.
+
+    A file that is lost or torn counts as more than any step: without it one could not say that a
+    checkpoint without digests is merely unfinished.
     """
     try:
         return int((workdir / PROGRESS).read_text())
@@ -105,7 +116,7 @@ def clean(workdir: Path) -> None:
             left.append(path.name)
     if (
         (found := steps(workdir))
-        and found[-1] > progress(workdir)
+        and found[-1] > recorded_step(workdir)
         and not seal.sealed(folder / str(found[-1]))
     ):
         delete(workdir, found[-1])
@@ -157,7 +168,7 @@ def workdir_error(error: BaseException, workdir: Path, what: str = "") -> UserEr
         name = getattr(error, "filename", None)
         if name is not None and not Path(os.path.abspath(str(name))).is_relative_to(workdir):
             return None
-        if name is None and _writable(workdir):
+        if name is None and _probe(workdir) is None:
             return None  # another disk, such as that of TMPDIR
         what = str(name or workdir)
     _, happened, mend, exit_code = FULL[code]
@@ -183,17 +194,17 @@ def _disk_code(error: BaseException | None) -> int | None:
     return None
 
 
-def _writable(workdir: Path) -> bool:
-    """Whether a page can be written there."""
-    probe = workdir / f".probe-{os.getpid()}"
+def _probe(folder: Path) -> OSError | None:
+    """Writes a page to the disk and removes it; returns what went wrong."""
+    probe = folder / f".probe-{socket.gethostname()}-{os.getpid()}"
     try:
         with probe.open("wb") as f:
             f.write(bytes(1 << 16))
             f.flush()
             os.fsync(f.fileno())
-        return True
-    except OSError:
-        return False
+        return None
+    except OSError as error:
+        return error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -204,13 +215,11 @@ def space(workdir: Path) -> str:
     try:
         checkpoints = workdir / CHECKPOINTS  # often a disk of its own
         usage = shutil.disk_usage(checkpoints if checkpoints.is_dir() else workdir)
-        text = f"{_bytes(usage.free)} of {_bytes(usage.total)} are free"
+        text = f"{files.in_units(usage.free)} of {files.in_units(usage.total)} are free"
         if saved := sealed_steps(workdir):
             folder = checkpoints / str(saved[-1])
-            text += (
-                ", a checkpoint takes"
-                f" {_bytes(sum((folder / n).stat().st_size for n in seal.listing(folder)))}"
-            )
+            taken = sum((folder / name).stat().st_size for name in seal.listing(folder))
+            text += f", a checkpoint takes {files.in_units(taken)}"
         return text
     except OSError as error:
         return f"how much is free cannot be said: {error.strerror or error}"
@@ -233,14 +242,6 @@ def advice(workdir: Path, mend: str) -> str:
     )
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
 def open_workdir(workdir: str | Path) -> Path:
     """Makes the folder of the run and writes a probe into it: a save that fails later would cost
     the run.
@@ -249,14 +250,14 @@ def open_workdir(workdir: str | Path) -> Path:
       UserError: it cannot be made or written.
     """
     path = Path(workdir).absolute()
-    probe = path / f".probe-{socket.gethostname()}-{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("probe")
-        probe.unlink()
+        wrong = _probe(path)
     except OSError as error:
+        wrong = error
+    if wrong:
         raise UserError(
-            f"--workdir {path} cannot be written ({error.strerror or error}). Give a folder on a"
+            f"--workdir {path} cannot be written ({wrong.strerror or wrong}). Give a folder on a"
             " disk with space that you own."
-        ) from None
+        )
     return path

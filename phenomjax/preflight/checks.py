@@ -1,10 +1,9 @@
 """The checks of a preflight, in the order of the table."""
 
 from collections.abc import Callable
-from typing import Any
 
 from phenomjax.preflight import files, hosts, steps
-from phenomjax.preflight.runner import Check, Found
+from phenomjax.preflight.runner import AnyCheck, Check, Found
 from phenomjax.preflight.stand import LIMITS, Bench
 
 _NCCL = (
@@ -29,8 +28,8 @@ def _check(
     mend: str,
     needs: tuple[str, ...] = (),
     devices: bool = False,
-) -> Check[Any]:
-    return Check[Any](name, LIMITS[name], collect, judge, mend, needs, devices)
+) -> AnyCheck:
+    return Check(name, LIMITS[name], collect, judge, mend, needs, devices)
 
 
 # The text is the mend of a check that hangs or fails in an unforeseen way; the foreseen ones have

@@ -15,9 +15,10 @@ from phenomjax import sharding, tasks
 from phenomjax.checkpoints import checkpointer, seal
 from phenomjax.config import checks, keys
 from phenomjax.preflight.results import FAIL, Problem
-from phenomjax.preflight.stand import Bench, differences, size
+from phenomjax.preflight.stand import Bench, differences
 from phenomjax.preflight.steps import STEPS, abstract_state, on
 from phenomjax.system.errors import UserError
+from phenomjax.system.files import in_units
 
 SEEN_SECONDS = 20.0  # a network file system may show a file of another host some seconds late
 
@@ -213,8 +214,8 @@ def judge_disk(found: list[Space], names: list[str]) -> str:
     f = min(found, key=lambda f: f["free"])
     need = f["need"] * f["copies"]
     text = (
-        f"{size(f['free'])} of {size(f['total'])} are free; {f['copies']} checkpoints of"
-        f" {size(f['need'])} need {size(need)}"
+        f"{in_units(f['free'])} of {in_units(f['total'])} are free; {f['copies']} checkpoints of"
+        f" {in_units(f['need'])} need {in_units(need)}"
     )
     if need > f["free"]:
         raise Problem(
@@ -286,7 +287,7 @@ def _same_bits(a: jax.Array, b: jax.Array) -> bool:
 def judge_checkpoint(found: list[Kept], names: list[str]) -> str:
     wrote, blocked = max(f["wrote"] for f in found), max(f["blocked"] for f in found)
     return (
-        f"{size(max(f['bytes'] for f in found))} written and sealed in {wrote:.2f} s (the loop"
+        f"{in_units(max(f['bytes'] for f in found))} written and sealed in {wrote:.2f} s (the loop"
         f" waits {blocked:.2f} s of them), verified and restored in"
         f" {max(f['read'] for f in found):.2f} s: equal bit for bit"
     )

@@ -65,6 +65,9 @@ class Check(Generic[Found]):
     devices: bool = False
 
 
+AnyCheck = Check[Any]
+
+
 class Preflight:
     """Runs checks one after the other, each on all processes.
 
@@ -78,7 +81,7 @@ class Preflight:
         self.stuck: list[str] = []  # processes whose devices may hang in a collective
         self.hung = False  # whether a thread of some process does not end
 
-    def run(self, check: Check[Any]) -> None:
+    def run(self, check: AnyCheck) -> None:
         """Runs a check, or says why it cannot be run."""
         begin, exchange = time.monotonic(), self.exchange
         if reason := self._obstacle(check):
@@ -90,7 +93,7 @@ class Preflight:
         r = self.results[check.name]
         log.info("%s: %s (%.1f s)", r.check, r.status, r.seconds)
 
-    def _obstacle(self, check: Check[Any]) -> str:
+    def _obstacle(self, check: AnyCheck) -> str:
         """Why a check cannot run."""
         if self.exchange.gone:
             return "; ".join(
@@ -104,7 +107,7 @@ class Preflight:
             return f"the devices of {', '.join(self.stuck)} hang in an earlier check"
         return ""
 
-    def _attempt(self, check: Check[Any]) -> Outcome:
+    def _attempt(self, check: AnyCheck) -> Outcome:
         """Runs this process's part of a check in a thread, as long as it may take."""
         said: Outcome = {}
         thread = threading.Thread(
@@ -127,7 +130,7 @@ class Preflight:
             return {"waits": where, "stuck": True}
         return {"hangs": where, "stuck": True}
 
-    def _work(self, check: Check[Any], said: Outcome) -> None:
+    def _work(self, check: AnyCheck, said: Outcome) -> None:
         """Runs `collect` and fills in what came of it."""
         try:
             said["value"] = check.collect(self.bench)
@@ -147,7 +150,7 @@ class Preflight:
             problem = f"{type(error).__name__}: {lines[0][:200]}"
             said.update({"problem": problem, "mend": check.mend})
 
-    def _judge(self, check: Check[Any], told: list[Outcome | None], seconds: float) -> Result:
+    def _judge(self, check: AnyCheck, told: list[Outcome | None], seconds: float) -> Result:
         """The row of the table."""
         names = self.exchange.names
         outcomes = {i: outcome for i, outcome in enumerate(told) if outcome is not None}
@@ -174,7 +177,7 @@ class Preflight:
         return Result(check.name, OK, seconds, detail)
 
     def _problems(
-        self, check: Check[Any], outcomes: dict[int, Outcome]
+        self, check: AnyCheck, outcomes: dict[int, Outcome]
     ) -> dict[tuple[str, str], list[str]]:
         """{(what, mend): names of the processes that have it}."""
         names = self.exchange.names

@@ -71,8 +71,3 @@ def differences(found: Sequence[object], names: list[str]) -> str:
     if len(who) == 1:
         return ""
     return "; ".join(f"{text or 'none'} on {', '.join(names)}" for text, names in who.items())
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / MIB:.1f} MiB"

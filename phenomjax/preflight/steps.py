@@ -21,9 +21,10 @@ from phenomjax import state as state_lib
 from phenomjax.cluster import start
 from phenomjax.models.layers import compute_dtype
 from phenomjax.preflight.results import Problem, Skip
-from phenomjax.preflight.stand import LIMITS, Bench, differences, size
+from phenomjax.preflight.stand import LIMITS, Bench, differences
 from phenomjax.state import TrainState
 from phenomjax.step import jit_step
+from phenomjax.system.files import in_units
 from phenomjax.training.feed import to_devices
 
 STEPS = 10
@@ -162,17 +163,8 @@ def run_alone(bench: Bench) -> Alone | None:
         raise Skip("the steps above ran on one device: there is nothing to compare with")
     if bench.exchange.own:
         return None
-    c, smaller = bench.config, "compare with a smaller --config.global_batch_size"
-    devices = jax.local_devices()[:1] if bench.exchange.count == 1 else jax.local_devices()
-    micro, model = c.global_batch_size // c.optimizer.accumulate_steps, c.mesh.model
-    if len(devices) % model or micro % (len(devices) // model):
-        devices, model = devices[:1], 1  # one device holds all
-    mesh = jax.make_mesh(
-        (len(devices) // model, model),
-        sharding.AXES,
-        axis_types=(AxisType.Auto,) * 2,
-        devices=devices,
-    )
+    c, mesh = bench.config, _mesh_of_one(bench)
+    devices, mend = mesh.devices.ravel(), "compare with a smaller --config.global_batch_size"
     batch = sum(
         int(np.prod(shape)) * np.dtype(dtype).itemsize
         for shape, dtype in bench.loader.specs[0].values()
@@ -180,7 +172,8 @@ def run_alone(bench: Bench) -> Alone | None:
     free = _host_memory()
     if 3 * batch > free:
         raise Skip(
-            f"a whole batch of {size(batch)} does not fit into {size(free)} of one host: {smaller}"
+            f"a whole batch of {in_units(batch)} does not fit into {in_units(free)} of one host:"
+            f" {mend}"
         )
 
     def fits(_: str, need: int) -> None:
@@ -188,8 +181,8 @@ def run_alone(bench: Bench) -> Alone | None:
         need *= len(devices) if devices[0].platform == "cpu" else 1  # they share the memory
         if need > 0.95 * room:
             raise Skip(
-                f"the whole batch on {len(devices)} device(s) needs {size(need)}, and {size(room)}"
-                f" are free: {smaller}"
+                f"the whole batch on {len(devices)} device(s) needs {in_units(need)}, and"
+                f" {in_units(room)} are free: {mend}"
             )
 
     try:
@@ -198,7 +191,7 @@ def run_alone(bench: Bench) -> Alone | None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise Skip(
-            f"the whole batch does not fit into the memory of {len(devices)} device(s): {smaller}"
+            f"the whole batch does not fit into the memory of {len(devices)} device(s): {mend}"
         ) from None
     exact = compute_dtype(c.model.dtype) == jnp.float32 and (
         devices[0].platform == "cpu"
@@ -211,6 +204,21 @@ def run_alone(bench: Bench) -> Alone | None:
         "limit": EXACT if exact else ROUNDED,
         "devices": len(devices),
     }
+
+
+def _mesh_of_one(bench: Bench) -> Mesh:
+    """Devices of this process that hold a whole batch: one if there is one process, else all."""
+    c = bench.config
+    devices = jax.local_devices()[:1] if bench.exchange.count == 1 else jax.local_devices()
+    micro, model = c.global_batch_size // c.optimizer.accumulate_steps, c.mesh.model
+    if len(devices) % model or micro % (len(devices) // model):
+        devices, model = devices[:1], 1
+    return jax.make_mesh(
+        (len(devices) // model, model),
+        sharding.AXES,
+        axis_types=(AxisType.Auto,) * 2,
+        devices=devices,
+    )
 
 
 def _device_memory(device: jax.Device) -> float:

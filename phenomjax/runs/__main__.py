@@ -1,5 +1,6 @@
-"""python -m phenomjax.runs DIR… [--sort val/loss] [--html runs.html]: lists and compares the runs
-under some folders.
+"""Lists and compares the runs under some folders:
+
+  python -m phenomjax.runs runs/ [--sort val/loss] [--html runs.html]
 
 A run is a folder with the config.json that training writes. Columns: state, step of num_steps,
 metrics of validation and probes where checkpoint.best_metric (the lowest val/loss by default) was
@@ -13,74 +14,74 @@ of an end, and its process lives on this machine, or on another one whose files 
 stopped.
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import tyro
+
+from phenomjax.runs.page import page
 from phenomjax.runs.reading import Run, find
-from phenomjax.system.errors import UserError, did_you_mean, exit_on_user_error
-from phenomjax.system.log import log_to_stderr
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
+from phenomjax.system.options import run_command
 
 log = logging.getLogger("phenomjax")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the table and writes the page."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m phenomjax.runs",
-        description=__doc__,
-        formatter_class=formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="searched for runs, with all folders below",
-    )
-    parser.add_argument(
-        "--sort",
-        default="name",
-        help="a column, with a - in front for the largest first (default name)",
-    )
-    parser.add_argument(
-        "--html", type=Path, help="also write the table with curves as one page, for any browser"
-    )
-    args = parser.parse_args(arguments)
-    log_to_stderr()
-    runs = find(args.folders)
-    header, rows = table(runs, args.sort)
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m phenomjax.runs`."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR …")]
+    """searched for runs, with all folders below"""
+    sort: str = "name"
+    """a column, with a - in front for the largest first"""
+    html: str = ""
+    """also write the table with curves as one page, for any browser"""
+
+
+def run(options: Options) -> int:
+    """Prints the table and writes the page.
+
+    Raises:
+      UserError: no run is there, `sort` is no column, or the page cannot be written.
+    """
+    if not options.folders:
+        raise UserError("No folder was named: python -m phenomjax.runs runs/")
+    runs = find(options.folders)
+    header, rows = table(runs, options.sort)
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *texts, strict=True)]
-    for row in [header, *texts]:
-        print(
-            "  ".join(
-                [
-                    row[0].ljust(widths[0]),
-                    *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-                ]
-            )
-        )
-    if args.html:
-        from phenomjax.runs.page import page
+    for first, *others in [header, *texts]:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *cells]))
+    if options.html:
+        by_name = {run.name: run for run in runs}
+        text = page(header, texts, [by_name[row[0]] for row in texts])
+        _write_page(Path(options.html), text)
+    return EXIT_DONE
 
-        order = {run.name: run for run in runs}
+
+def _write_page(path: Path, text: str) -> None:
+    if not path.absolute().parent.is_dir():
+        reason = "No such file or directory"
+    else:
         try:
-            args.html.write_text(page(header, texts, [order[row[0]] for row in rows]))
+            files.write_text(path, text)
+            log.info("wrote %s", path)
+            return
         except OSError as error:
-            raise UserError(
-                f"--html {args.html} cannot be written: {error.strerror}. Give a file in a folder"
-                " that exists."
-            ) from None
-        log.info("wrote %s", args.html)
-    return 0
+            reason = error.strerror or str(error)
+    raise UserError(
+        f"`html` {path} cannot be written: {reason}. Give a file in a folder that exists."
+    )
 
 
-def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[Any]]]:
+def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[object]]]:
     """Header and rows.
 
     Raises:
@@ -92,14 +93,14 @@ def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[Any]]]:
     keys = sorted({key for run in runs for key in run.config} - {"num_steps", "stop_at_step"})
     differ = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
     header = ["name", "state", "step", *metrics, "train/loss", "goodput", *differ]
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for run in runs:
         train = run.series.get("train/loss")
         rows.append(
             [
                 run.name,
                 run.state,
-                (run.step, int(run.config["num_steps"])),
+                (run.step, run.num_steps),
                 *(run.best.get(name) for name in metrics),
                 train[-1][1] if train else None,
                 run.goodput,
@@ -109,11 +110,11 @@ def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[Any]]]:
     column, down = sort.removeprefix("-"), sort.startswith("-")
     if column not in header:
         raise UserError(
-            f"--sort {column} is not a column.{did_you_mean(column, header)} Columns:"
+            f"`sort` {column} is not a column.{did_you_mean(column, header)} Columns:"
             f" {', '.join(header)}."
         )
     at = header.index(column)
-    there: list[list[Any]] = [row for row in rows if row[at] is not None and row[at] == row[at]]
+    there = [row for row in rows if row[at] is not None and row[at] == row[at]]
     try:
         there.sort(key=itemgetter(at), reverse=down)
     except TypeError:  # values of several types
@@ -121,7 +122,7 @@ def table(runs: list[Run], sort: str) -> tuple[list[str], list[list[Any]]]:
     return header, there + [row for row in rows if row[at] is None or row[at] != row[at]]
 
 
-def _text(cell: Any) -> str:
+def _text(cell: object) -> str:
     """A cell as it is shown."""
     if cell is None:
         return "-"
@@ -130,6 +131,11 @@ def _text(cell: Any) -> str:
     if isinstance(cell, tuple) and len(cell) == 2 and all(type(c) is int for c in cell):
         return f"{cell[0]}/{cell[1]}"
     return str(cell)
+
+
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """The command line."""
+    return run_command(Options, run, "python -m phenomjax.runs", __doc__ or "", argv)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ MAX_POINTS = 800
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
+th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right }
+th, td { white-space: nowrap }
 th { cursor: pointer; background: #f4f4f4; position: sticky; top: 0 }
 th:first-child, td:first-child { text-align: left }
 .scroll { overflow-x: auto; margin-bottom: 2em }
 .running { color: #06c } .failed { color: #c00 } .stopped { color: #a60 } .done { color: #080 }
 figure { display: inline-block; margin: 0 1.5em 1.5em 0 } figcaption { font-weight: 600 }
-svg text { font: 11px system-ui, sans-serif; fill: #555 } svg path { fill: none; stroke-width: 1.5 } svg .axis { stroke: #ddd; stroke-width: 1 }
+svg text { font: 11px system-ui, sans-serif; fill: #555 }
+svg path { fill: none; stroke-width: 1.5 } svg .axis { stroke: #ddd; stroke-width: 1 }
 .off { display: none } i { display: inline-block; width: 1em; height: .7em; margin-right: .4em }
 """
 
@@ -29,12 +31,20 @@ SCRIPT = """
 const body = document.querySelector("tbody");
 document.querySelectorAll("th").forEach((th, i) => th.onclick = () => {
   const down = th.dataset.down = th.dataset.down === "1" ? "" : "1";
-  const value = row => { const t = row.cells[i].textContent.trim(), n = parseFloat(t); return isNaN(n) ? t : n; };
-  [...body.rows].sort((a, b) => { const x = value(a), y = value(b), d = x < y ? -1 : x > y ? 1 : 0; return down ? d : -d; })
-    .forEach(row => body.append(row));
+  const value = row => {
+    const t = row.cells[i].textContent.trim(), n = parseFloat(t);
+    return isNaN(n) ? t : n;
+  };
+  const order = (a, b) => {
+    const x = value(a), y = value(b), d = x < y ? -1 : x > y ? 1 : 0;
+    return down ? d : -d;
+  };
+  [...body.rows].sort(order).forEach(row => body.append(row));
 });
-document.querySelectorAll("input").forEach(box => box.onchange = () =>
-  document.querySelectorAll(".run" + box.value).forEach(path => path.classList.toggle("off", !box.checked)));
+document.querySelectorAll("input").forEach(box => box.onchange = () => {
+  const paths = document.querySelectorAll(".run" + box.value);
+  paths.forEach(path => path.classList.toggle("off", !box.checked));
+});
 """
 
 
@@ -66,14 +76,13 @@ def page(header: list[str], rows: list[list[str]], runs: "list[Run]") -> str:
     figures = "".join(_figure(name, runs, colours) for name in metrics)
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    safe = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    title = f"{len(runs)} runs"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta'
-        f' http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{len(runs)} runs</title><style>{STYLE}</style></head><body><h1>{len(runs)}"
-        " runs</h1>"
-        "<div"
-        f' class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        f"{figures}<script>{SCRIPT}</script></body></html>\n"
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{safe}'
+        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+        f'<div class="scroll">{table}</div>{figures}<script>{SCRIPT}</script></body></html>\n'
     )
 
 

@@ -7,26 +7,21 @@ import os
 import re
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from phenomjax.checkpoints.workdir import saved_step
 from phenomjax.config.checks import flatten
 from phenomjax.config.stored import rank
 from phenomjax.system.errors import UserError
+from phenomjax.training import metrics
 
 log = logging.getLogger("phenomjax")
-
-
-QUIET_SECONDS = 900.0
-
-
+QUIET_SECONDS = 900.0  # without a changed file: a run on another machine has ended
+# lines of logs/process_000.log
 BEGAN = re.compile(r"^(\S+ \S+) process 0 of \d+ on (\S+) \(pid (\d+)\)")
-
-
 ENDED = re.compile(r"^\S+ \S+ (done|stopped) at step \d+")
-
-
 BROKE = re.compile(
     r"^\S+ \S+ (error: .*|Traceback .*|leaving with exit code .*|interrupted twice.*|.*watchdog.*)",
     re.DOTALL,
@@ -40,6 +35,7 @@ class Run:
     Attributes:
       path: its folder.
       name: the folder, from the one that all runs have in common.
+      num_steps: of the whole run.
       config: {dotted key: value}; paths into the folder begin with WORKDIR.
       state: "done", "running", "stopped" or "failed".
       step: of the newest metrics line or checkpoint.
@@ -52,7 +48,8 @@ class Run:
 
     path: Path
     name: str
-    config: dict[str, Any]
+    num_steps: int
+    config: dict[str, object]
     state: str = ""
     step: int = 0
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -61,7 +58,7 @@ class Run:
     problems: list[str] = field(default_factory=list)
 
 
-def find(folders: list[Path]) -> list[Run]:
+def find(folders: Sequence[Path]) -> list[Run]:
     """All runs at or below some folders; what cannot be read is named in the log and skipped.
 
     Raises:
@@ -105,9 +102,10 @@ def read(path: Path) -> Run | None:
         )
         return None
     here = str(path.absolute())
-    run = Run(path, str(path), {key: _replace(value, here) for key, value in config.items()})
+    values = {key: _replace(value, here) for key, value in config.items()}
+    run = Run(path, str(path), num_steps, values)
     _read_metrics(run)
-    run.step = max([run.step, _saved(path)])
+    run.step = max(run.step, saved_step(path))
     run.goodput = _goodput(run)
     run.state = state(path, run.step, num_steps)
     for problem in run.problems:
@@ -115,7 +113,7 @@ def read(path: Path) -> Run | None:
     return run
 
 
-def _replace(value: Any, here: str) -> Any:
+def _replace(value: object, here: str) -> object:
     """Simulated data lies in the run's own folder: that is no difference between runs."""
     if isinstance(value, tuple):
         return tuple(_replace(v, here) for v in value)
@@ -123,52 +121,37 @@ def _replace(value: Any, here: str) -> Any:
 
 
 def _read_metrics(run: Run) -> None:
-    """Series, best and newest step of metrics.jsonl; damaged lines are counted."""
+    """Series, best and newest step; damaged lines are counted."""
     try:
-        lines = (run.path / "metrics.jsonl").read_text(errors="replace").splitlines()
+        lines, damaged = metrics.read_metrics(run.path / metrics.FILE)
     except OSError:
         return
-    bad, measured = [], dict[int, dict[str, float]]()
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-            step = int(values.pop("step"))
-            numbers = {str(name): float(value) for name, value in values.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            bad.append(number)
-            continue
-        run.step = max(run.step, step)
-        for name, value in numbers.items():
-            run.series.setdefault(name, []).append((step, value))
+    measured = dict[int, dict[str, float]]()
+    for line in lines:
+        run.step = max(run.step, line.step)
+        for name, value in line.values.items():
+            run.series.setdefault(name, []).append((line.step, value))
             # ends of intervals
             if name.startswith(("val/", "probe/")) and not name.endswith(("_low", "_high")):
-                measured.setdefault(step, {})[name] = value
+                measured.setdefault(line.step, {})[name] = value
     metric = str(run.config.get("checkpoint.best_metric", "val/loss"))
     ranks = {step: rank(values, metric) for step, values in measured.items()}
     known = [
         (value, step) for step, value in ranks.items() if value is not None and math.isfinite(value)
     ]
     run.best = measured[min(known)[1]] if known else {}
-    if bad:
+    if damaged:
         run.problems.append(
-            f"{len(bad)} damaged line{'s' * (len(bad) > 1)} of metrics.jsonl left out (the first is"
-            f" line {bad[0]})"
+            f"{len(damaged)} damaged line{'s' * (len(damaged) > 1)} of {metrics.FILE} left out (the"
+            f" first is line {damaged[0]})"
         )
-
-
-def _saved(path: Path) -> int:
-    """Newest whole checkpoint."""
-    try:
-        return max(int((path / "progress").read_text().split()[0]), 0)
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _goodput(run: Run) -> float | None:
     """Of goodput.json, else of the newest metrics line that has it."""
-    try:
-        from phenomjax.training.goodput import summary
+    from phenomjax.training.goodput import summary  # loads jax
 
+    try:
         return summary(json.loads((run.path / "goodput.json").read_text())["starts"])["goodput"]
     except FileNotFoundError:
         pass

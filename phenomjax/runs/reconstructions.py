@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from phenomjax.figures.reconstructions import compare
 from phenomjax.system import files
@@ -47,7 +47,7 @@ def of_checkpoints(
     for number, path in enumerate(checkpoints):
         config, params, step = loading.load(path)
         if not batch:
-            batch, shown, image_names = _batch(tasks, config, bank, num_images)
+            batch, shown, image_names = _batch(config, bank, num_images)
         missing = [name for name in shown if name not in config.model.channels]
         if missing or not (
             config.model.channel_agnostic or tuple(config.model.channels) == tuple(shown)
@@ -71,11 +71,13 @@ def of_checkpoints(
 
 
 def _batch(
-    tasks: Any, config: Any, bank: str | Path | None, num_images: int
-) -> tuple[dict, list[str], list[str]]:
+    config: ConfigDict, bank: str | Path | None, num_images: int
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """The first held-out crops of a run, or of `bank`, with their channel names and their own
     names.
     """
+    from phenomjax import tasks
+
     with config.unlocked():
         config.global_batch_size = num_images
         config.data.crops_per_image = 1

@@ -22,7 +22,7 @@ from phenomjax.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Standing:
     """A trial as the decisions see it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Assignment:
     """Run trial `number` (None: a new one) to rung `heading`."""
 
     number: int | None
@@ -78,18 +78,18 @@ def rungs(num_steps: int, eval_every: int, eta: int, min_steps: int) -> list[int
             f"Nothing can be pruned: the lowest rung is step {lowest} and the run ends at step"
             f" {num_steps} (rungs stand where val/loss is known,"
             f" config.eval.every_steps={eval_every}). Lower --config.eval.every_steps or"
-            " --min_steps, or give --pruner none."
+            " `min_steps`, or give `pruner` none."
         )
     return [*steps, num_steps]
 
 
 def decide(
-    entries: Sequence[Entry], num_rungs: int, eta: int, num_trials: int, busy: Set[int]
-) -> Job | str:
+    standings: Sequence[Standing], num_rungs: int, eta: int, num_trials: int, busy: Set[int]
+) -> Assignment | str:
     """The next thing to do.
 
     Args:
-      entries: all trials of the study.
+      standings: all trials of the study.
       num_rungs: with the end of the run.
       eta: reduction factor.
       num_trials: how many trials the study may have.
@@ -98,32 +98,32 @@ def decide(
     Returns:
       A job, WAIT (others are at work, and their results decide), or DONE.
     """
-    underway = sorted((e for e in entries if e.underway), key=lambda e: (-e.heading, e.number))
+    underway = sorted((e for e in standings if e.underway), key=lambda e: (-e.heading, e.number))
     for e in underway:
         if e.number not in busy:
-            return Job(e.number, e.heading)
+            return Assignment(e.number, e.heading)
     for k in reversed(range(num_rungs - 1)):
-        ranked = _ranked(entries, k)
+        ranked = _ranked(standings, k)
         for e in ranked[: len(ranked) // eta]:
             if _waits_at(e, k):
-                return Job(e.number, k + 1)
-    if len(entries) < num_trials:
-        return Job(None, 0)
+                return Assignment(e.number, k + 1)
+    if len(standings) < num_trials:
+        return Assignment(None, 0)
     if underway:
         return WAIT
-    if not any(len(e.losses) == num_rungs for e in entries):
+    if not any(len(e.losses) == num_rungs for e in standings):
         for k in reversed(range(num_rungs - 1)):
-            for e in _ranked(entries, k):
+            for e in _ranked(standings, k):
                 if _waits_at(e, k):
-                    return Job(e.number, k + 1)
+                    return Assignment(e.number, k + 1)
     return DONE
 
 
-def _ranked(entries: Sequence[Entry], k: int) -> list[Entry]:
+def _ranked(standings: Sequence[Standing], k: int) -> list[Standing]:
     """Those that came to rung k, best first; what diverged on the way there is among the last."""
-    came = [e for e in entries if len(e.losses) > k or (e.diverged and e.heading == k)]
+    came = [e for e in standings if len(e.losses) > k or (e.diverged and e.heading == k)]
     return sorted(came, key=lambda e: (e.losses[k] if len(e.losses) > k else math.inf, e.number))
 
 
-def _waits_at(entry: Entry, k: int) -> bool:
-    return not entry.closed and entry.heading == k and len(entry.losses) == k + 1
+def _waits_at(standing: Standing, k: int) -> bool:
+    return not standing.closed and standing.heading == k and len(standing.losses) == k + 1

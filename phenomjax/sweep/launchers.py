@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from phenomjax.checkpoints.workdir import saved_step
 from phenomjax.sweep.study import Study
-from phenomjax.sweep.worker import saved_step
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_STOPPED, UserError
-from phenomjax.system.processes import die_with_parent
+from phenomjax.system.processes import die_with_parent, stop_on_signals
 
 log = logging.getLogger("phenomjax")
 MAX_RESTARTS = 3  # of a worker, in a row without bringing any trial to a rung
@@ -47,16 +48,64 @@ class News:
                 self.said.add(line)
 
 
-class Stop:
-    """Whether SIGTERM or Ctrl-C came."""
+class LocalWorker:
+    """A worker process on this machine; its log and its progress stand in STUDY/workers/INDEX.
 
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+    Args:
+      study: open.
+      index: which of the workers.
+      gpus: how many are its own, the next ones of CUDA_VISIBLE_DEVICES or of the machine; 0 leaves
+        the environment as it is.
+    """
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    def __init__(self, study: Study, index: int, gpus: int):
+        self._study, self._index, self._gpus = study, index, gpus
+        self._folder = study.settings.path / "workers" / str(index)
+        self._restarts = self._seen = 0
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """When this process is killed, the worker is told to stop."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "phenomjax.sweep", "--worker"]
+        command += ["--study", self._study.settings.folder, "--workdir", str(self._folder)]
+        with (self._folder / "log").open("a") as output:
+            return subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment(),
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
+            )
+
+    def _environment(self) -> dict[str, str]:
+        environment = dict(os.environ)
+        if self._gpus:
+            visible = [d for d in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
+            mine = range(self._index * self._gpus, (self._index + 1) * self._gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+                visible[i] if visible else str(i) for i in mine if not visible or i < len(visible)
+            )
+        return environment
+
+    def started_again(self, code: int) -> bool:
+        """Starts a worker that ended with this code once more, unless that is pointless."""
+        step = saved_step(self._folder)
+        self._restarts, self._seen = 0 if step > self._seen else self._restarts, step
+        if code in (EXIT_DONE, EXIT_STOPPED, EXIT_CONFIG) or self._restarts == MAX_RESTARTS:
+            return False
+        self._restarts += 1
+        log.warning(
+            "worker %d ended with code %d; starting it again (%d of %d)",
+            self._index,
+            code,
+            self._restarts,
+            MAX_RESTARTS,
+        )
+        self.process = self._start()
+        return True
 
 
 def local(study: Study, workers: int, gpus_per_worker: int) -> int:
@@ -65,88 +114,32 @@ def local(study: Study, workers: int, gpus_per_worker: int) -> int:
     Args:
       study: open.
       workers: how many at once.
-      gpus_per_worker: GPUs of each, the next ones of CUDA_VISIBLE_DEVICES or of the machine; 0
-        leaves the environment as it is.
+      gpus_per_worker: GPUs of each; 0 leaves the environment as it is.
 
     Returns:
       0 when no work is left, 75 when a signal stopped the workers after saving, else the code of a
       worker that gave up.
     """
-    stop, news, told = Stop(), News(study), False
-    running = {i: _start(study, i, gpus_per_worker) for i in range(workers)}
-    restarts, seen, codes = dict.fromkeys(running, 0), dict.fromkeys(running, 0), []
-    log.info("%d workers started; their logs: %s/workers/*/log", workers, study.settings.folder)
-    while running:
-        time.sleep(0.3)
-        if stop.asked and not told:
-            log.info("stopping: each trial is saved at its next step")
-            for process in running.values():
-                process.terminate()
-            told = True
-        for i, process in list(running.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            progress = saved_step(_folder(study, i))
-            restarts[i], seen[i] = 0 if progress > seen[i] else restarts[i], progress
-            if (
-                code in (EXIT_DONE, EXIT_STOPPED, EXIT_CONFIG)
-                or stop.asked
-                or restarts[i] == MAX_RESTARTS
-            ):
-                codes.append(code)
-                del running[i]
-            else:
-                restarts[i] += 1
-                log.warning(
-                    "worker %d ended with code %d; starting it again (%d of %d)",
-                    i,
-                    code,
-                    restarts[i],
-                    MAX_RESTARTS,
-                )
-                running[i] = _start(study, i, gpus_per_worker)
-        news.tell()
-    if stop.asked or EXIT_STOPPED in codes:
+    text = "each trial is saved at its next step, then the workers stop"
+    with stop_on_signals(text, patient=True) as stop:
+        news, told, codes = News(study), False, []
+        running = [LocalWorker(study, i, gpus_per_worker) for i in range(workers)]
+        log.info("%d workers started; their logs: %s/workers/*/log", workers, study.settings.folder)
+        while running:
+            time.sleep(0.3)
+            if stop.is_set() and not told:
+                for worker in running:
+                    worker.process.terminate()
+                told = True
+            for worker in list(running):
+                code = worker.process.poll()
+                if code is not None and (stop.is_set() or not worker.started_again(code)):
+                    codes.append(code)
+                    running.remove(worker)
+            news.tell()
+    if stop.is_set() or EXIT_STOPPED in codes:
         return EXIT_STOPPED
     return EXIT_DONE if EXIT_DONE in codes else max(codes, key=abs)
-
-
-def _folder(study: Study, index: int) -> Path:
-    """Where a worker has its log and counts its progress."""
-    return study.settings.path / "workers" / str(index)
-
-
-def _start(study: Study, index: int, gpus: int) -> subprocess.Popen:
-    """Starts worker `index`; when this process is killed, the worker is told to stop."""
-    folder = _folder(study, index)
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if gpus:
-        visible = [d for d in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]
-        mine = range(index * gpus, (index + 1) * gpus)
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(
-            visible[i] if visible else str(i) for i in mine if not visible or i < len(visible)
-        )
-    with (folder / "log").open("a") as output:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "phenomjax.sweep",
-                "--worker",
-                "--study",
-                study.settings.folder,
-                "--workdir",
-                str(folder),
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGTERM),
-        )
 
 
 def slurm(study: Study, workers: int, options: str, poll_seconds: float = 2.0) -> int:
@@ -164,65 +157,55 @@ def slurm(study: Study, workers: int, options: str, poll_seconds: float = 2.0) -
     Raises:
       UserError: there is no SLURM here, this is not the repository, or sbatch refuses.
     """
-    s = study.settings
-    known = s.path / "slurm_job"
+    known = study.settings.path / "slurm_job"
     job = known.read_text().strip() if known.exists() else ""
-    stop, news = Stop(), News(study)
-    if job and _tasks(job):
-        log.info("the workers of this sweep are SLURM job %s; following it", job)
-    else:
-        if not SBATCH.exists():
-            raise UserError(
-                f"{SBATCH} is not in {Path.cwd()}: run --launcher slurm in the folder of the"
-                " repository."
-            )
-        logs = s.path / "workers" / "slurm_%a.log"
-        logs.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            "sbatch",
-            "--parsable",
-            f"--array=0-{workers - 1}",
-            f"--job-name=sweep-{s.path.name}",
-            f"--output={logs}",
-            *shlex.split(options),
-            str(SBATCH),
-            sys.executable,
-            s.folder,
-        ]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:
-            raise UserError(
-                "There is no sbatch on this machine: submit from a login node of the cluster, or"
-                " take --launcher local."
-            ) from None
-        if done.returncode:
-            raise UserError(
-                f"SLURM refuses the job: {done.stderr.strip()}. The command was"
-                f" `{shlex.join(command)}`."
-            )
-        job = done.stdout.strip().split(";")[0]
-        known.write_text(job + "\n")
-        log.info(
-            "SLURM job %s: %d workers; their logs: %s; `scancel %s` stops them, after saving",
-            job,
-            workers,
-            logs,
-            job,
-        )
-    while _tasks(job):
-        if stop.asked:
-            log.info(
-                "no longer following; job %s goes on. The same command follows it again, `scancel"
-                " %s` stops it",
-                job,
-                job,
-            )
-            return EXIT_STOPPED
-        time.sleep(poll_seconds)
+    with stop_on_signals("no longer following", patient=True) as stop:
+        news = News(study)
+        if job and _tasks(job):
+            log.info("the workers of this sweep are SLURM job %s; following it", job)
+        else:
+            job = _submit(study, workers, options)
+            files.write_text(known, job + "\n")
+        while _tasks(job):
+            if stop.is_set():
+                text = "job %s goes on. The same command follows it again, `scancel %s` stops it"
+                log.info(text, job, job)
+                return EXIT_STOPPED
+            time.sleep(poll_seconds)
+            news.tell()
         news.tell()
-    news.tell()
     return EXIT_DONE
+
+
+def _submit(study: Study, workers: int, options: str) -> str:
+    """Submits a job array; returns its number."""
+    folder = study.settings.path
+    if not SBATCH.exists():
+        raise UserError(
+            f"{SBATCH} is not in {Path.cwd()}: run `launcher` slurm in the folder of the"
+            " repository."
+        )
+    logs = folder / "workers" / "slurm_%a.log"
+    logs.parent.mkdir(parents=True, exist_ok=True)
+    command = ["sbatch", "--parsable", f"--array=0-{workers - 1}"]
+    command += [f"--job-name=sweep-{folder.name}", f"--output={logs}", *shlex.split(options)]
+    command += [str(SBATCH), sys.executable, study.settings.folder]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(
+            "There is no sbatch on this machine: submit from a login node of the cluster, or take"
+            " `launcher` local."
+        ) from None
+    if done.returncode:
+        raise UserError(
+            f"SLURM refuses the job: {done.stderr.strip()}. The command was"
+            f" `{shlex.join(command)}`."
+        )
+    job = done.stdout.strip().split(";")[0]
+    text = "SLURM job %s: %d workers; their logs: %s; `scancel %s` stops them, after saving"
+    log.info(text, job, workers, logs, job)
+    return job
 
 
 def _tasks(job: str) -> list[str]:

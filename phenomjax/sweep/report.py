@@ -10,7 +10,8 @@ import matplotlib
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from phenomjax.sweep.study import Study, entry
+from phenomjax.sweep.study import Study, standing
+from phenomjax.system import files
 
 STATES = ("complete", "pruned", "paused", "running", "diverged", "failed")
 
@@ -95,6 +96,17 @@ def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
     there = [t for t in trials if t.user_attrs.get("losses")]
     if len(there) < 2 or len({t.user_attrs["losses"][0] for t in there}) < 2:
         return []
+    view, name = _lowest_rung(study, there), f"val/loss at step {step}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its matplotlib figures experimental
+        shares = optuna.importance.get_param_importances(view)
+        drawn = _draw(view, name, study.settings.path / "figures")
+    said = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
+    return [f"importance for {name}: {said}", f"figures: {drawn}"]
+
+
+def _lowest_rung(study: Study, there: list[FrozenTrial]) -> optuna.Study:
+    """A study of the same trials, each with its val/loss at the lowest rung."""
     last = [key.rsplit(".", 1)[-1] for key in study.space]
     short = {
         key: name if last.count(name) == 1 else key
@@ -112,31 +124,30 @@ def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
                 intermediate_values=t.intermediate_values,
             )
         )
-    folder = study.settings.path / "figures"
-    folder.mkdir(exist_ok=True)
+    return view
+
+
+def _draw(view: optuna.Study, name: str, folder: Path) -> str:
+    """Optuna's figures of a study; returns their paths in one."""
     matplotlib.use("agg")
     from optuna.visualization import matplotlib as draw
 
-    name = f"val/loss at step {step}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls its matplotlib figures experimental
-        shares = optuna.importance.get_param_importances(view)
-        axes = {
-            "importance": draw.plot_param_importances(view, target_name=name),
-            "parallel_coordinate": draw.plot_parallel_coordinate(view, target_name=name),
-            "curves": draw.plot_intermediate_values(view),
-        }
+    axes = {
+        "importance": draw.plot_param_importances(view, target_name=name),
+        "parallel_coordinate": draw.plot_parallel_coordinate(view, target_name=name),
+        "curves": draw.plot_intermediate_values(view),
+    }
     axes["curves"].set(xlabel="step", ylabel="val/loss")
-    if (legend := axes["curves"].get_legend()) and len(there) > 10:
+    if (legend := axes["curves"].get_legend()) and len(view.trials) > 10:
         legend.remove()
     for file, ax in axes.items():
         figure = ax.get_figure(root=True)
         assert figure is not None
         figure.set_size_inches(9, 5)
-        figure.savefig(folder / f"{file}.png", dpi=120, bbox_inches="tight")
+        with files.replacing(folder / f"{file}.png") as partial:
+            figure.savefig(partial, dpi=120, bbox_inches="tight")
     matplotlib.pyplot.close("all")
-    said = ", ".join(f"{key} {100 * share:.0f} %" for key, share in shares.items())
-    return [f"importance for {name}: {said}", f"figures: {_shown(folder)}/{{{','.join(axes)}}}.png"]
+    return f"{_shown(folder)}/{{{','.join(axes)}}}.png"
 
 
 def _rank(trial: FrozenTrial) -> tuple:
@@ -146,7 +157,7 @@ def _rank(trial: FrozenTrial) -> tuple:
 
 
 def _state(study: Study, trial: FrozenTrial) -> str:
-    e = entry(trial)
+    e = standing(trial)
     if e.diverged:
         return "diverged"
     if e.closed:

@@ -5,18 +5,17 @@ of the results so far.
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from phenomjax.sweep import space as space_lib
-from phenomjax.sweep.study import distributions, entry
+from phenomjax.sweep.study import distributions, standing
 
 SAMPLERS = ("tpe", "random", "grid")
 
 
-def points(space: dict[str, space_lib.Axis], seed: int) -> list[dict[str, Any]]:
+def points(space: dict[str, space_lib.Axis], seed: int) -> list[dict[str, space_lib.Value]]:
     """All points of a grid, in an order drawn from the seed: the first ones are then a sample of
     all.
     """
@@ -30,7 +29,7 @@ def points(space: dict[str, space_lib.Axis], seed: int) -> list[dict[str, Any]]:
 
 def propose(
     sampler: str, space: dict[str, space_lib.Axis], seed: int, trials: Sequence[FrozenTrial]
-) -> dict[str, Any]:
+) -> dict[str, space_lib.Value]:
     """Values of the next trial.
 
     Args:
@@ -59,7 +58,7 @@ def as_seen_by_tpe(trial: FrozenTrial) -> FrozenTrial:
 
     One that diverged counts as pruned without any value, which TPE takes for the worst.
     """
-    e = entry(trial)
+    e = standing(trial)
     paused = not e.closed and not e.underway
     return create_trial(
         state=TrialState.PRUNED if paused else trial.state,

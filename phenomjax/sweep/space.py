@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import math
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ml_collections import ConfigDict
 
@@ -25,12 +25,14 @@ from phenomjax.system.errors import UserError, did_you_mean
 # Keys that the sweep itself needs to be the same in all trials.
 FIXED = ("num_steps", "stop_at_step", "eval.every_steps", "task")
 
+Value = int | float | str | bool
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """One of some values (numbers, texts, True and False)."""
 
-    values: tuple[Any, ...]
+    values: tuple[Value, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,21 @@ class Range:
 Axis = Choice | Range
 
 
-def choice(*values: Any) -> Choice:
+class StoredRange(TypedDict):
+    """A range as JSON can hold it."""
+
+    low: float
+    high: float
+    step: float
+    log: bool
+    integer: bool
+
+
+# as JSON can hold it; a choice is a list
+StoredSpace = dict[str, list[Value] | StoredRange]
+
+
+def choice(*values: Value) -> Choice:
     """One of these values."""
     return Choice(values)
 
@@ -158,19 +174,19 @@ def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
                 ) from None
 
 
-def grid(space: dict[str, Axis]) -> dict[str, tuple[Any, ...]]:
+def grid(space: dict[str, Axis]) -> dict[str, tuple[Value, ...]]:
     """The values of each axis of a grid.
 
     Raises:
       UserError: an axis without steps.
     """
-    values = {}
+    values = dict[str, tuple[Value, ...]]()
     for key, axis in space.items():
         if isinstance(axis, Range) and (not axis.step or (axis.log and not axis.integer)):
             raise UserError(
-                f"--sampler grid needs countable values, and {key} is any number from {axis.low:g}"
+                f"`sampler` grid needs countable values, and {key} is any number from {axis.low:g}"
                 f" to {axis.high:g}. Write it as choice(…) or uniform(low, high, step) in"
-                " search_space(), or take --sampler random or tpe."
+                " search_space(), or take `sampler` random or tpe."
             )
         if isinstance(axis, Range):
             count = int((axis.high - axis.low) / axis.step + 1e-9) + 1
@@ -181,15 +197,20 @@ def grid(space: dict[str, Axis]) -> dict[str, tuple[Any, ...]]:
     return values
 
 
-def to_json(space: dict[str, Axis]) -> dict[str, Any]:
+def to_json(space: dict[str, Axis]) -> StoredSpace:
     """As JSON can hold it, for the study's settings."""
-    return {
-        key: list(axis.values) if isinstance(axis, Choice) else dataclasses.asdict(axis)
-        for key, axis in space.items()
-    }
+    stored: StoredSpace = {}
+    for key, axis in space.items():
+        if isinstance(axis, Choice):
+            stored[key] = list(axis.values)
+        else:
+            stored[key] = StoredRange(
+                low=axis.low, high=axis.high, step=axis.step, log=axis.log, integer=axis.integer
+            )
+    return stored
 
 
-def from_json(stored: dict[str, Any]) -> dict[str, Axis]:
+def from_json(stored: StoredSpace) -> dict[str, Axis]:
     """What `to_json` wrote."""
     return {
         key: Choice(tuple(axis)) if isinstance(axis, list) else Range(**axis)

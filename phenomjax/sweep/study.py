@@ -7,15 +7,13 @@ rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to 
 is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL.
 What halving needs besides stands in user attributes: `heading` (rung that the trial runs to),
 `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed). Who works on a
-trial is no matter of Optuna's: see claims.py. When a sweep that was done gets more --trials, the
-pruned ones still count in their rungs, and only new trials can go on from there.
+trial is no matter of Optuna's: see phenomjax/system/claims.py. When a sweep that was done gets more
+--trials, the pruned ones still count in their rungs, and only new trials can go on from there.
 """
 
 import dataclasses
 import json
-import os
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -30,14 +28,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
-from phenomjax.sweep.halving import Entry
+from phenomjax.sweep.halving import Standing
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclasses.dataclass
-class Settings:
+class SweepSettings:
     """What all workers must know.
 
     Those below `num_trials` may change when the sweep is continued; the others make it another
@@ -47,7 +46,7 @@ class Settings:
     folder: str  # absolute
     config: str  # FILE or FILE:ARG
     overrides: list[str]  # --config.KEY=VALUE of all trials
-    space: dict[str, Any]
+    space: space_lib.StoredSpace
     sampler: str
     pruner: str
     rungs: list[int]  # steps
@@ -64,7 +63,7 @@ class Settings:
     def path(self) -> Path:
         return Path(self.folder)
 
-    def same_sweep(self) -> dict[str, Any]:
+    def same_sweep(self) -> dict[str, object]:
         """What must not change."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.CHANGEABLE}
 
@@ -76,7 +75,7 @@ class Settings:
 class Study:
     """The trials of a sweep."""
 
-    def __init__(self, settings: Settings, create: bool = False):
+    def __init__(self, settings: SweepSettings, create: bool = False):
         """Opens the study of some settings, and with `create` makes it where it is not there yet.
 
         Raises:
@@ -88,7 +87,7 @@ class Study:
             settings.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--study {settings.folder} cannot be made ({error.strerror}). Give a folder that"
+                f"`study` {settings.folder} cannot be made ({error.strerror}). Give a folder that"
                 " you own."
             ) from None
         self.storage = _open_storage(settings)
@@ -111,7 +110,7 @@ class Study:
             raise UserError(
                 f"{settings.storage or settings.path} holds a study '{name}' with other settings:"
                 f" {rows}. Trials of two spaces or lengths cannot be compared: give a new folder to"
-                " --study, or the same settings to continue that one (they stand in its"
+                " `study`, or the same settings to continue that one (they stand in its"
                 " sweep.json)."
             )
         if create:
@@ -121,11 +120,11 @@ class Study:
         """All trials by number."""
         return self.storage.get_all_trials(self.id, deepcopy=False)
 
-    def entries(self) -> list[Entry]:
+    def standings(self) -> list[Standing]:
         """All trials as the decisions see them."""
-        return [entry(t) for t in self.trials()]
+        return [standing(t) for t in self.trials()]
 
-    def create(self, params: dict[str, Any]) -> None:
+    def create(self, params: dict[str, space_lib.Value]) -> None:
         """Adds a trial that nobody works on yet."""
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -141,13 +140,13 @@ class Study:
             self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
         )
 
-    def set(self, number: int, **attributes: Any) -> None:
+    def set(self, number: int, **attributes: int | list[float]) -> None:
         """Sets user attributes."""
         trial = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
         for name, value in attributes.items():
             self.storage.set_trial_user_attr(trial, name, value)
 
-    def report(self, number: int, losses: dict[int, float]) -> None:
+    def add_losses(self, number: int, losses: dict[int, float]) -> None:
         """Adds val/loss of some steps."""
         trial = self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
         for step, loss in losses.items():
@@ -167,7 +166,8 @@ class Study:
         """Whether no work is left; the trials that are still paused are then closed."""
         s = self.settings
         done = (
-            halving.decide(self.entries(), len(s.rungs), s.eta, s.num_trials, set()) == halving.DONE
+            halving.decide(self.standings(), len(s.rungs), s.eta, s.num_trials, set())
+            == halving.DONE
         )
         if done:
             self.finish()
@@ -175,18 +175,18 @@ class Study:
 
     def finish(self) -> None:
         """Closes the trials that are still paused: nothing will promote them any more."""
-        for e in self.entries():
+        for e in self.standings():
             if not e.closed and not e.underway:
                 step, loss = self.settings.rungs[e.heading], e.losses[-1]
                 self.close(e.number, TrialState.PRUNED, loss, f"pruned at step {step}")
 
 
-def entry(trial: FrozenTrial) -> Entry:
+def standing(trial: FrozenTrial) -> Standing:
     """A trial as the decisions see it."""
     a = trial.user_attrs
     closed = trial.state.is_finished()
     diverged = closed and a.get("outcome", "").startswith("diverged")
-    return Entry(trial.number, tuple(a.get("losses", ())), a.get("heading", 0), closed, diverged)
+    return Standing(trial.number, tuple(a.get("losses", ())), a.get("heading", 0), closed, diverged)
 
 
 def distributions(space: dict[str, space_lib.Axis]) -> dict[str, BaseDistribution]:
@@ -202,16 +202,14 @@ def distributions(space: dict[str, space_lib.Axis]) -> dict[str, BaseDistributio
     return result
 
 
-def save(settings: Settings) -> None:
+def save(settings: SweepSettings) -> None:
     """Writes DIR/sweep.json; a URL with a password is for the owner's eyes only."""
-    path = settings.path / "sweep.json"
-    part = path.with_suffix(".part")
-    part.touch(mode=0o600 if settings.storage else 0o666)
-    part.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
-    os.replace(part, path)
+    with files.replacing(settings.path / "sweep.json") as partial:
+        partial.touch(mode=0o600 if settings.storage else 0o666)
+        partial.write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
 
 
-def load(folder: Path) -> Settings:
+def load(folder: Path) -> SweepSettings:
     """Reads DIR/sweep.json.
 
     Raises:
@@ -219,7 +217,7 @@ def load(folder: Path) -> Settings:
     """
     path = folder.absolute() / "sweep.json"
     try:
-        return Settings(**json.loads(path.read_text()))
+        return SweepSettings(**json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not the folder of a sweep: it has no sweep.json. Begin one with `python"
@@ -232,7 +230,7 @@ def load(folder: Path) -> Settings:
         ) from None
 
 
-def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
+def _open_storage(settings: SweepSettings) -> optuna.storages.BaseStorage:
     """The journal on the shared file system, or a database."""
     if not settings.storage:
         backend = JournalFileBackend(str(settings.path / "journal.log"))
@@ -255,7 +253,7 @@ def _open_storage(settings: Settings) -> optuna.storages.BaseStorage:
         first = " ".join(str(error).split("\n")[0].split())[:300].rstrip(".")
         raise UserError(
             f"The storage {shown} cannot be opened: {first}. Check that the server runs and that"
-            " user, password and database are right, as in --storage"
+            " user, password and database are right, as in `storage`"
             " postgresql://user@host:5432/database (a password may stand in ~/.pgpass); without"
-            " --storage the study is a file."
+            " `storage` the study is a file."
         ) from None

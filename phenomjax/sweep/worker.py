@@ -7,7 +7,6 @@ from its checkpoint, until three starts in a row made no progress. SIGTERM to th
 the trial, which saves; the trial is given back and the worker exits with 75.
 """
 
-import json
 import logging
 import math
 import signal
@@ -16,13 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from phenomjax.checkpoints.workdir import saved_step, write_progress
 from phenomjax.sweep import halving, sampling
+from phenomjax.sweep.halving import Assignment
 from phenomjax.sweep.study import Study
 from phenomjax.system.claims import Claims
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
-from phenomjax.system.processes import die_with_parent
+from phenomjax.system.processes import die_with_parent, stop_on_signals
+from phenomjax.training import metrics
 
 log = logging.getLogger("phenomjax")
 POLL_SECONDS = 0.2
@@ -42,144 +44,123 @@ class Worker:
     def __init__(self, study: Study, workdir: Path | None = None):
         self.study, self.settings, self.workdir = study, study.settings, workdir
         self.claims = Claims(self.settings.path / "claims")
-        self.stopping = False
 
     def run(self) -> int:
         """Returns 0 when no work is left, 75 when a signal asked to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        s, waited = self.settings, False
-        while not self.stopping:
-            entries = self.study.entries()
-            busy = {
-                e.number
-                for e in entries
-                if e.underway and self.claims.held(f"trial_{e.number:04d}")
-            }
-            job = halving.decide(entries, len(s.rungs), s.eta, s.num_trials, busy)
-            if job == halving.DONE:
-                self.study.finish()
-                log.info("no trial is left")
-                return EXIT_DONE
-            if isinstance(job, halving.Job) and self._take(job):
-                waited = False
-                continue
-            if job == halving.WAIT and not waited:
-                log.info(
-                    "waiting for the results of %s",
-                    ", ".join(f"trial {n:04d}" for n in sorted(busy)),
-                )
-                waited = True
-            time.sleep(WAIT_SECONDS if job == halving.WAIT else POLL_SECONDS)
-        return EXIT_STOPPED
+        text = "the trial is saved at its next step and given back"
+        with stop_on_signals(text, patient=True) as self._stop:
+            waited = False
+            while not self._stop.is_set():
+                standings, s = self.study.standings(), self.settings
+                underway = [e.number for e in standings if e.underway]
+                busy = {number for number in underway if self.claims.held(_thing(number))}
+                work = halving.decide(standings, len(s.rungs), s.eta, s.num_trials, busy)
+                if work == halving.DONE:
+                    self.study.finish()
+                    log.info("no trial is left")
+                    return EXIT_DONE
+                if isinstance(work, Assignment) and self._take(work):
+                    waited = False
+                    continue
+                if work == halving.WAIT and not waited:
+                    others = ", ".join(f"trial {n:04d}" for n in sorted(busy))
+                    log.info("waiting for the results of %s", others)
+                    waited = True
+                time.sleep(WAIT_SECONDS if work == halving.WAIT else POLL_SECONDS)
+            return EXIT_STOPPED
 
-    def _stop(self, *_: object) -> None:
-        self.stopping = True
-
-    def _take(self, job: halving.Job) -> bool:
-        """Does a job; False when another worker has it."""
-        thing = "new" if job.number is None else f"trial_{job.number:04d}"
+    def _take(self, work: Assignment) -> bool:
+        """Does what was decided; False when another worker has it."""
+        thing = "new" if work.number is None else _thing(work.number)
         if not self.claims.take(thing):
             return False
         try:
-            if job.number is None:
-                trials = self.study.trials()
-                if len(trials) < self.settings.num_trials:
-                    s = self.settings
+            if work.number is None:
+                trials, s = self.study.trials(), self.settings
+                if len(trials) < s.num_trials:
                     self.study.create(sampling.propose(s.sampler, self.study.space, s.seed, trials))
                 return True
-            now = next(e for e in self.study.entries() if e.number == job.number)
-            if now.closed or len(now.losses) > job.heading:
+            now = next(e for e in self.study.standings() if e.number == work.number)
+            if now.closed or len(now.losses) > work.heading:
                 return True  # another worker was there between the decision and the claim
-            if now.heading != job.heading:
-                self.study.set(job.number, heading=job.heading)
-            self._run_trial(job.number, job.heading)
+            if now.heading != work.heading:
+                self.study.set(work.number, heading=work.heading)
+            if self._run_trial(work.number, work.heading):
+                self._reached(work.number, work.heading)
             return True
         finally:
             self.claims.release(thing)
 
-    def _run_trial(self, number: int, heading: int) -> None:
-        """Runs a trial to a rung and records what came of it."""
-        s, workdir = self.settings, self.settings.workdir(number)
-        step, last = s.rungs[heading], heading == len(s.rungs) - 1
+    def _run_trial(self, number: int, heading: int) -> bool:
+        """Brings a trial to a rung; False when it was closed or given back before."""
+        workdir, step = self.settings.workdir(number), self.settings.rungs[heading]
         workdir.mkdir(parents=True, exist_ok=True)
         trial = self.study.trial(number)
-        values = [f"--config.{key}={value}" for key, value in trial.params.items()]
-        command = [*s.program, "--config", s.config, *s.overrides, *values]
-        command += [f"--config.stop_at_step={0 if last else step}", "--workdir", str(workdir)]
         known, starts, fails = dict(trial.intermediate_values), trial.user_attrs["starts"], 0
-        code = EXIT_DONE
+        command = self._command(trial, heading)
         # A worker that was killed after its trial had paused leaves nothing to run.
-        while not self._arrived(workdir, step):
-            before = saved_step(workdir)
-            starts += 1
+        while not (step in read_losses(workdir) and saved_step(workdir) >= step):
+            before, starts = saved_step(workdir), starts + 1
             self.study.set(number, starts=starts)
-            log.info("trial %04d, start %d, to step %d: %s", number, starts, step, " ".join(values))
-            code = self._start(command, workdir, lambda: self._report(number, workdir, step, known))
-            diverged = self._report(number, workdir, step, known)
-            if diverged or code == EXIT_FAILED:
-                message = "val/loss is not finite" if diverged else last_error(workdir)
-                bad = diverged or "diverged" in message
-                self._close(
-                    number,
-                    TrialState.PRUNED if bad else TrialState.FAIL,
-                    ("diverged: " if bad else "failed: ") + message,
-                )
-                return
-            if code == EXIT_CONFIG:
-                self._close(number, TrialState.FAIL, "failed: " + last_error(workdir))
-                return
-            if step in known and code in (EXIT_DONE, EXIT_STOPPED):
-                break
-            if self.stopping or f"trial_{number:04d}" not in self.claims.mine:
-                log.info("trial %04d is given back at step %d", number, saved_step(workdir))
-                return
-            if code == EXIT_DONE:
-                self._close(
-                    number,
-                    TrialState.FAIL,
-                    f"failed: it reported no val/loss at step {step}: is anything held out?",
-                )
-                return
+            values = " ".join(_flags(trial))
+            log.info("trial %04d, start %d, to step %d: %s", number, starts, step, values)
+            code = self._start(command, workdir, lambda: self._tell(number, workdir, step, known))
+            finite = self._tell(number, workdir, step, known)
             fails = 0 if saved_step(workdir) > before else fails + 1
-            if fails == MAX_STARTS_WITHOUT_PROGRESS:
-                self._close(
-                    number,
-                    TrialState.FAIL,
-                    f"failed: {fails} starts without progress, the last ended with code {code}; see"
-                    f" {workdir}/trial.log",
+            outcome = _broken(workdir, code, finite)
+            if not outcome and step in known and code in (EXIT_DONE, EXIT_STOPPED):
+                break
+            if not outcome and (self._stop.is_set() or _thing(number) not in self.claims.mine):
+                log.info("trial %04d is given back at step %d", number, saved_step(workdir))
+                return False
+            outcome = outcome or _hopeless(workdir, code, step, fails)
+            if outcome:
+                log.info("trial %04d %s", number, outcome)
+                bad = outcome.startswith("diverged")
+                self.study.close(
+                    number, TrialState.PRUNED if bad else TrialState.FAIL, None, outcome
                 )
-                return
-        self._report(number, workdir, step, known)
-        losses = [known[r] for r in s.rungs[: heading + 1]]
+                return False
+        self._tell(number, workdir, step, known)
+        return True
+
+    def _command(self, trial: FrozenTrial, heading: int) -> list[str]:
+        """What runs a trial to a rung."""
+        s = self.settings
+        stop_at = 0 if heading == len(s.rungs) - 1 else s.rungs[heading]
+        words = [*s.program, "--config", s.config, *s.overrides, *_flags(trial)]
+        folder = str(s.workdir(trial.number))
+        return [*words, f"--config.stop_at_step={stop_at}", "--workdir", folder]
+
+    def _reached(self, number: int, heading: int) -> None:
+        """Records that a trial is at a rung."""
+        rungs, known = self.settings.rungs, self.study.trial(number).intermediate_values
+        losses = [known[step] for step in rungs[: heading + 1]]
         self.study.set(number, losses=losses)
-        log.info("trial %04d: val/loss %.4f at step %d", number, losses[-1], step)
+        log.info("trial %04d: val/loss %.4f at step %d", number, losses[-1], rungs[heading])
         if self.workdir:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            (self.workdir / "progress").write_text(f"{saved_step(self.workdir) + 1}\n")
-        if last:
+            write_progress(self.workdir, saved_step(self.workdir) + 1)
+        if heading == len(rungs) - 1:
             self.study.close(number, TrialState.COMPLETE, losses[-1], "complete")
 
-    def _close(self, number: int, state: TrialState, outcome: str) -> None:
-        log.info("trial %04d %s", number, outcome)
-        self.study.close(number, state, None, outcome)
-
-    def _arrived(self, workdir: Path, step: int) -> bool:
-        """Whether an earlier start got to the step and saved there."""
-        return step in read_losses(workdir) and saved_step(workdir) >= step
-
-    def _report(self, number: int, workdir: Path, step: int, known: dict[int, float]) -> bool:
-        """Passes new values of val/loss on to the study; True when one is not finite."""
+    def _tell(self, number: int, workdir: Path, step: int, known: dict[int, float]) -> bool:
+        """Passes new values of val/loss on to the study; False when one is not finite."""
         new = {s: loss for s, loss in read_losses(workdir).items() if s <= step and s not in known}
-        bad = [loss for loss in new.values() if not math.isfinite(loss)]
-        new = {s: loss for s, loss in new.items() if math.isfinite(loss)}
-        self.study.report(number, new)
-        known |= new
-        return bool(bad)
+        finite = {s: loss for s, loss in new.items() if math.isfinite(loss)}
+        self.study.add_losses(number, finite)
+        known |= finite
+        return len(finite) == len(new)
 
-    def _start(self, command: list[str], workdir: Path, report: Callable[[], bool]) -> int:
-        """Runs a command until it ends, is told to stop, or loses its claim; its output goes to
-        WORKDIR/trial.log.
+    def _start(self, command: list[str], workdir: Path, tell: Callable[[], bool]) -> int:
+        """Runs a command until it ends, is told to stop, or loses its claim.
+
+        Args:
+          command: its output goes to WORKDIR/trial.log.
+          workdir: of the trial.
+          tell: called when there are new metrics; False ends the trial.
+
+        Returns:
+          The exit code.
         """
         with (workdir / "trial.log").open("a") as output:
             process = subprocess.Popen(
@@ -201,18 +182,18 @@ class Worker:
                         " stopping it here"
                     )
                     break
-                if self.stopping and not told:
+                if self._stop.is_set() and not told:
                     process.terminate()
                     told = True
                 if time.monotonic() - looked > 1.0 and (now := _stamp(workdir)) != stamp:
                     looked, stamp = time.monotonic(), now
-                    if report() and not told:
+                    if not tell() and not told:
                         process.terminate()
                         told = True
                 time.sleep(POLL_SECONDS)
-        # also when the storage is gone: nobody may be left in the folder when the claim is given
-        # back
         finally:
+            # also when the storage is gone: nobody may be left in the folder when the claim is
+            # given back
             if process.poll() is None:
                 process.kill()
             code = process.wait()
@@ -220,38 +201,50 @@ class Worker:
         return code
 
 
+def _thing(number: int) -> str:
+    """What is claimed for a trial."""
+    return f"trial_{number:04d}"
+
+
+def _flags(trial: FrozenTrial) -> list[str]:
+    """The values of a trial as they stand in its command."""
+    return [f"--config.{key}={value}" for key, value in trial.params.items()]
+
+
+def _broken(workdir: Path, code: int, finite: bool) -> str:
+    """Why a start that ended closes its trial, or ""."""
+    if not finite:
+        return "diverged: val/loss is not finite"
+    if code not in (EXIT_FAILED, EXIT_CONFIG):
+        return ""
+    message = last_error(workdir)
+    diverged = code == EXIT_FAILED and "diverged" in message
+    return f"{'diverged' if diverged else 'failed'}: {message}"
+
+
+def _hopeless(workdir: Path, code: int, step: int, fails: int) -> str:
+    """Why another start would not help a trial that is not at its rung, or ""."""
+    if code == EXIT_DONE:
+        return f"failed: it reported no val/loss at step {step}: is anything held out?"
+    if fails < MAX_STARTS_WITHOUT_PROGRESS:
+        return ""
+    return (
+        f"failed: {fails} starts without progress, the last ended with code {code}; see"
+        f" {workdir}/trial.log"
+    )
+
+
 def read_losses(workdir: Path) -> dict[int, float]:
-    """{step: val/loss} of a run's metrics.jsonl as it is now; a line that is being written is left
-    out.
-    """
-    try:
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    losses = {}
-    for line in lines:
-        if '"val/loss"' in line:
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue
-            losses[int(values["step"])] = float(values["val/loss"])
-    return losses
+    """{step: val/loss} of a run as it is now; a line that is being written is left out."""
+    lines, _ = metrics.read_metrics(workdir / metrics.FILE)
+    return {x.step: x.values["val/loss"] for x in lines if "val/loss" in x.values}
 
 
 def _stamp(workdir: Path) -> int:
-    """Changes when metrics.jsonl does."""
+    """Changes when the metrics do."""
     try:
-        return (workdir / "metrics.jsonl").stat().st_mtime_ns
+        return (workdir / metrics.FILE).stat().st_mtime_ns
     except FileNotFoundError:
-        return 0
-
-
-def saved_step(workdir: Path) -> int:
-    """Step of the newest whole checkpoint, as the run notes it in WORKDIR/progress; 0 without any."""
-    try:
-        return int((workdir / "progress").read_text().split()[0])
-    except (FileNotFoundError, ValueError, IndexError):
         return 0
 
 

@@ -158,6 +158,15 @@ def sha256_json(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def in_units(count: float) -> str:
+    """Bytes for a reader, "12.3 MiB"."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
 def names(folder: Path) -> list[str]:
     """Sorted names in a folder; none where it is not there."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []

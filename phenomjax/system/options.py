@@ -45,12 +45,30 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
     """
     return tyro.cli(
         kind,
-        args=list(argv),
+        args=_words(kind, argv),
         prog=prog,
         description=page,
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:
+    """A command line as tyro understands it: a text with a space is a value though it begins with
+    a dash (`--sbatch "--time=60 --mem=0"`), and of an unknown `--nmae=1` it finds the nearest only
+    if the value is a word of its own.
+    """
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    words, known = list[str](), {field.name for field in fields}
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if words and re.match(r"-.* ", word) and re.fullmatch(r"--[\w-]+", words[-1]):
+            words[-1] += f"={word}"
+        elif equals and name.startswith("--") and name[2:].replace("-", "_") not in known:
+            words += [name, value]
+        else:
+            words.append(word)
+    return words
 
 
 def recorded(options: Any) -> dict[str, Any]:

@@ -22,14 +22,23 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Sets the yielded event at Ctrl-C or SIGTERM; a second Ctrl-C ends the program at once."""
+def stop_on_signals(
+    told: str = "finishing what is in hand, then stopping", patient: bool = False
+) -> Iterator[threading.Event]:
+    """Sets the yielded event at Ctrl-C or SIGTERM; a second signal ends the program at once.
+
+    Args:
+      told: what the log says at the first signal.
+      patient: further signals change nothing; a scheduler may send several.
+    """
     stop = threading.Event()
 
     def handle(number, frame):
         if stop.is_set():
+            if patient:
+                return
             raise KeyboardInterrupt
-        log.warning("%s: finishing what is in hand, then stopping", signal.Signals(number).name)
+        log.warning("%s: %s", signal.Signals(number).name, told)
         stop.set()
 
     # a notebook's thread cannot set handlers

@@ -105,7 +105,7 @@ def start(folder, log, processes=1, num_steps=STEPS):
 def wait_for_seal(folder, processes, step=20):
     """Returns when a checkpoint is sealed."""
     for _ in range(6000):
-        if workdir.progress(folder) in range(step, STEPS):
+        if workdir.recorded_step(folder) in range(step, STEPS):
             return
         assert all(p.poll() is None for p in processes), "the run ended before"
         time.sleep(0.02)
@@ -134,7 +134,7 @@ def test_disk_fills_up_while_training(disk, tmp_path, count):
     print(f"\n{count} process(es) left {time.monotonic() - since:.1f} s after the disk was full")
     told, saved = (
         next(paragraph(log, i) for i in range(count) if "error: " in text(log, i)),
-        workdir.progress(run),
+        workdir.recorded_step(run),
     )
     print(told)
     assert re.search(
@@ -205,7 +205,7 @@ def test_metrics_on_a_full_disk(disk, toy, monkeypatch):
 
     def fill_at_step_6():
         if next(calls) == 6:
-            while workdir.progress(small / "run") < 4:
+            while workdir.recorded_step(small / "run") < 4:
                 time.sleep(0.01)
             fill(small)
         return False

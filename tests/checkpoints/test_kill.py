@@ -115,7 +115,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, count):
         assert sealed, "no sealed checkpoint is left"
         assert seal.damage(folder / "checkpoints" / str(sealed[-1])) == []
         assert loading.find(folder).name == str(sealed[-1])
-        assert workdir.progress(folder) <= sealed[-1]
+        assert workdir.recorded_step(folder) <= sealed[-1]
     last = max(present(folder)[0])
     assert start(folder, num_steps).wait(timeout=600) == 0
     text = log.read_text()

@@ -308,7 +308,8 @@ def test_jobset_runs_the_tested_command():
         "workdir",
     }
     assert (ROOT / given["config"]).is_file()
-    host = f"{jobset['metadata']['name']}-{replicated['name']}-0-0.{jobset['spec']['network']['subdomain']}"
+    first = f"{jobset['metadata']['name']}-{replicated['name']}-0-0"
+    host = f"{first}.{jobset['spec']['network']['subdomain']}"
     assert (
         given["coordinator"].split(":")[0] == host
         and host in pod["initContainers"][0]["command"][-1]

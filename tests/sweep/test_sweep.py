@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from phenomjax.sweep import space
-from phenomjax.sweep.halving import DONE, WAIT, Entry, Job, decide, rungs
+from phenomjax.sweep.halving import DONE, WAIT, Assignment, Standing, decide, rungs
 from phenomjax.system.claims import Claims
 from phenomjax.system.errors import UserError
 from tests.lab import ROOT
@@ -48,16 +48,16 @@ def test_successive_halving_goes_as_algorithm_2():
     get there.
     """
     losses = [0.5, 0.9, 0.1, 0.8, 0.7, 0.3, 0.6, 0.2, 0.4]
-    entries: list[Entry] = []
+    standings: list[Standing] = []
     jobs = []
-    while (job := decide(entries, 3, 3, 9, set())) != DONE:
+    while (job := decide(standings, 3, 3, 9, set())) != DONE:
         jobs.append((job.number, job.heading))
         if job.number is None:
-            entries.append(Entry(len(entries)))
+            standings.append(Standing(len(standings)))
         else:
-            e = entries[job.number]
+            e = standings[job.number]
             results = (*e.losses, losses[e.number])
-            entries[e.number] = Entry(e.number, results, job.heading, closed=len(results) == 3)
+            standings[e.number] = Standing(e.number, results, job.heading, closed=len(results) == 3)
     new = (None, 0)
     # After three results the best of them is promoted; after six and nine another, and the best of
     # the middle rung goes to the end.
@@ -88,26 +88,29 @@ def test_successive_halving_goes_as_algorithm_2():
 
 
 def test_who_goes_next():
-    paused = [Entry(0, (0.3,)), Entry(1, (0.2,)), Entry(2, (0.1,))]
-    assert decide(paused, 2, 3, 3, set()) == Job(2, 1)
-    running = [*paused[:2], Entry(2, (0.1,), heading=1)]
+    paused = [Standing(0, (0.3,)), Standing(1, (0.2,)), Standing(2, (0.1,))]
+    assert decide(paused, 2, 3, 3, set()) == Assignment(2, 1)
+    running = [*paused[:2], Standing(2, (0.1,), heading=1)]
     assert decide(running, 2, 3, 3, {2}) == WAIT  # its end decides whether anybody else is needed
-    assert decide(running, 2, 3, 4, {2}) == Job(None, 0)
+    assert decide(running, 2, 3, 4, {2}) == Assignment(None, 0)
     # its worker died: that comes before anything new
-    assert decide(running, 2, 3, 4, set()) == Job(2, 1)
+    assert decide(running, 2, 3, 4, set()) == Assignment(2, 1)
     assert (
-        decide([*paused[:2], Entry(2, (0.1, 0.1), heading=1, closed=True)], 2, 3, 3, set()) == DONE
+        decide([*paused[:2], Standing(2, (0.1, 0.1), heading=1, closed=True)], 2, 3, 3, set())
+        == DONE
     )
     # One that diverged fills its rung as its worst, and is never promoted.
-    assert decide([Entry(0, (0.3,)), Entry(1, closed=True, diverged=True)], 2, 2, 2, set()) == Job(
-        0, 1
-    )
+    assert decide(
+        [Standing(0, (0.3,)), Standing(1, closed=True, diverged=True)], 2, 2, 2, set()
+    ) == Assignment(0, 1)
     # Fewer trials than eta: the best gets to the end all the same, when nothing else is to come.
-    assert decide([Entry(0, (0.3,)), Entry(1, (0.2,))], 3, 4, 2, set()) == Job(1, 1)
-    assert decide([Entry(0, (0.3,)), Entry(1, (0.2, 0.2), heading=1)], 3, 4, 2, set()) == Job(1, 2)
-    assert decide([Entry(0, (0.3,), closed=True)], 1, 4, 1, set()) == DONE  # no halving
+    assert decide([Standing(0, (0.3,)), Standing(1, (0.2,))], 3, 4, 2, set()) == Assignment(1, 1)
+    assert decide(
+        [Standing(0, (0.3,)), Standing(1, (0.2, 0.2), heading=1)], 3, 4, 2, set()
+    ) == Assignment(1, 2)
+    assert decide([Standing(0, (0.3,), closed=True)], 1, 4, 1, set()) == DONE  # no halving
     # all failed
-    assert decide([Entry(0, closed=True), Entry(1, closed=True)], 3, 4, 2, set()) == DONE
+    assert decide([Standing(0, closed=True), Standing(1, closed=True)], 3, 4, 2, set()) == DONE
 
 
 def test_values_depend_on_seed_and_number_alone():
@@ -132,7 +135,7 @@ def test_values_depend_on_seed_and_number_alone():
 
 
 def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
-    settings = study.Settings(
+    settings = study.SweepSettings(
         str(tmp_path),
         TOY,
         [],
@@ -154,9 +157,9 @@ def test_tpe_learns_from_paused_trials_and_from_diverged_ones(tmp_path):
         if x > 0.5:
             opened.close(i, study.TrialState.PRUNED, None, "diverged: loss nan")
         else:
-            opened.report(i, {4: abs(x - 0.2)})
+            opened.add_losses(i, {4: abs(x - 0.2)})
             opened.set(i, losses=[abs(x - 0.2)])
-    assert [e.diverged for e in opened.entries()] == [i / 40 > 0.5 for i in range(40)]
+    assert [e.diverged for e in opened.standings()] == [i / 40 > 0.5 for i in range(40)]
     drawn = [
         sampling.propose("tpe", opened.space, seed, opened.trials())["x"] for seed in range(12)
     ]
@@ -282,7 +285,7 @@ def test_mistakes_in_a_search_space(name, tmp_path, monkeypatch):
                 r" from 0.0001 to 0.1"
             ),
         ),
-        (TOY, ["--trails=3"], r"'--trails=3' is not an option. Did you mean '--trials'\?"),
+        (TOY, ["--config.num_steps", "3"], r"'--config.num_steps' is not an option. Values of all"),
         (TOY, ["--config.nmu_steps=3"], r"nmu_steps"),
         (
             TOY,
@@ -308,6 +311,14 @@ def test_mistakes_on_the_command_line(config, arguments, message, tmp_path, monk
     with pytest.raises(UserError, match=message) as error:
         sweep(config, *arguments, tmp_path=tmp_path)
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_mistyped_option(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        sweep(TOY, "--trails=3", tmp_path=tmp_path)
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert error.value.code == 2 and "Unrecognized options: --trails" in told
+    assert "Perhaps you meant: --trials" in told
 
 
 def test_optuna_that_is_not_installed(tmp_path, monkeypatch):

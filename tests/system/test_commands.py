@@ -40,9 +40,13 @@ def test_all_spellings_and_records(capsys):
     assert options.recorded(parsed) == {"source": ["a", "b"], "crop_size": 4}
     before, now = options.recorded(parsed), options.recorded(Options((Path("a"),), 4))
     assert options.differences(before, now) == ["`source` was ['a', 'b'], is now ['a']"]
-    with pytest.raises(SystemExit) as ended:
-        options.parse(Options, ["--source", "a", "--crop_sice", "4"], "p", "page")
-    assert ended.value.code == 2 and "--crop_size" in capsys.readouterr().err
+    for mistyped in (["--crop_sice", "4"], ["--crop_sice=4"]):
+        with pytest.raises(SystemExit) as ended:
+            options.parse(Options, ["--source", "a", *mistyped], "p", "page")
+        assert ended.value.code == 2 and "--crop_size" in capsys.readouterr().err
+    texts = ["--source=-a", "--source", "-a b=3"]  # values though they begin with a dash
+    assert options.parse(Options, texts[:1], "p", "").source == (Path("-a"),)
+    assert options.parse(Options, texts[1:], "p", "").source == (Path("-a b=3"),)
     with pytest.raises(SystemExit) as ended:
         options.parse(Options, ["--help"], "p", "what it does")
     text = capsys.readouterr().out

@@ -5,19 +5,14 @@ Process i of n hashes every n-th file of the sorted list and writes SHA256SUMS.i
 n of them the checkpoint is *sealed*. The size of a file needs no column of its own: content of
 another length has another digest.
 
-`python -m phenomjax.checkpoints.seal STEP` seals a checkpoint that has no digests, for one who
-trusts it (it was written by an older version, or copied without them). One core hashed 1.2 GiB/s on
-a busy machine; seconds a GiB: python -m timeit -s "import hashlib; b = bytes(2**30)"
-"hashlib.sha256(b)"
+`python -m phenomjax.checkpoints.seal STEP` (__main__.py) seals a checkpoint that has none.
 """
 
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from phenomjax.system.errors import UserError, exit_on_user_error
 from phenomjax.system.files import PARTIAL, sha256, write_text
 
 SUMS = re.compile(r"SHA256SUMS\.(\d{3,})-of-(\d{3,})")
@@ -57,11 +52,11 @@ def write_share(folder: Path, index: int = 0, count: int = 1) -> None:
 
 def sealed(folder: Path) -> bool:
     """Whether the digests of all processes are there (not whether they are right)."""
-    return not _shares(folder)[1]
+    return not shares(folder)[1]
 
 
-def _shares(folder: Path) -> tuple[list[Path], list[str]]:
-    """The files of digests, and what is wrong with their number."""
+def shares(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files of digests, one a process, and what is wrong with their number."""
     found = (
         {p: m for p in sorted(folder.iterdir()) if (m := SUMS.fullmatch(p.name))}
         if folder.is_dir()
@@ -91,12 +86,12 @@ def structure(folder: Path, items: Sequence[str] = ()) -> tuple[dict[str, str], 
       torn digests).
     """
     try:
-        shares, wrong = _shares(folder)
+        written, wrong = shares(folder)
         there = set(listing(folder))
     except OSError as error:
         return {}, [f"it cannot be read ({error.strerror or error})"]
     sums: dict[str, str] = {}
-    for path in shares:
+    for path in written:
         try:
             text = path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
@@ -131,25 +126,3 @@ def damage(folder: Path, index: int = 0, count: int = 1, items: Sequence[str] = 
         except OSError as error:
             wrong.append(f"{name} cannot be read ({error.strerror or error})")
     return wrong
-
-
-def main() -> int:
-    """Seals the checkpoints that are named."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return 0
-    for folder in map(Path, sys.argv[1:]):
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder. Give a WORKDIR/checkpoints/STEP.")
-        if _shares(folder)[0]:
-            raise UserError(
-                f"{folder} has digests already, and they are not written anew: they say what is"
-                " damaged."
-            )
-        write_share(folder)
-        print(f"sealed {folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)

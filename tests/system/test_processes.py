@@ -1,0 +1,23 @@
+"""Signals that stop a long job."""
+
+import os
+import signal
+
+import pytest
+
+from phenomjax.system.processes import stop_on_signals
+
+
+def test_the_second_signal_ends_the_program_unless_it_is_patient(caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals("the trial is saved", patient=True) as stop:
+        assert not stop.is_set()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set()
+    assert signal.getsignal(signal.SIGTERM) is before
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
