@@ -11,14 +11,15 @@ Steps that are done are skipped. Writes screen.zarr, embeddings.zarr, intensity.
 results for each of the two, pictures/, map.html, demo.json and demo.png.
 """
 
-import argparse
 import json
 import logging
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import tyro
 
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure, write_json, write_text
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEATURES = {"embeddings": "learned embeddings", "intensity": "intensity features"}
-SCREEN = {
+SCREEN: dict[str, Any] = {
     "--plates": 8,
     "--wells": 192,
     "--field-px": 256,
@@ -50,32 +51,26 @@ NUM_SHOWN = 4  # complexes in the heat map
 DIMS = {"embeddings": 96, "intensity": 48}  # of 128, and all of 48
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        default="runs/mae_demo",
-        metavar="DIR",
-        help="workdir of `make demo` (%(default)s)",
-    )
-    add("--out", type=Path, default=Path("runs/maps_demo"), metavar="FOLDER", help="%(default)s")
-    add(
-        "--plates",
-        type=int,
-        default=SCREEN["--plates"],
-        help="of the screen (%(default)s): fewer are quicker, and leave fewer replicates",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Of `python -m phenomjax.maps demo`."""
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="DIR")] = "runs/mae_demo"
+    """workdir of `make demo`"""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/maps_demo")
+    """of everything that is made"""
+    plates: int = SCREEN["--plates"]
+    """of the screen: fewer are quicker, and leave fewer replicates"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Runs what is not done yet; returns the exit code of the first command that fails."""
-    if not Path(args.checkpoint).exists():
+    if not Path(options.checkpoint).exists():
         raise UserError(
-            f"There is no trained run at {args.checkpoint}. Train the demo's encoder first with"
+            f"There is no trained run at {options.checkpoint}. Train the demo's encoder first with"
             " `make demo` (some minutes), or name another run with --checkpoint."
         )
-    out: Path = args.out
+    out = options.out
     out.mkdir(parents=True, exist_ok=True)
     screen, genes = out / "screen.zarr", out / "screen.zarr/truth/genes.parquet"
     known = [
@@ -90,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
             "simulate",
             "--out",
             screen,
-            *_flat(SCREEN | {"--plates": args.plates}),
+            *_flat(SCREEN | {"--plates": options.plates}),
         ],
         [
             "phenomjax.embed",
             "--checkpoint",
-            args.checkpoint,
+            options.checkpoint,
             "--bank",
             screen,
             "--stride",
@@ -247,9 +242,8 @@ def _command(words: list[str]) -> int:
 
     log.info("")
     log.info("$ python -m %s", shlex.join(words))
-    return {"phenomjax.prepare": prepare, "phenomjax.embed": embed.main, "phenomjax.maps": maps}[
-        words[0]
-    ](words[1:])
+    commands = {"phenomjax.prepare": prepare, "phenomjax.embed": embed.main, "phenomjax.maps": maps}
+    return commands[words[0]](words[1:]) or EXIT_DONE
 
 
 def read_results(out: Path) -> dict[str, Any]:

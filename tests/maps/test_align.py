@@ -1,6 +1,5 @@
 """Alignment and aggregation against their definitions, written out plainly."""
 
-import argparse
 import logging
 
 import numpy as np
@@ -10,11 +9,13 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build import align as align_command
 from phenomjax.maps.build.align import align
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.profiles import Profiles, feature_names, read, write
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.writing import write
 from phenomjax.system.errors import UserError
+from tests.lab.maps import run
 
 COLUMNS = Columns(batch=("plate",))
 
@@ -206,11 +207,6 @@ def test_median_and_mad_resist_one_bad_well():
 
 
 def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
-    def run(module, *words):
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        return module.run(parser.parse_args([str(word) for word in words]))
-
     sites = [
         screen,
         Profiles(screen.features + 0.5, screen.metadata.assign(site="2"), screen.names),
@@ -219,7 +215,7 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         write(one, tmp_path / f"site{number}.parquet")
     both = [tmp_path / "site0.parquet", tmp_path / "site1.parquet"]
     run(
-        aggregate,
+        "aggregate",
         "--profiles",
         *both,
         "--batch",
@@ -234,7 +230,7 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         np.sort(wells.features, 0), np.sort(screen.features + 0.25, 0), rtol=1e-5
     )
     run(
-        align_command,
+        "align",
         "--profiles",
         tmp_path / "wells.h5ad",
         "--batch",
@@ -247,7 +243,7 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         tmp_path / "aligned.csv",
     )
     run(
-        aggregate,
+        "aggregate",
         "--profiles",
         tmp_path / "aligned.csv",
         "--batch",
@@ -274,4 +270,4 @@ def test_align_and_aggregate_through_the_front_door(screen, tmp_path):
         len(genes.provenance["sources"]) == 2 and genes.provenance["steps"][-2]["method"] == "tvn"
     )
     with pytest.raises(UserError, match=r"out\.txt has a suffix that names no format"):
-        run(align_command, "--profiles", tmp_path / "wells.h5ad", "--out", tmp_path / "out.txt")
+        run("align", "--profiles", tmp_path / "wells.h5ad", "--out", tmp_path / "out.txt")

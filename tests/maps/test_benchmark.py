@@ -2,7 +2,6 @@
 front door on a simulated screen.
 """
 
-import argparse
 import gzip
 import json
 
@@ -10,23 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.maps.benchmark import command, measures
+from phenomjax.maps.benchmark import measures
 from phenomjax.maps.benchmark.linear_probe import probe
-from phenomjax.maps.build import filters
 from phenomjax.maps.build.consistency import consistency, random_sets
 from phenomjax.maps.build.magnitude import energy_distance, magnitudes
 from phenomjax.maps.relations import cosines, recall
 from phenomjax.maps.relations.relationships import filtered, read_relationships
-from phenomjax.maps.tables.profiles import Profiles, feature_names, read, write
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.permutation import q_values
 from phenomjax.system.errors import UserError
-
-
-def _run(module, *words) -> int:
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return module.run(parser.parse_args([str(word) for word in words]))
+from tests.lab.maps import run
 
 
 def test_recall_on_the_unit_cases_of_the_definition():
@@ -265,8 +260,8 @@ def screen(tmp_path_factory):
 
 
 def test_benchmark_through_the_front_door(screen, capsys):
-    code = _run(
-        command,
+    code = run(
+        "benchmark",
         "--profiles",
         screen / "wells.parquet",
         "--align",
@@ -326,8 +321,8 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
     wells = read(screen / "wells.parquet")
     write(wells.take((wells.metadata["plate"] == "0").to_numpy()), screen / "one.parquet")
     (screen / "Mouse.txt").write_text("entity1,entity2\ng00,g01\n")
-    _run(
-        command,
+    run(
+        "benchmark",
         "--profiles",
         screen / "one.parquet",
         "--align",
@@ -353,8 +348,8 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
             r" 'DMSO'\).*aggregate"
         ),
     ):
-        _run(
-            command,
+        run(
+            "benchmark",
             "--profiles",
             screen / "one.parquet",
             "--map",
@@ -384,13 +379,13 @@ def test_benchmark_of_one_plate_of_a_map_and_of_strangers(screen):
         (["--relationships", screen / "CORUM.txt", screen / "CORUM.txt"], "are named CORUM"),
     ):
         with pytest.raises(UserError, match=said):
-            _run(command, *common, *more)
+            run("benchmark", *common, *more)
 
 
 def test_filter_keeps_what_is_active(screen):
     assert (
-        _run(
-            filters,
+        run(
+            "filter",
             "--profiles",
             screen / "wells.parquet",
             "--draws",
@@ -413,7 +408,7 @@ def test_filter_keeps_what_is_active(screen):
     with pytest.raises(
         UserError, match=r"Each of the 72 perturbations has one replicate.*--profiles A B"
     ):
-        _run(filters, "--profiles", screen / "single.parquet", "--out", screen / "filter")
+        run("filter", "--profiles", screen / "single.parquet", "--out", screen / "filter")
 
 
 CPJUMP1 = {  # (plates, alignment): mean cosine, shares of p < .05 and p < .01, sibling recall
@@ -434,8 +429,8 @@ def test_cpjump1(shared, tmp_path, plates, method):
         for plate in plates.split()
     ]
     dims = ["--dims", 128] if method in ("pca_center_scale", "tvn") else []
-    _run(
-        command,
+    run(
+        "benchmark",
         "--profiles",
         *files,
         "--batch",
@@ -476,8 +471,8 @@ def test_periscope_counts(shared, tmp_path):
     """The published null is 20,000 random pairs; against all pairs recall is .144, .115 and .149."""
     data = shared / "microscopy"
     sources = [data / "relationships" / f"{name}.txt" for name in ("CORUM", "Reactome", "StringDB")]
-    _run(
-        command,
+    run(
+        "benchmark",
         "--profiles",
         data / "crispr" / "periscope_HeLa_DMEM_significant_features_expressed_genes.csv",
         "--features",

@@ -15,10 +15,11 @@ from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.names import choose, entities
-from phenomjax.maps.tables.profiles import Profiles, feature_names, write
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.writing import write
 from phenomjax.maps.views import explore
 from phenomjax.system.errors import UserError
-from tests.maps.test_proximity import run
+from tests.lab.maps import run
 
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\">&amp;"
 

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.maps.build.consistency import unit_rows
-from phenomjax.maps.relations.recall import recall_of
-from phenomjax.maps.tables.profiles import read, write
+from phenomjax.maps.relations.recall import TAILS, recall_of
+from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.writing import write
 from phenomjax.maps.views import figures, pictures
+from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
-from tests.maps.test_proximity import run, simulated_map
+from tests.lab.maps import run
+from tests.maps.test_proximity import simulated_map
 
 UMAP = """
 import numpy as np
@@ -85,8 +87,7 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
         cosine = vectors @ vectors.T
         null = cosine[np.triu_indices(len(cosine), 1)]
         expected = [
-            recall_of(null, cosine[pairs[:, 0], pairs[:, 1]], tail, 1 - tail)
-            for tail in pictures.TAILS
+            recall_of(null, cosine[pairs[:, 0], pairs[:, 1]], tail, 1 - tail) for tail in TAILS
         ]
         assert (
             curves[name]["recall"] == pytest.approx(expected, abs=1 / len(pairs))

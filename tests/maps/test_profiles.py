@@ -14,7 +14,9 @@ import tensorstore
 
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.profiles import Profiles, feature_columns, read, stored_blocks, write
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.reading import feature_columns, read, stored_blocks
+from phenomjax.maps.tables.writing import write
 from phenomjax.system.errors import UserError
 
 OURS = {

@@ -2,9 +2,7 @@
 known of public screens.
 """
 
-import argparse
 import gzip
-import importlib
 import json
 
 import numpy as np
@@ -13,21 +11,15 @@ import pytest
 from scipy import stats
 
 from phenomjax.data.simulated.screen import Screen, SimulationConfig
-from phenomjax.maps.__main__ import COMMANDS
 from phenomjax.maps.arm_bias import arms, assessment, figures, scores
-from phenomjax.maps.tables.profiles import Profiles, feature_names, read, write
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
+from tests.lab.maps import run
 
 CENTROMERES = "#bin\tchrom\tchromStart\tchromEnd\tname\n1\tchr1\t100\t140\tA\n1\tchr1\t140\t200\tB\n2\tchr2\t100\t200\tC\n"
-
-
-def run(name, *words):
-    """Runs a command of `phenomjax.maps` in this process."""
-    module = importlib.import_module(f"phenomjax.maps.{COMMANDS[name][0]}")
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    module.add_arguments(parser)
-    return module.run(parser.parse_args([str(word) for word in words]))
 
 
 def simulated_map(arm_bias=2.0, noise=0.7):

@@ -2,7 +2,6 @@
 query; block search.
 """
 
-import argparse
 import json
 
 import numpy as np
@@ -10,17 +9,12 @@ import pandas as pd
 import pytest
 import tensorstore
 
-from phenomjax.maps.benchmark import blocks
-from phenomjax.maps.relations import cosines, query, relate
-from phenomjax.maps.tables.profiles import Profiles, feature_names, write
+from phenomjax.maps.relations import cosines, relate
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.system.errors import UserError
-
-
-def _run(module, *words) -> int:
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return module.run(parser.parse_args([str(word) for word in words]))
+from tests.lab.maps import run
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +38,8 @@ def test_neighbours_are_those_of_the_whole_square(folder, monkeypatch, numbers):
     monkeypatch.setattr(cosines, "NUMBERS_AT_ONCE", numbers)
     monkeypatch.setattr(relate, "ROW_GROUP", 500)
     assert (
-        _run(
-            relate,
+        run(
+            "relate",
             "--profiles",
             folder / "map.parquet",
             "--top",
@@ -109,8 +103,8 @@ def test_top_k_is_exact_where_only_a_sample_sets_the_threshold():
 
 
 def test_null_of_chosen_entities_and_what_no_map_is(folder):
-    _run(
-        relate,
+    run(
+        "relate",
         "--profiles",
         folder / "map.parquet",
         "--null",
@@ -122,8 +116,8 @@ def test_null_of_chosen_entities_and_what_no_map_is(folder):
         json.loads((folder / "null" / "quantiles.json").read_text())["null_pairs"] == 40 * 39 // 2
     )
     with pytest.raises(UserError, match=r"--null .* names 1 entities"):
-        _run(
-            relate,
+        run(
+            "relate",
             "--profiles",
             folder / "map.parquet",
             "--null",
@@ -139,8 +133,8 @@ def test_null_of_chosen_entities_and_what_no_map_is(folder):
 
 def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
     assert (
-        _run(
-            query,
+        run(
+            "query",
             "g00",
             "--profiles",
             folder / "map.parquet",
@@ -169,7 +163,7 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
         < printed.index("similar genes")
     )
     with pytest.raises(UserError, match=r"'G0' is not in the map of 65.*Did you mean 'G"):
-        _run(query, "G0", "--profiles", folder / "map.parquet")
+        run("query", "G0", "--profiles", folder / "map.parquet")
 
 
 def test_block_search_finds_the_block_that_separates(tmp_path):
@@ -200,7 +194,7 @@ def test_block_search_finds_the_block_that_separates(tmp_path):
         tensorstore.open(spec, create=True, dtype="float32", shape=values.shape).result().write(
             values
         ).result()
-    assert _run(blocks, "--profiles", path, "--out", tmp_path / "blocks") == 0
+    assert run("blocks", "--profiles", path, "--out", tmp_path / "blocks") == 0
     found = json.loads((tmp_path / "blocks" / "blocks.json").read_text())
     assert (
         found["best"] == 6
@@ -211,4 +205,4 @@ def test_block_search_finds_the_block_that_separates(tmp_path):
     assert found["blocks"]["3"]["value"] < low <= found["blocks"]["6"]["value"] <= high
     assert (tmp_path / "blocks" / "blocks.png").stat().st_size > 1000
     with pytest.raises(UserError, match=r"compares the blocks.*--block 3 6 9 12"):
-        _run(blocks, "--profiles", path, "--block", 6, "--out", tmp_path / "blocks")
+        run("blocks", "--profiles", path, "--block", 6, "--out", tmp_path / "blocks")

@@ -18,7 +18,8 @@ from phenomjax.maps.build.consistency import consistency
 from phenomjax.maps.build.magnitude import magnitudes
 from phenomjax.maps.relations import cosines, recall, relate
 from phenomjax.maps.tables.input import refuse_duplicates
-from phenomjax.maps.tables.profiles import Profiles, feature_names, write
+from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.writing import write
 from phenomjax.system.errors import UserError
 
 GENES = 90
@@ -45,7 +46,9 @@ def tied(tmp_path_factory):
             rows.append(("E", str(plate), f"W{k:02d}", genes[k], k >= 9))
             wells.append(features[k] + rng.integers(0, 2, 5))
     names = ["experiment", "plate", "well", "perturbation", "is_control"]
-    many = Profiles(np.array(wells), pd.DataFrame(rows, columns=names), feature_names(5))
+    many = Profiles(
+        np.array(wells, np.float32), pd.DataFrame(rows, columns=names), feature_names(5)
+    )
     write(many, folder / "wells.parquet")
     return folder
 

@@ -13,6 +13,7 @@ from phenomjax.maps.arm_bias import arms, scores
 from phenomjax.maps.build.align import TRANSFORMS
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.unexpressed import BY_EXPRESSION, unexpressed_rows
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -172,8 +173,8 @@ def unexpressed(
     expression: str | None = None,
     columns: Columns | None = None,
 ) -> tuple[np.ndarray | None, str]:
-    """Which rows are knock-outs of unexpressed genes: (bool [rows], ""), or (None, why it cannot be
-    told).
+    """Which rows are knock-outs of unexpressed genes, by a file or a query: (bool [rows], ""), or
+    (None, why it cannot be told).
 
     Raises:
       UserError: an expression table that does not fit, or a query that it cannot answer.
@@ -192,27 +193,15 @@ def unexpressed(
     else:
         more = [name for name in profiles.metadata.columns if name not in located.columns]
         frame = pd.concat([located, profiles.metadata[more]], axis=1)
-    try:
-        chosen = np.asarray(frame.eval(query, engine="python"))
-    except Exception as error:  # pandas raises a dozen kinds
-        if not expression and query == "zfpkm < -3":
-            return (
-                None,
-                (
-                    "which genes are not expressed is unknown: neither --genes nor the profiles"
-                    " have a column zfpkm. Give --expression FILE and --unexpressed 'COLUMN == 0',"
-                    " or --unexpressed with a query on the columns there are"
-                ),
-            )
-        raise UserError(
-            f"--unexpressed {query!r} is no query that the columns"
-            f" {', '.join(map(str, frame.columns[:20]))} can answer ({error}). Compare:"
-            " --unexpressed 'zfpkm < -3', --unexpressed 'HeLa == 0'."
-        ) from None
-    if chosen.dtype != bool or chosen.shape != (len(frame),):
-        raise UserError(
-            f"--unexpressed {query!r} does not say yes or no for every gene. Compare: 'zfpkm < -3'."
+    if query == BY_EXPRESSION and not expression and "zfpkm" not in frame:
+        return (
+            None,
+            "which genes are not expressed is unknown: neither --genes nor the profiles have a"
+            " column zfpkm. Give --expression FILE and --unexpressed 'COLUMN == 0', or"
+            " --unexpressed with a query on the columns there are, or with a file of one gene a"
+            " line",
         )
+    chosen = unexpressed_rows(query, located["gene"].to_numpy(object), frame)
     return chosen & located["arm"].notna().to_numpy(), ""
 
 

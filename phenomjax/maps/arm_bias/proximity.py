@@ -11,13 +11,14 @@ bias), and the pictures arms.png, chromosomes.png, telomere.png.
   python -m phenomjax.maps proximity --edges network.csv --genes gencode.gtf.gz --centromeres cytoBand.txt.gz --out bias/
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.arm_bias import scores as arm_bias_scores
@@ -30,9 +31,11 @@ from phenomjax.maps.arm_bias.assessment import (
     prepare,
     unexpressed,
 )
-from phenomjax.maps.build.align import TRANSFORMS
-from phenomjax.maps.tables.input import define_input, load
-from phenomjax.maps.tables.profiles import Profiles, write
+from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.options import File, Folder, TableOptions, Tables, Unexpressed
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.unexpressed import BY_EXPRESSION
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table
@@ -43,90 +46,53 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this command."""
-    define_input(parser, required=False)
-    group = parser.add_argument_group("genome")
-    group.add_argument(
-        "--genes",
-        required=True,
-        metavar="FILE",
-        help="GTF, or a table gene, chrom, start, end; or gene, arm, position",
-    )
-    group.add_argument(
-        "--centromeres",
-        metavar="FILE",
-        help="UCSC's `centromeres` or `cytoBand`; not needed where --genes has arms",
-    )
-    group = parser.add_argument_group("what is done")
-    group.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for results and pictures"
-    )
-    group.add_argument(
-        "--edges",
-        metavar="FILE",
-        help="a network instead of profiles: its first two columns are genes (CSV, TSV)",
-    )
-    group.add_argument(
-        "--transform",
-        choices=TRANSFORMS,
-        help="of all features before anything else: sqrt for counts",
-    )
-    group.add_argument(
-        "--standardize",
-        action="store_true",
-        help="each feature to mean 0, standard deviation 1 over the genes found",
-    )
-    group.add_argument(
-        "--expression",
-        metavar="FILE",
-        help="table with a column of genes, and columns for --unexpressed",
-    )
-    group.add_argument(
-        "--unexpressed",
-        metavar="QUERY",
-        default="zfpkm < -3",
-        help=(
-            "which genes are not expressed, on the columns of --expression, --genes or the"
-            " profiles; 'TPM == 0' (default: %(default)s)"
-        ),
-    )
-    group.add_argument(
-        "--min_unexpressed",
-        type=int,
-        default=20,
-        help="an arm is corrected if it has more unexpressed genes (default %(default)s)",
-    )
-    group.add_argument(
-        "--min_genes",
-        type=int,
-        default=arm_bias_scores.MIN_GENES,
-        help="arms with so many genes or fewer are dropped (%(default)s)",
-    )
-    group.add_argument(
-        "--trials", type=int, default=200, help="of the genome-wide score (%(default)s)"
-    )
-    group.add_argument(
-        "--samples",
-        type=int,
-        default=500,
-        help="pairs within and between in each trial (%(default)s)",
-    )
-    group.add_argument("--seed", type=int, default=42)
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps proximity`."""
+
+    profiles: Tables = ()
+    """a map, one row a gene: E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined"""
+    genes: File
+    """GTF, or a table gene, chrom, start, end; or gene, arm, position"""
+    centromeres: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """UCSC's `centromeres` or `cytoBand`; not needed where --genes has arms"""
+    out: Folder
+    """of results and figures"""
+    edges: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """a network instead of profiles: its first two columns are genes (CSV, TSV)"""
+    transform: Literal["sqrt", "log1p"] | None = None
+    """of all features before anything else: sqrt for counts"""
+    standardize: bool = False
+    """each feature to mean 0, standard deviation 1 over the genes found"""
+    expression: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """table with a column of genes, and columns for --unexpressed"""
+    unexpressed: Unexpressed = BY_EXPRESSION
+    """genes that are not expressed: one a line, or a query on the columns of --expression, --genes
+    or the profiles, as 'TPM == 0'"""
+    min_unexpressed: int = 20
+    """an arm is corrected if it has more unexpressed genes"""
+    min_genes: int = arm_bias_scores.MIN_GENES
+    """arms with so many genes or fewer are dropped"""
+    trials: int = 200
+    """of the genome-wide score"""
+    samples: int = 500
+    """pairs within and between in each trial"""
+    seed: int = 42
+    """of the trials"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Scores, corrects and draws; returns the exit code."""
-    out = Path(args.out)
-    table = arms.read_arms(args.genes, args.centromeres)
+    out = Path(options.out)
+    table = arms.read_arms(options.genes, options.centromeres)
     log.info("chromosome arms: %d genes on %d arms", len(table), table["arm"].nunique())
-    if bool(args.profiles) == bool(args.edges):
+    if bool(options.profiles) == bool(options.edges):
         raise UserError(
             "Give either --profiles (a map, one row a gene) or --edges (a network of genes), not"
             " both and not neither."
         )
-    if args.edges:
-        result = {"arms": _arms_record(args, table), "edges": score_edges(args.edges, table)}
+    if options.edges:
+        result = {"arms": _arms_record(options, table), "edges": score_edges(options.edges, table)}
         write_json(out / "proximity.json", result)
         edges = result["edges"]
         log.info(
@@ -141,13 +107,13 @@ def run(args: argparse.Namespace) -> int:
         )
         log.info("wrote %s", out / "proximity.json")
         return 0
-    profiles, columns = load(args)
-    located = locate(profiles, table, columns, args.min_genes)
-    profiles = prepare(profiles, located, args.transform, args.standardize)
-    options = {"trials": args.trials, "samples": args.samples, "seed": args.seed}
-    before, after, corrected = assess(profiles, located, **options), None, None
+    profiles, columns = load(options)
+    located = locate(profiles, table, columns, options.min_genes)
+    profiles = prepare(profiles, located, options.transform, options.standardize)
+    drawn = {"trials": options.trials, "samples": options.samples, "seed": options.seed}
+    before, after, corrected = assess(profiles, located, **drawn), None, None
     result = {
-        "arms": _arms_record(args, table),
+        "arms": _arms_record(options, table),
         "genes": {
             "in_map": int(located["gene"].notna().sum()),
             "with_arm": int(located["arm"].notna().sum()),
@@ -155,16 +121,16 @@ def run(args: argparse.Namespace) -> int:
         },
         "before": _record(before),
     }
-    silent, why = unexpressed(profiles, located, args.unexpressed, args.expression, columns)
+    silent, why = unexpressed(profiles, located, options.unexpressed, options.expression, columns)
     if silent is None:
         log.warning("not corrected: %s", why)
         result["correction"] = {"corrected": False, "why": why}
     else:
-        corrected, used = correct(profiles, located, silent, args.min_unexpressed)
+        corrected, used = correct(profiles, located, silent, options.min_unexpressed)
         result["correction"] = {
             "corrected": bool(used),
-            "query": args.unexpressed,
-            "min_unexpressed": args.min_unexpressed,
+            "query": options.unexpressed,
+            "min_unexpressed": options.min_unexpressed,
             "unexpressed_genes": int(silent.sum()),
             "arms": used,
         }
@@ -172,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
             "%d unexpressed genes on the arms; %d arms have more than %d and are corrected",
             silent.sum(),
             len(used),
-            args.min_unexpressed,
+            options.min_unexpressed,
         )
         if not used:
             most = int(located["arm"][silent].value_counts().max()) if silent.any() else 0
@@ -181,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 " lower --min_unexpressed.",
                 most,
             )
-        after = assess(corrected, located, **options)
+        after = assess(corrected, located, **drawn)
         result["after"] = _record(after)
         write(corrected, out / "corrected.parquet")
     out.mkdir(parents=True, exist_ok=True)
@@ -281,10 +247,10 @@ def draw(
     return [save_figure(figure, out / name) for name, figure in figures.items()]
 
 
-def _arms_record(args: argparse.Namespace, table: "pd.DataFrame") -> dict[str, Any]:
+def _arms_record(options: Options, table: "pd.DataFrame") -> dict[str, Any]:
     from phenomjax.system.files import sha256
 
-    files = [Path(name) for name in (args.genes, args.centromeres) if name]
+    files = [Path(name) for name in (options.genes, options.centromeres) if name]
     return {
         "genes": len(table),
         "arms": int(table["arm"].nunique()),

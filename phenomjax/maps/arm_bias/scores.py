@@ -22,7 +22,7 @@ MIN_PAIRS = 20  # an arm's own test needs more pairs than this within the arm, a
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BrunnerMunzel:
     """Brunner-Munzel: is a value within greater than a value between?
 
     Attributes:
@@ -47,7 +47,7 @@ def on_large_arms(arm: Iterable[object], min_genes: int = MIN_GENES) -> np.ndarr
     return (codes >= 0) & (counts > min_genes)[codes] if names else codes >= 0
 
 
-def brunner_munzel(within: np.ndarray, between: np.ndarray) -> Comparison:
+def brunner_munzel(within: np.ndarray, between: np.ndarray) -> BrunnerMunzel:
     """The test on two samples of at least 2 values each (Brunner & Munzel 2000, normal
     approximation).
 
@@ -130,7 +130,7 @@ def genome_score(
 
 def arm_scores(
     features: np.ndarray, arm: Iterable[object]
-) -> tuple[dict[str, Comparison | None], Comparison]:
+) -> tuple[dict[str, BrunnerMunzel | None], BrunnerMunzel]:
     """The score of each arm and of all pairs of the map, from every pair of genes.
 
     Args:
@@ -281,7 +281,7 @@ def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (ties.less(others, values) + ties.at_most(others, values)) / (2 * others.size)
 
 
-def _compare_histograms(within: np.ndarray, between: np.ndarray) -> Comparison:
+def _compare_histograms(within: np.ndarray, between: np.ndarray) -> BrunnerMunzel:
     among_between = (np.cumsum(between) - between / 2) / between.sum()
     among_within = (np.cumsum(within) - within / 2) / within.sum()
     return _compare(among_between, within, among_within, between)
@@ -292,7 +292,7 @@ def _compare(
     count_within: np.ndarray,
     of_between: np.ndarray,
     count_between: np.ndarray,
-) -> Comparison:
+) -> BrunnerMunzel:
     """Brunner-Munzel from the placements and how often each occurs."""
     from scipy import stats
 
@@ -311,7 +311,7 @@ def _compare(
         if distance
         else 0.0
     )
-    return Comparison(
+    return BrunnerMunzel(
         probability,
         float(statistic),
         float(stats.norm.sf(statistic)),

@@ -11,58 +11,61 @@ and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the b
 the last.
 """
 
-import argparse
 import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from phenomjax.maps.benchmark import measures
-from phenomjax.maps.benchmark.linear_probe import probe
+import tyro
+
+from phenomjax.figures.style import COLOURS
+from phenomjax.maps.benchmark.entries import probe_entry
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build.align import align_as_told, define_alignment
-from phenomjax.maps.tables.input import define_input, load
-from phenomjax.maps.tables.profiles import stored_blocks
-from phenomjax.statistics import bootstrap
+from phenomjax.maps.build.align import AlignmentOptions, Method, align_as_told
+from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.options import Folder, Tables
+from phenomjax.maps.tables.reading import stored_blocks
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser, required=False)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="DIR",
-        help="instead of --profiles: the run whose blocks are searched, and",
-    )
-    parser.add_argument(
-        "--bank", metavar="BANK", help="the images that are embedded with each of them"
-    )
-    define_alignment(parser, "center_scale")
-    parser.add_argument(
-        "--probe",
-        choices=("auto", "logistic", "ridge"),
-        default="auto",
-        help="classifier (%(default)s)",
-    )
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(AlignmentOptions):
+    """Of `python -m phenomjax.maps blocks`."""
+
+    profiles: Tables = ()
+    """an E.zarr with several blocks"""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """instead of --profiles: the run whose blocks are searched, and"""
+    bank: Annotated[str | None, tyro.conf.arg(metavar="BANK")] = None
+    """the images that are embedded with each of them"""
+    align: Method = "center_scale"
+    """how batches are aligned"""
+    probe: Literal["auto", "logistic", "ridge"] = "auto"
+    """classifier"""
+    out: Folder
+    """of the results"""
+
+
+def run(options: Options) -> int:
     """Probes each block, writes the curve."""
-    if bool(args.profiles) == bool(args.checkpoint and args.bank):
+    if bool(options.profiles) == bool(options.checkpoint and options.bank):
         raise UserError(
             "Give either --profiles E.zarr, which holds several blocks, or --checkpoint DIR and"
             " --bank B.zarr to embed them here."
         )
-    if args.checkpoint:
-        args.profiles = [embed_all(args.checkpoint, args.bank, Path(args.out))]
-    path = Path(args.profiles[0])
+    if options.checkpoint and options.bank:
+        embedded = embed_all(options.checkpoint, options.bank, Path(options.out))
+        options = replace(options, profiles=(str(embedded),))
+    path = Path(options.profiles[0])
     there = [block for block in (stored_blocks(path) if path.is_dir() else []) if block is not None]
-    if len(args.profiles) > 1 or len(there) < 2 or args.block is not None:
+    if len(options.profiles) > 1 or len(there) < 2 or options.block is not None:
         raise UserError(
             f"A block search compares the blocks of one embeddings folder, and {path} holds"
             f" {there or 'one, or none'}. Embed several at once: python -m phenomjax.embed"
@@ -72,37 +75,22 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, Any] = {}
     progress = Progress("blocks", len(there), "blocks")
     for block in there:
-        args.block = block
-        profiles, columns = load(args)
+        profiles, columns = load(replace(options, block=block))
         if columns.well in profiles.metadata.columns:
             profiles = aggregate.to_wells(profiles, columns)
-        wells = aggregate.chosen(align_as_told(profiles, columns, args), columns)
-        found = probe(
-            wells.features,
-            aggregate.labels_of(wells, columns),
-            columns.batches(wells.metadata),
-            args.probe,
-        )
+        wells = aggregate.chosen(align_as_told(profiles, columns, options), columns)
+        found = probe_entry(wells, aggregate.labels_of(wells, columns), columns, options.probe)
         if found is None:
             raise UserError(
                 "Fewer than 2 perturbations are in at least 2 batches, so that none can be held"
                 " out. Embed more plates, or name finer batches with --batch (now"
                 f" {','.join(columns.batch)})."
             )
-        results[str(block)] = measures.entry(
-            found.balanced_accuracy,
-            bootstrap.interval_of_mean(found.recall),
-            len(found.classes),
-            "perturbations",
-            wells=found.wells,
-            folds=found.folds,
-            classifier=found.classifier,
-            chance=1 / len(found.classes),
-        )
+        results[str(block)] = found
         progress.update()
     best = max(results, key=lambda name: results[name]["value"])
-    out = Path(args.out)
-    write_json(out / "blocks.json", {"best": int(best), "blocks": results, "align": args.align})
+    out = Path(options.out)
+    write_json(out / "blocks.json", {"best": int(best), "blocks": results, "align": options.align})
     save_figure(draw(results), out / "blocks.png")
     for name, one in results.items():
         low, high = one["interval"]
@@ -137,7 +125,7 @@ def embed_all(checkpoint: str, bank: str, out: Path) -> Path:
     return path
 
 
-def draw(results: dict[str, Any]):  # -> matplotlib.figure.Figure
+def draw(results: dict[str, Any]) -> "Figure":
     """The curve over blocks, with intervals and chance."""
     from matplotlib.figure import Figure
 
@@ -146,8 +134,8 @@ def draw(results: dict[str, Any]):  # -> matplotlib.figure.Figure
     low, high = zip(*(one["interval"] for one in results.values()), strict=True)
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axis = figure.subplots()
-    axis.plot(blocks, values, marker="o", color="#1f5fa8")
-    axis.fill_between(blocks, low, high, color="#1f5fa8", alpha=0.18, linewidth=0)
+    axis.plot(blocks, values, marker="o", color=COLOURS[0])
+    axis.fill_between(blocks, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
     axis.axhline(next(iter(results.values()))["chance"], color="0.5", linestyle="--", linewidth=1)
     axis.set_xlabel("encoder block")
     axis.set_ylabel("balanced accuracy, held-out batches")

@@ -36,124 +36,70 @@ chance recall .10):
   pca_center_scale, plate 25 too       .235        .796        .631             .277
 """
 
-import argparse
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
+import tyro
 
-from phenomjax.maps.benchmark import measures
+from phenomjax.maps.benchmark import entries, measures
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build.align import align_as_told, define_alignment
+from phenomjax.maps.build.align import AlignmentOptions, align_as_told
 from phenomjax.maps.build.consistency import DRAWS, Consistency, consistency
-from phenomjax.maps.relations import recall
-from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
-from phenomjax.maps.tables import names as tables_names
 from phenomjax.maps.tables.columns import Columns, require
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.options import Doses, Files, Folder
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.statistics import bootstrap
+from phenomjax.maps.tables.unexpressed import unexpressed_wells
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
+from phenomjax.system.options import recorded
 
 log = logging.getLogger("phenomjax")
 
-TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)
+
+@dataclass(frozen=True, kw_only=True)
+class Options(AlignmentOptions):
+    """Of `python -m phenomjax.maps benchmark`."""
+
+    relationships: Files = ()
+    """pairs (entity1, entity2) or complexes"""
+    thresholds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LOW,HIGH ...")] = ("0.05,0.95",)
+    """the first names the plain keys"""
+    targets: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """compound-gene pairs; by default the compounds' --gene column"""
+    map: bool = False
+    """the table is a map already: one row a perturbation, no controls"""
+    genes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """gene positions, or a table gene, arm: recall within and between arms"""
+    centromeres: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """UCSC's centromeres or cytoBand, with --genes"""
+    only_mapped: bool = False
+    """only genes whose arm is known (--genes), of a map aligned on all of them"""
+    unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
+    """genes that are not expressed, the null of consistency: one a line, or a query on the
+    profiles' columns"""
+    null_pairs: int = 0
+    """recall against so many random pairs (seed --seed) instead of all; some published numbers
+    are"""
+    draws: int = DRAWS
+    """random sets of the consistency's null"""
+    doses: Doses = "together"
+    """replicates, for consistency and probe, share the dose too, or not; the map joins doses"""
+    probe: Literal["auto", "logistic", "ridge", "none"] = "auto"
+    """classifier; auto: logistic up to 100 classes"""
+    seed: int = 0
+    """of the draws"""
+    out: Folder
+    """of the results"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser)
-    define_alignment(parser, "pca_center_scale")
-    group = parser.add_argument_group("benchmark")
-    group.add_argument(
-        "--relationships",
-        nargs="*",
-        default=[],
-        metavar="FILE",
-        help="pairs (entity1, entity2) or complexes",
-    )
-    group.add_argument(
-        "--thresholds",
-        nargs="+",
-        default=["0.05,0.95"],
-        metavar="LOW,HIGH",
-        help="the first names the plain keys (%(default)s)",
-    )
-    group.add_argument(
-        "--targets",
-        metavar="FILE",
-        default=None,
-        help="compound-gene pairs; default: the compounds' --gene column",
-    )
-    group.add_argument(
-        "--map",
-        action="store_true",
-        help="the table is a map already: one row a perturbation, no controls",
-    )
-    group.add_argument(
-        "--genes",
-        metavar="FILE",
-        default=None,
-        help="gene positions, or a table gene, arm: recall within and between arms",
-    )
-    group.add_argument(
-        "--centromeres",
-        metavar="FILE",
-        default=None,
-        help="UCSC's centromeres or cytoBand, with --genes",
-    )
-    group.add_argument(
-        "--only_mapped",
-        action="store_true",
-        help="only genes whose arm is known (--genes), of a map aligned on all of them",
-    )
-    group.add_argument(
-        "--unexpressed",
-        metavar="FILE",
-        default=None,
-        help="genes that are not expressed, one a line: the null of consistency",
-    )
-    group.add_argument(
-        "--null_pairs",
-        type=int,
-        default=0,
-        help=(
-            "recall against so many random pairs (seed --seed) instead of all; some published"
-            " numbers are"
-        ),
-    )
-    group.add_argument(
-        "--draws",
-        type=int,
-        default=DRAWS,
-        help="random sets of the consistency's null (%(default)s)",
-    )
-    group.add_argument(
-        "--doses",
-        choices=("apart", "together"),
-        default="together",
-        help=(
-            "replicates, for consistency and probe, share the dose too, or not (%(default)s); the"
-            " map joins doses"
-        ),
-    )
-    group.add_argument(
-        "--probe",
-        choices=("auto", "logistic", "ridge", "none"),
-        default="auto",
-        help="classifier; auto: logistic up to 100 classes",
-    )
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--out", required=True, metavar="FOLDER")
-
-
-def read_thresholds(words: list[str]) -> list[tuple[float, float]]:
+def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
     """--thresholds as numbers.
 
     Raises:
@@ -174,59 +120,23 @@ def read_thresholds(words: list[str]) -> list[tuple[float, float]]:
     return found
 
 
-def maps_of(aligned: Profiles, columns: Columns) -> tuple[Profiles, Profiles | None]:
-    """The map of perturbations (doses together), and the map of genes, None where no column names
-    one.
-
-    Genes are those of genetic perturbations where the map has any, else the targets of its
-    compounds.
-    """
-    perturbations = aggregate.to_perturbations(aligned, columns)
-    return perturbations, gene_map(perturbations, columns)
-
-
-def gene_map(perturbations: Profiles, columns: Columns) -> Profiles | None:
-    """One profile a gene, named in the column of perturbations; None where none is named."""
-    targets = tables_names.targets_of(perturbations, columns)
-    named = targets != ""
-    if not named.any():
-        return None
-    genetic = aggregate.genetic(perturbations, columns)
-    chosen = perturbations.take(genetic if genetic.any() else named)
-    metadata = chosen.metadata.copy()
-    metadata[columns.perturbation] = metadata[columns.gene].astype(str)
-    return aggregate.collapse(replace(chosen, metadata=metadata), [columns.perturbation])
-
-
 def wells_entries(
-    wells: Profiles, columns: Columns, args: argparse.Namespace
+    wells: Profiles, columns: Columns, options: Options
 ) -> tuple[dict[str, Entry], Consistency]:
     """What is measured on aligned wells: consistency and the probe."""
-    from phenomjax.maps.benchmark.linear_probe import probe
-
-    labels = aggregate.labels_of(wells, columns, args.doses)
-    idle = tables_names.unexpressed_rows(args.unexpressed, wells, columns)
-    result = consistency(wells.features, labels, unexpressed=idle, draws=args.draws, seed=args.seed)
-    entries = measures.consistency_entries(result)
-    if args.probe == "none":
-        return entries, result
-    found = probe(wells.features, labels, columns.batches(wells.metadata), args.probe)
-    if found is None:
-        entries["probe.balanced_accuracy"] = measures.missing(
+    labels = aggregate.labels_of(wells, columns, options.doses)
+    idle = unexpressed_wells(options.unexpressed, wells, columns)
+    result = consistency(
+        wells.features, labels, unexpressed=idle, draws=options.draws, seed=options.seed
+    )
+    measured = measures.consistency_entries(result)
+    if options.probe != "none":
+        measured["probe.balanced_accuracy"] = entries.probe_entry(
+            wells, labels, columns, options.probe
+        ) or measures.missing(
             "fewer than 2 perturbations are in at least 2 batches, so none can be held out"
         )
-    else:
-        entries["probe.balanced_accuracy"] = measures.entry(
-            found.balanced_accuracy,
-            bootstrap.interval_of_mean(found.recall),
-            len(found.classes),
-            "perturbations",
-            wells=found.wells,
-            folds=found.folds,
-            classifier=found.classifier,
-            chance=1 / len(found.classes),
-        )
-    return entries, result
+    return measured, result
 
 
 def map_entries(
@@ -234,121 +144,53 @@ def map_entries(
     genes: Profiles | None,
     columns: Columns,
     sources: list[Relationships],
-    args: argparse.Namespace,
+    options: Options,
 ) -> tuple[dict[str, Entry], dict[str, Any]]:
     """What is measured on the maps: siblings, known relationships, compounds and genes; and the
     recall curves.
     """
-    thresholds = read_thresholds(args.thresholds)
-    targets = tables_names.targets_of(perturbations, columns)
-    entries: dict[str, Entry] = {}
-    named = targets != ""
-    entries["sibling.recall"] = measures.sibling_entry(
-        units(perturbations.features), targets, thresholds
+    thresholds = read_thresholds(options.thresholds)
+    found = {"sibling.recall": entries.sibling_entry(perturbations, columns, thresholds)}
+    arm = None
+    if sources and genes is not None and options.genes:
+        files = (options.genes, options.centromeres)
+        genes, arm = entries.with_arms(genes, columns, files, options.only_mapped)
+    recalls, curves = entries.known_pairs_entries(
+        genes,
+        columns,
+        sources,
+        thresholds,
+        arm=arm,
+        null_pairs=options.null_pairs,
+        seed=options.seed,
     )
-    curves: dict[str, Any] = {}
-    if sources:
-        if genes is None:
-            reason = f"no perturbation names a gene in column '{columns.gene}' (--gene)"
-            return (
-                entries | {f"recall.{source.name}": measures.missing(reason) for source in sources},
-                curves,
-            )
-        names = genes.metadata[columns.perturbation].astype(str).to_numpy(object)
-        arm = None
-        if args.genes:
-            from phenomjax.maps.arm_bias.arms import read_arms
-
-            arm = measures.arms_of(names, read_arms(args.genes, args.centromeres))
-            unknown = names[arm == ""]
-            log.info(
-                "%d of %d genes have a chromosome arm%s",
-                len(arm) - len(unknown),
-                len(arm),
-                _some_unknown(unknown),
-            )
-            if len(unknown) == len(names):
-                raise UserError(
-                    f"None of the {len(names)} genes of the map ({', '.join(names[:3])}, …) is in"
-                    f" the annotation {args.genes}. Are these gene symbols of the same species?"
-                    f" Name their column with --gene (now '{columns.gene}')."
-                )
-            if args.only_mapped:
-                genes, names, arm = genes.take(arm != ""), names[arm != ""], arm[arm != ""]
-        if len(names) < recall.LEAST_ENTITIES:
-            reason = (
-                f"the map has {len(names)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
-            )
-            return (
-                entries | {f"recall.{source.name}": measures.missing(reason) for source in sources},
-                curves,
-            )
-        rows = units(genes.features)
-        bounds = recall.bounds(rows, thresholds, null_pairs=args.null_pairs, seed=args.seed)
-        null = (
-            np.sort(recall.sampled_cosines(rows, args.null_pairs, args.seed))
-            if args.null_pairs
-            else recall.sorted_null(rows)
-        )
-        for source in sources:
-            entries |= measures.recall_entries(rows, names, source, bounds, thresholds, arm)
-            pairs = source.within(names)
-            if len(pairs):
-                shares = recall.curve(null, recall.pair_cosines(rows, pairs), np.array(TAILS))
-                curves[source.name] = {
-                    "share": [2 * t for t in TAILS],
-                    "recall": shares.tolist(),
-                    "pairs": len(pairs),
-                }
-    kinds = aggregate.genetic(perturbations, columns) & named
-    has_kinds = columns.kind in perturbations.metadata.columns
-    if genes is not None and has_kinds and kinds.any() and not kinds.all():
-        compounds = perturbations.take(~kinds)
-        entries["compound_gene.average_precision"] = measures.compound_gene_entry(
-            units(compounds.features),
-            compounds.metadata[columns.perturbation].astype(str).to_numpy(object),
-            units(genes.features),
-            genes.metadata[columns.perturbation].astype(str).to_numpy(object),
-            read_relationships(args.targets) if args.targets else None,
-            tables_names.targets_of(compounds, columns),
-            args.seed,
-        )
-    else:
-        entries["compound_gene.average_precision"] = measures.missing(
-            f"the map has not both genes and compounds (column '{columns.kind}', --kind)"
-        )
-    return entries, curves
-
-
-def _some_unknown(unknown: np.ndarray) -> str:
-    return (
-        "; unknown to the annotation:"
-        f" {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}"
-        if len(unknown)
-        else ""
+    found |= recalls
+    found["compound_gene.average_precision"] = entries.compound_gene_entry(
+        perturbations, genes, columns, options.targets, options.seed
     )
+    return found, curves
 
 
 def benchmark(
-    profiles: Profiles, columns: Columns, args: argparse.Namespace
+    profiles: Profiles, columns: Columns, options: Options
 ) -> tuple[dict[str, Entry], dict[str, Any], Consistency | None, Profiles]:
     """All entries, the recall curves, the consistency of each perturbation, and the map of
     perturbations.
     """
-    sources = [read_relationships(path) for path in args.relationships]
+    sources = [read_relationships(path) for path in options.relationships]
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise UserError(
             f"Two files of --relationships are named {max(names, key=names.count)}, and so would be"
             " their results. Rename one."
         )
-    entries: dict[str, Entry] = {}
+    found: dict[str, Entry] = {}
     result = None
-    if args.map:
-        if args.align not in ("none", "standardize", "pca"):
+    if options.map:
+        if options.align not in ("none", "standardize", "pca"):
             raise UserError(
                 "--map: a table of one row a perturbation has no controls for --align"
-                f" {args.align}. Use --align none or standardize."
+                f" {options.align}. Use --align none or standardize."
             )
         columns = replace(columns, batch=())
         labels = require(profiles.metadata, columns.perturbation, "--perturbation")
@@ -359,7 +201,7 @@ def benchmark(
                 f" '{twice.iloc[0]}'), and a map has one row each. Aggregate first (python -m"
                 " phenomjax.maps aggregate), or give wells without --map."
             )
-        wells = align_as_told(profiles, columns, args)
+        wells = align_as_told(profiles, columns, options)
         reason = "the table is a map already (--map), without replicates"
         keys = (
             "consistency.mean_cosine",
@@ -367,33 +209,32 @@ def benchmark(
             "consistency.share_p01",
             "probe.balanced_accuracy",
         )
-        entries = {key: measures.missing(reason) for key in keys}
-        perturbations, genes = maps_of(wells, columns)
+        found = {key: measures.missing(reason) for key in keys}
     else:
         if columns.well in profiles.metadata.columns:
             profiles = aggregate.to_wells(profiles, columns)
-        wells = aggregate.chosen(align_as_told(profiles, columns, args), columns)
-        entries, result = wells_entries(wells, columns, args)
-        perturbations, genes = maps_of(wells, columns)
-    more, curves = map_entries(perturbations, genes, columns, sources, args)
-    return entries | more, curves, result, perturbations
+        wells = aggregate.chosen(align_as_told(profiles, columns, options), columns)
+        found, result = wells_entries(wells, columns, options)
+    perturbations, genes = entries.maps_of(wells, columns)
+    more, curves = map_entries(perturbations, genes, columns, sources, options)
+    return found | more, curves, result, perturbations
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Measures and writes."""
     import pandas as pd
 
     started = time.monotonic()
-    profiles, columns = load(args)
-    entries, curves, result, perturbations = benchmark(profiles, columns, args)
-    out = Path(args.out)
-    settings = {name: value for name, value in vars(args).items() if name not in ("command", "out")}
+    profiles, columns = load(options)
+    found, curves, result, perturbations = benchmark(profiles, columns, options)
+    out = Path(options.out)
+    settings = {name: value for name, value in recorded(options).items() if name != "out"}
     about = {
         "settings": settings,
         "provenance": perturbations.provenance,
         "perturbations": len(perturbations),
     }
-    write_json(out / "benchmark.json", {**entries, "about": about})
+    write_json(out / "benchmark.json", {**found, "about": about})
     if result is not None:
         table = {
             "perturbation": result.names,
@@ -407,21 +248,21 @@ def run(args: argparse.Namespace) -> int:
 
         write_json(out / "recall_curves.json", curves)
         save_figure(
-            recall_curves({source: {args.align: curve} for source, curve in curves.items()}),
+            recall_curves({source: {options.align: curve} for source, curve in curves.items()}),
             out / "recall_curves.png",
         )
-    text = as_table(entries)
+    text = as_table(found)
     write_text(out / "benchmark.md", text)
     print(text)
     log.info("benchmark: wrote %s in %.1f s", out / "benchmark.json", time.monotonic() - started)
     return 0
 
 
-def as_table(entries: dict[str, Entry]) -> str:
+def as_table(results: dict[str, Entry]) -> str:
     """The results as a Markdown table, and why what is missing is missing."""
     lines = ["| | value | 95 % interval | of | chance |", "| --- | --- | --- | --- | --- |"]
     reasons = []
-    for key, one in entries.items():
+    for key, one in results.items():
         if one["value"] is None:
             reasons.append(f"- {key}: {one.get('reason', 'undefined')}")
             continue

@@ -17,22 +17,23 @@ Metadata: a column is kept where it has one value within the group, and empty el
 num_profiles counts the rows that went in.
 """
 
-import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from phenomjax.maps.build.consistency import group_sums
 from phenomjax.maps.tables.columns import Columns, require
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import GENE_KINDS
-from phenomjax.maps.tables.profiles import Profiles, check_out, write
+from phenomjax.maps.tables.options import Doses, Table, TableOptions
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-METHODS = ("mean", "median", "mad")
 HUBER = 2.0  # distances up to twice the median one count in full
 
 
@@ -54,7 +55,7 @@ def combine(features: np.ndarray, codes: np.ndarray, groups: int, method: str) -
     Args:
       features: float [rows, dim].
       codes: group of each row, 0 … groups - 1.
-      method: one of METHODS.
+      method: see the first lines of this file.
     """
     counts = np.bincount(codes, minlength=groups)
     if method == "mean":
@@ -207,39 +208,38 @@ def chosen(profiles: Profiles, columns: Columns) -> Profiles:
     return profiles.take(rows)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser)
-    parser.add_argument(
-        "--to",
-        choices=("well", "perturbation", "gene"),
-        default="perturbation",
-        help="level (%(default)s)",
-    )
-    parser.add_argument("--method", choices=METHODS, default="mean", help="%(default)s")
-    parser.add_argument(
-        "--doses", choices=("apart", "together"), default="together", help="%(default)s"
-    )
-    parser.add_argument(
-        "--keep_controls", action="store_true", help="controls become rows of the map too"
-    )
-    parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps aggregate`."""
+
+    to: Literal["well", "perturbation", "gene"] = "perturbation"
+    """level"""
+    method: Literal["mean", "median", "mad"] = "mean"
+    """how the rows of a group become one"""
+    doses: Doses = "together"
+    """a compound at each dose is a row of its own, or not"""
+    keep_controls: bool = False
+    """controls become rows of the map too"""
+    out: Table
+    """.parquet, .csv[.gz] or .h5ad"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Aggregates and writes."""
-    out = check_out(args.out)
-    profiles, columns = load(args)
+    out = check_out(options.out)
+    profiles, columns = load(options)
     rows = len(profiles)
-    if args.to == "well" or columns.well in profiles.metadata.columns:
-        profiles = to_wells(profiles, columns, args.method)
-    if args.to != "well":
-        if not args.keep_controls:
+    if options.to == "well" or columns.well in profiles.metadata.columns:
+        profiles = to_wells(profiles, columns, options.method)
+    if options.to != "well":
+        if not options.keep_controls:
             profiles = chosen(profiles, columns)
-        profiles = to_perturbations(profiles, columns, args.method, args.doses)
-    if args.to == "gene":
-        profiles = to_genes(profiles, columns, args.method, args.doses)
-    done = profiles.after("aggregate", to=args.to, method=args.method, doses=args.doses, rows=rows)
+        profiles = to_perturbations(profiles, columns, options.method, options.doses)
+    if options.to == "gene":
+        profiles = to_genes(profiles, columns, options.method, options.doses)
+    done = profiles.after(
+        "aggregate", to=options.to, method=options.method, doses=options.doses, rows=rows
+    )
     write(done, out)
     log.info("aggregate: %d rows to %d, wrote %s", rows, len(done), out)
     return 0

@@ -27,20 +27,23 @@ Sources: recursionpharma/EFAAR_benchmarking (embed_by_pca, tvn_on_controls, cons
 recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
 """
 
-import argparse
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.input import define_input, load
-from phenomjax.maps.tables.profiles import Profiles, check_out, write
+from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.options import Table, TableOptions
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-METHODS = ("none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn")
+Method = Literal["none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn"]
 TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"sqrt": np.sqrt, "log1p": np.log1p}
 CONTROLS_PER_COMPONENT = 10  # below it a PCA of the controls follows their noise
 DEFAULT_DIMS = 128
@@ -169,7 +172,7 @@ def align(
     """Profiles with batch effects removed.
 
     Args:
-      method: one of METHODS.
+      method: see the first lines of this file.
       dims: components of the PCA; for pca and pca_center_scale 128 (or all features, if fewer) by
         default, for tvn no PCA.
       pca_fit: "controls", "all", or "auto": see the first lines of this file.
@@ -269,49 +272,40 @@ def _check_dims(dims: int | None, rows: int, features: int) -> int:
     return dims
 
 
-def define_alignment(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds --align, --dims, --pca_fit and --transform."""
-    group = parser.add_argument_group(
-        "alignment (python -m phenomjax.maps align --help says what each method does)"
-    )
-    group.add_argument("--align", choices=METHODS, default=default, help="%(default)s")
-    group.add_argument(
-        "--dims",
-        type=int,
-        default=None,
-        help="components of the PCA (pca, pca_center_scale: 128; tvn: no PCA)",
-    )
-    group.add_argument(
-        "--pca_fit",
-        choices=("auto", "controls", "all"),
-        default="auto",
-        help="rows that the PCA is fitted on",
-    )
-    group.add_argument(
-        "--transform",
-        choices=("none", *TRANSFORMS),
-        default="none",
-        help="of the features first, for counts",
-    )
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(TableOptions):
+    """Of commands that align what they read (python -m phenomjax.maps align --help says what each
+    method does).
+    """
+
+    align: Method = "pca_center_scale"
+    """how batches are aligned"""
+    dims: int | None = None
+    """components of the PCA; by default 128 of pca and pca_center_scale, and no PCA of tvn"""
+    pca_fit: Literal["auto", "controls", "all"] = "auto"
+    """rows that the PCA is fitted on"""
+    transform: Literal["none", "sqrt", "log1p"] = "none"
+    """of the features first, for counts"""
 
 
-def align_as_told(profiles: Profiles, columns: Columns, args: argparse.Namespace) -> Profiles:
-    """`align` with the flags of `define_alignment`."""
-    return align(profiles, columns, args.align, args.dims, args.pca_fit, args.transform)
+def align_as_told(profiles: Profiles, columns: Columns, options: AlignmentOptions) -> Profiles:
+    """`align` with its options."""
+    return align(profiles, columns, options.align, options.dims, options.pca_fit, options.transform)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser)
-    define_alignment(parser, "pca_center_scale")
-    parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
+@dataclass(frozen=True, kw_only=True)
+class Options(AlignmentOptions):
+    """Of `python -m phenomjax.maps align`."""
+
+    out: Table
+    """.parquet, .csv[.gz] or .h5ad"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Aligns and writes."""
-    out = check_out(args.out)
-    profiles, columns = load(args)
-    aligned = align_as_told(profiles, columns, args)
+    out = check_out(options.out)
+    profiles, columns = load(options)
+    aligned = align_as_told(profiles, columns, options)
     write(aligned, out)
     log.info(
         "align: wrote %d rows, %d features to %s", len(aligned), aligned.features.shape[1], out

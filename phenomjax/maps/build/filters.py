@@ -15,72 +15,72 @@ are of EFAAR's p, without the 1s). q: Benjamini-Hochberg over the perturbations 
 active: q of --by at most --max_fdr.
 """
 
-import argparse
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.consistency import DRAWS, consistency
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
-from phenomjax.maps.tables.input import define_input, load
-from phenomjax.maps.tables.names import unexpressed_rows
-from phenomjax.maps.tables.profiles import write
+from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.options import Doses, Folder, TableOptions
+from phenomjax.maps.tables.unexpressed import unexpressed_wells
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.permutation import p_values, q_values
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_table
 
 log = logging.getLogger("phenomjax")
 
-RULES = ("consistency", "magnitude", "either", "both")
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps filter`."""
+
+    max_fdr: float = 0.05
+    """false discovery rate"""
+    by: Literal["consistency", "magnitude", "either", "both"] = "consistency"
+    """what must be significant"""
+    unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
+    """genes that are not expressed, the null of both: one a line, or a query on the profiles'
+    columns"""
+    doses: Doses = "together"
+    """a compound at each dose is a perturbation of its own, or not"""
+    draws: int = DRAWS
+    """of each null"""
+    seed: int = 0
+    """of the draws"""
+    out: Folder
+    """of the results"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser)
-    parser.add_argument("--max_fdr", type=float, default=0.05, help="%(default)s")
-    parser.add_argument(
-        "--by", choices=RULES, default="consistency", help="what must be significant (%(default)s)"
-    )
-    parser.add_argument(
-        "--unexpressed",
-        metavar="FILE",
-        default=None,
-        help="genes that are not expressed, one a line: the null of both",
-    )
-    parser.add_argument(
-        "--doses",
-        choices=("apart", "together"),
-        default="together",
-        help="a compound at each dose is a perturbation of its own, or not (%(default)s)",
-    )
-    parser.add_argument("--draws", type=int, default=DRAWS, help="of each null (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, metavar="FOLDER")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Scores, filters and writes."""
     import pandas as pd
 
-    profiles, columns = load(args)
+    profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
     controls = columns.controls(profiles.metadata)
     wells = aggregate.chosen(profiles, columns)
-    labels = aggregate.labels_of(wells, columns, args.doses)
-    idle = unexpressed_rows(args.unexpressed, wells, columns)
-    found = consistency(wells.features, labels, unexpressed=idle, draws=args.draws, seed=args.seed)
+    labels = aggregate.labels_of(wells, columns, options.doses)
+    idle = unexpressed_wells(options.unexpressed, wells, columns)
+    found = consistency(
+        wells.features, labels, unexpressed=idle, draws=options.draws, seed=options.seed
+    )
     if not (found.replicates > 1).any():
         raise UserError(
             f"Each of the {len(found.names)} perturbations has one replicate, so that nothing can"
             " agree with itself. Give the other plates of the same layout too (--profiles A B …),"
             " or look at --perturbation: it must name what replicates share."
         )
-    if args.by != "consistency" and not controls.any():
+    if options.by != "consistency" and not controls.any():
         raise UserError(
-            f"--by {args.by} measures the distance to controls, but --control {columns.control!r}"
+            f"--by {options.by} measures the distance to controls, but --control {columns.control!r}"
             " is true nowhere. Name them."
         )
     codes = np.searchsorted(found.names, labels.astype(str))
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
             codes,
             len(found.names),
             profiles.features[controls],
-            draws=args.draws,
-            seed=args.seed,
+            draws=options.draws,
+            seed=options.seed,
         )
         table["magnitude"], table["magnitude_p"] = size.distance, size.p
         if idle is not None:
@@ -106,27 +106,27 @@ def run(args: argparse.Namespace) -> int:
             table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
     table["magnitude_q"] = q_values(table["magnitude_p"].to_numpy())
     by_consistency, by_magnitude = (
-        table[f"{name}_q"].to_numpy() <= args.max_fdr for name in ("consistency", "magnitude")
+        table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ("consistency", "magnitude")
     )
     table["active"] = {
         "consistency": by_consistency,
         "magnitude": by_magnitude,
         "either": by_consistency | by_magnitude,
         "both": by_consistency & by_magnitude,
-    }[args.by]
-    out = Path(args.out)
+    }[options.by]
+    out = Path(options.out)
     write_table(out / "filter.parquet", table)
     few = int((found.replicates < 2).sum()), int((found.replicates < LEAST_REPLICATES).sum())
     record = {
         "perturbations": len(table),
         "active": int(table["active"].sum()),
-        "by": args.by,
-        "max_fdr": args.max_fdr,
+        "by": options.by,
+        "max_fdr": options.max_fdr,
         "null": found.null,
         "without_consistency": few[0],
         "without_magnitude": few[1],
-        "seed": args.seed,
-        "draws": args.draws,
+        "seed": options.seed,
+        "draws": options.draws,
     }
     kept = controls.copy()
     kept[columns.treatments(profiles.metadata)] = np.isin(
@@ -139,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
         " than %d for a magnitude; wrote %s",
         record["active"],
         len(table),
-        args.by,
-        args.max_fdr,
+        options.by,
+        options.max_fdr,
         few[0],
         few[1],
         LEAST_REPLICATES,

@@ -9,16 +9,19 @@ map's pairs that are as similar, or as opposite; of all pairs for maps of up to 
 of a million random ones (seed 0).
 """
 
-import argparse
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.recall import sorted_null
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import choose, entities
+from phenomjax.maps.tables.options import Names, TableOptions, require_some
 from phenomjax.statistics import ties
 from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.system.errors import UserError
@@ -27,26 +30,30 @@ from phenomjax.system.files import write_json
 log = logging.getLogger("phenomjax")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    parser.add_argument("names", nargs="+", metavar="NAME", help="genes or compounds")
-    define_input(parser)
-    parser.add_argument("--top", type=int, default=10, help="neighbours a side (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", default=None, help="write them too")
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps query`."""
+
+    names: tyro.conf.Positional[Names]
+    """genes or compounds"""
+    top: int = 10
+    """neighbours a side"""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """write them too"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prints the neighbours."""
-    profiles, columns = load(args)
+    profiles, columns = load(options)
     who = entities(profiles, columns)
     if len(who) < 3:
         raise UserError(f"The map has {len(who)} entities; neighbours need at least 3.")
-    if args.top < 1:
-        raise UserError(f"--top {args.top}: at least 1 neighbour.")
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: at least 1 neighbour.")
     rows = units(profiles.features)
     null = sorted_null(rows)
     found = {}
-    for row in choose(args.names, who):
+    for row in choose(require_some(options.names, "names"), who):
         cosine = exact_cosines(rows, rows[[row]])[:, 0]
         name = str(who["name"][row])
         found[name] = {
@@ -55,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 who,
                 np.flatnonzero((who["kind"] == kind).to_numpy() & (np.arange(len(who)) != row)),
                 null,
-                args.top,
+                options.top,
             )
             for kind in sorted(set(who["kind"]))
         }
@@ -71,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
                         f"  target {one['gene']}" if one["gene"] not in ("", one["name"]) else ""
                     )
                     print(f"    {one['cosine']:+.3f}  p {one['p']:<8.2g} {one['name']}{target}")
-    if args.json:
-        log.info("query: wrote %s", write_json(Path(args.json), found))
+    if options.json:
+        log.info("query: wrote %s", write_json(Path(options.json), found))
     return 0
 
 

@@ -26,6 +26,7 @@ from phenomjax.maps.relations.cosines import upper_blocks
 from phenomjax.statistics import ties
 
 THRESHOLDS = ((0.05, 0.95),)
+TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)  # (t, 1 - t) of the curves
 LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 

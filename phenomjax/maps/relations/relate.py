@@ -15,12 +15,14 @@ pairs of the map (as in the recall of known relationships), or the pairs among t
 --null names.
 """
 
-import argparse
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 from jaxtyping import Float32, Float64, Int, Int64
 
 from phenomjax.maps.relations.cosines import (
@@ -31,8 +33,10 @@ from phenomjax.maps.relations.cosines import (
     quantiles,
     units,
 )
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.columns import query_rows
+from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import entities
+from phenomjax.maps.tables.options import Folder, TableOptions
 from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.statistics.ties import TIED
 from phenomjax.system.errors import UserError
@@ -192,67 +196,60 @@ def write_tables(path: Path, tables) -> int:  # tables: Iterable[pa.Table]
     return written
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    define_input(parser)
-    parser.add_argument(
-        "--top", type=int, default=50, help="neighbours a side and kind (%(default)s)"
-    )
-    parser.add_argument(
-        "--null",
-        metavar="QUERY",
-        default=None,
-        help="entities whose pairs are the null, e.g. 'expressed == False'; default: all",
-    )
-    parser.add_argument(
-        "--square", action="store_true", help="write the whole square of cosines too"
-    )
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps relate`."""
+
+    top: int = 50
+    """neighbours a side and kind"""
+    null: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
+    """entities whose pairs are the null, e.g. 'expressed == False'; all by default"""
+    square: bool = False
+    """write the whole square of cosines too"""
+    out: Folder
+    """of the results"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Relates all entities of a map and writes what was found."""
-    from phenomjax.maps.tables.columns import query_rows
-
-    profiles, columns = load(args)
+    profiles, columns = load(options)
     who = entities(profiles, columns)
     names, kinds = who["name"].to_numpy(object), who["kind"].to_numpy(object)
     if len(names) < 3:
         raise UserError(f"The map has {len(names)} entities; relations need at least 3.")
-    out = Path(args.out)
+    out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     rows = units(profiles.features)
     everything = histogram(rows)
     null = everything
-    if args.null is not None:
-        chosen = query_rows(profiles.metadata, args.null, "--null")
+    if options.null is not None:
+        chosen = query_rows(profiles.metadata, options.null, "--null")
         if chosen.sum() < 20:
             raise UserError(
-                f"--null {args.null!r} names {int(chosen.sum())} entities; a null of fewer than 20"
+                f"--null {options.null!r} names {int(chosen.sum())} entities; a null of fewer than 20"
                 " says nothing. Widen the query."
             )
         null = histogram(rows[chosen])
     with replacing(out / "neighbours.parquet") as part:
-        written = write_tables(part, neighbours(rows, names, kinds, args.top, null))
-    if args.square:
-        part = out / ".part-square.npy"
-        square = np.lib.format.open_memmap(
-            part, mode="w+", dtype=np.float32, shape=(len(rows), len(rows))
-        )
-        for start, block in blocks(rows):
-            square[start : start + len(block)] = block
-        square.flush()
-        part.replace(out / "square.npy")
+        written = write_tables(part, neighbours(rows, names, kinds, options.top, null))
+    if options.square:
+        with replacing(out / "square.npy") as part:
+            square = np.lib.format.open_memmap(
+                part, mode="w+", dtype=np.float32, shape=(len(rows), len(rows))
+            )
+            for start, block in blocks(rows):
+                square[start : start + len(block)] = block
+            square.flush()
     record = {
         "entities": len(names),
         "pairs": int(everything.sum()),
         "kinds": {kind: int((kinds == kind).sum()) for kind in sorted(set(kinds))},
         "quantiles": quantiles(everything),
         "quantile_error": 1 / BINS,
-        "null": args.null or "all pairs",
+        "null": options.null or "all pairs",
         "null_pairs": int(null.sum()),
         "null_quantiles": quantiles(null),
-        "provenance": profiles.after("relate", top=args.top, null=args.null).provenance,
+        "provenance": profiles.after("relate", top=options.top, null=options.null).provenance,
     }
     write_json(out / "quantiles.json", record)
     log.info("relate: wrote %d neighbours of %d entities to %s", written, len(names), out)

@@ -1,8 +1,5 @@
-"""Which column of the metadata is the batch, the control, the perturbation: names and queries, and
-the flags for them.
-"""
+"""Which column of the metadata is the batch, the control, the perturbation: names and queries."""
 
-import argparse
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -142,65 +139,3 @@ def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
             ' "value"\'.'
         )
     return answer
-
-
-def define_columns(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that name the columns; shared by all commands."""
-    default = Columns()
-    group = parser.add_argument_group("columns of the metadata (defaults: those of our banks)")
-    group.add_argument(
-        "--batch",
-        metavar="COLUMNS",
-        default=None,
-        help="column, or several joined by commas, that name a batch (experiment,plate)",
-    )
-    group.add_argument(
-        "--control",
-        metavar="COLUMN|QUERY",
-        default=default.control,
-        help=(
-            "negative controls: a column of booleans, or a pandas query ('Metadata_control_type =="
-            ' "negcon"\'); %(default)s'
-        ),
-    )
-    group.add_argument(
-        "--treatments",
-        metavar="QUERY|all",
-        default="",
-        help=(
-            "rows under study; default: not the negative controls, nor other controls as told by"
-            " Metadata_pert_type or perturbation_type"
-        ),
-    )
-    group.add_argument(
-        "--perturbation", metavar="COLUMN", default=default.perturbation, help="%(default)s"
-    )
-    group.add_argument(
-        "--gene", metavar="COLUMN", default=default.gene, help="target gene; %(default)s"
-    )
-    group.add_argument(
-        "--well", metavar="COLUMN", default=None, help="well (Metadata_Well where there is one)"
-    )
-    group.add_argument("--dose", metavar="COLUMN", default=default.dose, help="%(default)s")
-    group.add_argument(
-        "--kind", metavar="COLUMN", default=default.kind, help="crispr, compound, …; %(default)s"
-    )
-
-
-def columns_of(args: argparse.Namespace) -> Columns:
-    """The columns that the flags of `define_columns` name."""
-    default = Columns()
-    return Columns(
-        batch=(
-            default.batch
-            if args.batch is None
-            else tuple(name for name in args.batch.split(",") if name)
-        ),
-        control=args.control,
-        treatment=args.treatments,
-        perturbation=args.perturbation,
-        gene=args.gene,
-        well=args.well or default.well,
-        dose=args.dose,
-        kind=args.kind,
-    )

@@ -2,63 +2,34 @@
 treat NaN as told.
 """
 
-import argparse
 import logging
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32, UInt64
 
-from phenomjax.maps.tables.columns import Columns, columns_of, define_columns
-from phenomjax.maps.tables.profiles import Profiles, read
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.options import TableOptions, require_some
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.reading import read
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-NAN_RULES = ("error", "drop_features", "drop_rows")
 
-
-def define_input(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds --profiles, --block, --features, --nan and the columns' flags; `load` reads what they
-    name.
-    """
-    group = parser.add_argument_group("profiles")
-    group.add_argument(
-        "--profiles",
-        nargs="+",
-        required=required,
-        metavar="PATH",
-        help="E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined",
-    )
-    group.add_argument(
-        "--block", type=int, default=None, help="encoder block, where E.zarr holds several"
-    )
-    group.add_argument(
-        "--features", metavar="REGEX", default=None, help="feature columns of a foreign table"
-    )
-    group.add_argument(
-        "--nan",
-        choices=NAN_RULES,
-        default="error",
-        help="what to do with features that are NaN or infinite (%(default)s)",
-    )
-    define_columns(parser)
-
-
-def load(args: argparse.Namespace) -> tuple[Profiles, Columns]:
-    """Reads what the flags name, and refuses what no map should be made of: duplicate rows, NaN.
+def load(options: TableOptions) -> tuple[Profiles, Columns]:
+    """Reads what the options name, and refuses what no map should be made of: duplicate rows, NaN.
 
     Raises:
       UserError: see `read`, `without_duplicates`, `finite`.
     """
-    profiles, columns = (
-        read(args.profiles, block=args.block, features_regex=args.features),
-        columns_of(args),
-    )
-    if args.well is None and "Metadata_Well" in profiles.metadata.columns:
+    paths = require_some(options.profiles, "profiles")
+    profiles = read(paths, block=options.block, features_regex=options.features)
+    columns = options.columns
+    if options.well is None and "Metadata_Well" in profiles.metadata.columns:
         columns = replace(columns, well="Metadata_Well")
     refuse_duplicates(profiles)
-    profiles = finite(profiles, args.nan)
+    profiles = finite(profiles, options.nan)
     log.info("profiles: %d rows, %d features", len(profiles), profiles.features.shape[1])
     return profiles, columns
 

@@ -8,17 +8,21 @@ Of each channel of a field, over its pixels: what CellProfiler's MeasureImageInt
 over the fields of a well. One row a well, with the well's metadata.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
-from phenomjax.maps.tables.profiles import Profiles, check_out, write
+from phenomjax.maps.tables.options import Table, require_some
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.writing import check_out, write
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import core_count
 
@@ -68,23 +72,20 @@ def intensity_profiles(banks: Sequence[ImageBank]) -> Profiles:
     return Profiles(features, first.reset_index(drop=True), names, provenance)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's flags."""
-    parser.add_argument(
-        "--bank",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="BANK",
-        help="image banks with the same channels",
-    )
-    parser.add_argument("--out", required=True, metavar="PATH", help=".parquet, .csv[.gz] or .h5ad")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Of `python -m phenomjax.maps intensity`."""
+
+    bank: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="BANK ...")]
+    """image banks with the same channels"""
+    out: Table
+    """.parquet, .csv[.gz] or .h5ad"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Measures and writes."""
-    out = check_out(args.out)
-    profiles = intensity_profiles([open_bank(path) for path in args.bank])
+    out = check_out(options.out)
+    profiles = intensity_profiles([open_bank(path) for path in require_some(options.bank, "bank")])
     write(profiles, out)
     log.info(
         "intensity: wrote %d wells, %d features to %s",

@@ -2,7 +2,7 @@
 or a control.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +72,7 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     )
 
 
-def choose(names: list[str], table: "pd.DataFrame") -> list[int]:
+def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
     """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene,
     in the order given.
 
@@ -107,22 +107,3 @@ def targets_of(profiles: Profiles, columns: Columns) -> np.ndarray:
         .astype(str)
         .to_numpy(object)
     )
-
-
-def unexpressed_rows(path: str | None, wells: Profiles, columns: Columns) -> np.ndarray | None:
-    """Which wells perturb a gene of the list."""
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise UserError(
-            f"There is no list of unexpressed genes at {path}. It is a text file with one gene a"
-            " line."
-        )
-    genes = {line.strip() for line in Path(path).read_text().splitlines() if line.strip()}
-    rows = np.isin(targets_of(wells, columns), sorted(genes))
-    if not rows.any():
-        raise UserError(
-            f"No perturbation of the profiles is of a gene in {path} ({len(genes)} genes). One gene"
-            f" a line, as in column {columns.gene}."
-        )
-    return rows

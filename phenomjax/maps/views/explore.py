@@ -8,21 +8,24 @@ genes and 100,000 compounds at 128 numbers a profile make a page of 25 MB, which
   python -m phenomjax.maps explore --profiles map.parquet --corrected bias/corrected.parquet --bank screen.zarr --out map.html
 """
 
-import argparse
 import base64
 import html
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.relations.cosines import histogram
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import choose, entities
-from phenomjax.maps.tables.profiles import Profiles, read
+from phenomjax.maps.tables.options import Names, TableOptions
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.reading import read
 from phenomjax.maps.views.pictures import read_names, same_rows, umap
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.statistics.ties import TIED
@@ -41,114 +44,85 @@ NULL_ROWS = 20_000  # p of a larger map is told from the pairs of so many of its
 PRECISIONS = {"float16": 2, "int8": 1}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this command."""
-    define_input(parser)
-    group = parser.add_argument_group("page")
-    group.add_argument(
-        "--corrected",
-        metavar="PATH",
-        help="a second map of the same rows: the page switches between the two",
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps explore`."""
+
+    corrected: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """a second map of the same rows: the page switches between the two"""
+    what: Annotated[tuple[str, str], tyro.conf.arg(metavar="RAW CORRECTED")] = (
+        "before correction",
+        "after correction",
     )
-    group.add_argument(
-        "--what",
-        nargs=2,
-        metavar=("RAW", "CORRECTED"),
-        default=("before correction", "after correction"),
-        help="their names",
-    )
-    group.add_argument(
-        "--names",
-        nargs="+",
-        metavar="NAME",
-        help="shown first: the first is chosen, all are in the heat map; or @FILE",
-    )
-    group.add_argument(
-        "--layout",
-        choices=("umap", "pca", "none"),
-        default="umap",
-        help="of the scatter (%(default)s)",
-    )
-    group.add_argument(
-        "--bank",
-        metavar="PATH",
-        help="image bank of the wells: pictures of each perturbation's cells",
-    )
-    group.add_argument(
-        "--thumbnails", type=int, default=3, help="pictures a perturbation (%(default)s)"
-    )
-    group.add_argument("--thumbnail_px", type=int, default=128, help="their side (%(default)s)")
-    group.add_argument(
-        "--max_thumbnails",
-        type=int,
-        default=3000,
-        help="in all; 128 px take about 8 kB each (%(default)s)",
-    )
-    group.add_argument(
-        "--genes",
-        metavar="FILE",
-        help="gene positions, to tell chromosome arms: see `maps proximity --help`",
-    )
-    group.add_argument("--centromeres", metavar="FILE", help="see `maps proximity --help`")
-    group.add_argument(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="of the profiles in the page (%(default)s)",
-    )
-    group.add_argument(
-        "--max_mb",
-        type=float,
-        default=100.0,
-        help="profiles are reduced to fit; pictures come on top (%(default)s)",
-    )
-    group.add_argument("--title", default="Map of biology", help="of the page")
-    group.add_argument(
-        "--seed", type=int, default=42, help="of the UMAP and of the choice of pictures"
-    )
-    group.add_argument("--out", required=True, metavar="FILE.html")
+    """their names"""
+    names: Names = ()
+    """shown first: the first is chosen, all are in the heat map; or @FILE"""
+    layout: Literal["umap", "pca", "none"] = "umap"
+    """of the scatter"""
+    bank: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """image bank of the wells: pictures of each perturbation's cells"""
+    thumbnails: int = 3
+    """pictures a perturbation"""
+    thumbnail_px: int = 128
+    """their side"""
+    max_thumbnails: int = 3000
+    """in all; 128 px take about 8 kB each"""
+    genes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """gene positions, to tell chromosome arms: see `maps proximity --help`"""
+    centromeres: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """see `maps proximity --help`"""
+    precision: Literal["auto", "float16", "int8"] = "auto"
+    """of the profiles in the page"""
+    max_mb: float = 100.0
+    """profiles are reduced to fit; pictures come on top"""
+    title: str = "Map of biology"
+    """of the page"""
+    seed: int = 42
+    """of the UMAP and of the choice of pictures"""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE.html")]
+    """the page"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Writes the page; returns the exit code."""
-    out = Path(args.out)
+    out = Path(options.out)
     if out.suffix not in (".html", ".htm"):
         raise UserError(
             f"--out {out}: the page is one HTML file; name it {out.with_suffix('.html')}."
         )
-    raw, columns = load(args)
-    maps = {args.what[0] if args.corrected else "this map": raw}
-    if args.corrected:
-        maps[args.what[1]] = same_rows(raw, read(args.corrected), args.corrected)
+    raw, columns = load(options)
+    maps = {options.what[0] if options.corrected else "this map": raw}
+    if options.corrected:
+        maps[options.what[1]] = same_rows(raw, read(options.corrected), options.corrected)
     table = entities(raw, columns)
-    if args.genes:
-        arm = arms.read_arms(args.genes, args.centromeres).set_index("gene")["arm"]
+    if options.genes:
+        arm = arms.read_arms(options.genes, options.centromeres).set_index("gene")["arm"]
         table["arm"] = table["gene"].map(arm).where(table["kind"] == "gene").fillna("").astype(str)
-    names = choose(read_names(args.names or []), table)
+    names = choose(read_names(options.names), table)
     pictures = None
-    if args.bank:
+    if options.bank:
         from phenomjax.maps.views import thumbnails
 
         pictures = thumbnails.collect(
-            args.bank,
+            options.bank,
             table,
             raw.metadata,
             columns,
-            each=args.thumbnails,
-            side=args.thumbnail_px,
-            most=args.max_thumbnails,
-            seed=args.seed,
+            each=options.thumbnails,
+            side=options.thumbnail_px,
+            most=options.max_thumbnails,
+            seed=options.seed,
         )
     text = page(
         maps,
         table,
-        title=args.title,
+        title=options.title,
         start=names,
-        layout=args.layout,
+        layout=options.layout,
         pictures=pictures,
-        precision=args.precision,
-        max_bytes=args.max_mb * 1e6,
-        seed=args.seed,
+        precision=options.precision,
+        max_bytes=options.max_mb * 1e6,
+        seed=options.seed,
     )
     write_text(out, text)
     count = sum(map(len, pictures["rows"].values())) if pictures else 0

@@ -7,19 +7,23 @@ chromosomes.png (--genes); each with its numbers beside it (heatmap.csv, umap.pa
   python -m phenomjax.maps pictures --profiles map.parquet --corrected bias/corrected.parquet --names COMPLEX1 GENE2 ... --out pictures/
 """
 
-import argparse
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+import tyro
 
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
 from phenomjax.maps.relations import recall, relationships
-from phenomjax.maps.tables.input import define_input, load
+from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import choose, entities
-from phenomjax.maps.tables.profiles import Profiles, read
+from phenomjax.maps.tables.options import Files, Folder, Names, TableOptions
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.reading import read
 from phenomjax.maps.views import figures
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.cosines import exact_cosines, unit_rows
@@ -32,108 +36,86 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# thresholds (t, 1 - t) of the recall curves
-TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)
 DRAWS = 200  # of their intervals
 MAX_ROWS = 300  # of a heat map whose names can be read
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this command."""
-    define_input(parser)
-    group = parser.add_argument_group("pictures")
-    group.add_argument(
-        "--corrected",
-        metavar="PATH",
-        help="a second map of the same rows: above the diagonal, and a second recall curve",
-    )
-    group.add_argument(
-        "--what",
-        nargs=2,
-        metavar=("RAW", "CORRECTED"),
-        default=("raw", "corrected"),
-        help="what the two maps are called",
-    )
-    group.add_argument(
-        "--names",
-        nargs="+",
-        metavar="NAME",
-        help="genes and compounds of the heat map, or @FILE with one a line",
-    )
-    group.add_argument(
-        "--color",
-        metavar="COLUMN",
-        help="metadata column that colours the UMAP (default: gene, compound, control)",
-    )
-    group.add_argument(
-        "--label",
-        nargs="*",
-        metavar="NAME",
-        default=None,
-        help="names written into the UMAP (default: those of --names)",
-    )
-    group.add_argument(
-        "--relationships",
-        nargs="+",
-        metavar="FILE",
-        help="known relationships (entity1, entity2) for the recall curves",
-    )
-    group.add_argument(
-        "--genes", metavar="FILE", help="gene positions, or arms: see `maps proximity --help`"
-    )
-    group.add_argument("--centromeres", metavar="FILE", help="see `maps proximity --help`")
-    group.add_argument(
-        "--skip", nargs="+", choices=("umap",), default=(), help="pictures not to draw"
-    )
-    group.add_argument("--title", default="", help="of the pictures")
-    group.add_argument("--seed", type=int, default=42, help="of the UMAP")
-    group.add_argument("--out", required=True, metavar="DIR", help="folder of the pictures")
+@dataclass(frozen=True, kw_only=True)
+class Options(TableOptions):
+    """Of `python -m phenomjax.maps pictures`."""
+
+    corrected: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """a second map of the same rows: above the diagonal, and a second recall curve"""
+    what: Annotated[tuple[str, str], tyro.conf.arg(metavar="RAW CORRECTED")] = ("raw", "corrected")
+    """what the two maps are called"""
+    names: Names = ()
+    """genes and compounds of the heat map, or @FILE with one a line"""
+    color: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
+    """metadata column that colours the UMAP; by default gene, compound, control"""
+    label: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...")] = None
+    """names written into the UMAP; by default those of --names"""
+    relationships: Files = ()
+    """known relationships (entity1, entity2) for the recall curves"""
+    genes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """gene positions, or arms: see `maps proximity --help`"""
+    centromeres: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """see `maps proximity --help`"""
+    skip: tuple[Literal["umap"], ...] = ()
+    """figures not to draw"""
+    title: str = ""
+    """of the figures"""
+    seed: int = 42
+    """of the UMAP"""
+    out: Folder
+    """of the figures"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Draws what can be drawn; returns the exit code."""
-    raw, columns = load(args)
+    raw, columns = load(options)
     corrected = (
-        None if args.corrected is None else same_rows(raw, read(args.corrected), args.corrected)
+        None
+        if options.corrected is None
+        else same_rows(raw, read(options.corrected), options.corrected)
     )
-    table, out = entities(raw, columns), Path(args.out)
+    table, out = entities(raw, columns), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    names, what, written = read_names(args.names or []), tuple(args.what), []
+    names, what, written = read_names(options.names), options.what, []
     if names:
         figure, cosines = clustered(
-            raw, corrected, table, choose(names, table), what=what, title=args.title
+            raw, corrected, table, choose(names, table), what=what, title=options.title
         )
         written.append(save_figure(figure, out / "heatmap.png"))
         write_text(out / "heatmap.csv", cosines.to_csv())
-    if "umap" not in args.skip:
+    if "umap" not in options.skip:
         shown = raw if corrected is None else corrected
-        xy = umap(shown.features, args.seed)
+        xy = umap(shown.features, options.seed)
         groups = table["kind"].to_numpy(str)
-        if args.color:
-            if args.color not in raw.metadata:
+        if options.color:
+            if options.color not in raw.metadata:
                 raise UserError(
-                    f"--color {args.color}: no such column; there are"
+                    f"--color {options.color}: no such column; there are"
                     f" {', '.join(map(str, raw.metadata.columns))}."
                 )
-            groups = raw.metadata[args.color].fillna("other").astype(str).to_numpy()
-        labels = names if args.label is None else read_names(args.label)
+            groups = raw.metadata[options.color].fillna("other").astype(str).to_numpy()
+        labels = names if options.label is None else read_names(options.label)
         figure = figures.scatter(
             xy,
             groups,
             names=table["name"].tolist(),
             named=choose(labels, table),
-            title=args.title or f"UMAP of {len(xy):,} perturbations",
+            title=options.title or f"UMAP of {len(xy):,} perturbations",
         )
         written.append(save_figure(figure, out / "umap.png"))
         write_table(out / "umap.parquet", table.assign(umap_1=xy[:, 0], umap_2=xy[:, 1]))
-    if args.relationships:
+    if options.relationships:
         maps = {what[0]: raw} if corrected is None else {what[0]: raw, what[1]: corrected}
-        curves = recall_curves(maps, table, args.relationships)
+        curves = recall_curves(maps, table, options.relationships)
         written.append(save_figure(figures.recall_curves(curves), out / "recall.png"))
         write_json(out / "recall.json", curves)
-    if args.genes:
+    if options.genes:
         located = assessment.locate(
-            raw, arms.read_arms(args.genes, args.centromeres), columns, min_genes=0
+            raw, arms.read_arms(options.genes, options.centromeres), columns, min_genes=0
         )
         genes = located[located["scored"]].rename_axis("row").reset_index()
         order = assessment.genome_rows(genes)
@@ -179,7 +161,7 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
     return other
 
 
-def read_names(words: list[str]) -> list[str]:
+def read_names(words: Sequence[str]) -> list[str]:
     """Names as given, those of @FILE one a line."""
     names: list[str] = []
     for word in words:
@@ -241,9 +223,9 @@ def clustered(
 
 
 def recall_curves(
-    maps: dict[str, Profiles], table: "pd.DataFrame", paths: list[str]
+    maps: dict[str, Profiles], table: "pd.DataFrame", paths: Sequence[str]
 ) -> dict[str, dict[str, dict]]:
-    """{source: {map: share, recall, low, high, pairs}} over TAILS: share of all pairs called (both
+    """{source: {map: share, recall, low, high, pairs}} over `recall.TAILS`: share of all pairs called (both
     tails), recall, its 95 % interval.
 
     Raises:
@@ -266,12 +248,12 @@ def recall_curves(
         curves[known.name] = {}
         for name, one in maps.items():
             vectors = unit_rows(one.features[rows], np.float32)
-            hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in TAILS])
+            hit = recall.recalled(vectors, pairs, [(tail, 1 - tail) for tail in recall.TAILS])
             intervals = [
                 bootstrap.interval_of_pairs(flags, pairs, DRAWS) or [0.0, 1.0] for flags in hit
             ]
             curves[known.name][name] = {
-                "share": [2 * tail for tail in TAILS],
+                "share": [2 * tail for tail in recall.TAILS],
                 "recall": hit.mean(1).tolist(),
                 "low": [low for low, _ in intervals],
                 "high": [high for _, high in intervals],

@@ -1,0 +1,74 @@
+"""Genes that the cells do not express, named in one way by all commands: --unexpressed FILE, a text
+file with one gene a line, or --unexpressed QUERY, a pandas query on the columns there are. A file
+that exists is a file.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.names import targets_of
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BY_EXPRESSION = "zfpkm < -3"  # a gene's usual threshold (Hart et al. 2013)
+
+
+def unexpressed_wells(
+    named: str | None, wells: Profiles, columns: Columns
+) -> Bool[np.ndarray, " wells"] | None:
+    """Which wells perturb an unexpressed gene; None where none are named.
+
+    Raises:
+      UserError: neither a file nor a query, or no well is of such a gene.
+    """
+    if named is None:
+        return None
+    targets = targets_of(wells, columns)
+    rows = unexpressed_rows(named, targets, wells.metadata) & (targets != "")
+    if not rows.any():
+        raise UserError(
+            f"No perturbation of the profiles is of a gene that `unexpressed` {named!r} names."
+            f" A file has one gene a line, as in column {columns.gene}; a query is on the"
+            " profiles' columns."
+        )
+    return rows
+
+
+def unexpressed_rows(
+    named: str, genes: Shaped[np.ndarray, " rows"], table: "pd.DataFrame"
+) -> Bool[np.ndarray, " rows"]:
+    """Which rows are of unexpressed genes.
+
+    Args:
+      named: a file with one gene a line, or else a query on `table`.
+      genes: of each row.
+      table: what is known of each row.
+
+    Raises:
+      UserError: there is no such file, and the table cannot answer such a query.
+    """
+    if Path(named).is_file():
+        listed = {line.strip() for line in Path(named).read_text().splitlines() if line.strip()}
+        return np.isin(genes.astype(str), sorted(listed))
+    try:
+        chosen = np.asarray(table.eval(named, engine="python"))
+    except Exception as error:  # pandas raises a dozen kinds
+        raise UserError(
+            f"`unexpressed` {named!r}: there is no such file with one gene a line, and it is no"
+            f" query that the columns {', '.join(map(str, table.columns[:20]))} can answer"
+            f" ({error}). Compare: `unexpressed` silent_genes.txt, `unexpressed` 'zfpkm < -3',"
+            " `unexpressed` 'HeLa == 0'."
+        ) from None
+    if chosen.dtype != bool or chosen.shape != (len(table),):
+        raise UserError(
+            f"`unexpressed` {named!r} does not say yes or no for every gene. Compare:"
+            f" {BY_EXPRESSION!r}."
+        )
+    return chosen
