@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from phenomjax import optim, sharding, tasks
 from phenomjax import state as state_lib
 from phenomjax.checkpoints import checkpointer, loading
-from phenomjax.checkpoints.workdir import open_workdir, workdir_error
+from phenomjax.checkpoints.workdir import CHECKPOINTS, open_workdir, workdir_error
 from phenomjax.cluster import messages
 from phenomjax.cluster.start import use_compilation_cache
 from phenomjax.config import keys, stored
@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: str | Path, evaluators: Sequence[Factory] =
     log_to_file(workdir / "logs" / f"process_{jax.process_index():03d}.log")
     banner.this_process()
     config = tasks.resolve(config, workdir)
-    if (workdir / "config.json").exists() or any((workdir / checkpointer.FOLDER).glob("*")):
+    if (workdir / "config.json").exists() or any((workdir / CHECKPOINTS).glob("*")):
         # Checkpoints without their config are an error of `load`: nobody could say whose they are.
         stored.check_same_run(config, stored.load(workdir / "config.json"), workdir)
     messages.barrier("configuration checked")  # before process 0 writes it

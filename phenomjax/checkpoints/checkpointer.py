@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from phenomjax.checkpoints import recovery, seal
 from phenomjax.checkpoints import workdir as workdir_lib
 from phenomjax.checkpoints.loading import check
-from phenomjax.checkpoints.workdir import CHECKPOINTS as FOLDER
+from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
 from phenomjax.config import stored
 from phenomjax.state import TrainState
@@ -100,7 +100,7 @@ class Checkpointer:
             **items, meta=ocp.args.JsonSave({**meta, recovery.SCORES: dict(scores or {})})
         )
         try:
-            (self.workdir / FOLDER).mkdir(exist_ok=True)
+            (self.workdir / CHECKPOINTS).mkdir(exist_ok=True)
             self._orbax.save(self._path(step), args=args)
         except Exception as error:
             self._error = error
@@ -182,7 +182,7 @@ class Checkpointer:
         return self._began + self._config.timeout_seconds - time.monotonic()
 
     def _path(self, step: int) -> Path:
-        return self.workdir / FOLDER / str(step)
+        return self.workdir / CHECKPOINTS / str(step)
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Restores a checkpoint into the shardings of `abstract`, strictly.

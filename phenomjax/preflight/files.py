@@ -13,6 +13,7 @@ import numpy as np
 
 from phenomjax import sharding, tasks
 from phenomjax.checkpoints import checkpointer, seal
+from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.config import checks, keys
 from phenomjax.preflight.results import FAIL, Problem
 from phenomjax.preflight.stand import Bench, differences
@@ -247,7 +248,7 @@ def save_and_restore(bench: Bench) -> Kept:
         blocked = time.monotonic() - begin
         writer.close()
         wrote = time.monotonic() - begin
-        if not seal.sealed(folder / checkpointer.FOLDER / str(STEPS)):
+        if not seal.sealed(folder / CHECKPOINTS / str(STEPS)):
             raise Problem(
                 "the checkpoint has no digests of all processes", "See the row 'workdir'."
             )

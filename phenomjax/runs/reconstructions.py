@@ -37,7 +37,6 @@ def of_checkpoints(
     """
     import jax  # here: drawing arrays needs no jax
 
-    from phenomjax import tasks
     from phenomjax.checkpoints import loading
     from phenomjax.tasks.mae import MaskedAutoencoder
 
@@ -86,6 +85,7 @@ def _batch(
     task = tasks.make(config)
     # All images of a bank that was asked for may be shown, the held-out ones of a run.
     loader = task.loader("val" if bank is None else "train", 0, 1) or task.loader("train", 0, 1)
+    assert loader is not None
     batch = {name: np.array(values) for name, values in loader.batch(0).items()}
     shown = [config.model.channels[i] for i in batch["channels"][0]]
     return batch, shown, loader.names(batch["image"])
