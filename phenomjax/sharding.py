@@ -3,51 +3,30 @@
 Sharded with pjit, i.e. `jax.jit` with shardings. A new strategy is a new table and nothing else.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from phenomjax.system.errors import UserError
 
 AXES = ("data", "model")
-_REPLICATED = {"seq": None, "kv": None, "patch": None, "layers": None, "channel": None}
-RULES: dict[str, dict[str, str | None]] = {
-    "dp": {
-        "batch": "data",
-        "embed": None,
-        "mlp": None,
-        "heads": None,
-        "vocab": None,
-        **_REPLICATED,
-    },
-    "fsdp": {
-        "batch": "data",
-        "embed": "data",
-        "mlp": None,
-        "heads": None,
-        "vocab": None,
-        **_REPLICATED,
-    },
-    "fsdp_tp": {
-        "batch": "data",
-        "embed": "data",
-        "mlp": "model",
-        "heads": "model",
-        "vocab": "model",
-        **_REPLICATED,
-    },
+_NAMES = "batch", "embed", "mlp", "heads", "vocab", "seq", "kv", "patch", "layers", "channel"
+# Where two names of an array want the same mesh axis, the first in this order gets it.
+_WHOLE: dict[str, str | None] = dict.fromkeys(_NAMES)
+_FSDP = _WHOLE | {"batch": "data", "embed": "data"}
+RULES = {
+    "dp": _WHOLE | {"batch": "data"},
+    "fsdp": _FSDP,
+    "fsdp_tp": _FSDP | {"mlp": "model", "heads": "model", "vocab": "model"},
 }
 
-SMALL = (
-    2**16
-    # elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing
-    # is won by splitting it
-)
+# Elements: a bias or a vocabulary of residues that does not divide stays whole, since nothing is
+# won by splitting it.
+SMALL = 2**16
 
 
 def make_mesh(config: ConfigDict) -> Mesh:
@@ -80,9 +59,8 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f" multiple of {data * parts}, e.g."
             f" --config.global_batch_size={-(-micro // data) * data * parts}."
         )
-    return jax.make_mesh(
-        (data, model), AXES, axis_types=(AxisType.Auto,) * 2
-    )  # positional: the keyword differs between versions
+    # positional: the keyword differs between versions
+    return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def row_block(mesh: Mesh) -> tuple[int, int]:
@@ -124,7 +102,7 @@ def split_over_data(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P("data", *[P.UNCONSTRAINED] * (x.ndim - 1)))
 
 
-def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
+def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:
     """Maps a tree with logical axis names (Flax boxes, abstract leaves) to NamedShardings.
 
     Raises:
@@ -145,7 +123,9 @@ def shardings(boxed: Any, mesh: Mesh, preset: str) -> Any:
         )
     result = nn.logical_to_mesh_sharding(specs, mesh, rules(preset))
 
-    def divided(path: Any, leaf: Any, sharding: NamedSharding) -> NamedSharding:
+    def divided(
+        path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding
+    ) -> NamedSharding:
         spec = list(sharding.spec)
         for i, axis in enumerate(spec):
             if axis and leaf.shape[i] % mesh.shape[axis]:
@@ -172,7 +152,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def describe(params: object, param_shardings: object, rows: int = 12) -> str:
+def describe(params: PyTree, param_shardings: PyTree, rows: int = 12) -> str:
     """A table of parameter, shape, spec and MiB per device, the largest first, with the totals."""
     table, total, local = [], 0, 0.0
     for (path, leaf), sharding in zip(

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from phenomjax.system.versions import versions
 from phenomjax.training import banner, schedule
 from phenomjax.training.context import RunContext, make_context
 from phenomjax.training.divergence import Diverged, Readings, RollBacks
-from phenomjax.training.evaluators import STANDARD, Factory, make_evaluators
+from phenomjax.training.evaluators import STANDARD, Evaluators, Factory
 from phenomjax.training.feed import DeviceFeed, check_same_data
 from phenomjax.training.metrics import Window
 from phenomjax.training.rates import Lap, Rates
-from phenomjax.training.writers import open_writers
+from phenomjax.training.writers.opening import open_writers
 
 
 def run(config: ConfigDict, workdir: str | Path, evaluators: Sequence[Factory] = STANDARD) -> int:
@@ -77,8 +77,7 @@ class Trainer:
         self.phase, self.tx = run.phase, optim.make(run.config)
         self.learning_rate = jax.jit(optim.schedule(run.config))
         self.roll_backs = RollBacks(run, self.learning_rate)
-        self.evaluators = make_evaluators(evaluators, run)
-        self.intervals = {each.name: each.every_steps for each in self.evaluators}
+        self.evaluators = Evaluators(evaluators, run)
 
     def run(self) -> int:
         """Restores or initialises, then trains; after divergence rolls back, if it may."""
@@ -124,12 +123,9 @@ class Trainer:
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:
         """Steps from the state's step to the end; returns the exit code."""
-        c, run, step = self.config, self.context, int(state.step)
-        start, resumed, redo = (
-            step,
-            self.checkpoints.latest_step() is not None,
-            memory.get("redo", []),
-        )
+        c, run, start = self.config, self.context, int(state.step)
+        step, redo = start, memory.get("redo", [])
+        resumed = self.checkpoints.latest_step() is not None
         key = jax.device_put(jax.random.key(c.seed), run.everywhere)
         readings = Readings(Window(memory["window"]), c.divergence.max_grad_norm)
         writers = open_writers(run, start if resumed else None, redo)
@@ -142,7 +138,7 @@ class Trainer:
             run.goodput.begin(start)
             self.phase.beat(start)
             # The run was stopped between this step and these evaluators, or it was paused here.
-            _, redo = self.evaluate(step, state, redo)
+            _, redo = self.evaluators.run(step, state, writers, redo)
             stop = bool(redo) or 0 < c.stop_at_step <= step < c.num_steps
             while step < c.num_steps and not stop:
                 with self.phase("data"):
@@ -157,13 +153,15 @@ class Trainer:
                 rates.step(program.flops)
                 self.checkpoints.check()
                 writers.samples(step, ids)
-                due = schedule.due(step, c, self.intervals, messages.stop_requested())
+                every = self.evaluators.every_steps
+                due = schedule.due(step, c, every, messages.stop_requested())
                 if not due.anything:
                     continue
                 readings.catch_up()
                 if due.log:
                     self.log(step, readings.window.mean(), rates.lap())
-                scores, redo = self.evaluate(step, state, due.evaluators, due.stop)
+                names = due.evaluators
+                scores, redo = self.evaluators.run(step, state, writers, names, due.stop)
                 stop = due.stop or due.pause or bool(redo)
                 if due.save or stop or (due.ask_clock and self.minutes_are_over()):
                     self.save(step, state, readings.window, scores, redo)
@@ -184,26 +182,6 @@ class Trainer:
         banner.step_line(self.context, step, values, lap)
         values["perf/goodput"] = self.context.goodput.write(step)["goodput"]
         self.writers.scalars(step, values)
-
-    def evaluate(
-        self, step: int, state: TrainState, names: Collection[str], stop: bool = False
-    ) -> tuple[dict[str, float], list[str]]:
-        """Runs evaluators; returns what was measured, and the names of those that a signal (or
-        `stop`, before) kept from it.
-        """
-        scores, redo = dict[str, float](), list[str]()
-        for each in self.evaluators:
-            if each.name not in names:
-                continue
-            found = None
-            if not stop and not redo:
-                with self.phase("evaluation"):
-                    found = each.run(state, step)
-            if found is None:
-                redo.append(each.name)
-            else:
-                scores |= self.writers.found(step, found)
-        return scores, redo
 
     def minutes_are_over(self) -> bool:
         """Whether a checkpoint is due by the clock, which is that of process 0."""

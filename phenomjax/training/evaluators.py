@@ -5,7 +5,7 @@ protocol alone.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import jax
@@ -19,9 +19,8 @@ from phenomjax.system.errors import UserError
 from phenomjax.tasks import Loader
 from phenomjax.training.context import RunContext
 from phenomjax.training.feed import to_devices
-
-# {metric: value} and {figure: Figure}
-Found = Mapping[str, float | Figure]
+from phenomjax.training.metrics import Found
+from phenomjax.training.writers.opening import Writers
 
 
 class Evaluator(Protocol):
@@ -53,21 +52,66 @@ class Evaluator(Protocol):
 Factory = Callable[[RunContext], Evaluator | None]
 
 
-def make_evaluators(factories: Sequence[Factory], run: RunContext) -> list[Evaluator]:
+class Evaluators:
     """The evaluators of a run.
+
+    Args:
+      factories: make them, in the order in which they run.
+      run: what was made before.
+
+    Attributes:
+      every_steps: {name: how often it is due}.
 
     Raises:
       UserError: the configuration wants probes, and no factory makes them.
     """
-    found = [evaluator for factory in factories if (evaluator := factory(run)) is not None]
-    if run.config.probes.every_steps and "probe" not in {each.name for each in found}:
-        raise UserError(
-            f"config.probes.every_steps is {run.config.probes.every_steps}, but this run was given"
-            " no probes. Start it by `python -m phenomjax.main`; or hand them over, as it does:"
-            " train.run(config, workdir, evaluators=main.evaluators_of(config)); or set"
-            " --config.probes.every_steps=0."
-        )
-    return found
+
+    def __init__(self, factories: Sequence[Factory], run: RunContext):
+        self._run, made = run, [factory(run) for factory in factories]
+        self._all = [each for each in made if each is not None]
+        self.every_steps = {each.name: each.every_steps for each in self._all}
+        wanted = run.config.probes.every_steps
+        if wanted and "probe" not in self.every_steps:
+            raise UserError(
+                f"config.probes.every_steps is {wanted}, but this run was given no probes. Start it"
+                " by `python -m phenomjax.main`; or hand them over, as it does: train.run(config,"
+                " workdir, evaluators=main.evaluators_of(config)); or set"
+                " --config.probes.every_steps=0."
+            )
+
+    def run(
+        self,
+        step: int,
+        state: TrainState,
+        writers: Writers,
+        names: Collection[str],
+        stop: bool = False,
+    ) -> tuple[dict[str, float], list[str]]:
+        """Runs some of them, until a signal comes.
+
+        Args:
+          step: number of finished steps.
+          state: at this step.
+          writers: take what is found.
+          names: of those that are due; one that this run no longer has is passed over.
+          stop: a signal came before.
+
+        Returns:
+          (what was measured, names of those that are to be done again after the restart).
+        """
+        scores, redo = dict[str, float](), list[str]()
+        for each in self._all:
+            if each.name not in names:
+                continue
+            found = None
+            if not stop and not redo:
+                with self._run.phase("evaluation"):
+                    found = each.run(state, step)
+            if found is None:
+                redo.append(each.name)
+            else:
+                scores |= writers.found(step, found)
+        return scores, redo
 
 
 class Validation:

@@ -7,9 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE = "metrics.jsonl"
+
+# What an evaluator found: {metric: value} and {name: figure}.
+Found: TypeAlias = Mapping[str, "float | Figure"]
 
 
 @dataclass(frozen=True)

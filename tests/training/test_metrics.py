@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from phenomjax import config
 from phenomjax.config import checks
 from phenomjax.system.errors import UserError
-from phenomjax.training import metrics, rates, writers
+from phenomjax.training import metrics, rates
+from phenomjax.training.writers import opening
+from phenomjax.training.writers.workdir import WorkdirFiles
 from tests.lab import ROOT
 
 
@@ -27,7 +29,7 @@ def test_a_window_continues_where_it_was_saved():
 def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    lines = writers.WorkdirFiles(tmp_path, resume_step=2)
+    lines = WorkdirFiles(tmp_path, resume_step=2)
     lines.scalars(3, {"x": 0.5})
     lines.close()
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
@@ -35,7 +37,7 @@ def test_lines_after_the_restored_step_and_torn_lines_go(tmp_path):
         {"step": 2},
         {"step": 3, "x": 0.5},
     ]
-    writers.WorkdirFiles(tmp_path, resume_step=None).close()
+    WorkdirFiles(tmp_path, resume_step=None).close()
     assert path.read_text() == ""  # a new run begins an empty file
 
 
@@ -55,15 +57,15 @@ def test_a_resume_cuts_what_is_to_be_measured_again(tmp_path, caplog):
     path = tmp_path / metrics.FILE
     kept = '{"step": 2, "train/loss": 1.0}\n'
     path.write_text(kept + 'damaged\n{"step": 2, "val/loss": NaN, "val/perplexity": 2.0}\n')
-    writers.WorkdirFiles(tmp_path, resume_step=2, redo=["val"]).close()
+    WorkdirFiles(tmp_path, resume_step=2, redo=["val"]).close()
     assert path.read_text() == kept and "line 2 of" in caplog.text
-    writers.WorkdirFiles(tmp_path, resume_step=2, redo=["probe"]).close()
+    WorkdirFiles(tmp_path, resume_step=2, redo=["probe"]).close()
     assert path.read_text() == kept
 
 
 def test_tensorboard_gets_scalars_and_figures(tmp_path):
     pytest.importorskip("tensorboardX")
-    found = writers.main_writers(tmp_path, config.base(), None)
+    found = opening.main_writers(tmp_path, config.base(), None)
     figure = Figure()
     figure.subplots().plot([1, 2])
     for writer in found:
@@ -80,19 +82,19 @@ def test_tensorboard_gets_scalars_and_figures(tmp_path):
 def test_wandb_that_is_not_installed(tmp_path, monkeypatch):
     c = config.base()
     c.log.tensorboard, c.log.wandb_project = False, "cells"
-    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError,
         match=r"log.wandb_project is 'cells' but wandb is not installed. Run `pip install wandb`",
     ):
-        writers.main_writers(tmp_path, c, None)
+        opening.main_writers(tmp_path, c, None)
 
 
 def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
     c = config.base()
     c.log.tensorboard, c.log.mlflow_experiment = False, "cells"
     monkeypatch.setattr(
-        writers.importlib.util, "find_spec", lambda name: None if name == "mlflow" else name
+        opening.importlib.util, "find_spec", lambda name: None if name == "mlflow" else name
     )
     with pytest.raises(
         UserError,
@@ -101,7 +103,7 @@ def test_mlflow_that_is_not_installed(tmp_path, monkeypatch):
             r" '.\[logging\]'"
         ),
     ):
-        writers.main_writers(tmp_path, c, None)
+        opening.main_writers(tmp_path, c, None)
 
 
 def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
@@ -115,7 +117,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
     def part(steps, resume):
         figure = Figure()
         figure.subplots().plot([1, 2])
-        _, writer = writers.main_writers(workdir, c, resume)
+        _, writer = opening.main_writers(workdir, c, resume)
         for step in steps:
             writer.scalars(step, {"train/loss": 1 / step, "val/loss": float("nan")})
         writer.figure(steps[-1], "curve", figure)
@@ -157,7 +159,7 @@ def test_a_continued_run_is_one_run_of_mlflow(tmp_path, monkeypatch):
             r" new one"
         ),
     ):
-        writers.main_writers(workdir, c, 1)
+        opening.main_writers(workdir, c, 1)
 
 
 @pytest.mark.parametrize(

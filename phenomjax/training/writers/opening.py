@@ -5,26 +5,22 @@ W&B and MLflow when they are asked for.
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
 import jax
-import numpy as np
-from jaxtyping import UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from phenomjax.training.context import RunContext
-from phenomjax.training.evaluators import Found
 from phenomjax.training.feed import ItemIds
-from phenomjax.training.metrics import FILE, MetricsLine, read_metrics
-from phenomjax.training.mlflow_writer import MLflow
+from phenomjax.training.metrics import Found
+from phenomjax.training.writers.mlflow import MLflow
+from phenomjax.training.writers.services import TensorBoard, WeightsAndBiases
+from phenomjax.training.writers.workdir import WorkdirFiles
 
 log = logging.getLogger("phenomjax")
 
@@ -36,111 +32,6 @@ class Writer(Protocol):
     def figure(self, step: int, name: str, figure: Figure) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
-
-
-class WorkdirFiles:
-    """WORKDIR/metrics.jsonl, one object a line with `step` first, and WORKDIR/figures.
-
-    Args:
-      workdir: folder of the run.
-      resume_step: the step that was restored: lines beyond it are cut and written again; None for a
-        new run.
-      redo: evaluators that are to run again at that step: lines of theirs are cut too.
-    """
-
-    def __init__(self, workdir: Path, resume_step: int | None, redo: Collection[str] = ()):
-        self._figures, path = workdir / "figures", workdir / FILE
-        if resume_step is None:
-            path.unlink(missing_ok=True)
-        elif path.exists():
-            lines, damaged = read_metrics(path)
-            lines = [line for line in lines if line.step <= resume_step]
-            lines = [line for line in lines if line.step < resume_step or not _of(line, redo)]
-            torn_at_its_end = path.read_bytes()[-1:] != b"\n"
-            for number in damaged[:-1] if torn_at_its_end else damaged:
-                log.warning("line %d of %s is damaged, and is left out", number, path)
-            files.write_text(path, "".join(line.text + "\n" for line in lines))
-        self._file = path.open("a")
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-
-    def figure(self, step: int, name: str, figure: Figure) -> None:
-        path = files.save_figure(figure, self._figures / f"{name}_{step:07d}.png", dpi=110)
-        log.info("wrote %s", path)
-
-    def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
-
-
-def _of(line: MetricsLine, evaluators: Collection[str]) -> bool:
-    """Whether a line holds metrics of one of some evaluators."""
-    return any(name.split("/")[0] in evaluators for name in line.values)
-
-
-class TensorBoard:
-    """Event files in WORKDIR/tensorboard."""
-
-    def __init__(self, workdir: Path, resume_step: int | None):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=None if resume_step is None else resume_step + 1,
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def figure(self, step: int, name: str, figure: Figure) -> None:
-        self._writer.add_image(name, _pixels(figure), step, dataformats="HWC")
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def _pixels(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
-    """A drawn figure."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-class WeightsAndBiases:
-    """A W&B run named after the workdir; resumed under the same id."""
-
-    def __init__(self, workdir: Path, config: ConfigDict):
-        import wandb
-
-        self._wandb = wandb
-        self._run = wandb.init(
-            project=config.log.wandb_project,
-            id=workdir.name,
-            resume="allow",
-            dir=str(workdir),
-            config=config.to_dict(),
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(values, step=step)
-
-    def figure(self, step: int, name: str, figure: Figure) -> None:
-        self._run.log({name: self._wandb.Image(_pixels(figure))}, step=step)
-
-    def flush(self) -> None:
-        """W&B sends by itself."""
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class Writers:

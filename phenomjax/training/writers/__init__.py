@@ -1,0 +1,1 @@
+"""Where metrics and figures of a run go."""
