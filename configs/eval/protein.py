@@ -1,27 +1,33 @@
 """What a model knows of proteins: structure, function, localization, fitness, origin; and of
 molecules, where it reads SMILES.
 
-python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py --out report/          minutes on 2 cores
-python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:full --out report/     every record of the files
-python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py:quick --out report/    two tasks; for use during training
+python -m phenomjax.evaluate --checkpoint RUN --suite configs/eval/protein.py --out report/
+  minutes on 2 cores; with protein.py:full every record of the files; with protein.py:quick two
+  tasks, for use during training
 
-task                      predicted                        split      train  validation    test   data (rows of "full")
-secondary_structure       H, E, C of a residue             given      9,712       1,080     364   NetSurfP-2.0, NEW364; CASP13 12, CASP14 18
-secondary_structure_q8    eight states of DSSP             given         11           1      18   CASP13 to CASP14: too few to learn much
-secondary_structure_tape  H, E, C of a residue             cluster    1,562         174     434   TAPE's validation set; not in the default
-disorder                  residues without coordinates     given      9,712       1,080     364   as secondary_structure
-localization              10 places; membrane or soluble   given      1,484         171   2,768   DeepLoc 1.0: a part of its training, its test
-remote_homology           1,195 folds                      given     11,077       1,235     736   TAPE; "test" is its validation set
-scop_class                7 classes                        cluster   11,017       1,224   3,060   SCOP
-enzyme                    EC numbers at four levels, sets  cluster    1,790         199     497   Swiss-Prot of archaea and mitochondria
-organism                  which of four                    cluster    3,918         435   1,088   the same with two mycoplasmas
-gb1_one_vs_rest           fitness                          given         25           3   8,705   FLIP
-gb1_two_vs_rest           fitness                          given        381          43   8,309   FLIP
-gb1_low_vs_high           fitness                          given      4,580         509   3,644   FLIP
-stability                 stability                        hash       1,768         211     533   TAPE's validation set
-blat_…, pabp_…            effects of mutations, untrained                             4,996, 1,188   Stiffler 2015, Melamed 2013
-solubility                log mol/l of a molecule          scaffold     902         113     113   ESOL
-hiv_activity              active or not, of a molecule     scaffold  33,524       4,191   4,191   HIV of MoleculeNet
+task                  predicted                     split     train  valid.   test  data of "full"
+secondary_structure   H, E, C of a residue          given     9,712   1,080    364  NetSurfP-2.0
+  _q8                 eight states of DSSP          given        11       1     18  CASP13, CASP14
+  _tape               H, E, C of a residue          cluster   1,562     174    434  TAPE
+disorder              residues without coordinates  given     9,712   1,080    364  NetSurfP-2.0
+localization          10 places; in the membrane    given     1,484     171  2,768  DeepLoc 1.0
+remote_homology       1,195 folds                   given    11,077   1,235    736  TAPE
+scop_class            7 classes                     cluster  11,017   1,224  3,060  SCOP
+enzyme                EC numbers, sets              cluster   1,790     199    497  Swiss-Prot
+organism              which of four                 cluster   3,918     435  1,088  and mycoplasmas
+gb1_one_vs_rest       fitness                       given        25       3  8,705  FLIP
+gb1_two_vs_rest       fitness                       given       381      43  8,309  FLIP
+gb1_low_vs_high       fitness                       given     4,580     509  3,644  FLIP
+stability             stability                     hash      1,768     211    533  TAPE
+blat_…                effects of mutations, untrained                        4,996  Stiffler 2015
+pabp_…                effects of mutations, untrained                        1,188  Melamed 2013
+solubility            log mol/l of a molecule       scaffold    902     113    113  ESOL
+hiv_activity          active or not, of a molecule  scaffold 33,524   4,191  4,191  MoleculeNet
+
+The test of secondary_structure and disorder is NEW364; CASP13 (12 proteins) and CASP14 (18) are
+tests of their own. The eight states have too few proteins to learn much. What is TAPE's here is its
+validation set; secondary_structure_tape is not in the default. DeepLoc is a part of its training,
+and its test. Enzymes are those of archaea and mitochondria, at four levels of EC numbers.
 
 The files are those of public repositories on GitHub, below --data (default ../shared/data/protein):
 secondary_structure/ and dms/gb1_* of J-SNACKKB/FLIP, casp* of Rostlab/pbc, scope/, dms/tape_* and

@@ -2,17 +2,22 @@
 demo-protein` and its siblings: no download, two minutes.
 
 make demo-protein
-python -m phenomjax.evaluate --checkpoint runs/txl_demo --suite configs/eval/simulated.py --out runs/txl_demo/report
+python -m phenomjax.evaluate --checkpoint runs/txl_demo --suite configs/eval/simulated.py
+  --out runs/txl_demo/report
 
 The labelled proteins are written to runs/simulated_proteins at the first start. They are of the
 families that the demo's model was trained on; what the tests "members", "relatives" and "new
 family" hold, no model has seen (phenomjax/probes/suites/simulated.py).
 
 Expected of the demo's Transformer-XL, its random-weights twin, and the best baseline:
-conservation on members 0.95, 0.86, 0.66 (one-hot); on relatives 0.80, 0.76, 0.64; on the new family
-none is above the majority family on relatives 0.98, 0.82, 1.00 (composition, MMseqs2: such families
-are told apart without a model) divergence on members 0.69, 0.66, 0.77 (composition) mutations 0.50,
--0.07, 0.18 (BLOSUM62)
+
+conservation on members      0.95   0.86   0.66 (one-hot)
+             on relatives    0.80   0.76   0.64
+             on new family   none is above the majority
+family       on relatives    0.98   0.82   1.00 (composition, MMseqs2: such families are told apart
+                                           without a model)
+divergence   on members      0.69   0.66   0.77 (composition)
+mutations                    0.50  -0.07   0.18 (BLOSUM62)
 """
 
 from pathlib import Path

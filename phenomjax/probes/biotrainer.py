@@ -1,43 +1,43 @@
 """Checkpoints as embedders of biotrainer (1.4): its protocols and its autoeval run on our vectors.
-biotrainer is imported when it is used.
 
 biotrainer's own training, with the options of its config file; `embedder_name` is left out:
   python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --config config.yml
 Its benchmarks, which it downloads, or finds below --data; pgym scores mutations by likelihood, as
 `phenomjax.score` does:
-  python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --autoeval pbc --out autoeval_output
+  python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --autoeval pbc --out autoeval
 Only vectors, where biotrainer lives in another environment (it needs transformers >= 5.4); name
 them there as `embeddings_file`:
-  python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --source proteins.fasta --per residue --out embeddings.h5
+  python -m phenomjax.probes.biotrainer --checkpoint runs/prot_txl --source proteins.fasta
+    --per residue --out embeddings.h5
 
 Vectors are those of `python -m phenomjax.embed`, whose files biotrainer finds under the hash of
-each sequence. In a program:
-  EmbeddingService(embedder=biotrainer_embedder.embedder("runs/prot_txl"))       # of biotrainer.embedders
-  BioEngineer.from_custom_model(biotrainer_embedder.engineer("runs/prot_txl"))   # of biotrainer.bioengineer
+each sequence. In a program, with `biotrainer.embedders` and `biotrainer.bioengineer`:
+  EmbeddingService(embedder=phenomjax.probes.biotrainer.embedder("runs/prot_txl"))
+  BioEngineer.from_custom_model(phenomjax.probes.biotrainer.engineer("runs/prot_txl"))
+
+The same command goes on where it was stopped. Exit codes: 0 done; 2 a mistake in the options or the
+input; 75 stopped by a signal. biotrainer is imported when it is used.
 """
 
-import argparse
 import hashlib
 import importlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import h5py
+from tyro.conf import arg
 
 from phenomjax import embed
 from phenomjax.data.sequences.streams import Stream
 from phenomjax.inference.variants import likelihood, table
-from phenomjax.system import errors
-from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError
-from phenomjax.system.log import log_to_stderr
+from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, exit_on_user_error
+from phenomjax.system.options import run_command
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
-
-FRAMEWORKS = ("pbc", "flip", "pgym")
 
 
 def sequence_hash(sequence: str) -> str:
@@ -150,7 +150,7 @@ def train(checkpoint: str | Path, config: str | Path) -> dict:
     cli, trainers = _import("biotrainer.utilities.cli"), _import("biotrainer.trainers")
     steps, protocols = _import("biotrainer.trainers.steps"), _import("biotrainer.protocols")
     if not Path(config).is_file():
-        raise UserError(f"There is no file {config} (--config). Give a config file of biotrainer.")
+        raise UserError(f"There is no file {config} (`config`). Give a config file of biotrainer.")
     model_name = name_of(opening.load_sequences(checkpoint))
 
     class Embedding(steps.EmbeddingStep):
@@ -160,7 +160,7 @@ def train(checkpoint: str | Path, config: str | Path) -> dict:
                 "embeddings_file"
             ):
                 raise UserError(
-                    f"{config} names an embedder of its own, and --checkpoint gives another. Leave"
+                    f"{config} names an embedder of its own, and `checkpoint` gives another. Leave"
                     " embedder_name and embeddings_file out, or run `biotrainer train`."
                 )
             if given.get("finetuning_config"):
@@ -196,7 +196,7 @@ def autoeval(
 
     Args:
       checkpoint: workdir of a run, or one of its checkpoints.
-      framework: a name in FRAMEWORKS.
+      framework: "pbc", "flip" or "pgym".
       out: folder of biotrainer's report and models.
       data: folder with the framework's own folder (PBC, FLIP or PGYM); None = biotrainer's cache,
         into which it downloads.
@@ -210,9 +210,8 @@ def autoeval(
     arguments: dict[str, Any] = {"custom_storage_path": data, "output_dir": out}
     if framework.lower() == "pgym":
         scores = engineer(checkpoint)
-        arguments["custom_bioengineer"] = _import(
-            "biotrainer.bioengineer"
-        ).BioEngineer.from_custom_model(scores)
+        wrapper = _import("biotrainer.bioengineer").BioEngineer
+        arguments["custom_bioengineer"] = wrapper.from_custom_model(scores)
         arguments["zero_shot_method"] = scores.supported_methods()[0]
     else:
         _, residue, protein = package.get_unique_framework_sequences(
@@ -222,12 +221,8 @@ def autoeval(
             ("residue", residue, "per_residue"),
             ("protein", protein, "per_sequence"),
         ):
-            path = (
-                Path(out)
-                / name
-                / framework.upper()
-                / f"embeddings_{min_length}_{max_length}_{per}.h5"
-            )
+            file = f"embeddings_{min_length}_{max_length}_{per}.h5"
+            path = Path(out) / name / framework.upper() / file
             sequences = [record.seq for record in records.values()]
             arguments[f"precomputed_{option}_embeddings"] = write(checkpoint, sequences, per, path)
         arguments |= {"min_seq_length": min_length, "max_seq_length": max_length}
@@ -245,14 +240,13 @@ def engineer(checkpoint: str | Path) -> Any:
     each mutated residue hidden alone in the wild type. Transformer-XL and ELMo: PERPLEXITY, here
     the difference of the whole sequence's log-likelihood to the wild type's.
     """
-    package, inner = (
-        _import("biotrainer.bioengineer"),
-        _import("biotrainer.bioengineer.bioengineer_data_classes"),
-    )
+    package = _import("biotrainer.bioengineer")
+    inner = _import("biotrainer.bioengineer.bioengineer_data_classes")
     model = opening.load_sequences(checkpoint, "float32")
     if model.task.words.name != "protein":
         raise UserError(
-            f"--checkpoint {checkpoint} reads {model.task.words.name}, and mutations are of proteins."
+            f"`checkpoint` {checkpoint} reads {model.task.words.name}, and mutations are of"
+            " proteins."
         )
     masked, name = model.task.scoring == "masked", name_of(model)
     method = inner.ZeroShotMethod.MASKED_MARGINALS if masked else inner.ZeroShotMethod.PERPLEXITY
@@ -321,7 +315,7 @@ def _import(module: str) -> Any:
 def read_fasta(path: Path) -> list[str]:
     """The sequences of a FASTA file as they stand, lines joined; plain, gzip or Zstandard."""
     if not path.is_file():
-        raise UserError(f"There is no file {path} (--source).")
+        raise UserError(f"There is no file {path} (`source`).")
     buffer, parts = bytearray(2**20), []
     with Stream(path) as stream:
         while size := stream.readinto(memoryview(buffer)):
@@ -335,90 +329,71 @@ def read_fasta(path: Path) -> list[str]:
     return [text for lines in sequences if (text := "".join(lines))]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m phenomjax.probes.biotrainer",
-        description=__doc__.split(":")[0] + ".",
-        epilog=(
-            "The same command goes on where it was stopped. Exit codes: 0 done; 2 a mistake in the"
-            " arguments or the input; 75 stopped by a signal."
-        ),
-    )
-    add = p.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        metavar="DIR",
-        help="workdir of a run, or one of its checkpoints/STEP folders",
-    )
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--config", type=Path, metavar="YML", help="train a head by biotrainer's config file"
-    )
-    what.add_argument("--autoeval", choices=FRAMEWORKS, help="run a benchmark of biotrainer")
-    what.add_argument(
-        "--source",
-        type=Path,
-        metavar="FASTA",
-        help="write the vectors only; biotrainer is not needed",
-    )
-    add("--out", type=Path, help="--autoeval: folder (default autoeval_output); --source: NAME.h5")
-    add("--per", choices=("protein", "residue"), help="--source: what a vector stands for")
-    add(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="--autoeval: where PBC, FLIP or PGYM lies; default: biotrainer's cache",
-    )
-    add(
-        "--min_seq_length",
-        type=int,
-        default=0,
-        metavar="N",
-        help="--autoeval: leave shorter proteins out",
-    )
-    add(
-        "--max_seq_length",
-        type=int,
-        default=2000,
-        metavar="N",
-        help="--autoeval: leave longer ones out (default 2000)",
-    )
-    return p
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m phenomjax.probes.biotrainer`."""
+
+    checkpoint: Annotated[str, arg(metavar="DIR")]
+    """workdir of a run, or one of its checkpoints/STEP folders"""
+    config: Annotated[Path | None, arg(metavar="YML")] = None
+    """train a head by biotrainer's config file"""
+    autoeval: Literal["pbc", "flip", "pgym"] | None = None
+    """run a benchmark of biotrainer"""
+    source: Annotated[Path | None, arg(metavar="FASTA")] = None
+    """write the vectors only; biotrainer is not needed"""
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """of a benchmark: folder, by default autoeval_output; of vectors: NAME.h5"""
+    per: Literal["protein", "residue"] | None = None
+    """of vectors: what one stands for"""
+    data: Annotated[Path | None, arg(metavar="DIR")] = None
+    """of a benchmark: where PBC, FLIP or PGYM lies; by default biotrainer's cache"""
+    min_seq_length: Annotated[int, arg(metavar="N")] = 0
+    """of a benchmark: leave shorter proteins out"""
+    max_seq_length: Annotated[int, arg(metavar="N")] = 2000
+    """of a benchmark: leave longer ones out"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Reads the arguments and runs; returns the exit code.
+def run(options: Options) -> int:
+    """Does the one that is asked for; returns the exit code.
 
     Raises:
-      UserError: a mistake in the arguments or the input.
+      UserError: a mistake in the options or the input.
     """
-    args = parser().parse_args(argv)
+    asked = [options.config, options.autoeval, options.source]
+    if sum(one is not None for one in asked) != 1:
+        raise UserError("Give one of `config`, `autoeval` and `source`: they are three tasks.")
     # biotrainer's heads need the same accelerator
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    log_to_stderr()
     try:
-        if args.config:
-            train(args.checkpoint, args.config)
-        elif args.autoeval:
-            out = args.out or Path("autoeval_output")
+        if options.config:
+            train(options.checkpoint, options.config)
+        elif options.autoeval:
             autoeval(
-                args.checkpoint,
-                args.autoeval,
-                out,
-                args.data,
-                args.min_seq_length,
-                args.max_seq_length,
+                options.checkpoint,
+                options.autoeval,
+                options.out or Path("autoeval_output"),
+                options.data,
+                options.min_seq_length,
+                options.max_seq_length,
             )
-        else:
-            if not args.per or not args.out or args.out.suffix not in (".h5", ".hdf5"):
-                raise UserError("--source needs --per protein or residue, and --out NAME.h5.")
-            write(args.checkpoint, read_fasta(args.source), args.per, args.out)
+        elif options.source:
+            out = options.out
+            if not options.per or out is None or out.suffix not in (".h5", ".hdf5"):
+                raise UserError("`source` needs `per` protein or residue, and `out` NAME.h5.")
+            write(options.checkpoint, read_fasta(options.source), options.per, out)
     except KeyboardInterrupt:
         return EXIT_STOPPED
     return EXIT_DONE
 
 
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """The command line; returns the exit code.
+
+    Raises:
+      UserError: a mistake in the options or the input.
+    """
+    return run_command(Options, run, "python -m phenomjax.probes.biotrainer", __doc__ or "", argv)
+
+
 if __name__ == "__main__":
-    errors.exit_on_user_error(lambda: main(sys.argv[1:]))
+    exit_on_user_error(main)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ POLL_SECONDS = 0.5  # between two questions whether a signal came
 
 
 @dataclasses.dataclass(frozen=True)
-class Probe:
+class ProbedTask:
     """One task.
 
     Attributes:
@@ -78,7 +78,7 @@ class Probing:
         task = cast(LanguageModel, run.task)
         self._model = SequenceModel(Path("step 0"), 0, run.config, task, {}, "")
         self._embedder: embeddings.Embedder | None = None
-        self._probes: list[Probe] = []
+        self._probes: list[ProbedTask] = []
         if messages.is_main():
             self._read()
         messages.barrier("probes read", self._config.watchdog.slow_seconds)
@@ -98,7 +98,7 @@ class Probing:
                 raise UserError(
                     f"Task '{name}' of the suite {self._config.probes.suite}: {error}"
                 ) from None
-            self._probes.append(Probe(data, encoded, entry.heads[0]))
+            self._probes.append(ProbedTask(data, encoded, entry.heads[0]))
         names = self.names()
         if not names:
             raise UserError(
@@ -211,7 +211,7 @@ def _quiet() -> Iterator[None]:
         log.removeFilter(wanted)
 
 
-def _values(data: Dataset, row: dict[str, Any]) -> dict[str, float]:
+def _values(data: Dataset, row: metrics.Measured) -> dict[str, float]:
     """What a row of results gives to the log, if it is of the metric to judge by; of residues all
     count alike.
     """
@@ -222,11 +222,8 @@ def _values(data: Dataset, row: dict[str, Any]) -> dict[str, float]:
     ):
         return {}
     name = _name(data, row["label"], row["metric"], row["split"])
-    ends = {
-        name: row["value"],
-        f"{name}_low": row["interval"][0],
-        f"{name}_high": row["interval"][1],
-    }
+    low, high = row["interval"] or (None, None)
+    ends = {name: row["value"], f"{name}_low": low, f"{name}_high": high}
     return {key: value for key, value in ends.items() if value is not None and math.isfinite(value)}
 
 

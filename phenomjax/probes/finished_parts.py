@@ -2,7 +2,6 @@
 interrupted goes on from its parts.
 """
 
-import hashlib
 import json
 import logging
 import zipfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from phenomjax.system import files
 
@@ -20,16 +20,16 @@ VERSION = 1  # of what a part means: a change in the protocol makes all parts an
 
 
 @dataclass(frozen=True)
-class Part:
+class FinishedPart:
     """Rows of results, and the arrays that figures need, by name: "confusion/LABEL/SPLIT",
     "probability/…", "right/…", "map/measured", …
     """
 
-    rows: list[dict[str, Any]]
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: list[Any]  # results.Row, or leakage.Overlap
+    arrays: dict[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict)
 
 
-class Parts:
+class FinishedParts:
     """Finished parts in a folder, one .npz each, named after what they were made of.
 
     Args:
@@ -39,12 +39,11 @@ class Parts:
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def get(self, key: Any, make: Callable[[], Part]) -> Part:
+    def get(self, key: object, make: Callable[[], FinishedPart]) -> FinishedPart:
         """The part of a key (anything that JSON can write), made and kept if it is not there or
         cannot be read.
         """
-        text = json.dumps([VERSION, key], sort_keys=True, default=str)
-        path = self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+        path = self._folder / f"{files.sha256_json([VERSION, key])[:24]}.npz"
         if path.is_file():
             try:
                 return _read(path)
@@ -57,7 +56,7 @@ class Parts:
         return part
 
 
-def _read(path: Path) -> Part:
+def _read(path: Path) -> FinishedPart:
     with np.load(path, allow_pickle=False) as stored:
         rows = json.loads(stored["rows"].tobytes())
-        return Part(rows, {name: stored[name] for name in stored.files if name != "rows"})
+        return FinishedPart(rows, {name: stored[name] for name in stored.files if name != "rows"})

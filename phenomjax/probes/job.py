@@ -2,113 +2,136 @@
 the report. phenomjax.evaluate is its door.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
+from tyro.conf import arg
 
 from phenomjax.cluster import start
 from phenomjax.data.sequences import mmseqs
-from phenomjax.probes import metrics
+from phenomjax.probes import figure_arrays, metrics
 from phenomjax.probes.features import embeddings
+from phenomjax.probes.features.cache import FeatureCache
 from phenomjax.probes.features.embeddings import Stopped
-from phenomjax.probes.finished_parts import Part, Parts
+from phenomjax.probes.finished_parts import FinishedPart, FinishedParts
 from phenomjax.probes.methods import baselines, mutations, neighbours, training
+from phenomjax.probes.metrics import Measured, Scores
 from phenomjax.probes.reports import details, results, write
 from phenomjax.probes.suites import alignment, dataset, leakage, suite_file
 from phenomjax.probes.suites.dataset import Dataset
-from phenomjax.probes.suites.suite import CLASS, RESIDUE, Mutations, Suite, Task
-from phenomjax.system import files as system_files
-from phenomjax.system import locks
-from phenomjax.system import log as system_log
+from phenomjax.probes.suites.suite import Mutations, Suite, Task
+from phenomjax.system import files, locks
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError, did_you_mean
+from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
-Scores = dict[str, Any]  # predictions of the test rows, by label
 
 
-def run(args: argparse.Namespace, command: str) -> int:
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m phenomjax.evaluate`."""
+
+    checkpoint: Annotated[tuple[str, ...], arg(metavar="DIR [DIR ...]")]
+    """workdirs of runs (their newest checkpoints), or WORKDIR/checkpoints/STEP folders; several are
+    compared"""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """folder of the report: results.json, report.md, figures/"""
+    names: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()
+    """of the checkpoints in the report; by default of their workdirs"""
+    suite: Annotated[str, arg(metavar="FILE[:ARG]")] = "configs/eval/protein.py"
+    """tasks: a file of configs/eval; :full = all of the data, :quick = a few hundred proteins"""
+    data: Annotated[str, arg(metavar="DIR")] = ""
+    """folder of the suite's files; by default the one that the suite names"""
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK [TASK ...]")] = ()
+    """only these of the suite"""
+    cache: Annotated[Path | None, arg(metavar="DIR")] = None
+    """folder of embeddings and alignments, which reports may share; by default OUT/cache"""
+    bank: Annotated[tuple[Path, ...], arg(metavar="ZARR [ZARR ...]")] = ()
+    """pretraining banks, searched for sequences of the tests; by default those that the runs name,
+    where they still are"""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    """of the embeddings' computation; by default as in the run"""
+
+
+def run(options: Options, command: str) -> int:
     """Evaluates; returns the exit code.
 
     Args:
-      args: of the command line.
+      options: of the command.
       command: to make the report again.
 
     Raises:
-      UserError: a mistake in the arguments or the input.
+      UserError: a mistake in the options or the input.
     """
     begin = time.monotonic()
+    if not options.checkpoint:
+        raise UserError("`checkpoint` names no folder: give the workdir of a run.")
     # small models take longer to compile, for each length of sequences, than to run
     start.use_compilation_cache()
-    suite = chosen(suite_file.load(args.suite, args.data), args.tasks)
-    names = model_names(args.checkpoint, args.names)
+    suite = chosen(suite_file.load(options.suite, options.data), options.tasks)
+    names = model_names(options.checkpoint, options.names)
     if not Path(suite.data).is_dir():
         raise UserError(
             f"The data folder of the suite, {suite.data}, does not exist (looked in"
-            f" {Path(suite.data).absolute().parent}). Say with --data where its files are; the"
+            f" {Path(suite.data).absolute().parent}). Say with `data` where its files are; the"
             " suite's file names each of them and where it is from."
         )
-    if args.out.is_file():
+    if options.out.is_file():
         raise UserError(
-            f"--out {args.out} is a file; it must be a folder, which is made where there is none."
+            f"`out` {options.out} is a file; it must be a folder, which is made where there is"
+            " none."
         )
-    with (
-        stop_on_signals() as stop,
-        locks.hold(
-            args.out,
-            f"Another process is writing {args.out} now. Wait for it, or give another --out.",
-        ),
-    ):
-        job = Job(args, suite, dict(zip(names, args.checkpoint, strict=True)), stop)
+    busy = f"Another process is writing {options.out} now. Wait for it, or give another `out`."
+    with stop_on_signals() as stop, locks.hold(options.out, busy):
+        checkpoints = dict(zip(names, options.checkpoint, strict=True))
+        evaluation = Evaluation(options, suite, checkpoints, stop)
         try:
-            job.run()
+            evaluation.run()
         except Stopped:
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED
-    job.details.command, job.details.seconds = command, time.monotonic() - begin
-    for path in write.write(args.out, job.rows, job.details, suite):
+    found, unread = evaluation.details, evaluation.unread
+    found.command, found.seconds = command, time.monotonic() - begin
+    for path in write.write(options.out, evaluation.rows, found, suite):
         log.info("wrote %s", path)
-    if job.unread:
-        log.warning(
-            "%d tasks could not be read, see above: %s", len(job.unread), ", ".join(job.unread)
-        )
-    return EXIT_FAILED if job.unread else EXIT_DONE
+    if unread:
+        log.warning("%d tasks could not be read, see above: %s", len(unread), ", ".join(unread))
+    return EXIT_FAILED if unread else EXIT_DONE
 
 
-def chosen(suite: Suite, names: Sequence[str] | None) -> Suite:
+def chosen(suite: Suite, names: Sequence[str]) -> Suite:
     """The suite with these tasks only; all of them where none is named."""
-    for name in names or ():
+    for name in names:
         if name not in suite.tasks:
             raise UserError(
-                f"--tasks {name} is not in the suite.{did_you_mean(name, suite.tasks)} It has"
+                f"`tasks` {name} is not in the suite.{did_you_mean(name, suite.tasks)} It has"
                 f" {', '.join(suite.tasks)}."
             )
-    return (
-        dataclasses.replace(suite, tasks={name: suite.tasks[name] for name in names})
-        if names
-        else suite
-    )
+    if not names:
+        return suite
+    return dataclasses.replace(suite, tasks={name: suite.tasks[name] for name in names})
 
 
-def model_names(checkpoints: Sequence[str], names: Sequence[str] | None) -> list[str]:
+def model_names(checkpoints: Sequence[str], names: Sequence[str]) -> list[str]:
     """Short names of checkpoints, all different: those given, or the names of the workdirs, with
     the step where it tells two apart.
     """
     if names and len(names) != len(checkpoints):
         raise UserError(
-            f"--names has {len(names)} names for the {len(checkpoints)} folders of --checkpoint."
+            f"`names` has {len(names)} names for the {len(checkpoints)} folders of `checkpoint`."
             " Give as many."
         )
     if not names:
@@ -125,26 +148,26 @@ def model_names(checkpoints: Sequence[str], names: Sequence[str] | None) -> list
     if len(set(names)) < len(names):
         raise UserError(
             f"Two checkpoints have the same name ({', '.join(names)}). Tell them apart with"
-            " --names."
+            " `names`."
         )
     return list(names)
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
+@dataclass(frozen=True)
+class Method:
     """One method on one task; `key` is what its part is made of."""
 
     task: str
-    method: str
-    key: Any
-    make: Callable[[], Part]
+    name: str
+    key: list[object]
+    make: Callable[[], FinishedPart]
 
 
-class Job:
+class Evaluation:
     """All parts of an evaluation.
 
     Args:
-      args: of the command line.
+      options: of the command.
       suite: what is evaluated.
       checkpoints: {name: folder}.
       stop: an event.
@@ -156,49 +179,43 @@ class Job:
     """
 
     def __init__(
-        self,
-        args: argparse.Namespace,
-        suite: Suite,
-        checkpoints: dict[str, str],
-        stop: threading.Event,
+        self, options: Options, suite: Suite, checkpoints: dict[str, str], stop: threading.Event
     ):
-        self.args, self.suite, self.checkpoints, self.stop = args, suite, checkpoints, stop
-        self.parts = Parts(args.out / "parts")
-        self.cache = embeddings.Cache(args.cache or args.out / "cache")
-        self.rows: list[dict[str, Any]] = []
-        self.details = details.Details(suite=args.suite, data=suite.data)
+        self.options, self.suite, self.checkpoints, self.stop = options, suite, checkpoints, stop
+        self.parts = FinishedParts(options.out / "parts")
+        self.cache = FeatureCache(options.cache or options.out / "cache")
+        self.rows: list[results.Row] = []
+        self.details = details.Details(suite=options.suite, data=suite.data)
         self.unread: list[str] = []
         self._data, self._alignments = Path(suite.data), self.cache.folder / "mmseqs"
         self._datasets: dict[str, Dataset] = {}
 
     def run(self) -> None:
         """Reads all tasks, then computes what no earlier start has left."""
+        dtype = self.options.compute_dtype or ""
         models = {
-            name: opening.load_sequences(path, self.args.compute_dtype)
-            for name, path in self.checkpoints.items()
+            name: opening.load_sequences(path, dtype) for name, path in self.checkpoints.items()
         }
-        alphabets = {model.task.words.name for model in models.values()}
-        self._read(alphabets)
+        self._read({model.task.words.name for model in models.values()})
         if self.unread and not self.suite.tasks.keys() - self.unread:
             raise UserError("No task could be read; each mistake stands above, with what mends it.")
-        work = list(self._baselines())
+        methods = list(self._without_model())
         for name, model in models.items():
             size = sum(x.size for x in jax.tree.leaves(model.params))
             self.details.checkpoints.append(
-                details.Checkpoint(
+                details.EvaluatedModel(
                     name, str(model.path), model.step, model.fingerprint, size, model.config.task
                 )
             )
-            work += self._of_model(name, model)
-        bar = system_log.Progress("evaluate", len(work), "parts", every_seconds=0.0)
-        for one in work:
+            methods += self._of_model(name, model)
+        bar = Progress("evaluate", len(methods), "parts", every_seconds=0.0)
+        for one in methods:
             if self.stop.is_set():
                 raise Stopped
             part = self.parts.get(one.key, one.make)
             self._add(one.task, part)
-            log.info(
-                "%s, %s: %s", one.task, one.method, headline(self.suite.tasks[one.task], part.rows)
-            )
+            told = headline(self.suite.tasks[one.task], part.rows)
+            log.info("%s, %s: %s", one.task, one.name, told)
             bar.update()
         self._leakage(models)
 
@@ -207,7 +224,7 @@ class Job:
         minute.
         """
         for name, task in self.suite.tasks.items():
-            alphabet = task.alphabet if isinstance(task, Task) else "protein"
+            alphabet = _alphabet(task)
             if alphabet not in alphabets:
                 self.details.notes.append(f"{name} was left out: no checkpoint reads {alphabet}.")
                 log.info("%s is left out: no checkpoint reads %s", name, alphabet)
@@ -215,91 +232,77 @@ class Job:
             try:
                 if isinstance(task, Mutations):
                     # reads, and checks every variant
-                    rows = mutations.baseline_rows(name, task, self._data, 0)
-                    self.details.tasks[name] = {"variants": rows[0]["count"]}
-                    continue
-                found = dataset.load(name, task, self._data, self._alignments)
-                if task.identities and mmseqs.available():
-                    found = alignment.add_identity_subsets(
-                        found, task.identities, cache=self._alignments
-                    )
+                    (row,) = mutations.baseline_rows(name, task, self._data, 0)
+                    self.details.tasks[name] = {"variants": row["count"] or 0}
+                else:
+                    self._read_dataset(name, task)
             except UserError as error:
                 log.error("%s", error)
                 self.details.notes.append(f"{name} could not be read: {error}")
                 self.unread.append(name)
-                continue
-            if (task.identities or "alignment" in task.baselines) and not mmseqs.available():
-                self.details.notes.append(
-                    f"{name}: MMseqs2 is not on the PATH, so nothing is compared with alignment."
-                )
-                log.warning(
-                    "%s: mmseqs is not on the PATH, so nothing is compared with alignment", name
-                )
-            counts = {
-                split: int((found.split == split).sum())
-                for split in ("train", "validation", *found.tests)
-            }
-            self.details.tasks[name] = {**counts, "fingerprint": found.fingerprint}
-            self._datasets[name] = found
 
-    def _baselines(self) -> Iterator[Work]:
+    def _read_dataset(self, name: str, task: Task) -> None:
+        found = dataset.load(name, task, self._data, self._alignments)
+        if task.identities and mmseqs.available():
+            found = alignment.add_identity_subsets(found, task.identities, cache=self._alignments)
+        if (task.identities or "alignment" in task.baselines) and not mmseqs.available():
+            told = "so nothing is compared with alignment"
+            self.details.notes.append(f"{name}: MMseqs2 is not on the PATH, {told}.")
+            log.warning("%s: mmseqs is not on the PATH, %s", name, told)
+        counts = {
+            split: int((found.split == split).sum())
+            for split in ("train", "validation", *found.tests)
+        }
+        self.details.tasks[name] = {**counts, "fingerprint": found.fingerprint}
+        self._datasets[name] = found
+
+    def _without_model(self) -> Iterator[Method]:
         """What stands on no model."""
         for name, task in self.suite.tasks.items():
-            if isinstance(task, Mutations) and name in self.details.tasks:
-                yield Work(
-                    name,
-                    "BLOSUM62",
-                    self._key(name, "baselines"),
-                    partial(self._substitutions, name, task),
-                )
-            for baseline in (
-                task.baselines if isinstance(task, Task) and name in self._datasets else ()
-            ):
+            if isinstance(task, Mutations):
+                if name in self.details.tasks:
+                    make = partial(self._substitutions, name, task)
+                    yield Method(name, "BLOSUM62", self._key(name, "baselines"), make)
+                continue
+            for baseline in task.baselines if name in self._datasets else ():
                 if baseline != "random_weights" and (baseline != "alignment" or mmseqs.available()):
                     make = partial(self._baseline, name, baseline)
-                    yield Work(
-                        name, results.BASELINE_NAMES[baseline], self._key(name, baseline), make
-                    )
+                    called = results.BASELINE_NAMES[baseline]
+                    yield Method(name, called, self._key(name, baseline), make)
 
-    def _of_model(self, name: str, model: SequenceModel) -> Iterator[Work]:
+    def _of_model(self, name: str, model: SequenceModel) -> Iterator[Method]:
         """What stands on a checkpoint, or on its random-weights twin."""
         twin = embeddings.random_twin(model)
         for task_name, task in self.suite.tasks.items():
-            alphabet = task.alphabet if isinstance(task, Task) else "protein"
-            if task_name not in self.details.tasks or model.task.words.name != alphabet:
+            if task_name not in self.details.tasks or model.task.words.name != _alphabet(task):
                 continue
             for one, is_twin in ((model, False), (twin, True)):
-                who, key = (
-                    f"{name}{', random weights' * is_twin}",
-                    self._key(task_name, name, is_twin, describe(one)),
-                )
+                who = f"{name}, random weights" if is_twin else name
+                key = self._key(task_name, name, is_twin, describe(one))
                 if isinstance(task, Mutations):
-                    yield Work(
-                        task_name,
-                        who,
-                        key,
-                        partial(self._mutations, task_name, task, name, one, is_twin),
-                    )
+                    make = partial(self._mutations, task_name, task, name, one, is_twin)
+                    yield Method(task_name, who, key, make)
                 elif not is_twin or "random_weights" in task.baselines:
                     for head in task.heads:
                         make = partial(self._head, task_name, head, name, one, is_twin)
-                        yield Work(task_name, f"{who}: {head}", [*key, head], make)
+                        yield Method(task_name, f"{who}: {head}", [*key, head], make)
 
-    def _substitutions(self, name: str, task: Mutations) -> Part:
+    def _substitutions(self, name: str, task: Mutations) -> FinishedPart:
         rows = mutations.baseline_rows(name, task, self._data, self.suite.bootstrap_draws)
-        return Part(rows + mutations.published_rows(name, task, self._data))
+        return FinishedPart(rows + mutations.published_rows(name, task, self._data))
 
-    def _baseline(self, task: str, name: str) -> Part:
+    def _baseline(self, task: str, name: str) -> FinishedPart:
         data = self._datasets[task]
         if name == "alignment":
-            scores = [
-                neighbours.transfer(data, alignment.nearest_hits(data, cache=self._alignments)[0])
-            ]
+            hits, _ = alignment.nearest_hits(data, cache=self._alignments)
+            scores = [neighbours.transfer(data, hits)]
         else:
             scores = baselines.predict(name, data, self.suite.training)
         return self._judged(task, scores, lambda row: results.baseline_row(row, task, name))
 
-    def _head(self, task: str, head: str, name: str, model: SequenceModel, is_twin: bool) -> Part:
+    def _head(
+        self, task: str, head: str, name: str, model: SequenceModel, is_twin: bool
+    ) -> FinishedPart:
         data = self._datasets[task]
         features = self.cache.get(model, data.sequences, data.per, self.stop)
         if head == "nearest":
@@ -311,7 +314,7 @@ class Job:
 
     def _mutations(
         self, name: str, task: Mutations, model_name: str, model: SequenceModel, is_twin: bool
-    ) -> Part:
+    ) -> FinishedPart:
         if np.dtype(model.task.dtype) != np.float32:  # differences of sums
             model = opening.load_sequences(model.path, "float32")
             model = embeddings.random_twin(model) if is_twin else model
@@ -324,84 +327,47 @@ class Job:
             method=model_name,
             twin=is_twin,
         )
-        if is_twin:
-            return Part(rows)
-        letters = np.array(list(effects.wild_type))
-        arrays = {
-            "measured": effects.measured,
-            "predicted": effects.predicted,
-            "offset": np.array(effects.offset),
-        }
-        return Part(
-            rows, {f"map/{key}": array for key, array in (arrays | {"wild_type": letters}).items()}
-        )
+        return FinishedPart(rows, {} if is_twin else figure_arrays.of_map(effects))
 
-    def _judged(self, task: str, scores: list[Scores], named: Callable[[dict], dict]) -> Part:
+    def _judged(
+        self, task: str, scores: list[Scores], named: Callable[[Measured], results.Row]
+    ) -> FinishedPart:
         """Judges predictions; what the figures need is of the first seed."""
         data = self._datasets[task]
         rows = [named(row) for row in metrics.evaluate(data, scores, self.suite.bootstrap_draws)]
-        return Part(rows, figure_arrays(data, scores[0]))
+        return FinishedPart(rows, figure_arrays.of_predictions(data, scores[0]))
 
-    def _add(self, task: str, part: Part) -> None:
+    def _add(self, task: str, part: FinishedPart) -> None:
         """Takes a part into the report; a run may have been moved since the part was made."""
         paths = {checkpoint.name: checkpoint.path for checkpoint in self.details.checkpoints}
         self.rows += [row | {"checkpoint": paths.get(row["model"])} for row in part.rows]
-        if not part.rows:
-            return
-        method, arrays = part.rows[0]["method"], part.arrays
-        for name in arrays:
-            kind, _, place = name.partition("/")
-            if kind == "confusion":
-                label, split = place.split("/", 1)
-                classes = self._datasets[task].labels[label].classes
-                self.details.confusion[task, label, split, method] = details.Confusion(
-                    arrays[name], classes
-                )
-            elif kind == "probability":
-                label, split = place.split("/", 1)
-                right = arrays[f"right/{place}"]
-                self.details.reliability[task, label, split, method] = details.Reliability(
-                    arrays[name], right
-                )
-        if "map/measured" in arrays:
-            self.details.mutations[task, method] = details.MutationMap(
-                "".join(arrays["map/wild_type"]),
-                int(arrays["map/offset"]),
-                arrays["map/measured"],
-                arrays["map/predicted"],
-            )
+        if part.rows:
+            method, data = part.rows[0]["method"], self._datasets.get(task)
+            figure_arrays.add(self.details, task, method, data, part.arrays)
 
     def _leakage(self, models: dict[str, SequenceModel]) -> None:
-        """Counts sequences that training and tests share; the banks are those of `--bank`, or of
-        the runs where they still are.
+        """Counts sequences that training and tests share; the banks are those of `bank`, or of the
+        runs where they still are.
         """
         named = {Path(path) for model in models.values() for path in model.config.data.banks}
-        banks = sorted(self.args.bank or (path for path in named if path.is_dir()))
-        if gone := sorted(named - set(banks)) if not self.args.bank else []:
+        banks = sorted(self.options.bank or (path for path in named if path.is_dir()))
+        if gone := sorted(named - set(banks)) if not self.options.bank else []:
             self.details.notes.append(
                 "Pretraining banks that are gone were not searched for test sequences:"
                 f" {', '.join(map(str, gone))}. Name them with --bank."
             )
+        places = [str(bank.absolute()) for bank in banks]
         for data in self._datasets.values():
             if self.stop.is_set():
                 raise Stopped
-            key = [
-                "leakage",
-                data.fingerprint,
-                [str(bank.absolute()) for bank in banks],
-                mmseqs.available(),
-            ]
+            key = ["leakage", data.fingerprint, places, mmseqs.available()]
             self.details.leakage += self.parts.get(key, partial(_shared, data, banks)).rows
 
-    def _key(self, task: str, *method: Any) -> list[Any]:
+    def _key(self, task: str, *method: object) -> list[object]:
         """What a part is made of."""
         entry, common = self.suite.tasks[task], [task, *method, self.suite.bootstrap_draws]
         if isinstance(entry, Mutations):
-            return [
-                *common,
-                dataclasses.asdict(entry),
-                system_files.sha256(self._data / entry.path),
-            ]
+            return [*common, dataclasses.asdict(entry), files.sha256(self._data / entry.path)]
         data = self._datasets[task]
         subsets = {
             name: hashlib.sha256(rows.tobytes()).hexdigest() for name, rows in data.subsets.items()
@@ -409,17 +375,20 @@ class Job:
         return [*common, data.fingerprint, subsets, dataclasses.asdict(self.suite.training)]
 
 
-def _shared(data: Dataset, banks: list[Path]) -> Part:
-    return Part(leakage.report(data, banks))
+def _shared(data: Dataset, banks: list[Path]) -> FinishedPart:
+    return FinishedPart(leakage.report(data, banks))
 
 
-def headline(task: Task | Mutations, rows: list[dict[str, Any]]) -> str:
+def _alphabet(task: Task | Mutations) -> str:
+    return task.alphabet if isinstance(task, Task) else "protein"
+
+
+def headline(task: Task | Mutations, rows: list[results.Row]) -> str:
     """The main metric of each label on each whole test, in one line."""
     found = []
     for row in rows:
-        if (row["metric"], row["average"]) == results.main_metric(
-            task, row["label"]
-        ) and ", identity" not in row["split"]:
+        main = (row["metric"], row["average"]) == results.main_metric(task, row["label"])
+        if main and ", identity" not in row["split"]:
             low, high = row["interval"] or (None, None)
             between = f" [{low:.3f}, {high:.3f}]" if low is not None else ""
             value = "undefined" if row["value"] is None else f"{row['value']:.3f}{between}"
@@ -427,35 +396,7 @@ def headline(task: Task | Mutations, rows: list[dict[str, Any]]) -> str:
     return "; ".join(found)
 
 
-def figure_arrays(data: Dataset, scores: Scores) -> dict[str, np.ndarray]:
-    """Confusion counts and, where the predictions are probabilities, those of the predicted
-    classes; by label and test set.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    rows = data.test_rows
-    for name, labels in data.labels.items():
-        if labels.kind not in (CLASS, RESIDUE):
-            continue
-        for test in data.tests:
-            places = np.flatnonzero(data.split[rows] == test)
-            if labels.kind == RESIDUE:
-                true = np.concatenate([labels.values[i] for i in rows[places]])
-                found = np.concatenate([scores[name][place] for place in places])
-            else:
-                true, found = labels.values[rows[places]], scores[name][places]
-            found, true = found[true >= 0], true[true >= 0]
-            size = len(labels.classes)
-            predicted = metrics.named(found)
-            answered = predicted < size
-            counts = np.bincount(true[answered] * size + predicted[answered], minlength=size * size)
-            arrays[f"confusion/{name}/{test}"] = counts.reshape(size, size)
-            if np.any((found > 0) & (found < 1)):
-                arrays[f"probability/{name}/{test}"] = found.max(1).astype(np.float32)
-                arrays[f"right/{name}/{test}"] = predicted == true
-    return arrays
-
-
-def describe(model: SequenceModel) -> list[Any]:
+def describe(model: SequenceModel) -> list[object]:
     """What decides a model's features and likelihoods."""
     return [
         model.fingerprint,

@@ -9,28 +9,69 @@ repeated.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Num
 
 from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.probes.suites.suite import CLASS, MULTILABEL, RESIDUE
+from phenomjax.statistics import bootstrap
 
-CONFIDENCE = 0.95
 DECISION = 0.5  # a class of several is predicted above this probability
 THRESHOLDS = np.arange(1, 100) / 100  # of f1_max
-BLOCK = 2**20  # weights in memory at once
 # of a result, and decimals at most: those behind them depend on the order of sums, and so on the
 # CPU
 SIGNIFICANT_DIGITS = 12
 # Of predictions: float32, whose last bits differ with batches and CPUs. What differs by less is
 # equal: a class as probable as another, a value as high, a probability as high as a threshold.
 ROUNDING = 1e-6
-Metrics = dict[tuple[str, str], np.ndarray]  # {(metric, average): [draws]}
-Measure = Callable[[np.ndarray], Metrics]  # of weights, float64 [draws, proteins]
+
+Predictions: TypeAlias = np.ndarray | list[np.ndarray]  # of rows of one label; see `evaluate`
+Scores: TypeAlias = dict[str, Predictions]  # of the test rows, by label
+Weights: TypeAlias = Float[np.ndarray, "draws proteins"]
+Draws: TypeAlias = Float[np.ndarray, " draws"]
+Metrics: TypeAlias = dict[tuple[str, str], Draws]  # by (metric, average)
+Measure: TypeAlias = Callable[[Weights], Metrics]
+Ties: TypeAlias = tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " values"]]
 
 
-def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list[dict[str, Any]]:
+class Estimate(TypedDict):
+    """A metric.
+
+    Attributes:
+      value: mean over seeds, None where it is not defined.
+      interval: 95 % percentile bootstrap of that mean over proteins; None twice where there is none
+        or, of published numbers, None.
+      seed_std: deviation between seeds, None of one seed.
+    """
+
+    value: float | None
+    interval: list[float | None] | None
+    seed_std: float | None
+
+
+class Measured(Estimate):
+    """A metric of a label on a test set or subset.
+
+    Attributes:
+      label, split, metric: names.
+      average: "residue", "protein" or "".
+      count: proteins.
+      residues: None but for RESIDUE.
+      seeds: number of them.
+    """
+
+    label: str
+    split: str
+    metric: str
+    average: str
+    count: int | None
+    residues: int | None
+    seeds: int | None
+
+
+def evaluate(dataset: Dataset, scores: list[Scores], draws: int) -> list[Measured]:
     """Rows of results, one a label, test set or subset, metric and average.
 
     Args:
@@ -41,14 +82,11 @@ def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list
       draws: of the bootstrap, the same for all seeds.
 
     Returns:
-      Rows {"label", "split", "metric", "average": "residue", "protein" or "", "value": mean over
-      seeds, "interval": 95 % percentile bootstrap of that mean over proteins, "count": proteins,
-      "residues" (None but for RESIDUE), "seeds", "seed_std" (None of one seed)}. What is not
-      defined, such as the correlation with a constant, is None. A set without a known label has no
-      rows.
+      The rows. What is not defined, such as the correlation with a constant, is None. A set without
+      a known label has no rows.
     """
     place = {row: i for i, row in enumerate(dataset.test_rows.tolist())}
-    rows = []
+    rows: list[Measured] = []
     for label, labels in dataset.labels.items():
         known = labels.known()
         for split in [*dataset.tests, *dataset.subsets]:
@@ -80,31 +118,26 @@ def evaluate(dataset: Dataset, scores: list[dict[str, Any]], draws: int) -> list
     return rows
 
 
-def _take(predictions: Any, places: np.ndarray) -> Any:
-    return (
-        [predictions[i] for i in places]
-        if isinstance(predictions, list)
-        else np.asarray(predictions)[places]
-    )
+def _take(predictions: Predictions, places: Int[np.ndarray, " rows"]) -> Predictions:
+    if isinstance(predictions, list):
+        return [predictions[i] for i in places]
+    return np.asarray(predictions)[places]
 
 
-def _bootstrap(
-    measures: list[Measure], count: int, draws: int
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _bootstrap(measures: list[Measure], count: int, draws: int) -> dict[tuple[str, str], Estimate]:
     """Value, interval and deviation between seeds of every metric."""
     ones = np.ones((1, count))
     found = [measure(ones) for measure in measures]
     blocks = [[measure(weights) for measure in measures] for weights in _weights(count, draws)]
-    results = {}
+    results: dict[tuple[str, str], Estimate] = {}
     for key in found[0]:
         values = np.array([seed[key][0] for seed in found])
         means = np.concatenate(
             [np.mean([seed[key] for seed in block], 0) for block in blocks] or [np.zeros(0)]
         )
-        means = means[~np.isnan(means)]  # draws of one class, or of one value
-        tail = 50 * (1 - CONFIDENCE)
         defined = not np.isnan(values).any()
-        ends = np.percentile(means, [tail, 100 - tail]) if defined and len(means) else None
+        # draws of one class, or of one value, are not defined
+        ends = bootstrap.interval(means) if defined else None
         results[key] = {
             "value": rounded(values.mean()) if defined else None,
             "interval": [None, None] if ends is None else [rounded(end) for end in ends],
@@ -122,17 +155,12 @@ def rounded(value: float) -> float:
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
-def _weights(count: int, draws: int) -> Iterator[np.ndarray]:
-    """How often each protein is in each draw of `count` proteins with replacement, float64 [draws
-    of a block, count].
+def _weights(count: int, draws: int) -> Iterator[Weights]:
+    """How often each protein is in each draw of `count` proteins with replacement, block by
+    block.
     """
-    random = np.random.default_rng(0)
-    block = max(1, BLOCK // count)
-    for start in range(0, draws, block):
-        rows = min(block, draws - start)
-        chosen = random.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        counts = np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count)
-        yield np.asfortranarray(counts, np.float64)  # as _ranks reads them
+    for rows in bootstrap.drawn(count, draws):
+        yield np.asfortranarray(bootstrap.times_drawn(rows), np.float64)  # as _ranks reads them
 
 
 def measure(truth: Labels, predicted: Any) -> Measure:
@@ -151,8 +179,8 @@ def measure(truth: Labels, predicted: Any) -> Measure:
     return _values(truth.values.astype(np.float64), predicted.astype(np.float64))
 
 
-def named(predicted: np.ndarray) -> np.ndarray:
-    """The class that each row of probabilities names, int64, of equal ones the first; the number of
+def named(predicted: Num[np.ndarray, "*rows classes"]) -> Int[np.ndarray, "*rows"]:
+    """The class that each row of probabilities names, of equal ones the first; the number of
     classes where it names none.
     """
     most = predicted.max(-1, keepdims=True)
@@ -160,7 +188,7 @@ def named(predicted: np.ndarray) -> np.ndarray:
     return np.where(most[..., 0] > 0, first, predicted.shape[-1])
 
 
-def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
+def _residues(truth: Labels, predicted: list[Float[np.ndarray, "_ classes"]]) -> Measure:
     size = len(truth.classes) + 1  # the last: none
     proteins = len(predicted)
     length = [len(values) for values in truth.values]
@@ -171,16 +199,17 @@ def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
     )
     owner, true, guess = owner[true >= 0], true[true >= 0], guess[true >= 0]
 
-    def count(of: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def count(
+        of: Int[np.ndarray, " residues"], where: Bool[np.ndarray, " residues"] | slice = slice(None)
+    ) -> Float[np.ndarray, "proteins classes"]:
         cells = owner[where] * size + of[where]
-        return (
-            np.bincount(cells, minlength=proteins * size).reshape(proteins, size).astype(np.float64)
-        )
+        table = np.bincount(cells, minlength=proteins * size).reshape(proteins, size)
+        return table.astype(np.float64)
 
     right, trues, guesses = count(true, true == guess), count(true), count(guess)
     accuracy = right.sum(1) / trues.sum(1)
 
-    def metrics(weights: np.ndarray) -> Metrics:
+    def metrics(weights: Weights) -> Metrics:
         of_residues = _confusion(weights @ right, weights @ trues, weights @ guesses)
         found = {(name, "residue"): value for name, value in of_residues.items()}
         return found | {("accuracy", "protein"): weights @ accuracy / weights.sum(1)}
@@ -188,13 +217,15 @@ def _residues(truth: Labels, predicted: list[np.ndarray]) -> Measure:
     return metrics
 
 
-def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
+def _classes(truth: Labels, predicted: Num[np.ndarray, "proteins classes"]) -> Measure:
     from scipy import sparse
 
     true, guess = truth.values, named(predicted)
     rows, shape = np.arange(len(true)), (len(true), len(truth.classes) + 1)
 
-    def table(classes: np.ndarray, value: np.ndarray) -> Any:  # sparse: a thousand folds
+    def table(
+        classes: Int[np.ndarray, " proteins"], value: Bool[np.ndarray, " proteins"]
+    ) -> sparse.csr_array:  # sparse: a thousand folds
         return sparse.csr_array((value.astype(np.float64), (rows, classes)), shape)
 
     right, trues, guesses = (
@@ -204,7 +235,7 @@ def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
     )
     order = _ties(predicted[:, 1] - predicted[:, 0]) if len(truth.classes) == 2 else None
 
-    def metrics(weights: np.ndarray) -> Metrics:
+    def metrics(weights: Weights) -> Metrics:
         counts = [(part.T @ weights.T).T for part in (right, trues, guesses)]
         found: Metrics = {(name, ""): value for name, value in _confusion(*counts).items()}
         if order is not None:
@@ -214,9 +245,12 @@ def _classes(truth: Labels, predicted: np.ndarray) -> Measure:
     return metrics
 
 
-def _confusion(right: np.ndarray, true: np.ndarray, guess: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy, macro F1 and Matthews correlation (Gorodkin 2004) from counts
-    [draws, classes and none].
+def _confusion(
+    right: Float[np.ndarray, "draws classes_and_none"],
+    true: Float[np.ndarray, "draws classes_and_none"],
+    guess: Float[np.ndarray, "draws classes_and_none"],
+) -> dict[str, Draws]:
+    """Accuracy, balanced accuracy, macro F1 and Matthews correlation (Gorodkin 2004) from counts.
 
     As in scikit-learn: balanced accuracy over the classes that are there, macro F1 over those that
     are there or named, 0 for a correlation with a constant.
@@ -235,7 +269,9 @@ def _confusion(right: np.ndarray, true: np.ndarray, guess: np.ndarray) -> dict[s
     }
 
 
-def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
+def _sets(
+    true: Bool[np.ndarray, "proteins classes"], predicted: Num[np.ndarray, "proteins classes"]
+) -> Measure:
     """Averages over proteins of precision, recall and F1 (scikit-learn's average="samples"), and
     the best F1 of any threshold.
 
@@ -245,7 +281,9 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
     """
     size = true.sum(1)
 
-    def hits(threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    def hits(
+        threshold: float,
+    ) -> tuple[Float[np.ndarray, " proteins"], Float[np.ndarray, " proteins"]]:
         named = predicted > threshold + ROUNDING
         return (named & true).sum(1).astype(np.float64), named.sum(1).astype(np.float64)
 
@@ -261,7 +299,7 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
     recall = np.stack([right / size for right, _ in curve], 1)
     covered = np.stack([guessed > 0 for _, guessed in curve], 1).astype(np.float64)
 
-    def metrics(weights: np.ndarray) -> Metrics:
+    def metrics(weights: Weights) -> Metrics:
         total = weights.sum(1)
         found = {(name, ""): weights @ values / total for name, values in samples.items()}
         p, r = (
@@ -274,18 +312,15 @@ def _sets(true: np.ndarray, predicted: np.ndarray) -> Measure:
     return metrics
 
 
-def _values(true: np.ndarray, predicted: np.ndarray) -> Measure:
+def _values(
+    true: Float[np.ndarray, " proteins"], predicted: Float[np.ndarray, " proteins"]
+) -> Measure:
     origin = true.mean()  # moments about it lose no digits
     x, y = true - origin, predicted - origin
-    products, orders = (
-        np.stack([x, y, x * x, y * y, x * y, (x - y) ** 2], 1),
-        (
-            _ties(true),
-            _ties(predicted),
-        ),
-    )
+    products = np.stack([x, y, x * x, y * y, x * y, (x - y) ** 2], 1)
+    orders = _ties(true), _ties(predicted)
 
-    def metrics(weights: np.ndarray) -> Metrics:
+    def metrics(weights: Weights) -> Metrics:
         total = weights.sum(1)
         means = weights @ products / total[:, None]
         ranks = [_ranks(weights, order) - (total[:, None] + 1) / 2 for order in orders]
@@ -307,42 +342,38 @@ def _values(true: np.ndarray, predicted: np.ndarray) -> Measure:
     return metrics
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _ratio(above: Draws, below: Draws) -> Draws:
     """NaN where nothing is below."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def _positive(variance: np.ndarray, square: np.ndarray) -> np.ndarray:
+def _positive(variance: Draws, square: Draws) -> Draws:
     """A variance, 0 where it is but the rounding of the mean square that it was taken from."""
     return np.where(variance > 1e-12 * square, variance, 0)
 
 
-def _ties(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _ties(values: Num[np.ndarray, " rows"]) -> Ties:
     """(order that sorts, where each new value begins among the sorted)."""
     order = np.argsort(values, kind="stable")
     return order, np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
 
 
-def _ranks(weights: np.ndarray, ties: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Ranks of the rows of each draw, equal values sharing the mean of theirs, [draws, rows]."""
+def _ranks(weights: Weights, ties: Ties) -> Weights:
+    """Ranks of the rows of each draw, equal values sharing the mean of theirs."""
     order, starts = ties
     of_value = weights.T[order]  # [rows, draws]: whole lines of memory
     if len(starts) < len(order):
         of_value = np.add.reduceat(of_value, starts)
     rank = np.cumsum(of_value, 0) - (of_value - 1) / 2
     ranks = np.empty(weights.shape[::-1])
-    ranks[order] = (
-        rank
-        if len(starts) == len(order)
-        else np.repeat(rank, np.diff(starts, append=len(order)), axis=0)
-    )
+    if len(starts) < len(order):
+        rank = np.repeat(rank, np.diff(starts, append=len(order)), axis=0)
+    ranks[order] = rank
     return ranks.T
 
 
-def _auroc(
-    weights: np.ndarray, positive: np.ndarray, ties: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Area under the ROC curve by Mann and Whitney's U, [draws]; NaN of one class."""
+def _auroc(weights: Weights, positive: Bool[np.ndarray, " proteins"], ties: Ties) -> Draws:
+    """Area under the ROC curve by Mann and Whitney's U; NaN of one class."""
     above, below = (weights * positive).sum(1), (weights * ~positive).sum(1)
     u = (weights * positive * _ranks(weights, ties)).sum(1) - above * (above + 1) / 2
     return _ratio(u, above * below)

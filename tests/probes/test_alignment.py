@@ -176,7 +176,7 @@ def test_failing_mmseqs(tmp_path, monkeypatch):
 @needs_mmseqs
 @pytest.mark.slow
 def test_clusters(tmp_path):
-    """Families and their fragments go together, copies too; the order has no say; a result is kept."""
+    """Families and their fragments go together, copies too; the order has no say; they are kept."""
     texts = [text for family in FAMILIES for text in (family, mutated(family, 20), family[40:150])]
     texts.append(texts[4])
     centres = mmseqs.cluster(texts, 0.8, cache=tmp_path)

@@ -31,7 +31,8 @@ checkpoint, sequences, jobs, named = json.loads(sys.argv[1])
 for module, *arguments in jobs:
     assert importlib.import_module(module).main(arguments) == 0, arguments
 service = EmbeddingService(embedder=adapter.embedder(checkpoint))
-found = {record.seq: vector.tolist() for record, vector in service.generate_embeddings(sequences, reduce=False)}
+generated = service.generate_embeddings(sequences, reduce=False)
+found = {record.seq: vector.tolist() for record, vector in generated}
 try:
     adapter.train(checkpoint, named)
 except adapter.UserError as error:
@@ -163,7 +164,10 @@ def test_biotrainer_runs_on_our_models(tmp_path):
     named = tmp_path / "named.yml"
     named.write_text((tmp_path / "letters.yml").read_text() + "embedder_name: one_hot_encoding\n")
     command = [sys.executable, "-c", MAIN, json.dumps([str(txl), sequences, jobs, str(named)])]
-    environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -199,7 +203,7 @@ def test_biotrainer_runs_on_our_models(tmp_path):
 
     # Its embedding service; and a config that names another embedder.
     found, error = json.loads(done.stdout.splitlines()[-1])
-    assert f"{named} names an embedder of its own, and --checkpoint gives another" in error
+    assert f"{named} names an embedder of its own, and `checkpoint` gives another" in error
     expected = tmp_path / "expected.npz"
     fasta = tiny.write_fasta(tmp_path / "sequences.fasta", sequences)
     arguments = [

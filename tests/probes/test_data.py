@@ -25,7 +25,7 @@ from phenomjax.probes.suites.suite import (
 from phenomjax.system.errors import UserError
 
 Q3 = Label(RESIDUE, classes=("H", "E", "C"))
-GIVEN = Split(validation=0)
+GIVEN = Split(validation=0.0)
 
 
 def write(folder, **files):
@@ -135,7 +135,7 @@ def test_classes_values_and_levels(tmp_path):
         # P2 is dropped, and may be what it likes
         load(tmp_path, Source("d.fasta", header=header), labels)
     found = load(
-        tmp_path, Source("d.fasta", header=header), labels, Split("hash", test=0.6, validation=0)
+        tmp_path, Source("d.fasta", header=header), labels, Split("hash", test=0.6, validation=0.0)
     )
     assert set(found.ids) == {"P1", "P3", "P4"} and found.sequences[0] == "MKV"
     assert found.labels["m"].values[found.ids.index("P3")] == -1

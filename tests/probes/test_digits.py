@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 from phenomjax.probes import metrics
-from phenomjax.probes.features.embeddings import Features
+from phenomjax.probes.features.table import FeatureTable
 from phenomjax.probes.methods import baselines, neighbours
 from phenomjax.probes.reports import figures, verdicts
 from phenomjax.probes.reports.details import Reliability
 from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.probes.suites.suite import CLASS, MULTILABEL, VALUE, Training
+from phenomjax.statistics import bootstrap
 
 ROOT = Path(__file__).parents[2]
 
 
-def landscape() -> tuple[Dataset, Features]:
+def landscape() -> tuple[Dataset, FeatureTable]:
     """Variants of one protein whose features lie on a grid that no binary fraction hits: every test
     row has several nearest training rows, with other labels.
     """
@@ -39,7 +40,7 @@ def landscape() -> tuple[Dataset, Features]:
         "value": Labels(VALUE, (), letters[:, 0] * 0.1 + letters[:, 3] * 0.3, "spearman"),
     }
     data = Dataset("t", "protein", [str(i) for i in range(300)], sequences, labels, split)
-    return data, Features.of_arrays(features)
+    return data, FeatureTable.of_arrays(features)
 
 
 def rows(*others: str) -> list[dict]:
@@ -68,7 +69,7 @@ def test_blocks_have_no_say(monkeypatch):
     assert len(straight) > 20
     for block in (1, 700, 2**40):
         monkeypatch.setattr(neighbours, "BLOCK", block)
-        monkeypatch.setattr(metrics, "BLOCK", block)
+        monkeypatch.setattr(bootstrap, "AT_ONCE", block)
         assert rows("majority") == straight
 
 

@@ -10,9 +10,11 @@ import threading
 import numpy as np
 import pytest
 
-from phenomjax.inference.sequences import segments
+from phenomjax.inference.sequences import embed, segments
 from phenomjax.probes.features import embeddings, shards
-from phenomjax.probes.features.embeddings import Cache, Features, Stopped
+from phenomjax.probes.features.cache import FeatureCache
+from phenomjax.probes.features.embeddings import Stopped
+from phenomjax.probes.features.table import FeatureTable
 from phenomjax.system.errors import UserError
 from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
@@ -51,7 +53,7 @@ def open_cache(shared_embedder, causal, tmp_path):
     """Opens the folder of a test as a process of its own would."""
 
     def open_it():
-        cache = Cache(tmp_path)
+        cache = FeatureCache(tmp_path)
         shared_embedder.use(causal)
         cache._embedder = shared_embedder
         return cache
@@ -72,7 +74,7 @@ def computed(monkeypatch):
     return counts
 
 
-def same(a: Features, b: Features, rtol: float = 1e-3) -> None:
+def same(a: FeatureTable, b: FeatureTable, rtol: float = 1e-3) -> None:
     """The same features, as near as float16 is."""
     rows = np.arange(len(a))
     np.testing.assert_array_equal(a.lengths, b.lengths)
@@ -90,9 +92,9 @@ def only(folder, pattern):
 
 
 def test_of_arrays():
-    features = Features.of_arrays(np.arange(6).reshape(3, 2))
+    features = FeatureTable.of_arrays(np.arange(6).reshape(3, 2))
     assert features.dim == 2 and features.take([2, 0, 2]).tolist() == [[4, 5], [0, 1], [4, 5]]
-    features = Features.of_arrays([np.ones((3, 2)), np.full((1, 2), 7.0)])
+    features = FeatureTable.of_arrays([np.ones((3, 2)), np.full((1, 2), 7.0)])
     assert features.lengths.tolist() == [3, 1] and features.per == "residue"
     assert features.batch([1, 0], 2).tolist() == [[[7, 7], [0, 0]], [[1, 1], [1, 1]]]
     assert features.batch([0], 4)[0, :, 0].tolist() == [1, 1, 1, 0]
@@ -128,7 +130,7 @@ def test_cache_computes_only_what_is_missing(
     proteins = cache.get(causal, SEQUENCES, "protein")
     for row, length in enumerate(second.lengths):
         np.testing.assert_allclose(
-            proteins.take([row])[0], second.batch([row], length)[0].mean(0), 2e-3, 2e-3
+            proteins.take([row])[0], second.batch([row], int(length))[0].mean(0), 2e-3, 2e-3
         )
     (twin_a, twin_b), other = (
         (embeddings.random_twin(causal) for _ in range(2)),
@@ -153,8 +155,8 @@ def test_stopped_and_killed_work_goes_on(
     many = tiny.proteins([8] * 48, seed=3)  # several batches of one row a device
     wanted = shared_embedder.compute([*many, "MKVA"], "residue")
     monkeypatch.setattr(segments, "default_batch_tokens", lambda: 16)
-    monkeypatch.setattr(embeddings.embed, "SAVE_SECONDS", -1.0)
-    stop, real, seal = threading.Event(), shards.Writer.save, shards.Shards.seal
+    monkeypatch.setattr(embed, "SAVE_SECONDS", -1.0)
+    stop, real, seal = threading.Event(), shards.ShardWriter.save, shards.Shards.seal
 
     def stopped(self, batches):
         real(self, batches)
@@ -164,12 +166,12 @@ def test_stopped_and_killed_work_goes_on(
         real(self, batches)
         raise SystemExit
 
-    monkeypatch.setattr(shards.Writer, "save", stopped)
+    monkeypatch.setattr(shards.ShardWriter, "save", stopped)
     with pytest.raises(Stopped):
         open_cache().get(causal, many, "residue", stop)
     done = len(json.loads(only(tmp_path, "*/*/index.json").read_text())["sequences"])
     assert 0 < done < 48 and not list(tmp_path.glob("*/partial"))
-    monkeypatch.setattr(shards.Writer, "save", killed)
+    monkeypatch.setattr(shards.ShardWriter, "save", killed)
     calls = iter(range(2))  # the second seal would be at the end
     monkeypatch.setattr(
         shards.Shards, "seal", lambda self: seal(self) if next(calls) == 0 else None
@@ -178,7 +180,7 @@ def test_stopped_and_killed_work_goes_on(
         open_cache().get(causal, many, "residue")
     whole = json.loads(only(tmp_path, "*/partial/done.json").read_text())
     assert 0 < whole < 48 - done
-    monkeypatch.setattr(shards.Writer, "save", real)
+    monkeypatch.setattr(shards.ShardWriter, "save", real)
     monkeypatch.setattr(shards.Shards, "seal", seal)
     counts, call = [], segments.SegmentFeatures.__call__
     monkeypatch.setattr(
@@ -206,7 +208,7 @@ def test_damage_is_named_and_mended(causal, tmp_path, caplog, open_cache):
 
 
 def test_two_at_once_compute_once(causal, tmp_path, computed, open_cache):
-    results: list[Features] = []
+    results: list[FeatureTable] = []
     threads = [
         threading.Thread(
             target=lambda: results.append(open_cache().get(causal, SEQUENCES, "protein"))
@@ -223,7 +225,7 @@ def test_two_at_once_compute_once(causal, tmp_path, computed, open_cache):
     stop = threading.Event()
     stop.set()
     with held.hold(lambda: False), pytest.raises(Stopped):  # one who waits can be stopped
-        Cache(tmp_path).get(causal, ["MKVAA"], "protein", stop)
+        FeatureCache(tmp_path).get(causal, ["MKVAA"], "protein", stop)
 
 
 def test_numbers_that_float16_cannot_hold(causal, caplog, open_cache, shared_embedder):

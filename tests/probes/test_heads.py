@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from phenomjax.probes import metrics
-from phenomjax.probes.features.embeddings import Features, Stopped
+from phenomjax.probes.features.embeddings import Stopped
+from phenomjax.probes.features.table import FeatureTable
 from phenomjax.probes.methods import heads, packing, training
 from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.probes.suites.suite import CLASS, MULTILABEL, RESIDUE, VALUE, Training
@@ -24,7 +25,7 @@ DIM = 8
 SMALL = Training(seeds=2, learning_rate=0.01, batch_size=16, max_epochs=30, patience=4, hidden=8)
 
 
-def residues(count: int = 60) -> tuple[Features, Dataset]:
+def residues(count: int = 60) -> tuple[FeatureTable, Dataset]:
     """Chains of letters 0-5; label "next" is whether the letter behind is above 2: only a
     convolution sees it.
     """
@@ -43,10 +44,10 @@ def residues(count: int = 60) -> tuple[Features, Dataset]:
     }
     sequences = ["M" * len(chain) for chain in letters]
     data = Dataset("chains", "protein", [str(i) for i in range(count)], sequences, labels, split)
-    return Features.of_arrays([vectors[chain] for chain in letters]), data
+    return FeatureTable.of_arrays([vectors[chain] for chain in letters]), data
 
 
-def proteins(count: int = 120) -> tuple[Features, Dataset]:
+def proteins(count: int = 120) -> tuple[FeatureTable, Dataset]:
     random = np.random.default_rng(1)
     x = random.normal(size=(count, DIM)).astype(np.float32) * 4 + 7
     x[:, 3] = 2.5  # constant
@@ -61,7 +62,7 @@ def proteins(count: int = 120) -> tuple[Features, Dataset]:
         "value": Labels(VALUE, (), value, "spearman"),
     }
     split = np.array(["train"] * (count - 40) + ["validation"] * 20 + ["test"] * 20)
-    return Features.of_arrays(x), Dataset(
+    return FeatureTable.of_arrays(x), Dataset(
         "proteins", "protein", [""] * count, ["M"] * count, labels, split
     )
 
@@ -157,11 +158,14 @@ def test_company_and_padding_change_nothing():
     model = heads.make("cnn", packed.targets, SMALL)
     row, others = data.test_rows[:1], data.test_rows[1:4]
     batches = [row, np.concatenate([others, row]), np.concatenate([row, others])]
-    variables = model.init(jax.random.key(0), packed.read(row).x, packed.read(row).mask, False)
+    one = packed.read(row)
+    variables = model.init(jax.random.key(0), jnp.asarray(one.x), jnp.asarray(one.mask), False)
     found = []
     for group in batches:
         batch = packed.read(group)
-        outputs = np.asarray(model.apply(variables, batch.x, batch.mask, False))
+        outputs = np.asarray(
+            model.apply(variables, *map(jnp.asarray, (batch.x, batch.mask)), False)
+        )
         found.append(packed.unpack(0, group, outputs)[group.tolist().index(row[0])])
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
     np.testing.assert_allclose(found[2], found[0], atol=1e-5)

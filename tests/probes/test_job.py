@@ -19,15 +19,27 @@ SUITE = """
 from phenomjax.probes.suites.suite import Label, Mutations, Source, Suite, Task, Training
 
 def get_config(arg=""):
-    structure = Task(sources=(Source("structure.fasta"),), labels={"q2": Label("residue_class", classes=("H", "C"))},
-                     heads=("linear",), baselines=("majority", "one_hot", "random_weights"))
-    place = Task(sources=(Source("place.csv"),), labels={"place": Label("class")}, heads=("linear", "nearest"),
-                 baselines=("majority", "composition"))
-    tasks = {"structure": structure, "place": place, "dms": Mutations("dms.csv", "WILD", "fitness"),
-             "smiles": Task(sources=(Source("none.csv"),), labels={"y": Label("value")}, alphabet="smiles")}
+    structure = Task(
+        sources=(Source("structure.fasta"),),
+        labels={"q2": Label("residue_class", classes=("H", "C"))},
+        heads=("linear",),
+        baselines=("majority", "one_hot", "random_weights"),
+    )
+    label = {"place": Label("class")}
+    place = Task(
+        sources=(Source("place.csv"),),
+        labels=label,
+        heads=("linear", "nearest"),
+        baselines=("majority", "composition"),
+    )
+    molecules = Task((Source("none.csv"),), {"y": Label("value")}, alphabet="smiles")
+    effects = Mutations("dms.csv", "WILD", "fitness")
+    tasks = {"structure": structure, "place": place, "dms": effects, "smiles": molecules}
     if arg == "broken":
-        tasks["broken"] = Task(sources=(Source("broken.csv"),), labels={"place": Label("class")}, heads=(), baselines=("majority",))
-    return Suite("DATA", tasks, Training(seeds=2, max_epochs=4, batch_size=16, learning_rate=3e-2), bootstrap_draws=50)
+        source = Source("broken.csv")
+        tasks["broken"] = Task((source,), label, heads=(), baselines=("majority",))
+    training = Training(seeds=2, max_epochs=4, batch_size=16, learning_rate=3e-2)
+    return Suite("DATA", tasks, training, bootstrap_draws=50)
 """
 
 
@@ -52,9 +64,8 @@ def suite(tmp_path_factory):
             25,
             p=np.where(np.isin(list(AMINO_ACIDS), list("LK"[kind])), 0.62, 0.02),
         )
-        rows.append(
-            f"{''.join(letters)},{'membrane' if kind == 0 else 'nucleus'},{'train' if part == 'val' else part},{part == 'val'}"
-        )
+        place, split = ("membrane", "nucleus")[kind], "train" if part == "val" else part
+        rows.append(f"{''.join(letters)},{place},{split},{part == 'val'}")
     (folder / "place.csv").write_text("\n".join(["sequence,target,set,validation", *rows]))
     wild = tiny.proteins([20], 3)[0]
     (folder / "dms.csv").write_text(
@@ -154,7 +165,7 @@ def test_stopped_and_continued(suite, runs, tmp_path, monkeypatch):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     options = ("--tasks", "structure", "--cache", str(tmp_path / "cache"))
     assert run(suite, straight, runs[0], options=options) == EXIT_DONE
-    add, calls = job.Job._add, []
+    add, calls = job.Evaluation._add, []
 
     def stop_after_two(self, task, part):
         add(self, task, part)
@@ -162,14 +173,14 @@ def test_stopped_and_continued(suite, runs, tmp_path, monkeypatch):
         if len(calls) == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(job.Job, "_add", stop_after_two)
+    monkeypatch.setattr(job.Evaluation, "_add", stop_after_two)
     assert run(suite, stopped, runs[0], options=options) == EXIT_STOPPED
     assert len(calls) == 2
     assert len(list((stopped / "parts").glob("*.npz"))) == 2
     assert not (stopped / "results.json").exists()
     part = next(iter(sorted((stopped / "parts").glob("*.npz"))))
     part.write_bytes(part.read_bytes()[:100])  # damaged: made anew
-    monkeypatch.setattr(job.Job, "_add", add)
+    monkeypatch.setattr(job.Evaluation, "_add", add)
     assert run(suite, stopped, runs[0], options=options) == EXIT_DONE
     assert results(stopped) == results(straight)
 
@@ -202,15 +213,15 @@ def test_a_mistake_costs_one_task(suite, runs, tmp_path, capsys):
 
 
 def test_names_of_checkpoints():
-    assert job.model_names(["runs/a", "runs/b/checkpoints/200"], None) == ["a", "b"]
-    assert job.model_names(["a/checkpoints/1", "a/checkpoints/2"], None) == ["a 1", "a 2"]
+    assert job.model_names(["runs/a", "runs/b/checkpoints/200"], ()) == ["a", "b"]
+    assert job.model_names(["a/checkpoints/1", "a/checkpoints/2"], ()) == ["a 1", "a 2"]
     assert job.model_names(["a", "b"], ["x", "y"]) == ["x", "y"]
     with pytest.raises(
         UserError,
-        match=r"Two checkpoints have the same name \(t, t\). Tell them apart with --names",
+        match=r"Two checkpoints have the same name \(t, t\). Tell them apart with `names`",
     ):
-        job.model_names(["a/t", "b/t"], None)
+        job.model_names(["a/t", "b/t"], ())
     with pytest.raises(
-        UserError, match=r"--names has 1 names for the 2 folders of --checkpoint. Give as many"
+        UserError, match=r"`names` has 1 names for the 2 folders of `checkpoint`. Give as many"
     ):
         job.model_names(["a", "b"], ["x"])

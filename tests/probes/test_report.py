@@ -166,7 +166,10 @@ def written(tmp_path_factory):
     )
     rows, rng = rows_of("a", "b"), np.random.default_rng(0)
     details = reports_details.Details(
-        [reports_details.Checkpoint(m, f"runs/{m}", 10, m * 64, 1000, "causal_lm") for m in "ab"],
+        [
+            reports_details.EvaluatedModel(m, f"runs/{m}", 10, m * 64, 1000, "causal_lm")
+            for m in "ab"
+        ],
         "python -m phenomjax.evaluate",
         "s.py",
         "data",

@@ -21,6 +21,7 @@ from phenomjax.probes.suites import suite_file
 from phenomjax.runs import reading
 from phenomjax.system.errors import UserError
 from phenomjax.tasks import causal_lm
+from phenomjax.tasks.language_model import LanguageModel
 from tests.lab import tiny_language_models, toy_task
 
 SUITE = """
@@ -32,7 +33,12 @@ def get_config(arg=""):
         "nowhere",
         {
             "place": Task(rows, {"side": Label("class")}, heads=("linear",)),
-            "residues": Task(rows, {"letter": Label("residue_class", "letters")}, heads=("linear",), max_length=30),
+            "residues": Task(
+                rows,
+                {"letter": Label("residue_class", "letters")},
+                heads=("linear",),
+                max_length=30,
+            ),
             "near": Task(rows, {"size": Label("class", "size")}, heads=("nearest",)),
             "effect": Mutations("gone.csv", "MKV", "y"),
             "drug": Task(rows, {"side": Label("class")}, alphabet="smiles"),
@@ -58,6 +64,7 @@ class ToyLanguage(toy_task.ToyTask):
 
     directions, num_feature_layers, dtype, inference_segment_len = 1, 2, jnp.float32, 64
     boundary = ((1,), (2,))
+    words, rare = LanguageModel.words, LanguageModel.rare
 
     def inference_carry(self, rows, *, whole):
         return ()
@@ -85,9 +92,8 @@ def folder(tmp_path_factory):
     for i, sequence in enumerate(tiny_language_models.proteins(rng.integers(5, 25, 60))):
         letters = "".join("HE"[vocabulary("protein").ids[letter] % 8 < 4] for letter in sequence)
         split = ["train", "train", "validation", "a", "b"][i % 5]
-        lines.append(
-            f"{sequence},{'in' if sequence[0] < 'K' else 'out'},{letters},{len(sequence) // 10},{split}"
-        )
+        side = "in" if sequence[0] < "K" else "out"
+        lines.append(f"{sequence},{side},{letters},{len(sequence) // 10},{split}")
     (folder / "rows.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -276,7 +282,7 @@ def test_mistakes_are_told_before_the_first_step(folder, tmp_path, changes, text
             'heads=("nearest",)',
             'head=("nearest",)',
             (
-                r"mine.py, line 11: Task has no key 'head'. Did you mean 'heads'\? Keys of Task:"
+                r"mine.py, line 16: Task has no key 'head'. Did you mean 'heads'\? Keys of Task:"
                 r" sources, labels"
             ),
         ),

@@ -3,30 +3,33 @@ that is being written.
 
 FOLDER/about.json             what computed them
 FOLDER/lock                   held by the process that computes
-FOLDER/SHARD/features         [rows, dim] little-endian numbers end to end, of the sequences in the order of the index
-FOLDER/SHARD/index.json       {"dim", "dtype", "rows": of each sequence, "sequences": sha256 of the tokens of each, "sha256": of `features`};
+FOLDER/SHARD/features         [rows, dim] little-endian numbers end to end, of the sequences in the
+                              order of the index
+FOLDER/SHARD/index.json       {"dim", "dtype", "rows": of each sequence, "sequences": sha256 of the
+                              tokens of each, "sha256": of `features`};
                               SHARD = the first letters of its own digest
-FOLDER/partial/               the one being written: its index, and in done.json how many of its sequences are whole
+FOLDER/partial/               the one being written: its index, and in done.json how many of its
+                              sequences are whole
 
 A shard appears under its name by a rename, when it is whole. A process that is killed leaves
 `partial`; the next one makes a shard of the sequences in it that are whole. So nothing that was
-computed is computed again, whatever is asked for next.
+computed is computed again, whatever is asked for next. That is why these are no units of work
+(`engine`): a unit is named before it is done, and a shard is whatever was missing and came to be.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, Num
 
-from phenomjax.system import files
+from phenomjax.probes.features.table import FeatureStore
+from phenomjax.system import files, locks
 
 log = logging.getLogger("phenomjax")
 PARTIAL = "partial"
@@ -38,14 +41,14 @@ class Shard(NamedTuple):
     Attributes:
       path: of its folder.
       places: {sha256 of a sequence: its number}.
-      firsts: int64 [sequences], the first row of each.
-      features: [rows, dim], memory-mapped.
+      firsts: the first row of each, and the end.
+      features: memory-mapped.
     """
 
     path: Path
     places: dict[str, int]
-    firsts: np.ndarray
-    features: np.ndarray
+    firsts: Int[np.ndarray, " sequences_and_end"]
+    features: Num[np.ndarray, "rows dim"]
 
 
 class Shards:
@@ -78,28 +81,15 @@ class Shards:
                 damaged.append(path.parent)
         return list(self._known.values()), damaged
 
-    @contextlib.contextmanager
-    def hold(self, stopped: Callable[[], bool]) -> Iterator[bool]:
-        """Keeps other processes from computing for this folder, when they have finished; yields
+    def hold(self, stopped: Callable[[], bool]) -> contextlib.AbstractContextManager[bool]:
+        """Keeps other processes from computing for this folder, when they have finished; gives
         False if `stopped` meanwhile.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        said = False
-        with (self.folder / "lock").open("w") as file:
-            while not stopped():
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if not said:
-                        log.info(
-                            "waiting for another process that computes features in %s", self.folder
-                        )
-                    said = True
-                    time.sleep(0.1)
-                    continue
-                yield True
-                return
-            yield False
+
+        def busy() -> None:
+            log.info("waiting for another process that computes features in %s", self.folder)
+
+        return locks.wait_for(self.folder, stopped, busy)
 
     def seal(self) -> None:
         """Makes a shard of what is whole in `partial`, and removes the rest; to be called while the
@@ -123,27 +113,25 @@ class Shards:
             index["sha256"] = files.sha256(partial / "features", flush=True)
             files.write_text(partial / "index.json", json.dumps(index), flush=True)
             target = self.folder / _name(partial)
-            shutil.rmtree(target, ignore_errors=True)  # a damaged one with the same content
+            files.remove(target)  # a damaged one with the same content
             os.replace(partial, target)
             (target / "done.json").unlink()
         else:
-            shutil.rmtree(partial)
+            files.remove(partial)
 
     def remove(self, damaged: list[Path]) -> None:
         """Deletes damaged shards; to be called while the folder is held."""
         for path in damaged:
-            shutil.rmtree(path, ignore_errors=True)
+            files.remove(path)
 
-    def describe(self, about: dict[str, Any]) -> None:
+    def describe(self, about: Mapping[str, object]) -> None:
         """Writes what computes the features, for people."""
         if not (self.folder / "about.json").is_file():
-            files.write_text(
-                self.folder / "about.json", json.dumps(about, indent=2) + "\n", flush=True
-            )
+            files.write_json(self.folder / "about.json", about, flush=True)
 
 
-class Writer:
-    """The shard that is being written, as `sequence_job.embed` fills it.
+class ShardWriter(FeatureStore):
+    """The shard that is being written.
 
     Args:
       folder: of the shards, held by this process; there is no `partial` in it.
@@ -153,43 +141,30 @@ class Writer:
       stops: how many sequences are whole after each batch.
     """
 
-    done = 0
-
     def __init__(
         self,
         folder: Path,
         sequences: list[str],
-        rows: np.ndarray,
+        rows: Int[np.ndarray, " sequences"],
         dim: int,
         dtype: str,
         stops: list[int],
     ):
         self._path, self._stops = folder / PARTIAL, stops
-        self._starts = np.concatenate([[0], np.cumsum(rows)])
         self._path.mkdir()
-        stored, shape = np.dtype(dtype).newbyteorder("<"), (int(self._starts[-1]), dim)
-        with (self._path / "features").open(
-            "wb"
-        ) as file:  # a full disk says so here; mapped memory would end the process
+        place, stored = self._path / "features", np.dtype(dtype).newbyteorder("<")
+        shape = int(rows.sum()), dim
+        with place.open("wb") as file:
+            # a full disk says so here; mapped memory would end the process
             os.posix_fallocate(file.fileno(), 0, shape[0] * dim * stored.itemsize)
-        self._features = np.memmap(self._path / "features", stored, "r+", shape=shape)
+        self._mapped = np.memmap(place, stored, "r+", shape=shape)
+        super().__init__(self._mapped, rows)
         index = {"dim": dim, "dtype": dtype, "rows": rows.tolist(), "sequences": sequences}
         (self._path / "index.json").write_text(json.dumps(index))
 
-    def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None:
-        """Sets features of a sequence from residue `start` on.
-
-        Raises:
-          FloatingPointError: a number is infinite, or none.
-        """
-        if not np.isfinite(values).all():
-            raise FloatingPointError
-        first = self._starts[group] + start
-        self._features[first : first + len(values), columns] = values
-
     def save(self, batches: int) -> None:
         """Makes sure that the first `batches` batches will not be lost."""
-        self._features.flush()
+        self._mapped.flush()
         if batches:
             files.write_text(
                 self._path / "done.json", json.dumps(self._stops[batches - 1]), flush=True

@@ -4,13 +4,14 @@ scikit-learn's linear models.
 What each is, by the kind of label:
 
 - majority: the frequencies of the classes among the rows that are learned from; of several classes
-the most frequent; the mean value. - composition: frequencies of amino acids and dipeptides (420
-numbers); of SMILES RDKit's Morgan fingerprint; of a residue its own letter. - one_hot: of residues
-the 15 letters around them (Qian and Sejnowski 1988); of proteins of one length (variants) every
-position, as in FLIP
-  (Dallago et al. 2021); of others there is no such thing, and it is the composition.
+  the most frequent; the mean value.
+- composition: frequencies of amino acids and dipeptides (420 numbers); of SMILES RDKit's Morgan
+  fingerprint; of a residue its own letter.
+- one_hot: of residues the 15 letters around them (Qian and Sejnowski 1988); of proteins of one
+  length (variants) every position, as in FLIP (Dallago et al. 2021); of others there is no such
+  thing, and it is the composition.
 - blosum62: the same with each letter as its row of BLOSUM62; of proteins of several lengths the
-mean row.
+  mean row.
 
 Classes are told by logistic regression, by ridge regression on 0 and 1 where there are many; values
 by ridge regression. They learn from the training and the validation rows; only the composition's

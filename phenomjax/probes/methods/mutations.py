@@ -7,9 +7,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.variants import likelihood
@@ -53,7 +53,7 @@ def run(
     draws: int,
     method: str = "model",
     twin: bool = False,
-) -> tuple[list[dict[str, Any]], MutationMap]:
+) -> tuple[list[results.Row], MutationMap]:
     """Spearman's correlation of a model's zero-shot scores with what was measured.
 
     Args:
@@ -86,7 +86,7 @@ def run(
     return rows, _map(wild_type, entry.offset, variants, measured, scores)
 
 
-def baseline_rows(name: str, entry: Mutations, data: Path, draws: int) -> list[dict[str, Any]]:
+def baseline_rows(name: str, entry: Mutations, data: Path, draws: int) -> list[results.Row]:
     """Rows of BLOSUM62: the sum over mutations of the score of new for old. Stands on no model."""
     wild_type, variants, measured, split = _read(name, entry, data)
     scores = np.array(
@@ -95,7 +95,7 @@ def baseline_rows(name: str, entry: Mutations, data: Path, draws: int) -> list[d
     return [results.baseline_row(_row(entry, split, measured, scores, draws), name, "blosum62")]
 
 
-def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, Any]]:
+def published_rows(name: str, entry: Mutations, data: Path) -> list[results.Row]:
     """Rows of what `entry.published` says.
 
     A table is that of ProteinGym (columns "DMS ID" and one a method) or that of the ESM-1v paper
@@ -119,25 +119,20 @@ def published_rows(name: str, entry: Mutations, data: Path) -> list[dict[str, An
             source += f"; of other variants than here: {count:,}"
         elif split != ALL:
             source += "; of all variants"
-        row = {
-            "label": entry.target,
-            "split": split,
-            "metric": "spearman",
-            "average": "",
-            "value": rho,
-            "interval": None,
-            "count": count,
-            "residues": None,
-            "seeds": None,
-            "seed_std": None,
-        }
-        rows.append(results.published_row(row, name, method, source))
+        row = results.published_row(
+            name, entry.target, split, "spearman", method, rho, source, count=count
+        )
+        rows.append(row)
     return rows
 
 
 def _row(
-    entry: Mutations, split: str, measured: np.ndarray, scores: np.ndarray, draws: int
-) -> dict[str, Any]:
+    entry: Mutations,
+    split: str,
+    measured: Float[np.ndarray, " variants"],
+    scores: Float[np.ndarray, " variants"],
+    draws: int,
+) -> metrics.Measured:
     """Spearman's correlation with its interval over variants."""
     names = [str(i) for i in range(len(measured))]
     labels = {entry.target: Labels(VALUE, (), measured, "spearman")}
@@ -153,8 +148,8 @@ def _map(
     wild_type: str,
     offset: int,
     variants: Sequence[Sequence[variants_table.Mutation]],
-    measured: np.ndarray,
-    scores: np.ndarray,
+    measured: Float[np.ndarray, " variants"],
+    scores: Float[np.ndarray, " variants"],
 ) -> MutationMap:
     maps = np.full((2, len(AMINO_ACIDS), len(wild_type)), np.nan)
     for mutations, *pair in zip(variants, measured, scores, strict=True):
@@ -166,7 +161,7 @@ def _map(
 
 def _read(
     name: str, entry: Mutations, data: Path
-) -> tuple[str, list[list[variants_table.Mutation]], np.ndarray, str]:
+) -> tuple[str, list[list[variants_table.Mutation]], Float[np.ndarray, " variants"], str]:
     """Wild type, measured variants, their values, and what the rows are called."""
     wild_type = read_wild_type(name, entry.wild_type, data)
     table = variants_table.read(

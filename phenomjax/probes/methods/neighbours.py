@@ -2,11 +2,11 @@
 annotation transfer).
 """
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Float, Int, Num
 
-from phenomjax.probes.features.embeddings import Features
+from phenomjax.probes.features.table import FeatureTable
+from phenomjax.probes.metrics import Scores
 from phenomjax.probes.suites.dataset import TRAIN, Dataset
 from phenomjax.probes.suites.suite import CLASS, MULTILABEL, RESIDUE
 from phenomjax.system.errors import UserError
@@ -19,23 +19,24 @@ ROUNDING = 1e-12
 
 
 def nearest(
-    train: np.ndarray, query: np.ndarray, distance: str = "euclidean"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row of `train` that is closest to each query, and how far: int64 [query], float32 [query].
+    train: Num[np.ndarray, "rows dim"],
+    query: Num[np.ndarray, "queries dim"],
+    distance: str = "euclidean",
+) -> tuple[Int[np.ndarray, " queries"], Float[np.ndarray, " queries"]]:
+    """Row of `train` that is closest to each query, and how far, float32.
 
     All pairs are compared, block by block; of several that are equally close, but for rounding, the
-    first. Euclidean distance of mean embeddings is that of EAT (Heinzinger et al. 2022); cosine is 1 - cosine
-    similarity, where a vector of zeros is as far as an orthogonal one.
+    first. Euclidean distance of mean embeddings is that of EAT (Heinzinger et al. 2022); cosine is
+    1 - cosine similarity, where a vector of zeros is as far as an orthogonal one.
 
     Args:
-      train: float [rows, dim], at least one row.
-      query: float [queries, dim].
+      train: at least one row.
+      query: what is looked for.
       distance: a name in DISTANCES.
     """
     assert distance in DISTANCES and len(train)
-    origin = (
-        train.mean(0) if distance == "euclidean" else np.zeros(train.shape[1])
-    )  # squares about it lose fewer digits
+    # squares about it lose fewer digits
+    origin = train.mean(0) if distance == "euclidean" else np.zeros(train.shape[1])
     train, query = (np.asarray(part, np.float64) - origin for part in (train, query))
     if distance == "cosine":
         train, query = (
@@ -57,7 +58,7 @@ def nearest(
     return index, np.linalg.norm(query - chosen, axis=1).astype(np.float32)
 
 
-def predict(features: Features, dataset: Dataset) -> dict[str, Any]:
+def predict(features: FeatureTable, dataset: Dataset) -> Scores:
     """Labels of the nearest training row (Euclidean) for each test row, as predictions: the head
     "nearest".
 
@@ -73,20 +74,20 @@ def predict(features: Features, dataset: Dataset) -> dict[str, Any]:
     return transfer(dataset, train[found])
 
 
-def transfer(dataset: Dataset, source: np.ndarray) -> dict[str, Any]:
+def transfer(dataset: Dataset, source: Int[np.ndarray, " tests"]) -> Scores:
     """Labels of one row for each test row, as predictions (metrics.evaluate). Where there is none:
     no class, or the mean of the training values.
 
     Args:
       dataset: with labels of proteins.
-      source: int64 [test rows]: the row of the dataset that each test row takes its labels from; -1
+      source: the row of the dataset that each test row takes its labels from; -1
         = none.
 
     Raises:
       UserError: the labels are those of residues.
     """
     found = (source >= 0).nonzero()[0]
-    scores: dict[str, Any] = {}
+    scores: Scores = {}
     for name, labels in dataset.labels.items():
         if labels.kind == RESIDUE:
             raise UserError(

@@ -2,29 +2,34 @@
 chains that lie one after the other.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int, Num, Shaped
 
-from phenomjax.probes.features.embeddings import Features
+from phenomjax.probes.features.table import FeatureTable
 from phenomjax.probes.methods.heads import GAP, Target
+from phenomjax.probes.metrics import Predictions
 from phenomjax.probes.suites.dataset import TRAIN, Dataset, Labels
 from phenomjax.probes.suites.suite import MULTILABEL, RESIDUE, VALUE
 from phenomjax.system.errors import UserError
 
+Anything = np.ndarray | jax.Array  # of NumPy when it is read, of JAX when it is computed with
 
-class Batch(NamedTuple):
+
+class PackedRows(NamedTuple):
     """Rows of one shape.
 
     Attributes:
-      x: standardised features, float32 [size, dim]; zeros where there is no row.
-      mask: where there is one, bool [size].
-      truths: of each label, [size, ...], as heads.losses takes them.
+      x: standardised features; zeros where there is no row.
+      mask: where there is one.
+      truths: of each label, as heads.losses takes them.
     """
 
-    x: np.ndarray
-    mask: np.ndarray
-    truths: tuple[np.ndarray, ...]
+    x: Float[Anything, "size dim"]
+    mask: Bool[Anything, " size"]
+    truths: tuple[Shaped[Anything, "size *classes"], ...]
 
 
 class Packing:
@@ -47,7 +52,7 @@ class Packing:
       UserError: labels of residues and of proteins in one task, or a label without a training row.
     """
 
-    def __init__(self, features: Features, dataset: Dataset, batch_size: int):
+    def __init__(self, features: FeatureTable, dataset: Dataset, batch_size: int):
         self._features, self._labels = features, list(dataset.labels.values())
         kinds = {labels.kind == RESIDUE for labels in self._labels}
         if len(kinds) > 1:
@@ -86,30 +91,28 @@ class Packing:
             else -(-len(self.train) // steps)
         )
 
-    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, " dim"]]:
         count, total, squares = 0, np.zeros(self._features.dim), np.zeros(self._features.dim)
         origin = self._vectors(self.train[:1]).mean(0)  # squares about it lose no digits
         for group in self.groups(self.train):
             x = self._vectors(group) - origin
-            count, total, squares = (
-                count + len(x),
-                total + x.sum(0, dtype=np.float64),
-                squares + np.square(x).sum(0, dtype=np.float64),
-            )
+            count += len(x)
+            total += x.sum(0, dtype=np.float64)
+            squares += np.square(x).sum(0, dtype=np.float64)
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
         deviation[deviation < 1e-6 * max(1e-30, deviation.max())] = 1  # a constant column
         return (origin + mean).astype(np.float32), (1 / deviation).astype(np.float32)
 
-    def _vectors(self, rows: np.ndarray) -> np.ndarray:
-        """float32 [residues or proteins, dim]."""
+    def _vectors(self, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "vectors dim"]:
+        """Of residues or proteins, float32."""
         if not self.per_residue:
             return self._features.take(rows)
         return np.concatenate(
-            [self._features.batch([row], int(self.lengths[row]))[0] for row in rows]
+            [self._features.batch([row], int(self.lengths[row]))[0] for row in rows.tolist()]
         )
 
-    def groups(self, rows: np.ndarray) -> list[np.ndarray]:
+    def groups(self, rows: Int[np.ndarray, " rows"]) -> list[Int[np.ndarray, " _"]]:
         """Rows in their order, cut into batches."""
         groups, begin, filled = [], 0, 0
         for i, taken in enumerate((self.lengths[rows] + self.gap).tolist()):
@@ -119,7 +122,7 @@ class Packing:
             filled += taken
         return [*groups, rows[begin:]] if len(rows) else []
 
-    def _places(self, group: np.ndarray) -> np.ndarray:
+    def _places(self, group: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " vectors"]:
         """Where in a batch each vector of its rows lies."""
         ends = np.cumsum(self.lengths[group] + self.gap)
         first = ends - self.lengths[group] - self.gap
@@ -130,7 +133,7 @@ class Packing:
             ]
         )
 
-    def read(self, group: np.ndarray) -> Batch:
+    def read(self, group: Int[np.ndarray, " rows"]) -> PackedRows:
         """One batch."""
         places = self._places(group)
         x, mask = np.zeros((self.size, self._features.dim), np.float32), np.zeros(self.size, bool)
@@ -147,19 +150,22 @@ class Packing:
             )
             truth[places] = (values - mean) / scale if labels.kind == VALUE else values
             truths.append(truth)
-        return Batch(x, mask, tuple(truths))
+        return PackedRows(x, mask, tuple(truths))
 
-    def unpack(self, number: int, group: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
-        """What a head predicts of one label (its number) in a batch, [size, ...], as one array for
-        each row, in the label's own unit.
+    def unpack(
+        self,
+        number: int,
+        group: Int[np.ndarray, " rows"],
+        values: Num[np.ndarray, "size *classes"],
+    ) -> list[np.ndarray]:
+        """What a head predicts of one label (its number) in a batch as one array for each row, in
+        the label's own unit.
         """
         mean, scale = self._value_scale[number]
         values = values[self._places(group)] * np.float32(scale) + np.float32(mean)
-        return (
-            np.split(values, np.cumsum(self.lengths[group])[:-1])
-            if self.per_residue
-            else list(values)
-        )
+        if self.per_residue:
+            return np.split(values, np.cumsum(self.lengths[group])[:-1])
+        return [np.asarray(value) for value in values]
 
 
 def _value_moments(labels: Labels, train: np.ndarray) -> tuple[float, float]:
@@ -169,7 +175,7 @@ def _value_moments(labels: Labels, train: np.ndarray) -> tuple[float, float]:
     return float(np.nanmean(values)), float(np.nanstd(values)) or 1.0
 
 
-def _empty(labels: Labels, size: int) -> np.ndarray:
+def _empty(labels: Labels, size: int) -> Shaped[np.ndarray, "{size} *classes"]:
     """Labels of a batch of which nothing is known."""
     if labels.kind == MULTILABEL:
         return np.zeros((size, len(labels.classes)), bool)
@@ -178,6 +184,6 @@ def _empty(labels: Labels, size: int) -> np.ndarray:
     )
 
 
-def as_scores(parts: list[Any], kind: str) -> Any:
+def as_scores(parts: list[np.ndarray], kind: str) -> Predictions:
     """Predictions of rows in the form that metrics.evaluate takes."""
     return parts if kind == RESIDUE else np.stack(parts)

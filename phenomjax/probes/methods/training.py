@@ -9,20 +9,24 @@ import functools
 import logging
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float, Int
 
-from phenomjax.probes.features.embeddings import Features, Stopped
+from phenomjax.probes.features.embeddings import Stopped
+from phenomjax.probes.features.table import FeatureTable
 from phenomjax.probes.methods import heads
-from phenomjax.probes.methods.packing import Batch, Packing, as_scores
+from phenomjax.probes.methods.packing import PackedRows, Packing, as_scores
+from phenomjax.probes.metrics import Scores
 from phenomjax.probes.suites.dataset import VALIDATION, Dataset
 from phenomjax.probes.suites.suite import Training
 from phenomjax.system import log as system_log
+from phenomjax.system.types import Params
 
 log = logging.getLogger("phenomjax")
 # of an epoch: a small training set is gone through several times, so that patience means something
@@ -30,12 +34,12 @@ MIN_STEPS = 16
 
 
 def fit_predict(
-    features: Features,
+    features: FeatureTable,
     dataset: Dataset,
     head: str,
     training: Training,
     stop: threading.Event | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Scores]:
     """Trains a head on the training rows and predicts the test rows.
 
     Args:
@@ -47,9 +51,8 @@ def fit_predict(
       stop: an event that ends the work.
 
     Returns:
-      {label: predictions of dataset.test_rows} for each seed, as metrics.evaluate takes them. One
-      for "linear", whose loss is convex and
-      which starts from zero: all seeds would be the same.
+      Predictions of dataset.test_rows for each seed, as metrics.evaluate takes them. One for
+      "linear", whose loss is convex and which starts from zero: all seeds would be the same.
 
     Raises:
       UserError: labels of residues and of proteins in one task, or no training row with a known
@@ -65,7 +68,9 @@ def fit_predict(
         training.weight_decay,
     )
     variables = _fit(model, rows, dataset, f"{dataset.name}, {head}", seeds, training, stop)
-    found: list[dict[str, list]] = [{label: [] for label in dataset.labels} for _ in range(seeds)]
+    found: list[dict[str, list[np.ndarray]]] = [
+        {label: [] for label in dataset.labels} for _ in range(seeds)
+    ]
     for group in rows.groups(dataset.test_rows):
         _check(stop)
         batch = rows.read(group)
@@ -102,9 +107,9 @@ class _State(NamedTuple):
       best: variables of the epoch with the lowest validation loss.
     """
 
-    variables: Any
-    moments: Any
-    best: Any
+    variables: Params
+    moments: optax.OptState
+    best: Params
 
 
 def _fit(
@@ -115,7 +120,7 @@ def _fit(
     seeds: int,
     training: Training,
     stop: threading.Event | None,
-) -> Any:
+) -> Params:
     """Variables of each seed's best epoch."""
     begin = time.monotonic()
     validation = dataset.rows(VALIDATION)
@@ -171,17 +176,19 @@ def _check(stop: threading.Event | None) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "seeds"))
-def _start(model: _Model, seeds: int, batch: Batch) -> _State:
+def _start(model: _Model, seeds: int, batch: PackedRows) -> _State:
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     variables = jax.vmap(lambda key: model.head.init(key, batch.x, batch.mask, False))(keys)
     return _State(variables, jax.vmap(model.optimizer.init)(variables["params"]), variables)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _step(model: _Model, state: _State, batch: Batch, step: int) -> _State:
+def _step(model: _Model, state: _State, batch: PackedRows, step: int | Int[Array, ""]) -> _State:
     """One step of AdamW of all seeds: the sum over labels of the mean loss of their known rows."""
 
-    def loss(params: Any, others: Any, seed: Any) -> tuple[Any, Any]:
+    def loss(
+        params: Params, others: Params, seed: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], Params]:
         key = jax.random.fold_in(jax.random.key(seed), step)
         outputs, changed = model.head.apply(
             {"params": params, **others},
@@ -194,11 +201,11 @@ def _step(model: _Model, state: _State, batch: Batch, step: int) -> _State:
         sums, counts = heads.losses(outputs, model.targets, batch.truths)
         return (sums / jnp.maximum(counts, 1)).sum(), changed
 
-    def update(variables: Any, moments: Any, seed: Any) -> tuple[Any, Any]:
-        params, others = (
-            variables["params"],
-            {name: part for name, part in variables.items() if name != "params"},
-        )
+    def update(
+        variables: Params, moments: optax.OptState, seed: Int[Array, ""]
+    ) -> tuple[Params, optax.OptState]:
+        params = variables["params"]
+        others = {name: part for name, part in variables.items() if name != "params"}
         gradient, changed = jax.grad(loss, has_aux=True)(params, others, seed)
         updates, moments = model.optimizer.update(gradient, moments, params)
         return {"params": optax.apply_updates(params, updates), **changed}, moments
@@ -209,8 +216,10 @@ def _step(model: _Model, state: _State, batch: Batch, step: int) -> _State:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _losses(model: _Model, variables: Any, batch: Batch) -> tuple[Any, Any]:
-    """Sums of the losses and numbers of known rows, [seeds, targets] each."""
+def _losses(
+    model: _Model, variables: Params, batch: PackedRows
+) -> tuple[Float[Array, "seeds targets"], Float[Array, "seeds targets"]]:
+    """Sums of the losses, and numbers of known rows."""
     return jax.vmap(
         lambda of: heads.losses(
             model.head.apply(of, batch.x, batch.mask, False), model.targets, batch.truths
@@ -219,8 +228,10 @@ def _losses(model: _Model, variables: Any, batch: Batch) -> tuple[Any, Any]:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _predict(model: _Model, variables: Any, batch: Batch) -> list[Any]:
-    """Of each target [seeds, rows, ...]."""
+def _predict(
+    model: _Model, variables: Params, batch: PackedRows
+) -> list[Float[Array, "seeds rows *classes"]]:
+    """Of each target."""
     return jax.vmap(
         lambda of: heads.predictions(
             model.head.apply(of, batch.x, batch.mask, False), model.targets
@@ -229,7 +240,7 @@ def _predict(model: _Model, variables: Any, batch: Batch) -> list[Any]:
 
 
 @jax.jit
-def _keep(best: Any, variables: Any, better: Any) -> Any:
+def _keep(best: Params, variables: Params, better: Bool[Array | np.ndarray, " seeds"]) -> Params:
     """`variables` of the seeds that are better, `best` of the others."""
     return jax.tree.map(
         lambda old, new: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old),

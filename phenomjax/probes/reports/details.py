@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+from phenomjax.probes.suites.leakage import Overlap
 from phenomjax.system import versions as system_versions
 
 Key = tuple[str, str, str, str]  # task, label, split (test set), method
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class EvaluatedModel:
     """A model that was evaluated. Its `name` is the `model` of its rows."""
 
     name: str
@@ -28,32 +30,28 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Confusion:
-    """counts: int64 [true, predicted], of proteins or residues, in the order of `classes`."""
+    """Counts of proteins or residues, in the order of `classes`."""
 
-    counts: np.ndarray
+    counts: Int[np.ndarray, "true predicted"]
     classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """probability: float32 [n] of the predicted class, of each protein or residue; right: bool [n]."""
+    """Of each protein or residue the probability of the predicted class; whether that is right."""
 
-    probability: np.ndarray
-    right: np.ndarray
+    probability: Float[np.ndarray, " n"]
+    right: Bool[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
 class MutationMap:
-    """Effects of single substitutions.
-
-    Measured, predicted: float64 [20, positions], NaN where there is none, letters in alphabetic
-    order.
-    """
+    """Effects of single substitutions, NaN where there is none; letters in alphabetic order."""
 
     wild_type: str
     offset: int
-    measured: np.ndarray
-    predicted: np.ndarray
+    measured: Float[np.ndarray, "20 positions"]
+    predicted: Float[np.ndarray, "20 positions"]
 
 
 @dataclass
@@ -75,22 +73,22 @@ class Details:
       versions: of the packages.
     """
 
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: list[EvaluatedModel] = field(default_factory=list)
     command: str = ""
     suite: str = ""
     data: str = ""
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, int | str]] = field(default_factory=dict)
     confusion: dict[Key, Confusion] = field(default_factory=dict)
     reliability: dict[Key, Reliability] = field(default_factory=dict)
     mutations: dict[tuple[str, str], MutationMap] = field(default_factory=dict)
-    leakage: list[dict[str, Any]] = field(default_factory=list)
+    leakage: list[Overlap] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=system_versions.versions)
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """A figure of the report: what it is of, its file, its caption, and how it is drawn."""
 
     task: str

@@ -7,14 +7,15 @@ which come from other training data, are outlines.
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.figures.style import DARK, GREY
 from phenomjax.probes.reports import verdicts
-from phenomjax.probes.reports.verdicts import Row
+from phenomjax.probes.reports.results import Row, has_value, interval_of, measured, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
 MAX_TESTS = 4  # panels of one figure
 BINS = 10  # of the reliability diagrams
+Bins: TypeAlias = Float[np.ndarray, " bins"]
 
 
 def colours(models: Sequence[str]) -> dict[str, str]:
@@ -168,11 +170,10 @@ def ordered(rows: Sequence[Row], tests: Sequence[str], models: Sequence[str]) ->
 def _bar(
     axis: "Axes", place: int, row: Row, colour: Mapping[str, str], limits: tuple[float, float]
 ) -> None:
-    value = row["value"]
-    if not verdicts.has_value(row):
+    if not has_value(row):
         axis.text(0, place, " no value", va="center", fontsize=7, color=GREY)
         return
-    own = colour.get(row["model"], GREY)
+    value, own = value_of(row), colour.get(row["model"] or "", GREY)
     if row["kind"] == "published":
         style: dict[str, Any] = {
             "facecolor": "none",
@@ -188,8 +189,8 @@ def _bar(
         style = {"facecolor": own, "edgecolor": own, "linewidth": 0.8}
     axis.barh(place, value, height=0.68, **style)
     end = max(value, 0.0)
-    if verdicts.measured(row):
-        low, high = row["interval"]
+    if measured(row):
+        low, high = interval_of(row)
         axis.plot([low, high], [place, place], color="black", linewidth=1.1, solid_capstyle="butt")
         axis.plot(
             [low, low, np.nan, high, high],
@@ -297,7 +298,7 @@ def confusion(panels: Mapping[str, "Confusion"], title: str) -> "Figure":
     return figure
 
 
-def calibration(found: "Reliability") -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def calibration(found: "Reliability") -> tuple[Bins, Bins, Int[np.ndarray, " bins"], float]:
     """Mean probability, share right and count of each of BINS equal bins (NaN where empty), and the
     expected calibration error.
 
@@ -363,7 +364,7 @@ def reliability(
 
 
 def identity(
-    lines: Mapping[str, Sequence[Row]], style: Mapping[str, dict[str, Any]], title: str
+    lines: Mapping[str, Sequence[Row]], style: Mapping[str, Mapping[str, str]], title: str
 ) -> "Figure":
     """A metric against the identity of test sequences to the training set, with 95 % intervals.
 
@@ -382,12 +383,12 @@ def identity(
     figure = Figure(figsize=(3.2 + 0.8 * len(cuts), 4.0), layout="constrained")
     axis = figure.subplots()
     for number, (name, rows) in enumerate(lines.items()):
-        rows = sorted((row for row in rows if verdicts.measured(row)), key=cut)
+        rows = sorted((row for row in rows if measured(row)), key=cut)
         x = np.array([cuts.index(cut(row)) for row in rows]) + min(0.06, 0.6 / len(lines)) * (
             number - (len(lines) - 1) / 2
         )
-        value = np.array([row["value"] for row in rows])
-        low, high = np.array([row["interval"] for row in rows]).reshape(-1, 2).T
+        value = np.array([value_of(row) for row in rows])
+        low, high = np.array([interval_of(row) for row in rows]).reshape(-1, 2).T
         axis.errorbar(
             x,
             value,
@@ -396,7 +397,7 @@ def identity(
             linewidth=1.5,
             capsize=2,
             markersize=5,
-            **style[name],
+            **style[name],  # type: ignore[arg-type]
         )
     axis.set_xticks(
         range(len(cuts)),

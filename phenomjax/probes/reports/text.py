@@ -1,19 +1,16 @@
 """The text of an evaluation's report, as Markdown."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phenomjax.probes.reports import figures as reports_figures
+from phenomjax.probes.reports.results import Row, has_value, largest_count, measured
 from phenomjax.probes.reports.verdicts import (
     BEATS,
-    Comparison,
-    Row,
     Verdict,
     by_label,
     goodness,
-    has_value,
     identity_cut,
-    measured,
     metric_name,
     number,
     sentence,
@@ -21,10 +18,11 @@ from phenomjax.probes.reports.verdicts import (
     summary,
     unit,
 )
+from phenomjax.probes.suites.leakage import Overlap
 from phenomjax.probes.suites.suite import Mutations, Suite, Task
 
 if TYPE_CHECKING:
-    from phenomjax.probes.reports.details import Details, Picture
+    from phenomjax.probes.reports.details import Details, ReportFigure
 
 FEW = 20  # members of a subset whose numbers mean little
 # The published sizes, for whom a small model was not shown to learn.
@@ -49,7 +47,7 @@ def page(
     details: "Details",
     suite: Suite,
     verdicts: Sequence[Verdict],
-    figures: Sequence["Picture"],
+    figures: Sequence["ReportFigure"],
 ) -> str:
     """The whole page.
 
@@ -60,7 +58,7 @@ def page(
       verdicts: of verdicts.judge.
       figures: that stand in figures/.
     """
-    sources = list(dict.fromkeys(row["source"] for row in rows if row["kind"] == "published"))
+    sources = list(dict.fromkeys(row["source"] or "" for row in rows if row["kind"] == "published"))
     models = [one.name for one in details.checkpoints]
     parts = [
         f"# Evaluation of {', '.join(models)}" if models else "# Evaluation",
@@ -106,10 +104,10 @@ def page(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """A Markdown table; bars in cells are escaped."""
 
-    def line(cells: Sequence[Any]) -> str:
+    def line(cells: Sequence[object]) -> str:
         return (
             "| "
             + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
@@ -205,11 +203,6 @@ def _larger(details: "Details", verdicts: Sequence[Verdict]) -> list[str]:
     return found
 
 
-def _can_be_beaten(comparison: Comparison) -> bool:
-    """Not where even random weights are always right: the best of every metric but errors is 1."""
-    return comparison.interval[1] < 1
-
-
 def _label(
     task: str,
     label: str,
@@ -225,12 +218,7 @@ def _label(
     tests = splits(own)
     if not tests:
         return []
-    counts = {
-        name: max(
-            (r["count"] for r in own if r["split"] == name and r["kind"] != "published"), default=0
-        )
-        for name in tests
-    }
+    counts = {name: largest_count(r for r in own if r["split"] == name) for name in tests}
     best = {
         name: max(
             (
@@ -253,7 +241,7 @@ def _label(
             if row is None:
                 cells.append("")
             elif row["kind"] == "published":
-                cells.append(f"*{number(row['value'])}* [{sources.index(row['source']) + 1}]")
+                cells.append(f"*{number(row['value'])}* [{sources.index(row['source'] or '') + 1}]")
             else:
                 text = number(row["value"], row["interval"])
                 cells.append(
@@ -274,7 +262,7 @@ def _label(
                 f"*{r['method']}*",
                 r["split"],
                 f"*{number(r['value'])}*",
-                f"[{sources.index(r['source']) + 1}]",
+                f"[{sources.index(r['source'] or '') + 1}]",
             )
             for r in elsewhere
         ]
@@ -300,27 +288,21 @@ def _label(
             )
             for r in others
         ]
-        parts.append(
-            "<details><summary>Other"
-            f" metrics</summary>\n\n{table(('method', 'test', 'metric', 'value'), more)}\n\n</details>"
-        )
+        lines_of = table(("method", "test", "metric", "value"), more)
+        parts.append(f"<details><summary>Other metrics</summary>\n\n{lines_of}\n\n</details>")
     return parts
 
 
-def _leakage(rows: Sequence[dict[str, Any]]) -> str:
+def _leakage(rows: Sequence[Overlap]) -> str:
     if not rows:
         return "Nothing was compared."
 
-    def share(row: dict[str, Any], what: str) -> str:
-        return (
-            "not counted"
-            if row[what] is None
-            else f"{row[what]:,} ({row[what + '_share']:.1%})"
-            if row[what]
-            else "0"
-        )
+    def share(count: int | None, of_all: float | None) -> str:
+        if count is None:
+            return "not counted"
+        return f"{count:,} ({of_all:.1%})" if count else "0"
 
-    def example(row: dict[str, Any]) -> str:
+    def example(row: Overlap) -> str:
         return ", ".join(
             f"{one['id']} is {one['other_id']} ({one['identity']:.0%})"
             for one in row["examples"][:2]
@@ -342,8 +324,8 @@ def _leakage(rows: Sequence[dict[str, Any]]) -> str:
             r["split"],
             r["other"],
             f"{r['count']:,}",
-            share(r, "exact"),
-            share(r, "near"),
+            share(r["exact"], r["exact_share"]),
+            share(r["near"], r["near_share"]),
             example(r),
             r["note"],
         )

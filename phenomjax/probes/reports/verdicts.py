@@ -5,16 +5,22 @@ proof of equality, so the sentence then says "is not shown to beat". Every model
 with its twin, the same network with random weights and the same head.
 """
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from phenomjax.probes.reports.results import ZERO_SHOT, main_metric
+from phenomjax.probes.reports.results import (
+    ZERO_SHOT,
+    Row,
+    finite,
+    interval_of,
+    main_metric,
+    measured,
+    models,
+    value_of,
+)
 from phenomjax.probes.suites.suite import Mutations, Suite, Task
 
-Row = dict[str, Any]
 BEATS, NOT_SHOWN, BELOW = "beats", "is not shown to beat", "is below"
 LOWER_IS_BETTER = ("rmse", "mae", "mse")
 VALIDATION = "validation"
@@ -81,7 +87,7 @@ class Verdict:
     unit: str
     comparisons: tuple[Comparison, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
 
@@ -94,7 +100,7 @@ def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
     for task, label, rows in by_label(results, suite):
         for split in splits(rows):
             here = [row for row in rows if row["split"] == split]
-            for model in dict.fromkeys(row["model"] for row in here if row["kind"] == "model"):
+            for model in models(here):
                 best, heads, chosen_by = best_head(rows, model, split)
                 if best is None:
                     continue
@@ -102,8 +108,8 @@ def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
                     Comparison(
                         row["method"],
                         outcome(best, row),
-                        row["value"],
-                        tuple(row["interval"]),
+                        value_of(row),
+                        interval_of(row),
                         row.get("baseline") == "random_weights",
                     )
                     for row in here
@@ -117,12 +123,12 @@ def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
                         best["metric"],
                         best["average"],
                         model,
-                        best["head"],
+                        best["head"] or "",
                         heads,
                         chosen_by,
-                        best["value"],
-                        tuple(best["interval"]),
-                        best["count"],
+                        value_of(best),
+                        interval_of(best),
+                        best["count"] or 0,
                         unit(suite.tasks[task]),
                         compared,
                     )
@@ -131,7 +137,7 @@ def judge(results: Sequence[Row], suite: Suite) -> list[Verdict]:
 
 
 def by_label(results: Sequence[Row], suite: Suite) -> Iterable[tuple[str, str, list[Row]]]:
-    """(task, label, rows of its main metric), published ones included, in the order of the suite."""
+    """(task, label, rows of its main metric), published ones too, in the order of the suite."""
     for name, task in suite.tasks.items():
         of_task = [row for row in results if row["task"] == name]
         for label in dict.fromkeys(row["label"] for row in of_task):
@@ -161,18 +167,6 @@ def identity_cut(split: str) -> tuple[str, float | None]:
     return (match["test"], float(match["cut"])) if match else (split, None)
 
 
-def has_value(row: Row) -> bool:
-    """Whether a row has a number: a correlation with a constant, for one, has none."""
-    return row["value"] is not None and math.isfinite(row["value"])
-
-
-def measured(row: Row) -> bool:
-    """Whether a row has a value and an interval."""
-    return has_value(row) and all(
-        x is not None and math.isfinite(x) for x in row["interval"] or [None]
-    )
-
-
 def best_head(
     rows: Sequence[Row], model: str, split: str, heads: Sequence[str] = ()
 ) -> tuple[Row | None, int, str]:
@@ -193,10 +187,9 @@ def best_head(
         and measured(r)
         and (not heads or r["head"] in heads)
     ]
-    there = {row["head"]: row for row in own if row["split"] == split}
-    judged = {
-        row["head"]: row for row in own if row["split"] == VALIDATION and row["head"] in there
-    }
+    there = {row["head"] or "": row for row in own if row["split"] == split}
+    judged = {row["head"] or "": row for row in own if row["split"] == VALIDATION}
+    judged = {head: row for head, row in judged.items() if head in there}
     if not there:
         return None, 0, ""
     chosen_by = "" if len(there) == 1 else "validation" if len(judged) == len(there) else "test"
@@ -206,12 +199,13 @@ def best_head(
 
 def goodness(row: Row) -> float:
     """The value, so that more is better."""
-    return -row["value"] if row["metric"] in LOWER_IS_BETTER else row["value"]
+    return -value_of(row) if row["metric"] in LOWER_IS_BETTER else value_of(row)
 
 
 def outcome(row: Row, baseline: Row) -> str:
     """BEATS, NOT_SHOWN or BELOW."""
-    (low, high), (base_low, base_high) = sorted(row["interval"]), sorted(baseline["interval"])
+    low, high = sorted(interval_of(row))
+    base_low, base_high = sorted(interval_of(baseline))
     if row["metric"] in LOWER_IS_BETTER:
         low, high, base_low, base_high = -high, -low, -base_high, -base_low
     return BEATS if low > base_high else BELOW if high < base_low else NOT_SHOWN
@@ -225,14 +219,12 @@ def _belongs(baseline: Row, best: Row) -> bool:
     )
 
 
-def number(value: float | None, interval: Sequence[float] | None = None) -> str:
+def number(value: float | None, interval: Sequence[float | None] | None = None) -> str:
     """0.681 [0.670, 0.692]; a dash where there is no value."""
-    if value is None or not math.isfinite(value):
+    if not finite(value):
         return "-"
-    text = f"{value:.3f}"
-    if interval is not None and all(x is not None and math.isfinite(x) for x in interval):
-        text += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
-    return text
+    ends = [f"{end:.3f}" for end in interval or () if finite(end)]
+    return f"{value:.3f} [{', '.join(ends)}]" if len(ends) == 2 else f"{value:.3f}"
 
 
 def metric_name(metric: str, average: str = "") -> str:

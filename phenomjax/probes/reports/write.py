@@ -6,38 +6,34 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phenomjax.probes.reports import figures as reports_figures
 from phenomjax.probes.reports import text as reports_text
-from phenomjax.probes.reports.details import Details, Picture
-from phenomjax.probes.reports.results import published_row
+from phenomjax.probes.reports.details import Details, ReportFigure
+from phenomjax.probes.reports.results import Row, largest_count, measured, published_row, value_of
+from phenomjax.probes.reports.results import models as models_of
 from phenomjax.probes.reports.verdicts import (
     best_head,
     by_label,
     identity_cut,
     judge,
-    measured,
     splits,
     unit,
 )
 from phenomjax.probes.suites.suite import Suite
 from phenomjax.system import files
 
-if TYPE_CHECKING:
-    pass
-
 # how figures' names begin
 KINDS = ("bars_", "confusion_", "reliability_", "identity_", "mutations_")
 MAX_CLASSES = 30  # of a confusion matrix that can be read
 
 
-def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Suite) -> list[Path]:
+def write(out: Path, results: Sequence[Row], details: Details, suite: Suite) -> list[Path]:
     """Writes results.json, report.md and figures/*.png below `out`, each whole or not at all;
     returns their paths.
 
@@ -48,7 +44,7 @@ def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Sui
       suite: that was evaluated.
     """
     known = {row["task"] for row in results}
-    rows = [*results, *(_published(row) for row in suite.published if row["task"] in known)]
+    rows = [*results, *(published_row(**row) for row in suite.published if row["task"] in known)]
     verdicts = judge(rows, suite)
     figures = list(_figures(rows, details, suite))
     paths = [files.save_figure(one.draw(), out / "figures" / one.name) for one in figures]
@@ -75,22 +71,10 @@ def write(out: Path, results: list[dict[str, Any]], details: Details, suite: Sui
     ]
 
 
-def _published(row: dict[str, Any]) -> dict[str, Any]:
-    found = {
-        "average": "",
-        "interval": None,
-        "count": None,
-        "residues": None,
-        "seeds": None,
-        "seed_std": None,
-    } | row
-    return published_row(found, row["task"], row["method"], row["source"])
-
-
-def _json(head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+def _json(head: Mapping[str, object], rows: Sequence[Row]) -> str:
     """The head, and one row of results a line; what is no number becomes null, as JSON has it."""
 
-    def plain(x: Any) -> Any:
+    def plain(x: object) -> object:
         if isinstance(x, dict):
             return {str(key): plain(value) for key, value in x.items()}
         if isinstance(x, (list, tuple)):
@@ -103,23 +87,16 @@ def _json(head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     return first.removesuffix("\n}") + ',\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
 
-def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iterator[Picture]:
+def _figures(rows: list[Row], details: Details, suite: Suite) -> Iterator[ReportFigure]:
     """What is drawn, in the order of the report."""
-    models = list(
-        dict.fromkeys(
-            [c.name for c in details.checkpoints]
-            + [r["model"] for r in rows if r["kind"] == "model"]
-        )
-    )
+    names = [one.name for one in details.checkpoints] + models_of(rows)
+    models = list(dict.fromkeys(names))
     colour = reports_figures.colours(models)
     for task, label, own in by_label(rows, suite):
         tests = [name for name in splits(own) if identity_cut(name)[1] is None]
         if not tests:
             continue
-        counts = {
-            name: max(r["count"] for r in own if r["split"] == name and r["kind"] != "published")
-            for name in tests
-        }
+        counts = {name: largest_count(r for r in own if r["split"] == name) for name in tests}
         largest = sorted(tests, key=lambda name: -counts[name])[: reports_figures.MAX_TESTS]
         shown, title, stem = (
             [name for name in tests if name in largest],
@@ -129,7 +106,7 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
         left = (
             f" The {len(shown)} largest of {len(tests)} tests." if len(shown) < len(tests) else ""
         )
-        yield Picture(
+        yield ReportFigure(
             task,
             label,
             _file("bars", stem),
@@ -153,7 +130,7 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
             if key in details.reliability:
                 sure[best["method"]] = details.reliability[key]
         if mixed and len(next(iter(mixed.values())).classes) <= MAX_CLASSES:
-            yield Picture(
+            yield ReportFigure(
                 task,
                 label,
                 _file("confusion", stem),
@@ -162,7 +139,7 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
             )
         if sure:
             of_method = {method: colour[method.rsplit(": ", 1)[0]] for method in sure}
-            yield Picture(
+            yield ReportFigure(
                 task,
                 label,
                 _file("reliability", stem),
@@ -179,9 +156,9 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
             and r["kind"] == "model"
             and (task, r["method"]) in details.mutations
         ]
-        best = max((r for r in own if measured(r)), key=lambda r: r["value"], default=None)
+        best = max((r for r in own if measured(r)), key=value_of, default=None)
         if best is not None:
-            yield Picture(
+            yield ReportFigure(
                 task,
                 best["label"],
                 _file("mutations", task),
@@ -189,14 +166,14 @@ def _figures(rows: list[dict[str, Any]], details: Details, suite: Suite) -> Iter
                 functools.partial(
                     reports_figures.mutation_map,
                     details.mutations[task, best["method"]],
-                    f"{task}: {best['method']}, Spearman's rho {best['value']:.3f}",
+                    f"{task}: {best['method']}, Spearman's rho {value_of(best):.3f}",
                 ),
             )
 
 
 def _identities(
-    task: str, label: str, rows: list[dict[str, Any]], models: list[str], colour: dict[str, str]
-) -> Iterator[Picture]:
+    task: str, label: str, rows: list[Row], models: list[str], colour: dict[str, str]
+) -> Iterator[ReportFigure]:
     """Accuracy against identity to the training set: nearest neighbour and best classifier of each
     model, and alignment.
     """
@@ -204,11 +181,13 @@ def _identities(
         identity_cut(row["split"])[0] for row in rows if identity_cut(row["split"])[1]
     ):
         here = [row for row in rows if identity_cut(row["split"])[0] == test]
-        lines: dict[str, list[dict[str, Any]]] = {}
-        style: dict[str, dict[str, Any]] = {}
+        lines: dict[str, list[Row]] = {}
+        style: dict[str, dict[str, str]] = {}
         for model in models:
             heads = {
-                row["head"] for row in here if row["kind"] == "model" and row["model"] == model
+                row["head"] or ""
+                for row in here
+                if row["kind"] == "model" and row["model"] == model
             }
             best, _, _ = best_head(rows, model, test, tuple(heads - {"nearest"}) or ("",))
             for head, marker, dash in (
@@ -234,7 +213,7 @@ def _identities(
                 "linestyle": ":",
             }
         if any(measured(row) for found in lines.values() for row in found):
-            yield Picture(
+            yield ReportFigure(
                 task,
                 label,
                 _file("identity", f"{task}_{label}_{test}"),

@@ -4,6 +4,7 @@ it from a suite's entry.
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from phenomjax.probes.suites import formats, label_values, splits
-from phenomjax.probes.suites.formats import Record
+from phenomjax.probes.suites.formats import LabelledSequence
 from phenomjax.probes.suites.suite import MULTILABEL, RESIDUE, VALUE, Task
 from phenomjax.system.errors import UserError
 
@@ -83,6 +84,10 @@ class Dataset:
     def rows(self, split: str) -> np.ndarray:
         """int64: the numbers of the rows of a split, or of a subset."""
         return self.subsets[split] if split in self.subsets else np.flatnonzero(self.split == split)
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The ids of some rows."""
+        return [self.ids[row] for row in rows]
 
     @property
     def per(self) -> str:
@@ -198,11 +203,11 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
     return replace(made, fingerprint=fingerprint(made))
 
 
-def _read(task: Task, data: Path) -> tuple[list[Record], list[dict[str, bool]]]:
+def _read(task: Task, data: Path) -> tuple[list[LabelledSequence], list[dict[str, bool]]]:
     """All records, and of each whether its mask holds for each label: not where a label is read
     from the mask itself.
     """
-    records: list[Record] = []
+    records: list[LabelledSequence] = []
     masked: list[dict[str, bool]] = []
     for source in task.sources:
         found = formats.read(source, data, [label.column for label in task.labels.values()])
@@ -224,7 +229,7 @@ def _keep(keep: np.ndarray, counts: dict[str, int], what: str, *lists: list) -> 
 def _check_parts(
     name: str,
     task: Task,
-    records: list[Record],
+    records: list[LabelledSequence],
     parts: np.ndarray,
     known: np.ndarray,
     counts: dict[str, int],

@@ -24,7 +24,7 @@ OPTIONAL = ("split", "set", "validation", "mask")  # fields that need no label t
 _KEY = re.compile(r"(?:^|\s)([A-Za-z_][A-Za-z_0-9]*)=")
 
 
-class Record(NamedTuple):
+class LabelledSequence(NamedTuple):
     """One sequence and what its file says of it.
 
     Attributes:
@@ -63,7 +63,7 @@ def is_table(path: Path) -> bool:
     return _suffix(path) in EXTENSIONS["csv"]
 
 
-def read(source: Source, data: Path, wanted: Iterable[str]) -> list[Record]:
+def read(source: Source, data: Path, wanted: Iterable[str]) -> list[LabelledSequence]:
     """The records of a source with the fields that labels ask for, and those in OPTIONAL that there
     are.
 
@@ -141,7 +141,7 @@ def _read_text(path: Path) -> str:
         ) from None
 
 
-def _read_table(path: Path, source: Source, names: list[str]) -> list[Record]:
+def _read_table(path: Path, source: Source, names: list[str]) -> list[LabelledSequence]:
     text = _read_text(path)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # coordinates of all atoms in one cell
     first = text.split("\n", 1)[0]
@@ -168,7 +168,7 @@ def _read_table(path: Path, source: Source, names: list[str]) -> list[Record]:
             )
     places = {column: header.index(column) for column in columns.values() if column in header}
     sequence, named = header.index(source.sequence), header.index(source.id) if source.id else -1
-    records: list[Record] = []
+    records: list[LabelledSequence] = []
     faults: list[str] = []
     while True:
         number = rows.line_num + 1  # a quoted cell may have several lines
@@ -187,12 +187,12 @@ def _read_table(path: Path, source: Source, names: list[str]) -> list[Record]:
             continue
         name = row[named].strip() if source.id else f"{path.name}:{number}"
         fields = {column: row[place].strip() for column, place in places.items()}
-        records.append(Record(path, number, name, "".join(row[sequence].split()), fields))
+        records.append(LabelledSequence(path, number, name, "".join(row[sequence].split()), fields))
     fail(faults, "Quote cells that hold the delimiter, or remove the rows.")
     return records
 
 
-def read_fasta(path: Path) -> list[Record]:
+def read_fasta(path: Path) -> list[LabelledSequence]:
     """The records of a FASTA file; what follows ">" is the field "header", and the id its first
     word.
 
@@ -210,7 +210,7 @@ def read_fasta(path: Path) -> list[Record]:
         header, _, body = part.partition("\n")
         name = (header.split() or [""])[0]
         records.append(
-            Record(path, number, name, "".join(body.split()), {"header": header.strip()})
+            LabelledSequence(path, number, name, "".join(body.split()), {"header": header.strip()})
         )
     return records
 
@@ -227,7 +227,7 @@ def header_fields(text: str) -> dict[str, str]:
     }
 
 
-def _read_labelled_fasta(path: Path, source: Source, data: Path) -> list[Record]:
+def _read_labelled_fasta(path: Path, source: Source, data: Path) -> list[LabelledSequence]:
     records = read_fasta(path)
     if source.header:
         records = _match_headers(records, source)
@@ -241,7 +241,7 @@ def _read_labelled_fasta(path: Path, source: Source, data: Path) -> list[Record]
     return records
 
 
-def _match_headers(records: list[Record], source: Source) -> list[Record]:
+def _match_headers(records: list[LabelledSequence], source: Source) -> list[LabelledSequence]:
     try:
         pattern = re.compile(source.header)
     except re.error as error:
@@ -275,7 +275,9 @@ def _match_headers(records: list[Record], source: Source) -> list[Record]:
     ]
 
 
-def _join(records: list[Record], partners: list[Record], name: str) -> list[Record]:
+def _join(
+    records: list[LabelledSequence], partners: list[LabelledSequence], name: str
+) -> list[LabelledSequence]:
     """Adds a second file's bodies as the field `name`, and the fields of its headers, by id."""
     fail(
         [*_repeated(records), *_repeated(partners)],
@@ -305,8 +307,8 @@ def _join(records: list[Record], partners: list[Record], name: str) -> list[Reco
     return joined
 
 
-def _repeated(records: list[Record]) -> list[str]:
-    first: dict[str, Record] = {}
+def _repeated(records: list[LabelledSequence]) -> list[str]:
+    first: dict[str, LabelledSequence] = {}
     return [
         f"{record.where} has the id of record {first[record.id].number}"
         for record in records
@@ -314,7 +316,7 @@ def _repeated(records: list[Record]) -> list[str]:
     ]
 
 
-def clean_sequences(records: list[Record], alphabet: str) -> list[str]:
+def clean_sequences(records: list[LabelledSequence], alphabet: str) -> list[str]:
     """The sequences for a model: proteins in upper case and without the stop sign at their end.
 
     Raises:

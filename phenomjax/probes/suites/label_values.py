@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.probes.suites.formats import Record, fail
+from phenomjax.probes.suites.formats import LabelledSequence, fail
 from phenomjax.probes.suites.suite import MULTILABEL, RESIDUE, VALUE, Label
 from phenomjax.system.errors import did_you_mean
 
@@ -60,7 +60,11 @@ class Parsed:
 
 
 def parse(
-    name: str, label: Label, records: list[Record], sequences: list[str], masked: list[bool]
+    name: str,
+    label: Label,
+    records: list[LabelledSequence],
+    sequences: list[str],
+    masked: list[bool],
 ) -> Parsed:
     """Reads the field of every record.
 
@@ -112,7 +116,7 @@ def tokens(text: str) -> list[str] | str:
 def _residues(
     name: str,
     label: Label,
-    records: list[Record],
+    records: list[LabelledSequence],
     sequences: list[str],
     texts: list[str],
     index: _Index,
@@ -158,7 +162,7 @@ def _meanings(label: Label, raw: list[str]) -> tuple[list[str], np.ndarray]:
 def _check_listed(
     name: str,
     label: Label,
-    records: list[Record],
+    records: list[LabelledSequence],
     codes: list[np.ndarray],
     raw: list[str],
     names: list[str],
@@ -186,7 +190,10 @@ def _check_listed(
 
 
 def _mask(
-    records: list[Record], sequences: list[str], codes: list[np.ndarray], masked: list[bool]
+    records: list[LabelledSequence],
+    sequences: list[str],
+    codes: list[np.ndarray],
+    masked: list[bool],
 ) -> None:
     faults = []
     for record, sequence, row, use in zip(records, sequences, codes, masked, strict=True):
@@ -207,7 +214,9 @@ def _mask(
     fail(faults, "A mask has 1 for each residue that counts and 0 for each that does not.")
 
 
-def _numbers(name: str, label: Label, records: list[Record], texts: list[str]) -> np.ndarray:
+def _numbers(
+    name: str, label: Label, records: list[LabelledSequence], texts: list[str]
+) -> np.ndarray:
     values, faults = np.full(len(texts), np.nan), []
     for place, (record, text) in enumerate(zip(records, texts, strict=True)):
         if text == "" or text in label.unknown:

@@ -3,8 +3,9 @@ banks and in the training rows.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -23,7 +24,42 @@ EXAMPLES = 5
 _CANONICAL = str.maketrans(RARE + "J", "X" * (len(RARE) + 1))  # banks may have mapped rare letters
 
 
-def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> list[dict]:
+class Example(TypedDict):
+    """A test sequence and the one that it is much like."""
+
+    id: str
+    other_id: str
+    identity: float
+
+
+class Overlap(TypedDict):
+    """What a test shares with another place.
+
+    Attributes:
+      task, split: the test.
+      other: "train", "validation" or the path of a bank.
+      count: test proteins.
+      exact, exact_share, near, near_share: copies; None where they could not be counted.
+      examples: some of them.
+      note: why something was not counted.
+    """
+
+    task: str
+    split: str
+    other: str
+    count: int
+    note: str
+    exact: int | None
+    exact_share: float | None
+    near: int | None
+    near_share: float | None
+    examples: list[Example]
+
+
+Names = Callable[[Sequence[int]], list[str]]
+
+
+def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> list[Overlap]:
     """Counts the proteins of each test that stand in other data too.
 
     Two sequences are exact copies if they are equal with B, J, O, U and Z read as X, and
@@ -38,10 +74,7 @@ def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> l
       threads: of MMseqs2, 0 = all cores of this process.
 
     Returns:
-      A row for each test and each place {"task", "split", "other": "train", "validation" or the
-      path of a bank, "count": test proteins, "exact", "exact_share", "near", "near_share",
-      "examples": [{"id", "other_id", "identity"}], "note"}. Counts are None where they could not be
-      made; the note then says why.
+      A row for each test and each place.
 
     Raises:
       UserError: MMseqs2 failed.
@@ -53,33 +86,27 @@ def report(dataset: Dataset, banks: Sequence[str | Path], threads: int = 0) -> l
         note = "near-identical copies are looked for among proteins only"
     elif not mmseqs.available():
         note = "near-identical copies were not looked for: there is no program `mmseqs` on the PATH"
-    found: list[dict] = []
+    found: list[Overlap] = []
     for part in (TRAIN, VALIDATION):
         rows = dataset.rows(part)
         if len(rows):
             others = [_canonical(dataset.sequences[row], dataset.alphabet) for row in rows]
             seen = _Seen(texts, not note, threads)
             seen.look(others, rows)
-            found += _rows(
-                dataset,
-                part,
-                seen,
-                lambda numbers: [dataset.ids[number] for number in numbers],
-                note,
-            )
+            found += _rows(dataset, part, seen, dataset.names, note)
     for path in banks:
         try:
             bank = open_token_bank(path)
         except UserError as error:
             reason = f"the pretraining bank was not looked at, it may have been moved: {error}"
-            found += _rows(dataset, str(path), None, None, reason)
+            found += _rows(dataset, str(path), None, dataset.names, reason)
             continue
         if bank.vocabulary.name != dataset.alphabet:
             reason = (
                 f"the bank holds {bank.vocabulary.name}, the test {dataset.alphabet}: they share"
                 " nothing"
             )
-            found += _rows(dataset, str(path), None, None, reason)
+            found += _rows(dataset, str(path), None, dataset.names, reason)
             continue
         seen = _Seen(texts, not note, threads)
         for numbers, others in decoded(bank):
@@ -168,24 +195,31 @@ def _canonical(text: str, alphabet: str) -> str:
     return text.translate(_CANONICAL) if alphabet == "protein" else text
 
 
-def _rows(dataset: Dataset, other: str, seen: _Seen | None, names, note: str) -> list[dict]:
-    rows, tests = [], dataset.test_rows
+def _rows(
+    dataset: Dataset, other: str, seen: _Seen | None, names: Names, note: str
+) -> list[Overlap]:
+    """One for each test; `seen` is None where nothing was looked at."""
+    rows, tests = list[Overlap](), dataset.test_rows
     for split in dataset.tests:
         places = np.flatnonzero(dataset.split[tests] == split)
-        row: dict = {
-            "task": dataset.name,
-            "split": split,
-            "other": other,
-            "count": len(places),
-            "note": note,
-        }
-        row |= dict.fromkeys(("exact", "exact_share", "near", "near_share")) | {"examples": []}
+        row = Overlap(
+            task=dataset.name,
+            split=split,
+            other=other,
+            count=len(places),
+            note=note,
+            exact=None,
+            exact_share=None,
+            near=None,
+            near_share=None,
+            examples=[],
+        )
         if seen is not None:
             exact = int(seen.exact[places].sum())
-            row |= {"exact": exact, "exact_share": exact / len(places)}
+            row["exact"], row["exact_share"] = exact, exact / len(places)
             met = places[seen.other[places] >= 0]
             if not note:
-                row |= {"near": len(met), "near_share": len(met) / len(places)}
+                row["near"], row["near_share"] = len(met), len(met) / len(places)
             shown = met[np.argsort(-seen.identity[met], kind="stable")][:EXAMPLES]
             row["examples"] = [
                 {
@@ -193,7 +227,7 @@ def _rows(dataset: Dataset, other: str, seen: _Seen | None, names, note: str) ->
                     "other_id": name,
                     "identity": round(float(seen.identity[place]), 3),
                 }
-                for place, name in zip(shown, names(seen.other[shown]), strict=True)
+                for place, name in zip(shown, names(seen.other[shown].tolist()), strict=True)
             ]
         rows.append(row)
     return rows

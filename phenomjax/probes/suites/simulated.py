@@ -1,8 +1,10 @@
 """Labels of simulated protein families, as files that an evaluation suite reads: nothing is
 downloaded, and every label is known.
 
-families.csv         id, sequence, family, divergence (share of the ancestor's residues that are others now or gone), split
-sites.fasta          the sequences; sites_labels.fasta: C = the site is conserved, F = it is free
+families.csv         id, sequence, family, divergence (share of the ancestor's residues that are
+                     others now or gone), split
+sites.fasta          the sequences
+sites_labels.fasta   C = the site is conserved, F = it is free
 mutants.csv          mutant, effect: single substitutions of wild_type.fasta, an ancestor
 settings.json        what was simulated
 
@@ -15,7 +17,6 @@ import csv
 import dataclasses
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,8 @@ from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
-RELATIVES, DEPTH, INDEL_RATE = (
-    6,
-    2.5,
-    0.003,
-)  # of each family: how many, substitutions a free site, indels a branch and site
+# of each family: how many, substitutions a free site, indels a branch and site
+RELATIVES, DEPTH, INDEL_RATE = 6, 2.5, 0.003
 SITES = 60  # of the mutated protein
 # rate of what never happens; standard deviation of the measurement, in natural logarithms
 NEVER, NOISE = 1e-4, 0.5
@@ -67,46 +65,39 @@ def write(folder: Path, config: FamilyConfig) -> None:
                 " it is simulated again, or give the suite another folder with --data."
             )
         return
+    with files.replacing(folder) as partial:
+        partial.mkdir()
+        count = _write(partial, config)
+        files.write_json(partial / marker.name, settings)
+    log.info("wrote %s: %d simulated proteins with labels", folder, count)
+
+
+def _write(folder: Path, config: FamilyConfig) -> int:
+    """Writes all but the settings; returns how many proteins there are."""
     families = evolve_families(config)
-    partial = folder.with_name(f".part-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     rows = _proteins(config, families)
-    _write_table(
-        partial / "families.csv",
-        ["id", "sequence", "family", "divergence", "split"],
-        [
-            [
-                name,
-                p.text,
-                name[:4],
-                f"{_divergence(families[int(name[1:4])][0], p):.4f}",
-                split,
-            ]
-            for name, split, p in rows
-        ],
-    )
-    for name, texts in (
-        ("sites", [p.text for *_, p in rows]),
-        ("sites_labels", ["".join(np.where(p.rates > 0, "F", "C")) for *_, p in rows]),
-    ):
-        lines = [
-            f">{key} SPLIT={split}\n{text}\n"
-            for (key, split, _), text in zip(rows, texts, strict=True)
-        ]
-        files.write_text(partial / f"{name}.fasta", "".join(lines))
-    ancestor = families[-1][0]
-    files.write_text(
-        partial / "wild_type.fasta", f">F{len(families) - 1:03d}_ancestor\n{ancestor.text}\n"
-    )
-    _write_table(
-        partial / "mutants.csv",
-        ["mutant", "effect"],
-        _mutants(ancestor, np.random.default_rng([config.seed, 3])),
-    )
-    files.write_json(partial / marker.name, settings)
-    partial.rename(folder)
-    log.info("wrote %s: %d simulated proteins with labels", folder, len(rows))
+    table = []
+    for name, split, protein in rows:
+        divergence = _divergence(families[int(name[1:4])][0], protein)
+        table.append([name, protein.text, name[:4], f"{divergence:.4f}", split])
+    header = ["id", "sequence", "family", "divergence", "split"]
+    _write_table(folder / "families.csv", header, table)
+    _write_fasta(folder / "sites.fasta", rows, [protein.text for *_, protein in rows])
+    labels = ["".join(np.where(protein.rates > 0, "F", "C")) for *_, protein in rows]
+    _write_fasta(folder / "sites_labels.fasta", rows, labels)
+    ancestor, name = families[-1][0], f"F{len(families) - 1:03d}_ancestor"
+    (folder / "wild_type.fasta").write_text(f">{name}\n{ancestor.text}\n")
+    effects = _mutants(ancestor, np.random.default_rng([config.seed, 3]))
+    _write_table(folder / "mutants.csv", ["mutant", "effect"], effects)
+    return len(rows)
+
+
+def _write_fasta(path: Path, rows: list[tuple[str, str, Protein]], texts: list[str]) -> None:
+    lines = [
+        f">{name} SPLIT={split}\n{text}\n"
+        for (name, split, _), text in zip(rows, texts, strict=True)
+    ]
+    path.write_text("".join(lines))
 
 
 def _proteins(

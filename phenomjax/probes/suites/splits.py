@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data.sequences import mmseqs
-from phenomjax.probes.suites.formats import Record, fail
+from phenomjax.probes.suites.formats import LabelledSequence, fail
 from phenomjax.probes.suites.suite import Split, Task
 from phenomjax.system.errors import UserError
 
@@ -29,7 +29,11 @@ SHOWN = 3  # unparsable SMILES that are named
 
 
 def assign(
-    name: str, split: Split, records: list[Record], sequences: list[str], cache: Path | None = None
+    name: str,
+    split: Split,
+    records: list[LabelledSequence],
+    sequences: list[str],
+    cache: Path | None = None,
 ) -> np.ndarray:
     """The split of each row.
 
@@ -115,7 +119,7 @@ def within_limits(task: Task, parts: np.ndarray, sequences: list[str]) -> np.nda
     return keep
 
 
-def _given(name: str, records: list[Record]) -> np.ndarray:
+def _given(name: str, records: list[LabelledSequence]) -> np.ndarray:
     """The field "split", or "set" with "validation" (FLIP, biotrainer), of which the latter counts
     in training rows only.
     """
@@ -168,7 +172,7 @@ def _whole_groups(groups: Sequence[str], share: float, salt: str) -> np.ndarray:
 
 
 def _by_scaffold(
-    name: str, split: Split, records: list[Record], sequences: list[str]
+    name: str, split: Split, records: list[LabelledSequence], sequences: list[str]
 ) -> np.ndarray:
     """Whole Bemis-Murcko scaffolds, the largest first to training, then to validation, then to the
     test.
