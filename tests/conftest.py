@@ -1,6 +1,11 @@
-"""Shared by all tests: simulated devices, one compilation cache, and the places of real data."""
+"""Shared by all tests: simulated devices, one compilation cache, the places of real data, and what
+each folder takes.
+"""
 
+import ctypes
+import gc
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,9 +14,12 @@ from tests.lab import ROOT
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-# tests compile far more than they compute: half the time
+# Small programs too: there are thousands, and the workers and the processes they start share them.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Tests compile far more than they compute: this halves the time, and without the emitters of
+# fusions a small program takes half of what is left.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import jax
@@ -19,6 +27,7 @@ import jax
 from tests.lab.slurm import slurm  # noqa: F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
+LARGEST_WORKER = 1.4 * 2**30
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +58,62 @@ def pytest_addoption(parser):
 def count(request):
     """How often a kill test repeats: `count(3, 50)` is 3, or 50 with --full."""
     return lambda small, full: full if request.config.getoption("--full") else small
+
+
+@pytest.fixture(autouse=True)
+def _small_worker():
+    """Every compiled program holds a megabyte or more as long as JAX remembers it: a worker that
+    has grown forgets them all, and hands the memory back.
+    """
+    yield
+    statistics = Path("/proc/self/statm")  # Linux has it
+    if not statistics.exists():
+        return
+    pages = int(statistics.read_text().split()[1])
+    if pages * resource.getpagesize() > LARGEST_WORKER:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _cpu_seconds():
+    """CPU time of this process and of the children that ended."""
+    return sum(os.times()[:4])
+
+
+_measured = [_cpu_seconds()]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Every report says what CPU time passed since the one before, and how large the worker is."""
+    report = yield
+    now = _cpu_seconds()
+    report.cpu_seconds, _measured[0] = now - _measured[0], now
+    report.peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints what each folder took; every file's with -v."""
+    depth = 3 if terminalreporter.config.option.verbose > 0 else 2
+    rows, peaks = {}, {}
+    for report in sum(terminalreporter.stats.values(), []):
+        if not hasattr(report, "cpu_seconds"):
+            continue
+        place = "/".join(report.nodeid.partition("::")[0].split("/")[:depth])
+        row = rows.setdefault(place, [0, 0.0, 0.0])
+        row[0] += report.when == "call"
+        row[1] += report.duration
+        row[2] += report.cpu_seconds
+        worker = getattr(report, "worker_id", "alone")
+        peaks[worker] = max(peaks.get(worker, 0), report.peak_bytes)
+    if not rows:
+        return
+    terminalreporter.section("time of each folder")
+    terminalreporter.write_line("  tests   seconds  CPU seconds with children")
+    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    for place, row in [*sorted(rows.items(), key=lambda item: -item[1][2]), ("all", total)]:
+        terminalreporter.write_line(f"{row[0]:7d}{row[1]:10.1f}{row[2]:13.1f}  {place}")
+    for worker, peak in sorted(peaks.items()):
+        terminalreporter.write_line(f"largest memory of worker {worker}: {peak / 2**30:.2f} GiB")

@@ -92,7 +92,11 @@ def compute(
     masking = Masking(*models_patches.token_order(noise), visible)
 
     def apply(method: str, *args: object, **kwargs: object) -> jax.Array:
-        return module.apply({"params": params}, *args, method=method, **kwargs)
+        # one program a method: operation by operation it would be hundreds
+        call = jax.jit(
+            lambda params: module.apply({"params": params}, *args, method=method, **kwargs)
+        )
+        return call(params)
 
     tokens = apply("tokens", pixels)
     patches = tokens[:, 1:]

@@ -45,10 +45,22 @@ def ids(*channels, rows=2):
 def initialised(module, pixels, channels, agnostic=False):
     tokens = 16 * (pixels.shape[3] if agnostic else 1)
     noise = jax.random.uniform(jax.random.key(1), (pixels.shape[0], tokens))
-    params = nn.unbox(
-        module.init(jax.random.key(0), pixels, channels, noise, tokens // 4)["params"]
-    )
+    init = jax.jit(module.init, static_argnums=4)
+    params = nn.unbox(init(jax.random.key(0), pixels, channels, noise, tokens // 4)["params"])
     return {"params": params}, noise, tokens // 4
+
+
+def compiled(module):
+    """module.apply as one program; operation by operation it would be three hundred."""
+
+    def apply(params, pixels, channels=None, noise=None, visible=None, drop=None, every=False):
+        return module.apply(params, pixels, channels, noise, visible, drop, every)
+
+    return jax.jit(apply, static_argnums=(4, 6))
+
+
+def compiled_method(module, method):
+    return jax.jit(lambda params, *arrays: module.apply(params, *arrays, method=method))
 
 
 @pytest.mark.shared_data
@@ -73,8 +85,9 @@ def test_parity_fails_with_the_other_bias_order(shared, monkeypatch):
 def test_masked_prediction_is_the_masked_part_of_the_full_one(agnostic):
     module, pixels, channels = tiny(agnostic), images(6), ids(*range(6))
     params, noise, visible = initialised(module, pixels, channels, agnostic)
-    some = module.apply(params, pixels, channels, noise, visible)
-    everything = module.apply(params, pixels, channels, noise, visible, None, True)
+    apply = compiled(module)
+    some = apply(params, pixels, channels, noise, visible)
+    everything = apply(params, pixels, channels, noise, visible, None, True)
     hidden = everything.masking.order[:, visible:]
     np.testing.assert_allclose(
         some.prediction, models_patches.take_tokens(everything.prediction, hidden), atol=1e-5
@@ -91,13 +104,14 @@ def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
     params, noise, visible = initialised(module, pixels, channels, agnostic)
     # else every pixel moves the mean
     monkeypatch.setattr(models_patches, "self_standardise", lambda x: x / 255.0)
-    before = module.apply(params, jnp.asarray(pixels), channels, noise, visible)
+    apply = compiled(module)
+    before = apply(params, jnp.asarray(pixels), channels, noise, visible)
     patches = models_patches.patchify(jnp.asarray(pixels), 4, agnostic)
     hidden = before.masking.mask[..., None] == 1
     changed = models_patches.unpatchify(
         jnp.where(hidden, 255 - patches, patches), 16, 16, 6, 4, agnostic
     )
-    after = module.apply(params, changed, channels, noise, visible)
+    after = apply(params, changed, channels, noise, visible)
     np.testing.assert_array_equal(before.prediction, after.prediction)
     assert not np.allclose(before.target, after.target)
 
@@ -107,13 +121,13 @@ def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
 def test_any_number_of_channels(agnostic, channels):
     module, pixels = tiny(agnostic, channels), images(channels)
     params, noise, visible = initialised(module, pixels, ids(*range(channels)), agnostic)
-    out = module.apply(params, pixels, ids(*range(channels)), noise, visible)
+    out = compiled(module)(params, pixels, ids(*range(channels)), noise, visible)
     assert (
         out.prediction.shape
         == out.target.shape
         == ((2, 12 * channels, 16) if agnostic else (2, 12, 16 * channels))
     )
-    assert module.apply(params, pixels, method="tokens").shape == (
+    assert compiled_method(module, "tokens")(params, pixels).shape == (
         2,
         1 + 16 * (channels if agnostic else 1),
         24,
@@ -124,27 +138,29 @@ def test_channel_ids_pick_the_decoder_and_the_order_of_channels_does_not_matter(
     """Channels moved together with their ids and masks give the same predictions, moved with them."""
     module, pixels = tiny(True, channels=5), images(3)
     params, noise, visible = initialised(module, pixels, ids(4, 0, 2), agnostic=True)
-    straight = module.apply(
-        params, pixels, ids(4, 0, 2), noise, visible, None, True
-    ).prediction.reshape(2, 3, 16, 16)
+    apply = compiled(module)
+    straight = apply(params, pixels, ids(4, 0, 2), noise, visible, None, True).prediction.reshape(
+        2, 3, 16, 16
+    )
     turn = np.array([2, 0, 1])
     turned_noise = noise.reshape(2, 3, 16)[:, turn].reshape(2, -1)
-    turned = module.apply(
+    turned = apply(
         params, pixels[..., turn], ids(2, 4, 0), turned_noise, visible, None, True
     ).prediction
     np.testing.assert_allclose(turned.reshape(2, 3, 16, 16), straight[:, turn], atol=1e-5)
-    other = module.apply(
-        params, pixels, ids(4, 0, 3), noise, visible, None, True
-    ).prediction.reshape(2, 3, 16, 16)
+    other = apply(params, pixels, ids(4, 0, 3), noise, visible, None, True).prediction.reshape(
+        2, 3, 16, 16
+    )
     assert np.abs(other[:, 2] - straight[:, 2]).max() > 0.1  # another channel's decoder
 
 
 def test_the_encoder_has_no_channel_identity():
     module, pixels = tiny(True), images(3)
     params, _, _ = initialised(module, pixels, ids(0, 1, 2), agnostic=True)
-    tokens = module.apply(params, pixels, method="tokens")[:, 1:].reshape(2, 3, 16, 24)
+    encode = compiled_method(module, "tokens")
+    tokens = encode(params, pixels)[:, 1:].reshape(2, 3, 16, 24)
     turn = np.array([1, 2, 0])
-    turned = module.apply(params, pixels[..., turn], method="tokens")[:, 1:].reshape(2, 3, 16, 24)
+    turned = encode(params, pixels[..., turn])[:, 1:].reshape(2, 3, 16, 24)
     np.testing.assert_allclose(turned, tokens[:, turn], atol=1e-5)
 
 
@@ -152,8 +168,15 @@ def test_without_a_class_token():
     module, pixels, channels = tiny(class_token=False), images(6), ids(*range(6))
     params, noise, visible = initialised(module, pixels, channels)
     masking = Masking(*models_patches.token_order(noise), visible)
-    assert module.apply(params, pixels, masking, method="latent").shape == (2, 4, 24)
-    assert module.apply(params, pixels, channels, noise, visible).prediction.shape == (2, 12, 96)
+    latent = jax.jit(
+        lambda *arrays: module.apply(params, pixels, Masking(*arrays, visible), method="latent")
+    )
+    assert latent(masking.order, masking.restore).shape == (2, 4, 24)
+    assert compiled(module)(params, pixels, channels, noise, visible).prediction.shape == (
+        2,
+        12,
+        96,
+    )
 
 
 def count(tree):
