@@ -18,7 +18,7 @@ from phenomjax import config, train
 from phenomjax.checkpoints import loading, seal, workdir
 from phenomjax.cluster import messages
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 STEPS = 400  # of the first start; the second one ends 40 steps after the checkpoint
 
@@ -92,7 +92,7 @@ def start(folder, log, processes=1, num_steps=STEPS):
             ]
     environment = {**os.environ, "TOY_WIDTH": "600", "TOY_STEP_SECONDS": "0.02"}
     return [
-        subprocess.Popen(
+        warm.Popen(
             [*command, *([f"--process_id={i}"] if processes > 1 else [])],
             cwd=ROOT,
             env=environment,

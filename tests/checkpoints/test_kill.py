@@ -6,7 +6,6 @@ import collections
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from phenomjax.checkpoints import loading, seal, workdir
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +42,7 @@ def start(folder, num_steps, every_steps=2):
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "TOY_WIDTH": "1500"}
     with open(f"{folder}.log", "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log)
+        return warm.Popen(command, cwd=ROOT, env=environment, stderr=log)
 
 
 def present(folder):

@@ -14,7 +14,8 @@ import pytest
 from phenomjax.cluster import start
 from phenomjax.cluster.place import Place, find_place, first_host
 from phenomjax.system.errors import UserError
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
+from tests.lab.slurm import wait_until
 
 STEP = {
     "SLURM_JOB_ID": "7",
@@ -129,7 +130,7 @@ def start_toys(workdir, count, *flags, **environment):
     for i in range(count):
         with open(f"{workdir}.out{i}", "w") as out:
             toys.append(
-                subprocess.Popen(
+                warm.Popen(
                     [*command, f"--process_id={i}"],
                     cwd=ROOT,
                     env={**os.environ, "XLA_FLAGS": "", **environment},
@@ -223,9 +224,11 @@ def test_a_barrier_names_who_is_late(tmp_path):
     )
     address = f"127.0.0.1:{start.free_port()}"
     command = [sys.executable, "-c", program, address]
-    late = subprocess.Popen([*command, "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    first = subprocess.Popen([*command, "0"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    said = first.stderr.readline() + first.stderr.readline() + first.stderr.readline()
+    late = warm.Popen([*command, "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    told = tmp_path / "told"
+    with told.open("w") as file:
+        first = warm.Popen([*command, "0"], cwd=ROOT, stderr=file)
+    wait_until(lambda: told.read_text().count("\n") >= 3, told.read_text)
     for p in (first, late):
         p.kill()
-    assert "have not come to 'meeting': process 1 on" in said.replace("\n", " ")
+    assert "have not come to 'meeting': process 1 on" in told.read_text().replace("\n", " ")

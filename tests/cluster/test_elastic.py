@@ -9,7 +9,6 @@ over devices can flip a whole step.
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -19,7 +18,7 @@ import pytest
 from phenomjax.cluster import start as cluster_start
 from phenomjax.data.simulated.families import FamilyConfig, write_families
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 pytestmark = pytest.mark.slow
 STEPS = 40
@@ -64,9 +63,7 @@ def start(workdir, program, count=1, devices=1, environment=None, **changes):
     for i in range(count):
         with open(f"{workdir}.{i}", "a") as out:
             more = [f"--process_id={i}"] if count > 1 else []
-            processes.append(
-                subprocess.Popen(command + more, cwd=ROOT, env=base, stdout=out, stderr=out)
-            )
+            processes.append(warm.Popen(command + more, cwd=ROOT, env=base, stdout=out, stderr=out))
     return processes
 
 

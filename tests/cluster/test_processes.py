@@ -5,7 +5,6 @@ processes: test_elastic, test_slurm.
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,7 +14,7 @@ import pytest
 
 from phenomjax.checkpoints import loading
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 pytestmark = pytest.mark.slow
 STEPS = 700  # enough that a signal, which takes JAX a second, arrives before the end
@@ -73,7 +72,7 @@ def start(bank, workdir):
     ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
+    return warm.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
 
 
 def lines(workdir):

@@ -74,7 +74,7 @@ def test_attention_equals_its_formula():
     q, k, v = (jnp.asarray(rng.normal(size=(1, n, 2, 4)), jnp.float32) for n in (3, 5, 5))
     r, u, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((5, 2, 4), (2, 4), (2, 4)))
     mask = causal_mask(3, 2, jnp.array([2]), "none", 2)
-    found = relative_attention(q, k, v, r, u, w, mask)
+    found = jax.jit(relative_attention)(q, k, v, r, u, w, mask)
     for head in range(2):
         for i in range(3):
             keys = range(i + 3)
@@ -103,9 +103,11 @@ def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
     for same_length in ("none", "kimiyoung"):
         mask = causal_mask(10, 5, jnp.array([5, 2]), same_length, 5)
         found = [
-            jax.value_and_grad(
-                lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(),
-                argnums=range(6),
+            jax.jit(
+                jax.value_and_grad(
+                    lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(),
+                    argnums=range(6),
+                )
             )(*arrays)
             for i in ("xla", "looped")
         ]
@@ -143,10 +145,17 @@ def test_scanned_and_recomputed_layers_change_nothing(remat):
 @pytest.mark.parametrize("div_val", [1, 2])
 def test_adaptive_softmax_is_a_distribution(div_val):
     words = TiedVocabulary(16, 8, (5, 9), div_val)
-    variables = words.init(
-        jax.random.key(0), jnp.zeros((1, 1), jnp.int32), method=lambda m, t: m.logits(m.embed(t))
-    )
-    log = words.apply(variables, jax.random.normal(jax.random.key(1), (3, 8)), method="logits")
+
+    @jax.jit
+    def probabilities(x):
+        variables = words.init(
+            jax.random.key(0),
+            jnp.zeros((1, 1), jnp.int32),
+            method=lambda m, t: m.logits(m.embed(t)),
+        )
+        return words.apply(variables, x, method="logits")
+
+    log = probabilities(jax.random.normal(jax.random.key(1), (3, 8)))
     np.testing.assert_allclose(jnp.exp(log).sum(-1), 1, rtol=1e-5)
 
 
@@ -163,10 +172,11 @@ def test_evaluation_takes_a_longer_memory_and_fresh_rows_forget():
     }
     carry = task.carry(2, "val")
     assert carry["memory"].shape == (2, 2, 20, 24)
-    first, after = task.evaluate(params, batch, carry)
+    evaluate = jax.jit(task.evaluate)
+    first, after = evaluate(params, batch, carry)
     assert after["valid"].tolist() == [8, 8]
-    again, _ = task.evaluate(params, {**batch, "fresh": jnp.ones(2, bool)}, after)
-    remembered, _ = task.evaluate(params, batch, after)
+    again, _ = evaluate(params, {**batch, "fresh": jnp.ones(2, bool)}, after)
+    remembered, _ = evaluate(params, batch, after)
     np.testing.assert_allclose(again["loss"][0], first["loss"][0], rtol=1e-6)
     assert abs(remembered["loss"][0] - first["loss"][0]) > 1e-3
     assert first["perplexity"] == first["loss"]

@@ -35,7 +35,13 @@ def perturbed(params, seed=0):
 def make_block(kind, **changes):
     block = vit.BLOCKS[kind](**{**OPTIONS, **changes})
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, 24), np.float32))
-    return block, perturbed(block.init(jax.random.key(0), x, None)["params"]), x
+    params = jax.jit(block.init)(jax.random.key(0), x, None)["params"]
+    return block, perturbed(params), x
+
+
+def apply(block, params, x, drop=None):
+    """What the block makes of x, computed by one program."""
+    return jax.jit(block.apply)({"params": params}, x, drop)[0]
 
 
 def torch_norm(torch, params, x):
@@ -82,9 +88,7 @@ def test_parallel_block_with_both_bias_orders(order):
         + torch.tensor(np.array(out["bias"]))
     )
     expected = t + torch.tensor(np.array(p["scale"]["gamma"])) * y
-    np.testing.assert_allclose(
-        block.apply({"params": params}, x, None)[0], expected.numpy(), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(apply(block, params, x), expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.torch
@@ -101,16 +105,14 @@ def test_prenorm_block():
     t = t + torch_attention(torch, q, k, v, p["attention"]["out"])
     hidden = torch.nn.functional.gelu(dense(p["mlp"]["in"], torch_norm(torch, p["norm2"], t)))
     expected = t + dense(p["mlp"]["out"], hidden)
-    np.testing.assert_allclose(
-        block.apply({"params": p}, x, None)[0], expected.numpy(), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(apply(block, p, x), expected.numpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind,branches", [("parallel", 1), ("prenorm", 2)])
 def test_drop_path_acts_on_rows(kind, branches):
     block, params, x = make_block(kind)
-    kept = block.apply({"params": params}, x, None)[0]
-    y = block.apply({"params": params}, x, jnp.array([[0.0] * branches, [1.0] * branches]))[0]
+    kept = apply(block, params, x)
+    y = apply(block, params, x, jnp.array([[0.0] * branches, [1.0] * branches]))
     np.testing.assert_array_equal(y[0], x[0])
     np.testing.assert_allclose(y[1], kept[1], rtol=1e-6)
     assert vit.BRANCHES[kind] == branches
@@ -127,10 +129,11 @@ def test_scan_and_remat_change_nothing(kind):
     def stack(scan, remat):
         return vit.BlockStack(block=kind, options=OPTIONS, depth=3, scan_layers=scan, remat=remat)
 
-    params = perturbed(stack(False, "none").init(jax.random.key(0), x, drop)["params"])
+    params = perturbed(jax.jit(stack(False, "none").init)(jax.random.key(0), x, drop)["params"])
     scanned = vit.stack_layers(params)
     assert jax.tree.map(jnp.shape, scanned) == jax.tree.map(
-        jnp.shape, nn.unbox(stack(True, "none").init(jax.random.key(0), x, drop)["params"])
+        jnp.shape,
+        nn.unbox(jax.eval_shape(stack(True, "none").init, jax.random.key(0), x, drop)["params"]),
     )
     jax.tree.map(np.testing.assert_array_equal, vit.unstack_layers(scanned), params)
 
@@ -188,6 +191,4 @@ def test_bfloat16_stays_near_float32():
     half = vit.BLOCKS["parallel"](**{**OPTIONS, "dtype": jnp.dtype(jnp.bfloat16)})
     y = half.apply({"params": params}, jnp.asarray(x, jnp.bfloat16), None)[0]
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        y.astype(np.float32), block.apply({"params": params}, x, None)[0], rtol=0.1, atol=0.1
-    )
+    np.testing.assert_allclose(y.astype(np.float32), apply(block, params, x), rtol=0.1, atol=0.1)

@@ -107,13 +107,13 @@ def test_masks_change_with_the_step_and_not_with_the_order_of_rows():
 def test_loss_mixes_its_parts_and_reports_them():
     batch = make_batch()
     task, params = start(make_config(model__fourier_weight=0.25), batch)
-    loss, metrics, carry = task.loss(params, batch, jax.random.key(0), task.carry(4))
+    loss, metrics, carry = jax.jit(task.loss)(params, batch, jax.random.key(0), task.carry(4))
     np.testing.assert_allclose(
         loss, 0.75 * metrics["squared_error"] + 0.25 * metrics["fourier"], rtol=1e-6
     )
     assert carry == () and loss.dtype == jnp.float32
     plain = MaskedAutoencoder(make_config(model__fourier_weight=0.0))
-    loss, metrics, _ = plain.loss(params, batch, jax.random.key(0), ())
+    loss, metrics, _ = jax.jit(plain.loss)(params, batch, jax.random.key(0), ())
     assert set(metrics) == {"squared_error"} and loss == metrics["squared_error"]
 
 
@@ -145,7 +145,7 @@ def test_evaluation_is_fixed_by_the_image_and_knows_its_baseline(agnostic):
     for name, (total, _) in sums.items():
         np.testing.assert_allclose(moved[name][0], total, rtol=1e-5)
     # The baseline by hand, from what the figures show.
-    arrays = jax.tree.map(np.asarray, task.reconstruct(params, batch))
+    arrays = jax.tree.map(np.asarray, jax.jit(task.reconstruct)(params, batch))
     original, seen = arrays["original"], arrays["visible"]
     errors = []
     for row in range(4):
@@ -161,9 +161,10 @@ def test_embedding_of_channel_subsets():
     config = make_config(channels=5, model__channel_agnostic=True)
     task, params = start(config, make_batch(3))
     pair = make_batch(2, first_channel=3)
-    embedding = task.embed(params, pair)[0][:, 0]
+    embed = jax.jit(task.embed, static_argnames="channelwise")
+    embedding = embed(params, pair)[0][:, 0]
     assert embedding.shape == (4, 32) and embedding.dtype == jnp.float32
-    channelwise = task.embed(params, pair, channelwise=True)[0][:, 0]
+    channelwise = embed(params, pair, channelwise=True)[0][:, 0]
     assert channelwise.shape == (4, 64)
     np.testing.assert_allclose(channelwise.reshape(4, 2, 32).mean(1), embedding, atol=1e-5)
     standard, params = start(make_config(), make_batch())
@@ -296,8 +297,8 @@ def test_loader_feeds_the_loss_and_val_may_be_empty(tmp_path):
     task = MaskedAutoencoder(config)
     batch = jax.tree.map(jnp.asarray, task.loader("train", 0, 1).batch(0))
     assert batch["pixels"].shape == (4, 32, 32, 2)
-    params = nn.unbox(task.init(jax.random.key(0), batch))
-    assert np.isfinite(task.loss(params, batch, jax.random.key(0), ())[0])
+    params = nn.unbox(jax.jit(task.init)(jax.random.key(0), batch))
+    assert np.isfinite(jax.jit(task.loss)(params, batch, jax.random.key(0), ())[0])
     assert task.loader("val", 0, 1).num_images == 2
     with config.unlocked():
         config.data.val_fraction = 0.0
