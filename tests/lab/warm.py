@@ -138,10 +138,9 @@ def _import_what_runs_import():
     sys.path.insert(0, str(Path(__file__).parent))
     for name in ("toy_task", "phenomjax.main", "phenomjax.train", "jaxlib.mlir.dialects.mhlo"):
         importlib.import_module(name)
-    from phenomjax import tasks
-
-    for module, _ in tasks.TASKS.values():
-        importlib.import_module(module)
+    for path in (ROOT / "phenomjax" / "tasks").glob("*.py"):
+        if path.stem != "__init__":
+            importlib.import_module(f"phenomjax.tasks.{path.stem}")
     sys.path.pop(0)
 
 

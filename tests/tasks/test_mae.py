@@ -125,6 +125,7 @@ def test_all_losses_have_finite_gradients(agnostic, mode, norm_pix):
         "model__fourier_mode": mode,
         "model__norm_pix_loss": norm_pix,
         "model__channel_agnostic": agnostic,
+        "model__depth": 1,
     }
     batch = make_batch()
     task, params = start(make_config(**changes), batch)
