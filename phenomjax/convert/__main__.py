@@ -7,24 +7,29 @@ autoencoders), transformer_xl, xlnet or elmo. The tokens of language models keep
 --vocabulary gives them ours.
 """
 
-import argparse
 import logging
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
+from tyro.conf import Positional, arg
 
 from phenomjax.checkpoints import loading
 from phenomjax.config import keys
-from phenomjax.convert import elmo, files, openphenom, transformer_xl, xlnet
+from phenomjax.convert import array_files, elmo, openphenom, transformer_xl, xlnet
 from phenomjax.convert.renumber import renumber
-from phenomjax.data.sequences.vocabulary import ALPHABETS, vocabulary
-from phenomjax.system import log as system_log
-from phenomjax.system.errors import UserError, did_you_mean, exit_on_user_error
+from phenomjax.data.sequences.vocabulary import vocabulary
+from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
+from phenomjax.system.options import run_command
+from phenomjax.system.types import Params
 
 log = logging.getLogger("phenomjax")
-LANGUAGE_MODELS: dict[str, tuple[str, Any]] = {
+LANGUAGE_MODELS: dict[str, tuple[str, types.ModuleType]] = {
     "transformer_xl": ("causal_lm", transformer_xl),
     "xlnet": ("permutation_lm", xlnet),
     "elmo": ("bidirectional_lm", elmo),
@@ -34,69 +39,59 @@ LAYOUTS = {"openphenom": ("openphenom",)} | {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    known = "; ".join(f"{name}: {', '.join(layouts)}" for name, layouts in LAYOUTS.items())
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m phenomjax.convert", description=__doc__, formatter_class=formatter
-    )
-    parser.add_argument("model", choices=LAYOUTS, help="which model the weights are of")
-    parser.add_argument("source", metavar="IN", type=Path)
-    parser.add_argument("target", metavar="OUT", type=Path)
-    parser.add_argument(
-        "--layout",
-        default="",
-        help=f"names to write ({known}; default the first); read ones tell by themselves",
-    )
-    image = parser.add_argument_group("openphenom")
-    image.add_argument(
-        "--channels", help="names of the channels, in order: DNA,ER,… (default c0,c1,…)"
-    )
-    image.add_argument(
-        "--decoder-heads", type=int, default=16, help="the shapes do not tell (default 16)"
-    )
-    image.add_argument(
-        "--bias-order",
-        default="timm_legacy",
-        choices=["timm_legacy", "mlp"],
-        help="mlp: trained with timm 1.0.25 or later",
-    )
-    image.add_argument(
-        "--crop-size",
-        type=int,
-        default=256,
-        help="pixels along an edge of the images it was trained on (default 256)",
-    )
-    language = parser.add_argument_group("transformer_xl")
-    language.add_argument(
-        "--cutoffs",
-        default="",
-        help="first tokens of the clusters of an adaptive softmax: 20000,40000",
-    )
-    language = parser.add_argument_group("transformer_xl, xlnet")
-    language.add_argument(
-        "--vocabulary",
-        type=Path,
-        help="a file with their tokens, one a line in the order of their ids: gives them our ids",
-    )
-    language.add_argument(
-        "--alphabet",
-        default="protein",
-        choices=ALPHABETS,
-        help="ours, for --vocabulary (default protein)",
-    )
-    options = parser.parse_args(arguments)
-    system_log.log_to_stderr()
-    if options.layout and options.layout not in LAYOUTS[options.model]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Of `python -m phenomjax.convert`; behind a flag the models that read it."""
+
+    model: Positional[Literal["openphenom", "transformer_xl", "xlnet", "elmo"]]
+    """which model the weights are of"""
+    source: Positional[Annotated[Path, arg(metavar="IN")]]
+    """weights of another project, or a workdir or checkpoint"""
+    target: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """a new workdir, or a file to write"""
+    layout: str = ""
+    """names to write (openphenom: openphenom; transformer_xl: huggingface, kimiyoung; xlnet:
+    huggingface, tensorflow; elmo: bilm, allennlp; nothing: the first); read ones tell by
+    themselves"""
+    channels: str = ""
+    """openphenom: names of the channels, in order: DNA,ER,…; nothing: c0,c1,…"""
+    decoder_heads: int = 16
+    """openphenom: the shapes do not tell"""
+    bias_order: Literal["timm_legacy", "mlp"] = "timm_legacy"
+    """openphenom: mlp: trained with timm 1.0.25 or later"""
+    crop_size: int = 256
+    """openphenom: pixels along an edge of the images it was trained on"""
+    cutoffs: str = ""
+    """transformer_xl: first tokens of the clusters of an adaptive softmax: 20000,40000"""
+    vocabulary: Path | None = None
+    """transformer_xl, xlnet: a file with their tokens, one a line in the order of their ids: gives
+    them our ids"""
+    alphabet: Literal["protein", "smiles", "bytes"] = "protein"
+    """transformer_xl, xlnet: ours, for the vocabulary"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Reads the arguments and converts; returns the exit code."""
+    page = (__doc__ or "").partition("\n")[2]
+    return run_command(Options, run, "python -m phenomjax.convert", page, argv) or EXIT_DONE
+
+
+def run(options: Options) -> None:
+    """Converts, in the direction that the source says.
+
+    Raises:
+      UserError: a mistake in the options, or weights that do not fit.
+    """
+    layouts = LAYOUTS[options.model]
+    if options.layout and options.layout not in layouts:
         raise UserError(
-            f"{options.model} has no layout"
-            f" '{options.layout}'.{did_you_mean(options.layout, LAYOUTS[options.model])} There are:"
-            f" {', '.join(LAYOUTS[options.model])}."
+            f"{options.model} has no layout '{options.layout}'."
+            f"{did_you_mean(options.layout, layouts)} There are: {', '.join(layouts)}."
         )
-    return (write_theirs if options.source.is_dir() else write_ours)(options)
+    (write_theirs if options.source.is_dir() else write_ours)(options)
 
 
-def write_theirs(options: argparse.Namespace) -> int:
+def write_theirs(options: Options) -> None:
     """A workdir to a file of theirs."""
     config, params, step = loading.load(options.source)
     task = LANGUAGE_MODELS[options.model][0] if options.model in LANGUAGE_MODELS else "mae"
@@ -114,7 +109,7 @@ def write_theirs(options: argparse.Namespace) -> int:
         arrays = module.to_state_dict(
             params, config.model, options.layout or LAYOUTS[options.model][0]
         )
-    files.write_arrays(options.target, arrays)
+    array_files.write_arrays(options.target, arrays)
     numbers = sum(x.size for x in arrays.values()) / 1e6
     log.info(
         "wrote %s: %d arrays, %.1f M numbers, of step %d",
@@ -123,34 +118,18 @@ def write_theirs(options: argparse.Namespace) -> int:
         numbers,
         step,
     )
-    return 0
 
 
-def write_ours(options: argparse.Namespace) -> int:
+def write_ours(options: Options) -> None:
     """A file of theirs to a workdir."""
-    arrays = files.read_arrays(options.source)
+    arrays = array_files.read_arrays(options.source)
+    params: Params
     if options.model == "openphenom":
         config, inferred = image_config(options, arrays), openphenom.INFERRED
         params = openphenom.from_state_dict(arrays, config.model)
     else:
-        task, module = LANGUAGE_MODELS[options.model]
-        cutoffs = (
-            {"cutoffs": tuple(map(int, filter(None, options.cutoffs.split(","))))}
-            if options.cutoffs
-            else {}
-        )
-        config, inferred = keys.base(task), module.INFERRED
-        config.model = module.infer_model(arrays, **cutoffs)
-        params = module.from_state_dict(arrays, config.model)
-        if options.vocabulary:
-            words = vocabulary(options.alphabet)
-            params = renumber(
-                params,
-                vocabulary_paths(options.model, config.model),
-                options.vocabulary.read_text().splitlines(),
-                words,
-            )
-            config.model.vocab_size, config.model.alphabet = len(words), options.alphabet
+        inferred = LANGUAGE_MODELS[options.model][1].INFERRED
+        config, params = _language_model(options, arrays)
     folder = loading.write(options.target, config, params)
     log.info(
         "the weights fit: %s",
@@ -162,7 +141,26 @@ def write_ours(options: argparse.Namespace) -> int:
         sum(x.size for x in jax.tree.leaves(params)) / 1e6,
         options.target,
     )
-    return 0
+
+
+def _language_model(
+    options: Options, arrays: Mapping[str, np.ndarray]
+) -> tuple[ConfigDict, Params]:
+    """The configuration of a language model that fits the arrays, and its parameters."""
+    task, module = LANGUAGE_MODELS[options.model]
+    config = keys.base(task)
+    more: dict[str, tuple[int, ...]] = {}
+    if options.cutoffs:
+        more["cutoffs"] = tuple(map(int, filter(None, options.cutoffs.split(","))))
+    config.model = module.infer_model(arrays, **more)
+    params = module.from_state_dict(arrays, config.model)
+    if options.vocabulary:
+        words = vocabulary(options.alphabet)
+        paths = vocabulary_paths(options.model, config.model)
+        theirs = options.vocabulary.read_text().splitlines()
+        params = renumber(params, paths, theirs, words)
+        config.model.vocab_size, config.model.alphabet = len(words), options.alphabet
+    return config, params
 
 
 def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:
@@ -172,12 +170,12 @@ def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:
     if name == "xlnet":
         return "word_embedding/embedding", "output_bias"
     raise UserError(
-        "--vocabulary renumbers a Transformer-XL without adaptive softmax, or an XLNet; clusters"
+        "`vocabulary` renumbers a Transformer-XL without adaptive softmax, or an XLNet; clusters"
         " keep their order, and ELMo reads letters."
     )
 
 
-def image_config(options: argparse.Namespace, arrays: dict) -> ConfigDict:
+def image_config(options: Options, arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     """The configuration of a masked autoencoder that fits the arrays."""
     config = keys.base()
     config.model = openphenom.infer_model(arrays, options.decoder_heads)
@@ -186,7 +184,7 @@ def image_config(options: argparse.Namespace, arrays: dict) -> ConfigDict:
         names = tuple(options.channels.split(","))
         if len(names) != len(config.model.channels):
             raise UserError(
-                f"--channels gives {len(names)} names, and the model has"
+                f"`channels` gives {len(names)} names, and the model has"
                 f" {len(config.model.channels)} channels; name each once, in order."
             )
         config.model.channels = names

@@ -52,7 +52,7 @@ def renumber(
     known = [token for token, name in names.items() if name is not None and token not in SPECIALS]
     if not known or names["<unk>"] is None:
         raise UserError(
-            f"--vocabulary lists {len(theirs)} tokens ({', '.join(list(ids)[:6])}, …), and among"
+            f"`vocabulary` lists {len(theirs)} tokens ({', '.join(list(ids)[:6])}, …), and among"
             f" them {'no token of the ' + words.name + ' vocabulary' if not known else 'no <unk>'}."
             " Give a file with one token a line, in the order of the ids of these weights."
         )
@@ -67,7 +67,7 @@ def renumber(
     for path in paths:
         if len(flat[path]) != len(theirs):
             raise UserError(
-                f"--vocabulary lists {len(theirs)} tokens, and the weights have {len(flat[path])}"
+                f"`vocabulary` lists {len(theirs)} tokens, and the weights have {len(flat[path])}"
                 f" ({path}). Give the list of these weights."
             )
         flat[path] = jnp.asarray(flat[path])[rows]

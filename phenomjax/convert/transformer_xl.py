@@ -71,7 +71,7 @@ def infer_model(
     if len(cutoffs) != clusters:
         raise UserError(
             f"The softmax has {clusters} clusters, and {len(cutoffs)} cutoffs are known. Give the"
-            " first token of each cluster, as it was trained with, with --cutoffs"
+            " first token of each cluster, as it was trained with, with `cutoffs`"
             " 20000,40000,200000."
         )
     model.cutoffs = cutoffs

@@ -2,15 +2,14 @@
 of the run.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from phenomjax import __version__
 from phenomjax.trained.image_model import encoder_params
 from phenomjax.trained.model import ImageModel
+from phenomjax.training.metrics import FILE, read_metrics
 
 JAX_LINES = """\
 import jax, numpy as np
@@ -182,19 +181,11 @@ def metrics(model: ImageModel) -> tuple[dict[str, float], dict[str, float]]:
     """
     train: dict[str, float] = {}
     val: dict[str, float] = {}
-    path = model.path.parent.parent / "metrics.jsonl"
-    if not path.is_file():
-        return train, val
-    for line in path.read_text().splitlines():
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            continue
-        if row.get("step", 0) > model.step:
-            continue
-        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
-        train = numbers if "train/loss" in row else train
-        val = numbers if "val/loss" in row else val
+    lines, _ = read_metrics(model.path.parent.parent / FILE)
+    for line in lines:
+        if line.step <= model.step:
+            train = line.values if "train/loss" in line.values else train
+            val = line.values if "val/loss" in line.values else val
     return train, val
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from phenomjax.export import weights
+from phenomjax.system import files
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.graphs.tensorrt_engine import cached, library, loaded, settings_for
 from phenomjax.trained.image_model import encoder_params, features, on_devices
@@ -25,13 +26,13 @@ log = logging.getLogger("phenomjax")
 def write(
     path: Path,
     model: ImageModel,
-    chosen: graph.Settings,
+    chosen: graph.GraphSettings,
     precision: str,
     batch_size: int,
     calibration: int,
     bank: str | Path = "",
 ) -> None:
-    """--format tensorrt: builds the engine, compares it with JAX float32, writes it, and says how
+    """Builds the engine, compares it with JAX float32, writes it, and says how
     much faster it is.
 
     The article's claim is 3 x: float16 and fusion against eager execution. Rates are those of whole
@@ -44,7 +45,7 @@ def write(
     run = loaded(engine, batch_size, chosen.image_shape, chosen.pixels)
     crops = graph.sample_crops(model, chosen, batch_size, bank, seed=1)
     agreement = graph.compare(run(crops), graph.jax_reference(model, chosen)(crops))
-    path.write_bytes(engine.read_bytes())
+    files.write_bytes(path, engine.read_bytes())
     log.info(
         "wrote %s: TensorRT %s, %s, batches of up to %d; against JAX float32: %s",
         path,
@@ -78,7 +79,7 @@ def rate(call: Callable[[], Any], batch_size: int, seconds: float = 3.0) -> floa
     return count * batch_size / spent
 
 
-def _jax(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> Callable[[], Any]:
+def _jax(model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray) -> Callable[[], Any]:
     """The model as `--runtime jax` runs it: bfloat16 on a GPU."""
     encode = features(model)
     params, _ = on_devices(encoder_params(model), jax.local_devices()[:1])
@@ -89,7 +90,7 @@ def _jax(model: ImageModel, chosen: graph.Settings, crops: np.ndarray) -> Callab
 
 
 def _torch(
-    model: ImageModel, chosen: graph.Settings, crops: np.ndarray
+    model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray
 ) -> dict[str, Callable[[], Any]]:
     """The encoder of a release in eager PyTorch on this GPU; {} where torch is not installed."""
     try:

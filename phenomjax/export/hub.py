@@ -23,7 +23,7 @@ def push(path: Path, repository: str, public: bool = False) -> str:
       UserError: a bad name, huggingface_hub is missing, nobody answers, or the hub refuses.
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
-        raise UserError(f"--push {repository}: name the repository as OWNER/NAME.")
+        raise UserError(f"`push` {repository}: name the repository as OWNER/NAME.")
     try:
         import huggingface_hub
     except ImportError as error:
@@ -50,7 +50,7 @@ def push(path: Path, repository: str, public: bool = False) -> str:
         raise UserError(
             f"{path} is written, but could not be uploaded to {repository} at {endpoint}: {first}."
             " See that the network reaches it and that `hf auth login` was done with a token that"
-            " may write there; then run the same command with another --out.",
+            " may write there; then run the same command with another `out`.",
             EXIT_FAILED,
         ) from error
     log.info("uploaded %s to %s/%s", path, endpoint, repository)

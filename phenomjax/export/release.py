@@ -29,7 +29,7 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
     if not licence.strip():
         raise UserError(
             "A release needs a licence: without one nobody may use it. Give its SPDX name, for"
-            " instance --licence CC-BY-4.0 or --licence MIT."
+            " instance `licence` CC-BY-4.0 or MIT."
         )
     weights.write(folder, model)
     card.write(folder / "README.md", model, name, licence, release=True)

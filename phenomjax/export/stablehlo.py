@@ -2,13 +2,12 @@
 size.
 """
 
-import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.model import ImageModel
@@ -20,7 +19,7 @@ BATCHES = (1, 3, 8)  # sizes that a written file is tried with
 def write(
     path: Path,
     model: ImageModel,
-    chosen: graph.Settings,
+    chosen: graph.GraphSettings,
     platforms: tuple[str, ...] = ("cpu", "cuda"),
     bank: str | Path = "",
 ) -> str:
@@ -37,7 +36,7 @@ def write(
     """
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         raise UserError(
-            f"--platforms {unknown[0]}: it can be {', '.join(PLATFORMS)}, several with commas"
+            f"`platforms` {unknown[0]}: it can be {', '.join(PLATFORMS)}, several with commas"
             " between."
         )
     batch = jax.export.symbolic_shape("batch")[0]
@@ -70,8 +69,6 @@ def write(
         "format": "jax.export",
         "calling_convention_version": exported.calling_convention_version,
     }
-    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-    partial.write_bytes(content)
-    path.with_name(path.name + ".json").write_text(json.dumps(about, indent=2) + "\n")
-    os.replace(partial, path)
+    files.write_json(path.with_name(path.name + ".json"), about)
+    files.write_bytes(path, content)
     return said

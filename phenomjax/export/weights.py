@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from phenomjax import __version__
-from phenomjax.convert import files, openphenom
+from phenomjax.convert import array_files, openphenom
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.model import ImageModel, fingerprint
 from phenomjax.trained.release import CONFIG, WEIGHTS, read
@@ -57,9 +57,9 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
       UserError: what was read is not what was written (exit code 1), or safetensors is missing.
     """
     stored = arrays(model, layout)
-    files.write_arrays(folder / WEIGHTS, stored)
+    array_files.write_arrays(folder / WEIGHTS, stored)
     (folder / CONFIG).write_text(json.dumps(describe(model, layout), indent=2) + "\n")
-    again = files.read_arrays(folder / WEIGHTS)
+    again = array_files.read_arrays(folder / WEIGHTS)
     equal = again.keys() == stored.keys() and all(
         np.array_equal(again[name], stored[name]) for name in stored
     )

@@ -3,15 +3,13 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from phenomjax.system.files import write_json
+from phenomjax.data import zarr_files
 
 FORMAT, VERSION = "embeddings", 1
-
-
 CHUNK_BYTES = 2**26
 
 
@@ -41,31 +39,17 @@ class Rows:
 
     def describe(self, name: str) -> None:
         """Makes the folder and its zarr.json alone."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        stored = {
-            "zarr_format": 3,
-            "node_type": "array",
-            "shape": list(self.shape),
-            "data_type": self.dtype.name,
-            "dimension_names": [name, "feature"],
-            "chunk_grid": {
-                "name": "regular",
-                "configuration": {"chunk_shape": [self._chunk, self.shape[1]]},
-            },
-            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "fill_value": 0,
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-            "attributes": {},
-        }
-        write_json(self.path / "zarr.json", stored)
+        zarr_files.write_array(
+            self.path, self.shape, self.dtype, (name, "feature"), (self._chunk, self.shape[1])
+        )
 
-    def write(self, start: int, columns: slice, values: np.ndarray) -> None:
+    def write(self, start: int, columns: slice, values: Float[np.ndarray, "rows columns"]) -> None:
         """Sets rows from `start` on."""
         for chunk, first, part in self._parts(start, len(values)):
-            self._open(chunk)[first : first + len(part), columns] = values[part]
+            self._open(chunk)[first : first + len(part), columns] = values[part.start : part.stop]
             self._dirty.add(chunk)
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int) -> Float[np.ndarray, "rows dim"]:
         """Rows start to stop as a fresh array."""
         parts = [
             self._open(chunk)[first : first + len(part)]
@@ -79,7 +63,7 @@ class Rows:
             self._open(chunk).flush()
         self._dirty.clear()
 
-    def _parts(self, start: int, count: int) -> Iterator[tuple[int, int, Any]]:
+    def _parts(self, start: int, count: int) -> Iterator[tuple[int, int, range]]:
         """(chunk, its first row that is meant, which of the rows asked for)."""
         place = 0
         while place < count:

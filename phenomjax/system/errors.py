@@ -36,10 +36,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def check_folder_of(out: Path) -> None:
-    """Raises UserError if the folder that `--out` lies in is not there, before hours of work."""
+    """Raises UserError if the folder that an output lies in is not there, before hours of work."""
     if not out.absolute().parent.is_dir():
         raise UserError(
-            f"The folder {out.absolute().parent} of --out does not exist. Make it, or correct the"
+            f"The folder {out.absolute().parent} of `out` does not exist. Make it, or correct the"
             " path."
         )
 

@@ -42,12 +42,12 @@ def check_blocks(model: ImageModel, blocks: Sequence[int]) -> tuple[int, ...]:
     for block in blocks:
         if not 1 <= block <= model.config.model.depth:
             raise UserError(
-                f"--block {block}: this model's encoder has blocks 1 to {model.config.model.depth}; without"
-                " --block it is the last one."
+                f"`block` {block}: this model's encoder has blocks 1 to {model.config.model.depth}; without"
+                " `block` it is the last one."
             )
     if len(set(blocks)) < len(blocks):
         raise UserError(
-            f"--block {' '.join(map(str, blocks))} names a block twice. Name each once."
+            f"`block` {' '.join(map(str, blocks))} names a block twice. Name each once."
         )
     return tuple(blocks) or (model.config.model.depth,)
 
@@ -58,8 +58,8 @@ def check_channelwise(model: ImageModel, channelwise: bool) -> None:
     """
     if channelwise and not model.config.model.channel_agnostic:
         raise UserError(
-            "--channelwise needs a channel-agnostic model, whose tokens belong to single channels;"
-            " this one was trained with model.channel_agnostic=False. Leave --channelwise out, or"
+            "`channelwise` needs a channel-agnostic model, whose tokens belong to single channels;"
+            " this one was trained with model.channel_agnostic=False. Leave `channelwise` out, or"
             " train a CA-MAE."
         )
 

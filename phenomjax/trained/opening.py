@@ -30,7 +30,7 @@ def load(path: str | Path, dtype: str = "") -> Trained[Any]:
     """
     if not Path(path).exists():
         raise UserError(
-            f"--checkpoint {path} does not exist (looked in {Path(path).absolute().parent}). Give"
+            f"`checkpoint` {path} does not exist (looked in {Path(path).absolute().parent}). Give"
             " the --workdir of a training run, or one of its checkpoints/STEP folders."
         )
     if (Path(path) / release.SUMS).is_file():
@@ -57,7 +57,7 @@ def load_images(path: str | Path, dtype: str = "") -> ImageModel:
     model = load(path, dtype)
     if not isinstance(model.task, MaskedAutoencoder):
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{model.config.task}', which does not read"
+            f"`checkpoint` {path} holds a model of task '{model.config.task}', which does not read"
             " images. Give a run of task 'mae', or embed sequences with --source FILE instead of"
             " --bank."
         )
@@ -73,7 +73,7 @@ def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:
     model = load(path, dtype)
     if not isinstance(model.task, LanguageModel):
         raise UserError(
-            f"--checkpoint {path} holds a model of task '{model.config.task}', which does not read"
+            f"`checkpoint` {path} holds a model of task '{model.config.task}', which does not read"
             " sequences. Give a run of causal_lm, permutation_lm or bidirectional_lm."
         )
     return dataclasses.replace(model, params=jax.device_put(model.params))

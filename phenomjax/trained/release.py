@@ -9,7 +9,7 @@ import numpy as np
 
 from phenomjax.config import checks, keys
 from phenomjax.convert import openphenom
-from phenomjax.convert.files import read_arrays
+from phenomjax.convert.array_files import read_arrays
 from phenomjax.models import vit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from phenomjax.config import keys
+from phenomjax.convert import array_files
 from phenomjax.convert import elmo as layout
-from phenomjax.convert import files
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import elmo
 from phenomjax.system.errors import UserError
@@ -45,8 +45,8 @@ def random_params(model):
 def test_both_ways_is_exact_in_both_layouts(tmp_path):
     model = tiny()
     params = random_params(model)
-    files.write_arrays(tmp_path / "weights.hdf5", layout.to_state_dict(params, model))
-    arrays = files.read_arrays(tmp_path / "weights.hdf5")
+    array_files.write_arrays(tmp_path / "weights.hdf5", layout.to_state_dict(params, model))
+    arrays = array_files.read_arrays(tmp_path / "weights.hdf5")
     inferred = layout.infer_model(arrays)
     assert inferred.to_dict() == model.to_dict()
     jax.tree.map(np.testing.assert_array_equal, layout.from_state_dict(arrays, inferred), params)
@@ -118,7 +118,7 @@ def test_equals_allennlp(tmp_path):
     model = tiny()
     model.update(cell_clip=0.4, projection_clip=0.3, dtype="float32")
     params = random_params(model)
-    files.write_arrays(tmp_path / "weights.hdf5", layout.to_state_dict(params, model))
+    array_files.write_arrays(tmp_path / "weights.hdf5", layout.to_state_dict(params, model))
     options = {
         "lstm": {
             "projection_dim": 6,

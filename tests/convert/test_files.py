@@ -10,7 +10,7 @@ from flax import traverse_util
 from phenomjax.checkpoints import loading
 from phenomjax.config import keys
 from phenomjax.convert import __main__ as front
-from phenomjax.convert import files, openphenom
+from phenomjax.convert import array_files, openphenom
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import vit
 from phenomjax.system.errors import UserError
@@ -142,7 +142,7 @@ def test_files_and_the_front_door(tmp_path, suffix):
         tmp_path / f"back{suffix}",
     )
     state = openphenom.to_state_dict(params, model, grid=4)
-    files.write_arrays(theirs, state)
+    array_files.write_arrays(theirs, state)
     arguments = ["openphenom", str(theirs), str(ours), "--decoder-heads", "2", "--crop-size", "16"]
     with pytest.raises(UserError, match="--channels gives 1 names, and the model has 5 channels"):
         front.main([*arguments, "--channels", "DNA"])
@@ -155,7 +155,7 @@ def test_files_and_the_front_door(tmp_path, suffix):
     )
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert front.main(["openphenom", str(ours), str(back)]) == 0
-    again = files.read_arrays(back)
+    again = array_files.read_arrays(back)
     assert set(again) == set(state)
     for name in state:
         np.testing.assert_array_equal(again[name], state[name])
@@ -165,15 +165,15 @@ def test_files_and_the_front_door(tmp_path, suffix):
 
 def test_bad_files(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
-        files.read_arrays(tmp_path / "absent.safetensors")
+        array_files.read_arrays(tmp_path / "absent.safetensors")
     (tmp_path / "page.html").write_text("<html>not a checkpoint</html>")
     with pytest.raises(UserError, match="neither safetensors, npz, a torch file nor HDF5"):
-        files.read_arrays(tmp_path / "page.html")
+        array_files.read_arrays(tmp_path / "page.html")
     (tmp_path / "cut.safetensors").write_bytes((100).to_bytes(8, "little") + b'{"a"')
     with pytest.raises(UserError, match="looks like safetensors but cannot be read"):
-        files.read_arrays(tmp_path / "cut.safetensors")
+        array_files.read_arrays(tmp_path / "cut.safetensors")
     with pytest.raises(UserError, match=r"can be written as .safetensors, .npz or .hdf5"):
-        files.write_arrays(tmp_path / "x.bin", {})
+        array_files.write_arrays(tmp_path / "x.bin", {})
 
 
 class Explosive:
@@ -188,7 +188,7 @@ def test_torch_files_hold_tensors_or_are_not_opened(tmp_path):
     torch.save(
         {"state_dict": {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bfloat16)}}, path
     )
-    arrays = files.read_arrays(path)
+    arrays = array_files.read_arrays(path)
     np.testing.assert_array_equal(arrays["a"], [0, 1, 2])
     assert arrays["b"].dtype == np.float32
     for protocol in (2, 4):
@@ -197,10 +197,10 @@ def test_torch_files_hold_tensors_or_are_not_opened(tmp_path):
         with pytest.raises(
             UserError, match="holds more than tensors, or is damaged, and is not opened"
         ):
-            files.read_arrays(bad)
+            array_files.read_arrays(bad)
     torch.save({"a": Explosive()}, path)
     with pytest.raises(UserError, match="unpickling it could run any code"):
-        files.read_arrays(path)
+        array_files.read_arrays(path)
 
 
 @pytest.mark.parametrize("name", front.LANGUAGE_MODELS)
@@ -227,10 +227,10 @@ def test_command_line_of_language_models(name, tmp_path):
             tmp_path / layout,
             tmp_path / f"{layout}_back.npz",
         )
-        files.write_arrays(theirs, module.to_state_dict(params, model, layout))
+        array_files.write_arrays(theirs, module.to_state_dict(params, model, layout))
         assert front.main([name, str(theirs), str(ours)]) == 0
         assert front.main([name, str(ours), str(back), "--layout", layout]) == 0
-        first, second = files.read_arrays(theirs), files.read_arrays(back)
+        first, second = array_files.read_arrays(theirs), array_files.read_arrays(back)
         assert first.keys() == second.keys()
         for key in first:
             np.testing.assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-7, err_msg=key)
@@ -257,7 +257,7 @@ def check_renumbering(name, module, model, params, folder):
         "Z": "x4",
     }
     theirs, ours = folder / "theirs.npz", folder / "renumbered"
-    files.write_arrays(theirs, module.to_state_dict(params, model))
+    array_files.write_arrays(theirs, module.to_state_dict(params, model))
     listed = folder / "vocabulary.txt"
     listed.write_text("\n".join(names.get(token, token) for token in reversed(words.tokens)) + "\n")
     assert front.main([name, str(theirs), str(ours), "--vocabulary", str(listed)]) == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from phenomjax.checkpoints import loading
-from phenomjax.convert import files, openphenom
+from phenomjax.convert import array_files, openphenom
 from phenomjax.export import __main__ as front
 from phenomjax.export import hub
 from phenomjax.models import vit
@@ -178,7 +178,7 @@ def test_stablehlo_runs_in_a_process_without_this_package(agnostic, tmp_path):
 def test_safetensors_in_both_layouts_with_a_card(standard, tmp_path):
     assert export(standard, "safetensors", tmp_path / "whole", "--name", "Tiny") == 0
     model = opening.load_images(standard)
-    state = files.read_arrays(tmp_path / "whole" / "model.safetensors")
+    state = array_files.read_arrays(tmp_path / "whole" / "model.safetensors")
     jax.tree.map(
         np.testing.assert_array_equal,
         openphenom.from_state_dict(state, model.config.model),
@@ -196,7 +196,7 @@ def test_safetensors_in_both_layouts_with_a_card(standard, tmp_path):
         assert part in card
     assert "0.5 |" not in card  # a later step's
     assert export(standard, "safetensors", tmp_path / "timm", "--layout", "timm") == 0
-    names = set(files.read_arrays(tmp_path / "timm" / "model.safetensors"))
+    names = set(array_files.read_arrays(tmp_path / "timm" / "model.safetensors"))
     assert {
         "cls_token",
         "pos_embed",
@@ -367,7 +367,7 @@ def test_push_is_private_and_stops_at_the_network(standard, tmp_path, monkeypatc
 def test_mistakes(standard, form, options, message, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(UserError, match=message):
-        export(standard, form, tmp_path / f"x{front.FORMATS[form]}", *options)
+        export(standard, form, tmp_path / f"x{front.FORMATS[form][0]}", *options)
     assert not list(tmp_path.iterdir())
 
 

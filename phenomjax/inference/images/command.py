@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from phenomjax.data import zarr_files
 from phenomjax.engine import units, work_folder
 from phenomjax.inference.images import estimate, plan, result, worker
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
@@ -171,7 +172,7 @@ def _finished(job: BankEmbedding, description: work_folder.Description) -> bool:
     """Whether the result is there already; raises UserError if something else is."""
     if not job.out.exists():
         return False
-    before = result.recorded(job.out)
+    before = zarr_files.read_entry(job.out)
     if before.get("digest") == description["digest"]:
         # of a worker that was killed between the last two steps
         shutil.rmtree(job.work, ignore_errors=True)
@@ -197,7 +198,7 @@ def _finished(job: BankEmbedding, description: work_folder.Description) -> bool:
 
 def _report(job: BankEmbedding) -> int:
     """Says what is there; returns the exit code."""
-    entry = result.recorded(job.out)
+    entry = zarr_files.read_entry(job.out)
     rows = pq.read_metadata(job.out / "metadata.parquet").num_rows
     path = job.out / "rejected.parquet"
     rejected = pq.read_table(path).to_pylist() if path.is_file() else []

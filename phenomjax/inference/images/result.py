@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.engine import work_folder
 from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.plan import EmbeddingSettings, Grid, WorkLayout
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.system.files import link, read_json, write_json
+from phenomjax.system.files import link
 
 COPIED = (
     "experiment",
@@ -49,13 +49,6 @@ def unit_dtype(settings: EmbeddingSettings) -> str:
 def unit_rows(settings: EmbeddingSettings, layout: WorkLayout) -> int:
     """Rows of a full unit in the work folder: its crops, or else its images."""
     return layout.unit_images * (layout.crops_per_image if settings.level == "crop" else 1)
-
-
-def recorded(path: Path) -> work_folder.Description:
-    """What a result says of itself; nothing where it is something else."""
-    if not (path / "zarr.json").is_file():
-        return {}
-    return (read_json(path / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
 
 
 def write(folder: Path, job: BankEmbedding, rejected: Sequence[Mapping[str, Any]]) -> None:
@@ -101,11 +94,7 @@ def write(folder: Path, job: BankEmbedding, rejected: Sequence[Mapping[str, Any]
         pq.write_table(
             pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet"
         )
-    entry = {"format": FORMAT, "version": VERSION, **job.recorded}
-    write_json(
-        folder / "zarr.json",
-        {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
-    )
+    zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **job.recorded})
 
 
 def _wells(bank: ImageBank, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ def make(
     """
     if name not in RUNTIMES:
         raise UserError(
-            f"--runtime {name} is not known.{did_you_mean(name, RUNTIMES)} It can be"
+            f"`runtime` {name} is not known.{did_you_mean(name, RUNTIMES)} It can be"
             f" {', '.join(RUNTIMES)}."
         )
     module = importlib.import_module(RUNTIMES[name])
@@ -138,11 +138,11 @@ def make_runtime(
     count = int(options.get("devices") or len(local))
     if not 1 <= count <= len(local):
         raise UserError(
-            f"--devices {count}: this machine has {len(local)} ({local[0].device_kind})."
+            f"`devices` {count}: this machine has {len(local)} ({local[0].device_kind})."
         )
     if batch_size % count:
         raise UserError(
             f"The batch of {batch_size} crops does not divide over {count} devices. Give a"
-            f" --batch_size that is a multiple of {count}."
+            f" `batch_size` that is a multiple of {count}."
         )
     return JaxRuntime(model, blocks, channelwise, batch_size, local[:count])

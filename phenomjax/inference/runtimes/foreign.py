@@ -24,7 +24,7 @@ COMMON = ("precision", "bank", "cache", "min_cosine")
 
 
 @dataclass(frozen=True)
-class Options:
+class ForeignOptions:
     """What every foreign runtime is told.
 
     Attributes:
@@ -45,7 +45,7 @@ class Options:
 
 def read_options(
     name: str, given: Mapping[str, str], precisions: tuple[str, ...], extra: Mapping[str, str]
-) -> Options:
+) -> ForeignOptions:
     """Checks the options of a runtime.
 
     Args:
@@ -75,10 +75,10 @@ def read_options(
             f"min_cosine={given['min_cosine']} is not a number; give one such as min_cosine=0.99."
         ) from None
     values = {option: given.get(option) or default for option, default in extra.items()}
-    return Options(precision, given.get("bank", ""), given.get("cache", ""), limit, values)
+    return ForeignOptions(precision, given.get("bank", ""), given.get("cache", ""), limit, values)
 
 
-def number(options: Options, name: str, least: int = 0) -> int:
+def number(options: ForeignOptions, name: str, least: int = 0) -> int:
     """An option as a whole number; raises UserError if it is none."""
     text = options.extra[name]
     if not text.isdigit() or int(text) < least:
@@ -107,7 +107,11 @@ class ForeignRuntime:
         return self._thread.submit(self._run, pixels).result
 
     def check(
-        self, model: ImageModel, chosen: graph.Settings, batch_size: int, options: Options
+        self,
+        model: ImageModel,
+        chosen: graph.GraphSettings,
+        batch_size: int,
+        options: ForeignOptions,
     ) -> "ForeignRuntime":
         """Compares itself with JAX float32 on a few crops, says how far apart they are, and returns
         itself.
@@ -125,7 +129,7 @@ class ForeignRuntime:
         log.info("runtime %s, %s: %s", self.name, self.precision, self.description)
         if not self.agreement.cosine >= options.min_cosine:
             raise UserError(
-                f"The embeddings of --runtime {self.name} in {self.precision} are too far from"
+                f"The embeddings of `runtime` {self.name} in {self.precision} are too far from"
                 f" those of JAX float32: {self.agreement}, and the cosine must be at least"
                 f" {options.min_cosine:g}. Use another precision (for instance float32 or"
                 " bfloat16), more calibration crops, or accept it with the option min_cosine.",

@@ -29,7 +29,7 @@ def make_runtime(
     """See `runtimes.make`."""
     onnxruntime = onnx_file.library("onnxruntime")
     chosen = read_options("onnxruntime", options, PRECISIONS, EXTRA)
-    settings = graph.Settings(blocks, channelwise, image_shape, dtype.name)
+    settings = graph.GraphSettings(blocks, channelwise, image_shape, dtype.name)
     provider = PROVIDERS.get(chosen.extra["provider"])
     if provider is None or provider not in onnxruntime.get_available_providers():
         there = [

@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from phenomjax.inference.runtimes.foreign import ForeignRuntime, Options, number, read_options
+from phenomjax.inference.runtimes.foreign import (
+    ForeignOptions,
+    ForeignRuntime,
+    number,
+    read_options,
+)
 from phenomjax.system.errors import UserError
 from phenomjax.trained.graphs import cache, graph, onnx_file, quantise
 from phenomjax.trained.model import ImageModel
@@ -37,7 +42,7 @@ def make_runtime(
     """See `runtimes.make`."""
     openvino = _library("openvino")
     chosen = read_options("openvino", options, PRECISIONS, EXTRA)
-    settings = graph.Settings(blocks, channelwise, image_shape, dtype.name)
+    settings = graph.GraphSettings(blocks, channelwise, image_shape, dtype.name)
     path = onnx_file.cached(model, settings, folder=chosen.cache)
     if chosen.precision == "int8":
         path = quantised(path, model, settings, chosen)
@@ -74,7 +79,9 @@ def make_runtime(
     )
 
 
-def quantised(path: Path, model: ImageModel, settings: graph.Settings, chosen: Options) -> Path:
+def quantised(
+    path: Path, model: ImageModel, settings: graph.GraphSettings, chosen: ForeignOptions
+) -> Path:
     """The graph in int8 (OpenVINO's own format, in the cache): NNCF, the preset for transformers,
     calibrated on crops of a bank.
     """
@@ -123,5 +130,5 @@ def _library(name: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{name} is not installed. Install it with `pip install 'phenomjax[openvino]'`, or use"
-            " --runtime onnxruntime or jax."
+            " `runtime` onnxruntime or jax."
         ) from error

@@ -28,7 +28,7 @@ def make_runtime(
     chosen = read_options("tensorrt", options, PRECISIONS, EXTRA)
     tensorrt, _ = tensorrt_engine.library()
     settings = tensorrt_engine.settings_for(
-        graph.Settings(blocks, channelwise, image_shape, dtype.name)
+        graph.GraphSettings(blocks, channelwise, image_shape, dtype.name)
     )
     calibration = number(chosen, "calibration", 1)
     path = tensorrt_engine.cached(

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from tyro.conf import arg
 
+from phenomjax.data import zarr_files
 from phenomjax.engine import work_folder
 from phenomjax.engine.work_folder import Description
 from phenomjax.inference.options import EmbedOptions, check_numbers_and_folder
@@ -151,11 +152,10 @@ def _finished(out: Path, kind: str, description: Description, work: Path) -> boo
     if not out.exists():
         return False
     before: Description = {}
-    if kind == "zarr" and (out / "zarr.json").is_file():
-        before = (read_json(out / "zarr.json").get("attributes") or {}).get("phenomjax") or {}
-        before = _compared(before)[0]
+    if kind == "zarr":
+        before = _compared(zarr_files.read_entry(out))[0]
     # killed between the last two steps
-    elif kind != "zarr" and (work / work_folder.DESCRIPTION).is_file():
+    elif (work / work_folder.DESCRIPTION).is_file():
         before = _compared(read_json(work / work_folder.DESCRIPTION))[0]
     if before == _compared(description)[0]:
         log.info("%s is there already, made with the same arguments; nothing to do", out)

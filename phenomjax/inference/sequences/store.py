@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.data import zarr_files
 from phenomjax.data.sequences.bank import FlatWriter
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import Notes
@@ -101,11 +102,7 @@ class FeatureStore:
         pq.write_table(table, folder / "metadata.parquet", compression="zstd")
         if q.rejected:
             pq.write_table(pa.Table.from_pylist(q.rejected), folder / "rejected.parquet")
-        entry = {"format": FORMAT, "version": VERSION, **attributes}
-        files.write_json(
-            folder / "zarr.json",
-            {"zarr_format": 3, "node_type": "group", "attributes": {"phenomjax": entry}},
-        )
+        zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **attributes})
 
     def _write_hdf5(self, path: Path, attributes: Mapping[str, Any]) -> None:
         write_hdf5(path, self._by_id(), attributes)

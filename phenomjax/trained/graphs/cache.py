@@ -2,15 +2,11 @@
 named after their content.
 """
 
-import fcntl
-import hashlib
-import json
 import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from phenomjax.system import files, locks
 from phenomjax.system.errors import UserError
 
 
@@ -30,12 +26,12 @@ def folder(given: str | Path = "") -> Path:
     return path
 
 
-def key(content: dict[str, Any]) -> str:
+def key(content: Mapping[str, object]) -> str:
     """A short name for what a description says: sha256 of its JSON, shortened."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    return files.sha256_json(content)[:24]
 
 
-def once(path: Path, make: Callable[[Path], Any]) -> Path:
+def once(path: Path, make: Callable[[Path], object]) -> Path:
     """The file or folder `path`, made by `make(temporary path)` if it is not there; other processes
     on this file system wait meanwhile.
 
@@ -44,18 +40,9 @@ def once(path: Path, make: Callable[[Path], Any]) -> Path:
     """
     if path.exists():
         return path
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
+    # a folder for each, so that different files are made side by side
+    with locks.wait_for(path.parent / "locks" / path.name, stopped=lambda: False):
         if not path.exists():
-            # the libraries go by the extension
-            temporary = path.with_name(f"partial-{os.getpid()}-{path.name}")
-            try:
-                make(temporary)
-                os.replace(temporary, path)
-            finally:
-                (
-                    temporary.unlink(missing_ok=True)
-                    if temporary.is_file()
-                    else shutil.rmtree(temporary, ignore_errors=True)
-                )
+            with files.replacing(path) as partial:  # the libraries go by the extension
+                make(partial)
     return path

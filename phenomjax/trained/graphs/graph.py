@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of float32 graphs: largest difference from JAX over the larg
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class GraphSettings:
     """What decides an exported graph besides the parameters.
 
     Attributes:
@@ -61,8 +61,8 @@ def settings(
     image_size: int = 0,
     channels: int = 0,
     pixels: str = "uint8",
-) -> Settings:
-    """Settings with their defaults (the last block, the crop size of the run, all its channels),
+) -> GraphSettings:
+    """GraphSettings with their defaults (the last block, the crop size of the run, all its channels),
     checked.
 
     Raises:
@@ -76,15 +76,15 @@ def settings(
     if size % config.patch_size or size <= 0:
         raise UserError(
             f"Crops of {size} px do not divide into patches of {config.patch_size} px. Give"
-            " --image_size a multiple of them."
+            " `image_size` a multiple of them."
         )
     if channels and channels != count and not config.channel_agnostic:
         raise UserError(
-            f"--channels {channels}: this model was trained on {count} channels"
-            f" ({', '.join(config.channels)}) and takes exactly these. Leave --channels out; only a"
+            f"`channels` {channels}: this model was trained on {count} channels"
+            f" ({', '.join(config.channels)}) and takes exactly these. Leave `channels` out; only a"
             " channel-agnostic model (CA-MAE) takes other numbers."
         )
-    return Settings(blocks, channelwise, (size, size, channels or count), pixels)
+    return GraphSettings(blocks, channelwise, (size, size, channels or count), pixels)
 
 
 def portable(model: ImageModel) -> ImageModel:
@@ -97,7 +97,7 @@ def portable(model: ImageModel) -> ImageModel:
     return dataclasses.replace(model, config=config, task=MaskedAutoencoder(config), params=params)
 
 
-def encoder(model: ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
+def encoder(model: ImageModel, chosen: GraphSettings) -> Callable[[Any], jax.Array]:
     """`encode(pixels [batch, h, w, C]) -> float32 [batch, blocks, dim]` with the parameters inside,
     of a `portable` model or another one.
     """
@@ -107,7 +107,7 @@ def encoder(model: ImageModel, chosen: Settings) -> Callable[[Any], jax.Array]:
     )
 
 
-def jax_reference(model: ImageModel, chosen: Settings) -> Callable[[np.ndarray], np.ndarray]:
+def jax_reference(model: ImageModel, chosen: GraphSettings) -> Callable[[np.ndarray], np.ndarray]:
     """What every exported graph is compared with: JAX in float32."""
     compiled = jax.jit(encoder(portable(model), chosen))
     return lambda pixels: np.asarray(compiled(pixels))
@@ -118,7 +118,7 @@ def jax_reference(model: ImageModel, chosen: Settings) -> Callable[[np.ndarray],
 
 def sample_crops(
     model: ImageModel,
-    chosen: Settings,
+    chosen: GraphSettings,
     count: int,
     bank: str | Path = "",
     seed: int = 0,
@@ -167,12 +167,12 @@ def sample_crops(
             raise UserError(
                 f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of"
                 f" {chosen.image_shape} and {chosen.pixels} cannot be taken from it. Give a bank"
-                " with the channels of the model, or other --image_size and --pixels."
+                " with the channels of the model, or other `image_size` and `pixels`."
             )
     return drawn_cells(chosen, count, seed)
 
 
-def drawn_cells(chosen: Settings, count: int, seed: int = 0) -> np.ndarray:
+def drawn_cells(chosen: GraphSettings, count: int, seed: int = 0) -> np.ndarray:
     """Crops of round blurred cells on a dim noisy background: what pixels look like, where there
     are none.
     """

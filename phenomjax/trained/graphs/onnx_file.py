@@ -5,7 +5,6 @@ as soon as it is written.
 import contextlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.graphs import cache, graph
 from phenomjax.trained.image_model import encoder_params
@@ -30,7 +30,7 @@ VERSION = 2  # of what `convert` makes of the same settings
 PIXELS, EMBEDDINGS = "pixels", "embeddings"  # names of input and output
 
 
-def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> Any:
+def convert(model: ImageModel, chosen: graph.GraphSettings, opset: int = OPSET) -> Any:
     """The ONNX model (onnx.ModelProto) of a trained encoder.
 
     Input `pixels` uint8 or uint16 [batch, h, w, C], output `embeddings` float32 [batch, blocks,
@@ -48,7 +48,7 @@ def convert(model: ImageModel, chosen: graph.Settings, opset: int = OPSET) -> An
         jax2onnx = library("jax2onnx")
     if opset not in OPSETS:
         raise UserError(
-            f"--opset {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default"
+            f"`opset` {opset}: graphs are written with opset {OPSETS[0]} to {OPSETS[-1]} (default"
             f" {OPSET})."
         )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(encoder_params(model)))
@@ -124,7 +124,11 @@ def fold_constants(proto: Any) -> None:
 
 
 def write(
-    path: Path, model: ImageModel, chosen: graph.Settings, opset: int = OPSET, bank: str | Path = ""
+    path: Path,
+    model: ImageModel,
+    chosen: graph.GraphSettings,
+    opset: int = OPSET,
+    bank: str | Path = "",
 ) -> graph.Agreement:
     """Writes the graph beside its place, compares it with JAX, and only then gives it its name.
 
@@ -132,19 +136,15 @@ def write(
       UserError: it disagrees, with exit code 1; or as `convert`.
     """
     onnx = library("onnx")
-    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-    try:
+    with files.replacing(path) as partial:
         onnx.save(convert(model, chosen, opset), str(partial))
         onnx.checker.check_model(str(partial), full_check=True)
         agreement = verify(partial, model, chosen, bank)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return agreement
 
 
 def verify(
-    path: Path, model: ImageModel, chosen: graph.Settings, bank: str | Path = ""
+    path: Path, model: ImageModel, chosen: graph.GraphSettings, bank: str | Path = ""
 ) -> graph.Agreement:
     """Compares a file in ONNX Runtime with JAX float32, on crops, for several batch sizes; the
     worst agreement.
@@ -168,7 +168,7 @@ def verify(
 
 
 def cached(
-    model: ImageModel, chosen: graph.Settings, opset: int = OPSET, folder: str | Path = ""
+    model: ImageModel, chosen: graph.GraphSettings, opset: int = OPSET, folder: str | Path = ""
 ) -> Path:
     """The verified graph in the cache folder; written by the first process that asks for it."""
     from importlib.metadata import version

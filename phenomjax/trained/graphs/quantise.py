@@ -19,7 +19,7 @@ BATCH = 8  # crops that calibration runs at a time
 
 
 def calibration_batches(
-    model: ImageModel, chosen: graph.Settings, count: int, bank: str | Path = ""
+    model: ImageModel, chosen: graph.GraphSettings, count: int, bank: str | Path = ""
 ) -> tuple[list[np.ndarray], str]:
     """Batches of crops from a bank, and a fingerprint of their pixels."""
     crops = graph.sample_crops(model, chosen, -(-count // BATCH) * BATCH, bank)
@@ -32,7 +32,7 @@ def calibration_batches(
 def cached(
     path: Path,
     model: ImageModel,
-    chosen: graph.Settings,
+    chosen: graph.GraphSettings,
     count: int,
     bank: str | Path = "",
     folder: str | Path = "",

@@ -42,9 +42,9 @@ def library() -> tuple[Any, Any]:
     return tensorrt, cudart
 
 
-def settings_for(chosen: graph.Settings) -> graph.Settings:
+def settings_for(chosen: graph.GraphSettings) -> graph.GraphSettings:
     """TensorRT has no 16-bit integer inputs: such pixels are given as int32."""
-    return graph.Settings(
+    return graph.GraphSettings(
         chosen.blocks,
         chosen.channelwise,
         chosen.image_shape,
@@ -54,7 +54,7 @@ def settings_for(chosen: graph.Settings) -> graph.Settings:
 
 def cached(
     model: ImageModel,
-    chosen: graph.Settings,
+    chosen: graph.GraphSettings,
     precision: str,
     batch_size: int,
     calibration: int,

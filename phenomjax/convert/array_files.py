@@ -1,13 +1,14 @@
 """Files of named arrays: safetensors, npz, HDF5, and torch files that hold nothing but tensors."""
 
+import types
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 
@@ -59,21 +60,35 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
       UserError: another extension, or safetensors is missing.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npz":
-        np.savez(path, **dict[str, Any](arrays))
-    elif path.suffix == ".safetensors":
-        _safetensors().save_file(
-            {name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(path)
-        )
-    elif path.suffix in (".hdf5", ".h5"):
-        with h5py.File(path, "w") as file:
-            for name, x in arrays.items():
-                file[name] = x
-    else:
+    if path.suffix not in WRITERS:
         raise UserError(
             f"{path} can be written as .safetensors, .npz or .hdf5; choose one of these extensions."
         )
+    with files.replacing(path) as partial:
+        WRITERS[path.suffix](partial, arrays)
+
+
+def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    _safetensors().save_file(contiguous, str(path))
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _write_hdf5(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, x in arrays.items():
+            file[name] = x
+
+
+WRITERS = {
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".hdf5": _write_hdf5,
+    ".h5": _write_hdf5,
+}
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
@@ -102,7 +117,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _safetensors() -> Any:
+def _safetensors() -> types.ModuleType:
     try:
         import safetensors.numpy
     except ImportError as error:
