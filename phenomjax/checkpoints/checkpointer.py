@@ -124,7 +124,7 @@ class Checkpointer:
                     raise OSError(
                         f"another process changes {self._path(step)}: {workdir_lib.some(wrong)}"
                     )
-                workdir_lib.write_progress(self.workdir, step)
+                workdir_lib.record_step(self.workdir, step)
                 for old in losses.keys() - keep:
                     workdir_lib.delete(self.workdir, old)
             self._losses = {s: loss for s, loss in losses.items() if s in keep}

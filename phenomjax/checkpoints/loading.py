@@ -197,7 +197,7 @@ def write(workdir: Path, config: ConfigDict, params: Params) -> Path:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", params)
     seal.write_share(folder)
-    workdir_lib.write_progress(workdir, 0)
+    workdir_lib.record_step(workdir, 0)
     config_stored.save(config, workdir / "config.json")
     return folder
 

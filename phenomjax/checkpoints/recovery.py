@@ -79,7 +79,7 @@ def _tidy(workdir: Path) -> list[int]:
             )
         if not steps:
             with _writing(workdir):
-                workdir_lib.write_progress(workdir, -1)
+                workdir_lib.record_step(workdir, -1)
     with _writing(workdir):
         workdir_lib.clean(workdir)
     for step in workdir_lib.steps(workdir):
@@ -100,7 +100,7 @@ def _settle(
         # else the next start would find nothing, and begin anew
         if not (workdir / workdir_lib.PROGRESS).exists():
             with _writing(workdir):
-                workdir_lib.write_progress(workdir, max(candidates, default=0))
+                workdir_lib.record_step(workdir, max(candidates, default=0))
         aside = workdir / workdir_lib.DAMAGED
         raise UserError(
             f"No checkpoint in {workdir / CHECKPOINTS} is good, although the run had saved some;"
@@ -116,7 +116,7 @@ def _settle(
                 "the newest good checkpoint is that of step %d: the run continues there", good
             )
         with _writing(workdir):
-            workdir_lib.write_progress(workdir, good)
+            workdir_lib.record_step(workdir, good)
     return [(step, _rank(workdir, step, metric)) for step in workdir_lib.steps(workdir)]
 
 

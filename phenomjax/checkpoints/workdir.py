@@ -87,7 +87,7 @@ def recorded_step(workdir: Path) -> int:
         return sys.maxsize
 
 
-def write_progress(workdir: Path, step: int) -> None:
+def record_step(workdir: Path, step: int) -> None:
     """Records the newest sealed step, where launchers look; -1 when a run begins."""
     files.write_text(workdir / PROGRESS, f"{step}\n", flush=True)
 

@@ -58,8 +58,8 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
         names = dict.fromkeys([*own, "config", "workdir", *FLAGS])
         print(doc, *(f"  --{name}: {flags.FLAGS[name].help}" for name in names), sep="\n")
         print(
-            "Every key with its default and meaning stands in phenomjax/config/keys.py; experiments"
-            " stand in configs/."
+            "Every key with its default and meaning stands in phenomjax/config; experiments stand"
+            " in configs/."
         )
         return None
     with explained():
@@ -93,6 +93,6 @@ def explained() -> Iterator[None]:
         text = error.args[0] if isinstance(error, KeyError) else error
         first = " ".join(str(text).split()).rstrip(".?")[:300]
         raise UserError(
-            f"{first}. Keys and defaults stand in phenomjax/config/keys.py; experiments stand in"
-            " configs/ (see --help)."
+            f"{first}. Keys and defaults stand in phenomjax/config; experiments stand in configs/"
+            " (see --help)."
         ) from None

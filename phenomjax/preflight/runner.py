@@ -212,7 +212,7 @@ _WAITING = {__file__, exchange_lib.__file__, messages.__file__}
 
 
 def _where(thread: threading.Thread) -> str:
-    """Where a thread is: the innermost line of this program, "checkpoint.py:120 (save)"."""
+    """Where a thread is: the innermost line of this program, "checkpointer.py:120 (save)"."""
     frame = sys._current_frames().get(thread.ident or 0)
     everything = traceback.extract_stack(frame)
     ours = [f for f in everything if "phenomjax" in f.filename and f.filename not in _WAITING]

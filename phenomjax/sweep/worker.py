@@ -1,5 +1,5 @@
 """A worker: takes trials until none is left. A trial is `python -m phenomjax.main` in
-DIR/trials/NNNN, told by its exit code (errors.py).
+DIR/trials/NNNN, told by its exit code (phenomjax/system/errors.py).
 
 0 and 75 with a val/loss at the rung: it got there. 1: it diverged or crashed, 2: its values make no
 valid configuration; both are closed. Anything else (killed, stuck, out of memory) is started again
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from phenomjax.checkpoints.workdir import saved_step, write_progress
+from phenomjax.checkpoints.workdir import saved_step, record_step
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep.halving import Assignment
 from phenomjax.sweep.study import Study
@@ -139,7 +139,7 @@ class Worker:
         self.study.set(number, losses=losses)
         log.info("trial %04d: val/loss %.4f at step %d", number, losses[-1], rungs[heading])
         if self.workdir:
-            write_progress(self.workdir, saved_step(self.workdir) + 1)
+            record_step(self.workdir, saved_step(self.workdir) + 1)
         if heading == len(rungs) - 1:
             self.study.close(number, TrialState.COMPLETE, losses[-1], "complete")
 
