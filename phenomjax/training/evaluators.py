@@ -115,7 +115,7 @@ class Evaluators:
 
 
 class Validation:
-    """Means over the held-out batches, each split's first carry handed on from batch to batch."""
+    """Means over the held-out batches; the carry goes from batch to batch, as in training."""
 
     name = "val"
 
@@ -136,9 +136,10 @@ class Validation:
         """Means over `eval.num_batches`, or all of the split."""
         c, run, sums = self._run.config, self._run, dict[str, np.ndarray]()
         params = run.judged(state)
-        carry = jax.jit(
+        first_carry = jax.jit(
             lambda: run.task.carry(c.global_batch_size, "val"), out_shardings=run.rows
-        )()
+        )
+        carry = first_carry()
         for index in range(c.eval.num_batches or self._loader.steps_per_epoch):
             if messages.stop_requested():
                 return None
