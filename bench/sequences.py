@@ -178,11 +178,7 @@ def phenomjax(path: Path, out: Path) -> tuple[int, int]:
     from phenomjax.data.sequences.bank import open_token_bank
     from phenomjax.prepare.sequences import command as sequences_command
 
-    parser = argparse.ArgumentParser()
-    sequences_command.add_arguments(parser)
-    sequences_command.run(
-        parser.parse_args(["--source", str(path), "--out", str(out / "b.zarr"), "--jobs", "1"])
-    )
+    sequences_command.run(sequences_command.Options(source=(path,), out=out / "b.zarr", jobs=1))
     bank = open_token_bank(out / "b.zarr")
     return len(bank), bank.tokens.size
 

@@ -19,7 +19,7 @@ from phenomjax.system import files, locks
 from phenomjax.system.errors import UserError
 from phenomjax.system.options import differences
 
-DESCRIPTION, RESULT = "job.json", "result"  # RESULT gets the suffix of its name
+DESCRIPTION = "job.json"
 DONE = ".prepare_done"  # what is left of a work folder inside its result while it is deleted
 Description = dict[str, Any]  # settings by name, as JSON has them
 
@@ -114,7 +114,7 @@ def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool 
       out: the name of the result.
       shared: another worker may do the same now; the one that comes last leaves what is there.
     """
-    result = work / f"{RESULT}{out.suffix}"
+    result = result_path(work, out)
     if not result.exists():
         for old in work.glob(f"{files.PARTIAL}*{result.name}"):  # of workers that were killed
             files.remove(old)
@@ -129,6 +129,11 @@ def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool 
         os.replace(result / name, out / name)
     os.replace(work, out / DONE)
     tidy(out)
+
+
+def result_path(work: Path, out: Path) -> Path:
+    """Where the result is assembled; what lies there is whole."""
+    return work / f"result{out.suffix}"
 
 
 def tidy(out: Path) -> None:

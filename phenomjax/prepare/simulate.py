@@ -1,65 +1,81 @@
-"""`python -m phenomjax.prepare simulate`: writes simulated data with known truth: a Cell Painting
-screen, or protein families.
+"""python -m phenomjax.prepare simulate: simulated data with known truth.
+
+--kind cells: a Cell Painting screen: 6 channels, plates with batch effects, controls, knock-outs of
+genes in complexes, compounds at several doses. --kind proteins: families evolved along trees from
+random ancestors, with conserved and free positions. The truth is written into OUT/truth/*.parquet.
+It can be killed and run again: finished images are kept. The flags below are those of the kind: see
+also `simulate --kind proteins --help`.
 """
 
-import argparse
 import dataclasses
+import itertools
 import logging
 import re
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from phenomjax.data.images import opening
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.simulated.families import FamilyConfig, write_families
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.system.log import duration
+from phenomjax.system.options import run_command
 
 log = logging.getLogger("phenomjax")
 
 KINDS = {"cells": SimulationConfig, "proteins": FamilyConfig}
-SHORT_FLAGS = {"num_plates": "--plates", "wells_per_plate": "--wells", "sites_per_well": "--sites"}
+SHORT_FLAGS = {"num_plates": "plates", "wells_per_plate": "wells", "sites_per_well": "sites"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--kind`, `--out` and `--jobs`, and one flag for each field of the kind's configuration."""
-    parser.description = (
-        "cells: a Cell Painting screen: 6 channels, plates with batch effects, controls, knock-outs"
-        " of genes in complexes, compounds at several doses. proteins: families evolved along trees"
-        " from random ancestors, with conserved and free positions. The truth is written into"
-        " OUT/truth/*.parquet. It can be killed and run again: finished images are kept. The flags"
-        " below are those of the kind: see also `simulate --kind proteins --help`."
+def options_of(kind: str) -> type[Any]:
+    """The options of a kind: its name, where it goes, and a flag for each field of its
+    configuration.
+    """
+    config = KINDS[kind]
+    help_of = dict(
+        re.findall(r"^ {6}(\w+): (.+(?:\n {8}.+)*)$", config.__doc__ or "", re.MULTILINE)
     )
-    parser.add_argument(
-        "--kind", choices=KINDS, default="cells", help="what is simulated (default cells)"
-    )
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--kind", default="cells")
-    config = KINDS.get(first.parse_known_args()[0].kind, SimulationConfig)
-    parser.add_argument("--out", required=True, help="the bank to write, NAME.zarr")
+    out = Annotated[Path, arg(help="the bank to write, NAME.zarr")]
+    what = Annotated[Literal["cells", "proteins"], arg(help="what is simulated")]
+    fields: list[Any] = [("out", out), ("kind", what, dataclasses.field(default=kind))]
     if config is SimulationConfig:
-        parser.add_argument(
-            "--jobs", type=int, default=0, help="parallel processes; 0 = one a core (default)"
-        )
-    explanations = dict(re.findall(r"^ {6}(\w+): (.+)$", config.__doc__ or "", re.MULTILINE))
+        jobs = Annotated[int, arg(help="parallel processes; 0 = one a core")]
+        fields.append(("jobs", jobs, dataclasses.field(default=0)))
     for field in dataclasses.fields(config):
-        flag = SHORT_FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
-        explanation = f"{explanations.get(field.name, '')} Default {field.default}."
-        parser.add_argument(
-            flag, dest=field.name, type=type(field.default), default=field.default, help=explanation
-        )
+        text = " ".join(help_of.get(field.name, "").split())
+        flag = arg(name=SHORT_FLAGS.get(field.name, field.name), help=text)
+        default = dataclasses.field(default=field.default)
+        fields.append((field.name, Annotated[type(field.default), flag], default))
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
 
 
-def run(args: argparse.Namespace) -> int:
+def main(argv: Sequence[str]) -> int | None:
+    """Reads the flags of the kind that they name, and runs it."""
+    words = list(argv)
+    named = [word.removeprefix("--kind=") for word in words if word.startswith("--kind=")]
+    named += [after for word, after in itertools.pairwise(words) if word == "--kind"]
+    kind = named[-1] if named and named[-1] in KINDS else "cells"
+    prog = "python -m phenomjax.prepare simulate"
+    return run_command(options_of(kind), run, prog, __doc__ or "", words)
+
+
+def run(options: Any) -> int:
     """Writes the data; returns the exit code."""
-    kind, start = KINDS[args.kind], time.monotonic()
-    config = kind(**{field.name: getattr(args, field.name) for field in dataclasses.fields(kind)})
+    kind, start = KINDS[options.kind], time.monotonic()
+    config = kind(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+    )
     if isinstance(config, FamilyConfig):
-        write_families(args.out, config)
-        proteins = open_token_bank(args.out)
+        write_families(options.out, config)
+        proteins = open_token_bank(options.out)
         what = f"{len(proteins)} proteins, {len(proteins.tokens):,} tokens"
     else:
-        write_screen(args.out, config, args.jobs)
-        screen = opening.open_bank(args.out)
+        write_screen(options.out, config, options.jobs)
+        screen = opening.open_bank(options.out)
         size = sum(screen.shard_path(i).stat().st_size for i in range(len(screen))) / 1e6
         what = (
             f"{len(screen)} images of {' x '.join(map(str, screen.shape[1:]))}, {screen.dtype},"
@@ -68,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
     log.info(
         "%s: %s, in %s. Truth: %s/truth/*.parquet. Look at it: python -m phenomjax.prepare"
         " inspect %s",
-        args.out,
+        options.out,
         what,
         duration(time.monotonic() - start),
-        args.out,
-        args.out,
+        options.out,
+        options.out,
     )
     return 0

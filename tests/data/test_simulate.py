@@ -2,7 +2,6 @@
 really show.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from phenomjax.data.simulated.screen import Screen, hill, plate_layout, well_nam
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare import simulate as command
 from phenomjax.system.errors import UserError
+from phenomjax.system.options import parse
 from tests.lab import toy_units
 
 SMALL = {
@@ -396,8 +396,6 @@ def test_more_treatments_than_wells_is_said(tmp_path, caplog):
 
 
 def test_command(tmp_path, caplog):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     flags = (
         "--plates 1 --wells 6 --field-px 48 --num-complexes 1 --genes-per-complex 2"
         " --num-single-genes 0 --num-compounds 1 --num-doses 1"
@@ -405,7 +403,12 @@ def test_command(tmp_path, caplog):
     caplog.set_level(logging.INFO, "phenomjax")
     assert (
         command.run(
-            parser.parse_args(["--out", str(tmp_path / "s.zarr"), "--jobs", "1", *flags.split()])
+            parse(
+                command.options_of("cells"),
+                ["--out", str(tmp_path / "s.zarr"), "--jobs", "1", *flags.split()],
+                "simulate",
+                "",
+            )
         )
         == 0
     )

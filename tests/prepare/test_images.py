@@ -2,7 +2,6 @@
 nothing else is lost.
 """
 
-import argparse
 import hashlib
 import logging
 import os
@@ -16,9 +15,12 @@ import pytest
 import tifffile
 
 from phenomjax.data.images import bank, opening
+from phenomjax.engine import units
+from phenomjax.prepare import growing
 from phenomjax.prepare.images import command, job
 from phenomjax.system import processes
 from phenomjax.system.errors import UserError
+from tests.lab.doors import run_as_door
 from tests.lab.ngff import write_plate
 
 WELLS = ("A01", "A02", "B01", "B10")
@@ -26,14 +28,12 @@ WELLS = ("A01", "A02", "B01", "B10")
 
 def prepare(source, out, layout="rxrx1", **options):
     """Runs the command in this process, as its command line would."""
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
     words = ["--source", str(source), "--out", str(out), "--layout", layout, "--jobs", "1"]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         for item in value if isinstance(value, list) else [value]:
             words += [flag] if item is True else [flag, str(item)]
-    return command.run(parser.parse_args(words))
+    return run_as_door(command, words)
 
 
 def pixels(seed, dtype="uint8", size=(40, 50)):
@@ -278,8 +278,9 @@ def test_strict_stops_at_the_first_and_a_mended_file_continues(tmp_path):
         prepare(tmp_path / "raw", tmp_path / "b.zarr", strict=True)
     with pytest.raises(UserError, match="is not finished"):
         opening.open_bank(tmp_path / "b.zarr")
-    journal = tmp_path / "b.zarr" / ".prepare" / "finished.jsonl"
-    assert len(journal.read_text().splitlines()) == 2
+    notes = units.Notes(tmp_path / "b.zarr" / ".prepare")
+    found = [notes.read(name) for name in notes.names()]
+    assert sum(len(note["checksums"]) for note in found) == 2
     bad.write_bytes(whole)
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr") == 0
     assert prepare(tmp_path / "raw", tmp_path / "c.zarr") == 0
@@ -332,7 +333,7 @@ def test_errors_of_arguments(tmp_path):
     prepare(tmp_path / "raw", out)
     before = contents(out)
     with pytest.raises(
-        UserError, match=r"made with other arguments: --chunk was 128, is now 64\. Give"
+        UserError, match=r"made with other settings: --chunk was 128, is now 64\. Give"
     ):
         prepare(tmp_path / "raw", out, chunk=64)
     assert contents(out) == before
@@ -391,7 +392,7 @@ def test_mended_files_go_into_a_second_bank(tmp_path, rule):
     options["not_in"] = tmp_path / "c.zarr"
     prepare(tmp_path / "raw", tmp_path / "c.zarr", "jump", intensity=rule)
     with pytest.raises(
-        UserError, match=r"Every image of the source is in .*c.zarr .--not-in. already"
+        UserError, match=r"Every image of the source is in .*c.zarr .--not_in. already"
     ):
         prepare(tmp_path / "raw", tmp_path / "d.zarr", "jump", **options)
 
@@ -399,8 +400,8 @@ def test_mended_files_go_into_a_second_bank(tmp_path, rule):
 def test_one_process_at_a_time(tmp_path):
     write_rxrx1(tmp_path / "raw", wells=("A01",))
     with (
-        command.lock(tmp_path / "b.zarr", {}),
-        pytest.raises(UserError, match="Another process is preparing"),
+        growing.at_work(tmp_path / "b.zarr", {}),
+        pytest.raises(UserError, match=r"Another process is at work in .*b.zarr"),
     ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
 

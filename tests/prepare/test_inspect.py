@@ -1,7 +1,5 @@
 """Inspect: what it prints and draws, and every kind of damage it must find."""
 
-import argparse
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,12 +7,11 @@ import tensorstore as ts
 
 from phenomjax.data.images import bank, opening
 from phenomjax.prepare.inspect import images
+from tests.lab.doors import run_as_door
 
 
 def run(path, *words):
-    parser = argparse.ArgumentParser()
-    images.add_arguments(parser)
-    return images.run(parser.parse_args([str(path), "--jobs", "1", *words]))
+    return run_as_door(images, [path, "--jobs", "1", *words])
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What `prepare inspect` says of a token bank, whole and damaged."""
 
-import argparse
 import json
 
 import pytest
@@ -8,12 +7,11 @@ import pytest
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.prepare.inspect import images
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from tests.lab.doors import run_as_door
 
 
 def run(bank, *words):
-    parser = argparse.ArgumentParser()
-    images.add_arguments(parser)
-    return images.run(parser.parse_args([str(bank), *words]))
+    return run_as_door(images, [bank, *words])
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ def start(raw, out, log):
     )
 
 
-def wait_for_lines(process, journal, lines):
-    """Returns once the journal has that many lines, or the process has ended."""
+def wait_for_images(process, out, images):
+    """Returns once so many images are finished, a unit each, or the process has ended."""
     while process.poll() is None:
-        if journal.is_file() and len(journal.read_bytes().splitlines()) >= lines:
+        if sum(1 for _ in (out / ".prepare" / "units").glob("images-*")) >= images:
             return
         time.sleep(0.002)
 
@@ -53,11 +53,10 @@ def straight(tmp_path_factory):
 
 def test_killed_and_run_again(straight, tmp_path):
     out, log = tmp_path / "b.zarr", tmp_path / "log"
-    journal = out / ".prepare" / "finished.jsonl"
     killed = []
-    for lines in (1, 20, 45, 80, 10**9):
+    for images in (1, 20, 45, 80, 10**9):
         process = start(straight / "raw", out, log)
-        wait_for_lines(process, journal, lines)
+        wait_for_images(process, out, images)
         if process.poll() is None:
             # the parent alone: its workers must notice by themselves
             os.kill(process.pid, signal.SIGKILL)
@@ -79,7 +78,7 @@ def test_killed_and_run_again(straight, tmp_path):
 def test_stopped_by_a_signal(straight, tmp_path, number):
     out, log = tmp_path / "b.zarr", tmp_path / "log"
     process = start(straight / "raw", out, log)
-    wait_for_lines(process, out / ".prepare" / "finished.jsonl", 10)
+    wait_for_images(process, out, 10)
     os.killpg(process.pid, number)  # the whole group, as a terminal and SLURM do
     assert process.wait() == 75, log.read_text()
     assert "120 images are finished. Run the same command again to continue." in log.read_text()

@@ -2,7 +2,6 @@
 texts.
 """
 
-import argparse
 import gzip
 import json
 import random
@@ -19,6 +18,7 @@ from phenomjax.data.sequences.vocabulary import smiles_tokens
 from phenomjax.prepare.sequences import command
 from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from tests.lab.doors import run_as_door
 
 SMALL = {"piece_bytes": 700, "block_bytes": 256, "chunk_bytes": 1024, "bucket_bits": 2}
 
@@ -28,22 +28,20 @@ def parse(out, *sources, **options):
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         words += [flag] if value is True else [flag, value]
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+    return [str(word) for word in words]
 
 
 def prepare(out, *sources, sizes=None, **options):
     """Runs the command in this process; `sizes` overrides PieceSettings so that small files have many
     pieces and chunks.
     """
-    args = parse(out, *sources, **options)
+    words = parse(out, *sources, **options)
     with pytest.MonkeyPatch.context() as patch:
         if sizes:
             patch.setattr(
                 command, "PieceSettings", lambda **given: PieceSettings(**(given | sizes))
             )
-        return command.run(args)
+        return run_as_door(command, words)
 
 
 def stored(bank):
@@ -443,7 +441,7 @@ def test_errors_say_what_to_do(tmp_path):
         ((good, tmp_path / "x.csv"), {"column": "SMILES"}, "A bank has one alphabet"),
         ((good,), {"validation": 0.5, "test": 0.6}, "are more than all sequences together"),
         ((good,), {"min_length": 5, "max_length": 4}, "leave nothing: 1 <= min <= max"),
-        ((good,), {"max_ambiguous": 30}, "--max-ambiguous is a share from 0 to 1, not 30"),
+        ((good,), {"max_ambiguous": 30}, "--max_ambiguous is a share from 0 to 1, not 30"),
         ((good,), {"cluster": 0}, "--cluster 0 would put all sequences into one cluster"),
         ((good,), {"min_length": 4}, "No sequence is left.*1 too short"),
         ((good,), {"clusters": tmp_path / "none.tsv"}, "There is no cluster file"),

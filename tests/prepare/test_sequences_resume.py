@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_killed_at_every_rename(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", dies)
     for number in range(1, 200):
         calls[:] = 0, number
-        sequences_command.shutil.rmtree(tmp_path / "b.zarr")
+        shutil.rmtree(tmp_path / "b.zarr")
         try:
             prepare(tmp_path / "b.zarr", *files, sizes=sizes)
             break
@@ -78,7 +79,7 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "b.zarr", path)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="--min-length was 1, is now 2"):
+    with pytest.raises(UserError, match="--min_length was 1, is now 2"):
         prepare(tmp_path / "b.zarr", path, min_length=2)
     path.write_text(">a\nMKV\n>c\nMYY\n")
     os.utime(path, (1, 1))

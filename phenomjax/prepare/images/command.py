@@ -1,180 +1,188 @@
-"""python -m phenomjax.prepare images: raw microscopy files to an image bank. The job itself is in
-job.py.
-"""
+"""python -m phenomjax.prepare images: raw microscopy files to an image bank."""
 
-import argparse
-import hashlib
 import logging
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tyro.conf import UseAppendAction, arg
 
 from phenomjax import __version__
-from phenomjax.data import zarr_files
 from phenomjax.data.images import bank, opening
+from phenomjax.engine.local import Pool
+from phenomjax.prepare import growing
 from phenomjax.prepare.images import eight_bit, layouts, metadata, raw_images
 from phenomjax.prepare.images.job import ImageJob, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
-from phenomjax.prepare.work_folder import DONE, check_same, lock
-from phenomjax.system import errors, processes
+from phenomjax.system import errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.processes import core_count
+from phenomjax.system.options import undecisive
+from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
+Constants = dict[str, Any]  # values by column of the metadata
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `images`."""
-    add = parser.add_argument
-    names: dict[str, Any] = {"action": "append", "default": []}
-    add(
-        "--source",
-        type=Path,
-        required=True,
-        help="folder with the raw files (folders below it included)",
-    )
-    add("--out", type=Path, required=True, help="the bank to make, NAME.zarr")
-    add("--layout", required=True, help=f"names of the files: {', '.join(layouts.LAYOUTS)}")
-    add(
-        "--pattern",
-        help=f"generic: regular expression with some of the groups {', '.join(layouts.GROUPS)}",
-    )
-    add("--default", **names, metavar="GROUP=VALUE", help="for a group that the names leave out")
-    add(
-        "--channels",
-        default="",
-        metavar="ID=NAME,...",
-        help="which, their names and order (default: the layout's)",
-    )
-    add("--metadata", type=Path, help="CSV or Parquet, one row a well, joined by plate and well")
-    add(
-        "--rename",
-        **names,
-        metavar="COLUMN=NAME",
-        help="a column of --metadata to a name of the bank's",
-    )
-    add(
-        "--set",
-        **names,
-        metavar="NAME=VALUE",
-        help="one value for all images that the table says nothing of",
-    )
-    add("--experiment", help="same as --default experiment=...")
-    add("--cell-type", help="same as --set cell_type=...")
-    default = eight_bit.DEFAULT_16_BIT
-    add(
-        "--intensity",
-        help=(
-            "to 8 bit: range:LOW:HIGH, percentile:LOW:HIGH (of each plate and channel), or keep "
-            f"(default: {default} for 16-bit files, keep for 8-bit files)"
-        ),
-    )
-    add("--pixel-size-um", type=float, help="size of a pixel in micrometres, recorded in the bank")
-    add(
-        "--chunk",
-        type=int,
-        default=128,
-        help="height and width of the inner chunks in pixels (default 128)",
-    )
-    add("--codec", default="blosc-lz4", help=f"{', '.join(bank.CODECS)} (default blosc-lz4)")
-    add(
-        "--not-in",
-        type=Path,
-        metavar="BANK",
-        help=(
-            "leave out the images of that bank: for files that were mended or added "
-            "later; its percentiles are used again"
-        ),
-    )
-    add("--jobs", type=int, default=0, help="processes (default: number of cores)")
-    add(
-        "--strict",
-        action="store_true",
-        help="stop at the first bad image instead of finishing the good ones",
-    )
+@dataclass(frozen=True)
+class Options:
+    """Raw files, their layout, and the bank to make."""
+
+    source: Path
+    """folder with the raw files (folders below it included)"""
+
+    out: Path
+    """the bank to make, NAME.zarr"""
+
+    layout: Annotated[str, arg(help=f"names of the files: {', '.join(layouts.LAYOUTS)}")]
+
+    pattern: Annotated[
+        str | None,
+        arg(help=f"generic: regular expression with groups of {', '.join(layouts.GROUPS)}"),
+    ] = None
+
+    default: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GROUP=VALUE")] = ()
+    """for a group that the names leave out; may be repeated"""
+
+    channels: Annotated[str, arg(metavar="ID=NAME,...")] = ""
+    """which, their names and order (default: the layout's)"""
+
+    metadata: Path | None = None
+    """CSV or Parquet, one row a well, joined by plate and well"""
+
+    rename: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="COLUMN=NAME")] = ()
+    """a column of `metadata` to a name of the bank's; may be repeated"""
+
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """one value for all images that the table says nothing of; may be repeated"""
+
+    experiment: str | None = None
+    """same as --default experiment=..."""
+
+    cell_type: str | None = None
+    """same as --set cell_type=..."""
+
+    intensity: str | None = None
+    """to 8 bit: range:LOW:HIGH, percentile:LOW:HIGH (of each plate and channel), or keep (None:
+    percentile:0.1:99.9 for 16-bit files, keep for 8-bit files)"""
+
+    pixel_size_um: float | None = None
+    """size of a pixel in micrometres, recorded in the bank"""
+
+    chunk: int = 128
+    """height and width of the inner chunks in pixels"""
+
+    codec: Annotated[str, arg(help=f"of {', '.join(bank.CODECS)}")] = "blosc-lz4"
+
+    not_in: Annotated[Path | None, arg(metavar="BANK")] = None
+    """leave out the images of that bank: for files that were mended or added later; its percentiles
+    are used again"""
+
+    jobs: int = undecisive(0)
+    """processes; 0: number of cores"""
+
+    strict: bool = undecisive(False)
+    """stop at the first bad image instead of finishing the good ones"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prepares a bank; returns the exit code: 0 done, 1 done with rejected images, 75 stopped by a
     signal.
     """
-    layout, out = layouts.find(args.layout), args.out
-    rule = eight_bit.parse(args.intensity) if args.intensity else None
-    if args.codec not in bank.CODECS:
-        raise UserError(
-            f"Unknown --codec {args.codec!r}{errors.did_you_mean(args.codec, bank.CODECS)}."
-        )
-    if args.chunk < 1:
-        raise UserError(f"--chunk must be at least 1 pixel, not {args.chunk}.")
-    if args.jobs < 0:
-        raise UserError(f"--jobs must be 1 or more, or 0 for the number of cores, not {args.jobs}.")
-    experiment = [f"experiment={args.experiment}"] if args.experiment else []
-    defaults = metadata.parse_pairs(args.default + experiment, "--default", layouts.GROUPS[:5])
-    constants = _constants(args)
-    renames = metadata.parse_pairs(
-        args.rename, "--rename", (*metadata.KEYS, *metadata.VALUES, "row", "column")
+    layout, out = layouts.find(options.layout), options.out
+    rule = eight_bit.parse(options.intensity) if options.intensity else None
+    _check(options)
+    experiment = [f"experiment={options.experiment}"] if options.experiment else []
+    defaults = metadata.parse_pairs(
+        [*options.default, *experiment], "--default", layouts.GROUPS[:5]
     )
-    if renames and not args.metadata:
-        raise UserError(
-            "--rename names columns of a --metadata table, and there is none. Add --metadata TABLE."
-        )
-    joiner = metadata.Joiner(args.metadata, renames) if args.metadata else None
-    arguments = _arguments(args)
-    if _is_finished(out, arguments):
+    constants = _constants(options)
+    joiner = _joiner(options)
+    arguments = _arguments(options)
+    recorded = lambda path: opening.open_bank(path).attributes.get("prepare")  # noqa: E731
+    if growing.is_finished(out, arguments, "image bank", recorded):
         return _report_finished(out)
-    channels = [item for item in args.channels.split(",") if item]
-    plan = make_plan(args.source, layout, args.pattern, defaults, channels)
-    log.info("%s: %d images, channels %s", args.source, len(plan.entries), ", ".join(plan.channels))
-    known_numbers: dict = {}
-    if args.not_in:
-        plan, known_numbers = _without(plan, opening.open_bank(args.not_in))
-    if plan.rejected and args.strict:
+    channels = [item for item in options.channels.split(",") if item]
+    plan = make_plan(options.source, layout, options.pattern, defaults, channels)
+    log.info(
+        "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
+    )
+    known: dict[str, Any] = {}
+    if options.not_in:
+        plan, known = _without(plan, opening.open_bank(options.not_in))
+    if plan.rejected and options.strict:
         raise UserError(
-            f"{plan.rejected[0]}. (--strict stops at the first bad image.)", EXIT_FAILED
+            f"{plan.rejected[0]}. (`strict` stops at the first bad image.)", EXIT_FAILED
         )
     if joiner:
         joiner.check([entry.key for entry in plan.entries])
-    with lock(out, arguments), processes.stop_on_signals() as stop:
-        source = raw_images.RawImages(args.source, layout.name == "ome-zarr", plan.planes)
+    with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
+        source = raw_images.RawImages(options.source, layout.name == "ome-zarr", plan.planes)
         source, unreadable = raw_images.probe(source, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         if rule is None:
             rule = eight_bit.parse("keep" if source.dtype == "uint8" else eight_bit.DEFAULT_16_BIT)
-        jobs = args.jobs or core_count()
         job = ImageJob(
             out,
+            work,
             plan,
             source,
             rule,
-            chunk=args.chunk,
-            codec=args.codec,
-            jobs=jobs,
-            strict=args.strict,
+            chunk=options.chunk,
+            codec=options.codec,
+            executor=Pool(min(options.jobs or core_count(), len(plan.entries))),
+            strict=options.strict,
             stop=stop,
         )
-        numbers = job.intensity_numbers(known_numbers)
-        rows = {} if stop.is_set() else job.staging_rows(numbers)
-        finished, rejected = job.write_images(rows, numbers) if rows else ({}, [])
+        numbers = job.intensity_numbers(known)
+        wanted = {} if stop.is_set() else {one.row: one for one in job.conversions(numbers)}
+        finished = job.write_images(list(wanted.values()))
         if stop.is_set():
-            counted = f"; {len(finished)} of {len(rows)} images are finished" if rows else ""
-            log.warning("stopped%s. Run the same command again to continue.", counted)
+            counted = f"; {len(finished.checksums)} of {len(wanted)} images are finished"
+            log.warning(
+                "stopped%s. Run the same command again to continue.", counted if wanted else ""
+            )
             return EXIT_STOPPED
-        if not finished:
-            raise _all_rejected(out, rejected)
-        table = _table(
-            [(rows[row], checksum) for row, checksum in finished.items()], joiner, constants
+        if not finished.checksums:
+            raise _all_rejected(out, finished.rejected)
+        entries = [(wanted[row].files, text) for row, text in finished.checksums.items()]
+        table = _table(entries, joiner, constants)
+        attributes = {"pixel_size_um": options.pixel_size_um or plan.pixel_size_um}
+        job.finish(
+            finished,
+            numbers,
+            table,
+            attributes | {"prepare": arguments | {"phenomjax": __version__}},
         )
-        attributes = {"pixel_size_um": args.pixel_size_um or plan.pixel_size_um}
-        attributes["prepare"] = arguments | {"phenomjax": __version__}
-        job.finalize(finished, rejected, numbers, table, attributes)
-    return _report(out, len(finished), rejected)
+    return _report(out, len(finished.checksums), finished.rejected)
 
 
-def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, dict]:
+def _check(options: Options) -> None:
+    if options.codec not in bank.CODECS:
+        hint = errors.did_you_mean(options.codec, bank.CODECS)
+        raise UserError(f"Unknown `codec` {options.codec!r}{hint}.")
+    if options.chunk < 1:
+        raise UserError(f"`chunk` must be at least 1 pixel, not {options.chunk}.")
+    if options.jobs < 0:
+        raise UserError(
+            f"`jobs` must be 1 or more, or 0 for the number of cores, not {options.jobs}."
+        )
+
+
+def _joiner(options: Options) -> metadata.Joiner | None:
+    renames = metadata.parse_pairs(
+        options.rename, "--rename", (*metadata.KEYS, *metadata.VALUES, "row", "column")
+    )
+    if renames and not options.metadata:
+        raise UserError(
+            "`rename` names columns of a `metadata` table, and there is none. Add --metadata TABLE."
+        )
+    return metadata.Joiner(options.metadata, renames) if options.metadata else None
+
+
+def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, dict[str, Any]]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """
@@ -191,16 +199,16 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, dict]:
     )
     if not new.entries and not new.rejected:
         raise UserError(
-            f"Every image of the source is in {other.path} (--not-in) already: there is nothing to"
+            f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
             " prepare."
         )
     recorded = other.attributes.get("intensity") or {}
     return new, recorded.get("numbers") or {}
 
 
-def _constants(args: argparse.Namespace) -> dict:
-    pairs = list(args.set)
-    pairs += [f"cell_type={args.cell_type}"] if args.cell_type else []
+def _constants(options: Options) -> Constants:
+    pairs = [*options.set]
+    pairs += [f"cell_type={options.cell_type}"] if options.cell_type else []
     parsed = metadata.parse_pairs(pairs, "--set", metadata.VALUES)
     return {
         name: metadata.check_value(name, text, f"--set {name}={text}")
@@ -208,52 +216,30 @@ def _constants(args: argparse.Namespace) -> dict:
     }
 
 
-def _arguments(args: argparse.Namespace) -> dict:
+def _arguments(options: Options) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
-    names = (
-        "layout",
-        "pattern",
-        "default",
-        "channels",
-        "rename",
-        "set",
-        "experiment",
-        "cell_type",
-        "intensity",
-    )
-    found = {"source": str(args.source.resolve())}
-    found |= {name: getattr(args, name) for name in (*names, "pixel_size_um", "chunk", "codec")}
-    if args.metadata:
-        digest = hashlib.sha256(args.metadata.read_bytes()).hexdigest()
-        found |= {"metadata": str(args.metadata.resolve()), "metadata_sha256": digest}
-    if args.not_in:
-        found |= {
-            "not_in": str(args.not_in.resolve()),
-            "not_in_sha256": opening.open_bank(args.not_in).fingerprint,
-        }
+    found: growing.Arguments = {
+        "source": str(options.source.resolve()),
+        "layout": options.layout,
+        "pattern": options.pattern,
+        "default": list(options.default),
+        "channels": options.channels,
+        "rename": list(options.rename),
+        "set": list(options.set),
+        "experiment": options.experiment,
+        "cell_type": options.cell_type,
+        "intensity": options.intensity,
+        "pixel_size_um": options.pixel_size_um,
+        "chunk": options.chunk,
+        "codec": options.codec,
+    }
+    if options.metadata:
+        found["metadata"] = str(options.metadata.resolve())
+        found["metadata_sha256"] = files.sha256(options.metadata)
+    if options.not_in:
+        found["not_in"] = str(options.not_in.resolve())
+        found["not_in_sha256"] = opening.open_bank(options.not_in).fingerprint
     return {name: value for name, value in found.items() if value not in (None, [], "")}
-
-
-def _is_finished(out: Path, arguments: dict) -> bool:
-    if not out.exists() or (out / zarr_files.UNFINISHED).is_dir() or not any(out.iterdir()):
-        return False
-    if not (out / "zarr.json").is_file():
-        raise UserError(
-            f"--out {out} is there already and is no image bank. Give the name of a new folder,"
-            " NAME.zarr."
-        )
-    before = opening.open_bank(out).attributes.get("prepare")
-    if before is None:
-        raise UserError(
-            f"--out {out} is an image bank that another program wrote. Give the name of a new"
-            " folder."
-        )
-    check_same(
-        out, {name: value for name, value in before.items() if name != "phenomjax"}, arguments
-    )
-    if (out / DONE).is_dir():  # killed while it tidied up
-        shutil.rmtree(out / DONE)
-    return True
 
 
 def _report_finished(out: Path) -> int:
@@ -293,7 +279,9 @@ def _all_rejected(out: Path, rejected: list[RejectedImage]) -> UserError:
     )
 
 
-def _table(entries: list[tuple[ImageFiles, str]], joiner, constants: dict) -> pa.Table:
+def _table(
+    entries: list[tuple[ImageFiles, str]], joiner: metadata.Joiner | None, constants: Constants
+) -> pa.Table:
     keys = [entry.key for entry, _ in entries]
     columns, unmatched = metadata.describe(keys, joiner, constants)
     if joiner:

@@ -6,9 +6,9 @@ import collections
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from phenomjax.data.images import ome, wells
 from phenomjax.prepare.images import layouts, readers
@@ -40,6 +40,11 @@ class RejectedImage(NamedTuple):
     detail: str
     file: str
     key: tuple[str | None, ...]
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "RejectedImage":
+        """What `_asdict` became in a note."""
+        return cls(**{**fields, "key": tuple(fields["key"])})
 
     def __str__(self) -> str:
         experiment, plate, well, site = self.key

@@ -1,20 +1,17 @@
-"""What a worker does with one image: read its files, check them, bring them to the bank's pixels,
-write the shard.
-"""
+"""The raw images of a source folder: read, and checked against what the bank holds."""
 
 import collections
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from phenomjax.data.images import bank, ome
-from phenomjax.prepare.images import eight_bit, readers
+from phenomjax.data.images import ome
+from phenomjax.prepare.images import readers
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, sample
 from phenomjax.prepare.images.readers import BadFile
-from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.errors import UserError
 
 Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
 
@@ -35,16 +32,6 @@ class RawImages(NamedTuple):
     planes: tuple[int, ...] | None
     size: tuple[int, int] = (0, 0)
     dtype: str = ""
-
-
-class Written(NamedTuple):
-    """The result of one image: its row in the staging array and its checksum, or why it was
-    rejected.
-    """
-
-    row: int
-    checksum: str
-    rejected: RejectedImage | None
 
 
 def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[RejectedImage]]:
@@ -125,59 +112,6 @@ def load_image(source: RawImages, entry: ImageFiles) -> tuple[np.ndarray, str]:
             "size", detail + "; prepare the others into a bank of their own", entry.files[0]
         )
     return np.stack(planes, axis=-1), checksum.hexdigest()
-
-
-def write_image(source: RawImages, staged: Path, task: tuple[int, ImageFiles, Numbers]) -> Written:
-    """Converts one image and writes its shard; returns why not when it is bad.
-
-    Args:
-      source: where and what.
-      staged: the bank to write to.
-      task: (row in `staged`, the image, (low, high) of each channel or None to keep the pixels).
-    """
-    row, entry, numbers = task
-    try:
-        image, checksum = load_image(source, entry)
-    except BadFile as error:
-        return Written(row, "", RejectedImage(error.reason, error.detail, error.file, entry.key))
-    try:
-        bank.write_image(
-            staged, row, image if numbers is None else eight_bit.to_8_bit(image, numbers)
-        )
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"Cannot write to {staged.parent.parent}: {str(error).splitlines()[0][:200]}. Is the"
-            " disk full? What is finished is kept: make room, then run the same command again.",
-            EXIT_FAILED,
-        ) from error
-    return Written(row, checksum, None)
-
-
-def count_pixels(
-    source: RawImages, task: tuple[Path, list[ImageFiles]]
-) -> tuple[Path, RejectedImage | None]:
-    """Adds up the exact histograms of a block of images in a file, int64 [channels, 65536]; bad
-    images do not count.
-
-    Returns:
-      The file, and the first image that was rejected.
-    """
-    file, entries = task
-    counts, rejected = np.zeros((1, 65536), np.int64), None
-    for entry in entries:
-        try:
-            image, _ = load_image(source, entry)
-        except BadFile as error:  # rejected by name when it is its turn to be written
-            rejected = rejected or RejectedImage(error.reason, error.detail, error.file, entry.key)
-            continue
-        counts = counts + np.stack(
-            [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
-        )
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as output:
-        np.savez_compressed(output, counts=counts)
-    os.replace(partial, file)
-    return file, rejected
 
 
 def _read(source: RawImages, file: str, checksum) -> np.ndarray:

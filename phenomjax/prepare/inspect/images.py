@@ -1,16 +1,17 @@
 """python -m phenomjax.prepare inspect: what is in a bank and whether it can be read; how images
-look. Sequences: inspect_sequences.
+look. Sequences: sequences.py beside this.
 """
 
-import argparse
 import functools
 import logging
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tyro.conf import Positional
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
@@ -18,11 +19,13 @@ from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import sequences
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
+from phenomjax.system.files import save_figure
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
 BLOCK = 16  # images a task
+SHEET_DPI, HISTOGRAM_DPI = 110, 120
 QUICK_IMAGES = 16  # images that the histograms of --quick come from
 # Colours of the channels in the composite; the first one is DNA in nearly every assay.
 COLOURS = (
@@ -47,46 +50,48 @@ class Counted(NamedTuple):
     damaged: list[tuple[int, str]]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `inspect`."""
-    add = parser.add_argument
-    add("bank", type=Path, help="the bank, NAME.zarr, or any other Zarr array with --axes")
-    add("--axes", help="for an array that is no bank: its axes in order, for instance NCHW")
-    add(
-        "--out",
-        type=Path,
-        help=(
-            "images: folder for contact_sheet.png and histograms.png (default: NAME_inspect beside"
-            " the bank)"
-        ),
-    )
-    add("--rows", type=int, default=8, help="images: how many are on the contact sheet (default 8)")
-    add(
-        "--quick",
-        action="store_true",
-        help="skip the integrity check; histograms of 16 images, composition of 16 million tokens",
-    )
-    add("--jobs", type=int, default=0, help="images: processes (default: number of cores)")
+@dataclass(frozen=True)
+class Options:
+    """The bank, and how closely to look."""
+
+    bank: Positional[Path]
+    """the bank, NAME.zarr, or any other Zarr array with `axes`"""
+
+    axes: str | None = None
+    """for an array that is no bank: its axes in order, for instance NCHW"""
+
+    out: Path | None = None
+    """images: folder for contact_sheet.png and histograms.png (None: NAME_inspect beside the
+    bank)"""
+
+    rows: int = 8
+    """images: how many are on the contact sheet"""
+
+    quick: bool = False
+    """skip the integrity check; histograms of 16 images, composition of 16 million tokens"""
+
+    jobs: int = 0
+    """images: processes (0: number of cores)"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prints the description, writes the figures; returns 1 when an image is damaged."""
-    if sequences.is_token_bank(args.bank):
-        return sequences.inspect(args.bank, args.quick)
-    bank = open_bank(args.bank, args.axes)
+    if sequences.is_token_bank(options.bank):
+        return sequences.inspect(options.bank, options.quick)
+    bank = open_bank(options.bank, options.axes)
     print(describe(bank))
-    indices = sample(range(len(bank)), QUICK_IMAGES if args.quick else len(bank))
-    jobs = args.jobs or core_count()
+    indices = sample(range(len(bank)), QUICK_IMAGES if options.quick else len(bank))
+    jobs = options.jobs or core_count()
     counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
     if bank.attributes:
         damaged += _strays(bank)
     whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
     if whole:
         print(histogram_text(bank, counts, len(whole)))
-        folder = args.out or bank.path.parent / (bank.path.stem + "_inspect")
-        folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(bank, sample(whole, args.rows), counts).savefig(folder / "contact_sheet.png")
-        histogram_figure(bank, counts).savefig(folder / "histograms.png")
+        folder = options.out or bank.path.parent / (bank.path.stem + "_inspect")
+        sheet = contact_sheet(bank, sample(whole, options.rows), counts)
+        save_figure(sheet, folder / "contact_sheet.png", dpi=SHEET_DPI)
+        save_figure(histogram_figure(bank, counts), folder / "histograms.png", dpi=HISTOGRAM_DPI)
         print(f"figures: {folder}/contact_sheet.png, {folder}/histograms.png")
     for index, detail in damaged[:20]:
         print(f"damaged: {image_name(bank, index) if index >= 0 else ''}{detail}")
@@ -98,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
             " --config.data.on_bad_image=skip."
         )
         return EXIT_FAILED
-    checked = f"{len(indices)} of {len(bank)} images" if args.quick else f"all {len(bank)} images"
+    checked = (
+        f"{len(indices)} of {len(bank)} images" if options.quick else f"all {len(bank)} images"
+    )
     print(f"integrity: {checked} decoded, nothing missing")
     return EXIT_DONE
 
@@ -281,7 +288,7 @@ def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
     """Histograms of all channels in one plot, logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, 4), dpi=HISTOGRAM_DPI, layout="constrained")
     axes = figure.subplots()
     if counts is not None:
         top = _shown_top(counts)
@@ -307,7 +314,7 @@ def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None
     columns = bank.shape[3] + 1
     aspect = bank.shape[1] / bank.shape[2]
     figure = Figure(
-        figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=110, layout="constrained"
+        figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=SHEET_DPI, layout="constrained"
     )
     grid = figure.subplots(len(indices), columns, squeeze=False)
     step = max(1, min(bank.shape[1:3]) // 256)

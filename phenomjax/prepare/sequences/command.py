@@ -1,208 +1,142 @@
-"""python -m phenomjax.prepare sequences: FASTA, text, CSV or JSON lines to a token bank. The job
-itself is in sequence_job.py.
-"""
+"""python -m phenomjax.prepare sequences: FASTA, text, CSV or JSON lines to a token bank."""
 
-import argparse
 import logging
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow.parquet as pq
+from tyro.conf import arg
 
 from phenomjax import __version__
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences import mmseqs, records
-from phenomjax.data.sequences.bank import BOUNDARIES, open_token_bank
-from phenomjax.data.sequences.encode import RARE_RULES
+from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.sources import SequenceFile, find_sources
-from phenomjax.data.sequences.vocabulary import ALPHABETS, UNITS
+from phenomjax.data.sequences.vocabulary import UNITS
+from phenomjax.prepare import growing
 from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
 from phenomjax.prepare.sequences.pieces import PieceSettings
-from phenomjax.prepare.work_folder import DONE, check_same, lock
-from phenomjax.system import processes
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.processes import core_count
+from phenomjax.system.options import undecisive
+from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
 SHOWN = 5  # rejected records on the screen
+Share = Annotated[float, arg(metavar="SHARE")]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `sequences`."""
-    add = parser.add_argument
-    add(
-        "--source",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="files, plain or compressed with gzip or Zstandard",
-    )
-    add("--out", type=Path, required=True, help="the bank to make, NAME.zarr")
-    add(
-        "--format",
-        choices=records.FORMATS,
-        help=(
-            "of the files: FASTA, one sequence a line, CSV or TSV with a header, or JSON lines "
-            "(default: by the name or first letter of each file)"
-        ),
-    )
-    add(
-        "--alphabet",
-        choices=ALPHABETS,
-        help=(
-            "tokens: protein by residue, smiles by atom, bytes of text such as source code "
-            "(default: protein for FASTA and text, smiles for CSV, bytes for JSON lines)"
-        ),
-    )
-    add("--column", default="smiles", help="CSV: the column with the sequences (default smiles)")
-    add(
-        "--field",
-        default="code",
-        metavar="FIELD[,FIELD]",
-        help=(
-            "JSON lines: the field with the sequences; the texts of several are "
-            "joined (default code)"
-        ),
-    )
-    add(
-        "--id",
-        metavar="NAME",
-        help="CSV, JSON lines: the column or field with the ids (default: FILE:LINE)",
-    )
-    add(
-        "--rare",
-        choices=RARE_RULES,
-        default="x",
-        help=(
-            "protein: U, Z, O, B become X, keep ids of their own, or reject the sequence; "
-            "J becomes X or rejects (default x)"
-        ),
-    )
-    add(
-        "--boundary",
-        choices=BOUNDARIES,
-        default="eos",
-        help=(
-            "tokens that bound each sequence: <eos> after it, or <bos> before it too (default eos)"
-        ),
-    )
-    add(
-        "--min-length",
-        type=int,
-        default=1,
-        metavar="N",
-        help="leave out shorter sequences, in tokens (default 1)",
-    )
-    add(
-        "--max-length", type=int, metavar="N", help="leave out longer sequences (default: keep all)"
-    )
-    add(
-        "--max-ambiguous",
-        type=float,
-        default=1.0,
-        metavar="SHARE",
-        help=(
-            "protein: leave out sequences with a larger share of X, after "
-            "--rare (default 1: keep all)"
-        ),
-    )
-    add(
-        "--keep-duplicates",
-        action="store_true",
-        help="keep equal sequences; otherwise the first one in the order of the files stays",
-    )
-    add(
-        "--validation",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="of the sequences, chosen by the hash of each (default 0.01)",
-    )
-    add(
-        "--test",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="the same for the test split (default 0.01)",
-    )
-    add(
-        "--clusters",
-        type=Path,
-        metavar="TSV",
-        help=(
-            "split by cluster: a ..._cluster.tsv of MMseqs2, representative and member; the hash "
-            "of the representative's id decides, and an id that is in no cluster stands for itself"
-        ),
-    )
-    add(
-        "--cluster",
-        type=float,
-        metavar="IDENTITY",
-        help=(
-            "keep only the representatives of clusters at this identity, for instance 0.3; "
-            "runs `mmseqs easy-linclust`, which must be on the PATH"
-        ),
-    )
-    add(
-        "--cluster-coverage",
-        type=float,
-        default=0.8,
-        metavar="SHARE",
-        help="share of a member that must align with its representative (default 0.8)",
-    )
-    add(
-        "--jobs",
-        type=int,
-        default=0,
-        help=(
-            "processes; plain FASTA files are divided among them, other files go one to a process "
-            "(default: number of cores)"
-        ),
-    )
+@dataclass(frozen=True)
+class Options:
+    """Files of sequences, what is kept of them, how they are split, and the bank to make."""
+
+    source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
+    """files, plain or compressed with gzip or Zstandard"""
+
+    out: Path
+    """the bank to make, NAME.zarr"""
+
+    format: Literal["fasta", "text", "csv", "jsonl"] | None = None
+    """of the files: FASTA, one sequence a line, CSV or TSV with a header, or JSON lines (None: by
+    the name or first letter of each file)"""
+
+    alphabet: Literal["protein", "smiles", "bytes"] | None = None
+    """tokens: protein by residue, smiles by atom, bytes of text such as source code (None: protein
+    for FASTA and text, smiles for CSV, bytes for JSON lines)"""
+
+    column: str = "smiles"
+    """CSV: the column with the sequences"""
+
+    field: Annotated[str, arg(metavar="FIELD[,FIELD]")] = "code"
+    """JSON lines: the field with the sequences; the texts of several are joined"""
+
+    id: Annotated[str | None, arg(metavar="NAME")] = None
+    """CSV, JSON lines: the column or field with the ids (None: FILE:LINE)"""
+
+    rare: Literal["x", "keep", "reject"] = "x"
+    """protein: U, Z, O, B become X, keep ids of their own, or reject the sequence; J becomes X or
+    rejects"""
+
+    boundary: Literal["eos", "bos_eos"] = "eos"
+    """tokens that bound each sequence: <eos> after it, or <bos> before it too"""
+
+    min_length: int = 1
+    """leave out shorter sequences, in tokens"""
+
+    max_length: int | None = None
+    """leave out longer sequences (None: keep all)"""
+
+    max_ambiguous: Share = 1.0
+    """protein: leave out sequences with a larger share of X, after `rare` (1: keep all)"""
+
+    keep_duplicates: bool = False
+    """keep equal sequences; otherwise the first one in the order of the files stays"""
+
+    validation: Share = 0.01
+    """of the sequences, chosen by the hash of each"""
+
+    test: Share = 0.01
+    """the same for the test split"""
+
+    clusters: Annotated[Path | None, arg(metavar="TSV")] = None
+    """split by cluster: a ..._cluster.tsv of MMseqs2, representative and member; the hash of the
+    representative's id decides, and an id that is in no cluster stands for itself"""
+
+    cluster: Annotated[float | None, arg(metavar="IDENTITY")] = None
+    """keep only the representatives of clusters at this identity, for instance 0.3; runs `mmseqs
+    easy-linclust`, which must be on the PATH"""
+
+    cluster_coverage: Share = 0.8
+    """share of a member that must align with its representative"""
+
+    jobs: int = undecisive(0)
+    """processes; plain FASTA files are divided among them, other files go one to a process (0:
+    number of cores)"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prepares a bank; returns the exit code: 0 done, 1 done with rejected records, 75 stopped by a
     signal.
     """
-    _check(args)
-    if args.cluster:
+    _check(options)
+    if not options.source:
+        raise UserError("`source` names no file. Give at least one.")
+    if options.cluster:
         mmseqs.find("--cluster", "; or leave --cluster out")
-    sources = find_sources(args.source, args.format)
-    alphabet = _alphabet(args, sources)
-    if args.cluster and alphabet != "protein":
+    sources = find_sources(list(options.source), options.format)
+    alphabet = _alphabet(options, sources)
+    if options.cluster and alphabet != "protein":
         raise UserError(
-            f"--cluster is for proteins, and these are {alphabet}. Leave it out; exact duplicates"
+            f"`cluster` is for proteins, and these are {alphabet}. Leave it out; exact duplicates"
             " are left out anyway."
         )
     if alphabet != "protein" and any(source.kind == "fasta" for source in sources):
         raise UserError(
-            f"FASTA files hold proteins here, not {alphabet}. Give {alphabet} one a line (--format"
+            f"FASTA files hold proteins here, not {alphabet}. Give {alphabet} one a line (`format`"
             " text), as CSV or JSON lines."
         )
-    _check_columns(args, sources)
-    arguments = _arguments(args, sources, alphabet)
-    if _is_finished(args.out, arguments):
-        return _report_finished(args.out)
+    _check_columns(options, sources)
+    arguments = _arguments(options, sources, alphabet)
+    if growing.is_finished(options.out, arguments, "token bank", _recorded):
+        return _report_finished(options.out)
     settings = PieceSettings(
-        work=args.out / zarr_files.UNFINISHED,
+        work=options.out / zarr_files.UNFINISHED,
         alphabet=alphabet,
-        rare=args.rare,
-        boundary=args.boundary,
-        min_length=args.min_length,
-        max_length=args.max_length,
-        max_ambiguous=args.max_ambiguous,
-        column=_columns(args, sources),
-        name=args.id,
-        validation=args.validation,
-        test=args.test,
+        rare=options.rare,
+        boundary=options.boundary,
+        min_length=options.min_length,
+        max_length=options.max_length,
+        max_ambiguous=options.max_ambiguous,
+        column=_columns(options, sources),
+        name=options.id,
+        validation=options.validation,
+        test=options.test,
         bucket_bits=bucket_bits(sources),
-        keep_duplicates=args.keep_duplicates,
-        clusters=args.clusters is not None,
+        keep_duplicates=options.keep_duplicates,
+        clusters=options.clusters is not None,
     )
-    return prepare(args.out, sources, settings, arguments, args.jobs or core_count(), args)
+    return prepare(options.out, sources, settings, arguments, options.jobs or core_count(), options)
 
 
 def prepare(
@@ -211,7 +145,7 @@ def prepare(
     settings: PieceSettings,
     arguments: dict,
     jobs: int,
-    args: argparse.Namespace,
+    options: Options,
 ) -> int:
     """Runs the job in OUT/.prepare; returns the exit code.
 
@@ -221,14 +155,14 @@ def prepare(
       settings: what becomes of them.
       arguments: what is recorded in the bank, and must be the same when it goes on.
       jobs: number of processes.
-      args: of the clustering.
+      options: of the clustering.
     """
-    with lock(out, arguments), processes.stop_on_signals() as stop:
+    with growing.at_work(out, arguments), stop_on_signals() as stop:
         job = SequenceJob(out, sources, settings, jobs, stop)
         steps = (
-            lambda: job.scan(args.clusters),
+            lambda: job.scan(options.clusters),
             job.deduplicate,
-            lambda: job.reduce(args.cluster, args.cluster_coverage),
+            lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
         if not job.is_assembled:
             for step in steps:
@@ -245,84 +179,89 @@ def prepare(
     return _report(out)
 
 
-def _check(args: argparse.Namespace) -> None:
-    if args.jobs < 0:
-        raise UserError(f"--jobs must be 1 or more, or 0 for the number of cores, not {args.jobs}.")
-    if args.min_length < 1 or (args.max_length is not None and args.max_length < args.min_length):
+def _check(options: Options) -> None:
+    if options.jobs < 0:
         raise UserError(
-            f"--min-length {args.min_length} and --max-length {args.max_length} leave nothing: 1 <="
-            " min <= max."
+            f"`jobs` must be 1 or more, or 0 for the number of cores, not {options.jobs}."
+        )
+    if options.min_length < 1 or (
+        options.max_length is not None and options.max_length < options.min_length
+    ):
+        raise UserError(
+            f"`min_length` {options.min_length} and `max_length` {options.max_length} leave"
+            " nothing: 1 <= min <= max."
         )
     for name in ("validation", "test", "max_ambiguous", "cluster", "cluster_coverage"):
-        value = getattr(args, name)
+        value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
-            raise UserError(f"--{name.replace('_', '-')} is a share from 0 to 1, not {value:g}.")
-    if args.cluster == 0:
+            raise UserError(f"`{name}` is a share from 0 to 1, not {value:g}.")
+    if options.cluster == 0:
         raise UserError(
-            "--cluster 0 would put all sequences into one cluster. Give an identity above 0, for"
+            "`cluster` 0 would put all sequences into one cluster. Give an identity above 0, for"
             " instance 0.3."
         )
-    if args.validation + args.test > 1:  # all of a bank may be held out, beside others to train on
+    # all of a bank may be held out, beside others to train on
+    if options.validation + options.test > 1:
         raise UserError(
-            f"--validation {args.validation:g} and --test {args.test:g} are more than all sequences"
-            " together."
+            f"`validation` {options.validation:g} and `test` {options.test:g} are more than all"
+            " sequences together."
         )
-    if args.clusters and args.cluster:
+    if options.clusters and options.cluster:
         raise UserError(
-            "--clusters splits by clusters that you have, --cluster makes some and keeps one"
+            "`clusters` splits by clusters that you have, `cluster` makes some and keeps one"
             " sequence of each: give one of the two."
         )
-    if args.clusters and not args.clusters.is_file():
+    if options.clusters and not options.clusters.is_file():
         raise UserError(
-            f"There is no cluster file {args.clusters}. Name the ..._cluster.tsv that MMseqs2"
+            f"There is no cluster file {options.clusters}. Name the ..._cluster.tsv that MMseqs2"
             " wrote."
         )
 
 
-def _alphabet(args: argparse.Namespace, sources: list[SequenceFile]) -> str:
-    if args.alphabet:
-        return args.alphabet
+def _alphabet(options: Options, sources: list[SequenceFile]) -> str:
+    if options.alphabet:
+        return options.alphabet
     usual = {records.FORMATS[source.kind]: source for source in sources}
     if len(usual) > 1:
         named = ", ".join(
             f"{source.path.name} looks like {alphabet}" for alphabet, source in usual.items()
         )
         raise UserError(
-            f"A bank has one alphabet, and the files differ: {named}. Say --alphabet, or prepare"
+            f"A bank has one alphabet, and the files differ: {named}. Say `alphabet`, or prepare"
             " them one by one."
         )
     return next(iter(usual))
 
 
-def _columns(args: argparse.Namespace, sources: list[SequenceFile]) -> tuple[str, ...]:
+def _columns(options: Options, sources: list[SequenceFile]) -> tuple[str, ...]:
     return (
-        tuple(args.field.split(",")) if any(s.kind == "jsonl" for s in sources) else (args.column,)
+        tuple(options.field.split(","))
+        if any(s.kind == "jsonl" for s in sources)
+        else (options.column,)
     )
 
 
-def _check_columns(args: argparse.Namespace, sources: list[SequenceFile]) -> None:
+def _check_columns(options: Options, sources: list[SequenceFile]) -> None:
     if {"csv", "jsonl"} <= {source.kind for source in sources}:
         raise UserError(
-            "Prepare CSV and JSON lines one after the other: --column is of the one, --field of the"
+            "Prepare CSV and JSON lines one after the other: `column` is of the one, `field` of the"
             " other."
         )
     for source in sources:
         if source.kind in ("csv", "jsonl"):
-            wanted = [*_columns(args, [source]), *([args.id] if args.id else [])]
+            wanted = [*_columns(options, [source]), *([options.id] if options.id else [])]
             records.check_columns(source.path, source.kind, wanted)
 
 
-def _arguments(
-    args: argparse.Namespace, sources: list[SequenceFile], alphabet: str
-) -> dict[str, Any]:
+def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> dict[str, Any]:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
     found: dict[str, Any] = {
         "source": [f"{source.path.resolve()} ({source.size} bytes)" for source in sources]
     }
     found |= {"format": sorted(kinds), "alphabet": alphabet}
-    found |= {"column": args.column} if "csv" in kinds else {}
-    found |= {"field": args.field} if "jsonl" in kinds else {}
+    found |= {"column": options.column} if "csv" in kinds else {}
+    found |= {"field": options.field} if "jsonl" in kinds else {}
     names = [
         "id",
         "rare",
@@ -334,37 +273,17 @@ def _arguments(
         "validation",
         "test",
     ]
-    found |= {name: getattr(args, name) for name in [*names, "cluster"]}
-    found |= {"cluster_coverage": args.cluster_coverage} if args.cluster else {}
-    if args.clusters:
-        found["clusters"] = f"{args.clusters.resolve()} ({args.clusters.stat().st_size} bytes)"
+    found |= {name: getattr(options, name) for name in [*names, "cluster"]}
+    found |= {"cluster_coverage": options.cluster_coverage} if options.cluster else {}
+    if options.clusters:
+        found["clusters"] = (
+            f"{options.clusters.resolve()} ({options.clusters.stat().st_size} bytes)"
+        )
     return {name: value for name, value in found.items() if value not in (None, False, "")}
 
 
-def _is_finished(out: Path, arguments: dict) -> bool:
-    if (
-        not out.exists()
-        or (out / zarr_files.UNFINISHED).is_dir()
-        or (out.is_dir() and not any(out.iterdir()))
-    ):
-        return False
-    if not (out / "zarr.json").is_file():
-        raise UserError(
-            f"--out {out} is there already and is no token bank. Give the name of a new folder,"
-            " NAME.zarr."
-        )
-    before = open_token_bank(out).attributes["options"].get("prepare")
-    if before is None:
-        raise UserError(
-            f"--out {out} is a token bank that another program wrote. Give the name of a new"
-            " folder."
-        )
-    check_same(
-        out, {name: value for name, value in before.items() if name != "phenomjax"}, arguments
-    )
-    if (out / DONE).is_dir():  # killed while it tidied up
-        shutil.rmtree(out / DONE)
-    return True
+def _recorded(path: Path) -> dict[str, Any] | None:
+    return open_token_bank(path).attributes["options"].get("prepare")
 
 
 def _stopped() -> int:
@@ -441,16 +360,16 @@ def _rejection(row: dict) -> str:
 
 def _nothing_kept(out: Path, counts: dict[str, int], rejected: Path | None) -> UserError:
     if rejected is None:
-        shutil.rmtree(out)
+        files.remove(out)
         return UserError(
             f"No sequence is left, so there is no bank. {describe_counts(counts)}. Widen"
-            " --min-length, --max-length or --max-ambiguous."
+            " `min_length`, `max_length` or `max_ambiguous`."
         )
     with pq.ParquetFile(rejected) as file:
         first = _rejection(next(file.iter_batches(1)).to_pylist()[0])
     return UserError(
         f"All records were rejected, so there is no bank. The first one: {first}. They are listed"
         f" in {rejected}. Mend the files and run the same command again; if they have another"
-        f" format or alphabet, say so with --format and --alphabet, and delete {out} first.",
+        f" format or alphabet, say so with `format` and `alphabet`, and delete {out} first.",
         EXIT_FAILED,
     )

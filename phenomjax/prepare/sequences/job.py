@@ -22,10 +22,10 @@ from phenomjax.data.sequences import compiled, mmseqs
 from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, write_description
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.vocabulary import vocabulary
+from phenomjax.engine.work_folder import DONE
 from phenomjax.prepare.sequences import assemble, clusters
 from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
 from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan
-from phenomjax.prepare.work_folder import DONE
 from phenomjax.system import processes
 from phenomjax.system.files import write_text
 from phenomjax.system.log import Progress
