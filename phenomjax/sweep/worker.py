@@ -17,7 +17,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from phenomjax.checkpoints.workdir import saved_step, record_step
+from phenomjax.checkpoints.workdir import record_step, saved_step
 from phenomjax.sweep import halving, sampling
 from phenomjax.sweep.halving import Assignment
 from phenomjax.sweep.study import Study

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import kubernetes_validate
 import pytest
@@ -340,7 +341,9 @@ def test_dockerfile_copies_what_is_there_and_runs_the_tested_command():
         re.findall(r"^!(\S+)$", (ROOT / "launch" / "Dockerfile.dockerignore").read_text(), re.M)
     )
     assert kept == set(copied)
-    assert (ROOT / re.search(r"ARG REQUIREMENTS=(\S+)", text)[1]).is_file()
+    extras = re.search(r'ARG EXTRAS="--extra (\S+)"', text)[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras in project["optional-dependencies"] and "uv.lock" in copied
     container = load_jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
         "containers"
     ][0]
