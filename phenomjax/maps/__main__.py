@@ -45,7 +45,7 @@ COMMANDS = {  # name: (module, what it does)
         "which encoder block separates perturbations best, by a linear probe",
     ),
     "pictures": (
-        "phenomjax.maps.views.pictures",
+        "phenomjax.maps.views.draw",
         "heat map of chosen genes, UMAP, recall curves, chromosome-order heat map",
     ),
     "explore": ("phenomjax.maps.views.explore", "one interactive HTML page of the whole map"),

@@ -16,11 +16,13 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
 import tyro
 
+from phenomjax.figures.style import COLOURS, chance_line, open_frame
+from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure, write_json, write_text
 
@@ -29,8 +31,9 @@ log = logging.getLogger("phenomjax")
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Results: TypeAlias = dict[str, dict[str, dict[str, Entry]]]  # of features, state, measure
 FEATURES = {"embeddings": "learned embeddings", "intensity": "intensity features"}
-SCREEN: dict[str, Any] = {
+SCREEN = {
     "--plates": 8,
     "--wells": 192,
     "--field-px": 256,
@@ -59,7 +62,7 @@ class Options:
     """workdir of `make demo`"""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/maps_demo")
     """of everything that is made"""
-    plates: int = SCREEN["--plates"]
+    plates: int = int(SCREEN["--plates"])
     """of the screen: fewer are quicker, and leave fewer replicates"""
 
 
@@ -79,7 +82,7 @@ def run(options: Options) -> int:
         "--targets",
         out / "screen.zarr/truth/compounds.parquet",
     ]
-    steps: list[list[Any]] = [
+    steps: list[list[object]] = [
         [
             "phenomjax.prepare",
             "simulate",
@@ -230,7 +233,7 @@ def choose_names(truth: Path, path: Path) -> None:
     )
 
 
-def _flat(flags: dict[str, Any]) -> list[Any]:
+def _flat(flags: dict[str, float]) -> list[object]:
     return [word for pair in flags.items() for word in pair]
 
 
@@ -246,11 +249,11 @@ def _command(words: list[str]) -> int:
     return commands[words[0]](words[1:]) or EXIT_DONE
 
 
-def read_results(out: Path) -> dict[str, Any]:
+def read_results(out: Path) -> Results:
     """What the steps found: {kind: {state: {…}}} for the kinds of features and the states raw and
     corrected.
     """
-    results: dict[str, Any] = {}
+    results: Results = {}
     for kind in FEATURES:
         proximity = json.loads((out / kind / "proximity" / "proximity.json").read_text())
         for state, place in (("raw", "before"), ("corrected", "after")):
@@ -266,7 +269,7 @@ def read_results(out: Path) -> dict[str, Any]:
     return results
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """The results as lines of text."""
     lines = [f"{'':34s} recall of complexes   precision of targets   P(within arm > between)"]
     for kind, states in results.items():
@@ -281,14 +284,11 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: dict[str, Any]) -> "Figure":
+def draw(results: Results) -> "Figure":
     """Three panels, before and after the correction: recall, targets, proximity bias; learned and
     hand-made features.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     first = results["embeddings"]["raw"]
     panels = [
@@ -314,7 +314,8 @@ def draw(results: dict[str, Any]) -> "Figure":
             (0.4, 0.8),
         ),
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, (name, title, label, chance, limits) in zip(axes, panels, strict=True):
         entries = [[state[name] for state in states.values()] for states in results.values()]
         value = np.array([[entry["value"] for entry in row] for row in entries])  # [kind, state]
@@ -322,7 +323,7 @@ def draw(results: dict[str, Any]) -> "Figure":
             [[entry["interval"] or (entry["value"],) * 2 for entry in row] for row in entries]
         )
         for k, text in enumerate(FEATURES.values()):
-            places, color = np.array([0.0, 1.0]) + 0.06 * (2 * k - 1), ("#0072B2", "#D55E00")[k]
+            places, color = np.array([0.0, 1.0]) + 0.06 * (2 * k - 1), COLOURS[k]
             spread = np.abs(ends[k].T - value[k])
             axis.errorbar(
                 places,
@@ -346,13 +347,13 @@ def draw(results: dict[str, Any]) -> "Figure":
                     textcoords="offset points",
                     color=color,
                 )
-        axis.axhline(chance, color="black", ls=":", lw=1)
+        chance_line(axis, chance)
         axis.text(0.5, chance, "chance", ha="center", va="bottom", fontsize=9)
         axis.set_xticks([0, 1], ["before", "after"])
         axis.set_xlabel("correction of the proximity bias")
         axis.set_title(title, fontsize=11)
         axis.set_ylabel(label)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
         axis.set_xlim(-0.5, 1.5)
         axis.set_ylim(*limits)
     figure.legend(

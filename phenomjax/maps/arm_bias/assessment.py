@@ -5,14 +5,15 @@ corrected for it.
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from phenomjax.maps.arm_bias import arms, scores
 from phenomjax.maps.build.align import TRANSFORMS
 from phenomjax.maps.tables.columns import Columns, require
-from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.unexpressed import BY_EXPRESSION, unexpressed_rows
 from phenomjax.system.errors import UserError
 
@@ -39,7 +40,7 @@ class Assessment:
 
     genes: "pd.DataFrame"
     arms: "pd.DataFrame"
-    genome: dict[str, Any]
+    genome: Record
 
 
 def locate(
@@ -172,7 +173,7 @@ def unexpressed(
     query: str,
     expression: str | None = None,
     columns: Columns | None = None,
-) -> tuple[np.ndarray | None, str]:
+) -> tuple[Bool[np.ndarray, " rows"] | None, str]:
     """Which rows are knock-outs of unexpressed genes, by a file or a query: (bool [rows], ""), or
     (None, why it cannot be told).
 
@@ -206,7 +207,10 @@ def unexpressed(
 
 
 def correct(
-    profiles: Profiles, located: "pd.DataFrame", silent: np.ndarray, min_unexpressed: int = 20
+    profiles: Profiles,
+    located: "pd.DataFrame",
+    silent: Bool[np.ndarray, " rows"],
+    min_unexpressed: int = 20,
 ) -> tuple[Profiles, dict[str, int]]:
     """The map without the bias (`bias.centre_arms`), and the arms that were corrected with their
     numbers of unexpressed genes.
@@ -222,7 +226,7 @@ def correct(
     )
 
 
-def genome_rows(genes: "pd.DataFrame") -> np.ndarray:
+def genome_rows(genes: "pd.DataFrame") -> Int[np.ndarray, " genes"]:
     """Order of the rows along the genome: arm after arm, on p from the telomere inwards, on q
     outwards.
     """
@@ -238,7 +242,7 @@ def genome_rows(genes: "pd.DataFrame") -> np.ndarray:
     return np.lexsort((along.to_numpy(), genes["arm"].map(place).to_numpy()))
 
 
-def _ranks(genes: "pd.DataFrame") -> np.ndarray:
+def _ranks(genes: "pd.DataFrame") -> Float[np.ndarray, " genes"]:
     """Rank along the arm, from 0 at the centromere to 1 at the telomere; NaN without a position."""
     groups = genes.groupby("arm")["position"]
     return ((groups.rank() - 1) / (groups.transform("count") - 1).clip(lower=1)).to_numpy()

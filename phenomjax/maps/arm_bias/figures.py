@@ -1,4 +1,4 @@
-"""The pictures of proximity bias: the map in the order of the genome, the arms before and after,
+"""Proximity bias as matplotlib figures: the map in the order of the genome, the arms before and after,
 the trend to the telomere.
 """
 
@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Float32, Int, Shaped
 
-from phenomjax.figures.style import COLOURS, COSINES, GREY
+from phenomjax.figures.style import (
+    COLOURS,
+    COSINES,
+    DARK,
+    GREY,
+    HEADING,
+    LIGHT,
+    chance_line,
+    open_frame,
+)
 from phenomjax.maps.arm_bias.arms import genome_order
 
 if TYPE_CHECKING:
@@ -19,9 +29,9 @@ GENOME_PX = 1400  # a picture of a whole genome has at most so many pixels a sid
 
 
 def chromosome_map(
-    raw: np.ndarray,
+    raw: Float32[np.ndarray, "genes dim"],
     arm: Iterable[str],
-    corrected: np.ndarray | None = None,
+    corrected: Float32[np.ndarray, "genes dim"] | None = None,
     *,
     title: str = "Similarity in the order of the genome",
 ) -> "Figure":
@@ -65,7 +75,7 @@ def chromosome_map(
         if corrected is None
         else "below the diagonal: raw; above: corrected for chromosome arms"
     )
-    axis.set_title(f"{title}\n", fontsize=11, fontweight="bold", loc="left")
+    axis.set_title(f"{title}\n", loc="left", **HEADING)
     axis.text(0, 1.015, below, transform=axis.transAxes, fontsize=8.5)
     figure.colorbar(picture, ax=axis, label="cosine similarity", shrink=0.6, extend="both")
     return figure
@@ -86,12 +96,10 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
     place = {name: number for number, name in enumerate(arms)}
     figure = Figure(figsize=(max(5.0, 0.21 * len(arms) + 2), 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.axhline(0.5, color=GREY, linewidth=1)
+    chance_line(axis, 0.5)
     values = [table.set_index("arm")["probability"].reindex(arms) for _, table, *_ in tables]
     if after is not None:
-        axis.vlines(
-            range(len(arms)), values[0], values[1], color="#cccccc", linewidth=1.5, zorder=1
-        )
+        axis.vlines(range(len(arms)), values[0], values[1], color=LIGHT, linewidth=1.5, zorder=1)
     for (label, table, colour, marker), value in zip(tables, values, strict=True):
         sure = table.set_index("arm")["p_bonferroni"].reindex(arms) < 0.05
         axis.scatter(
@@ -126,15 +134,19 @@ def arm_bars(before: "pd.DataFrame", after: "pd.DataFrame | None" = None) -> "Fi
         transform=axis.get_yaxis_transform(),
         va="center",
         fontsize=8,
-        color="#555555",
+        color=DARK,
     )
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, frameon=False)
-    axis.set_title("Proximity bias by chromosome arm", fontsize=11, fontweight="bold", loc="left")
+    axis.set_title("Proximity bias by chromosome arm", loc="left", **HEADING)
     return figure
 
 
-def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str = "") -> "Figure":
+def telomere_trend(
+    scores: Mapping[str, Float[np.ndarray, " genes"]],
+    rank: Float[np.ndarray, " genes"],
+    note: str = "",
+) -> "Figure":
     """Scores of single genes over their rank from centromere to telomere, with the median of each
     tenth.
 
@@ -156,7 +168,7 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
             x,
             y,
             s=float(np.clip(3000 / max(len(x), 1), 1, 16)),
-            color="#bbbbbb",
+            color=LIGHT,
             linewidths=0,
             rasterized=True,
         )
@@ -171,9 +183,9 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
             markersize=4,
             label="median of a tenth",
         )
-        axis.axhline(0.5, color=GREY, linewidth=1, linestyle="--")
+        chance_line(axis, 0.5)
         axis.set_title(name, fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
         axis.set_xticks([0, 1], ["centromere", "telomere"])
         for tick, side in zip(axis.get_xticklabels(), ("left", "right"), strict=True):
             tick.set_horizontalalignment(side)
@@ -185,7 +197,9 @@ def telomere_trend(scores: Mapping[str, np.ndarray], rank: np.ndarray, note: str
     return figure
 
 
-def _bins(arm: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def _bins(
+    arm: Shaped[np.ndarray, " genes"], starts: Int[np.ndarray, " arms"]
+) -> tuple[Int[np.ndarray, " genes"], list[int]]:
     """Pixel of each gene, none over the end of an arm; and the first pixel of each arm and one past
     the last.
     """
@@ -199,7 +213,9 @@ def _bins(arm: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, list[int]]:
     return bins, edges
 
 
-def _binned(vectors: np.ndarray, bins: np.ndarray) -> np.ndarray:
+def _binned(
+    vectors: Float[np.ndarray, "genes dim"], bins: Int[np.ndarray, " genes"]
+) -> Float[np.ndarray, "bins bins"]:
     """Mean cosine of the genes of each two pixels: the product of the mean unit vectors; a gene
     with itself is left out.
     """
@@ -213,7 +229,9 @@ def _binned(vectors: np.ndarray, bins: np.ndarray) -> np.ndarray:
     return result
 
 
-def _arm_labels(arms: np.ndarray, edges: Sequence[int]) -> tuple[list[float], list[str]]:
+def _arm_labels(
+    arms: Shaped[np.ndarray, " arms"], edges: Sequence[int]
+) -> tuple[list[float], list[str]]:
     """Ticks in the middle of the arms, or of the chromosomes where there are many arms; those too
     near to the last one are left out.
     """

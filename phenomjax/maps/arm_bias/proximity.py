@@ -4,7 +4,7 @@ and draws before and after.
 Knock-outs on one chromosome arm look alike, because a cut can lose the rest of the arm. The score
 is the Brunner-Munzel probability P(cosine within an arm > cosine between arms), 0.5 without bias.
 Writes into OUT: proximity.json, arms.parquet, genes.parquet, corrected.parquet (the map without the
-bias), and the pictures arms.png, chromosomes.png, telomere.png.
+bias), and the figures arms.png, chromosomes.png, telomere.png.
 
   python -m phenomjax.maps proximity --profiles map.parquet --genes gencode.gtf.gz --centromeres cytoBand.txt.gz \\
       --expression expression.csv --unexpressed 'HeLa == 0' --out bias/
@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -33,7 +33,7 @@ from phenomjax.maps.arm_bias.assessment import (
 )
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import File, Folder, TableOptions, Tables, Unexpressed
-from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.unexpressed import BY_EXPRESSION
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import unit_rows
@@ -92,9 +92,9 @@ def run(options: Options) -> int:
             " both and not neither."
         )
     if options.edges:
-        result = {"arms": _arms_record(options, table), "edges": score_edges(options.edges, table)}
-        write_json(out / "proximity.json", result)
-        edges = result["edges"]
+        edges = score_edges(options.edges, table)
+        record = {"arms": _arms_record(options, table), "edges": edges}
+        write_json(out / "proximity.json", record)
         log.info(
             "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm,"
             " %.2f %% are expected; enrichment %.1f",
@@ -176,7 +176,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def score_edges(path: str | Path, table: "pd.DataFrame") -> dict[str, Any]:
+def score_edges(path: str | Path, table: "pd.DataFrame") -> Record:
     """How many edges of a network lie within one chromosome arm, and how many would by chance."""
     import pandas as pd
 
@@ -247,7 +247,7 @@ def draw(
     return [save_figure(figure, out / name) for name, figure in figures.items()]
 
 
-def _arms_record(options: Options, table: "pd.DataFrame") -> dict[str, Any]:
+def _arms_record(options: Options, table: "pd.DataFrame") -> Record:
     from phenomjax.system.files import sha256
 
     files = [Path(name) for name in (options.genes, options.centromeres) if name]
@@ -258,7 +258,7 @@ def _arms_record(options: Options, table: "pd.DataFrame") -> dict[str, Any]:
     }
 
 
-def _record(one: Assessment) -> dict[str, Any]:
+def _record(one: Assessment) -> Record:
     arms_found = one.arms.astype(object).where(one.arms.notna(), None).to_dict("records")
     return {"genome": one.genome, "arms": arms_found}
 

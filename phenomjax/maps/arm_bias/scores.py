@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Num
 
 from phenomjax.maps.relations.cosines import BINS, bin_of
 from phenomjax.statistics import ties
@@ -40,14 +41,16 @@ class BrunnerMunzel:
     between: int
 
 
-def on_large_arms(arm: Iterable[object], min_genes: int = MIN_GENES) -> np.ndarray:
+def on_large_arms(arm: Iterable[object], min_genes: int = MIN_GENES) -> Bool[np.ndarray, " rows"]:
     """True for the rows whose arm is known and has more than `min_genes` rows, bool [rows]."""
     codes, names = _codes(arm)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     return (codes >= 0) & (counts > min_genes)[codes] if names else codes >= 0
 
 
-def brunner_munzel(within: np.ndarray, between: np.ndarray) -> BrunnerMunzel:
+def brunner_munzel(
+    within: Float[np.ndarray, " within"], between: Float[np.ndarray, " between"]
+) -> BrunnerMunzel:
     """The test on two samples of at least 2 values each (Brunner & Munzel 2000, normal
     approximation).
 
@@ -65,7 +68,7 @@ def brunner_munzel(within: np.ndarray, between: np.ndarray) -> BrunnerMunzel:
 
 
 def genome_score(
-    features: np.ndarray,
+    features: Float[np.ndarray, "genes dim"],
     arm: Iterable[object],
     *,
     trials: int = 200,
@@ -129,7 +132,7 @@ def genome_score(
 
 
 def arm_scores(
-    features: np.ndarray, arm: Iterable[object]
+    features: Float[np.ndarray, "genes dim"], arm: Iterable[object]
 ) -> tuple[dict[str, BrunnerMunzel | None], BrunnerMunzel]:
     """The score of each arm and of all pairs of the map, from every pair of genes.
 
@@ -163,7 +166,9 @@ def arm_scores(
     return scores, _compare_histograms(within.sum(0), between.sum(0) // 2)
 
 
-def gene_scores(features: np.ndarray, arm: Iterable[object]) -> np.ndarray:
+def gene_scores(
+    features: Float[np.ndarray, "genes dim"], arm: Iterable[object]
+) -> Float64[np.ndarray, " genes"]:
     """P(cosine with its arm > cosine with other arms) of each gene, float64 [genes]; NaN where it
     is alone on its arm.
     """
@@ -189,7 +194,10 @@ def gene_scores(features: np.ndarray, arm: Iterable[object]) -> np.ndarray:
 
 
 def telomere_trend(
-    scores: np.ndarray, arm: Iterable[object], position: np.ndarray, min_genes: int = 20
+    scores: Float[np.ndarray, " genes"],
+    arm: Iterable[object],
+    position: Float[np.ndarray, " genes"],
+    min_genes: int = 20,
 ) -> dict[str, dict]:
     """Spearman correlation of the genes' scores with their rank from centromere to telomere, arm by
     arm.
@@ -223,8 +231,11 @@ def telomere_trend(
 
 
 def centre_arms(
-    features: np.ndarray, arm: Iterable[object], unexpressed: np.ndarray, min_unexpressed: int = 20
-) -> tuple[np.ndarray, dict[str, int]]:
+    features: Float[np.ndarray, "rows dim"],
+    arm: Iterable[object],
+    unexpressed: Bool[np.ndarray, " rows"],
+    min_unexpressed: int = 20,
+) -> tuple[Float[np.ndarray, "rows dim"], dict[str, int]]:
     """Subtracts from the genes of each arm the mean of the arm's unexpressed genes.
 
     Args:
@@ -264,7 +275,7 @@ def within_share(
     return observed, float((counts * (counts - 1)).sum() / (total * (total - 1)))
 
 
-def _codes(arm: Iterable[object]) -> tuple[np.ndarray, list[str]]:
+def _codes(arm: Iterable[object]) -> tuple[Int64[np.ndarray, " rows"], list[str]]:
     """Number of each row's arm (-1: none), and the names in the order of their first row."""
     known = [name if isinstance(name, str) else None for name in np.asarray(arm, object).tolist()]
     names = list(dict.fromkeys(name for name in known if name is not None))
@@ -272,26 +283,30 @@ def _codes(arm: Iterable[object]) -> tuple[np.ndarray, list[str]]:
     return np.array([-1 if name is None else numbers[name] for name in known], np.int64), names
 
 
-def _histogram(cosines: np.ndarray) -> np.ndarray:
+def _histogram(cosines: Float32[np.ndarray, "*shape"]) -> Int[np.ndarray, " bins"]:
     return np.bincount(bin_of(cosines, shift=ties.TIED).ravel(), minlength=BINS)
 
 
-def _placements(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _placements(
+    values: Float[np.ndarray, " n"], others: Float[np.ndarray, " m"]
+) -> Float64[np.ndarray, " n"]:
     """P(other < value) + P(other = value) / 2 of each value, among sorted others."""
     return (ties.less(others, values) + ties.at_most(others, values)) / (2 * others.size)
 
 
-def _compare_histograms(within: np.ndarray, between: np.ndarray) -> BrunnerMunzel:
+def _compare_histograms(
+    within: Int[np.ndarray, " bins"], between: Int[np.ndarray, " bins"]
+) -> BrunnerMunzel:
     among_between = (np.cumsum(between) - between / 2) / between.sum()
     among_within = (np.cumsum(within) - within / 2) / within.sum()
     return _compare(among_between, within, among_within, between)
 
 
 def _compare(
-    of_within: np.ndarray,
-    count_within: np.ndarray,
-    of_between: np.ndarray,
-    count_between: np.ndarray,
+    of_within: Float64[np.ndarray, " n"],
+    count_within: Num[np.ndarray, " n"],
+    of_between: Float64[np.ndarray, " m"],
+    count_between: Num[np.ndarray, " m"],
 ) -> BrunnerMunzel:
     """Brunner-Munzel from the placements and how often each occurs."""
     from scipy import stats

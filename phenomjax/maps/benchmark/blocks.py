@@ -14,12 +14,13 @@ the last.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from phenomjax.figures.style import COLOURS
+from phenomjax.figures.style import COLOURS, chance_line, open_frame
 from phenomjax.maps.benchmark.entries import probe_entry
+from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, Method, align_as_told
 from phenomjax.maps.tables.input import load
@@ -72,7 +73,7 @@ def run(options: Options) -> int:
             " --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave --block out"
             " here."
         )
-    results: dict[str, Any] = {}
+    results: dict[str, Entry] = {}
     progress = Progress("blocks", len(there), "blocks")
     for block in there:
         profiles, columns = load(replace(options, block=block))
@@ -125,7 +126,7 @@ def embed_all(checkpoint: str, bank: str, out: Path) -> Path:
     return path
 
 
-def draw(results: dict[str, Any]) -> "Figure":
+def draw(results: dict[str, Entry]) -> "Figure":
     """The curve over blocks, with intervals and chance."""
     from matplotlib.figure import Figure
 
@@ -136,10 +137,10 @@ def draw(results: dict[str, Any]) -> "Figure":
     axis = figure.subplots()
     axis.plot(blocks, values, marker="o", color=COLOURS[0])
     axis.fill_between(blocks, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
-    axis.axhline(next(iter(results.values()))["chance"], color="0.5", linestyle="--", linewidth=1)
+    chance_line(axis, next(iter(results.values()))["chance"])
     axis.set_xlabel("encoder block")
     axis.set_ylabel("balanced accuracy, held-out batches")
     axis.set_xticks(blocks)
     axis.set_ylim(0, None)
-    axis.spines[["top", "right"]].set_visible(False)
+    open_frame(axis)
     return figure

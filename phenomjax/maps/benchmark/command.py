@@ -41,7 +41,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -50,6 +50,7 @@ from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
 from phenomjax.maps.build.consistency import DRAWS, Consistency, consistency
+from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
@@ -145,7 +146,7 @@ def map_entries(
     columns: Columns,
     sources: list[Relationships],
     options: Options,
-) -> tuple[dict[str, Entry], dict[str, Any]]:
+) -> tuple[dict[str, Entry], dict[str, Curve]]:
     """What is measured on the maps: siblings, known relationships, compounds and genes; and the
     recall curves.
     """
@@ -173,7 +174,7 @@ def map_entries(
 
 def benchmark(
     profiles: Profiles, columns: Columns, options: Options
-) -> tuple[dict[str, Entry], dict[str, Any], Consistency | None, Profiles]:
+) -> tuple[dict[str, Entry], dict[str, Curve], Consistency | None, Profiles]:
     """All entries, the recall curves, the consistency of each perturbation, and the map of
     perturbations.
     """

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -124,7 +123,7 @@ def known_pairs_entries(
     arm: Shaped[np.ndarray, " genes"] | None = None,
     null_pairs: int = 0,
     seed: int = 0,
-) -> tuple[dict[str, Entry], dict[str, Any]]:
+) -> tuple[dict[str, Entry], dict[str, recall.Curve]]:
     """Recall of known relationships, and its curves.
 
     Args:
@@ -154,7 +153,7 @@ def known_pairs_entries(
         else recall.sorted_null(rows)
     )
     entries: dict[str, Entry] = {}
-    curves: dict[str, Any] = {}
+    curves: dict[str, recall.Curve] = {}
     for source in sources:
         entries |= measures.recall_entries(rows, names, source, bounds, thresholds, arm)
         pairs = source.within(names)

@@ -13,6 +13,7 @@ interval is a bootstrap over perturbations.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float64, Shaped
 
 from phenomjax.maps.build.align import standardize
 
@@ -33,8 +34,8 @@ class Probe:
       classifier: "logistic" or "ridge".
     """
 
-    classes: np.ndarray
-    recall: np.ndarray
+    classes: Shaped[np.ndarray, " classes"]
+    recall: Float64[np.ndarray, " classes"]
     folds: int
     wells: int
     classifier: str
@@ -46,7 +47,10 @@ class Probe:
 
 
 def probe(
-    features: np.ndarray, labels: np.ndarray, batches: np.ndarray, classifier: str = "auto"
+    features: Float[np.ndarray, "wells dim"],
+    labels: Shaped[np.ndarray, " wells"],
+    batches: Shaped[np.ndarray, " wells"],
+    classifier: str = "auto",
 ) -> Probe | None:
     """Leave-batches-out linear probe; None where fewer than 2 perturbations are in at least 2
     batches.

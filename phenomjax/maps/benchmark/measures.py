@@ -3,25 +3,27 @@ dotted key.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
 from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.relationships import Relationships
+from phenomjax.maps.tables.profiles import Record
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.cosines import exact_cosines
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Entry = dict[str, Any]
+Entry = Record
 PERMUTATIONS = 200
 
 
 def entry(
-    value: float | None, interval: Sequence[float] | None, count: int, over: str, **more: Any
+    value: float | None, interval: Sequence[float] | None, count: int, over: str, **more: object
 ) -> Entry:
     """One result: its value, 95 % bootstrap interval, the count of what was averaged, and what the
     bootstrap resampled.
@@ -31,7 +33,7 @@ def entry(
     return {"value": value, "interval": kept, "count": int(count), "bootstrap_over": over, **more}
 
 
-def missing(reason: str, **more: Any) -> Entry:
+def missing(reason: str, **more: object) -> Entry:
     """A result that could not be had, and why."""
     return {"value": None, "interval": None, "count": 0, "reason": reason, **more}
 
@@ -64,7 +66,7 @@ def consistency_entries(result: Consistency) -> dict[str, Entry]:
     }
 
 
-def same_target_pairs(targets: np.ndarray) -> np.ndarray:
+def same_target_pairs(targets: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, "pairs 2"]:
     """All pairs of rows with the same target, int64 [pairs, 2]; an empty target is none."""
     genes, codes = np.unique(targets.astype(str), return_inverse=True)
     order = np.argsort(codes, kind="stable")
@@ -80,7 +82,9 @@ def same_target_pairs(targets: np.ndarray) -> np.ndarray:
 
 
 def sibling_entry(
-    rows: np.ndarray, targets: np.ndarray, thresholds: Sequence[tuple[float, float]]
+    rows: Float32[np.ndarray, "rows dim"],
+    targets: Shaped[np.ndarray, " rows"],
+    thresholds: Sequence[tuple[float, float]],
 ) -> Entry:
     """sibling.recall: recall of the pairs of perturbations with the same target, at the first
     thresholds.
@@ -113,12 +117,12 @@ def name_of(thresholds: tuple[float, float]) -> str:
 
 
 def recall_entries(
-    rows: np.ndarray,
-    names: np.ndarray,
+    rows: Float32[np.ndarray, "rows dim"],
+    names: Shaped[np.ndarray, " rows"],
     source: Relationships,
     bounds: recall.Bounds,
     thresholds: Sequence[tuple[float, float]],
-    arm: np.ndarray | None = None,
+    arm: Shaped[np.ndarray, " rows"] | None = None,
 ) -> dict[str, Entry]:
     """recall.SOURCE, recall.SOURCE@LOW,HIGH for further thresholds, recall.SOURCE.within_arm and
     .between_arms.
@@ -149,7 +153,7 @@ def recall_entries(
         )
         return {key: missing(f"no pair of {source.name} is in the map{hint}", **about)}
     hits = bounds.hits(recall.pair_cosines(rows, pairs))
-    strata: dict[str, np.ndarray] = {"": np.ones(len(pairs), bool)}
+    strata: dict[str, Bool[np.ndarray, " pairs"]] = {"": np.ones(len(pairs), bool)}
     if arm is not None:
         first, second = arm[pairs[:, 0]], arm[pairs[:, 1]]
         placed = (first != "") & (second != "")
@@ -176,12 +180,12 @@ def recall_entries(
 
 
 def compound_gene_entry(
-    compounds: np.ndarray,
-    compound_names: np.ndarray,
-    genes: np.ndarray,
-    gene_names: np.ndarray,
+    compounds: Float32[np.ndarray, "compounds dim"],
+    compound_names: Shaped[np.ndarray, " compounds"],
+    genes: Float32[np.ndarray, "genes dim"],
+    gene_names: Shaped[np.ndarray, " genes"],
     targets: Relationships | None,
-    own_targets: np.ndarray,
+    own_targets: Shaped[np.ndarray, " compounds"],
     seed: int = 0,
 ) -> Entry:
     """compound_gene.average_precision: are a compound's targets first among all genes, ranked by
@@ -216,7 +220,7 @@ def compound_gene_entry(
     known = known[tested]
     order = np.argsort(-score, axis=1, kind="stable")
 
-    def precision(labels: np.ndarray) -> np.ndarray:
+    def precision(labels: Bool[np.ndarray, "tested genes"]) -> Float64[np.ndarray, " tested"]:
         ranked = np.take_along_axis(labels, order, 1)
         share = np.cumsum(ranked, 1) / np.arange(1, ranked.shape[1] + 1)
         return (share * ranked).sum(1) / ranked.sum(1)
@@ -239,7 +243,9 @@ def compound_gene_entry(
     )
 
 
-def arms_of(names: np.ndarray, table: "pd.DataFrame") -> np.ndarray:
+def arms_of(
+    names: Shaped[np.ndarray, " names"], table: "pd.DataFrame"
+) -> Shaped[np.ndarray, " names"]:
     """Chromosome arm of each gene by a table of arms (columns gene, arm), "" where unknown, object
     [names].
     """

@@ -19,9 +19,10 @@ num_profiles counts the rows that went in.
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from phenomjax.maps.build.consistency import group_sums
 from phenomjax.maps.tables.columns import Columns, require
@@ -34,10 +35,13 @@ from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 HUBER = 2.0  # distances up to twice the median one count in full
 
 
-def _mad_weighted(rows: np.ndarray) -> np.ndarray:
+def _mad_weighted(rows: Float64[np.ndarray, "k dim"]) -> Float64[np.ndarray, " dim"]:
     """Huber-weighted mean of float [k, dim]; see the first lines of this file."""
     distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
     typical = np.median(distance)
@@ -49,7 +53,12 @@ def _mad_weighted(rows: np.ndarray) -> np.ndarray:
     return weight @ rows / weight.sum()
 
 
-def combine(features: np.ndarray, codes: np.ndarray, groups: int, method: str) -> np.ndarray:
+def combine(
+    features: Float[np.ndarray, "rows dim"],
+    codes: Int[np.ndarray, " rows"],
+    groups: int,
+    method: str,
+) -> Float64[np.ndarray, "{groups} dim"]:
     """One row a group, float64 [groups, dim]; every group has a row.
 
     Args:
@@ -91,7 +100,7 @@ def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profi
     return replace(profiles, features=features.astype(np.float32), metadata=table)
 
 
-def count_column(metadata) -> str:  # metadata: pd.DataFrame
+def count_column(metadata: "pd.DataFrame") -> str:
     """num_profiles, with the prefix of the table's other columns: else it would be read as a
     feature.
     """
@@ -119,7 +128,7 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
     return wells
 
 
-def genetic(profiles: Profiles, columns: Columns) -> np.ndarray:
+def genetic(profiles: Profiles, columns: Columns) -> Bool[np.ndarray, " rows"]:
     """Which rows perturb a gene itself (all that name one, where the table does not tell its
     kinds), bool [rows].
     """
@@ -174,7 +183,9 @@ def to_genes(
     return collapse(replace(perturbations, metadata=metadata), keys, method)
 
 
-def labels_of(wells: Profiles, columns: Columns, doses: str = "together") -> np.ndarray:
+def labels_of(
+    wells: Profiles, columns: Columns, doses: str = "together"
+) -> Shaped[np.ndarray, " wells"]:
     """What the replicates of a well share: the perturbation, with "apart" and where there is one
     also the dose ("X @ 0.3"); object [rows].
     """

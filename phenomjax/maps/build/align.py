@@ -28,11 +28,11 @@ recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
@@ -43,14 +43,19 @@ from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
+if TYPE_CHECKING:
+    from sklearn.decomposition import PCA
+
 Method = Literal["none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn"]
-TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"sqrt": np.sqrt, "log1p": np.log1p}
+TRANSFORMS: dict[str, np.ufunc] = {"sqrt": np.sqrt, "log1p": np.log1p}
 CONTROLS_PER_COMPONENT = 10  # below it a PCA of the controls follows their noise
 DEFAULT_DIMS = 128
 RIDGE = 0.5  # of TVN's step 4, as EFAAR has it
 
 
-def _mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_scale(
+    values: Float64[np.ndarray, "rows dim"],
+) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, " dim"]]:
     """Mean and deviation (ddof 0) of each feature; a deviation that is rounding error counts as
     none, and becomes 1.
     """
@@ -61,8 +66,10 @@ def _mean_and_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardize(
-    features: np.ndarray, batches: np.ndarray, fitted_on: np.ndarray | None = None
-) -> np.ndarray:
+    features: Float[np.ndarray, "rows dim"],
+    batches: Shaped[np.ndarray, " rows"],
+    fitted_on: Bool[np.ndarray, " rows"] | None = None,
+) -> Float64[np.ndarray, "rows dim"]:
     """Brings each feature of each batch to mean 0 and deviation 1 over some of its rows.
 
     Args:
@@ -81,7 +88,7 @@ def standardize(
     return out
 
 
-def fit_pca(values: np.ndarray, dims: int | None):  # -> sklearn.decomposition.PCA
+def fit_pca(values: Float64[np.ndarray, "rows dim"], dims: int | None) -> "PCA":
     """Exact PCA (no random solver: the same table gives the same map), through the covariance where
     rows are more than features.
     """
@@ -92,7 +99,12 @@ def fit_pca(values: np.ndarray, dims: int | None):  # -> sklearn.decomposition.P
     return PCA(min(rows, features) if dims is None else dims, svd_solver=solver).fit(values)
 
 
-def pca_on(features: np.ndarray, controls: np.ndarray, dims: int, fit: str) -> np.ndarray:
+def pca_on(
+    features: Float[np.ndarray, "rows dim"],
+    controls: Bool[np.ndarray, " rows"],
+    dims: int,
+    fit: str,
+) -> Float64[np.ndarray, "rows {dims}"]:
     """PCA scores, fitted on the controls of all batches ("controls"), or on all rows, standardised
     over all of them ("all").
     """
@@ -105,7 +117,11 @@ def pca_on(features: np.ndarray, controls: np.ndarray, dims: int, fit: str) -> n
     return fit_pca(values, dims).transform(values)
 
 
-def tvn(features: np.ndarray, batches: np.ndarray, controls: np.ndarray) -> np.ndarray:
+def tvn(
+    features: Float[np.ndarray, "rows dim"],
+    batches: Shaped[np.ndarray, " rows"],
+    controls: Bool[np.ndarray, " rows"],
+) -> Float64[np.ndarray, "rows components"]:
     """Typical variation normalisation; see the first lines of this file. float64 [rows,
     components].
     """
@@ -123,7 +139,7 @@ def tvn(features: np.ndarray, batches: np.ndarray, controls: np.ndarray) -> np.n
     return values
 
 
-def rows_of(batches: np.ndarray) -> dict[str, np.ndarray]:
+def rows_of(batches: Shaped[np.ndarray, " rows"]) -> dict[str, Int[np.ndarray, "_"]]:
     """The rows of each batch, in the order of their names."""
     names, codes = np.unique(batches.astype(str), return_inverse=True)
     order = np.argsort(codes, kind="stable")
@@ -132,7 +148,9 @@ def rows_of(batches: np.ndarray) -> dict[str, np.ndarray]:
     )
 
 
-def check_controls(batches: np.ndarray, controls: np.ndarray, columns: Columns) -> dict[str, int]:
+def check_controls(
+    batches: Shaped[np.ndarray, " rows"], controls: Bool[np.ndarray, " rows"], columns: Columns
+) -> dict[str, int]:
     """Number of controls in each batch.
 
     Raises:

@@ -20,6 +20,7 @@ so its resolution is 1 / n.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.statistics.permutation import p_values, share_at_least
@@ -28,7 +29,11 @@ DRAWS = 2000
 GATHERED = 10**7  # numbers at once
 
 
-def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int) -> np.ndarray:
+def _mean_cosine(
+    sums: Float64[np.ndarray, "sets dim"],
+    lengths: Float64[np.ndarray, " sets"],
+    count: Int[np.ndarray, " sets"] | int,
+) -> Float64[np.ndarray, " sets"]:
     """Mean cosine over pairs, from the sum of unit rows: (|sum|^2 - sum of squared lengths) / (k (k
     - 1)).
     """
@@ -38,7 +43,9 @@ def _mean_cosine(sums: np.ndarray, lengths: np.ndarray, count: np.ndarray | int)
     )
 
 
-def group_sums(values: np.ndarray, codes: np.ndarray, groups: int) -> np.ndarray:
+def group_sums(
+    values: Float[np.ndarray, "rows dim"], codes: Int[np.ndarray, " rows"], groups: int
+) -> Float64[np.ndarray, "{groups} dim"]:
     """Sum of the rows of each group, float64 [groups, dim]."""
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes, minlength=groups)
@@ -63,15 +70,17 @@ class Consistency:
       null: what the null was.
     """
 
-    names: np.ndarray
-    replicates: np.ndarray
-    cosine: np.ndarray
-    p: np.ndarray
-    honest_p: np.ndarray
+    names: Shaped[np.ndarray, " perturbations"]
+    replicates: Int[np.ndarray, " perturbations"]
+    cosine: Float64[np.ndarray, " perturbations"]
+    p: Float64[np.ndarray, " perturbations"]
+    honest_p: Float64[np.ndarray, " perturbations"]
     null: str
 
 
-def random_sets(codes: np.ndarray, count: int, draws: int, seed: int) -> np.ndarray:
+def random_sets(
+    codes: Int[np.ndarray, " rows"], count: int, draws: int, seed: int
+) -> Int[np.ndarray, "sets {count}"]:
     """Row numbers of random sets of wells of different perturbations, int64 [at most draws, count]."""
     rng = np.random.default_rng(seed)
     sets = np.stack([rng.choice(len(codes), count, replace=False) for _ in range(draws)])
@@ -80,20 +89,22 @@ def random_sets(codes: np.ndarray, count: int, draws: int, seed: int) -> np.ndar
     return sets[different] if different.mean() >= 0.5 else sets
 
 
-def _blocks(sets: np.ndarray, dim: int) -> list[np.ndarray]:
+def _blocks(sets: Int[np.ndarray, "sets count"], dim: int) -> list[Int[np.ndarray, "_ count"]]:
     return np.array_split(sets, -(-sets.size * dim // GATHERED))
 
 
-def _cosine_of_sets(units: np.ndarray, sets: np.ndarray) -> np.ndarray:
+def _cosine_of_sets(
+    units: Float64[np.ndarray, "rows dim"], sets: Int[np.ndarray, "sets count"]
+) -> Float64[np.ndarray, " sets"]:
     chosen = units[sets.ravel()].reshape(*sets.shape, -1)
     return _mean_cosine(chosen.sum(1), (chosen**2).sum((1, 2)), sets.shape[1])
 
 
 def consistency(
-    features: np.ndarray,
-    labels: np.ndarray,
+    features: Float[np.ndarray, "wells dim"],
+    labels: Shaped[np.ndarray, " wells"],
     *,
-    unexpressed: np.ndarray | None = None,
+    unexpressed: Bool[np.ndarray, " wells"] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Consistency:

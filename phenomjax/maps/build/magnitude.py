@@ -14,6 +14,7 @@ over all batches.
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float64, Int
 
 from phenomjax.statistics.permutation import p_values
 from phenomjax.statistics.ties import TIED
@@ -31,12 +32,12 @@ class Magnitude:
       tied: distances that differ by less are equal (`statistics.ties`), in units of the features.
     """
 
-    distance: np.ndarray
-    p: np.ndarray
+    distance: Float64[np.ndarray, " groups"]
+    p: Float64[np.ndarray, " groups"]
     tied: float
 
 
-def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+def energy_distance(x: Float[np.ndarray, "n dim"], y: Float[np.ndarray, "m dim"]) -> float:
     """E(X, Y) of two samples, float [n, dim] and [m, dim]."""
     from scipy.spatial.distance import cdist
 
@@ -44,10 +45,10 @@ def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def magnitudes(
-    features: np.ndarray,
-    codes: np.ndarray,
+    features: Float[np.ndarray, "wells dim"],
+    codes: Int[np.ndarray, " wells"],
     groups: int,
-    controls: np.ndarray,
+    controls: Float[np.ndarray, "controls dim"],
     *,
     draws: int,
     seed: int = 0,
@@ -88,7 +89,12 @@ def magnitudes(
     return Magnitude(distance, p, tied)
 
 
-def _null(among: np.ndarray, count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+def _null(
+    among: Float64[np.ndarray, "controls controls"],
+    count: int,
+    draws: int,
+    rng: np.random.Generator,
+) -> Float64[np.ndarray, " {draws}"]:
     """Energy distances of random sets of controls to the controls that are left, from the distances
     among all, float64 [draws].
     """

@@ -12,10 +12,11 @@ of a million random ones (seed 0).
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import numpy as np
 import tyro
+from jaxtyping import Float32, Float64, Int
 
 from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.recall import sorted_null
@@ -29,6 +30,9 @@ from phenomjax.system.files import write_json
 
 log = logging.getLogger("phenomjax")
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(TableOptions):
@@ -40,6 +44,15 @@ class Options(TableOptions):
     """neighbours a side"""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """write them too"""
+
+
+class Neighbour(TypedDict):
+    """One entity near another; its target gene, and the share of pairs that are as near."""
+
+    name: str
+    gene: str
+    cosine: float
+    p: float
 
 
 def run(options: Options) -> int:
@@ -84,9 +97,13 @@ def run(options: Options) -> int:
 
 
 def _sides(
-    cosine: np.ndarray, who, chosen: np.ndarray, null: np.ndarray, top: int
-) -> dict[str, list[dict]]:  # who: pd.DataFrame
-    sides = {}
+    cosine: Float64[np.ndarray, " rows"],
+    who: "pd.DataFrame",
+    chosen: Int[np.ndarray, " some"],
+    null: Float32[np.ndarray, " pairs"],
+    top: int,
+) -> dict[str, list[Neighbour]]:
+    sides: dict[str, list[Neighbour]] = {}
     for side, sign in (("similar", 1), ("opposite", -1)):
         order = chosen[np.argsort(-sign * cosine[chosen], kind="stable")][:top]
         place = (ties.less if sign > 0 else ties.at_most)(null, cosine[order])

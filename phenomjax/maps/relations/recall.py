@@ -19,8 +19,10 @@ weight w_i, and pair (i, j) counts w_i w_j times. The null is held fixed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Num
 
 from phenomjax.maps.relations.cosines import upper_blocks
 from phenomjax.statistics import ties
@@ -31,14 +33,18 @@ LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 
 
-def recall_of(null: np.ndarray, query: np.ndarray, low: float, high: float) -> float:
+def recall_of(
+    null: Num[np.ndarray, " null"], query: Num[np.ndarray, " pairs"], low: float, high: float
+) -> float:
     """The definition, with the whole null at hand; values that tie (`ties`) count as equal."""
     null = np.sort(null)
     left, right = ties.less(null, query) / len(null), ties.at_most(null, query) / len(null)
     return float(((right <= low) | (left >= high)).mean())
 
 
-def order_statistics(rows: np.ndarray, ranks: Sequence[int], seed: int = 0) -> np.ndarray:
+def order_statistics(
+    rows: Float32[np.ndarray, "rows dim"], ranks: Sequence[int], seed: int = 0
+) -> Float32[np.ndarray, " ranks"]:
     """The ranks-th smallest (from 0) cosines of all pairs i < j of unit rows, exactly, float32
     [ranks].
 
@@ -69,7 +75,9 @@ def order_statistics(rows: np.ndarray, ranks: Sequence[int], seed: int = 0) -> n
         margin = margin * 4
 
 
-def _at(ordered: np.ndarray, share: np.ndarray, sign: int) -> np.ndarray:
+def _at(
+    ordered: Float32[np.ndarray, " sample"], share: Float[np.ndarray, " ranks"], sign: int
+) -> Float32[np.ndarray, " ranks"]:
     """Quantiles of a sorted sample; beyond its ends -2 or 2, which no cosine passes."""
     place = np.floor(share * len(ordered)).astype(int)
     values = ordered[np.clip(place, 0, len(ordered) - 1)]
@@ -79,8 +87,10 @@ def _at(ordered: np.ndarray, share: np.ndarray, sign: int) -> np.ndarray:
 
 
 def _count(
-    rows: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
+    rows: Float32[np.ndarray, "rows dim"],
+    low: Float32[np.ndarray, " ranks"],
+    high: Float32[np.ndarray, " ranks"],
+) -> tuple[Int[np.ndarray, " ranks"], list[Float32[np.ndarray, "_"]]]:
     """In one pass over all pairs: how many lie below each bracket, and those that lie in it."""
     below = np.zeros(len(low), np.int64)
     inside: list[list[np.ndarray]] = [[] for _ in low]
@@ -96,7 +106,7 @@ def _count(
     return below, [np.concatenate(parts) for parts in inside]
 
 
-def all_cosines(rows: np.ndarray) -> np.ndarray:
+def all_cosines(rows: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, " pairs"]:
     """The cosines of all pairs i < j of unit rows, float32; for maps whose square fits the memory."""
     parts = [np.empty(0, np.float32)]
     for _, block in upper_blocks(rows):
@@ -107,7 +117,9 @@ def all_cosines(rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def sampled_cosines(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def sampled_cosines(
+    rows: Float32[np.ndarray, "rows dim"], count: int, seed: int
+) -> Float32[np.ndarray, " pairs"]:
     """Cosines of `count` random pairs of different rows (a row drawn with itself is left out),
     float32.
     """
@@ -115,7 +127,9 @@ def sampled_cosines(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
     return pair_cosines(rows, pairs[pairs[:, 0] != pairs[:, 1]])
 
 
-def sorted_null(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+def sorted_null(
+    rows: Float32[np.ndarray, "rows dim"], seed: int = 0
+) -> Float32[np.ndarray, " pairs"]:
     """All cosines of a map, sorted, where they are at most SAMPLE; else those of SAMPLE random
     pairs (a share is off by .0005 at most).
     """
@@ -123,7 +137,9 @@ def sorted_null(rows: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.sort(all_cosines(rows) if pairs <= SAMPLE else sampled_cosines(rows, SAMPLE, seed))
 
 
-def pair_cosines(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def pair_cosines(
+    rows: Float32[np.ndarray, "rows dim"], pairs: Int[np.ndarray, "pairs 2"]
+) -> Float32[np.ndarray, " pairs"]:
     """Cosine of each pair of unit rows, float32 [pairs]."""
     parts = [
         np.einsum("pd,pd->p", rows[part[:, 0]], rows[part[:, 1]])
@@ -132,17 +148,29 @@ def pair_cosines(rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
+class Curve(TypedDict, total=False):
+    """Recall over thresholds: the share of all pairs that is called (both tails together), that of
+    the known pairs among them, and its interval, if it is known.
+    """
+
+    share: list[float]
+    recall: list[float]
+    low: list[float]
+    high: list[float]
+    pairs: int
+
+
 @dataclass(frozen=True)
 class Bounds:
     """A known pair is recalled when its cosine is less than `low` or greater than `high`, and does
     not tie with it.
     """
 
-    low: np.ndarray  # float32 [thresholds]
-    high: np.ndarray
+    low: Float32[np.ndarray, " thresholds"]
+    high: Float32[np.ndarray, " thresholds"]
 
-    def hits(self, cosine: np.ndarray) -> np.ndarray:
-        """bool [thresholds, pairs]."""
+    def hits(self, cosine: Float[np.ndarray, " pairs"]) -> Bool[np.ndarray, "thresholds pairs"]:
+        """Which pairs are recalled at which thresholds."""
         tied = np.float32(ties.TIED)
         return (cosine < self.low[:, None] - tied) | (cosine > self.high[:, None] + tied)
 
@@ -180,7 +208,7 @@ def bounds_of(count: int, thresholds: Sequence[tuple[float, float]]) -> list[int
 
 
 def bounds(
-    rows: np.ndarray,
+    rows: Float32[np.ndarray, "rows dim"],
     thresholds: Sequence[tuple[float, float]] = THRESHOLDS,
     *,
     null_pairs: int = 0,
@@ -210,8 +238,10 @@ def bounds(
 
 
 def recalled(
-    rows: np.ndarray, pairs: np.ndarray, thresholds: Sequence[tuple[float, float]] = THRESHOLDS
-) -> np.ndarray:
+    rows: Float32[np.ndarray, "rows dim"],
+    pairs: Int[np.ndarray, "pairs 2"],
+    thresholds: Sequence[tuple[float, float]] = THRESHOLDS,
+) -> Bool[np.ndarray, "thresholds pairs"]:
     """Which known pairs are recalled at each (low, high), bool [thresholds, pairs].
 
     Args:
@@ -221,7 +251,11 @@ def recalled(
     return bounds(rows, thresholds).hits(pair_cosines(rows, pairs))
 
 
-def curve(null: np.ndarray, cosine: np.ndarray, tails: np.ndarray) -> np.ndarray:
+def curve(
+    null: Float[np.ndarray, " null"],
+    cosine: Float[np.ndarray, " pairs"],
+    tails: Float[np.ndarray, " tails"],
+) -> Float[np.ndarray, " tails"]:
     """Recall at (t, 1 - t) for each t, against a sorted null."""
     left, right = ties.less(null, cosine) / len(null), ties.at_most(null, cosine) / len(null)
     deepest = np.sort(np.minimum(right, 1 - left))

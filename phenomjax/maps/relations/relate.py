@@ -16,14 +16,14 @@ pairs of the map (as in the recall of known relationships), or the pairs among t
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
-from jaxtyping import Float32, Float64, Int, Int64
+from jaxtyping import Float32, Float64, Int, Int64, Shaped
 
 from phenomjax.maps.relations.cosines import (
     BINS,
@@ -44,6 +44,9 @@ from phenomjax.system.files import replacing, write_json
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROW_GROUP = 10**6
 
@@ -83,8 +86,13 @@ def largest(
 
 
 def top_k(
-    rows: np.ndarray, columns: np.ndarray, k: int, own: np.ndarray | None = None
-) -> Iterator[tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    rows: Float32[np.ndarray, "rows dim"],
+    columns: Float32[np.ndarray, "columns dim"],
+    k: int,
+    own: Int[np.ndarray, " rows"] | None = None,
+) -> Iterator[
+    tuple[int, dict[str, tuple[Int64[np.ndarray, "block k"], Float32[np.ndarray, "block k"]]]]
+]:
     """The k most similar and the k most opposite columns of each row, exactly.
 
     Args:
@@ -108,7 +116,9 @@ def top_k(
             signed = block if sign > 0 else np.negative(block, out=block)
             signed[there, mine] = -np.inf
 
-            def exact(row: int, chosen: np.ndarray, sign=sign, start=start) -> np.ndarray:
+            def exact(
+                row: int, chosen: Int[np.ndarray, " some"], sign=sign, start=start
+            ) -> Float64[np.ndarray, " some"]:
                 return sign * exact_cosines(rows[[start + row]], columns[chosen])[0]
 
             found = largest(signed, k, exact)
@@ -118,8 +128,12 @@ def top_k(
 
 
 def neighbours(
-    rows: np.ndarray, names: np.ndarray, kinds: np.ndarray, k: int, null: np.ndarray
-):  # -> Iterator[pa.Table]
+    rows: Float32[np.ndarray, "rows dim"],
+    names: Shaped[np.ndarray, " rows"],
+    kinds: Shaped[np.ndarray, " rows"],
+    k: int,
+    null: Int64[np.ndarray, " bins"],
+) -> Iterator["pa.Table"]:
     """The k most similar and most opposite of each entity among each kind, with p-values; a table a
     block, names stored once.
 
@@ -134,7 +148,7 @@ def neighbours(
     kind_codes = np.searchsorted(groups, kinds.astype(str))
     names_stored, kinds_stored = pa.array(names.astype(str)), pa.array(groups)
 
-    def stored(codes: np.ndarray, values: pa.Array) -> pa.DictionaryArray:
+    def stored(codes: Int[np.ndarray, " n"], values: "pa.Array") -> "pa.DictionaryArray":
         return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), values)
 
     progress = Progress("relate", len(rows) * len(groups), "rows")
@@ -167,7 +181,7 @@ def neighbours(
             progress.update(count)
 
 
-def write_tables(path: Path, tables) -> int:  # tables: Iterable[pa.Table]
+def write_tables(path: Path, tables: Iterable["pa.Table"]) -> int:
     """Writes tables to one Parquet file, in row groups of about ROW_GROUP rows (each stores the
     names once); returns the rows.
     """

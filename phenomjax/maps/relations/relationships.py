@@ -16,12 +16,16 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+from jaxtyping import Int, Shaped
 
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAIR_COLUMNS = (
     ("entity1", "entity2"),
@@ -48,6 +52,17 @@ CLUSTER_COLUMNS = (
 MEMBERS = re.compile(r"[\s;,|]+")
 
 
+class Unmatched(TypedDict):
+    """What of a source is not in a map: how many of its symbols, five of them, and how many would
+    be there if capitals did not matter.
+    """
+
+    symbols: int
+    symbols_not_in_map: int
+    examples: list[str]
+    symbols_that_differ_in_case: int
+
+
 @dataclass(frozen=True)
 class Relationships:
     """Pairs of entities that are known to belong together.
@@ -61,7 +76,7 @@ class Relationships:
     """
 
     name: str
-    pairs: np.ndarray
+    pairs: Shaped[np.ndarray, "pairs 2"]
     read: int
     self_pairs: int
     duplicates: int
@@ -72,7 +87,7 @@ class Relationships:
         """All entities named."""
         return set(self.pairs.ravel().tolist())
 
-    def within(self, names: np.ndarray) -> np.ndarray:
+    def within(self, names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, "matched 2"]:
         """Rows of a map for each pair of which both entities are in it, int64 [matched, 2]."""
         import pandas as pd
 
@@ -82,10 +97,8 @@ class Relationships:
         )
         return rows[(rows >= 0).all(1)]
 
-    def describe_unmatched(self, names: np.ndarray) -> dict[str, Any]:
-        """How many of the symbols are not in the map, some of them, and how many would be if case
-        did not matter.
-        """
+    def describe_unmatched(self, names: Shaped[np.ndarray, " rows"]) -> Unmatched:
+        """What is not in the map."""
         symbols, known = self.symbols, set(names.tolist())
         missing = sorted(symbols - known)
         upper = {str(name).upper() for name in known}
@@ -97,7 +110,7 @@ class Relationships:
         }
 
 
-def filtered(pairs: np.ndarray) -> tuple[np.ndarray, int, int]:
+def filtered(pairs: Shaped[np.ndarray, "pairs 2"]) -> tuple[Shaped[np.ndarray, "kept 2"], int, int]:
     """Sorts each pair, drops self pairs and duplicates: (pairs [n, 2], self pairs, duplicates)."""
     if not len(pairs):
         return np.empty((0, 2), object), 0, 0
@@ -152,7 +165,7 @@ def read_relationships(path: str | Path) -> Relationships:
     return Relationships(name, pairs, len(found), own, duplicates, sha256(path))
 
 
-def _pairs_of_table(text: str, header: str) -> np.ndarray | None:
+def _pairs_of_table(text: str, header: str) -> Shaped[np.ndarray, "pairs 2"] | None:
     """Pairs of a table with a header that is known, or None."""
     separator = max(("\t", ",", ";"), key=header.count)
     names = [field.strip().strip('"').lower() for field in header.split(separator)]
@@ -168,7 +181,7 @@ def _pairs_of_table(text: str, header: str) -> np.ndarray | None:
     return None
 
 
-def _table(text: str, separator: str):  # -> pd.DataFrame
+def _table(text: str, separator: str) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.read_csv(
@@ -182,7 +195,7 @@ def _table(text: str, separator: str):  # -> pd.DataFrame
     )
 
 
-def _pairs_of_clusters(lines: list[str], path: Path) -> np.ndarray:
+def _pairs_of_clusters(lines: list[str], path: Path) -> Shaped[np.ndarray, "pairs 2"]:
     fields = [line.rstrip("\r\n").split("\t") for line in lines]
     if (
         all(len(row) == 2 for row in fields)
@@ -199,7 +212,7 @@ def _pairs_of_clusters(lines: list[str], path: Path) -> np.ndarray:
     )
 
 
-def _all_pairs(clusters: list[list[str]]) -> np.ndarray:
+def _all_pairs(clusters: list[list[str]]) -> Shaped[np.ndarray, "pairs 2"]:
     parts = []
     for cluster in clusters:
         members = np.unique([gene for gene in cluster if gene])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Shaped
 
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -35,7 +36,7 @@ class Columns:
     dose: str = "concentration"
     kind: str = "perturbation_type"
 
-    def batches(self, metadata: "pd.DataFrame") -> np.ndarray:
+    def batches(self, metadata: "pd.DataFrame") -> Shaped[np.ndarray, " rows"]:
         """Name of each row's batch, str [rows].
 
         Raises:
@@ -58,7 +59,7 @@ class Columns:
             joined = joined + "/" + part
         return joined.to_numpy(object)
 
-    def controls(self, metadata: "pd.DataFrame") -> np.ndarray:
+    def controls(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
         """Which rows are negative controls, bool [rows].
 
         Raises:
@@ -71,7 +72,7 @@ class Columns:
             require(metadata, self.control, "--control")
         return query_rows(metadata, self.control, "--control")
 
-    def treatments(self, metadata: "pd.DataFrame") -> np.ndarray:
+    def treatments(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
         """Which rows are perturbations under study, bool [rows].
 
         Not the negative controls, nor rows without a name of a perturbation; by default also not
@@ -109,7 +110,7 @@ def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
     return metadata[name]
 
 
-def _booleans(metadata: "pd.DataFrame", name: str) -> np.ndarray:
+def _booleans(metadata: "pd.DataFrame", name: str) -> Bool[np.ndarray, " rows"]:
     values = metadata[name]
     if values.dtype == bool:
         return values.to_numpy()
@@ -123,7 +124,7 @@ def _booleans(metadata: "pd.DataFrame", name: str) -> np.ndarray:
     return text.isin(["true", "1", "1.0"]).to_numpy()
 
 
-def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> np.ndarray:
+def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> Bool[np.ndarray, " rows"]:
     """Rows for which a pandas query holds, bool [rows]."""
     try:
         answer = np.asarray(metadata.eval(query, engine="python"))

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from jaxtyping import Float, Num
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
@@ -31,7 +32,7 @@ log = logging.getLogger("phenomjax")
 MEASURES = ("mean", "std", "median", "mad", "lower_quartile", "upper_quartile", "min", "max")
 
 
-def intensities(image: np.ndarray) -> np.ndarray:
+def intensities(image: Num[np.ndarray, "height width channels"]) -> Float[np.ndarray, " measures"]:
     """MEASURES of each channel: uint8 or uint16 [height, width, C] -> float64 [C * len(MEASURES)],
     channel by channel.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Shaped
 
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
@@ -96,7 +97,7 @@ def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
     return rows
 
 
-def targets_of(profiles: Profiles, columns: Columns) -> np.ndarray:
+def targets_of(profiles: Profiles, columns: Columns) -> Shaped[np.ndarray, " rows"]:
     """Target gene of each row, "" where there is none, object [rows]."""
     if columns.gene not in profiles.metadata.columns:
         return np.full(len(profiles), "", object)

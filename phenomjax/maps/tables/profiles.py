@@ -4,13 +4,16 @@ Profiles with one row a perturbation.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Record: TypeAlias = dict[str, Any]  # as JSON has it
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Profiles:
     features: Float32[np.ndarray, "rows dim"]
     metadata: "pd.DataFrame"
     names: tuple[str, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Record = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -48,7 +51,7 @@ class Profiles:
         kept = tuple(names) if names is not None else feature_names(features.shape[1])
         return replace(self, features=np.asarray(features, np.float32), names=kept)
 
-    def after(self, command: str, **what: Any) -> "Profiles":
+    def after(self, command: str, **what: object) -> "Profiles":
         """The same profiles, with one more step in their provenance."""
         steps = [*self.provenance.get("steps", []), {"command": command, **what}]
         return replace(self, provenance={**self.provenance, "steps": steps})

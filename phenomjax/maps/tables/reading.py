@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
 
-from phenomjax.maps.tables.profiles import Profiles, feature_names
+from phenomjax.maps.tables.profiles import Profiles, Record, feature_names
 from phenomjax.maps.tables.writing import provenance_beside
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
@@ -176,7 +176,7 @@ def _read_embeddings(path: Path, block: int | None) -> Profiles:
     )
 
 
-def embeddings_record(path: Path) -> dict[str, Any]:
+def embeddings_record(path: Path) -> Record:
     """What an embeddings folder says of itself.
 
     Raises:
@@ -223,7 +223,7 @@ def open_array(path: Path) -> "tensorstore.TensorStore":
 def _read_table(path: Path, features_regex: str | None) -> Profiles:
     import pandas as pd
 
-    provenance: dict[str, Any] = {}
+    provenance: Record = {}
     recorded: list[str] | None = None
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq

@@ -12,12 +12,14 @@ import base64
 import html
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
+from jaxtyping import Float, Float32
 
 from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.relations.cosines import histogram
@@ -26,7 +28,9 @@ from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.options import Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
-from phenomjax.maps.views.pictures import read_names, same_rows, umap
+from phenomjax.maps.views import thumbnails
+from phenomjax.maps.views.draw import read_names, same_rows, umap
+from phenomjax.maps.views.thumbnails import Thumbnails
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.statistics.ties import TIED
 from phenomjax.system.errors import UserError
@@ -99,11 +103,9 @@ def run(options: Options) -> int:
         arm = arms.read_arms(options.genes, options.centromeres).set_index("gene")["arm"]
         table["arm"] = table["gene"].map(arm).where(table["kind"] == "gene").fillna("").astype(str)
     names = choose(read_names(options.names), table)
-    pictures = None
+    images = None
     if options.bank:
-        from phenomjax.maps.views import thumbnails
-
-        pictures = thumbnails.collect(
+        images = thumbnails.collect(
             options.bank,
             table,
             raw.metadata,
@@ -119,13 +121,13 @@ def run(options: Options) -> int:
         title=options.title,
         start=names,
         layout=options.layout,
-        pictures=pictures,
+        images=images,
         precision=options.precision,
         max_bytes=options.max_mb * 1e6,
         seed=options.seed,
     )
     write_text(out, text)
-    count = sum(map(len, pictures["rows"].values())) if pictures else 0
+    count = sum(map(len, images.rows.values())) if images else 0
     log.info(
         "wrote %s: %d perturbations, %d pictures, %.1f MB. Open it in a browser: it needs no"
         " network.",
@@ -144,7 +146,7 @@ def page(
     title: str = "Map of biology",
     start: list[int] | None = None,
     layout: str = "umap",
-    pictures: dict[str, Any] | None = None,
+    images: Thumbnails | None = None,
     precision: str = "auto",
     max_bytes: float = 1e8,
     seed: int = 42,
@@ -156,7 +158,7 @@ def page(
       table: of `entities`, may have a column arm.
       start: rows shown first; by default the row with the nearest neighbour.
       layout: umap, pca or none: of the scatter, computed from the last map.
-      pictures: of `thumbnails.collect`.
+      images: of the cells.
       precision: float16, int8 or auto (float16 where both maps fit into a fifth of `max_bytes`).
       max_bytes: the profiles take at most so much; they are projected on their main axes until they
         do.
@@ -207,9 +209,9 @@ def page(
         "start": start[0] if start else _first(shown, table),
         "set": start if start and len(start) > 1 else [],
         "layout": text,
-        "thumbnails": {} if pictures is None else pictures["rows"],
-        "controls": [] if pictures is None else pictures["controls"],
-        "channels": "" if pictures is None else pictures["channels"],
+        "thumbnails": {} if images is None else images.rows,
+        "controls": [] if images is None else images.controls,
+        "channels": "" if images is None else images.channels,
         "precision": (
             f"The page keeps {min(dims, largest)} of {largest} numbers a profile, as {precision}:"
             f" its cosines are off by {max(e[0] for e in errors):.4f} on average and"
@@ -247,7 +249,7 @@ def page(
 
 
 def pack(
-    vectors: np.ndarray, precision: str, dims: int, seed: int = 0
+    vectors: Float[np.ndarray, "rows dim"], precision: str, dims: int, seed: int = 0
 ) -> tuple[str, tuple[float, float]]:
     """Unit vectors as base64 in `dims` numbers a row, and how far off their cosines are: (text,
     (mean, greatest error)).
@@ -274,7 +276,9 @@ def pack(
     return base64.b64encode(codes.tobytes()).decode(), (float(error.mean()), float(error.max()))
 
 
-def place(vectors: np.ndarray, layout: str, seed: int) -> tuple[np.ndarray | None, str]:
+def place(
+    vectors: Float32[np.ndarray, "rows dim"], layout: str, seed: int
+) -> tuple[Float[np.ndarray, "rows 2"] | None, str]:
     """Points of the scatter in the unit square, float32 [rows, 2], and what they are in words."""
     if layout == "none" or len(vectors) < 5:
         return None, ""
@@ -294,7 +298,7 @@ def place(vectors: np.ndarray, layout: str, seed: int) -> tuple[np.ndarray | Non
     return 0.02 + 0.96 * (xy - low) / np.maximum(high - low, 1e-9), text
 
 
-def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
+def _first(vectors: Float32[np.ndarray, "rows dim"], table: "pd.DataFrame") -> int:
     """A gene with a near neighbour, of the first thousand (a compound, where there are no genes): a
     start that shows something.
     """
@@ -309,7 +313,7 @@ def _first(vectors: np.ndarray, table: "pd.DataFrame") -> int:
     return int(rows[np.argmax(nearest >= nearest.max() - TIED)])
 
 
-def _json(data: dict[str, Any]) -> str:
+def _json(data: Mapping[str, object]) -> str:
     """JSON inside HTML: without `<`, no text can end the script or open a comment; without the two
     line ends of JSON, none breaks it.
     """

@@ -1,4 +1,4 @@
-"""The pictures of a map as matplotlib figures: heat maps, UMAP, recall curves. For readers who do
+"""A map as matplotlib figures: heat maps, UMAP, recall curves. For readers who do
 not code.
 
 Colours are safe for the colour-blind (Okabe & Ito for groups, blue to red for cosines); groups
@@ -7,11 +7,13 @@ differ in their marker too.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
-from phenomjax.figures.style import COLOURS, COSINES, GREY
+from phenomjax.figures.style import COLOURS, COSINES, DARK, GREY, HEADING, LIGHT, open_frame
+from phenomjax.maps.relations.recall import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +24,10 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
 def heat_map(
     names: Sequence[str],
-    lower: np.ndarray,
-    upper: np.ndarray | None = None,
+    lower: Float[np.ndarray, "n n"],
+    upper: Float[np.ndarray, "n n"] | None = None,
     *,
-    tree: np.ndarray | None = None,
+    tree: Float[np.ndarray, "merges 4"] | None = None,
     what: tuple[str, str] = ("raw", "corrected"),
     title: str = "",
 ) -> "Figure":
@@ -92,7 +94,7 @@ def heat_map(
 
 
 def scatter(
-    xy: np.ndarray,
+    xy: Float[np.ndarray, "n 2"],
     groups: Sequence[str],
     *,
     names: Sequence[str] = (),
@@ -123,7 +125,7 @@ def scatter(
             xy[rest, 0],
             xy[rest, 1],
             s=size * 0.7,
-            c="#c8c8c8",
+            c=LIGHT,
             linewidths=0,
             label=f"other ({rest.sum():,})",
             rasterized=True,
@@ -145,8 +147,8 @@ def scatter(
     axis.set_ylabel(axis_names[1])
     axis.set_xticks([])  # distances of UMAP have no unit
     axis.set_yticks([])
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(title, fontsize=11, fontweight="bold", loc="left")
+    open_frame(axis)
+    axis.set_title(title, loc="left", **HEADING)
     axis.legend(
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
@@ -159,7 +161,11 @@ def scatter(
 
 
 def place_labels(
-    axis: "Axes", points: np.ndarray, texts: Sequence[str], font: float = 7.0, size: float = 16.0
+    axis: "Axes",
+    points: Float[np.ndarray, "n 2"],
+    texts: Sequence[str],
+    font: float = 7.0,
+    size: float = 16.0,
 ) -> int:
     """Writes texts beside ringed points where they cover no other text; leaves out what finds no
     place. Returns how many were written.
@@ -227,7 +233,7 @@ def place_labels(
 
 
 def recall_curves(
-    curves: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    curves: Mapping[str, Mapping[str, Curve]],
     *,
     title: str = "Recall of known relationships",
 ) -> "Figure":
@@ -271,7 +277,7 @@ def recall_curves(
             f"{min(pairs):,}" if min(pairs) == max(pairs) else f"{min(pairs):,} to {max(pairs):,}"
         )
         axis.set_title(f"{source}\n{count} known pairs", fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
+        open_frame(axis)
         axis.set_xlim(0, share.max() * 1.02)
         axis.set_ylim(0, 1)
     for axis in axes[len(sources) :]:
@@ -280,20 +286,20 @@ def recall_curves(
         "share of all pairs that is called: the most alike and the most opposite", fontsize=9
     )
     figure.supylabel("share of known pairs found", fontsize=9)
-    figure.suptitle(title, fontsize=11, fontweight="bold")
+    figure.suptitle(title, **HEADING)
     figure.legend(
         lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False
     )
     return figure
 
 
-def _draw_tree(axis: "Axes", tree: np.ndarray, n: int) -> None:
+def _draw_tree(axis: "Axes", tree: Float[np.ndarray, "merges 4"], n: int) -> None:
     from scipy.cluster import hierarchy
 
     drawn = hierarchy.dendrogram(tree, no_plot=True)
     for x, y in zip(drawn["icoord"], drawn["dcoord"], strict=True):
         # SciPy puts leaf i at 10 i + 5
-        axis.plot((np.array(x) - 5) / 10, y, color="#555555", linewidth=0.7)
+        axis.plot((np.array(x) - 5) / 10, y, color=DARK, linewidth=0.7)
     axis.set_xlim(-0.5, n - 0.5)
     axis.set_ylim(0, None)
     axis.set_axis_off()

@@ -1,13 +1,15 @@
-"""Small pictures of the cells of each perturbation, from an image bank, for the page of `maps
+"""Small images of the cells of each perturbation, from an image bank, for the page of `maps
 explore`.
 """
 
 import base64
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Num
 
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.system.errors import UserError
@@ -18,9 +20,26 @@ log = logging.getLogger("phenomjax")
 if TYPE_CHECKING:
     import pandas as pd
 
+    from phenomjax.data.images.bank import ImageBank
+
 CROP_PX = 256  # the middle of a field that is shown
 SAMPLE = 24  # images that set black and white of each channel
 COLOUR_NAMES = ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """Small images of cells, each [data URL, caption].
+
+    Attributes:
+      rows: of the rows of the map that have any.
+      controls: of some controls.
+      channels: what the colours are.
+    """
+
+    rows: dict[int, list[list[str]]]
+    controls: list[list[str]]
+    channels: str
 
 
 def collect(
@@ -33,7 +52,7 @@ def collect(
     side: int = 128,
     most: int = 3000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Thumbnails:
     """Pictures of the map's perturbations and of controls.
 
     Args:
@@ -46,8 +65,7 @@ def collect(
         get any.
 
     Returns:
-      {"rows": {row of the map: [[data URL, caption], ...]}, "controls": the same for controls,
-      "channels": what the colours are}.
+      Them, with their captions.
 
     Raises:
       UserError: no perturbation of the map is in the bank.
@@ -99,7 +117,7 @@ def collect(
     low, high = _limits(bank, images["_row"].head(SAMPLE).tolist(), planes)
     progress = Progress("pictures", sum(map(len, chosen.values())), "pictures")
 
-    def picture(index: int) -> list[str]:
+    def thumbnail(index: int) -> list[str]:
         image = bank.read(index)
         height, width = image.shape[:2]
         size = min(height, width, CROP_PX)
@@ -121,21 +139,17 @@ def collect(
             f"{what}, {caption}",
         ]
 
-    rows = {}
+    rows: dict[int, list[list[str]]] = {}
     for row, indices in chosen.items():
         if indices:
-            rows[row] = [picture(index) for index in indices]
+            rows[row] = [thumbnail(index) for index in indices]
             progress.update(len(indices))
     legend = ", ".join(
         f"{colour} is {bank.channels[i]}"
         for colour, i in zip(COLOUR_NAMES, planes, strict=True)
         if i is not None
     )
-    return {
-        "rows": rows,
-        "controls": [picture(index) for index in controls],
-        "channels": f"Colours: {legend}.",
-    }
+    return Thumbnails(rows, [thumbnail(index) for index in controls], f"Colours: {legend}.")
 
 
 def _spread(group: "pd.DataFrame", count: int) -> list[int]:
@@ -150,7 +164,9 @@ def _spread(group: "pd.DataFrame", count: int) -> list[int]:
     )
 
 
-def _limits(bank: Any, rows: list[int], planes: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
+def _limits(
+    bank: "ImageBank", rows: list[int], planes: list[int | None]
+) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
     """Black and white of each colour: the same for all pictures, so that they compare."""
     known = [plane for plane in planes if plane is not None]
     values = np.concatenate(
@@ -161,8 +177,11 @@ def _limits(bank: Any, rows: list[int], planes: list[int | None]) -> tuple[np.nd
 
 
 def _colours(
-    image: np.ndarray, planes: list[int | None], low: np.ndarray, high: np.ndarray
-) -> np.ndarray:
+    image: Num[np.ndarray, "height width channels"],
+    planes: list[int | None],
+    low: Float[np.ndarray, " known"],
+    high: Float[np.ndarray, " known"],
+) -> Float[np.ndarray, "height width 3"]:
     """Red, green and blue in [0, 1], float (h, w, 3)."""
     result, known = np.zeros((*image.shape[:2], 3)), 0
     for colour, plane in enumerate(planes):

@@ -14,7 +14,7 @@ import pytest
 from phenomjax.maps.relations.recall import TAILS, recall_of
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.writing import write
-from phenomjax.maps.views import figures, pictures
+from phenomjax.maps.views import draw, figures
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run
@@ -22,7 +22,7 @@ from tests.maps.test_proximity import simulated_map
 
 UMAP = """
 import numpy as np
-from phenomjax.maps.views.pictures import umap
+from phenomjax.maps.views.draw import umap
 random = np.random.default_rng(0)
 features = np.repeat(5 * random.normal(size=(2, 8)), 7, axis=0) + random.normal(size=(14, 8))
 one, two = umap(features, seed=3), umap(features, seed=3)
@@ -111,10 +111,10 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
     with pytest.raises(UserError, match="same kind of symbols"):
         run("pictures", *words, "--relationships", maps / "foreign.csv")
     with pytest.raises(UserError, match="other rows than the map itself: in row 0"):
-        pictures.same_rows(raw, raw.take(np.arange(len(raw))[::-1]), "other.parquet")
+        draw.same_rows(raw, raw.take(np.arange(len(raw))[::-1]), "other.parquet")
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match="pip install umap-learn"):
-        pictures.umap(raw.features)
+        draw.umap(raw.features)
 
 
 def test_labels_cover_none():

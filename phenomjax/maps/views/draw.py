@@ -1,4 +1,4 @@
-"""Pictures of a map: clustered heat map of chosen genes, UMAP of all perturbations, recall curves,
+"""Figures of a map: clustered heat map of chosen genes, UMAP of all perturbations, recall curves,
 the map in the order of the genome.
 
 Draws what the flags allow, into OUT: heatmap.png (--names), umap.png, recall.png (--relationships),
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
+from jaxtyping import Float, Float32
 
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
@@ -224,7 +225,7 @@ def clustered(
 
 def recall_curves(
     maps: dict[str, Profiles], table: "pd.DataFrame", paths: Sequence[str]
-) -> dict[str, dict[str, dict]]:
+) -> dict[str, dict[str, recall.Curve]]:
     """{source: {map: share, recall, low, high, pairs}} over `recall.TAILS`: share of all pairs called (both
     tails), recall, its 95 % interval.
 
@@ -235,7 +236,7 @@ def recall_curves(
     if not len(rows):
         rows = np.arange(len(table))
     names = table["name"].to_numpy(object)[rows]
-    curves: dict[str, dict[str, dict]] = {}
+    curves: dict[str, dict[str, recall.Curve]] = {}
     for path in paths:
         known = relationships.read_relationships(path)
         pairs = known.within(names)
@@ -262,7 +263,9 @@ def recall_curves(
     return curves
 
 
-def umap(features: np.ndarray, seed: int = 42, neighbors: int = 15) -> np.ndarray:
+def umap(
+    features: Float[np.ndarray, "rows dim"], seed: int = 42, neighbors: int = 15
+) -> Float32[np.ndarray, "rows 2"]:
     """UMAP of the rows by cosine, float32 [rows, 2]; the same for the same seed.
 
     Raises:
@@ -295,7 +298,7 @@ def umap(features: np.ndarray, seed: int = 42, neighbors: int = 15) -> np.ndarra
         return np.asarray(reducer.fit_transform(unit_rows(features, np.float32)), np.float32)
 
 
-def _square(profiles: Profiles, rows: list[int]) -> np.ndarray:
+def _square(profiles: Profiles, rows: list[int]) -> Float32[np.ndarray, "some some"]:
     # exact: the order of the tree hangs on which of two cosines is greater
     vectors = unit_rows(profiles.features[rows], np.float32)
     return np.clip(exact_cosines(vectors, vectors), -1, 1).astype(np.float32)
