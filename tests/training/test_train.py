@@ -66,7 +66,8 @@ def use_devices(monkeypatch, count):
 
 def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert train.run(make_config(optimizer__ema_decay=0.9), straight) == 0
+    changes = {"optimizer__ema_decay": 0.9, "figures__every_steps": 8}
+    assert train.run(make_config(**changes), straight) == 0
     # A signal at step 6, off every checkpoint and log step; at step 8 before its evaluation; and in
     # the middle of that evaluation.
     for stop_at, reached in ((8, 6), (2, 8), (2, 8)):
@@ -76,11 +77,13 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
             "stop_requested",
             lambda calls=calls, stop_at=stop_at: next(calls) == stop_at,
         )
-        code = train.run(make_config(optimizer__ema_decay=0.9), broken)
+        code = train.run(make_config(**changes), broken)
         assert (code, loading.load(broken)[2]) == (75, reached)
     monkeypatch.setattr(messages, "stop_requested", lambda: False)
-    assert train.run(make_config(optimizer__ema_decay=0.9), broken) == 0
+    assert train.run(make_config(**changes), broken) == 0
     assert lines(broken) == lines(straight)
+    pictures = sorted(path.name for path in (broken / "figures").iterdir())
+    assert pictures == ["toy_0000008.png", "toy_0000012.png"]
     equal(loading.load(broken)[1], loading.load(straight)[1])
 
 
