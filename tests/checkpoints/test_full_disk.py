@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from phenomjax import config, train
 from phenomjax.checkpoints import loading, seal, workdir
 from phenomjax.cluster import messages
+from phenomjax.cluster.start import free_port
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from tests.lab import ROOT, warm
 
@@ -84,12 +84,7 @@ def start(folder, log, processes=1, num_steps=STEPS):
     ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     if processes > 1:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            command += [
-                f"--coordinator=127.0.0.1:{s.getsockname()[1]}",
-                f"--num_processes={processes}",
-            ]
+        command += [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     environment = {**os.environ, "TOY_WIDTH": "600", "TOY_STEP_SECONDS": "0.02"}
     return [
         warm.Popen(

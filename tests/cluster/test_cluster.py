@@ -105,9 +105,7 @@ def test_no_silent_single_process():
 
 def start_toys(workdir, count, *flags, **environment):
     """Starts `count` toy processes; stderr and stdout of process i go to WORKDIR.out<i>."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
+    address = f"127.0.0.1:{start.free_port()}"
     command = [
         sys.executable,
         "tests/lab/toy_main.py",

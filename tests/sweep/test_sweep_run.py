@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from phenomjax.cluster.start import free_port
 from tests.lab import ROOT
 from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
 
@@ -254,7 +255,7 @@ def postgres(tmp_path):
     if binaries is None or not (binaries / "initdb").exists():
         pytest.skip("needs a PostgreSQL server (postgres and initdb on the PATH)")
     pytest.importorskip("psycopg")
-    user, data, port = [], tmp_path / "postgres", _free_port()
+    user, data, port = [], tmp_path / "postgres", free_port()
     data.mkdir()
     if os.geteuid() == 0:  # initdb refuses root
         if not shutil.which("setpriv"):
@@ -311,14 +312,6 @@ def postgres(tmp_path):
     yield f"postgresql://sweep@127.0.0.1:{port}/postgres"
     server.send_signal(signal.SIGINT)  # a fast shutdown
     server.wait(30)
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def test_a_study_in_postgresql(tmp_path, postgres):
