@@ -2,7 +2,9 @@
 checkpoint, and mistakes in suites.
 """
 
+import importlib
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +270,23 @@ def test_mistakes_are_told_before_the_first_step(folder, tmp_path, changes, text
     with pytest.raises(UserError, match=text):
         trained(c, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_old_place_of_entries(tmp_path, caplog):
+    """Suite files of before find what they import, and are told the new name."""
+    path = tmp_path / "mine.py"
+    path.write_text(SUITE.replace("phenomjax.probes.suites.suite", "phenomjax.probes.suite"))
+    for name in ("phenomjax.probes.suite", "phenomjax.probes.published"):
+        sys.modules.pop(name, None)
+    assert suite_file.load(str(path)).tasks == suite_file.load(str(_suite(tmp_path))).tasks
+    assert "which is `phenomjax.probes.suites.suite` now" in caplog.text
+    assert importlib.import_module("phenomjax.probes.published").rows("q3", "t", "q3")
+
+
+def _suite(folder):
+    path = folder / "today.py"
+    path.write_text(SUITE)
+    return path
 
 
 @pytest.mark.parametrize(

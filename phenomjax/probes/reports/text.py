@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from phenomjax.probes.reports import figures as reports_figures
+from phenomjax.probes.reports.bars import ordered
 from phenomjax.probes.reports.results import Row, has_value, largest_count, measured
 from phenomjax.probes.reports.verdicts import (
     BEATS,
@@ -218,79 +218,69 @@ def _label(
     tests = splits(own)
     if not tests:
         return []
-    counts = {name: largest_count(r for r in own if r["split"] == name) for name in tests}
-    best = {
-        name: max(
-            (
-                goodness(r)
-                for r in own
-                if r["split"] == name and r["kind"] != "published" and has_value(r)
-            ),
-            default=None,
-        )
-        for name in tests
-    }
     computed = next(row for row in own if row["kind"] != "published")
-    lines = []
-    for one in reports_figures.ordered(own, tests, models):
-        cells = []
-        for name in tests:
-            row = next(
-                (r for r in own if r["split"] == name and r["method"] == one["method"]), None
-            )
-            if row is None:
-                cells.append("")
-            elif row["kind"] == "published":
-                cells.append(f"*{number(row['value'])}* [{sources.index(row['source'] or '') + 1}]")
-            else:
-                text = number(row["value"], row["interval"])
-                cells.append(
-                    f"**{text}**" if has_value(row) and goodness(row) == best[name] else text
-                )
-        lines.append((one["method"], *cells))
-    header = ["method", *(f"{name} (n = {counts[name]:,})" for name in tests)]
-    of = unit(suite.tasks[task])
     parts = [
         f"### {task}: {label}",
-        f"{metric_name(computed['metric'], computed['average'])}; n: {of}.",
-        table(header, lines),
+        f"{metric_name(computed['metric'], computed['average'])}; n: {unit(suite.tasks[task])}.",
+        _main_table(own, tests, models, sources),
     ]
-    elsewhere = [row for row in own if row["kind"] == "published" and row["split"] not in tests]
-    if elsewhere:
-        quoted = [
-            (
-                f"*{r['method']}*",
-                r["split"],
-                f"*{number(r['value'])}*",
-                f"[{sources.index(r['source'] or '') + 1}]",
-            )
-            for r in elsewhere
-        ]
+    if quoted := [
+        (f"*{r['method']}*", r["split"], f"*{number(r['value'])}*", _source(r, sources))
+        for r in own
+        if r["kind"] == "published" and r["split"] not in tests
+    ]:
         parts += [
             "Published, on other test sets than these:",
             table(("method", "test", "value", "source"), quoted),
         ]
-    others = [
-        row
-        for row in rows
-        if (row["task"], row["label"]) == (task, label)
-        and row["kind"] != "published"
-        and row not in own
-        and measured(row)
-    ]
-    if others:
-        more = [
-            (
-                r["method"],
-                r["split"],
-                metric_name(r["metric"], r["average"]),
-                number(r["value"], r["interval"]),
-            )
-            for r in others
-        ]
-        lines_of = table(("method", "test", "metric", "value"), more)
-        parts.append(f"<details><summary>Other metrics</summary>\n\n{lines_of}\n\n</details>")
+    if others := [
+        (
+            r["method"],
+            r["split"],
+            metric_name(r["metric"], r["average"]),
+            number(r["value"], r["interval"]),
+        )
+        for r in rows
+        if (r["task"], r["label"]) == (task, label)
+        and r["kind"] != "published"
+        and r not in own
+        and measured(r)
+    ]:
+        folded = table(("method", "test", "metric", "value"), others)
+        parts.append(f"<details><summary>Other metrics</summary>\n\n{folded}\n\n</details>")
     return parts
+
+
+def _main_table(
+    rows: Sequence[Row], tests: Sequence[str], models: list[str], sources: list[str]
+) -> str:
+    """A line a method, a column a test."""
+    header, best = ["method"], {}
+    for name in tests:
+        here = [row for row in rows if row["split"] == name and row["kind"] != "published"]
+        header.append(f"{name} (n = {largest_count(here):,})")
+        best[name] = max((goodness(row) for row in here if has_value(row)), default=None)
+    found = {(row["method"], row["split"]): row for row in reversed(rows)}
+    lines = []
+    for method in [row["method"] for row in ordered(rows, tests, models)]:
+        cells = []
+        for name in tests:
+            row = found.get((method, name))
+            if row is None:
+                cells.append("")
+            elif row["kind"] == "published":
+                cells.append(f"*{number(row['value'])}* {_source(row, sources)}")
+            else:
+                text = number(row["value"], row["interval"])
+                is_best = has_value(row) and goodness(row) == best[name]
+                cells.append(f"**{text}**" if is_best else text)
+        lines.append((method, *cells))
+    return table(header, lines)
+
+
+def _source(row: Row, sources: list[str]) -> str:
+    """The number of a published row's source."""
+    return f"[{sources.index(row['source'] or '') + 1}]"
 
 
 def _leakage(rows: Sequence[Overlap]) -> str:
