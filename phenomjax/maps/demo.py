@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Results: TypeAlias = dict[str, dict[str, dict[str, Entry]]]  # of features, state, measure
 FEATURES = {"embeddings": "learned embeddings", "intensity": "intensity features"}
-SCREEN = {
+SCREEN: dict[str, int | float] = {
     "--plates": 8,
     "--wells": 192,
     "--field-px": 256,
@@ -233,7 +233,7 @@ def choose_names(truth: Path, path: Path) -> None:
     )
 
 
-def _flat(flags: dict[str, float]) -> list[object]:
+def _flat(flags: dict[str, int | float]) -> list[object]:
     return [word for pair in flags.items() for word in pair]
 
 

@@ -1,1 +1,1 @@
-"""Statistics that several rooms share: ties, the bootstrap, permutation p-values, false discovery."""
+"""Statistics that several rooms share: ties, bootstrap, permutation p-values, false discovery."""

@@ -10,8 +10,8 @@ machines, and by much where ties are many. Two mechanisms make them the same eve
   tolerance a tie is never split, because its members lie within the error of each other, and the
   error is within the tolerance; and a difference is mistaken only if it is as small as `TIED` to
   within that error, which concerns single values, never a whole tie.
-* `cosines.exact_cosines`, where an order is asked for (a tolerance orders nothing): products that are
-  exact, so that they are the same bits in every order of adding.
+* `cosines.exact_cosines`, where an order is asked for (a tolerance orders nothing): sums of
+  products that are exact, so that they are the same bits in every order of adding.
 """
 
 import numpy as np

@@ -64,7 +64,7 @@ def test_recall_of_a_map_equals_the_definition_with_ties(seed, monkeypatch):
 
 
 def test_bootstrap_over_entities_is_wider_than_over_pairs():
-    """One hub in all pairs of one half, which are all recalled: a draw without it has none of them."""
+    """One hub in all pairs of one half, all of them recalled: a draw without it has none."""
     pairs = np.array([(0, k) for k in range(1, 40)] + [(100 + k, 200 + k) for k in range(39)])
     hit = np.arange(78) < 39
     low, high = bootstrap.interval_of_pairs(hit, pairs, 400, seed=1)
@@ -468,7 +468,7 @@ def test_cpjump1(shared, tmp_path, plates, method):
 
 @pytest.mark.shared_data
 def test_periscope_counts(shared, tmp_path):
-    """The published null is 20,000 random pairs; against all pairs recall is .144, .115 and .149."""
+    """The published null is 20,000 random pairs; against all, recall is .144, .115 and .149."""
     data = shared / "microscopy"
     sources = [data / "relationships" / f"{name}.txt" for name in ("CORUM", "Reactome", "StringDB")]
     run(

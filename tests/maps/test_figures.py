@@ -29,7 +29,8 @@ one, two = umap(features, seed=3), umap(features, seed=3)
 assert np.array_equal(one, two), "not the same for the same seed"
 first, second = one[:7], one[7:]
 gap = np.linalg.norm(first.mean(0) - second.mean(0))
-assert gap > 2 * max(np.linalg.norm(g - g.mean(0), axis=1).max() for g in (first, second)), "the two groups are not apart"
+spread = max(np.linalg.norm(g - g.mean(0), axis=1).max() for g in (first, second))
+assert gap > 2 * spread, "the two groups are not apart"
 """
 
 

@@ -19,7 +19,10 @@ from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run
 
-CENTROMERES = "#bin\tchrom\tchromStart\tchromEnd\tname\n1\tchr1\t100\t140\tA\n1\tchr1\t140\t200\tB\n2\tchr2\t100\t200\tC\n"
+CENTROMERES = (
+    "#bin\tchrom\tchromStart\tchromEnd\tname\n"
+    "1\tchr1\t100\t140\tA\n1\tchr1\t140\t200\tB\n2\tchr2\t100\t200\tC\n"
+)
 
 
 def simulated_map(arm_bias=2.0, noise=0.7):

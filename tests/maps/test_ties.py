@@ -156,7 +156,7 @@ def test_neighbours_that_tie_stand_in_the_order_of_the_map(tied):
 
 
 def test_a_null_that_holds_the_value_itself_counts_it():
-    """Sets of the very replicates, summed in another order: at least as large, not by chance less."""
+    """Sets of the very replicates, summed in another order, are at least as large."""
     rng = np.random.default_rng(1)
     features = np.repeat(rng.normal(size=(2, 7)), 3, axis=0)
     # both perturbations are perfectly consistent, as is every set of three equal wells

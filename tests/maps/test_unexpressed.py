@@ -71,7 +71,8 @@ def test_what_is_neither_is_said(folder, tmp_path):
     arms = ["--genes", folder / "arms.tsv", "--out", tmp_path]
     proximity = ["proximity", "--profiles", folder / "map.parquet", *arms]
     for words in (wells, proximity):
-        with pytest.raises(UserError, match=r"--unexpressed .*no such file with one gene a line"):
+        neither = r"--unexpressed .*is no query.*a file with one gene a line; there is none"
+        with pytest.raises(UserError, match=neither):
             run(*words, "--unexpressed", folder / "nowhere.txt")
         with pytest.raises(UserError, match=r"--unexpressed .*does not say yes or no"):
             run(*words, "--unexpressed", "TPM + 1")

@@ -1,5 +1,5 @@
-"""Proximity bias as matplotlib figures: the map in the order of the genome, the arms before and after,
-the trend to the telomere.
+"""Proximity bias as matplotlib figures: the map in the order of the genome, the arms before and
+after, the trend to the telomere.
 """
 
 import itertools

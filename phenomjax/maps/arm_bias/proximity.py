@@ -6,9 +6,11 @@ is the Brunner-Munzel probability P(cosine within an arm > cosine between arms),
 Writes into OUT: proximity.json, arms.parquet, genes.parquet, corrected.parquet (the map without the
 bias), and the figures arms.png, chromosomes.png, telomere.png.
 
-  python -m phenomjax.maps proximity --profiles map.parquet --genes gencode.gtf.gz --centromeres cytoBand.txt.gz \\
-      --expression expression.csv --unexpressed 'HeLa == 0' --out bias/
-  python -m phenomjax.maps proximity --edges network.csv --genes gencode.gtf.gz --centromeres cytoBand.txt.gz --out bias/
+  python -m phenomjax.maps proximity --profiles map.parquet --genes gencode.gtf.gz \\
+      --centromeres cytoBand.txt.gz --expression expression.csv --unexpressed 'HeLa == 0' \\
+      --out bias/
+  python -m phenomjax.maps proximity --edges network.csv --genes gencode.gtf.gz \\
+      --centromeres cytoBand.txt.gz --out bias/
 """
 
 import logging

@@ -1,14 +1,16 @@
 """Block search: which encoder block separates perturbations best, by a linear probe on batches held
 out.
 
-  python -m phenomjax.maps blocks --checkpoint DIR --bank B.zarr --out blocks/    embeds all blocks first, into blocks/embeddings.zarr
-  python -m phenomjax.maps blocks --profiles E.zarr --out blocks/                 E.zarr has several blocks: phenomjax.embed --block 3 6 9 12
+  python -m phenomjax.maps blocks --checkpoint DIR --bank B.zarr --out blocks/
+      embeds all blocks first, into blocks/embeddings.zarr
+  python -m phenomjax.maps blocks --profiles E.zarr --out blocks/
+      E.zarr has several blocks: phenomjax.embed --block 3 6 9 12
 
-Each block's embeddings are aligned in the same way and probed (probe.py: balanced accuracy over
-perturbations, batches held out). Writes blocks.json ({"best", "blocks": {"3": {"value", "interval",
-"count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over perturbations). Probe
-and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the best block is seldom
-the last.
+Each block's embeddings are aligned in the same way and probed (linear_probe.py: balanced accuracy
+over perturbations, batches held out). Writes blocks.json ({"best", "blocks": {"3": {"value",
+"interval", "count", …}}}), blocks.png (the curve with its 95 % intervals; bootstrap over
+perturbations). Probe and map recall rank blocks alike (Spearman .97 in ViTally Consistent), and the
+best block is seldom the last.
 """
 
 import logging

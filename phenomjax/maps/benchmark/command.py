@@ -1,30 +1,34 @@
 """Benchmark a map: known relationships, replicates, siblings, compounds and their targets, a linear
 probe; each with its interval.
 
-  python -m phenomjax.maps benchmark --profiles P1.csv.gz P2.csv.gz P3.csv.gz --batch Metadata_Plate \\
-      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --gene
-      Metadata_gene \\ --align pca_center_scale --dims 128 --relationships CORUM.txt StringDB.txt
-      --out report/
+  python -m phenomjax.maps benchmark --profiles P1.csv.gz P2.csv.gz P3.csv.gz \\
+      --batch Metadata_Plate --control 'Metadata_control_type == "negcon"' \\
+      --perturbation Metadata_broad_sample --gene Metadata_gene --align pca_center_scale \\
+      --dims 128 --relationships CORUM.txt StringDB.txt --out report/
 
 Takes wells (crops are averaged to wells first), aligns them, averages replicates to a map. Writes
 into --out:
-  benchmark.json        flat keys, each {"value", "interval" (95 %, bootstrap), "bootstrap_over", "count", …}, and "about":
-      consistency.mean_cosine, .share_p05, .share_p01   replicates of a perturbation agree (what the null is, stands beside it)
-      sibling.recall                  perturbations with the same target are among the nearest or most opposite 5 % of all pairs
-      recall.CORUM, …                 known pairs are, one key a file; recall.CORUM@0.1,0.9 at further --thresholds;
-                                      recall.CORUM.within_arm, .between_arms where --genes and
-                                      --centromeres are given
-      compound_gene.average_precision targets of a compound are first among all genes (maps with
-      both)
-      probe.balanced_accuracy         a linear classifier tells the perturbation in a batch it never saw
+  benchmark.json        flat keys, each {"value", "interval" (95 %, bootstrap), "bootstrap_over",
+                        "count", …}, and "about":
+      consistency.mean_cosine, .share_p05, .share_p01
+                        replicates of a perturbation agree (what the null is, stands beside it)
+      sibling.recall    perturbations with the same target are among the nearest or most opposite
+                        5 % of all pairs
+      recall.CORUM, …   known pairs are, one key a file; recall.CORUM@0.1,0.9 at further
+                        --thresholds; recall.CORUM.within_arm, .between_arms where --genes and
+                        --centromeres are given
+      compound_gene.average_precision
+                        targets of a compound are first among all genes (maps with both)
+      probe.balanced_accuracy
+                        a linear classifier tells the perturbation in a batch it never saw
     A key that could not be had has the value null and a "reason".
-  consistency.parquet   one row a perturbation        recall_curves.png, .json   recall over thresholds
+  consistency.parquet   one row a perturbation
+  recall_curves.png, .json   recall over thresholds
   benchmark.md          the table for people
 
 A table that is a map already (one row a gene, no controls) is benchmarked with --map:
-  … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene
-  --gene Gene --transform sqrt \\
-      --align standardize --relationships CORUM.txt --out report/
+  … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene \\
+      --gene Gene --transform sqrt --align standardize --relationships CORUM.txt --out report/
 
 Measured on CPJUMP1, U2OS, 260 compounds, plates 10, 11, 12 (shares are of p < .05 and p < .01;
 chance recall .10):

@@ -1,7 +1,8 @@
 """Aggregate profiles: crops to wells, wells to perturbations, guides to genes.
 
   python -m phenomjax.maps aggregate --profiles E.zarr --to well --out wells.parquet
-  python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --doses apart --out map.parquet
+  python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --doses apart \\
+      --out map.parquet
   python -m phenomjax.maps aggregate --profiles aligned.parquet --to gene --out genes.parquet
 
 Level by level, each unit of a level counting once: crops and sites to a well, wells to a
@@ -9,9 +10,9 @@ perturbation at a dose, doses to a perturbation (--doses together), guides to a 
 rows that are no genetic perturbation keep their own name). Align wells before they are aggregated
 further. Methods:
   mean, median   of each feature
-  mad            mean weighted by how typical a profile is: weight min(1, 2 / z), z = its distance to the group's median profile over
-                 the median of these distances, which is their MAD about 0 (Huber's weights); one
-                 bad well of four counts less
+  mad            mean weighted by how typical a profile is: weight min(1, 2 / z), z = its distance
+                 to the group's median profile over the median of these distances, which is their
+                 MAD about 0 (Huber's weights); one bad well of four counts less
 
 Metadata: a column is kept where it has one value within the group, and empty elsewhere;
 num_profiles counts the rows that went in.

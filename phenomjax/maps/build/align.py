@@ -1,22 +1,25 @@
 """Align batches on their controls, so that what is left between wells is biology.
 
-  python -m phenomjax.maps align --profiles wells.parquet --align pca_center_scale --dims 128 --out aligned.parquet
+  python -m phenomjax.maps align --profiles wells.parquet --align pca_center_scale --dims 128 \\
+      --out aligned.parquet
   python -m phenomjax.maps align --profiles P1.csv.gz P2.csv.gz --batch Metadata_Plate \\
-      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample --align tvn
-      --dims 128 --out a.h5ad
+      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample \\
+      --align tvn --dims 128 --out a.h5ad
 
 Methods (controls: the negative controls; every standard deviation has ddof 0, a feature without
 spread is left at its scale):
   none              nothing
-  standardize       each feature to mean 0, deviation 1 over all wells of each batch; needs no controls
+  standardize       each feature to mean 0, deviation 1 over all wells of each batch; needs no
+                    controls
   pca               standardize, then PCA (embed_by_pca of EFAAR)
   center_scale      each feature to mean 0, deviation 1 over the controls of each batch
-  pca_center_scale  PCA, then center_scale (OpenPhenom's card). The PCA is fitted on the controls of all batches where there are
-                    at least 10 controls a component; with fewer it would be a fit to their noise,
-                    and is fitted on all wells, each feature first standardised over all of them.
-                    --pca_fit controls|all decides it by hand.
-  tvn               typical variation normalisation, with --dims after the same PCA: (1) center and scale on all controls,
-                    (2) full PCA fitted on all controls, (3) center and scale on all controls, (4)
+  pca_center_scale  PCA, then center_scale (OpenPhenom's card). The PCA is fitted on the controls of
+                    all batches where there are at least 10 controls a component; with fewer it
+                    would be a fit to their noise, and is fitted on all wells, each feature first
+                    standardised over all of them. --pca_fit controls|all decides it by hand.
+  tvn               typical variation normalisation, with --dims after the same PCA: (1) center and
+                    scale on all controls, (2) full PCA fitted on all controls, (3) center and scale
+                    on all controls, (4)
                     each batch times (Cov(its controls, ddof 1) + 0.5 I)^(-1/2). A batch with no
                     more controls than dimensions is rank-starved: its covariance is known in a few
                     directions only, and 0.5 I stands for the rest. This is said, and on three

@@ -81,7 +81,7 @@ class Consistency:
 def random_sets(
     codes: Int[np.ndarray, " rows"], count: int, draws: int, seed: int
 ) -> Int[np.ndarray, "sets {count}"]:
-    """Row numbers of random sets of wells of different perturbations, int64 [at most draws, count]."""
+    """Row numbers of random sets of wells of different perturbations, at most `draws`."""
     rng = np.random.default_rng(seed)
     sets = np.stack([rng.choice(len(codes), count, replace=False) for _ in range(draws)])
     labels = np.sort(codes[sets], axis=1)

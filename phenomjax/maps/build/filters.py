@@ -80,8 +80,8 @@ def run(options: Options) -> int:
         )
     if options.by != "consistency" and not controls.any():
         raise UserError(
-            f"--by {options.by} measures the distance to controls, but --control {columns.control!r}"
-            " is true nowhere. Name them."
+            f"`by` {options.by} measures the distance to controls, but `control`"
+            f" {columns.control!r} is true nowhere. Name them."
         )
     codes = np.searchsorted(found.names, labels.astype(str))
     table = pd.DataFrame(

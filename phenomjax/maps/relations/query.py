@@ -79,10 +79,9 @@ def run(options: Options) -> int:
             )
             for kind in sorted(set(who["kind"]))
         }
-        print(
-            f"\n{name}"
-            f" ({who['kind'][row]}{', target ' + who['gene'][row] if who['gene'][row] not in ('', name) else ''})"
-        )
+        gene = who["gene"][row]
+        target = f", target {gene}" if gene not in ("", name) else ""
+        print(f"\n{name} ({who['kind'][row]}{target})")
         for kind, sides in found[name].items():
             for side, near in sides.items():
                 print(f"  {side} {kind}s")

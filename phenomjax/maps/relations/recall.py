@@ -12,9 +12,11 @@ in one pass: a sample brackets them, the pass counts what lies below each bracke
 lies in it. The recall is that of sorting everything (in float32 cosines), and a hundred times as
 fast as looking pairs up in a square table.
 
-Intervals: bootstrap over entities, not over pairs, because pairs share entities (a gene of a large
-complex is in a hundred of them) and are not independent: in each draw entity i has a multinomial
-weight w_i, and pair (i, j) counts w_i w_j times. The null is held fixed.
+Less and greater are meant with a tolerance (`statistics.ties`): of cosines that are equal on paper
+none is recalled and another not because of how a processor rounds them.
+
+Intervals: bootstrap over entities, not over pairs (`bootstrap.interval_of_pairs`); the null is held
+fixed.
 """
 
 from collections.abc import Sequence
@@ -107,7 +109,7 @@ def _count(
 
 
 def all_cosines(rows: Float32[np.ndarray, "rows dim"]) -> Float32[np.ndarray, " pairs"]:
-    """The cosines of all pairs i < j of unit rows, float32; for maps whose square fits the memory."""
+    """The cosines of all pairs i < j of unit rows; for maps whose square fits the memory."""
     parts = [np.empty(0, np.float32)]
     for _, block in upper_blocks(rows):
         parts += [

@@ -8,11 +8,11 @@ side, rank, cosine, p: the --top most similar and most opposite of each entity a
 perturbation), relations/quantiles.json (of all cosines, and of the null), and with --square
 relations/square.npy (float32, memory-mapped; 17,000 genes are 1.2 GB).
 
-Neighbours are exact, ties in the order of the map. Quantiles and p-values come from a histogram of
-all pairs with 2^16 bins of equal width: a quantile is off by at most one bin, 3.1e-5 in cosine; a
-p-value counts the whole bin of its cosine, so it errs upwards. The null of the p-values is all
-pairs of the map (as in the recall of known relationships), or the pairs among the entities that
---null names.
+Neighbours are exact, ties in the order of the map, the same on every machine. Quantiles and
+p-values come from a histogram of all pairs with 2^16 bins of equal width: a quantile is off by at
+most one bin, 3.1e-5 in cosine; a p-value counts the whole bin of its cosine and of what may tie
+with it, so it errs upwards. The null of the p-values is all pairs of the map (as in the recall of
+known relationships), or the pairs among the entities that --null names.
 """
 
 import logging
@@ -240,8 +240,8 @@ def run(options: Options) -> int:
         chosen = query_rows(profiles.metadata, options.null, "--null")
         if chosen.sum() < 20:
             raise UserError(
-                f"--null {options.null!r} names {int(chosen.sum())} entities; a null of fewer than 20"
-                " says nothing. Widen the query."
+                f"`null` {options.null!r} names {int(chosen.sum())} entities; a null of fewer than"
+                " 20 says nothing. Widen the query."
             )
         null = histogram(rows[chosen])
     with replacing(out / "neighbours.parquet") as part:

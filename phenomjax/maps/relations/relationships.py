@@ -2,10 +2,11 @@
 StringDB or anybody's file.
 
 Read, by content rather than by name (comma, tab or semicolon; may be gzipped; or Parquet):
-  pairs     a table with the columns entity1 and entity2, or one of the pairs in PAIR_COLUMNS (SIGNOR's ENTITYA and ENTITYB, …)
-  clusters  one complex a line, "name TAB genes separated by spaces"; GMT (name, description, genes, TAB between); or a table with a
-            column of members (CLUSTER_COLUMNS: CORUM, hu.MAP), separated by spaces, ';', ',' or
-            '|': all pairs of its members
+  pairs     a table with the columns entity1 and entity2, or one of the pairs in PAIR_COLUMNS
+            (SIGNOR's ENTITYA and ENTITYB, …)
+  clusters  one complex a line, "name TAB genes separated by spaces"; GMT (name, description, genes,
+            TAB between); or a table with a column of members (CLUSTER_COLUMNS: CORUM, hu.MAP),
+            separated by spaces, ';', ',' or '|': all pairs of its members
 
 Self pairs are dropped, and a pair in both orders counts once (EFAAR's filter_relationships).
 Symbols are compared as they are written.

@@ -124,19 +124,30 @@ def _booleans(metadata: "pd.DataFrame", name: str) -> Bool[np.ndarray, " rows"]:
     return text.isin(["true", "1", "1.0"]).to_numpy()
 
 
-def query_rows(metadata: "pd.DataFrame", query: str, flag: str) -> Bool[np.ndarray, " rows"]:
-    """Rows for which a pandas query holds, bool [rows]."""
+def query_rows(
+    table: "pd.DataFrame", query: str, flag: str, example: str = 'Metadata_control_type == "negcon"'
+) -> Bool[np.ndarray, " rows"]:
+    """Rows for which a pandas query holds.
+
+    Args:
+      table: of the metadata, or what else is known of the rows.
+      query: on its columns.
+      flag: that holds the query, for the message.
+      example: of a query.
+
+    Raises:
+      UserError: the table cannot answer it, or not with yes or no.
+    """
     try:
-        answer = np.asarray(metadata.eval(query, engine="python"))
+        answer = np.asarray(table.eval(query, engine="python"))
     except Exception as error:  # pandas raises a dozen kinds
         raise UserError(
-            f"{flag} {query!r} is no query that the profiles can answer ({type(error).__name__}:"
-            f" {error}). Write a pandas query on their columns, as {flag} 'Metadata_control_type =="
-            f' "negcon"\'; there are: {", ".join(map(str, metadata.columns[:40]))}.'
+            f"{flag} {query!r} is no query that the columns"
+            f" {', '.join(map(str, table.columns[:40]))} can answer ({type(error).__name__}:"
+            f" {error}). Write a pandas query on them, as {flag} {example!r}."
         ) from None
-    if answer.dtype != bool or answer.shape != (len(metadata),):
+    if answer.dtype != bool or answer.shape != (len(table),):
         raise UserError(
-            f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} 'column =="
-            ' "value"\'.'
+            f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} {example!r}."
         )
     return answer

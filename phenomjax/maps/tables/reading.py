@@ -1,5 +1,5 @@
-"""Profiles from the field's formats: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet, CSV
-(.csv, .csv.gz: CellProfiler, pycytominer) and AnnData (.h5ad).
+"""Profiles from the field's formats: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet,
+CSV (.csv, .csv.gz: CellProfiler, pycytominer) and AnnData (.h5ad).
 
 Which columns of a foreign table are features: those matching --features REGEX; else those named as
 ours (feature_0000); else, in a table with Metadata_ columns, all other numeric columns.

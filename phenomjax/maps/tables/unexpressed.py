@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, query_rows
 from phenomjax.maps.tables.names import targets_of
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
@@ -58,17 +58,8 @@ def unexpressed_rows(
         listed = {line.strip() for line in Path(named).read_text().splitlines() if line.strip()}
         return np.isin(genes.astype(str), sorted(listed))
     try:
-        chosen = np.asarray(table.eval(named, engine="python"))
-    except Exception as error:  # pandas raises a dozen kinds
+        return query_rows(table, named, "`unexpressed`", BY_EXPRESSION)
+    except UserError as error:
         raise UserError(
-            f"`unexpressed` {named!r}: there is no such file with one gene a line, and it is no"
-            f" query that the columns {', '.join(map(str, table.columns[:20]))} can answer"
-            f" ({error}). Compare: `unexpressed` silent_genes.txt, `unexpressed` 'zfpkm < -3',"
-            " `unexpressed` 'HeLa == 0'."
+            f"{error} Or name a file with one gene a line; there is none at {named}."
         ) from None
-    if chosen.dtype != bool or chosen.shape != (len(table),):
-        raise UserError(
-            f"`unexpressed` {named!r} does not say yes or no for every gene. Compare:"
-            f" {BY_EXPRESSION!r}."
-        )
-    return chosen

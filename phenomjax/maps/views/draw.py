@@ -4,7 +4,8 @@ the map in the order of the genome.
 Draws what the flags allow, into OUT: heatmap.png (--names), umap.png, recall.png (--relationships),
 chromosomes.png (--genes); each with its numbers beside it (heatmap.csv, umap.parquet, recall.json).
 
-  python -m phenomjax.maps pictures --profiles map.parquet --corrected bias/corrected.parquet --names COMPLEX1 GENE2 ... --out pictures/
+  python -m phenomjax.maps pictures --profiles map.parquet --corrected bias/corrected.parquet \\
+      --names COMPLEX1 GENE2 ... --out pictures/
 """
 
 import logging
@@ -226,8 +227,7 @@ def clustered(
 def recall_curves(
     maps: dict[str, Profiles], table: "pd.DataFrame", paths: Sequence[str]
 ) -> dict[str, dict[str, recall.Curve]]:
-    """{source: {map: share, recall, low, high, pairs}} over `recall.TAILS`: share of all pairs called (both
-    tails), recall, its 95 % interval.
+    """Recall of each source in each map, {source: {map: curve}}, over `recall.TAILS`.
 
     Raises:
       UserError: no known pair of a file is in the map.

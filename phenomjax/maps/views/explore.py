@@ -5,7 +5,8 @@ The page holds the map itself (16-bit, or 8-bit where it would grow large) and c
 the browser, so it can be sent by mail and opened from disk by somebody who does not code. 17,000
 genes and 100,000 compounds at 128 numbers a profile make a page of 25 MB, which opens in 2 s.
 
-  python -m phenomjax.maps explore --profiles map.parquet --corrected bias/corrected.parquet --bank screen.zarr --out map.html
+  python -m phenomjax.maps explore --profiles map.parquet --corrected bias/corrected.parquet \\
+      --bank screen.zarr --out map.html
 """
 
 import base64

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from phenomjax.figures.style import COLOURS, COSINES, DARK, GREY, HEADING, LIGHT, open_frame
 from phenomjax.maps.relations.recall import Curve
@@ -95,7 +95,7 @@ def heat_map(
 
 def scatter(
     xy: Float[np.ndarray, "n 2"],
-    groups: Sequence[str],
+    groups: Sequence[str] | Shaped[np.ndarray, " n"],
     *,
     names: Sequence[str] = (),
     named: Sequence[int] = (),
