@@ -1,22 +1,24 @@
 """The second pass of `prepare sequences`: duplicates out, and the pieces into the files of the
 bank.
 
-Every step writes files that are renamed into place when they are whole, and takes those that are
-there as done. The order of the bank is split, source, piece, place in the file; of equal sequences
+Every step is a function of units (phenomjax.engine). The order of the bank is split, source, piece, place in the file; of equal sequences
 the first one in that order of files is kept.
 """
 
+import functools
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int32, Int64, UInt8
 
 from phenomjax.data.sequences import compiled
 from phenomjax.data.sequences.bank import (
@@ -27,30 +29,52 @@ from phenomjax.data.sequences.bank import (
     write_flat_description,
 )
 from phenomjax.data.sequences.sources import SequenceFile
-from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, PieceSettings
+from phenomjax.engine.units import Note, Notes, Unit
+from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, PieceSettings, unit_of
+from phenomjax.system import files
 
 DROPPED = 255  # a record that is not in the bank
 ROW_GROUP = 2**17
 WINDOW = 2**20
 
 
-class PieceList(NamedTuple):
-    """All pieces of a job, in order.
+@dataclass(frozen=True)
+class PieceList:
+    """All pieces of a job, in order, once they are there; pickles as the two that tell them.
 
     Attributes:
       settings: of the job.
       sources: the files.
-      pieces: the folder of each piece.
-      owners: the number of the source of each piece.
     """
 
     settings: PieceSettings
-    sources: list[SequenceFile]
-    pieces: list[Path]
-    owners: list[int]
+    sources: tuple[SequenceFile, ...]
+
+    def count(self, source: SequenceFile) -> int:
+        """Pieces of a source; of one that is read from its beginning, what its note says."""
+        if source.divided:
+            return max(1, -(-source.size // self.settings.piece_bytes))
+        return int(Notes(self.settings.work).read(unit_of(source, 0).name)["pieces"])
+
+    @functools.cached_property
+    def pieces(self) -> list[Path]:
+        """The folder of each piece."""
+        return [
+            self.settings.piece(source.number, number)
+            for source in self.sources
+            for number in range(self.count(source))
+        ]
+
+    @functools.cached_property
+    def owners(self) -> list[int]:
+        """The number of the source of each piece."""
+        return [source.number for source in self.sources for _ in range(self.count(source))]
+
+    def __reduce__(self) -> tuple[type["PieceList"], tuple[Any, ...]]:
+        return type(self), (self.settings, self.sources)
 
 
-def read_lengths(piece: Path) -> np.ndarray:
+def read_lengths(piece: Path) -> Int32[np.ndarray, "records"]:
     """int32 [records]: lengths of a piece's records without boundary tokens."""
     return read_records(piece)["length"].combine_chunks().to_numpy()
 
@@ -60,22 +84,18 @@ def read_records(piece: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(piece / "records.arrow"))).read_all()
 
 
-def read_wanted(piece: Path) -> np.ndarray:
+def read_wanted(piece: Path) -> UInt8[np.ndarray, "records"]:
     """uint8 [records]: the split of each record, or DROPPED."""
     chosen = piece / "chosen"  # written by the clustering, where there is one
     return np.fromfile(chosen if chosen.is_file() else piece / "wanted", np.uint8)
 
 
-def find_duplicates(plan: PieceList, bucket: int) -> int:
-    """Finds all records of a bucket of hashes that stand a second time; returns the number of the
-    bucket.
+def find_duplicates(plan: PieceList, work: Path, bucket: int) -> Note:
+    """Finds all records of a bucket of hashes that stand a second time (a unit function).
 
     WORK/duplicates/BUCKET is int64 bounds [pieces + 1] and uint32 numbers of the duplicates, piece
     by piece.
     """
-    target = plan.settings.work / "duplicates" / f"{bucket:06d}"
-    if target.is_file():
-        return bucket
     buckets = 2**plan.settings.bucket_bits
     hashes, numbers = [], []
     for piece in plan.pieces:
@@ -97,33 +117,29 @@ def find_duplicates(plan: PieceList, bucket: int) -> int:
         parts.append(part[new[place : place + len(part)] == 0])
         place += len(part)
         bounds[i + 1] = bounds[i] + len(parts[-1])
-    write_arrays(target, bounds, *parts)
-    return bucket
+    write_arrays(work / "duplicates" / f"{bucket:06d}", bounds, *parts)
+    return {}
 
 
-def mark_wanted(plan: PieceList, index: int) -> int:
-    """Writes which records of a piece are wanted in which split; returns the piece."""
+def mark_wanted(plan: PieceList, work: Path, index: int) -> Note:
+    """Writes which records of a piece are wanted in which split (a unit function)."""
     piece = plan.pieces[index]
-    if (piece / "wanted").is_file():
-        return index
     wanted = read_records(piece)["split"].combine_chunks().to_numpy().copy()
     if not plan.settings.keep_duplicates:
         for bucket in range(2**plan.settings.bucket_bits):
-            with (plan.settings.work / "duplicates" / f"{bucket:06d}").open("rb") as file:
+            with (work / "duplicates" / f"{bucket:06d}").open("rb") as file:
                 start, stop = map(int, np.fromfile(file, np.int64, 2, offset=8 * index))
                 file.seek(8 * (len(plan.pieces) + 1) + 4 * start)
                 wanted[np.fromfile(file, np.uint32, stop - start)] = DROPPED
     write_arrays(piece / "wanted", wanted)
-    return index
+    return {}
 
 
 def write_arrays(target: Path, *arrays: np.ndarray) -> None:
     """Writes arrays one after the other into a file, whole or not at all."""
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("wb") as file:
+    with files.replacing(target, shared=True) as partial, partial.open("wb") as file:
         for array in arrays:
             file.write(array.tobytes())
-    os.replace(partial, target)
 
 
 class BankLayout(NamedTuple):
@@ -134,8 +150,18 @@ class BankLayout(NamedTuple):
         piece, in order; last, the total.
     """
 
-    records: np.ndarray
-    tokens: np.ndarray
+    records: Int64[np.ndarray, "places_and_end"]
+    tokens: Int64[np.ndarray, "places_and_end"]
+
+    def write(self, work: Path) -> None:
+        """Writes it into the work folder, for those who write parts."""
+        write_arrays(work / "layout", self.records, self.tokens)
+
+    @classmethod
+    def read(cls, work: Path) -> "BankLayout":
+        """What `write` wrote."""
+        records, tokens = np.fromfile(work / "layout", np.int64).reshape(2, -1)
+        return cls(records, tokens)
 
 
 def make_layout(plan: PieceList) -> BankLayout:
@@ -153,42 +179,33 @@ def make_layout(plan: PieceList) -> BankLayout:
     )
 
 
-def write_part(
-    plan: PieceList, layout: BankLayout, task: tuple[str, int]
-) -> tuple[str, dict[str, str]]:
-    """Writes one of the bank's files into WORK/bank; tasks are those of `parts`.
+def write_part(plan: PieceList, work: Path, task: tuple[str, int]) -> Note:
+    """Writes one of the bank's files into WORK/bank; tasks are those of `parts` (a unit function).
 
     Returns:
-      what the task was, and {file: sha256}.
+      {file: sha256} of those that the bank records.
     """
     kind, number = task
-    bank = plan.settings.work / "bank"
+    bank, layout = work / "bank", BankLayout.read(work)
     if kind == "tokens":
-        return kind, _write_tokens(plan, layout, bank / "tokens" / f"c.{number}", number)
-    if kind == "offsets":
-        return kind, _write_offsets(plan, layout, bank / "offsets")
-    target = bank / f"{kind}.parquet"
-    if not target.is_file():
-        partial = target.with_name(target.name + ".partial")
-        (_write_metadata if kind == "metadata" else _write_rejected)(plan, partial)
-        os.replace(partial, target)
-    return kind, {target.name: _digest(target)} if kind == "metadata" else {}
+        made = _write_tokens(plan, layout, bank / "tokens" / f"c.{number}", number)
+    elif kind == "offsets":
+        made = _write_offsets(plan, bank / "offsets")
+    else:
+        target = bank / f"{kind}.parquet"
+        with files.replacing(target, shared=True) as partial:
+            (_write_metadata if kind == "metadata" else _write_rejected)(plan, partial)
+        made = {target.name: files.sha256(target)} if kind == "metadata" else {}
+    return {"checksums": made}
 
 
-def parts(plan: PieceList, layout: BankLayout) -> list[tuple[str, int]]:
-    """The tasks of write_part, the long ones first."""
+def parts(plan: PieceList, layout: BankLayout) -> Iterator[Unit[tuple[str, int]]]:
+    """The units of write_part, the long ones first."""
     chunks = max(1, -(-int(layout.tokens[-1]) // plan.settings.chunk_bytes))
-    return [
-        ("metadata", 0),
-        ("offsets", 0),
-        ("rejected", 0),
-        *(("tokens", number) for number in range(chunks)),
-    ]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    for kind in ("metadata", "offsets", "rejected"):
+        yield Unit(f"write-{kind}", (kind, 0))
+    for number in range(chunks):
+        yield Unit(f"write-tokens-{number}", ("tokens", number))
 
 
 def _write_tokens(plan: PieceList, layout: BankLayout, target: Path, number: int) -> dict[str, str]:
@@ -199,10 +216,11 @@ def _write_tokens(plan: PieceList, layout: BankLayout, target: Path, number: int
         if number == 0
         else {}
     )
-    if target.is_file():
-        return described | {f"tokens/{target.name}": _digest(target)}
-    digest, filled, partial = hashlib.sha256(), 0, target.with_name(target.name + ".partial")
-    with partial.open("wb", buffering=0) as file:
+    digest, filled = hashlib.sha256(), 0
+    with (
+        files.replacing(target, shared=True) as partial,
+        partial.open("wb", buffering=0) as file,
+    ):
         for part in _tokens(plan, layout, number * chunk, min((number + 1) * chunk, total)):
             digest.update(part.data)
             file.write(part.data)
@@ -210,7 +228,6 @@ def _write_tokens(plan: PieceList, layout: BankLayout, target: Path, number: int
         padding = bytes(chunk - filled)
         digest.update(padding)
         file.write(padding)
-    os.replace(partial, target)
     return described | {f"tokens/{target.name}": digest.hexdigest()}
 
 
@@ -250,7 +267,7 @@ def _tokens(plan: PieceList, layout: BankLayout, start: int, stop: int) -> Itera
                 i = j
 
 
-def _write_offsets(plan: PieceList, layout: BankLayout, folder: Path) -> dict[str, str]:
+def _write_offsets(plan: PieceList, folder: Path) -> dict[str, str]:
     writer = FlatWriter(folder, "int64", plan.settings.chunk_bytes)
     extra = sum(map(len, BOUNDARIES[plan.settings.boundary]))
     writer.write(np.zeros(1, np.int64))

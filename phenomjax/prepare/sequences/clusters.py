@@ -4,7 +4,6 @@ redundancy.
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from phenomjax.data.sequences import compiled
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -51,23 +51,25 @@ def build_table(path: Path, folder: Path) -> None:
     """
     if folder.is_dir():
         return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     bits = min(MOST_BITS, max(0, (path.stat().st_size // BUCKET_BYTES).bit_length()))
-    files = [(partial / f"{bucket}.unsorted").open("wb") for bucket in range(2**bits)]
+    with files.replacing(folder) as partial:
+        partial.mkdir()
+        _divide(path, partial, bits)
+
+
+def _divide(path: Path, folder: Path, bits: int) -> None:
+    unsorted = [(folder / f"{bucket}.unsorted").open("wb") for bucket in range(2**bits)]
     for names in read_clusters(path):
         members, representatives = hash_strings(names.column(1)), hash_strings(names.column(0))
         rows = np.empty(len(members), ROW)
         rows["member"], rows["representative"] = members[:, 0], representatives[:, 0]
         for bucket, picked in _by_bucket(members, bits):
-            files[bucket].write(rows[picked].tobytes())
-    for bucket, file in enumerate(files):
+            unsorted[bucket].write(rows[picked].tobytes())
+    for bucket, file in enumerate(unsorted):
         file.close()
         rows = np.fromfile(file.name, ROW)
-        rows[np.argsort(rows["member"], kind="stable")].tofile(partial / str(bucket))
+        rows[np.argsort(rows["member"], kind="stable")].tofile(folder / str(bucket))
         os.unlink(file.name)
-    os.replace(partial, folder)
 
 
 def _by_bucket(hashes: np.ndarray, bits: int) -> list[tuple[int, np.ndarray]]:

@@ -164,6 +164,7 @@ def prepare(
             job.deduplicate,
             lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
+        recorded: dict[str, Any] = {"prepare": arguments | {"phenomjax": __version__}}
         if not job.is_assembled:
             for step in steps:
                 step()
@@ -172,10 +173,11 @@ def prepare(
             counts = job.counts()
             if not counts["kept"]:
                 raise _nothing_kept(out, counts, job.write_rejected())
-            job.assemble({"prepare": arguments | {"phenomjax": __version__}, "counts": counts})
+            recorded |= {"counts": counts}
+            job.assemble()
             if stop.is_set():
                 return _stopped()
-        job.finalize()
+        job.finish(recorded)
     return _report(out)
 
 

@@ -1,19 +1,18 @@
 """The work between sequence files and a token bank, in OUT/.prepare; can be killed at any time and
 run again.
 
-scan the files into pieces -> find duplicates -> (cluster) -> write the bank's files -> rename them
-into OUT. The bank is the same, byte for byte, for any number of processes and however often the job
-was interrupted.
+scan the files into pieces -> find duplicates -> (cluster) -> write the bank's files -> hand them
+over to OUT. Each step is of units (phenomjax.engine). The bank is the same, byte for byte, for any
+number of processes and however often the job was interrupted.
 """
 
 import functools
 import json
 import logging
-import os
-import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,12 +21,13 @@ from phenomjax.data.sequences import compiled, mmseqs
 from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, write_description
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.vocabulary import vocabulary
-from phenomjax.engine.work_folder import DONE
+from phenomjax.engine import work_folder
+from phenomjax.engine.local import Pool
+from phenomjax.engine.units import Argument, Function, Notes, Unit
 from phenomjax.prepare.sequences import assemble, clusters
 from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
-from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan
-from phenomjax.system import processes
-from phenomjax.system.files import write_text
+from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan, unit_of
+from phenomjax.system import files
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
@@ -61,25 +61,18 @@ class SequenceJob:
         jobs: int,
         stop: threading.Event,
     ):
-        self.out, self.sources, self.settings, self.jobs, self.stop = (
-            out,
-            sources,
-            settings,
-            jobs,
-            stop,
-        )
-        self.work = settings.work
-        self._assembled = self.work / "assembled.json"
-        self._plan: PieceList | None = None
+        self.out, self.sources, self.settings, self.jobs = out, sources, settings, jobs
+        self.stop, self.work, self.notes = stop, settings.work, Notes(settings.work)
+        self.plan = PieceList(settings, tuple(sources))
         (self.work / STOP).unlink(missing_ok=True)
         self._check_sources()
-        for name in () if self.is_assembled else ("pieces", "ends", "duplicates", "bank/tokens"):
-            (self.work / name).mkdir(parents=True, exist_ok=True)
+        for name in () if self.is_assembled else ("pieces", "positions"):
+            (self.work / name).mkdir(exist_ok=True)
 
     @property
     def is_assembled(self) -> bool:
-        """Whether only the last renames are missing."""
-        return self._assembled.is_file()
+        """Whether the bank is only to be handed over."""
+        return work_folder.result_path(self.work, self.out).exists()
 
     def _check_sources(self) -> None:
         """Throws away what was made of files that have changed since."""
@@ -91,97 +84,71 @@ class SequenceJob:
             )
             record.unlink()
             for path in self.work.iterdir():
-                if path.name not in ("lock", "arguments.json"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for name in ("tokens", "offsets"):
-                shutil.rmtree(self.out / name, ignore_errors=True)
-            for name in ("metadata.parquet", "rejected.parquet", "zarr.json"):
-                (self.out / name).unlink(missing_ok=True)
-        write_text(record, json.dumps(stamps))
+                if path.name not in ("lock", work_folder.DESCRIPTION):
+                    files.remove(path)
+            for name in ("tokens", "offsets", "metadata.parquet", "rejected.parquet", "zarr.json"):
+                files.remove(self.out / name)
+        files.write_text(record, json.dumps(stamps))
 
-    def _workers(self, tasks: int, part: int = 1) -> int:
-        """Processes that are worth their start: one for each eighth of a piece, `part` times as
-        much where the work is light.
+    def _pool(self, tasks: int, part: int = 1) -> Pool:
+        """As many processes as are worth their start: one for each eighth of a piece, `part` times
+        as much where the work is light.
         """
         size = sum(source.size for source in self.sources)
-        return max(1, min(self.jobs, tasks, size * 8 // (self.settings.piece_bytes * part) + 1))
+        worth = size * 8 // (self.settings.piece_bytes * part) + 1
+        return Pool(max(1, min(self.jobs, tasks, worth)))
 
     def scan(self, cluster_file: Path | None) -> None:
         """Reads the files into pieces."""
         if cluster_file:
             log.info("reading the clusters of %s", cluster_file)
             clusters.build_table(cluster_file, self.work / "clusters")
-        tasks, done = [], 0
-        for source in sorted(
-            self.sources, key=lambda source: (source.divided, -source.size)
-        ):  # the longest tasks first
-            if not source.divided:
-                tasks += [] if self.settings.end(source).is_file() else [(source, 0)]
-                done += source.size if self.settings.end(source).is_file() else 0
-                continue
-            for number in range(self._count(source)):
-                if self.settings.piece(source.number, number).is_dir():
-                    done += self._size(source, number)
-                else:
-                    tasks.append((source, number))
-        progress = Progress(
-            "read", sum(s.size for s in self.sources) // 1000, "kB", done=done // 1000
+        # the longest tasks first
+        longest = sorted(self.sources, key=lambda source: (source.divided, -source.size))
+        units = [
+            unit_of(source, number)
+            for source in longest
+            for number in range(self.plan.count(source) if source.divided else 1)
+        ]
+        left = [unit for unit in units if not self.notes.is_committed(unit.name)]
+        total, missing = (
+            sum(self._size(*unit.argument) for unit in some) for some in (units, left)
         )
-        with _Watch(
-            self.settings,
-            [source for source, _ in tasks if not source.divided],
-            progress,
-            self.stop,
-        ):
+        progress = Progress("read", total // 1000, "kB", done=(total - missing) // 1000)
+        sizes = {unit.name: self._size(*unit.argument) for unit in left if unit.argument[0].divided}
+        streams = [unit.argument[0] for unit in left if not unit.argument[0].divided]
+        with _Watch(self.settings, streams, progress, self.stop):
             run = functools.partial(scan, self.settings)
-            for source, number in processes.run_tasks(
-                run, tasks, self._workers(len(tasks)), self.stop
-            ):
-                if source.divided:
-                    progress.update(self._size(source, number) // 1000)
-
-    def _count(self, source: SequenceFile) -> int:
-        if source.divided:
-            return max(1, -(-source.size // self.settings.piece_bytes))
-        return int(self.settings.end(source).read_text())
+            for name, _ in self._pool(len(left)).run(self.work, run, left, self.stop):
+                progress.update(sizes.get(name, 0) // 1000)
 
     def _size(self, source: SequenceFile, number: int) -> int:
+        if not source.divided:
+            return source.size
         return min(source.size - number * self.settings.piece_bytes, self.settings.piece_bytes)
-
-    @property
-    def plan(self) -> PieceList:
-        """All pieces, once they are there."""
-        if self._plan is None:
-            places = [
-                (source.number, number)
-                for source in self.sources
-                for number in range(self._count(source))
-            ]
-            pieces = [self.settings.piece(*place) for place in places]
-            self._plan = PieceList(
-                self.settings, self.sources, pieces, [owner for owner, _ in places]
-            )
-        return self._plan
 
     def deduplicate(self) -> None:
         """Finds equal sequences, and marks what stays."""
         buckets, pieces = 2**self.settings.bucket_bits, len(self.plan.pieces)
         if not self.settings.keep_duplicates:
-            self._run(assemble.find_duplicates, range(buckets), "find duplicates", "buckets", 4)
+            named = (Unit(f"duplicates-{number}", number) for number in range(buckets))
+            find = functools.partial(assemble.find_duplicates, self.plan)
+            self._run(find, named, Progress("find duplicates", buckets, "buckets"), 4)
         if not self.stop.is_set():
-            self._run(assemble.mark_wanted, range(pieces), "mark", "pieces", 64)
+            named = (Unit(f"mark-{number}", number) for number in range(pieces))
+            mark = functools.partial(assemble.mark_wanted, self.plan)
+            self._run(mark, named, Progress("mark", pieces, "pieces"), 64)
 
     def _run(
         self,
-        function: Callable[[PieceList, int], int],
-        tasks: range,
-        label: str,
-        unit: str,
+        function: Function[Argument],
+        units: Iterable[Unit[Argument]],
+        progress: Progress,
         part: int,
     ) -> None:
-        progress = Progress(label, len(tasks), unit)
-        run = functools.partial(function, self.plan)
-        for _ in processes.run_tasks(run, tasks, self._workers(len(tasks), part), self.stop):
+        """Does what is not committed."""
+        pool = self._pool(progress.total, part)
+        for _ in pool.run(self.work, function, units, self.stop):
             progress.update()
 
     def reduce(self, identity: float | None, coverage: float) -> None:
@@ -214,8 +181,8 @@ class SequenceJob:
             np.uint8,
         )
         before, after = (len(part) for part in BOUNDARIES[self.settings.boundary])
-        partial, first = target.with_suffix(".partial"), 0
-        with partial.open("wb") as file:
+        first = 0
+        with files.replacing(target) as partial, partial.open("wb") as file:
             for piece in self.plan.pieces:
                 wanted, sizes = (
                     assemble.read_wanted(piece),
@@ -229,7 +196,6 @@ class SequenceJob:
                     ].tobytes()
                     file.write(b">%d\n%b\n" % (first + i, text))
                 first += len(wanted)
-        os.replace(partial, target)
 
     def counts(self) -> dict[str, int]:
         """What became of the records: those of `pieces.summaries`, kept, duplicates, and those that
@@ -258,45 +224,44 @@ class SequenceJob:
         """Writes OUT/rejected.parquet where nothing else will be written; None if nothing was
         rejected.
         """
-        _, _ = assemble.write_part(self.plan, assemble.make_layout(self.plan), ("rejected", 0))
+        assemble.make_layout(self.plan).write(self.work)
+        assemble.write_part(self.plan, self.work, ("rejected", 0))
         made, target = self.work / "bank" / "rejected.parquet", self.out / "rejected.parquet"
         if not pq.read_metadata(made).num_rows:
             return None
-        os.replace(made, target)
+        files.link(made, target)
         return target
 
-    def assemble(self, options: dict) -> None:
+    def assemble(self) -> None:
         """Writes the files of the bank into OUT/.prepare/bank."""
         layout = assemble.make_layout(self.plan)
-        tasks = assemble.parts(self.plan, layout)
-        run = functools.partial(assemble.write_part, self.plan, layout)
-        progress = Progress("write", len(tasks), "files")
-        checksums: dict[str, str] = {}
-        for _, made in processes.run_tasks(run, tasks, self._workers(len(tasks), 4), self.stop):
-            progress.update()
-            checksums |= made
-        if self.stop.is_set() and progress.done < len(tasks):
-            return
+        layout.write(self.work)
+        count = sum(1 for _ in assemble.parts(self.plan, layout))
+        write = functools.partial(assemble.write_part, self.plan)
+        units = assemble.parts(self.plan, layout)
+        self._run(write, units, Progress("write", count, "files"), 4)
+
+    def finish(self, options: dict[str, Any]) -> None:
+        """Describes the files and hands them over to OUT; may be killed and repeated."""
+        work_folder.finish(self.work, functools.partial(self._make, options), self.out)
+
+    def _make(self, options: dict[str, Any], path: Path) -> None:
+        made, checksums = self.work / "bank", {}
+        layout = assemble.BankLayout.read(self.work)
+        for unit in assemble.parts(self.plan, layout):
+            checksums.update(self.notes.read(unit.name)["checksums"])
+        for file in sorted(file for file in made.rglob("*") if file.is_file()):
+            if file.name == "rejected.parquet" and not pq.read_metadata(file).num_rows:
+                continue
+            target = path / file.relative_to(made)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.link(file, target)
         pieces = len(self.plan.pieces)
         edges = [int(layout.records[split * pieces]) for split in range(len(SPLITS) + 1)]
         spans = {name: edges[i : i + 2] for i, name in enumerate(SPLITS)}
         ordered = dict(sorted(checksums.items(), key=lambda item: (len(item[0]), item[0])))
         words = vocabulary(self.settings.alphabet)
-        write_description(
-            self.work / "bank", words, self.settings.boundary, spans, options, ordered
-        )
-        rejected = self.work / "bank" / "rejected.parquet"
-        if not pq.read_metadata(rejected).num_rows:
-            rejected.unlink()
-        write_text(self._assembled, "{}")
-
-    def finalize(self) -> None:
-        """Renames the files into OUT; one rename of the work folder finishes the bank."""
-        for name in ("tokens", "offsets", "metadata.parquet", "rejected.parquet", "zarr.json"):
-            if (self.work / "bank" / name).exists():
-                os.replace(self.work / "bank" / name, self.out / name)
-        os.replace(self.work, self.out / DONE)
-        shutil.rmtree(self.out / DONE)
+        write_description(path, words, self.settings.boundary, spans, options, ordered)
 
 
 class _Watch:
@@ -312,6 +277,7 @@ class _Watch:
         stop: threading.Event,
     ):
         self._settings, self._progress, self._stop = settings, progress, stop
+        self._notes = Notes(settings.work)
         self._seen, self._done = {source: 0 for source in sources}, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -329,7 +295,8 @@ class _Watch:
             for source, before in self._seen.items():
                 position = self._settings.position(source)
                 text = position.read_text() if position.is_file() else ""
-                now = source.size if self._settings.end(source).is_file() else int(text or 0)
+                done = self._notes.is_committed(unit_of(source, 0).name)
+                now = source.size if done else int(text or 0)
                 if now > before:
                     self._progress.update((now - before) // 1000)
                     self._seen[source] = now

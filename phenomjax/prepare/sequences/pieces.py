@@ -7,14 +7,14 @@ when it is whole:
 
     tokens          uint8, all kept records with their boundary tokens
     records.arrow   name, description, length, split of each
-    hashes          int64 [buckets + 1] bounds, uint64 [records, 2] hashes by bucket, uint32 [records] which record each is
+    hashes          int64 [buckets + 1] bounds, uint64 [records, 2] hashes by bucket,
+                    uint32 [records] which record each is
     rejected.arrow  rejected records, if there are any
     summary.json    counts
 """
 
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from phenomjax.data.sequences.encode import Block, Encoder
 from phenomjax.data.sequences.records import Record, read_records
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
+from phenomjax.engine.units import Note, Unit
 from phenomjax.prepare.sequences.clusters import ClusterTable
+from phenomjax.system import files
 
 PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
 RECORDS = 2**14  # records that are no FASTA a block
@@ -78,15 +80,9 @@ class PieceSettings:
         """The folder of a piece."""
         return self.work / "pieces" / f"{source:06d}.{number:06d}"
 
-    def end(self, source: SequenceFile) -> Path:
-        """A file with the number of pieces of a source that is read from its beginning; there when
-        all are done.
-        """
-        return self.work / "ends" / f"{source.number:06d}"
-
     def position(self, source: SequenceFile) -> Path:
         """A file that says how many bytes of such a source were read, for the progress."""
-        return self.work / "ends" / f"{source.number:06d}.at"
+        return self.work / "positions" / f"{source.number:06d}"
 
 
 def assign_splits(hashes: np.ndarray, validation: float, test: float) -> np.ndarray:
@@ -109,8 +105,8 @@ class Piece:
     def __init__(self, settings: PieceSettings, source: SequenceFile, number: int):
         self._settings, self._source = settings, source
         self._final = settings.piece(source.number, number)
-        self._folder = self._final.with_name(self._final.name + ".partial")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._final.with_name(f"{files.PARTIAL}{self._final.name}")
+        files.remove(self._folder)  # of a process that was killed
         self._folder.mkdir(parents=True)
         self._tokens = (self._folder / "tokens").open("wb", buffering=0)
         self._rejected: Any = None
@@ -191,25 +187,27 @@ class Piece:
         os.replace(self._folder, self._final)
 
 
-def scan(settings: PieceSettings, task: tuple[SequenceFile, int]) -> tuple[SequenceFile, int]:
+def unit_of(source: SequenceFile, number: int) -> Unit[tuple[SequenceFile, int]]:
+    """A piece; or, of a source that is read from its beginning, all of them."""
+    name = f"piece-{source.number}-{number}" if source.divided else f"file-{source.number}"
+    return Unit(name, (source, number))
+
+
+def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) -> Note | None:
     """Makes one piece, or all pieces of a source that is read from its beginning; those that are
-    there are left as they are.
+    there are left as they are (a unit function).
 
     Returns:
-      the task. (The stop file ends it early: then there is no file that tells the number of
-      pieces.)
+      How many pieces; None where the stop file ended it early.
     """
     source, number = task
     if not source.divided:
         with Stream(source.path) as stream:
             pieces = _scan_fasta if source.kind == "fasta" else _scan_records
             count = pieces(settings, source, stream)
-        if count:
-            end = settings.end(source)
-            partial = end.with_suffix(".partial")
-            partial.write_text(str(count))
-            os.replace(partial, end)
-        return task
+        return {"pieces": count} if count else None
+    if settings.piece(source.number, number).is_dir():  # killed before it was committed
+        return {"pieces": 1}
     first = number * settings.piece_bytes
     offset = max(first - 1, 0)  # the line end before the first record is seen
     with Stream(source.path, offset) as stream:
@@ -220,7 +218,7 @@ def scan(settings: PieceSettings, task: tuple[SequenceFile, int]) -> tuple[Seque
             piece.reject(_take(fasta))
         piece.reject(_take(fasta))
         piece.finish()
-    return task
+    return {"pieces": 1}
 
 
 def _take(fasta: Fasta) -> list[Trouble]:
