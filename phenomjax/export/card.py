@@ -16,7 +16,7 @@ import jax, numpy as np
 from phenomjax.trained.opening import load
 model = load("FOLDER")
 pixels = PIXELS
-embeddings = jax.jit(model.task.embed)(model.params, {"pixels": pixels})"""
+embeddings = jax.jit(model.task.embed)(model.params, {"pixels": pixels})[0][:, 0]"""
 TORCH_LINES = """\
 import sys, torch
 sys.path.insert(0, "FOLDER")
