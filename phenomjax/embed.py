@@ -4,7 +4,7 @@ processes and hosts for images.
 python -m phenomjax.embed images --checkpoint runs/phenom --bank plates.zarr --out embeddings.zarr
 python -m phenomjax.embed sequences --checkpoint runs/txl --source p.fasta.gz --out embeddings.zarr
 
-Without `images` or `sequences` it is what --bank or --source say, or else what the checkpoint reads.
+Without `images` or `sequences`, --bank or --source says which.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Samples new sequences from a trained causal language model, token by token, with its memory as
-the cache.
+"""Samples new sequences from a trained causal language model, token by token.
 
-python -m phenomjax.sample --checkpoint runs/prot_txl --num 10 --length 200 --temperature 1.0 --top_p 0.95 --seed 0 --out samples.fasta
+python -m phenomjax.sample --checkpoint runs/prot_txl --num 10 --length 200 --temperature 1.0
+  --top_p 0.95 --seed 0 --out samples.fasta
 
 A sequence ends where the model says so, or is cut at --length (end=cut). Sequence i depends on the
 model, --seed and i only. The log-likelihood, in nats, is that of the drawn tokens under the model

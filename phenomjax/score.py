@@ -1,8 +1,8 @@
-"""Predicts the effect of mutations with a trained language model, without having seen a
-measurement.
+"""Predicts effects of mutations with a trained language model, without having seen a measurement.
 
-python -m phenomjax.score --checkpoint runs/prot_txl --wild_type wt.fasta --mutants mutants.csv --out scores.csv [--target_column fitness]
-python -m phenomjax.score --checkpoint runs/prot_txl --wild_type wt.fasta --scan --out scan.csv
+python -m phenomjax.score --checkpoint runs/txl --wild_type wt.fasta --scan --out scan.csv
+python -m phenomjax.score --checkpoint runs/txl --wild_type wt.fasta --mutants mutants.csv
+  --target_column fitness --out scores.csv
 
 Scores are differences of log-likelihood to the wild type in nats; higher is more like a natural
 protein. Transformer-XL: of the whole sequence. ELMo: the sum of both directions, which are given
@@ -159,7 +159,7 @@ def _write(
     scored: np.ndarray,
     scores: Float[np.ndarray, "variants directions"],
 ) -> Float[np.ndarray, " variants"]:
-    """Writes the table with its scores, both directions of a model that has two; returns the sums."""
+    """Writes the table with its scores, by direction where there are two; returns the sums."""
     names, columns = ["score"], scores.sum(1, keepdims=True)
     if scores.shape[1] == 2:
         names += ["score_forward", "score_backward"]

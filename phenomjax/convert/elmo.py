@@ -9,7 +9,6 @@ nothing until it is trained.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from phenomjax import config
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import elmo
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 LAYOUTS = ("bilm", "allennlp")
 INFERRED = (
@@ -67,7 +67,7 @@ def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     return model
 
 
-def abstract_params(model: ConfigDict) -> dict[str, Any]:
+def abstract_params(model: ConfigDict) -> Params:
     """Names and shapes of a model's parameters, unboxed."""
     tokens = vocabulary(model.alphabet or "protein").tokens
     module = elmo.build(model, tokens, jnp.dtype(jnp.float32))
@@ -78,7 +78,7 @@ def abstract_params(model: ConfigDict) -> dict[str, Any]:
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
-def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> dict[str, Any]:
+def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> Params:
     """Parameters of `ELMo`, unboxed, from weights of either layout.
 
     Args:
@@ -143,9 +143,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> dict
     )
 
 
-def to_state_dict(
-    params: Mapping[str, Any], model: ConfigDict, layout: str = "bilm"
-) -> dict[str, np.ndarray]:
+def to_state_dict(params: Params, model: ConfigDict, layout: str = "bilm") -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`.
 
     Args:

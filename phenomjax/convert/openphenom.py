@@ -8,7 +8,6 @@ covered.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from phenomjax import config
 from phenomjax.models import mae, patches, vit
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 BACKBONE = "encoder.vit_backbone."
 FIXED = (BACKBONE + "pos_embed", "decoder.pos_embeddings", "decoder.placeholder")
@@ -117,7 +117,7 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
     return model
 
 
-def abstract_params(model: ConfigDict) -> dict[str, Any]:
+def abstract_params(model: ConfigDict) -> Params:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
     module = mae.build(
         ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32)
@@ -129,7 +129,7 @@ def abstract_params(model: ConfigDict) -> dict[str, Any]:
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
-def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[str, Any]:
+def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Params:
     """Parameters of `MAE` (unboxed, unrolled layers; see `vit.stack_layers`) from a state dict.
 
     Args:
@@ -175,7 +175,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[
 
 
 def to_state_dict(
-    params: Mapping[str, Any], model: ConfigDict, grid: int = 0, max_channels: int = 0
+    params: Params, model: ConfigDict, grid: int = 0, max_channels: int = 0
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`; scanned layers are unstacked.
 

@@ -1,8 +1,7 @@
 """Gives the tokens of another project's language model the ids that our vocabulary has for them."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from flax import traverse_util
 
 from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 log = logging.getLogger("phenomjax")
 # Names that others have for our special tokens.
@@ -25,8 +25,8 @@ SPECIAL_NAMES = {
 
 
 def renumber(
-    params: Mapping[str, Any], paths: Sequence[str], theirs: Sequence[str], words: Vocabulary
-) -> dict[str, Any]:
+    params: Params, paths: Sequence[str], theirs: Sequence[str], words: Vocabulary
+) -> Params:
     """Parameters with the rows of the vocabulary in the order of our ids.
 
     Args:

@@ -7,7 +7,6 @@ adaptive softmax, which Dai et al.'s code (and NVIDIA's) has in reverse.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 from phenomjax import config
 from phenomjax.models import transformer_xl, vit
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 LAYOUTS = {"huggingface": "transformer.", "kimiyoung": ""}  # prefix of all but the softmax
 INFERRED = (
@@ -36,7 +36,7 @@ FIXED = ("pos_emb.inv_freq",)
 
 
 @dataclass(frozen=True)
-class Entry:
+class TheirArray:
     """One array of theirs: the parameters it holds, and how to go between."""
 
     paths: tuple[str, ...]
@@ -97,7 +97,7 @@ def layout_of(state: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def abstract_params(model: ConfigDict) -> dict[str, Any]:
+def abstract_params(model: ConfigDict) -> Params:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
     module = transformer_xl.build(
         ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32), 0
@@ -110,9 +110,7 @@ def abstract_params(model: ConfigDict) -> dict[str, Any]:
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
-def from_state_dict(
-    state: Mapping[str, np.ndarray], model: ConfigDict, layout: str = ""
-) -> dict[str, Any]:
+def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict, layout: str = "") -> Params:
     """Parameters of `TransformerXL` (unboxed; stacked if `model.scan_layers`) from a state dict.
 
     Raises:
@@ -123,7 +121,7 @@ def from_state_dict(
     entries, copies = _entries(model, layout)
     shapes = traverse_util.flatten_dict(abstract_params(model), sep="/")
     left, problems = dict(state), list[str]()
-    params: dict[str, Any] = {}
+    params: dict[str, np.ndarray] = {}
     for name, entry in entries.items():
         if (array := left.pop(name, None)) is None:
             problems.append(f"{name} is missing")
@@ -161,7 +159,7 @@ def from_state_dict(
 
 
 def to_state_dict(
-    params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface"
+    params: Params, model: ConfigDict, layout: str = "huggingface"
 ) -> dict[str, np.ndarray]:
     """The state dict of unboxed parameters, with the arrays that are tied under all their names."""
     flat = traverse_util.flatten_dict(
@@ -177,7 +175,7 @@ def to_state_dict(
     return state | {LAYOUTS[layout] + FIXED[0]: frequencies.astype(np.float32)}
 
 
-def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str, str]]:
+def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, TheirArray], dict[str, str]]:
     """All arrays of the layout, and {name: name of the array that it is a copy of}."""
     prefix, width, heads = LAYOUTS[layout], model.embed_dim, (model.num_heads, model.head_dim)
     order = slice(None, None, -1) if layout == "kimiyoung" else slice(None)
@@ -185,14 +183,14 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
     edges = (0, *inner, model.vocab_size)
     entries, copies = {}, {}
 
-    def same(path: str) -> Entry:
-        return Entry((path,), lambda x: (x,), lambda x: x)
+    def same(path: str) -> TheirArray:
+        return TheirArray((path,), lambda x: (x,), lambda x: x)
 
-    def transposed(path: str) -> Entry:
-        return Entry((path,), lambda x: (x.T,), lambda x: x.T)
+    def transposed(path: str) -> TheirArray:
+        return TheirArray((path,), lambda x: (x.T,), lambda x: x.T)
 
-    def reshaped(path: str, ours: tuple[int, ...], theirs: tuple[int, int]) -> Entry:
-        return Entry((path,), lambda x: (x.T.reshape(ours),), lambda x: x.reshape(theirs).T)
+    def reshaped(path: str, ours: tuple[int, ...], theirs: tuple[int, int]) -> TheirArray:
+        return TheirArray((path,), lambda x: (x.T.reshape(ours),), lambda x: x.reshape(theirs).T)
 
     for i in range(len(edges) - 1):
         entries[f"{prefix}word_emb.emb_layers.{i}.weight"] = same(f"vocabulary/bin_{i}_embedding")
@@ -205,10 +203,10 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
     if model.div_val > 1:
         entries["crit.out_projs.0"] = transposed("vocabulary/head_kernel")
     if model.cutoffs:
-        entries["crit.cluster_weight"] = Entry(
+        entries["crit.cluster_weight"] = TheirArray(
             ("vocabulary/cluster_kernel",), lambda x: (x[order].T,), lambda x: x.T[order]
         )
-        entries["crit.cluster_bias"] = Entry(
+        entries["crit.cluster_bias"] = TheirArray(
             ("vocabulary/cluster_bias",), lambda x: (x[order],), lambda x: x[order]
         )
     for theirs, ours in (("r_w_bias", "content_bias"), ("r_r_bias", "position_bias")):
@@ -222,7 +220,7 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
                 copies[name] = prefix + theirs
     for i in range(model.num_layers):
         ours, theirs = f"blocks/layer_{i}/", f"{prefix}layers.{i}."
-        entries[theirs + "dec_attn.qkv_net.weight"] = Entry(
+        entries[theirs + "dec_attn.qkv_net.weight"] = TheirArray(
             (ours + "query/kernel", ours + "key_value/kernel"),
             lambda x: (
                 x[: len(x) // 3].T.reshape(width, *heads),
@@ -245,7 +243,7 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, Entry], dict[str
     return entries, copies
 
 
-def _count(state: Mapping[str, Any], prefix: str) -> int:
+def _count(state: Mapping[str, np.ndarray], prefix: str) -> int:
     return len(
         {name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")}
     )

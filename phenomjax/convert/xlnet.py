@@ -6,7 +6,6 @@ Face's exact.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 from phenomjax import config
 from phenomjax.models import vit, xlnet
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 LAYOUTS = ("huggingface", "tensorflow")
 INFERRED = (
@@ -115,7 +115,7 @@ def infer_model(state: Mapping[str, np.ndarray]) -> ConfigDict:
     return model
 
 
-def abstract_params(model: ConfigDict) -> dict[str, Any]:
+def abstract_params(model: ConfigDict) -> Params:
     """Names and shapes of a model's parameters, unrolled layers, unboxed."""
     module = xlnet.build(
         ConfigDict({**model.to_dict(), "scan_layers": False}), jnp.dtype(jnp.float32)
@@ -124,7 +124,7 @@ def abstract_params(model: ConfigDict) -> dict[str, Any]:
     return nn.unbox(jax.eval_shape(init, jax.random.key(0)))
 
 
-def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[str, Any]:
+def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Params:
     """Parameters of `XLNet` (unboxed, unrolled layers; see `vit.stack_layers`) from arrays of
     either layout.
 
@@ -186,7 +186,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> dict[
 
 
 def to_state_dict(
-    params: Mapping[str, Any], model: ConfigDict, layout: str = "huggingface"
+    params: Params, model: ConfigDict, layout: str = "huggingface"
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`; scanned layers are unstacked.
 
@@ -200,7 +200,8 @@ def to_state_dict(
     """
     if layout not in LAYOUTS:
         raise UserError(f"There is no XLNet layout '{layout}'; there are {' and '.join(LAYOUTS)}.")
-    state: dict[str, Any] = {}
+    state: dict[str, np.ndarray] = {}
+    stacked: dict[str, dict[int, np.ndarray]] = {}  # by layer
     for path, value in traverse_util.flatten_dict(vit.unstack_layers(params), sep="/").items():
         for name, index in _places(path, model, layout):
             part = _transposed(path, np.asarray(value), layout, back=True)
@@ -208,10 +209,9 @@ def to_state_dict(
             if index is None:
                 state[name] = np.ascontiguousarray(part)
             else:
-                state.setdefault(name, [None] * model.num_layers)[index] = part
-    state = {
-        name: np.stack(value) if isinstance(value, list) else value for name, value in state.items()
-    }
+                stacked.setdefault(name, {})[index] = part
+    for name, parts in stacked.items():
+        state[name] = np.stack([parts[layer] for layer in range(model.num_layers)])
     return state | (
         {OUTPUT: state[TOP["word_embedding/embedding"][0]]} if layout == "huggingface" else {}
     )

@@ -23,6 +23,15 @@ sys.path.insert(0, "FOLDER")
 from encoder import load
 pixels = PIXELS
 embeddings = load("FOLDER")(pixels)"""
+PIXELS = (
+    "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and variance 1 by"
+    " the model itself: do not normalise before."
+)
+LIMITS = (
+    "Trained without labels on the banks above; embeddings carry batch effects of plates and"
+    " experiments, which have to be aligned (`python -m phenomjax.maps align`) before perturbations"
+    " are compared. Not for diagnosis."
+)
 
 
 def write(
@@ -43,19 +52,54 @@ def write(
       layout: of the weights.
       release: whether the folder can be loaded by the lines of `JAX_LINES` and `TORCH_LINES`.
     """
-    c, task = model.config.model, model.config
-    kind = (
-        "channel-agnostic masked autoencoder (CA-MAE)"
-        if c.channel_agnostic
-        else "masked autoencoder"
-    )
+    sections = [
+        _head(model, name, licence),
+        _table(("", ""), _rows(model)),
+        ["## Metrics", "", *_metrics(model)],
+        ["## Pixels", "", PIXELS],
+        _use(model) if release else _weights(model, layout),
+        ["## Limits", "", LIMITS],
+        ["## Licence", "", licence or "None was stated."],
+    ]
+    path.write_text("\n".join(line for section in sections for line in (*section, "")))
+
+
+def _head(model: ImageModel, name: str, licence: str) -> list[str]:
+    """The card's front matter, its title and what the model is."""
+    c = model.config.model
+    return [
+        "---",
+        f"license: {licence or 'unknown'}",
+        "library_name: phenomjax",
+        "pipeline_tag: image-feature-extraction",
+        "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]",
+        "---",
+        f"# {name}",
+        "",
+        (
+            f"A {_kind(model)} of microscopy images of cells. It turns a crop of {len(c.channels)}"
+            f" channels into an embedding of {c.embed_dim} numbers: the mean of the encoder's patch"
+            " tokens."
+        ),
+    ]
+
+
+def _kind(model: ImageModel) -> str:
+    if model.config.model.channel_agnostic:
+        return "channel-agnostic masked autoencoder (CA-MAE)"
+    return "masked autoencoder"
+
+
+def _rows(model: ImageModel) -> list[tuple[str, str]]:
+    """The table of the model and its training."""
+    c, run = model.config.model, model.config
     encoder, everything = (
         sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
         for tree in (encoder_params(model), model.params)
     )
-    banks = ", ".join(Path(bank).name for bank in task.data.banks) or "unknown"
-    rows = [
-        ("Kind", kind),
+    others = " (any others can be given)" if c.channel_agnostic else " (these, in this order)"
+    return [
+        ("Kind", _kind(model)),
         (
             "Encoder",
             (
@@ -64,115 +108,68 @@ def write(
             ),
         ),
         ("Parameters", f"{encoder:.2f} M encoder, {everything:.2f} M with decoder"),
-        (
-            "Channels",
-            ", ".join(c.channels)
-            + (" (any others can be given)" if c.channel_agnostic else " (these, in this order)"),
-        ),
-        ("Crops in training", f"{task.data.crop_size} x {task.data.crop_size} px"),
+        ("Channels", ", ".join(c.channels) + others),
+        ("Crops in training", f"{run.data.crop_size} x {run.data.crop_size} px"),
         ("Mask ratio", f"{c.mask_ratio:g}"),
         (
             "Training",
             (
-                f"step {model.step} of {task.num_steps}, {task.global_batch_size} crops a step,"
-                f" {task.optimizer.name}, learning rate {task.optimizer.learning_rate:g}"
+                f"step {model.step} of {run.num_steps}, {run.global_batch_size} crops a step,"
+                f" {run.optimizer.name}, learning rate {run.optimizer.learning_rate:g}"
             ),
         ),
-        ("Banks", banks),
+        ("Banks", ", ".join(Path(bank).name for bank in run.data.banks) or "unknown"),
         ("Fingerprint of the parameters", f"`{model.fingerprint}`"),
         ("Written by", f"phenomjax {__version__}"),
     ]
-    front = [
-        "---",
-        f"license: {licence or 'unknown'}",
-        "library_name: phenomjax",
-        "pipeline_tag: image-feature-extraction",
-        "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]",
-        "---",
+
+
+def _use(model: ImageModel) -> list[str]:
+    """How a release is used."""
+    size, count = model.config.data.crop_size, len(model.config.model.channels)
+    pixels = f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
+    tensor = (
+        f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height,"
+        " width"
+    )
+    return [
+        "## Use with JAX",
+        "",
+        "```python",
+        JAX_LINES.replace("PIXELS", pixels).replace("FOLDER", "."),
+        "```",
+        "",
+        "## Use with PyTorch",
+        "",
+        "`encoder.py` needs torch and safetensors, nothing else.",
+        "",
+        "```python",
+        TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."),
+        "```",
+        "",
+        (
+            "Whole banks of images: `python -m phenomjax.embed --checkpoint . --bank BANK --out"
+            " E.zarr`."
+        ),
     ]
+
+
+def _weights(model: ImageModel, layout: str) -> list[str]:
+    """What the files hold, where they are no release."""
+    what = "the encoder, under the names of timm"
+    if layout == "openphenom":
+        what = "encoder and decoder, under the names of OpenPhenom"
     lines = [
-        *front,
-        f"# {name}",
+        "## Weights",
         "",
-        (
-            f"A {kind} of microscopy images of cells. It turns a crop of {len(c.channels)} channels"
-            f" into an embedding of {c.embed_dim} numbers: the mean of the encoder's patch tokens."
-        ),
-        "",
-        *_table(("", ""), rows),
-        "",
+        f"`model.safetensors` holds {what}; `config.json` says their shapes.",
     ]
-    lines += ["## Metrics", "", *_metrics(model), ""]
-    lines += [
-        "## Pixels",
-        "",
-        (
-            "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and"
-            " variance 1 by the model itself: do not normalise before."
-        ),
-        "",
-    ]
-    if release:
-        size, count = task.data.crop_size, len(c.channels)
-        pixels = (
-            f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
+    if model.config.model.block == "parallel" and model.config.model.bias_order == "mlp":
+        lines.append(
+            "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier versions"
+            " misplace it."
         )
-        tensor = (
-            f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height,"
-            " width"
-        )
-        lines += [
-            "## Use with JAX",
-            "",
-            "```python",
-            JAX_LINES.replace("PIXELS", pixels).replace("FOLDER", "."),
-            "```",
-            "",
-        ]
-        lines += [
-            "## Use with PyTorch",
-            "",
-            "`encoder.py` needs torch and safetensors, nothing else.",
-            "",
-            "```python",
-            TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."),
-            "```",
-            "",
-            (
-                "Whole banks of images: `python -m phenomjax.embed --checkpoint . --bank BANK --out"
-                " E.zarr`."
-            ),
-            "",
-        ]
-    else:
-        what = (
-            "encoder and decoder, under the names of OpenPhenom"
-            if layout == "openphenom"
-            else "the encoder, under the names of timm"
-        )
-        lines += [
-            "## Weights",
-            "",
-            f"`model.safetensors` holds {what}; `config.json` says their shapes.",
-        ]
-        if c.block == "parallel" and c.bias_order == "mlp":
-            lines += [
-                "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier"
-                " versions misplace it."
-            ]
-        lines += [""]
-    lines += [
-        "## Limits",
-        "",
-        (
-            "Trained without labels on the banks above; embeddings carry batch effects of plates"
-            " and experiments, which have to be aligned (`python -m phenomjax.maps align`) before"
-            " perturbations are compared. Not for diagnosis."
-        ),
-        "",
-    ]
-    lines += ["## Licence", "", licence or "None was stated.", ""]
-    path.write_text("\n".join(lines))
+    return lines
 
 
 def metrics(model: ImageModel) -> tuple[dict[str, float], dict[str, float]]:

@@ -1,6 +1,5 @@
-"""A TensorRT engine as an export: compared with JAX, and how much faster it is than JAX and PyTorch.
-
-See phenomjax/trained/graphs/tensorrt_engine.py, which builds it.
+"""A TensorRT engine as an export: compared with JAX, and how much faster it is than JAX and
+PyTorch. It is built by phenomjax/trained/graphs/tensorrt_engine.py.
 """
 
 import logging
@@ -8,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -68,7 +66,7 @@ def write(
         )
 
 
-def rate(call: Callable[[], Any], batch_size: int, seconds: float = 3.0) -> float:
+def rate(call: Callable[[], object], batch_size: int, seconds: float = 3.0) -> float:
     """Crops per second of a call that waits for its result; the first two calls are not counted."""
     call()
     call()
@@ -79,7 +77,7 @@ def rate(call: Callable[[], Any], batch_size: int, seconds: float = 3.0) -> floa
     return count * batch_size / spent
 
 
-def _jax(model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray) -> Callable[[], Any]:
+def _jax(model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray) -> Callable[[], object]:
     """The model as `--runtime jax` runs it: bfloat16 on a GPU."""
     encode = features(model)
     params, _ = on_devices(encoder_params(model), jax.local_devices()[:1])
@@ -91,7 +89,7 @@ def _jax(model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray) -> C
 
 def _torch(
     model: ImageModel, chosen: graph.GraphSettings, crops: np.ndarray
-) -> dict[str, Callable[[], Any]]:
+) -> dict[str, Callable[[], object]]:
     """The encoder of a release in eager PyTorch on this GPU; {} where torch is not installed."""
     try:
         import torch
@@ -109,8 +107,8 @@ def _torch(
         torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))),
     )
 
-    def eager(half: bool) -> Callable[[], Any]:
-        def call() -> Any:
+    def eager(half: bool) -> Callable[[], object]:
+        def call() -> object:
             with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
                 return encoder(pixels.to(device), chosen.blocks, chosen.channelwise).float().cpu()
 

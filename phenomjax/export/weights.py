@@ -4,7 +4,6 @@ they need.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def arrays(model: ImageModel, layout: str = "openphenom") -> dict[str, np.ndarra
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
-def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, Any]:
+def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, object]:
     """What the weights need to be used, as config.json has it; no path of the machine they were
     trained on is in it.
     """

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
@@ -24,14 +24,14 @@ class EmbedOptions:
     """of this machine, over which a batch is divided; 0: all"""
 
 
-def check_least(options: Any, **least: int) -> None:
+def check_least(options: object, **least: int) -> None:
     """Raises UserError for numbers among the options that are below their least."""
     for name, value in least.items():
         if getattr(options, name) < value:
             raise UserError(f"`{name}` is {getattr(options, name)}; it must be at least {value}.")
 
 
-def check_numbers_and_folder(options: Any, out: Path, **least: int) -> None:
+def check_numbers_and_folder(options: object, out: Path, **least: int) -> None:
     """`check_least`, and that the folder of the output is there."""
     check_least(options, **least)
     check_folder_of(out)

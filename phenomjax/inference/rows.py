@@ -31,7 +31,7 @@ class Rows:
         self._dirty: set[int] = set()
 
     def create(self, name: str) -> None:
-        """Makes the files, as zeros that take no room yet; `name` is that of the rows' dimension."""
+        """Makes the files, zeros that take no room yet; `name` is of the rows' dimension."""
         self.describe(name)
         for chunk in range(-(-self.shape[0] // self._chunk)):
             with (self.path / f"c.{chunk}.0").open("ab") as file:

@@ -39,17 +39,18 @@ def check_blocks(model: ImageModel, blocks: Sequence[int]) -> tuple[int, ...]:
     """The blocks asked for, or the last one; raises UserError for numbers that the model does not
     have.
     """
+    depth = model.config.model.depth
     for block in blocks:
-        if not 1 <= block <= model.config.model.depth:
+        if not 1 <= block <= depth:
             raise UserError(
-                f"`block` {block}: this model's encoder has blocks 1 to {model.config.model.depth}; without"
-                " `block` it is the last one."
+                f"`block` {block}: this model's encoder has blocks 1 to {depth}; without `block`"
+                " it is the last one."
             )
     if len(set(blocks)) < len(blocks):
         raise UserError(
             f"`block` {' '.join(map(str, blocks))} names a block twice. Name each once."
         )
-    return tuple(blocks) or (model.config.model.depth,)
+    return tuple(blocks) or (depth,)
 
 
 def check_channelwise(model: ImageModel, channelwise: bool) -> None:

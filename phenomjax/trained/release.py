@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,8 +19,8 @@ SUMS = "SHA256SUMS"
 
 
 def load(folder: str | Path, dtype: str = "") -> ImageModel:
-    """The model of a release folder, after its checksums; what `image_model.load` does with such a
-    folder.
+    """The model of a release folder, after its checksums; what
+    `opening.load` does with such a folder.
 
     Args:
       folder: that `write` filled.
@@ -84,7 +83,7 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
     )
     config.model.dtype, config.data.crop_size = dtype or config.model.dtype, about["crop_size"]
     state = read_arrays(folder / WEIGHTS)
-    params: Any = openphenom.from_state_dict(state, config.model)
+    params = openphenom.from_state_dict(state, config.model)
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
     return Trained(

@@ -1,4 +1,4 @@
-"""XLNet weights in other projects' layouts: there and back, and what is said when they do not fit."""
+"""XLNet weights in other projects' layouts: there and back, and what is said of misfits."""
 
 import jax
 import numpy as np

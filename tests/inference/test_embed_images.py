@@ -426,7 +426,7 @@ def parsed(words):
 
 
 def test_launch_files_run_this_command():
-    """A worker a task under SLURM, and an indexed job that treats the exit codes as they are meant."""
+    """A worker a task under SLURM, and an indexed job that takes the exit codes as meant."""
     words = ["--checkpoint", "runs/a b", "--bank", "b.zarr", "c.zarr", "--out", "e"]
     command = subprocess.run(
         ["bash", ROOT / "launch" / "embed.sbatch", "--dry-run", *words],

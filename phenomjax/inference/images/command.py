@@ -1,4 +1,4 @@
-"""Embeds the images of banks with a trained masked autoencoder: one vector a crop, a site or a well.
+"""Embeds the images of banks with a trained masked autoencoder, by crop, site or well.
 
 The command can be killed at any time and run again: it goes on where it was. Every process that
 runs the same command is a worker: it claims units of images, commits them, and the last one makes

@@ -4,9 +4,8 @@ its numbers, and its units of work.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -228,7 +227,7 @@ def describe(
 
 
 def compared(
-    description: Mapping[str, Any],
+    description: work_folder.Description,
 ) -> tuple[work_folder.Description, work_folder.Description]:
     """A description as (what decides the numbers, by the names of the options; the rest): banks and
     checkpoints may be moved.

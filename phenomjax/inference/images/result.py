@@ -1,15 +1,17 @@
 """The result of an embedding of images: rows of crops, sites or wells, made from the committed
 units.
 
-NAME.zarr/zarr.json              group; attributes["phenomjax"] = format, version, digest, level, checkpoint, bank, crop_size, …
-NAME.zarr/embeddings/c.K.0       [rows, dim], uncompressed chunks; of several blocks `embeddings_block_15`, …
-NAME.zarr/metadata.parquet       row i describes embedding i: METADATA
-NAME.zarr/rejected.parquet       image, name, reason; only where images could not be read
+NAME.zarr/zarr.json          group; attributes["phenomjax"] = format, version, digest, level,
+                             checkpoint, bank, crop_size, …
+NAME.zarr/embeddings/c.K.0   [rows, dim], uncompressed chunks; of several blocks
+                             `embeddings_block_15`, …
+NAME.zarr/metadata.parquet   row i describes embedding i: METADATA
+NAME.zarr/rejected.parquet   image, name, reason; only where images could not be read
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +40,16 @@ COPIED = (
 WELL = ("experiment", "plate", "well")  # what makes a well
 METADATA = (*COPIED, "num_crops", "num_images", "image")
 REJECTED = pa.schema([("image", pa.int64()), ("name", pa.string()), ("reason", pa.string())])
+
+
+class Rejected(TypedDict):
+    """An image that could not be read."""
+
+    image: int
+    name: str
+    reason: str
+
+
 ROWS = 1 << 16  # rows that are in memory at a time
 
 
@@ -51,7 +63,7 @@ def unit_rows(settings: EmbeddingSettings, layout: WorkLayout) -> int:
     return layout.unit_images * (layout.crops_per_image if settings.level == "crop" else 1)
 
 
-def write(folder: Path, job: BankEmbedding, rejected: Sequence[Mapping[str, Any]]) -> None:
+def write(folder: Path, job: BankEmbedding, rejected: Sequence[Rejected]) -> None:
     """Writes the result of complete units.
 
     Args:

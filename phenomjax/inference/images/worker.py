@@ -5,7 +5,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from phenomjax.inference.images import result as images_result
 from phenomjax.inference.images.crops import CropGroup, CropLoader
 from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.plan import WorkLayout
+from phenomjax.inference.images.result import Rejected
 from phenomjax.inference.runtimes import choose
 from phenomjax.system import log as system_log
 
@@ -108,7 +108,7 @@ class UnitRows:
             name: np.zeros((min(full, total), job.dim), dtype) for name in settings.arrays()
         }
         self.done = 0
-        self.rejected: list[dict[str, Any]] = []
+        self.rejected: list[Rejected] = []
 
     @property
     def _per_image(self) -> int:

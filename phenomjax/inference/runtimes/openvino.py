@@ -5,10 +5,13 @@ Options: precision (float32, bfloat16, int8), threads (0 = one a core), calibrat
 int8), bank (of these crops), cache, min_cosine.
 """
 
+import importlib
 import logging
+import os
+import sys
+import types
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +52,7 @@ def make_runtime(
     network = openvino.Core().read_model(path)
     # the batch is known here, and fixed shapes are faster
     network.reshape([batch_size, *image_shape])
-    hints: dict[str, Any] = {
+    hints = {
         "INFERENCE_PRECISION_HINT": HINTS[chosen.precision],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -116,11 +119,7 @@ def quantised(
     )
 
 
-def _library(name: str) -> Any:
-    import importlib
-    import os
-    import sys
-
+def _library(name: str) -> types.ModuleType:
     # Both report their use to their maker unless they are stopped; a laboratory's machine calls
     # nobody.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # so that importing it fails, which openvino expects

@@ -28,7 +28,7 @@ class SequenceBatch(NamedTuple):
 
 
 def buckets(segment_len: int) -> list[int]:
-    """Lengths of the sequences that are read in one piece: 64, 96, 128, 192, … and `segment_len`."""
+    """Lengths of sequences that are read in one piece: 64, 96, 128, 192, … and `segment_len`."""
     sizes, size = [], SHORTEST
     while size < segment_len:
         sizes += [size, size + size // 2]

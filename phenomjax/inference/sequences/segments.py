@@ -4,20 +4,26 @@ handed on.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, UInt8
 
 from phenomjax.data.sequences.vocabulary import PAD
 from phenomjax.inference.sequences.batches import SequenceBatch
+from phenomjax.system.types import Carry, Params
 from phenomjax.trained.model import SequenceModel
 
 POOLS = ("mean", "max")
 AHEAD = 16  # segments that wait on the device
+Features: TypeAlias = Float[Array, "rows directions seq width"]
+Pooled: TypeAlias = Float[Array, "rows directions width"]
+# first place, features where there is no pooling, what is pooled
+Step: TypeAlias = tuple[int, Features, Pooled]
 
 
 def default_batch_tokens() -> int:
@@ -50,13 +56,13 @@ class FeaturePiece(NamedTuple):
       row: of the batch.
       columns: of the features that these are.
       start: place of the first residue.
-      values: [residues, columns].
+      values: of the residues from there on.
     """
 
     row: int
     columns: slice
     start: int
-    values: np.ndarray
+    values: Float[np.ndarray, "residues columns"]
 
 
 class SegmentFeatures:
@@ -82,12 +88,8 @@ class SegmentFeatures:
         dtype: str,
         devices: Sequence[jax.Device] | None = None,
     ):
-        self._task, self._layer, self._pool, self._dtype = (
-            trained.task,
-            layer,
-            pool,
-            np.dtype(dtype),
-        )
+        self._task, self._layer, self._pool = trained.task, layer, pool
+        self._dtype = np.dtype(dtype)
         mesh = jax.make_mesh(
             (len(devices or jax.local_devices()),),
             ("data",),
@@ -108,13 +110,20 @@ class SegmentFeatures:
         self._width = features.shape[-1]
         self.dim = self._width * task.directions
 
-    def use(self, params: Any) -> None:
+    def use(self, params: Params) -> None:
         """Goes on with other parameters of the same shapes; nothing is compiled again."""
         self._params = jax.device_put(params, self._everywhere)
 
     def _segment(
-        self, params: Any, tokens: Any, start: Any, residues: Any, carry: Any, pooled: Any
-    ) -> tuple:
+        self,
+        params: Params,
+        tokens: UInt8[Array, "rows directions seq"],
+        start: Int[Array, ""],
+        residues: Int[Array, " rows"],
+        carry: Carry,
+        pooled: Pooled,
+    ) -> tuple[Features | None, Carry, Pooled]:
+        """Features of the next segment where nothing is pooled, and what is pooled so far."""
         before, after = map(len, self._task.boundary)
         lengths = jnp.clip(residues + before + after - start, 0, tokens.shape[-1])
         segment = {"tokens": tokens, "lengths": lengths}
@@ -158,7 +167,7 @@ class SegmentFeatures:
 
     def _steps(
         self, sequences: Sequence[np.ndarray], batch: SequenceBatch, stopped: Callable[[], bool]
-    ) -> Iterator[tuple[int, Any, Any]]:
+    ) -> Iterator[Step]:
         """(first place, features, pooled) of each segment."""
         directions, whole = self._task.directions, batch.segments == 1
         framed = frame(
@@ -184,24 +193,24 @@ class SegmentFeatures:
             )
             yield start, features, pooled
 
-    def _pooled(self, pooled: Any, residues: np.ndarray) -> Iterator[FeaturePiece]:
+    def _pooled(self, pooled: Pooled, residues: np.ndarray) -> Iterator[FeaturePiece]:
         values = np.asarray(pooled)[: len(residues)]
         if self._pool == "mean":
             values = values / residues[:, None, None].astype(np.float32)
         for row in range(len(residues)):
             yield FeaturePiece(row, slice(None), 0, values[row].reshape(1, -1).astype(self._dtype))
 
-    def _residues(
-        self, steps: Iterator[tuple[int, Any, Any]], residues: np.ndarray
-    ) -> Iterator[FeaturePiece]:
-        before: tuple | None = None
+    def _residues(self, steps: Iterator[Step], residues: np.ndarray) -> Iterator[FeaturePiece]:
+        before: Step | None = None
         # a segment is fetched when the next one is on its way
         for step in itertools.chain(steps, [None]):
             if before:
-                yield from self._pieces(before[0], before[1], residues)
+                yield from self._pieces(*before[:2], residues)
             before = step
 
-    def _pieces(self, start: int, features: Any, residues: np.ndarray) -> Iterator[FeaturePiece]:
+    def _pieces(
+        self, start: int, features: Features, residues: np.ndarray
+    ) -> Iterator[FeaturePiece]:
         before, after = map(len, self._task.boundary)
         values = np.asarray(features)
         for direction in range(values.shape[1]):

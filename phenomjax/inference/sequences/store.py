@@ -1,17 +1,18 @@
 """Where features are kept while they are computed, in place and in any order, and the files that
 become of them.
 
-NAME.zarr/zarr.json           group; attributes["phenomjax"] = format, version, checkpoint, step, task, pooling, dtype, …
+NAME.zarr/zarr.json           group; attributes["phenomjax"] = format, version, checkpoint, step,
+                              task, pooling, dtype, …
 NAME.zarr/embeddings/c.K.0    [rows, dim], uncompressed chunks of CHUNK_BYTES
-NAME.zarr/offsets/c.K         per residue only: int64, protein i is embeddings[offsets[i]:offsets[i + 1]]
+NAME.zarr/offsets/c.K         per residue only: int64, protein i is
+                              embeddings[offsets[i]:offsets[i + 1]]
 NAME.zarr/metadata.parquet    id, length, description, source; row i describes protein i
 """
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from phenomjax.data import zarr_files
 from phenomjax.data.sequences.bank import FlatWriter
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import Notes
+from phenomjax.engine.work_folder import Description
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
 from phenomjax.inference.sequences.queries import Queries
 from phenomjax.system import files
@@ -73,7 +75,7 @@ class FeatureStore:
         self._rows.flush()
         self._notes.commit(SAVED, {"batches": batches})
 
-    def finish(self, out: Path, kind: str, attributes: Mapping[str, Any]) -> None:
+    def finish(self, out: Path, kind: str, attributes: Description) -> None:
         """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the
         work folder.
         """
@@ -81,7 +83,7 @@ class FeatureStore:
         write = {"zarr": self._write_zarr, "hdf5": self._write_hdf5, "npz": self._write_npz}[kind]
         work_folder.finish(self._work, lambda path: write(path, attributes), out)
 
-    def _write_zarr(self, folder: Path, attributes: Mapping[str, Any]) -> None:
+    def _write_zarr(self, folder: Path, attributes: Description) -> None:
         """The rows' files themselves, and what they are of: nothing big is written twice."""
         q, rows = self._queries, self._rows.path
         (folder / rows.name).mkdir(parents=True)
@@ -104,10 +106,10 @@ class FeatureStore:
             pq.write_table(pa.Table.from_pylist(q.rejected), folder / "rejected.parquet")
         zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **attributes})
 
-    def _write_hdf5(self, path: Path, attributes: Mapping[str, Any]) -> None:
+    def _write_hdf5(self, path: Path, attributes: Description) -> None:
         write_hdf5(path, self._by_id(), attributes)
 
-    def _write_npz(self, path: Path, attributes: Mapping[str, Any]) -> None:
+    def _write_npz(self, path: Path, attributes: Description) -> None:
         write_npz(path, self._by_id())
 
     def _by_id(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -138,7 +140,7 @@ def output_format(out: Path) -> str:
 
 
 def check_ids(queries: Queries, kind: str) -> None:
-    """Raises UserError where two different sequences have one id and the format finds them by id."""
+    """Raises UserError where different sequences have one id and the format finds them by it."""
     if kind == "zarr":
         return
     seen: dict[str, int] = {}
@@ -152,7 +154,7 @@ def check_ids(queries: Queries, kind: str) -> None:
 
 
 def write_hdf5(
-    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Mapping[str, Any]
+    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Description
 ) -> None:
     """One dataset an id, in the layout of bio_embeddings: its attribute original_id is the id.
 

@@ -4,17 +4,18 @@ residues from all others (XLNet).
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from phenomjax.inference.sequences import segments
 from phenomjax.inference.sequences.batches import buckets, rows_for
 from phenomjax.inference.sequences.segments import frame
 from phenomjax.inference.variants.table import Mutation
 from phenomjax.system import log as system_log
+from phenomjax.system.types import Carry
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
@@ -72,43 +73,19 @@ def sequence_scores(
     Returns:
       [variants, directions] float64, nats.
     """
-    task, words = trained.task, trained.task.words
-    before, after = map(len, task.boundary)
+    words = trained.task.words
     ids = words.encode(wild_type)
-    steps = len(ids) + before + after - 1  # predicted tokens
-    seq = next((size for size in buckets(segment_len) if size >= steps), segment_len)
-    segments, directions = -(-steps // seq), task.directions
-    rows = rows_for(max(len(variants), 1), max(batch_tokens // seq, 1), 1)
-    step = jax.jit(task.segment_log_probs)
-
-    def read(
-        sequences: list[np.ndarray], first: int, carry: Any, carries: list | None = None
-    ) -> Callable[[], np.ndarray]:
-        """Starts on segments `first` … from the carry of one row; the result waits for [sequences,
-        directions, tokens].
-        """
-        framed = frame(sequences, (rows, segments * seq + 1), task.boundary, directions)
-        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape[1:])), carry)
-        parts = []
-        for a in range(first * seq, segments * seq, seq):
-            if carries is not None:
-                carries.append(jax.tree.map(lambda x: x[:1], carry))
-            found, carry = step(
-                trained.params, framed[:, :, a : a + seq], framed[:, :, a + 1 : a + seq + 1], carry
-            )
-            parts.append(found)
-        size = steps - first * seq
-        return lambda: np.concatenate([np.asarray(p, np.float64) for p in parts], -1)[
-            : len(sequences), :, :size
-        ]
-
-    carries: list[Any] = []  # of the wild type before each segment
-    expected = read([ids], 0, task.inference_carry(1, whole=segments == 1), carries)()[0]
-    scores = np.zeros((len(variants), directions))
+    reader = _SegmentReader(trained, len(ids), len(variants), segment_len, batch_tokens)
+    seq, rows = reader.seq, reader.rows
+    carries: list[Carry] = []  # of the wild type before each segment
+    first_carry = trained.task.inference_carry(1, whole=reader.segments == 1)
+    expected = reader([ids], 0, first_carry, carries)()[0]
+    scores = np.zeros((len(variants), trained.task.directions))
     # The first predicted token that differs is the mutated residue, step (place + before - 1). A
     # backward model begins elsewhere.
+    before, forward = len(trained.task.boundary[0]), trained.task.directions == 1
     firsts = np.array(
-        [max(m[0][0] + before - 1, 0) // seq if m and directions == 1 else 0 for m in variants], int
+        [max(m[0][0] + before - 1, 0) // seq if m and forward else 0 for m in variants], int
     )
     bar, waiting = system_log.Progress("score", len(variants), "variants"), []
     jobs = [
@@ -129,13 +106,63 @@ def sequence_scores(
         if job:
             first, members = job
             sequences = [mutate(ids, variants[i], words.ids) for i in members]
-            waiting.append((first, members, read(sequences, first, carries[first])))
+            waiting.append((first, members, reader(sequences, first, carries[first])))
         # the next batch is on its way while this one is fetched
         while len(waiting) > (1 if job else 0):
             first, members, collect = waiting.pop(0)
             scores[members] = (collect() - expected[:, first * seq :]).sum(-1)
             bar.update(len(members))
     return scores
+
+
+class _SegmentReader:
+    """Log-likelihoods of sequences of one length, a batch of one shape at a time.
+
+    Args:
+      trained: a model with scoring "sequence".
+      length: residues.
+      count: sequences that there will be.
+      segment_len: tokens of a segment, for sequences that are longer.
+      batch_tokens: of a batch and segment.
+
+    Attributes:
+      seq, segments, rows: of a batch.
+    """
+
+    def __init__(
+        self, trained: SequenceModel, length: int, count: int, segment_len: int, batch_tokens: int
+    ):
+        self._task, self._params = trained.task, trained.params
+        self._steps = length + sum(map(len, self._task.boundary)) - 1  # predicted tokens
+        self.seq = next((s for s in buckets(segment_len) if s >= self._steps), segment_len)
+        self.segments = -(-self._steps // self.seq)
+        self.rows = rows_for(max(count, 1), max(batch_tokens // self.seq, 1), 1)
+        self._step = jax.jit(self._task.segment_log_probs)
+
+    def __call__(
+        self,
+        sequences: Sequence[np.ndarray],
+        first: int,
+        carry: Carry,
+        carries: list[Carry] | None = None,
+    ) -> Callable[[], Float[np.ndarray, "sequences directions tokens"]]:
+        """Starts on segments `first` … from the carry of one row, which is kept in `carries` before
+        each; the result waits for the likelihoods.
+        """
+        seq, stop = self.seq, self.segments * self.seq
+        framed = frame(sequences, (self.rows, stop + 1), self._task.boundary, self._task.directions)
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.rows, *x.shape[1:])), carry)
+        parts = []
+        for a in range(first * seq, stop, seq):
+            if carries is not None:
+                carries.append(jax.tree.map(lambda x: x[:1], carry))
+            tokens, targets = framed[:, :, a : a + seq], framed[:, :, a + 1 : a + seq + 1]
+            found, carry = self._step(self._params, tokens, targets, carry)
+            parts.append(found)
+        size = self._steps - first * seq
+        return lambda: np.concatenate([np.asarray(p, np.float64) for p in parts], -1)[
+            : len(sequences), :, :size
+        ]
 
 
 def masked_scores(

@@ -1,4 +1,4 @@
-"""Tables of mutants: reading `A12G:K34R`, checking it against the wild type, and rank correlation."""
+"""Tables of mutants: reading `A12G:K34R` and checking it against the wild type."""
 
 import csv
 import io
@@ -144,12 +144,9 @@ def read(
             problems.append(f"row {number} {error}")
             mutations.append(None)
     if problems and not skip_invalid:
+        better = _better_offset(rows, places[column], wild_type, offset, wording)
         more = f" {len(problems)} rows have such a fault." if len(problems) > 1 else ""
-        raise UserError(
-            f"{path},"
-            f" {problems[0]}.{more}{_better_offset(rows, places[column], wild_type, offset, wording)}"
-            f" Mend or remove them{wording.skip}."
-        )
+        raise UserError(f"{path}, {problems[0]}.{more}{better} Mend or remove them{wording.skip}.")
     targets = None
     if target:
         targets = np.array(

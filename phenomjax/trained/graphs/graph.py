@@ -6,10 +6,10 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from phenomjax.data.images.opening import open_bank
@@ -39,7 +39,7 @@ class GraphSettings:
     image_shape: tuple[int, int, int]
     pixels: str = "uint8"
 
-    def describe(self, model: ImageModel) -> dict[str, Any]:
+    def describe(self, model: ImageModel) -> dict[str, object]:
         """As it is recorded in the files: plain JSON values, with what the model is."""
         config = model.config.model
         return {
@@ -62,8 +62,7 @@ def settings(
     channels: int = 0,
     pixels: str = "uint8",
 ) -> GraphSettings:
-    """GraphSettings with their defaults (the last block, the crop size of the run, all its channels),
-    checked.
+    """Settings with their defaults (the last block, the run's crop size and channels), checked.
 
     Raises:
       UserError: a block that is not there, crops that patches do not divide, or channels that the
@@ -97,7 +96,7 @@ def portable(model: ImageModel) -> ImageModel:
     return dataclasses.replace(model, config=config, task=MaskedAutoencoder(config), params=params)
 
 
-def encoder(model: ImageModel, chosen: GraphSettings) -> Callable[[Any], jax.Array]:
+def encoder(model: ImageModel, chosen: GraphSettings) -> Callable[[Array], Array]:
     """`encode(pixels [batch, h, w, C]) -> float32 [batch, blocks, dim]` with the parameters inside,
     of a `portable` model or another one.
     """

@@ -3,12 +3,14 @@ as soon as it is written.
 """
 
 import contextlib
+import importlib
 import json
 import logging
+import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,9 @@ from phenomjax.trained.graphs import cache, graph
 from phenomjax.trained.image_model import encoder_params
 from phenomjax.trained.model import ImageModel
 
+if TYPE_CHECKING:
+    import onnx
+
 log = logging.getLogger("phenomjax")
 OPSET = 18  # TensorRT 8.6 and later read it
 OPSETS = range(18, 24)
@@ -30,7 +35,9 @@ VERSION = 2  # of what `convert` makes of the same settings
 PIXELS, EMBEDDINGS = "pixels", "embeddings"  # names of input and output
 
 
-def convert(model: ImageModel, chosen: graph.GraphSettings, opset: int = OPSET) -> Any:
+def convert(
+    model: ImageModel, chosen: graph.GraphSettings, opset: int = OPSET
+) -> "onnx.ModelProto":
     """The ONNX model (onnx.ModelProto) of a trained encoder.
 
     Input `pixels` uint8 or uint16 [batch, h, w, C], output `embeddings` float32 [batch, blocks,
@@ -95,7 +102,7 @@ def untouched_numpy() -> Iterator[None]:
             setattr(jnp, name, value)
 
 
-def fold_constants(proto: Any) -> None:
+def fold_constants(proto: "onnx.ModelProto") -> None:
     """Reshapes of weights are done now, in place: quantisers see a weight only where it goes
     straight into its product.
     """
@@ -103,7 +110,7 @@ def fold_constants(proto: Any) -> None:
     from onnx.reference import ReferenceEvaluator
 
     constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    nodes: list[Any] = []
+    nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
         if node.op_type in FOLDED and all(name in constants for name in node.input if name):
             values = {
@@ -188,7 +195,7 @@ def cached(
 
 def session(
     path: Path, threads: int = 0, providers: tuple[str, ...] = ("CPUExecutionProvider",)
-) -> Any:
+) -> Callable[[np.ndarray], np.ndarray]:
     """`run(pixels) -> embeddings` of a file in ONNX Runtime.
 
     Args:
@@ -204,9 +211,8 @@ def session(
     return lambda pixels: loaded.run([EMBEDDINGS], {PIXELS: pixels})[0]
 
 
-def library(name: str) -> Any:
-    import importlib
-
+def library(name: str) -> types.ModuleType:
+    """A module of the extra `export`; raises UserError where it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -4,7 +4,9 @@ Written for the documented Python API of TensorRT 10 (strongly typed networks, n
 needs an NVIDIA GPU, and `pip install tensorrt cuda-python`.
 """
 
+import importlib
 import logging
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,8 @@ log = logging.getLogger("phenomjax")
 WORKSPACE = 4 << 30  # bytes that building may try tactics with
 
 
-def library() -> tuple[Any, Any]:
+def library() -> tuple[types.ModuleType, types.ModuleType]:
     """(tensorrt, cudart); raises UserError if one is missing."""
-    import importlib
-
     try:
         tensorrt = importlib.import_module("tensorrt")
         try:
@@ -207,7 +207,7 @@ def loaded(
     return run
 
 
-def _call(cudart: Any, name: str, *arguments: Any) -> Any:
+def _call(cudart: types.ModuleType, name: str, *arguments: Any) -> Any:
     """A function of the CUDA runtime, which gives (error, value…); raises RuntimeError."""
     error, *values = getattr(cudart, name)(*arguments)
     if int(error):
