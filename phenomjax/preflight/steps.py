@@ -11,8 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 from jax.stages import Compiled
 from ml_collections import ConfigDict
 
@@ -88,7 +87,7 @@ def steps(
     found: list[StepMetrics] = []
     times: list[float] = []
     with on(mesh, c):
-        rows, everywhere = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
+        rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         init, abstract, shards = abstract_state(bench, mesh)
         loader = bench.task.loader("train", *sharding.row_block(mesh))
         assert loader is not None

@@ -16,6 +16,7 @@ from phenomjax.config.checks import flatten
 from phenomjax.config.stored import rank
 from phenomjax.system.errors import UserError
 from phenomjax.training import metrics
+from phenomjax.training.goodput import summary
 
 log = logging.getLogger("phenomjax")
 QUIET_SECONDS = 900.0  # without a changed file: a run on another machine has ended
@@ -149,8 +150,6 @@ def _read_metrics(run: Run) -> None:
 
 def _goodput(run: Run) -> float | None:
     """Of goodput.json, else of the newest metrics line that has it."""
-    from phenomjax.training.goodput import summary  # loads jax
-
     try:
         return summary(json.loads((run.path / "goodput.json").read_text())["starts"])["goodput"]
     except FileNotFoundError:

@@ -49,14 +49,10 @@ def first_lines(run: RunContext, abstract: TrainState, shardings: TrainState) ->
       abstract: shapes of the state.
       shardings: its NamedShardings.
     """
-    config, mesh, v = run.config, run.mesh, versions()
+    config, mesh = run.config, run.mesh
     log.info(
-        "phenomjax %s, jax %s, flax %s, Python %s, git %s",
-        v["phenomjax"],
-        v["jax"],
-        v["flax"],
-        v["python"],
-        v["git"],
+        "phenomjax %(phenomjax)s, jax %(jax)s, flax %(flax)s, Python %(python)s, git %(git)s",
+        versions(),
     )
     log.info(
         "%d process(es), %d device(s) of kind %s; mesh data %d x model %d, preset %s; %d rows a"
