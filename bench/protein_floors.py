@@ -10,8 +10,8 @@ The regularisation of the composition was searched for until three of its four n
 phenomjax/probes/methods/baselines.py.
 """
 
-import argparse
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.eval import protein
@@ -19,6 +19,8 @@ from phenomjax.probes import metrics
 from phenomjax.probes.methods import baselines, mutations, neighbours
 from phenomjax.probes.suites import dataset
 from phenomjax.probes.suites.suite import Split, Training
+from phenomjax.system.errors import exit_on_user_error
+from phenomjax.system.options import run_command
 
 ONE_WAY, BACK = "our_val to test", "test to our_val"
 # (task, baseline, label, test, metric, average): the floor
@@ -41,16 +43,20 @@ FLOORS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/protein"))
-    data = parser.parse_args().data
-    suite = protein.get_config("full")
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m bench.protein_floors`."""
+
+    data: Path = Path("../shared/data/protein")
+    """folder of the suite's files"""
+
+
+def run(options: Options) -> None:
+    """Prints the table."""
+    data, suite = options.data, protein.get_config("full")
     tasks = dict(suite.tasks)
     tasks["secondary_structure"] = replace(tasks["secondary_structure"], max_train=1500)
-    tasks[ONE_WAY] = replace(tasks["localization"], split=Split(validation=0))
+    tasks[ONE_WAY] = replace(tasks["localization"], split=Split(validation=0.0))
     swapped = [
         replace(s, constants={"split": {"train": "test", "test": "train"}[s.constants["split"]]})
         for s in tasks["localization"].sources
@@ -61,7 +67,7 @@ def main() -> None:
         f"{'task':26}{'label':10}{'baseline':20}{'metric':22}{'floor':>7}{'found':>8}  95 %"
         " interval"
     )
-    found: dict[tuple[str, str], list[dict]] = {}
+    found: dict[tuple[str, str], Sequence[metrics.Measured]] = {}
     for (name, baseline, label, split, metric, average), floor in FLOORS.items():
         if (name, baseline) not in found:
             found[name, baseline] = judged(
@@ -73,7 +79,7 @@ def main() -> None:
             for r in found[name, baseline]
             if (r["label"], r["split"], r["metric"], r["average"]) == wanted
         )
-        low, high = row["interval"]
+        low, high = row["interval"] or (None, None)
         what = f"{metric} {average and f'a {average}'}"
         print(
             f"{name:26}{label:10}{baseline:20}{what:22}{floor:7.3f}{row['value']:8.4f}  [{low:.3f},"
@@ -84,7 +90,7 @@ def main() -> None:
 
 def judged(
     name: str, baseline: str, task, data: Path, read: dict[str, dataset.Dataset], draws: int
-) -> list[dict]:
+) -> Sequence[metrics.Measured]:
     """Rows of results of a baseline."""
     if baseline == "blosum62":
         return mutations.baseline_rows(name, task, data, draws)
@@ -97,4 +103,6 @@ def judged(
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(
+        lambda: run_command(Options, run, "python -m bench.protein_floors", __doc__ or "")
+    )

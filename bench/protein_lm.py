@@ -12,15 +12,17 @@ by interpolation). ELMo's is the mean of its two directions. XLNet's is that of 
 with the rest of the row in view: another task.
 """
 
-import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from phenomjax.data.sequences.bank import TokenBank, open_token_bank
+from phenomjax.system.errors import exit_on_user_error
+from phenomjax.system.options import run_command
 
 VALIDATION = "mycoplasma_genitalium.faa"
 SEGMENT, ROWS = 64, 16
@@ -144,28 +146,30 @@ def ngram_perplexities(
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--fasta", type=Path, default=Path("../shared/data/protein/fasta"))
-    parser.add_argument("--out", type=Path, default=Path("runs/proteins"))
-    parser.add_argument(
-        "--residues",
-        type=int,
-        default=4_000_000,
-        help="new tokens that each model reads in training",
-    )
-    parser.add_argument("--models", default=",".join(MODELS))
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    paths = prepare(args.fasta, args.out)
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m bench.protein_lm`."""
+
+    fasta: Path = Path("../shared/data/protein/fasta")
+    """folder of proteomes"""
+    out: Path = Path("runs/proteins")
+    """folder of banks and runs"""
+    residues: int = 4_000_000
+    """new tokens that each model reads in training"""
+    models: str = ",".join(MODELS)
+    """which, with commas between them"""
+
+
+def measure(options: Options) -> None:
+    """Trains what is missing, and prints the perplexities."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    paths = prepare(options.fasta, options.out)
     banks = [open_token_bank(path) for path in paths]
     texts = text(banks[0], "train"), text(banks[1], "validation")
     floors = ngram_perplexities(*texts, len(banks[0].vocabulary))
     rows = []
-    for name in args.models.split(","):
-        workdir = train(args.out, name, paths, args.residues)
+    for name in options.models.split(","):
+        workdir = train(options.out, name, paths, options.residues)
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         curve = [
             (line["step"], line["val/perplexity"]) for line in lines if "val/perplexity" in line
@@ -186,4 +190,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(
+        lambda: run_command(Options, measure, "python -m bench.protein_lm", __doc__ or "")
+    )

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from phenomjax.probes import job
+from phenomjax.probes.options import Options
 from phenomjax.system.errors import exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     prog = "python -m phenomjax.evaluate"
     command = f"{prog} {shlex.join(words)}"
     return run_command(
-        job.Options, lambda options: job.run(options, command), prog, __doc__ or "", words
+        Options, lambda options: job.run(options, command), prog, __doc__ or "", words
     )
 
 

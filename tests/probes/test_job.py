@@ -10,7 +10,7 @@ import pytest
 
 from phenomjax import evaluate
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
-from phenomjax.probes import job
+from phenomjax.probes import job, options
 from phenomjax.probes.methods import baselines, training
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from tests.lab import tiny_language_models as tiny
@@ -213,15 +213,15 @@ def test_a_mistake_costs_one_task(suite, runs, tmp_path, capsys):
 
 
 def test_names_of_checkpoints():
-    assert job.model_names(["runs/a", "runs/b/checkpoints/200"], ()) == ["a", "b"]
-    assert job.model_names(["a/checkpoints/1", "a/checkpoints/2"], ()) == ["a 1", "a 2"]
-    assert job.model_names(["a", "b"], ["x", "y"]) == ["x", "y"]
+    assert options.model_names(["runs/a", "runs/b/checkpoints/200"], ()) == ["a", "b"]
+    assert options.model_names(["a/checkpoints/1", "a/checkpoints/2"], ()) == ["a 1", "a 2"]
+    assert options.model_names(["a", "b"], ["x", "y"]) == ["x", "y"]
     with pytest.raises(
         UserError,
         match=r"Two checkpoints have the same name \(t, t\). Tell them apart with `names`",
     ):
-        job.model_names(["a/t", "b/t"], ())
+        options.model_names(["a/t", "b/t"], ())
     with pytest.raises(
         UserError, match=r"`names` has 1 names for the 2 folders of `checkpoint`. Give as many"
     ):
-        job.model_names(["a", "b"], ["x"])
+        options.model_names(["a", "b"], ["x"])

@@ -18,15 +18,21 @@ by ridge regression. They learn from the training and the validation rows; only 
 scale and strength of regularisation are chosen on the validation rows first.
 """
 
+import functools
 import logging
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 from phenomjax.probes.methods import blosum
+from phenomjax.probes.metrics import Scores
 from phenomjax.probes.suites.dataset import TRAIN, VALIDATION, Dataset, Labels
 from phenomjax.probes.suites.suite import BASELINES, CLASS, MULTILABEL, RESIDUE, VALUE, Training
 from phenomjax.system.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 log = logging.getLogger("phenomjax")
 NAMES = BASELINES[:4]
@@ -47,7 +53,7 @@ MAX_RESIDUES = {"composition": 500_000, "one_hot": 500_000, "blosum62": 40_000}
 RADIUS, BITS = 2, 2048  # of fingerprints
 
 
-def predict(name: str, dataset: Dataset, training: Training) -> list[dict[str, Any]]:
+def predict(name: str, dataset: Dataset, training: Training) -> list[Scores]:
     """Predicts the test rows from the letters of the training rows alone.
 
     Args:
@@ -75,13 +81,15 @@ def predict(name: str, dataset: Dataset, training: Training) -> list[dict[str, A
     test = dataset.test_rows
     learned = np.flatnonzero((dataset.split == TRAIN) | (dataset.split == VALIDATION))
     table: _Table | None = None
-    scores: dict[str, Any] = {}
+    scores: Scores = {}
     for label, labels in dataset.labels.items():
         rows = learned[labels.known()[learned]]
-        if name == "majority" or not len(rows):
+        if labels.kind == RESIDUE:
+            classifier = functools.partial(_residues, name, dataset)
+            learn = _majority_of_residues if name == "majority" else classifier
+            scores[label] = learn(labels, rows, test)
+        elif name == "majority" or not len(rows):
             scores[label] = _majority(labels, rows, test)
-        elif labels.kind == RESIDUE:
-            scores[label] = _residues(name, dataset, labels, rows, test)
         else:
             table = table or _table(name, dataset)
             fit = _chosen(labels, table, rows, dataset.split[rows] == VALIDATION)
@@ -89,28 +97,37 @@ def predict(name: str, dataset: Dataset, training: Training) -> list[dict[str, A
     return [scores]
 
 
-def _majority(labels: Labels, rows: np.ndarray, test: np.ndarray) -> Any:
+def _majority(
+    labels: Labels, rows: Int[np.ndarray, " rows"], test: Int[np.ndarray, " tests"]
+) -> Float[np.ndarray, "tests *classes"]:
+    """Of whole proteins."""
     if labels.kind == VALUE:
         return np.full(len(test), labels.values[rows].mean() if len(rows) else 0, np.float32)
-    size = len(labels.classes)
     if labels.kind == MULTILABEL:
         share = labels.values[rows].mean(0)
         share[share.argmax()] = 1  # the one set of one class that is right most often
     else:
-        known = (
-            np.concatenate([labels.values[row] for row in rows])
-            if labels.kind == RESIDUE
-            else labels.values[rows]
-        )
-        share = np.bincount(known[known >= 0], minlength=size) / max(1, (known >= 0).sum())
-    if labels.kind == RESIDUE:
-        return [np.tile(share.astype(np.float32), (len(labels.values[row]), 1)) for row in test]
+        share = _shares(labels.values[rows], len(labels.classes))
     return np.tile(share.astype(np.float32), (len(test), 1))
 
 
-def codes(sequence: str) -> np.ndarray:
-    """Numbers of the amino acids, uint8 [length]: 0-19 in the alphabetical order of their letters,
-    20 = any other letter.
+def _majority_of_residues(
+    labels: Labels, rows: Int[np.ndarray, " rows"], test: Int[np.ndarray, " tests"]
+) -> list[Float[np.ndarray, "_ classes"]]:
+    known = np.concatenate([labels.values[row] for row in rows])
+    share = _shares(known, len(labels.classes)).astype(np.float32)
+    return [np.tile(share, (len(labels.values[row]), 1)) for row in test]
+
+
+def _shares(values: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, " classes"]:
+    """Of each class among what is known."""
+    known = values[values >= 0]
+    return np.bincount(known, minlength=classes) / max(1, len(known))
+
+
+def codes(sequence: str) -> UInt8[np.ndarray, " length"]:
+    """Numbers of the amino acids: 0-19 in the alphabetical order of their letters, 20 = any other
+    letter.
     """
     return _CODE[np.frombuffer(sequence.encode("latin-1", "replace"), np.uint8)]
 
@@ -126,8 +143,8 @@ _LETTERS: dict[str, np.ndarray] = {
 }
 
 
-def composition(sequences: list[str]) -> np.ndarray:
-    """Frequencies of amino acids, then of dipeptides (of all pairs of the 20), float64 [n, 420]."""
+def composition(sequences: list[str]) -> Float[np.ndarray, "sequences 420"]:
+    """Frequencies of amino acids, then of dipeptides (of all pairs of the 20)."""
     table = np.zeros((len(sequences), OTHER + OTHER**2))
     for row, sequence in zip(table, sequences, strict=True):
         code = codes(sequence).astype(np.int64)
@@ -139,8 +156,8 @@ def composition(sequences: list[str]) -> np.ndarray:
     return table
 
 
-def fingerprints(dataset: Dataset) -> np.ndarray:
-    """Morgan fingerprints of molecules (circular, radius 2), uint8 [n, 2048]."""
+def fingerprints(dataset: Dataset) -> UInt8[np.ndarray, "molecules 2048"]:
+    """Morgan fingerprints of molecules (circular, radius 2)."""
     try:
         from rdkit import Chem, rdBase
         from rdkit.Chem import rdFingerprintGenerator
@@ -252,9 +269,9 @@ def _proteins(
     return (found if labels.kind == VALUE else np.clip(found, 0, 1)).astype(np.float32)
 
 
-def windows(sequences: list[str], width: int) -> np.ndarray:
-    """The letters around each residue of all sequences, uint8 [residues, width], as `codes`; beyond
-    the ends there is no amino acid.
+def windows(sequences: list[str], width: int) -> UInt8[np.ndarray, "residues {width}"]:
+    """The letters around each residue of all sequences, as `codes`; beyond the ends there is no
+    amino acid.
     """
     edge = np.full(width // 2, OTHER, np.uint8)
     padded = [np.concatenate([edge, codes(sequence), edge]) for sequence in sequences]
@@ -263,10 +280,10 @@ def windows(sequences: list[str], width: int) -> np.ndarray:
     )
 
 
-def _residue_table(name: str, around: np.ndarray) -> Any:
-    """One-hot letters of windows, sparse [residues, width * 21], or their rows of BLOSUM62, float32
-    [residues, width * 20].
-    """
+def _residue_table(
+    name: str, around: UInt8[np.ndarray, "residues width"]
+) -> "Float[np.ndarray, 'residues columns'] | csr_matrix":
+    """One-hot letters of windows, sparse, 21 for each; or their rows of BLOSUM62, 20 for each."""
     if name == "blosum62":
         return _BLOSUM[around].reshape(len(around), -1)
     from scipy import sparse
@@ -281,8 +298,12 @@ def _residue_table(name: str, around: np.ndarray) -> Any:
 
 
 def _residues(
-    name: str, dataset: Dataset, labels: Labels, rows: np.ndarray, test: np.ndarray
-) -> list[np.ndarray]:
+    name: str,
+    dataset: Dataset,
+    labels: Labels,
+    rows: Int[np.ndarray, " rows"],
+    test: Int[np.ndarray, " tests"],
+) -> list[Float[np.ndarray, "_ classes"]]:
     """Logistic regression of each residue's class on the letters around it."""
     from sklearn.linear_model import LogisticRegression
 
@@ -294,7 +315,7 @@ def _residues(
         "%s: '%s' learns from %d residues of %d chains", dataset.name, name, len(known), len(rows)
     )
     if len(np.unique(known)) == 1:
-        return _majority(labels, rows, test)
+        return _majority_of_residues(labels, rows, test)
     # BLOSUM62's columns are far from independent: the many steps behind this tolerance add 0.001 to
     # Q3, for eight times the time.
     tolerance = 1e-3 if name == "blosum62" else 1e-4
@@ -310,7 +331,7 @@ def _residues(
     return scores
 
 
-def _spaced(rows: np.ndarray, residues: int, most: int) -> np.ndarray:
+def _spaced(rows: Int[np.ndarray, " rows"], residues: int, most: int) -> Int[np.ndarray, " fewer"]:
     """Evenly spaced ones of rows with so many residues, that about `most` are left."""
     count = len(rows) if residues <= most else max(1, len(rows) * most // residues)
     return rows[np.arange(count) * len(rows) // count]

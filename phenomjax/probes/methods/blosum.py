@@ -5,6 +5,7 @@ Source: Henikoff and Henikoff, PNAS 89 (1992) 10915, in half bits, as NCBI distr
 """
 
 import numpy as np
+from jaxtyping import Float
 
 LETTERS = "ARNDCQEGHILKMFPSTWYVBZX"
 _TABLE = """
@@ -45,7 +46,7 @@ def score(old: str, new: str) -> int:
     return int(MATRIX[_ROW[ord(old) & 255], _ROW[ord(new) & 255]])
 
 
-def vectors(sequence: str) -> np.ndarray:
-    """Each amino acid as its 20 scores with the standard amino acids, float32 [length, 20]."""
+def vectors(sequence: str) -> Float[np.ndarray, "length 20"]:
+    """Each amino acid as its 20 scores with the standard amino acids, float32."""
     codes = np.frombuffer(sequence.encode("latin-1", "replace"), np.uint8)
     return MATRIX[_ROW[codes], :20].astype(np.float32)

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from phenomjax.data.sequences import mmseqs
 from phenomjax.probes.suites.dataset import TRAIN, Dataset
@@ -61,7 +62,9 @@ def hits(
     return mmseqs.Hits(**repeated)
 
 
-def nearest_hits(dataset: Dataset, **options) -> tuple[np.ndarray, np.ndarray]:
+def nearest_hits(
+    dataset: Dataset, **options
+) -> tuple[Int[np.ndarray, " tests"], Float[np.ndarray, " tests"]]:
     """The training row with the best bit score for each test row; of equal ones, the first.
 
     Args:
@@ -69,8 +72,8 @@ def nearest_hits(dataset: Dataset, **options) -> tuple[np.ndarray, np.ndarray]:
       **options: of `hits`.
 
     Returns:
-      int64 [test rows], -1 = no hit; float32 [test rows], identity of that alignment over its
-      columns (gaps between its ends included, residues beyond its ends not), 0 without a hit.
+      The rows, -1 = no hit; and the identity of each alignment over its columns (gaps between its
+      ends included, residues beyond its ends not), float32, 0 without a hit.
 
     Raises:
       UserError: there is no MMseqs2, or it failed.
@@ -114,9 +117,12 @@ def add_identity_subsets(dataset: Dataset, identities: tuple[float, ...], **opti
 
 
 def identity_subsets(
-    dataset: Dataset, tests: np.ndarray, identity: np.ndarray, identities: tuple[float, ...]
-) -> dict[str, np.ndarray]:
-    """{"TEST, identity < 0.3": row numbers} of an identity [tests] that is known."""
+    dataset: Dataset,
+    tests: Int[np.ndarray, " tests"],
+    identity: Float[np.ndarray, " tests"],
+    identities: tuple[float, ...],
+) -> dict[str, Int[np.ndarray, " _"]]:
+    """{"TEST, identity < 0.3": row numbers} of an identity that is known."""
     found = {}
     for name in dataset.tests:
         for limit in identities:
@@ -126,7 +132,9 @@ def identity_subsets(
     return found
 
 
-def _unique(sequences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _unique(
+    sequences: list[str],
+) -> tuple[Int[np.ndarray, " different"], Int[np.ndarray, " sequences"]]:
     """(place of the first copy of each different sequence, number of each sequence among these)."""
     _, first, inverse = np.unique(
         np.array(sequences, object), return_index=True, return_inverse=True

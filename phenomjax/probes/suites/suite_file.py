@@ -6,7 +6,6 @@ import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from phenomjax.probes.suites import suite as suite_lib
 from phenomjax.probes.suites.suite import BASELINES, HEADS, KINDS, Mutations, Suite, Task
@@ -53,7 +52,7 @@ def load(spec: str, data: str = "") -> Suite:
     return dataclasses.replace(found, data=data) if data else found
 
 
-def _call(path: Path, arguments: list[str]) -> Any:
+def _call(path: Path, arguments: list[str]) -> object:
     """What `get_config` of a file returns."""
     described = importlib.util.spec_from_file_location(f"suite_{path.stem}", path)
     assert described and described.loader  # it ends in .py, or Python would not know how to read it
@@ -99,7 +98,7 @@ def _told(path: Path, spec: str, error: Exception) -> str:
     )
 
 
-def _check(where: str, entry: Any) -> None:
+def _check(where: str, entry: object) -> None:
     """Raises UserError for a name in an entry that nothing has."""
     if isinstance(entry, Mutations):
         return
