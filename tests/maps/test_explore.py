@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
-from phenomjax.maps.build.consistency import unit_rows
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.writing import write
 from phenomjax.maps.views import explore
+from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run
 

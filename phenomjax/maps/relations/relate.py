@@ -74,15 +74,39 @@ def largest(
     for row, (values, least) in enumerate(zip(block, floor, strict=True)):
         candidates = np.flatnonzero(values >= least - np.float32(TIED))
         candidates = candidates[np.lexsort((candidates, -values[candidates]))]
-        ordered = values[candidates]
-        apart = ordered[:-1] - ordered[1:] > TIED
-        if not apart[:k].all():
-            ends = np.flatnonzero(apart[k - 1 :])
-            unsure = candidates[: k + ends[0]] if len(ends) else candidates
-            sure = np.where(np.isfinite(values[unsure]), exact(row, unsure), -np.inf)
-            candidates = unsure[np.lexsort((unsure, -sure))]
+        ordered = values[candidates[: k + 1]]
+        if (ordered[:-1] - ordered[1:] <= TIED).any():
+            candidates = _settled(candidates, values, k, lambda some, row=row: exact(row, some))
         found[row] = candidates[:k]
     return found
+
+
+def _settled(
+    candidates: Int64[np.ndarray, " candidates"],
+    values: Float32[np.ndarray, " columns"],
+    k: int,
+    exact: Callable[[Int[np.ndarray, " some"]], Float64[np.ndarray, " some"]],
+) -> Int64[np.ndarray, " few"]:
+    """The first k candidates, and those that tie with the last of them; what ties is ranked by its
+    exact value, and all others are so far from each other that their rounded ones tell.
+
+    Args:
+      candidates: columns, in the order of their values.
+      values: of all columns.
+      k: how many are wanted.
+      exact: columns to their values without error.
+    """
+    ordered = values[candidates]
+    close = ordered[:-1] - ordered[1:] <= TIED
+    apart = np.flatnonzero(~close[k - 1 :])
+    few = k + apart[0] if len(apart) else len(candidates)
+    candidates, keys = candidates[:few], ordered[:few].astype(np.float64)
+    tied = np.zeros(few, bool)
+    tied[:-1] |= close[: few - 1]
+    tied[1:] |= close[: few - 1]
+    tied &= np.isfinite(keys)
+    keys[tied] = exact(candidates[tied])
+    return candidates[np.lexsort((candidates, -keys))]
 
 
 def top_k(
