@@ -126,16 +126,16 @@ def test_batches_without_controls_and_too_many_dims(screen):
     with pytest.raises(
         UserError,
         match=(
-            r"1 of 3 batches have fewer than 2 controls \(the first: '1' with 0\).*coarser --batch"
+            r"1 of 3 batches have fewer than 2 controls \(the first: '1' with 0\).*coarser `batch`"
         ),
     ):
         align(missing, COLUMNS, "center_scale")
     metadata["is_control"] = False
-    with pytest.raises(UserError, match=r"No row is a control.*--align standardize"):
+    with pytest.raises(UserError, match=r"No row is a control.*`align` standardize"):
         align(Profiles(screen.features, metadata, screen.names), COLUMNS, "tvn")
     with pytest.raises(
         UserError,
-        match=r"--dims 7: a PCA of 90 rows with 6 features has at most 6 components. Use --dims 6",
+        match=r"`dims` 7: a PCA of 90 rows with 6 features has at most 6 components. Use `dims` 6",
     ):
         align(screen, COLUMNS, "pca_center_scale", 7, "controls")
     with pytest.raises(UserError, match=r"nowhere negative"):

@@ -90,7 +90,7 @@ def test_embeddings_of_one_block_and_of_several(tmp_path):
         and read(tmp_path / "two.zarr", block=12).features[0, 0] == 1
     )
     for path, block, said in (
-        ("two.zarr", None, "holds the blocks 3, 12. Choose one: --block 12"),
+        ("two.zarr", None, "holds the blocks 3, 12. Choose one: `block` 12"),
         ("two.zarr", 4, "holds the blocks 3, 12"),
         ("one.zarr", 4, "not of 4"),
     ):
@@ -118,7 +118,7 @@ def test_feature_columns_of_foreign_tables():
     counts = pd.DataFrame({"Gene": ["A"], "Mito": [1], "Sum": [2]})
     assert feature_columns(counts, Path("t"), "Mito|Sum") == ["Mito", "Sum"]
     for regex, said in (
-        (None, "known to be a feature.*--features REGEX"),
+        (None, "known to be a feature.*`features` REGEX"),
         ("Gene|Mito", "'Gene' of t, which holds no numbers"),
         ("(", "no regular"),
     ):
@@ -170,7 +170,7 @@ def test_which_rows_are_controls_and_treatments():
     for wrong, said in (
         (
             Columns(control="is_contrl"),
-            "no column 'is_contrl'.*Did you mean 'is_control'.*--control",
+            "no column 'is_contrl'.*Did you mean 'is_control'.*`control`",
         ),
         (Columns(control="gene"), "holds 'TP53', not true or false"),
         (Columns(control="well =="), "no query"),
@@ -178,7 +178,7 @@ def test_which_rows_are_controls_and_treatments():
     ):
         with pytest.raises(UserError, match=said):
             wrong.controls(ours)
-    with pytest.raises(UserError, match=r"--batch Metadata_Plate"):
+    with pytest.raises(UserError, match=r"`batch` Metadata_Plate"):
         Columns().batches(jump.assign(Metadata_Plate="1"))
 
 
@@ -202,7 +202,7 @@ def test_duplicate_rows_and_nan_are_refused(tmp_path):
         UserError,
         match=(
             r"2 values are NaN or infinite: in 2 of 4 rows and 1 of 3"
-            r" features.*'feature_0000'.*--nan drop_features"
+            r" features.*'feature_0000'.*`nan` drop_features"
         ),
     ):
         input.finite(holed)

@@ -110,7 +110,7 @@ def test_arms_of_genes_from_every_format(tmp_path):
         assert found["gene"].tolist() == ["SHORT", "UNTIL", "OVER", "LONG", "TWO"]
         # 0 at the centromere
         assert found["position"].tolist() == pytest.approx([1.0, 30 / 140, 1 / 250, 1.0, 1.0])
-    with pytest.raises(UserError, match="Give them with --centromeres"):
+    with pytest.raises(UserError, match="Give them with `centromeres`"):
         arms.read_arms(tmp_path / "a.csv")
     with pytest.raises(UserError, match="is not a table of centromeres"):
         arms.read_centromeres(tmp_path / "a.csv")
@@ -266,7 +266,7 @@ def test_planted_bias_is_found_and_removed(tmp_path):
     with pytest.raises(UserError, match="symbols of the same species"):
         mouse = genes.assign(gene=genes["gene"].str.lower())
         assessment.locate(profiles, mouse, assessment.Columns())
-    with pytest.raises(UserError, match="lower --min_genes"):
+    with pytest.raises(UserError, match="lower `min_genes`"):
         assessment.locate(profiles, genes, assessment.Columns(), min_genes=500)
     with pytest.raises(UserError, match="either --profiles"):
         run("proximity", "--genes", tmp_path / "genes.parquet", "--out", tmp_path / "x")

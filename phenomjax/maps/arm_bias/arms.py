@@ -66,7 +66,7 @@ def read_arms(genes: str | Path, centromeres: str | Path | None = None) -> "pd.D
     if centromeres is None:
         raise UserError(
             f"{genes} has gene positions, but to tell the arms the centromeres are needed. Give"
-            " them with --centromeres FILE: UCSC's table `centromeres` or `cytoBand` of the same"
+            " them with `centromeres` FILE: UCSC's table 'centromeres' or 'cytoBand' of the same"
             " genome (hg38:"
             " https://hgdownload.soe.ucsc.edu/goldenPath/hg38/database/cytoBand.txt.gz)."
         )
@@ -137,7 +137,7 @@ def read_centromeres(path: str | Path) -> dict[str, float]:
     if not ends:
         raise UserError(
             f"{path} is not a table of centromeres: no line has a chromosome (chr1), a start and an"
-            " end, separated by tabs. Give UCSC's table `centromeres` or `cytoBand` (its rows"
+            " end, separated by tabs. Give UCSC's table 'centromeres' or 'cytoBand' (its rows"
             " `acen`)."
         )
     return {chrom: (min(values) + max(values)) / 2 for chrom, values in ends.items()}
@@ -186,7 +186,7 @@ def _read_genes(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise UserError(
-            f"There is no file {path} with gene positions. Give --genes a GTF or a table gene,"
+            f"There is no file {path} with gene positions. Give `genes` a GTF or a table gene,"
             " chrom, start, end."
         )
     if path.suffix == ".parquet":
@@ -245,7 +245,7 @@ def _read_gtf(path: Path) -> "pd.DataFrame":
             if name:
                 rows.append((name[1].strip(), _chrom(cells[0]), int(cells[3]), int(cells[4])))
     if not rows:
-        raise _not_positions(path, "no line of a `gene` has a `gene_name`")
+        raise _not_positions(path, "no line of a 'gene' has a 'gene_name'")
     return pd.DataFrame(rows, columns=["gene", "chrom", "start", "end"])
 
 

@@ -53,7 +53,7 @@ def locate(
     Raises:
       UserError: no gene is known, or a gene has several rows.
     """
-    genes = require(profiles.metadata, columns.gene, "--gene")
+    genes = require(profiles.metadata, columns.gene, "`gene`")
     if columns.kind in profiles.metadata:
         genes = genes.where(~profiles.metadata[columns.kind].isin(NOT_GENES))
     located = genes.rename("gene").to_frame().merge(table, on="gene", how="left")
@@ -71,7 +71,7 @@ def locate(
         raise UserError(
             f"None of the genes of column '{columns.gene}' ({', '.join(examples)}, ...) is in the"
             f" table of chromosome arms ({', '.join(table['gene'].head(3))}, ...). Are these"
-            " symbols of the same species, and is --gene the right column?"
+            " symbols of the same species, and is `gene` the right column?"
         )
     located["scored"] = scores.on_large_arms(located["arm"].to_numpy(object), max(1, min_genes))
     log.info(
@@ -84,7 +84,7 @@ def locate(
     if located["arm"][located["scored"]].nunique() < 2:
         raise UserError(
             f"Fewer than two chromosome arms have more than {min_genes} of the map's genes, so"
-            " there is nothing to compare. For a small screen lower --min_genes."
+            " there is nothing to compare. For a small screen lower `min_genes`."
         )
     return located
 
@@ -99,7 +99,7 @@ def prepare(
     if transform:
         if features.min() < 0:
             raise UserError(
-                f"--transform {transform} needs features of zero or more, as counts are; these have"
+                f"`transform` {transform} needs features of zero or more, as counts are; these have"
                 f" {features.min():.3g}. Leave it out."
             )
         features = TRANSFORMS[transform](features)
@@ -188,7 +188,7 @@ def unexpressed(
         frame = located[["gene"]].merge(values, on="gene", how="left")
         if not frame["gene"].isin(values["gene"]).any():
             raise UserError(
-                f"--expression {expression}: none of the map's genes is in it. Its first gene is"
+                f"`expression` {expression}: none of the map's genes is in it. Its first gene is"
                 f" {values['gene'].iloc[0]!r}; give symbols."
             )
     else:
@@ -252,7 +252,7 @@ def _expression(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     if not path.is_file():
-        raise UserError(f"There is no file {path} with expression. Check the path of --expression.")
+        raise UserError(f"There is no file {path} with expression. Check the path of `expression`.")
     values = (
         pd.read_parquet(path)
         if path.suffix == ".parquet"
@@ -268,7 +268,7 @@ def _expression(path: Path) -> "pd.DataFrame":
     )
     if name is None:
         raise UserError(
-            f"--expression {path} has no column of genes (gene, symbol, gene_name) among"
+            f"`expression` {path} has no column of genes (gene, symbol, gene_name) among"
             f" {', '.join(map(str, values.columns[:8]))}. Rename it."
         )
     return values.rename(columns={name: "gene"}).dropna(subset=["gene"]).drop_duplicates("gene")

@@ -90,7 +90,7 @@ def run(options: Options) -> int:
     log.info("chromosome arms: %d genes on %d arms", len(table), table["arm"].nunique())
     if bool(options.profiles) == bool(options.edges):
         raise UserError(
-            "Give either --profiles (a map, one row a gene) or --edges (a network of genes), not"
+            "Give either `profiles` (a map, one row a gene) or `edges` (a network of genes), not"
             " both and not neither."
         )
     if options.edges:
@@ -183,7 +183,7 @@ def score_edges(path: str | Path, table: "pd.DataFrame") -> Record:
     import pandas as pd
 
     if not Path(path).is_file():
-        raise UserError(f"There is no file {path} with edges. Check the path of --edges.")
+        raise UserError(f"There is no file {path} with edges. Check the path of `edges`.")
     edges = pd.read_csv(path, sep="\t" if ".tsv" in Path(path).name else ",")
     if edges.shape[1] < 2:
         raise UserError(

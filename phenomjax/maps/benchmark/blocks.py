@@ -60,8 +60,8 @@ def run(options: Options) -> int:
     """Probes each block, writes the curve."""
     if bool(options.profiles) == bool(options.checkpoint and options.bank):
         raise UserError(
-            "Give either --profiles E.zarr, which holds several blocks, or --checkpoint DIR and"
-            " --bank B.zarr to embed them here."
+            "Give either `profiles` E.zarr, which holds several blocks, or `checkpoint` DIR and"
+            " `bank` B.zarr to embed them here."
         )
     if options.checkpoint and options.bank:
         embedded = embed_all(options.checkpoint, options.bank, Path(options.out))
@@ -72,7 +72,7 @@ def run(options: Options) -> int:
         raise UserError(
             f"A block search compares the blocks of one embeddings folder, and {path} holds"
             f" {there or 'one, or none'}. Embed several at once: python -m phenomjax.embed"
-            " --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave --block out"
+            " --checkpoint DIR --bank B.zarr --block 3 6 9 12 --out E.zarr; and leave `block` out"
             " here."
         )
     results: dict[str, Entry] = {}
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
         if found is None:
             raise UserError(
                 "Fewer than 2 perturbations are in at least 2 batches, so that none can be held"
-                " out. Embed more plates, or name finer batches with --batch (now"
+                " out. Embed more plates, or name finer batches with `batch` (now"
                 f" {','.join(columns.batch)})."
             )
         results[str(block)] = found

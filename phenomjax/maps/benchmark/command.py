@@ -118,7 +118,7 @@ def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
             low, high = 1.0, 0.0
         if not 0 <= low < high <= 1:
             raise UserError(
-                f"--thresholds {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH,"
+                f"`thresholds` {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH,"
                 " as 0.05,0.95."
             )
         found.append((low, high))
@@ -186,7 +186,7 @@ def benchmark(
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise UserError(
-            f"Two files of --relationships are named {max(names, key=names.count)}, and so would be"
+            f"Two files of `relationships` are named {max(names, key=names.count)}, and so would be"
             " their results. Rename one."
         )
     found: dict[str, Entry] = {}
@@ -194,17 +194,17 @@ def benchmark(
     if options.map:
         if options.align not in ("none", "standardize", "pca"):
             raise UserError(
-                "--map: a table of one row a perturbation has no controls for --align"
-                f" {options.align}. Use --align none or standardize."
+                "`map`: a table of one row a perturbation has no controls for `align`"
+                f" {options.align}. Use `align` none or standardize."
             )
         columns = replace(columns, batch=())
-        labels = require(profiles.metadata, columns.perturbation, "--perturbation")
+        labels = require(profiles.metadata, columns.perturbation, "`perturbation`")
         twice = labels[labels.duplicated()]
         if len(twice):
             raise UserError(
-                f"--map: {len(twice)} rows are a second row of their perturbation (the first:"
+                f"`map`: {len(twice)} rows are a second row of their perturbation (the first:"
                 f" '{twice.iloc[0]}'), and a map has one row each. Aggregate first (python -m"
-                " phenomjax.maps aggregate), or give wells without --map."
+                " phenomjax.maps aggregate), or give wells without `map`."
             )
         wells = align_as_told(profiles, columns, options)
         reason = "the table is a map already (--map), without replicates"

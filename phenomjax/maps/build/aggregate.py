@@ -118,9 +118,9 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
     Raises:
       UserError: no column of wells or batches.
     """
-    require(profiles.metadata, columns.well, "--well")
+    require(profiles.metadata, columns.well, "`well`")
     for name in columns.batch:
-        require(profiles.metadata, name, "--batch")
+        require(profiles.metadata, name, "`batch`")
     keys = [*columns.batch, columns.well]
     if not profiles.metadata.duplicated(keys).any():
         return profiles
@@ -148,14 +148,14 @@ def to_perturbations(
     profiles: Profiles, columns: Columns, method: str = "mean", doses: str = "together"
 ) -> Profiles:
     """One profile a perturbation, or a perturbation and dose."""
-    require(profiles.metadata, columns.perturbation, "--perturbation")
+    require(profiles.metadata, columns.perturbation, "`perturbation`")
     keys = [columns.perturbation]
     if columns.dose in profiles.metadata.columns:
         profiles = collapse(profiles, [*keys, columns.dose], method)
         if doses == "apart":
             return profiles
     elif doses == "apart":
-        require(profiles.metadata, columns.dose, "--dose")
+        require(profiles.metadata, columns.dose, "`dose`")
     return collapse(profiles, keys, method)
 
 
@@ -168,13 +168,13 @@ def to_genes(
     Raises:
       UserError: no row names a gene.
     """
-    require(perturbations.metadata, columns.gene, "--gene")
+    require(perturbations.metadata, columns.gene, "`gene`")
     mask = genetic(perturbations, columns)
     if not mask.any():
         raise UserError(
             f"No row perturbs a gene: column '{columns.gene}' is empty, or '{columns.kind}' names"
             f" no genetic perturbation ({', '.join(GENE_KINDS)}). Name the right columns with"
-            " --gene and --kind, or use --to perturbation."
+            " `gene` and `kind`, or use `to` perturbation."
         )
     metadata = perturbations.metadata.copy()
     metadata[columns.perturbation] = (
@@ -190,9 +190,9 @@ def labels_of(
     """What the replicates of a well share: the perturbation, with "apart" and where there is one
     also the dose ("X @ 0.3"); object [rows].
     """
-    names = require(wells.metadata, columns.perturbation, "--perturbation").astype(str)
+    names = require(wells.metadata, columns.perturbation, "`perturbation`").astype(str)
     if doses == "apart":
-        dose = require(wells.metadata, columns.dose, "--dose")
+        dose = require(wells.metadata, columns.dose, "`dose`")
         names = names.where(dose.isna(), names + " @ " + dose.astype(str))
     return names.to_numpy(object)
 
@@ -207,8 +207,8 @@ def chosen(profiles: Profiles, columns: Columns) -> Profiles:
     if not rows.any():
         raise UserError(
             f"No row is a perturbation under study: none has a name in '{columns.perturbation}' and"
-            f" is no control by {columns.control!r}. Look at --perturbation, --control and"
-            " --treatments."
+            f" is no control by {columns.control!r}. Look at `perturbation`, `control` and"
+            " `treatments`."
         )
     left = int((~rows & ~columns.controls(profiles.metadata)).sum())
     if left:

@@ -163,16 +163,16 @@ def check_controls(
     few = [name for name, count in counts.items() if count < 2]
     if len(few) == len(counts) and not controls.any():
         raise UserError(
-            f"No row is a control: --control {columns.control!r} is true nowhere. Name the negative"
-            " controls, for instance --control 'Metadata_control_type == \"negcon\"', or use"
-            " --align standardize, which needs none."
+            f"No row is a control: `control` {columns.control!r} is true nowhere. Name the negative"
+            " controls, for instance `control` 'Metadata_control_type == \"negcon\"', or use"
+            " `align` standardize, which needs none."
         )
     if few:
         raise UserError(
             f"{len(few)} of {len(counts)} batches have fewer than 2 controls (the first: '{few[0]}'"
             f" with {counts[few[0]]}), so that their mean and spread are unknown. Controls are the"
             f" rows with {columns.control}; a batch is {'/'.join(columns.batch)}. Join batches that"
-            " were handled together with a coarser --batch, leave these out, or use --align"
+            " were handled together with a coarser `batch`, leave these out, or use `align`"
             " standardize, which needs no controls."
         )
     return counts
@@ -206,7 +206,7 @@ def align(
     if transform != "none":
         if (features < 0).any():
             raise UserError(
-                f"--transform {transform} needs features that are nowhere negative (counts); the"
+                f"`transform` {transform} needs features that are nowhere negative (counts); the"
                 f" least is {features.min():.3g}."
             )
         features = TRANSFORMS[transform](features.astype(np.float64))
@@ -285,9 +285,9 @@ def align(
 def _check_dims(dims: int | None, rows: int, features: int) -> int:
     if dims is None or dims < 1 or dims > min(rows, features):
         raise UserError(
-            f"--dims {dims}: a PCA of {rows} rows with {features} features has at most"
-            f" {min(rows, features)} components. Use --dims"
-            f" {max(1, min(rows, features, DEFAULT_DIMS))}, or more controls (--pca_fit all fits it"
+            f"`dims` {dims}: a PCA of {rows} rows with {features} features has at most"
+            f" {min(rows, features)} components. Use `dims`"
+            f" {max(1, min(rows, features, DEFAULT_DIMS))}, or more controls (`pca_fit` all fits it"
             " on all wells)."
         )
     return dims

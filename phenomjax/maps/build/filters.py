@@ -75,8 +75,8 @@ def run(options: Options) -> int:
     if not (found.replicates > 1).any():
         raise UserError(
             f"Each of the {len(found.names)} perturbations has one replicate, so that nothing can"
-            " agree with itself. Give the other plates of the same layout too (--profiles A B …),"
-            " or look at --perturbation: it must name what replicates share."
+            " agree with itself. Give the other plates of the same layout too (`profiles` A B …),"
+            " or look at `perturbation`: it must name what replicates share."
         )
     if options.by != "consistency" and not controls.any():
         raise UserError(

@@ -62,7 +62,7 @@ def run(options: Options) -> int:
     if len(who) < 3:
         raise UserError(f"The map has {len(who)} entities; neighbours need at least 3.")
     if options.top < 1:
-        raise UserError(f"--top {options.top}: at least 1 neighbour.")
+        raise UserError(f"`top` {options.top}: at least 1 neighbour.")
     rows = units(profiles.features)
     null = sorted_null(rows)
     found = {}

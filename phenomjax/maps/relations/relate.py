@@ -15,6 +15,7 @@ with it, so it errs upwards. The null of the p-values is all pairs of the map (a
 known relationships), or the pairs among the entities that --null names.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def largest(
         candidates = candidates[np.lexsort((candidates, -values[candidates]))]
         ordered = values[candidates[: k + 1]]
         if (ordered[:-1] - ordered[1:] <= TIED).any():
-            candidates = _settled(candidates, values, k, lambda some, row=row: exact(row, some))
+            candidates = _settled(candidates, values, k, functools.partial(exact, row))
         found[row] = candidates[:k]
     return found
 
@@ -261,7 +262,7 @@ def run(options: Options) -> int:
     everything = histogram(rows)
     null = everything
     if options.null is not None:
-        chosen = query_rows(profiles.metadata, options.null, "--null")
+        chosen = query_rows(profiles.metadata, options.null, "`null`")
         if chosen.sum() < 20:
             raise UserError(
                 f"`null` {options.null!r} names {int(chosen.sum())} entities; a null of fewer than"

@@ -48,10 +48,10 @@ class Columns:
             and "Metadata_Plate" in metadata.columns
         ):
             raise UserError(
-                "These profiles name their plates in Metadata_Plate. Say so: --batch Metadata_Plate"
-                " (and see --control, --perturbation)."
+                "These profiles name their plates in Metadata_Plate. Say so: `batch` Metadata_Plate"
+                " (and see `control`, `perturbation`)."
             )
-        parts = [require(metadata, name, "--batch").fillna("").astype(str) for name in self.batch]
+        parts = [require(metadata, name, "`batch`").fillna("").astype(str) for name in self.batch]
         if not parts:
             return np.full(len(metadata), "all", object)
         joined = parts[0]
@@ -69,8 +69,8 @@ class Columns:
         if self.control in metadata.columns:
             return _booleans(metadata, self.control)
         if re.fullmatch(r"\w+", self.control):
-            require(metadata, self.control, "--control")
-        return query_rows(metadata, self.control, "--control")
+            require(metadata, self.control, "`control`")
+        return query_rows(metadata, self.control, "`control`")
 
     def treatments(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
         """Which rows are perturbations under study, bool [rows].
@@ -81,10 +81,10 @@ class Columns:
         (perturbation_type is "control"): they are repeated on every plate, so that they look more
         consistent than the library and fill the null with themselves.
         """
-        named = require(metadata, self.perturbation, "--perturbation").notna().to_numpy()
+        named = require(metadata, self.perturbation, "`perturbation`").notna().to_numpy()
         chosen = named & ~self.controls(metadata)
         if self.treatment and self.treatment != "all":
-            return chosen & query_rows(metadata, self.treatment, "--treatments")
+            return chosen & query_rows(metadata, self.treatment, "`treatments`")
         if not self.treatment:
             if (
                 "Metadata_pert_type" in metadata.columns
@@ -118,8 +118,8 @@ def _booleans(metadata: "pd.DataFrame", name: str) -> Bool[np.ndarray, " rows"]:
     unknown = ~text.isin(["true", "false", "1", "0", "1.0", "0.0"])
     if unknown.any():
         raise UserError(
-            f"--control {name}: the column holds {values[unknown].iloc[0]!r}, not true or false."
-            f" Give a query instead, --control '{name} == \"{values[unknown].iloc[0]}\"'."
+            f"`control` {name}: the column holds {values[unknown].iloc[0]!r}, not true or false."
+            f" Give a query instead, `control` '{name} == \"{values[unknown].iloc[0]}\"'."
         )
     return text.isin(["true", "1", "1.0"]).to_numpy()
 

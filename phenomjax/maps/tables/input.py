@@ -90,12 +90,12 @@ def finite(profiles: Profiles, rule: str = "error") -> Profiles:
             f"{int(bad.sum())} values are NaN or infinite: in {int(rows.sum())} of {len(rows)} rows"
             f" and {int(features.sum())} of {len(features)} features (most in '{name}')."
             " CellProfiler writes them for cells or plates that it could not measure. Leave those"
-            " features out with --nan drop_features, or the rows with --nan drop_rows."
+            " features out with `nan` drop_features, or the rows with `nan` drop_rows."
         )
     if (features if rule == "drop_features" else rows).all():
         other = "drop_rows" if rule == "drop_features" else "drop_features"
         raise UserError(
-            f"--nan {rule} would leave nothing: each of them has a NaN or infinite value. Try --nan"
+            f"`nan` {rule} would leave nothing: each of them has a NaN or infinite value. Try `nan`"
             f" {other}."
         )
     if rule == "drop_features":

@@ -41,7 +41,7 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
         close = did_you_mean(columns.perturbation, map(str, table.columns))
         raise UserError(
             f"The map has neither a column '{columns.perturbation}' nor '{columns.gene}' to name"
-            f" its rows by.{close} Name one with --perturbation or --gene; there are:"
+            f" its rows by.{close} Name one with `perturbation` or `gene`; there are:"
             f" {', '.join(map(str, table.columns[:20]))}."
         )
     perturbation = text(columns.perturbation) if columns.perturbation in table else gene

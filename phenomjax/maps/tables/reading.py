@@ -85,7 +85,7 @@ def _require_same_features(path: Path, first: Profiles, other_path: Path, other:
         f" ({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) and {len(more)} only in the"
         f" second ({', '.join(more[:3])}{' …' if len(more) > 3 else ''}). Profiles of one map come"
         " from the same model and block, or from one feature selection: embed all plates with the"
-        " same --checkpoint and --block, or choose common columns with --features REGEX."
+        " same --checkpoint and --block, or choose common columns with `features` REGEX."
     )
 
 
@@ -137,13 +137,13 @@ def _read_embeddings(path: Path, block: int | None) -> Profiles:
     name = f"embeddings_block_{block}" if block in there and block is not None else "embeddings"
     if None not in there and block not in there:
         raise UserError(
-            f"{path} holds the blocks {', '.join(map(str, there))}. Choose one: --block"
+            f"{path} holds the blocks {', '.join(map(str, there))}. Choose one: `block`"
             f" {there[-1]}."
         )
     if None in there and block is not None and list(record.get("blocks", [block])) != [block]:
         raise UserError(
             f"{path} holds the embeddings of block {record.get('blocks')}, not of {block}. Leave"
-            " --block out, or embed again."
+            " `block` out, or embed again."
         )
     features = open_array(path / name).read().result()
     metadata = pd.read_parquet(path / "metadata.parquet")
@@ -263,13 +263,13 @@ def feature_columns(
             chosen = [name for name in columns if re.fullmatch(features_regex, name)]
         except re.error as error:
             raise UserError(
-                f"--features {features_regex!r} is no regular expression ({error}). Example:"
-                " --features 'Cells_.*|Nuclei_.*'."
+                f"`features` {features_regex!r} is no regular expression ({error}). Example:"
+                " `features` 'Cells_.*|Nuclei_.*'."
             ) from None
         text = [name for name in chosen if name not in numeric]
         if text:
             raise UserError(
-                f"--features {features_regex!r} matches '{text[0]}' of {path}, which holds no"
+                f"`features` {features_regex!r} matches '{text[0]}' of {path}, which holds no"
                 " numbers. Write a narrower expression."
             )
     elif recorded and set(recorded) <= set(columns):
@@ -285,7 +285,7 @@ def feature_columns(
             f"No column of {path} is known to be a feature: they are named neither feature_0000 …"
             " nor, beside Metadata_ columns, as of CellProfiler; there are:"
             f" {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}. Name them with"
-            " --features REGEX."
+            " `features` REGEX."
         )
     return chosen
 

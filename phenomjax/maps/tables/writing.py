@@ -29,7 +29,7 @@ def check_out(path: str | Path) -> Path:
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(
-            f"--out {path} has a suffix that names no format. Profiles are written as"
+            f"`out` {path} has a suffix that names no format. Profiles are written as"
             f" {', '.join(SUFFIXES)}."
         )
     return path

@@ -96,7 +96,7 @@ def run(options: Options) -> int:
         if options.color:
             if options.color not in raw.metadata:
                 raise UserError(
-                    f"--color {options.color}: no such column; there are"
+                    f"`color` {options.color}: no such column; there are"
                     f" {', '.join(map(str, raw.metadata.columns))}."
                 )
             groups = raw.metadata[options.color].fillna("other").astype(str).to_numpy()
@@ -200,7 +200,7 @@ def clustered(
 
     if not 2 <= len(rows) <= MAX_ROWS:
         raise UserError(
-            f"A heat map shows 2 to {MAX_ROWS} rows, not {len(rows)}. Give other --names; `maps"
+            f"A heat map shows 2 to {MAX_ROWS} rows, not {len(rows)}. Give other `names`; `maps"
             " explore` shows all of them."
         )
     lower = _square(raw, rows)
@@ -244,7 +244,7 @@ def recall_curves(
             raise UserError(
                 f"{path}: none of its {len(known.pairs)} pairs has both partners in the map, whose"
                 f" first names are {', '.join(map(str, names[:3]))}. Are these the same kind of"
-                " symbols? Name the column with --gene."
+                " symbols? Name the column with `gene`."
             )
         curves[known.name] = {}
         for name, one in maps.items():
@@ -278,11 +278,11 @@ def umap(
     except ImportError as error:
         raise UserError(
             f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or leave it"
-            " out with --skip umap."
+            " out with `skip` umap."
         ) from None
     if len(features) < 5:
         raise UserError(
-            f"A UMAP of {len(features)} rows says nothing; it needs 5. Leave it out with --skip"
+            f"A UMAP of {len(features)} rows says nothing; it needs 5. Leave it out with `skip`"
             " umap."
         )
     with warnings.catch_warnings():

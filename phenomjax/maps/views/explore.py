@@ -93,7 +93,7 @@ def run(options: Options) -> int:
     out = Path(options.out)
     if out.suffix not in (".html", ".htm"):
         raise UserError(
-            f"--out {out}: the page is one HTML file; name it {out.with_suffix('.html')}."
+            f"`out` {out}: the page is one HTML file; name it {out.with_suffix('.html')}."
         )
     raw, columns = load(options)
     maps = {options.what[0] if options.corrected else "this map": raw}

@@ -108,9 +108,9 @@ def collect(
             break
     if not any(chosen.values()):
         raise UserError(
-            f"--bank {path}: none of its perturbations ({', '.join(map(str, list(groups)[:3]))},"
+            f"`bank` {path}: none of its perturbations ({', '.join(map(str, list(groups)[:3]))},"
             f" ...) is in the map ({', '.join(table['perturbation'].head(3))}, ...). Is it the bank"
-            " of these profiles, and is --perturbation the right column?"
+            " of these profiles, and is `perturbation` the right column?"
         )
     controls = _spread(images[images["is_control"].fillna(False).astype(bool)], each)
     planes = composite_channels(bank.channels)
