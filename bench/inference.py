@@ -344,9 +344,7 @@ def make_runtime(case: dict, model: Any, folder: Path) -> Any:
         }
         options |= {"precision": precision} if precision else {}
         options |= {} if name == "tensorrt" else {"threads": "1"}
-    return choose.make(
-        name, model, settings.blocks, False, case["batch"], settings.image_shape, "uint8", options
-    )
+    return choose.make(name, model, settings, case["batch"], options)
 
 
 class TorchRuntime:

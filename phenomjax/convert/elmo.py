@@ -18,6 +18,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
+from phenomjax.convert import fitting
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import elmo
 from phenomjax.system.errors import UserError
@@ -104,13 +105,12 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], model: ConfigDict) -> Para
         for name, x in arrays.items()
         if name not in expected
     ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(
-            "The weights do not fit the model, nothing was converted (names as in bilm-tf's file):"
-            f" {'; '.join(problems[:8])}{more}. Compare filters, num_highway, projection_dim,"
-            " cell_dim, num_layers and vocab_size of its configuration with model.*."
-        )
+    fitting.refuse(
+        problems,
+        "The weights (names as in bilm-tf's file) do",
+        "Compare filters, num_highway, projection_dim, cell_dim, num_layers and vocab_size of its"
+        " configuration with model.*.",
+    )
     width, cells = model.projection_dim, model.cell_dim
     flat = {
         "token_encoder/embedding": arrays["char_embed"],

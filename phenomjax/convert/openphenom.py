@@ -17,6 +17,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
+from phenomjax.convert import fitting
 from phenomjax.models import mae, patches, vit
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
@@ -100,18 +101,19 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
     model = config.base().model
     model.channel_agnostic = agnostic
     model.channels = tuple(
-        f"c{i}" for i in range(_count(state, "decoder.modality_tokens") if agnostic else channels)
+        f"c{i}"
+        for i in range(fitting.count(state, "decoder.modality_tokens") if agnostic else channels)
     )
     model.embed_dim, model.patch_size, model.depth = (
         width,
         patch,
-        _count(state, BACKBONE + "blocks"),
+        fitting.count(state, BACKBONE + "blocks"),
     )
     model.num_heads = width // state[BACKBONE + "blocks.0.q_norm.weight"].shape[0]
     model.mlp_ratio = (state[BACKBONE + "blocks.0.in_proj.weight"].shape[0] - 3 * width) / width
     model.decoder_dim, model.decoder_depth = (
         state["encoder_decoder_proj.weight"].shape[0],
-        _count(state, blocks),
+        fitting.count(state, blocks),
     )
     model.decoder_num_heads, model.bias_order = decoder_num_heads, "timm_legacy"
     return model
@@ -164,13 +166,11 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
     problems += [
         f"{name} {tuple(left[name].shape)} has no place in the model" for name in sorted(left)
     ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(
-            "The state dict does not fit the model, nothing was converted:"
-            f" {'; '.join(problems[:8])}{more}. Compare depth, width, patch size, channels and"
-            " decoder in its configuration with model.*."
-        )
+    fitting.refuse(
+        problems,
+        "The state dict does",
+        "Compare depth, width, patch size, channels and decoder in its configuration with model.*.",
+    )
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -328,9 +328,3 @@ def _inputs(path: str, shape: tuple[int, ...]) -> int:
     head dimension.
     """
     return int(np.prod(shape[: 2 if path.endswith("out/kernel") and len(shape) == 3 else 1]))
-
-
-def _count(state: Mapping[str, np.ndarray], prefix: str) -> int:
-    return len(
-        {name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")}
-    )

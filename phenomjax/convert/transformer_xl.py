@@ -16,6 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
+from phenomjax.convert import fitting
 from phenomjax.models import transformer_xl, vit
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
@@ -59,11 +60,11 @@ def infer_model(
       UserError: not this layout, or cutoffs that are needed and missing.
     """
     prefix = LAYOUTS[layout or layout_of(state)]
-    bins = _count(state, prefix + "word_emb.emb_layers")
+    bins = fitting.count(state, prefix + "word_emb.emb_layers")
     tables = [state[f"{prefix}word_emb.emb_layers.{i}.weight"] for i in range(bins)]
     clusters = len(state["crit.cluster_bias"]) if "crit.cluster_bias" in state else 0
     model = config.base("causal_lm").model
-    model.num_layers = _count(state, prefix + "layers")
+    model.num_layers = fitting.count(state, prefix + "layers")
     model.vocab_size = sum(len(table) for table in tables)
     if bins > 1:
         cutoffs = tuple(int(x) for x in np.cumsum([len(table) for table in tables])[:-1])
@@ -149,9 +150,11 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict, layout: 
     for name in [*FIXED, *(LAYOUTS[layout] + name for name in FIXED)]:
         left.pop(name, None)
     problems += [f"{name} is in no place of the model" for name in left]
-    if problems:
-        more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
-        raise UserError(f"The state dict does not fit the model: {'; '.join(problems[:6])}{more}.")
+    fitting.refuse(
+        problems,
+        "The state dict does",
+        "Compare its configuration with model.*.",
+    )
     nested = traverse_util.unflatten_dict(
         {path: jnp.asarray(x) for path, x in params.items()}, sep="/"
     )
@@ -241,9 +244,3 @@ def _entries(model: ConfigDict, layout: str) -> tuple[dict[str, TheirArray], dic
             entries[f"{theirs}pos_ff.CoreNet.{number}.weight"] = transposed(f"{ours}{name}/kernel")
             entries[f"{theirs}pos_ff.CoreNet.{number}.bias"] = same(f"{ours}{name}/bias")
     return entries, copies
-
-
-def _count(state: Mapping[str, np.ndarray], prefix: str) -> int:
-    return len(
-        {name[len(prefix) + 1 :].split(".")[0] for name in state if name.startswith(prefix + ".")}
-    )

@@ -15,6 +15,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config
+from phenomjax.convert import fitting
 from phenomjax.models import vit, xlnet
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
@@ -175,13 +176,11 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
         f"{name} {tuple(left[name].shape)} has no place in the model"
         for name in sorted(left.keys() - used)
     ]
-    if problems:
-        more = f", and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise UserError(
-            "The arrays do not fit the model, nothing was converted:"
-            f" {'; '.join(problems[:8])}{more}. Compare layers, widths, heads and vocabulary in"
-            " their configuration with model.*."
-        )
+    fitting.refuse(
+        problems,
+        "The arrays do",
+        "Compare layers, widths, heads and vocabulary in their configuration with model.*.",
+    )
     return traverse_util.unflatten_dict(params, sep="/")
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,6 +16,7 @@ from phenomjax.trained import release
 from phenomjax.trained.model import ImageModel, SequenceModel, Trained, fingerprint
 
 log = logging.getLogger("phenomjax")
+Wanted = TypeVar("Wanted")
 
 
 def load(path: str | Path, dtype: str = "") -> Trained[Any]:
@@ -54,14 +55,8 @@ def load_images(path: str | Path, dtype: str = "") -> ImageModel:
     Raises:
       UserError: as `load`, or it is of no masked autoencoder.
     """
-    model = load(path, dtype)
-    if not isinstance(model.task, MaskedAutoencoder):
-        raise UserError(
-            f"`checkpoint` {path} holds a model of task '{model.config.task}', which does not read"
-            " images. Give a run of task 'mae', or embed sequences with --source FILE instead of"
-            " --bank."
-        )
-    return model
+    mend = "Give a run of task 'mae', or embed sequences with --source FILE instead of --bank."
+    return _load_for(path, dtype, MaskedAutoencoder, f"images. {mend}")
 
 
 def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:
@@ -70,10 +65,16 @@ def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:
     Raises:
       UserError: as `load`, or it is of no language model.
     """
+    mend = "Give a run of causal_lm, permutation_lm or bidirectional_lm."
+    model = _load_for(path, dtype, LanguageModel, f"sequences. {mend}")
+    return dataclasses.replace(model, params=jax.device_put(model.params))
+
+
+def _load_for(path: str | Path, dtype: str, kind: type[Wanted], what: str) -> Trained[Wanted]:
     model = load(path, dtype)
-    if not isinstance(model.task, LanguageModel):
+    if not isinstance(model.task, kind):
         raise UserError(
             f"`checkpoint` {path} holds a model of task '{model.config.task}', which does not read"
-            " sequences. Give a run of causal_lm, permutation_lm or bidirectional_lm."
+            f" {what}"
         )
-    return dataclasses.replace(model, params=jax.device_put(model.params))
+    return model

@@ -27,7 +27,7 @@ def load(folder: str | Path, dtype: str = "") -> ImageModel:
       dtype: compute type instead of that of the run.
 
     Raises:
-      UserError: a file is missing, or differs from its checksum; or as `weights.read`.
+      UserError: a file is missing, or differs from its checksum; or as `read`.
     """
     folder = Path(folder)
     if not (folder / SUMS).is_file():

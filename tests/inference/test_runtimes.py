@@ -48,7 +48,8 @@ class Case:
 
     def make(self, name, pixels="uint8", **options):
         options = {"bank": str(self.bank), "cache": str(self.cache)} | options
-        return choose.make(name, self.model, BLOCKS, False, BATCH, SHAPE, pixels, options)
+        settings = graph.GraphSettings(BLOCKS, False, SHAPE, pixels)
+        return choose.make(name, self.model, settings, BATCH, options)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from phenomjax.inference.images.options import Options, runtime_options
 from phenomjax.inference.images.plan import EmbeddingSettings, WorkLayout
 from phenomjax.inference.runtimes import choose
 from phenomjax.trained import image_model
+from phenomjax.trained.graphs.graph import GraphSettings
 from phenomjax.trained.model import ImageModel
 
 # by what they were made for; each holds the parameters
@@ -123,11 +124,8 @@ class BankEmbedding:
             self._runtimes[key] = choose.make(
                 self._options.runtime,
                 self.model,
-                self._blocks,
-                self._options.channelwise,
+                GraphSettings(self._blocks, self._options.channelwise, shape, self.bank.dtype.name),
                 self.layout.batch_size,
-                shape,
-                self.bank.dtype,
                 options,
             )
         return self._runtimes[key]

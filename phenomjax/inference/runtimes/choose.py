@@ -11,6 +11,7 @@ import numpy as np
 
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.trained import image_model
+from phenomjax.trained.graphs import graph
 from phenomjax.trained.model import ImageModel
 
 Result = Callable[[], np.ndarray]
@@ -50,11 +51,8 @@ class Runtime(Protocol):
 def make(
     name: str,
     model: ImageModel,
-    blocks: Sequence[int],
-    channelwise: bool,
+    settings: graph.GraphSettings,
     batch_size: int,
-    image_shape: tuple[int, int, int],
-    dtype: str | np.dtype,
     options: Mapping[str, str] | None = None,
 ) -> Runtime:
     """Makes a runtime for batches of one shape.
@@ -62,11 +60,8 @@ def make(
     Args:
       name: in RUNTIMES.
       model: what to run.
-      blocks: of the encoder, from 1.
-      channelwise: one embedding a channel, side by side.
+      settings: which blocks, and of what pixels; channels in the order of the model.
       batch_size: images of a batch.
-      image_shape: (height, width, channels), channels in the order of the model.
-      dtype: of the pixels, uint8 or uint16.
       options: of the runtime, by name.
 
     Raises:
@@ -78,15 +73,7 @@ def make(
             f" {', '.join(RUNTIMES)}."
         )
     module = importlib.import_module(RUNTIMES[name])
-    return module.make_runtime(
-        model,
-        tuple(blocks),
-        channelwise,
-        batch_size,
-        tuple(image_shape),
-        np.dtype(dtype),
-        dict(options or {}),
-    )
+    return module.make_runtime(model, settings, batch_size, dict(options or {}))
 
 
 class JaxRuntime:
@@ -99,9 +86,7 @@ class JaxRuntime:
     def __init__(
         self,
         model: ImageModel,
-        blocks: tuple[int, ...],
-        channelwise: bool,
-        batch_size: int,
+        settings: graph.GraphSettings,
         devices: Sequence[jax.Device],
     ):
         self.precision = np.dtype(model.task.dtype).name
@@ -112,7 +97,9 @@ class JaxRuntime:
             image_model.encoder_params(model), devices
         )
         encode = image_model.features(model)
-        self._encode = jax.jit(lambda params, pixels: encode(params, pixels, blocks, channelwise))
+        self._encode = jax.jit(
+            lambda params, pixels: encode(params, pixels, settings.blocks, settings.channelwise)
+        )
 
     def submit(self, pixels: np.ndarray) -> Result:
         result = self._encode(self._params, jax.device_put(pixels, self._sharding))
@@ -120,13 +107,7 @@ class JaxRuntime:
 
 
 def make_runtime(
-    model: ImageModel,
-    blocks: tuple[int, ...],
-    channelwise: bool,
-    batch_size: int,
-    image_shape: tuple[int, int, int],
-    dtype: np.dtype,
-    options: dict[str, str],
+    model: ImageModel, settings: graph.GraphSettings, batch_size: int, options: dict[str, str]
 ) -> JaxRuntime:
     """The JAX runtime; option `devices` is how many of this process's devices it uses (default
     all).
@@ -145,4 +126,4 @@ def make_runtime(
             f"The batch of {batch_size} crops does not divide over {count} devices. Give a"
             f" `batch_size` that is a multiple of {count}."
         )
-    return JaxRuntime(model, blocks, channelwise, batch_size, local[:count])
+    return JaxRuntime(model, settings, local[:count])

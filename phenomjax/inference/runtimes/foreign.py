@@ -91,7 +91,7 @@ class ForeignRuntime:
     the loader decodes the next batch.
 
     Attributes:
-      name, precision, description: as `runtimes.Runtime` says.
+      name, precision, description: as `choose.Runtime` says.
       agreement: with JAX float32, measured at the start.
     """
 

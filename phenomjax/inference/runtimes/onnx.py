@@ -5,8 +5,6 @@ Options: precision (float32, int8), provider (cpu, cuda), threads (0 = one a cor
 (crops, for int8), bank (of these crops), opset, cache, min_cosine.
 """
 
-import numpy as np
-
 from phenomjax.inference.runtimes.foreign import ForeignRuntime, number, read_options
 from phenomjax.system.errors import UserError
 from phenomjax.trained.graphs import graph, onnx_file, quantise
@@ -18,18 +16,11 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def make_runtime(
-    model: ImageModel,
-    blocks: tuple[int, ...],
-    channelwise: bool,
-    batch_size: int,
-    image_shape: tuple[int, int, int],
-    dtype: np.dtype,
-    options: dict[str, str],
+    model: ImageModel, settings: graph.GraphSettings, batch_size: int, options: dict[str, str]
 ) -> ForeignRuntime:
-    """See `runtimes.make`."""
+    """See `choose.make`."""
     onnxruntime = onnx_file.library("onnxruntime")
     chosen = read_options("onnxruntime", options, PRECISIONS, EXTRA)
-    settings = graph.GraphSettings(blocks, channelwise, image_shape, dtype.name)
     provider = PROVIDERS.get(chosen.extra["provider"])
     if provider is None or provider not in onnxruntime.get_available_providers():
         there = [

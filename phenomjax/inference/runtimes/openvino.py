@@ -34,24 +34,17 @@ HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 
 
 def make_runtime(
-    model: ImageModel,
-    blocks: tuple[int, ...],
-    channelwise: bool,
-    batch_size: int,
-    image_shape: tuple[int, int, int],
-    dtype: np.dtype,
-    options: dict[str, str],
+    model: ImageModel, settings: graph.GraphSettings, batch_size: int, options: dict[str, str]
 ) -> ForeignRuntime:
-    """See `runtimes.make`."""
+    """See `choose.make`."""
     openvino = _library("openvino")
     chosen = read_options("openvino", options, PRECISIONS, EXTRA)
-    settings = graph.GraphSettings(blocks, channelwise, image_shape, dtype.name)
     path = onnx_file.cached(model, settings, folder=chosen.cache)
     if chosen.precision == "int8":
         path = quantised(path, model, settings, chosen)
     network = openvino.Core().read_model(path)
     # the batch is known here, and fixed shapes are faster
-    network.reshape([batch_size, *image_shape])
+    network.reshape([batch_size, *settings.image_shape])
     hints = {
         "INFERENCE_PRECISION_HINT": HINTS[chosen.precision],
         "PERFORMANCE_HINT": "LATENCY",
