@@ -75,6 +75,30 @@ def run(options: Options) -> int:
         )
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    screen = out / "screen.zarr"
+    for step in steps(options):
+        if step[1] == "pictures":
+            choose_names(screen / "truth", out / "names.txt")
+        code = _command([str(word) for word in step])
+        if code != EXIT_DONE:
+            return code
+    result = read_results(out)
+    write_json(out / "demo.json", result)
+    figure = save_figure(draw(result), out / "demo.png")
+    log.info("\n%s", table(result))
+    log.info(
+        "wrote %s, %s, %s. Open %s in a browser.",
+        out / "demo.json",
+        figure,
+        out / "pictures",
+        out / "map.html",
+    )
+    return EXIT_DONE
+
+
+def steps(options: Options) -> list[list[object]]:
+    """The words of every command, in the order in which they run."""
+    out = options.out
     screen, genes = out / "screen.zarr", out / "screen.zarr/truth/genes.parquet"
     known = [
         "--relationships",
@@ -82,7 +106,7 @@ def run(options: Options) -> int:
         "--targets",
         out / "screen.zarr/truth/compounds.parquet",
     ]
-    steps: list[list[object]] = [
+    commands: list[list[object]] = [
         [
             "phenomjax.prepare",
             "simulate",
@@ -110,7 +134,7 @@ def run(options: Options) -> int:
             folder / "map.parquet",
             folder / "proximity",
         )
-        steps += [
+        commands += [
             [
                 "phenomjax.maps",
                 "align",
@@ -157,7 +181,7 @@ def run(options: Options) -> int:
                 "--out",
                 folder / state,
             ]
-            steps += [["phenomjax.maps", "benchmark", *judged]]
+            commands += [["phenomjax.maps", "benchmark", *judged]]
     pair = [
         "--profiles",
         out / "embeddings/map.parquet",
@@ -165,7 +189,7 @@ def run(options: Options) -> int:
         out / "embeddings/proximity/corrected.parquet",
     ]
     names = ["--names", f"@{out / 'names.txt'}"]
-    steps += [
+    commands += [
         [
             "phenomjax.maps",
             "pictures",
@@ -190,24 +214,7 @@ def run(options: Options) -> int:
             out / "map.html",
         ],
     ]
-    for step in steps:
-        if step[1] == "pictures":
-            choose_names(screen / "truth", out / "names.txt")
-        code = _command([str(word) for word in step])
-        if code != EXIT_DONE:
-            return code
-    result = read_results(out)
-    write_json(out / "demo.json", result)
-    figure = save_figure(draw(result), out / "demo.png")
-    log.info("\n%s", table(result))
-    log.info(
-        "wrote %s, %s, %s. Open %s in a browser.",
-        out / "demo.json",
-        figure,
-        out / "pictures",
-        out / "map.html",
-    )
-    return EXIT_DONE
+    return commands
 
 
 def choose_names(truth: Path, path: Path) -> None:

@@ -94,21 +94,7 @@ def run(options: Options) -> int:
             " both and not neither."
         )
     if options.edges:
-        edges = score_edges(options.edges, table)
-        record = {"arms": _arms_record(options, table), "edges": edges}
-        write_json(out / "proximity.json", record)
-        log.info(
-            "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm,"
-            " %.2f %% are expected; enrichment %.1f",
-            edges["mapped"],
-            edges["edges"],
-            edges["genes"],
-            100 * edges["within"],
-            100 * edges["expected"],
-            edges["enrichment"],
-        )
-        log.info("wrote %s", out / "proximity.json")
-        return 0
+        return run_edges(options, options.edges, table)
     profiles, columns = load(options)
     located = locate(profiles, table, columns, options.min_genes)
     profiles = prepare(profiles, located, options.transform, options.standardize)
@@ -175,6 +161,26 @@ def run(options: Options) -> int:
             map(str, [*written, *([out / "corrected.parquet"] if corrected is not None else [])])
         ),
     )
+    return 0
+
+
+def run_edges(options: Options, path: str, table: "pd.DataFrame") -> int:
+    """Scores a network instead of a map; returns the exit code."""
+    out = Path(options.out)
+    edges = score_edges(path, table)
+    record = {"arms": _arms_record(options, table), "edges": edges}
+    write_json(out / "proximity.json", record)
+    log.info(
+        "%d of %d edges have both genes on a known arm (%d genes): %.1f %% lie within one arm,"
+        " %.2f %% are expected; enrichment %.1f",
+        edges["mapped"],
+        edges["edges"],
+        edges["genes"],
+        100 * edges["within"],
+        100 * edges["expected"],
+        edges["enrichment"],
+    )
+    log.info("wrote %s", out / "proximity.json")
     return 0
 
 

@@ -178,8 +178,23 @@ def check_controls(
     return counts
 
 
-def _starved(counts: dict[str, int], dims: int) -> list[str]:
-    return [name for name, count in counts.items() if count - 1 < dims]
+def _warn_of_starved(counts: dict[str, int], dims: int) -> int:
+    """Says which batches have too few controls for TVN; returns how many."""
+    starved = [name for name, count in counts.items() if count - 1 < dims]
+    if starved:
+        log.warning(
+            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d"
+            " dimensions (the fewest: %d), so that their covariance is unknown in most directions"
+            " and the constant %.1f I stands for it; consistency falls. Use --align"
+            " pca_center_scale, --dims %d or fewer, or a coarser --batch, whose controls are more.",
+            len(starved),
+            len(counts),
+            dims,
+            min(counts.values()),
+            RIDGE,
+            max(2, min(counts.values()) // 3),
+        )
+    return len(starved)
 
 
 def align(
@@ -263,22 +278,9 @@ def align(
         return profiles.with_features(standardize(features, batches, controls)).after(
             "align", **done
         )
-    starved = _starved(counts, features.shape[1])
-    if starved:
-        log.warning(
-            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d"
-            " dimensions (the fewest: %d), so that their covariance is unknown in most directions"
-            " and the constant %.1f I stands for it; consistency falls. Use --align"
-            " pca_center_scale, --dims %d or fewer, or a coarser --batch, whose controls are more.",
-            len(starved),
-            len(counts),
-            features.shape[1],
-            min(counts.values()),
-            RIDGE,
-            max(2, min(counts.values()) // 3),
-        )
+    starved = _warn_of_starved(counts, features.shape[1])
     return profiles.with_features(tvn(features, batches, controls)).after(
-        "align", rank_starved_batches=len(starved), **done
+        "align", rank_starved_batches=starved, **done
     )
 
 
