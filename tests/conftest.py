@@ -22,6 +22,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Or every process that a test starts would compile all the Python that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 

@@ -23,7 +23,7 @@ from phenomjax.checkpoints import loading, recovery, seal, workdir
 from phenomjax.config import stored
 from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 DAMAGES = 208
 
@@ -405,7 +405,7 @@ def test_two_processes_agree(copy):
         s.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{s.getsockname()[1]}"
     both = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, "-c", TWO, coordinator, str(i), str(copy)],
             cwd=ROOT,
             text=True,

@@ -36,9 +36,10 @@ class Popen:
       env: its environment; this process's own by default.
       stdout: an open file, subprocess.PIPE or subprocess.DEVNULL; this process's own by default.
       stderr: likewise, or subprocess.STDOUT.
+      text: what goes through a pipe is text always.
     """
 
-    def __init__(self, command, cwd=None, env=None, stdout=None, stderr=None):
+    def __init__(self, command, cwd=None, env=None, stdout=None, stderr=None, text=True):
         assert command[0] == sys.executable, f"{command[0]} is another program"
         env = dict(os.environ if env is None else env)
         at_import = {name: env[name] for name in sorted(env) if name.startswith(READ_AT_IMPORT)}

@@ -15,7 +15,7 @@ from phenomjax.preflight import checks, files, hosts, steps
 from phenomjax.preflight.exchange import Exchange
 from phenomjax.preflight.results import FAIL, OK, Problem, Result, Skip, table
 from phenomjax.preflight.stand import Bench
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 PYTHON = sys.executable
 NAMES = ["process 0 on lab0", "process 1 on lab1"]
@@ -93,8 +93,9 @@ def start(workdir, plant="", *flags, prefix=()):
         *flags,
     ]
     environment = {**os.environ, "XLA_FLAGS": "", "PLANT": plant}
+    popen = subprocess.Popen if prefix else warm.Popen
     both = [
-        subprocess.Popen(
+        popen(
             [*(prefix if i else ()), *command, f"--process_id={i}"],
             cwd=ROOT,
             env=environment,
