@@ -44,10 +44,14 @@ def shared() -> Path:
 
 def pytest_collection_modifyitems(items):
     """What waits longest begins first: tests on SLURM sleep for minutes, in which the other workers
-    compute.
+    compute; then whatever starts processes, so that no long test is left for the end.
     """
     items.sort(
-        key=lambda item: ("slurm" not in item.fixturenames, item.path.name != "test_slurm.py")
+        key=lambda item: (
+            "slurm" not in item.fixturenames,
+            item.path.name != "test_slurm.py",
+            item.get_closest_marker("slow") is None,
+        )
     )
 
 
