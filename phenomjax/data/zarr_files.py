@@ -14,6 +14,7 @@ from phenomjax.system import files
 NAME = "zarr.json"
 UNFINISHED = ".prepare"  # a folder in a bank that `phenomjax.prepare` has not finished
 Codec = dict[str, Any]
+Attributes = dict[str, Any]  # what our groups say of themselves, as JSON has it
 
 
 def bytes_codec(dtype: np.dtype) -> Codec:
@@ -58,7 +59,7 @@ def write_array(
     return files.write_json(folder / NAME, description)
 
 
-def write_group(folder: Path, entry: Mapping[str, Any]) -> Path:
+def write_group(folder: Path, entry: Mapping[str, object]) -> Path:
     """Describes a group; `entry` becomes its attributes["phenomjax"]."""
     description = {
         "zarr_format": 3,
@@ -68,7 +69,7 @@ def write_group(folder: Path, entry: Mapping[str, Any]) -> Path:
     return files.write_json(folder / NAME, description)
 
 
-def read_entry(folder: Path) -> dict[str, Any]:
+def read_entry(folder: Path) -> Attributes:
     """The attributes["phenomjax"] of a group; {} where there is none.
 
     Raises:

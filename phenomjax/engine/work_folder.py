@@ -47,8 +47,8 @@ def hold(work: Path) -> Iterator[None]:
 
 def begin(
     work: Path,
-    settings: Mapping[str, Any],
-    others: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object],
+    others: Mapping[str, object] | None = None,
     words: Mapping[str, str] | None = None,
 ) -> Description:
     """Makes the work folder, or goes on with the work there.
@@ -82,8 +82,8 @@ def begin(
 
 def check_same(
     what: str,
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
+    before: Mapping[str, object],
+    now: Mapping[str, object],
     mend: str,
     words: Mapping[str, str] | None = None,
 ) -> None:

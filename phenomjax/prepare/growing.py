@@ -1,7 +1,7 @@
 """A bank while it grows in OUT/.prepare, for one set of arguments; and whether it is finished."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import work_folder
 from phenomjax.system.errors import UserError
 
-Arguments = dict[str, Any]  # what decides the content of a bank, as it is recorded in it
+# what decides the content of a bank, by name, as it is recorded in it
+Arguments = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -34,7 +35,7 @@ def is_finished(
     out: Path,
     arguments: Arguments,
     kind: str,
-    recorded: Callable[[Path], Mapping[str, Any] | None],
+    recorded: Callable[[Path], Arguments | None],
 ) -> bool:
     """Whether the bank was made before, with these arguments.
 

@@ -28,34 +28,51 @@ class Progress:
       unit: plural name of one unit of work.
       done: units that an earlier run finished; they count in the share but not in the rate.
       every_seconds: the shortest time between two lines.
+      everyone: of a job that many workers share: counts what all of them have finished. Then the
+        clock starts at the first update, when everything is compiled.
     """
 
     def __init__(
-        self, label: str, total: int, unit: str, done: int = 0, every_seconds: float = 5.0
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        every_seconds: float = 5.0,
+        everyone: Callable[[], int] | None = None,
     ):
-        self.label, self.total, self.unit, self.done, self.every_seconds = (
-            label,
-            total,
-            unit,
-            done,
-            every_seconds,
-        )
-        self.resumed, self.start = done, time.monotonic()
+        self.label, self.total, self.unit, self.done = label, total, unit, done
+        self.every_seconds, self.everyone = every_seconds, everyone
+        self.resumed, self.start, self._mine = done, time.monotonic(), 0
         self.last = self.start
+        self._is_started = everyone is None
         if done:
             log.info("%s: continuing, %d of %d %s were finished before", label, done, total, unit)
 
-    def update(self, count: int = 1) -> None:
-        """Adds finished units; logs at most once every `every_seconds`, and when all is done."""
-        self.done += count
+    def update(self, count: int = 1, pending: int = 0) -> None:
+        """Adds finished units; logs at most once every `every_seconds`, and when all is done.
+
+        Args:
+          count: units of this process since the last call.
+          pending: those of them that `everyone` does not count yet.
+        """
         now = time.monotonic()
+        if not self._is_started and self.everyone is not None:
+            self.start, self.last, self._is_started = now, now, True
+            self.resumed = self.done = self.everyone() + pending
+            return
+        self._mine += count
+        self.done += count
         if now - self.last < self.every_seconds and self.done < self.total:
             return
-        self.last = now
-        rate = (self.done - self.resumed) / max(now - self.start, 1e-9)
+        self.last, seconds = now, max(now - self.start, 1e-9)
+        rate, own = self._mine / seconds, ""
+        if self.everyone is not None:
+            self.done, own = self.everyone() + pending, f", this worker {rate:.1f}"
+            rate = max((self.done - self.resumed) / seconds, rate)
         left = duration((self.total - self.done) / rate) if rate else "?"
         log.info(
-            "%s: %d/%d %s (%.0f %%), %.1f %s/s, ETA %s",
+            "%s: %d/%d %s (%.0f %%), %.1f %s/s%s, ETA %s",
             self.label,
             self.done,
             self.total,
@@ -63,12 +80,13 @@ class Progress:
             100 * self.done / max(self.total, 1),
             rate,
             self.unit,
+            own,
             left,
         )
 
 
 def log_to_stderr() -> None:
-    """Sends the program's log lines to stderr with the time of day; called by the front doors only."""
+    """Sends the program's log lines to stderr with the time of day; for front doors alone."""
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: record.name != "phenomjax.process")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -83,18 +101,18 @@ def log_to_file(path: Path) -> None:
     """Appends warnings, errors and the few lines that every process says of itself (logger
     phenomjax.process) to a file of its own.
     """
-    for handler in [
-        h for h in log.handlers if isinstance(h, logging.FileHandler)
-    ]:  # of a run before this one, in a notebook
-        log.removeHandler(handler)
-        handler.close()
+    # of a run before this one, in a notebook
+    for before in [one for one in log.handlers if isinstance(one, logging.FileHandler)]:
+        log.removeHandler(before)
+        before.close()
     path.parent.mkdir(exist_ok=True)
     handler = logging.FileHandler(path, delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.addFilter(
         lambda record: record.levelno >= logging.WARNING or record.name == "phenomjax.process"
     )
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is told once, by the training thread
+    # a full disk is told once, by the training thread
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     log.addHandler(handler)
     log.getChild("process").setLevel(logging.INFO)
 
@@ -110,58 +128,3 @@ def dump_stacks(process: int) -> None:
             stream.flush()
             return
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
-
-
-class Pace:
-    """Progress over all workers, as plain log lines: crops done, rate of all and of this worker,
-    time left.
-
-    Args:
-      total: crops of all units.
-      done: crops that were committed before.
-      every_seconds: the shortest time between two lines.
-    """
-
-    def __init__(self, label: str, total: int, done: int, every_seconds: float = 10.0):
-        self.label, self.total, self.every_seconds = label, total, every_seconds
-        self._before, self._mine = done, 0
-        self._start = self._last = 0.0
-        if done:
-            log.info("%s: continuing, %d of %d crops are there", label, done, total)
-
-    def update(self, crops: int, pending: int, committed: Callable[[], int]) -> None:
-        """Adds crops of this worker.
-
-        The clock starts at the first call, when everything is compiled.
-
-        Args:
-          crops: that were computed since the last call.
-          pending: those that are in no committed unit yet.
-          committed: counts those of all workers that are on the disk.
-        """
-        now = time.monotonic()
-        if not self._start:
-            self._start = self._last = now
-            self._before = committed() + pending
-            return
-        self._mine += crops
-        if now - self._last < self.every_seconds:
-            return
-        self._last, seconds = now, now - self._start
-        mine, done = self._mine / seconds, committed() + pending
-        everyone = max((done - self._before) / seconds, mine)
-        log.info(
-            "%s: %d/%d crops (%.1f %%), %.1f crops/s, this worker %.1f, ETA %s",
-            self.label,
-            done,
-            self.total,
-            100 * done / self.total,
-            everyone,
-            mine,
-            duration((self.total - done) / max(everyone, 1e-9)),
-        )
-
-    def rate(self) -> float:
-        """Crops/s of this worker, or 0 where too little was done to say."""
-        seconds = time.monotonic() - self._start if self._start else 0.0
-        return self._mine / seconds if seconds > 0 else 0.0

@@ -37,7 +37,7 @@ def make_bank(
     plates=("p0", "p1"),
     chunk=16,
 ):
-    """A bank whose pixels say where they are from: image number in the first channel, then random."""
+    """A bank whose pixels say where they are from: the image in the first channel, then noise."""
     rng = np.random.default_rng(len(name))
     images = rng.integers(0, 255, (count, *size, len(channels))).astype(dtype)
     images[..., 0] = np.arange(count)[:, None, None]
@@ -441,7 +441,8 @@ import sys, phenomjax.data.images.loader, phenomjax.data.images.reader, phenomja
 assert "jax" not in sys.modules and "grain" not in sys.modules
 from phenomjax.data.images.opening import open_bank
 loader = phenomjax.data.images.loader.ImageLoader(
-    [open_bank({str(tmp_path / "one.zarr")!r})], channels=("a", "b", "c"), global_batch_size=64, crop_size=16
+    [open_bank({str(tmp_path / "one.zarr")!r})],
+    channels=("a", "b", "c"), global_batch_size=64, crop_size=16
 )
 iterator = loader.iterate(0)
 print(next(iterator).step)

@@ -32,9 +32,7 @@ def parse(out, *sources, **options):
 
 
 def prepare(out, *sources, sizes=None, **options):
-    """Runs the command in this process; `sizes` overrides PieceSettings so that small files have many
-    pieces and chunks.
-    """
+    """Runs the command in this process; `sizes` of PieceSettings give small files many pieces."""
     words = parse(out, *sources, **options)
     with pytest.MonkeyPatch.context() as patch:
         if sizes:

@@ -1,7 +1,8 @@
 """The image bank: a Zarr v3 array of images, one shard an image, and a Parquet table of one row an
 image.
 
-    NAME.zarr/zarr.json            group; attributes["phenomjax"] = format, version, channels, bit_depth, intensity, ...
+    NAME.zarr/zarr.json            group; attributes["phenomjax"] = format, version, channels,
+                                   bit_depth, intensity, ...
     NAME.zarr/images/zarr.json     array [image, y, x, channel], sharding_indexed
     NAME.zarr/images/c.I.0.0.0     image I, all of it (flat names: one inode an image)
     NAME.zarr/metadata.parquet     METADATA_SCHEMA, row I describes image I
@@ -186,7 +187,7 @@ def write_bank(
 
 
 def conform_metadata(table: pa.Table) -> pa.Table:
-    """Casts a table to METADATA_SCHEMA; missing columns become null, unknown columns are an error."""
+    """Casts a table to METADATA_SCHEMA; missing columns become null, unknown ones are an error."""
     for name in table.column_names:
         if name not in METADATA_SCHEMA.names:
             hint = did_you_mean(name, METADATA_SCHEMA.names)

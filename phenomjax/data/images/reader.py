@@ -271,7 +271,7 @@ def image_name(bank: ImageBank, image: int) -> str:
 
 
 def _has_known_codecs(stored: dict) -> bool:
-    """Whether an array is laid out as `bank.create_bank` does it, with a codec of DECODERS or none."""
+    """Whether an array is laid out as by `bank.create_bank`, with a codec of DECODERS or none."""
     _, height, width, depth = stored["shape"]
     images, *shard = stored["chunk_grid"]["configuration"]["chunk_shape"]
     if [codec["name"] for codec in stored["codecs"]] != ["sharding_indexed"] or images != 1:

@@ -1,8 +1,10 @@
 """The token bank: all sequences end to end, one uint8 a token, and where each begins.
 
-    NAME.zarr/zarr.json         group; attributes["phenomjax"] = format, version, vocabulary, boundary, splits, options, checksums
-    NAME.zarr/tokens/c.K        uint8 tokens, uncompressed, so that a chunk is a file that can be mapped into memory
-    NAME.zarr/offsets/c.K       int64, sequence i is tokens[offsets[i]:offsets[i + 1]], its boundary tokens included
+    NAME.zarr/zarr.json         group; attributes["phenomjax"] = format, version, vocabulary,
+                                boundary, splits, options, checksums
+    NAME.zarr/tokens/c.K        uint8 tokens, uncompressed: a chunk is a file that can be mapped
+    NAME.zarr/offsets/c.K       int64, sequence i is tokens[offsets[i]:offsets[i + 1]], its boundary
+                                tokens included
     NAME.zarr/metadata.parquet  METADATA_SCHEMA, row i describes sequence i
 
 The sequences of a split stand together: attributes["splits"] = {"train": [first, last + 1],
@@ -14,7 +16,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +125,7 @@ class FlatWriter:
         )
         self.size = 0
         self.checksums: dict[str, str] = {}
-        self._file: Any = None
+        self._file: BinaryIO | None = None
         path.mkdir(parents=True, exist_ok=True)
 
     def write(self, array: np.ndarray) -> None:
@@ -203,7 +205,7 @@ class TokenBank:
         return len(self.offsets) - 1
 
     def sequence(self, index: int) -> np.ndarray:
-        """Tokens of one sequence, boundary tokens included: [tokens] uint8, not to be written to."""
+        """Tokens of one sequence with its boundary tokens: [tokens] uint8, not to be written to."""
         start, stop = self.offsets[index : index + 2]
         return self.tokens[int(start) : int(stop)]
 
@@ -272,7 +274,7 @@ def write_description(
     words: Vocabulary,
     boundary: str,
     splits: Mapping[str, Sequence[int]],
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     checksums: Mapping[str, str],
 ) -> None:
     """Writes the group's zarr.json, the last file of a bank; `checksums` are those of all other
@@ -296,7 +298,7 @@ def write_token_bank(
     *,
     alphabet: str = "protein",
     boundary: str = "eos",
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> TokenBank:
     """Writes a whole bank from sequences in memory (simulators, tests); big jobs go through

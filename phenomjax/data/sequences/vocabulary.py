@@ -20,9 +20,12 @@ VERSION = 1
 # (OpenSMILES 3.1).
 _ORGANIC = "Cl Br B C N O P S F I b c n o p s *"
 _AROMATIC = "se as te si"
-_ELEMENTS = """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb
-Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po
-At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"""
+_ELEMENTS = """
+H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb
+Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
+Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db
+Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
 _MARKS = ". - = # $ : / \\ ( ) [ ] @@ @ + % ~ > 0 1 2 3 4 5 6 7 8 9"
 
 
@@ -60,7 +63,7 @@ class Vocabulary:
         return table
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Ids of a text [tokens] uint8, without boundary tokens; what is in no token becomes <unk>."""
+        """Ids of a text [tokens] uint8, without boundaries; what is in no token becomes <unk>."""
         if self.name == "smiles":
             text = text.decode("latin-1") if isinstance(text, bytes) else text
             return np.array([self.ids.get(token, UNK) for token in smiles_tokens(text)], np.uint8)

@@ -1,9 +1,11 @@
 """Simulated protein families: a few ancestors evolved along trees, with conserved and free
 positions, as a token bank with truth.
 
-NAME.zarr                       a token bank; members are split into train and validation, whole families are held out as test
+NAME.zarr                         a token bank; members are split into train and validation, whole
+                                  families are held out as test
 NAME.zarr/truth/families.parquet  id, family
-NAME.zarr/truth/sites.parquet     family, site (0-based, of the ancestor), residue, rate (substitutions, relative; 0 = conserved)
+NAME.zarr/truth/sites.parquet     family, site (0-based, of the ancestor), residue, rate (of
+                                  substitutions, relative; 0 = conserved)
 """
 
 import dataclasses

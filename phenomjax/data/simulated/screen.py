@@ -5,11 +5,14 @@ Every field is a pure function of (config, plate, well, site): any one can be ma
 order, in any process. `phenomjax.data.simulated.write_screen.write_screen` makes an image bank of
 them and puts the truth beside the images:
 
-    NAME.zarr/truth/genes.parquet          gene, complex, arm, position, expressed, zfpkm, effect_size, arm_effect
-    NAME.zarr/truth/relationships.parquet  entity1, entity2, complex: every pair of genes of one complex
+    NAME.zarr/truth/genes.parquet          gene, complex, arm, position, expressed, zfpkm,
+                                           effect_size, arm_effect
+    NAME.zarr/truth/relationships.parquet  entity1, entity2, complex: all pairs of a complex
     NAME.zarr/truth/compounds.parquet      compound, target_gene, ec50_um, hill, efficacy
-    NAME.zarr/truth/phenotypes.parquet     kind (gene, compound, arm), name, and one column a phenotype axis
-    NAME.zarr/truth/plates.parquet         plate, experiment, cell_type, density, blur, gain_CHANNEL, background_CHANNEL
+    NAME.zarr/truth/phenotypes.parquet     kind (gene, compound, arm), name, a column a phenotype
+                                           axis
+    NAME.zarr/truth/plates.parquet         plate, experiment, cell_type, density, blur,
+                                           gain_CHANNEL, background_CHANNEL
 """
 
 import dataclasses

@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -119,7 +118,7 @@ def read_config(path: str | Path) -> SimulationConfig | None:
 
 
 def _check_folder(path: Path, config: SimulationConfig) -> bool:
-    """True where a screen of these settings was begun, False where there is nothing; else an error."""
+    """Whether a screen of these settings was begun; an error where something else is there."""
     there = {name for name in files.names(path) if not name.startswith(files.PARTIAL)}
     if not path.exists() or (path.is_dir() and there <= {"images"}):
         return False  # nothing, or killed before zarr.json was there
@@ -139,7 +138,7 @@ def _check_folder(path: Path, config: SimulationConfig) -> bool:
     return True
 
 
-def _settings(config: SimulationConfig) -> dict[str, Any]:
+def _settings(config: SimulationConfig) -> zarr_files.Attributes:
     return {"version": simulated_screen.VERSION, **dataclasses.asdict(config)}
 
 

@@ -16,7 +16,7 @@ from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.plan import WorkLayout
 from phenomjax.inference.images.result import Rejected
 from phenomjax.inference.runtimes import choose
-from phenomjax.system import log as system_log
+from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
@@ -30,7 +30,8 @@ def compute(job: BankEmbedding, shared: units.Shared, stop: threading.Event) -> 
     assert job.runtime is not None
     layout = job.layout
     count = lambda: sum(map(layout.crops_of, shared.committed()))  # noqa: E731
-    pace = system_log.Pace(f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid), count())
+    label, total = f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid)
+    progress = Progress(label, total, "crops", count(), every_seconds=10.0, everyone=count)
     loader = job.loader()
     assembly: dict[int, UnitRows] = {}
     try:
@@ -45,7 +46,7 @@ def compute(job: BankEmbedding, shared: units.Shared, stop: threading.Event) -> 
                 shared.commit(group.unit, {units.REJECTED: part.rejected}, part.outputs(group.unit))
                 del assembly[group.unit]
             pending = sum(part.done for part in assembly.values()) * layout.crops_per_image
-            pace.update(len(group.images) * layout.crops_per_image, pending, count)
+            progress.update(len(group.images) * layout.crops_per_image, pending)
     finally:
         loader.close()
 

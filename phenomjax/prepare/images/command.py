@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from phenomjax.data.images import bank, opening
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import eight_bit, layouts, metadata, raw_images
-from phenomjax.prepare.images.job import ImageJob, write_rejected
+from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
 from phenomjax.system import errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
@@ -22,7 +22,7 @@ from phenomjax.system.options import undecisive
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
-Constants = dict[str, Any]  # values by column of the metadata
+Constants = dict[str, metadata.Value]  # by column
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run(options: Options) -> int:
     log.info(
         "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
     )
-    known: dict[str, Any] = {}
+    known: Known = {}
     if options.not_in:
         plan, known = _without(plan, opening.open_bank(options.not_in))
     if plan.rejected and options.strict:
@@ -182,7 +182,7 @@ def _joiner(options: Options) -> metadata.Joiner | None:
     return metadata.Joiner(options.metadata, renames) if options.metadata else None
 
 
-def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, dict[str, Any]]:
+def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from phenomjax.data.images import bank
+from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
 from phenomjax.prepare.images import eight_bit, metadata, raw_images
@@ -38,6 +39,7 @@ LARGEST_UNIT = 16  # images
 STAGED_ROWS = 2**60  # rows of the staging array
 Plate = tuple[str | None, ...]
 Plates = dict[Plate, Numbers]
+Known = Mapping[str, Mapping[str, tuple[int, int]]]  # by label of the plate, and by channel
 
 
 class Conversion(NamedTuple):
@@ -113,7 +115,7 @@ class ImageJob:
         for name in ("images", "metadata.parquet", "rejected.parquet", "zarr.json"):
             files.remove(out / name)
 
-    def _create(self, path: Path, count: int, attributes: dict[str, Any]) -> None:
+    def _create(self, path: Path, count: int, attributes: Attributes) -> None:
         shape = (count, *self.source.size, len(self.plan.channels))
         bank.create_bank(
             path,
@@ -125,7 +127,7 @@ class ImageJob:
             codec=self.codec,
         )
 
-    def intensity_numbers(self, known: Mapping[str, Mapping[str, tuple[int, int]]]) -> Plates:
+    def intensity_numbers(self, known: Known) -> Plates:
         """The numbers of the rule for each (experiment, plate); {} after a stop.
 
         Args:
@@ -187,7 +189,7 @@ class ImageJob:
             block.unlink(missing_ok=True)
         return [(low, high) for low, high in json.loads(path.read_text())]
 
-    def _digest(self, parts: list[Any]) -> str:
+    def _digest(self, parts: list[object]) -> str:
         described = (parts, self.source.size, self.source.dtype, self.source.planes, self.rule)
         return hashlib.sha256(repr(described).encode()).hexdigest()
 
@@ -233,7 +235,7 @@ class ImageJob:
             raise UserError(f"{bad}. (`strict` stops at the first bad image.)", EXIT_FAILED)
 
     def finish(
-        self, finished: Finished, numbers: Plates, table: pa.Table, attributes: dict[str, Any]
+        self, finished: Finished, numbers: Plates, table: pa.Table, attributes: Attributes
     ) -> None:
         """Puts the shards into the order of the bank and writes what describes them; may be killed
         and repeated.
@@ -257,13 +259,13 @@ class ImageJob:
 
         work_folder.finish(self.work, make, self.out)
 
-    def _recorded_intensity(self, numbers: Plates) -> dict[str, Any]:
+    def _recorded_intensity(self, numbers: Plates) -> Attributes:
         text = (
             "keep"
             if self.rule.kind == "keep"
             else f"{self.rule.kind}:{self.rule.low:g}:{self.rule.high:g}"
         )
-        recorded: dict[str, Any] = {"rule": text, "source_dtype": self.source.dtype}
+        recorded: Attributes = {"rule": text, "source_dtype": self.source.dtype}
         if self.rule.kind != "keep":
             recorded["numbers"] = {
                 _label(plate): dict(zip(self.plan.channels, pairs or [], strict=True))

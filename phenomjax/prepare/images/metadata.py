@@ -27,6 +27,7 @@ _TRUE, _FALSE = (
         "n",
     },
 )
+Value = str | float | bool | None
 Key = tuple[str | None, str | None, str, str]  # experiment, plate, well, site
 
 
@@ -49,7 +50,7 @@ def parse_pairs(pairs: Sequence[str], flag: str, known: Iterable[str]) -> dict[s
     return parsed
 
 
-def check_value(column: str, text: str | None, where: str):
+def check_value(column: str, text: str | None, where: str) -> Value:
     """Converts one text to the column's type: float, bool or string; None for an empty one."""
     text = (text or "").strip()
     if not text or text.lower() in ("nan", "null", "none"):

@@ -6,11 +6,12 @@ import collections
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from phenomjax.data.images import ome, wells
+from phenomjax.engine.units import Note
 from phenomjax.prepare.images import layouts, readers
 from phenomjax.prepare.images.metadata import Key
 from phenomjax.system.errors import UserError, did_you_mean
@@ -42,7 +43,7 @@ class RejectedImage(NamedTuple):
     key: tuple[str | None, ...]
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> "RejectedImage":
+    def from_json(cls, fields: Note) -> "RejectedImage":
         """What `_asdict` became in a note."""
         return cls(**{**fields, "key": tuple(fields["key"])})
 

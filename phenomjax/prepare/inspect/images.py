@@ -268,7 +268,8 @@ def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> s
     name_width = max(map(len, bank.channels)) + 2
     levels = np.arange(counts.shape[1])
     lines = [
-        f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}{'at max':>8}"
+        f"{'channel':{name_width}}{'min':>7}{'1 %':>7}{'median':>8}{'mean':>9}{'99 %':>7}{'max':>7}"
+        f"{'at max':>8}"
         f"  histogram of {images} images, 0 to {top}, log scale"
     ]
     for name, values in zip(bank.channels, counts, strict=True):
@@ -278,7 +279,8 @@ def histogram_text(bank: ImageBank, counts: np.ndarray | None, images: int) -> s
         bins = np.log1p(values[: top + 1].reshape(32, -1).sum(axis=1))
         bars = "".join(" ▁▂▃▄▅▆▇█"[int(np.ceil(8 * share))] for share in bins / bins.max())
         lines.append(
-            f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}{values[-1] / values.sum():>8.2%}"
+            f"{name:{name_width}}{there[0]:>7}{low:>7}{middle:>8}{mean:>9.1f}{high:>7}{there[-1]:>7}"
+            f"{values[-1] / values.sum():>8.2%}"
             f"  |{bars}|"
         )
     return "\n".join(lines)

@@ -136,7 +136,7 @@ def _check(bank: TokenBank) -> list[str]:
 
 
 def _lengths(bank: TokenBank) -> str:
-    """Quantiles of the lengths, without boundary tokens, and a small histogram by factors of two."""
+    """Quantiles of the lengths, without boundaries, and a small histogram by factors of two."""
     extra = {"eos": 1, "bos_eos": 2}[bank.boundary]
     # of each length; the longest protein has 45,000 residues, so this stays small
     counts = np.zeros(1, np.int64)

@@ -1,8 +1,7 @@
-"""The second pass of `prepare sequences`: duplicates out, and the pieces into the files of the
-bank.
+"""The second pass of `prepare sequences`: duplicates out, and the pieces into the bank's files.
 
-Every step is a function of units (phenomjax.engine). The order of the bank is split, source, piece, place in the file; of equal sequences
-the first one in that order of files is kept.
+Every step is of units (phenomjax.engine). The order of the bank is split, source, piece, place in
+the file; of equal sequences the first one in that order of files is kept.
 """
 
 import functools
@@ -13,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +69,7 @@ class PieceList:
         """The number of the source of each piece."""
         return [source.number for source in self.sources for _ in range(self.count(source))]
 
-    def __reduce__(self) -> tuple[type["PieceList"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type["PieceList"], tuple[object, ...]]:
         return type(self), (self.settings, self.sources)
 
 

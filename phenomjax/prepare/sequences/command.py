@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow.parquet as pq
 from tyro.conf import arg
@@ -164,7 +164,7 @@ def prepare(
             job.deduplicate,
             lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
-        recorded: dict[str, Any] = {"prepare": arguments | {"phenomjax": __version__}}
+        recorded: growing.Arguments = {"prepare": arguments | {"phenomjax": __version__}}
         if not job.is_assembled:
             for step in steps:
                 step()
@@ -255,10 +255,10 @@ def _check_columns(options: Options, sources: list[SequenceFile]) -> None:
             records.check_columns(source.path, source.kind, wanted)
 
 
-def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> dict[str, Any]:
+def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
-    found: dict[str, Any] = {
+    found: growing.Arguments = {
         "source": [f"{source.path.resolve()} ({source.size} bytes)" for source in sources]
     }
     found |= {"format": sorted(kinds), "alphabet": alphabet}
@@ -284,7 +284,7 @@ def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> 
     return {name: value for name, value in found.items() if value not in (None, False, "")}
 
 
-def _recorded(path: Path) -> dict[str, Any] | None:
+def _recorded(path: Path) -> growing.Arguments | None:
     return open_token_bank(path).attributes["options"].get("prepare")
 
 

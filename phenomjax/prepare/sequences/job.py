@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +23,7 @@ from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.engine import work_folder
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Argument, Function, Notes, Unit
+from phenomjax.prepare.growing import Arguments
 from phenomjax.prepare.sequences import assemble, clusters
 from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
 from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan, unit_of
@@ -241,11 +241,11 @@ class SequenceJob:
         units = assemble.parts(self.plan, layout)
         self._run(write, units, Progress("write", count, "files"), 4)
 
-    def finish(self, options: dict[str, Any]) -> None:
+    def finish(self, options: Arguments) -> None:
         """Describes the files and hands them over to OUT; may be killed and repeated."""
         work_folder.finish(self.work, functools.partial(self._make, options), self.out)
 
-    def _make(self, options: dict[str, Any], path: Path) -> None:
+    def _make(self, options: Arguments, path: Path) -> None:
         made, checksums = self.work / "bank", {}
         layout = assemble.BankLayout.read(self.work)
         for unit in assemble.parts(self.plan, layout):

@@ -109,7 +109,7 @@ class Piece:
         files.remove(self._folder)  # of a process that was killed
         self._folder.mkdir(parents=True)
         self._tokens = (self._folder / "tokens").open("wb", buffering=0)
-        self._rejected: Any = None
+        self._rejected: pa.ipc.RecordBatchFileWriter | None = None
         self._blocks: list[tuple] = []
         self._counts, self._bad = np.zeros(compiled.OUTCOMES, np.int64), 0
         self._table = ClusterTable(settings.work / "clusters") if settings.clusters else None

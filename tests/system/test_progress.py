@@ -1,0 +1,36 @@
+"""Progress lines: of one process, and of one of many workers."""
+
+import logging
+
+from phenomjax.system import log
+from phenomjax.system.log import Progress
+
+
+def clock(monkeypatch, times):
+    monkeypatch.setattr(log.time, "monotonic", iter(times).__next__)
+
+
+def test_of_one_process(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "phenomjax")
+    clock(monkeypatch, [0.0, 1.0, 6.0, 10.0])
+    progress = Progress("read", 100, "files", done=20)
+    for count in (10, 30, 40):
+        progress.update(count)
+    assert [record.getMessage() for record in caplog.records] == [
+        "read: continuing, 20 of 100 files were finished before",
+        "read: 60/100 files (60 %), 6.7 files/s, ETA 0:00:06",
+        "read: 100/100 files (100 %), 8.0 files/s, ETA 0:00:00",
+    ]
+
+
+def test_of_one_of_many_workers(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "phenomjax")
+    clock(monkeypatch, [0.0, 100.0, 104.0, 110.0])
+    committed = iter([20, 60]).__next__
+    progress = Progress("embed", 200, "crops", everyone=committed)
+    progress.update(4, pending=4)  # the clock starts here, at 24
+    progress.update(8, pending=12)
+    progress.update(2, pending=14)
+    assert [record.getMessage() for record in caplog.records] == [
+        "embed: 74/200 crops (37 %), 5.0 crops/s, this worker 1.0, ETA 0:00:25"
+    ]
