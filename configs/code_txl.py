@@ -1,8 +1,10 @@
 """Transformer-XL on source code, byte by byte, with an adaptive softmax; the shape of the enwik8
 model of Dai et al. 2019 as `large`.
 
-python -m phenomjax.prepare sequences --source code.jsonl.gz --field code --alphabet bytes --out code.zarr
-python -m phenomjax.main --config configs/code_txl.py:small --config.data.banks="('code.zarr',)" --workdir runs/code
+python -m phenomjax.prepare sequences --source code.jsonl.gz --field code --alphabet bytes \
+  --out code.zarr
+python -m phenomjax.main --config configs/code_txl.py:small --config.data.banks="('code.zarr',)" \
+  --workdir runs/code
 
 preset   layers x width, heads   parameters   per row        rows   steps     optimiser, peak rate
 large    24 x 1024, 8 x 128      279.6 M      1914.6 GFLOP   64     400,000   Adam 0.00025

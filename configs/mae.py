@@ -1,6 +1,7 @@
 """Masked autoencoder of any size on your own banks.
 
-  python -m phenomjax.main --config configs/mae.py:L/8,mask=0.75 --config.data.banks="('plates.zarr',)" --workdir runs/l8
+  python -m phenomjax.main --config configs/mae.py:L/8,mask=0.75 \
+    --config.data.banks="('plates.zarr',)" --workdir runs/l8
 
 Options behind the colon: the size (S, B, L or G, a slash, the patch size in pixels), mask=RATIO,
 ca=true for the channel-agnostic model, batch=GLOBAL_BATCH_SIZE, steps=NUM_STEPS, plain=true for

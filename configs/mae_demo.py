@@ -1,6 +1,6 @@
 """The demo: a small MAE on a simulated Cell-Painting screen, on two CPU cores, in minutes.
 
-  make demo            or            python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
+  make demo    or    python -m phenomjax.main --config configs/mae_demo.py --workdir runs/mae_demo
 
 Data: simulated in the workdir at the first start (no download): 4 plates of 48 wells, one plate
 held out. Model: ViT 128 x 4 at patch 8. Work: 0.315 GFLOP per crop and step. Time: about 2 minutes

@@ -1,7 +1,8 @@
 """OpenPhenom: channel-agnostic MAE ViT-S/16, the recipe of its model card and of Kraus et al. 2024
 (https://arxiv.org/abs/2404.10242).
 
-  python -m phenomjax.main --config configs/openphenom_ca_s16.py --config.data.banks="('rxrx3.zarr','jump.zarr')" --workdir runs/openphenom
+  python -m phenomjax.main --config configs/openphenom_ca_s16.py \
+    --config.data.banks="('rxrx3.zarr','jump.zarr')" --workdir runs/openphenom
 
 Data: RxRx3, JUMP ORF and JUMP CRISPR; banks may differ in their channels, every batch holds one
 channel set. Hardware: theirs took 400 A100-hours. Model: 21.4 M encoder, 154.5 M decoder (8 blocks

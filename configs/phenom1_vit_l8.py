@@ -1,7 +1,8 @@
 """Phenom-1: MAE ViT-L/8 on 6-channel Cell Painting, the recipe of Kraus et al. 2023/2024
 (https://arxiv.org/abs/2404.10242).
 
-  python -m phenomjax.main --config configs/phenom1_vit_l8.py --config.data.banks="('rpi.zarr',)" --workdir runs/phenom1
+  python -m phenomjax.main --config configs/phenom1_vit_l8.py --config.data.banks="('rpi.zarr',)" \
+    --workdir runs/phenom1
 
 Data: 93 million 2048 px images of the authors, 3.5 billion 256 px crops; any bank of 6 channels
 works here. Hardware: theirs was 128 A100 for 20 000 A100-hours. The state (parameters, two momenta

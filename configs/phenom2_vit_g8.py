@@ -1,7 +1,8 @@
 """Phenom-2: MAE ViT-G/8, the recipe of Kenyon-Dean et al. 2024, "ViTally Consistent"
 (https://arxiv.org/abs/2411.02572).
 
-  python -m phenomjax.main --config configs/phenom2_vit_g8.py --config.data.banks="('phenoprints.zarr',)" --workdir runs/phenom2
+  python -m phenomjax.main --config configs/phenom2_vit_g8.py \
+    --config.data.banks="('phenoprints.zarr',)" --workdir runs/phenom2
 
 Data: Phenoprints-16M of the authors, 8 billion crops (500 epochs). Hardware: theirs took 48 000
 H100-hours. Work: 3111 GFLOP per crop and step. Heads and MLP width are not published; those of

@@ -1,16 +1,18 @@
 """Transformer-XL on proteins: ProtTXL as published (Elnaggar et al. 2021, arXiv 2007.06225), and
 sizes for one machine.
 
-python -m phenomjax.main --config configs/prot_txl.py:uniref --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_txl
-python -m phenomjax.main --config configs/prot_txl.py:small  --config.data.banks="('proteins.zarr',)"  --workdir runs/small_txl
-python -m phenomjax.sweep --config configs/prot_txl.py:demo --study runs/txl_sweep     varies search_space() below
+python -m phenomjax.main --config configs/prot_txl.py:uniref \
+  --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_txl
+python -m phenomjax.main --config configs/prot_txl.py:small \
+  --config.data.banks="('proteins.zarr',)" --workdir runs/small_txl
+python -m phenomjax.sweep --config configs/prot_txl.py:demo --study runs/txl_sweep  # search_space()
 make demo-protein
 
-preset   layers x width, heads   parameters   per row         rows     steps    optimiser, peak rate, warm-up
-uniref   30 x 1024, 16 x 64      409.3 M      1642.9 GFLOP    22,464   31,300   LAMB 0.002, 5,500
-bfd      32 x 1024, 14 x 128     562.4 M      2448.2 GFLOP    44,928   40,700   LAMB 0.0005, 13,600
-small    6 x 256, 4 x 64         5.1 M        5.14 GFLOP      32       4,000    Adam 0.001, 400
-demo     4 x 128, 4 x 32         0.9 M        0.43 GFLOP      16       600      Adam 0.003, 60
+preset  layers x width, heads  parameters  per row       rows    steps   optimiser, rate, warm-up
+uniref  30 x 1024, 16 x 64     409.3 M     1642.9 GFLOP  22,464  31,300  LAMB 0.002, 5,500
+bfd     32 x 1024, 14 x 128    562.4 M     2448.2 GFLOP  44,928  40,700  LAMB 0.0005, 13,600
+small   6 x 256, 4 x 64        5.1 M       5.14 GFLOP    32      4,000   Adam 0.001, 400
+demo    4 x 128, 4 x 32        0.9 M       0.43 GFLOP    16      600     Adam 0.003, 60
 
 Expected: demo, on the families it simulates, val/perplexity 3.62 at step 600 (residue frequencies
 alone have 18), 80 s on 2 cores.

@@ -1,14 +1,16 @@
 """XLNet on proteins: ProtXLNet as published (Elnaggar et al. 2021, arXiv 2007.06225), and sizes for
 one machine.
 
-python -m phenomjax.main --config configs/prot_xlnet.py:uniref --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_xlnet
-python -m phenomjax.main --config configs/prot_xlnet.py:small  --config.data.banks="('proteins.zarr',)"  --workdir runs/small_xlnet
+python -m phenomjax.main --config configs/prot_xlnet.py:uniref \
+  --config.data.banks="('uniref100.zarr',)" --workdir runs/prot_xlnet
+python -m phenomjax.main --config configs/prot_xlnet.py:small \
+  --config.data.banks="('proteins.zarr',)" --workdir runs/small_xlnet
 python -m phenomjax.main --config configs/prot_xlnet.py:demo --workdir runs/demo_xlnet
 
-preset   layers x width, heads   parameters   per row         rows     steps    optimiser, peak rate, warm-up
-uniref   30 x 1024, 16 x 64      409.4 M      1774.8 GFLOP    1,024    847,000  Adam 1e-5, 20,000
-small    6 x 256, 4 x 64         5.1 M        5.04 GFLOP      32       4,000    Adam 0.0005, 400
-demo     3 x 96, 3 x 32          0.4 M        0.163 GFLOP     16       600      Adam 0.002, 60
+preset  layers x width, heads  parameters  per row       rows   steps    optimiser, rate, warm-up
+uniref  30 x 1024, 16 x 64     409.4 M     1774.8 GFLOP  1,024  847,000  Adam 1e-5, 20,000
+small   6 x 256, 4 x 64        5.1 M       5.04 GFLOP    32     4,000    Adam 0.0005, 400
+demo    3 x 96, 3 x 32         0.4 M       0.163 GFLOP   16     600      Adam 0.002, 60
 
 A row of uniref has 512 tokens, 256 of them new, sees a memory of 384, and predicts 85; of small
 128, 64, 96 and 22. The published run took a TPU v3-512 in float32; the vocabulary of 37 is theirs,

@@ -1,8 +1,10 @@
 """SeqVec: ELMo on proteins, as published (Heinzinger et al. 2019,
 https://doi.org/10.1186/s12859-019-3220-8), and sizes for one machine.
 
-python -m phenomjax.main --config configs/seqvec.py:uniref50 --config.data.banks="('uniref50.zarr',)" --workdir runs/seqvec
-python -m phenomjax.main --config configs/seqvec.py:small    --config.data.banks="('proteins.zarr',)" --workdir runs/small_elmo
+python -m phenomjax.main --config configs/seqvec.py:uniref50 \
+  --config.data.banks="('uniref50.zarr',)" --workdir runs/seqvec
+python -m phenomjax.main --config configs/seqvec.py:small --config.data.banks="('proteins.zarr',)" \
+  --workdir runs/small_elmo
 
 preset     cells, projection   parameters   per row       rows   steps       optimiser, rate
 uniref50   2 x 4096, 512       93.6 M       45.3 GFLOP    640    1,500,000   Adagrad 0.2

@@ -1,7 +1,9 @@
 """Transformer-XL on molecules written as SMILES, with an adaptive softmax.
 
-python -m phenomjax.prepare sequences --source hiv.csv --column smiles --alphabet smiles --out smiles.zarr
-python -m phenomjax.main --config configs/smiles_txl.py:small --config.data.banks="('smiles.zarr',)" --workdir runs/smiles
+python -m phenomjax.prepare sequences --source hiv.csv --column smiles --alphabet smiles \
+  --out smiles.zarr
+python -m phenomjax.main --config configs/smiles_txl.py:small \
+  --config.data.banks="('smiles.zarr',)" --workdir runs/smiles
 
 preset   layers x width, heads   parameters   per row        rows   steps   optimiser, peak rate
 small    6 x 256, 4 x 64         5.3 M        5.17 GFLOP     32     4,000   Adam 0.001

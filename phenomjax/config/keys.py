@@ -21,7 +21,7 @@ def base(task: str = "mae") -> ConfigDict:
     The sections `model` and `data` are those of the task, for instance phenomjax/config/mae.py.
     """
     c = ConfigDict()
-    # pretraining objective: a file in phenomjax/tasks, or "package.module:Class" for one of your own
+    # pretraining objective: a file in phenomjax/tasks, or one of your own, "package.module:Class"
     c.task = task
     # of initialisation, data order, crops, masks, drop path, dropout
     c.seed = 0
@@ -34,6 +34,16 @@ def base(task: str = "mae") -> ConfigDict:
     # workdir or checkpoint folder whose parameters start this run ("" = random)
     c.init_from = ""
 
+    _optimizer(c)
+    _mesh_and_log(c)
+    _measures(c)
+    _safety(c)
+    objectives.keys_of(task).add_sections(c)
+    return c
+
+
+def _optimizer(c: ConfigDict) -> None:
+    """How parameters are updated."""
     c.optimizer = ConfigDict()
     # "lion", "adamw", "adam", "lamb", "adagrad"
     c.optimizer.name = "lion"
@@ -60,6 +70,9 @@ def base(task: str = "mae") -> ConfigDict:
     # exponential moving average of the parameters; 0.0 = none
     c.optimizer.ema_decay = 0.0
 
+
+def _mesh_and_log(c: ConfigDict) -> None:
+    """Where the run computes, and what it says."""
     c.mesh = ConfigDict()
     # "dp", "fsdp" (parameters sharded over data), "fsdp_tp" (and over model)
     c.mesh.preset = "dp"
@@ -80,6 +93,9 @@ def base(task: str = "mae") -> ConfigDict:
     # step
     c.log.sample_ids = False
 
+
+def _measures(c: ConfigDict) -> None:
+    """What is measured and drawn of the model while it trains."""
     c.eval = ConfigDict()
     # 0 = never
     c.eval.every_steps = 500
@@ -101,6 +117,9 @@ def base(task: str = "mae") -> ConfigDict:
     # folder of the suite's data; "" = where the suite says
     c.probes.data = ""
 
+
+def _safety(c: ConfigDict) -> None:
+    """What is kept, and what ends or mends a run."""
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 500
     # checked at log steps; 0.0 = off
@@ -127,9 +146,6 @@ def base(task: str = "mae") -> ConfigDict:
     # a larger gradient norm counts as diverged; 0.0 = only non-finite values do
     c.divergence.max_grad_norm = 0.0
     c.divergence.max_rollbacks = 3
-
-    objectives.keys_of(task).add_sections(c)
-    return c
 
 
 def parse_arg(arg: str, **options: Any) -> dict[str, Any]:

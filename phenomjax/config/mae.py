@@ -88,10 +88,10 @@ def check(c: ConfigDict) -> None:
     choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
     m = c.model
     if c.data.crop_size % m.patch_size:
+        fitting = max(c.data.crop_size // m.patch_size, 1) * m.patch_size
         raise UserError(
             f"config.data.crop_size {c.data.crop_size} is not a multiple of config.model.patch_size"
-            f" {m.patch_size}. "
-            f"Set --config.data.crop_size={c.data.crop_size // m.patch_size * m.patch_size or m.patch_size}."
+            f" {m.patch_size}. Set --config.data.crop_size={fitting}."
         )
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_num_heads")):
         if m[dim] % m[heads] or m[dim] % 4:

@@ -139,7 +139,7 @@ def _colour(scaled: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
 
 
 def _masked(scaled: np.ndarray, hidden: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
-    """The same with hidden pixels in grey; a composite is grey where none of its channels was seen."""
+    """The same with hidden pixels in grey; a composite where none of its channels was seen."""
     shown = [i for i in column if i is not None]
     tile = _colour(np.where(hidden, 0.0, scaled), column)
     return np.where(hidden[..., shown].all(-1, keepdims=True), MASK_GREY, tile)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from phenomjax.system.errors import UserError
 
@@ -14,10 +14,12 @@ log = logging.getLogger("phenomjax")
 
 ATTENTION = ("auto", "matmul", "products", "xla", "cudnn")
 LOOPED_FROM = 128  # keys; below, all heads' scores fit into the cache together
+Queries = Float[Array, "batch queries heads kv"]
+Keys = Float[Array, "batch keys heads kv"]
 _logged: set[str] = set()  # so that 48 equal layers give one log line
 
 
-def attention(query: Array, key: Array, value: Array, implementation: str = "auto") -> Array:
+def attention(query: Queries, key: Keys, value: Keys, implementation: str = "auto") -> Queries:
     """Full (unmasked) attention with the scale 1/sqrt(kv); statistics of the softmax are float32.
 
     Args:
@@ -103,7 +105,7 @@ def _cudnn_obstacle(platform: str, dtype: DTypeLike, head_dim: int) -> str:
     return ""
 
 
-def matmul_attention(query: Array, key: Array, value: Array) -> Array:
+def matmul_attention(query: Queries, key: Keys, value: Keys) -> Queries:
     """Explicit products over all heads at once."""
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5
@@ -116,7 +118,7 @@ def matmul_attention(query: Array, key: Array, value: Array) -> Array:
 
 
 @jax.custom_vjp
-def looped_attention(query: Array, key: Array, value: Array) -> Array:
+def looped_attention(query: Queries, key: Keys, value: Keys) -> Queries:
     """Head after head, and again for the gradient: scores stay in the cache of a CPU core and are
     never kept.
 
@@ -170,11 +172,15 @@ def _looped_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, 
 looped_attention.defvjp(_looped_forward, _looped_backward)
 
 
-def by_head(x: Array) -> Array:
+def by_head(x: Float[Array, "batch seq heads kv"]) -> Float[Array, "rows seq kv"]:
+    """Rows of the batch and heads as one leading axis, heads fastest."""
     batch, seq, heads, head_dim = x.shape
     return x.transpose(0, 2, 1, 3).reshape(batch * heads, seq, head_dim)
 
 
-def by_token(x: Array, shape: tuple[int, ...]) -> Array:
+def by_token(
+    x: Float[Array, "rows seq kv"], shape: tuple[int, ...]
+) -> Float[Array, "batch seq heads kv"]:
+    """The inverse of `by_head`; `shape` is that of the result."""
     batch, seq, heads, head_dim = shape
     return x.reshape(batch, heads, seq, head_dim).transpose(0, 2, 1, 3)

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer, Key
+
+Rows = Integer[Array, " batch"]  # their numbers in the global batch
 
 
-def drop_path(y: Array, scale: Float[Array, " batch"] | None) -> Array:
+def drop_path(
+    y: Float[Array, "batch *axes"], scale: Float[Array, " batch"] | None
+) -> Float[Array, "batch *axes"]:
     """Stochastic depth: multiplies each row's branch by its scale (0, or 1 / kept share); None
     leaves it alone.
     """
     return y if scale is None else y * scale.reshape(-1, *[1] * (y.ndim - 1)).astype(y.dtype)
 
 
-def uniform_rows(
-    key: Array, row: Int[Array, " batch"], shape: Sequence[int]
-) -> Float[Array, "batch ..."]:
+def uniform_rows(key: Key[Array, ""], row: Rows, shape: Sequence[int]) -> Float[Array, "batch ..."]:
     """Uniform numbers in [0, 1) that depend on (key, row) alone, not on who else is in the batch or
     where it runs.
     """
@@ -24,7 +26,7 @@ def uniform_rows(
 
 
 def drop_path_scales(
-    key: Array, row: Int[Array, " batch"], rate: float, depth: int, branches: int
+    key: Key[Array, ""], row: Rows, rate: float, depth: int, branches: int
 ) -> Float[Array, "depth batch branches"]:
     """Scales for `drop_path` of every layer: the rate grows linearly from 0 in the first layer to
     `rate` in the last.
@@ -34,12 +36,17 @@ def drop_path_scales(
     return (kept / (1.0 - rates)).transpose(1, 0, 2)
 
 
-def row_keys(key: Array, row: Int[Array, " batch"]) -> Array:
+def row_keys(key: Key[Array, ""], row: Rows) -> Key[Array, " batch"]:
     """One key a row (batch,), for draws that depend on (key, row) alone."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, row)
 
 
-def dropout(x: Array, rate: float, keys: Array | None, site: int | Array) -> Array:
+def dropout(
+    x: Float[Array, "batch *axes"],
+    rate: float,
+    keys: Key[Array, " batch"] | None,
+    site: int | Integer[Array, ""],
+) -> Float[Array, "batch *axes"]:
     """Dropout whose mask depends on (key of the row, site) alone.
 
     Args:

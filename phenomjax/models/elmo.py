@@ -8,7 +8,6 @@ always comes last, and nothing that is padded can change a result.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Key, Num
 from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers, lstm
@@ -26,12 +25,9 @@ BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, PAD_CHARACTER = range(256, 2
 CHARACTERS = 261  # bytes, then the five above
 FORGET_BIAS = 1.0  # added at run time, as bilm-tf does; its weights have it not in them
 
-State = dict[
-    str,
-    Array,
-    # of the LSTMs: cell (rows, layers, 2, cell_dim) and hidden (rows, layers, 2, projection_dim),
-    # float32
-]
+# of the LSTMs, float32: cell (rows, layers, 2, cell_dim), hidden (rows, layers, 2, projection_dim)
+State = dict[str, Array]
+Layer = Float[Array, "rows 2 time projection"]
 
 
 def character_table(
@@ -77,20 +73,18 @@ class Kernel(nn.Module):
     shape: Sequence[int]
 
     @nn.compact
-    def __call__(self) -> Array:
+    def __call__(self) -> Float[Array, "..."]:
         return self.param("kernel", self.initializer, tuple(self.shape), jnp.float32)
 
 
 class Filter(nn.Module):
-    """`count` filters over `width` characters, the maximum over positions, ReLU: (words,
-    characters, n) -> (words, count).
-    """
+    """`count` filters over `width` characters, the maximum over positions, ReLU."""
 
     width: int
     count: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "words characters n"]) -> Float[Array, "words count"]:
         init, windows = (
             nn.with_logical_partitioning(_uniform(0.05), (None, None, None)),
             x.shape[1] - self.width + 1,
@@ -114,7 +108,7 @@ class Linear(nn.Module):
     bias: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*axes inputs"]) -> Float[Array, "*axes outputs"]:
         inputs = x.shape[-1]
         kernel = self.param(
             "kernel", _normal(inputs**-0.5, self.axes), (inputs, self.features), jnp.float32
@@ -124,7 +118,9 @@ class Linear(nn.Module):
         )
 
 
-def _look_up(table: Array, rows: Array, dtype: DTypeLike) -> Array:
+def _look_up(
+    table: Float[Array, "words width"], rows: Integer[Array, "*axes"], dtype: DTypeLike
+) -> Float[Array, "*axes width"]:
     """table[rows] as a product: its gradient is one too, where a scatter's sum would have no fixed
     order on a GPU.
     """
@@ -191,13 +187,13 @@ class BiLSTM(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array, cell: Array, hidden: Array) -> tuple[Array, Array]:
-        """Inputs (rows, 2, time, projection) and states (rows, 2, cell), (rows, 2, projection) ->
-        (hidden, cell) after each step.
-
-        Returns:
-          (rows, 2, time, projection) of `dtype` and (2, time, rows, cell) float32.
-        """
+    def __call__(
+        self,
+        x: Layer,
+        cell: Float[Array, "rows 2 cell"],
+        hidden: Float[Array, "rows 2 projection"],
+    ) -> tuple[Layer, Float[Array, "2 time rows cell"]]:
+        """Inputs and states -> (hidden of `dtype`, cell in float32) after each step."""
         width, gates = x.shape[-1], (4, self.cell_dim)
         # of both parts of the published kernel at once
         init = layers.xavier_uniform(2 * width, 4 * self.cell_dim)
@@ -232,7 +228,7 @@ class BiLSTM(nn.Module):
             outward: Array,
             cell: Array,
             hidden: Array,
-        ) -> Any:
+        ) -> tuple[Array, Array]:
             inputs = layers.add(layers.product(x, inward, 1), bias)
             return lstm.recurrence(
                 inputs, state, outward, cell, hidden, self.cell_clip, self.projection_clip
@@ -272,7 +268,7 @@ class ELMo(nn.Module):
     """
 
     characters: Sequence[Sequence[int]]
-    encoder: Any
+    encoder: layers.Options
     num_layers: int
     cell_dim: int
     cell_clip: float
@@ -293,8 +289,8 @@ class ELMo(nn.Module):
         self,
         tokens: Integer[Array, "rows 2 time"],
         state: State,
-        keys: Array | None = None,
-        lengths: Array | None = None,
+        keys: Key[Array, " rows"] | None = None,
+        lengths: Integer[Array, " rows"] | None = None,
     ) -> tuple[Float[Array, "rows 2 time vocab"], State]:
         """Logits of the next token in reading order.
 
@@ -313,11 +309,13 @@ class ELMo(nn.Module):
         return self.softmax(last.astype(jnp.float32)), state
 
     def read(
-        self, tokens: Array, state: State, keys: Array | None = None, lengths: Array | None = None
-    ) -> tuple[list[Array], State]:
-        """Like `__call__`, but the token vectors and the output of every layer: (rows, 2, time,
-        projection) each.
-        """
+        self,
+        tokens: Integer[Array, "rows 2 time"],
+        state: State,
+        keys: Key[Array, " rows"] | None = None,
+        lengths: Integer[Array, " rows"] | None = None,
+    ) -> tuple[list[Layer], State]:
+        """Like `__call__`, but the token vectors and the output of every layer."""
         table = self.token_encoder(jnp.asarray(self.characters))
         x = _look_up(table, tokens, self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None, None))
@@ -334,10 +332,12 @@ class ELMo(nn.Module):
         return outputs, lax.stop_gradient(after)
 
 
-def _at_end(x: Array, before: Array, lengths: Array | None) -> Array:
-    """Of (rows, 2, time, n) the last step of each row; (rows, 2, n) `before` where a row has no
-    step.
-    """
+def _at_end(
+    x: Float[Array, "rows 2 time n"],
+    before: Float[Array, "rows 2 n"],
+    lengths: Integer[Array, " rows"] | None,
+) -> Float[Array, "rows 2 n"]:
+    """The last step of each row, `before` where a row has none."""
     if lengths is None:
         return x[:, :, -1]
     place = jnp.maximum(lengths - 1, 0)[:, None, None, None]
@@ -350,9 +350,10 @@ def initial_state(rows: int, num_layers: int, cell_dim: int, projection_dim: int
     return {"cell": jnp.zeros((*shape, cell_dim)), "hidden": jnp.zeros((*shape, projection_dim))}
 
 
-def both_ways(tokens: Array, lengths: Array) -> Array:
-    """Sequences (rows, time, …) in both reading orders (rows, 2, time, …); its own inverse on the
-    second.
+def both_ways(
+    tokens: Num[Array, "rows time *axes"], lengths: Integer[Array, " rows"]
+) -> Num[Array, "rows 2 time *axes"]:
+    """Sequences in both reading orders; its own inverse on the second.
 
     Padding beyond `lengths` stays at the end in both.
     """

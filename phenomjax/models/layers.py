@@ -1,9 +1,8 @@
-"""Pieces that every model here is built from: dense layers, norms, patches, positions, masks, draws
-per row.
-"""
+"""Pieces that every model here is built from: the compute type, dense layers, norms, GELU."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from phenomjax.models.patches import _permute_backward, _permute_forward, permute_tokens
 from phenomjax.system.errors import UserError
 
-# Compute type
+Options = Mapping[str, Any]  # attributes of a module that another one makes
 
 
 def compute_dtype(name: str) -> jnp.dtype:
@@ -34,9 +32,6 @@ def compute_dtype(name: str) -> jnp.dtype:
             " --config.model.dtype=auto."
         )
     return jnp.dtype(name)
-
-
-# Dense layers and norms
 
 
 def xavier_uniform(inputs: int, outputs: int) -> Callable:
@@ -78,7 +73,7 @@ class Dense(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         features, kernel_axes = tuple(self.features), tuple(self.kernel_axes)
         inputs = x.shape[x.ndim - self.input_axes :]
         init = xavier_uniform(int(np.prod(inputs)), self.fan_out or int(np.prod(features)))
@@ -108,12 +103,14 @@ class Dense(nn.Module):
 # the type of the activations.
 
 
-def add(x: Array, parameter: Array) -> Array:
+def add(x: Float[Array, "*axes"], parameter: Float[Array, "..."]) -> Float[Array, "*axes"]:
     """x + a float32 parameter, in the type of x; the parameter's gradient is summed in float32."""
     return (x + parameter).astype(x.dtype)
 
 
-def product(x: Array, kernel: Array, input_axes: int) -> Array:
+def product(
+    x: Float[Array, "..."], kernel: Float[Array, "..."], input_axes: int
+) -> Float[Array, "..."]:
     """x times a kernel, contracted over the last `input_axes` axes of x and the first of the
     kernel.
 
@@ -203,7 +200,7 @@ class LayerNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
         shape = x.shape[-1:]
         scale = self.param(
             "scale", nn.with_logical_partitioning(nn.initializers.ones, (None,)), shape, jnp.float32
@@ -217,7 +214,7 @@ class LayerNorm(nn.Module):
         return (x * (lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
 
 
-def gelu(x: Array, kind: str) -> Array:
+def gelu(x: Float[Array, "*axes"], kind: str) -> Float[Array, "*axes"]:
     """GELU, "exact" (error function, as the published weights want) or its "tanh" approximation."""
     return jax.nn.gelu(x, approximate=True) if kind == "tanh" else _exact_gelu(x)
 
@@ -244,12 +241,3 @@ def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
 
 
 _exact_gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-# Pixels, patches, positions
-
-
-# Masks and random draws, per row of the global batch
-
-
-permute_tokens.defvjp(_permute_forward, _permute_backward)

@@ -11,8 +11,6 @@ from jaxtyping import Array, Float
 
 from phenomjax.system.errors import UserError
 
-FOURIER_MODES = ("patch", "image", "legacy")
-
 
 def normalise_patches(target: Float[Array, "batch seq patch"]) -> Float[Array, "batch seq patch"]:
     """Each patch to mean 0 and variance 1 (unbiased variance, epsilon 1e-6), the `norm_pix_loss` of
@@ -51,7 +49,11 @@ def fourier_patch(
     return (difference.mean((1, 2)) * weights).sum(-1)
 
 
-def _amplitudes(patches: Array, matrix: np.ndarray, channels: int) -> Array:
+def _amplitudes(
+    patches: Float[Array, "batch seq patch"],
+    matrix: Float[np.ndarray, "pixels parts"],
+    channels: int,
+) -> Float[Array, "batch seq channel frequency"]:
     batch, seq, _ = patches.shape
     pixels = (
         patches.reshape(batch, seq, -1, channels).swapaxes(2, 3).reshape(batch, seq * channels, -1)
@@ -62,12 +64,14 @@ def _amplitudes(patches: Array, matrix: np.ndarray, channels: int) -> Array:
     return _root(jnp.square(real) + jnp.square(imaginary)).reshape(batch, seq, channels, -1)
 
 
-def _root(power: Array) -> Array:
-    """Square root with gradient 0 at 0, as the modulus of a complex number has in other frameworks."""
+def _root(power: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """Square root with gradient 0 at 0, as other frameworks give a complex number's modulus."""
     return jnp.sqrt(jnp.maximum(power, 1e-24))
 
 
-def half_dft(size: int) -> tuple[np.ndarray, np.ndarray]:
+def half_dft(
+    size: int,
+) -> tuple[Float[np.ndarray, "pixels parts"], Float[np.ndarray, " frequencies"]]:
     """Matrix of the 2-D DFT of a square patch, and how often each of its frequencies stands in the
     whole spectrum.
 
@@ -138,6 +142,6 @@ def fourier_legacy(
     return (error * mask).sum(1) / mask.sum(1)
 
 
-def _fft_amplitude(x: Array, axes: tuple[int, int]) -> Array:
+def _fft_amplitude(x: Float[Array, "*axes"], axes: tuple[int, int]) -> Float[Array, "*axes"]:
     spectrum = jnp.fft.fft2(x, axes=axes)
     return _root(jnp.square(spectrum.real) + jnp.square(spectrum.imag))

@@ -1,28 +1,30 @@
-"""An LSTM with projection and clipping (Sak et al.
-
-2014, https://arxiv.org/abs/1402.1128), with a backward pass of its own.
+"""An LSTM with projection and clipping (Sak et al. 2014, https://arxiv.org/abs/1402.1128), with a
+backward pass of its own.
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# what the four gates were, where the backward pass wants them
+Gates = Array | tuple[()]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def recurrence(
-    inputs: Array,
-    state_kernel: Array,
-    projection: Array,
-    cell: Array,
-    hidden: Array,
+    inputs: Float[Array, "time rows 4 cell"],
+    state_kernel: Float[Array, "projection 4 cell"],
+    projection: Float[Array, "cell projection"],
+    cell: Float[Array, "rows cell"],
+    hidden: Float[Array, "rows projection"],
     cell_clip: float,
     projection_clip: float,
-) -> tuple[Array, Array]:
+) -> tuple[Float[Array, "time rows projection"], Float[Array, "time rows cell"]]:
     """The LSTM after its input product: the part that has to go step by step.
 
     c' = clip(sigmoid(f) c + sigmoid(i) tanh(g)), h' = clip((sigmoid(o) tanh(c')) W_projection),
@@ -57,14 +59,14 @@ def _run(
     projection_clip: float,
     *,
     save: bool = False,
-) -> tuple[Array, Array, Any]:
+) -> tuple[Array, Array, Gates]:
     dtype, shape = inputs.dtype, inputs.shape[1:]
     state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
     projection = projection.astype(dtype)
 
     def step(
         carry: tuple[Array, Array], x: Array
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array, Any]]:
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array, Gates]]:
         cell, hidden = carry
         gates = (x + _dot(hidden, state_2d, 1, 0).reshape(shape)).astype(jnp.float32)
         i, f, o = (nn.sigmoid(gates[:, k]) for k in (0, 1, 3))
@@ -87,7 +89,13 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[1] * shape[2],) if jax.default_backend() == "cpu" else shape[1:]
 
 
-def _dot(x: Array, y: Array, axes_x: int | tuple, axes_y: int | tuple, dtype: Any = None) -> Array:
+def _dot(
+    x: Float[Array, "..."],
+    y: Float[Array, "..."],
+    axes_x: int | tuple[int, ...],
+    axes_y: int | tuple[int, ...],
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "..."]:
     contract = [(a,) if isinstance(a, int) else a for a in (axes_x, axes_y)]
     return lax.dot_general(
         x, y, ((contract[0], contract[1]), ((), ())), preferred_element_type=dtype
@@ -103,14 +111,19 @@ def _inside(x: Array, limit: float) -> Array | float:
     return (jnp.abs(x) < limit).astype(jnp.float32) if limit else 1.0
 
 
-def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Any]:
+def _forward(
+    *arguments: Array | float,
+) -> tuple[tuple[Array, Array], tuple[Array | float, ...]]:
     hidden, cell, gates = _run(*arguments, save=True)
     return (hidden, cell), (gates, hidden, cell, *arguments[1:5])
 
 
 def _backward(
-    cell_clip: float, projection_clip: float, saved: Any, gradient: tuple[Array, Array]
-) -> tuple:
+    cell_clip: float,
+    projection_clip: float,
+    saved: tuple[Array, ...],
+    gradient: tuple[Array, Array],
+) -> tuple[Array, ...]:
     gates, hidden, cell, state_kernel, projection, cell_0, hidden_0 = saved
     dtype, shape = gates.dtype, gates.shape[1:]
     state_2d = state_kernel.astype(dtype).reshape(state_kernel.shape[0], *_flat(shape))
@@ -119,7 +132,7 @@ def _backward(
     before = jnp.concatenate([cell_0[None], cell[:-1]])
 
     def step(
-        carry: tuple[Array, Array], at: Any
+        carry: tuple[Array, Array], at: tuple[Array, ...]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         to_cell, to_hidden = carry
         out, gate, cell, before, hidden = at

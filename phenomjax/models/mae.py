@@ -2,8 +2,7 @@
 (CA-MAE).
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,14 +14,17 @@ from phenomjax.models import layers, vit
 from phenomjax.models import patches as models_patches
 from phenomjax.models.mae_decoders import ChannelDecoder, Decoder, Masking
 
+Pixels = Num[Array, "batch height width channel"]
+Drop = Float[Array, "depth batch branch"] | None
+
 
 class Prediction(NamedTuple):
     """What a masked pass returns: predicted and true patches, float32, of the masked tokens in the
     order of the masking, or of all tokens in their natural order.
     """
 
-    prediction: Array
-    target: Array
+    prediction: Float[Array, "batch tokens patch"]
+    target: Float[Array, "batch tokens patch"]
     masking: Masking
 
 
@@ -42,8 +44,8 @@ class MAE(nn.Module):
     patch_size: int
     num_channels: int
     channel_agnostic: bool
-    encoder: Mapping[str, Any]
-    decoder: Mapping[str, Any]
+    encoder: layers.Options
+    decoder: layers.Options
     norm_eps: float
     dtype: DTypeLike
 
@@ -65,11 +67,11 @@ class MAE(nn.Module):
 
     def __call__(
         self,
-        pixels: Num[Array, "batch height width channel"],
+        pixels: Pixels,
         channels: Int[Array, "batch channel"],
         noise: Float[Array, "batch seq"],
         visible: int,
-        drop: Array | None = None,
+        drop: Drop = None,
         all_tokens: bool = False,
     ) -> Prediction:
         """Masks, encodes the visible patches, and predicts the masked ones.
@@ -79,7 +81,7 @@ class MAE(nn.Module):
           channels: ids into the vocabulary.
           noise: the `visible` tokens with the smallest noise are seen.
           visible: how many tokens the encoder sees.
-          drop: drop-path scales (depth, batch, branches) of the encoder, or None.
+          drop: drop-path scales of the encoder, or None.
           all_tokens: predict every token, in natural order, instead of the masked ones alone.
         """
         patches = self.patches(pixels)
@@ -94,30 +96,30 @@ class MAE(nn.Module):
         )
         return Prediction(prediction, target, masking)
 
-    def latent(self, pixels: Array, masking: Masking, drop: Array | None = None) -> Array:
-        """What the decoder is given: tokens of the visible patches (batch, [1 +] visible, embed)."""
+    def latent(
+        self, pixels: Pixels, masking: Masking, drop: Drop = None
+    ) -> Float[Array, "batch tokens embed"]:
+        """What the decoder is given: the class token, if any, and those of the visible patches."""
         seen = masking.order[:, : masking.visible]
         # before the projection: it is applied to these alone
         visible = models_patches.take_tokens(self.patches(pixels), seen)
         tokens = self.encode(visible, self.positions(pixels, self.encoder["embed_dim"])[seen], drop)
         return self.last_norm(tokens)
 
-    def last_norm(self, tokens: Array) -> Array:
+    def last_norm(self, tokens: Float[Array, "batch seq embed"]) -> Float[Array, "batch seq embed"]:
         """The encoder's last norm where it is applied to tokens; the channel-agnostic layout norms
         the pooled token only.
         """
         normed = self.norm(tokens)
         return tokens if self.channel_agnostic else normed
 
-    def tokens(
-        self, pixels: Num[Array, "batch height width channel"]
-    ) -> Float[Array, "batch seq embed"]:
+    def tokens(self, pixels: Pixels) -> Float[Array, "batch seq embed"]:
         """Tokens of the last block without any mask (batch, [1 +] seq, embed), float32."""
         table = self.positions(pixels, self.encoder["embed_dim"])[None]
         return self.last_norm(self.encode(self.patches(pixels), table)).astype(jnp.float32)
 
     def block_tokens(
-        self, pixels: Num[Array, "batch height width channel"], blocks: tuple[int, ...]
+        self, pixels: Pixels, blocks: tuple[int, ...]
     ) -> tuple[Float[Array, "batch seq embed"], ...]:
         """`tokens` of several blocks, counted from 1, as they leave the block; the last one's as
         `tokens` has them.
@@ -131,9 +133,7 @@ class MAE(nn.Module):
         ]
         return tuple(x.astype(jnp.float32) for x in finished)
 
-    def pooled(
-        self, pixels: Num[Array, "batch height width channel"]
-    ) -> Float[Array, "batch embed"]:
+    def pooled(self, pixels: Pixels) -> Float[Array, "batch embed"]:
         """The pooled head of the published layouts: the mean patch token, normed, or else the
         normed class token.
         """
@@ -142,14 +142,14 @@ class MAE(nn.Module):
             return tokens[:, 0]
         return self.norm(tokens[:, int(self.encoder["class_token"]) :].mean(1)).astype(jnp.float32)
 
-    def patches(self, pixels: Array) -> Array:
-        """Standardised patches (batch, seq, patch) in float32."""
+    def patches(self, pixels: Pixels) -> Float[Array, "batch seq patch"]:
+        """Standardised patches in float32."""
         return models_patches.patchify(
             models_patches.self_standardise(pixels), self.patch_size, self.channel_agnostic
         )
 
-    def positions(self, pixels: Array, dim: int) -> Array:
-        """The position table (seq, dim), repeated for every channel if tokens are single channels."""
+    def positions(self, pixels: Pixels, dim: int) -> Float[Array, "seq dim"]:
+        """The position table, repeated for every channel if tokens are single channels."""
         rows, columns = pixels.shape[1] // self.patch_size, pixels.shape[2] // self.patch_size
         table = models_patches.sincos_positions(rows, columns, dim)
         return jnp.tile(table, (pixels.shape[3], 1)) if self.channel_agnostic else table

@@ -3,18 +3,18 @@
 Both are given the encoder's tokens in the order of a masking, and give patches back.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from phenomjax.models import layers, vit
 from phenomjax.models import patches as models_patches
 from phenomjax.models.attention import attention as attend
+from phenomjax.system.types import Params
 
 
 class Masking(NamedTuple):
@@ -22,13 +22,13 @@ class Masking(NamedTuple):
     come first as seen.
     """
 
-    order: Array
-    restore: Array
+    order: Int[Array, "batch seq"]
+    restore: Int[Array, "batch seq"]
     visible: int
 
     @property
-    def mask(self) -> Array:
-        """(batch, seq) float32 in the natural order of tokens, 1 where masked."""
+    def mask(self) -> Float[Array, "batch seq"]:
+        """In the natural order of tokens, 1 where masked."""
         return (self.restore >= self.visible).astype(jnp.float32)
 
 
@@ -45,21 +45,19 @@ class Decoder(nn.Module):
     class_token: bool
     patch_dim: int
     norm_eps: float
-    stack: Mapping[str, Any]
+    stack: layers.Options
     dtype: DTypeLike
 
     @nn.compact
     def __call__(
         self,
-        tokens: Array,
-        positions: Array,
-        channels: Array | None,
+        tokens: Float[Array, "batch tokens embed"],
+        positions: Float[Array, "seq dim"],
+        channels: Int[Array, "batch channel"] | None,
         masking: Masking,
         all_tokens: bool,
-    ) -> Array:
-        """Encoder tokens (batch, [1 +] visible, embed) and the table (seq, dim) -> patches (batch,
-        masked or seq, patch).
-        """
+    ) -> Float[Array, "batch predicted patch"]:
+        """Encoder tokens and the table of positions -> patches of the masked tokens, or of all."""
         batch, extra = tokens.shape[0], int(self.class_token)
         x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
         masked = (batch, positions.shape[0] - masking.visible, self.dim)
@@ -77,9 +75,7 @@ class Decoder(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of queries (batch, queries, dim) to a context (batch, keys, dim), without input
-    biases.
-    """
+    """Attention of queries to a context, without input biases."""
 
     dim: int
     num_heads: int
@@ -87,7 +83,9 @@ class CrossAttention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, queries: Array, context: Array) -> Array:
+    def __call__(
+        self, queries: Float[Array, "batch queries dim"], context: Float[Array, "batch keys dim"]
+    ) -> Float[Array, "batch queries dim"]:
         head_dim = self.dim // self.num_heads
         options = {"use_bias": False, "fan_out": self.dim, "dtype": self.dtype}
         query = layers.Dense(
@@ -116,26 +114,24 @@ class ChannelDecoder(nn.Module):
     class_token: bool
     patch_dim: int
     norm_eps: float
-    stack: Mapping[str, Any]
+    stack: layers.Options
     dtype: DTypeLike
     num_channels: int
     cross_heads: int
 
     @nn.compact
     def __call__(
-        self, tokens: Array, positions: Array, channels: Array, masking: Masking, all_tokens: bool
-    ) -> Array:
-        """As `Decoder`, with `channels` (batch, C) ids into the vocabulary, equal in all rows."""
-        batch, seq, extra, ids = (
-            tokens.shape[0],
-            masking.order.shape[1],
-            int(self.class_token),
-            channels[0],
-        )
-        count, norm = (
-            ids.shape[0],
-            lambda name: layers.LayerNorm(self.norm_eps, self.dtype, name=name),
-        )
+        self,
+        tokens: Float[Array, "batch tokens embed"],
+        positions: Float[Array, "seq dim"],
+        channels: Int[Array, "batch channel"],
+        masking: Masking,
+        all_tokens: bool,
+    ) -> Float[Array, "batch predicted patch"]:
+        """As `Decoder`, with `channels` ids into the vocabulary, equal in all rows."""
+        batch, seq, extra = tokens.shape[0], masking.order.shape[1], int(self.class_token)
+        ids, count = channels[0], channels.shape[1]
+        norm = lambda name: layers.LayerNorm(self.norm_eps, self.dtype, name=name)  # noqa: E731
         x = layers.Dense((self.dim,), ("embed", None), dtype=self.dtype, name="embed")(tokens)
         masked = (batch, seq - masking.visible, self.dim)
         masked = jnp.broadcast_to(mask_token_param(self, self.dim), masked).astype(self.dtype)
@@ -172,14 +168,14 @@ class ChannelDecoder(nn.Module):
             (self.patch_dim,), ("embed", "patch"), dtype=self.dtype, name="predict"
         )(x).astype(jnp.float32)
 
-    def channel_blocks(self, x: Array, ids: Array) -> Array:
-        """(batch, C, N, dim) through the stack of each channel; parameters have a leading
-        vocabulary axis.
-        """
+    def channel_blocks(
+        self, x: Float[Array, "batch channel seq dim"], ids: Int[Array, " channel"]
+    ) -> Float[Array, "batch channel seq dim"]:
+        """Tokens through the stack of their channel; parameters have a leading vocabulary axis."""
         stack = vit.BlockStack(**self.stack, parent=None)
         one = jnp.zeros((1, 1, self.dim), self.dtype)
 
-        def init(key: Array) -> Any:
+        def init(key: Key[Array, ""]) -> Params:
             keys = jax.random.split(key, self.num_channels)
             stacked = jax.vmap(lambda k: nn.unbox(stack.init(k, one)["params"]))(keys)
             boxes = jax.eval_shape(lambda: stack.init(key, one)["params"])
@@ -193,7 +189,7 @@ class ChannelDecoder(nn.Module):
         )(chosen, x)
 
 
-def mask_token_param(module: nn.Module, dim: int) -> Array:
+def mask_token_param(module: nn.Module, dim: int) -> Float[Array, " dim"]:
     """The learned token that stands at every masked place of a decoder."""
     return module.param(
         "mask_token",

@@ -119,8 +119,10 @@ def token_order(
 
 @jax.custom_vjp
 def permute_tokens(
-    x: Array, order: Int[Array, "batch seq"], inverse: Int[Array, "batch seq"]
-) -> Array:
+    x: Num[Array, "batch seq feature"],
+    order: Int[Array, "batch seq"],
+    inverse: Int[Array, "batch seq"],
+) -> Num[Array, "batch seq feature"]:
     """x[b, order[b, i]] for a permutation; the gradient is again a gather (by `inverse`), where XLA
     would scatter.
     """
@@ -140,3 +142,6 @@ def _permute_forward(x: Array, order: Array, inverse: Array) -> tuple[Array, Arr
 
 def _permute_backward(inverse: Array, gradient: Array) -> tuple[Array, None, None]:
     return take_tokens(gradient, inverse), None, None
+
+
+permute_tokens.defvjp(_permute_forward, _permute_backward)

@@ -1,6 +1,5 @@
-"""Attention with relative positions as in Transformer-XL (Dai et al.
-
-2019, https://arxiv.org/abs/1901.02860, section 3.3).
+"""Attention with relative positions as in Transformer-XL (Dai et al. 2019,
+https://arxiv.org/abs/1901.02860, section 3.3).
 """
 
 import itertools
@@ -9,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from phenomjax.models import layers
-from phenomjax.models.attention import by_head, by_token, choose_attention
+from phenomjax.models.attention import Keys, Queries, by_head, by_token, choose_attention
 
 # the score of a key that a query does not see; finite, so that no row becomes NaN
 HIDDEN = np.float32(-1e30)
@@ -63,16 +62,16 @@ def causal_mask(
 
 
 def relative_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    position: Array,
-    content_bias: Array,
-    position_bias: Array,
-    mask: Array,
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    position: Float[Array, "keys heads kv"],
+    content_bias: Float[Array, "heads kv"],
+    position_bias: Float[Array, "heads kv"],
+    mask: Bool[Array, "#batch 1 queries keys"],
     implementation: str = "auto",
-    weight_dropout: tuple[float, Array] | None = None,
-) -> Array:
+    weight_dropout: tuple[float, UInt[Array, "batch heads queries keys"]] | None = None,
+) -> Queries:
     """softmax(((q + u) k^T + shift((q + v) r^T)) / sqrt(kv)) v; the softmax is float32.
 
     Args:
@@ -128,13 +127,13 @@ def _scores(x: Array, y: Array, axes: str) -> Array:
 
 @jax.custom_vjp
 def looped_attention(
-    with_content: Array,
-    with_position: Array,
-    key: Array,
-    value: Array,
-    position: Array,
-    mask: Array,
-) -> Array:
+    with_content: Queries,
+    with_position: Queries,
+    key: Keys,
+    value: Keys,
+    position: Float[Array, "keys heads kv"],
+    mask: Bool[Array, "#batch 1 queries keys"],
+) -> Queries:
     """Row after row and head after head, and again for the gradient: scores stay in a core's cache
     and are never kept.
 
@@ -219,16 +218,16 @@ def _blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
 
 
 def _block_scores(
-    content: Array,
-    place: Array,
-    key: Array,
-    position: Array,
-    mask: Array,
+    content: Float[Array, "queries kv"],
+    place: Float[Array, "queries kv"],
+    key: Float[Array, "keys kv"],
+    position: Float[Array, "keys kv"],
+    mask: Bool[Array, "queries keys"],
     start: int,
     stop: int,
     last: int,
-) -> Array:
-    """(queries of the block, keys it can see) float32."""
+) -> Float[Array, "block seen"]:
+    """Of the queries of a block and the keys that it can see, float32."""
     seen = position[position.shape[0] - last :]
     scores = jnp.matmul(content[start:stop], key[:last].T, preferred_element_type=jnp.float32)
     scores += relative_shift(
@@ -237,14 +236,16 @@ def _block_scores(
     return jnp.where(mask[start:stop, :last], scores, HIDDEN)
 
 
-def _shift_back(gradient: Array) -> Array:
+def _shift_back(gradient: Float[Array, "queries keys"]) -> Float[Array, "queries keys"]:
     """The transpose of `relative_shift`, for scores that are 0 where no key is seen."""
     queries, keys = gradient.shape
     padded = jnp.pad(gradient.reshape(-1), (queries, 0))
     return padded.reshape(queries, keys + 1)[:, 1:]
 
 
-def _indices(x: Array) -> tuple[Array, Array]:
+def _indices(
+    x: Float[Array, "batch seq heads kv"],
+) -> tuple[Int[Array, " rows"], Int[Array, " rows"]]:
     """Row and head of each entry of `by_head`."""
     batch, _, heads, _ = x.shape
     return jnp.repeat(jnp.arange(batch), heads), jnp.tile(jnp.arange(heads), batch)

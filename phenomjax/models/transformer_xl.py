@@ -1,17 +1,14 @@
-"""Transformer-XL (Dai et al.
-
-2019, https://arxiv.org/abs/1901.02860): causal layers that see the hidden states of earlier
-segments.
+"""Transformer-XL (Dai et al. 2019, https://arxiv.org/abs/1901.02860): causal layers that see the
+hidden states of earlier segments.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers
@@ -21,6 +18,14 @@ from phenomjax.models.vocabulary_layers import TiedVocabulary
 # of dropout; layers begin at the last
 EMBEDDING_SITE, OUTPUT_SITE, POSITION_SITE, FIRST_SITE = 0, 1, 2, 3
 SITES = 4  # of a layer
+
+Segment = Float[Array, "batch queries embed"]
+# positions, and the biases u and v where all layers share them
+Shared = tuple[
+    Float[Array, "keys embed"], Float[Array, "heads kv"] | None, Float[Array, "heads kv"] | None
+]
+Mask = Bool[Array, "#batch 1 queries keys"]
+Keys = Key[Array, " batch"] | None
 
 
 class TransformerXLLayer(nn.Module):
@@ -52,21 +57,21 @@ class TransformerXLLayer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Array,
-        memory: Array,
-        layer: Array,
-        shared: tuple[Array | None, ...],
-        keys: Array | None,
-        mask: Array,
-    ) -> tuple[Array, Array]:
+        x: Segment,
+        memory: Float[Array, "batch memory embed"],
+        layer: Int[Array, ""],
+        shared: Shared,
+        keys: Keys,
+        mask: Mask,
+    ) -> tuple[Segment, Segment]:
         """One layer.
 
         Args:
-          x: (batch, queries, embed).
-          memory: (batch, memory, embed), earlier inputs of this layer.
-          layer: () int32, its number, for the draws of dropout.
-          shared: positions (keys, embed), and the shared u and v, or None.
-          keys: (batch,) dropout keys, or None.
+          x: of the segment.
+          memory: earlier inputs of this layer.
+          layer: its number, for the draws of dropout.
+          shared: by all layers.
+          keys: of dropout, or None.
           mask: of `causal_mask`.
 
         Returns:
@@ -110,7 +115,7 @@ class TransformerXLLayer(nn.Module):
         y = nn.with_logical_constraint(y, ("batch", None, None))
         return self.mlp(y, keys, site), x
 
-    def mlp(self, x: Array, keys: Array | None, site: Array) -> Array:
+    def mlp(self, x: Segment, keys: Keys, site: Int[Array, ""]) -> Segment:
         """The position-wise branch with its residual and norm."""
         norm = layers.LayerNorm(1e-5, self.dtype, name="mlp_norm")
         y = norm(x) if self.norm == "pre" else x
@@ -137,7 +142,7 @@ class TransformerXLLayer(nn.Module):
 class LayerStack(nn.Module):
     """All layers, unrolled or scanned; see `vit.BlockStack`."""
 
-    options: Mapping[str, Any]
+    options: layers.Options
     depth: int
     scan_layers: bool
     remat: str
@@ -145,15 +150,13 @@ class LayerStack(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Array,
-        memory: Array,
-        shared: tuple[Array | None, ...],
-        keys: Array | None,
-        mask: Array,
-    ) -> tuple[Array, Array]:
-        """As TransformerXLLayer, with memory (batch, layers, memory, embed); returns output and
-        inputs (batch, layers, seq, embed).
-        """
+        x: Segment,
+        memory: Float[Array, "batch layers memory embed"],
+        shared: Shared,
+        keys: Keys,
+        mask: Mask,
+    ) -> tuple[Segment, Float[Array, "batch layers queries embed"]]:
+        """As TransformerXLLayer, for all layers; returns the output and what went into each."""
         block = TransformerXLLayer
         if self.remat != "none":
             policy = (
@@ -200,8 +203,8 @@ class TransformerXL(nn.Module):
       scan_layers, remat: as in vit.BlockStack.
     """
 
-    vocabulary: Mapping[str, Any]
-    layer: Mapping[str, Any]
+    vocabulary: layers.Options
+    layer: layers.Options
     num_layers: int
     clamp_len: int
     same_length: str
@@ -213,27 +216,30 @@ class TransformerXL(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens: Array,
-        memory: Array,
-        valid: Array,
-        key: Array | None = None,
-        row: Array | None = None,
-    ) -> tuple[Array, Array, Array]:
+        tokens: Integer[Array, "batch seq"],
+        memory: Float[Array, "batch layers memory embed"],
+        valid: Int[Array, " batch"],
+        key: Key[Array, ""] | None = None,
+        row: draws.Rows | None = None,
+    ) -> tuple[
+        Float[Array, "batch seq vocab"],
+        Float[Array, "batch seq embed"],
+        Float[Array, "batch layers seq embed"],
+    ]:
         """A segment.
 
         Args:
-          tokens: (batch, seq) ids.
-          memory: (batch, layers, memory, embed), inputs of each layer, the newest last; any length.
-          valid: (batch,) how many places at its end hold something.
+          tokens: ids.
+          memory: inputs of each layer, the newest last; any length.
+          valid: how many places at its end hold something.
           key: of dropout; None = no dropout.
-          row: (batch,) numbers of the rows, with `key`.
+          row: numbers of the rows, with `key`.
 
         Returns:
-          logits (batch, seq, vocab) float32; hidden (batch, seq, embed), the last layer's output;
-          inputs (batch, layers, seq, embed), what the memory takes in, without gradient.
+          Logits, float32; the last layer's output; what the memory takes in, without gradient.
         """
         words = TiedVocabulary(**self.vocabulary, dtype=self.dtype, name="vocabulary")
-        keys = None if key is None else draws.row_keys(key, row)
+        keys = None if key is None or row is None else draws.row_keys(key, row)
         rate, embed = self.layer["dropout"], self.vocabulary["embed_dim"]
         span = memory.shape[2] + tokens.shape[1]
         distance = jnp.arange(span - 1, -1, -1)
@@ -245,7 +251,7 @@ class TransformerXL(nn.Module):
         # They have no batch axis: left alone, the partitioner would shard their width as the
         # kernels'.
         positions = nn.with_logical_constraint(positions.astype(self.dtype), (None, None))
-        shared = (positions, None, None)
+        shared: Shared = (positions, None, None)
         if not self.layer["untie_bias"]:
             heads = (self.layer["num_heads"], self.layer["head_dim"])
             std = self.layer["init_std"]
@@ -266,22 +272,28 @@ class TransformerXL(nn.Module):
         return words.logits(hidden), hidden, jax.lax.stop_gradient(inputs)
 
 
-def relative_bias(module: nn.Module, name: str, heads: tuple[int, int], init_std: float) -> Array:
-    """The parameter u or v (heads, kv) of the relative attention."""
+def relative_bias(
+    module: nn.Module, name: str, heads: tuple[int, int], init_std: float
+) -> Float[Array, "heads kv"]:
+    """The parameter u or v of the relative attention."""
     init = nn.with_logical_partitioning(nn.initializers.normal(init_std), ("heads", "kv"))
     return module.param(name, init, heads, jnp.float32)
 
 
-def remember(memory: Array, valid: Array, inputs: Array) -> tuple[Array, Array]:
+def remember(
+    memory: Float[Array, "batch layers memory embed"],
+    valid: Int[Array, " batch"],
+    inputs: Float[Array, "batch layers seq embed"],
+) -> tuple[Float[Array, "batch layers memory embed"], Int[Array, " batch"]]:
     """The memory after a segment.
 
     Args:
-      memory: (batch, layers, memory, embed).
-      valid: (batch,) filled places at its end.
-      inputs: (batch, layers, seq, embed) of `TransformerXL`.
+      memory: before it.
+      valid: filled places at its end.
+      inputs: of `TransformerXL`.
 
     Returns:
-      memory of the same shape with the newest last, and valid.
+      The memory with the newest last, and valid.
     """
     length = memory.shape[2]
     if not length:

@@ -1,6 +1,5 @@
-"""Relative attention of XLNet's two streams (Yang et al.
-
-2019, https://arxiv.org/abs/1906.08237, section 2.3 to 2.5).
+"""Relative attention of XLNet's two streams (Yang et al. 2019, https://arxiv.org/abs/1906.08237,
+section 2.3 to 2.5).
 """
 
 from typing import NamedTuple
@@ -9,51 +8,51 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from phenomjax.models import draws, layers
 from phenomjax.models.relative_attention import relative_shift, sinusoids
 
 NEVER = -1e30  # score of a key that must not be seen
+# added to the queries of the content, position and segment term
+Biases = tuple[Float[Array, "heads kv"], Float[Array, "heads kv"], Float[Array, "heads kv"]]
 
 
 class Streams(NamedTuple):
     """What passes from layer to layer.
 
     Attributes:
-      content: (batch, seq, embed).
-      query: (batch, targets, embed), or None: nothing is predicted.
+      content: of every token.
+      query: of every target, or None: nothing is predicted.
     """
 
-    content: Array
-    query: Array | None
+    content: Float[Array, "batch seq embed"]
+    query: Float[Array, "batch targets embed"] | None
 
 
 class Context(NamedTuple):
     """What is the same for all layers; K = memory + seq keys, of which the memory comes first.
 
     Attributes:
-      positions: (1 or 2, K + seq - 1, embed) codes of the distances K - 1, K - 2, … 1 - seq; the
-        second of the same distances backwards.
-      reverse: (batch,) bool, rows that use the second code, or None.
-      targets: (batch, targets) places in the segment that the query stream stands at, or None.
-      sees, query_sees: (batch or 1, queries, K) bool for content and query stream; None: every key
-        is seen.
-      other, query_other: (batch, queries, K) bool, whether the key is of another segment; None: no
-        segments.
-      biases: (3, heads, kv), shared by all layers, or None: each layer has its own.
-      keys: of `layers.row_keys`, or None: no dropout.
+      positions: one or two codes of the K + seq - 1 distances K - 1, K - 2, … 1 - seq; the second
+        of the same distances backwards.
+      reverse: rows that use the second code, or None.
+      targets: places in the segment that the query stream stands at, or None.
+      sees, query_sees: for content and query stream; None: every key is seen.
+      other, query_other: whether the key is of another segment; None: no segments.
+      biases: shared by all layers, or None: each layer has its own.
+      keys: of `draws.row_keys`, or None: no dropout.
     """
 
-    positions: Array
-    reverse: Array | None
-    targets: Array | None
-    sees: Array | None
-    query_sees: Array | None
-    other: Array | None
-    query_other: Array | None
-    biases: tuple[Array, Array, Array] | None
-    keys: Array | None
+    positions: Float[Array, "code distance embed"]
+    reverse: Bool[Array, " batch"] | None
+    targets: Int[Array, "batch targets"] | None
+    sees: Bool[Array, "#batch seq K"] | None
+    query_sees: Bool[Array, "#batch targets K"] | None
+    other: Bool[Array, "batch seq K"] | None
+    query_other: Bool[Array, "batch targets K"] | None
+    biases: Biases | None
+    keys: Key[Array, " batch"] | None
 
 
 class Table(nn.Module):
@@ -66,7 +65,7 @@ class Table(nn.Module):
     init_std: float
 
     @nn.compact
-    def __call__(self) -> Array:
+    def __call__(self) -> Float[Array, "..."]:
         init = nn.with_logical_partitioning(nn.initializers.normal(self.init_std), self.axes)
         return self.param("embedding", init, self.shape, jnp.float32)
 
@@ -87,12 +86,13 @@ class RelativeAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, streams: Streams, memory: Array | None, context: Context, site: Array
+        self,
+        streams: Streams,
+        memory: Float[Array, "batch memory embed"] | None,
+        context: Context,
+        site: Int[Array, ""],
     ) -> Streams:
-        """Streams -> what attention adds to each, before dropout.
-
-        `memory` is (batch, memory, embed).
-        """
+        """Streams -> what attention adds to each, before dropout."""
         heads, width = (self.num_heads, self.head_dim), streams.content.shape[-1]
         dense = {"init_std": self.init_std, "use_bias": False, "dtype": self.dtype}
 
@@ -156,12 +156,8 @@ class RelativeAttention(nn.Module):
         )
 
 
-def head_biases(
-    module: nn.Module, heads: tuple[int, int], init_std: float
-) -> tuple[Array, Array, Array]:
-    """Parameters of a module: what is added to the queries of the content, position and segment
-    term.
-    """
+def head_biases(module: nn.Module, heads: tuple[int, int], init_std: float) -> Biases:
+    """Parameters of a module."""
     init = nn.with_logical_partitioning(nn.initializers.normal(init_std), ("heads", "kv"))
     content, position, segment = (
         module.param(f"{term}_bias", init, heads, jnp.float32)

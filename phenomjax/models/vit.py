@@ -3,23 +3,28 @@ over visible patches.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from phenomjax.models import draws, layers
 from phenomjax.models.attention import attention as attend
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Params
 
 REMAT = ("none", "full", "dots")
 # residual branches of a block, each with its own drop-path draw
 BRANCHES = {"parallel": 1, "prenorm": 2}
+
+Tokens = Float[Array, "batch seq embed"]
+Drop = Float[Array, "batch branch"] | None  # drop-path scales of a block
+T = TypeVar("T")
 
 
 class SelfAttention(nn.Module):
@@ -35,11 +40,8 @@ class SelfAttention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        """(batch, seq, embed) -> the same.
-
-        `bias` (3 * embed,) is added to the packed projection.
-        """
+    def __call__(self, x: Tokens, bias: Float[Array, " 3*embed"] | None = None) -> Tokens:
+        """Attention of all tokens to all; `bias` is added to the packed projection."""
         width = x.shape[-1]
         head_dim = width // self.num_heads
         qkv = layers.Dense(
@@ -68,7 +70,7 @@ class Mlp(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array, hidden_bias: Array | None = None) -> Array:
+    def __call__(self, x: Tokens, hidden_bias: Float[Array, " hidden"] | None = None) -> Tokens:
         y = layers.Dense(
             (self.hidden,),
             ("embed", "mlp"),
@@ -88,7 +90,7 @@ class LayerScale(nn.Module):
     initial: float
 
     @nn.compact
-    def __call__(self, y: Array) -> Array:
+    def __call__(self, y: Tokens) -> Tokens:
         init = nn.with_logical_partitioning(nn.initializers.constant(self.initial), (None,))
         return (y * self.param("gamma", init, y.shape[-1:], jnp.float32)).astype(y.dtype)
 
@@ -115,7 +117,9 @@ class Block(nn.Module):
     attention: str
     dtype: DTypeLike
 
-    def residual(self, x: Array, y: Array, drop: Array | None, name: str) -> Array:
+    def residual(
+        self, x: Tokens, y: Tokens, drop: Float[Array, " batch"] | None, name: str
+    ) -> Tokens:
         """x + drop path(layer scale(y))."""
         if self.layer_scale:
             y = LayerScale(self.layer_scale, name=name)(y)
@@ -145,7 +149,7 @@ class ParallelBlock(Block):
     """
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None) -> tuple[Array, None]:
+    def __call__(self, x: Tokens, drop: Drop) -> tuple[Tokens, None]:
         width = x.shape[-1]
         mlp_bias = self.param(
             "bias",
@@ -167,7 +171,7 @@ class PreNormBlock(Block):
     """The plain block of ViT: x + attn(norm(x)), then x + mlp(norm(x)), with biases everywhere."""
 
     @nn.compact
-    def __call__(self, x: Array, drop: Array | None) -> tuple[Array, None]:
+    def __call__(self, x: Tokens, drop: Drop) -> tuple[Tokens, None]:
         y = self.self_attention(use_bias=True)(
             layers.LayerNorm(self.norm_eps, self.dtype, name="norm1")(x)
         )
@@ -194,16 +198,19 @@ class BlockStack(nn.Module):
     """
 
     block: str
-    options: Mapping[str, Any]
+    options: layers.Options
     depth: int
     scan_layers: bool
     remat: str
 
     @nn.compact
     def __call__(
-        self, x: Array, drop: Array | None = None, blocks: Sequence[int] | None = None
-    ) -> Array | tuple[Array, ...]:
-        """(batch, seq, embed) -> the same; `drop` holds drop-path scales (depth, batch, branches).
+        self,
+        x: Tokens,
+        drop: Float[Array, "depth batch branch"] | None = None,
+        blocks: Sequence[int] | None = None,
+    ) -> Tokens | tuple[Tokens, ...]:
+        """All blocks in turn; `drop` holds drop-path scales.
 
         With `blocks`, numbers from 1 to depth in any order, the outputs of these blocks, without
         drop path; the blocks after the last one of them are not computed.
@@ -233,7 +240,7 @@ class BlockStack(nn.Module):
             )
         return x
 
-    def _outputs(self, block: nn.Module, x: Array, blocks: tuple[int, ...]) -> tuple[Array, ...]:
+    def _outputs(self, block: nn.Module, x: Tokens, blocks: tuple[int, ...]) -> tuple[Tokens, ...]:
         """The outputs of some blocks, from the stored parameters of either layout."""
         params = self.variables["params"]
         apply = lambda x, params: (block.apply({"params": params}, x, None)[0], None)  # noqa: E731
@@ -263,23 +270,19 @@ class Encoder(nn.Module):
 
     embed_dim: int
     class_token: bool
-    stack: Mapping[str, Any]
+    stack: layers.Options
     dtype: DTypeLike
 
     @nn.compact
     def __call__(
         self,
-        patches: Array,
-        positions: Array,
-        drop: Array | None = None,
+        patches: Float[Array, "batch seq patch"],
+        positions: Float[Array, "#batch seq embed"],
+        drop: Float[Array, "depth batch branch"] | None = None,
         blocks: Sequence[int] | None = None,
-    ) -> Array | tuple[Array, ...]:
-        """Patches (batch, seq, patch) and their positions (batch or 1, seq, embed) -> tokens of the
-        last block.
-
-        Returns:
-          (batch, 1 + seq, embed), the class token first; without one (batch, seq, embed). With
-          `blocks`, one such array for each of these blocks (from 1).
+    ) -> Float[Array, "batch tokens embed"] | tuple[Float[Array, "batch tokens embed"], ...]:
+        """Patches and their positions -> tokens of the last block, the class token first if there
+        is one; with `blocks`, those of each of these blocks (from 1).
         """
         x = layers.Dense(
             (self.embed_dim,), ("patch", "embed"), dtype=self.dtype, name="patch_embed"
@@ -294,7 +297,7 @@ class Encoder(nn.Module):
         return BlockStack(**self.stack, name="blocks")(x, drop, blocks)
 
 
-def _choose(table: Mapping[str, Any], name: str, key: str) -> Any:
+def _choose(table: Mapping[str, T], name: str, key: str) -> T:
     if name not in table:
         raise UserError(f"model.{key} is {name!r}; it can be {', '.join(table)}.")
     return table[name]
@@ -303,7 +306,7 @@ def _choose(table: Mapping[str, Any], name: str, key: str) -> Any:
 # Parameters between the unrolled and the scanned layout
 
 
-def stack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str, Any]:
+def stack_layers(params: Params, leading_axes: int = 0) -> Params:
     """Parameters of an unrolled model (layer_0, layer_1, …) as a scanned one's (`layers`, stacked).
 
     Args:
@@ -320,7 +323,7 @@ def stack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str, 
     return _descend(params, stack_layers, leading_axes)
 
 
-def unstack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str, Any]:
+def unstack_layers(params: Params, leading_axes: int = 0) -> Params:
     """The inverse of `stack_layers`."""
     if set(params) == {"layers"}:
         depth = jax.tree.leaves(params)[0].shape[leading_axes]
@@ -331,7 +334,7 @@ def unstack_layers(params: Mapping[str, Any], leading_axes: int = 0) -> dict[str
     return _descend(params, unstack_layers, leading_axes)
 
 
-def _descend(params: Mapping[str, Any], convert: Any, leading_axes: int) -> dict[str, Any]:
+def _descend(params: Params, convert: Callable[[Params, int], Params], leading_axes: int) -> Params:
     return {
         name: (
             convert(value, 1 if name == "channel_blocks" else leading_axes)

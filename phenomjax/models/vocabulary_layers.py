@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
 
 from phenomjax.models import layers
 
@@ -79,8 +79,8 @@ class TiedVocabulary(nn.Module):
         inner = tuple(self.cutoffs) if self.div_val > 1 else ()
         return list(zip((0, *inner), (*inner, self.size), strict=True))
 
-    def embed(self, tokens: Array) -> Array:
-        """(batch, seq) ids -> (batch, seq, embed_dim)."""
+    def embed(self, tokens: Integer[Array, "batch seq"]) -> Float[Array, "batch seq embed"]:
+        """Vectors of tokens."""
         tokens = tokens.astype(jnp.int32)
         total = None
         for i, (first, last) in enumerate(self.bins()):
@@ -94,10 +94,8 @@ class TiedVocabulary(nn.Module):
             total = x if total is None else jnp.where(inside[..., None], x, total)
         return total
 
-    def logits(self, x: Array) -> Array:
-        """(…, embed_dim) -> (…, size) float32: logits, which are log-probabilities where there are
-        clusters.
-        """
+    def logits(self, x: Float[Array, "*axes embed"]) -> Float[Array, "*axes vocab"]:
+        """Logits in float32, which are log-probabilities where there are clusters."""
         if not self.cutoffs:
             return self._product(x, self.embeddings[0].T) + self.biases
         edges = [0, *self.cutoffs, self.size]

@@ -5,15 +5,14 @@ https://arxiv.org/abs/1906.08237. The content stream h sees a token itself; the 
 which predicts, sees only its place.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers
@@ -51,11 +50,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, streams: Streams, memory: Array | None, layer: Array, context: Context
-    ) -> tuple[Streams, Array | None]:
-        """(streams, memory of this layer (batch, memory, embed), its number) -> (streams, next
-        memory).
-        """
+        self,
+        streams: Streams,
+        memory: Float[Array, "batch memory embed"] | None,
+        layer: Int[Array, ""],
+        context: Context,
+    ) -> tuple[Streams, Float[Array, "batch memory embed"] | None]:
+        """(streams, memory of this layer, its number) -> (streams, next memory)."""
         site, width = FIRST_LAYER_SITE + SITES_PER_LAYER * layer, streams.content.shape[-1]
         remembered = None
         if memory is not None:
@@ -93,17 +94,20 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """`depth` blocks, unrolled (layer_0, layer_1, …) or scanned (one stacked `layers`)."""
 
-    options: Mapping[str, Any]
+    options: layers.Options
     depth: int
     scan_layers: bool
     remat: str
 
     @nn.compact
     def __call__(
-        self, streams: Streams, memory: Array | None, context: Context
-    ) -> tuple[Streams, Array | None]:
-        """Memories go in and come out as (batch, layers, memory, embed)."""
-        block: Any = Block
+        self,
+        streams: Streams,
+        memory: Float[Array, "batch layers memory embed"] | None,
+        context: Context,
+    ) -> tuple[Streams, Float[Array, "batch layers memory embed"] | None]:
+        """All layers; memories go in and come out."""
+        block: Callable[..., nn.Module] = Block
         if self.remat != "none":
             policy = (
                 jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -178,8 +182,8 @@ class XLNet(nn.Module):
         targets: Int[Array, "batch targets"] | None = None,
         memory: Mapping[str, Array] | None = None,
         reverse: Bool[Array, " batch"] | None = None,
-        key: Array | None = None,
-        row: Int[Array, " batch"] | None = None,
+        key: Key[Array, ""] | None = None,
+        row: draws.Rows | None = None,
     ) -> tuple[Float[Array, "batch places feature"], dict[str, Array] | None]:
         """Predicts the tokens at `targets`, or, without targets, gives features of all places.
 
@@ -200,41 +204,75 @@ class XLNet(nn.Module):
           Logits (batch, targets, vocab), float32, or features (batch, seq, embed); and the next
           memory.
         """
-        batch, seq = tokens.shape
-        mem_len = 0 if memory is None else memory["memory"].shape[2]
+        seq = tokens.shape[1]
         keys = None if key is None or row is None else draws.row_keys(key, row)
-        normal = nn.initializers.normal(self.init_std)
-        table = Table(
-            (self.vocab_size, self.embed_dim),
-            ("vocab", "embed"),
-            self.init_std,
-            name="word_embedding",
+        words, mask_token, output_bias = self.vectors()
+        streams = self.first_streams(tokens, targets, words, mask_token, keys)
+        context = self.context(tokens, segment, sees, targets, memory, reverse, key, keys)
+        options = self.block_options(self.reuse_len or seq)
+        stack = Stack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
+        hidden = None if memory is None else memory["memory"]
+        streams, remembered = stack(streams, hidden, context)
+        following = None
+        if memory is not None:
+            held = memory["valid"] + min(self.reuse_len or seq, seq)
+            count = jnp.minimum(held, memory["memory"].shape[2])
+            following = {"memory": remembered, "valid": count}
+        output = streams.content if streams.query is None else streams.query
+        output = draws.dropout(output, self.dropout, keys, OUTPUT_SITE)
+        if targets is None:
+            return output.astype(jnp.float32), following
+        logits = jnp.einsum(
+            "bpe,ve->bpv", output, words.astype(self.dtype), preferred_element_type=jnp.float32
         )
-        embedding = table()
-        mask_token = self.param(
-            "mask_token",
-            nn.with_logical_partitioning(normal, (None,)),
-            (self.embed_dim,),
-            jnp.float32,
-        )
-        output_bias = self.param(
-            "output_bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",)),
-            (self.vocab_size,),
-        )
+        return logits + output_bias, following
+
+    def vectors(
+        self,
+    ) -> tuple[Float[Array, "vocab embed"], Float[Array, " embed"], Float[Array, " vocab"]]:
+        """Parameters: the words, what stands for a word that is to be predicted, and the bias of
+        the softmax.
+        """
+        shape = (self.vocab_size, self.embed_dim)
+        words = Table(shape, ("vocab", "embed"), self.init_std, name="word_embedding")()
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.init_std), (None,))
+        mask_token = self.param("mask_token", init, shape[1:], jnp.float32)
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        return words, mask_token, self.param("output_bias", zeros, shape[:1])
+
+    def first_streams(
+        self,
+        tokens: Integer[Array, "batch seq"],
+        targets: Int[Array, "batch targets"] | None,
+        words: Float[Array, "vocab embed"],
+        mask_token: Float[Array, " embed"],
+        keys: Key[Array, " batch"] | None,
+    ) -> Streams:
+        """What goes into the first layer."""
         # A product, because the gradient of a look-up in few rows is a slow sum, and in no fixed
         # order on a GPU.
-        content = layers.product(
-            jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype), embedding, 1
-        )
+        one_hot = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype)
+        content = layers.product(one_hot, words, 1)
         content = draws.dropout(content, self.dropout, keys, INPUT_SITE)
-        query = None
-        if targets is not None:
-            query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(
-                self.dtype
-            )
-            query = draws.dropout(query, self.dropout, keys, QUERY_SITE)
+        if targets is None:
+            return Streams(content, None)
+        query = jnp.broadcast_to(mask_token, (*targets.shape, self.embed_dim)).astype(self.dtype)
+        return Streams(content, draws.dropout(query, self.dropout, keys, QUERY_SITE))
 
+    def context(
+        self,
+        tokens: Integer[Array, "batch seq"],
+        segment: Integer[Array, "batch seq"] | None,
+        sees: Bool[Array, "#batch seq seq"] | None,
+        targets: Int[Array, "batch targets"] | None,
+        memory: Mapping[str, Array] | None,
+        reverse: Bool[Array, " batch"] | None,
+        key: Key[Array, ""] | None,
+        keys: Key[Array, " batch"] | None,
+    ) -> Context:
+        """What is the same for all layers; arguments as of `__call__`."""
+        batch, seq = tokens.shape
+        mem_len = 0 if memory is None else memory["memory"].shape[2]
         visible = self.visible(sees, memory, seq)
         other = None
         if segment is not None:
@@ -247,55 +285,34 @@ class XLNet(nn.Module):
             # One mask for all rows, as in Transformer-XL: a mask a row would cost a product of all
             # positions a row.
             positions = draws.dropout(positions[None], self.dropout, key[None], POSITION_SITE)[0]
-        heads = (self.num_heads, self.head_dim)
-        context = Context(
+        heads, itself = (self.num_heads, self.head_dim), jnp.eye(seq, mem_len + seq, mem_len, bool)
+        return Context(
             # as in Transformer-XL
-            nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),
-            reverse,
-            targets,
-            None if visible is None else visible | jnp.eye(seq, mem_len + seq, mem_len, dtype=bool),
-            _at_targets(visible, targets),
-            other,
-            _at_targets(other, targets),
-            None if self.untie_bias else head_biases(self, heads, self.init_std),
-            keys,
+            positions=nn.with_logical_constraint(positions.astype(self.dtype), (None, None, None)),
+            reverse=reverse,
+            targets=targets,
+            sees=None if visible is None else visible | itself,
+            query_sees=_at_targets(visible, targets),
+            other=other,
+            query_other=_at_targets(other, targets),
+            biases=None if self.untie_bias else head_biases(self, heads, self.init_std),
+            keys=keys,
         )
-        options = {
-            "num_heads": self.num_heads,
-            "head_dim": self.head_dim,
-            "mlp_dim": self.mlp_dim,
-            "gelu": self.gelu,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "init_std": self.init_std,
-            "kept": self.reuse_len or seq,
-            "dtype": self.dtype,
-        }
-        hidden = None if memory is None else memory["memory"]
-        stack = Stack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
-        streams, remembered = stack(Streams(content, query), hidden, context)
-        following = None
-        if memory is not None:
-            count = jnp.minimum(memory["valid"] + min(self.reuse_len or seq, seq), mem_len)
-            following = {"memory": remembered, "valid": count}
-        output = draws.dropout(
-            streams.content if streams.query is None else streams.query,
-            self.dropout,
-            keys,
-            OUTPUT_SITE,
-        )
-        if targets is None:
-            return output.astype(jnp.float32), following
-        logits = jnp.einsum(
-            "bpe,ve->bpv", output, embedding.astype(self.dtype), preferred_element_type=jnp.float32
-        )
-        return logits + output_bias, following
+
+    def block_options(self, kept: int) -> layers.Options:
+        """Attributes of the blocks."""
+        names = ("num_heads", "head_dim", "mlp_dim", "gelu", "dropout", "attention_dropout")
+        own = {name: getattr(self, name) for name in (*names, "init_std", "dtype")}
+        return {**own, "kept": kept}
 
     def visible(
-        self, sees: Array | None, memory: Mapping[str, Array] | None, seq: int
-    ) -> Array | None:
-        """Which keys (memory first) each place may see, the content stream's own place apart:
-        (batch or 1, seq, K), or None: all.
+        self,
+        sees: Bool[Array, "#batch seq seq"] | None,
+        memory: Mapping[str, Array] | None,
+        seq: int,
+    ) -> Bool[Array, "rows seq K"] | None:
+        """Which keys (memory first) each place may see, the content stream's own place apart; None:
+        all.
         """
         mem_len = 0 if memory is None else memory["memory"].shape[2]
         if memory is not None:
@@ -342,8 +359,10 @@ def permutation_mask(
     return rank[:, None, :].astype(jnp.int32) < limit[:, :, None]
 
 
-def _at_targets(x: Array | None, targets: Array | None) -> Array | None:
-    """Rows of (batch or 1, seq, K) at the targets (batch, targets)."""
+def _at_targets(
+    x: Bool[Array, "#batch seq K"] | None, targets: Int[Array, "batch targets"] | None
+) -> Bool[Array, "batch targets K"] | None:
+    """What a mask says at the targets."""
     if x is None or targets is None:
         return None
     x = jnp.broadcast_to(x, (targets.shape[0], *x.shape[1:]))

@@ -18,13 +18,11 @@ __all__ = ["Loader", "Task", "make", "means", "resolve"]
 
 def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Completes a finalized config with what its data say."""
-    return _class(config).resolve(config, workdir)
+    objective = cast(type[Task], objectives.class_of(config.task, MEMBERS))
+    return objective.resolve(config, workdir)
 
 
 def make(config: ConfigDict) -> Task:
     """The task of a resolved config."""
-    return _class(config)(config)
-
-
-def _class(config: ConfigDict) -> type[Task]:
-    return cast(type[Task], objectives.class_of(config.task, MEMBERS))
+    objective = cast(type[Task], objectives.class_of(config.task, MEMBERS))
+    return objective(config)

@@ -2,14 +2,12 @@
 task's carry.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Key
 
-from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.lanes import MirroredLaneLoader
 from phenomjax.data.sequences.vocabulary import PAD
 from phenomjax.models import draws, elmo, flops
@@ -21,7 +19,7 @@ from phenomjax.tasks.language_model import (
     cross_entropy,
     vocabulary_of,
 )
-from phenomjax.tasks.protocol import Scalar, Sums
+from phenomjax.tasks.protocol import Loader, Scalar, Sums
 
 DROPOUT_STREAM = 0  # folded into the step's key
 Carry = elmo.State | tuple[()]
@@ -50,11 +48,12 @@ class BidirectionalLM(LanguageModel):
         words = vocabulary_of(self.config).tokens
         return elmo.build(self.config.model, words, self.dtype)
 
-    def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> MirroredLaneLoader:
+    @property
+    def make_loader(self) -> Callable[..., Loader]:
         """Lanes that are read from both ends."""
-        return MirroredLaneLoader(banks, **options)
+        return MirroredLaneLoader
 
-    def init(self, key: Array, batch: Batch | None) -> Params:
+    def init(self, key: Key[Array, ""], batch: Batch | None) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
@@ -66,7 +65,7 @@ class BidirectionalLM(LanguageModel):
         return self.state(global_batch_size) if self.config.model.stateful else ()
 
     def loss(
-        self, params: Params, batch: Batch, key: Array, carry: Carry
+        self, params: Params, batch: Batch, key: Key[Array, ""], carry: Carry
     ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Mean negative log-likelihood in nats over both directions; metrics `forward`, `backward`
         (the same, each) and `accuracy`.
@@ -91,7 +90,7 @@ class BidirectionalLM(LanguageModel):
         params: Params,
         batch: Batch,
         carry: Carry,
-        keys: Array | None,
+        keys: Key[Array, " rows"] | None,
     ) -> tuple[PerToken, PerToken, PerToken, Carry]:
         """Negative log-likelihood, correctness and weight (rows, 2, seq) in reading order, and the
         next carry.
@@ -122,7 +121,7 @@ class BidirectionalLM(LanguageModel):
     def embed(
         self, params: Params, batch: Batch, carry: Carry = (), layer: int | None = None
     ) -> tuple[Features, Carry]:
-        """See `LanguageModel`; layer None is the sum of all, as SeqVec has it, 0 the token vectors."""
+        """See `LanguageModel`; layer None is the sum of all, as in SeqVec, 0 the token vectors."""
         tokens = batch["tokens"]
         state = carry or self.state(tokens.shape[0])
         outputs, carry = self.model.apply({"params": params}, tokens, state, method="read")

@@ -4,7 +4,7 @@ is the task's carry.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from phenomjax.models import flops, transformer_xl
 from phenomjax.models.transformer_xl import TransformerXL, remember
@@ -37,7 +37,7 @@ class CausalLM(LanguageModel):
         m = self.config.model
         return m.mem_len if split == "train" else m.eval_mem_len or m.mem_len
 
-    def init(self, key: Array, batch: Batch) -> Params:
+    def init(self, key: Key[Array, ""], batch: Batch) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
@@ -71,7 +71,7 @@ class CausalLM(LanguageModel):
         tokens: Integer[Array, "rows seq"],
         carry: Carry,
         split: str = "val",
-        key: Array | None = None,
+        key: Key[Array, ""] | None = None,
         row: Int[Array, " rows"] | None = None,
     ) -> tuple[Logits, Array, Array, Carry]:
         """Reads a segment (rows, seq): what `TransformerXL` returns, and the memories for the next
@@ -86,7 +86,7 @@ class CausalLM(LanguageModel):
         return logits, hidden, inputs, carry
 
     def loss(
-        self, params: Params, batch: Batch, key: Array, carry: Carry
+        self, params: Params, batch: Batch, key: Key[Array, ""], carry: Carry
     ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Mean negative log-likelihood of the next token in nats, its accuracy, and the memories
         for the next segment.
@@ -105,7 +105,7 @@ class CausalLM(LanguageModel):
         return token_sums(nll, right, batch["weight"].astype(jnp.float32)), carry
 
     def token_losses(
-        self, params: Params, batch: Batch, carry: Carry, split: str, key: Array | None
+        self, params: Params, batch: Batch, carry: Carry, split: str, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "rows seq"], Float[Array, "rows seq"], Carry]:
         """Negative log-likelihood and correctness of each next token (rows, seq), and the next
         carry.

@@ -56,7 +56,8 @@ class ImageObjective:
     @property
     def next_command(self) -> str:
         """Embeds the images it was trained on."""
-        bank = str(self.config.data.banks[0]).replace("{", "{{").replace("}", "}}")
+        bank = next(iter(self.config.data.banks), "BANK")
+        bank = str(bank).replace("{", "{{").replace("}", "}}")  # of a later str.format
         return (
             f"python -m phenomjax.embed --checkpoint {{workdir}} --bank {bank}"
             " --out embeddings.zarr"

@@ -2,9 +2,8 @@
 predicted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,9 +133,10 @@ class LanguageModel:
             prefetch_batches=data.prefetch_batches,
         )
 
-    def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> Loader:
-        """The loader of these banks; the tasks on lanes share this one."""
-        return LaneLoader(banks, **options)
+    @property
+    def make_loader(self) -> Callable[..., Loader]:
+        """Makes the loader of banks; the tasks on lanes share this one."""
+        return LaneLoader
 
     def next_probabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
         """What a picture shows: the `probability` (rows, positions, vocab) of every token and the

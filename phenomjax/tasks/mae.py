@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -53,7 +53,7 @@ class MaskedAutoencoder(ImageObjective):
         """
         return models_mae.build(self.config.model, self.dtype)
 
-    def init(self, key: Array, batch: Batch) -> Params:
+    def init(self, key: Key[Array, ""], batch: Batch) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
@@ -63,7 +63,7 @@ class MaskedAutoencoder(ImageObjective):
         return self.model.init(key, batch["pixels"], batch["channels"], noise, visible)["params"]
 
     def loss(
-        self, params: Params, batch: Batch, key: Array, carry: tuple[()]
+        self, params: Params, batch: Batch, key: Key[Array, ""], carry: tuple[()]
     ) -> tuple[Scalar, dict[str, Scalar], tuple[()]]:
         """The training loss of a batch: mean over its rows, each with its own mask and drop path.
 

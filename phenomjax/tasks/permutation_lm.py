@@ -3,21 +3,19 @@ is the task's carry.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int, Integer, Key
 
-from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.spans import SpanLoader
 from phenomjax.data.sequences.vocabulary import CLS, PAD, SEP
 from phenomjax.models import flops, xlnet
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks.language_model import Features, LanguageModel, cross_entropy
-from phenomjax.tasks.protocol import Scalar, Sums
+from phenomjax.tasks.protocol import Loader, Scalar, Sums
 
 Carry = dict[str, Array] | tuple[()]  # memories {"memory", "valid"}, or () where there are none
 DROPOUT_STREAM = 0  # folded into the step's key
@@ -40,13 +38,13 @@ class PermutationLM(LanguageModel):
         """
         return xlnet.build(self.config.model, self.dtype)
 
-    def make_loader(self, banks: Sequence[TokenBank], **options: Any) -> SpanLoader:
+    @property
+    def make_loader(self) -> Callable[..., Loader]:
         """Rows with spans to predict."""
-        m = self.config.model
         names = ("reuse_len", "perm_size", "num_predict", "mask_alpha", "mask_beta", "bi_data")
-        return SpanLoader(banks, **{name: m[name] for name in names}, **options)
+        return functools.partial(SpanLoader, **{name: self.config.model[name] for name in names})
 
-    def init(self, key: Array, batch: Batch | None) -> Params:
+    def init(self, key: Key[Array, ""], batch: Batch | None) -> Params:
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
@@ -61,7 +59,7 @@ class PermutationLM(LanguageModel):
         return xlnet.first_memory(m, global_batch_size, self.dtype) if m.mem_len else ()
 
     def loss(
-        self, params: Params, batch: Batch, key: Array, carry: Carry
+        self, params: Params, batch: Batch, key: Key[Array, ""], carry: Carry
     ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Mean negative log-likelihood of the targets in nats, their accuracy, and the memories for
         the next step.
@@ -71,7 +69,7 @@ class PermutationLM(LanguageModel):
         return nll.mean(), {"accuracy": right.mean()}, carry
 
     def evaluate(self, params: Params, batch: Batch, carry: Carry) -> tuple[Sums, Carry]:
-        """Sums and counts over the targets of a validation batch, which are the same in every run."""
+        """Sums and counts over the targets of a validation batch, the same in every run."""
         logits, carry = self.predict(params, batch, carry, None)
         nll, right = cross_entropy(logits, target_tokens(batch))
         count = jnp.float32(nll.size)
@@ -79,7 +77,7 @@ class PermutationLM(LanguageModel):
         return {"loss": loss, "perplexity": loss, "accuracy": (right.sum(), count)}, carry
 
     def predict(
-        self, params: Params, batch: Batch, carry: Carry, key: Array | None
+        self, params: Params, batch: Batch, carry: Carry, key: Key[Array, ""] | None
     ) -> tuple[Float[Array, "rows targets vocab"], Carry]:
         """Logits of the targets (rows, targets, vocab) and the next carry; memories of fresh rows
         are not seen.
@@ -165,15 +163,17 @@ class PermutationLM(LanguageModel):
 
     def _see_all(
         self, params: Params, tokens: Array, memory: dict[str, Array] | None
-    ) -> tuple[Array, dict[str, Array]]:
-        """The model without targets: every token sees all others.
+    ) -> tuple[Float[Array, "rows seq embed"], dict[str, Array]]:
+        """The model without targets: every token sees all others. No memory gives none.
 
         A following piece sees the end of this one, where in training it saw the end of the part
         that is kept.
         """
         sees = jnp.broadcast_to((tokens != PAD)[:, None], (*tokens.shape, tokens.shape[1]))
-        model = self.model.clone(reuse_len=0)
-        return model.apply({"params": params}, tokens, single_segment(tokens), sees, memory=memory)
+        features, following = self.model.clone(reuse_len=0).apply(
+            {"params": params}, tokens, single_segment(tokens), sees, memory=memory
+        )
+        return features, following or {}
 
     def masked_log_probs(
         self,

@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -17,6 +16,7 @@ Scalar = Float[Array, ""]
 Sums = dict[str, tuple[Scalar, Scalar]]  # {name: (sum, count)}
 
 
+@runtime_checkable
 class Task(Protocol):
     """A pretraining objective: a handful of pure functions, made from a resolved config.
 
@@ -44,7 +44,7 @@ class Task(Protocol):
         """The loader of a split, or None for a "val" split without data."""
         ...
 
-    def init(self, key: jax.Array, batch: Batch) -> Params:
+    def init(self, key: Key[Array, ""], batch: Batch) -> Params:
         """Random parameters, boxed with their logical axis names."""
         ...
 
@@ -53,7 +53,7 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, params: Params, batch: Batch, key: jax.Array, carry: Carry
+        self, params: Params, batch: Batch, key: Key[Array, ""], carry: Carry
     ) -> tuple[Scalar, dict[str, Scalar], Carry]:
         """Scalar loss, scalar metrics and the next carry; draws depend on (key, row) only."""
         ...
@@ -84,6 +84,7 @@ class Task(Protocol):
 MEMBERS = tuple(name for name in vars(Task) if name[0] != "_")
 
 
+@runtime_checkable
 class Loaded(Protocol):
     """A batch that was made ahead."""
 
@@ -97,6 +98,7 @@ class Loaded(Protocol):
         ...
 
 
+@runtime_checkable
 class Loader(Protocol):
     """What the loop needs of data: batches that are addressed by their step."""
 

@@ -1,4 +1,6 @@
-"""phenomjax.preflight with the toy task and planted faults: PLANT="what:RANK,…" in the environment."""
+"""phenomjax.preflight with the toy task and planted faults: PLANT="what:RANK,…" in the
+environment.
+"""
 
 import os
 import signal

@@ -49,7 +49,7 @@ def toy_arguments(workdir, **settings):
 
 
 def toy_environment(**variables):
-    """The environment of a toy run: one CPU device a process, toy_main in the place of the program."""
+    """The environment of a toy run: one CPU device a process, toy_main as the program."""
     drop = (
         "SLURM_",
         "JAX_COMPILATION",

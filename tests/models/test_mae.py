@@ -135,7 +135,7 @@ def test_any_number_of_channels(agnostic, channels):
 
 
 def test_channel_ids_pick_the_decoder_and_the_order_of_channels_does_not_matter():
-    """Channels moved together with their ids and masks give the same predictions, moved with them."""
+    """Channels moved with their ids and masks give the same predictions, moved likewise."""
     module, pixels = tiny(True, channels=5), images(3)
     params, noise, visible = initialised(module, pixels, ids(4, 0, 2), agnostic=True)
     apply = compiled(module)
