@@ -1,22 +1,19 @@
 """Pictures of what a masked autoencoder sees and predicts, comparable over steps, mask ratios and
 models.
 
-`python -m phenomjax.runs.reconstructions --checkpoints A B ... --out FILE.png` draws several runs
-on the same crops. A figure is one mosaic of pixels with text around it (a hundred matplotlib axes
-would take seconds).
+A figure is one mosaic of pixels with text around it (a hundred matplotlib axes would take seconds).
+phenomjax/runs/reconstructions.py draws several runs on the same crops.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-
-log = logging.getLogger("phenomjax")
 
 # Words in channel names that make a channel the red, green or blue of the composite: actin, ER and
 # DNA, as in RxRx.
@@ -26,13 +23,17 @@ COMPOSITE = (
     {"hoechst", "dna", "dapi", "nucleus", "nuclei", "w1"},
 )
 MASK_GREY = 0.45
+Images = Float[np.ndarray, "image height width channel"]
+Seen = Bool[np.ndarray, "image height width channel"]
+Plane = Float[np.ndarray, "height width channel"]
+Tile = Float[np.ndarray, "height width 3"]
 PERCENTILES = (1.0, 99.7)  # of the originals: black and white of a channel
 
 
 def reconstructions(
-    original: np.ndarray,
-    visible: np.ndarray,
-    reconstruction: np.ndarray,
+    original: Images,
+    visible: Seen,
+    reconstruction: Images,
     channels: Sequence[str],
     *,
     image_names: Sequence[str] = (),
@@ -46,12 +47,11 @@ def reconstructions(
     compare.
 
     Args:
-      original: float (B, H, W, C), standardised.
-      visible: bool (B, H, W, C), True where the encoder saw the pixel.
-      reconstruction: float (B, H, W, C), the prediction at hidden pixels; at visible ones it is
-        ignored.
-      channels: C names.
-      image_names: B names for the left margin, such as "P01/B03/1".
+      original: standardised.
+      visible: True where the encoder saw the pixel.
+      reconstruction: the prediction at hidden pixels; at visible ones it is ignored.
+      channels: their names.
+      image_names: for the left margin, such as "P01/B03/1".
       pixel_size_um: for the scale bar; without it the bar counts pixels.
       title: first line of the figure.
     """
@@ -67,8 +67,8 @@ def reconstructions(
 
 
 def compare(
-    original: np.ndarray,
-    models: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    original: Images,
+    models: Mapping[str, tuple[Seen, Images]],
     channels: Sequence[str],
     *,
     image_names: Sequence[str] = (),
@@ -131,21 +131,25 @@ def _composite_title(column: Sequence[int | None], channels: Sequence[str]) -> s
     return "\n".join(names)
 
 
-def _colour(scaled: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
-    """Tile (H, W, 3) in [0, 1] of one channel in grey, or of three as red, green, blue."""
+def _colour(scaled: Plane, column: Sequence[int | None]) -> Tile:
+    """Tile in [0, 1] of one channel in grey, or of three as red, green, blue."""
     planes = [np.zeros_like(scaled[..., 0]) if i is None else scaled[..., i] for i in column]
     tile = np.stack(planes * 3 if len(planes) == 1 else planes, -1)
     return np.clip(tile, 0, 1)
 
 
-def _masked(scaled: np.ndarray, hidden: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
+def _masked(
+    scaled: Plane,
+    hidden: Bool[np.ndarray, "height width channel"],
+    column: Sequence[int | None],
+) -> Tile:
     """The same with hidden pixels in grey; a composite where none of its channels was seen."""
     shown = [i for i in column if i is not None]
     tile = _colour(np.where(hidden, 0.0, scaled), column)
     return np.where(hidden[..., shown].all(-1, keepdims=True), MASK_GREY, tile)
 
 
-def _difference(difference: np.ndarray, column: Sequence[int | None]) -> np.ndarray:
+def _difference(difference: Plane, column: Sequence[int | None]) -> Tile:
     """Blue = too dark, red = too bright, full colour at half of the original's range; a composite
     takes the mean.
     """
@@ -154,26 +158,16 @@ def _difference(difference: np.ndarray, column: Sequence[int | None]) -> np.ndar
 
 
 def _mosaic(
-    rows: list[list[np.ndarray]],
+    rows: list[list[Tile]],
     labels: list[str],
     heads: list[str],
     group: int,
     pixel_size_um: float | None,
     title: str,
 ) -> Figure:
-    """Puts tiles on one canvas; `group` rows belong to one image."""
+    """Puts tiles on one canvas with text around it; `group` rows belong to one image."""
     height, width = rows[0][0].shape[:2]
-    gap, group_gap = max(2, width // 40), max(6, width // 10)
-    tops, y = [], 0
-    for number in range(len(rows)):
-        tops.append(y)
-        y += height + (group_gap if (number + 1) % group == 0 else gap)
-    canvas = np.ones((tops[-1] + height, len(heads) * (width + gap) - gap, 3), np.float32)
-    for row, top in zip(rows, tops, strict=True):
-        for column, tile in enumerate(row):
-            left = column * (width + gap)
-            canvas[top : top + height, left : left + width] = tile
-
+    canvas, tops, lefts = _canvas(rows, group)
     # Inches: a tile is 1.15 wide whatever its pixels, so that the text fits beside it.
     unit = 1.15 / width
     margin, above, below = 1.35, 0.6 + (0.25 if title else 0.0), 0.55
@@ -196,32 +190,38 @@ def _mosaic(
     axes.set_axis_off()
     for label, start in zip(labels, tops, strict=True):
         axes.text(-0.06 * width, start + height / 2, label, ha="right", va="center", fontsize=7.5)
-    for number, head in enumerate(heads):
-        axes.text(
-            number * (width + gap) + width / 2,
-            -0.05 * height,
-            head,
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
+    for head, left in zip(heads, lefts, strict=True):
+        axes.text(left + width / 2, -0.05 * height, head, ha="center", va="bottom", fontsize=8)
     if title:
-        figure.text(
-            0.1 / size[0],
-            1 - 0.08 / size[1],
-            title,
-            ha="left",
-            va="top",
-            fontsize=10,
-            weight="bold",
-        )
+        x, y = 0.1 / size[0], 1 - 0.08 / size[1]
+        figure.text(x, y, title, ha="left", va="top", fontsize=10, weight="bold")
     _scale_bar(axes, canvas.shape[0], width, unit, pixel_size_um)
     _difference_key(figure, margin, size)
     return figure
 
 
+def _canvas(
+    rows: list[list[Tile]], group: int
+) -> tuple[Float[np.ndarray, "y x 3"], list[int], list[int]]:
+    """Tiles side by side on white, and the places of their upper and left edges; after `group` rows
+    there is a wider gap.
+    """
+    height, width = rows[0][0].shape[:2]
+    gap, group_gap = max(2, width // 40), max(6, width // 10)
+    tops, y = [], 0
+    for number in range(len(rows)):
+        tops.append(y)
+        y += height + (group_gap if (number + 1) % group == 0 else gap)
+    lefts = [column * (width + gap) for column in range(len(rows[0]))]
+    canvas = np.ones((tops[-1] + height, lefts[-1] + width, 3), np.float32)
+    for row, top in zip(rows, tops, strict=True):
+        for tile, left in zip(row, lefts, strict=True):
+            canvas[top : top + height, left : left + width] = tile
+    return canvas, tops, lefts
+
+
 def _scale_bar(
-    axes: Any, bottom: float, width: int, unit: float, pixel_size_um: float | None
+    axes: Axes, bottom: float, width: int, unit: float, pixel_size_um: float | None
 ) -> None:
     """A bar below the first column, about a third of a tile, of a round length."""
     scale = pixel_size_um or 1.0

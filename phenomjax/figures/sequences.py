@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Integer
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 
 def predictions(
-    probability: np.ndarray,
-    target: np.ndarray,
+    probability: Float[np.ndarray, "rows positions vocab"],
+    target: Integer[np.ndarray, "rows positions"],
     tokens: Sequence[str],
     first: int = 0,
     names: Sequence[str] = (),
@@ -18,8 +21,8 @@ def predictions(
     ones marked.
 
     Args:
-      probability: (rows, positions, vocab), of the true context.
-      target: (rows, positions) ids of the true tokens.
+      probability: given the true context.
+      target: ids of the true tokens.
       tokens: their names, in the order of the ids.
       first: ids below this (the special tokens) are left out but for <eos>.
       names: one a row, for the titles.
@@ -32,30 +35,13 @@ def predictions(
         for i in range(len(tokens))
         if (i >= first and probability[..., i].max() > 0.01) or i in seen
     ]
-    place = {token: number for number, token in enumerate(shown)}
     figure = Figure(
         figsize=(min(max(2 + positions / 8, 6), 16), rows * (0.8 + len(shown) * 0.13)),
         layout="constrained",
     )
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for row, axis in enumerate(axes):
-        image = axis.imshow(
-            probability[row][:, shown].T,
-            cmap="Blues",
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axis.scatter(
-            range(positions),
-            [place[t] for t in target[row]],
-            s=6,
-            c="crimson",
-            marker="s",
-            linewidths=0,
-            label="true",
-        )
+        image = _heat_map(axis, probability[row], target[row], shown)
         axis.set_yticks(range(len(shown)), [tokens[i] for i in shown], fontsize=6)
         true = np.take_along_axis(probability[row], target[row][:, None].astype(int), 1)[:, 0]
         perplexity = float(np.exp(-np.log(np.maximum(true, 1e-9)).mean()))
@@ -70,13 +56,45 @@ def predictions(
     return figure
 
 
+def _heat_map(
+    axis: Axes,
+    probability: Float[np.ndarray, "positions vocab"],
+    target: Integer[np.ndarray, " positions"],
+    shown: Sequence[int],
+) -> AxesImage:
+    """One row: the tokens that are shown by position, the true ones marked."""
+    place = {token: number for number, token in enumerate(shown)}
+    image = axis.imshow(
+        probability[:, shown].T,
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axis.scatter(
+        range(len(target)),
+        [place[t] for t in target],
+        s=6,
+        c="crimson",
+        marker="s",
+        linewidths=0,
+        label="true",
+    )
+    return image
+
+
 def mutation_scan(
-    effects: np.ndarray, wild_type: str, letters: str, offset: int = 0, per_row: int = 120
+    effects: Float[np.ndarray, "letters positions"],
+    wild_type: str,
+    letters: str,
+    offset: int = 0,
+    per_row: int = 120,
 ) -> Figure:
     """Heat map of a deep mutational scan, broken into rows of positions.
 
     Args:
-      effects: (letters, positions) score of each substitution, NaN for the wild type's own letter.
+      effects: score of each substitution, NaN for the wild type's own letter.
       wild_type: the letter of each position.
       letters: of the new residues.
       offset: the first position is 1 + offset.
