@@ -180,4 +180,4 @@ def test_evaluation_takes_a_longer_memory_and_fresh_rows_forget():
     np.testing.assert_allclose(again["loss"][0], first["loss"][0], rtol=1e-6)
     assert abs(remembered["loss"][0] - first["loss"][0]) > 1e-3
     assert first["perplexity"] == first["loss"]
-    assert tasks.means({"perplexity": (np.log(20.0), 1)})["perplexity"] == pytest.approx(20)
+    assert tasks.means({"perplexity": (np.log(20.0), 1.0)})["perplexity"] == pytest.approx(20)

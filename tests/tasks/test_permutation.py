@@ -47,7 +47,7 @@ def small(bank, **changes):
 
 
 def task_and_params(bank, **changes):
-    task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), None))
+    task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), bank.path.parent))
     shapes = jax.eval_shape(lambda key: task.init(key, {}), jax.random.key(0))
     generator = np.random.default_rng(1)
     return task, jax.tree.map(
