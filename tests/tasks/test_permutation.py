@@ -4,6 +4,7 @@ embeddings that mean what they say.
 
 import importlib.util
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def small(bank, **changes):
 
 
 def task_and_params(bank, **changes):
-    task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), bank.path.parent))
+    task = tasks.make(tasks.resolve(config.finalize(small(bank, **changes)), Path(bank).parent))
     shapes = jax.eval_shape(lambda key: task.init(key, {}), jax.random.key(0))
     generator = np.random.default_rng(1)
     return task, jax.tree.map(
