@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from phenomjax.system import files
 
 log = logging.getLogger("phenomjax")
-VERSION = 1  # of what a part means: a change in the protocol makes all parts anew
+VERSION = 2  # of what a part means: a change in the protocol makes all parts anew
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def write(out: Path, results: Sequence[Row], details: Details, suite: Suite) -> 
 
     Args:
       out: folder.
-      results: rows of probes.results.
+      results: rows of all methods.
       details: see there.
       suite: that was evaluated.
     """

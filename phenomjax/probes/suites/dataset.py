@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int, Shaped
 
 from phenomjax.probes.suites import formats, label_values, splits
 from phenomjax.probes.suites.formats import LabelledSequence
@@ -40,8 +41,8 @@ class Labels:
     values: Any
     metric: str
 
-    def known(self) -> np.ndarray:
-        """bool [n]: rows with any label."""
+    def known(self) -> Bool[np.ndarray, " rows"]:
+        """Rows with any label."""
         if self.kind == RESIDUE:
             return np.array([bool((row >= 0).any()) for row in self.values], bool)
         if self.kind == MULTILABEL:
@@ -81,8 +82,8 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def rows(self, split: str) -> np.ndarray:
-        """int64: the numbers of the rows of a split, or of a subset."""
+    def rows(self, split: str) -> Int[np.ndarray, " some"]:
+        """The numbers of the rows of a split, or of a subset."""
         return self.subsets[split] if split in self.subsets else np.flatnonzero(self.split == split)
 
     def names(self, rows: Sequence[int]) -> list[str]:
@@ -106,8 +107,8 @@ class Dataset:
         ]
 
     @property
-    def test_rows(self) -> np.ndarray:
-        """int64: every row that neither trains nor validates, in order."""
+    def test_rows(self) -> Int[np.ndarray, " tests"]:
+        """Every row that neither trains nor validates, in order."""
         return np.flatnonzero((self.split != TRAIN) & (self.split != VALIDATION))
 
 
@@ -176,13 +177,9 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
     counts["above the limits"] = int((~within).sum())
     rows = np.flatnonzero(kept)[within]
     parts = parts[rows]
-    labels: dict[str, Labels] = {}
-    for key, found in parsed.items():
-        found = found.take(rows)
-        classes = label_values.order(found, parts == TRAIN)
-        metric = task.labels[key].metric or label_values.METRICS[found.label.kind]
-        labels[key] = Labels(found.label.kind, classes, label_values.encode(found, classes), metric)
-        _check_known(name, key, labels[key], parts)
+    labels = {
+        key: _encoded(name, key, task, found.take(rows), parts) for key, found in parsed.items()
+    }
     made = Dataset(
         name,
         task.alphabet,
@@ -201,6 +198,17 @@ def load(name: str, task: Task, data: Path, cache: Path | None = None) -> Datase
         f"; left out: {out}" if out else "",
     )
     return replace(made, fingerprint=fingerprint(made))
+
+
+def _encoded(
+    name: str, key: str, task: Task, found: label_values.Parsed, parts: Shaped[np.ndarray, " rows"]
+) -> Labels:
+    """A label of the rows that are kept, in numbers of its classes."""
+    classes = label_values.order(found, parts == TRAIN)
+    metric = task.labels[key].metric or label_values.METRICS[found.label.kind]
+    labels = Labels(found.label.kind, classes, label_values.encode(found, classes), metric)
+    _check_known(name, key, labels, parts)
+    return labels
 
 
 def _read(task: Task, data: Path) -> tuple[list[LabelledSequence], list[dict[str, bool]]]:
