@@ -11,11 +11,12 @@ NAME.zarr/rejected.parquet   image, name, reason; only where images could not be
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float, Integer
 
 from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
@@ -50,6 +51,8 @@ class Rejected(TypedDict):
     reason: str
 
 
+# of images, wells or rows
+Numbers: TypeAlias = Integer[np.ndarray, " number"]
 ROWS = 1 << 16  # rows that are in memory at a time
 
 
@@ -109,7 +112,7 @@ def write(folder: Path, job: BankEmbedding, rejected: Sequence[Rejected]) -> Non
     zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **job.recorded})
 
 
-def _wells(bank: ImageBank, good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wells(bank: ImageBank, good: Numbers) -> tuple[Numbers, Numbers]:
     """For each good image the number of its well, in the order in which wells first come; and the
     first image of each well.
     """
@@ -123,7 +126,7 @@ def num_wells(bank: ImageBank) -> int:
     return len(_wells(bank, np.arange(len(bank)))[1])
 
 
-def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, dtype: str) -> None:
+def _write_means(path: Path, units: Rows, good: Numbers, wells: Numbers, dtype: str) -> None:
     """Rows of wells: the mean over the images of each, in the order of the bank."""
     order = np.argsort(wells, kind="stable")
     starts = np.searchsorted(wells[order], np.arange(wells.max() + 2))
@@ -143,7 +146,7 @@ def _write_means(path: Path, units: Rows, good: np.ndarray, wells: np.ndarray, d
 
 
 def _copy(
-    path: Path, units: Rows, good: np.ndarray, per_image: int, settings: EmbeddingSettings
+    path: Path, units: Rows, good: Numbers, per_image: int, settings: EmbeddingSettings
 ) -> None:
     """The rows of good images, as they are."""
     rows = Rows(path, len(good) * per_image, units.shape[1], settings.dtype)
@@ -168,7 +171,7 @@ def _link(path: Path, stored: Path, units: Rows, layout: WorkLayout) -> None:
         link(stored / f"c.{unit}.0", path / f"c.{unit}.0")
 
 
-def _take(units: Rows, rows: np.ndarray) -> np.ndarray:
+def _take(units: Rows, rows: Numbers) -> Float[np.ndarray, "rows dim"]:
     """Rows by rising number, not all neighbours."""
     if not len(rows):
         return np.zeros((0, units.shape[1]), units.dtype)
@@ -180,7 +183,7 @@ def _take(units: Rows, rows: np.ndarray) -> np.ndarray:
     )
 
 
-def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> None:
+def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: Numbers) -> None:
     tables = _metadata(bank, grid, level, good)
     first = next(tables)
     with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
@@ -189,7 +192,7 @@ def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: n
             writer.write_table(table)
 
 
-def _metadata(bank: ImageBank, grid: Grid, level: str, good: np.ndarray) -> Iterator[pa.Table]:
+def _metadata(bank: ImageBank, grid: Grid, level: str, good: Numbers) -> Iterator[pa.Table]:
     """The metadata of the rows, some at a time."""
     copied = bank.metadata.select(list(COPIED))
     crops = len(grid)

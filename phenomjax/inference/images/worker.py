@@ -5,8 +5,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from phenomjax.data.images.reader import image_name
 from phenomjax.engine import units
@@ -20,6 +22,7 @@ from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
+CropEmbeddings: TypeAlias = Float[np.ndarray, "images crops blocks dim"]
 
 
 def compute(job: BankEmbedding, shared: units.Shared, stop: threading.Event) -> None:
@@ -57,9 +60,8 @@ def embed(
     runtime: choose.Runtime,
     numbers: Iterator[int],
     stop: threading.Event,
-) -> Iterator[tuple[CropGroup, np.ndarray]]:
-    """Yields (group, embeddings float32 [images of the group, crops, blocks, dim]) of units, group
-    by group.
+) -> Iterator[tuple[CropGroup, CropEmbeddings]]:
+    """Yields (group, embeddings of its images) of units, group by group.
 
     Ends early when `stop` is set. While the device works on a batch, the next one waits and the
     threads decode the groups after it.
@@ -115,8 +117,8 @@ class UnitRows:
     def _per_image(self) -> int:
         return len(self._job.grid) if self._settings.level == "crop" else 1
 
-    def add(self, group: CropGroup, values: np.ndarray) -> None:
-        """Takes the embeddings of a group, float32 [images, crops, blocks, dim]."""
+    def add(self, group: CropGroup, values: CropEmbeddings) -> None:
+        """Takes the embeddings of a group."""
         if self._settings.level != "crop":
             values = values.mean(1, dtype=np.float64, keepdims=True)
         first = (group.images[0] - self._images[0]) * self._per_image

@@ -6,10 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Integer
 from ml_collections import ConfigDict
 
 from phenomjax.data.images.opening import open_bank
@@ -20,6 +21,8 @@ from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
+Pixels: TypeAlias = Integer[np.ndarray, "batch height width channels"]
+Embeddings: TypeAlias = Float[np.ndarray, "batch blocks dim"]
 TOLERANCE = 1e-4  # of float32 graphs: largest difference from JAX over the largest magnitude
 
 
@@ -106,7 +109,7 @@ def encoder(model: ImageModel, chosen: GraphSettings) -> Callable[[Array], Array
     )
 
 
-def jax_reference(model: ImageModel, chosen: GraphSettings) -> Callable[[np.ndarray], np.ndarray]:
+def jax_reference(model: ImageModel, chosen: GraphSettings) -> Callable[[Pixels], Embeddings]:
     """What every exported graph is compared with: JAX in float32."""
     compiled = jax.jit(encoder(portable(model), chosen))
     return lambda pixels: np.asarray(compiled(pixels))
@@ -121,8 +124,8 @@ def sample_crops(
     count: int,
     bank: str | Path = "",
     seed: int = 0,
-) -> np.ndarray:
-    """Crops [count, h, w, C] from places all over a bank; drawn cells where no bank is at hand.
+) -> Pixels:
+    """Crops from places all over a bank; drawn cells where no bank is at hand.
 
     Args:
       model: without `bank`, the first bank that it was trained on is taken, if it is there and
@@ -171,7 +174,7 @@ def sample_crops(
     return drawn_cells(chosen, count, seed)
 
 
-def drawn_cells(chosen: GraphSettings, count: int, seed: int = 0) -> np.ndarray:
+def drawn_cells(chosen: GraphSettings, count: int, seed: int = 0) -> Pixels:
     """Crops of round blurred cells on a dim noisy background: what pixels look like, where there
     are none.
     """
@@ -214,8 +217,8 @@ class Agreement:
         )
 
 
-def compare(values: np.ndarray, reference: np.ndarray) -> Agreement:
-    """Compares embeddings [batch, blocks, dim]; a shape that differs or a value that is not finite
+def compare(values: Float[np.ndarray, "..."], reference: Float[np.ndarray, "..."]) -> Agreement:
+    """Compares embeddings; a shape that differs or a value that is not finite
     agrees with nothing.
     """
     if values.shape != reference.shape or not np.isfinite(values).all():
