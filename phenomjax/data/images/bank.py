@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
+from jaxtyping import Shaped
 
 from phenomjax.data import zarr_files
 from phenomjax.system import files
@@ -134,7 +135,7 @@ def create_bank(
     zarr_files.write_group(path, entry | (attributes or {}))
 
 
-def write_image(path: str | Path, index: int, image: np.ndarray) -> None:
+def write_image(path: str | Path, index: int, image: Shaped[np.ndarray, "y x channels"]) -> None:
     """Writes one whole image, atomically: TensorStore writes a lock file, syncs it, and renames it
     to the shard's name.
 
@@ -256,7 +257,7 @@ class ImageBank:
         """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
         return open_array(self.array_path, self.stored)
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> Shaped[np.ndarray, "y x channels"]:
         """Decodes image `index` whole: [height, width, channels]."""
         return self.array[index].read().result()
 

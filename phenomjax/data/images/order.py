@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 SMALL = 2**16  # images; from here on Grain's shuffle is fast
 
@@ -111,7 +112,7 @@ class _SmallShuffle:
 
 
 @functools.lru_cache(maxsize=16)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
     generator = np.random.Philox(
         key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64)
     )

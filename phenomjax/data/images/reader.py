@@ -16,6 +16,7 @@ import google_crc32c
 import imagecodecs
 import numpy as np
 import tensorstore as ts
+from jaxtyping import Shaped
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.system.errors import UserError
@@ -64,7 +65,9 @@ class CropReader:
             self._indices: dict[int, memoryview] = {}
             self._lock = threading.Lock()
 
-    def read_into(self, out: np.ndarray, image: int, y: int, x: int) -> None:
+    def read_into(
+        self, out: Shaped[np.ndarray, "y x channels"], image: int, y: int, x: int
+    ) -> None:
         """Fills `out` [h, w, channels] with the pixels of `image` from row y and column x on.
 
         `out` may be a flipped or rotated view, as long as the channels of a pixel lie side by side.

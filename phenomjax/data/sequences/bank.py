@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Shaped, UInt8
 
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.vocabulary import BOS, EOS, Vocabulary, vocabulary
@@ -128,7 +129,7 @@ class FlatWriter:
         self._file: BinaryIO | None = None
         path.mkdir(parents=True, exist_ok=True)
 
-    def write(self, array: np.ndarray) -> None:
+    def write(self, array: Shaped[np.ndarray, "values"]) -> None:
         """Appends values of the array's dtype."""
         array = np.ascontiguousarray(array, self.dtype)
         while len(array):
@@ -204,7 +205,7 @@ class TokenBank:
         """Number of sequences."""
         return len(self.offsets) - 1
 
-    def sequence(self, index: int) -> np.ndarray:
+    def sequence(self, index: int) -> UInt8[np.ndarray, "tokens"]:
         """Tokens of one sequence with its boundary tokens: [tokens] uint8, not to be written to."""
         start, stop = self.offsets[index : index + 2]
         return self.tokens[int(start) : int(stop)]

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64, UInt8
 
 from phenomjax.data.prefetch import Prefetcher
 from phenomjax.data.sequences.bank import TokenBank
@@ -103,7 +104,7 @@ class EpochStream:
         """Number of tokens."""
         return int(self._starts[-1])
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int) -> UInt8[np.ndarray, "tokens"]:
         """Tokens start to stop as a fresh array [stop - start] uint8; positions beyond the end
         begin anew at the start.
         """
@@ -318,7 +319,7 @@ class LaneLoader:
         return stream, draw % len(stream) if self.random_offset else 0
 
 
-def _permutation(count: int, seed: int, number: int, epoch: int) -> np.ndarray:
+def _permutation(count: int, seed: int, number: int, epoch: int) -> Int64[np.ndarray, "count"]:
     # Raw output of Philox: NumPy promises that it never changes.
     generator = np.random.Philox(
         key=np.array([seed, 2], np.uint64), counter=np.array([0, epoch, number, 0], np.uint64)

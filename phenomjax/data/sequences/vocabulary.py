@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -62,7 +63,7 @@ class Vocabulary:
                 table[ord(token)] = number
         return table
 
-    def encode(self, text: str | bytes) -> np.ndarray:
+    def encode(self, text: str | bytes) -> UInt8[np.ndarray, "tokens"]:
         """Ids of a text [tokens] uint8, without boundaries; what is in no token becomes <unk>."""
         if self.name == "smiles":
             text = text.decode("latin-1") if isinstance(text, bytes) else text

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float, UInt
 
 from phenomjax.data.images import bank
 from phenomjax.data.simulated import cells
@@ -385,7 +386,7 @@ class Screen:
             dealt += [CONTROLS[i % 2] for i in range(places)]
         return tuple(dealt[i] for i in self._random(6, plate).permutation(config.wells_per_plate))
 
-    def phenotype(self, treatment: Treatment) -> np.ndarray:
+    def phenotype(self, treatment: Treatment) -> Float[np.ndarray, "axes"]:
         """Shift along the phenotype axes that a treatment causes: float (len(AXES),), without batch
         effects.
         """
@@ -398,7 +399,7 @@ class Screen:
         share = hill(treatment.concentration or 0.0, *self._dose[treatment.perturbation])
         return share * self._compound_vectors[treatment.perturbation]
 
-    def field(self, plate: int, well: int, site: int) -> np.ndarray:
+    def field(self, plate: int, well: int, site: int) -> UInt[np.ndarray, "y x channels"]:
         """Draws one field of view: uint8 or uint16 (field_px, field_px, 6); all indices count from
         0.
         """
