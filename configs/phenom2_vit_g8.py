@@ -6,7 +6,7 @@
 
 Data: Phenoprints-16M of the authors, 8 billion crops (500 epochs). Hardware: theirs took 48 000
 H100-hours. Work: 3111 GFLOP per crop and step. Heads and MLP width are not published; those of
-ViT-G/14 give the published 1860 M (phenomjax/config/keys.py). Expected: they read embeddings from
+ViT-G/14 give the published 1860 M (phenomjax/config/mae.py). Expected: they read embeddings from
 block 38 of 48. Nothing of that size has been trained with this code.
 """
 

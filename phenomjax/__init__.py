@@ -20,4 +20,5 @@ def __getattr__(name: str) -> ModuleType:
     if name not in MOVED:
         raise AttributeError(f"module 'phenomjax' has no attribute '{name}'")
     print(f"`phenomjax.{name}` is `{MOVED[name]}` now.", file=sys.stderr)
-    return importlib.import_module(MOVED[name])
+    globals()[name] = importlib.import_module(MOVED[name])  # said once
+    return globals()[name]

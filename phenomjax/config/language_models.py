@@ -21,12 +21,12 @@ def add_shared_sections(c: ConfigDict, add_model: Callable[[ConfigDict], None]) 
     c.model = ConfigDict()
     # 0 = that of the banks; larger leaves unused rows, as published weights have
     c.model.vocab_size = 0
-    # What a trained model must know of its banks when they are gone; "" = as in the banks
-    # of the tokens: "protein", "smiles" or "bytes"
+    # The next three are what a trained model must know of its banks when they are gone.
+    # of the tokens: "protein", "smiles" or "bytes"; "" = as in the banks
     c.model.alphabet = ""
-    # tokens around a sequence: "eos" or "bos_eos"
+    # tokens around a sequence: "eos" or "bos_eos"; "" = as in the banks
     c.model.boundary = ""
-    # what became of the rare letters of proteins: "x", "keep" or "reject"
+    # what became of the rare letters of proteins: "x", "keep" or "reject"; "" = as in the banks
     c.model.rare = ""
     add_model(c.model)
     # compute dtype: "auto" = bfloat16 on GPU and TPU, float32 on a CPU

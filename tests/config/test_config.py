@@ -5,7 +5,7 @@ import re
 import pytest
 
 from phenomjax import config
-from phenomjax.config import checks, mae, stored
+from phenomjax.config import checks, language_models, mae, stored
 from phenomjax.system.errors import UserError
 
 
@@ -85,6 +85,18 @@ def test_parse_arg():
 def test_unknown_size():
     with pytest.raises(UserError, match=r"There is no model size 'XL/16'. Did you mean 'L/16'\?"):
         mae.set_vit(config.base(), "XL/16")
+
+
+def test_old_names_of_modules_work_for_one_release_and_say_the_new_one(capsys):
+    from phenomjax import config_images, config_sequences
+
+    assert config_images.set_vit is mae.set_vit and config_sequences is language_models
+    assert capsys.readouterr().err == (
+        "`phenomjax.config_images` is `phenomjax.config.mae` now.\n"
+        "`phenomjax.config_sequences` is `phenomjax.config.language_models` now.\n"
+    )
+    with pytest.raises(ImportError):
+        from phenomjax import config_nothing  # noqa: F401
 
 
 def test_stored_config_comes_back(tmp_path):
