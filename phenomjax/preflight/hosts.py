@@ -25,6 +25,7 @@ from phenomjax.preflight.stand import LIMITS, MIB, Bench, differences
 from phenomjax.system import versions
 
 MAX_SKEW = 1.0  # seconds
+REDUCED_ON_CPU, REDUCED_ON_GPU = (1, 8, 64), (1, 16, 256)  # MiB on each device
 
 
 class Devices(TypedDict):
@@ -187,7 +188,7 @@ def all_reduce(bench: Bench) -> Reduced:
     if n == 1:
         raise Skip("the data axis is one device: nothing is reduced")
     rows, seconds = NamedSharding(mesh, P("data")), dict[str, float]()
-    for mib in (1, 8, 64) if jax.default_backend() == "cpu" else (1, 16, 256):
+    for mib in REDUCED_ON_CPU if jax.default_backend() == "cpu" else REDUCED_ON_GPU:
         count = mib * MIB // 4
         x = jax.jit(
             lambda count=count: (jnp.arange(n * count) // count + 1).astype(jnp.float32),

@@ -32,6 +32,12 @@ def statuses(text):
     }
 
 
+@pytest.fixture(autouse=True)
+def _small_arrays(monkeypatch):
+    """Eight devices of one process would take 1.5 GiB to reduce 64 MiB each."""
+    monkeypatch.setattr(hosts, "REDUCED_ON_CPU", (1, 8))
+
+
 def test_alone_on_eight_devices(tmp_path, monkeypatch, capsys):
     c = config.base()
     c.task, c.global_batch_size, c.data.simulate.plates, c.mesh.preset = (
