@@ -1,4 +1,5 @@
-"""`phenomjax COMMAND …` and `python -m phenomjax COMMAND …`: all commands on one screen, in the order of work.
+"""All commands on one screen, in the order of work: `phenomjax COMMAND …`, and `python -m
+phenomjax COMMAND …`.
 
 Nothing is imported but the command that is asked for; each is also `python -m phenomjax.MODULE`.
 """
@@ -40,10 +41,8 @@ def main() -> int:
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS)) + 2
         lines = [f"  {one:<{width}}{text}" for one, (_, text) in COMMANDS.items()]
-        text = "\n".join(lines)
-        print(
-            f"usage: phenomjax COMMAND ...\n\ncommands:\n{text}\n\nphenomjax COMMAND --help says more."
-        )
+        print("usage: phenomjax COMMAND ...", "", "commands:", *lines, "", sep="\n")
+        print("phenomjax COMMAND --help says more.")
         return EXIT_DONE
     name = SYNONYMS.get(name, name)
     if name not in COMMANDS:

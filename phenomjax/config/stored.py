@@ -1,7 +1,6 @@
 """The resolved configuration on disk, and which of its keys a continued run may change."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the
@@ -48,9 +48,7 @@ def rank(scores: Mapping[str, float | None], metric: str) -> float | None:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes the resolved config as JSON."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(part, path)
+    files.write_json(path, config.to_dict())
 
 
 def load(path: Path) -> ConfigDict:

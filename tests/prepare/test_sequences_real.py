@@ -145,7 +145,8 @@ def test_the_command_line_of_mmseqs(tmp_path, monkeypatch):
     fake_mmseqs(
         bin_folder,
         f"""echo "$@" > {tmp_path}/words; cp "$2" {tmp_path}/given.fasta
-grep '>' "$2" | tr -d '>' | awk '{{ if (NR % 2) first = $1; print first "\\t" $1 }}' > "$3"_cluster.tsv""",
+program='{{ if (NR % 2) first = $1; print first "\\t" $1 }}'
+grep '>' "$2" | tr -d '>' | awk "$program" > "$3"_cluster.tsv""",
     )
     assert (
         prepare(
@@ -167,6 +168,11 @@ grep '>' "$2" | tr -d '>' | awk '{{ if (NR % 2) first = $1; print first "\\t" $1
     different = list(dict.fromkeys(text for _, _, text in records))
     assert (tmp_path / "given.fasta").read_text().split("\n")[1::2] == different
     assert sorted(stored(tmp_path / "b.zarr").values()) == sorted(different[::2])
+    fake_mmseqs(bin_folder, "echo all is well")
+    with pytest.raises(
+        UserError, match=r"code 0, but without its result result_cluster\.tsv\. Its"
+    ):
+        prepare(tmp_path / "e.zarr", tmp_path / "x.fasta", cluster=0.3)
     fake_mmseqs(bin_folder, "echo no memory; exit 1")
     with pytest.raises(UserError, match=r"mmseqs\) ended with code 1. Its last lines: no memory"):
         prepare(tmp_path / "c.zarr", tmp_path / "x.fasta", cluster=0.3)

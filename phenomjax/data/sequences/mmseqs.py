@@ -143,7 +143,8 @@ def search(
             with _folder(queries=queries, targets=targets) as folder:
                 files_of = ["queries.fasta", "targets.fasta", "hits.tsv", "work"]
                 output = ["--format-output", _COLUMNS]
-                _run(["easy-search", *files_of, *output, *options, *_threads(threads)], folder)
+                words = ["easy-search", *files_of, *output, *options, *_threads(threads)]
+                _run(words, folder, folder / "hits.tsv")
                 rows = _table(folder / "hits.tsv")
             columns = list(zip(*rows, strict=True)) or columns
         arrays = [
@@ -193,8 +194,10 @@ def cluster(
         if len(texts) > 1:
             with _folder(all=texts) as folder:
                 files_of = ["all.fasta", "result", "work"]
-                _run(["easy-cluster", *files_of, *options, *_threads(threads)], folder)
-                for centre, member in _table(folder / "result_cluster.tsv"):
+                words = ["easy-cluster", *files_of, *options, *_threads(threads)]
+                table = folder / "result_cluster.tsv"
+                _run(words, folder, table)
+                for centre, member in _table(table):
                     centres[int(member)] = int(centre)
         return [centres]
 
@@ -232,7 +235,7 @@ def linclust(
     words = ["easy-linclust", *places, *_of_members(identity, coverage), *_threads(threads)]
     log.info("%s", " ".join(["mmseqs", *words]))
     again = "Run the same command again; it continues from here."
-    if not _run(words, folder, stop, mend=again):
+    if not _run(words, folder, work / result.name, stop, mend=again):
         return None
     os.replace(work / result.name, result)
     files.remove(work)
@@ -294,6 +297,7 @@ def _table(path: Path) -> list[list[str]]:
 def _run(
     words: list[str],
     folder: Path,
+    result: Path,
     stop: threading.Event | None = None,
     mend: str = "TMPDIR names another place for such folders.",
 ) -> bool:
@@ -302,6 +306,7 @@ def _run(
     Args:
       words: of its command line.
       folder: that it works in, and where its output is kept as mmseqs.log.
+      result: the file that is there after a success.
       stop: ends it when set.
       mend: what may be done when it fails, for the message.
 
@@ -330,11 +335,12 @@ def _run(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
-    if process.returncode:
+    if process.returncode or not result.is_file():
+        lacks = "" if process.returncode else f", but without its result {result.name}"
         last = " ".join(output.read_text(errors="replace").split("\n")[-6:])[-600:]
         raise UserError(
-            f"`{words[0]}` of MMseqs2 ({program}) ended with code {process.returncode}. Its last"
-            f" lines: {last} The usual causes are too little memory, or no room in {folder}."
+            f"`{words[0]}` of MMseqs2 ({program}) ended with code {process.returncode}{lacks}. Its"
+            f" last lines: {last} The usual causes are too little memory, or no room in {folder}."
             f" {mend}",
             EXIT_FAILED,
         )
