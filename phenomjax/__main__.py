@@ -4,6 +4,7 @@ phenomjax COMMAND …`.
 Nothing is imported but the command that is asked for; each is also `python -m phenomjax.MODULE`.
 """
 
+import os
 import runpy
 import sys
 
@@ -56,7 +57,11 @@ def main() -> int:
 
 
 def run() -> None:
-    """What `phenomjax` of the shell starts."""
+    """What `phenomjax` of the shell starts. As with `python -m`, modules of the working folder can
+    be imported: experiment files, and objectives from outside.
+    """
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     exit_on_user_error(main)
 
 

@@ -63,7 +63,7 @@ class Options:
     """openphenom: pixels along an edge of the images it was trained on"""
     cutoffs: str = ""
     """transformer_xl: first tokens of the clusters of an adaptive softmax: 20000,40000"""
-    vocabulary: Path | None = None
+    vocabulary: Annotated[Path | None, arg(metavar="PATH")] = None
     """transformer_xl, xlnet: a file with their tokens, one a line in the order of their ids: gives
     them our ids"""
     alphabet: Literal["protein", "smiles", "bytes"] = "protein"

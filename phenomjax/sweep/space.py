@@ -83,11 +83,6 @@ def integer(low: int, high: int, step: int = 1) -> Range:
     return Range(low, high, step, integer=True)
 
 
-def log_integer(low: int, high: int) -> Range:
-    """A whole number whose logarithm is equally likely everywhere, as for widths."""
-    return Range(low, high, 1, log=True, integer=True)
-
-
 def of_config(text: str) -> dict[str, Axis]:
     """The search space of a config file.
 

@@ -26,7 +26,7 @@ from phenomjax.system.log import log_to_stderr
 Options = TypeVar("Options")
 
 
-def undecisive(default: Any) -> Any:
+def unrecorded(default: Any) -> Any:
     """A field that the result does not depend on (devices, threads, where caches lie): neither
     recorded nor compared with an earlier run.
     """

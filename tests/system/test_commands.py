@@ -22,7 +22,7 @@ class Options:
     """files to read"""
     crop_size: int = 256
     """px of the crops"""
-    threads: int = options.undecisive(0)
+    threads: int = options.unrecorded(0)
     """that read"""
 
 

@@ -20,7 +20,7 @@ class Options(EmbedOptions):
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")] = ()
     """image banks of phenomjax.prepare, or OME-Zarr plates. Run the same command in any number of
     processes, on any number of hosts that share the disk: they divide the work"""
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="PATH")] = None
     """what to write: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr"""
     level: Literal["crop", "site", "well"] = "well"
     """what a vector stands for: a crop, the mean of an image's crops, or the mean of a well's

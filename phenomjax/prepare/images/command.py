@@ -18,7 +18,7 @@ from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
 from phenomjax.system import errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.options import undecisive
+from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -79,10 +79,10 @@ class Options:
     """leave out the images of that bank: for files that were mended or added later; its percentiles
     are used again"""
 
-    jobs: int = undecisive(0)
+    jobs: int = unrecorded(0)
     """processes; 0: number of cores"""
 
-    strict: bool = undecisive(False)
+    strict: bool = unrecorded(False)
     """stop at the first bad image instead of finishing the good ones"""
 
 

@@ -19,7 +19,7 @@ from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
 from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.options import undecisive
+from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -90,7 +90,7 @@ class Options:
     cluster_coverage: Share = 0.8
     """share of a member that must align with its representative"""
 
-    jobs: int = undecisive(0)
+    jobs: int = unrecorded(0)
     """processes; plain FASTA files are divided among them, other files go one to a process (0:
     number of cores)"""
 
