@@ -124,7 +124,7 @@ def test_a_sweep_with_killed_workers_is_done_and_extended(tmp_path, count):
         thing, pid = until(
             process, lambda: next(iter(running(folder).items()), None), "a worker at work"
         )
-        time.sleep(random.random())
+        time.sleep(0.3 * random.random())  # while it is at work: a trial may take 0.4 s
         if running(folder).get(thing) == pid:
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
