@@ -10,13 +10,18 @@ Below the door nobody sees a dash: an error of a library names a setting in back
 (`crop_size`), and the door makes a flag of it.
 """
 
+import ast
 import dataclasses
+import functools
 import importlib
+import inspect
+import itertools
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tyro
 
@@ -43,6 +48,7 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       prog: how the program is called, for the help.
       page: what it does, for the help.
     """
+    _join_lines(cast(type, kind))
     return tyro.cli(
         kind,
         args=_words(kind, argv),
@@ -51,6 +57,22 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+@functools.cache
+def _join_lines(kind: type[Any]) -> None:
+    """Makes one paragraph of each field's docstring: tyro would keep its line breaks."""
+    hints = get_type_hints(kind, include_extras=True)
+    for owner in filter(dataclasses.is_dataclass, kind.__mro__):
+        try:
+            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        except OSError:  # a class that has no source
+            continue
+        for field, text in itertools.pairwise(cast(ast.ClassDef, definition).body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(words))):
+                    helpful = tyro.conf.arg(help=" ".join(words.split()))
+                    owner.__annotations__[name] = Annotated[hints[name], helpful]
 
 
 def _words(kind: type[Any], argv: Sequence[str]) -> list[str]:

@@ -21,7 +21,8 @@ class Options:
     source: tuple[Path, ...]
     """files to read"""
     crop_size: int = 256
-    """px of the crops"""
+    """px of the crops,
+    which are square"""
     threads: int = options.unrecorded(0)
     """that read"""
 
@@ -51,7 +52,7 @@ def test_all_spellings_and_records(capsys):
         options.parse(Options, ["--help"], "p", "what it does")
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(one in text for one in ("what it does", "px of the crops", "(default: 256)"))
+    assert all(one in text for one in ("what it does", "px of the crops, which", "(default: 256)"))
 
 
 def test_settings_in_errors_become_flags(caplog):
