@@ -18,7 +18,8 @@ import pytest
 from phenomjax.data.images import bank, opening
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import write_screen as simulated_write_screen
-from phenomjax.data.simulated.screen import Screen, hill, plate_layout, well_name
+from phenomjax.data.simulated.screen import Screen, hill, well_name
+from phenomjax.data.simulated.screen_config import plate_layout
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare import simulate as command
 from phenomjax.system.errors import UserError

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from phenomjax.data.simulated.screen import Screen, SimulationConfig
+from phenomjax.data.simulated.screen import Screen
+from phenomjax.data.simulated.screen_config import SimulationConfig
 from phenomjax.maps.arm_bias import arms, assessment, figures, scores
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.reading import read

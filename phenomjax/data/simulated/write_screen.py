@@ -18,7 +18,7 @@ from phenomjax.data import zarr_files
 from phenomjax.data.images import bank
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import screen as simulated_screen
-from phenomjax.data.simulated.screen import SimulationConfig
+from phenomjax.data.simulated.screen_config import SimulationConfig
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
