@@ -35,12 +35,15 @@ from phenomjax.probes.suites.suite import (
     Task,
     Training,
 )
+from phenomjax.system.errors import UserError
 
 DATA = Path("runs/simulated_proteins")
 
 
 def get_config(arg: str = "") -> Suite:
-    """The suite; `arg` is not used."""
+    """The suite; there are no presets."""
+    if arg:
+        raise UserError(f"configs/eval/simulated.py has no presets; leave out ':{arg}'.")
     simulated.write(DATA, FamilyConfig(families=20))  # as configs/prot_txl.py:demo
     proteins = Source("families.csv", id="id")
     limits = {"max_train": 200, "max_validation": 40}

@@ -1,6 +1,7 @@
 """The flags of a program that runs in several processes."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 
@@ -91,8 +92,10 @@ def explained() -> Iterator[None]:
     ) as error:
         # str() of a KeyError is quoted
         text = error.args[0] if isinstance(error, KeyError) else error
-        first = " ".join(str(text).split()).rstrip(".?")[:300]
+        first = " ".join(str(text).split()).rstrip(".?")[:300] + "."
+        if close := re.search(r'Did you mean "(\S+)" instead of "(\S+)"', first):
+            first = f"There is no key '{close[2]}'. Did you mean '{close[1]}'?"
         raise UserError(
-            f"{first}. Keys and defaults stand in phenomjax/config; experiments stand in configs/"
+            f"{first} Keys and defaults stand in phenomjax/config; experiments stand in configs/"
             " (see --help)."
         ) from None

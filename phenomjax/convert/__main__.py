@@ -72,8 +72,8 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and converts; returns the exit code."""
-    page = (__doc__ or "").partition("\n")[2]
-    return run_command(Options, run, "python -m phenomjax.convert", page, argv) or EXIT_DONE
+    prog = "python -m phenomjax.convert"
+    return run_command(Options, run, prog, __doc__ or "", argv) or EXIT_DONE
 
 
 def run(options: Options) -> None:

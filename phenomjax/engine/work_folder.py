@@ -70,6 +70,11 @@ def begin(
     text = json.dumps({**settings, **others}, indent=2, default=float) + "\n"
     files.create_text(work / DESCRIPTION, text)
     before = files.read_json(work / DESCRIPTION)
+    if before.keys() - settings.keys() - others.keys():  # settings that are called otherwise now
+        raise OtherSettings(
+            f"{work} was begun by another version of phenomjax, whose work this one cannot"
+            f" continue. Delete {work} and run the same command again."
+        )
     check_same(
         f"{work} was begun",
         {name: value for name, value in before.items() if name not in others},

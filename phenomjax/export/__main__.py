@@ -79,8 +79,7 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and exports; returns the exit code."""
-    page = (__doc__ or "").partition("\n")[2]
-    return run_command(Options, run, "python -m phenomjax.export", page, argv) or EXIT_DONE
+    return run_command(Options, run, "python -m phenomjax.export", __doc__ or "", argv) or EXIT_DONE
 
 
 def run(options: Options) -> int:

@@ -45,6 +45,11 @@ def of_checkpoints(
     shown: list[str] = []
     for number, path in enumerate(checkpoints):
         config, params, step = loading.load(path)
+        if config.task != "mae":
+            raise UserError(
+                f"The checkpoint {path} is of the task {config.task}, which reconstructs no images."
+                " Give masked autoencoders."
+            )
         if not batch:
             batch, shown, image_names = _batch(config, bank, num_images)
         missing = [name for name in shown if name not in config.model.channels]
@@ -102,7 +107,7 @@ class Options:
     names: tuple[str, ...] = ()
     """one a checkpoint, for the left margin"""
     bank: str = ""
-    """images to show (default: the held-out ones of the first run)"""
+    """images to show; nothing: the held-out ones of the first run"""
     images: int = 3
     """how many"""
 
@@ -113,6 +118,10 @@ def run(options: Options) -> None:
     Raises:
       UserError: as `of_checkpoints`, or names that do not fit.
     """
+    if not options.checkpoints or options.images < 1:
+        raise UserError("Give at least one of `checkpoints`, and `images` of at least 1.")
+    if options.out.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"`out` is {options.out}: give a name that ends in .png, .pdf or .svg.")
     if options.names and len(options.names) != len(options.checkpoints):
         raise UserError(
             f"`names` gives {len(options.names)} names for {len(options.checkpoints)} checkpoints;"

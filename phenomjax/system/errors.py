@@ -3,6 +3,7 @@ it), then a non-zero exit.
 """
 
 import difflib
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -57,4 +58,7 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
             file=sys.stderr,
         )
         code = error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_FAILED
     sys.exit(code)

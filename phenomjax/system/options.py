@@ -147,8 +147,19 @@ def run_command(
     try:
         return run(options)
     except UserError as error:
-        names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        raise UserError(with_flags(str(error), names), error.exit_code) from error
+        hints = get_type_hints(kind, include_extras=True)
+        flags = [name for name, hint in hints.items() if not _is_positional(hint)]
+        raise UserError(with_flags(str(error), flags), error.exit_code) from error
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        place = error.filename2 or error.filename
+        raise UserError(
+            f"{place} cannot be used: {error.strerror}. A folder stands where a file is wanted, or"
+            " a file where a folder is: give another name."
+        ) from error
+
+
+def _is_positional(hint: Any) -> bool:
+    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
 def run_chosen(

@@ -176,6 +176,12 @@ def test_begun_with_other_settings(tmp_path):
     )
 
 
+def test_begun_by_another_version(tmp_path):
+    work_folder.begin(tmp_path / "w", {"blocks": [4]})
+    with pytest.raises(work_folder.OtherSettings, match=r"was begun by another version .*Delete"):
+        work_folder.begin(tmp_path / "w", {"block": [4]})
+
+
 def test_a_folder_is_held_by_one_process(tmp_path):
     work = tmp_path / "work"
     with work_folder.hold(work):

@@ -25,6 +25,12 @@ def bank(tmp_path):
     ).path
 
 
+def test_the_truth_of_a_simulation_is_no_stray_file(bank, capsys):
+    (bank / "truth").mkdir()
+    (bank / "truth" / "families.parquet").touch()
+    assert run(bank) == EXIT_DONE
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_whole_bank(bank, capsys, quick):
     assert run(bank, *(["--quick"] if quick else [])) == EXIT_DONE

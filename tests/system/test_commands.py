@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tyro
 
 from phenomjax import __main__ as commands
-from phenomjax.system import options
+from phenomjax.system import files, options
 from phenomjax.system.errors import UserError
 from tests.lab import ROOT
 
@@ -59,6 +60,69 @@ def test_settings_in_errors_become_flags(caplog):
     with pytest.raises(UserError, match=r"^--crop_size is 0, and `width` is nothing$") as error:
         options.run_command(Options, run, "p", "", ["--source", "a", "--crop_size", "0"])
     assert error.value.exit_code == 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of a command with a word that has no flag."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    out: Path = Path("out")
+    """of the result"""
+
+
+def write(asked):
+    """Writes, or says what is missing."""
+    if not asked.names:
+        raise UserError("`names` is empty, and so is `out`")
+    files.write_text(asked.out, "text")
+
+
+def test_a_word_without_a_flag_and_a_folder_in_the_place_of_a_file(tmp_path):
+    with pytest.raises(UserError, match=r"^`names` is empty, and so is --out$"):
+        options.run_command(Asked, write, "p", "", [])
+    (tmp_path / "f").mkdir()
+    for out in (tmp_path / "f", options.__file__ + "/x"):
+        with pytest.raises(UserError, match=r"cannot be used: .*give another name"):
+            options.run_command(Asked, write, "p", "", ["word", "--out", str(out)])
+    assert files.names(tmp_path) == ["f"]
+
+
+def test_a_reader_that_has_seen_enough():
+    code = "from phenomjax.system.errors import *\ndef run():\n  while True: print('x' * 80)\n"
+    command = [sys.executable, "-c", code + "exit_on_user_error(run)"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout.readline() == "x" * 80 + "\n"
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["phenomjax.checkpoints.seal", "configs"], "configs is no checkpoint"),
+        (["phenomjax.runs.reconstructions", "--checkpoints", "--out", "x.png"], "at least one of"),
+        (
+            ["phenomjax.runs.reconstructions", "--checkpoints", "a", "--out", "x.xyz"],
+            "--out is x.xyz: give a name that ends in .png",
+        ),
+        (["phenomjax.maps", "relate", "--profiles", "x", "--top", "0", "--out", "y"], "--top is 0"),
+        (
+            ["phenomjax.maps", "filter", "--profiles", "x", "--draws", "-3", "--out", "y"],
+            "--draws is -3",
+        ),
+        (
+            ["phenomjax.maps", "filter", "--profiles", "x", "--max_fdr", "-1", "--out", "y"],
+            "--max_fdr is -1",
+        ),
+    ],
+)
+def test_mistakes_that_are_told(words, said):
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 def test_one_of_several_commands(capsys):

@@ -37,7 +37,7 @@ def test_help():
         (["--config", "configs/mae_dmeo.py", "--workdir", "x"], "configs/mae_dmeo.py"),
         (
             ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.model.dpeth=3"],
-            'Did you mean "depth"',
+            "There is no key 'dpeth'. Did you mean 'depth'?",
         ),
         (
             ["--config", "configs/mae_demo.py", "--workdir", "x", "--config.num_steps=many"],

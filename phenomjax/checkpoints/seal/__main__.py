@@ -36,6 +36,11 @@ def run(options: Options) -> int:
     for folder in options.checkpoints:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. Give a WORKDIR/checkpoints/STEP.")
+        if not (folder / "params").is_dir():
+            raise UserError(
+                f"{folder} is no checkpoint: it has no folder params. Give a"
+                " WORKDIR/checkpoints/STEP."
+            )
         if seal.shares(folder)[0]:
             raise UserError(
                 f"{folder} has digests already, and they are not written anew: they say what is"

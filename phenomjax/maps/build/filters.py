@@ -62,6 +62,10 @@ def run(options: Options) -> int:
     """Scores, filters and writes."""
     import pandas as pd
 
+    if options.draws < 1:
+        raise UserError(f"`draws` is {options.draws}; it must be at least 1.")
+    if not 0 < options.max_fdr <= 1:
+        raise UserError(f"`max_fdr` is {options.max_fdr:g}; it must be above 0 and at most 1.")
     profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)

@@ -251,6 +251,8 @@ class Options(TableOptions):
 
 def run(options: Options) -> int:
     """Relates all entities of a map and writes what was found."""
+    if options.top < 1:
+        raise UserError(f"`top` is {options.top}; it must be at least 1.")
     profiles, columns = load(options)
     who = entities(profiles, columns)
     names, kinds = who["name"].to_numpy(object), who["kind"].to_numpy(object)

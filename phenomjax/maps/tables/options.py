@@ -78,5 +78,5 @@ def require_some(words: tuple[Word, ...], name: str) -> tuple[Word, ...]:
       UserError: there are none.
     """
     if not words:
-        raise UserError(f"`{name}` names nothing: write at least one word behind it.")
+        raise UserError(f"`{name}` is empty: give at least one.")
     return words
