@@ -14,6 +14,7 @@ import pytest
 
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.prepare.sequences import command as sequences_command
+from phenomjax.prepare.sequences import job
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, stored
 
@@ -147,6 +148,21 @@ def test_killed_by_the_system_and_run_again(large, tmp_path):
     assert killed >= 3
     assert start(out, files, tmp_path / "log").wait() == EXIT_DONE
     assert contents(out) == contents(folder / "b.zarr")
+
+
+def test_what_a_killed_worker_left_is_no_part_of_the_bank(tmp_path, monkeypatch):
+    made = job.SequenceJob._make
+
+    def make(self, options, path):
+        (self.work / "bank" / "tokens" / ".part-host-1-c.0").touch()
+        made(self, options, path)
+
+    source = tmp_path / "x.fasta"
+    source.write_text(fasta(made_up(50)))
+    prepare(tmp_path / "a.zarr", source)
+    monkeypatch.setattr(job.SequenceJob, "_make", make)
+    prepare(tmp_path / "b.zarr", source)
+    assert contents(tmp_path / "b.zarr") == contents(tmp_path / "a.zarr")
 
 
 @pytest.mark.slow

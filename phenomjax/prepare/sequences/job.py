@@ -251,6 +251,8 @@ class SequenceJob:
         for unit in assemble.parts(self.plan, layout):
             checksums.update(self.notes.read(unit.name)["checksums"])
         for file in sorted(file for file in made.rglob("*") if file.is_file()):
+            if file.name.startswith(files.PARTIAL):  # of a worker that was killed
+                continue
             if file.name == "rejected.parquet" and not pq.read_metadata(file).num_rows:
                 continue
             target = path / file.relative_to(made)
