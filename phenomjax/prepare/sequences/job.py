@@ -250,14 +250,11 @@ class SequenceJob:
         layout = assemble.BankLayout.read(self.work)
         for unit in assemble.parts(self.plan, layout):
             checksums.update(self.notes.read(unit.name)["checksums"])
-        for file in sorted(file for file in made.rglob("*") if file.is_file()):
-            if file.name.startswith(files.PARTIAL):  # of a worker that was killed
-                continue
-            if file.name == "rejected.parquet" and not pq.read_metadata(file).num_rows:
-                continue
-            target = path / file.relative_to(made)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files.link(file, target)
+        # What the notes name, not what lies there: a killed worker may have left half a file.
+        found = pq.read_metadata(made / "rejected.parquet").num_rows
+        for name in [*checksums, *["rejected.parquet"] * bool(found)]:
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            files.link(made / name, path / name)
         pieces = len(self.plan.pieces)
         edges = [int(layout.records[split * pieces]) for split in range(len(SPLITS) + 1)]
         spans = {name: edges[i : i + 2] for i, name in enumerate(SPLITS)}
