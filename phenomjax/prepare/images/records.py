@@ -5,7 +5,7 @@ list of files) is read into an `Understood`; grouping.py makes images of its pla
 holds pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from phenomjax.engine.units import Note
@@ -42,7 +42,7 @@ class Plane(NamedTuple):
     Attributes:
       file: relative to the source folder, "/" between folders; the folder of the array of an
         OME-Zarr field.
-      index: which of the planes that the file holds, in the order in which the reader gives them.
+      page: which of the planes that the file holds, in the order in which the reader gives them.
       key: where in the screen; `time` is None here.
       channel: how the source numbers the channel ("1", "2"; the place in the file counts from 1).
       label: how the source names the channel ("HOECHST 33342"), None where it does not.
@@ -51,7 +51,7 @@ class Plane(NamedTuple):
     """
 
     file: str
-    index: int
+    page: int
     key: ImageKey
     channel: str
     label: str | None = None
@@ -100,9 +100,9 @@ class Understood(NamedTuple):
       largest_value: the highest value that the camera gives (4095 for 12 bit), None where unknown.
     """
 
-    planes: list[Plane]
-    rejected: list[Finding] = []  # noqa: RUF012
-    remarks: list[Finding] = []  # noqa: RUF012
+    planes: Sequence[Plane]
+    rejected: Sequence[Finding] = ()
+    remarks: Sequence[Finding] = ()
     told: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     largest_value: int | None = None
