@@ -7,6 +7,7 @@ from typing import Any
 
 from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import work_folder
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 # what decides the content of a bank, by name, as it is recorded in it
@@ -28,7 +29,16 @@ def at_work(out: Path, arguments: Arguments) -> Iterator[Path]:
                 f" Delete {out} and run the same command again."
             )
         work_folder.begin(work, arguments)
-        yield work
+        try:
+            yield work
+        except UserError:
+            if not any(
+                (work / "units").glob("*")
+            ):  # nothing is lost, and other settings may follow
+                files.remove(work)
+                with contextlib.suppress(OSError):  # more lies there
+                    out.rmdir()
+            raise
 
 
 def is_finished(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from phenomjax.system import files
@@ -28,6 +30,23 @@ log = logging.getLogger("phenomjax")
 COVERAGES = {"both": 0, "target": 1, "query": 2}  # --cov-mode
 _COLUMNS = "query,target,fident,qcov,tcov,bits,evalue"
 _KINDS = (np.int64, np.int64, np.float32, np.float32, np.float32, np.float32, np.float64)
+
+# What MMseqs2 (releases 10 to 18) takes of an id: after a prefix of a database, up to the next bar.
+_DATABASES = (
+    r"^(?:consensus_)?(?:uc|(?:cl|sp|tr|gb|ref|pdb|bbs|lcl)\||(?:pir|prf)\|\||(?:gnl|pat)\|[^|]*\|"
+    r"|gi\|[^|]*\|[^|]*\|)([^|]*).*$"
+)
+
+
+def shorten(names: pa.Array) -> pa.Array:
+    """Ids as MMseqs2 writes them into its tables: sp|Q1|NAME becomes Q1, gnl|db|x becomes x, uc7
+    becomes 7; what it does not know stays.
+
+    Args:
+      names: Arrow strings [n].
+    """
+    short = pc.replace_substring_regex(names, _DATABASES, r"\1")
+    return pc.replace_substring_regex(short, "^consensus_", "")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Files of sequences: what is given on the command line, found and measured."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from phenomjax.data.sequences import records
-from phenomjax.data.sequences.streams import compression
+from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, compression
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -73,3 +74,22 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
         )
         for number, path in enumerate(paths)
     ]
+
+
+def first_ids(source: SequenceFile, count: int = 10_000) -> list[str]:
+    """The first ids of a FASTA file; none of other formats, whose ids are options' affair."""
+    if source.kind != "fasta":
+        return []
+    found: list[str] = []
+    with Stream(source.path) as stream:
+        fasta = Fasta(stream, 0, 2**20)
+        try:
+            for start, stop in fasta.blocks():
+                text = bytes(fasta.data[start:stop]).decode("utf-8", "replace")
+                headers = re.findall(r"(?:^|\n)>[ \t]*(\S+)", text)
+                found += headers[: count - len(found)]
+                if len(found) >= count:
+                    break
+        except Damaged:
+            pass  # the work itself says so
+    return found

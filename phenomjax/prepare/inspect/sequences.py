@@ -114,7 +114,12 @@ def _short(value) -> str:
 def _check(bank: TokenBank) -> list[str]:
     """Files that are missing, changed, or contradict each other."""
     damaged = damaged_files(bank.path)
-    known = {*bank.attributes["checksums"], "zarr.json", "rejected.parquet"}
+    known = {
+        *bank.attributes["checksums"],
+        "zarr.json",
+        "rejected.parquet",
+        "in_no_cluster.parquet",
+    }
     found = (
         str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file()
     )

@@ -29,10 +29,21 @@ from phenomjax.data.sequences.bank import (
 )
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.engine.units import Note, Notes, Unit
-from phenomjax.prepare.sequences.pieces import REJECTED_SCHEMA, PieceSettings, unit_of
+from phenomjax.prepare.sequences.pieces import (
+    REJECTED_SCHEMA,
+    STRANGERS_SCHEMA,
+    PieceSettings,
+    unit_of,
+)
 from phenomjax.system import files
 
 DROPPED = 255  # a record that is not in the bank
+# Lists of records, of which those that have rows go into the bank: what the pieces call them, and
+# what they are.
+LISTS = {
+    "rejected": ("rejected.arrow", REJECTED_SCHEMA),
+    "in_no_cluster": ("strangers.arrow", STRANGERS_SCHEMA),
+}
 ROW_GROUP = 2**17
 WINDOW = 2**20
 
@@ -193,7 +204,10 @@ def write_part(plan: PieceList, work: Path, task: tuple[str, int]) -> Note:
     else:
         target = bank / f"{kind}.parquet"
         with files.replacing(target, shared=True) as partial:
-            (_write_metadata if kind == "metadata" else _write_rejected)(plan, partial)
+            if kind == "metadata":
+                _write_metadata(plan, partial)
+            else:
+                _write_list(plan, kind, partial)
         made = {target.name: files.sha256(target)} if kind == "metadata" else {}
     return {"checksums": made}
 
@@ -201,7 +215,7 @@ def write_part(plan: PieceList, work: Path, task: tuple[str, int]) -> Note:
 def parts(plan: PieceList, layout: BankLayout) -> Iterator[Unit[tuple[str, int]]]:
     """The units of write_part, the long ones first."""
     chunks = max(1, -(-int(layout.tokens[-1]) // plan.settings.chunk_bytes))
-    for kind in ("metadata", "offsets", "rejected"):
+    for kind in ("metadata", "offsets", *LISTS):
         yield Unit(f"write-{kind}", (kind, 0))
     for number in range(chunks):
         yield Unit(f"write-tokens-{number}", ("tokens", number))
@@ -310,13 +324,12 @@ def _write_metadata(plan: PieceList, target: Path) -> None:
             writer.write_table(pa.concat_tables(held), ROW_GROUP)
 
 
-def _write_rejected(plan: PieceList, target: Path) -> None:
-    with pq.ParquetWriter(target, REJECTED_SCHEMA) as writer:
+def _write_list(plan: PieceList, kind: str, target: Path) -> None:
+    name, schema = LISTS[kind]
+    with pq.ParquetWriter(target, schema) as writer:
         for piece in plan.pieces:
-            if (piece / "rejected.arrow").is_file():
-                writer.write_table(
-                    pa.ipc.open_file(pa.memory_map(str(piece / "rejected.arrow"))).read_all()
-                )
+            if (piece / name).is_file():
+                writer.write_table(pa.ipc.open_file(pa.memory_map(str(piece / name))).read_all())
 
 
 def summaries(plan: PieceList) -> tuple[dict[str, int], list[int]]:

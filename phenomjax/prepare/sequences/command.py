@@ -15,6 +15,7 @@ from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.sources import SequenceFile, find_sources
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.prepare import growing
+from phenomjax.prepare.sequences.clusters import ClusterFile
 from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
 from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.system import files
@@ -80,8 +81,16 @@ class Options:
     """the same for the test split"""
 
     clusters: Annotated[Path | None, arg(metavar="TSV")] = None
-    """split by cluster: a ..._cluster.tsv of MMseqs2, representative and member; the hash of the
-    representative's id decides, and an id that is in no cluster stands for itself"""
+    """split by cluster: a ..._cluster.tsv of MMseqs2, representative and member, a .clstr of CD-HIT
+    or a .uc of UCLUST; the hash of the representative's id decides, and an id that is in no cluster
+    stands for itself. Ids are looked up as they stand, then as MMseqs2 shortens them"""
+
+    min_clustered: float = unrecorded(0.9)
+    """the share of the sequences that must be in a cluster of `clusters`; with fewer, the file is
+    another one's, and nothing is made"""
+
+    min_cluster_ids: float = unrecorded(0.1)
+    """the share of the ids of `clusters` that must be those of sequences, for the same reason"""
 
     cluster: Annotated[float | None, arg(metavar="IDENTITY")] = None
     """keep only the representatives of clusters at this identity, for instance 0.3; runs `mmseqs
@@ -157,10 +166,15 @@ def prepare(
       jobs: number of processes.
       options: of the clustering.
     """
+    cluster_file = None
+    if options.clusters:
+        least = options.min_clustered, options.min_cluster_ids
+        cluster_file = ClusterFile(options.clusters, *least)
     with growing.at_work(out, arguments), stop_on_signals() as stop:
         job = SequenceJob(out, sources, settings, jobs, stop)
         steps = (
-            lambda: job.scan(options.clusters),
+            lambda: job.scan(cluster_file),
+            lambda: job.check_clusters(cluster_file),
             job.deduplicate,
             lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
@@ -193,7 +207,8 @@ def _check(options: Options) -> None:
             f"`min_length` {options.min_length} and `max_length` {options.max_length} leave"
             " nothing: 1 <= min <= max."
         )
-    for name in ("validation", "test", "max_ambiguous", "cluster", "cluster_coverage"):
+    shares = ("validation", "test", "max_ambiguous", "cluster", "cluster_coverage")
+    for name in (*shares, "min_clustered", "min_cluster_ids"):
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"`{name}` is a share from 0 to 1, not {value:g}.")
@@ -331,8 +346,10 @@ def _report(out: Path) -> int:
     )
     if counts.get("in_no_cluster"):
         log.warning(
-            "%d sequences are in no cluster of the --clusters file; each stands for itself",
+            "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
+            " are listed in %s",
             counts["in_no_cluster"],
+            out / "in_no_cluster.parquet",
         )
     rejected = out / "rejected.parquet"
     if not rejected.is_file():

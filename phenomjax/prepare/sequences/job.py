@@ -11,20 +11,22 @@ import json
 import logging
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.sequences import compiled, mmseqs
 from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, write_description
-from phenomjax.data.sequences.sources import SequenceFile
+from phenomjax.data.sequences.sources import SequenceFile, first_ids
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.engine import work_folder
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Argument, Function, Notes, Unit
 from phenomjax.prepare.growing import Arguments
-from phenomjax.prepare.sequences import assemble, clusters
+from phenomjax.prepare.sequences import assemble, cluster_files, clusters
 from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
 from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan, unit_of
 from phenomjax.system import files
@@ -33,6 +35,7 @@ from phenomjax.system.log import Progress
 log = logging.getLogger("phenomjax")
 # of source files a bucket of hashes: some 10 million short sequences
 BUCKET_INPUT_BYTES, MOST_BITS = 2**29, 12
+FIRST_FILES, ENOUGH_IDS = 20, 20  # whose first ids are looked up in the clusters, before the work
 COMPRESSION = 4  # how much larger a compressed file is than it looks, about
 
 
@@ -98,11 +101,17 @@ class SequenceJob:
         worth = size * 8 // (self.settings.piece_bytes * part) + 1
         return Pool(max(1, min(self.jobs, tasks, worth)))
 
-    def scan(self, cluster_file: Path | None) -> None:
-        """Reads the files into pieces."""
+    def scan(self, cluster_file: clusters.ClusterFile | None) -> None:
+        """Reads the files into pieces.
+
+        Raises:
+          UserError: the cluster file is another one's.
+        """
         if cluster_file:
-            log.info("reading the clusters of %s", cluster_file)
-            clusters.build_table(cluster_file, self.work / "clusters")
+            log.info("reading the clusters of %s", cluster_file.path)
+            clusters.build_table(cluster_file.path, self.work / "clusters")
+            if not self.notes.is_committed(unit_of(self.sources[0], 0).name):
+                self._check_first_ids(cluster_file)
         # the longest tasks first
         longest = sorted(self.sources, key=lambda source: (source.divided, -source.size))
         units = [
@@ -121,6 +130,40 @@ class SequenceJob:
             run = functools.partial(scan, self.settings)
             for name, _ in self._pool(len(left)).run(self.work, run, left, self.stop):
                 progress.update(sizes.get(name, 0) // 1000)
+
+    def _check_first_ids(self, file: clusters.ClusterFile) -> None:
+        """Looks up the first ids of the files, before hours of work."""
+        table = clusters.ClusterTable(self.work / "clusters")
+        chosen = self.sources[:: -(-len(self.sources) // FIRST_FILES)]
+        names = pa.array([name for source in chosen for name in first_ids(source)], pa.string())
+        strangers = table.representatives(names).strangers
+        if len(names) < ENOUGH_IDS:  # a few say nothing of shares
+            return
+        # The first ones are no sample: half of what must be found in all.
+        lenient = replace(file, least=file.least / 2, least_of_ids=0.0)
+        missing = names.filter(pa.array(strangers))
+        known = len(names) - len(missing)
+        clusters.check_share(lenient, table, known, len(missing), missing[:3].to_pylist())
+
+    def check_clusters(self, file: clusters.ClusterFile | None) -> None:
+        """Looks whether the cluster file has the sequences of all pieces.
+
+        Raises:
+          UserError: too few.
+        """
+        if file is None:
+            return
+        found, _ = assemble.summaries(self.plan)
+        if not found["records"]:
+            return
+        lists = (piece / "strangers.arrow" for piece in self.plan.pieces)
+        first = next((path for path in lists if path.is_file()), None)
+        examples: list[str] = []
+        if first:
+            examples = pa.ipc.open_file(first).read_all()["id"][:3].to_pylist()
+        table = clusters.ClusterTable(self.work / "clusters")
+        known = found["records"] - found["strangers"]
+        clusters.check_share(file, table, known, found["strangers"], examples)
 
     def _size(self, source: SequenceFile, number: int) -> int:
         if not source.divided:
@@ -167,7 +210,7 @@ class SequenceJob:
             return
         first = np.cumsum([0, *(len(assemble.read_wanted(piece)) for piece in self.plan.pieces)])
         chosen = np.memmap(folder / "chosen", np.uint8, "w+", shape=(max(1, int(first[-1])),))
-        for batch in clusters.read_clusters(found):
+        for batch in cluster_files.read_clusters(found):
             chosen[batch.column(0).cast("int64").to_numpy()] = 1
         for piece, start in zip(self.plan.pieces, first, strict=False):
             wanted = np.fromfile(piece / "wanted", np.uint8)
@@ -251,8 +294,9 @@ class SequenceJob:
         for unit in assemble.parts(self.plan, layout):
             checksums.update(self.notes.read(unit.name)["checksums"])
         # What the notes name, not what lies there: a killed worker may have left half a file.
-        found = pq.read_metadata(made / "rejected.parquet").num_rows
-        for name in [*checksums, *["rejected.parquet"] * bool(found)]:
+        lists = [f"{name}.parquet" for name in assemble.LISTS]
+        lists = [name for name in lists if pq.read_metadata(made / name).num_rows]
+        for name in [*checksums, *lists]:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             files.link(made / name, path / name)
         pieces = len(self.plan.pieces)

@@ -10,6 +10,7 @@ when it is whole:
     hashes          int64 [buckets + 1] bounds, uint64 [records, 2] hashes by bucket,
                     uint32 [records] which record each is
     rejected.arrow  rejected records, if there are any
+    strangers.arrow  records that are in no cluster, if splits go by clusters
     summary.json    counts
 """
 
@@ -41,6 +42,8 @@ REJECTED_SCHEMA = pa.schema(
         for name in ("file", "id", "offset", "reason", "detail")
     ]
 )
+
+STRANGERS_SCHEMA = pa.schema([("file", pa.string()), ("id", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Piece:
         self._blocks: list[tuple] = []
         self._counts, self._bad = np.zeros(compiled.OUTCOMES, np.int64), 0
         self._table = ClusterTable(settings.work / "clusters") if settings.clusters else None
-        self._strangers = 0
+        self._strangers: list[pa.Table] = []
 
     def add(self, block: Block) -> None:
         """Adds the records of a block."""
@@ -124,8 +127,12 @@ class Piece:
             return
         hashes = block.hashes
         if self._table:
-            hashes, strangers = self._table.representatives(block.names)
-            self._strangers += strangers
+            found = self._table.representatives(block.names)
+            hashes = found.hashes
+            if found.strangers.any():
+                names = block.names.filter(pa.array(found.strangers))
+                files_of = pa.repeat(str(self._source.path), len(names))
+                self._strangers.append(pa.table([files_of, names], schema=STRANGERS_SCHEMA))
         splits = assign_splits(hashes, self._settings.validation, self._settings.test)
         self._blocks.append((block.names, block.descriptions, block.lengths, splits, block.hashes))
 
@@ -177,10 +184,13 @@ class Piece:
         with (self._folder / "hashes").open("wb") as out:
             for array in (bounds, hashes[order], order.astype(np.uint32)):
                 out.write(array.tobytes())
+        if self._strangers:
+            with pa.ipc.new_file(self._folder / "strangers.arrow", STRANGERS_SCHEMA) as file:
+                file.write_table(pa.concat_tables(self._strangers))
         summary = {
             "records": len(lengths),
             "rejected": self._bad,
-            "strangers": self._strangers,
+            "strangers": sum(table.num_rows for table in self._strangers),
             "counts": self._counts.tolist(),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary))
