@@ -1,111 +1,14 @@
-"""Files of sequences as streams of bytes: plain, gzip or Zstandard, told by their first bytes; and
-FASTA in whole records.
-"""
+"""Files of sequences as streams of bytes, decompressed: their lines, and FASTA in whole records."""
 
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import zstandard
 
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-PACKED_BYTES = 2**16  # read at a time from a compressed file; at most a few MB come out of it
+from phenomjax.data.compressed import Damaged, Stream, compression
+
+__all__ = ["Damaged", "Fasta", "Stream", "Trouble", "compression", "lines"]
 LONGEST_RECORD = 2**26  # bytes; the longest known protein has 45,000 residues
-
-
-def compression(path: Path) -> str:
-    """'gzip', 'zstd' or '' of a file."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    return next((name for magic, name in MAGIC.items() if head.startswith(magic)), "")
-
-
-class Damaged(Exception):
-    """A file that cannot be read any further; the message says why and where.
-
-    Args:
-      message: what is wrong.
-      offset: in the decompressed text, of the first byte that is lost.
-    """
-
-    def __init__(self, message: str, offset: int = 0):
-        super().__init__(message)
-        self.offset = offset
-
-
-class Stream:
-    """The bytes of a file, decompressed. `readinto` gives 0 at the end.
-
-    Attributes:
-      raw: bytes of the file itself that were read.
-    """
-
-    def __init__(self, path: Path, offset: int = 0):
-        self.raw, self._kind = 0, compression(path)
-        self._file: Any = path.open("rb")
-        self._packed, self._ready = b"", memoryview(b"")
-        if self._kind:
-            self._start()
-        else:
-            self._file.seek(offset)
-
-    def _start(self) -> None:
-        """A decompressor for the next part of the file: gzip members and Zstandard frames stand one
-        after the other.
-        """
-        self._begun = False
-        self._part: Any = zlib.decompressobj(wbits=31)
-        if self._kind == "zstd":
-            self._part = zstandard.ZstdDecompressor().decompressobj()
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fills the beginning of a buffer; returns how many bytes.
-
-        Raises:
-          Damaged: nothing more can be read, though the file should go on; all that could be read
-            was given before.
-        """
-        if not self._kind:
-            count = self._file.readinto(buffer)
-            self.raw += count
-            return count
-        while not self._ready:
-            self._packed = self._packed or self._file.read(PACKED_BYTES)
-            self.raw = self._file.tell()
-            if not self._packed and (self._part.eof or not self._begun):
-                return 0
-            if not self._packed:
-                raise Damaged(
-                    f"its {self._kind} data end after byte {self.raw}: it was not copied or"
-                    " downloaded whole"
-                )
-            if self._part.eof:
-                self._packed = self._packed.lstrip(b"\0")  # some archives are padded with zeros
-                self._start()
-                continue
-            self._begun = True
-            try:
-                self._ready = memoryview(self._part.decompress(self._packed))
-            except (zlib.error, zstandard.ZstdError) as error:
-                raise Damaged(
-                    f"its {self._kind} data are broken before byte {self.raw} ({error})"
-                ) from None
-            self._packed = self._part.unused_data
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
 
 def lines(stream: Stream, block_bytes: int) -> Iterator[tuple[int, bytes]]:
