@@ -27,17 +27,6 @@ log = logging.getLogger("phenomjax")
 BLOCK = 16  # images a task
 SHEET_DPI, HISTOGRAM_DPI = 110, 120
 QUICK_IMAGES = 16  # images that the histograms of --quick come from
-# Colours of the channels in the composite; the first one is DNA in nearly every assay.
-COLOURS = (
-    (0.2, 0.4, 1),
-    (0, 0.8, 0.2),
-    (1, 0.1, 0.1),
-    (0.9, 0.8, 0),
-    (0.9, 0, 0.9),
-    (0, 0.8, 0.8),
-    (1, 0.5, 0),
-    (0.6, 0.6, 0.6),
-)
 
 
 class Counted(NamedTuple):
@@ -303,52 +292,23 @@ def histogram_figure(bank: ImageBank, counts: np.ndarray | None):
 
 
 def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None):
-    """One row an image: each channel in grey, then all as one colour image; contrast is the same in
-    all rows.
-    """
-    from matplotlib.figure import Figure
+    """The sheet of some images; black and white of a channel are quantiles of `counts`."""
+    from phenomjax.figures import contact_sheet as sheets
 
-    limits = (
-        [(0.0, 1.0)] * bank.shape[3]
-        if counts is None
-        else [_quantiles(v, (0.005, 0.998)) for v in counts]
-    )
-    columns = bank.shape[3] + 1
-    aspect = bank.shape[1] / bank.shape[2]
-    figure = Figure(
-        figsize=(2 * columns, 2 * aspect * len(indices) + 0.4), dpi=SHEET_DPI, layout="constrained"
-    )
-    grid = figure.subplots(len(indices), columns, squeeze=False)
-    step = max(1, min(bank.shape[1:3]) // 256)
-    colours = np.array([COLOURS[channel % len(COLOURS)] for channel in range(bank.shape[3])])
-    # many channels overlap: without this they add up to white
-    colours /= max(1, colours.sum(axis=0).max() / 1.6)
-    for row, index in zip(grid, indices, strict=True):
-        image = _shrink(bank.read(index), step)
-        colour = np.zeros((*image.shape[:2], 3))
-        for channel, (low, high) in enumerate(limits):
-            plane = np.clip((image[..., channel] - low) / max(high - low, 1), 0, 1)
-            row[channel].imshow(plane, cmap="gray", vmin=0, vmax=1)
-            colour += plane[..., None] * colours[channel]
-        row[-1].imshow(np.clip(colour, 0, 1))
+    limits = [(0.0, 1.0)] * bank.shape[3]
+    for channel, values in enumerate(() if counts is None else counts):
+        low, high = _quantiles(values, (0.005, 0.998))
+        limits[channel] = (low, high)
+    names = []
+    for index in indices:
         described = bank.metadata.slice(index, 1).to_pylist()[0]
         parts = [
             described[key]
             for key in ("experiment", "plate", "well", "site")
             if described[key] is not None
         ]
-        row[0].set_ylabel("/".join(parts) or f"image {index}", fontsize=7)
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-    for axes, name in zip(grid[0], (*bank.channels, "all"), strict=True):
-        axes.set_title(name, fontsize=9)
-    return figure
-
-
-def _shrink(image: np.ndarray, step: int) -> np.ndarray:
-    height, width = (size // step * step for size in image.shape[:2])
-    blocks = image[:height, :width].reshape(height // step, step, width // step, step, -1)
-    return blocks.mean(axis=(1, 3), dtype=np.float32)
+        names.append("/".join(parts) or f"image {index}")
+    return sheets.draw([bank.read(index) for index in indices], names, bank.channels, limits)
 
 
 def _codec(stored: dict) -> str:
