@@ -1,5 +1,5 @@
 """Mutation effects from likelihoods: of whole variants (Transformer-XL, ELMo), or of single
-residues from all others (XLNet).
+residues from all others (XLNet). Variants of another length: `whole`.
 """
 
 import logging
@@ -13,40 +13,45 @@ from jaxtyping import Float
 from phenomjax.inference.sequences import segments
 from phenomjax.inference.sequences.batches import buckets, rows_for
 from phenomjax.inference.sequences.segments import frame
-from phenomjax.inference.variants.table import Mutation
+from phenomjax.inference.variants import hidden, whole
+from phenomjax.inference.variants.hidden import WINDOW
+from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.system import log as system_log
 from phenomjax.system.types import Carry
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
-WINDOW = 1024  # tokens that XLNet sees around a residue of a longer protein
 
 
 def variant_scores(
     trained: SequenceModel,
     wild_type: str,
-    variants: Sequence[Sequence[Mutation]],
+    variants: Sequence[Variant],
     segment_len: int = 0,
     batch_tokens: int = 0,
 ) -> np.ndarray:
-    """Scores of variants against the wild type, the way the model's task has it.
+    """Scores of variants against the wild type, the way the model's task has it; where a variant
+    has another length, all as whole sequences, so that they can be compared.
 
     Args:
       trained: a model whose compute type is float32, for scores are differences of sums.
       wild_type: the sequence.
-      variants: mutations of each.
+      variants: mutations of each, or its whole sequence.
       segment_len: tokens of a segment of longer proteins; 0 = as in the run's evaluation.
       batch_tokens: of a batch; 0 = what suits the device.
 
     Returns:
       [variants, directions] float64, nats; their sum is the score.
     """
+    substitutions = [variant for variant in variants if not isinstance(variant, str)]
+    if len(substitutions) < len(variants):
+        return whole.scores(trained, wild_type, variants, segment_len, batch_tokens)[0]
     batch_tokens = batch_tokens or segments.default_batch_tokens()
     with jax.default_matmul_precision("float32"):
         if trained.task.scoring == "masked":
-            return masked_scores(trained, wild_type, variants, batch_tokens)
+            return masked_scores(trained, wild_type, substitutions, batch_tokens)
         segment_len = segment_len or trained.task.inference_segment_len
-        return sequence_scores(trained, wild_type, variants, segment_len, batch_tokens)
+        return sequence_scores(trained, wild_type, substitutions, segment_len, batch_tokens)
 
 
 def sequence_scores(
@@ -190,36 +195,20 @@ def masked_scores(
     framed = frame([ids], (1, len(ids) + sum(map(len, task.boundary))), task.boundary, 1)[0, 0]
     before = len(task.boundary[0])
     places = sorted({place for mutations in variants for place, _ in mutations})
-    size = min(next((s for s in buckets(window) if s >= len(framed)), window), window)
-    rows = rows_for(max(len(places), 1), max(batch_tokens // size, 1), 1)
+    size = hidden.width(len(framed), window)
     if len(framed) > size:
         log.warning(
             "the protein is longer than %d tokens: each residue is predicted from the %d around it",
             size,
             size,
         )
-    step = jax.jit(task.masked_log_probs)
-    table: dict[int, np.ndarray] = {}
     bar = system_log.Progress("score", len(places), "positions")
-    log.info(
-        "%d variants, %d positions: %d tokens, %d rows a batch, 1 compilation",
-        len(variants),
-        len(places),
-        size,
-        rows,
-    )
-    for a in range(0, len(places), rows):
-        tokens, positions = np.zeros((rows, size), np.uint8), np.zeros((rows, 1), np.int32)
-        for row, place in enumerate(places[a : a + rows]):
-            start = int(np.clip(place + before - size // 2, 0, max(len(framed) - size, 0)))
-            part = framed[start : start + size]
-            tokens[row, : len(part)] = part
-            positions[row] = place + before - start
-        found = np.asarray(
-            step(trained.params, jnp.asarray(tokens), jnp.asarray(positions)), np.float64
-        )[:, 0]
-        table |= {place: found[row] for row, place in enumerate(places[a : a + rows])}
-        bar.update(len(places[a : a + rows]))
+    log.info("%d variants, %d positions, 1 compilation", len(variants), len(places))
+    table: dict[int, np.ndarray] = {}
+    jobs = [(0, place + before) for place in places]
+    for first, found in hidden.log_probs(trained, [framed], jobs, size, batch_tokens):
+        table |= dict(zip(places[first : first + len(found)], found, strict=True))
+        bar.update(len(found))
     return np.array(
         [[sum(table[p][words.ids[new]] - table[p][ids[p]] for p, new in m)] for m in variants]
     ).reshape(-1, 1)

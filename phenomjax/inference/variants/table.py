@@ -1,25 +1,52 @@
-"""Tables of mutants: reading `A12G:K34R` and checking it against the wild type."""
+"""Tables of variants, as published, checked against the wild type."""
 
-import csv
-import io
+import collections
 import logging
-import re
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from phenomjax.data import tables
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, vocabulary
 from phenomjax.inference.sequences import queries
+from phenomjax.inference.variants import agreement, measured, notation
+from phenomjax.inference.variants.agreement import COMMAND_LINE, Wording
+from phenomjax.inference.variants.notation import Problem, Variant
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.files import listing
 
 log = logging.getLogger("phenomjax")
-WILD_TYPE = ("", "wt", "_wt", "wildtype", "wild-type")
-_MUTATION = re.compile(r"([A-Z])(-?\d+)([A-Z])")
-TELLING = 5  # different positions that must agree before an offset is proposed
-Mutation = tuple[int, str]  # place from 0, new letter
+# What columns of variants are called, the likeliest first: ProteinGym, MaveDB, Sarkisyan et al.,
+# FLIP, TAPE, and what people write by hand
+COLUMNS = (
+    *("mutant", "mutants", "variant", "variants", "mutation", "mutations", "hgvs_pro", "hgvs_p"),
+    *("hgvsp", "hgvs", "aamutations", "aa_mutations", "aa_change", "aa_substitutions"),
+    *("substitutions", "mutated_sequence", "mutant_sequence", "sequence", "seq", "aa_seq"),
+    *("protein_sequence", "primary"),
+)
+NEVER_EMPTY = ("hgvs_pro", "hgvs_p", "hgvsp", "hgvs")  # an empty cell there is no wild type
+LEAST_RESIDUES = 20  # of a word that is taken for a sequence where nobody said so
+spearman = measured.spearman
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be scored.
+
+    Attributes:
+      line: where it stands in the file.
+      text: the variant.
+      reason: what kind of fault it is, one or two words.
+      message: what is wrong, to follow "row N".
+    """
+
+    line: int
+    text: str
+    reason: str
+    message: str
 
 
 @dataclass
@@ -31,49 +58,54 @@ class Mutants:
       columns: their names.
       mutations: of each row; None for one that was skipped.
       targets: float64 [rows] measured values, NaN where there is none; or None.
+      target: the column that they are from.
+      faults: of the rows that were skipped.
     """
 
     rows: list[list[str]]
     columns: list[str]
-    mutations: list[list[Mutation] | None]
+    mutations: list[Variant | None]
     targets: np.ndarray | None = None
+    target: str = ""
+    faults: list[Fault] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Wording:
-    """What the user calls the settings that errors speak of; `skip` follows what mends bad rows."""
-
-    table: str = "`mutants`"
-    wild_type: str = "`wild_type`"
-    column: str = "`mutant_column`"
-    target: str = "`target_column`"
-    offset: str = "`offset` {}"
-    skip: str = ", or give `skip_invalid` to leave them without a score"
-
-
-COMMAND_LINE = Wording()
-
-
-def read_wild_type(path: Path, rare: str, wording: Wording = COMMAND_LINE) -> str:
-    """The one sequence of a FASTA file.
+def read_wild_type(
+    path: Path, rare: str, wording: Wording = COMMAND_LINE, name: str | None = None
+) -> str:
+    """The one sequence of a file, FASTA or a table; or that of a name.
 
     Args:
       path: the file.
       rare: what becomes of rare letters, a name in encode.RARE_RULES.
+      wording: of errors.
+      name: id of the record.
 
     Raises:
-      UserError: there is none, or more than one.
+      UserError: there is none, or more than one; or none or several of that name.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = queries.read([path], "protein", rare, Path(folder) / "tokens")
-        if len(found) != 1 or found.rejected:
-            raise UserError(
-                f"{wording.wild_type} {path} holds {len(found) + len(found.rejected)} records"
-                f" ({', '.join(found.names[:3].to_pylist())}, …); it must be one protein. Write the"
-                " one that the variants are of to a file of its own."
-            )
-        log.info("wild type: %s, %d residues", found.names[0], found.lengths[0])
-        return vocabulary("protein").decode(found.sequence(0))
+        names = found.names.to_pylist()
+        if name is not None:
+            places = [i for i, one in enumerate(names) if one == name]
+            if len(places) != 1:
+                raise UserError(
+                    f"{wording.wild_type} {path} has {len(places) or 'no'} records"
+                    f" '{name}'.{did_you_mean(name, names)} There are: {', '.join(names[:10])}."
+                )
+        else:
+            places = [0]
+            count = len(found) + len(found.rejected)
+            if count != 1:
+                raise UserError(
+                    f"{wording.wild_type} {path} holds {count} records ({', '.join(names[:3])}"
+                    f"{', …' if count > 3 else ''}); the wild type is one protein. Say which one"
+                    f"{wording.which.format(names[0])}, or write it to a file of its own."
+                )
+        place = places[0]
+        log.info("wild type: %s, %d residues", names[place], found.lengths[place])
+        return vocabulary("protein").decode(found.sequence(place))
 
 
 def scan(wild_type: str, offset: int = 0) -> Mutants:
@@ -98,13 +130,13 @@ def read(
     skip_invalid: bool = False,
     wording: Wording = COMMAND_LINE,
 ) -> Mutants:
-    """Reads a CSV or TSV file with a header.
+    """Reads a table with a header.
 
     Args:
-      path: the file.
+      path: the file: any table that `data.tables` reads.
       wild_type: the sequence that positions count in.
-      column: with texts like A12G or A12G:K34R; empty or "WT" is the wild type itself.
-      target: column with measured values.
+      column: with texts as `notation.read` understands them; "": found by its name or content.
+      target: column with measured values; "": found where it is unmistakable; None: not wanted.
       offset: position 1 + offset is the first residue of the wild type.
       offset_column: a column that holds the offset of each row.
       skip_invalid: leave bad rows without mutations, where they otherwise are an error.
@@ -113,116 +145,222 @@ def read(
     Raises:
       UserError: no such file or column, or a row that does not fit the wild type.
     """
-    if not path.is_file():
-        raise UserError(
-            f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}."
-        )
-    text = path.read_text(encoding="utf-8-sig", errors="replace").lstrip("\ufeff")
-    header = text.split("\n", 1)[0]
-    table = list(
-        csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in header else ",")
-    )
-    columns, rows = (table or [[]])[0], [row for row in table[1:] if row]
-    places = {
-        name: _place(path, columns, name, option)
-        for name, option in (
-            (column, wording.column),
-            (target, wording.target),
-            (offset_column, "`offset_column`"),
-        )
-        if name
-    }
-    mutations: list[list[Mutation] | None] = []
-    problems: list[str] = []
-    for number, row in enumerate(rows, 2):
+    columns, rows, lines, broken = _load(path, wording)
+    column = column or _find_column(path, columns, rows, wording)
+    place = _place(path, columns, column, wording.column)
+    by_row = _place(path, columns, offset_column, "`offset_column`") if offset_column else None
+    asked = target
+    if target == "":
+        target = measured.find(columns, rows, [column, offset_column or "", ""])
+    value = _place(path, columns, target, wording.target) if target else None
+
+    understood: list[list[notation.Edit] | str | None] = []
+    shifts = np.zeros(len(rows), int)
+    faults: dict[int, Fault] = {}
+    empty_is_fault = column.lower() in NEVER_EMPTY
+    for number, row in enumerate(rows):
+        text = row[place]
         try:
-            if len(row) != len(columns):
-                raise ValueError(f"has {len(row)} cells, the header {len(columns)}")
-            shift = offset + (int(float(row[places[offset_column]])) if offset_column else 0)
-            mutations.append(parse(row[places[column]], wild_type, shift))
-        except ValueError as error:
-            problems.append(f"row {number} {error}")
+            if number in broken:
+                raise Problem("row", f"is damaged: {broken[number]}")
+            if by_row is not None:
+                shifts[number] = _shift(row[by_row])
+            if empty_is_fault and not text:
+                raise Problem("missing", f"has an empty cell in '{column}': no variant is known")
+            understood.append(notation.read(text))
+        except Problem as problem:
+            faults[number] = Fault(lines[number], text, problem.reason, str(problem))
+            understood.append(None)
+    _check_whole(path, understood, lines, shifts, wild_type, offset, len(faults), wording)
+    mutations: list[Variant | None] = []
+    for number, edits in enumerate(understood):
+        try:
+            fitting = None
+            if edits is not None:
+                fitting = notation.applied(edits, wild_type, offset + int(shifts[number]))
+            mutations.append(fitting)
+        except Problem as problem:
+            text = rows[number][place]
+            faults[number] = Fault(lines[number], text, problem.reason, str(problem))
             mutations.append(None)
-    if problems and not skip_invalid:
-        better = _better_offset(rows, places[column], wild_type, offset, wording)
-        more = f" {len(problems)} rows have such a fault." if len(problems) > 1 else ""
-        raise UserError(f"{path}, {problems[0]}.{more}{better} Mend or remove them{wording.skip}.")
+    ordered = [faults[number] for number in sorted(faults)]
+    if ordered and not skip_invalid:
+        raise UserError(_faulty(path, ordered, wording))
+    _tell(rows, place, mutations)
     targets = None
-    if target:
-        targets = np.array(
-            [_number(row[places[target]]) if len(row) == len(columns) else np.nan for row in rows]
-        )
-    return Mutants(rows, columns, mutations, targets)
+    if value is not None:
+        targets = _targets(path, [row[value] for row in rows], target or "", bool(asked), wording)
+    return Mutants(rows, columns, mutations, targets, target or "", ordered)
 
 
-def parse(text: str, wild_type: str, offset: int = 0) -> list[Mutation]:
+def parse(text: str, wild_type: str, offset: int = 0) -> Variant:
     """The mutations of one variant.
 
     Raises:
       ValueError: what is wrong, to follow "row N".
     """
-    if text.strip().lower() in WILD_TYPE:
-        return []
-    found: dict[int, str] = {}
-    for part in re.split(r"[:;,/+\s]+", text.strip()):
-        match = _MUTATION.fullmatch(part.upper())
-        if not match or match[3] not in AMINO_ACIDS:
-            raise ValueError(
-                f"has the mutant '{text}', of which '{part}' is not wild type, position, new amino"
-                " acid, as in A12G"
-            )
-        old, place, new = match[1], int(match[2]) - 1 - offset, match[3]
-        if not 0 <= place < len(wild_type):
-            raise ValueError(
-                f"has the mutant '{part}', but the wild type has {len(wild_type)} residues, "
-                f"positions {1 + offset} to {len(wild_type) + offset}"
-            )
-        if wild_type[place] != old:
-            raise ValueError(
-                f"has the mutant '{part}', but the wild type has {wild_type[place]} at position"
-                f" {match[2]}"
-            )
-        if place in found:
-            raise ValueError(f"has the mutant '{text}', which changes position {match[2]} twice")
-        found[place] = new
-    return sorted(found.items())
+    return notation.applied(notation.read(text), wild_type, offset)
 
 
-def _place(path: Path, columns: list[str], name: str, option: str) -> int:
+def _load(
+    path: Path, wording: Wording
+) -> tuple[list[str], list[list[str]], list[int], dict[int, str]]:
+    """(columns, rows, the line of each, what is wrong with damaged ones)."""
+    file, _ = tables.file_of(path)
+    if not file.is_file():
+        raise UserError(
+            f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}."
+        )
+    table = tables.open_rows(path, missing=())
+    columns = list(table.columns)
+    rows, lines, broken = list[list[str]](), list[int](), dict[int, str]()
+    for row in table.rows:
+        if row.fault:
+            broken[len(rows)] = row.fault
+        rows.append([value or "" for value in row.values] or [""] * len(columns))
+        lines.append(row.line)
+    if not rows:
+        raise UserError(f"{path} ({wording.table}) has no row below its header: nothing to score.")
+    if table.said:
+        log.info("%s: read as %s", path, table.said)
+    return columns, rows, lines, broken
+
+
+def _find_column(
+    path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], wording: Wording
+) -> str:
+    """The column with the variants: by a usual name, else the only one that can be read so."""
+    named = {name.strip().lower().replace(" ", "_"): name for name in reversed(columns)}
+    found = next((named[name] for name in COLUMNS if name in named), None)
+    if found is None:
+        fitting = [
+            name for i, name in enumerate(columns) if _is_of_variants([row[i] for row in rows])
+        ]
+        if len(fitting) != 1:
+            raise UserError(
+                f"Which column of {path} has the variants cannot be told by the names. There are:"
+                f" {', '.join(c or '(no name)' for c in columns[:30])}. Name it with"
+                f" {wording.column}."
+            )
+        (found,) = fitting
+    log.info("variants: column '%s' (--mutant_column names another)", found)
+    return found
+
+
+def _is_of_variants(cells: Sequence[str], looked: int = 1000) -> bool:
+    cells = [cell for cell in cells if cell][:looked]
+    good = 0
+    for cell in cells:
+        try:
+            found = notation.read(cell)
+            good += len(found) >= LEAST_RESIDUES if isinstance(found, str) else bool(found)
+        except Problem as problem:
+            good += problem.reason in ("stop", "frameshift", "start or end", "no amino acid")
+    return good > len(cells) / 2
+
+
+def _shift(text: str) -> int:
+    number = measured.number(text)
+    if not number.is_integer():
+        raise Problem("offset", f"has the offset '{text}', which is no whole number")
+    return int(number)
+
+
+def _check_whole(
+    path: Path,
+    understood: Sequence[list[notation.Edit] | str | None],
+    lines: Sequence[int],
+    shifts: np.ndarray,
+    wild_type: str,
+    offset: int,
+    faults: int,
+    wording: Wording,
+) -> None:
+    """Refuses a table that is of another protein, or counts otherwise."""
+    named = [edits if isinstance(edits, list) else [] for edits in understood]
+    claims = agreement.Claims(
+        [
+            [(position - int(shift), letter) for edit in edits for position, letter in edit.claims]
+            for edits, shift in zip(named, shifts, strict=True)
+        ],
+        wild_type,
+    )
+    from_zero = any(notation.counts_from_zero(edit) for edits in named for edit in edits)
+
+    def explain(row: int) -> str:
+        try:
+            notation.applied(named[row], wild_type, offset + int(shifts[row]))
+        except Problem as problem:
+            return str(problem)
+        return "agrees"
+
+    agreement.check(path, claims, lines, explain, offset, faults, wording, from_zero=from_zero)
+    wholes = [edits for edits in understood if isinstance(edits, str)]
+    like = sum(_is_like(sequence, wild_type) for sequence in wholes)
+    if like < agreement.LEAST_SHARE * len(wholes):
+        raise UserError(
+            f"Only {like} of {len(wholes)} sequences of {path} are like the wild type, so nothing"
+            f" is scored: they are of other proteins. Check {wording.table} and"
+            f" {wording.wild_type}."
+        )
+
+
+def _is_like(sequence: str, wild_type: str) -> bool:
+    try:
+        notation.applied(sequence, wild_type)
+    except Problem as problem:
+        return problem.reason != "disagrees"
+    return True
+
+
+def _faulty(path: Path, faults: Sequence[Fault], wording: Wording) -> str:
+    first, more = faults[0], ""
+    if len(faults) > 1:
+        kinds = collections.Counter(fault.reason for fault in faults)
+        named = ", ".join(f"{kind}: {count}" for kind, count in kinds.most_common())
+        more = f" {len(faults)} rows cannot be scored ({named})."
+    return f"{path}, row {first.line} {first.message}.{more} Mend or remove them{wording.skip}."
+
+
+def _tell(rows: Sequence[Sequence[str]], place: int, mutations: Sequence[Variant | None]) -> None:
+    """Says what in the table is scored without being a variant of its own."""
+    same = [i for i, variant in enumerate(mutations) if variant == []]
+    if same:
+        empty = sum(not rows[i][place].strip() for i in same)
+        log.info(
+            "rows of the wild type or synonymous: %d (score 0)%s",
+            len(same),
+            f", {empty} of them because the cell is empty" if empty else "",
+        )
+    there = [str(variant) for variant in mutations if variant]
+    if repeats := len(there) - len(set(there)):
+        log.info("rows that repeat a variant of another row: %d; each has its score", repeats)
+
+
+def _targets(
+    path: Path, cells: Sequence[str], name: str, asked: bool, wording: Wording
+) -> np.ndarray:
+    """Measured values of the rows, NaN where there is none."""
+    values = measured.numbers(cells)
+    if not np.isfinite(values).any():
+        example = next((cell for cell in cells if cell.strip()), "")
+        raise UserError(
+            f"The column '{name}' ({wording.target}) of {path} holds no number"
+            f" (its first text is '{example}'). Name the one with the measured values."
+        )
+    measured.report_missing(name, cells, values)
+    return values
+
+
+def _place(path: Path, columns: Sequence[str], name: str | None, option: str) -> int:
     if name not in columns:
         raise UserError(
-            f"{path} has no column '{name}' ({option}).{did_you_mean(name, columns)} There are:"
-            f" {', '.join(c or '(no name)' for c in columns[:30])}."
+            f"{path} has no column '{name}' ({option}).{did_you_mean(name or '', columns)} There"
+            f" are: {', '.join(c or '(no name)' for c in columns[:30])}."
+        )
+    if columns.count(name) > 1:
+        raise UserError(
+            f"{path} has {columns.count(name)} columns '{name}' ({option}). Rename all but one: a"
+            " variant of several substitutions is one cell, such as K2R:Y5F."
         )
     return columns.index(name)
-
-
-def _better_offset(
-    rows: list[list[str]], place: int, wild_type: str, offset: int, wording: Wording
-) -> str:
-    """Says with which offset all letters would agree, if there is one."""
-    parts = [m for row in rows if len(row) > place for m in _MUTATION.findall(row[place].upper())]
-    wanted = {(old, int(position)) for old, position, _ in parts}
-    if len(wanted) < TELLING:  # a few letters agree somewhere by chance
-        return ""
-    lowest, highest = min(p for _, p in wanted), max(p for _, p in wanted)
-    for shift in sorted(range(highest - len(wild_type), lowest), key=abs):
-        if shift != offset and all(wild_type[p - 1 - shift] == old for old, p in wanted):
-            return f" With {wording.offset.format(shift)} all of them agree with the wild type."
-    return ""
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation; ties share their mean rank. NaN if one of them does not vary."""
-    from scipy.stats import spearmanr
-
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(spearmanr(x, y).statistic)

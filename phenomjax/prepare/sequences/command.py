@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pyarrow.parquet as pq
 from tyro.conf import arg
 
 from phenomjax import __version__
@@ -12,16 +13,18 @@ from phenomjax.data import zarr_files
 from phenomjax.data.sequences import mmseqs, records
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.sources import SequenceFile, find_sources
+from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.prepare import growing
-from phenomjax.prepare.sequences import report
 from phenomjax.prepare.sequences.clusters import ClusterFile
 from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
 from phenomjax.prepare.sequences.pieces import PieceSettings
-from phenomjax.system.errors import EXIT_STOPPED, UserError
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
+SHOWN = 5  # rejected records on the screen
 Share = Annotated[float, arg(metavar="SHARE")]
 
 
@@ -96,14 +99,6 @@ class Options:
     cluster_coverage: Share = 0.8
     """share of a member that must align with its representative"""
 
-    verify_sources: bool = unrecorded(False)
-    """compare the content of all files with what the bank records; otherwise only that of files
-    whose size or date is another one"""
-
-    overwrite: bool = unrecorded(False)
-    """where OUT was made or begun with other settings or files, make it again in its place; what is
-    there stays until the new one is whole"""
-
     jobs: int = unrecorded(0)
     """processes; plain FASTA files are divided among them, other files go one to a process (0:
     number of cores)"""
@@ -132,9 +127,8 @@ def run(options: Options) -> int:
         )
     _check_columns(options, sources)
     arguments = _arguments(options, sources, alphabet)
-    again = {"verify": options.verify_sources, "overwrite": options.overwrite}
-    if growing.is_finished(options.out, arguments, "token bank", _recorded, **again):
-        return report.finished(options.out, options.verify_sources)
+    if growing.is_finished(options.out, arguments, "token bank", _recorded):
+        return _report_finished(options.out)
     settings = PieceSettings(
         work=options.out / zarr_files.UNFINISHED,
         alphabet=alphabet,
@@ -176,17 +170,15 @@ def prepare(
     if options.clusters:
         least = options.min_clustered, options.min_cluster_ids
         cluster_file = ClusterFile(options.clusters, *least)
-    with growing.at_work(out, arguments, options.overwrite), stop_on_signals() as stop:
-        verify = options.verify_sources
-        job = SequenceJob(out, sources, settings, jobs, stop, options.clusters, verify)
+    with growing.at_work(out, arguments), stop_on_signals() as stop:
+        job = SequenceJob(out, sources, settings, jobs, stop)
         steps = (
             lambda: job.scan(cluster_file),
-            job.check_unchanged,
             lambda: job.check_clusters(cluster_file),
             job.deduplicate,
             lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
-        recorded: growing.Arguments = {}
+        recorded: growing.Arguments = {"prepare": arguments | {"phenomjax": __version__}}
         if not job.is_assembled:
             for step in steps:
                 step()
@@ -194,15 +186,13 @@ def prepare(
                     return _stopped()
             counts = job.counts()
             if not counts["kept"]:
-                raise report.nothing_kept(out, counts, job.write_rejected())
+                raise _nothing_kept(out, counts, job.write_rejected())
+            recorded |= {"counts": counts}
             job.assemble()
             if stop.is_set():
                 return _stopped()
-            stamps = {growing.SOURCES: [stamp.to_json() for stamp in job.stamps()]}
-            recorded = {"prepare": arguments | stamps | {"phenomjax": __version__}}
-            recorded |= {"counts": counts}
         job.finish(recorded)
-    return report.made(out)
+    return _report(out)
 
 
 def _check(options: Options) -> None:
@@ -283,7 +273,9 @@ def _check_columns(options: Options, sources: list[SequenceFile]) -> None:
 def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
-    found: growing.Arguments = {"source": [str(source.path.resolve()) for source in sources]}
+    found: growing.Arguments = {
+        "source": [f"{source.path.resolve()} ({source.size} bytes)" for source in sources]
+    }
     found |= {"format": sorted(kinds), "alphabet": alphabet}
     found |= {"column": options.column} if "csv" in kinds else {}
     found |= {"field": options.field} if "jsonl" in kinds else {}
@@ -300,7 +292,10 @@ def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> 
     ]
     found |= {name: getattr(options, name) for name in [*names, "cluster"]}
     found |= {"cluster_coverage": options.cluster_coverage} if options.cluster else {}
-    found |= {"clusters": str(options.clusters.resolve())} if options.clusters else {}
+    if options.clusters:
+        found["clusters"] = (
+            f"{options.clusters.resolve()} ({options.clusters.stat().st_size} bytes)"
+        )
     return {name: value for name, value in found.items() if value not in (None, False, "")}
 
 
@@ -311,3 +306,89 @@ def _recorded(path: Path) -> growing.Arguments | None:
 def _stopped() -> int:
     log.warning("stopped. Run the same command again to continue.")
     return EXIT_STOPPED
+
+
+def _report_finished(out: Path) -> int:
+    rejected = out / "rejected.parquet"
+    bad = pq.read_metadata(rejected).num_rows if rejected.is_file() else 0
+    log.info(
+        "%s is finished already: %d sequences, %d rejected. Nothing to do.",
+        out,
+        len(open_token_bank(out)),
+        bad,
+    )
+    return EXIT_FAILED if bad else EXIT_DONE
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """'2,100 records read: 2,099 kept, 1 duplicates, …' of a bank's options["counts"]."""
+    parts = [
+        f"{number:,} {name.replace('_', ' ')}"
+        for name, number in counts.items()
+        if number and name != "read"
+    ]
+    return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
+
+
+def _report(out: Path) -> int:
+    made = open_token_bank(out)
+    counts = made.attributes["options"]["counts"]
+    log.info("%s", describe_counts(counts))
+    unit = UNITS[made.vocabulary.name]
+    spans = ", ".join(f"{name} {last - first:,}" for name, (first, last) in made.splits.items())
+    log.info(
+        "wrote %s: %d sequences (%s), %d %s and boundary tokens",
+        out,
+        len(made),
+        spans,
+        made.tokens.size,
+        unit,
+    )
+    if counts.get("in_no_cluster"):
+        log.warning(
+            "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
+            " are listed in %s",
+            counts["in_no_cluster"],
+            out / "in_no_cluster.parquet",
+        )
+    rejected = out / "rejected.parquet"
+    if not rejected.is_file():
+        return EXIT_DONE
+    log.error(
+        "%d rejected, the other records are in the bank. All are listed in %s:%s",
+        counts["rejected"],
+        rejected,
+        _first(rejected),
+    )
+    return EXIT_FAILED
+
+
+def _first(rejected: Path) -> str:
+    """The first rejected records, one a line."""
+    with pq.ParquetFile(rejected) as file:
+        rows = next(file.iter_batches(SHOWN)).to_pylist()
+        more = file.metadata.num_rows - len(rows)
+    lines = "".join(f"\n  {number}. {_rejection(row)}" for number, row in enumerate(rows, 1))
+    return lines + (f"\n  and {more} more" if more else "")
+
+
+def _rejection(row: dict) -> str:
+    name = f"record {row['id']} " if row["id"] else ""
+    return f"{row['reason']}: {row['file']}, {name}at byte {row['offset']}: {row['detail']}"
+
+
+def _nothing_kept(out: Path, counts: dict[str, int], rejected: Path | None) -> UserError:
+    if rejected is None:
+        files.remove(out)
+        return UserError(
+            f"No sequence is left, so there is no bank. {describe_counts(counts)}. Widen"
+            " `min_length`, `max_length` or `max_ambiguous`."
+        )
+    with pq.ParquetFile(rejected) as file:
+        first = _rejection(next(file.iter_batches(1)).to_pylist()[0])
+    return UserError(
+        f"All records were rejected, so there is no bank. The first one: {first}. They are listed"
+        f" in {rejected}. Mend the files and run the same command again; if they have another"
+        f" format or alphabet, say so with `format` and `alphabet`, and delete {out} first.",
+        EXIT_FAILED,
+    )

@@ -34,7 +34,6 @@ from phenomjax.prepare.sequences.clusters import ClusterTable
 from phenomjax.system import files
 
 PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
-HASH = -1  # in the place of a piece's number: the sha256 of the file is asked for
 RECORDS = 2**14  # records that are no FASTA a block
 STOP = "stop"  # a file of this name in the work folder ends the work after the pieces in hand
 REJECTED_SCHEMA = pa.schema(
@@ -206,14 +205,12 @@ def unit_of(source: SequenceFile, number: int) -> Unit[tuple[SequenceFile, int]]
 
 def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) -> Note | None:
     """Makes one piece, or all pieces of a source that is read from its beginning; those that are
-    there are left as they are. Or reads a file for its sha256 (a unit function).
+    there are left as they are (a unit function).
 
     Returns:
-      How many pieces, None where the stop file ended it early; or the sha256.
+      How many pieces; None where the stop file ended it early.
     """
     source, number = task
-    if number == HASH:
-        return {"sha256": files.sha256(source.path)}
     if not source.divided:
         with Stream(source.path) as stream:
             pieces = _scan_fasta if source.kind == "fasta" else _scan_records

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.variants import likelihood
 from phenomjax.inference.variants import table as variants_table
+from phenomjax.inference.variants.notation import Mutation
 from phenomjax.probes import metrics
 from phenomjax.probes.methods import blosum
 from phenomjax.probes.reports import results
@@ -42,7 +43,17 @@ ESM1V = ("UniRep", "TAPE", "ProtBERT-BFD", "ESM-1b", "ESM-1v (zero shot)")
 ESM1V_SOURCE = (
     "table of absolute Spearman correlations of the ESM-1v paper (Meier et al. 2021), protein {}"
 )
-WORDING = variants_table.Wording("path", "wild_type", "mutant", "target", "offset={}", "")
+WORDING = variants_table.Wording(
+    table="path",
+    wild_type="wild_type",
+    column="mutant",
+    target="target",
+    which="",
+    offset="offset={}",
+    by_row="mend the table",
+    skip="",
+    skip_too="",
+)
 
 
 def run(
@@ -147,7 +158,7 @@ def _row(
 def _map(
     wild_type: str,
     offset: int,
-    variants: Sequence[Sequence[variants_table.Mutation]],
+    variants: Sequence[Sequence[Mutation]],
     measured: Float[np.ndarray, " variants"],
     scores: Float[np.ndarray, " variants"],
 ) -> MutationMap:
@@ -161,13 +172,19 @@ def _map(
 
 def _read(
     name: str, entry: Mutations, data: Path
-) -> tuple[str, list[list[variants_table.Mutation]], Float[np.ndarray, " variants"], str]:
+) -> tuple[str, list[list[Mutation]], Float[np.ndarray, " variants"], str]:
     """Wild type, measured variants, their values, and what the rows are called."""
     wild_type = read_wild_type(name, entry.wild_type, data)
     table = variants_table.read(
         data / entry.path, wild_type, entry.mutant, entry.target, entry.offset, wording=WORDING
     )
     assert table.targets is not None
+    variants = [variant for variant in table.mutations if isinstance(variant, list)]
+    if len(variants) < len(table.rows):
+        raise UserError(
+            f"{data / entry.path} (task {name}) has variants of another length than the wild type;"
+            " the suite's tasks are of substitutions. Score them with `python -m phenomjax.score`."
+        )
     rows = np.flatnonzero(np.isfinite(table.targets))
     if len(rows) < 3:
         raise UserError(
@@ -182,7 +199,7 @@ def _read(
             : entry.max_variants
         ]
         rows, split = np.sort(kept), f"{entry.max_variants:,} of {len(rows):,} variants"
-    return wild_type, [table.mutations[i] or [] for i in rows], table.targets[rows], split
+    return wild_type, [variants[i] for i in rows], table.targets[rows], split
 
 
 def read_wild_type(name: str, text: str, data: Path) -> str:
