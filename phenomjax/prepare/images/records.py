@@ -87,6 +87,20 @@ class Finding(NamedTuple):
         return f"{what}{'(' + where + ') ' if where else ''}{self.detail}"
 
 
+class BadFile(Exception):
+    """An image that cannot go into the bank.
+
+    Attributes:
+      reason: a short name, the `reason` column of rejected.parquet.
+      detail: one sentence with cause and mend.
+      file: the file, relative to the source folder; "" when the image as a whole is meant.
+    """
+
+    def __init__(self, reason: str, detail: str, file: str = ""):
+        super().__init__(reason, detail, file)
+        self.reason, self.detail, self.file = reason, detail, file
+
+
 class Understood(NamedTuple):
     """All that one reader of a source found.
 
