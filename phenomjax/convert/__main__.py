@@ -3,40 +3,46 @@
 IN is weights of another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a
 new workdir, for `--config.init_from`, figures and embeddings; or IN is a workdir or checkpoint of
 phenomjax and OUT a file to write (.safetensors, .npz or .hdf5). MODEL is openphenom (masked
-autoencoders), transformer_xl, xlnet or elmo. The tokens of language models keep their ids, unless
---vocabulary gives them ours.
+autoencoders), transformer_xl, xlnet or elmo.
+
+What changes an output and is in no shape (the place of norms, memory, boundary tokens, …) travels
+in the file and in a config.json beside it. Of other weights it is read from their own
+configuration, or asked for. Both ways the models are run and compared on a few drawn sequences or
+images, and the largest difference is printed.
+
+Exit codes: 0 done; 1 the models differ, nothing was written; 2 a mistake in the arguments or the
+input.
 """
 
 import logging
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tyro.conf import Positional, arg
 
 from phenomjax.checkpoints import loading
-from phenomjax.config import keys
-from phenomjax.convert import array_files, elmo, openphenom, transformer_xl, xlnet
-from phenomjax.convert.renumber import renumber
-from phenomjax.data.sequences.vocabulary import vocabulary
-from phenomjax.system.errors import EXIT_DONE, UserError, did_you_mean, exit_on_user_error
+from phenomjax.convert import array_files, back, compare, families
+from phenomjax.convert.described import about, their_config
+from phenomjax.system import files
+from phenomjax.system.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    UserError,
+    check_folder_of,
+    did_you_mean,
+    exit_on_user_error,
+)
 from phenomjax.system.options import run_command
-from phenomjax.system.types import Params
 
 log = logging.getLogger("phenomjax")
-LANGUAGE_MODELS: dict[str, tuple[str, types.ModuleType]] = {
-    "transformer_xl": ("causal_lm", transformer_xl),
-    "xlnet": ("permutation_lm", xlnet),
-    "elmo": ("bidirectional_lm", elmo),
-}
-LAYOUTS = {"openphenom": ("openphenom",)} | {
-    name: tuple(m.LAYOUTS) for name, (_, m) in LANGUAGE_MODELS.items()
-}
+NO_SOFTMAX = "the model has all features, and predicts nothing until it is trained"
+LANGUAGE_MODELS, LAYOUTS = families.LANGUAGE_MODELS, families.LAYOUTS
+# of a folder that another project publishes
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.hdf5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +52,34 @@ class Options:
     model: Positional[Literal["openphenom", "transformer_xl", "xlnet", "elmo"]]
     """which model the weights are of"""
     source: Positional[Annotated[Path, arg(metavar="IN")]]
-    """weights of another project, or a workdir or checkpoint"""
+    """weights of another project, or a folder with them; or a workdir or checkpoint"""
     target: Positional[Annotated[Path, arg(metavar="OUT")]]
     """a new workdir, or a file to write"""
     layout: str = ""
     """names to write (openphenom: openphenom; transformer_xl: huggingface, kimiyoung; xlnet:
     huggingface, tensorflow; elmo: bilm, allennlp; nothing: the first); read ones tell by
     themselves"""
+    settings: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE …")] = ()
+    """what neither the arrays nor a configuration beside them says, such as norm=pre mem_len=64
+    boundary=eos; the error that asks for them lists which"""
+    their_config: Annotated[Path | None, arg(metavar="JSON")] = None
+    """configuration of the weights; nothing: config.json, options.json or xlnet_config.json beside
+    them"""
     channels: str = ""
-    """openphenom: names of the channels, in order: DNA,ER,…; nothing: c0,c1,…"""
-    decoder_heads: int = 16
-    """openphenom: the shapes do not tell"""
-    bias_order: Literal["timm_legacy", "mlp"] = "timm_legacy"
-    """openphenom: mlp: trained with timm 1.0.25 or later"""
-    crop_size: int = 256
-    """openphenom: pixels along an edge of the images it was trained on"""
+    """openphenom: names of the channels, in order: DNA,ER,…; nothing: as recorded, or c0,c1,…"""
+    decoder_heads: Annotated[int, arg(metavar="N")] = 0
+    """openphenom: the shapes do not tell; 0: as recorded"""
+    bias_order: Literal["", "timm_legacy", "mlp"] = ""
+    """openphenom: mlp: trained with timm 1.0.25 or later; nothing: as recorded"""
+    crop_size: Annotated[int, arg(metavar="PX")] = 0
+    """openphenom: pixels along an edge of the images it was trained on; 0: as recorded"""
     cutoffs: str = ""
     """transformer_xl: first tokens of the clusters of an adaptive softmax: 20000,40000"""
     vocabulary: Annotated[Path | None, arg(metavar="PATH")] = None
     """transformer_xl, xlnet: a file with their tokens, one a line in the order of their ids: gives
     them our ids"""
-    alphabet: Literal["protein", "smiles", "bytes"] = "protein"
-    """transformer_xl, xlnet: ours, for the vocabulary"""
+    alphabet: Literal["", "protein", "smiles", "bytes"] = ""
+    """of our tokens; nothing: as recorded, and protein for the vocabulary"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +92,8 @@ def run(options: Options) -> None:
     """Converts, in the direction that the source says.
 
     Raises:
-      UserError: a mistake in the options, or weights that do not fit.
+      UserError: a mistake in the options, or weights that do not fit; exit code 1: the models
+        compute something else.
     """
     layouts = LAYOUTS[options.model]
     if options.layout and options.layout not in layouts:
@@ -88,107 +101,107 @@ def run(options: Options) -> None:
             f"{options.model} has no layout '{options.layout}'."
             f"{did_you_mean(options.layout, layouts)} There are: {', '.join(layouts)}."
         )
-    (write_theirs if options.source.is_dir() else write_ours)(options)
+    source = options.source
+    ours = any((source / name).is_dir() for name in ("checkpoints", "params"))
+    # a folder as it was downloaded, or of `export --format safetensors`
+    found = [source / name for name in WEIGHTS if (source / name).is_file()]
+    source = found[0] if found and not ours else source
+    (write_theirs if source.is_dir() else write_ours)(options, source)
 
 
-def write_theirs(options: Options) -> None:
-    """A workdir to a file of theirs."""
-    config, params, step = loading.load(options.source)
-    task = LANGUAGE_MODELS[options.model][0] if options.model in LANGUAGE_MODELS else "mae"
-    if config.task != task:
+def write_theirs(options: Options, source: Path) -> None:
+    """A workdir to a file of theirs, which gets its name when the model read back from it computes
+    the same.
+    """
+    name, target = options.model, options.target
+    array_files.check_name(target)
+    if target.exists():
+        raise UserError(f"{target} is there already. Give another name, or remove it first.")
+    check_folder_of(target)
+    config, params, step = loading.load(source)
+    if config.task != families.TASKS[name]:
         raise UserError(
-            f"{options.source} is a run of the task {config.task}, and {options.model} weights are"
-            f" of {task}. Name the model that it was trained as, or another workdir."
+            f"{source} is a run of the task {config.task}, and {name} weights are of"
+            f" {families.TASKS[name]}. Name the model that it was trained as, or another workdir."
         )
-    if options.model == "openphenom":
-        arrays = openphenom.to_state_dict(
-            params, config.model, config.data.crop_size // config.model.patch_size
+    layout = options.layout or LAYOUTS[name][0]
+    arrays = families.to_theirs(name, layout, config, params)
+    outputs = compare.outputs(config, params)
+    if name == "elmo" and layout == "allennlp":
+        log.warning(
+            "left out: the softmax, for which allennlp's names have no place; %s", NO_SOFTMAX
         )
-    else:
-        module = LANGUAGE_MODELS[options.model][1]
-        arrays = module.to_state_dict(
-            params, config.model, options.layout or LAYOUTS[options.model][0]
-        )
-    array_files.write_arrays(options.target, arrays)
-    numbers = sum(x.size for x in arrays.values()) / 1e6
+        outputs.pop("log-likelihoods")
+    said = about.describe(config, step, layout, arrays, outputs)
+    with files.replacing(target) as partial:
+        array_files.write_as(target.suffix, partial, arrays, said)
+        back_again = back.convert(name, partial, back.Given())
+        if wrong := compare.differing(config, back_again.config):
+            raise UserError(
+                f"{target} would not come back as the same model: {'; '.join(wrong)}. Nothing was"
+                " written; please report this.",
+                EXIT_FAILED,
+            )
+    beside = about.write_beside(target, said, their_config.write(name, layout, config.model))
     log.info(
-        "wrote %s: %d arrays, %.1f M numbers, of step %d",
-        options.target,
+        "wrote %s: %d arrays, %.1f M numbers, of step %d, and its settings in the file and in %s",
+        target,
         len(arrays),
-        numbers,
+        sum(x.size for x in arrays.values()) / 1e6,
         step,
+        beside.name,
     )
+    if unsaid := their_config.unsaid(name, config.model):
+        log.info("their programs do not know, and %s says: %s", beside.name, "; ".join(unsaid))
+    log.info("read back, %s", back_again.proof)
 
 
-def write_ours(options: Options) -> None:
+def write_ours(options: Options, source: Path) -> None:
     """A file of theirs to a workdir."""
-    arrays = array_files.read_arrays(options.source)
-    params: Params
-    if options.model == "openphenom":
-        config, inferred = image_config(options, arrays), openphenom.INFERRED
-        params = openphenom.from_state_dict(arrays, config.model)
-    else:
-        inferred = LANGUAGE_MODELS[options.model][1].INFERRED
-        config, params = _language_model(options, arrays)
-    folder = loading.write(options.target, config, params)
-    log.info(
-        "the weights fit: %s",
-        " ".join(f"--config.model.{key}={config.model[key]}" for key in inferred),
+    target = options.target
+    if target.is_file() or target.suffix in array_files.WRITERS:
+        raise UserError(
+            f"{source} is a file of weights, and they become a workdir, a new folder: {target}"
+            " is, or is called like, a file. Give the name of a folder."
+        )
+    words = [
+        f"{key}={value}"
+        for key, value in (
+            ("decoder_num_heads", options.decoder_heads),
+            ("bias_order", options.bias_order),
+            ("crop_size", options.crop_size),
+        )
+        if value and options.model == "openphenom"
+    ]
+    given = back.Given(
+        (*options.settings, *words),
+        options.channels,
+        options.cutoffs,
+        options.vocabulary,
+        options.alphabet,
+        options.their_config,
     )
+    made = back.convert(options.model, source, given)
+    folder = loading.write(target, made.config, made.params)
+    _, stored, _ = loading.load(target)
+    jax.tree.map(_same, stored, made.params)
     log.info(
         "wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s",
         folder,
-        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
-        options.target,
+        sum(x.size for x in jax.tree.leaves(made.params)) / 1e6,
+        target,
     )
+    if options.model == "elmo" and not made.params["softmax"]["kernel"].any():
+        log.warning("the file has no softmax: %s", NO_SOFTMAX)
+    log.info("%s", made.proof)
 
 
-def _language_model(
-    options: Options, arrays: Mapping[str, np.ndarray]
-) -> tuple[ConfigDict, Params]:
-    """The configuration of a language model that fits the arrays, and its parameters."""
-    task, module = LANGUAGE_MODELS[options.model]
-    config = keys.base(task)
-    more: dict[str, tuple[int, ...]] = {}
-    if options.cutoffs:
-        more["cutoffs"] = tuple(map(int, filter(None, options.cutoffs.split(","))))
-    config.model = module.infer_model(arrays, **more)
-    params = module.from_state_dict(arrays, config.model)
-    if options.vocabulary:
-        words = vocabulary(options.alphabet)
-        paths = vocabulary_paths(options.model, config.model)
-        theirs = options.vocabulary.read_text().splitlines()
-        params = renumber(params, paths, theirs, words)
-        config.model.vocab_size, config.model.alphabet = len(words), options.alphabet
-    return config, params
-
-
-def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:
-    """Parameters whose first axis is the vocabulary."""
-    if name == "transformer_xl" and not model.cutoffs:
-        return "vocabulary/bin_0_embedding", "vocabulary/bin_0_bias"
-    if name == "xlnet":
-        return "word_embedding/embedding", "output_bias"
-    raise UserError(
-        "`vocabulary` renumbers a Transformer-XL without adaptive softmax, or an XLNet; clusters"
-        " keep their order, and ELMo reads letters."
-    )
-
-
-def image_config(options: Options, arrays: Mapping[str, np.ndarray]) -> ConfigDict:
-    """The configuration of a masked autoencoder that fits the arrays."""
-    config = keys.base()
-    config.model = openphenom.infer_model(arrays, options.decoder_heads)
-    config.model.bias_order, config.data.crop_size = options.bias_order, options.crop_size
-    if options.channels:
-        names = tuple(options.channels.split(","))
-        if len(names) != len(config.model.channels):
-            raise UserError(
-                f"`channels` gives {len(names)} names, and the model has"
-                f" {len(config.model.channels)} channels; name each once, in order."
-            )
-        config.model.channels = names
-    return config
+def _same(stored: np.ndarray, made: np.ndarray) -> None:
+    if not np.array_equal(stored, made):
+        raise UserError(
+            "The checkpoint does not hold what was written to it. Is the disk full, or failing?",
+            EXIT_FAILED,
+        )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ CELL = "RNN_{}/RNN/MultiRNNCell/Cell{}/LSTMCell/"
 SOFTMAX = ("softmax/W", "softmax/b")
 
 
+def layout_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """The layout of named arrays, which are of one."""
+    return LAYOUTS[0] if "char_embed" in arrays else LAYOUTS[1]
+
+
 def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     """The `model` part of the configuration that weights of either layout fit.
 
@@ -52,18 +57,17 @@ def infer_model(arrays: Mapping[str, np.ndarray]) -> ConfigDict:
     arrays = _as_bilm(arrays)
     model = config.base("bidirectional_lm").model
     model.alphabet, model.boundary = "protein", "bos_eos"
-    model.vocab_size = (
-        len(arrays["softmax/b"]) if "softmax/b" in arrays else len(vocabulary("protein"))
+    known = "softmax/b" in arrays
+    (model.vocab_size,) = (
+        fitting.shape(arrays, "softmax/b", 1) if known else (len(vocabulary("protein")),)
     )
     count = lambda pattern: len([name for name in arrays if re.fullmatch(pattern, name)])  # noqa: E731
-    model.char_dim, model.num_highway = (
-        arrays["char_embed"].shape[1],
-        count(r"CNN_high_\d+/b_carry"),
-    )
-    shapes = [arrays[f"CNN/W_cnn_{k}"].shape for k in range(count(r"CNN/W_cnn_\d+"))]
+    _, model.char_dim = fitting.shape(arrays, "char_embed", 2)
+    model.num_highway = count(r"CNN_high_\d+/b_carry")
+    shapes = [fitting.shape(arrays, f"CNN/W_cnn_{k}", 4) for k in range(count(r"CNN/W_cnn_\d+"))]
     model.filters = tuple((shape[1], shape[3]) for shape in shapes)
     model.max_characters = 3 + max(shape[1] for shape in shapes)
-    model.cell_dim, model.projection_dim = arrays[CELL.format(0, 0) + "W_P_0"].shape
+    model.cell_dim, model.projection_dim = fitting.shape(arrays, CELL.format(0, 0) + "W_P_0", 2)
     model.num_layers = count(CELL.format(0, r"\d+") + "B")
     return model
 

@@ -95,7 +95,7 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
             " The converter knows encoders of parallel-scaling blocks; convert the state dict of"
             " the whole model, decoder included."
         )
-    width, channels, patch, _ = state[BACKBONE + "patch_embed.proj.weight"].shape
+    width, channels, patch, _ = fitting.shape(state, BACKBONE + "patch_embed.proj.weight", 4)
     agnostic = any(name.startswith("decoder.decoders.") for name in state)
     blocks = "decoder.decoders.0" if agnostic else "decoder.blocks"
     model = config.base().model
@@ -109,12 +109,13 @@ def infer_model(state: Mapping[str, np.ndarray], decoder_num_heads: int = 16) ->
         patch,
         fitting.count(state, BACKBONE + "blocks"),
     )
-    model.num_heads = width // state[BACKBONE + "blocks.0.q_norm.weight"].shape[0]
-    model.mlp_ratio = (state[BACKBONE + "blocks.0.in_proj.weight"].shape[0] - 3 * width) / width
-    model.decoder_dim, model.decoder_depth = (
-        state["encoder_decoder_proj.weight"].shape[0],
-        fitting.count(state, blocks),
-    )
+    first = BACKBONE + "blocks.0."
+    model.num_heads = width // fitting.shape(state, first + "q_norm.weight", 1)[0]
+    model.mlp_ratio = (fitting.shape(state, first + "in_proj.weight", 2)[0] - 3 * width) / width
+    model.decoder_dim, _ = fitting.shape(state, "encoder_decoder_proj.weight", 2)
+    model.decoder_depth = fitting.count(state, blocks)
+    model.class_token = BACKBONE + "cls_token" in state
+    model.layer_scale = model.layer_scale if first + "ls.gamma" in state else 0.0
     model.decoder_num_heads, model.bias_order = decoder_num_heads, "timm_legacy"
     return model
 

@@ -61,14 +61,17 @@ def infer_model(
     """
     prefix = LAYOUTS[layout or layout_of(state)]
     bins = fitting.count(state, prefix + "word_emb.emb_layers")
-    tables = [state[f"{prefix}word_emb.emb_layers.{i}.weight"] for i in range(bins)]
-    clusters = len(state["crit.cluster_bias"]) if "crit.cluster_bias" in state else 0
+    tables = [
+        fitting.shape(state, f"{prefix}word_emb.emb_layers.{i}.weight", 2) for i in range(bins)
+    ]
+    known = "crit.cluster_bias" in state
+    (clusters,) = fitting.shape(state, "crit.cluster_bias", 1) if known else (0,)
     model = config.base("causal_lm").model
     model.num_layers = fitting.count(state, prefix + "layers")
-    model.vocab_size = sum(len(table) for table in tables)
+    model.vocab_size = sum(rows for rows, _ in tables)
     if bins > 1:
-        cutoffs = tuple(int(x) for x in np.cumsum([len(table) for table in tables])[:-1])
-        model.div_val = tables[0].shape[1] // tables[1].shape[1]
+        cutoffs = tuple(int(x) for x in np.cumsum([rows for rows, _ in tables])[:-1])
+        model.div_val = tables[0][1] // tables[1][1]
     if len(cutoffs) != clusters:
         raise UserError(
             f"The softmax has {clusters} clusters, and {len(cutoffs)} cutoffs are known. Give the"
@@ -76,12 +79,11 @@ def infer_model(
             " 20000,40000,200000."
         )
     model.cutoffs = cutoffs
-    out = state[prefix + "layers.0.dec_attn.o_net.weight"]
-    model.embed_dim = out.shape[0]
+    model.embed_dim, _ = fitting.shape(state, prefix + "layers.0.dec_attn.o_net.weight", 2)
     model.untie_bias = prefix + "r_w_bias" not in state
     name = prefix + ("layers.0.dec_attn.r_w_bias" if model.untie_bias else "r_w_bias")
-    model.num_heads, model.head_dim = state[name].shape
-    model.mlp_dim = len(state[prefix + "layers.0.pos_ff.CoreNet.0.bias"])
+    model.num_heads, model.head_dim = fitting.shape(state, name, 2)
+    (model.mlp_dim,) = fitting.shape(state, prefix + "layers.0.pos_ff.CoreNet.0.bias", 1)
     model.scan_layers = False
     return model
 

@@ -100,18 +100,16 @@ def infer_model(state: Mapping[str, np.ndarray]) -> ConfigDict:
     model.num_layers = len(
         {n[len(prefix) :].replace("/", ".").split(".")[0] for n in state if n.startswith(prefix)}
     )
-    try:
-        model.vocab_size, model.embed_dim = state[TOP["word_embedding/embedding"][number]].shape
-        kernel, hidden = (
-            _name(path, 0, layout) for path in ("attention/query/kernel", "mlp_in/bias")
-        )
-        _, model.num_heads, model.head_dim = state[kernel].shape
-        (model.mlp_dim,) = state[hidden].shape
-        model.untie_bias = layout == "huggingface" or state["model/transformer/r_w_bias"].ndim == 3
-    except KeyError as error:
-        raise UserError(
-            f"The arrays have no {error.args[0]}: they are not a whole XLNet in {layout} names."
-        ) from None
+    model.vocab_size, model.embed_dim = fitting.shape(
+        state, TOP["word_embedding/embedding"][number], 2
+    )
+    kernel, hidden = (_name(path, 0, layout) for path in ("attention/query/kernel", "mlp_in/bias"))
+    _, model.num_heads, model.head_dim = fitting.shape(state, kernel, 3)
+    (model.mlp_dim,) = fitting.shape(state, hidden, 1)
+    # Hugging Face's layout has the shared biases too in every layer.
+    model.untie_bias = layout == "huggingface" or (
+        np.ndim(state.get("model/transformer/r_w_bias", 0)) == 3
+    )
     model.gelu = "exact" if layout == "huggingface" else "tanh"
     return model
 

@@ -171,12 +171,15 @@ def write_folder(options: Options, model: ImageModel) -> None:
     with files.replacing(options.out) as partial:
         partial.mkdir()
         if options.format == "release":
-            release.write(partial, model, name, options.licence)
+            said = release.write(partial, model, name, options.licence)
         else:
-            weights.write(partial, model, options.layout)
+            said = weights.write(partial, model, options.layout)
             card.write(partial / "README.md", model, name, options.licence, options.layout)
     log.info(
-        "wrote %s: %s; read back, bit for bit", options.out, ", ".join(files.names(options.out))
+        "wrote %s: %s; read back, bit for bit, and run: %s",
+        options.out,
+        ", ".join(files.names(options.out)),
+        said,
     )
 
 

@@ -14,8 +14,8 @@ from phenomjax.trained.release import SUMS, load
 TORCH = Path(__file__).with_name("torch_encoder.py")
 
 
-def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
-    """Fills an empty folder with a release, and loads it back.
+def write(folder: Path, model: ImageModel, name: str, licence: str) -> str:
+    """Fills an empty folder with a release, and loads it back; returns how the two compare.
 
     Args:
       folder: exists, and is empty.
@@ -31,7 +31,7 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
             "A release needs a licence: without one nobody may use it. Give its SPDX name, for"
             " instance `licence` CC-BY-4.0 or MIT."
         )
-    weights.write(folder, model)
+    said = weights.write(folder, model)
     card.write(folder / "README.md", model, name, licence, release=True)
     (folder / "LICENSE").write_text(f"SPDX-License-Identifier: {licence}\n")
     shutil.copyfile(TORCH, folder / "encoder.py")
@@ -45,3 +45,4 @@ def write(folder: Path, model: ImageModel, name: str, licence: str) -> None:
             " failing?",
             EXIT_FAILED,
         )
+    return said

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax import __version__
-from phenomjax.convert import array_files, openphenom
+from phenomjax.convert import array_files, compare, openphenom
+from phenomjax.convert.described import about
+from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.model import ImageModel, fingerprint
 from phenomjax.trained.release import CONFIG, WEIGHTS, read
@@ -49,25 +51,38 @@ def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, object]
     }
 
 
-def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> None:
+def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> str:
     """Writes model.safetensors and config.json into a folder, and reads them back.
 
+    Returns:
+      How the model that was read back compares with the one that was written, in words.
+
     Raises:
-      UserError: what was read is not what was written (exit code 1), or safetensors is missing.
+      UserError: what was read is not what was written, or computes something else (exit code 1);
+        or safetensors is missing.
     """
     stored = arrays(model, layout)
-    array_files.write_arrays(folder / WEIGHTS, stored)
+    outputs = compare.outputs(model.config, model.params)
+    said = about.describe(model.config, model.step, layout, stored, outputs)
+    array_files.write_arrays(folder / WEIGHTS, stored, said)
     (folder / CONFIG).write_text(json.dumps(describe(model, layout), indent=2) + "\n")
     again = array_files.read_arrays(folder / WEIGHTS)
     equal = again.keys() == stored.keys() and all(
         np.array_equal(again[name], stored[name]) for name in stored
     )
+    config, params = model.config, model.params
     if layout == "openphenom" and equal:
-        params = read(folder).params
+        read_back = read(folder)
+        config, params = read_back.config, read_back.params
         equal = fingerprint(params) == model.fingerprint
+    elif equal:  # timm's names have no decoder: it is the model's own
+        encoder = {openphenom.BACKBONE + name: x for name, x in again.items()}
+        whole = openphenom.from_state_dict(arrays(model) | encoder, model.config.model)
+        params = vit.stack_layers(whole) if config.model.scan_layers else whole
     if not equal:
         raise UserError(
             f"{folder / WEIGHTS} does not hold what was written to it. Is the disk full, or"
             " failing?",
             EXIT_FAILED,
         )
+    return compare.agreement(compare.outputs(config, params), outputs, f"{folder / WEIGHTS}")

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from phenomjax.config import checks, keys
+from phenomjax.config import keys
 from phenomjax.convert import openphenom
 from phenomjax.convert.array_files import read_arrays
+from phenomjax.convert.described import about, settings
 from phenomjax.models import vit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
@@ -35,7 +36,7 @@ def load(folder: str | Path, dtype: str = "") -> ImageModel:
             f"{folder} is no release folder: it has no {SUMS}. Give the folder that `--format"
             " release` wrote, downloaded whole."
         )
-    for line in (folder / SUMS).read_text().splitlines():
+    for line in (folder / SUMS).read_text("utf-8", "replace").splitlines():
         expected, _, name = line.partition("  ")
         if not (folder / name).is_file() or files.sha256(folder / name) != expected:
             state = "differs from its checksum" if (folder / name).is_file() else "is missing"
@@ -56,39 +57,46 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
       UserError: no such folder, another format or layout, or weights that do not fit.
     """
     try:
-        about = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{folder} holds no release: its {CONFIG} cannot be read ({error}). Give the folder"
             " that an export wrote."
         ) from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{folder} holds no release: its {CONFIG} is no JSON object but a"
+            f" {type(content).__name__}. Give the folder that an export wrote."
+        )
     if (
-        about.get("format") != "phenomjax release"
-        or about.get("version") != 1
-        or about.get("layout") != "openphenom"
+        content.get("format") != about.RELEASE
+        or content.get("version") != about.VERSION
+        or content.get("layout") != "openphenom"
     ):
         raise UserError(
-            f"{folder / CONFIG} says format {about.get('format')!r}, version"
-            f" {about.get('version')}, layout {about.get('layout')!r}; this phenomjax reads"
+            f"{folder / CONFIG} says format {content.get('format')!r}, version"
+            f" {content.get('version')}, layout {content.get('layout')!r}; this phenomjax reads"
             " 'phenomjax release', version 1, with the layout 'openphenom'. Export the run again,"
             " or install the phenomjax that wrote it."
         )
+    step = content.get("step")
+    if not isinstance(step, int):
+        raise UserError(
+            f"{folder / CONFIG} says step {step!r}, which is no number: it is damaged. Download the"
+            " release again."
+        )
+    known = about.Found(about.checked(content, f"{folder / CONFIG}"), CONFIG)
     config = keys.base("mae")
-    config.model.update(
-        {
-            name: value
-            for name, value in checks.flatten(about["model"]).items()
-            if name in config.model
-        }
-    )
-    config.model.dtype, config.data.crop_size = dtype or config.model.dtype, about["crop_size"]
+    settings.complete("openphenom", config, (), known, {}, aloud=False)
+    config.model.dtype = dtype or config.model.dtype
     state = read_arrays(folder / WEIGHTS)
-    params = openphenom.from_state_dict(state, config.model)
+    settings.check_sizes(config, len(state), sum(x.size for x in state.values()))
+    params = settings.built(lambda: openphenom.from_state_dict(state, config.model))
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
     return Trained(
         folder,
-        about["step"],
+        step,
         config,
         MaskedAutoencoder(config),
         params,

@@ -10,7 +10,8 @@ from flax import traverse_util
 from phenomjax.checkpoints import loading
 from phenomjax.config import keys
 from phenomjax.convert import __main__ as front
-from phenomjax.convert import array_files, openphenom
+from phenomjax.convert import array_files, families, openphenom
+from phenomjax.convert.described import their_config
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import vit
 from phenomjax.system.errors import UserError
@@ -144,6 +145,8 @@ def test_files_and_the_front_door(tmp_path, suffix):
     state = openphenom.to_state_dict(params, model, grid=4)
     array_files.write_arrays(theirs, state)
     arguments = ["openphenom", str(theirs), str(ours), "--decoder-heads", "2", "--crop-size", "16"]
+    arguments += ["--settings", "bias_order=timm_legacy", "gelu=exact", "norm_eps=1e-6"]
+    arguments += ["decoder_norm_eps=1e-5"]
     with pytest.raises(UserError, match="--channels gives 1 names, and the model has 5 channels"):
         front.main([*arguments, "--channels", "DNA"])
     assert front.main([*arguments, "--channels", "DNA,ER,actin,RNA,Mito"]) == 0
@@ -221,6 +224,8 @@ def test_command_line_of_language_models(name, tmp_path):
     shapes = module.abstract_params(model)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    asked = {key: value for key, value in their_config.ASKED[name].items() if key != "alphabet"}
+    settings = ["--settings", *(f"{key}={value}" for key, value in asked.items())]
     for layout in front.LAYOUTS[name]:
         theirs, ours, back = (
             tmp_path / f"{layout}.npz",
@@ -228,14 +233,14 @@ def test_command_line_of_language_models(name, tmp_path):
             tmp_path / f"{layout}_back.npz",
         )
         array_files.write_arrays(theirs, module.to_state_dict(params, model, layout))
-        assert front.main([name, str(theirs), str(ours)]) == 0
+        assert front.main([name, str(theirs), str(ours), *settings, "alphabet=protein"]) == 0
         assert front.main([name, str(ours), str(back), "--layout", layout]) == 0
         first, second = array_files.read_arrays(theirs), array_files.read_arrays(back)
         assert first.keys() == second.keys()
         for key in first:
             np.testing.assert_allclose(second[key], first[key], rtol=1e-6, atol=1e-7, err_msg=key)
     if name != "elmo":
-        check_renumbering(name, module, model, params, tmp_path)
+        check_renumbering(name, module, model, params, tmp_path, settings)
     with pytest.raises(
         UserError, match=f"is a run of the task {task}, and openphenom weights are of mae"
     ):
@@ -244,7 +249,7 @@ def test_command_line_of_language_models(name, tmp_path):
         front.main([name, str(ours), str(tmp_path / "x.npz"), "--layout", "tf"])
 
 
-def check_renumbering(name, module, model, params, folder):
+def check_renumbering(name, module, model, params, folder, settings):
     """Their ids are ours backwards, with other names and without the rare letters."""
     words = vocabulary("protein")
     names = {
@@ -260,9 +265,10 @@ def check_renumbering(name, module, model, params, folder):
     array_files.write_arrays(theirs, module.to_state_dict(params, model))
     listed = folder / "vocabulary.txt"
     listed.write_text("\n".join(names.get(token, token) for token in reversed(words.tokens)) + "\n")
-    assert front.main([name, str(theirs), str(ours), "--vocabulary", str(listed)]) == 0
+    words_of = ["--vocabulary", str(listed), *settings]
+    assert front.main([name, str(theirs), str(ours), *words_of]) == 0
     flat = traverse_util.flatten_dict(loading.load(ours)[1], sep="/")
-    for path in front.vocabulary_paths(name, model):
+    for path in families.vocabulary_paths(name, model):
         before = np.asarray(traverse_util.flatten_dict(params, sep="/")[path])[::-1]
         expected = [
             before[words.ids["<unk>" if token in "BOUZ" else token]] for token in words.tokens
@@ -270,7 +276,7 @@ def check_renumbering(name, module, model, params, folder):
         np.testing.assert_array_equal(flat[path], expected)
     listed.write_text("\n".join(words.tokens[:-1]))
     with pytest.raises(UserError, match=r"lists 31 tokens, and the weights have 32"):
-        front.main([name, str(theirs), str(folder / "y"), "--vocabulary", str(listed)])
+        front.main([name, str(theirs), str(folder / "y"), *words_of])
     listed.write_text("the\nof\n<unk>\n")
     with pytest.raises(UserError, match=r"no token of the protein vocabulary"):
-        front.main([name, str(theirs), str(folder / "y"), "--vocabulary", str(listed)])
+        front.main([name, str(theirs), str(folder / "y"), *words_of])
