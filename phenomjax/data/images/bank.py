@@ -229,9 +229,11 @@ class ImageBank:
       images_per_chunk: how many images that piece reaches into, 1 but for some foreign arrays.
       array_path: folder of the stored array.
       stored: the metadata of the array as its zarr.json (v3) or .zarray (v2) has it.
+      remarks: what is to be known of a plate that is read in place, a sentence each.
     """
 
     axes = "NHWC"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

@@ -1,23 +1,27 @@
 """Arrays and plates that are no bank, read in place through the bank's interface."""
 
 import functools
+import logging
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
-from phenomjax.data.images import ome
 from phenomjax.data.images.bank import (
     METADATA_SCHEMA,
     ImageBank,
     conform_metadata,
     open_array,
 )
-from phenomjax.data.images.wells import normalise_number, normalise_well
+from phenomjax.data.images.ngff import one_set, plates
+from phenomjax.data.images.ngff.images import planes_of, spec
 from phenomjax.data.zarr_files import fingerprint
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, read_json
+
+log = logging.getLogger("phenomjax")
+TOLD = 5  # remarks of a plate that are shown when it is opened
 
 
 class ArrayBank(ImageBank):
@@ -71,44 +75,53 @@ class ArrayBank(ImageBank):
 
 
 class PlateBank(ImageBank):
-    """An OME-Zarr plate (NGFF 0.4, 0.5): every field is an image; plate, well and site come from
+    """An OME-Zarr plate (NGFF 0.1 to 0.5): every field is an image; plate, well and site come from
     its metadata.
 
-    Fields must have one size; their full resolution is read. For training on many plates make a
-    bank of them (`python -m phenomjax.prepare images --layout ome-zarr`): planes of 1024 pixels
-    cost 5 times more to crop.
+    Fields must have one size, one type and one set of channels, which may be in another order in
+    some; their full resolution is read. For training on many plates make a bank of them (`python
+    -m phenomjax.prepare images --layout ome-zarr`): planes of 1024 pixels cost 5 times more to
+    crop.
+
+    Args:
+      path: folder of the plate.
+      telling: look for chunks that are not there, and say what is to be known of the plate.
+
+    Attributes:
+      remarks: a sentence for each thing that is to be known: wells that are not there, chunks.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, telling: bool = True):
         self.path = self.array_path = Path(path)
-        self._fields = list(ome.fields(self.path))
-        if not self._fields:
-            raise UserError(f"The OME-Zarr plate {path} has no fields: its wells list no images.")
-        described = ome.image(self._fields[0].path)
-        self._first = ome.open_field(self._fields[0].path)
-        height, width, depth = self._first.shape
-        self.shape, self.dtype = (
-            (len(self._fields), height, width, depth),
-            np.dtype(self._first.dtype.numpy_dtype),
+        plate = plates.read_plate(self.path)
+        one_set.check_whole(plate)
+        self._fields = plate.fields
+        first = self._fields[0].image
+        self.channels, self._orders = one_set.channels_of(plate)
+        self.shape = (len(self._fields), first.size("y"), first.size("x"), first.size("c"))
+        self.dtype = np.dtype(first.array.dtype)
+        inner = dict(zip(first.axes, first.array.inner, strict=True))
+        self.chunk_shape = tuple(
+            min(inner.get(axis, 1), first.size(axis)) if axis != "c" else inner.get("c", 1)
+            for axis in "yxc"
         )
-        self.channels = (
-            described.channels
-            if len(described.channels) == depth
-            else tuple(f"c{i}" for i in range(depth))
-        )
-        self.chunk_shape = _read_chunk(self._first)
         self.images_per_chunk, self.attributes, self.stored = 1, {}, {}
-        columns = {
-            "plate": [f.plate for f in self._fields],
-            "well": [normalise_well(f.well) for f in self._fields],
-        }
-        columns |= {"site": [normalise_number(f.site) for f in self._fields]}
+        columns = {"plate": [field.plate for field in self._fields]}
+        columns |= {"well": [field.well for field in self._fields]}
+        columns |= {"site": [field.site for field in self._fields]}
         columns |= {"source": [f.path.relative_to(self.path).as_posix() for f in self._fields]}
         self.metadata = conform_metadata(pa.table(columns))
         names = ("zarr.json", ".zattrs")
         self.fingerprint = fingerprint(
             [self.path / name for name in names if (self.path / name).is_file()]
         )
+        if telling:
+            self.remarks = one_set.remarks(plate)
+            for text in self.remarks[:TOLD]:
+                log.warning("%s: %s", self.path, text)
+            if len(self.remarks) > TOLD:
+                more = "%s: %d more remarks; `python -m phenomjax.prepare inspect %s` shows all"
+                log.warning(more, self.path, len(self.remarks) - TOLD, self.path)
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:
@@ -116,17 +129,15 @@ class PlateBank(ImageBank):
         they are read.
         """
         layers = []
-        for field in self._fields:
-            spec = self._first.spec().to_json()
-            base = spec
-            while "kvstore" not in base:
-                base = base["base"]
-            base["kvstore"] = {"driver": "file", "path": f"{field.path}/"}
-            layers.append(spec)
-        return ts.stack([ts.Spec(spec) for spec in layers], read=True)
+        for field, order in zip(self._fields, self._orders, strict=True):
+            view = planes_of(field.image)[0, :, 0]
+            if order != tuple(range(len(order))):
+                view = view[list(order)]
+            layers.append(spec(field.image, view.transpose([1, 2, 0])))
+        return ts.stack(layers, read=True)
 
     def __reduce__(self):
-        return type(self), (self.path,)
+        return type(self), (self.path, False)
 
 
 def _read_chunk(array: ts.TensorStore) -> tuple[int, ...]:

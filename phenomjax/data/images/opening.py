@@ -3,8 +3,8 @@
 import difflib
 from pathlib import Path
 
-from phenomjax.data.images import ome
 from phenomjax.data.images.bank import FORMAT, VERSION, ImageBank
+from phenomjax.data.images.ngff.metadata_files import attributes
 from phenomjax.data.zarr_files import UNFINISHED, read_entry
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, names, read_json
@@ -31,7 +31,7 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         )
         mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
         raise UserError(f"There is no bank at {path}.{hint} {mend}")
-    if axes is not None or "plate" in ome.attributes(path):
+    if axes is not None or "plate" in attributes(path):
         from phenomjax.data.images import foreign  # stands on this module
 
         return foreign.PlateBank(path) if axes is None else foreign.ArrayBank(path, axes)

@@ -82,6 +82,8 @@ def run(options: Options) -> int:
         save_figure(sheet, folder / "contact_sheet.png", dpi=SHEET_DPI)
         save_figure(histogram_figure(bank, counts), folder / "histograms.png", dpi=HISTOGRAM_DPI)
         print(f"figures: {folder}/contact_sheet.png, {folder}/histograms.png")
+    for text in bank.remarks:
+        print(f"remark: {text}")
     for index, detail in damaged[:20]:
         print(f"damaged: {image_name(bank, index) if index >= 0 else ''}{detail}")
     if damaged:
@@ -95,7 +97,8 @@ def run(options: Options) -> int:
     checked = (
         f"{len(indices)} of {len(bank)} images" if options.quick else f"all {len(bank)} images"
     )
-    print(f"integrity: {checked} decoded, nothing missing")
+    missing = f"{len(bank.remarks)} remarks, see above" if bank.remarks else "nothing missing"
+    print(f"integrity: {checked} decoded, {missing}")
     return EXIT_DONE
 
 
