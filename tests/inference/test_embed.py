@@ -2,6 +2,7 @@
 often it was stopped.
 """
 
+import csv
 import gzip
 import itertools
 import json
@@ -17,7 +18,7 @@ import pytest
 from phenomjax import embed, tasks
 from phenomjax.data.sequences import bank, vocabulary
 from phenomjax.inference import rows as inference_rows
-from phenomjax.inference.sequences import batches, segments, store
+from phenomjax.inference.sequences import batches, keys, segments, store
 from phenomjax.inference.sequences import embed as sequences_embed
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.trained import opening
@@ -331,3 +332,95 @@ def test_a_run_records_what_its_model_must_know_of_the_bank(tmp_path):
     run(workdir, source, tmp_path / "a.zarr")
     one, other = read(tmp_path / "a.zarr")[0]
     assert np.abs(one - other).max() > 1e-3  # U has an id of its own here
+
+
+def test_no_two_records_share_a_key():
+    names = ["a/b", "a_b", "b", "b", "b_2", ".", "a/b", "a\0b"]
+    found = keys.of_names(names, "hdf5")
+    assert len(set(found)) == len(names) and "/" not in "".join(found)
+    assert [found[i] for i in (1, 2, 4)] == ["a_b", "b", "b_2"]  # what can be a key is one
+    assert keys.of_names(names, "npz")[:3] == ["a/b", "a_b", "b"]
+
+
+def test_colliding_ids_keep_their_vectors(runs, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    one, other, third = tiny.proteins([9, 12, 5])
+    named = [("a/b", one), ("a_b", other), (".", third), ("b", third), ("b", third)]
+    source = tiny.write_fasta(tmp_path / "a.fasta", named)
+    run(runs["causal_lm"], source, tmp_path / "a.zarr")
+    values = read(tmp_path / "a.zarr")[0]
+    for out in (tmp_path / "a.h5", tmp_path / "a.npz"):
+        assert run(runs["causal_lm"], source, out) == 0
+        with out.with_name(out.name + ".keys.csv").open() as file:
+            table = list(csv.DictReader(file))
+        assert [(row["id"], int(row["row"])) for row in table] == [
+            (name, i) for i, (name, _) in enumerate(named)
+        ]
+        with h5py.File(out) if out.suffix == ".h5" else np.load(out) as file:
+            assert len(file) == len({row["key"] for row in table}) == 5
+            for row in table:
+                np.testing.assert_array_equal(file[row["key"]], values[int(row["row"])])
+                if out.suffix == ".h5":
+                    assert file[row["key"]].attrs["original_id"] == row["id"]
+
+
+def test_rejected_records_are_listed_beside_a_file(runs, tmp_path):
+    pytest.importorskip("h5py")
+    source = tmp_path / "a.fasta"
+    source.write_text(">good\nMKV\n>bad\nMK1V\n>none\n")
+    assert run(runs["causal_lm"], source, tmp_path / "a.h5") == EXIT_FAILED
+    with (tmp_path / "a.h5.rejected.csv").open() as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["bad", "none"]
+
+
+@pytest.mark.parametrize(
+    "name,text,options",
+    [
+        ("a.csv", "name,sequence,label\np0,{0},1\np1,{1},2\n", ()),
+        ("a.tsv", "Entry\tSequence\np0\t{0}\np1\t{1}\n", ()),
+        ("a.csv", "id;seq\np0;{0}\np1;{1}\n", ()),
+        ("a.csv", "who,what\np0,{0}\np1,{1}\n", ("--column", "what", "--id", "who")),
+        ("a.dat", "id,seq\np0,{0}\np1,{1}\n", ("--format", "csv")),
+        ("a.jsonl", '{{"id": "p0", "seq": "{0}"}}\n{{"id": "p1", "seq": "{1}"}}\n', ()),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_sequences_of_tables(name, text, options, encoding, runs, tmp_path):
+    if encoding == "utf-16" and name.endswith("jsonl"):
+        pytest.skip("JSON is UTF-8 by its standard")
+    sequences = tiny.proteins([9, 12])
+    (tmp_path / name).write_bytes(text.format(*sequences).encode(encoding))
+    fasta = tiny.write_fasta(tmp_path / "a.fasta", sequences)
+    assert run(runs["causal_lm"], tmp_path / name, tmp_path / "a.zarr", *options) == 0
+    run(runs["causal_lm"], fasta, tmp_path / "b.zarr")
+    (found, _, table), (expected, _, other) = (read(tmp_path / f"{x}.zarr") for x in "ab")
+    np.testing.assert_array_equal(found, expected)
+    assert table["id"].to_pylist() == other["id"].to_pylist()
+
+
+def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
+    source = tmp_path / "a.csv"
+    source.write_text("id,seq\na,MKV\n,MKL\nc,\nd,MK,V\ne,M1\n")
+    assert run(runs["causal_lm"], source, tmp_path / "a.zarr") == EXIT_FAILED
+    assert read(tmp_path / "a.zarr")[2]["id"].to_pylist() == ["a", "a.csv:3"]
+    rejected = pq.read_table(tmp_path / "a.zarr" / "rejected.parquet").to_pylist()
+    assert [(r["offset"], r["reason"]) for r in rejected] == [
+        (4, "empty"),
+        (5, "unparsable"),
+        (6, "illegal_letter"),
+    ]
+    for options, message in [
+        (("--column", "sequnce"), "no column 'sequnce' .--column..*There are: id, seq"),
+        (("--id", "name"), "no column 'name' .--id."),
+    ]:
+        with pytest.raises(UserError, match=message):
+            run(runs["causal_lm"], source, tmp_path / "b.zarr", *options)
+    source.write_text("who,what\na,MKV\n")
+    with pytest.raises(UserError, match=r"There are: who, what. Name it with --column"):
+        run(runs["causal_lm"], source, tmp_path / "b.zarr")
+    assert run(runs["causal_lm"], source, tmp_path / "b.zarr", "--column", "what") == 0
+    odd = tmp_path / "a.dat"
+    odd.write_text("MKV\n")
+    with pytest.raises(UserError, match="--format"):
+        run(runs["causal_lm"], odd, tmp_path / "c.zarr")
+    assert run(runs["causal_lm"], odd, tmp_path / "c.zarr", "--format", "text") == 0

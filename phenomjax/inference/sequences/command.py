@@ -44,11 +44,22 @@ class Options(EmbedOptions):
     """Of `python -m phenomjax.embed sequences`."""
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE …")]
-    """FASTA files, or text with one sequence a line; plain, gzip, Zstandard"""
+    """FASTA files, text with one sequence a line, tables (CSV, TSV, Parquet, .xlsx) or JSON lines;
+    plain or compressed"""
     out: Path
     """what to write: NAME.zarr (array `embeddings` and metadata.parquet, rows in the order of the
     files), NAME.h5 (one dataset an id, as bio_embeddings reads; for biotrainer:
-    phenomjax.probes.biotrainer) or NAME.npz (one array an id)"""
+    phenomjax.probes.biotrainer) or NAME.npz (one array an id); the keys of the last two are listed
+    in OUT.keys.csv"""
+    format: Literal["fasta", "text", "csv", "jsonl"] | None = None
+    """of the files: FASTA, one sequence a line, a table with a header, or JSON lines (None: by the
+    name or first letter of each file)"""
+    column: Annotated[str | None, arg(metavar="NAME")] = None
+    """tables, JSON lines: the column or field with the sequences (None: found by its name, such as
+    sequence, seq, smiles, and told)"""
+    id: Annotated[str | None, arg(metavar="NAME")] = None
+    """tables, JSON lines: the column or field with the ids (None: found by its name, such as id,
+    name, entry, else FILE:LINE)"""
     dtype: Literal["float16", "float32"] = "float32"
     """of the result"""
     per: Literal["protein", "residue"] = "protein"
@@ -90,7 +101,13 @@ def run(options: Options) -> int:
     work = out.with_name(out.name + ".partial")
     with stop_on_signals() as stop, work_folder.hold(work):
         found = queries.read(
-            list(options.source), model.task.words.name, model.task.rare, work / "tokens"
+            list(options.source),
+            model.task.words.name,
+            model.task.rare,
+            work / "tokens",
+            options.format,
+            options.column,
+            options.id,
         )
         store.check_ids(found, kind)
         description = _describe(options, model, found)

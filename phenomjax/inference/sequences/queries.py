@@ -2,6 +2,7 @@
 disk.
 """
 
+import dataclasses
 import hashlib
 import io
 import logging
@@ -13,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from phenomjax.data.sequences.encode import Block, Encoder
-from phenomjax.data.sequences.records import Record, read_records
+from phenomjax.data.sequences.records import Record, find_format, read_records
 from phenomjax.data.sequences.sources import SequenceFile, find_sources
 from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
 from phenomjax.data.sequences.vocabulary import RARE, UNITS, vocabulary
+from phenomjax.inference.sequences import table_queries
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -60,28 +62,49 @@ class Queries:
         return self.tokens[start : start + self.lengths[number]]
 
 
-def read(paths: list[Path], alphabet: str, rare: str, spool: Path) -> Queries:
-    """Reads FASTA (or one sequence a line), plain, .gz or .zst.
+def read(
+    paths: list[Path],
+    alphabet: str,
+    rare: str,
+    spool: Path,
+    kind: str | None = None,
+    column: str | None = None,
+    name: str | None = None,
+) -> Queries:
+    """Reads FASTA, one sequence a line, tables or JSON lines, plain or compressed.
 
     Args:
       paths: the files.
       alphabet: of the model.
       rare: what the model's banks did with rare letters; "x" counts them, and says so.
       spool: a file for the tokens.
+      kind: a format that is forced upon all files; None: told file by file.
+      column: of tables and JSON lines, the column or field with the sequences; None: found by its
+        name.
+      name: the column or field with the ids; None: found by its name, else they are FILE:LINE.
 
     Raises:
       UserError: a file is missing or of another kind, or no sequence can be read.
     """
     reader = _Reader(alphabet, rare)
     with spool.open("wb") as out:
-        for source in find_sources(paths, None):
-            if source.kind not in ("fasta", "text"):
-                raise UserError(
-                    f"{source.path} is {source.kind}; sequences are read from FASTA, or text with"
-                    " one a line."
-                )
-            reader.read(source, out)
+        for source in _sources(paths, kind):
+            reader.read(source, out, column, name)
     return reader.finish(spool)
+
+
+def _sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
+    if kind:
+        return find_sources(paths, kind)
+    if not any(table_queries.is_by_name(path) for path in paths):
+        return find_sources(paths, None)
+    return [
+        dataclasses.replace(
+            source,
+            kind="csv" if table_queries.is_by_name(source.path) else find_format(source.path),
+        )
+        for source in find_sources(paths, "csv")
+    ]
 
 
 def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
@@ -109,6 +132,7 @@ def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
 class _Reader:
     def __init__(self, alphabet: str, rare: str):
         # Rare letters come with ids of their own first, so that they can be counted.
+        self.alphabet = alphabet
         self._encoder = Encoder(alphabet, "keep" if rare == "x" else rare, "eos", 1, None, 1.0)
         words = vocabulary(alphabet)
         self._map, self._rare = np.arange(256).astype(np.uint8), np.zeros(256, bool)
@@ -121,9 +145,20 @@ class _Reader:
         self._digest = hashlib.sha256()
         self.rejected: list[dict] = []
 
-    def read(self, source: SequenceFile, out) -> None:
-        """Adds one file."""
-        count = 0
+    def read(
+        self, source: SequenceFile, out, column: str | None = None, name: str | None = None
+    ) -> None:
+        """Adds one file; `column` and `name` are as of the function `read`."""
+        count, held = 0, list[Record]()
+        if source.kind == "csv":
+            for record in table_queries.records(source.path, self.alphabet, column, name):
+                held.append(record)
+                if len(held) == RECORDS:
+                    count += self._add(self._encoder.records(held), source, out)
+                    held = []
+            count += self._add(self._encoder.records(held), source, out)
+            self._sources.append((source.name, count))
+            return
         with Stream(source.path) as stream:
             if source.kind == "fasta":
                 fasta = Fasta(stream, 0, min(BLOCK_BYTES, max(2 * source.size, 2**12)))
@@ -131,7 +166,13 @@ class _Reader:
                     count += self._add(self._encoder.fasta(fasta, start, stop), source, out)
                 self._reject(fasta.troubles, source)
             else:
-                held, found = [], read_records(source.path, "text", [], None, stream)
+                fields = list[str]()
+                if source.kind == "jsonl":
+                    field, name = table_queries.json_fields(
+                        source.path, self.alphabet, column, name
+                    )
+                    fields = [field]
+                found = read_records(source.path, source.kind, fields, name, stream)
                 try:
                     for record in found:
                         held.append(record)

@@ -7,9 +7,14 @@ NAME.zarr/embeddings/c.K.0    [rows, dim], uncompressed chunks of CHUNK_BYTES
 NAME.zarr/offsets/c.K         per residue only: int64, protein i is
                               embeddings[offsets[i]:offsets[i + 1]]
 NAME.zarr/metadata.parquet    id, length, description, source; row i describes protein i
+
+NAME.h5, NAME.npz             one array a record under a key made of its id (`keys.of_names`)
+NAME.h5.keys.csv              key, id, row, length, source of each
+NAME.h5.rejected.csv          records that were rejected (of a Zarr: rejected.parquet in it)
 """
 
 import json
+import logging
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +29,12 @@ from phenomjax.engine import work_folder
 from phenomjax.engine.units import Notes
 from phenomjax.engine.work_folder import Description
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
+from phenomjax.inference.sequences import keys
 from phenomjax.inference.sequences.queries import Queries
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
+log = logging.getLogger("phenomjax")
 FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
 SAVED = "saved"  # the note of the batches that are on the disk
 
@@ -80,6 +87,7 @@ class FeatureStore:
         work folder.
         """
         self._rows.flush()
+        self._write_lists(out, kind)
         write = {"zarr": self._write_zarr, "hdf5": self._write_hdf5, "npz": self._write_npz}[kind]
         work_folder.finish(self._work, lambda path: write(path, attributes), out)
 
@@ -107,21 +115,36 @@ class FeatureStore:
         zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **attributes})
 
     def _write_hdf5(self, path: Path, attributes: Description) -> None:
-        write_hdf5(path, self._by_id(), attributes)
+        write_hdf5(path, self._by_key("hdf5"), attributes)
 
     def _write_npz(self, path: Path, attributes: Description) -> None:
-        write_npz(path, self._by_id())
+        write_npz(path, ((key, array) for key, _, array in self._by_key("npz")))
 
-    def _by_id(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(id, [dim] or [residues, dim]) of each protein; of equal ids only the first (`check_ids`
-        saw that they are equal).
-        """
-        seen: set[str] = set()
-        for number, name in enumerate(self._queries.names.to_pylist()):
-            if name not in seen:
-                seen.add(name)
-                values = self._rows.read(int(self.offsets[number]), int(self.offsets[number + 1]))
-                yield name, values if self._per_residue else values[0]
+    def _by_key(self, kind: str) -> Iterator[tuple[str, str, np.ndarray]]:
+        """(key, id, [dim] or [residues, dim]) of each record."""
+        names = self._queries.names.to_pylist()
+        for number, (key, name) in enumerate(zip(keys.of_names(names, kind), names, strict=True)):
+            values = self._rows.read(int(self.offsets[number]), int(self.offsets[number + 1]))
+            yield key, name, values if self._per_residue else values[0]
+
+    def _write_lists(self, out: Path, kind: str) -> None:
+        """The keys and the rejected records beside a file that has no room for them."""
+        q, listed, rejected = (
+            self._queries,
+            *(out.with_name(f"{out.name}.{what}.csv") for what in ("keys", "rejected")),
+        )
+        for path in (listed, rejected):  # of an earlier run
+            files.remove(path)
+        if kind == "zarr":
+            return
+        names = q.names.to_pylist()
+        rows = zip(keys.of_names(names, kind), names, q.lengths, q.sources.to_pylist(), strict=True)
+        table = [
+            [key, name, i, length, source] for i, (key, name, length, source) in enumerate(rows)
+        ]
+        keys.write_table(listed, ["key", "id", "row", "length", "source"], table)
+        if q.rejected:
+            keys.write_table(rejected, list(q.rejected[0]), [list(r.values()) for r in q.rejected])
 
 
 def output_format(out: Path) -> str:
@@ -140,40 +163,46 @@ def output_format(out: Path) -> str:
 
 
 def check_ids(queries: Queries, kind: str) -> None:
-    """Raises UserError where different sequences have one id and the format finds them by it."""
-    if kind == "zarr":
-        return
+    """Says how many records have the id of another.
+
+    Raises:
+      UserError: different sequences have one id, and the format finds them by it.
+    """
     seen: dict[str, int] = {}
     for number, name in enumerate(queries.names.to_pylist()):
-        if seen.setdefault(name, int(queries.groups[number])) != queries.groups[number]:
+        same = seen.setdefault(name, int(queries.groups[number])) == queries.groups[number]
+        if not same and kind != "zarr":
             raise UserError(
                 f"Two different sequences have the id '{name}' (the second is record {number + 1}"
-                f" of the sources), and {kind.upper()} holds one array an id. Rename one, or write"
-                " `out` NAME.zarr, which keeps all rows in the order of the files."
+                f" of the sources), and readers of {kind.upper()} find an array by its id. Rename"
+                " one, or write `out` NAME.zarr, which keeps all rows in the order of the files."
             )
+    if repeated := len(queries) - len(seen):
+        where = "a row" if kind == "zarr" else "a key"
+        log.warning("%d records have the id of another; each has %s of its own", repeated, where)
 
 
 def write_hdf5(
-    path: Path, arrays: Iterator[tuple[str, np.ndarray]], attributes: Description
+    path: Path, arrays: Iterator[tuple[str, str, np.ndarray]], attributes: Description
 ) -> None:
-    """One dataset an id, in the layout of bio_embeddings: its attribute original_id is the id.
+    """One dataset a record, in the layout of bio_embeddings: its attribute original_id is the id.
 
-    A '/' in an id becomes '_' in the name of the dataset, as HDF5 would take it for a group.
+    Args:
+      path: of the file.
+      arrays: (key, id, values) of each.
+      attributes: of the file.
     """
     import h5py  # here, because only this format needs it
 
     with h5py.File(path, "w") as file:
         for name, value in attributes.items():
             file.attrs[name] = value if isinstance(value, str | int) else json.dumps(value)
-        for name, array in arrays:
-            key = name.replace("/", "_")
-            while key in file:
-                key += "_"
-            file.create_dataset(key, data=array).attrs["original_id"] = name
+        for key, name, array in arrays:
+            file.create_dataset(key, data=array).attrs["original_id"] = name.replace("\0", "_")
 
 
 def write_npz(path: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
-    """One array an id, as `np.load` reads them."""
+    """One array a key, as `np.load` reads them."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

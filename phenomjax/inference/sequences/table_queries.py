@@ -1,0 +1,123 @@
+"""Sequences in the rows of a table or in JSON lines: which column has them, and row after row."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from phenomjax.data import tables
+from phenomjax.data.sequences.records import Record
+from phenomjax.data.sequences.streams import Stream, lines
+from phenomjax.system.errors import UserError, did_you_mean
+
+log = logging.getLogger("phenomjax")
+SUFFIXES = (".xlsx", ".xlsm", ".parquet", ".tab")  # beside those that `records` knows
+# What columns of sequences and ids are called, the likeliest first; `sequence` of JSON lines too
+COLUMNS = {
+    "protein": (
+        *("sequence", "seq", "protein_sequence", "aa_seq", "aa_sequence", "amino_acid_sequence"),
+        *("target_seq", "mutated_sequence", "sequences", "primary", "protein", "aa"),
+    ),
+    "smiles": ("smiles", "canonical_smiles", "isomeric_smiles", "smile", "structure"),
+    "bytes": ("code", "content", "text", "source"),
+}
+IDS = (
+    *("id", "ids", "name", "entry", "accession", "protein_id", "sequence_id", "seq_id"),
+    *("uniprot_id", "uniprot", "dms_id", "identifier", "header", "protein_name", "label_id"),
+)
+
+
+def is_by_name(path: Path) -> bool:
+    """Whether a file is a table by its name, though `records` would not know it."""
+    return tables.file_of(path)[0].suffix.lower() in SUFFIXES
+
+
+def records(path: Path, alphabet: str, column: str | None, name: str | None) -> Iterator[Record]:
+    """The sequences of a table, read row by row; `offset` of each is its line.
+
+    Args:
+      path: any table that `data.tables` reads.
+      alphabet: of the model.
+      column: with the sequences; None: found by its name.
+      name: column with the ids; None: found by its name, else they are FILE:LINE.
+
+    Raises:
+      UserError: no such column, or no table.
+    """
+    table = tables.open_rows(path, missing=())
+    place = _place(path, table.columns, column, COLUMNS[alphabet], "column")
+    if place is None:
+        raise _unclear(path, "column", table.columns)
+    label = _place(path, table.columns, name, IDS, "id")
+    log.info(
+        "%s: %ssequences are in column '%s' (--column), ids %s (--id)",
+        path,
+        f"{table.said}; " if table.said else "",
+        table.columns[place],
+        "are FILE:LINE" if label is None else f"in column '{table.columns[label]}'",
+    )
+    for row in table.rows:
+        named = f"{path.name}:{row.line}"
+        if row.fault:
+            yield Record(row.line, named, b"", "unparsable", row.fault)
+            continue
+        text, given = row.values[place] or "", label is not None and row.values[label]
+        yield Record(row.line, given or named, text.encode("utf-8", "replace"))
+
+
+def _unclear(path: Path, what: str, there: Sequence[str]) -> UserError:
+    return UserError(
+        f"Which {what} of {path} has the sequences cannot be told by the names. There are:"
+        f" {', '.join(name or '(no name)' for name in there[:30]) or 'none'}. Name it with"
+        " `column`, and the one with their ids with `id`."
+    )
+
+
+def json_fields(
+    path: Path, alphabet: str, column: str | None, name: str | None
+) -> tuple[str, str | None]:
+    """The fields of JSON lines with the sequences and the ids, as `records` finds columns.
+
+    Raises:
+      UserError: the first line has no such field, or is no object.
+    """
+    with Stream(path) as stream:
+        first = next((line for _, line in lines(stream, 2**20) if line.strip()), b"")
+    try:
+        there = json.loads(first)
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
+        raise UserError(
+            f"The first line of {path} is no JSON object ({first[:30]!r}). JSON lines have one a"
+            " line; if the file has another format, name it with `format`."
+        )
+    fields = list(there)
+    place = _place(path, fields, column, COLUMNS[alphabet], "column", "field")
+    if place is None:
+        raise _unclear(path, "field", fields)
+    label = _place(path, fields, name, IDS, "id", "field")
+    return fields[place], None if label is None else fields[label]
+
+
+def _place(
+    path: Path,
+    columns: Sequence[str],
+    name: str | None,
+    known: Sequence[str],
+    option: str,
+    what: str = "column",
+) -> int | None:
+    """Where a column stands: that of a name, or the first that has one of the usual names."""
+    if name is None:
+        plain = [column.strip().lower().replace(" ", "_") for column in columns]
+        name = next((columns[plain.index(usual)] for usual in known if usual in plain), None)
+        if name is None:
+            return None
+    if columns.count(name) != 1:
+        many = f"{columns.count(name)} {what}s" if name in columns else f"no {what}"
+        raise UserError(
+            f"{path} has {many} '{name}' (`{option}`).{did_you_mean(name, columns)} There are:"
+            f" {', '.join(c or '(no name)' for c in columns[:30])}."
+        )
+    return list(columns).index(name)
