@@ -8,8 +8,8 @@ import pytest
 import tifffile
 
 from phenomjax.prepare.images import stacks
-from phenomjax.prepare.images.records import BadFile, ImageKey, Plane
 from phenomjax.prepare.images.formats.axes import Place, describe
+from phenomjax.prepare.images.records import BadFile, ImageKey, Plane
 from phenomjax.system.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (6, 24, 32), np.uint16)
