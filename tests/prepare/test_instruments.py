@@ -227,7 +227,7 @@ def test_encodings_of_an_index(tmp_path, encoding):
         (lambda data: data[:-400], r"line \d+"),
         (lambda data: data[: len(data) // 2] + bytes(200) + data[len(data) // 2 :], r"line \d+"),
         (lambda data: data.replace(b"</Row>", b"</Rwo>", 1), "line 4: mismatched tag"),
-        (lambda data: data.replace(b"<Row>2<", b"<Row>x<"), "for Row of the image .* 'x'"),
+        (lambda data: data.replace(b"<Row>2<", b"<Row>x<"), "for the row of the image .* 'x'"),
         (lambda data: data.replace(b'"utf-8"', b'"klingon"', 1), "'klingon'"),
         (
             lambda data: data.replace(b"<Eval", b'<!DOCTYPE a [<!ENTITY b "c">]><Eval', 1),

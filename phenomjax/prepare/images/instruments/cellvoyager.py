@@ -26,8 +26,10 @@ from phenomjax.prepare.images.instruments.entries import (
     Images,
     given_name,
     meet,
+    micrometres,
     number,
     plate_folder,
+    row_and_column,
     well_name,
 )
 from phenomjax.prepare.images.records import Finding, Listing, Understood
@@ -115,8 +117,7 @@ def _channel(record: _Record) -> str:
 
 def _well(record: _Record, file: str) -> str:
     what = f"of the record {record['file']!r}"
-    row = number(record.get("Row"), f"for Row {what}", file, 1)
-    return well_name(row, number(record.get("Column"), f"for Column {what}", file, 1))
+    return well_name(*row_and_column(record.get("Row"), record.get("Column"), what, file))
 
 
 def _entries(
@@ -177,11 +178,7 @@ def _detail(source: Path, beside: list[str]) -> _Detail:
 
 
 def _describe(detail: _Detail, said: dict[str, str]) -> None:
-    try:
-        size = float(said.get("HorizontalPixelDimension", ""))
-    except ValueError:
-        size = 0.0
-    if size > 0:
+    if size := micrometres(said.get("HorizontalPixelDimension")):
         detail.pixel_sizes[said["Ch"]] = size
     bits = said.get("InputBitDepth", "")
     if bits.isdecimal() and 8 <= int(bits) <= 16:

@@ -123,13 +123,15 @@ def given_name(*names: str | None) -> str | None:
     return None
 
 
-def number(text: str | None, what: str, file: str, at_least: int = 0) -> int:
+def number(
+    text: str | None, what: str, file: str, at_least: int = 0, at_most: int = 1_000_000
+) -> int:
     """A whole number that an index must have, or a UserError that says where."""
     try:
         value = int(text or "")
     except ValueError:
         value = -1
-    if value < at_least:
+    if not at_least <= value <= at_most:
         raise UserError(
             f"{file} says {what} {text!r}, which cannot be: the file is damaged or was edited."
             f" Copy it again, or leave it out with `exclude` '*{posixpath.basename(file)}'."
@@ -137,9 +139,26 @@ def number(text: str | None, what: str, file: str, at_least: int = 0) -> int:
     return value
 
 
+def row_and_column(row: str | None, column: str | None, what: str, file: str) -> tuple[int, int]:
+    """Where a well is, from 1, on plates of up to 52 rows, AA to AZ included."""
+    return (
+        number(row, f"for the row {what}", file, 1, 52),
+        number(column, f"for the column {what}", file, 1, 99),
+    )
+
+
 def well_name(row: int, column: int) -> str:
     """Row and column from 1 as A01."""
     return wells.normalise_well(f"{row}/{column}")
+
+
+def micrometres(text: str | None, factor: float | None = 1.0) -> float | None:
+    """The size of a pixel, None when it is none: no number, 0, or larger than a well."""
+    try:
+        size = float(text or "") * (factor or 0)
+    except ValueError:
+        return None
+    return size if 0 < size < 1e4 else None
 
 
 def only(values: Iterable[float | None]) -> float | None:

@@ -30,8 +30,10 @@ from phenomjax.prepare.images.instruments.entries import (
     Images,
     given_name,
     meet,
+    micrometres,
     number,
     plate_folder,
+    row_and_column,
     well_name,
 )
 from phenomjax.prepare.images.records import Listing, Understood
@@ -175,8 +177,7 @@ def _image(texts: dict[str, str], element, file: str) -> _Image:
         texts["URL"],
         number(page, f"for BufferNo {what}", file) if page else 0,
         texts.get("PlateID") or texts.get("MeasurementID"),
-        number(texts.get("Row"), f"for Row {what}", file, 1),
-        number(texts.get("Col"), f"for Col {what}", file, 1),
+        *row_and_column(texts.get("Row"), texts.get("Col"), what, file),
         number(texts.get("FieldID", "1"), f"for FieldID {what}", file),
         number(texts.get("PlaneID", "1"), f"for PlaneID {what}", file),
         number(texts["TimepointID"], f"for TimepointID {what}", file)
@@ -199,14 +200,9 @@ def _describe(
     if label := texts.get("ChannelName"):
         put(contents.labels, label)
     for child in element:
-        if xml_records.local(child.tag) == "ImageResolutionX":
-            unit = _METRES.get(child.get("Unit", "m"))
-            try:
-                size = float(child.text or "") * (unit or 0)
-            except ValueError:
-                size = 0.0
-            if size > 0:
-                put(contents.pixel_sizes, size)
+        size = micrometres(child.text, _METRES.get(child.get("Unit", "m")))
+        if xml_records.local(child.tag) == "ImageResolutionX" and size:
+            put(contents.pixel_sizes, size)
     # the number of levels: 4096 and 65536 are cameras of 12 and 16 bits
     highest = texts.get("MaxIntensity", "")
     if highest.isdecimal() and int(highest) in {2**bits for bits in range(8, 17)}:
@@ -279,8 +275,7 @@ def _rows(source: Path, file: str) -> Iterator[_Image]:
             row["__URL"],
             0,
             None,
-            number(row.get("Row"), f"for Row {what}", file, 1),
-            number(row.get("Column"), f"for Column {what}", file, 1),
+            *row_and_column(row.get("Row"), row.get("Column"), what, file),
             number(row.get("Field", "1"), f"for Field {what}", file),
             number(row.get("Plane", "1"), f"for Plane {what}", file),
             number(row.get("Timepoint", "1"), f"for Timepoint {what}", file),

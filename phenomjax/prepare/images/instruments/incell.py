@@ -26,7 +26,9 @@ from phenomjax.prepare.images.instruments.entries import (
     Images,
     given_name,
     meet,
+    micrometres,
     number,
+    row_and_column,
     well_name,
 )
 from phenomjax.prepare.images.records import Understood
@@ -62,7 +64,7 @@ def read(source: Path, file: str, images: Images) -> Understood | None:
     for name, element in elements:
         said = xml_records.attributes(element)
         if name == "ObjectiveCalibration":
-            width = _float(said.get("pixel_width"))
+            width = micrometres(said.get("pixel_width"))
         elif name == "Binning":
             binnings.add(said.get("value", ""))
         elif name == "Wavelength":
@@ -91,8 +93,7 @@ def _entry(name: str, element: Element, plate: str, file: str) -> Entry:
     field, wave, z, time = (
         number(numbers.get(key, "0"), f"for {key} {what}", file) + 1 for key in _INDICES
     )
-    row = number(numbers.get("Row"), f"for Row {what}", file, 1)
-    well = well_name(row, number(numbers.get("Column"), f"for Column {what}", file, 1))
+    well = well_name(*row_and_column(numbers.get("Row"), numbers.get("Column"), what, file))
     return Entry(name, plate, well, str(field), str(wave), None, z, time)
 
 
@@ -116,10 +117,3 @@ def _labels(waves: dict[int, Element]) -> dict[int, str]:
     if len(set(emissions)) == len(emissions):
         return {index: str(emission) for index, (_, _, emission) in named.items()}
     return {index: f"{exciting} - {emission}" for index, (_, exciting, emission) in named.items()}
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return float(text or "") or None
-    except ValueError:
-        return None

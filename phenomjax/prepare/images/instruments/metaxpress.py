@@ -125,7 +125,7 @@ def parse(source: Path, file: str) -> Plate:
         said = keys.get(key.lower())
         if not said:
             return otherwise
-        if not re.fullmatch("[0-9]+", said[0]):
+        if not re.fullmatch("[0-9]{1,4}", said[0]):
             raise _damaged(file, f"{key} is {said[0]!r}")
         return int(said[0])
 
@@ -155,6 +155,8 @@ def parse(source: Path, file: str) -> Plate:
     ]
     several = keys.get("sites", ["FALSE"])[:1] == ["TRUE"]
     sites = (sum(chosen) or count("XSites", 0) * count("YSites", 0)) if several else 1
+    if sites > 10_000:
+        raise _damaged(file, f"it has {sites} sites a well")
     steps = count("ZSteps", 1) if keys.get("zseries", ["TRUE"])[:1] == ["TRUE"] else 1
     return Plate(waves, selected, sites if selected else 0, count("TimePoints", 1), steps)
 

@@ -5,6 +5,7 @@ machine. Damage is a UserError that names the line.
 """
 
 import codecs
+import functools
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ _MARKS = (
 )
 
 
+@functools.lru_cache(maxsize=1024)  # a file has a few dozen, each millions of times
 def local(tag: str) -> str:
     """A tag or an attribute without its namespace: every version of an instrument has another."""
     return tag.rsplit("}", 1)[-1]
