@@ -297,7 +297,24 @@ def test_acquisitions_are_told(tmp_path):
     assert opening.open_bank(tmp_path / "p.zarr").remarks == plate.told
 
 
-ODD = [None, "x", 3, -1, 1.5, [], [[]], {}, {"path": []}, [None], [3], "NaN", True, "../..", "/etc"]
+ODD = [
+    None,
+    "x",
+    3,
+    -1,
+    1.5,
+    [],
+    [[]],
+    {},
+    {"path": []},
+    [None],
+    [3],
+    "NaN",
+    True,
+    "../..",
+    "/etc",
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

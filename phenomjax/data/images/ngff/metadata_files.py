@@ -104,7 +104,8 @@ def as_text(value: object) -> str | None:
     """A text or a number as a text without blanks around it; None for anything else or nothing."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    return str(value).strip() or None
+    # JSON can spell halves of characters, which no file or table can hold
+    return str(value).encode("utf-8", "backslashreplace").decode().strip() or None
 
 
 def _kind(value: object) -> str:

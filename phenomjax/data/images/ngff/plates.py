@@ -127,8 +127,11 @@ def find_plates(source: Path) -> FoundPlates:
         else:
             zipped = (name for name in names if re.search(r"(zarr\.(zip|tar|tgz)|\.ozx)\b", name))
             found.others.extend((folder / name, "a packed Zarr: unpack it") for name in zipped)
-            children = (folder / name for name in names if not name.startswith("."))
-            waiting.extend(child for child in children if child.is_dir())
+            for child in (folder / name for name in names if not name.startswith(".")):
+                if child.is_dir():
+                    waiting.append(child)
+                elif child.is_symlink() and not child.exists():
+                    found.damaged.append((child, f"is a link to {os.readlink(child)}, not there"))
     return found
 
 
