@@ -201,6 +201,23 @@ def test_every_folder_has_its_index(tmp_path):
     assert not found.remarks and not found.rejected
 
 
+def test_several_indexes_of_one_plate(tmp_path):
+    """In a folder the first that fits decides; one above the images' own is not used."""
+    folder = lab.write_harmony(tmp_path / "P" / "Images", name="Index.xml", version=6)
+    text = lab.harmony_index(lab.harmony_images(), url=lambda *image: "flex/1.flex")
+    (folder / "Index.idx.xml").write_text(text)
+    (folder / "Index.ref.xml").write_text(lab.harmony_index(lab.harmony_images()))
+    above = lab.harmony_index(
+        lab.harmony_images(), url=lambda *image: "Images/" + lab.harmony_name(*image)
+    )
+    (tmp_path / "P" / "Index.idx.xml").write_text(above)
+    found = understand(tmp_path)
+    assert len(found.planes) == 4 and not found.remarks and not found.rejected
+    assert found.told[0] == "P/Index.idx.xml is not used: an index nearer to the images is"
+    assert "P/Images/Index.idx.xml lists 4 images, such as flex/1.flex" in found.told[1]
+    assert "P/Images/Index.xml decides" in found.told[2] and len(found.told) == 4
+
+
 def test_pixel_sizes_that_differ_are_told(tmp_path):
     lab.write_harmony(tmp_path / "1")
     text = lab.harmony_index(lab.harmony_images()).replace("5.97", "2.97")

@@ -11,7 +11,7 @@ them, with names that `--layout generic` takes).
 
 import collections
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +43,8 @@ class Index(NamedTuple):
 
 
 def find_indexes(listing: Listing) -> list[Index]:
-    """Finds the indexes by their names, in any case; one a folder of Harmony's several."""
+    """Finds the indexes by their names, in any case."""
     found: list[Index] = []
-    harmonies: dict[str, list[str]] = collections.defaultdict(list)
     archives = {
         posixpath.dirname(posixpath.dirname(file))
         for file in listing
@@ -68,16 +67,15 @@ def find_indexes(listing: Listing) -> list[Index]:
         elif name in harmony.NAMES or (
             name.endswith(".xml") and posixpath.basename(above).lower() == "hs"
         ):
-            harmonies[folder].append(file)
-    for folder, files in harmonies.items():
-        best = min(files, key=_preference)
-        found.append(Index(HARMONY, best, folder))
-    return sorted(found, key=lambda index: index.file)
+            found.append(Index(HARMONY, file, folder))
+    return sorted(found, key=_order)
 
 
-def _preference(file: str) -> int:
-    name = posixpath.basename(file).lower()
-    return harmony.NAMES.index(name) if name in harmony.NAMES else len(harmony.NAMES)
+def _order(index: Index) -> tuple[str, int, str]:
+    """Of several in one folder, the one that is believed comes first."""
+    name = posixpath.basename(index.file).lower()
+    known = harmony.NAMES.index(name) if name in harmony.NAMES else len(harmony.NAMES)
+    return index.folder, known if index.kind == HARMONY else 0, index.file
 
 
 def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Understood:
@@ -91,44 +89,44 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
     Raises:
       UserError: an index is damaged.
     """
-    indexes = list(indexes)
-    folders = {index.folder for index in indexes}
-    owned: dict[str, list[str]] = collections.defaultdict(list)
-    for file in listing:
-        if readable(file) and (folder := _owner(file, folders)) is not None:
-            owned[folder].append(file)
+    by_folder: dict[str, list[Index]] = collections.defaultdict(list)
+    for index in indexes:
+        by_folder[index.folder].append(index)
+    owned: dict[str | None, list[str]] = collections.defaultdict(list)
+    for file in filter(readable, listing):
+        owned[_owner(file, by_folder)].append(file)
     planes: list[Plane] = []
     rejected: list[Finding] = []
     remarks: list[Finding] = []
     told: list[str] = []
     sizes: list[float | None] = []
     largest: list[float | None] = []
-    by_folder: dict[str, list[Index]] = collections.defaultdict(list)
-    for index in indexes:
-        by_folder[index.folder].append(index)
     for folder, of_folder in by_folder.items():
-        images = Images(folder, owned[folder], listing)
-        understood = []
+        below = [other for other in by_folder if other.startswith(folder + "/" if folder else "")]
+        if not owned[folder] and any(other != folder for other in below):
+            told += [
+                f"{one.file} is not used: an index nearer to the images is" for one in of_folder
+            ]
+            continue
+        images = Images(folder, owned[folder], owned[None])
+        understood: list[Understood] = []
         for index in _once(of_folder):
+            if understood and index.kind == HARMONY:
+                continue  # one of its several files has decided
             found = _read(source, index, images, listing)
             if found is None:
                 continue
             told.extend(found.told)
-            if not found.planes:  # its images are not these
-                continue
-            understood.append(found)
-            planes.extend(found.planes)
-            rejected.extend(found.rejected)
-            remarks.extend(found.remarks)
-            sizes.append(found.pixel_size_um)
-            largest.append(found.largest_value)
+            if found.planes:  # else its images are not these
+                understood.append(found)
+        planes += [plane for part in understood for plane in part.planes]
+        rejected += [finding for part in understood for finding in part.rejected]
+        remarks += [finding for part in understood for finding in part.remarks]
+        sizes += [part.pixel_size_um for part in understood]
+        largest += [part.largest_value for part in understood]
+        # by its names, MetaXpress knows its own
         if understood and of_folder[0].kind != METAXPRESS:
-            merged = Understood(
-                [plane for part in understood for plane in part.planes],
-                rejected,
-                remarks,
-            )
-            remarks.extend(leftovers(of_folder[0].file, merged, owned[folder]))
+            remarks += leftovers(of_folder[0].file, understood, owned[folder])
     if len(set(sizes) - {None}) > 1:
         shown = " and ".join(f"{size:g}" for size in sorted({size for size in sizes if size}))
         told.append(f"the pixel sizes of the plates differ ({shown} um): the bank has none")
@@ -138,7 +136,7 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
     )
 
 
-def _owner(file: str, folders: set[str]) -> str | None:
+def _owner(file: str, folders: Collection[str]) -> str | None:
     """The nearest folder above that has an index."""
     folder = posixpath.dirname(file)
     while folder not in folders:

@@ -4,14 +4,14 @@ import collections
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import readers
-from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
+from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 
 # Folders that instruments make inside the folder of a plate.
@@ -51,9 +51,10 @@ class Images:
       files: the paths, relative to the source folder.
     """
 
-    def __init__(self, folder: str, files: Sequence[str], listing: Listing):
+    def __init__(self, folder: str, files: Sequence[str], others: Collection[str]):
+        """`others`: images outside the folder that no other index speaks of."""
         self.folder, self.files = folder, files
-        self._listing = listing
+        self._there = {*files, *others}
         self._by_path = {file.lower(): file for file in files}
         self._by_stem: dict[str, list[str]] = collections.defaultdict(list)
         for file in files:
@@ -70,7 +71,7 @@ class Images:
     def _at(self, url: str) -> str | None:
         for text in (url, unquote(url)):
             path = posixpath.normpath(posixpath.join(self.folder, text.replace("\\", "/")))
-            if path in self._listing and readable(path):
+            if path in self._there:
                 return path
             if found := self._by_path.get(path.lower()):
                 return found
@@ -238,10 +239,12 @@ def meet(
     )
 
 
-def leftovers(index: str, understood: Understood, files: Iterable[str]) -> list[Finding]:
-    """A remark for each of the files that no entry speaks of."""
-    spoken = {plane.file for plane in understood.planes}
-    spoken |= {finding.file for finding in (*understood.rejected, *understood.remarks)}
+def leftovers(index: str, understood: Iterable[Understood], files: Iterable[str]) -> list[Finding]:
+    """A remark for each of the files that no entry of these indexes speaks of."""
+    spoken: set[str] = set()
+    for part in understood:
+        spoken |= {plane.file for plane in part.planes}
+        spoken |= {finding.file for finding in (*part.rejected, *part.remarks)}
     return [_leftover(index, file) for file in files if file not in spoken]
 
 
