@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tyro.conf import UseAppendAction, arg
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import eight_bit, layouts, metadata, raw_images
+from phenomjax.prepare.images import eight_bit, findings, layouts, metadata, raw_images
 from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
+from phenomjax.prepare.images.records import Finding
 from phenomjax.system import errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import unrecorded
@@ -156,7 +156,7 @@ def run(options: Options) -> int:
             table,
             attributes | {"prepare": arguments | {"phenomjax": __version__}},
         )
-    return _report(out, len(finished.checksums), finished.rejected)
+    return _report(out, len(finished.checksums), finished.rejected, finished.remarks)
 
 
 def _check(options: Options) -> None:
@@ -202,8 +202,15 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
             f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
             " prepare."
         )
-    recorded = other.attributes.get("intensity") or {}
-    return new, recorded.get("numbers") or {}
+    recorded = (other.attributes.get("intensity") or {}).get("numbers") or {}
+    # A number is worth what it was counted from: older banks recorded plates without an image.
+    shown = {"/".join(part for part in key[:2] if part) for key in there}
+    known = {
+        plate: channels
+        for plate, channels in recorded.items()
+        if plate in shown and eight_bit.NO_RANGE not in [tuple(pair) for pair in channels.values()]
+    }
+    return new, known
 
 
 def _constants(options: Options) -> Constants:
@@ -243,31 +250,43 @@ def _arguments(options: Options) -> growing.Arguments:
 
 
 def _report_finished(out: Path) -> int:
-    count, rejected = len(opening.open_bank(out)), out / "rejected.parquet"
-    bad = pq.read_metadata(rejected).num_rows if rejected.is_file() else 0
+    count, bad = len(opening.open_bank(out)), len(findings.reasons(out / findings.REJECTED))
+    remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
-    return EXIT_FAILED if bad else EXIT_DONE
+    if remarks:
+        log.info("remarks: %s (%s)", findings.counted(remarks), out / findings.REMARKS)
+    return EXIT_FAILED if bad or findings.CONSTANT_CHANNEL in remarks else EXIT_DONE
 
 
-def _report(out: Path, count: int, rejected: list[RejectedImage]) -> int:
+def _report(out: Path, count: int, rejected: list[RejectedImage], remarks: list[Finding]) -> int:
     log.info("wrote %s: %d images", out, count)
-    if not rejected:
-        return EXIT_DONE
-    lines = "".join(f"\n  {i + 1}. {bad.reason}: {bad}" for i, bad in enumerate(rejected[:5]))
-    more = f"\n  and {len(rejected) - 5} more" if len(rejected) > 5 else ""
-    log.error(
-        "%d rejected, the other %d images are in the bank. All are listed in %s:%s%s\nTraining can"
-        " use the bank as it is. To have the rejected images too, mend them and prepare them into a"
-        " second bank: the same command with --not-in %s and another --out. A run takes several"
-        " banks.",
-        len(rejected),
-        count,
-        out / "rejected.parquet",
-        lines,
-        more,
-        out,
-    )
-    return EXIT_FAILED
+    empty = [one for one in remarks if one.reason == findings.CONSTANT_CHANNEL]
+    if remarks:
+        first = next((one for one in remarks if one.reason in ("constant", "flat_range")), None)
+        log.warning(
+            "remarks: %s, all in %s%s",
+            findings.counted([one.reason for one in remarks]),
+            out / findings.REMARKS,
+            f"; for instance {first}" if first else "",
+        )
+    if empty:
+        log.error("%s. The bank is there.", ". ".join(one.detail for one in empty))
+    if rejected:
+        lines = "".join(f"\n  {i + 1}. {bad.reason}: {bad}" for i, bad in enumerate(rejected[:5]))
+        more = f"\n  and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+        log.error(
+            "%d rejected, the other %d images are in the bank. All are listed in %s:%s%s\nTraining"
+            " can use the bank as it is. To have the rejected images too, mend them and prepare"
+            " them into a second bank: the same command with --not-in %s and another --out. A run"
+            " takes several banks.",
+            len(rejected),
+            count,
+            out / findings.REJECTED,
+            lines,
+            more,
+            out,
+        )
+    return EXIT_FAILED if rejected or empty else EXIT_DONE
 
 
 def _all_rejected(out: Path, rejected: list[RejectedImage]) -> UserError:

@@ -3,6 +3,7 @@ are.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from phenomjax.system.errors import UserError
 
 # Bright debris covers less than a thousandth of a field, and black corners less than that.
 DEFAULT_16_BIT = "percentile:0.1:99.9"
+# What a range of no pixels was taken for once; no plate has it but one that is white all over.
+NO_RANGE = (65534, 65535)
 _HELP = "Write --intensity range:LOW:HIGH, percentile:LOW:HIGH (0 to 100), or keep."
 
 
@@ -37,15 +40,32 @@ def parse(text: str) -> Rule:
         kind, low, high = parts[0], float(parts[1]), float(parts[2])
     except (IndexError, ValueError) as error:
         raise UserError(f"--intensity {text!r} is not understood. {_HELP}") from error
-    top = {"range": 65535, "percentile": 100}
-    if kind not in top or len(parts) != 3:
+    if kind not in ("range", "percentile") or len(parts) != 3:
         raise UserError(f"--intensity {text!r} is not understood. {_HELP}")
-    if not 0 <= low < high <= top[kind] or (kind == "range" and (low % 1 or high % 1)):
-        raise UserError(
-            f"--intensity {text!r}: needs 0 <= LOW < HIGH <= {top[kind]}, whole for a range."
-            f" {_HELP}"
-        )
+    if not low < high or math.isinf(low) or math.isinf(high):
+        raise UserError(f"--intensity {text!r}: needs LOW < HIGH. {_HELP}")
+    if kind == "percentile" and not 0 <= low < high <= 100:
+        raise UserError(f"--intensity {text!r}: needs 0 <= LOW < HIGH <= 100. {_HELP}")
     return Rule(kind, low, high)
+
+
+def number(value: float) -> int | float:
+    """The value as it is written: whole numbers without a point."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def text(rule: Rule) -> str:
+    """The rule as `parse` reads it."""
+    return "keep" if rule.kind == "keep" else f"{rule.kind}:{number(rule.low)}:{number(rule.high)}"
+
+
+def bank_dtype(rule: Rule, source_dtype: str) -> str:
+    """The type of the bank's pixels. Whole numbers of another type are kept as uint16, where none
+    is outside (`keep`).
+    """
+    if rule.kind != "keep":
+        return "uint8"
+    return {"uint8": "uint8", "bool": "uint8"}.get(source_dtype, "uint16")
 
 
 def percentile_range(counts: np.ndarray, rule: Rule) -> tuple[int, int]:
@@ -57,13 +77,31 @@ def percentile_range(counts: np.ndarray, rule: Rule) -> tuple[int, int]:
 
     Returns:
       (low, high) with low < high.
+
+    Raises:
+      ValueError: there are no pixels.
     """
-    cumulative = counts.cumsum()
-    ranks = [
-        max(1, int(np.ceil(cumulative[-1] * share / 100 - 1e-9))) for share in (rule.low, rule.high)
-    ]
-    low, high = (int(value) for value in np.searchsorted(cumulative, ranks))
+    low, high = (_value_at(counts, share) for share in (rule.low, rule.high))
     return (low, high) if high > low else (min(low, 65534), min(low, 65534) + 1)
+
+
+def _value_at(counts: np.ndarray, share: float) -> int:
+    cumulative = counts.cumsum()
+    if not cumulative[-1]:
+        raise ValueError("there are no pixels, so they have no percentiles")
+    rank = max(1, int(np.ceil(cumulative[-1] * share / 100 - 1e-9)))
+    return int(np.searchsorted(cumulative, rank))
+
+
+def is_flat(counts: np.ndarray, rule: Rule) -> bool:
+    """Whether both percentiles of a histogram are the same value."""
+    return _value_at(counts, rule.low) == _value_at(counts, rule.high)
+
+
+def extremes(counts: np.ndarray) -> tuple[int, int]:
+    """The lowest and the highest value of a histogram."""
+    there = np.flatnonzero(counts)
+    return int(there[0]), int(there[-1])
 
 
 @functools.lru_cache(maxsize=256)
@@ -72,11 +110,11 @@ def _table(low: int, high: int) -> np.ndarray:
     return ((values * 510 + (high - low)) // (2 * (high - low))).astype(np.uint8)
 
 
-def to_8_bit(image: np.ndarray, numbers: list[tuple[int, int]]) -> np.ndarray:
+def to_8_bit(image: np.ndarray, numbers: list[tuple[float, float]]) -> np.ndarray:
     """Maps each channel's [low, high] to [0, 255], rounded to the nearest, clipped outside.
 
     Args:
-      image: uint8 or uint16 [height, width, channels].
+      image: whole numbers, floats (finite) or bool, [height, width, channels].
       numbers: (low, high) of each channel.
 
     Returns:
@@ -84,5 +122,24 @@ def to_8_bit(image: np.ndarray, numbers: list[tuple[int, int]]) -> np.ndarray:
     """
     converted = np.empty(image.shape, np.uint8)
     for channel, (low, high) in enumerate(numbers):
-        np.take(_table(low, high), image[..., channel], out=converted[..., channel])
+        plane = image[..., channel]
+        whole = float(low).is_integer() and float(high).is_integer()
+        if image.dtype in (np.uint8, np.uint16) and whole and 0 <= low < high <= 65535:
+            np.take(_table(int(low), int(high)), plane, out=converted[..., channel])
+        elif (
+            whole
+            and image.dtype.kind in "bui"
+            and image.dtype.itemsize < 8
+            and _is_small(low, high)
+        ):
+            span = int(high) - int(low)
+            values = np.clip(plane.astype(np.int64), int(low), int(high)) - int(low)
+            converted[..., channel] = (values * 510 + span) // (2 * span)
+        else:
+            share = (np.clip(plane.astype(np.float64), low, high) - low) / (high - low)
+            converted[..., channel] = np.floor(share * 255 + 0.5)
     return converted
+
+
+def _is_small(low: float, high: float) -> bool:
+    return -(2**40) < low < high < 2**40

@@ -7,6 +7,7 @@ unit's note has the checksums. In the end the shards get the numbers of the bank
 rejected image leaves no hole, and the folder is the same however often the job was interrupted.
 """
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -19,16 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import eight_bit, metadata, raw_images
+from phenomjax.prepare.images import eight_bit, findings, raw_images
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage
 from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
+from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
@@ -40,6 +41,10 @@ STAGED_ROWS = 2**60  # rows of the staging array
 Plate = tuple[str | None, ...]
 Plates = dict[Plate, Numbers]
 Known = Mapping[str, Mapping[str, tuple[int, int]]]  # by label of the plate, and by channel
+# In the note of a unit, beside REJECTED: what went in with a remark, a list of Finding as JSON.
+REMARKS = "remarks"
+# In the note of a unit: {channel: images in which it has one value everywhere}.
+CONSTANT = "constant"
 
 
 class Conversion(NamedTuple):
@@ -69,10 +74,14 @@ class Finished(NamedTuple):
     Attributes:
       checksums: {row in the staging array: checksum of the sources}, in the order of the plan.
       rejected: all that is bad, in the order of the plan.
+      remarks: what else is to be known, in the order of the plan.
+      constant: {channel: images in which it has one value everywhere}.
     """
 
     checksums: dict[int, str]
     rejected: list[RejectedImage]
+    remarks: list[Finding]
+    constant: collections.Counter[str]
 
 
 class ImageJob:
@@ -105,14 +114,17 @@ class ImageJob:
         strict: bool,
         stop: threading.Event,
     ):
-        self.out, self.work, self.plan, self.source, self.rule = out, work, plan, source, rule
+        self.out, self.work, self.plan, self.rule = out, work, plan, rule
+        self.source = source._replace(channels=plan.channels)
         self.chunk, self.codec, self.executor = chunk, codec, executor
         self.strict, self.stop, self.notes = strict, stop, Notes(work)
-        self.dtype = source.dtype if rule.kind == "keep" else "uint8"
+        self.dtype = eight_bit.bank_dtype(rule, source.dtype)
+        self.flat: list[Finding] = []  # plates whose percentiles are one value
         self._create(work / "staged", STAGED_ROWS, {})
         # of an end that was killed: the source may have changed since, and the order with it
         files.remove(work_folder.result_path(work, out))
-        for name in ("images", "metadata.parquet", "rejected.parquet", "zarr.json"):
+        described = ("metadata.parquet", findings.REJECTED, findings.REMARKS, "zarr.json")
+        for name in ("images", *described):
             files.remove(out / name)
 
     def _create(self, path: Path, count: int, attributes: Attributes) -> None:
@@ -128,11 +140,12 @@ class ImageJob:
         )
 
     def intensity_numbers(self, known: Known) -> Plates:
-        """The numbers of the rule for each (experiment, plate); {} after a stop.
+        """The numbers of the rule for each (experiment, plate); {} after a stop. A plate without an
+        image that can be read has no percentiles: [].
 
         Args:
-          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}; those plates
-            are not counted again.
+          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}, of plates
+            of which it has images; those plates are not counted again.
         """
         plates: dict[Plate, list[ImageFiles]] = {}
         for entry in self.plan.entries:
@@ -140,8 +153,8 @@ class ImageJob:
         if self.rule.kind == "keep":
             return dict.fromkeys(plates)
         if self.rule.kind == "range":
-            numbers = [(int(self.rule.low), int(self.rule.high))] * len(self.plan.channels)
-            return dict.fromkeys(plates, numbers)
+            pair = (eight_bit.number(self.rule.low), eight_bit.number(self.rule.high))
+            return dict.fromkeys(plates, [pair] * len(self.plan.channels))
         found: Plates = {}
         waiting: dict[Plate, tuple[Path, list[Unit[Block]]]] = {}
         for plate, entries in plates.items():
@@ -160,7 +173,7 @@ class ImageJob:
         self._count(list(itertools.chain.from_iterable(left)))
         if self.stop.is_set():
             return {}
-        return found | {plate: self._percentiles(*made) for plate, made in waiting.items()}
+        return found | {plate: self._percentiles(plate, *made) for plate, made in waiting.items()}
 
     def _count(self, units: list[Unit[Block]]) -> None:
         sizes = {unit.name: len(unit.argument.images) for unit in units}
@@ -174,20 +187,47 @@ class ImageJob:
             self._check_strict(note)
             progress.update(sizes[name])
 
-    def _percentiles(self, path: Path, units: list[Unit[Block]]) -> Numbers:
+    def _percentiles(self, plate: Plate, path: Path, units: list[Unit[Block]]) -> Numbers:
         blocks = [histogram_path(self.work, unit.name) for unit in units]
         if not path.is_file():
             total = np.zeros((len(self.plan.channels), 65536), np.int64)
             for block in blocks:
                 with np.load(block) as file:
                     total += file["counts"]
-            files.write_text(
-                path,
-                json.dumps([eight_bit.percentile_range(counts, self.rule) for counts in total]),
-            )
+            if total.any():
+                ranges = [eight_bit.percentile_range(counts, self.rule) for counts in total]
+                # after the range, of a plate that is one value there: its lowest and highest value
+                lines = [
+                    [*pair, *eight_bit.extremes(counts)]
+                    if eight_bit.is_flat(counts, self.rule)
+                    else [*pair]
+                    for pair, counts in zip(ranges, total, strict=True)
+                ]
+                files.write_text(path, json.dumps(lines))
         for block in blocks:
             block.unlink(missing_ok=True)
-        return [(low, high) for low, high in json.loads(path.read_text())]
+        if not path.is_file():  # no image could be read: each is named when it is its turn
+            return []
+        found = []
+        for channel, (low, high, *rest) in zip(
+            self.plan.channels, json.loads(path.read_text()), strict=True
+        ):
+            found.append((low, high))
+            if rest:
+                self.flat.append(self._flat(plate, channel, low, *rest))
+        return found
+
+    def _flat(self, plate: Plate, channel: str, value: int, lowest: int, highest: int) -> Finding:
+        where = f"channel {channel} of plate {_label(plate) or '(unnamed)'}"
+        shares = f"{eight_bit.number(self.rule.low)} and {eight_bit.number(self.rule.high)}"
+        detail = (
+            f"{where} is {lowest} in every pixel"
+            if lowest == highest
+            else f"{where}: percentiles {shares} are the same value, {value}, and its pixels go"
+            f" from {lowest} to {highest}; all above {value} became 255. If that is signal:"
+            f" --intensity range:{lowest}:{highest} and another --out"
+        )
+        return Finding("flat_range", detail, "", (*plate, None, None))
 
     def _digest(self, parts: list[object]) -> str:
         described = (parts, self.source.size, self.source.dtype, self.source.planes, self.rule)
@@ -210,13 +250,28 @@ class ImageJob:
         for _, note in self.executor.run(self.work, write, units_of(wanted), self.stop):
             self._check_strict(note)
             progress.update(len(note["checksums"]) + len(note[REJECTED]))
-        found = Finished({}, list(self.plan.rejected))
+        found = Finished({}, list(self.plan.rejected), [*self.flat], collections.Counter())
         for unit in units_of(wanted):
             if self.notes.is_committed(unit.name):
                 note = self.notes.read(unit.name)
                 found.checksums.update((int(row), text) for row, text in note["checksums"].items())
                 found.rejected.extend(RejectedImage.from_json(bad) for bad in note[REJECTED])
+                found.remarks.extend(map(Finding.from_json, note.get(REMARKS, [])))
+                found.constant.update(note.get(CONSTANT, {}))
+        found.remarks.extend(self._empty_channels(found))
         return found
+
+    def _empty_channels(self, found: Finished) -> Iterator[Finding]:
+        """Channels that have one value in each of all images."""
+        count = len(found.checksums)
+        for channel in self.plan.channels:
+            if count and found.constant[channel] == count:
+                detail = (
+                    f"channel {channel} has one value everywhere in each of the {count} images of"
+                    " the bank: there is nothing to learn from it. Look at its files, or leave it"
+                    " out with --channels and another --out"
+                )
+                yield Finding(findings.CONSTANT_CHANNEL, detail, "")
 
     def _begin(self, unit: Unit[list[Conversion]]) -> int:
         """Images of a unit that are finished; one with bad images is done again, for they may have
@@ -256,20 +311,21 @@ class ImageJob:
             bank.write_metadata(path, table)
             if finished.rejected:
                 write_rejected(path, finished.rejected)
+            if finished.remarks:
+                findings.write(path / findings.REMARKS, finished.remarks)
 
         work_folder.finish(self.work, make, self.out)
 
     def _recorded_intensity(self, numbers: Plates) -> Attributes:
-        text = (
-            "keep"
-            if self.rule.kind == "keep"
-            else f"{self.rule.kind}:{self.rule.low:g}:{self.rule.high:g}"
-        )
-        recorded: Attributes = {"rule": text, "source_dtype": self.source.dtype}
+        recorded: Attributes = {
+            "rule": eight_bit.text(self.rule),
+            "source_dtype": self.source.dtype,
+        }
         if self.rule.kind != "keep":
             recorded["numbers"] = {
-                _label(plate): dict(zip(self.plan.channels, pairs or [], strict=True))
+                _label(plate): dict(zip(self.plan.channels, pairs, strict=True))
                 for plate, pairs in numbers.items()
+                if pairs
             }
         return recorded
 
@@ -294,15 +350,17 @@ def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Not
       UserError: the disk is full, or fails.
     """
     checksums, rejected = {}, []
+    remarks: list[Finding] = []
+    constant: collections.Counter[str] = collections.Counter()
     for row, entry, numbers in wanted:
         try:
             image, checksum = raw_images.load_image(source, entry)
+            pixels = _converted(image, numbers)
         except BadFile as error:
             bad = RejectedImage(error.reason, error.detail, error.file, entry.key)
             rejected.append(bad._asdict())
             continue
         try:
-            pixels = image if numbers is None else eight_bit.to_8_bit(image, numbers)
             bank.write_image(work / "staged", row, pixels)
         except (ValueError, OSError) as error:
             raise UserError(
@@ -311,7 +369,66 @@ def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Not
                 EXIT_FAILED,
             ) from error
         checksums[str(row)] = checksum
-    return {"checksums": checksums, REJECTED: rejected}
+        for channel, name in enumerate(source.channels):
+            if is_constant(pixels[..., channel]):
+                constant[name] += 1
+                remarks.append(_constant(source, entry, image, channel, numbers))
+    note: Note = {"checksums": checksums, REJECTED: rejected}
+    if constant:
+        note[CONSTANT] = dict(constant)
+    if remarks:
+        note[REMARKS] = [one._asdict() for one in remarks]
+    return note
+
+
+def _converted(image: np.ndarray, numbers: Numbers) -> np.ndarray:
+    if numbers is not None:
+        if not numbers:  # none could be read when the plate was counted
+            raise BadFile(
+                "no_range",
+                "could not be read when the percentiles of its plate were counted, and can be now:"
+                " prepare it into a second bank",
+            )
+        return eight_bit.to_8_bit(image, numbers)
+    if image.dtype in (np.uint8, np.uint16):
+        return image
+    if image.dtype == bool:
+        return image.astype(np.uint8)
+    lowest, highest = int(image.min()), int(image.max())
+    if lowest < 0 or highest > 65535:
+        raise BadFile(
+            "pixel_range",
+            f"has values from {lowest} to {highest}, and a bank keeps 0 to 65535: declare what"
+            f" becomes 0 and 255, --intensity range:{lowest}:{highest}",
+        )
+    return image.astype(np.uint16)
+
+
+def is_constant(plane: np.ndarray) -> bool:
+    """Whether all pixels have one value; a plane that has not is told by a few rows."""
+    value = plane[0, 0]
+    rows = plane[:: max(1, len(plane) // 4)]
+    return bool((rows == value).all()) and bool((plane == value).all())
+
+
+def _constant(
+    source: RawImages, entry: ImageFiles, image: np.ndarray, channel: int, numbers: Numbers
+) -> Finding:
+    plane, name = image[..., channel], source.channels[channel]
+    lowest, highest = (eight_bit.number(value) for value in (plane.min(), plane.max()))
+    if lowest == highest or not numbers:
+        detail = (
+            f"channel {name} is {lowest} in every pixel: no light (a shutter, an empty well), or"
+            " the picture was lost when the file was written"
+        )
+    else:
+        low, high = numbers[channel]
+        detail = (
+            f"channel {name} goes from {lowest} to {highest}, all of which the range {low} to"
+            f" {high} makes one value: give a wider one, --intensity range:LOW:HIGH"
+        )
+    file = entry.files[min(channel, len(entry.files) - 1)]
+    return Finding("constant", detail, file, tuple(entry.key))
 
 
 def histogram_path(work: Path, name: str) -> Path:
@@ -351,11 +468,4 @@ def write_rejected(folder: Path, rejected: Sequence[RejectedImage]) -> Path:
     """Writes rejected.parquet: experiment, plate, well, site, file, reason, detail of each bad
     image.
     """
-    columns = {name: [bad.key[i] for bad in rejected] for i, name in enumerate(metadata.KEYS)}
-    columns |= {
-        name: [getattr(bad, name) for bad in rejected] for name in ("file", "reason", "detail")
-    }
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    with files.replacing(folder / "rejected.parquet") as partial:
-        pq.write_table(pa.table(columns, schema=schema), partial)
-    return folder / "rejected.parquet"
+    return findings.write(folder / findings.REJECTED, [Finding(*bad) for bad in rejected])

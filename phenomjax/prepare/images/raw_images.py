@@ -13,7 +13,8 @@ from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, 
 from phenomjax.prepare.images.readers import BadFile
 from phenomjax.system.errors import UserError
 
-Numbers = list[tuple[int, int]] | None  # (low, high) of each channel, None when pixels are kept
+# (low, high) of each channel, None when pixels are kept, [] of a plate that could not be counted
+Numbers = list[tuple[int | float, int | float]] | None
 
 
 class RawImages(NamedTuple):
@@ -25,6 +26,7 @@ class RawImages(NamedTuple):
       planes: the plane of each channel in a file that holds all; None with one file a channel.
       size: (height, width) of the bank's images.
       dtype: name of the type of the source's pixels.
+      channels: names of the channels of an image.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class RawImages(NamedTuple):
     planes: tuple[int, ...] | None
     size: tuple[int, int] = (0, 0)
     dtype: str = ""
+    channels: tuple[str, ...] = ()
 
 
 def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[RejectedImage]]:
