@@ -31,7 +31,8 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         )
         mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
         raise UserError(f"There is no bank at {path}.{hint} {mend}")
-    if axes is not None or "plate" in attributes(path):
+    described = attributes(path) if axes is None else {}
+    if axes is not None or "plate" in described:
         from phenomjax.data.images import foreign  # stands on this module
 
         return foreign.PlateBank(path) if axes is None else foreign.ArrayBank(path, axes)
@@ -50,6 +51,9 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             if what == "a Zarr array"
             else ""
         )
+        for key, kind in (("multiscales", "an image"), ("well", "a well")):
+            if key in described:
+                what, hint = f"{kind} of OME-Zarr", "Give the plate that it is in."
         raise UserError(
             f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image"
             " bank is made by `python -m phenomjax.prepare images`."

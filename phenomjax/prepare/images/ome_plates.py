@@ -139,6 +139,9 @@ def read_pixels(
         raise BadFile("metadata", f"cannot be read: {error}", file) from error
     except (ValueError, OSError) as error:
         said = str(error).split(" [source locations")[0].splitlines()[0][:200]
+        if "Error opening" in said:
+            detail = f"cannot be opened ({said}): convert the plate with a usual compression"
+            raise BadFile("unsupported", detail, file) from error
         raise BadFile("undecodable", f"does not decode ({said}): copy it again", file) from error
     return planes
 

@@ -19,6 +19,7 @@ from phenomjax.data.images.ngff.metadata_files import as_list, as_map, as_whole,
 from phenomjax.system.errors import UserError
 
 MISSING = 2**64 - 1  # offset and length of a chunk that a shard's index does not have
+MOST = 2**26  # chunks of an array
 Whole = tuple[int, ...]
 Files = dict[str, tuple[int, int]]  # by path: bytes, and ns of the last change
 
@@ -57,6 +58,16 @@ class StoredArray(NamedTuple):
         """The file of a chunk (or shard), relative to the folder."""
         prefix, between = self.key
         return prefix + between.join(map(str, number))
+
+    def number(self, file: str) -> Whole | None:
+        """The chunk (or shard) that a file is, None for a file that is none."""
+        prefix, between = self.key
+        parts = file.removeprefix(prefix).split(between)
+        if not file.startswith(prefix) or not all(part.isdecimal() for part in parts):
+            return None
+        number = tuple(map(int, parts))
+        inside = len(number) == len(self.shape) and all(map(int.__lt__, number, self.grid))
+        return number if inside else None
 
     @property
     def grid(self) -> Whole:
@@ -125,7 +136,14 @@ def read_array(folder: Path) -> StoredArray:
         str(found.get("fill_value") or 0),
         dimensions if len(dimensions) == len(shape) else (),
     )
-    return _with_shards(stored, as_list(found.get("codecs"))) if version == 3 else stored
+    if version == 3:
+        stored = _with_shards(stored, as_list(found.get("codecs")))
+    if math.prod(-(-size // one) for size, one in zip(shape, stored.inner, strict=True)) > MOST:
+        raise UserError(
+            f"{file} describes an array of shape {shape} in chunks of {stored.inner}, more than"
+            f" {MOST} of them: it is damaged, or no image. Copy it again."
+        )
+    return stored
 
 
 def _with_shards(stored: StoredArray, codecs: list[object]) -> StoredArray:
@@ -186,9 +204,9 @@ def chunks_there(stored: StoredArray, files: Files) -> tuple[Bool[np.ndarray, ".
     there = np.zeros(
         [-(-size // step) for size, step in zip(stored.shape, piece, strict=True)], bool
     )
-    for number in np.ndindex(*stored.grid):
-        name = stored.file(number)
-        if name not in files:
+    for name in files:
+        number = stored.number(name)
+        if number is None:
             continue
         where = tuple(
             slice(place * step, (place + 1) * step)

@@ -121,6 +121,11 @@ def read_image(folder: Path) -> Image:
             f"{array.folder} has shape {array.shape}, which its axes {axes} do not fit. Convert the"
             " plate again."
         )
+    if not _is_number(array.dtype):
+        raise UserError(
+            f"{array.folder} has pixels of type {array.dtype}, which is not read. Convert the plate"
+            " to 16-bit integers."
+        )
     labels = tuple(
         as_text(as_map(one).get("label")) or ""
         for one in as_list(as_map(found.get("omero")).get("channels"))
@@ -266,6 +271,13 @@ def _axes(folder: Path, scale: Mapping[str, object], array: StoredArray) -> str:
             f" {', '.join(array.dimensions)}. {mend}"
         )
     return letters
+
+
+def _is_number(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "biuf" and np.dtype(dtype).name == dtype
+    except TypeError:
+        return False
 
 
 def _lower_resolution(folder: Path, path: str | None) -> StoredArray | None:
