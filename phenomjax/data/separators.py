@@ -81,7 +81,7 @@ def find_form(head: str, *, whole: bool, name: str, header: bool = True) -> Form
     width, values = len(columns), [row.fields for row in rows[1:]]
     if not header:
         columns, values = [str(i + 1) for i in range(width)], [row.fields for row in rows]
-    elif _has_row_names(rows):
+    elif _has_row_names(rows, separator):
         width += 1
         if any(fields[-1].strip() for fields in values):
             columns.insert(0, "")
@@ -130,7 +130,7 @@ def _choose(lines: Sequence[str], usual: str, whole: bool, header: bool) -> str:
         fits = 1
         if all(len(row.fields) == len(rows[0].fields) for row in rows):
             fits = 3
-        elif header and _has_row_names(rows):
+        elif header and _has_row_names(rows, separator):
             fits = 2
         score = (fits, len(rows[0].fields), separator == usual)
         if score > best:
@@ -139,14 +139,23 @@ def _choose(lines: Sequence[str], usual: str, whole: bool, header: bool) -> str:
         return chosen
     rows = _rows(lines, " ", whole)
     even = {len(row.fields) for row in rows} == {len(rows[0].fields)} if rows else False
-    split = len(rows) > 1 and len(rows[0].fields) > 1 and (even or _has_row_names(rows))
+    split = len(rows) > 1 and len(rows[0].fields) > 1 and (even or _has_row_names(rows, " "))
     return " " if split else usual
 
 
-def _has_row_names(rows: Sequence[_HeadRow]) -> bool:
-    """Whether each row has one field more than the header: R's write.table, or a last separator."""
-    width = len(rows[0].fields)
-    return width > 1 and len(rows) > 1 and all(len(r.fields) == width + 1 for r in rows[1:])
+def _has_row_names(rows: Sequence[_HeadRow], separator: str) -> bool:
+    """Whether each row has one field more than the header.
+
+    R's write.table leaves out the name of its first column, row names, which all differ; some
+    programs end each row with a separator. With commas (where R names the column "") it would
+    rather be a comma within a field, in each row, and that is an error.
+    """
+    width, fields = len(rows[0].fields), [row.fields for row in rows[1:]]
+    if width < 2 or not fields or any(len(one) != width + 1 for one in fields):
+        return False
+    names = {one[0] for one in fields}
+    ended = not any(one[-1].strip() for one in fields)
+    return ended or (separator in "\t " and len(names) == len(fields))
 
 
 def _titles(rows: Sequence[_HeadRow]) -> int:

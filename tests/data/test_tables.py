@@ -135,6 +135,8 @@ def test_row_names_of_r(tmp_path):
     assert table.rows == [("1", "A 1", "x"), ("2", "A2", None)]
     assert "row names" in table.said and table.missing == {"gene": {"NA": 1}}
     assert read(tmp_path, ",well\n0,A1\n").columns == ("", "well")
+    with pytest.raises(UserError, match="line 2: 3 fields where the first line names 2 columns"):
+        read(tmp_path, "well,gene\nA1,x,y\nA2,x,z\n")
 
 
 def test_missing_values_are_counted_and_can_be_kept(tmp_path):

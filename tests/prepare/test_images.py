@@ -356,6 +356,12 @@ def test_metadata_is_joined_and_unmatched_rows_are_counted(tmp_path, caplog):
     assert columns["perturbation_type"].to_pylist() == ["sirna"] * 4
     assert "columns not used: note" in caplog.text and "2 of 3 rows have images" in caplog.text
     assert "2 of 4 images have no row" in caplog.text and "HEPG2-01/1/A02/1" in caplog.text
+    remarks = pq.read_table(tmp_path / "b.zarr" / "remarks.parquet").to_pylist()
+    assert [(one["reason"], one["well"]) for one in remarks] == [
+        ("no_row", "A02"),
+        ("no_row", "B01"),
+        ("no_image", "H12"),
+    ]
     (tmp_path / "m.csv").write_text("experiment,plate,well,gene\nE,P1,A1,n1\nF,P1,A1,n2\n")
     write_jump(tmp_path / "jump")
     prepare(

@@ -6,8 +6,6 @@ import json
 
 import imagecodecs
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tifffile
 
@@ -199,67 +197,6 @@ def test_channels():
         choose_channels(["DPAI=DNA"], ["DAPI", "GFP"], {})
     with pytest.raises(UserError, match="a channel or a name is there twice"):
         choose_channels(["1=DNA", "2=DNA"], ["1", "2"], {})
-
-
-def joiner(tmp_path, text, rename=None, name="m.csv"):
-    (tmp_path / name).write_text(text)
-    return metadata.Joiner(tmp_path / name, rename or {})
-
-
-def test_metadata_joins_by_plate_and_well(tmp_path):
-    table = "Plate,Well,dose,control\n01,a1,0.5,-1\n1,B2,,0\n"
-    rename = {"Plate": "plate", "Well": "well", "dose": "concentration", "control": "is_control"}
-    joined = joiner(tmp_path, table, rename)
-    keys = [("E", "1", "A01", "1"), ("E", "1", "B02", "1"), ("E", "2", "B02", "1")]
-    columns, unmatched = metadata.describe(
-        keys, joined, {"perturbation_type": "compound", "cell_type": "U2OS"}
-    )
-    assert unmatched == keys[2:] and joined.rows.keys() == {joined.row_key(key) for key in keys[:2]}
-    assert columns["concentration"] == [0.5, None, None] and columns["is_control"] == [
-        True,
-        False,
-        None,
-    ]
-    assert (
-        columns["perturbation_type"] == ["control", "compound", "compound"]
-        and columns["cell_type"] == ["U2OS"] * 3
-    )
-    pq.write_table(
-        pa.table({"row": [1.0], "column": [1], "gene": ["TP53"]}), tmp_path / "m.parquet"
-    )
-    rows = metadata.Joiner(tmp_path / "m.parquet", {})
-    assert rows.find((None, "7", "A01", "3"))["gene"] == "TP53"
-    with pytest.raises(UserError, match="has no column 'plate' but the images come from 2 plates"):
-        rows.check([(None, "1", "A01", "1"), (None, "2", "A01", "1")])
-
-
-@pytest.mark.parametrize(
-    ("text", "rename", "message"),
-    [
-        ("Well,gene\nA1,x\n", {}, "has no column 'well'.*--rename Well=well"),
-        ("well,gen\nA1,x\n", {}, "has none of the columns .*--rename gen=perturbation"),
-        ("well,gene\nA1,x\n", {"gane": "gene"}, "has no column 'gane'. Did you mean 'gene'"),
-        (
-            "well,concentration\nA1,3 uM\n",
-            {},
-            "line 2: concentration '3 uM' is not a number. Strip units",
-        ),
-        ("well,is_control\nA1,maybe\n", {}, "line 2: is_control 'maybe' is neither true"),
-        (
-            "well,perturbation_type\nA1,CRISPR\n",
-            {},
-            "'CRISPR' is unknown. Did you mean 'crispr'|'CRISPR' is unknown",
-        ),
-        ("well,gene\nA1,x\nA01,y\n", {}, "line 3: a second, different row for well A01"),
-        ("well,gene\nA1,x,y\n", {}, "line 2: 3 fields where the first line names 2 columns"),
-        ("", {}, "is empty"),
-    ],
-)
-def test_errors_of_metadata(tmp_path, text, rename, message):
-    with pytest.raises(UserError, match=message):
-        joiner(tmp_path, text, rename)
-    with pytest.raises(UserError, match=r"no metadata table at .*n.csv. Did you mean 'm.csv'"):
-        metadata.Joiner(tmp_path / "n.csv", {})
 
 
 def test_front_door(monkeypatch, capsys):

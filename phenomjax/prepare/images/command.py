@@ -16,7 +16,7 @@ from phenomjax.prepare.images import eight_bit, findings, layouts, metadata, raw
 from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
 from phenomjax.prepare.images.records import Finding
-from phenomjax.system import errors, files
+from phenomjax.system import errors
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
@@ -48,11 +48,13 @@ class Options:
     channels: Annotated[str, arg(metavar="ID=NAME,...")] = ""
     """which, their names and order (default: the layout's)"""
 
-    metadata: Path | None = None
-    """CSV or Parquet, one row a well, joined by plate and well"""
+    metadata: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="TABLE")] = ()
+    """any table (CSV, TSV, Parquet, BOOK.xlsx#Sheet, compressed), joined by plate and well; may be
+    repeated: plate maps, their barcodes, compounds are joined on the columns that they share"""
 
     rename: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="COLUMN=NAME")] = ()
-    """a column of `metadata` to a name of the bank's; may be repeated"""
+    """a column of `metadata` to a name of the bank's where it is not found by itself, to `role`
+    (words such as negcon), or to `ignore`; may be repeated"""
 
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
     """one value for all images that the table says nothing of; may be repeated"""
@@ -149,6 +151,9 @@ def run(options: Options) -> int:
             raise _all_rejected(out, finished.rejected)
         entries = [(wanted[row].files, text) for row, text in finished.checksums.items()]
         table = _table(entries, joiner, constants)
+        if joiner:
+            unmatched = joiner.unmatched([files.key for files, _ in entries])
+            finished = finished._replace(remarks=[*finished.remarks, *unmatched])
         attributes = {"pixel_size_um": options.pixel_size_um or plan.pixel_size_um}
         job.finish(
             finished,
@@ -172,9 +177,7 @@ def _check(options: Options) -> None:
 
 
 def _joiner(options: Options) -> metadata.Joiner | None:
-    renames = metadata.parse_pairs(
-        options.rename, "--rename", (*metadata.KEYS, *metadata.VALUES, "row", "column")
-    )
+    renames = metadata.parse_pairs(options.rename, "--rename", metadata.TARGETS)
     if renames and not options.metadata:
         raise UserError(
             "`rename` names columns of a `metadata` table, and there is none. Add --metadata TABLE."
@@ -240,9 +243,7 @@ def _arguments(options: Options) -> growing.Arguments:
         "chunk": options.chunk,
         "codec": options.codec,
     }
-    if options.metadata:
-        found["metadata"] = str(options.metadata.resolve())
-        found["metadata_sha256"] = files.sha256(options.metadata)
+    found |= metadata.recorded(options.metadata)
     if options.not_in:
         found["not_in"] = str(options.not_in.resolve())
         found["not_in_sha256"] = opening.open_bank(options.not_in).fingerprint

@@ -1,34 +1,25 @@
-"""Joins a table of the experiment (CSV or Parquet) to images, by plate and well; checks its columns
-and values.
+"""Joins tables of the experiment to images, by plate and well. How a table is read and understood
+is told in annotation/.
 """
 
-import csv
+import collections
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from phenomjax.data.images import wells
-from phenomjax.data.images.bank import PERTURBATION_TYPES
+from phenomjax.data import tables
+from phenomjax.prepare.images.annotation import reading
+from phenomjax.prepare.images.annotation.names import KEYS, TARGETS, VALUES
+from phenomjax.prepare.images.annotation.sheet import number_of, plate_of, well_of
+from phenomjax.prepare.images.annotation.values import Value, check_value
+from phenomjax.prepare.images.records import Finding
+from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 
+__all__ = ["KEYS", "TARGETS", "VALUES", "Joiner", "Key", "Value", "check_value", "describe"]
 log = logging.getLogger("phenomjax")
-VALUES = ("cell_type", "perturbation", "perturbation_type", "gene", "concentration", "is_control")
-KEYS = ("experiment", "plate", "well", "site")
-_TRUE, _FALSE = (
-    {"1", "1.0", "-1", "-1.0", "true", "yes", "t", "y"},
-    {
-        "0",
-        "0.0",
-        "false",
-        "no",
-        "f",
-        "n",
-    },
-)
-Value = str | float | bool | None
-Key = tuple[str | None, str | None, str, str]  # experiment, plate, well, site
+Key = tuple[str | None, ...]  # experiment, plate, well, site, and whatever follows
+RowKey = tuple[str, ...]
 
 
 def parse_pairs(pairs: Sequence[str], flag: str, known: Iterable[str]) -> dict[str, str]:
@@ -37,7 +28,7 @@ def parse_pairs(pairs: Sequence[str], flag: str, known: Iterable[str]) -> dict[s
     """
     parsed, known = {}, list(known)
     for pair in pairs:
-        left, sign, right = pair.partition("=")
+        left, sign, right = pair.rpartition("=") if flag == "--rename" else pair.partition("=")
         name = right if flag == "--rename" else left
         if not (left and sign and right):
             raise UserError(f"{flag} {pair!r} is not understood; write {flag} NAME=VALUE.")
@@ -50,129 +41,116 @@ def parse_pairs(pairs: Sequence[str], flag: str, known: Iterable[str]) -> dict[s
     return parsed
 
 
-def check_value(column: str, text: str | None, where: str) -> Value:
-    """Converts one text to the column's type: float, bool or string; None for an empty one."""
-    text = (text or "").strip()
-    if not text or text.lower() in ("nan", "null", "none"):
-        return None
-    if column == "concentration":
-        try:
-            return float(text)
-        except ValueError as error:
-            raise UserError(
-                f"{where}: concentration {text!r} is not a number. Strip units from the column."
-            ) from error
-    if column == "is_control":
-        if text.lower() not in _TRUE | _FALSE:
-            raise UserError(
-                f"{where}: is_control {text!r} is neither true (1, -1, true, yes) nor false (0,"
-                " false, no)."
-            )
-        return text.lower() in _TRUE
-    if column == "perturbation_type" and text not in PERTURBATION_TYPES:
-        hint = did_you_mean(text, PERTURBATION_TYPES)
-        raise UserError(
-            f"{where}: perturbation_type {text!r} is unknown.{hint} There are:"
-            f" {', '.join(PERTURBATION_TYPES)}."
-        )
-    return text
-
-
 class Joiner:
-    """Rows of a metadata table by experiment, plate, well and site, whichever of them the table
-    has.
+    """Rows of metadata tables by experiment, plate, well and site, whichever of them the tables
+    have.
+
+    Plates are found by exactly their name first. A plate that is named otherwise in the table ("1",
+    "01", "1.0" of pandas, "NAME__2020-..." of Harmony) is found where only one can be meant.
 
     Args:
-      path: CSV (first line names the columns) or Parquet.
-      rename: {column of the file: column of the bank or key}.
+      paths: a table, or several that belong together (see annotation/merging.py).
+      rename: {column of a file: column of the bank or key, "role", or "ignore"}.
+
+    Attributes:
+      path: the tables' names, for messages.
+      keys, values: which of KEYS and VALUES they have.
+      rows: {key: values}, wells and numbers spelt as in the bank, plates as in the table.
+      told: sentences for the screen.
 
     Raises:
       UserError: no such file, a missing or unknown column, a value of the wrong type, two rows for
         one well that differ.
     """
 
-    def __init__(self, path: Path, rename: dict[str, str]):
-        self.path = path
-        columns, rows = _read(path)
-        for name in rename:
-            if name not in columns:
+    def __init__(self, paths: Path | Sequence[Path], rename: Mapping[str, str]):
+        read = reading.read([paths] if isinstance(paths, Path) else list(paths), rename)
+        self.path, self.keys, self.values, self.told = read.name, read.keys, read.values, read.told
+        self._plate_maps = read.plate_maps
+        for sentence in read.told:
+            log.info("%s", sentence)
+        for sentence in read.warned:
+            log.warning("%s", sentence)
+        self._texts = read.texts
+        self._described, self._where = read.described, read.where
+        self.rows: dict[RowKey, dict[str, Value]] = {}
+        self._lines: dict[RowKey, str] = {}
+        self._add_all()
+        if read.site_by_synonym and "site" in self.keys and self._is_needless("site"):
+            self._drop("site")
+        self._plates: dict[str, str] = {}  # of the images: that of the table
+
+    def _add_all(self) -> None:
+        self.rows.clear()
+        self._lines.clear()
+        for texts, values, where in zip(self._texts, self._described, self._where, strict=True):
+            key = self._key(texts)
+            if self.rows.setdefault(key, values) != values:
+                named = zip(self.keys, key, strict=True)
+                differ = [name for name in values if values[name] != self.rows[key].get(name)]
                 raise UserError(
-                    f"--rename {name}={rename[name]}: {path} has no column"
-                    f" {name!r}.{did_you_mean(name, columns)} It has: {', '.join(columns)}."
+                    f"{where}: a second, different row for"
+                    f" {', '.join(f'{name} {part}' for name, part in named)} (the first:"
+                    f" {self._lines[key]}); they differ in {', '.join(differ)}. One row a well is"
+                    " joined: add the column that tells the rows apart (experiment, plate, site),"
+                    f" remove one{self._barcodes()}, or leave the column out: --rename"
+                    f" {differ[0]}=ignore."
                 )
-        names = [rename.get(name, name) for name in columns]
-        doubled = {name for name in names if names.count(name) > 1 and name in KEYS + VALUES}
-        if doubled:
-            raise UserError(
-                f"{path}: two columns are named {sorted(doubled)[0]!r} after --rename. Leave one of"
-                " them out."
-            )
-        if "well" not in names and not {"row", "column"} <= set(names):
-            known = (*KEYS, "row", "column")
-            alike = [(n, n.lower().removeprefix("metadata_")) for n in columns]
-            renames = " ".join(
-                f"--rename {name}={key}" for name, key in alike if key in known and key != name
-            )
-            raise UserError(
-                f"{path} has no column 'well' (nor 'row' and 'column'); it has:"
-                f" {', '.join(columns)}. Name the one that holds the well:"
-                f" {renames or '--rename Metadata_Well=well, for instance'}."
-            )
-        self.keys = [key for key in KEYS if key in names or key == "well"]
-        self.values = [name for name in VALUES if name in names]
-        unused = [
-            name
-            for name in columns
-            if rename.get(name, name) not in (*KEYS, *VALUES, "row", "column")
-        ]
-        if unused:
-            log.warning(
-                "%s: columns not used: %s (map one with --rename NAME=%s)",
-                path,
-                ", ".join(unused),
-                VALUES[1],
-            )
-        if not self.values:
-            raise UserError(
-                f"{path} has none of the columns {', '.join(VALUES)}; it has: {', '.join(columns)}."
-                " Map at least one with --rename, for instance --rename"
-                f" {unused[0] if unused else 'NAME'}=perturbation."
-            )
-        self.rows: dict[tuple[str, ...], dict] = {}
-        for number, row in enumerate(rows, start=2):
-            self._add(dict(zip(names, row, strict=False)), f"{path}, line {number}")
+            self._lines.setdefault(key, where)
 
-    def _add(self, row: dict[str, str | None], where: str) -> None:
-        if not row.get("well"):
-            row["well"] = f"{row.get('row') or ''}/{row.get('column') or ''}"
-        key = self._key([row.get(name) or "" for name in self.keys])
-        values = {name: check_value(name, row.get(name), where) for name in self.values}
-        if self.rows.setdefault(key, values) != values:
-            described = ", ".join(
-                f"{name} {part}" for name, part in zip(self.keys, key, strict=True)
-            )
-            raise UserError(
-                f"{where}: a second, different row for {described}. One row a well is joined: add"
-                " the column that tells the rows apart (experiment, plate, site), or remove one."
-            )
-
-    def _key(self, parts: Sequence[str]) -> tuple[str, ...]:
-        return tuple(
-            wells.normalise_well(part) if name == "well" else wells.normalise_number(part)
-            for name, part in zip(self.keys, parts, strict=True)
+    def _barcodes(self) -> str:
+        if not self._plate_maps or "plate" in self.keys:
+            return ""
+        return (
+            ", add the table that says which plate has which map (--metadata barcode_platemap.csv)"
         )
 
+    def _key(self, texts: Sequence[str]) -> RowKey:
+        spelt = {"well": well_of, "site": number_of}
+        return tuple(
+            spelt[name](text) if name in spelt else text.strip()
+            for name, text in zip(self.keys, texts, strict=True)
+        )
+
+    def _is_needless(self, name: str) -> bool:
+        """Whether the rows say the same without one of the keys."""
+        place = self.keys.index(name)
+        found: dict[RowKey, dict[str, Value]] = {}
+        return all(
+            found.setdefault(key[:place] + key[place + 1 :], values) == values
+            for key, values in self.rows.items()
+        )
+
+    def _drop(self, name: str) -> None:
+        place = self.keys.index(name)
+        self.keys = [key for key in self.keys if key != name]
+        self._texts = [texts[:place] + texts[place + 1 :] for texts in self._texts]
+        self._add_all()
+
     def check(self, keys: Sequence[Key]) -> None:
-        """Before any work: a table without plates describes one plate only, and some row must fit
-        some image.
+        """Before any work: each plate of the images is found in the table by its name; a table
+        without plates describes one plate only; some row must fit some image.
+
+        Raises:
+          UserError: a plate or a well is ambiguous, or nothing fits.
         """
-        plates = {key[:2] for key in keys}
+        plates = {(key[0], key[1] or "") for key in keys}
+        names = sorted({plate for _, plate in plates})
         if "plate" not in self.keys and len(plates) > 1:
             raise UserError(
                 f"{self.path} has no column 'plate' but the images come from {len(plates)} plates,"
-                " so a well is ambiguous. Add the column, or name it with --rename, for instance"
-                " --rename Metadata_Plate=plate."
+                " so a well is ambiguous. Add the column"
+                + (
+                    self._barcodes()
+                    or ", or name it with --rename, for instance --rename Barcode=plate"
+                )
+                + "."
             )
+        self._check_experiments(plates)
+        if "plate" in self.keys:
+            self._plates = dict(zip(names, names, strict=True)) | self._match(names)
+        elif names and names[0]:
+            log.info("%s has no plate: its wells are those of %s", self.path, names[0])
         if keys and all(self.find(key) is None for key in keys):
             rows = ", ".join("/".join(key) for key in list(self.rows)[:2])
             raise UserError(
@@ -181,19 +159,120 @@ class Joiner:
                 " (experiment, plate, well, site). Correct the table, or give the plate's name"
                 " with --default plate=NAME."
             )
+        changed = {mine: its for mine, its in self._plates.items() if mine != its}
+        if changed:
+            log.info(
+                "%s: plates found under another spelling: %s",
+                self.path,
+                ", ".join(f"{its} for {mine}" for mine, its in list(changed.items())[:5]),
+            )
 
-    def find(self, key: Key) -> dict | None:
+    def _check_experiments(self, plates: set[tuple[str | None, str]]) -> None:
+        if "experiment" not in self.keys:
+            for _, plate in plates:
+                several = sorted(str(name) for name, other in plates if other == plate)
+                if "plate" in self.keys and len(several) > 1:
+                    raise UserError(
+                        f"{self.path} has no column 'experiment', and plate {plate} is in"
+                        f" {len(several)} experiments ({', '.join(several[:3])}), so its rows are"
+                        " ambiguous. Add the column, or name it: --rename COLUMN=experiment."
+                    )
+        elif plates and all(experiment is None for experiment, _ in plates):
+            place = self.keys.index("experiment")
+            there = sorted({key[place] for key in self.rows})
+            if not self._is_needless("experiment"):
+                raise UserError(
+                    f"{self.path} has rows of {len(there)} experiments ({', '.join(there[:3])})"
+                    " that differ for one plate and well, and the images name no experiment. Say"
+                    f" which they are: --experiment {there[0]}, for instance."
+                )
+            self._drop("experiment")
+            log.info("%s: the images name no experiment, so its column is not needed", self.path)
+
+    def _match(self, names: Sequence[str]) -> dict[str, str]:
+        """{plate of the images: plate of the table}.
+
+        Raises:
+          UserError: a spelling that may mean several.
+        """
+        place = self.keys.index("plate")
+        there = {key[place] for key in self.rows}
+        found = {name: name for name in names if name in there}
+        for name in names:
+            if name in found:
+                continue
+            alike = sorted(p for p in there - set(found) if plate_of(p) == plate_of(name))
+            rivals = [n for n in names if n not in found and plate_of(n) == plate_of(name)]
+            if alike and (len(alike) > 1 or len(rivals) > 1):
+                raise UserError(
+                    f"{self.path} has plate{'s' * (len(alike) > 1)} {' and '.join(alike)}, the"
+                    f" images come from {' and '.join(rivals)}: which is meant is not certain."
+                    " Write the plates in the table as the images' folders or files spell them."
+                )
+            if alike:
+                found[name] = alike[0]
+        return found
+
+    def find(self, key: Key) -> dict[str, Value] | None:
         """The values for one image, None when the table has no row for it."""
         return self.rows.get(self.row_key(key))
 
-    def row_key(self, key: Key) -> tuple[str, ...]:
-        """The part of an image's key that the table has."""
-        named = dict(zip(KEYS, key, strict=True))
-        return self._key([named[name] or "" for name in self.keys])
+    def row_key(self, key: Key) -> RowKey:
+        """The key of the row that describes an image, whether there is one or not."""
+        named = {name: part or "" for name, part in zip(KEYS, key, strict=False)}
+        if "plate" in self.keys:
+            plate = named["plate"]
+            if plate not in self._plates:
+                self._plates[plate] = self._match([plate]).get(plate, plate)
+            named["plate"] = self._plates[plate]
+        return self._key([named[name] for name in self.keys])
+
+    def unmatched(self, keys: Sequence[Key]) -> list[Finding]:
+        """What did not meet, for remarks.parquet: images without a row ("no_row"), rows without an
+        image ("no_image"; the file is the table), and, as one, all rows of a plate that no image
+        comes from ("no_plate").
+        """
+        there = {self.row_key(key) for key in keys}
+        found = [
+            Finding("no_row", f"has no row in {self.path}: its columns stay empty", "", tuple(key))
+            for key in keys
+            if self.row_key(key) not in self.rows
+        ]
+        whole = [i for i, name in enumerate(self.keys) if name in ("experiment", "plate")]
+        plates = {tuple(key[i] for i in whole) for key in there}
+        absent: collections.Counter[RowKey] = collections.Counter()
+        for row, where in self._lines.items():
+            plate = tuple(row[i] for i in whole)
+            if row in there:
+                continue
+            if plate not in plates:
+                absent[plate] += 1
+                continue
+            detail = f"describes a well that no image shows ({where})"
+            found.append(Finding("no_image", detail, self.path, self._image_key(row)))
+        for plate, count in absent.items():
+            parts = dict(zip([self.keys[i] for i in whole], plate, strict=True))
+            detail = f"has {count} rows for this plate, which no image comes from"
+            key = (parts.get("experiment"), parts.get("plate"))
+            found.append(Finding("no_plate", detail, self.path, key))
+        return found
+
+    def _image_key(self, row: RowKey) -> Key:
+        parts = dict(zip(self.keys, row, strict=True))
+        return tuple(parts.get(name) for name in KEYS)
+
+
+def recorded(paths: Sequence[Path]) -> dict[str, str | list[str]]:
+    """The tables as a bank records them: where they were, and what was in them."""
+    names = [str(path.resolve()) for path in paths]
+    sums = [files.sha256(tables.file_of(path)[0]) for path in paths]
+    if len(paths) == 1:
+        return {"metadata": names[0], "metadata_sha256": sums[0]}
+    return {"metadata": names, "metadata_sha256": sums} if paths else {}
 
 
 def describe(
-    keys: Iterable[Key], joiner: Joiner | None, constants: dict
+    keys: Iterable[Key], joiner: Joiner | None, constants: Mapping[str, Value]
 ) -> tuple[dict[str, list], list[Key]]:
     """The columns that describe images, from the table first, then from constants (--set).
 
@@ -218,39 +297,3 @@ def describe(
         for name, value in values.items():
             columns[name].append(value)
     return columns, unmatched
-
-
-def _text(value) -> str | None:
-    """A value of a Parquet table as a CSV would have it; pandas turns plates into 1.0 when one is
-    missing.
-    """
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return None if value is None else str(value)
-
-
-def _read(path: Path) -> tuple[list[str], list]:
-    if not path.is_file():
-        near = (
-            did_you_mean(path.name, (p.name for p in path.parent.glob("*")))
-            if path.parent.is_dir()
-            else ""
-        )
-        raise UserError(f"There is no metadata table at {path}.{near}")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        table = pq.read_table(path)
-        columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
-        return table.column_names, list(zip(*columns, strict=True))
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        separator = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
-        rows = [row for row in csv.reader(file, delimiter=separator) if row]
-    if not rows:
-        raise UserError(f"The metadata table {path} is empty.")
-    short = next((i for i, row in enumerate(rows) if len(row) != len(rows[0])), None)
-    if short is not None:
-        raise UserError(
-            f"{path}, line {short + 1}: {len(rows[short])} fields where the first line names"
-            f" {len(rows[0])} columns. The table must be separated by commas (tabs for .tsv),"
-            " fields with commas in quotes."
-        )
-    return [name.strip() for name in rows[0]], rows[1:]

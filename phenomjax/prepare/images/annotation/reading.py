@@ -1,0 +1,249 @@
+"""The tables of --metadata, read and put together, and the bank's values of each of their rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from phenomjax.data import tables, text_files
+from phenomjax.data.numbers import decimal_sign
+from phenomjax.prepare.images.annotation import grids, merging, names, roles, values
+from phenomjax.prepare.images.annotation.names import KEYS, VALUES, Columns
+from phenomjax.prepare.images.annotation.sheet import Sheet, looks_like_well, number_of
+from phenomjax.prepare.images.annotation.values import Value
+from phenomjax.system.errors import UserError, did_you_mean
+
+# in a plate map a dash is an empty well
+MISSING = tables.MISSING | {"-", "--", "\N{EN DASH}", "\N{EM DASH}"}
+
+
+class Annotations(NamedTuple):
+    """What tables say of wells.
+
+    Attributes:
+      name: of the tables, for messages.
+      keys: which of KEYS they have.
+      values: which of VALUES they have.
+      texts: of each row, the texts of its keys, in the order of `keys`; '' where empty.
+      described: of each row, {column: value}.
+      where: of each row, "FILE, line 7".
+      told: sentences for the screen: what was taken for what.
+      warned: those that want a second look.
+      site_by_synonym: whether the sites come from a column that is not called so.
+      plate_maps: whether a column names the plate map of each row.
+    """
+
+    name: str
+    keys: list[str]
+    values: list[str]
+    texts: list[tuple[str, ...]]
+    described: list[dict[str, Value]]
+    where: list[str]
+    told: list[str]
+    warned: list[str]
+    site_by_synonym: bool
+    plate_maps: bool
+
+
+def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
+    """Reads tables and puts them together.
+
+    Args:
+      paths: of the tables, in any form that `data.tables` reads; BOOK.xlsx#Sheet names a sheet.
+      rename: {column of a table: name of names.TARGETS}.
+
+    Raises:
+      UserError: a table cannot be read or joined, a column is missing, unknown or there twice, or a
+        value is none.
+    """
+    told: list[str] = []
+    sheets = []
+    seen: set[str] = set()
+    renames = dict(rename)
+    for path in paths:
+        sheet, said = _read_sheet(path)
+        told += said
+        seen.update(sheet.columns)
+        if grids.is_grid(sheet):
+            sheet, shape = grids.melt(sheet, rename.get(grids.VALUE))
+            renames.setdefault(grids.VALUE, "perturbation")
+            seen.add(grids.VALUE)
+            told.append(shape)
+        sheets.append(_without_ignored(sheet, rename))
+    _check_renames(paths, sheets, seen, rename)
+    sheet, joins = merging.merge(sheets, renames)
+    told += joins
+    found = names.find_columns(sheet, renames)
+    if not found.has_well:
+        raise _no_well(sheet, paths)
+    if taken := names.said(sheet, found):
+        told.append(f"{sheet.name}: taken {taken}")
+    warned = []
+    if found.unused:
+        warned.append(
+            f"{sheet.name}: columns not used: {', '.join(found.unused)} (map one with --rename"
+            f" NAME={VALUES[1]})"
+        )
+    there = [name for name in VALUES if name in found.places]
+    if found.roles and "is_control" not in there:
+        there.append("is_control")
+    if not there:
+        unused = [name for name in found.unused if name.isprintable()]
+        raise UserError(
+            f"{sheet.name} has none of the columns {', '.join(VALUES)}; it has:"
+            f" {', '.join(sheet.columns)}. Map at least one with --rename, for instance --rename"
+            f" {unused[0] if unused else 'NAME'}=perturbation."
+        )
+    kinds: list[roles.Role | None] = []
+    if found.roles:
+        kinds, words = roles.find_roles(sheet, found.roles)
+        (warned if "UNKNOWN" in words or "no word tells" in words else told).append(words)
+    described = _described(sheet, found, there, kinds)
+    for name in ("gene", "perturbation"):
+        if name in found.places and (odd := values.dates(sheet.values(found.places[name]))):
+            warned.append(
+                f"{sheet.name}: {len(odd)} names in {sheet.columns[found.places[name]]} look like"
+                f" dates that Excel made of genes ({', '.join(odd[:5])}): correct them in the table"
+            )
+    keys = [key for key in KEYS if key in found.places or key == "well"]
+    texts = [_key_texts(row, keys, found) for row in sheet.rows]
+    site = found.places.get("site")
+    return Annotations(
+        sheet.name,
+        keys,
+        there,
+        texts,
+        described,
+        sheet.where,
+        told,
+        warned,
+        site is not None and names.plain(sheet.columns[site]) != "site",
+        any(names.plain(column) in ("platemapname", "platemap") for column in sheet.columns),
+    )
+
+
+def _read_sheet(path: Path) -> tuple[Sheet, list[str]]:
+    """One table, and what was detected."""
+    text_files.check_file(tables.file_of(path)[0], "metadata table")
+    table = tables.read_table(path, missing=MISSING)
+    if not table.rows:
+        raise UserError(
+            f"The metadata table {path} has a header ({', '.join(table.columns)}) and no rows."
+        )
+    told = [f"{path}: {len(table.rows)} rows{', ' if table.said else ''}{table.said}"]
+    if table.missing:
+        counted = [
+            f"{name} ({', '.join(f'{text} {count}' for text, count in texts.items())})"
+            for name, texts in table.missing.items()
+        ]
+        told.append(f"{path}: no value, by what is written there: {', '.join(counted)}")
+    where = [table.where(number) for number in range(len(table.rows))]
+    return Sheet(str(path), table.columns, table.rows, where), told
+
+
+def _without_ignored(sheet: Sheet, rename: Mapping[str, str]) -> Sheet:
+    keep = [p for p, column in enumerate(sheet.columns) if rename.get(column) != "ignore"]
+    if len(keep) == len(sheet.columns):
+        return sheet
+    columns = tuple(sheet.columns[place] for place in keep)
+    return sheet._replace(
+        columns=columns, rows=[tuple(row[place] for place in keep) for row in sheet.rows]
+    )
+
+
+def _check_renames(
+    paths: Sequence[Path], sheets: Sequence[Sheet], seen: set[str], rename: Mapping[str, str]
+) -> None:
+    for name, target in rename.items():
+        if name not in seen:
+            there = [column for sheet in sheets for column in sheet.columns if column]
+            raise UserError(
+                f"--rename {name}={target}: {' and '.join(map(str, paths))} has no column"
+                f" {name!r}.{did_you_mean(name, there)} It has: {', '.join(there)}."
+            )
+
+
+def _no_well(sheet: Sheet, paths: Sequence[Path]) -> UserError:
+    """The error of a table without wells: it names the column that holds some, if there is one."""
+    holders = [
+        column
+        for place, column in enumerate(sheet.columns)
+        if (held := [value for value in sheet.values(place) if value is not None])
+        and all(map(looks_like_well, held))
+    ]
+    start = (
+        f"{sheet.name} has no column 'well' (nor 'row' and 'column'); it has:"
+        f" {', '.join(sheet.columns)}."
+    )
+    if holders:
+        return UserError(
+            f"{start} Name the one that holds the well: --rename {holders[0]}=well, for instance."
+        )
+    return UserError(
+        f"{start} None of them holds wells such as A01. If it tells of plates, compounds or guides,"
+        f" give the table that has the wells too: --metadata WELLS.csv --metadata {paths[0]}. Else"
+        " name the column: --rename COLUMN=well."
+    )
+
+
+def _described(
+    sheet: Sheet, found: Columns, there: Sequence[str], kinds: Sequence[roles.Role | None]
+) -> list[dict[str, Value]]:
+    """The bank's values of each row."""
+    place = found.places.get("concentration")
+    sign = ""
+    if place is not None:
+        texts = (values.number_part(text) for text in sheet.values(place) if text is not None)
+        sign = decimal_sign(texts)
+    described = []
+    for number, (row, where) in enumerate(zip(sheet.rows, sheet.where, strict=True)):
+        told: dict[str, Value] = {}
+        for name in there:
+            text = row[found.places[name]] if name in found.places else None
+            if name == "concentration" and text is not None:
+                told[name] = values.concentration(text, where, sign, _unit(row, found, where))
+            elif name == "is_control" and text is not None and (role := roles.role_of(text)):
+                told[name] = role == "negative"
+            else:
+                told[name] = values.check_value(name, text, where)
+        if kinds and (kind := kinds[number]):
+            if told["is_control"] is None:
+                told["is_control"] = kind == "negative"
+            elif kind == "negative" and not told["is_control"]:
+                raise UserError(
+                    f"{where}: the well is a negative control by"
+                    f" {', '.join(sheet.columns[p] for p in found.roles)} and none by is_control."
+                    " Correct the table, or leave one out: --rename"
+                    f" {sheet.columns[found.roles[0]]}=ignore."
+                )
+            if kind == "positive" and told.get("perturbation_type") is None:
+                told["perturbation_type"] = "control"
+        described.append(told)
+    return described
+
+
+def _unit(row: Sequence[str | None], found: Columns, where: str) -> str | None:
+    if found.unit_column is None:
+        return found.unit
+    text = row[found.unit_column]
+    if text is None:
+        return None
+    unit = values.unit_of(text)
+    if unit is None:
+        raise UserError(
+            f"{where}: the unit {text!r} of a concentration is unknown; there are pM, nM, uM, mM"
+            " and M. Correct it, or leave the concentrations out with --rename"
+            " concentration=ignore."
+        )
+    return unit
+
+
+def _key_texts(row: Sequence[str | None], keys: Sequence[str], found: Columns) -> tuple[str, ...]:
+    """What a row says of its keys; the well from row and column where it is not there."""
+    texts = []
+    for key in keys:
+        text = row[found.places[key]] if key in found.places else None
+        if key == "well" and not text:
+            parts = [row[found.places[n]] if n in found.places else None for n in ("row", "column")]
+            text = "/".join(number_of(part or "") for part in parts)
+        texts.append(text or "")
+    return tuple(texts)

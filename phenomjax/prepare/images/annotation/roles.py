@@ -1,0 +1,141 @@
+"""Roles of wells: which words in a table make a well a negative control, a positive one, or none.
+
+Only a negative control is `is_control` in the bank: maps normalise by these wells. A positive
+control is a perturbation with a known effect, so `is_control` is false and its `perturbation_type`
+is "control" ("control" stands for controls of all kinds there, as in JUMP's pert_type).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from phenomjax.prepare.images.annotation.sheet import Sheet, plain
+from phenomjax.system.errors import UserError
+
+Role = Literal["negative", "positive", "treated", "empty", "control"]
+# names of columns, as `plain` writes them, that hold roles where their values are such words
+COLUMNS = frozenset(
+    {
+        *("role", "welltype", "perttype", "controltype", "negconcontroltype", "wellrole"),
+        *("sampletype", "treatmenttype", "contenttype", "control", "controls"),
+    }
+)
+# and those that hold them where all their values are, some of them controls
+LOOSE = frozenset(
+    {"content", "treatment", "wellcontent", "wellcategory", "category", "condition", "group"}
+)
+_WORDS: dict[Role, tuple[str, ...]] = {
+    "negative": (
+        *("negcon", "negativecontrol", "negcontrol", "negctrl", "negctl", "negative", "neg", "nc"),
+        *("nontargeting", "nontargetingcontrol", "nontargeted", "nontarget", "ntc", "noguide"),
+        *("scrambled", "scramble", "scrambledcontrol", "vehicle", "vehiclecontrol", "dmso"),
+        *("dmsocontrol", "solvent", "solventcontrol", "mock", "mockcontrol", "untreated"),
+        *("untreatedcontrol", "nocut", "cuttingcontrol", "ctlvehicle", "ctlvector", "ctluntrt"),
+        *("crisprcontrol", "controlnegative", "lowcontrol", "nct"),
+    ),
+    "positive": (
+        *("poscon", "positivecontrol", "poscontrol", "posctrl", "posctl", "positive", "pos", "pc"),
+        *("posconcp", "poscondiverse", "posconorf", "poscondrug", "trtposcon", "highcontrol"),
+        *("controlpositive",),
+    ),
+    "treated": (
+        *("trt", "treatment", "treated", "sample", "test", "compound", "drug", "perturbation"),
+        *("library", "experimental", "targeting", "trtcp", "trtsh", "trtoe", "trtxpr", "sirna"),
+        *("crispr", "orf", "gene", "treat", "perturbed"),
+    ),
+    "empty": (
+        *("empty", "blank", "nocells", "unused", "media", "medium", "mediaonly", "emptywell"),
+        *("background",),
+    ),
+    "control": ("control", "ctrl", "ctl", "controls"),
+}
+ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
+
+
+def role_of(word: str) -> Role | None:
+    """The role that a word means; None of an unknown word."""
+    found = ROLES.get(plain(word))
+    if found is None and (match := re.fullmatch(r"(\D+?)\d{1,2}", plain(word))):
+        found = ROLES.get(match[1])  # negcon1, poscon2
+    return found
+
+
+def holds_roles(column: str, looked: Sequence[str]) -> bool:
+    """Whether a column holds roles.
+
+    Args:
+      column: its name.
+      looked: its different values.
+    """
+    known = [role for value in looked if (role := role_of(value)) is not None]
+    if plain(column) in LOOSE:
+        return len(known) == len(looked) and bool({"negative", "positive", "control"} & {*known})
+    return plain(column) in COLUMNS and bool(known) and 2 * len(known) >= len(looked)
+
+
+def find_roles(sheet: Sheet, places: Sequence[int]) -> tuple[list[Role | None], str]:
+    """The role of each row.
+
+    Args:
+      sheet: the table.
+      places: its columns of roles.
+
+    Returns:
+      roles: None where the row says nothing that is known.
+      said: a sentence with the words and their counts.
+
+    Raises:
+      UserError: a row is a negative and a positive control; or only "control" where other rows
+        tell the two apart.
+    """
+    words: Counter[tuple[str, Role | None]] = Counter()
+    found: list[Role | None] = []
+    names = ", ".join(sheet.columns[place] for place in places)
+    told_apart = any(
+        role_of(value) in ("negative", "positive")
+        for place in places
+        for value in set(sheet.values(place))
+        if value is not None
+    )
+    for number, row in enumerate(sheet.rows):
+        texts = [row[place] or "" for place in places]
+        roles = {role_of(text) for text in texts if text} - {None}
+        words.update((text, role_of(text)) for text in texts if text)
+        if {"negative", "positive"} <= roles:
+            raise UserError(
+                f"{sheet.where[number]}: {' and '.join(repr(t) for t in texts if t)} ({names}) make"
+                " one well a negative and a positive control. Correct the table, or leave a column"
+                f" out: --rename {sheet.columns[places[0]]}=ignore."
+            )
+        for role in ("negative", "positive", "control", "empty", "treated"):
+            if role in roles:
+                break
+        else:
+            found.append(None)
+            continue
+        if role == "control" and told_apart:
+            raise UserError(
+                f"{sheet.where[number]}: 'control' ({names}) is neither negative nor positive, and"
+                " other rows tell the two apart. Correct the table, or name the column that tells"
+                " the negative controls alone: --rename COLUMN=is_control, with --rename"
+                f" {sheet.columns[places[0]]}=ignore."
+            )
+        found.append("negative" if role == "control" else role)
+    return found, _said(names, words, told_apart)
+
+
+def _said(names: str, words: Counter[tuple[str, Role | None]], told_apart: bool) -> str:
+    meaning = {
+        "negative": "a negative control (is_control)",
+        "positive": "a positive control (not is_control, perturbation_type control)",
+        "treated": "no control",
+        "empty": "an empty well, no control",
+        "control": "a control of the kind that another column tells"
+        if told_apart
+        else "a negative control (is_control), since no word tells negative from positive",
+        None: "UNKNOWN, is_control stays empty",
+    }
+    parts = [f"{text!r} {count} is {meaning[role]}" for (text, role), count in words.most_common(9)]
+    more = f"; and {len(words) - 9} other words" if len(words) > 9 else ""
+    return f"roles of wells by {names}: {'; '.join(parts)}{more}"
