@@ -11,6 +11,7 @@ from phenomjax.data import zarr_files
 from phenomjax.data.images import opening
 from phenomjax.prepare.images import eight_bit, findings
 from phenomjax.system import files
+from phenomjax.system.errors import UserError
 from tests.prepare.test_images import contents, prepare
 
 PATTERN = r"(?P<plate>[^/]+)/(?P<well>[A-H]\d\d)_w(?P<channel>\d)\.tif"
@@ -130,3 +131,79 @@ def test_percentiles_that_are_one_value(tmp_path):
     assert [row["reason"] for row in found] == ["flat_range"] * 2 and found[0]["plate"] == "A"
     assert "are the same value, 0, and its pixels go from 0 to 500" in found[0]["detail"]
     assert "--intensity range:0:500" in found[0]["detail"]
+
+
+TYPES = ["int8", "int16", "uint32", "int32", "float16", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_other_types_need_a_declared_range(tmp_path, dtype):
+    scale, shift = (1, 0) if dtype.startswith("u") else (0.01, -7.5)
+    written = write(tmp_path / "raw", "A") * scale + shift
+    written = written.astype(dtype)
+    for well, image in zip(("A01", "A02"), written, strict=True):
+        for channel in range(2):
+            plane = image[..., channel]
+            tifffile.imwrite(tmp_path / "raw" / "A" / f"{well}_w{channel + 1}.tif", plane)
+    with pytest.raises(UserError, match=f"The images have {dtype} pixels") as error:
+        generic(tmp_path / "raw", tmp_path / "b.zarr")
+    low, high = str(written.min()), str(written.max())
+    assert f"2 images they go from {low} to {high}: --intensity says" in str(error.value)
+    flag = f"range:{low}:{high}"
+    assert f"--intensity {flag} " in str(error.value)
+    assert generic(tmp_path / "raw", tmp_path / "b.zarr", intensity=flag) == 0  # as it was offered
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    recorded = bank.attributes["intensity"]
+    assert recorded["source_dtype"] == dtype and bank.dtype == np.uint8
+    low, high = (float(part) for part in flag.split(":")[1:])
+    assert recorded["numbers"]["A"] == {"1": [low, high], "2": [low, high]}
+    assert eight_bit.parse(recorded["rule"]) == eight_bit.Rule("range", low, high)
+    for i, image in enumerate(written):
+        exact = np.clip((image.astype(float) - low) / (high - low), 0, 1) * 255
+        assert np.abs(bank.read(i) - exact).max() <= 0.5 + 1e-9
+
+
+def test_whole_numbers_that_fit_are_kept(tmp_path):
+    written = write(tmp_path / "raw", "A", wells=("A01", "A02", "A03"), dtype="int16")
+    with pytest.raises(UserError, match="--intensity keep holds them as they are, as uint16"):
+        generic(tmp_path / "raw", tmp_path / "b.zarr")
+    plane = np.full((24, 24), -3, np.int16)
+    tifffile.imwrite(tmp_path / "raw" / "A" / "A03_w1.tif", plane)
+    assert generic(tmp_path / "raw", tmp_path / "b.zarr", intensity="keep") == 1
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.dtype == np.uint16 and len(bank) == 2
+    np.testing.assert_array_equal(bank.read(1), written[1])
+    rejected = pq.read_table(tmp_path / "b.zarr" / "rejected.parquet").to_pylist()
+    assert (
+        rejected[0]["reason"] == "pixel_range"
+        and "has values from -3 to" in (rejected[0]["detail"])
+    )
+
+
+def test_masks(tmp_path):
+    (tmp_path / "raw" / "A").mkdir(parents=True)
+    mask = np.random.default_rng(0).integers(0, 2, (24, 24)).astype(bool)
+    tifffile.imwrite(tmp_path / "raw" / "A" / "A01_w1.tif", mask)
+    with pytest.raises(UserError, match="--intensity range:0:1 "):
+        generic(tmp_path / "raw", tmp_path / "b.zarr")
+    assert generic(tmp_path / "raw", tmp_path / "b.zarr", intensity="range:0:1") == 0
+    np.testing.assert_array_equal(
+        opening.open_bank(tmp_path / "b.zarr").read(0)[..., 0], mask * 255
+    )
+
+
+def test_floats_that_are_no_numbers_and_mixed_types(tmp_path):
+    write(tmp_path / "raw", "A", wells=("A01", "A02", "A03", "A04"), dtype="float32")
+    plane = np.random.default_rng(0).random((24, 24)).astype(np.float32)
+    plane[3, 4], plane[5, 6] = np.nan, np.inf
+    tifffile.imwrite(tmp_path / "raw" / "A" / "A02_w1.tif", plane)
+    tifffile.imwrite(tmp_path / "raw" / "A" / "A03_w2.tif", (plane > 0.5).astype(np.uint16))
+    assert generic(tmp_path / "raw", tmp_path / "b.zarr", intensity="range:0:4000") == 1
+    rejected = pq.read_table(tmp_path / "b.zarr" / "rejected.parquet").to_pylist()
+    assert [row["reason"] for row in rejected] == ["not_finite", "pixel_type"]
+    assert "has 2 of 576 pixels that are no numbers (NaN or infinite)" in rejected[0]["detail"]
+    assert "has uint16 pixels, most of the source has float32" in rejected[1]["detail"]
+    for path in (tmp_path / "raw" / "A").iterdir():
+        tifffile.imwrite(path, np.zeros((24, 24), np.complex64))
+    with pytest.raises(UserError, match="complex64 pixels, which are no numbers of light"):
+        generic(tmp_path / "raw", tmp_path / "c.zarr")

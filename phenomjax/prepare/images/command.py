@@ -12,7 +12,7 @@ from phenomjax import __version__
 from phenomjax.data.images import bank, opening
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import eight_bit, findings, layouts, metadata, raw_images
+from phenomjax.prepare.images import eight_bit, findings, layouts, metadata, pixel_types, raw_images
 from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
 from phenomjax.prepare.images.records import Finding
@@ -67,7 +67,8 @@ class Options:
 
     intensity: str | None = None
     """to 8 bit: range:LOW:HIGH, percentile:LOW:HIGH (of each plate and channel), or keep (None:
-    percentile:0.1:99.9 for 16-bit files, keep for 8-bit files)"""
+    percentile:0.1:99.9 for 16-bit files, keep for 8-bit files; signed, 32-bit and float pixels need
+    a range)"""
 
     pixel_size_um: float | None = None
     """size of a pixel in micrometres, recorded in the bank"""
@@ -124,8 +125,7 @@ def run(options: Options) -> int:
         source, unreadable = raw_images.probe(source, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
-        if rule is None:
-            rule = eight_bit.parse("keep" if source.dtype == "uint8" else eight_bit.DEFAULT_16_BIT)
+        rule = pixel_types.rule_for(rule, source, plan)
         job = ImageJob(
             out,
             work,

@@ -131,10 +131,6 @@ def _read(source: RawImages, file: str, checksum) -> np.ndarray:
             f"does not decode ({str(error).splitlines()[0][:200]}): copy it again",
             file,
         ) from error
-    if planes.dtype not in (np.uint8, np.uint16):
-        raise BadFile(
-            "pixel_type", f"has {planes.dtype} pixels, a bank holds uint8 or uint16", file
-        )
     for part in sorted(path for path in folder.rglob("*") if path.is_file()):
         checksum.update(part.read_bytes())
     return planes

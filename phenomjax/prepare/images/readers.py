@@ -57,10 +57,10 @@ def read_planes(
     except Exception as error:
         detail = f"does not decode as {kind.upper()} ({kinds.first_line(error)}): copy it again"
         raise BadFile("undecodable", detail, file) from error
-    if planes.dtype not in (np.uint8, np.uint16):
+    if planes.dtype.kind not in "buif":
         raise BadFile(
             "pixel_type",
-            f"has {planes.dtype} pixels, a bank holds uint8 or uint16: convert it to 16-bit"
+            f"has {planes.dtype} pixels, which are no numbers of light: convert it to 16-bit"
             " integers",
             file,
         )
