@@ -210,6 +210,32 @@ class PermutationLM(LanguageModel):
 
         return lax.map(one, positions.T.astype(jnp.int32)).swapaxes(0, 1)
 
+    def ordered_logits(
+        self,
+        params: Params,
+        tokens: Integer[Array, "rows seq"],
+        rank: Integer[Array, "rows seq"],
+        targets: Integer[Array, "rows targets"],
+    ) -> Float[Array, "rows targets vocab"]:
+        """Logits of every token at targets, each predicted from what comes before it in an order:
+        the factorisation of the training objective.
+
+        Args:
+          params: parameters.
+          tokens: (rows, seq), as for `features`; what stands at a target or behind it has no say.
+          rank: (rows, seq) place in the order; tokens that are known share 0, and see each other.
+          targets: (rows, targets) places in the row.
+
+        Returns:
+          (rows, targets, vocab) float32.
+        """
+        sees = xlnet.permutation_mask(rank, targets) & (tokens != PAD)[:, None]
+        targets = targets.astype(jnp.int32)
+        logits, _ = self.model.apply(
+            {"params": params}, tokens, single_segment(tokens), sees, targets
+        )
+        return logits
+
     def next_probabilities(self, params: Params, batch: Batch) -> dict[str, Array]:
         """Of every token at the targets of each row, predicted without memory."""
         logits, _ = self.predict(params, batch, (), None)

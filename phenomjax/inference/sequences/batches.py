@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHORTEST = 64  # tokens of the smallest bucket
+WINDOW = 1024  # tokens of a row in which XLNet predicts hidden ones; of longer sequences a part
 LADDER = 4  # an incomplete batch has its rows divided by this as often as that leaves room for it
 
 
@@ -34,6 +35,11 @@ def buckets(segment_len: int) -> list[int]:
         sizes += [size, size + size // 2]
         size *= 2
     return [*(size for size in sizes if size < segment_len), segment_len]
+
+
+def window_width(length: int, window: int = WINDOW) -> int:
+    """Tokens of a row that holds a framed sequence, or a window of it."""
+    return min(next((size for size in buckets(window) if size >= length), window), window)
 
 
 def rows_for(count: int, most: int, multiple: int) -> int:

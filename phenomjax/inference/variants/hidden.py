@@ -7,15 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from phenomjax.inference.sequences.batches import buckets, rows_for
+from phenomjax.inference.sequences.batches import rows_for
 from phenomjax.trained.model import SequenceModel
-
-WINDOW = 1024  # tokens that XLNet sees around a residue of a longer protein
-
-
-def width(length: int, window: int = WINDOW) -> int:
-    """Tokens of a row that a framed sequence is read in."""
-    return min(next((size for size in buckets(window) if size >= length), window), window)
 
 
 def log_probs(
@@ -31,7 +24,7 @@ def log_probs(
       trained: a model with scoring "masked".
       framed: sequences between their boundary tokens.
       jobs: (number of a sequence, place in it).
-      size: tokens of a row, by `width`; of a longer sequence it is those around the place.
+      size: tokens of a row, by `window_width`; of a longer sequence it is those around the place.
       batch_tokens: of a batch.
 
     Yields:

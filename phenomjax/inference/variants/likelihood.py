@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from phenomjax.inference.sequences import segments
-from phenomjax.inference.sequences.batches import buckets, rows_for
+from phenomjax.inference.sequences.batches import WINDOW, buckets, rows_for, window_width
 from phenomjax.inference.sequences.segments import frame
 from phenomjax.inference.variants import hidden, whole
-from phenomjax.inference.variants.hidden import WINDOW
 from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.system import log as system_log
 from phenomjax.system.types import Carry
@@ -195,7 +194,7 @@ def masked_scores(
     framed = frame([ids], (1, len(ids) + sum(map(len, task.boundary))), task.boundary, 1)[0, 0]
     before = len(task.boundary[0])
     places = sorted({place for mutations in variants for place, _ in mutations})
-    size = hidden.width(len(framed), window)
+    size = window_width(len(framed), window)
     if len(framed) > size:
         log.warning(
             "the protein is longer than %d tokens: each residue is predicted from the %d around it",

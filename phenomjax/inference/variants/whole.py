@@ -118,7 +118,7 @@ def _hidden(trained: SequenceModel, ids: Sequence[np.ndarray], batch_tokens: int
     total = sum(len(one) for one in ids)
     log.info("%d different sequences, each residue hidden in turn: %d predictions", len(ids), total)
     bar, found = system_log.Progress("score", total, "residues"), np.zeros((len(ids), 1))
-    sizes = np.array([hidden.width(len(one)) for one in framed])
+    sizes = np.array([batches.window_width(len(one)) for one in framed])
     for size in np.unique(sizes)[::-1]:
         jobs = [
             (number, len(before) + place)
