@@ -135,6 +135,20 @@ def test_good_plates_beside_bad_ones(tmp_path):
     assert "missing_chunks" in {finding.reason for finding in strict.rejected}
 
 
+def test_what_is_excluded(tmp_path):
+    fields = {("A/1", "0"): planes(0), ("A/2", "0"): planes(0)}
+    for name in ("P1.zarr", "P2.zarr", b"P\xff.zarr".decode("utf-8", "surrogateescape")):
+        write_plate(tmp_path / "p.zarr", "0.4", fields, ("DNA", "ER"), "cyx")
+        (tmp_path / "p.zarr").rename(tmp_path / name)
+    (tmp_path / "P1.zarr" / "A" / "2" / ".zattrs").write_text("{")
+    found = ome_plates.read(tmp_path, exclude=["p2.ZARR", "*/A/2"]).understood
+    assert {plane.key[1:3] for plane in found.planes} == {("P1", "A01")}
+    assert [(one.reason, one.file) for one in found.rejected] == [("file_name", "P\\xff.zarr")]
+    assert [one.file for one in found.remarks] == ["P2.zarr", "P1.zarr/A/2"]
+    with pytest.raises(UserError, match="`exclude` 'A/3' fits no plate and no image"):
+        ome_plates.read(tmp_path, exclude=["A/3"])
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -6,12 +6,15 @@ The plate's name, and why it is that one: data/images/ngff/plates.py.
 
 import collections
 import concurrent.futures
+import fnmatch
 import functools
 import hashlib
 import itertools
 import logging
+import os
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +45,7 @@ class PlatePlanes(NamedTuple):
 
 def read(
     source: Path,
+    exclude: Sequence[str] = (),
     acquisition: str | None = None,
     any_channels: bool = False,
     strict: bool = False,
@@ -50,6 +54,7 @@ def read(
 
     Args:
       source: the folder.
+      exclude: patterns of the paths of plates, wells or images that are left out.
       acquisition: take the images of that one alone.
       any_channels: take images of all channels, for it is said which are wanted; else those of a
         plate whose channels are others than most of its images have are rejected.
@@ -59,15 +64,23 @@ def read(
       The planes, and the bytes and latest change of all files of each array.
 
     Raises:
-      UserError: there is no plate, no image in any, or not that acquisition.
+      UserError: there is no plate, no image in any, not that acquisition, or nothing fits an item
+        of `exclude`.
     """
     found = plates.find_plates(source)
+    excluded = _Excluded(exclude)
     good: list[Plate] = []
     rejected = [
         Finding("metadata", f"is left out: {why}", _path(source, folder))
         for folder, why in found.damaged
     ]
     for folder in found.plates:
+        if excluded.fits(folder.relative_to(source).as_posix()):
+            continue
+        if str(folder) != _shown(str(folder)):
+            detail = "has a name that is no UTF-8, which no bank can hold: rename it"
+            rejected.append(Finding("file_name", detail, _path(source, folder)))
+            continue
         try:
             good.append(plates.read_plate(folder))
         except UserError as error:
@@ -82,7 +95,11 @@ def read(
     for plate in good:
         remarks += [_finding(source, plate, trouble) for trouble in plate.absent]
         rejected += [_finding(source, plate, trouble) for trouble in plate.damaged]
-    fields = [field for plate in good for field in plate.fields]
+    rejected = [finding for finding in rejected if not excluded.fits(finding.file)]
+    every = [field for plate in good for field in plate.fields]
+    fields = [field for field in every if not excluded.fits(_path(source, field.path))]
+    excluded.check(source)
+    remarks += excluded.findings
     if not fields:
         raise _no_field(source, good, [*rejected, *remarks])
     if acquisition is not None:
@@ -213,8 +230,46 @@ def _key(field: Field) -> ImageKey:
     return ImageKey(None, field.plate, field.well, field.site)
 
 
+class _Excluded:
+    """What --exclude leaves out: what itself, or a folder above it, fits a pattern.
+
+    Attributes:
+      findings: a remark of each.
+    """
+
+    def __init__(self, items: Sequence[str]):
+        self.patterns = {item: re.compile(fnmatch.translate(item), re.I) for item in items}
+        self.unused = dict.fromkeys(items)
+        self.findings: list[Finding] = []
+
+    def fits(self, path: str) -> bool:
+        """Whether a path relative to the source is left out."""
+        above = [path, *map(str, PurePosixPath(path).parents)]
+        fitting = [item for item, one in self.patterns.items() if any(map(one.fullmatch, above))]
+        for item in fitting:
+            self.unused.pop(item, None)
+        if fitting:
+            detail = f"is left out by --exclude '{fitting[0]}'"
+            self.findings.append(Finding("excluded", detail, path))
+        return bool(fitting)
+
+    def check(self, source: Path) -> None:
+        """Raises a UserError for a pattern that fitted nothing."""
+        for item in self.unused:
+            raise UserError(
+                f"`exclude` {item!r} fits no plate and no image of {source}. It is compared with"
+                " paths below the source, such as 'P1.zarr', 'P1.zarr/A/1' or 'P1.zarr/A/1/0/0':"
+                " * stands for any text, folders included."
+            )
+
+
+def _shown(path: str) -> str:
+    """A path as text that can be stored: bytes that are no UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _path(source: Path, folder: Path) -> str:
-    return folder.relative_to(source).as_posix()
+    return _shown(folder.relative_to(source).as_posix())
 
 
 def _finding(source: Path, plate: Plate, trouble: Trouble) -> Finding:
