@@ -16,7 +16,15 @@ from phenomjax.prepare.images.records import BadFile, Finding, Plane, Understood
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
 
-__all__ = ["StackAxes", "describe", "describe_all", "has_several", "parse_pages", "unfold"]
+__all__ = [
+    "StackAxes",
+    "describe",
+    "describe_all",
+    "has_several",
+    "parse_pages",
+    "sizes_told",
+    "unfold",
+]
 log = logging.getLogger("phenomjax")
 Meaning = tuple[tuple[str, int | None], ...]  # (axis, its length) of `--pages`, the quickest first
 Described = Mapping[str, StackAxes | BadFile]
@@ -216,7 +224,7 @@ class _Unfolding:
             planes,
             self.rejected,
             self.remarks,
-            tuple(self._told()) + _sizes_told(sizes),
+            tuple(self._told()) + sizes_told(sizes),
             sizes.pop() if len(sizes) == 1 else None,
             max((one.said.largest_value or 0 for one in self.found), default=0) or None,
         )
@@ -328,7 +336,8 @@ def _shape(places: Sequence[Place]) -> str:
     return known or f"{len(places)} planes"
 
 
-def _sizes_told(sizes: set[float | None]) -> tuple[str, ...]:
+def sizes_told(sizes: set[float | None]) -> tuple[str, ...]:
+    """What to say of files that give several sizes of a pixel."""
     if len(sizes) < 2:
         return ()
     listed = ", ".join(f"{size:g}" for size in sorted(size for size in sizes if size)[:5])

@@ -47,6 +47,7 @@ class StackAxes(NamedTuple):
       pixel_size_um: of x.
       largest_value: the highest value of the camera.
       ome: the whole OME-XML; image `field` - 1 of it holds a plane.
+      elsewhere: the file that holds the OME-XML and is not there; "" otherwise.
     """
 
     places: tuple[Place, ...]
@@ -56,6 +57,7 @@ class StackAxes(NamedTuple):
     pixel_size_um: float | None = None
     largest_value: int | None = None
     ome: Ome | None = None
+    elsewhere: str = ""
 
 
 def describe(path: Path) -> StackAxes:
@@ -102,9 +104,9 @@ def _ome(planes: TiffPlanes, path: Path) -> StackAxes | None:
     if text is None or ome is None:
         return None
     if ome.elsewhere is not None:
-        ome = _companion(path, ome.elsewhere)
+        other, ome = ome.elsewhere, _companion(path, ome.elsewhere)
         if ome is None:
-            return None
+            return StackAxes(_unknown(planes.count), elsewhere=other)
     uuid = ome_xml.uuid_of(text)
     listed = len(planes.tiff.pages)
     places: dict[int, Place] = {}
