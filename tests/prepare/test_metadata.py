@@ -38,10 +38,9 @@ def mended(tables, keys=KEYS, match="", rename=None):
     """Runs into an error, does what its --rename says, and joins again."""
     with pytest.raises(UserError, match=match) as error:
         joined(tables, keys, rename)
-    offered = re.search(r"((?:--rename \S+=\w+\b(?:, with )? ?)+)", str(error.value).split(":")[-1])
-    offered = offered or re.search(r"((?:--rename \S+=\w+ ?)+)", str(error.value))
-    words = [word for word in shlex.split(offered[1]) if "=" in word]
-    pairs = metadata.parse_pairs([w.strip(",") for w in words], "--rename", metadata.TARGETS)
+    words = shlex.split(re.search(r"--rename .*", str(error.value))[0].rstrip("."))
+    pair = words[1].rstrip(",;")
+    pairs = metadata.parse_pairs([pair], "--rename", metadata.TARGETS)
     return joined(tables, keys, {**(rename or {}), **pairs})
 
 
@@ -133,6 +132,17 @@ def test_plates_are_found_by_name_and_else_where_one_is_meant(tmp_path, plates, 
         return
     genes = [name and f"of {name}" for name in found]
     assert joined(tmp_path / "m.csv", keys) == {"gene": genes}
+
+
+def test_no_row_fits(tmp_path):
+    table = _write(tmp_path, "Metadata_Plate,well,gene\nP1,A1,TP53\nP1,A2,MYC\n")
+    assert mended(table, match="No plate is the same. If P1 is SQ00015195, leave") == GENES
+    table = _write(tmp_path, "plate,well,gene\nP1,A1,TP53\nP2,A2,MYC\n")
+    with pytest.raises(UserError, match=r"No plate is the same. Correct the table"):
+        joined(table)
+    table = _write(tmp_path, f"plate,well,gene\n{PLATE},B1,TP53\n")
+    with pytest.raises(UserError, match=r"images' like SQ00015195/A01/1 .*No well is the same. Co"):
+        joined(table)
 
 
 def test_all_spellings_of_a_well(tmp_path):
@@ -331,6 +341,11 @@ def test_jump_is_joined_from_its_four_tables(tmp_path):
             GENES,
         ),
         (
+            "well,gene,Final Conc\nA1,TP53,5 mg/ml\nA2,MYC,1\n",
+            r"line 2: .* leave the column out: --rename 'Final Conc=ignore'",
+            GENES,
+        ),
+        (
             "well,gene,concentration\nA1,TP53,high\nA2,MYC,1\n",
             "line 2: concentration 'high' is not a number",
             GENES,
@@ -348,7 +363,7 @@ def test_jump_is_joined_from_its_four_tables(tmp_path):
         (
             "well,gene,control_type\nA1,TP53,negcon\nA2,MYC,control\n",
             "line 3: 'control' .control_type. is neither negative nor positive",
-            None,
+            GENES,
         ),
         (
             "well,gene,well_type,control_type\nA1,TP53,negative_control,poscon\nA2,MYC,trt,\n",
@@ -384,6 +399,8 @@ def test_a_second_column_is_left_out_by_ignore(tmp_path):
     table = _write(tmp_path, "well,gene,kind\nA1,TP53,negcon\nA2,MYC,trt\n")
     found = joined(table, rename={"kind": "role"})
     assert found["is_control"] == [True, False]
+    table = _write(tmp_path, "well,control_type\nA1,negcon\nA2,control\n")
+    assert joined(table, rename={"control_type": "is_control"})["is_control"] == [True, True]
 
 
 @pytest.mark.parametrize(

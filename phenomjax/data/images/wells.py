@@ -5,9 +5,9 @@ import string
 
 
 def normalise_number(text: str) -> str:
-    """'01' -> '1'; anything that is not all digits stays."""
+    """'01' -> '1'; anything that is not all digits 0 to 9 stays."""
     text = text.strip()
-    return str(int(text)) if text.isdigit() else text
+    return (text.lstrip("0") or "0") if re.fullmatch("[0-9]+", text) else text
 
 
 def normalise_well(text: str) -> str:
@@ -31,4 +31,4 @@ def normalise_well(text: str) -> str:
 def natural(text: str) -> list:
     """Sort key by which '2' comes before '10'; rows past Z come after Z."""
     parts = re.split(r"(\d+)", text)
-    return [(0, int(part), "") if part.isdigit() else (1, len(part), part) for part in parts]
+    return [(0, int(part), "") if part.isdecimal() else (1, len(part), part) for part in parts]

@@ -11,6 +11,7 @@ from phenomjax.data import tables
 from phenomjax.prepare.images.annotation import reading
 from phenomjax.prepare.images.annotation.names import KEYS, TARGETS, VALUES
 from phenomjax.prepare.images.annotation.sheet import number_of, plate_of, well_of
+from phenomjax.prepare.images.annotation.sheet import rename as rename_flag
 from phenomjax.prepare.images.annotation.values import Value, check_value
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
@@ -66,7 +67,7 @@ class Joiner:
     def __init__(self, paths: Path | Sequence[Path], rename: Mapping[str, str]):
         read = reading.read([paths] if isinstance(paths, Path) else list(paths), rename)
         self.path, self.keys, self.values, self.told = read.name, read.keys, read.values, read.told
-        self._plate_maps = read.plate_maps
+        self._plate_maps, self._columns = read.plate_maps, read.columns
         for sentence in read.told:
             log.info("%s", sentence)
         for sentence in read.warned:
@@ -93,8 +94,8 @@ class Joiner:
                     f" {', '.join(f'{name} {part}' for name, part in named)} (the first:"
                     f" {self._lines[key]}); they differ in {', '.join(differ)}. One row a well is"
                     " joined: add the column that tells the rows apart (experiment, plate, site),"
-                    f" remove one{self._barcodes()}, or leave the column out: --rename"
-                    f" {differ[0]}=ignore."
+                    f" remove one{self._barcodes()}, or leave the column out:"
+                    f" {rename_flag(self._columns.get(differ[0], differ[0]), 'ignore')}."
                 )
             self._lines.setdefault(key, where)
 
@@ -152,13 +153,7 @@ class Joiner:
         elif names and names[0]:
             log.info("%s has no plate: its wells are those of %s", self.path, names[0])
         if keys and all(self.find(key) is None for key in keys):
-            rows = ", ".join("/".join(key) for key in list(self.rows)[:2])
-            raise UserError(
-                f"No row of {self.path} fits an image: its keys ({', '.join(self.keys)}) are like"
-                f" {rows}, the images' like {'/'.join(part for part in keys[0] if part)}"
-                " (experiment, plate, well, site). Correct the table, or give the plate's name"
-                " with --default plate=NAME."
-            )
+            raise self._nothing_fits(keys)
         changed = {mine: its for mine, its in self._plates.items() if mine != its}
         if changed:
             log.info(
@@ -166,6 +161,26 @@ class Joiner:
                 self.path,
                 ", ".join(f"{its} for {mine}" for mine, its in list(changed.items())[:5]),
             )
+
+    def _nothing_fits(self, keys: Sequence[Key]) -> UserError:
+        """Which part of the keys never meets, and what to do."""
+        rows = ", ".join("/".join(key) for key in list(self.rows)[:2])
+        start = (
+            f"No row of {self.path} fits an image: its keys ({', '.join(self.keys)}) are like"
+            f" {rows}, the images' like {'/'.join(part for part in keys[0] if part)} (experiment,"
+            " plate, well, site)."
+        )
+        mine, sought = zip(*self.rows, strict=True), {self.row_key(key) for key in keys}
+        for name, its, images in zip(self.keys, mine, zip(*sought, strict=True), strict=True):
+            if set(its) & set(images):
+                continue
+            start += f" No {name} is the same."
+            if name != "well" and len(set(its)) == len(set(images)) == 1:
+                return UserError(
+                    f"{start} If {its[0] or 'it'} is {images[0] or 'what the images show'}, leave"
+                    f" the column out: {rename_flag(self._columns[name], 'ignore')}."
+                )
+        return UserError(f"{start} Correct the table, or give the one that belongs to the images.")
 
     def _check_experiments(self, plates: set[tuple[str | None, str]]) -> None:
         if "experiment" not in self.keys:

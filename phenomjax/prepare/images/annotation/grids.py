@@ -12,7 +12,11 @@ VALUE = "grid"  # how --rename calls its one column
 def is_grid(sheet: Sheet) -> bool:
     """Whether a table is one: the header counts 1, 2, 3, and each row begins with its letter."""
     numbers = [number_of(column) for column in sheet.columns[1:]]
-    if not sheet.rows or len(numbers) < 2 or not all(text.isdigit() for text in numbers):
+    if (
+        not sheet.rows
+        or len(numbers) < 2
+        or not all(map(re.compile("[0-9]{1,2}").fullmatch, numbers))
+    ):
         return False
     if [int(text) for text in numbers] != list(range(int(numbers[0]), int(numbers[-1]) + 1)):
         return False

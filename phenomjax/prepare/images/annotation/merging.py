@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from phenomjax.prepare.images.annotation.names import KEYS, find_columns
 from phenomjax.prepare.images.annotation.sheet import Sheet, number_of, plain, well_of
+from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.system.errors import UserError
 
 Cells = tuple[str | None, ...]
@@ -182,5 +183,6 @@ def _agreed(mine: str | None, other: str | None, column: str, where: str, there:
         return other if mine is None else mine
     raise UserError(
         f"{where} and {there} say different things of the same row: {column} is {mine!r} and"
-        f" {other!r}. Correct one of the tables, or leave the column out: --rename {column}=ignore."
+        f" {other!r}. Correct one of the tables, or leave the column out:"
+        f" {flag(column, 'ignore')}."
     )

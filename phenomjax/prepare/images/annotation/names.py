@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from phenomjax.prepare.images.annotation import roles, values
 from phenomjax.prepare.images.annotation.sheet import Sheet, looks_like_well, plain
+from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.system.errors import UserError
 
 KEYS = ("experiment", "plate", "well", "site")
@@ -229,8 +230,8 @@ def _doubled(sheet: Sheet, name: str, places: list[int]) -> UserError:
         return UserError(
             f"{sheet.name}: two columns are named {columns[-1]!r}. Rename or remove one of them."
         )
-    choices = " or ".join(f"--rename {column}={name}" for column in columns if column != name)
-    others = " ".join(f"--rename {column}=ignore" for column in columns[1:])
+    choices = " or ".join(flag(column, name) for column in columns if column != name)
+    others = " ".join(flag(column, "ignore") for column in columns[1:])
     return UserError(
         f"{sheet.name}: the columns {', '.join(columns)} may each be the {name}, and they differ."
         f" Say which it is: {choices or others}; or leave one out: {others}."

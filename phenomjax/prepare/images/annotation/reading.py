@@ -9,6 +9,7 @@ from phenomjax.data.numbers import decimal_sign
 from phenomjax.prepare.images.annotation import grids, merging, names, roles, values
 from phenomjax.prepare.images.annotation.names import KEYS, VALUES, Columns
 from phenomjax.prepare.images.annotation.sheet import Sheet, looks_like_well, number_of
+from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.prepare.images.annotation.values import Value
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -30,6 +31,7 @@ class Annotations(NamedTuple):
       warned: those that want a second look.
       site_by_synonym: whether the sites come from a column that is not called so.
       plate_maps: whether a column names the plate map of each row.
+      columns: {name of KEYS or VALUES: how the table calls the column}.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Annotations(NamedTuple):
     warned: list[str]
     site_by_synonym: bool
     plate_maps: bool
+    columns: dict[str, str]
 
 
 def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
@@ -90,8 +93,8 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         unused = [name for name in found.unused if name.isprintable()]
         raise UserError(
             f"{sheet.name} has none of the columns {', '.join(VALUES)}; it has:"
-            f" {', '.join(sheet.columns)}. Map at least one with --rename, for instance --rename"
-            f" {unused[0] if unused else 'NAME'}=perturbation."
+            f" {', '.join(sheet.columns)}. Map at least one with --rename, for instance"
+            f" {flag(unused[0] if unused else 'NAME', 'perturbation')}."
         )
     kinds: list[roles.Role | None] = []
     if found.roles:
@@ -118,7 +121,13 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         warned,
         site is not None and names.plain(sheet.columns[site]) != "site",
         any(names.plain(column) in ("platemapname", "platemap") for column in sheet.columns),
+        _called(sheet, found),
     )
+
+
+def _called(sheet: Sheet, found: Columns) -> dict[str, str]:
+    called = {name: sheet.columns[place] for name, place in found.places.items()}
+    return {"is_control": sheet.columns[found.roles[0]], **called} if found.roles else called
 
 
 def _read_sheet(path: Path) -> tuple[Sheet, list[str]]:
@@ -176,7 +185,7 @@ def _no_well(sheet: Sheet, paths: Sequence[Path]) -> UserError:
     )
     if holders:
         return UserError(
-            f"{start} Name the one that holds the well: --rename {holders[0]}=well, for instance."
+            f"{start} Name the one that holds the well: {flag(holders[0], 'well')}, for instance."
         )
     return UserError(
         f"{start} None of them holds wells such as A01. If it tells of plates, compounds or guides,"
@@ -200,9 +209,15 @@ def _described(
         for name in there:
             text = row[found.places[name]] if name in found.places else None
             if name == "concentration" and text is not None:
-                told[name] = values.concentration(text, where, sign, _unit(row, found, where))
+                told[name] = values.concentration(
+                    text,
+                    where,
+                    sign,
+                    _unit(row, found, where, sheet),
+                    sheet.columns[found.places[name]],
+                )
             elif name == "is_control" and text is not None and (role := roles.role_of(text)):
-                told[name] = role == "negative"
+                told[name] = role in ("negative", "control")
             else:
                 told[name] = values.check_value(name, text, where)
         if kinds and (kind := kinds[number]):
@@ -212,8 +227,8 @@ def _described(
                 raise UserError(
                     f"{where}: the well is a negative control by"
                     f" {', '.join(sheet.columns[p] for p in found.roles)} and none by is_control."
-                    " Correct the table, or leave one out: --rename"
-                    f" {sheet.columns[found.roles[0]]}=ignore."
+                    " Correct the table, or leave one out:"
+                    f" {flag(sheet.columns[found.roles[0]], 'ignore')}."
                 )
             if kind == "positive" and told.get("perturbation_type") is None:
                 told["perturbation_type"] = "control"
@@ -221,7 +236,7 @@ def _described(
     return described
 
 
-def _unit(row: Sequence[str | None], found: Columns, where: str) -> str | None:
+def _unit(row: Sequence[str | None], found: Columns, where: str, sheet: Sheet) -> str | None:
     if found.unit_column is None:
         return found.unit
     text = row[found.unit_column]
@@ -231,8 +246,8 @@ def _unit(row: Sequence[str | None], found: Columns, where: str) -> str | None:
     if unit is None:
         raise UserError(
             f"{where}: the unit {text!r} of a concentration is unknown; there are pM, nM, uM, mM"
-            " and M. Correct it, or leave the concentrations out with --rename"
-            " concentration=ignore."
+            " and M. Correct it, or leave the concentrations out:"
+            f" {flag(sheet.columns[found.places['concentration']], 'ignore')}."
         )
     return unit
 

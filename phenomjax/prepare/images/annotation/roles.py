@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from phenomjax.prepare.images.annotation.sheet import Sheet, plain
+from phenomjax.prepare.images.annotation.sheet import Sheet, plain, rename
 from phenomjax.system.errors import UserError
 
 Role = Literal["negative", "positive", "treated", "empty", "control"]
@@ -106,7 +106,7 @@ def find_roles(sheet: Sheet, places: Sequence[int]) -> tuple[list[Role | None], 
             raise UserError(
                 f"{sheet.where[number]}: {' and '.join(repr(t) for t in texts if t)} ({names}) make"
                 " one well a negative and a positive control. Correct the table, or leave a column"
-                f" out: --rename {sheet.columns[places[0]]}=ignore."
+                f" out: {rename(sheet.columns[places[0]], 'ignore')}."
             )
         for role in ("negative", "positive", "control", "empty", "treated"):
             if role in roles:
@@ -115,11 +115,12 @@ def find_roles(sheet: Sheet, places: Sequence[int]) -> tuple[list[Role | None], 
             found.append(None)
             continue
         if role == "control" and told_apart:
+            column = next(sheet.columns[p] for p in places if role_of(row[p] or "") == "control")
             raise UserError(
-                f"{sheet.where[number]}: 'control' ({names}) is neither negative nor positive, and"
-                " other rows tell the two apart. Correct the table, or name the column that tells"
-                " the negative controls alone: --rename COLUMN=is_control, with --rename"
-                f" {sheet.columns[places[0]]}=ignore."
+                f"{sheet.where[number]}: 'control' ({column}) is neither negative nor positive, and"
+                " other rows tell the two apart. Correct the table, or leave the column out:"
+                f" {rename(column, 'ignore')}; or, where 'control' means a negative one:"
+                f" {rename(column, 'is_control')}."
             )
         found.append("negative" if role == "control" else role)
     return found, _said(names, words, told_apart)

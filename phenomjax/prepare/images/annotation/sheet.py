@@ -1,6 +1,7 @@
 """A table of an experiment in memory, whichever files it was put together from."""
 
 import re
+import shlex
 from typing import NamedTuple
 
 from phenomjax.data.images.wells import normalise_number, normalise_well
@@ -24,6 +25,11 @@ class Sheet(NamedTuple):
     def values(self, place: int) -> list[str | None]:
         """The values of a column."""
         return [row[place] for row in self.rows]
+
+
+def rename(column: str, target: str) -> str:
+    """The flag that says what a column is, as a shell wants it: --rename 'Gene Symbol=gene'."""
+    return f"--rename {shlex.quote(f'{column}={target}')}"
 
 
 def plain(column: str) -> str:

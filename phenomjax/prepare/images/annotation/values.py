@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from phenomjax.data.images.bank import PERTURBATION_TYPES
 from phenomjax.data.numbers import parse_number
-from phenomjax.prepare.images.annotation.sheet import plain
+from phenomjax.prepare.images.annotation.sheet import plain, rename
 from phenomjax.system.errors import UserError, did_you_mean
 
 Value = str | float | bool | None
@@ -42,7 +42,13 @@ def unit_of(text: str) -> str | None:
     return text if text in MICROMOLAR else None
 
 
-def concentration(text: str, where: str, sign: str = "", unit: str | None = None) -> float:
+def concentration(
+    text: str,
+    where: str,
+    sign: str = "",
+    unit: str | None = None,
+    column: str = "concentration",
+) -> float:
     """A concentration in micromoles per litre where it has a unit, else the number as it is.
 
     Args:
@@ -50,6 +56,7 @@ def concentration(text: str, where: str, sign: str = "", unit: str | None = None
       where: for errors.
       sign: of the column's numbers, by `numbers.decimal_sign`.
       unit: of the column, where its name or another column says it.
+      column: what the table calls it, for errors.
 
     Raises:
       UserError: it is no number, or its unit is none of MICROMOLAR.
@@ -62,15 +69,15 @@ def concentration(text: str, where: str, sign: str = "", unit: str | None = None
     if own and known is None:
         raise UserError(
             f"{where}: concentration {text!r} has the unit {own!r}, and only {_units()} are known."
-            " Write micromoles per litre, or leave the column out with --rename"
-            " concentration=ignore."
+            " Write micromoles per litre, or leave the column out:"
+            f" {rename(column, 'ignore')}."
         )
     try:
         number = parse_number(match[1] if match else text, sign)
     except ValueError as error:
         raise UserError(
             f"{where}: concentration {error}. Write a number (a unit may follow it: {_units()}), or"
-            " leave the column out with --rename concentration=ignore."
+            f" leave the column out: {rename(column, 'ignore')}."
         ) from None
     factor = MICROMOLAR[known] if known else 1.0
     return number / round(1 / factor) if factor < 1 else number * factor
