@@ -85,7 +85,7 @@ def find(path: str | Path) -> Path:
         if not (unsealed := workdir_lib.steps(path)):
             raise UserError(
                 f"{path} holds no checkpoint: it has neither a folder 'params' nor"
-                f" '{CHECKPOINTS}/STEP'. Give the --workdir of a run that saved, or one of its"
+                f" '{CHECKPOINTS}/STEP'. Give the workdir of a run that saved, or one of its"
                 " checkpoints/STEP folders."
             )
         raise UserError(

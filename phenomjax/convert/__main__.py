@@ -32,7 +32,6 @@ from phenomjax.system.errors import (
     EXIT_DONE,
     EXIT_FAILED,
     UserError,
-    check_folder_of,
     did_you_mean,
     exit_on_user_error,
 )
@@ -117,7 +116,8 @@ def write_theirs(options: Options, source: Path) -> None:
     array_files.check_name(target)
     if target.exists():
         raise UserError(f"{target} is there already. Give another name, or remove it first.")
-    check_folder_of(target)
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"The folder {target.absolute().parent} does not exist. Make it first.")
     config, params, step = loading.load(source)
     if config.task != families.TASKS[name]:
         raise UserError(
@@ -135,7 +135,7 @@ def write_theirs(options: Options, source: Path) -> None:
     said = about.describe(config, step, layout, arrays, outputs)
     with files.replacing(target) as partial:
         array_files.write_as(target.suffix, partial, arrays, said)
-        back_again = back.convert(name, partial, back.Given())
+        back_again = back.convert(name, partial, back.Given(), aloud=False)
         if wrong := compare.differing(config, back_again.config):
             raise UserError(
                 f"{target} would not come back as the same model: {'; '.join(wrong)}. Nothing was"

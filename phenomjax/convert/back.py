@@ -65,9 +65,10 @@ class Converted:
     proof: str
 
 
-def convert(name: str, path: Path, given: Given) -> Converted:
+def convert(name: str, path: Path, given: Given, aloud: bool = True) -> Converted:
     """Reads weights, completes their settings, and compares what the model computes with what was
-    recorded of it; or, where nothing was, with itself there and back.
+    recorded of it; or, where nothing was, with itself there and back. `aloud`: each setting is
+    said.
 
     Raises:
       UserError: no such weights, settings that nobody says, or arrays that do not fit; or other
@@ -77,7 +78,9 @@ def convert(name: str, path: Path, given: Given) -> Converted:
     arrays = file.arrays
     fitting.check_finite(arrays)
     known = about.find(path, file.about, arrays, given.their_config)
-    config, params = _model(name, arrays, known, given)
+    config, params, said = _model(name, arrays, known, given)
+    for line in said if aloud else ():
+        log.info("  %s", line)
     if given.vocabulary:
         params = _renumbered(name, config, params, given)
     same = known.ours is not None and known.ours.get("arrays") == about.digest(arrays)
@@ -123,8 +126,8 @@ def _again(name: str, layout: str, config: ConfigDict, params: Params) -> Params
 
 def _model(
     name: str, arrays: dict[str, np.ndarray], known: about.Found, given: Given
-) -> tuple[ConfigDict, Params]:
-    """The configuration that arrays and settings say, and the parameters."""
+) -> tuple[ConfigDict, Params, list[str]]:
+    """The configuration that arrays and settings say, the parameters, and who says what."""
     config = keys.base(TASKS[name])
     said = _said(name, config, given)
     seen: tuple[str, ...] = ()
@@ -137,7 +140,7 @@ def _model(
                 f"{known.where} says that the weights are of the task {task}, and {name} is of"
                 f" {TASKS[name]}. Name the model that they are of."
             )
-    settings.complete(name, config, seen, known, said)
+    lines = settings.complete(name, config, seen, known, said)
     settings.check_sizes(config, len(arrays), sum(x.size for x in arrays.values()))
     if "alphabet" in config.model:
         words = vocabulary(config.model.alphabet or "protein")
@@ -148,7 +151,7 @@ def _model(
                 f" vocabulary has {len(words)}: the ids are not ours. Give their tokens with"
                 " `vocabulary`, or another `alphabet`."
             )
-    return config, settings.built(lambda: _parameters(name, arrays, config))
+    return config, settings.built(lambda: _parameters(name, arrays, config)), lines
 
 
 def _said(name: str, config: ConfigDict, given: Given) -> dict[str, object]:

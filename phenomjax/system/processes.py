@@ -97,7 +97,7 @@ def run_tasks(
         raise UserError(
             "A worker process died, most often because the machine ran out of memory. What is"
             " finished is kept: run the same command again with fewer processes, for instance"
-            f" --jobs {max(1, jobs // 2)}.",
+            f" {max(1, jobs // 2)} instead of {jobs}.",
             EXIT_FAILED,
         ) from error
     finally:

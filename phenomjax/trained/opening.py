@@ -32,7 +32,7 @@ def load(path: str | Path, dtype: str = "") -> Trained[Any]:
     if not Path(path).exists():
         raise UserError(
             f"`checkpoint` {path} does not exist (looked in {Path(path).absolute().parent}). Give"
-            " the --workdir of a training run, or one of its checkpoints/STEP folders."
+            " the workdir of a training run, or one of its checkpoints/STEP folders."
         )
     if (Path(path) / release.SUMS).is_file():
         return release.load(path, dtype)
@@ -55,7 +55,7 @@ def load_images(path: str | Path, dtype: str = "") -> ImageModel:
     Raises:
       UserError: as `load`, or it is of no masked autoencoder.
     """
-    mend = "Give a run of task 'mae', or embed sequences with --source FILE instead of --bank."
+    mend = "Give a run of task 'mae'; sequences go to `python -m phenomjax.embed sequences`."
     return _load_for(path, dtype, MaskedAutoencoder, f"images. {mend}")
 
 

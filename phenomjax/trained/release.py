@@ -33,8 +33,8 @@ def load(folder: str | Path, dtype: str = "") -> ImageModel:
     folder = Path(folder)
     if not (folder / SUMS).is_file():
         raise UserError(
-            f"{folder} is no release folder: it has no {SUMS}. Give the folder that `--format"
-            " release` wrote, downloaded whole."
+            f"{folder} is no release folder: it has no {SUMS}. Give the folder that `python -m"
+            " phenomjax.export --format release` wrote, downloaded whole."
         )
     for line in (folder / SUMS).read_text("utf-8", "replace").splitlines():
         expected, _, name = line.partition("  ")
@@ -87,7 +87,7 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
         )
     known = about.Found(about.checked(content, f"{folder / CONFIG}"), CONFIG)
     config = keys.base("mae")
-    settings.complete("openphenom", config, (), known, {}, aloud=False)
+    settings.recall(config, known)
     config.model.dtype = dtype or config.model.dtype
     state = read_arrays(folder / WEIGHTS)
     settings.check_sizes(config, len(state), sum(x.size for x in state.values()))

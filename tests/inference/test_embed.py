@@ -416,7 +416,7 @@ def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
         with pytest.raises(UserError, match=message):
             run(runs["causal_lm"], source, tmp_path / "b.zarr", *options)
     source.write_text("who,what\na,MKV\n")
-    with pytest.raises(UserError, match=r"There are: who, what. Name it with --column"):
+    with pytest.raises(UserError, match=r"There are: who, what. Rename it to sequence"):
         run(runs["causal_lm"], source, tmp_path / "b.zarr")
     assert run(runs["causal_lm"], source, tmp_path / "b.zarr", "--column", "what") == 0
     odd = tmp_path / "a.dat"

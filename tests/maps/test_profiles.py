@@ -141,7 +141,7 @@ def test_files_are_joined_by_the_names_of_their_features(tmp_path):
         UserError,
         match=(
             r"a\.parquet has 3 features and .*wide\.h5ad has 4.*1 only in the second"
-            r" \(feature_0003\).*same --checkpoint"
+            r" \(feature_0003\).*same checkpoint"
         ),
     ):
         read([tmp_path / "a.parquet", tmp_path / "wide.h5ad"])

@@ -267,7 +267,7 @@ def test_planted_bias_is_found_and_removed(tmp_path):
     with pytest.raises(UserError, match="symbols of the same species"):
         mouse = genes.assign(gene=genes["gene"].str.lower())
         assessment.locate(profiles, mouse, assessment.Columns())
-    with pytest.raises(UserError, match="lower `min_genes`"):
+    with pytest.raises(UserError, match="proximity --min_genes N` takes"):
         assessment.locate(profiles, genes, assessment.Columns(), min_genes=500)
     with pytest.raises(UserError, match="either --profiles"):
         run("proximity", "--genes", tmp_path / "genes.parquet", "--out", tmp_path / "x")

@@ -2,7 +2,6 @@
 them, or given; none is guessed.
 """
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar, cast
@@ -16,7 +15,6 @@ from phenomjax.convert.described import about as travels
 from phenomjax.convert.described import their_config
 from phenomjax.system.errors import UserError, did_you_mean
 
-log = logging.getLogger("phenomjax")
 Made = TypeVar("Made")
 # Sizes and counts: no more than the arrays have numbers.
 COUNTS = (
@@ -69,15 +67,39 @@ def _section(config: ConfigDict, name: str) -> ConfigDict:
     return config.model if name in config.model else config.data
 
 
+def recall(config: ConfigDict, known: travels.Found) -> dict[str, object]:
+    """Fills a configuration with what we recorded of weights; returns it.
+
+    Args:
+      config: with all defaults.
+      known: of `about.find`, with `ours`.
+
+    Raises:
+      UserError: a setting that this version does not know, or a value of another kind.
+    """
+    parts = [cast(dict, (known.ours or {}).get(part, {})) for part in ("model", "data")]
+    recorded = flatten(parts[0]) | flatten(parts[1])
+    if unknown := [k for k in recorded if k not in config.model and k not in travels.DATA]:
+        raise UserError(
+            f"{known.where} says {unknown[0]} {recorded[unknown[0]]!r} of the weights, which this"
+            " phenomjax does not know. Install the phenomjax that wrote it"
+            f" ({(known.ours or {}).get('phenomjax')!r})."
+        )
+    for key, value in recorded.items():
+        section = _section(config, key)
+        section[key] = recorded[key] = _of_kind(key, value, section, known.where)
+    _check(config)
+    return recorded
+
+
 def complete(
     name: str,
     config: ConfigDict,
     seen: Sequence[str],
     known: travels.Found,
     given: Mapping[str, object],
-    aloud: bool = True,
-) -> None:
-    """Fills a configuration with what is recorded of weights or given, and says each.
+) -> list[str]:
+    """Fills a configuration with what is recorded of weights or given.
 
     Args:
       name: of the model, as in `their_config.ASKED`.
@@ -85,7 +107,9 @@ def complete(
       seen: names of these settings; what is recorded must be the same.
       known: of `about.find`.
       given: by the user.
-      aloud: whether each is said.
+
+    Returns:
+      Each setting that no shape shows, with who says it.
 
     Raises:
       UserError: what is recorded or given contradicts the arrays, or each other; or nobody says a
@@ -93,23 +117,11 @@ def complete(
     """
     sources = {key: "given" for key in given}
     values = dict(given)
-    recorded: dict[str, object] = {}
-    if known.ours is not None:
-        recorded = {
-            key: value
-            for part in ("model", "data")
-            for key, value in flatten(cast(dict, known.ours.get(part, {}))).items()
-        }
-        unknown = [k for k in recorded if k not in config.model and k not in travels.DATA]
-        if unknown:
-            raise UserError(
-                f"{known.where} says {unknown[0]} {recorded[unknown[0]]!r} of the weights, which"
-                " this phenomjax does not know. Install the phenomjax that wrote it"
-                f" ({known.ours.get('phenomjax')!r})."
-            )
-    elif known.theirs is not None:
-        recorded = their_config.read(name, known.theirs, known.theirs_where)
     where = known.where or known.theirs_where
+    if known.ours is not None:
+        recorded = recall(config, known)
+    else:
+        recorded = their_config.read(name, known.theirs or {}, known.theirs_where)
     for key, value in recorded.items():
         value = _of_kind(key, value, _section(config, key), where)
         if key in seen and value != _section(config, key)[key]:
@@ -129,9 +141,11 @@ def complete(
         _ask(name, missing, asked, where)
     for key, value in values.items():
         _section(config, key)[key] = value
-    for key in asked if aloud else ():
-        log.info("  %s=%s (%s)", key, _shown(_section(config, key)[key]), sources.get(key, "usual"))
     _check(config)
+    return [
+        f"{key}={_shown(_section(config, key)[key])} ({sources.get(key, 'default')})"
+        for key in asked
+    ]
 
 
 def _ask(name: str, missing: Sequence[str], asked: Mapping[str, object], where: str) -> None:

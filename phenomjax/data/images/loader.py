@@ -313,8 +313,9 @@ class ImageLoader:
             if (times := self._amplification(reader)) > HIGH_AMPLIFICATION:
                 log.warning(
                     "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x"
-                    " %s px are large against crops of %d px. Prepare it with --chunk %d, or take"
-                    " several crops of an image with --config.data.crops_per_image.",
+                    " %s px are large against crops of %d px. Make it with `python -m"
+                    " phenomjax.prepare images --chunk %d`, or take several crops of an image with"
+                    " --config.data.crops_per_image.",
                     reader.bank.path,
                     times,
                     *reader.bank.chunk_shape[:2],

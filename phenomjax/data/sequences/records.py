@@ -71,7 +71,9 @@ def find_format(path: Path) -> str:
         return "text"
     raise UserError(
         f"{path}: neither its name nor its beginning ({head[:20]!r}) tells what format it has. If"
-        f" it is sequences, say which: --format {', '.join(FORMATS)}."
+        " it is sequences, let its name say so (NAME.fasta, NAME.csv, NAME.jsonl, NAME.txt);"
+        " `python -m phenomjax.prepare sequences` and `python -m phenomjax.embed sequences --format"
+        f" {'|'.join(FORMATS)}` can be told."
     )
 
 

@@ -48,18 +48,14 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            raise UserError(
-                f"--source {path} is a folder. Name its files, for instance {path}/*.fasta.gz."
-            )
+            raise UserError(f"{path} is a folder. Name its files, for instance {path}/*.fasta.gz.")
         if not path.is_file():
             raise UserError(
-                f"There is no file {path} (--source). In {path.parent}:"
-                f" {files.listing(path.parent)}."
+                f"There is no file {path}. In {path.parent}: {files.listing(path.parent)}."
             )
         if path.resolve() in seen:
             raise UserError(
-                f"--source names {path} twice (the other is {seen[path.resolve()]}). Name each file"
-                " once."
+                f"{path} is named twice (the other is {seen[path.resolve()]}). Name each file once."
             )
         seen[path.resolve()] = path
     names = [path.name for path in paths]

@@ -110,8 +110,8 @@ def write_families(path: str | Path, config: FamilyConfig) -> None:
         raise UserError(
             f"A simulation of {config.families} families, {config.test_families} of them for the"
             f" test, with {config.members} members of {config.length} residues leaves too little to"
-            " train on. Give at least one family more than --test-families, 2 members, and 10"
-            " residues."
+            " train on. Give at least one family more than there are for the test, 2 members, and"
+            " 10 residues."
         )
     if (path / "zarr.json").is_file():
         bank = open_token_bank(path)

@@ -125,15 +125,15 @@ def _check_folder(path: Path, config: SimulationConfig) -> bool:
     begun = read_config(path) if path.is_dir() else None
     if begun is None:
         raise UserError(
-            f"{path} exists and is not a simulated screen; nothing was written. Give another --out,"
-            " or remove it."
+            f"{path} exists and is not a simulated screen; nothing was written. Give another"
+            " folder, or remove it."
         )
     old, new = dataclasses.asdict(begun), dataclasses.asdict(config)
     other = [f"{name} = {old[name]} (now {new[name]})" for name in new if old[name] != new[name]]
     if other:
         raise UserError(
             f"{path} holds a simulated screen of other settings: {', '.join(other)}. Use the same"
-            " settings to reuse or continue it, give another --out, or remove the folder."
+            " settings to reuse or continue it, give another folder, or remove that one."
         )
     return True
 

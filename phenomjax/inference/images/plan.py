@@ -74,8 +74,9 @@ def check_wells(bank: ImageBank, level: str) -> None:
     if level == "well" and missing:
         raise UserError(
             f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so"
-            " there can be no embedding a well. Give `level` site for one an image, or prepare the"
-            " bank with a --layout or --metadata that names the wells."
+            " there can be no embedding a well. Give `level` site for one an image, or make the"
+            " bank again with names of wells: `python -m phenomjax.prepare images --layout LAYOUT"
+            " --metadata TABLE`."
         )
 
 

@@ -50,7 +50,7 @@ def records(path: Path, alphabet: str, column: str | None, name: str | None) -> 
         raise _unclear(path, "column", table.columns)
     label = _place(path, table.columns, name, IDS, "id")
     log.info(
-        "%s: %ssequences are in column '%s' (--column), ids %s (--id)",
+        "%s: %ssequences are in column '%s', ids %s",
         path,
         f"{table.said}; " if table.said else "",
         table.columns[place],
@@ -68,8 +68,9 @@ def records(path: Path, alphabet: str, column: str | None, name: str | None) -> 
 def _unclear(path: Path, what: str, there: Sequence[str]) -> UserError:
     return UserError(
         f"Which {what} of {path} has the sequences cannot be told by the names. There are:"
-        f" {', '.join(name or '(no name)' for name in there[:30]) or 'none'}. Name it with"
-        " `column`, and the one with their ids with `id`."
+        f" {', '.join(name or '(no name)' for name in there[:30]) or 'none'}. Rename it to"
+        " sequence (and that of their ids to id), or name both: `python -m phenomjax.embed"
+        " sequences --column NAME --id NAME`."
     )
 
 
@@ -90,7 +91,7 @@ def json_fields(
     if not isinstance(there, dict):
         raise UserError(
             f"The first line of {path} is no JSON object ({first[:30]!r}). JSON lines have one a"
-            " line; if the file has another format, name it with `format`."
+            " line; if the file has another format, let its name end with that (.fasta, .csv, …)."
         )
     fields = list(there)
     place = _place(path, fields, column, COLUMNS[alphabet], "column", "field")

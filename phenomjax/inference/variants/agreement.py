@@ -30,6 +30,11 @@ class Wording:
     skip: str = ", or give `skip_invalid` to leave them without a score"
     skip_too: str = " and `skip_invalid`, which leaves the others without a score"
 
+    def setting(self, name: str) -> str:
+        """A setting as the log says it: there no door makes a flag of it."""
+        said = str(getattr(self, name))
+        return f"--{said.strip('`')}" if said.startswith("`") else said
+
 
 COMMAND_LINE = Wording()
 

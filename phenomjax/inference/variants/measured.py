@@ -32,7 +32,9 @@ def numbers(cells: Sequence[str]) -> np.ndarray:
     return np.array([number(cell, sign) for cell in cells], float)
 
 
-def find(columns: Sequence[str], rows: Sequence[Sequence[str]], but: Sequence[str]) -> str:
+def find(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], but: Sequence[str], setting: str
+) -> str:
     """The column that holds the measured values if it is unmistakable, else ""; says so.
 
     It is the one with a usual name (NAMES), or the only one beside the variants.
@@ -40,6 +42,7 @@ def find(columns: Sequence[str], rows: Sequence[Sequence[str]], but: Sequence[st
     Args:
       columns, rows: of the table.
       but: names of columns that are something else.
+      setting: that names the column.
     """
     numeric = dict[str, int]()
     for place, name in enumerate(columns):
@@ -51,12 +54,13 @@ def find(columns: Sequence[str], rows: Sequence[Sequence[str]], but: Sequence[st
     only = [name for name in others if numeric.get(name, 0) >= SHARE * len(rows)]
     if len(known) == 1 or len(others) == len(only) == 1:
         (name,) = known or only
-        log.info("measured values: column '%s' (--target_column names another)", name)
+        log.info("measured values: column '%s' (%s names another)", name, setting)
         return name
     if numeric:
         log.info(
-            "no correlation with measured values: name their column with --target_column (columns"
-            " with numbers: %s)",
+            "no correlation with measured values: name their column with %s (columns with"
+            " numbers: %s)",
+            setting,
             ", ".join(list(numeric)[:10]),
         )
     return ""

@@ -151,7 +151,9 @@ def read(
     by_row = _place(path, columns, offset_column, "`offset_column`") if offset_column else None
     asked = target
     if target == "":
-        target = measured.find(columns, rows, [column, offset_column or "", ""])
+        target = measured.find(
+            columns, rows, [column, offset_column or "", ""], wording.setting("target")
+        )
     value = _place(path, columns, target, wording.target) if target else None
 
     understood: list[list[notation.Edit] | str | None] = []
@@ -243,7 +245,7 @@ def _find_column(
                 f" {wording.column}."
             )
         (found,) = fitting
-    log.info("variants: column '%s' (--mutant_column names another)", found)
+    log.info("variants: column '%s' (%s names another)", found, wording.setting("column"))
     return found
 
 

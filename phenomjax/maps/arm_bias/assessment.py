@@ -84,7 +84,8 @@ def locate(
     if located["arm"][located["scored"]].nunique() < 2:
         raise UserError(
             f"Fewer than two chromosome arms have more than {min_genes} of the map's genes, so"
-            " there is nothing to compare. For a small screen lower `min_genes`."
+            " there is nothing to compare. Of a small screen `python -m phenomjax.maps proximity"
+            " --min_genes N` takes arms with fewer."
         )
     return located
 

@@ -85,7 +85,7 @@ def _require_same_features(path: Path, first: Profiles, other_path: Path, other:
         f" ({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) and {len(more)} only in the"
         f" second ({', '.join(more[:3])}{' …' if len(more) > 3 else ''}). Profiles of one map come"
         " from the same model and block, or from one feature selection: embed all plates with the"
-        " same --checkpoint and --block, or choose common columns with `features` REGEX."
+        " same checkpoint and block, or choose common columns with `features` REGEX."
     )
 
 

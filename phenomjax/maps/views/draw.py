@@ -91,7 +91,7 @@ def run(options: Options) -> int:
         write_text(out / "heatmap.csv", cosines.to_csv())
     if "umap" not in options.skip:
         shown = raw if corrected is None else corrected
-        xy = umap(shown.features, options.seed)
+        xy = umap(shown.features, options.seed, "leave it out with `skip` umap")
         groups = table["kind"].to_numpy(str)
         if options.color:
             if options.color not in raw.metadata:
@@ -264,9 +264,13 @@ def recall_curves(
 
 
 def umap(
-    features: Float[np.ndarray, "rows dim"], seed: int = 42, neighbors: int = 15
+    features: Float[np.ndarray, "rows dim"],
+    seed: int = 42,
+    otherwise: str = "leave it out",
+    neighbors: int = 15,
 ) -> Float32[np.ndarray, "rows 2"]:
-    """UMAP of the rows by cosine, float32 [rows, 2]; the same for the same seed.
+    """UMAP of the rows by cosine, float32 [rows, 2]; the same for the same seed. `otherwise` is
+    what can be done without one, for errors.
 
     Raises:
       UserError: umap-learn is not installed, or there are too few rows.
@@ -277,14 +281,11 @@ def umap(
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or leave it"
-            " out with `skip` umap."
+            f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or"
+            f" {otherwise}."
         ) from None
     if len(features) < 5:
-        raise UserError(
-            f"A UMAP of {len(features)} rows says nothing; it needs 5. Leave it out with `skip`"
-            " umap."
-        )
+        raise UserError(f"A UMAP of {len(features)} rows says nothing; it needs 5: {otherwise}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one thread
         start = "spectral" if len(features) > 50 else "random"

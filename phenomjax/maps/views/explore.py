@@ -285,7 +285,7 @@ def place(
         return None, ""
     if layout == "umap":
         xy, text = (
-            umap(vectors, seed),
+            umap(vectors, seed, "choose `layout` pca"),
             "UMAP: neighbours stay together, distances between far groups mean little",
         )
     else:

@@ -172,6 +172,6 @@ def not_finite(model: SequenceModel) -> UserError:
     """What is said of a model whose features are no numbers."""
     return UserError(
         f"The features of {model.path} are not all numbers: the run diverged, or its compute type"
-        " is too narrow. Take an earlier checkpoint, or --compute_dtype float32.",
+        " is too narrow. Take an earlier checkpoint, or compute in float32.",
         EXIT_FAILED,
     )

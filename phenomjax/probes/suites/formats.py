@@ -121,7 +121,8 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(
             f"There is no file {path}. In {path.parent}: {listing(path.parent)}. Correct the"
-            " entry's path; it counts from the suite's data folder, which `--data` replaces."
+            " entry's path; it counts from the suite's data folder, which `python -m"
+            " phenomjax.evaluate --data` replaces (in training --config.probes.data)."
         )
     buffer, parts = memoryview(bytearray(2**20)), []
     try:

@@ -62,7 +62,8 @@ def convert(
     if size > LARGEST:
         raise UserError(
             f"The encoder has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2 GiB."
-            " Use --format stablehlo or safetensors, or --runtime jax."
+            " Use `python -m phenomjax.export --format stablehlo`, or `python -m phenomjax.embed"
+            " images --runtime jax`."
         )
     batch = jax.export.symbolic_shape("batch")[0]
     spec = jax.ShapeDtypeStruct((batch, *chosen.image_shape), np.dtype(chosen.pixels))
@@ -168,7 +169,7 @@ def verify(
         raise UserError(
             f"The exported graph disagrees with JAX: {worst}, allowed {graph.TOLERANCE:.0e}. No"
             " file was left. The versions of jax, jax2onnx and onnxruntime may not fit each other:"
-            " install those of uv.lock (uv sync --extra export), or try another --opset.",
+            " install those of uv.lock (`uv sync --extra export`), or try another --opset.",
             EXIT_FAILED,
         )
     return worst

@@ -32,7 +32,8 @@ def library() -> tuple[types.ModuleType, types.ModuleType]:
     except ImportError as error:
         raise UserError(
             f"TensorRT cannot be used here: {error}. Install it on a machine with an NVIDIA GPU:"
-            " `pip install tensorrt cuda-python`. On a CPU use --runtime openvino or onnxruntime."
+            " `pip install tensorrt cuda-python`. On a CPU there is `python -m phenomjax.embed"
+            " images --runtime openvino`."
         ) from error
     if int(tensorrt.__version__.split(".")[0]) < 10:
         raise UserError(

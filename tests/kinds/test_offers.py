@@ -1,0 +1,74 @@
+"""What an error offers is there: every flag that a text names is one of each command that can print
+it, and every command line that it gives is one of ours.
+"""
+
+import pytest
+
+from tests.kinds import offers
+
+# Texts that may name what a command that reaches them does not have, with the reason.
+EXCEPTIONS = {
+    "phenomjax.embed:what": "it tells images and sequences apart before either command runs",
+    "phenomjax.probes.reports.text:LARGER": "the words behind `python -m phenomjax.main --config`",
+    "phenomjax.prepare.__main__:COMMANDS": "help of the commands",
+}
+# Of SLURM, in texts about a job.
+FOREIGN = {"ntasks_per_node", "gpus_per_node"}
+# There words in backquotes are keys of a suite's file.
+KEYS_OF_FILES = "phenomjax.probes.suites."
+
+
+def prose():
+    """Texts that a reader sees, without the command lines of other programs."""
+    for one in offers.texts():
+        if one.text.count(" ") > 2 and f"{one.node[0]}:{one.node[1]}" not in EXCEPTIONS:
+            yield one, offers.OTHERS.sub("", one.text)
+
+
+def all_flags():
+    return frozenset().union(*(flags for _, flags in offers.doors().values()))
+
+
+def test_every_command_is_looked_at():
+    from phenomjax.__main__ import COMMANDS
+
+    programs = {one.split()[0] for one in offers.doors()}
+    assert {module for module, _ in COMMANDS.values()} <= programs
+    reached = set().union(*(offers.reached(one) for one in offers.doors()))
+    texts = [one for one in offers.texts() if one.error]
+    seen = [one for one in texts if one.node in reached]
+    # what is not reached is called by a name that only the run knows
+    assert len(texts) > 500 and len(seen) > 0.75 * len(texts)
+
+
+def test_flags_of_texts_exist_in_the_commands_that_print_them():
+    wrong = []
+    for one, text in prose():
+        commands = [c for c in offers.doors() if one.node in offers.reached(c)]
+        rest = offers.COMMAND.sub("", text)
+        wanted = {flag.replace("-", "_") for flag in offers.FLAG.findall(rest)} - FOREIGN
+        if one.error and not one.node[0].startswith(KEYS_OF_FILES):
+            wanted |= set(offers.SETTING.findall(rest)) & all_flags()
+        for flag in sorted(wanted):
+            lacking = [c for c in commands if flag not in offers.doors()[c][1]]
+            if lacking:
+                wrong.append(f"{one.place} offers --{flag}, which {', '.join(lacking)} lack")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_command_lines_of_texts_exist():
+    wrong = []
+    for one, text in prose():
+        for name, rest in offers.COMMAND.findall(text):
+            commands = offers.named(name, rest)
+            flags = {flag.replace("-", "_") for flag in offers.FLAG.findall(rest)}
+            has = set().union(*(offers.doors()[c][1] for c in commands))
+            if not commands:
+                wrong.append(f"{one.place}: there is no command {name}{rest}")
+            wrong += [f"{one.place}: {name} has no --{flag}" for flag in sorted(flags - has)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("entry", EXCEPTIONS)
+def test_exceptions_are_still_needed(entry):
+    assert any(f"{one.node[0]}:{one.node[1]}" == entry for one in offers.texts())
