@@ -147,18 +147,22 @@ def test_harmony_archive(tmp_path):
 
 
 def test_what_an_index_lists_and_what_is_there(tmp_path):
-    """A well or a site without any file is a remark; an image with some is grouping's to judge."""
+    """What has no file is a remark, well by well or site by site; whether an image with some files
+    can go in is judged later.
+    """
     images = lab.harmony_images(wells=((1, 1), (1, 2), (1, 3)), fields=(1, 2))
     folder = lab.write_harmony(tmp_path / "P" / "Images", images)
     for file in (*folder.glob("r01c02*"), *folder.glob("r01c03f02*")):
         file.unlink()
     (folder / "r01c01f01p01-ch2sk1fk1fl1.tiff").unlink()
     found = understand(tmp_path)
-    assert reasons(found.remarks) == {"missing_well": 1, "missing_site": 1}
+    assert reasons(found.remarks) == {"missing_well": 1, "missing_site": 1, "missing_file": 1}
     assert {finding.key for finding in found.remarks} == {
         (None, "BR1", "A02", None, None),
         (None, "BR1", "A03", "2", None),
+        (None, "BR1", "A01", "1", None),
     }
+    assert "such as r01c01f01p01-ch2sk1fk1fl1.tiff" in found.remarks[0].detail
     assert "7 of the 12 images that P/Images/Index.idx.xml lists are not there" in found.told
 
 

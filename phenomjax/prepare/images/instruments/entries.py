@@ -278,20 +278,26 @@ def _contradicts(index: str, count: str, entries: Sequence[Entry], images: Image
 
 
 def _missing(index: str, found: Sequence[tuple[Entry, str | None]]) -> list[Finding]:
-    """Wells without any file, and sites without any in wells that have some."""
+    """Wells without any file, sites without any in wells that have some, and how many files of a
+    site that has some; a channel that is missing so is rejected later, a plane of a stack is not.
+    """
     there = {(e.plate, e.well, e.site) for e, file in found if file is not None}
     some = {(plate, well) for plate, well, _ in there}
-    remarks: dict[ImageKey, Finding] = {}
+    absent: dict[tuple[str, str, str | None], list[Entry]] = collections.defaultdict(list)
     for entry, file in found:
-        if file is not None or (entry.plate, entry.well, entry.site) in there:
-            continue
-        site = entry.site if (entry.plate, entry.well) in some else None
-        # a well as a whole has no site: the key is that of a row of remarks.parquet
-        key = (None, entry.plate, entry.well, site, None)
-        what = "missing_well" if site is None else "missing_site"
+        if file is None:
+            site = entry.site if (entry.plate, entry.well) in some else None
+            absent[entry.plate, entry.well, site].append(entry)
+    remarks = []
+    for (plate, well, site), entries in absent.items():
         detail = f"is in {index} and has no file here: nothing of it is in the bank"
-        remarks.setdefault(key, Finding(what, detail, "", key))  # type: ignore[arg-type]
-    return list(remarks.values())
+        what = "missing_well" if site is None else "missing_site"
+        if (plate, well, site) in there:
+            what = "missing_file"
+            detail = f"lacks {len(entries)} files that {index} lists, such as {entries[0].url}"
+        # a well as a whole has no site
+        remarks.append(Finding(what, detail, "", (None, plate, well, site, None)))
+    return remarks
 
 
 def _channels(entries: Sequence[Entry]) -> list[str]:
