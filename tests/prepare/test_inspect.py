@@ -117,7 +117,7 @@ def test_strays_are_named(path, capsys):
 def test_foreign_array(tmp_path, capsys):
     spec = {"driver": "zarr", "kvstore": f"file://{tmp_path}/x.zarr/", "create": True}
     ts.open(spec, dtype="uint8", shape=[2, 3, 40, 50]).result().write(
-        np.full((2, 3, 40, 50), 7, np.uint8)
+        np.arange(12000, dtype=np.uint8).reshape(2, 3, 40, 50)
     ).result()
     assert run(tmp_path / "x.zarr", "--axes", "NCHW") == 0
     text = capsys.readouterr().out
@@ -126,3 +126,46 @@ def test_foreign_array(tmp_path, capsys):
         and "Zarr v2, blosc" in text
         and "metadata:          none" in text
     )
+
+
+def suspicious(tmp_path, pixels, checksums=None):
+    count = len(pixels)
+    metadata = pa.table(
+        {
+            "plate": ["P1"] * (count // 2) + ["P2"] * (count - count // 2),
+            "well": [f"A0{i + 1}" for i in range(count)],
+            "source": [f"{i}.tif" for i in range(count)],
+            "checksum": checksums or [f"sum{i}" for i in range(count)],
+        }
+    )
+    bank.write_bank(tmp_path / "b.zarr", pixels, metadata, ("DNA", "ER", "RNA"))
+    return tmp_path / "b.zarr"
+
+
+def test_what_looks_wrong_is_named(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 1000, (4, 32, 40, 3), np.uint16)
+    pixels[1, ..., 2] = 65535
+    pixels[2:, ..., 0] = 0
+    pixels[3, ..., 2] = pixels[3, ..., 1]
+    path = suspicious(tmp_path, pixels, ["a", "b", "a", "c"])
+    assert run(path) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "constant: channel DNA is one value everywhere in 2 of 4 images, for instance image 2"
+        " (plate P2, well A03)",
+        "constant: channel DNA in all 2 images of plate P2",
+        "constant: channel RNA is one value everywhere in 1 of 4 images",
+        "identical: channels ER and RNA have the same pixels in 1 of 4 images, for instance image"
+        " 3 (plate P2",
+        "identical: image 0 (plate P1, well A01) and image 2 (plate P2, well A03) were made of"
+        " equal files",
+    ):
+        assert line in text
+    assert text.count("identical:") == 2 and text.count("constant:") == 3
+
+
+def test_an_empty_channel_fails(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 1000, (4, 32, 40, 3), np.uint16)
+    pixels[..., 1] = 0
+    assert run(suspicious(tmp_path, pixels)) == 1
+    assert "ER has one value everywhere in every image" in capsys.readouterr().out

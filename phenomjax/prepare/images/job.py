@@ -26,7 +26,7 @@ from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import eight_bit, findings, raw_images
+from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage
 from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.records import Finding
@@ -370,7 +370,7 @@ def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Not
             ) from error
         checksums[str(row)] = checksum
         for channel, name in enumerate(source.channels):
-            if is_constant(pixels[..., channel]):
+            if sameness.is_constant(pixels[..., channel]):
                 constant[name] += 1
                 remarks.append(_constant(source, entry, image, channel, numbers))
     note: Note = {"checksums": checksums, REJECTED: rejected}
@@ -402,13 +402,6 @@ def _converted(image: np.ndarray, numbers: Numbers) -> np.ndarray:
             f" becomes 0 and 255, --intensity range:{lowest}:{highest}",
         )
     return image.astype(np.uint16)
-
-
-def is_constant(plane: np.ndarray) -> bool:
-    """Whether all pixels have one value; a plane that has not is told by a few rows."""
-    value = plane[0, 0]
-    rows = plane[:: max(1, len(plane) // 4)]
-    return bool((rows == value).all()) and bool((plane == value).all())
 
 
 def _constant(

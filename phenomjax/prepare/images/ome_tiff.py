@@ -61,9 +61,10 @@ def read(
     if others and by_names is None:
         raise UserError(
             f"{len(others)} of {len(tiffs)} files have no Plate in their OME-XML, for instance"
-            f" {next(iter(others))}, so nothing says their wells.{_elsewhere(described, others)} Say how files are named, with"
-            " --layout ome-tiff --pattern '(?P<plate>[^/]+)/(?P<well>[A-P]\\d\\d)_s(?P<site>\\d+)"
-            "\\.ome\\.tif' (a regular expression for the end of the path), or leave them out with"
+            f" {next(iter(others))}, so nothing says their wells.{_elsewhere(described, others)}"
+            " Say how files are named, with --layout ome-tiff --pattern"
+            " '(?P<plate>[^/]+)/(?P<well>[A-P]\\d\\d)_s(?P<site>\\d+)\\.ome\\.tif' (a regular"
+            " expression for the end of the path), or leave them out with"
             " --exclude 'PATTERN'."
         )
     found = _plates(on_plates, meaning)

@@ -15,8 +15,9 @@ from tyro.conf import Positional
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
+from phenomjax.prepare.images import sameness
 from phenomjax.prepare.images.plan import sample
-from phenomjax.prepare.inspect import sequences
+from phenomjax.prepare.inspect import sequences, suspicions
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
 from phenomjax.system.files import save_figure
@@ -30,13 +31,21 @@ QUICK_IMAGES = 16  # images that the histograms of --quick come from
 
 
 class Counted(NamedTuple):
-    """Pixels of each value in some images, int64 [channels, values], and what is wrong with the
-    others.
+    """What some images hold.
+
+    Attributes:
+      images: how many.
+      counts: pixels of each value, int64 [channels, values].
+      damaged: what is wrong with the others.
+      constant: (image, channel) that is one value everywhere.
+      same: (image, channel, channel) with the same pixels.
     """
 
     images: int
     counts: np.ndarray | None
     damaged: list[tuple[int, str]]
+    constant: list[tuple[int, int]]
+    same: list[tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -64,14 +73,17 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Prints the description, writes the figures; returns 1 when an image is damaged."""
+    """Prints the description, writes the figures; returns 1 when an image is damaged or a channel
+    is empty.
+    """
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
     bank = open_bank(options.bank, options.axes)
     print(describe(bank))
     indices = sample(range(len(bank)), QUICK_IMAGES if options.quick else len(bank))
     jobs = options.jobs or core_count()
-    counts, damaged = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
+    counted = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
+    counts, damaged = counted.counts, counted.damaged
     if bank.attributes:
         damaged += _strays(bank)
     whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
@@ -84,8 +96,12 @@ def run(options: Options) -> int:
         print(f"figures: {folder}/contact_sheet.png, {folder}/histograms.png")
     for text in bank.remarks:
         print(f"remark: {text}")
+    copies = suspicions.copies(bank)
+    suspect = suspicions.constant(bank, whole, counted.constant)
+    for text in [*suspect, *suspicions.same_channels(bank, whole, counted.same), *copies]:
+        print(text)
     for index, detail in damaged[:20]:
-        print(f"damaged: {image_name(bank, index) if index >= 0 else ''}{detail}")
+        print(f"damaged: {suspicions.image_name(bank, index) if index >= 0 else ''}{detail}")
     if damaged:
         more = f" ({len(damaged) - 20} more are not shown)" if len(damaged) > 20 else ""
         print(
@@ -99,19 +115,15 @@ def run(options: Options) -> int:
     )
     missing = f"{len(bank.remarks)} remarks, see above" if bank.remarks else "nothing missing"
     print(f"integrity: {checked} decoded, {missing}")
+    empty = suspicions.empty_channels(bank, whole, counted.constant)
+    if empty:
+        print(
+            f"{', '.join(empty)} {'has' if len(empty) == 1 else 'have'} one value everywhere in"
+            " every image: there is nothing to learn from. Look at the files that the bank was"
+            " made of, or prepare them again without, with --channels."
+        )
+        return EXIT_FAILED
     return EXIT_DONE
-
-
-def image_name(bank: ImageBank, index: int) -> str:
-    """'image 3 (plate P1, well A01, site 1), file .../c.3.0.0.0: ' for messages."""
-    row = bank.metadata.slice(index, 1).to_pylist()[0]
-    where = ", ".join(
-        f"{key} {row[key]}"
-        for key in ("experiment", "plate", "well", "site")
-        if row[key] is not None
-    )
-    file = f", file {bank.shard_path(index)}" if bank.attributes else ""
-    return f"image {index}{f' ({where})' if where else ''}{file}: "
 
 
 def describe(bank: ImageBank) -> str:
@@ -199,34 +211,45 @@ def _count_block(bank: ImageBank, indices: list[int]) -> Counted:
         1 << 8 * bank.dtype.itemsize if bank.dtype.kind == "u" and bank.dtype.itemsize < 3 else 0
     )
     counts, damaged = np.zeros((bank.shape[3], values), np.int64), []
+    constant, same = [], []
     for index in indices:
         image, fault = check_image(bank, index)
         if image is None:
             damaged.append((index, fault))
-        elif values:
+            continue
+        constant += [
+            (index, channel)
+            for channel in range(image.shape[2])
+            if sameness.is_constant(image[..., channel])
+        ]
+        same += [(index, *pair) for pair in sameness.same_planes(image)]
+        if values:
             counts += np.stack(
                 [
                     np.bincount(plane.ravel(), minlength=values)
                     for plane in np.moveaxis(image, -1, 0)
                 ]
             )
-    return Counted(len(indices), counts if values else None, damaged)
+    return Counted(len(indices), counts if values else None, damaged, constant, same)
 
 
-def _count_all(
-    bank: ImageBank, indices: list[int], jobs: int
-) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
+def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> Counted:
     blocks = [indices[i : i + BLOCK] for i in range(0, len(indices), BLOCK)]
-    progress, damaged = Progress("decode", len(indices), "images"), []
-    total: np.ndarray | None = None
+    progress = Progress("decode", len(indices), "images")
+    total = Counted(0, None, [], [], [])
     for block in processes.run_tasks(
         functools.partial(_count_block, bank), blocks, jobs, threading.Event()
     ):
         progress.update(block.images)
-        damaged += block.damaged
-        if block.counts is not None:
-            total = block.counts if total is None else total + block.counts
-    return total, sorted(damaged)
+        counts = block.counts if total.counts is None else total.counts + block.counts
+        total = Counted(
+            total.images + block.images,
+            counts,
+            sorted(total.damaged + block.damaged),
+            sorted(total.constant + block.constant),
+            sorted(total.same + block.same),
+        )
+    return total
 
 
 def _strays(bank: ImageBank) -> list[tuple[int, str]]:
