@@ -38,6 +38,7 @@ from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
 from phenomjax.inference.variants import likelihood, measured, whole
 from phenomjax.inference.variants import table as variants_table
+from phenomjax.inference.variants import wild_type as wild_types
 from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.inference.variants.table import Mutants
 from phenomjax.system import files
@@ -62,6 +63,9 @@ class Options:
     """a file with one protein: FASTA, or a table with columns of ids and sequences"""
     wild_type_id: Annotated[str | None, arg(metavar="ID")] = None
     """which of several records of `wild_type` it is"""
+    wild_type_column: Annotated[str | None, arg(metavar="NAME")] = None
+    """of a table as `wild_type`: the column with the sequences (None: found by its name, such as
+    sequence, target_seq, and told)"""
     mutants: Annotated[Path | None, arg(metavar="CSV")] = None
     """a table with variants such as A12G, A12G:K34R, p.Ala12Gly, or whole mutated sequences"""
     scan: bool = False
@@ -110,7 +114,9 @@ def run(options: Options) -> int:
         )
     # letters are compared as they are written; the model reads rare ones as its banks had them
     rare = "reject" if model.task.rare == "reject" else "keep"
-    wild_type = variants_table.read_wild_type(options.wild_type, rare, name=options.wild_type_id)
+    wild_type = wild_types.read(
+        options.wild_type, rare, name=options.wild_type_id, column=options.wild_type_column
+    )
     table = _table(options, wild_type)
     name = _score_name(options, table)
     scored = np.flatnonzero([m is not None for m in table.mutations])
@@ -152,6 +158,9 @@ def _check(options: Options) -> None:
         raise UserError(
             f"`out` {options.out} must end in .csv (or .tsv): scores are written as a table."
         )
+    for source in (options.mutants, options.wild_type):
+        if source and options.out.exists() and source.exists() and options.out.samefile(source):
+            raise UserError(f"`out` {options.out} is what is read: give another name.")
     if options.scan == (options.mutants is not None):
         raise UserError(
             "One of `mutants` CSV, a table of variants, and `scan`, all substitutions, is wanted."

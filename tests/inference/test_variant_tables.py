@@ -155,6 +155,8 @@ def test_offsets_by_row_mend_a_jump(tmp_path):
         ("mutant,fitness\n", {}, "no row below its header"),
         ("a,b\n1,2\n", {}, "Which column of .* has the variants cannot be told.*`mutant_column`"),
         ("mutant,mutant\nK2R,Y5F\n", {}, "2 columns 'mutant'.*Rename all but one"),
+        ("K2R,0.5\nY5F,1\n", {}, "no header: its first line begins with 'K2R', a variant, which"),
+        ("K2R\nY5F\n", {"column": "K2R"}, "no header"),
         ("mutant,x\nK2R,high\n", {"target": "x"}, "holds no number.*'high'"),
         ("mutant,x\nK2R,1\nY5F,1,2\n", {}, "row 3 is damaged: 3 fields"),
         ("mutant\nK2R\n3-Mar\nY5*\n", {}, r"Excel.* 2 rows cannot be scored \(date: 1, stop: 1\)"),
@@ -259,6 +261,41 @@ def test_one_of_several_records_is_the_wild_type(runs, tmp_path):
         command(runs, tmp_path, rows, *words, "wx")
     one, other = command(runs, tmp_path, rows, *words, "wt"), command(runs, tmp_path, rows)
     assert one[1] == other[1]
+
+
+@pytest.mark.parametrize(
+    "name,text,options",
+    [
+        ("wt.csv", "DMS_id,target_seq\nother,MKW\nwt,{}\n", ("--wild_type_id", "wt")),
+        ("wt.csv", "who;what\nwt;{}\n", ("--wild_type_column", "what")),
+        ("wt.txt", "{}\n", ()),
+        ("wt.unknown", ">wt\n{}\n", ()),
+    ],
+)
+def test_wild_types_of_other_files(name, text, options, runs, tmp_path):
+    (tmp_path / name).write_text(text.format(WT))
+    found = command(runs, tmp_path, ["mutant", "K2R"], "--wild_type", tmp_path / name, *options)
+    assert found[1] == command(runs, tmp_path, ["mutant", "K2R"])[1]
+
+
+@pytest.mark.parametrize(
+    "name,text,message",
+    [
+        ("wt.csv", b"who,what\nwt,MKV\n", "Name it with --wild_type_column"),
+        ("z.fasta", b"PK\x03\x04", "is a zip archive, not the wild type"),
+        ("gone.fasta", None, r"There is no file of the wild type \(--wild_type\)"),
+    ],
+)
+def test_files_that_hold_no_wild_type(name, text, message, runs, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        command(runs, tmp_path, ["mutant", "K2R"], "--wild_type", tmp_path / name)
+
+
+def test_what_is_read_is_not_overwritten(runs, tmp_path):
+    with pytest.raises(UserError, match="is what is read"):
+        command(runs, tmp_path, ["mutant", "K2R"], "--out", tmp_path / "mutants.csv")
 
 
 SEQUENCES = [

@@ -70,6 +70,7 @@ def read(
     kind: str | None = None,
     column: str | None = None,
     name: str | None = None,
+    settings: tuple[str, str] = ("column", "id"),
 ) -> Queries:
     """Reads FASTA, one sequence a line, tables or JSON lines, plain or compressed.
 
@@ -82,14 +83,16 @@ def read(
       column: of tables and JSON lines, the column or field with the sequences; None: found by its
         name.
       name: the column or field with the ids; None: found by its name, else they are FILE:LINE.
+      settings: what the user calls `column` and `name`.
 
     Raises:
       UserError: a file is missing or of another kind, or no sequence can be read.
     """
     reader = _Reader(alphabet, rare)
+    wanted = table_queries.Wanted(column, name, *settings)
     with spool.open("wb") as out:
         for source in _sources(paths, kind):
-            reader.read(source, out, column, name)
+            reader.read(source, out, wanted)
     return reader.finish(spool)
 
 
@@ -146,12 +149,15 @@ class _Reader:
         self.rejected: list[dict] = []
 
     def read(
-        self, source: SequenceFile, out, column: str | None = None, name: str | None = None
+        self,
+        source: SequenceFile,
+        out,
+        wanted: table_queries.Wanted = table_queries.ANY,
     ) -> None:
-        """Adds one file; `column` and `name` are as of the function `read`."""
+        """Adds one file."""
         count, held = 0, list[Record]()
         if source.kind == "csv":
-            for record in table_queries.records(source.path, self.alphabet, column, name):
+            for record in table_queries.records(source.path, self.alphabet, wanted):
                 held.append(record)
                 if len(held) == RECORDS:
                     count += self._add(self._encoder.records(held), source, out)
@@ -166,11 +172,9 @@ class _Reader:
                     count += self._add(self._encoder.fasta(fasta, start, stop), source, out)
                 self._reject(fasta.troubles, source)
             else:
-                fields = list[str]()
+                fields, name = list[str](), None
                 if source.kind == "jsonl":
-                    field, name = table_queries.json_fields(
-                        source.path, self.alphabet, column, name
-                    )
+                    field, name = table_queries.json_fields(source.path, self.alphabet, wanted)
                     fields = [field]
                 found = read_records(source.path, source.kind, fields, name, stream)
                 try:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from phenomjax.data import tables
 from phenomjax.data.sequences.records import Record
@@ -27,28 +28,42 @@ IDS = (
 )
 
 
+class Wanted(NamedTuple):
+    """Which columns (of JSON lines: fields) are read.
+
+    Attributes:
+      column: with the sequences; None: found by its name.
+      name: with the ids; None: found by its name, else they are FILE:LINE.
+      column_setting, name_setting: what the user calls these two.
+    """
+
+    column: str | None = None
+    name: str | None = None
+    column_setting: str = "column"
+    name_setting: str = "id"
+
+
+ANY = Wanted()
+
+
 def is_by_name(path: Path) -> bool:
     """Whether a file is a table by its name, though `records` would not know it."""
     return tables.file_of(path)[0].suffix.lower() in SUFFIXES
 
 
-def records(path: Path, alphabet: str, column: str | None, name: str | None) -> Iterator[Record]:
+def records(path: Path, alphabet: str, wanted: Wanted = ANY) -> Iterator[Record]:
     """The sequences of a table, read row by row; `offset` of each is its line.
 
     Args:
       path: any table that `data.tables` reads.
       alphabet: of the model.
-      column: with the sequences; None: found by its name.
-      name: column with the ids; None: found by its name, else they are FILE:LINE.
+      wanted: which columns.
 
     Raises:
       UserError: no such column, or no table.
     """
     table = tables.open_rows(path, missing=())
-    place = _place(path, table.columns, column, COLUMNS[alphabet], "column")
-    if place is None:
-        raise _unclear(path, "column", table.columns)
-    label = _place(path, table.columns, name, IDS, "id")
+    place, label = _places(path, alphabet, table.columns, wanted, "column")
     log.info(
         "%s: %ssequences are in column '%s', ids %s",
         path,
@@ -65,18 +80,7 @@ def records(path: Path, alphabet: str, column: str | None, name: str | None) -> 
         yield Record(row.line, given or named, text.encode("utf-8", "replace"))
 
 
-def _unclear(path: Path, what: str, there: Sequence[str]) -> UserError:
-    return UserError(
-        f"Which {what} of {path} has the sequences cannot be told by the names. There are:"
-        f" {', '.join(name or '(no name)' for name in there[:30]) or 'none'}. Rename it to"
-        " sequence (and that of their ids to id), or name both: `python -m phenomjax.embed"
-        " sequences --column NAME --id NAME`."
-    )
-
-
-def json_fields(
-    path: Path, alphabet: str, column: str | None, name: str | None
-) -> tuple[str, str | None]:
+def json_fields(path: Path, alphabet: str, wanted: Wanted = ANY) -> tuple[str, str | None]:
     """The fields of JSON lines with the sequences and the ids, as `records` finds columns.
 
     Raises:
@@ -94,11 +98,23 @@ def json_fields(
             " line; if the file has another format, let its name end with that (.fasta, .csv, …)."
         )
     fields = list(there)
-    place = _place(path, fields, column, COLUMNS[alphabet], "column", "field")
-    if place is None:
-        raise _unclear(path, "field", fields)
-    label = _place(path, fields, name, IDS, "id", "field")
+    place, label = _places(path, alphabet, fields, wanted, "field")
     return fields[place], None if label is None else fields[label]
+
+
+def _places(
+    path: Path, alphabet: str, columns: Sequence[str], wanted: Wanted, what: str
+) -> tuple[int, int | None]:
+    """Where the sequences and the ids stand."""
+    settings = wanted.column_setting, wanted.name_setting
+    place = _place(path, columns, wanted.column, COLUMNS[alphabet], settings[0], what)
+    if place is None:
+        raise UserError(
+            f"Which {what} of {path} has the sequences cannot be told by the names. There are:"
+            f" {', '.join(name or '(no name)' for name in columns[:30]) or 'none'}. Name it with"
+            f" `{settings[0]}`."
+        )
+    return place, _place(path, columns, wanted.name, IDS, settings[1], what)
 
 
 def _place(
@@ -107,7 +123,7 @@ def _place(
     name: str | None,
     known: Sequence[str],
     option: str,
-    what: str = "column",
+    what: str,
 ) -> int | None:
     """Where a column stands: that of a name, or the first that has one of the usual names."""
     if name is None:

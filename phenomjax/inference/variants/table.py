@@ -2,7 +2,6 @@
 
 import collections
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data import tables
-from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, vocabulary
-from phenomjax.inference.sequences import queries
+from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 from phenomjax.inference.variants import agreement, measured, notation
 from phenomjax.inference.variants.agreement import COMMAND_LINE, Wording
 from phenomjax.inference.variants.notation import Problem, Variant
@@ -70,44 +68,6 @@ class Mutants:
     faults: list[Fault] = field(default_factory=list)
 
 
-def read_wild_type(
-    path: Path, rare: str, wording: Wording = COMMAND_LINE, name: str | None = None
-) -> str:
-    """The one sequence of a file, FASTA or a table; or that of a name.
-
-    Args:
-      path: the file.
-      rare: what becomes of rare letters, a name in encode.RARE_RULES.
-      wording: of errors.
-      name: id of the record.
-
-    Raises:
-      UserError: there is none, or more than one; or none or several of that name.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        found = queries.read([path], "protein", rare, Path(folder) / "tokens")
-        names = found.names.to_pylist()
-        if name is not None:
-            places = [i for i, one in enumerate(names) if one == name]
-            if len(places) != 1:
-                raise UserError(
-                    f"{wording.wild_type} {path} has {len(places) or 'no'} records"
-                    f" '{name}'.{did_you_mean(name, names)} There are: {', '.join(names[:10])}."
-                )
-        else:
-            places = [0]
-            count = len(found) + len(found.rejected)
-            if count != 1:
-                raise UserError(
-                    f"{wording.wild_type} {path} holds {count} records ({', '.join(names[:3])}"
-                    f"{', …' if count > 3 else ''}); the wild type is one protein. Say which one"
-                    f"{wording.which.format(names[0])}, or write it to a file of its own."
-                )
-        place = places[0]
-        log.info("wild type: %s, %d residues", names[place], found.lengths[place])
-        return vocabulary("protein").decode(found.sequence(place))
-
-
 def scan(wild_type: str, offset: int = 0) -> Mutants:
     """All 19 substitutions of every position; letters that are no standard amino acid have 20."""
     found = [
@@ -148,6 +108,12 @@ def read(
     columns, rows, lines, broken = _load(path, wording)
     column = column or _find_column(path, columns, rows, wording)
     place = _place(path, columns, column, wording.column)
+    if _is_a_variant(column):
+        raise UserError(
+            f"{path} ({wording.table}) has no header: its first line begins with '{column}', a"
+            " variant, which would be lost. Write a line with the names of the columns above it,"
+            " such as mutant,fitness."
+        )
     by_row = _place(path, columns, offset_column, "`offset_column`") if offset_column else None
     asked = target
     if target == "":
@@ -251,14 +217,16 @@ def _find_column(
 
 def _is_of_variants(cells: Sequence[str], looked: int = 1000) -> bool:
     cells = [cell for cell in cells if cell][:looked]
-    good = 0
-    for cell in cells:
-        try:
-            found = notation.read(cell)
-            good += len(found) >= LEAST_RESIDUES if isinstance(found, str) else bool(found)
-        except Problem as problem:
-            good += problem.reason in ("stop", "frameshift", "start or end", "no amino acid")
-    return good > len(cells) / 2
+    return sum(map(_is_a_variant, cells)) > len(cells) / 2
+
+
+def _is_a_variant(text: str) -> bool:
+    """Whether a text is one, though it may not be scored; neither a word nor the wild type is."""
+    try:
+        found = notation.read(text)
+    except Problem as problem:
+        return problem.reason in ("stop", "frameshift", "start or end", "no amino acid")
+    return len(found) >= LEAST_RESIDUES if isinstance(found, str) else bool(found)
 
 
 def _shift(text: str) -> int:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.variants import likelihood
 from phenomjax.inference.variants import table as variants_table
+from phenomjax.inference.variants import wild_type as wild_types
 from phenomjax.inference.variants.notation import Mutation
 from phenomjax.probes import metrics
 from phenomjax.probes.methods import blosum
@@ -226,7 +227,7 @@ def read_wild_type(name: str, text: str, data: Path) -> str:
             f" letters, no file TABLE.csv:NAME and no FASTA file in {data}. There:"
             f" {listing(data) if data.is_dir() else 'no such folder'}."
         )
-    return variants_table.read_wild_type(data / text, "keep", WORDING)
+    return wild_types.read(data / text, "keep", WORDING)
 
 
 def _table(name: str, path: Path, columns: tuple[str, ...], what: str) -> list[dict[str, str]]:
