@@ -94,6 +94,9 @@ def of_text(head: str) -> Signature | None:
     if begin.startswith("version https://git-lfs.github.com/spec"):
         described = "a pointer of Git LFS, not the file itself"
         return Signature("lfs", described, "get the file with 'git lfs pull'")
+    if "excel.sheet" in begin or begin.startswith("<html xmlns:"):
+        mend = "open it in Excel or LibreOffice, and save it as .xlsx or as CSV UTF-8"
+        return Signature("spreadsheet", "a spreadsheet in XML or HTML (.xls)", mend)
     if begin.startswith(("<!doctype html", "<html")) or re.match(r"<\?xml[^>]*>\s*<html", begin):
         mend = "download the file itself (the link led to a page about it)"
         return Signature("html", "a web page", mend)

@@ -198,7 +198,9 @@ def _open(path: Path, *, missing: Collection[str], header: bool, whole: bool) ->
         raise text_files.no_text(contents, WANTED)
     if sheet is not None:
         raise UserError(f"{path}: {file} is no workbook, so it has no sheet {sheet!r}.")
-    form = find_form(contents.head, whole=contents.whole, name=_plain_name(file), header=header)
+    if other := _other_text(contents.head):
+        raise UserError(f"{file} is {other}, not {WANTED}. Name the table, or save it as CSV.")
+    form = find_form(contents.head, whole=contents.whole, name=plain_name(file), header=header)
     if not form.columns:
         raise UserError(f"{file} is empty: it has no line that names columns.")
     rows = _text_rows(contents, form, missing)
@@ -340,8 +342,18 @@ def _place(path: Path, columns: Sequence[str], name: str) -> int:
     return found[0]
 
 
-def _plain_name(path: Path) -> str:
-    """The name without the suffix of its compression."""
+def _other_text(head: str) -> str:
+    """What a text is that surely is no table; '' of any other."""
+    begin = head.lstrip()[:200]
+    if begin.startswith(">") and "\t" not in begin.split("\n")[0]:
+        return "FASTA"
+    if begin.startswith(("{", "[{")):
+        return "JSON"
+    return "XML" if begin.startswith("<?xml") else ""
+
+
+def plain_name(path: Path) -> str:
+    """A file's name, in lower case, without the suffix of its compression."""
     name = path.name.lower()
     return next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
 

@@ -19,7 +19,7 @@ from phenomjax.data.signatures import CONTROL
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 
-HEAD_BYTES = 2**18  # decompressed; what is looked at before a file is read
+HEAD_BYTES = 2**20  # decompressed; what is looked at before a file is read
 BLOCK_BYTES = 2**20
 ENCODINGS = {
     "utf-8": "UTF-8",
@@ -142,6 +142,17 @@ def no_text(contents: Contents, wanted: str) -> UserError:
     )
 
 
+def open_text(contents: Contents, errors: str = "strict") -> io.TextIOWrapper:
+    """A text as Python's own files, for libraries that read one; `lines` for everything else.
+
+    Args:
+      contents: of `look`.
+      errors: what becomes of bytes that cannot be decoded, as of `open`.
+    """
+    raw = io.BufferedReader(_Raw(Stream(contents.path), contents.mark), BLOCK_BYTES)
+    return io.TextIOWrapper(raw, encoding=contents.encoding, errors=errors, newline=None)
+
+
 def lines(contents: Contents, *, tolerant: bool = False) -> Iterator[str]:
     """The lines of a text, each with its end as "\\n" (old Mac's and Windows' too).
 
@@ -155,13 +166,8 @@ def lines(contents: Contents, *, tolerant: bool = False) -> Iterator[str]:
       UserError: a line that cannot be decoded, or a damaged file; names the line.
     """
     number = 0
-    with Stream(contents.path) as stream:
-        text = io.TextIOWrapper(
-            io.BufferedReader(_Raw(stream, contents.mark), BLOCK_BYTES),
-            encoding=contents.encoding,
-            errors="surrogateescape" if contents.encoding in ("utf-8", "cp1252") else "replace",
-            newline=None,
-        )
+    errors = "surrogateescape" if contents.encoding in ("utf-8", "cp1252") else "replace"
+    with open_text(contents, errors) as text:
         try:
             for number, line in enumerate(text, 1):
                 if not tolerant and (wrong := fault(line, contents.encoding)):
@@ -218,6 +224,10 @@ class _Raw(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         return self._stream.readinto(memoryview(buffer).cast("B"))
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _read(stream: Stream, count: int) -> tuple[bytes, bool]:

@@ -79,14 +79,15 @@ def test_encodings_and_line_ends(tmp_path, encoding, said, end):
     assert table.rows == [("A01", "3 µM “x”"), ("A02", "é")]
 
 
-def test_an_encoding_is_told_by_the_whole_file(tmp_path):
-    rows = "A01,x\n" * 60000
+def test_an_encoding_is_told_by_the_whole_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "HEAD_BYTES", 1000)
+    rows = "A01,x\n" * 1000
     late = f"well,gene\n{rows}".encode() + "A02,µ\n".encode("cp1252")
     table = read(tmp_path, late)
     assert table.said == "Windows-1252" and table.rows[-1] == ("A02", "µ")
     with tables_closed(tables.open_rows(tmp_path / "m.csv")) as streamed:
         rows = list(streamed.rows)
-    assert rows[-1].line == 60002 and not rows[0].fault
+    assert rows[-1].line == 1002 and not rows[0].fault
     assert "byte 0xb5 at character 5 cannot be read as UTF-8" in rows[-1].fault
     mixed = "well,gene\nA01,µ\n".encode() + b"A02,\xb5\n"
     with pytest.raises(UserError, match=r"line 3: byte 0xb5 at character 5 cannot be read as UTF"):
@@ -244,6 +245,10 @@ def _tar():
         (b"<!DOCTYPE html><html>", "is a web page, not .*: download the file itself"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS.*'git lfs pull'"),
         (b"", "is empty"),
+        (b"<?xml version='1.0'?><?mso-application progid='Excel.Sheet'?>", "save it as .xlsx"),
+        (b"<?xml version='1.0'?><Plate/>", "is XML, not a table"),
+        (b">sp|P1|A\nMKV\n", "is FASTA, not a table"),
+        (b'{"a": 1}\n', "is JSON, not a table"),
         (b"\xef\xbb\xbf\n \n", "is empty"),
         (b"a,b\n1,2\0\n" + b"3,4\n" * 99, "line 2: character 4 is a NUL"),
     ],

@@ -2,6 +2,8 @@
 anything is computed.
 """
 
+import bz2
+import gzip
 import json
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorstore
+import zstandard
 
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
@@ -70,6 +73,28 @@ def test_round_trip(tmp_path, name):
     assert back.metadata["perturbation"].isna().tolist() == [False, False, False, True]
     assert Columns().controls(back.metadata).tolist() == [False, True, False, True]
     assert not list(tmp_path.glob(".part*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("p.csv", lambda text: text.replace(",", ";").replace(".", ",").encode()),
+        ("p.txt", lambda text: text.replace(",", "\t").encode("utf-16")),
+        ("p.csv.bz2", lambda text: bz2.compress(text.encode())),
+        ("p.csv", lambda text: gzip.compress(text.encode())),
+        ("p.tsv.zst", lambda text: zstandard.compress(text.replace(",", "\t").encode())),
+        ("p.csv", lambda text: ("sep=;\n" + text.replace(",", ";")).encode("cp1252")),
+    ],
+)
+def test_tables_of_profiles_as_labs_have_them(tmp_path, name, write):
+    text = "Metadata_Plate,Metadata_Compound,Cells_Area,Cells_Mean\n007,µ1,1.5,2\n7,µ2,0.25,-1\n"
+    (tmp_path / name).write_bytes(write(text))
+    profiles = read(tmp_path / name)
+    np.testing.assert_array_equal(profiles.features, [[1.5, 2], [0.25, -1]])
+    assert profiles.metadata["Metadata_Plate"].tolist() == ["007", "7"]
+    assert profiles.metadata["Metadata_Compound"].tolist() == ["µ1", "µ2"]
+    (tmp_path / name).write_bytes(write(text.replace("007", "8")))
+    assert read(tmp_path / name).metadata["Metadata_Plate"].tolist() == [8, 7]
 
 
 def test_embeddings_of_one_block_and_of_several(tmp_path):
@@ -220,11 +245,13 @@ def test_duplicate_rows_and_nan_are_refused(tmp_path):
 
 def test_files_that_are_no_profiles(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "zip.csv").write_bytes(b"PK\x03\x04" + bytes(30))
     (tmp_path / "empty.csv").write_text("Metadata_Plate,Cells_Area\n")
     for name, said in (
         ("none.csv", "no profiles at"),
         ("cut.parquet", "cannot be read.*copy it again"),
         ("empty.csv", "holds no rows|known to be"),
+        ("zip.csv", "is a zip archive.*unpack it"),
     ):
         with pytest.raises(UserError, match=said):
             read(tmp_path / name)

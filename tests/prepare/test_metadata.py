@@ -148,6 +148,8 @@ def test_no_row_fits(tmp_path):
 def test_all_spellings_of_a_well(tmp_path):
     for well in ("a2", "A2", "A02", "A-02", "A 2", "A_2", "A002", "a/2", "r1c2", "1/2"):
         assert joined(_write(tmp_path, f"well,gene\n{well},MYC\n")) == {"gene": [None, "MYC"]}
+    table = _write(tmp_path, "Well,Row,Column,gene\n1,A,1,TP53\n2,A,2,MYC\n")
+    assert joined(table) == GENES
     for row, column in (("A", "2"), ("a", "02"), ("1", "2.0"), ("1.0", "2")):
         table = _write(tmp_path, f"Metadata_Row,Col,gene\n{row},{column},MYC\n")
         assert joined(table) == {"gene": [None, "MYC"]}
@@ -413,6 +415,7 @@ def test_a_second_column_is_left_out_by_ignore(tmp_path):
         ("well,gene\nA1,x,y\n", {}, "line 2: 3 fields where the first line names 2 columns"),
         ("well,gene\n", {}, "has a header .well, gene. and no rows"),
         ("", {}, "is empty"),
+        (f"{PLATE},A01,TP53\n{PLATE},A02,MYC\n", {}, "first line seems to hold values and no nam"),
         ("broad_sample,gene\nB,x\n", {}, "None of them holds wells such as A01.*--metadata WELLS"),
         ("well,gene,gene\nA1,x,y\n", {}, "two columns are named 'gene'"),
         (",1,2\nA,x,y\nA,z,w\n", {}, "shaped like a plate, and has row A twice"),

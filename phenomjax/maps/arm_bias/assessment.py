@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from phenomjax.maps.arm_bias import arms, scores
 from phenomjax.maps.build.align import TRANSFORMS
 from phenomjax.maps.tables.columns import Columns, require
+from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.unexpressed import BY_EXPRESSION, unexpressed_rows
 from phenomjax.system.errors import UserError
@@ -254,11 +255,7 @@ def _expression(path: Path) -> "pd.DataFrame":
 
     if not path.is_file():
         raise UserError(f"There is no file {path} with expression. Check the path of `expression`.")
-    values = (
-        pd.read_parquet(path)
-        if path.suffix == ".parquet"
-        else pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",")
-    )
+    values = pd.read_parquet(path) if path.suffix == ".parquet" else read_frame(path)
     name = next(
         (
             column

@@ -33,6 +33,7 @@ from phenomjax.maps.arm_bias.assessment import (
     prepare,
     unexpressed,
 )
+from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import File, Folder, TableOptions, Tables, Unexpressed
 from phenomjax.maps.tables.profiles import Profiles, Record
@@ -190,7 +191,7 @@ def score_edges(path: str | Path, table: "pd.DataFrame") -> Record:
 
     if not Path(path).is_file():
         raise UserError(f"There is no file {path} with edges. Check the path of `edges`.")
-    edges = pd.read_csv(path, sep="\t" if ".tsv" in Path(path).name else ",")
+    edges = read_frame(Path(path))
     if edges.shape[1] < 2:
         raise UserError(
             f"{path} has one column, but edges need two columns of genes, separated by commas (tabs"

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
+from phenomjax.data.tables import plain_name
+from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.profiles import Profiles, Record, feature_names
 from phenomjax.maps.tables.writing import provenance_beside
 from phenomjax.system.errors import UserError
@@ -101,12 +103,12 @@ def _read_one(path: Path, block: int | None, features_regex: str | None) -> Prof
     try:
         if name.endswith(".h5ad"):
             profiles = _read_anndata(path, features_regex)
-        elif name.endswith((".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+        elif name.endswith(".parquet") or plain_name(path).endswith((".csv", ".tsv", ".txt")):
             profiles = _read_table(path, features_regex)
         else:
             raise UserError(
-                f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv,"
-                " .csv.gz, .tsv or .h5ad."
+                f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv,"
+                " .txt (compressed, too) or .h5ad."
             )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -221,7 +223,6 @@ def open_array(path: Path) -> "tensorstore.TensorStore":
 
 
 def _read_table(path: Path, features_regex: str | None) -> Profiles:
-    import pandas as pd
 
     provenance: Record = {}
     recorded: list[str] | None = None
@@ -233,7 +234,7 @@ def _read_table(path: Path, features_regex: str | None) -> Profiles:
         provenance, recorded = own.get("provenance", {}), own.get("features")
         frame = table.to_pandas()
     else:
-        frame = pd.read_csv(path, sep="\t" if ".tsv" in path.name else ",", low_memory=False)
+        frame = read_frame(path)
         beside = provenance_beside(path)
         if beside.exists():
             own = json.loads(beside.read_text())

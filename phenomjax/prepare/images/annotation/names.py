@@ -128,6 +128,8 @@ def find_columns(sheet: Sheet, rename: Mapping[str, str]) -> Columns:
                 continue  # CPJUMP1 calls the kind of library so; a tier below takes it
             if name in found.places:
                 continue  # --rename has said which it is
+            if name == "well" and _counts_wells(free, looked[same[0]]):
+                continue
             found.places[name] = _one(sheet, name, same)
             for place in same:
                 free.pop(place)
@@ -154,6 +156,16 @@ def find_columns(sheet: Sheet, rename: Mapping[str, str]) -> Columns:
             free.pop(units[0])
     found.unused = list(free.values())
     return found
+
+
+def _counts_wells(free: dict[int, str], looked: list[str]) -> bool:
+    """Whether a column "well" only counts (1 to 96), beside a row and a column that name it."""
+    there = {plain(column) for column in free.values()}
+    names = [
+        (name, *(one for tier in SYNONYMS[name] for one in tier)) for name in ("row", "column")
+    ]
+    named = all(there & {plain(one) for one in synonyms} for synonyms in names)
+    return named and not any(map(looks_like_well, looked))
 
 
 def said(sheet: Sheet, found: Columns) -> str:

@@ -97,6 +97,8 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
             f" {flag(unused[0] if unused else 'NAME', 'perturbation')}."
         )
     kinds: list[roles.Role | None] = []
+    if "is_control" not in there:
+        told.append(f"{sheet.name}: no column says which wells are controls, is_control is not set")
     if found.roles:
         kinds, words = roles.find_roles(sheet, found.roles)
         (warned if "UNKNOWN" in words or "no word tells" in words else told).append(words)
@@ -183,6 +185,11 @@ def _no_well(sheet: Sheet, paths: Sequence[Path]) -> UserError:
         f"{sheet.name} has no column 'well' (nor 'row' and 'column'); it has:"
         f" {', '.join(sheet.columns)}."
     )
+    if any(map(looks_like_well, sheet.columns)):
+        return UserError(
+            f"{start} The first line seems to hold values and no names: write a line above it that"
+            " names the columns, such as plate,well,gene."
+        )
     if holders:
         return UserError(
             f"{start} Name the one that holds the well: {flag(holders[0], 'well')}, for instance."
