@@ -141,8 +141,8 @@ def test_a_plate_in_place_has_its_channels_by_name(tmp_path, version, caplog):
     [
         (("DNA", "Mito"), "differ in their set of channels: DNA, ER in 1 fields .A01 site 0.; DNA"),
         ((), "differ in their set of channels"),
-        (("DNA", "DNA"), "B/2/0/0 has a label twice .*--channels 1=NAME,2=NAME"),
-        (("DNA", ""), "B/2/0/0 has a channel without a label .*--channels 1=NAME"),
+        (("DNA", "DNA"), "B/2/0/0 has a label twice .*--channels .1=DNA,2=ER"),
+        (("DNA", ""), "B/2/0/0 has a channel without a label .*--channels .1=DNA,2=ER"),
         (("DNA",), "B/2/0/0 has 1 labels for 2 channels"),
     ],
 )
@@ -158,7 +158,7 @@ def test_channels_that_do_not_agree(tmp_path, labels, said):
         (planes(1, (2, 16, 13)), "cyx", "differ in their size: 16 x 12 pixels in 1 fields"),
         (planes(1, dtype="uint8"), "cyx", "differ in their type of pixels"),
         (planes(1, (3, 16, 12)), "cyx", "differ in their number of channels"),
-        (planes(1, (2, 3, 16, 12)), "czyx", "has 3 planes along its axis 'z': .*--z max"),
+        (planes(1, (2, 3, 16, 12)), "czyx", "has 3 planes along its axis 'z' .*--z max"),
         (planes(1, (4, 2, 16, 12)), "tcyx", "has 4 time points .*--t 1"),
     ],
 )

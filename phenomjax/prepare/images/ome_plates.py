@@ -45,20 +45,20 @@ class PlatePlanes(NamedTuple):
 
 def read(
     source: Path,
-    exclude: Sequence[str] = (),
     acquisition: str | None = None,
     any_channels: bool = False,
     strict: bool = False,
+    exclude: Sequence[str] = (),
 ) -> PlatePlanes:
     """Reads all plates below a folder, or the one that it is; no pixels.
 
     Args:
       source: the folder.
-      exclude: patterns of the paths of plates, wells or images that are left out.
       acquisition: take the images of that one alone.
       any_channels: take images of all channels, for it is said which are wanted; else those of a
         plate whose channels are others than most of its images have are rejected.
       strict: chunks that are not stored are faults, and no remarks.
+      exclude: patterns of the paths of plates, wells or images that are left out.
 
     Returns:
       The planes, and the bytes and latest change of all files of each array.

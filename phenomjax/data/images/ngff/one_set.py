@@ -36,14 +36,7 @@ def check_whole(plate: Plate) -> None:
             f"The OME-Zarr plate {plate.path} has no fields: none of the images that it lists is"
             f" there.{where} Copy it again."
         )
-    for axis, flag, what in (("z", "z max", "planes"), ("t", "t 1", "time points")):
-        field = next((f for f in plate.fields if f.image.size(axis) > 1), None)
-        if field:
-            raise UserError(
-                f"{field.path} has {field.image.size(axis)} {what} along its axis {axis!r}: a plate"
-                " that is read in place has single planes. Project them, or choose one, into a"
-                f" bank: `{_command(plate.path)} --{flag}`."
-            )
+    _check_single_planes(plate)
     _check_same(plate, "size", lambda f: (f.image.size("y"), f.image.size("x")), _pixels)
     _check_same(plate, "type of pixels", lambda f: f.image.array.dtype, str)
     _check_same(plate, "number of channels", lambda f: f.image.size("c"), str)
@@ -57,6 +50,23 @@ def check_whole(plate: Plate) -> None:
             )
 
 
+def _check_single_planes(plate: Plate) -> None:
+    axes = {"z": ("planes", "--z max"), "t": ("time points", "--t 1")}
+    deep = {axis: [f for f in plate.fields if f.image.size(axis) > 1] for axis in axes}
+    found = [
+        f"{fields[0].image.size(axis)} {axes[axis][0]} along its axis {axis!r} ({fields[0].path})"
+        for axis, fields in deep.items()
+        if fields
+    ]
+    if found:
+        flags = " ".join(axes[axis][1] for axis, fields in deep.items() if fields)
+        raise UserError(
+            f"The plate {plate.path} has {' and '.join(found)}: a plate that is read in place has"
+            f" single planes. Project them, or choose one, into a bank: `{_command(plate.path)}"
+            f" {flags}`."
+        )
+
+
 def channels_of(plate: Plate) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     """The names of the channels, in the order of the first field, and for each field the positions
     of those channels in its array. Channels without names are c0, c1, ...
@@ -64,7 +74,6 @@ def channels_of(plate: Plate) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
     Raises:
       UserError: the labels are repeated, missing in part, or others in some fields.
     """
-    mend = f"Name the channels in a bank: `{_command(plate.path)} --channels 1=NAME,2=NAME`."
     for field in plate.fields:
         labels, count = field.image.labels, field.image.size("c")
         if not labels:
@@ -79,13 +88,29 @@ def channels_of(plate: Plate) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
             else ""
         )
         if wrong:
-            raise UserError(f"{field.path} has {wrong} ({', '.join(labels)}). {mend}")
+            numbers = range(1, count + 1)
+            items = [f"{i}={_name(plate, i - 1) or f'channel{i}'}" for i in numbers]
+            raise UserError(
+                f"{field.path} has {wrong} ({', '.join(labels)}). Name the channels in a bank, as"
+                f' they are: `{_command(plate.path)} --channels "{",".join(items)}"`.'
+            )
     _check_same(plate, "set of channels", lambda f: tuple(sorted(f.image.labels)), ", ".join)
     names = plate.fields[0].image.labels
     if not names:
         count = plate.fields[0].image.size("c")
         return tuple(f"c{i}" for i in range(count)), [tuple(range(count))] * len(plate.fields)
     return names, [tuple(map(f.image.labels.index, names)) for f in plate.fields]
+
+
+def _name(plate: Plate, channel: int) -> str:
+    """How fields whose labels are whole call a channel; "" where they do not agree on it."""
+    whole = [
+        field.image.labels
+        for field in plate.fields
+        if len(set(field.image.labels)) == field.image.size("c") and "" not in field.image.labels
+    ]
+    names = {labels[channel] for labels in whole if channel < len(labels)}
+    return names.pop() if len(names) == 1 else ""
 
 
 def remarks(plate: Plate) -> tuple[str, ...]:
