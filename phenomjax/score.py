@@ -36,7 +36,7 @@ from tyro.conf import arg
 
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS, RARE
 from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
-from phenomjax.inference.variants import likelihood, measured, whole
+from phenomjax.inference.variants import agreement, likelihood, measured, whole
 from phenomjax.inference.variants import table as variants_table
 from phenomjax.inference.variants import wild_type as wild_types
 from phenomjax.inference.variants.notation import Mutation, Variant
@@ -161,6 +161,8 @@ def _check(options: Options) -> None:
     for source in (options.mutants, options.wild_type):
         if source and options.out.exists() and source.exists() and options.out.samefile(source):
             raise UserError(f"`out` {options.out} is what is read: give another name.")
+    if abs(options.offset) > agreement.FARTHEST:
+        raise UserError(f"`offset` {options.offset} is beyond the end of any protein.")
     if options.scan == (options.mutants is not None):
         raise UserError(
             "One of `mutants` CSV, a table of variants, and `scan`, all substitutions, is wanted."
@@ -230,15 +232,18 @@ def _scores(
     """Columns of scores of the variants: their sum first, then its parts."""
     size = options.segment_len, options.batch_tokens
     lengths = [variant for variant in variants if isinstance(variant, str)]
+    masked = model.task.scoring == "masked"
     if not lengths:
         parts = likelihood.variant_scores(model, wild_type, variants, *size)
         columns = {name: parts.sum(1)}
     else:
         log.info(
             "%d variants have another length than the wild type: all are scored as whole"
-            " sequences, and '%s_per_residue' is their mean by residue",
+            " sequences, and '%s_per_residue' is their mean by residue%s",
             len(lengths),
             name,
+            # masked marginals take one prediction a position, however many variants there are
+            "; a table without them is scored much faster" if masked else "",
         )
         parts, means = whole.scores(model, wild_type, variants, *size)
         columns = {name: parts.sum(1), f"{name}_per_residue": means.sum(1)}

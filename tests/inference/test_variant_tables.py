@@ -162,6 +162,9 @@ def test_offsets_by_row_mend_a_jump(tmp_path):
         ("mutant\nK2R\n3-Mar\nY5*\n", {}, r"Excel.* 2 rows cannot be scored \(date: 1, stop: 1\)"),
         ("hgvs_pro,score\np.Lys2Arg,1\n,2\n", {}, "row 3 has an empty cell in 'hgvs_pro'"),
         ("mutant,o\nK2R,1.5\n", {"offset_column": "o"}, "no whole number"),
+        ("mutant,o\nK2R,1e300\n", {"offset_column": "o"}, "no whole number"),
+        ("mutant\nK99999999999999999999R\n", {}, "which is not wild type, position"),
+        ("mutant\n" + "K2R:" * 9999 + "Y5F\n", {}, "'K2R:K2R:[^']{20,60}…', which changes"),
     ],
 )
 def test_tables_that_cannot_be_scored(text, options, message, tmp_path):

@@ -13,6 +13,7 @@ from phenomjax.system.errors import UserError
 TELLING = 5  # different positions that must agree before an offset is proposed
 LEAST_SHARE = 0.5  # of the rows; with fewer nothing is scored, whatever the flags
 NEARLY_ALL = 0.9  # of the rows; another offset at which so many agree is the right one
+FARTHEST = 10**7  # of offsets; the longest known protein has 45,000 residues
 Claim = tuple[int, str]  # position as the table counts (its row's offset taken off), letter
 
 
@@ -76,12 +77,15 @@ class Claims:
         if len(np.unique(self._positions[used])) < TELLING:
             return [], 0
         weights = np.bincount(self._pair[among[self._row]], minlength=len(self._old))
-        places = self._positions[used]
-        shifts = np.arange(places.min() - len(self._letters), places.max())
-        fits = np.array([weights[self._fit(int(shift))].sum() for shift in shifts])
+        votes = [
+            (self._positions[i] - 1 - np.flatnonzero(self._letters == self._old[i]), weights[i])
+            for i in used
+        ]
+        shifts, place = np.unique(np.concatenate([s for s, _ in votes]), return_inverse=True)
+        fits = np.bincount(place, np.concatenate([np.full(len(s), w) for s, w in votes]))
         likely = [int(shifts[i]) for i in np.argsort(-fits, kind="stable")[:8]]
         counts = {shift: int((self.agree(shift) & among).sum()) for shift in likely}
-        most = max(counts.values())
+        most = max(counts.values(), default=0)
         return sorted((s for s in likely if counts[s] == most), key=abs), most
 
 

@@ -30,7 +30,7 @@ THREE = dict(
 ) | {"Ter": "*", "Stp": "*", "Sec": "U", "Pyl": "O", "Asx": "B", "Glx": "Z", "Xle": "J", "Xaa": "X"}
 _LETTERS = {name.upper(): letter for name, letter in THREE.items()}
 _RESIDUE = rf"({'|'.join(_LETTERS)}|[A-Z*])"
-_PLACE = rf"{_RESIDUE}(-?\d+)"
+_PLACE = rf"{_RESIDUE}(-?\d{{1,7}})"
 _RANGE = rf"{_PLACE}(?:_{_PLACE})?"
 _SUBSTITUTION = re.compile(rf"{_PLACE}({'|'.join(_LETTERS)}|STOP|[A-Z*=-])")
 _REGION = re.compile(rf"{_RANGE}(DELINS|DEL|INS|DUP|>|=)([A-Z*]*|\d+)")
@@ -63,7 +63,7 @@ class Problem(ValueError):
     """
 
     def __init__(self, reason: str, message: str):
-        super().__init__(message)
+        super().__init__(re.sub(r"'([^']{40})[^']{40,}'", r"'\1…'", message))
         self.reason = reason
 
 
@@ -130,7 +130,9 @@ def _refuse_what_is_no_protein(text: str) -> None:
     if _NUMBER.fullmatch(text):
         made = ", perhaps made by a spreadsheet of a name such as E5" if "e" in text.lower() else ""
         raise Problem(
-            "number", f"has the mutant '{text}', which is a number{made}. Is this the right column?"
+            "number",
+            f"has the mutant '{text}', which is a number{made}. Perhaps another column has the"
+            " variants",
         )
     if found := _OTHER_MOLECULE.match(text):
         kind = "RNA" if found[1] == "r" else "DNA"

@@ -175,6 +175,8 @@ def _load(
 ) -> tuple[list[str], list[list[str]], list[int], dict[int, str]]:
     """(columns, rows, the line of each, what is wrong with damaged ones)."""
     file, _ = tables.file_of(path)
+    if file.is_dir():
+        raise UserError(f"{path} ({wording.table}) is a folder. Name a table in it.")
     if not file.is_file():
         raise UserError(
             f"There is no file {path} ({wording.table}). In {path.parent}: {listing(path.parent)}."
@@ -184,7 +186,7 @@ def _load(
     rows, lines, broken = list[list[str]](), list[int](), dict[int, str]()
     for row in table.rows:
         if row.fault:
-            broken[len(rows)] = row.fault
+            broken[len(rows)] = row.fault.rstrip(".")
         rows.append([value or "" for value in row.values] or [""] * len(columns))
         lines.append(row.line)
     if not rows:
@@ -231,7 +233,7 @@ def _is_a_variant(text: str) -> bool:
 
 def _shift(text: str) -> int:
     number = measured.number(text)
-    if not number.is_integer():
+    if not number.is_integer() or abs(number) > agreement.FARTHEST:
         raise Problem("offset", f"has the offset '{text}', which is no whole number")
     return int(number)
 
