@@ -195,10 +195,13 @@ def test_ome_zarr_plates(tmp_path, version, axes):
         "source"
     ] == "P1.zarr/B/12/0/0"
     shutil.rmtree(tmp_path / "raw" / "P1.zarr" / "B" / "12" / "0")
-    with pytest.raises(UserError, match="lists the image 0, but that folder has no 'multiscales'"):
-        prepare(tmp_path / "raw", tmp_path / "c.zarr", "ome-zarr")
+    options["intensity"] = "keep"
+    assert prepare(tmp_path / "raw", tmp_path / "c.zarr", "ome-zarr", **options) == 0
+    assert len(opening.open_bank(tmp_path / "c.zarr")) == 2
+    (remark,) = pq.read_table(tmp_path / "c.zarr" / "remarks.parquet").to_pylist()
+    assert (remark["plate"], remark["well"]) == ("P1", "B12")
     with pytest.raises(UserError, match=r"no OME-Zarr plate in .*b.zarr"):
-        prepare(tmp_path / "b.zarr", tmp_path / "c.zarr", "ome-zarr")
+        prepare(tmp_path / "b.zarr", tmp_path / "d.zarr", "ome-zarr")
 
 
 def damage(folder):

@@ -32,7 +32,7 @@ FORMAT, VERSION = "image_bank", 1
 METADATA_SCHEMA = pa.schema(
     [
         (name, pa.string())
-        for name in ("experiment", "plate", "well", "site", "cell_type", "perturbation")
+        for name in ("experiment", "plate", "well", "site", "time", "cell_type", "perturbation")
     ]
     + [("perturbation_type", pa.string()), ("gene", pa.string()), ("concentration", pa.float64())]
     + [("is_control", pa.bool_()), ("source", pa.string()), ("checksum", pa.string())]
@@ -205,6 +205,14 @@ def conform_metadata(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=METADATA_SCHEMA)
 
 
+def _with_time(table: pa.Table) -> pa.Table:
+    """Metadata of a bank; those written before there was a column `time` get it, empty."""
+    if "time" in table.column_names or "site" not in table.column_names:
+        return table
+    place = table.column_names.index("site") + 1
+    return table.add_column(place, METADATA_SCHEMA.field("time"), pa.nulls(len(table), pa.string()))
+
+
 def write_metadata(path: str | Path, metadata: pa.Table) -> None:
     """Writes metadata.parquet of a bank, atomically."""
     with files.replacing(Path(path) / "metadata.parquet") as partial:
@@ -244,7 +252,7 @@ class ImageBank:
         self.channels = tuple(self.attributes["channels"])
         self.images_per_chunk = 1
         self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
-        self.metadata = pq.read_table(self.path / "metadata.parquet")
+        self.metadata = _with_time(pq.read_table(self.path / "metadata.parquet"))
         described = ("zarr.json", "images/zarr.json", "metadata.parquet")
         self.fingerprint = zarr_files.fingerprint([self.path / name for name in described])
         if self.metadata.num_rows != self.shape[0]:

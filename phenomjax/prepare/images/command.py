@@ -10,13 +10,25 @@ from tyro.conf import UseAppendAction, arg
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
+from phenomjax.data.tables import file_of
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import eight_bit, findings, layouts, metadata, pixel_types, raw_images
-from phenomjax.prepare.images.job import ImageJob, Known, write_rejected
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, make_plan
-from phenomjax.prepare.images.records import Finding
-from phenomjax.system import errors
+from phenomjax.prepare.images import (
+    eight_bit,
+    file_list,
+    findings,
+    grouping,
+    layouts,
+    metadata,
+    pixel_types,
+    raw_images,
+    sources,
+    stacks,
+)
+from phenomjax.prepare.images.job import ImageJob, Known
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.records import Finding, ImageKey
+from phenomjax.system import errors, files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
@@ -43,10 +55,29 @@ class Options:
     ] = None
 
     default: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GROUP=VALUE")] = ()
-    """for a group that the names leave out; may be repeated"""
+    """for a group that the source leaves out; may be repeated"""
+
+    exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATTERN")] = ()
+    """leave out files whose path below the source fits, such as '*/overview/*', in any case; may be
+    repeated"""
 
     channels: Annotated[str, arg(metavar="ID=NAME,...")] = ""
-    """which, their names and order (default: the layout's)"""
+    """which, their names and order (default: those of the source, or the layout's)"""
+
+    z: Annotated[str | None, arg(metavar="max|mean|middle|N")] = None
+    """for channels with several planes: project them, or take one (N counts from 1)"""
+
+    t: Annotated[str | None, arg(metavar="N|all")] = None
+    """for several time points: take one, or make an image of each (column `time`)"""
+
+    pages: Annotated[str | None, arg(help=stacks.PAGES_HELP)] = None
+
+    files: Annotated[Path | None, arg(metavar="TABLE")] = None
+    """table: a table that names the files, with their wells (CellProfiler's LoadData, or any with a
+    path and a well)"""
+
+    acquisition: str | None = None
+    """ome-zarr: the acquisition of the plates to take, where they have several"""
 
     metadata: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="TABLE")] = ()
     """any table (CSV, TSV, Parquet, BOOK.xlsx#Sheet, compressed), joined by plate and well; may be
@@ -54,10 +85,12 @@ class Options:
 
     rename: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="COLUMN=NAME")] = ()
     """a column of `metadata` to a name of the bank's where it is not found by itself, to `role`
-    (words such as negcon), or to `ignore`; may be repeated"""
+    (words such as negcon), or to `ignore`; of `files` to path, well, channel, ...; may be
+    repeated"""
 
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
-    """one value for all images that the table says nothing of; may be repeated"""
+    """one value for all images that the table says nothing of; experiment, plate, well and site
+    whatever the source says; may be repeated"""
 
     experiment: str | None = None
     """same as --default experiment=..."""
@@ -96,18 +129,32 @@ def run(options: Options) -> int:
     layout, out = layouts.find(options.layout), options.out
     rule = eight_bit.parse(options.intensity) if options.intensity else None
     _check(options)
-    experiment = [f"experiment={options.experiment}"] if options.experiment else []
-    defaults = metadata.parse_pairs(
-        [*options.default, *experiment], "--default", layouts.GROUPS[:5]
-    )
-    constants = _constants(options)
-    joiner = _joiner(options)
+    wanted_planes, constants = _wanted(options, layout), _constants(options)
+    file_renames, renames = _renames(options)
+    joiner = metadata.Joiner(options.metadata, renames) if options.metadata else None
     arguments = _arguments(options)
     recorded = lambda path: opening.open_bank(path).attributes.get("prepare")  # noqa: E731
     if growing.is_finished(out, arguments, "image bank", recorded):
         return _report_finished(out)
-    channels = [item for item in options.channels.split(",") if item]
-    plan = make_plan(options.source, layout, options.pattern, defaults, channels)
+    found = sources.read(
+        sources.Request(
+            options.source,
+            layout,
+            options.pattern,
+            wanted_planes.defaults,
+            options.exclude,
+            options.pages,
+            options.files,
+            file_renames,
+            wanted_planes.channels,
+            options.acquisition,
+            options.strict,
+        )
+    )
+    plan = grouping.make_images(options.source, found.listing, found.understood, wanted_planes)
+    plan = plan._replace(single=found.single)
+    for sentence in plan.told:
+        log.info("%s", sentence)
     log.info(
         "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
     )
@@ -121,7 +168,9 @@ def run(options: Options) -> int:
     if joiner:
         joiner.check([entry.key for entry in plan.entries])
     with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
-        source = raw_images.RawImages(options.source, layout.name == "ome-zarr", plan.planes)
+        source = raw_images.RawImages(
+            options.source, layout.name == "ome-zarr", plan.single, plan.projection
+        )
         source, unreadable = raw_images.probe(source, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
@@ -165,6 +214,16 @@ def run(options: Options) -> int:
 
 
 def _check(options: Options) -> None:
+    if options.z not in (None, "max", "mean", "middle") and not _is_number(options.z):
+        raise UserError(
+            f"`z` {options.z!r} is not understood. Write --z max or --z mean to project the planes,"
+            " --z middle, or --z N for one plane, counted from 1."
+        )
+    if options.t not in (None, "all") and not _is_number(options.t):
+        raise UserError(
+            f"`t` {options.t!r} is not understood. Write --t N for one time point, as the source"
+            " numbers them, or --t all for an image of each."
+        )
     if options.codec not in bank.CODECS:
         hint = errors.did_you_mean(options.codec, bank.CODECS)
         raise UserError(f"Unknown `codec` {options.codec!r}{hint}.")
@@ -176,20 +235,47 @@ def _check(options: Options) -> None:
         )
 
 
-def _joiner(options: Options) -> metadata.Joiner | None:
-    renames = metadata.parse_pairs(options.rename, "--rename", metadata.TARGETS)
-    if renames and not options.metadata:
+def _is_number(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdecimal()
+
+
+def _renames(options: Options) -> tuple[dict[str, str], dict[str, str]]:
+    """Of --rename, what belongs to the list of files and what to the tables of metadata."""
+    known = (*metadata.TARGETS, *(file_list.NAMES if options.files else ()))
+    renames = metadata.parse_pairs(options.rename, "--rename", known)
+    own, others = sources.split_renames(renames, options.files)
+    if others and not options.metadata:
+        table = f"; {options.files} has no such column" if options.files else ""
         raise UserError(
-            "`rename` names columns of a `metadata` table, and there is none. Add --metadata TABLE."
+            "`rename` names columns of a `metadata` table, and there is none. Add --metadata"
+            f" TABLE{table}."
         )
-    return metadata.Joiner(options.metadata, renames) if options.metadata else None
+    return own, others
+
+
+def _wanted(options: Options, layout: layouts.FileLayout) -> grouping.Wanted:
+    experiment = [f"experiment={options.experiment}"] if options.experiment else []
+    defaults = metadata.parse_pairs(
+        [*options.default, *experiment], "--default", layouts.GROUPS[:5]
+    )
+    overrides = metadata.parse_pairs(
+        options.set, "--set", (*metadata.VALUES, *ImageKey._fields[:4])
+    )
+    return grouping.Wanted(
+        [item.strip() for item in options.channels.split(",") if item.strip()],
+        layout.channels,
+        options.z,
+        options.t,
+        defaults,
+        {name: text for name, text in overrides.items() if name in ImageKey._fields},
+    )
 
 
 def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """
-    there = set(zip(*(other.metadata[name].to_pylist() for name in metadata.KEYS), strict=True))
+    there = set(zip(*(other.metadata[name].to_pylist() for name in ImageKey._fields), strict=True))
     new = plan._replace(
         entries=[e for e in plan.entries if e.key not in there],
         rejected=[r for r in plan.rejected if r.key not in there],
@@ -219,10 +305,11 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
 def _constants(options: Options) -> Constants:
     pairs = [*options.set]
     pairs += [f"cell_type={options.cell_type}"] if options.cell_type else []
-    parsed = metadata.parse_pairs(pairs, "--set", metadata.VALUES)
+    parsed = metadata.parse_pairs(pairs, "--set", (*metadata.VALUES, *ImageKey._fields[:4]))
     return {
         name: metadata.check_value(name, text, f"--set {name}={text}")
         for name, text in parsed.items()
+        if name in metadata.VALUES
     }
 
 
@@ -233,7 +320,12 @@ def _arguments(options: Options) -> growing.Arguments:
         "layout": options.layout,
         "pattern": options.pattern,
         "default": list(options.default),
+        "exclude": list(options.exclude),
         "channels": options.channels,
+        "z": options.z,
+        "t": options.t,
+        "pages": options.pages,
+        "acquisition": options.acquisition,
         "rename": list(options.rename),
         "set": list(options.set),
         "experiment": options.experiment,
@@ -244,6 +336,9 @@ def _arguments(options: Options) -> growing.Arguments:
         "codec": options.codec,
     }
     found |= metadata.recorded(options.metadata)
+    if options.files:
+        found["files"] = str(options.files.resolve())
+        found["files_sha256"] = files.sha256(file_of(options.files)[0])
     if options.not_in:
         found["not_in"] = str(options.not_in.resolve())
         found["not_in_sha256"] = opening.open_bank(options.not_in).fingerprint
@@ -259,7 +354,7 @@ def _report_finished(out: Path) -> int:
     return EXIT_FAILED if bad or findings.CONSTANT_CHANNEL in remarks else EXIT_DONE
 
 
-def _report(out: Path, count: int, rejected: list[RejectedImage], remarks: list[Finding]) -> int:
+def _report(out: Path, count: int, rejected: list[Finding], remarks: list[Finding]) -> int:
     log.info("wrote %s: %d images", out, count)
     empty = [one for one in remarks if one.reason == findings.CONSTANT_CHANNEL]
     if remarks:
@@ -290,8 +385,8 @@ def _report(out: Path, count: int, rejected: list[RejectedImage], remarks: list[
     return EXIT_FAILED if rejected or empty else EXIT_DONE
 
 
-def _all_rejected(out: Path, rejected: list[RejectedImage]) -> UserError:
-    path = write_rejected(out, rejected)
+def _all_rejected(out: Path, rejected: list[Finding]) -> UserError:
+    path = findings.write(out / findings.REJECTED, rejected)
     return UserError(
         f"All images were rejected ({len(rejected)} problems), so there is no bank. The first one:"
         f" {rejected[0]}. They are listed in {path}. Mend them and run the same command again.",
@@ -317,7 +412,7 @@ def _table(
                 joiner.path,
                 names,
             )
-    columns |= {name: [key[i] for key in keys] for i, name in enumerate(metadata.KEYS)}
+    columns |= {name: [key[i] for key in keys] for i, name in enumerate(ImageKey._fields)}
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]
     return pa.table(

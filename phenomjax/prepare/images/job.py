@@ -27,7 +27,7 @@ from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
 from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
@@ -79,7 +79,7 @@ class Finished(NamedTuple):
     """
 
     checksums: dict[int, str]
-    rejected: list[RejectedImage]
+    rejected: list[Finding]
     remarks: list[Finding]
     constant: collections.Counter[str]
 
@@ -230,7 +230,7 @@ class ImageJob:
         return Finding("flat_range", detail, "", (*plate, None, None))
 
     def _digest(self, parts: list[object]) -> str:
-        described = (parts, self.source.size, self.source.dtype, self.source.planes, self.rule)
+        described = (parts, self.source.size, self.source.dtype, self.source.projection, self.rule)
         return hashlib.sha256(repr(described).encode()).hexdigest()
 
     def conversions(self, numbers: Plates) -> list[Conversion]:
@@ -250,12 +250,14 @@ class ImageJob:
         for _, note in self.executor.run(self.work, write, units_of(wanted), self.stop):
             self._check_strict(note)
             progress.update(len(note["checksums"]) + len(note[REJECTED]))
-        found = Finished({}, list(self.plan.rejected), [*self.flat], collections.Counter())
+        found = Finished(
+            {}, list(self.plan.rejected), [*self.plan.remarks, *self.flat], collections.Counter()
+        )
         for unit in units_of(wanted):
             if self.notes.is_committed(unit.name):
                 note = self.notes.read(unit.name)
                 found.checksums.update((int(row), text) for row, text in note["checksums"].items())
-                found.rejected.extend(RejectedImage.from_json(bad) for bad in note[REJECTED])
+                found.rejected.extend(Finding.from_json(bad) for bad in note[REJECTED])
                 found.remarks.extend(map(Finding.from_json, note.get(REMARKS, [])))
                 found.constant.update(note.get(CONSTANT, {}))
         found.remarks.extend(self._empty_channels(found))
@@ -286,7 +288,7 @@ class ImageJob:
 
     def _check_strict(self, note: Note) -> None:
         if self.strict and note[REJECTED]:
-            bad = RejectedImage.from_json(note[REJECTED][0])
+            bad = Finding.from_json(note[REJECTED][0])
             raise UserError(f"{bad}. (`strict` stops at the first bad image.)", EXIT_FAILED)
 
     def finish(
@@ -310,7 +312,7 @@ class ImageJob:
                 files.link(shard, bank.shard_path(path, index))
             bank.write_metadata(path, table)
             if finished.rejected:
-                write_rejected(path, finished.rejected)
+                findings.write(path / findings.REJECTED, finished.rejected)
             if finished.remarks:
                 findings.write(path / findings.REMARKS, finished.remarks)
 
@@ -357,7 +359,7 @@ def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Not
             image, checksum = raw_images.load_image(source, entry)
             pixels = _converted(image, numbers)
         except BadFile as error:
-            bad = RejectedImage(error.reason, error.detail, error.file, entry.key)
+            bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
             rejected.append(bad._asdict())
             continue
         try:
@@ -439,7 +441,7 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
         try:
             image, _ = raw_images.load_image(source, entry)
         except BadFile as error:  # rejected by name when it is its turn to be written
-            bad = RejectedImage(error.reason, error.detail, error.file, entry.key)
+            bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
             rejected.append(bad._asdict())
             continue
         counts = counts + np.stack(
@@ -455,10 +457,3 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
 
 def _label(plate: Plate) -> str:
     return "/".join(part for part in plate if part)
-
-
-def write_rejected(folder: Path, rejected: Sequence[RejectedImage]) -> Path:
-    """Writes rejected.parquet: experiment, plate, well, site, file, reason, detail of each bad
-    image.
-    """
-    return findings.write(folder / findings.REJECTED, [Finding(*bad) for bad in rejected])

@@ -1,18 +1,16 @@
-"""What the file names of a plate say: plate, well, site and channel, for the layouts that the field
-uses.
+"""What the file names of a plate say: plate, well, site, channel, plane and time, for the layouts
+that the field uses.
 """
 
 import dataclasses
-import os
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.system.errors import UserError, did_you_mean
 
-GROUPS = ("experiment", "plate", "well", "site", "channel", "row", "column")
+GROUPS = ("experiment", "plate", "well", "site", "channel", "row", "column", "z", "t")
 _CELL_PAINTING = {
     "1": "Hoechst",
     "2": "ConA",
@@ -34,15 +32,22 @@ class FileLayout:
         path.
       channels: default names of the channels by their id in the file name, in the bank's order; {}
         = the ids themselves.
+      has_index: the instrument writes an index, which decides where it is there.
     """
 
     name: str
     example: str
     patterns: tuple[str, ...]
     channels: dict[str, str]
+    has_index: bool = False
 
 
-_RXRX_TREE = r"(?:(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/)?"
+_RXRX_TREE = r"(?:(?P<experiment>[^/]+)/Plate(?P<plate>[0-9]+)/)?"
+# Harmony, older and newer: r01c01f01p01-ch1sk1fk1fl1.tiff, r01c01f01p01-ch01t01.tiff.
+_HARMONY = (
+    r"r(?P<row>[0-9]+)c(?P<column>[0-9]+)f(?P<site>[0-9]+)(?:p(?P<z>[0-9]+))?-ch(?P<channel>[0-9]+)"
+    r"(?:sk(?P<t>[0-9]+)fk(?P<fast>[0-9]+)fl[0-9]+|t(?P<time>[0-9]+))?\.\w+",
+)
 LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -64,28 +69,75 @@ LAYOUTS = {
         FileLayout(
             "jump",
             "BR00117006__2020-11-08T18_16_30-Measurement1/Images/r01c01f01p01-ch2sk1fk1fl1.tiff",
-            (
-                r"(?:(?:(?!Images/)(?P<plate>[^/]+?)(?:__[^/]*)?/)?(?:Images/)?)?r(?P<row>\d+)c(?P<column>\d+)f(?P<site>\d+p\d+)"
-                r"-ch(?P<channel>\d+)(?:sk\d+fk\d+fl\d+)?\.\w+",
-            ),
+            _HARMONY,
             # Channel numbers of the CPJUMP1 plates; other centres number theirs otherwise, hence
             # --channels.
             {"5": "DNA", "4": "ER", "3": "RNA", "2": "AGP", "1": "Mito"},
+            has_index=True,
+        ),
+        FileLayout(
+            "phenix",
+            "PLATE__2020-11-08T18_16_30-Measurement1/Images/r01c01f01p01-ch2sk1fk1fl1.tiff or"
+            " r01c01f01p01-ch02t01.tiff",
+            _HARMONY,
+            {},
+            has_index=True,
+        ),
+        FileLayout(
+            "imagexpress",
+            "PLATE/TimePoint_1/ZStep_1/PLATE_A01_s1_w1.TIF",
+            (
+                r"(?:TimePoint_(?P<t>[0-9]+)/)?(?:ZStep_(?P<z>[0-9]+)/)?(?:(?P<plate>[^/]+)_)?"
+                r"(?P<well>[A-Z]{1,2}[0-9]{2})(?:_s(?P<site>[0-9]+))?(?:_w(?P<channel>[0-9]))?"
+                r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?\.\w+",
+            ),
+            {},
+            has_index=True,
+        ),
+        FileLayout(
+            "cellvoyager",
+            "PLATE_A01_T0001F001L01A01Z01C01.tif",
+            (
+                r"(?:(?P<plate>[^/]+)_)?(?P<well>[A-Z]{1,2}[0-9]{2})_T(?P<t>[0-9]+)"
+                r"F(?P<site>[0-9]+)L[0-9]+A[0-9]+Z(?P<z>[0-9]+)C(?P<channel>[0-9]+)\.\w+",
+            ),
+            {},
+            has_index=True,
+        ),
+        FileLayout(
+            "incell",
+            "A - 01(fld 1 wv DAPI - DAPI).tif",
+            (
+                r"(?P<row>[A-Z]{1,2}) - (?P<column>[0-9]+)\(fld (?P<site>[0-9]+)"
+                r"(?: wv (?P<channel>.+?))?(?: z (?P<z>[0-9]+))?"
+                r"(?: time (?P<t>[0-9]+)(?: - [0-9.]+ ?m?s)?)?\)\.\w+",
+            ),
+            {},
+            has_index=True,
         ),
         FileLayout("generic", "whatever --pattern says", (), {}),
         FileLayout("ome-zarr", "plate.zarr, with NGFF 0.4 or 0.5 metadata", (), {}),
+        FileLayout("table", "whatever the table of --files says", (), {}),
     )
 }
 
 
 class Name(NamedTuple):
-    """What one file name says; None for what it leaves out."""
+    """What one file name says; None for what it leaves out.
+
+    Attributes:
+      t: time point; of Harmony's fast kinetics "SLOW.FAST".
+      before: the folders left of what was matched, "" or with "/" at its end.
+    """
 
     experiment: str | None
     plate: str | None
-    well: str | None
+    well: str
     site: str | None
     channel: str | None
+    z: str | None = None
+    t: str | None = None
+    before: str = ""
 
 
 def find(name: str) -> FileLayout:
@@ -118,7 +170,7 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
                 f" {(error.pos or 0) + 1} of {text} (named groups are written (?P<well>...), a"
                 " point that means itself \\.)."
             ) from error
-        for name in groups - set(GROUPS):
+        for name in groups - set(GROUPS) if pattern is not None else ():
             raise UserError(
                 f"--pattern has a group {name!r};{did_you_mean(name, GROUPS)} there are:"
                 f" {', '.join(GROUPS)}."
@@ -128,14 +180,17 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
                 "--pattern needs a group 'well', or both 'row' and 'column'; it has:"
                 f" {sorted(groups)}."
             )
-        compiled.append(re.compile(f"(?:.*?/)??(?:{text})"))
+        compiled.append(re.compile(f"(?P<before_>.*?/)??(?:{text})"))
     return compiled
 
 
+def names_channel(layout: FileLayout, pattern: str | None) -> bool:
+    """Whether file names say the channel."""
+    return any("(?P<channel>" in text for text in layout.patterns or (pattern or "",))
+
+
 def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
-    """Reads a file's path relative to the source folder (with / between folders); None when no
-    pattern fits.
-    """
+    """Reads a file's path (with / between folders); None when no pattern fits."""
     for pattern in patterns:
         match = pattern.fullmatch(path)
         if match is None:
@@ -144,38 +199,20 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
         well = found["well"] if "well" in found else found["row"] + "/" + found["column"]
         numbers = {
             key: normalise_number(found[key])
-            for key in ("plate", "site", "channel")
+            for key in ("site", "channel", "z", "t", "fast", "time")
             if key in found
         }
-        if plane := re.fullmatch(r"0*(\d+)p0*(\d+)", numbers.get("site", "")):
-            numbers["site"] = plane[1] if plane[2] == "1" else f"{plane[1]}p{plane[2]}"
+        time = numbers.get("t") or numbers.get("time")
+        if numbers.get("fast", "1") != "1":
+            time = f"{time}.{numbers['fast']}"
         return Name(
             found.get("experiment"),
-            numbers.get("plate"),
+            found.get("plate"),
             normalise_well(well),
             numbers.get("site"),
             numbers.get("channel"),
+            numbers.get("z"),
+            time,
+            found.get("before_", ""),
         )
     return None
-
-
-def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-    """Yields (path relative to the folder, bytes, modification time in ns) of each file with one of
-    the suffixes.
-
-    Names are visited in order. Hidden files (.DS_Store, ._copy) are passed over.
-    """
-    waiting = [("", folder)]
-    while waiting:
-        prefix, current = waiting.pop()
-        folders = []
-        with os.scandir(current) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append((f"{prefix}{entry.name}/", Path(entry.path)))
-                elif entry.name.lower().endswith(tuple(suffixes)):
-                    status = entry.stat()
-                    yield prefix + entry.name, status.st_size, status.st_mtime_ns
-        waiting.extend(reversed(folders))

@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phenomjax.data.images import ome
-from phenomjax.prepare.images import readers
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, RejectedImage, sample
-from phenomjax.prepare.images.readers import BadFile
-from phenomjax.system.errors import UserError
+from phenomjax.prepare.images import ome_plates, readers
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, sample
+from phenomjax.prepare.images.records import BadFile, Finding
 
 # (low, high) of each channel, None when pixels are kept, [] of a plate that could not be counted
 Numbers = list[tuple[int | float, int | float]] | None
@@ -23,7 +21,8 @@ class RawImages(NamedTuple):
     Attributes:
       folder: the source folder.
       is_ome: files are arrays of OME-Zarr plates.
-      planes: the plane of each channel in a file that holds all; None with one file a channel.
+      single: each file holds one plane, and another is an error.
+      projection: how several planes of a channel become one, "max" or "mean".
       size: (height, width) of the bank's images.
       dtype: name of the type of the source's pixels.
       channels: names of the channels of an image.
@@ -31,13 +30,14 @@ class RawImages(NamedTuple):
 
     folder: Path
     is_ome: bool
-    planes: tuple[int, ...] | None
+    single: bool = False
+    projection: str | None = None
     size: tuple[int, int] = (0, 0)
     dtype: str = ""
     channels: tuple[str, ...] = ()
 
 
-def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[RejectedImage]]:
+def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[Finding]]:
     """Fills in size and dtype: those of most of 16 images spread over the plan, so one odd image
     decides nothing.
 
@@ -48,10 +48,10 @@ def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[RejectedI
     bad = []
     for entry in sample(plan.entries, 16):
         try:
-            planes = _read(source, entry.files[0], hashlib.sha256())
+            planes = _read(source, entry, 0, hashlib.sha256())
             found[planes.shape[1:], planes.dtype.name] += 1
         except BadFile as error:
-            bad.append(RejectedImage(error.reason, error.detail, error.file, entry.key))
+            bad.append(Finding(error.reason, error.detail, error.file, tuple(entry.key)))
     if found:
         size, dtype = found.most_common(1)[0][0]
         source = source._replace(size=size, dtype=dtype)
@@ -68,72 +68,73 @@ def load_image(source: RawImages, entry: ImageFiles) -> tuple[np.ndarray, str]:
     Raises:
       BadFile: anything that keeps it out of the bank.
     """
-    checksum, planes = hashlib.sha256(), []
-    for file in entry.files:
-        found = _read(source, file, checksum)
-        if source.planes is None:
-            if len(found) != 1:
-                detail = (
-                    f"holds {len(found)} planes where one channel a file is expected: a colour"
-                    " image or a stack"
-                )
-                raise BadFile(
-                    "planes",
-                    detail + "; convert it to grey, or use a pattern without the group 'channel'",
-                    file,
-                )
-            planes.append(found[0])
-        elif len(found) <= max(source.planes):
-            raise BadFile(
-                "missing_channel",
-                f"holds {len(found)} planes, channel {max(source.planes) + 1} is missing",
-                file,
-            )
-        else:
-            planes.extend(found[plane] for plane in source.planes)
-    for file, plane in zip(entry.files, planes, strict=False):
-        if plane.shape != planes[0].shape:
-            detail = (
-                f"is {_pixels(plane.shape)}, channel file {entry.files[0]} is"
-                f" {_pixels(planes[0].shape)}: channels of one "
-            )
-            raise BadFile(
-                "channel_sizes", detail + "image must have one size; export it again", file
-            )
-        if plane.dtype.name != source.dtype:
-            detail = (
-                f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those"
-                " into a bank of their own"
-            )
-            raise BadFile("pixel_type", detail, file)
-    if planes[0].shape != source.size:
+    checksum = hashlib.sha256()
+    read = []
+    for number in range(len(entry.files)):
+        found = _read(source, entry, number, checksum)
+        read.append(dict(zip(_pages(entry, number), found, strict=True)))
+    first = read[0][_pages(entry, 0)[0]]
+    for file, pages in zip(entry.files, read, strict=True):
+        for plane in pages.values():
+            _check_plane(source, plane, file, first, entry.files[0])
+    if first.shape != source.size:
         detail = (
-            f"is {_pixels(planes[0].shape)}, most of the source is {_pixels(source.size)}: a bank"
+            f"is {_pixels(first.shape)}, most of the source is {_pixels(source.size)}: a bank"
             " has one size"
         )
         raise BadFile(
             "size", detail + "; prepare the others into a bank of their own", entry.files[0]
         )
+    planes = [
+        _project([read[file][page] for file, page in channel], source.projection)
+        for channel in entry.channels
+    ]
     return np.stack(planes, axis=-1), checksum.hexdigest()
 
 
-def _read(source: RawImages, file: str, checksum) -> np.ndarray:
-    if not source.is_ome:
-        return readers.read_planes(source.folder, file, checksum)
-    folder = source.folder / file
-    try:
-        planes = ome.open_field(folder).read().result().transpose(2, 0, 1)
-    except UserError as error:
-        raise BadFile("planes", str(error).removeprefix(f"{folder} "), file) from error
-    except (ValueError, OSError) as error:
-        raise BadFile(
-            "undecodable",
-            f"does not decode ({str(error).splitlines()[0][:200]}): copy it again",
-            file,
-        ) from error
-    for part in sorted(path for path in folder.rglob("*") if path.is_file()):
-        checksum.update(part.read_bytes())
-    return planes
+def _check_plane(
+    source: RawImages, plane: np.ndarray, file: str, first: np.ndarray, first_file: str
+) -> None:
+    if plane.shape != first.shape:
+        detail = (
+            f"is {_pixels(plane.shape)}, channel file {first_file} is {_pixels(first.shape)}:"
+            " channels of one image must have one size; export it again"
+        )
+        raise BadFile("channel_sizes", detail, file)
+    if plane.dtype.name != source.dtype:
+        detail = (
+            f"has {plane.dtype} pixels, most of the source has {source.dtype}: prepare those into a"
+            " bank of their own"
+        )
+        raise BadFile("pixel_type", detail, file)
+
+
+def _project(planes: list[np.ndarray], projection: str | None) -> np.ndarray:
+    """One plane of several: their highest values, or their mean, to the nearest whole number."""
+    if len(planes) == 1:
+        return planes[0]
+    if projection == "max":
+        return np.maximum.reduce(planes)
+    if planes[0].dtype.kind == "f":
+        return np.mean(planes, axis=0, dtype=np.float64).astype(planes[0].dtype)
+    total = np.sum(planes, axis=0, dtype=np.int64)
+    return ((2 * total + len(planes)) // (2 * len(planes))).astype(planes[0].dtype)
+
+
+def _pages(entry: ImageFiles, number: int) -> list[int]:
+    """The pages of one of the files that the image needs."""
+    return sorted({page for channel in entry.channels for file, page in channel if file == number})
+
+
+def _read(
+    source: RawImages, entry: ImageFiles, number: int, checksum: "hashlib._Hash"
+) -> np.ndarray:
+    """The needed pages of a file of the image."""
+    file, pages = entry.files[number], _pages(entry, number)
+    if source.is_ome:
+        return ome_plates.read_pixels(source.folder, file, pages, checksum)
+    count = 1 if source.single else None
+    return readers.read_planes(source.folder, file, checksum, pages, count)
 
 
 def _pixels(size: tuple[int, ...]) -> str:

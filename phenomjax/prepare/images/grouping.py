@@ -1,0 +1,344 @@
+"""Images made of the planes of a source: channels, planes along z, time points, duplicates."""
+
+import collections
+import glob
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from phenomjax.data.images import wells
+from phenomjax.prepare.images import channels, names
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.records import (
+    FileStatus,
+    Finding,
+    ImageKey,
+    Listing,
+    Plane,
+    Understood,
+)
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+PROJECTIONS = ("max", "mean")
+LEFT_OUT = "channels_left_out"
+Stack = dict[int | None, Plane]  # by z
+Image = dict[str, dict[int | None, Stack]]  # by channel and time
+
+
+class Wanted(NamedTuple):
+    """What to make of the planes.
+
+    Attributes:
+      channels: items of --channels.
+      names: the layout's names of channels by number.
+      z: of --z: max, mean, middle or a number; None for images of one plane.
+      t: of --t: all or a number; None for images of one time point.
+      defaults: values for parts of the key that the source does not say.
+      overrides: values for parts of the key whatever the source says.
+    """
+
+    channels: Sequence[str] = ()
+    names: Mapping[str, str] = {}
+    z: str | None = None
+    t: str | None = None
+    defaults: Mapping[str, str] = {}
+    overrides: Mapping[str, str] = {}
+
+
+class _Grouped(NamedTuple):
+    images: dict[ImageKey, Image]
+    doubled: dict[tuple[ImageKey, str], tuple[Plane, Plane]]
+
+
+def make_images(
+    source: Path, listing: Listing, understood: Understood, wanted: Wanted
+) -> ImagePlan:
+    """Sorts planes into images.
+
+    Args:
+      source: the folder.
+      listing: status of its files; those that are not in it are looked at.
+      understood: what a reader found.
+      wanted: what to make of it.
+
+    Raises:
+      UserError: channels that cannot be told apart, several planes or time points and no word of
+        what to do with them.
+    """
+    planes = _place(source, understood.planes, wanted)
+    chosen = channels.choose(planes, wanted.channels, wanted.names)
+    left_out = sorted({chosen.of(plane) for plane in planes} - chosen.names.keys())
+    if left_out:
+        log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
+    grouped = _group(planes, chosen)
+    _check_axes(grouped, wanted)
+    status = _Status(source, listing)
+    typical = _typical_depths(grouped)
+    several_times = wanted.t == "all" and any(
+        len(_times(image)) > 1 for image in grouped.images.values()
+    )
+    entries, rejected, remarks = [], list(understood.rejected), list(understood.remarks)
+    for key in sorted(grouped.images, key=_order):
+        image = grouped.images[key]
+        bad = _fault(key, image, chosen, grouped.doubled)
+        if bad:
+            (remarks if bad.reason == LEFT_OUT else rejected).append(bad)
+            continue
+        remarks += _fewer_planes(key, image, typical)
+        for time in _wanted_times(image, wanted.t):
+            one = key._replace(time=str(time)) if several_times and time is not None else key
+            picked = _pick(one, image, time, chosen, wanted.z)
+            if isinstance(picked, Finding):
+                rejected.append(picked)
+            else:
+                entries.append(_entry(one, picked, status))
+    stacked = any(len(planes) > 1 for entry in entries for planes in entry.channels)
+    return ImagePlan(
+        entries,
+        rejected,
+        remarks,
+        tuple(chosen.names.values()),
+        "mean" if stacked and wanted.z == "mean" else "max" if stacked else None,
+        understood.pixel_size_um,
+        understood.largest_value,
+        understood.told,
+    )
+
+
+def _place(source: Path, planes: Sequence[Plane], wanted: Wanted) -> list[Plane]:
+    """Completes the key of every plane."""
+    above = os.path.abspath(source).rstrip("/") + "/"
+    placed = []
+    for plane in planes:
+        key = plane.key
+        if key.plate is None and "plate" not in wanted.defaults:
+            key = key._replace(
+                plate=names.plate_name(str(PurePosixPath(above + plane.file).parent))
+            )
+        gaps = {name: value for name, value in wanted.defaults.items() if name != "channel"}
+        gaps = {name: value for name, value in gaps.items() if not getattr(key, name)}
+        gaps.setdefault("site", key.site or "1")
+        placed.append(plane._replace(key=key._replace(**gaps | dict(wanted.overrides))))
+    return placed
+
+
+def _group(planes: Sequence[Plane], chosen: channels.Chosen) -> _Grouped:
+    grouped = _Grouped({}, {})
+    for plane in planes:
+        name = chosen.of(plane)
+        image = grouped.images.setdefault(plane.key, {})
+        stack = image.setdefault(name, {}).setdefault(plane.t, {})
+        if plane.z in stack:
+            grouped.doubled.setdefault((plane.key, name), (stack[plane.z], plane))
+        else:
+            stack[plane.z] = plane
+    # Channels that were left out are kept in name alone: nothing that they lack is a fault.
+    for image in grouped.images.values():
+        for name in image.keys() - chosen.names.keys():
+            image[name] = {}
+    return grouped
+
+
+def _times(image: Image) -> list[int]:
+    return sorted({time for stacks in image.values() for time in stacks if time is not None})
+
+
+def _wanted_times(image: Image, t: str | None) -> Sequence[int | None]:
+    """The time points to take; None for the only one that each channel has."""
+    if t is None:
+        return (None,)
+    return (_times(image) or (None,)) if t == "all" else (int(t),)
+
+
+def _at(stacks: dict[int | None, Stack], time: int | None) -> Stack:
+    if time is None:
+        return next(iter(stacks.values()))
+    return stacks.get(time) or stacks.get(None, {})
+
+
+def _check_axes(grouped: _Grouped, wanted: Wanted) -> None:
+    """Raises a UserError where there are several planes or times and no word of which to take."""
+    deep: dict[str, set[int | None]] = collections.defaultdict(set)
+    long: dict[str, set[int]] = collections.defaultdict(set)
+    for image in grouped.images.values():
+        for name, stacks in image.items():
+            for stack in stacks.values():
+                if len(stack) > 1:
+                    deep[name].update(stack)
+            if len(stacks) > 1:
+                long[name].update(time or 0 for time in stacks)
+    if deep and wanted.z is None:
+        raise UserError(
+            f"{_axes(deep, 'planes along z')}, and a bank holds one a channel. Add --z max or --z"
+            " mean to project them, --z middle or --z N to take one plane, or leave such channels"
+            " out with --channels."
+        )
+    if long and wanted.t is None:
+        first = min(min(times) for times in long.values())
+        raise UserError(
+            f"{_axes(long, 'time points')}. Add --t {first} to take one (any number of them), or"
+            " --t all to make an image of each, told apart by the column `time`."
+        )
+
+
+def _axes(found: Mapping[str, set], what: str) -> str:
+    name = min(found, key=wells.natural)
+    values = sorted(value or 0 for value in found[name])
+    which = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
+    others = f" (so have {len(found) - 1} other channels)" if len(found) > 1 else ""
+    return f"Channel {name} has {len(values)} {what}: {which}{others}"
+
+
+def _typical_depths(grouped: _Grouped) -> dict[tuple[channels.Place, str], int]:
+    """How many planes most images of a plate have in a channel."""
+    counts: dict[tuple[channels.Place, str], collections.Counter[int]]
+    counts = collections.defaultdict(collections.Counter)
+    for key, image in grouped.images.items():
+        for name, stacks in image.items():
+            counts[key[:2], name].update(len(stack) for stack in stacks.values())
+    return {place: count.most_common(1)[0][0] for place, count in counts.items() if count}
+
+
+def _fewer_planes(key: ImageKey, image: Image, typical: Mapping) -> list[Finding]:
+    found = []
+    for name, stacks in image.items():
+        for stack in stacks.values():
+            usual = typical[key[:2], name]
+            if len(stack) < usual:
+                detail = (
+                    f"is of a stack of {len(stack)} planes in channel {name}, where most images of"
+                    f" the plate have {usual}: it went in as it is"
+                )
+                found.append(Finding("fewer_planes", detail, next(iter(stack.values())).file, key))
+    return found
+
+
+def _fault(
+    key: ImageKey, image: Image, chosen: channels.Chosen, doubled: Mapping
+) -> Finding | None:
+    """What keeps an image out whatever is said of planes and times."""
+    for name, title in chosen.names.items():
+        if (key, name) in doubled:
+            return _duplicate(key, name, title, *doubled[key, name])
+    files = (
+        plane.file for stacks in image.values() for one in stacks.values() for plane in one.values()
+    )
+    first = next(files, "")
+    own = chosen.sets[key[:2]]
+    differs = set(own) != set(chosen.set) if chosen.set else not set(chosen.names) <= set(own)
+    if differs:
+        both = [name for name in chosen.names if name in own]
+        detail = (
+            f"is of a plate with the channels {', '.join(own)}, the bank has"
+            f" {', '.join(chosen.names)}. Make a bank of its own of such plates: the same command"
+            f' with --channels "{",".join(own)}" and another --out'
+        )
+        if both:
+            detail += f'; or one bank of all with --channels "{",".join(both)}"'
+        return Finding("channel_set", detail, first, key)
+    if not first:
+        detail = f"has none of the channels {', '.join(chosen.names)}: it was left out with its own"
+        return Finding(LEFT_OUT, detail, "", key)
+    missing = ", ".join(
+        f"{name} ({title})" if name != title else name
+        for name, title in chosen.names.items()
+        if name not in image
+    )
+    if missing:
+        detail = (
+            f"has no file for channel {missing} beside it: copy the file, or leave the channel out"
+            " with --channels"
+        )
+        return Finding("missing_channel", detail, first, key)
+    return None
+
+
+def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -> Finding:
+    called = f"channel {name} ({title})" if name != title else f"channel {name}"
+    if one.file == other.file:
+        detail = f"has two planes that say they are {called} of this image"
+        return Finding("duplicate", detail, one.file, key)
+    first, second = _apart(one.file, other.file)
+    detail = (
+        f"and {one.file} both say they are {called} of this image: leave one out with --exclude"
+        f" '{second}'; or make two banks, one with --exclude '{second}' and one with --exclude"
+        f" '{first}' --set plate={key.plate}b"
+    )
+    return Finding("duplicate", detail, other.file, key)
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+    """Patterns of --exclude that fit one of two files each: the folders in which they differ, or
+    the files themselves.
+    """
+    left, right = PurePosixPath(one).parts, PurePosixPath(other).parts
+    same = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)) - 1,
+    )
+
+    def pattern(parts: tuple[str, ...]) -> str:
+        head = glob.escape("/".join(parts[: same + 1]))
+        return head if same + 1 >= len(parts) else f"{head}/*"
+
+    return pattern(left), pattern(right)
+
+
+def _pick(
+    key: ImageKey, image: Image, time: int | None, chosen: channels.Chosen, z: str | None
+) -> list[list[Plane]] | Finding:
+    """The planes of each channel of the bank, at one time."""
+    picked = []
+    for name in chosen.names:
+        stack = _at(image[name], time)
+        if not stack:
+            there = ", ".join(str(one) for one in sorted(one or 0 for one in image[name]))
+            first = next(iter(next(iter(image[name].values())).values())).file
+            detail = (
+                f"has no time point {time} in channel {name} (it has {there}): copy the file, or"
+                " leave the channel out with --channels"
+            )
+            return Finding("missing_time", detail, first, key)
+        planes = [stack[position] for position in sorted(stack, key=lambda one: one or 0)]
+        if len(planes) > 1 and z == "middle":
+            planes = [planes[(len(planes) - 1) // 2]]
+        elif len(planes) > 1 and z not in PROJECTIONS:
+            at = [plane for plane in planes if str(plane.z) == z]
+            if not at:
+                there = ", ".join(str(plane.z) for plane in planes)
+                detail = f"has no plane {z} in channel {name} (it has {there}): copy the file"
+                return Finding("missing_plane", detail, planes[0].file, key)
+            planes = at
+        picked.append(planes)
+    return picked
+
+
+class _Status:
+    """Size and time of a file, or of the files in the folder of an array."""
+
+    def __init__(self, source: Path, listing: Listing):
+        self.source, self.listing = source, listing
+
+    def __call__(self, file: str) -> object:
+        if file in self.listing:
+            return tuple(self.listing[file])
+        path = self.source / file
+        parts = sorted(path.glob("*")) if path.is_dir() else [path]
+        found = [(part.name, part.stat()) for part in parts if part.is_file()]
+        return [(name, tuple(FileStatus(one.st_size, one.st_mtime_ns))) for name, one in found]
+
+
+def _entry(key: ImageKey, picked: list[list[Plane]], status: _Status) -> ImageFiles:
+    files = tuple(dict.fromkeys(plane.file for planes in picked for plane in planes))
+    number = {file: i for i, file in enumerate(files)}
+    pages = tuple(tuple((number[plane.file], plane.page) for plane in planes) for planes in picked)
+    described = (tuple(key), pages, [(file, status(file)) for file in files])
+    return ImageFiles(key, files, pages, hashlib.sha256(repr(described).encode()).hexdigest())
+
+
+def _order(key: ImageKey) -> list:
+    return [wells.natural(part or "") for part in key]

@@ -1,0 +1,166 @@
+"""Every file of a source folder, and which of them are no images of the screen, by name alone."""
+
+import collections
+import fnmatch
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from phenomjax.prepare.images import readers
+from phenomjax.prepare.images.records import FileStatus, Finding
+from phenomjax.system.errors import UserError, did_you_mean
+
+# Pictures of a plate that instruments write beside its images. MetaXpress: NAME_thumbGUID.tif.
+_THUMBNAIL = re.compile(
+    r"(?:.*/)?(?:thumb(?:nail)?s?/.*|thumb(?:nail)?s?[-_ ][^/]*|[^/]*_thumb(?:nail)?[0-9a-f-]*)"
+    r"\.[a-z0-9]+",
+    re.IGNORECASE,
+)
+THUMBNAIL, EXCLUDED = "thumbnail", "excluded"
+
+
+class Listed(NamedTuple):
+    """What lies in a source folder.
+
+    Attributes:
+      files: all files but hidden ones and those that are left out, in order of their paths.
+      rejected: what cannot be read by its name: links to nothing, loops, names that are no UTF-8.
+      remarks: images that are left out on purpose.
+    """
+
+    files: dict[str, FileStatus]
+    rejected: list[Finding]
+    remarks: list[Finding]
+
+
+def is_image(file: str) -> bool:
+    """Whether the suffix is that of an image, in any case."""
+    return file.lower().endswith(readers.SUFFIXES)
+
+
+def shown(path: str) -> str:
+    """A path as text that can be printed and stored: bytes that are no UTF-8 as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
+    """Lists a source folder and the folders below it.
+
+    Hidden files (.DS_Store, ._copy) are passed over, and what lies in OME-Zarr images.
+
+    Args:
+      source: the folder.
+      exclude: items of --exclude, for the path relative to the source, in any case.
+
+    Raises:
+      UserError: the source is no folder, or nothing fits an item of `exclude`.
+    """
+    check_folder(source)
+    found = Listed({}, [], [])
+    unused = dict.fromkeys(exclude)
+    patterns = {item: re.compile(fnmatch.translate(item), re.IGNORECASE) for item in exclude}
+    for file, status in _files(source, found.rejected):
+        fitting = [item for item, pattern in patterns.items() if pattern.match(file)]
+        for item in fitting:
+            unused.pop(item, None)
+        if fitting:
+            detail = f"is left out by --exclude '{fitting[0]}'"
+            found.remarks.append(Finding(EXCLUDED, detail, shown(file)))
+        elif is_image(file) and _THUMBNAIL.fullmatch(file):
+            detail = "is a thumbnail, by its name, and was left out"
+            found.remarks.append(Finding(THUMBNAIL, detail, shown(file)))
+        elif is_image(file) and shown(file) != file:
+            detail = "has a name that is no UTF-8, which no bank can hold: rename it"
+            found.rejected.append(Finding("file_name", detail, shown(file)))
+        else:
+            found.files[file] = status
+    bad = {finding.file for finding in found.rejected}
+    for item in list(unused):
+        if any(patterns[item].match(file) for file in bad):
+            unused.pop(item)
+    for item in unused:
+        raise UserError(
+            f"`exclude` {item!r} fits no file of {source}. It is compared with the whole path below"
+            f" the source, such as {next(iter(found.files), 'Images/overview.tif')!r}: * stands for"
+            f" any text, folders included. Did you mean '*{item.strip('*')}*'?"
+        )
+    return found._replace(
+        rejected=[
+            finding
+            for finding in found.rejected
+            if not any(pattern.match(finding.file) for pattern in patterns.values())
+        ]
+    )
+
+
+def check_folder(source: Path) -> None:
+    """Raises a UserError that names what is like it when the source is no folder."""
+    if source.is_dir():
+        return
+    if source.exists():
+        raise UserError(
+            f"`source` {source} is a file, and a folder is wanted: give {source.parent}, the folder"
+            " that holds the images."
+        )
+    near = (
+        did_you_mean(source.name, (p.name for p in source.parent.glob("*")))
+        if source.parent.is_dir()
+        else ""
+    )
+    raise UserError(f"The source folder {source} is not there.{near}")
+
+
+def _files(source: Path, rejected: list[Finding]) -> Iterable[tuple[str, FileStatus]]:
+    """Yields the files in order of their names; adds what cannot be read to `rejected`."""
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(source),))]
+    while waiting:
+        prefix, above = waiting.pop()
+        folders = []
+        try:
+            with os.scandir(source / prefix) as entries:
+                there = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            detail = f"cannot be read ({error.strerror}): may you not open this folder?"
+            rejected.append(Finding("unreadable", detail, shown(prefix)))
+            continue
+        for entry in there:
+            path = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            try:
+                status = entry.stat()
+                if entry.is_dir():
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in above:
+                        detail = "is a link to a folder above it, a loop: remove the link"
+                        rejected.append(Finding("link_loop", detail, shown(path)))
+                    elif not _is_zarr(source / path):
+                        folders.append((path + "/", (*above, identity)))
+                    continue
+            except OSError as error:
+                detail = f"cannot be read ({error.strerror}): may you not read it?"
+                if entry.is_symlink():
+                    target = shown(os.readlink(source / path))
+                    detail = f"is a link to {target}, which is not there: copy the file itself"
+                rejected.append(Finding("dangling_link", detail, shown(path)))
+                continue
+            yield path, FileStatus(status.st_size, status.st_mtime_ns)
+        waiting.extend(reversed(folders))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def suffixes(files: Iterable[str]) -> str:
+    """What kinds of files there are, for messages: "12 .xml, 3 without suffix"."""
+    counts = collections.Counter(Path(file).suffix for file in files)
+    shares = (f"{count} {suffix or 'without suffix'}" for suffix, count in counts.most_common(5))
+    return ", ".join(shares) or "no files"

@@ -1,0 +1,171 @@
+"""What a source folder holds, by the reader that its layout wants: an instrument's index, the names
+of files, the axes of stacks, OME-Zarr plates, or a list of files.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from phenomjax.data.tables import read_table
+from phenomjax.prepare.images import file_list, instruments, layouts, names, ome_plates, stacks
+from phenomjax.prepare.images import listing as listings
+from phenomjax.prepare.images.plan import sample
+from phenomjax.prepare.images.readers import SUFFIXES
+from phenomjax.prepare.images.records import Listing, Understood
+from phenomjax.system.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a source is asked for; the fields are options of the command.
+
+    Attributes:
+      source: the folder.
+      layout: which reader.
+      pattern: the expression of the generic layout.
+      defaults: values for what names leave out.
+      exclude: patterns of files to leave out.
+      pages: what pages without a meaning are.
+      files: a table that names the files.
+      rename: {column of that table: name}.
+      channels: items of --channels.
+      acquisition: of OME-Zarr plates, the one to take.
+      strict: what may be a fault is one.
+    """
+
+    source: Path
+    layout: layouts.FileLayout
+    pattern: str | None = None
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    exclude: Sequence[str] = ()
+    pages: str | None = None
+    files: Path | None = None
+    rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    channels: Sequence[str] = ()
+    acquisition: str | None = None
+    strict: bool = False
+
+
+class Source(NamedTuple):
+    """What was found in a source.
+
+    Attributes:
+      understood: its planes and findings.
+      listing: the files, or the arrays, that they are of.
+      single: each image file holds one plane only.
+    """
+
+    understood: Understood
+    listing: Listing
+    single: bool
+
+
+def read(request: Request) -> Source:
+    """Reads everything but pixels.
+
+    Raises:
+      UserError: nothing there, nothing that the layout fits, or options that do not belong to it.
+    """
+    _check(request)
+    meaning = stacks.parse_pages(request.pages)
+    if request.layout.name == "ome-zarr":
+        listings.check_folder(request.source)
+        found = ome_plates.read(
+            request.source, request.acquisition, bool(request.channels), request.strict
+        )
+        return Source(found.understood, found.listing, single=False)
+    listed = listings.walk(request.source, request.exclude)
+    before = Understood((), listed.rejected, listed.remarks)
+    if request.files is not None:
+        rename = dict(request.rename)
+        understood = file_list.read(request.source, request.files, rename, listed.files, SUFFIXES)
+        return Source(merge([before, understood]), listed.files, single=False)
+    layout, parts = request.layout, [before]
+    left: Listing = listed.files
+    if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
+        parts.append(instruments.read_indexes(request.source, indexes, listed.files))
+        told = {plane.file for plane in parts[-1].planes}
+        told |= {one.file for one in (*parts[-1].rejected, *parts[-1].remarks)}
+        left = {file: status for file, status in listed.files.items() if file not in told}
+    single = len(parts) == 1
+    if single or any(map(listings.is_image, left)):
+        named = names.read(
+            request.source,
+            left,
+            layout,
+            request.pattern,
+            request.defaults,
+            needed=single,
+        )
+        files = [plane.file for plane in named.planes]
+        channel_named = layouts.names_channel(layout, request.pattern)
+        if (
+            not channel_named
+            or request.pages is not None
+            or stacks.has_several(request.source, sample(files, 16))
+        ):
+            numbered = bool(request.channels) and all(
+                item.partition("=")[0].strip().isdecimal() for item in request.channels
+            )
+            pages = stacks.unfold(
+                request.source,
+                named.planes,
+                meaning,
+                channel_named=channel_named,
+                numbered=numbered,
+            )
+            parts += [named._replace(planes=()), pages]
+            single = False
+        else:
+            parts.append(named)
+    elif meaning is not None:
+        raise UserError("`pages` is for files whose names are read: here an index says it.")
+    return Source(merge(parts), listed.files, single)
+
+
+def _check(request: Request) -> None:
+    name = request.layout.name
+    if (name == "table") != (request.files is not None):
+        raise UserError(
+            "`files` belongs to --layout table, and that needs it: --layout table --files LIST.csv,"
+            " a table of paths, wells and what else is known of each file."
+        )
+    if request.acquisition is not None and name != "ome-zarr":
+        raise UserError("`acquisition` is of OME-Zarr plates, --layout ome-zarr.")
+    if name == "ome-zarr" and request.exclude:
+        raise UserError(
+            "`exclude` is for image files. Of OME-Zarr plates, give one plate as `source`, or"
+            " --acquisition."
+        )
+    if name in ("ome-zarr", "table") and request.pages is not None:
+        raise UserError(f"`pages` does not belong to --layout {name}, which says it itself.")
+
+
+def merge(parts: Sequence[Understood]) -> Understood:
+    """What several readers found in one source; a pixel size only where all that know it agree."""
+    sizes = {part.pixel_size_um for part in parts} - {None}
+    largest = [part.largest_value for part in parts if part.largest_value is not None]
+    return Understood(
+        [plane for part in parts for plane in part.planes],
+        [one for part in parts for one in part.rejected],
+        [one for part in parts for one in part.remarks],
+        tuple(text for part in parts for text in part.told),
+        sizes.pop() if len(sizes) == 1 else None,
+        max(largest, default=None),
+    )
+
+
+def split_renames(
+    renames: Mapping[str, str], files: Path | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Which of --rename are of columns of --files, and which of --metadata."""
+    if files is None or not renames:
+        return {}, dict(renames)
+    columns = set(read_table(files).columns)
+    own = {
+        column: name
+        for column, name in renames.items()
+        if column in columns and name in file_list.NAMES
+    }
+    return own, {column: name for column, name in renames.items() if column not in own}
