@@ -117,6 +117,7 @@ LAYOUTS = {
         ),
         FileLayout("generic", "whatever --pattern says", (), {}),
         FileLayout("ome-zarr", "plate.zarr, with NGFF 0.4 or 0.5 metadata", (), {}),
+        FileLayout("ome-tiff", "a Plate in the OME-XML, or whatever --pattern says", (), {}),
         FileLayout("table", "whatever the table of --files says", (), {}),
     )
 }
@@ -154,7 +155,7 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
     """Compiles a layout's expressions, or the user's; each must match the end of a path, from the
     start of a name.
     """
-    if (layout.name == "generic") != (pattern is not None):
+    if layout.name != "ome-tiff" and (layout.name == "generic") != (pattern is not None):
         raise UserError(
             "--layout generic needs --pattern, and only generic takes one: a regular expression"
             " with named groups for the end of each file's path, for instance --pattern"

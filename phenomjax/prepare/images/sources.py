@@ -3,12 +3,21 @@ of files, the axes of stacks, OME-Zarr plates, or a list of files.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.tables import read_table
-from phenomjax.prepare.images import file_list, instruments, layouts, names, ome_plates, stacks
+from phenomjax.prepare.images import (
+    file_list,
+    instruments,
+    layouts,
+    names,
+    ome_plates,
+    ome_tiff,
+    stacks,
+)
 from phenomjax.prepare.images import listing as listings
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.images.readers import SUFFIXES
@@ -68,11 +77,17 @@ def read(request: Request) -> Source:
       UserError: nothing there, nothing that the layout fits, or options that do not belong to it.
     """
     _check(request)
+    if request.pattern is not None or request.layout.name == "generic":
+        layouts.compile_patterns(request.layout, request.pattern)
     meaning = stacks.parse_pages(request.pages)
     if request.layout.name == "ome-zarr":
         listings.check_folder(request.source)
         found = ome_plates.read(
-            request.source, request.acquisition, bool(request.channels), request.strict
+            request.source,
+            request.exclude,
+            request.acquisition,
+            bool(request.channels),
+            request.strict,
         )
         return Source(found.understood, found.listing, single=False)
     listed = listings.walk(request.source, request.exclude)
@@ -81,7 +96,20 @@ def read(request: Request) -> Source:
         rename = dict(request.rename)
         understood = file_list.read(request.source, request.files, rename, listed.files, SUFFIXES)
         return Source(merge([before, understood]), listed.files, single=False)
+    numbered = bool(request.channels) and all(
+        item.partition("=")[0].strip().isdecimal() for item in request.channels
+    )
     layout, parts = request.layout, [before]
+    if layout.name == "ome-tiff":
+        understood = ome_tiff.read(
+            request.source,
+            listed.files,
+            functools.partial(_by_names, request) if request.pattern else None,
+            meaning,
+            channel_named=layouts.names_channel(layout, request.pattern),
+            numbered=numbered,
+        )
+        return Source(merge([before, understood]), listed.files, single=False)
     left: Listing = listed.files
     if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
         parts.append(instruments.read_indexes(request.source, indexes, listed.files))
@@ -105,9 +133,6 @@ def read(request: Request) -> Source:
             or request.pages is not None
             or stacks.has_several(request.source, sample(files, 16))
         ):
-            numbered = bool(request.channels) and all(
-                item.partition("=")[0].strip().isdecimal() for item in request.channels
-            )
             pages = stacks.unfold(
                 request.source,
                 named.planes,
@@ -124,6 +149,12 @@ def read(request: Request) -> Source:
     return Source(merge(parts), listed.files, single)
 
 
+def _by_names(request: Request, listing: Listing) -> Understood:
+    """What the user's pattern says of the names of files."""
+    generic = layouts.find("generic")
+    return names.read(request.source, listing, generic, request.pattern, request.defaults)
+
+
 def _check(request: Request) -> None:
     name = request.layout.name
     if (name == "table") != (request.files is not None):
@@ -133,11 +164,6 @@ def _check(request: Request) -> None:
         )
     if request.acquisition is not None and name != "ome-zarr":
         raise UserError("`acquisition` is of OME-Zarr plates, --layout ome-zarr.")
-    if name == "ome-zarr" and request.exclude:
-        raise UserError(
-            "`exclude` is for image files. Of OME-Zarr plates, give one plate as `source`, or"
-            " --acquisition."
-        )
     if name in ("ome-zarr", "table") and request.pages is not None:
         raise UserError(f"`pages` does not belong to --layout {name}, which says it itself.")
 
