@@ -341,4 +341,4 @@ def _entry(key: ImageKey, picked: list[list[Plane]], status: _Status) -> ImageFi
 
 
 def _order(key: ImageKey) -> list:
-    return [wells.natural(part or "") for part in key]
+    return [(wells.natural(part or ""), part or "") for part in key]

@@ -84,10 +84,10 @@ def read(request: Request) -> Source:
         listings.check_folder(request.source)
         found = ome_plates.read(
             request.source,
-            request.exclude,
-            request.acquisition,
-            bool(request.channels),
-            request.strict,
+            exclude=request.exclude,
+            acquisition=request.acquisition,
+            any_channels=bool(request.channels),
+            strict=request.strict,
         )
         return Source(found.understood, found.listing, single=False)
     listed = listings.walk(request.source, request.exclude)
