@@ -24,6 +24,8 @@ from urllib.parse import unquote, urlparse
 
 from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import PublishedTable, read_table
+from phenomjax.prepare.images.annotation.names import SYNONYMS
+from phenomjax.prepare.images.annotation.sheet import plain
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -31,35 +33,20 @@ NAMES = (
     *("path", "folder", "experiment", "plate", "well", "row", "column", "site"),
     *("channel", "label", "z", "t", "page"),
 )
-# What other programs call a column, in lower case without "metadata_", blanks and underscores.
-_SYNONYMS = {
-    "file": "path",
-    "filename": "path",
-    "filepath": "path",
-    "imagepath": "path",
-    "image": "path",
-    "imagefile": "path",
-    "url": "path",
-    "pathname": "folder",
-    "directory": "folder",
-    "barcode": "plate",
-    "plateid": "plate",
-    "wellid": "well",
-    "wellposition": "well",
-    "col": "column",
-    "field": "site",
-    "fieldid": "site",
-    "fov": "site",
-    "channelid": "channel",
-    "wavelength": "channel",
-    "channelname": "label",
-    "stain": "label",
-    "zindex": "z",
-    "plane": "z",
-    "planeid": "z",
-    "time": "t",
-    "timepoint": "t",
-    "timepointid": "t",
+# What other programs call the columns that no table of the experiment has, spelt as `plain` does.
+_OWN = {
+    "path": ("file", "filename", "filepath", "imagepath", "image", "imagefile", "url"),
+    "folder": ("pathname", "directory"),
+    "channel": ("channelid", "wavelength"),
+    "label": ("channelname", "stain"),
+    "z": ("zindex", "plane", "planeid"),
+    "t": ("time", "timepoint", "timepointid"),
+}
+_SYNONYMS = {synonym: name for name, synonyms in _OWN.items() for synonym in synonyms} | {
+    synonym: name
+    for name in ("experiment", "plate", "well", "row", "column", "site")
+    for tier in SYNONYMS[name]
+    for synonym in tier
 }
 _WIDE = re.compile(r"(filename|pathname|url|frame)_(.+)", re.IGNORECASE)
 
@@ -153,8 +140,8 @@ def _columns(
             )
     found: dict[str, int] = {}
     for number, column in enumerate(table.columns):
-        plain = re.sub(r"[\s_]", "", column.lower().removeprefix("metadata_"))
-        known = plain if plain in NAMES else _SYNONYMS.get(plain)
+        spelt = plain(column)
+        known = spelt if spelt in NAMES else _SYNONYMS.get(spelt)
         name = rename.get(column) or known
         if name is None or (column not in rename and name in rename.values()):
             continue
