@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
-from phenomjax.data.images.wells import normalise_number, normalise_well
+from phenomjax.data.images.wells import normalise_number
 from phenomjax.data.tables import PublishedTable, read_table
 from phenomjax.prepare.images.annotation.names import SYNONYMS
-from phenomjax.prepare.images.annotation.sheet import plain
+from phenomjax.prepare.images.annotation.sheet import plain, well_of
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -202,7 +202,7 @@ def _key(values: dict[str, str]) -> ImageKey:
     return ImageKey(
         values.get("experiment") or None,
         values.get("plate") or None,
-        normalise_well(well),
+        well_of(well),
         normalise_number(values.get("site") or "1"),
     )
 
