@@ -2,6 +2,7 @@
 image.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def draw(
         for axes in row:
             axes.set(xticks=[], yticks=[])
     for axes, channel_name in zip(grid[0], (*channels, "all"), strict=True):
-        axes.set_title(channel_name, fontsize=9)
+        axes.set_title(textwrap.fill(channel_name, 24), fontsize=9)
     return figure
 
 

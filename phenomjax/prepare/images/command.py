@@ -14,6 +14,7 @@ from phenomjax.data.tables import file_of
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import (
+    dry_run,
     eight_bit,
     file_list,
     findings,
@@ -121,6 +122,9 @@ class Options:
     strict: bool = unrecorded(False)
     """stop at the first bad image instead of finishing the good ones"""
 
+    dry_run: bool = unrecorded(False)
+    """show what is understood of the source, with a picture, and prepare nothing"""
+
 
 def run(options: Options) -> int:
     """Prepares a bank; returns the exit code: 0 done, 1 done with rejected images, 75 stopped by a
@@ -134,7 +138,7 @@ def run(options: Options) -> int:
     joiner = metadata.Joiner(options.metadata, renames) if options.metadata else None
     arguments = _arguments(options)
     recorded = lambda path: opening.open_bank(path).attributes.get("prepare")  # noqa: E731
-    if growing.is_finished(out, arguments, "image bank", recorded):
+    if not options.dry_run and growing.is_finished(out, arguments, "image bank", recorded):
         return _report_finished(out)
     found = sources.read(
         sources.Request(
@@ -167,11 +171,14 @@ def run(options: Options) -> int:
         )
     if joiner:
         joiner.check([entry.key for entry in plan.entries])
+    raw = raw_images.RawImages(
+        options.source, layout.name == "ome-zarr", plan.single, plan.projection
+    )
+    if options.dry_run:
+        described, _ = metadata.describe([entry.key for entry in plan.entries], joiner, constants)
+        return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, described)
     with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
-        source = raw_images.RawImages(
-            options.source, layout.name == "ome-zarr", plan.single, plan.projection
-        )
-        source, unreadable = raw_images.probe(source, plan)
+        source, unreadable = raw_images.probe(raw, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         rule = pixel_types.rule_for(rule, source, plan)
