@@ -19,6 +19,7 @@ stopped by a signal.
 
 import json
 import logging
+import math
 import textwrap
 import threading
 from collections.abc import Sequence
@@ -184,6 +185,8 @@ def _positions(out: Path) -> Path:
 def check(options: Options) -> None:
     """Raises UserError for numbers that cannot be honoured."""
     check_numbers_and_folder(options, options.out, num=1, length=1, top_k=0)
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"`seed` is {options.seed}; it is a number from 0 to 4294967295.")
     if options.fill and options.prompt:
         raise UserError(
             "`prompt` begins new sequences, and `fill` fills those that are given: give one of the"
@@ -197,7 +200,7 @@ def check(options: Options) -> None:
             f"`mask` is {options.mask!r}; it is one sign that stands for a position, such as _ or"
             " X."
         )
-    if options.temperature < 0:
+    if not 0 <= options.temperature < math.inf:
         raise UserError(
             f"`temperature` is {options.temperature}; it must be 0 (always the likeliest token) or"
             " more."

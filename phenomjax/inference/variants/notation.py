@@ -33,7 +33,8 @@ _RESIDUE = rf"({'|'.join(_LETTERS)}|[A-Z*])"
 _PLACE = rf"{_RESIDUE}(-?\d{{1,7}})"
 _RANGE = rf"{_PLACE}(?:_{_PLACE})?"
 _SUBSTITUTION = re.compile(rf"{_PLACE}({'|'.join(_LETTERS)}|STOP|[A-Z*=-])")
-_REGION = re.compile(rf"{_RANGE}(DELINS|DEL|INS|DUP|>|=)([A-Z*]*|\d+)")
+_REGION = re.compile(rf"{_RANGE}(DELINS|DEL|INS|DUP|>|=$)([A-Z*]*|\d+)")
+_THREE_LETTERS = re.compile("([A-Z][a-z][a-z]|[*])+")
 # A frame that shifts, a start or an end that is lost: HGVS v21, "protein"
 _SHIFT = re.compile(rf"{_PLACE}(?:{_RESIDUE})?FS.*")
 _FROM_ZERO = re.compile(r"S([A-Z])(\d+)([A-Z*])")  # Sarkisyan et al. 2016: avGFP, counted from 0
@@ -149,12 +150,15 @@ def _edit(part: str, whole: str) -> Edit:
     Raises:
       Problem: it cannot be read, or not be scored.
     """
-    text = part.upper()
+    # "ß" and its like would become two letters
+    text = part.upper() if part.isascii() else ""
     shown = f"'{part}'" if part == whole else f"'{whole}', of which '{part}'"
     if found := _SUBSTITUTION.fullmatch(text):
         old, place, new = _letter(found[1]), int(found[2]), found[3]
         if new == "-":
             return Edit(part, place, place, ((place, old),), "")
+        if len(found[1]) == 3 and len(new) == 1 and part[-1].islower() and not part.islower():
+            raise _not_read(part, whole)  # Lys2f is no phenylalanine, but a frameshift cut short
         new = old if new == "=" else "*" if new == "STOP" else _letter(new)
         return Edit(part, place, place, ((place, old),), _checked(new, part))
     if found := _FROM_ZERO.fullmatch(text):
@@ -177,11 +181,14 @@ def _edit(part: str, whole: str) -> Edit:
             f"has the mutant '{part}', a position with an insertion code (52A, as in PDB files and"
             " the numbering of antibodies), which counts no residues. Renumber it by the wild type",
         )
-    raise Problem(
+    raise _not_read(part, whole)
+
+
+def _not_read(part: str, whole: str) -> Problem:
+    of_which = "which" if part == whole else f"of which '{part}'"
+    return Problem(
         "not read",
-        f"has the mutant {shown} is not wild type, position, new amino acid, as in A12G"
-        if part != whole
-        else f"has the mutant '{whole}', which is not wild type, position, new amino acid, as in"
+        f"has the mutant '{whole}', {of_which} is not wild type, position, new amino acid, as in"
         " A12G, and no variant of HGVS, as in p.Ala12Gly",
     )
 
@@ -194,11 +201,17 @@ def _region(found: re.Match, part: str, shown: str) -> Edit:
         raise Problem("not read", f"has the mutant {shown}, whose end is before its beginning")
     if kind == "=":
         return Edit(part, first, first - 1, tuple(claims), "")
-    if kind == "DUP":
-        return Edit(part, first, last, tuple(claims), None)
-    if kind == "DEL":
-        return Edit(part, first, last, tuple(claims), "")
-    letters = _sequence(new, part, three=len(old) == 3)
+    three = len(old) == 3 or bool(_THREE_LETTERS.fullmatch(part[len(part) - len(new) :]))
+    if kind in ("DUP", "DEL"):  # what is named behind it is what stands there
+        if new and not new.isdigit():
+            letters = _sequence(new, part, three=three)
+            claims += [(first + i, letter) for i, letter in enumerate(letters)]
+        if new and (int(new) if new.isdigit() else len(letters)) != last - first + 1:
+            raise Problem(
+                "not read", f"has the mutant {shown}, which names another number of residues"
+            )
+        return Edit(part, first, last, tuple(claims), None if kind == "DUP" else "")
+    letters = _sequence(new, part, three=three)
     if kind == "INS":
         if last != first + 1:
             raise Problem(
@@ -244,9 +257,10 @@ def _sequence(text: str, part: str, *, three: bool) -> str:
     Raises:
       Problem: none are named, or not by residue.
     """
-    names = re.findall("...", text) if three and len(text) % 3 == 0 else []
-    if names and all(name in _LETTERS for name in names):
-        text = "".join(_LETTERS[name] for name in names)
+    if three:
+        names = re.findall(r"\*|.{1,3}", text)
+        known = all(name in _LETTERS or name == "*" for name in names)
+        text = "".join(map(_letter, names)) if known else ""
     if not text.replace("*", "A").isalpha():
         raise Problem(
             "not read", f"has the mutant '{part}', which does not say which residues are inserted"
