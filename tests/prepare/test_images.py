@@ -17,7 +17,7 @@ import tifffile
 from phenomjax.data.images import bank, opening
 from phenomjax.engine import units
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import command, job
+from phenomjax.prepare.images import command, percentiles
 from phenomjax.system import processes
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
@@ -440,7 +440,7 @@ def test_killed_at_any_write_and_run_again(tmp_path, monkeypatch):
     (tmp_path / "raw" / "P1" / "r01c02f01p01-ch1sk1fk1fl1.tiff").write_bytes(b"")
     assert prepare(tmp_path / "raw", tmp_path / "straight.zarr", "jump") == 1
     expected = contents(tmp_path / "straight.zarr")
-    monkeypatch.setattr(job, "BLOCK", 1)
+    monkeypatch.setattr(percentiles, "BLOCK", 1)
     replace = os.replace
     for step in range(1000):
         left = step

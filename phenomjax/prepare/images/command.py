@@ -26,7 +26,8 @@ from phenomjax.prepare.images import (
     sources,
     stacks,
 )
-from phenomjax.prepare.images.job import ImageJob, Known
+from phenomjax.prepare.images.job import ImageJob
+from phenomjax.prepare.images.percentiles import Known
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.system import errors, files

@@ -11,22 +11,21 @@ import collections
 import functools
 import hashlib
 import itertools
-import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
 
 from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
 from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness
+from phenomjax.prepare.images.percentiles import Known, PlateRanges, Plates, label
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.records import Finding
@@ -35,12 +34,8 @@ from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
-BLOCK = 32  # images whose histograms are added up before they are written down
 LARGEST_UNIT = 16  # images
 STAGED_ROWS = 2**60  # rows of the staging array
-Plate = tuple[str | None, ...]
-Plates = dict[Plate, Numbers]
-Known = Mapping[str, Mapping[str, tuple[int, int]]]  # by label of the plate, and by channel
 # In the note of a unit, beside REJECTED: what went in with a remark, a list of Finding as JSON.
 REMARKS = "remarks"
 # In the note of a unit: {channel: images in which it has one value everywhere}.
@@ -59,13 +54,6 @@ class Conversion(NamedTuple):
     row: int
     files: ImageFiles
     numbers: Numbers
-
-
-class Block(NamedTuple):
-    """Images whose histograms are added up, and the name of that unit."""
-
-    name: str
-    images: list[ImageFiles]
 
 
 class Finished(NamedTuple):
@@ -119,7 +107,15 @@ class ImageJob:
         self.chunk, self.codec, self.executor = chunk, codec, executor
         self.strict, self.stop, self.notes = strict, stop, Notes(work)
         self.dtype = eight_bit.bank_dtype(rule, source.dtype)
-        self.flat: list[Finding] = []  # plates whose percentiles are one value
+        self.ranges = PlateRanges(
+            work,
+            plan,
+            self.source,
+            rule,
+            executor=executor,
+            check=self._check_strict,
+            stop=stop,
+        )
         self._create(work / "staged", STAGED_ROWS, {})
         # of an end that was killed: the source may have changed since, and the order with it
         files.remove(work_folder.result_path(work, out))
@@ -140,105 +136,15 @@ class ImageJob:
         )
 
     def intensity_numbers(self, known: Known) -> Plates:
-        """The numbers of the rule for each (experiment, plate); {} after a stop. A plate without an
-        image that can be read has no percentiles: [].
-
-        Args:
-          known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}, of plates
-            of which it has images; those plates are not counted again.
-        """
-        plates: dict[Plate, list[ImageFiles]] = {}
-        for entry in self.plan.entries:
-            plates.setdefault(entry.key[:2], []).append(entry)
-        if self.rule.kind == "keep":
-            return dict.fromkeys(plates)
-        if self.rule.kind == "range":
-            pair = (eight_bit.number(self.rule.low), eight_bit.number(self.rule.high))
-            return dict.fromkeys(plates, [pair] * len(self.plan.channels))
-        found: Plates = {}
-        waiting: dict[Plate, tuple[Path, list[Unit[Block]]]] = {}
-        for plate, entries in plates.items():
-            before = known.get(_label(plate), {})
-            if set(self.plan.channels) <= before.keys():
-                pairs = (before[channel] for channel in self.plan.channels)
-                found[plate] = [(low, high) for low, high in pairs]
-                continue
-            units = []
-            for images in (entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)):
-                name = f"histogram-{self._digest([image.stamp for image in images])}"
-                units.append(Unit(name, Block(name, images)))
-            name = self._digest([unit.name for unit in units])
-            waiting[plate] = (self.work / "percentiles" / f"{name}.json", units)
-        left = (units for path, units in waiting.values() if not path.is_file())
-        self._count(list(itertools.chain.from_iterable(left)))
-        if self.stop.is_set():
-            return {}
-        return found | {plate: self._percentiles(plate, *made) for plate, made in waiting.items()}
-
-    def _count(self, units: list[Unit[Block]]) -> None:
-        sizes = {unit.name: len(unit.argument.images) for unit in units}
-        for name in sizes:
-            if not histogram_path(self.work, name).is_file():  # the plate was other images then
-                self.notes.forget(name)
-        done = sum(size for name, size in sizes.items() if self.notes.is_committed(name))
-        progress = Progress("intensity percentiles", sum(sizes.values()), "images", done)
-        count = functools.partial(count_pixels, self.source)
-        for name, note in self.executor.run(self.work, count, units, self.stop):
-            self._check_strict(note)
-            progress.update(sizes[name])
-
-    def _percentiles(self, plate: Plate, path: Path, units: list[Unit[Block]]) -> Numbers:
-        blocks = [histogram_path(self.work, unit.name) for unit in units]
-        if not path.is_file():
-            total = np.zeros((len(self.plan.channels), 65536), np.int64)
-            for block in blocks:
-                with np.load(block) as file:
-                    total += file["counts"]
-            if total.any():
-                ranges = [eight_bit.percentile_range(counts, self.rule) for counts in total]
-                # after the range, of a plate that is one value there: its lowest and highest value
-                lines = [
-                    [*pair, *eight_bit.extremes(counts)]
-                    if eight_bit.is_flat(counts, self.rule)
-                    else [*pair]
-                    for pair, counts in zip(ranges, total, strict=True)
-                ]
-                files.write_text(path, json.dumps(lines))
-        for block in blocks:
-            block.unlink(missing_ok=True)
-        if not path.is_file():  # no image could be read: each is named when it is its turn
-            return []
-        found = []
-        for channel, (low, high, *rest) in zip(
-            self.plan.channels, json.loads(path.read_text()), strict=True
-        ):
-            found.append((low, high))
-            if rest:
-                self.flat.append(self._flat(plate, channel, low, *rest))
-        return found
-
-    def _flat(self, plate: Plate, channel: str, value: int, lowest: int, highest: int) -> Finding:
-        where = f"channel {channel} of plate {_label(plate) or '(unnamed)'}"
-        shares = f"{eight_bit.number(self.rule.low)} and {eight_bit.number(self.rule.high)}"
-        detail = (
-            f"{where} is {lowest} in every pixel"
-            if lowest == highest
-            else f"{where}: percentiles {shares} are the same value, {value}, and its pixels go"
-            f" from {lowest} to {highest}; all above {value} became 255. If that is signal:"
-            f" --intensity range:{lowest}:{highest} and another --out"
-        )
-        return Finding("flat_range", detail, "", (*plate, None, None))
-
-    def _digest(self, parts: list[object]) -> str:
-        described = (parts, self.source.size, self.source.dtype, self.source.projection, self.rule)
-        return hashlib.sha256(repr(described).encode()).hexdigest()
+        """The numbers of the rule for each (experiment, plate): `PlateRanges.numbers`."""
+        return self.ranges.numbers(known)
 
     def conversions(self, numbers: Plates) -> list[Conversion]:
         """All images, in the order of the plan."""
         found = []
         for entry in self.plan.entries:
             plate = numbers[entry.key[:2]]
-            row = int(self._digest([entry.stamp, plate])[:15], 16)
+            row = int(self.ranges.digest([entry.stamp, plate])[:15], 16)
             found.append(Conversion(row, entry, plate))
         return found
 
@@ -251,7 +157,10 @@ class ImageJob:
             self._check_strict(note)
             progress.update(len(note["checksums"]) + len(note[REJECTED]))
         found = Finished(
-            {}, list(self.plan.rejected), [*self.plan.remarks, *self.flat], collections.Counter()
+            {},
+            list(self.plan.rejected),
+            [*self.plan.remarks, *self.ranges.flat],
+            collections.Counter(),
         )
         for unit in units_of(wanted):
             if self.notes.is_committed(unit.name):
@@ -325,7 +234,7 @@ class ImageJob:
         }
         if self.rule.kind != "keep":
             recorded["numbers"] = {
-                _label(plate): dict(zip(self.plan.channels, pairs, strict=True))
+                label(plate): dict(zip(self.plan.channels, pairs, strict=True))
                 for plate, pairs in numbers.items()
                 if pairs
             }
@@ -422,38 +331,5 @@ def _constant(
             f"channel {name} goes from {lowest} to {highest}, all of which the range {low} to"
             f" {high} makes one value: give a wider one, --intensity range:LOW:HIGH"
         )
-    file = entry.files[min(channel, len(entry.files) - 1)]
+    file = entry.files[entry.channels[channel][0][0]]
     return Finding("constant", detail, file, tuple(entry.key))
-
-
-def histogram_path(work: Path, name: str) -> Path:
-    """Where `count_pixels` writes the histograms of a block."""
-    return work / "histograms" / f"{name}.npz"
-
-
-def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
-    """Adds up the exact histograms of images in a file, int64 [channels, 65536]; bad images do not
-    count (a unit function).
-    """
-    counts: Int64[np.ndarray, "channels 65536"] = np.zeros((1, 65536), np.int64)
-    rejected = []
-    for entry in block.images:
-        try:
-            image, _ = raw_images.load_image(source, entry)
-        except BadFile as error:  # rejected by name when it is its turn to be written
-            bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
-            rejected.append(bad._asdict())
-            continue
-        counts = counts + np.stack(
-            [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
-        )
-    with (
-        files.replacing(histogram_path(work, block.name), shared=True) as partial,
-        partial.open("wb") as output,
-    ):
-        np.savez_compressed(output, counts=counts)
-    return {REJECTED: rejected}
-
-
-def _label(plate: Plate) -> str:
-    return "/".join(part for part in plate if part)

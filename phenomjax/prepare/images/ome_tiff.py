@@ -7,6 +7,7 @@ without a Plate are named by `--pattern`, and their axes are those of their OME-
 """
 
 import collections
+import glob
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def _plates(files: Mapping[str, StackAxes], meaning: stacks.Meaning | None) -> U
         if any(place.rest is not None for place in said.places):
             detail = (
                 f"is a colour image ({len(said.places)} samples): a channel of a microscope is"
-                " grey; export it so, or leave it out with `exclude`"
+                f" grey; export it so, or leave it out with --exclude '{glob.escape(file)}'"
             )
             rejected.append(Finding("pages", detail, file))
             continue

@@ -83,7 +83,8 @@ def _chosen(there: int, wanted: Sequence[int] | None, count: int | None) -> list
             "planes",
             f"holds {there} planes where {what} {'is' if count == 1 else 'are'} expected: a colour"
             " image or a stack"
-            + ("; convert it to grey, or use a pattern without the group 'channel'" * (count == 1)),
+            "; convert it to grey, say what its pages are with --pages z or --pages t, or leave it"
+            " out with --exclude 'PATTERN'",
         )
     if wanted is not None and max(wanted) >= there:
         raise BadFile("planes", f"holds {there} planes, plane {max(wanted) + 1} is missing")

@@ -95,7 +95,8 @@ def read(request: Request) -> Source:
     if request.files is not None:
         rename = dict(request.rename)
         understood = file_list.read(request.source, request.files, rename, listed.files, SUFFIXES)
-        return Source(merge([before, understood]), listed.files, single=False)
+        merged = merge([before, understood])
+        return Source(merged, listed.files, _is_single(merged))
     numbered = bool(request.channels) and all(
         item.partition("=")[0].strip().isdecimal() for item in request.channels
     )
@@ -109,7 +110,8 @@ def read(request: Request) -> Source:
             channel_named=layouts.names_channel(layout, request.pattern),
             numbered=numbered,
         )
-        return Source(merge([before, understood]), listed.files, single=False)
+        merged = merge([before, understood])
+        return Source(merged, listed.files, _is_single(merged))
     left: Listing = listed.files
     if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
         parts.append(instruments.read_indexes(request.source, indexes, listed.files))
@@ -141,12 +143,19 @@ def read(request: Request) -> Source:
                 numbered=numbered,
             )
             parts += [named._replace(planes=()), pages]
-            single = False
         else:
             parts.append(named)
     elif meaning is not None:
         raise UserError("`pages` is for files whose names are read: here an index says it.")
-    return Source(merge(parts), listed.files, single)
+    merged = merge(parts)
+    return Source(merged, listed.files, _is_single(merged))
+
+
+def _is_single(understood: Understood) -> bool:
+    """Whether no file is said to hold more than one plane; one that does is a fault then, lest its
+    other pages be lost without a word.
+    """
+    return not any(plane.page for plane in understood.planes)
 
 
 def _by_names(request: Request, listing: Listing) -> Understood:

@@ -3,6 +3,7 @@ their axes, or by what `--pages` says.
 """
 
 import collections
+import glob
 import logging
 import os
 import re
@@ -181,8 +182,8 @@ class _Unfolding:
             self._reject(
                 one.plane,
                 "planes",
-                f"holds {max(numbers)} planes, `pages` says {wanted}: the file is cut, or of"
-                " another kind; give its own `pages`, or leave it out with `exclude`",
+                f"holds {max(numbers)} planes, --pages says {wanted}: the file is cut, or of"
+                f" another kind; copy it again, or leave it out with {_leave_out(one)}",
             )
             return
         new = []
@@ -195,7 +196,7 @@ class _Unfolding:
                 Finding(
                     "pages",
                     f"says by {one.said.said_by} that it holds {_shape(one.said.places)}; read as"
-                    f" {_shape(new)}, as `pages` says",
+                    f" {_shape(new)}, as --pages says",
                     one.plane.file,
                     tuple(one.plane.key),
                 )
@@ -214,8 +215,8 @@ class _Unfolding:
                     one.plane,
                     "pages",
                     f"holds {len(one.places)} {what} of which it does not say what they are, unlike"
-                    " the other files: leave it out with `exclude`, or say it with --pages c, z or"
-                    " t",
+                    f" the other files: leave it out with {_leave_out(one)}, or say it with --pages"
+                    " c, z or t",
                 )
         self._check_counts()
         planes = [plane for one in self.found for plane in self._planes(one)]
@@ -268,7 +269,7 @@ class _Unfolding:
                 "planes",
                 f"holds {len(channels)} channels, and its name says that it is channel"
                 f" {named.channel}: use a pattern without the group 'channel', or leave the file"
-                " out with `exclude`",
+                f" out with {_leave_out(one)}",
             )
             return []
         several_fields = len({place.field for place in places}) > 1
@@ -314,6 +315,10 @@ class _Unfolding:
         if self.numbered and self.counts and not self.meaning:
             lines.append("pages were taken for channels because --channels numbers them")
         return lines
+
+
+def _leave_out(one: _Several) -> str:
+    return f"--exclude '{glob.escape(one.plane.file)}'"
 
 
 def _place(index: int, count: int, meaning: Meaning) -> Place | None:

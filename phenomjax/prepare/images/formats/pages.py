@@ -88,7 +88,7 @@ def _planes(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], size: int) 
             "planes",
             f"holds {len(full)} pages of several kinds ({listed}), none marked as a thumbnail:"
             " write those of one kind into a file of their own, or leave the file out with"
-            " `exclude`",
+            " --exclude 'PATTERN'",
         )
     if 0 in first.shape or not first.shape or first.dtype is None:
         raise BadFile(
