@@ -451,6 +451,37 @@ def test_tables_that_do_not_belong_together(tmp_path):
         joined([none, table])
 
 
+def test_two_tables_of_wells(tmp_path, caplog):
+    genes = _write(tmp_path, f"plate,well,gene\n{PLATE},A01,TP53\n", "g.csv")
+    others = _write(tmp_path, f"plate,row,col,gene,well_type\n{PLATE},1,2,MYC,negcon\n", "o.csv")
+    expected = GENES | {"is_control": [None, True], "perturbation_type": [None, "control"]}
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        assert joined([genes, others]) == expected and joined([others, genes]) == expected
+    assert "1 rows of other wells put below" in caplog.text
+    cells = _write(tmp_path, "well_position,cell_type\nA1,U2OS\nA2,U2OS\nB1,U2OS\n", "c.csv")
+    assert joined([others, cells]) == {
+        **{"gene": [None, "MYC"], "is_control": [None, True]},
+        **{"perturbation_type": [None, "control"], "cell_type": [None, "U2OS"]},
+    }
+    dose = _write(tmp_path, f"Plate,Well,dose\n{PLATE},A1,1\n{PLATE},A2,2\n", "d.csv")
+    assert joined([genes, dose]) == {"gene": ["TP53", None], "concentration": [1, 2]}
+    wrong = _write(tmp_path, f"plate,well,gene,dose\n{PLATE},A1,MYC,1\n", "w.csv")
+    with pytest.raises(UserError, match="say different things of the same row: gene is 'TP53' and"):
+        joined([genes, wrong])
+
+
+def test_a_row_without_a_name_is_that_of_the_wells_without_one(tmp_path, caplog):
+    """CPJUMP1 has no broad_sample for DMSO, in the plate map as in the table of compounds."""
+    wells = _write(tmp_path, "well_position,broad_sample\nA01,\nA02,BRD-1\n", "w.csv")
+    text = "broad_sample,pert_type,control_type\n,control,negcon\nBRD-1,trt,\n"
+    samples = _write(tmp_path, text, "s.csv")
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        found = joined([wells, samples])
+    assert found["is_control"] == [True, False] and "its row without one" in caplog.text
+    samples = _write(tmp_path, text + ",control,poscon\n", "s.csv")
+    assert joined([wells, samples])["is_control"] == [None, False]
+
+
 def test_experiments(tmp_path):
     table = _write(tmp_path, "experiment,plate,well,gene\nE,1,A01,x\nF,1,A01,y\n")
     keys = [ImageKey(name, "1", "A01", "1") for name in ("E", "F")]

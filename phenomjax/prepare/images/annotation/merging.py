@@ -14,6 +14,7 @@ from phenomjax.system.errors import UserError
 Cells = tuple[str | None, ...]
 # What a table of plates adds to a plate map: then one row becomes many.
 OF_MANY = ("plate", "experiment")
+PLATE_MAPS = ("platemapname", "platemap")
 
 
 class Merged(NamedTuple):
@@ -23,9 +24,18 @@ class Merged(NamedTuple):
     told: list[str]
 
 
+class _Keys(NamedTuple):
+    """On what two tables are joined: places of the columns in the base and in the other."""
+
+    mine: list[int]
+    others: list[int]
+    ways: list[Callable[[str], str]]  # how the values are compared
+
+
 def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
-    """Joins tables. The first one with wells is the base; others with wells and the same columns
-    are put below it; each of the rest is joined on what it shares with what is there.
+    """Joins tables. The first one with wells is the base; others with wells are put below it where
+    they tell of other wells, and beside it where they tell more of the same; each of the rest is
+    joined on what it shares with what is there.
 
     Args:
       sheets: in the order of the command line.
@@ -44,16 +54,19 @@ def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
             f"None of the tables has a column 'well': {described}. Name the one that holds the"
             " wells: --rename Position=well, for instance."
         )
-    base, told = with_wells[0], list[str]()
-    rest = [sheet for sheet in sheets if sheet is not base]
-    names = _names(base, rename)
-    for sheet in with_wells[1:]:
-        if set(_names(sheet, rename)) == set(names):
-            base, rest = _stack(base, sheet, rename), [one for one in rest if one is not sheet]
+    rest = [sheet for sheet in sheets if not any(sheet is one for one in with_wells)]
+    base, *more = [_with_well(sheet, rename) for sheet in with_wells]
+    told = []
+    for sheet in more:
+        if set(_names(sheet, rename)) == set(_names(base, rename)):
+            base = _stack(base, sheet, rename)
             told.append(f"{sheet.name}: put below, its columns are the same")
+        else:
+            base, said = _join_wells(base, sheet, rename)
+            told.append(said)
     while rest:
         shared = [(sheet, _shared(base, sheet, rename)) for sheet in rest]
-        joined = next(((one, keys) for one, keys in shared if keys), None)
+        joined = next(((one, pairs) for one, pairs in shared if pairs), None)
         if joined is None:
             columns = "; ".join(f"{one.name} has {', '.join(one.columns)}" for one in rest)
             raise UserError(
@@ -61,10 +74,24 @@ def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
                 f" {', '.join(base.columns)}, so the tables cannot be joined. Give the column that"
                 " joins them one name in both."
             )
-        base, said = _join(base, *joined, rename)
+        base, said = _join(base, joined[0], _choose(base, *joined, rename), rename)
         told.append(said)
         rest = [one for one in rest if one is not joined[0]]
     return Merged(base, told)
+
+
+def _with_well(sheet: Sheet, rename: Mapping[str, str]) -> Sheet:
+    """A table whose wells are rows and columns, with a column of wells too."""
+    found = find_columns(sheet, rename).places
+    if "well" in found:
+        return sheet
+    row, column = found["row"], found["column"]
+    wells = [
+        well_of(f"{number_of(cells[row] or '')}/{number_of(cells[column] or '')}")
+        for cells in sheet.rows
+    ]
+    rows = [(*cells, well) for cells, well in zip(sheet.rows, wells, strict=True)]
+    return sheet._replace(columns=(*sheet.columns, "well"), rows=rows)
 
 
 def _names(sheet: Sheet, rename: Mapping[str, str]) -> list[str]:
@@ -92,50 +119,96 @@ def _shared(base: Sheet, sheet: Sheet, rename: Mapping[str, str]) -> list[tuple[
     ]
 
 
-def _join(
+def _keys(base: Sheet, pairs: Sequence[tuple[int, int]], rename: Mapping[str, str]) -> _Keys:
+    names = _names(base, rename)
+    return _Keys(
+        [mine for mine, _ in pairs],
+        [other for _, other in pairs],
+        [well_of if names[mine] == "well" else number_of for mine, _ in pairs],
+    )
+
+
+def _choose(
     base: Sheet, sheet: Sheet, shared: list[tuple[int, int]], rename: Mapping[str, str]
-) -> tuple[Sheet, str]:
-    names, there = _names(sheet, rename), _names(base, rename)
-    as_key = [_key_of(name) for name in there]
+) -> _Keys:
+    """Those of the shared columns on which most rows meet: all together, or one."""
     choices = [shared] + [[pair] for pair in shared if len(shared) > 1]
-    counts = [_matches(base, sheet, choice, as_key) for choice in choices]
-    best = max(range(len(choices)), key=lambda i: counts[i])  # the first of equals: all of them
-    keys = choices[best]
-    called = ", ".join(base.columns[place] for place, _ in keys)
-    if not counts[best]:
+    keys = [_keys(base, choice, rename) for choice in choices]
+    counts = [_matches(base, sheet, one) for one in keys]
+    best = keys[counts.index(max(counts))]
+    if not max(counts):
         mine, other = (
             next((v for v in one.values(place) if v is not None), None)
-            for one, place in ((base, keys[0][0]), (sheet, keys[0][1]))
+            for one, place in ((base, best.mine[0]), (sheet, best.others[0]))
         )
         raise UserError(
-            f"{sheet.name} shares the column {called} with {base.name}, but no value of it: there"
-            f" {mine!r}, here {other!r}, for instance. Correct one of the tables, or leave the"
-            " table out."
+            f"{sheet.name} shares the column {base.columns[best.mine[0]]} with {base.name}, but no"
+            f" value of it: there {mine!r}, here {other!r}, for instance. Correct one of the"
+            " tables, or leave the table out."
         )
-    added = [p for p in range(len(names)) if names[p] not in there]
-    overlap = [(b, p) for b, p in shared if (b, p) not in keys]
+    return best
+
+
+def _matches(base: Sheet, sheet: Sheet, keys: _Keys) -> int:
+    """How many rows of the base have an entry."""
+    there = {_key(row, keys.others, keys.ways) for row in sheet.rows}
+    mine = [_key(row, keys.mine, keys.ways) for row in base.rows]
+    return sum(key in there and None not in key for key in mine)
+
+
+def _join_wells(base: Sheet, sheet: Sheet, rename: Mapping[str, str]) -> tuple[Sheet, str]:
+    """Joins two tables of wells. Wells that only the second has are put below, unless it has no
+    plates and so tells of wells of all plates.
+    """
+    mine, others = _names(base, rename), _names(sheet, rename)
+    pairs = [pair for pair in _shared(base, sheet, rename) if mine[pair[0]] in (*KEYS, *PLATE_MAPS)]
+    keys = _keys(base, pairs, rename)
+    joined, said = _join(base, sheet, keys, rename)
+    own = {name for name in mine if name in KEYS}
+    if own != {name for name in others if name in KEYS}:
+        return joined, said
+    there = {_key(row, keys.mine, keys.ways) for row in base.rows}
+    names = _names(joined, rename)
+    places = [others.index(name) if name in others else None for name in names]
+    below = [
+        (tuple(None if p is None else row[p] for p in places), where)
+        for row, where in zip(sheet.rows, sheet.where, strict=True)
+        if _key(row, keys.others, keys.ways) not in there
+    ]
+    rows, where = [row for row, _ in below], [where for _, where in below]
+    added = f"; {len(rows)} rows of other wells put below" if rows else ""
+    return joined._replace(rows=joined.rows + rows, where=joined.where + where), said + added
+
+
+def _join(base: Sheet, sheet: Sheet, keys: _Keys, rename: Mapping[str, str]) -> tuple[Sheet, str]:
+    names, there = _names(sheet, rename), _names(base, rename)
+    called = ", ".join(base.columns[place] for place in keys.mine)
+    added = [place for place, name in enumerate(names) if name not in there]
+    pairs = set(zip(keys.mine, keys.others, strict=True))
+    overlap = [pair for pair in _shared(base, sheet, rename) if pair not in pairs]
     many = any(names[place] in OF_MANY for place in added)
     lookup: dict[Cells, list[tuple[Cells, str]]] = {}
     for row, where in zip(sheet.rows, sheet.where, strict=True):
-        key = _key(row, [p for _, p in keys], [as_key[b] for b, _ in keys])
-        if None in key:
-            continue
+        key = _key(row, keys.others, keys.ways)
         held = tuple(row[place] for place in [*added, *(p for _, p in overlap)])
         entries = lookup.setdefault(key, [])
         if held in (cells for cells, _ in entries):
             continue
-        if entries and not many:
+        if entries and not many and None not in key:
             raise UserError(
                 f"{where}: a second, different row for {called} {', '.join(map(str, key))} (the"
                 f" first: {entries[0][1]}). Remove one, or leave out the column in which they"
                 " differ: --rename COLUMN=ignore."
             )
         entries.append((held, where))
-    rows, places, matched = [], [], 0
+    # CPJUMP1: DMSO is the row without a name, in the plate map as among the compounds
+    nameless = (None,) if len(keys.mine) == 1 and len(lookup.get((None,), [])) == 1 else None
+    rows, places, matched, empty = [], [], 0, 0
     for row, where in zip(base.rows, base.where, strict=True):
-        key = _key(row, [b for b, _ in keys], [as_key[b] for b, _ in keys])
-        entries = lookup.get(key, [])
+        key = _key(row, keys.mine, keys.ways)
+        entries = lookup.get(key, []) if None not in key or key == nameless else []
         matched += bool(entries)
+        empty += bool(entries) and key == nameless
         for held, other in entries or [((None,) * (len(added) + len(overlap)), "")]:
             cells = list(row)
             for (place, _), value in zip(overlap, held[len(added) :], strict=True):
@@ -145,9 +218,10 @@ def _join(
     columns = (*base.columns, *(sheet.columns[place] for place in added))
     joined = Sheet(f"{_short(base)} with {_short(sheet)}", columns, rows, places)
     grown = f", {len(rows)} rows in all" if len(rows) != len(base.rows) else ""
+    without = f"; {empty} of them, without {called}, its row without one" if empty else ""
     return joined, (
         f"{sheet.name}: joined by {called}; {matched} of {len(base.rows)} rows of {_short(base)}"
-        f" have an entry{grown}"
+        f" have an entry{without}{grown}"
     )
 
 
@@ -156,25 +230,11 @@ def _short(sheet: Sheet) -> str:
     return Path(sheet.name).name
 
 
-def _key_of(name: str) -> Callable[[str], str]:
-    return well_of if name == "well" else number_of
-
-
 def _key(row: Cells, places: Sequence[int], ways: Sequence[Callable[[str], str]]) -> Cells:
     return tuple(
         None if (text := row[place]) is None else way(text)
         for place, way in zip(places, ways, strict=True)
     )
-
-
-def _matches(
-    base: Sheet, sheet: Sheet, keys: list[tuple[int, int]], as_key: Sequence[Callable[[str], str]]
-) -> int:
-    """How many rows of the base have an entry."""
-    ways = [as_key[place] for place, _ in keys]
-    there = {_key(row, [place for _, place in keys], ways) for row in sheet.rows}
-    mine = [_key(row, [place for place, _ in keys], ways) for row in base.rows]
-    return sum(key in there and None not in key for key in mine)
 
 
 def _agreed(mine: str | None, other: str | None, column: str, where: str, there: str) -> str | None:

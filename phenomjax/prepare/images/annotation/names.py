@@ -18,7 +18,7 @@ KEYS = ("experiment", "plate", "well", "site")
 VALUES = ("cell_type", "perturbation", "perturbation_type", "gene", "concentration", "is_control")
 # what --rename may name; "role" holds words such as negcon, "ignore" leaves a column out
 TARGETS = (*KEYS, *VALUES, "row", "column", "role", "ignore")
-LOOKED_AT = 5000  # rows
+LOOKED_AT = 2000  # different values of a column
 SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "experiment": (("experimentname", "experimentid"),),
     "plate": (
@@ -215,8 +215,15 @@ def _only(check: Callable[[str], object], looked: list[str]) -> bool:
 
 
 def _sample(sheet: Sheet, place: int) -> list[str]:
-    """Different values of the first rows."""
-    return list(dict.fromkeys(v for row in sheet.rows[:LOOKED_AT] if (v := row[place]) is not None))
+    """The different values of a column, the first LOOKED_AT of them."""
+    found: dict[str, None] = {}
+    for row in sheet.rows:
+        value = row[place]
+        if value is not None and value not in found:
+            found[value] = None
+            if len(found) == LOOKED_AT:
+                break
+    return list(found)
 
 
 def _unit_in_name(column: str) -> tuple[str, str | None]:

@@ -83,7 +83,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
     warned = []
     if found.unused:
         warned.append(
-            f"{sheet.name}: columns not used: {', '.join(found.unused)} (map one with --rename"
+            f"{sheet.name}: columns not used: {_some(found.unused)} (map one with --rename"
             f" NAME={VALUES[1]})"
         )
     there = [name for name in VALUES if name in found.places]
@@ -93,7 +93,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         unused = [name for name in found.unused if name.isprintable()]
         raise UserError(
             f"{sheet.name} has none of the columns {', '.join(VALUES)}; it has:"
-            f" {', '.join(sheet.columns)}. Map at least one with --rename, for instance"
+            f" {_some(sheet.columns)}. Map at least one with --rename, for instance"
             f" {flag(unused[0] if unused else 'NAME', 'perturbation')}."
         )
     kinds: list[roles.Role | None] = []
@@ -122,9 +122,15 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         told,
         warned,
         site is not None and names.plain(sheet.columns[site]) != "site",
-        any(names.plain(column) in ("platemapname", "platemap") for column in sheet.columns),
+        any(names.plain(column) in merging.PLATE_MAPS for column in sheet.columns),
         _called(sheet, found),
     )
+
+
+def _some(columns: Sequence[str]) -> str:
+    """Up to 20 names of columns."""
+    more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
+    return ", ".join(columns[:20]) + more
 
 
 def _called(sheet: Sheet, found: Columns) -> dict[str, str]:
@@ -169,7 +175,7 @@ def _check_renames(
             there = [column for sheet in sheets for column in sheet.columns if column]
             raise UserError(
                 f"--rename {name}={target}: {' and '.join(map(str, paths))} has no column"
-                f" {name!r}.{did_you_mean(name, there)} It has: {', '.join(there)}."
+                f" {name!r}.{did_you_mean(name, there)} It has: {_some(there)}."
             )
 
 
@@ -183,7 +189,7 @@ def _no_well(sheet: Sheet, paths: Sequence[Path]) -> UserError:
     ]
     start = (
         f"{sheet.name} has no column 'well' (nor 'row' and 'column'); it has:"
-        f" {', '.join(sheet.columns)}."
+        f" {_some(sheet.columns)}."
     )
     if any(map(looks_like_well, sheet.columns)):
         return UserError(

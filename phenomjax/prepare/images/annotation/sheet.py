@@ -1,5 +1,6 @@
 """A table of an experiment in memory, whichever files it was put together from."""
 
+import functools
 import re
 import shlex
 from typing import NamedTuple
@@ -37,11 +38,13 @@ def plain(column: str) -> str:
     return re.sub(r"[\W_]", "", column.lower().removeprefix("metadata_"))
 
 
+@functools.lru_cache(2**12)
 def well_of(text: str) -> str:
     """A well as the bank spells it: "a 2", "A-2", "A002" -> "A02"."""
     return normalise_well(re.sub(r"\s", "", text))
 
 
+@functools.lru_cache(2**17)
 def number_of(text: str) -> str:
     """A number as it is compared: "01", "1.0" -> "1"; anything else stays."""
     text = text.strip()
