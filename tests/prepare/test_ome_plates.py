@@ -1,14 +1,20 @@
 """OME-Zarr plates as a source of `prepare images`: planes, channels, names, what is not there."""
 
 import hashlib
+import re
+import shlex
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from phenomjax.prepare.images import ome_plates
+from phenomjax.data.images import opening
+from phenomjax.prepare.images import command, ome_plates
 from phenomjax.prepare.images.records import BadFile
 from phenomjax.system.errors import UserError
+from tests.lab.doors import run_as_door
 from tests.lab.ngff import change, image_attributes, write_array, write_group, write_plate
+from tests.prepare.test_images import prepare
 
 PLATE_OF_NOTHING = {"plate": {"wells": [{"path": "A/1"}]}}
 
@@ -182,3 +188,116 @@ def test_a_part_of_a_plate_is_named(tmp_path):
     write_plate(tmp_path / "p.zarr", "0.4", {("A/1", "0"): planes(0)}, axes="cyx", channels="ab")
     with pytest.raises(UserError, match=r"is a part of the OME-Zarr plate .*--source .*p.zarr\."):
         ome_plates.read(tmp_path / "p.zarr" / "A" / "1")
+
+
+def offered(error):
+    """The words of the command that an error offers in backquotes."""
+    (text,) = re.findall(r"`python -m phenomjax.prepare images (.*?)`", str(error))
+    return [*shlex.split(text), "--jobs", "1"]
+
+
+def opened(path):
+    bank = opening.open_bank(path)
+    return bank, [tuple(row[name] for name in ("plate", "well", "site")) for row in rows(path)]
+
+
+def rows(path):
+    return opening.open_bank(path).metadata.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "labels", "channels", "code"),
+    [
+        ((2, 3, 16, 12), "czyx", ("DNA", "ER"), ("DNA", "ER"), 0),
+        ((2, 3, 4, 16, 12), "tzcyx", tuple("abcd"), tuple("abcd"), 0),
+        ((2, 16, 12), "cyx", ("DNA", "DNA"), ("channel1", "channel2"), 0),
+        ((2, 16, 12), "cyx", ("DNA",), ("channel1", "channel2"), 0),
+    ],
+)
+def test_what_hinders_a_plate_in_place_is_mended_by_what_is_offered(
+    tmp_path, shape, axes, labels, channels, code
+):
+    fields = {("A/1", "0"): planes(0, shape), ("A/2", "0"): planes(1, shape)}
+    write_plate(tmp_path / "p.zarr", "0.5", fields, labels, axes)
+    with pytest.raises(UserError) as error:
+        opening.open_bank(tmp_path / "p.zarr")
+    assert run_as_door(command, offered(error.value)) == code
+    bank, keys = opened(tmp_path / "p_bank.zarr")
+    assert bank.channels == channels and keys == [("p", "A01", "0"), ("p", "A02", "0")]
+
+
+@pytest.mark.parametrize("fault", ["size", "channels", "damaged"])
+def test_of_fields_that_differ_most_go_in(tmp_path, fault):
+    fields = {(f"A/{i}", "0"): planes(i) for i in (1, 2, 3)}
+    if fault == "size":
+        fields["A/2", "0"] = planes(2, (2, 16, 13))
+    labels = {("A/2", "0"): ("DNA", "Mito")} if fault == "channels" else None
+    write_plate(tmp_path / "p.zarr", "0.4", fields, ("DNA", "ER"), "cyx", labels=labels)
+    if fault == "damaged":
+        (tmp_path / "p.zarr/A/2/0/.zattrs").write_text("{")
+    with pytest.raises(UserError) as error:
+        opening.open_bank(tmp_path / "p.zarr")
+    assert run_as_door(command, offered(error.value)) == 1
+    bank, keys = opened(tmp_path / "p_bank.zarr")
+    assert keys == [("p", "A01", "0"), ("p", "A03", "0")] and bank.channels == ("DNA", "ER")
+    (bad,) = pq.read_table(tmp_path / "p_bank.zarr/rejected.parquet").to_pylist()
+    assert bad["well"] == "A02"
+    if fault == "channels":  # the command of the row makes their own bank
+        flags = shlex.split(re.search(r"--channels \S+", bad["detail"])[0])
+        words = {"channels": flags[1]}
+        assert prepare(tmp_path / "p.zarr", tmp_path / "o.zarr", "ome-zarr", **words) == 1
+        bank, keys = opened(tmp_path / "o.zarr")
+        assert keys == [("p", "A02", "0")] and bank.channels == ("DNA", "Mito")
+
+
+def test_a_cut_chunk_keeps_one_image_out(tmp_path):
+    fields = {("A/1", "0"): planes(1), ("A/2", "0"): planes(2)}
+    write_plate(tmp_path / "p.zarr", "0.4", fields, ("DNA", "ER"), "cyx", chunk=(8, 12))
+    chunk = tmp_path / "p.zarr/A/1/0/0/1.1.0"
+    chunk.write_bytes(chunk.read_bytes()[:30])
+    assert prepare(tmp_path, tmp_path / "b.zarr", "ome-zarr") == 1
+    assert opened(tmp_path / "b.zarr")[1] == [("p", "A02", "0")]
+    (bad,) = pq.read_table(tmp_path / "b.zarr/rejected.parquet").to_pylist()
+    assert bad["reason"] == "undecodable" and bad["file"] == "p.zarr/A/1/0/0"
+    # only the other channel is wanted: that chunk is not even read
+    assert prepare(tmp_path, tmp_path / "c.zarr", "ome-zarr", channels="DNA") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "plates"),
+    [
+        ({}, {"p"}),
+        ({"default": "plate=7"}, {"7"}),
+        ({"set": "plate=8"}, {"8"}),
+        ({"exclude": "*/A/2/*"}, {"p"}),
+    ],
+)
+def test_names_of_plates_in_a_bank(tmp_path, options, plates):
+    fields = {("A/1", "0"): planes(1), ("A/2", "0"): planes(2)}
+    write_plate(tmp_path / "in/p.zarr", "0.4", fields, ("DNA", "ER"), "cyx")
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr", **options) == 0
+    _, keys = opened(tmp_path / "b.zarr")
+    assert {key[0] for key in keys} == plates and len(keys) == (1 if "exclude" in options else 2)
+    assert (tmp_path / "b.zarr/remarks.parquet").is_file() == ("exclude" in options)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", ">u2"])
+def test_types_of_pixels(tmp_path, dtype):
+    fields = {("A/1", "0"): planes(1, dtype=dtype)}
+    write_plate(tmp_path / "in/p.zarr", "0.4", fields, ("DNA", "ER"), "cyx")
+    options = {"intensity": "range:0:4095"}
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr", **options) == 0
+    expected = np.clip(fields["A/1", "0"].astype(float) / 4095, 0, 1) * 255
+    read = opened(tmp_path / "b.zarr")[0].read(0).transpose(2, 0, 1)
+    assert np.abs(read - expected).max() <= 0.5 + 1e-6
+
+
+def test_times_and_planes_of_a_plate(tmp_path):
+    pixels = planes(0, (2, 2, 3, 16, 12))
+    write_plate(tmp_path / "in/p.zarr", "0.5", {("A/1", "0"): pixels}, ("DNA", "ER"))
+    options = {"intensity": "keep", "z": "2", "t": "all"}
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr", **options) == 0
+    bank, _ = opened(tmp_path / "b.zarr")
+    assert [row["time"] for row in rows(tmp_path / "b.zarr")] == ["1", "2"]
+    for index in range(2):
+        np.testing.assert_array_equal(bank.read(index), pixels[index, :, 1].transpose(1, 2, 0))

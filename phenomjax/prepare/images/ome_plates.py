@@ -11,7 +11,6 @@ import functools
 import hashlib
 import itertools
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from jaxtyping import Shaped
 from phenomjax.data.images.ngff import chunks, images, one_set, plates
 from phenomjax.data.images.ngff.metadata_files import attributes_or_none
 from phenomjax.data.images.ngff.plates import Field, FoundPlates, Plate, Trouble
+from phenomjax.prepare.images.listing import shown
 from phenomjax.prepare.images.records import (
     BadFile,
     FileStatus,
@@ -49,6 +49,7 @@ def read(
     any_channels: bool = False,
     strict: bool = False,
     exclude: Sequence[str] = (),
+    default_plate: bool = False,
 ) -> PlatePlanes:
     """Reads all plates below a folder, or the one that it is; no pixels.
 
@@ -59,6 +60,7 @@ def read(
         plate whose channels are others than most of its images have are rejected.
       strict: chunks that are not stored are faults, and no remarks.
       exclude: patterns of the paths of plates, wells or images that are left out.
+      default_plate: a plate that its metadata do not name is left without a name.
 
     Returns:
       The planes, and the bytes and latest change of all files of each array.
@@ -77,7 +79,7 @@ def read(
     for folder in found.plates:
         if excluded.fits(folder.relative_to(source).as_posix()):
             continue
-        if str(folder) != _shown(str(folder)):
+        if str(folder) != shown(str(folder)):
             detail = "has a name that is no UTF-8, which no bank can hold: rename it"
             rejected.append(Finding("file_name", detail, _path(source, folder)))
             continue
@@ -111,15 +113,23 @@ def read(
     planes: list[Plane] = []
     listing: dict[str, FileStatus] = {}
     with concurrent.futures.ThreadPoolExecutor(plates.THREADS) as pool:
-        looked = pool.map(functools.partial(_look, source), fields)
+        looked = pool.map(functools.partial(_look, source, strict), fields)
         for field, (status, absent) in zip(fields, looked, strict=True):
             listing[_path(source, field.path)] = status
             (rejected if strict else remarks).extend(absent)
             planes += _planes(source, field, several, labelled)
+    if default_plate:
+        unnamed = {plate.name for plate in good if not plate.named}
+        planes = [
+            plane._replace(key=plane.key._replace(plate=None))
+            if plane.key.plate in unnamed
+            else plane
+            for plane in planes
+        ]
     sizes = collections.Counter(field.image.pixel_size_um for field in fields)
     if len(sizes) > 1:
-        shown = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(3))
-        told.append(f"the plates have pixels of several sizes in micrometres: {shown}")
+        listed = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(3))
+        told.append(f"the plates have pixels of several sizes in micrometres: {listed}")
     return PlatePlanes(
         Understood(
             planes, rejected, remarks, tuple(told), sizes.most_common(1)[0][0] if sizes else None
@@ -163,14 +173,14 @@ def read_pixels(
     return planes
 
 
-def _look(source: Path, field: Field) -> tuple[FileStatus, list[Finding]]:
+def _look(source: Path, strict: bool, field: Field) -> tuple[FileStatus, list[Finding]]:
     """The state of an array's files, and what of its chunks is not stored."""
     files = chunks.list_files(field.path)
     status = FileStatus(
         sum(size for size, _ in files.values()),
         max((changed for _, changed in files.values()), default=0),
     )
-    mend = "; compare with the original (--strict makes it an error)"
+    mend = "; compare with the original" + ("" if strict else " (--strict makes it an error)")
     absent = [
         Finding("missing_chunks", text + mend, _path(source, field.path), tuple(_key(field)))
         for _, text in one_set.absent_sentences(field, files)
@@ -263,13 +273,8 @@ class _Excluded:
             )
 
 
-def _shown(path: str) -> str:
-    """A path as text that can be stored: bytes that are no UTF-8 as `\\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _path(source: Path, folder: Path) -> str:
-    return _shown(folder.relative_to(source).as_posix())
+    return shown(folder.relative_to(source).as_posix())
 
 
 def _finding(source: Path, plate: Plate, trouble: Trouble) -> Finding:
@@ -297,7 +302,7 @@ def _with_names(found: Sequence[Plate]) -> tuple[list[Plate], list[str]]:
                 f" {len(others)} plates ({', '.join(others[:4])}) call them {plate.name}"
             )
             fields = tuple(field._replace(plate=name) for field in plate.fields)
-            plate = plate._replace(name=name, fields=fields, told=())
+            plate = plate._replace(name=name, named=False, fields=fields, told=())
         named.append(plate)
     return named, told
 

@@ -88,6 +88,7 @@ def read(request: Request) -> Source:
             acquisition=request.acquisition,
             any_channels=bool(request.channels),
             strict=request.strict,
+            default_plate="plate" in request.defaults,
         )
         return Source(found.understood, found.listing, single=False)
     listed = listings.walk(request.source, request.exclude)

@@ -77,6 +77,7 @@ class Plate(NamedTuple):
     Attributes:
       path: its folder.
       name: of the plate.
+      named: its metadata name it, and not its folder.
       fields: wells in the order of the metadata, their images in order.
       absent: what is listed and not there, and what is there and not listed.
       damaged: what is there and cannot be used.
@@ -85,6 +86,7 @@ class Plate(NamedTuple):
 
     path: Path
     name: str
+    named: bool
     fields: tuple[Field, ...]
     absent: tuple[Trouble, ...]
     damaged: tuple[Trouble, ...]
@@ -173,7 +175,7 @@ def read_plate(folder: Path) -> Plate:
             f"The OME-Zarr plate {folder} has no fields: its metadata list no wells. Copy or"
             " convert it again."
         )
-    name, told = _plate_name(folder, plate)
+    name, named, told = _plate_name(folder, plate)
     rows, columns = (
         [as_text(as_map(one).get("name")) or "" for one in as_list(plate.get(key))]
         for key in ("rows", "columns")
@@ -199,21 +201,29 @@ def read_plate(folder: Path) -> Plate:
     reader.note_unlisted(entries)
     told += _acquisitions(folder, as_list(plate.get("acquisitions")), fields)
     return Plate(
-        folder, name, tuple(fields), tuple(reader.absent), tuple(reader.damaged), tuple(told)
+        folder,
+        name,
+        named,
+        tuple(fields),
+        tuple(reader.absent),
+        tuple(reader.damaged),
+        tuple(told),
     )
 
 
-def _plate_name(folder: Path, plate: Mapping[str, object]) -> tuple[str, list[str]]:
+def _plate_name(folder: Path, plate: Mapping[str, object]) -> tuple[str, bool, list[str]]:
+    """The plate's name, whether its metadata say it, and what is to be told of it."""
     ours, given = folder_name(folder), as_text(plate.get("name"))
     name = _SUFFIX.sub("", given or "")
-    if not given or name == ours:
-        return ours, []
+    if not given:
+        return ours, False, []
+    if name == ours:
+        return ours, True, []
     if re.search(r"[/\\]", name) or _NO_NAME.fullmatch(name):
-        return ours, [
-            f"{folder.name}: the plate is called {ours}, like its folder, not {given!r}, as its"
-            " metadata say"
-        ]
-    return name, [f"{folder.name}: the plate is called {name}, as its metadata say, not {ours}"]
+        text = f"like its folder, not {given!r}, as its metadata say"
+        return ours, False, [f"{folder.name}: the plate is called {ours}, {text}"]
+    text = f"as its metadata say, not {ours}"
+    return name, True, [f"{folder.name}: the plate is called {name}, {text}"]
 
 
 def _acquisitions(folder: Path, listed: Sequence[object], fields: Sequence[Field]) -> list[str]:
