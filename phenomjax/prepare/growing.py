@@ -10,6 +10,7 @@ from phenomjax.engine import work_folder
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
+_LISTS = {"rejected.parquet"}  # all that is left where nothing could go into a bank
 # what decides the content of a bank, by name, as it is recorded in it
 Arguments = dict[str, Any]
 
@@ -59,7 +60,7 @@ def is_finished(
       UserError: something else is there.
     """
     there = out.exists() and not (out / UNFINISHED).is_dir()
-    if not there or (out.is_dir() and not any(out.iterdir())):
+    if not there or (out.is_dir() and not {p.name for p in out.iterdir()} - _LISTS):
         return False
     if not (out / NAME).is_file():
         raise UserError(

@@ -70,6 +70,7 @@ def make_images(
         what to do with them.
     """
     planes = _place(source, understood.planes, wanted)
+    told = _overridden(understood.planes, wanted)
     chosen = channels.choose(planes, wanted.channels, wanted.names)
     left_out = sorted({chosen.of(plane) for plane in planes} - chosen.names.keys())
     if left_out:
@@ -105,7 +106,7 @@ def make_images(
         "mean" if stacked and wanted.z == "mean" else "max" if stacked else None,
         understood.pixel_size_um,
         understood.largest_value,
-        understood.told,
+        (*understood.told, *told),
     )
 
 
@@ -124,6 +125,17 @@ def _place(source: Path, planes: Sequence[Plane], wanted: Wanted) -> list[Plane]
         gaps.setdefault("site", key.site or "1")
         placed.append(plane._replace(key=key._replace(**gaps | dict(wanted.overrides))))
     return placed
+
+
+def _overridden(planes: Sequence[Plane], wanted: Wanted) -> list[str]:
+    """What --set makes one of."""
+    told = []
+    for name, value in wanted.overrides.items():
+        there = sorted({str(getattr(plane.key, name)) for plane in planes}, key=wells.natural)
+        if len(there) > 1:
+            shown = ", ".join(there[:4]) + (", ..." if len(there) > 4 else "")
+            told.append(f"--set {name}={value} is one name for {len(there)}: {shown}")
+    return told
 
 
 def _group(planes: Sequence[Plane], chosen: channels.Chosen) -> _Grouped:

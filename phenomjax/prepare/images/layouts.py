@@ -33,6 +33,7 @@ class FileLayout:
       channels: default names of the channels by their id in the file name, in the bank's order; {}
         = the ids themselves.
       has_index: the instrument writes an index, which decides where it is there.
+      assumed: whose `channels` are, where other sources of the layout number theirs otherwise.
     """
 
     name: str
@@ -40,6 +41,7 @@ class FileLayout:
     patterns: tuple[str, ...]
     channels: dict[str, str]
     has_index: bool = False
+    assumed: str = ""
 
 
 _RXRX_TREE = r"(?:(?P<experiment>[^/]+)/Plate(?P<plate>[0-9]+)/)?"
@@ -74,6 +76,7 @@ LAYOUTS = {
             # --channels.
             {"5": "DNA", "4": "ER", "3": "RNA", "2": "AGP", "1": "Mito"},
             has_index=True,
+            assumed="CPJUMP1",
         ),
         FileLayout(
             "phenix",
@@ -87,19 +90,22 @@ LAYOUTS = {
             "imagexpress",
             "PLATE/TimePoint_1/ZStep_1/PLATE_A01_s1_w1.TIF",
             (
-                r"(?:TimePoint_(?P<t>[0-9]+)/)?(?:ZStep_(?P<z>[0-9]+)/)?(?:(?P<plate>[^/]+)_)?"
-                r"(?P<well>[A-Z]{1,2}[0-9]{2})(?:_s(?P<site>[0-9]+))?(?:_w(?P<channel>[0-9]))?"
-                r"(?:[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})?\.\w+",
+                r"(?:[Tt]ime[Pp]oint_(?P<t>[0-9]+)/)?(?:[Zz][Ss]tep_(?P<z>[0-9]+)/)?"
+                r"(?:(?P<plate>[^/]+)_)?(?P<well>[A-Z]{1,2}[0-9]{1,2})(?:_s(?P<site>[0-9]+))?"
+                r"(?:_w(?P<channel>[0-9]{1,2}))?(?:_z(?P<plane>[0-9]+))?(?:_t(?P<time>[0-9]+))?"
+                r"(?:[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?\.\w+",
             ),
             {},
             has_index=True,
         ),
         FileLayout(
             "cellvoyager",
-            "PLATE_A01_T0001F001L01A01Z01C01.tif",
+            "PLATE_A01_T0001F001L01A01Z01C01.tif or W0001F001T0001Z001C1.tif",
             (
                 r"(?:(?P<plate>[^/]+)_)?(?P<well>[A-Z]{1,2}[0-9]{2})_T(?P<t>[0-9]+)"
                 r"F(?P<site>[0-9]+)L[0-9]+A[0-9]+Z(?P<z>[0-9]+)C(?P<channel>[0-9]+)\.\w+",
+                r"W(?P<number>[0-9]{4})F(?P<site>[0-9]+)T(?P<t>[0-9]+)Z(?P<z>[0-9]+)"
+                r"C(?P<channel>[0-9]+)\.\w+",
             ),
             {},
             has_index=True,
@@ -127,6 +133,7 @@ class Name(NamedTuple):
     """What one file name says; None for what it leaves out.
 
     Attributes:
+      well: spelt A01; of CellVoyager's CV1000 its number, "W0001".
       t: time point; of Harmony's fast kinetics "SLOW.FAST".
       before: the folders left of what was matched, "" or with "/" at its end.
     """
@@ -171,7 +178,10 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
                 f" {(error.pos or 0) + 1} of {text} (named groups are written (?P<well>...), a"
                 " point that means itself \\.)."
             ) from error
-        for name in groups - set(GROUPS) if pattern is not None else ():
+        if pattern is None:
+            compiled.append(re.compile(f"(?P<before_>.*?/)??(?:{text})"))
+            continue
+        for name in groups - set(GROUPS):
             raise UserError(
                 f"--pattern has a group {name!r};{did_you_mean(name, GROUPS)} there are:"
                 f" {', '.join(GROUPS)}."
@@ -197,10 +207,13 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
         if match is None:
             continue
         found = {key: value for key, value in match.groupdict().items() if value is not None}
-        well = found["well"] if "well" in found else found["row"] + "/" + found["column"]
+        if "number" in found:
+            well = f"W{found['number']}"
+        else:
+            well = normalise_well(found.get("well") or f"{found['row']}/{found['column']}")
         numbers = {
             key: normalise_number(found[key])
-            for key in ("site", "channel", "z", "t", "fast", "time")
+            for key in ("site", "channel", "z", "plane", "t", "fast", "time")
             if key in found
         }
         time = numbers.get("t") or numbers.get("time")
@@ -209,10 +222,10 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
         return Name(
             found.get("experiment"),
             found.get("plate"),
-            normalise_well(well),
+            well,
             numbers.get("site"),
             numbers.get("channel"),
-            numbers.get("z"),
+            numbers.get("z") or numbers.get("plane"),
             time,
             found.get("before_", ""),
         )

@@ -19,6 +19,17 @@ _THUMBNAIL = re.compile(
     re.IGNORECASE,
 )
 THUMBNAIL, EXCLUDED = "thumbnail", "excluded"
+# What else instruments leave among the images; asked of files alone whose name no layout knows.
+# CellVoyager: DC_camera.tif (dark current), SC_filter.tif (shading).
+_SIDECARS = {
+    "shading": re.compile(
+        r"(?:SC|DC)_.*|.*(?:flat[-_ ]?field|dark[-_ ]?(?:field|current)|shading|illum).*",
+        re.IGNORECASE,
+    ),
+    "overview": re.compile(
+        r".*(?:overview|preview|montage|mosaic|stitch|projection|plate[-_ ]?map).*", re.IGNORECASE
+    ),
+}
 
 
 class Listed(NamedTuple):
@@ -38,6 +49,22 @@ class Listed(NamedTuple):
 def is_image(file: str) -> bool:
     """Whether the suffix is that of an image, in any case."""
     return file.lower().endswith(readers.SUFFIXES)
+
+
+def sidecar(file: str) -> str | None:
+    """What an image is that is none of the screen, by its name: "shading" or "overview"."""
+    name = file.rsplit("/", 1)[-1]
+    return next((kind for kind, known in _SIDECARS.items() if known.fullmatch(name)), None)
+
+
+def kinds_of_names(files: Iterable[str]) -> str:
+    """Kinds of names with how many there are of each, numbers as #: "12 like snap_#.tif"."""
+    counts = collections.Counter(
+        re.sub(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9]+", "#", Path(file).name)
+        for file in files
+    )
+    parts = [f"{count} like {kind}" for kind, count in counts.most_common(4)]
+    return ", ".join(parts) + (f" and {len(counts) - 4} other kinds" if len(counts) > 4 else "")
 
 
 def shown(path: str) -> str:

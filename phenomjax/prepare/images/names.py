@@ -1,5 +1,6 @@
 """A source of which file names say everything: plate, well, site, channel, plane and time."""
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,14 +8,16 @@ from pathlib import Path
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import layouts, readers
-from phenomjax.prepare.images.listing import is_image, suffixes
+from phenomjax.prepare.images.listing import is_image, kinds_of_names, sidecar, suffixes
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError
 
 # Folders that instruments make inside that of a plate.
 _TECHNICAL = re.compile(
-    r"images?|timepoint[-_ ]?[0-9]+|zstep[-_ ]?[0-9]+|measurement[-_ ]?[0-9]*", re.IGNORECASE
+    r"images?|tiffs?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|projections?",
+    re.IGNORECASE,
 )
+_COLUMNS = {6: 3, 12: 4, 24: 6, 48: 8, 96: 12, 384: 24, 1536: 48}  # by number of wells
 _HARMONY_DATE = re.compile(r"__(?:[0-9]{4}-|Measurement).*")
 _FORMAT = re.compile(r"(?:\.ome)?\.(?:zarr|tiff?)$", re.IGNORECASE)
 
@@ -44,6 +47,7 @@ def read(
     pattern: str | None,
     defaults: Mapping[str, str],
     *,
+    plate_wells: int | None = None,
     needed: bool = True,
 ) -> Understood:
     """Reads the names of all images in a listing.
@@ -54,6 +58,7 @@ def read(
       layout: how files are named.
       pattern: the expression of the generic layout.
       defaults: values for what names leave out; a plate's folder names it otherwise.
+      plate_wells: how many wells a plate has, for names that number them.
       needed: nothing else is known of the source.
 
     Raises:
@@ -70,29 +75,45 @@ def read(
         )
         if name:
             found[file] = name
-    unknown = [file for file in images if file not in found]
+    remarks = _projections(found) if layout.name == "imagexpress" else []
+    for remark in remarks:
+        del found[remark.file]
+    left_out = {remark.file for remark in remarks}
+    unknown = [file for file in images if file not in found and file not in left_out]
     if not found and needed:
         raise UserError(_nothing_matched(source, listing, layout, pattern, unknown))
+    sidecars = {file: kind for file in unknown if (kind := sidecar(file))}
+    remarks += [
+        Finding(kind, f"is none of the screen's images, by its name ({kind}): left out", file)
+        for file, kind in sidecars.items()
+    ]
+    unknown = [file for file in unknown if file not in sidecars]
     detail = (
         f"has a name that layout {layout.name} does not know (expected"
         f" {pattern or layout.example}): rename it, or leave it out with --exclude"
     )
-    rejected = [Finding("unknown_name", f"{detail} '{file}'", file) for file in unknown]
+    rejected = [
+        Finding("unknown_name", f"{detail} '{glob.escape(file)}'", file) for file in unknown
+    ]
     plates, told = _plates(found, above, defaults)
+    if unknown:
+        text = f"{len(unknown)} images have names that layout {layout.name} does not know"
+        told = (*told, f"{text}: {kinds_of_names(unknown)}")
     times = _times(found)
+    _check_numbers(found)
     planes = []
     for file, name in found.items():
         key = ImageKey(
             name.experiment or defaults.get("experiment"),
             name.plate or plates[file],
-            name.well,
+            _numbered_well(name.well, plate_wells) if name.well.startswith("W0") else name.well,
             name.site or defaults.get("site", "1"),
         )
         z = int(name.z) if name.z else None
         channel = name.channel or defaults.get("channel", "1")
         plane = Plane(file, 0, key, channel, None, z, times.get(name.t or ""))
         planes.append(plane)
-    return Understood(planes, rejected, told=told)
+    return Understood(planes, rejected, remarks, told)
 
 
 def _paths(file: str, above: str, layout: layouts.FileLayout) -> Iterator[str]:
@@ -106,6 +127,46 @@ def _paths(file: str, above: str, layout: layouts.FileLayout) -> Iterator[str]:
     folders = above.strip("/").split("/")
     for i in range(len(folders) - 1, -1, -1):
         yield "/".join([*folders[i:], file])
+
+
+def _numbered_well(text: str, plate_wells: int | None) -> str:
+    """W0013 is B01 of 96 wells, and A13 of 384: they are counted row by row."""
+    if plate_wells is None:
+        raise UserError(
+            f"The names number the wells ({text}), row by row, and do not say how many a plate has."
+            " Give --plate_wells 96, or 6, 12, 24, 48, 384, 1536."
+        )
+    if plate_wells not in _COLUMNS:
+        raise UserError(
+            f"`plate_wells` {plate_wells} is no plate: there are {', '.join(map(str, _COLUMNS))}."
+        )
+    number = int(text[1:])
+    if not 1 <= number <= plate_wells:
+        raise UserError(
+            f"The names have a well {text}, and `plate_wells` says that a plate has {plate_wells}."
+        )
+    row, column = divmod(number - 1, _COLUMNS[plate_wells])
+    return wells.normalise_well(f"{row + 1}/{column + 1}")
+
+
+def _projections(found: Mapping[str, layouts.Name]) -> list[Finding]:
+    """MetaXpress writes the projection of a stack as plane 0 of it; beside other planes it is left
+    out.
+    """
+
+    def stack(name: layouts.Name) -> tuple[str | None, ...]:
+        return (name.before, name.plate, name.t)
+
+    stacks = {stack(name) for name in found.values() if name.z and name.z != "0"}
+    detail = (
+        "is the projection that the instrument made (ZStep_0), left out beside the planes; to take"
+        " it in their place: --exclude '*ZStep_[1-9]*'"
+    )
+    return [
+        Finding("projection", detail, file)
+        for file, name in found.items()
+        if name.z == "0" and stack(name) in stacks
+    ]
 
 
 def _plates(
@@ -122,16 +183,33 @@ def _plates(
             before = name.before if name.before.startswith("/") else above + name.before
             folders[file] = plate_folder(before)
     given = defaults.get("plate")
-    if given is None:
-        return {file: plate_name(folder) for file, folder in folders.items()}, ()
     different = sorted(set(folders.values()))
-    if len(different) == 1:
+    if given is not None and len(different) == 1:
         return dict.fromkeys(folders, given), ()
-    what = "all names say their plate"
-    if different:
-        what = f"{len(different)} folders name the plates ({_some(map(plate_name, different))})"
-    told = f"--default plate={given} is not used: {what}. --set plate={given} overrides them."
-    return {file: plate_name(folder) for file, folder in folders.items()}, (told,)
+    told = []
+    if given is not None:
+        what = "all names say their plate"
+        if different:
+            what = f"{len(different)} folders name the plates ({_some(map(plate_name, different))})"
+        told = [f"--default plate={given} is not used: {what}. --set plate={given} overrides them"]
+    by_name: dict[str, list[str]] = {}
+    for folder in different:
+        by_name.setdefault(plate_name(folder), []).append(folder)
+    for plate, same in by_name.items():
+        if len(same) > 1:
+            told.append(f"plate {plate} has images from {len(same)} folders: {_some(same)}")
+    return {file: plate_name(folder) for file, folder in folders.items()}, tuple(told)
+
+
+def _check_numbers(found: Mapping[str, layouts.Name]) -> None:
+    for file, name in found.items():
+        for group, text in (("z", name.z), ("t", (name.t or "").replace(".", "", 1))):
+            if text and not (text.isascii() and text.isdecimal()):
+                raise UserError(
+                    f"--pattern's group {group!r} is {text!r} for {file}, and it must be a number:"
+                    f" write letters outside of the group, such as {group.upper()}(?P<{group}>"
+                    "[0-9]+)."
+                )
 
 
 def _times(found: Mapping[str, layouts.Name]) -> dict[str, int]:
@@ -177,6 +255,7 @@ def _nothing_matched(
     elif not fits:
         hint = "Correct the --pattern."
     return (
-        f"None of the {len(unknown)} images in {source} has a name of layout {layout.name}, for"
-        f" instance {unknown[0]!r}; expected {pattern or layout.example}. {hint}"
+        f"None of the {len(unknown)} images in {source} has a name of layout {layout.name}"
+        f" ({kinds_of_names(unknown)}), for instance {unknown[0]!r}; expected"
+        f" {pattern or layout.example}. {hint}"
     )

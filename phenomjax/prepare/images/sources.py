@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data.images.wells import natural
 from phenomjax.data.tables import read_table
 from phenomjax.prepare.images import (
     file_list,
@@ -41,6 +42,7 @@ class Request:
       channels: items of --channels.
       acquisition: of OME-Zarr plates, the one to take.
       strict: what may be a fault is one.
+      plate_wells: how many wells a plate has, for names that number them.
     """
 
     source: Path
@@ -54,6 +56,7 @@ class Request:
     channels: Sequence[str] = ()
     acquisition: str | None = None
     strict: bool = False
+    plate_wells: int | None = None
 
 
 class Source(NamedTuple):
@@ -127,8 +130,10 @@ def read(request: Request) -> Source:
             layout,
             request.pattern,
             request.defaults,
+            plate_wells=request.plate_wells,
             needed=single,
         )
+        named = named._replace(told=(*named.told, *_channels_told(request, named)))
         files = [plane.file for plane in named.planes]
         channel_named = layouts.names_channel(layout, request.pattern)
         if (
@@ -157,6 +162,27 @@ def _is_single(understood: Understood) -> bool:
     other pages be lost without a word.
     """
     return not any(plane.page for plane in understood.planes)
+
+
+def _channels_told(request: Request, named: Understood) -> list[str]:
+    """What channels are called where only the names of an instrument's files say it."""
+    layout, items = request.layout, request.channels
+    if not layout.has_index or not named.planes or (items and all("=" in one for one in items)):
+        return []
+    numbers = sorted({plane.channel for plane in named.planes}, key=natural)
+    if not layout.assumed:
+        return [
+            "no index of the instrument says what the channels are: they are called"
+            f" {', '.join(numbers)}, as the files number them; --channels"
+            f" {numbers[0]}=NAME,... names them"
+        ]
+    known = [f"{one} {layout.channels[one]}" for one in numbers if one in layout.channels]
+    return [
+        f"channels are called as {layout.assumed} numbers them, because --layout {layout.name} asks"
+        f" for it: {', '.join(known)}. Nothing in the source says so, and others number theirs"
+        f" otherwise: --channels {numbers[0]}=NAME,... names them, --layout phenix keeps the"
+        " numbers"
+    ]
 
 
 def _by_names(request: Request, listing: Listing) -> Understood:
