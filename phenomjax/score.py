@@ -199,26 +199,19 @@ def _score_name(options: Options, table: Mutants) -> str:
     Raises:
       UserError: the table has it already.
     """
-
-    def there(name: str) -> list[str]:
-        return [one for one in (name, *(name + part for part in PARTS)) if one in table.columns]
-
     taken = options.score_column or "score"
-    if not there(taken):
+    if taken not in table.columns:
         return taken
-    if not options.score_column and not there("model_score"):
-        log.info("%s has a column '%s' already: ours is 'model_score'", options.mutants, taken)
+    if not options.score_column and "model_score" not in table.columns:
+        log.info("%s has a column 'score' already: ours is 'model_score'", options.mutants)
         return "model_score"
-    found = there(taken)[0]
     raise UserError(
-        f"{options.mutants} has a column '{found}' already, and `score_column` is what the model's"
+        f"{options.mutants} has a column '{taken}' already, and `score_column` is what the model's"
         " scores are to be called: give it another name, so that nothing is overwritten. If"
-        f" '{found}' holds the measured values, say so with `target_column` {found}."
+        f" '{taken}' holds the measured values, say so with `target_column` {taken}."
     )
 
 
-# of the columns of scores: what is added to their name
-PARTS = ("_per_residue", "_forward", "_backward")
 VariantT = TypeVar("VariantT", str, Variant)
 
 
@@ -307,11 +300,12 @@ def _correlate(
     """Prints correlations with what was measured; whether all that was asked for could be."""
     if table.targets is None:
         return True
-    name, found = next(iter(columns)), []
-    for column, label in ((name, ""), (f"{name}_per_residue", " by residue")):
-        if column in columns:
-            scores = columns[column]
-            found.append(measured.correlate(table.target, table.targets[scored], scores, label))
+    found = []
+    for name, scores in columns.items():
+        if name.endswith(("_forward", "_backward")):
+            continue
+        label = " by residue" if name.endswith("_per_residue") else ""
+        found.append(measured.correlate(table.target, table.targets[scored], scores, label))
     return bool(np.isfinite(found).all()) or not options.target_column
 
 

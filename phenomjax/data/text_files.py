@@ -119,7 +119,7 @@ def look(path: Path, *, whole: bool = False) -> Contents:
     try:
         with Stream(path) as stream:
             head, ended = _read(stream, HEAD_BYTES)
-            found = _look(path, packed, head, ended)
+            found = of_head(path, packed, head, ended)
             if found.kind == "text" and whole and not ended and found.encoding == "utf-8":
                 found = _settle(found, head, stream)
     except Damaged as error:
@@ -244,7 +244,7 @@ def _read(stream: Stream, count: int) -> tuple[bytes, bool]:
     return b"".join(parts), False
 
 
-def _look(path: Path, packed: str, head: bytes, ended: bool) -> Contents:
+def of_head(path: Path, packed: str, head: bytes, ended: bool) -> Contents:
     mark, encoding = next(((m, e) for m, e in _MARKS if head.startswith(m)), (b"", ""))
     if not mark:
         if binary := signatures.of_bytes(path, packed, head):

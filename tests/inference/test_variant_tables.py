@@ -62,7 +62,6 @@ def understood(text, offset=0):
         (WT.lower() + "*", []),
         (WT[:6] + "GG" + WT[6:], WT[:6] + "GG" + WT[6:]),
         (WT[:6] + WT[9:], WT[:6] + WT[9:]),
-        ("G" + WT[:-1], "G" + WT[:-1]),  # as long, and shifted
     ],
 )
 def test_variants_are_understood(text, expected):
@@ -252,9 +251,6 @@ def test_the_name_of_the_scores(runs, tmp_path, capsys):
     with pytest.raises(UserError, match="with --target_column score"):
         command(runs, tmp_path, rows, "--score_column", "score")
     assert command(runs, tmp_path, rows, "--target_column", "score")[0] == 0
-    with pytest.raises(UserError, match=r"'score' already"):
-        rows = ["mutant,model_score_forward,score", "K2R,1,2"]
-        command(runs, tmp_path, rows, task="bidirectional_lm")
 
 
 def test_rare_letters_of_the_wild_type_are_compared_as_written(runs, tmp_path):

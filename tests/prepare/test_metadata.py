@@ -470,30 +470,6 @@ def test_two_tables_of_wells(tmp_path, caplog):
         joined([genes, wrong])
 
 
-def test_one_map_of_several_plates(tmp_path):
-    wells = _write(tmp_path, "well,gene\nA01,TP53\nA02,MYC\n", "w.csv")
-    keys = [ImageKey(None, plate, "A02", "1") for plate in ("P1", "P2", "P3")]
-    with pytest.raises(UserError, match=r"the same wells, list them in a table .*PLATES.csv"):
-        joined(wells, keys)
-    plates = _write(tmp_path, "Plate\nP1\nP2\n", "p.csv")
-    assert joined([wells, plates], keys) == {"gene": ["MYC", "MYC", None]}
-    assert joined([plates, wells], keys) == {"gene": ["MYC", "MYC", None]}
-
-
-@pytest.mark.parametrize(
-    ("column", "text", "said"),
-    [
-        ("dose", "5", "dose, which has no unit, is taken as uM"),
-        ("dose_nM", "5", "dose_nM in nM, is recorded in uM"),
-        ("dose", "5 mM", "dose in mM, is recorded in uM"),
-    ],
-)
-def test_the_unit_of_a_concentration_is_said(tmp_path, caplog, column, text, said):
-    with caplog.at_level(logging.INFO, "phenomjax"):
-        joined(_write(tmp_path, f"well,{column}\nA1,{text}\n"))
-    assert said in caplog.text
-
-
 def test_a_row_without_a_name_is_that_of_the_wells_without_one(tmp_path, caplog):
     """CPJUMP1 has no broad_sample for DMSO, in the plate map as in the table of compounds."""
     wells = _write(tmp_path, "well_position,broad_sample\nA01,\nA02,BRD-1\n", "w.csv")

@@ -428,11 +428,11 @@ def test_errors_say_what_to_do(tmp_path):
     cases = [
         ((tmp_path,), {}, "is a folder. Name its files"),
         ((tmp_path / "none.fasta",), {}, "There is no file"),
-        ((good, good), {}, "names .* twice"),
-        ((tmp_path / "x.bin",), {}, "tells what format it has.*--format fasta, text, csv, jsonl"),
+        ((good, good), {}, "is named twice"),
+        ((tmp_path / "x.bin",), {}, "is no text .*not a file of sequences"),
         (
             (tmp_path / "x.csv",),
-            {},
+            {"column": "smiles"},
             "has no column 'smiles'. Did you mean 'SMILES'\\?|has no column 'smiles'",
         ),
         ((tmp_path / "x.jsonl",), {}, "has no field 'code'.*There are: prompt"),

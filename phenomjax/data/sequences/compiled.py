@@ -13,9 +13,17 @@ NEWLINE, BLANK, STOP, BAD = 252, 253, 254, 255
 FIRST_SPECIAL = 252
 # Outcomes of a record; those below TOO_SHORT are errors of the input, the others are wished by an
 # option.
-KEPT, ILLEGAL, INNER_STOP, EMPTY, NO_ID, TOO_SHORT, TOO_LONG, AMBIGUOUS = range(8)
-OUTCOMES = 8
+KEPT, ILLEGAL, INNER_STOP, EMPTY, NO_ID, NUCLEOTIDES, TOO_SHORT, TOO_LONG, AMBIGUOUS = range(9)
+OUTCOMES = 9
+# Shorter sequences of A, C, G and T may well be peptides.
+NUCLEOTIDES_FROM, OTHERS_IN_NUCLEOTIDES = 40, 20  # letters; one in that many may be another one
 PADDING = 16  # bytes behind the longest record that the scratch buffer needs
+
+_OTHER = 255
+_KINDS = np.zeros(256, np.uint8)  # of letters: a bit for A, C, G, T or U; N; others; 0 is no letter
+for _byte in range(ord("A"), ord("Z") + 1):
+    _kind = {65: 1, 67: 2, 71: 4, 84: 8, 85: 8, 78: 16}.get(_byte, _OTHER)
+    _KINDS[_byte] = _KINDS[_byte + 32] = _kind
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SECOND = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -55,8 +63,63 @@ def hash_words(words, size):
 
 
 @njit(cache=True, nogil=True)
+def _line_start(data, at, last):
+    """Where the letters of a line begin that begins at `at`: behind the number in front of them;
+    at its end if it is a comment (;, #, !).
+    """
+    first = data[at]
+    if first == 59 or first == 35 or first == 33:
+        while at < last and data[at] != 10:
+            at += _1
+        return at
+    place = at
+    while place < last and (data[place] == 32 or data[place] == 9):
+        place += _1
+    digits = place
+    while place < last and data[place] >= 48 and data[place] <= 57:
+        place += _1
+    if place > digits and place < last and (data[place] == 32 or data[place] == 9):
+        return place
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _number_end(data, start, at, last):
+    """Where a number ends that stands behind the letters of a line, at its end; `at` if there is
+    none.
+    """
+    if at == start or (data[at - _1] != 32 and data[at - _1] != 9):
+        return at
+    place = at
+    while place < last and data[place] >= 48 and data[place] <= 57:
+        place += _1
+    end = place
+    while place < last and (data[place] == 32 or data[place] == 9 or data[place] == 13):
+        place += _1
+    return end if place == last or data[place] == 10 else at
+
+
+@njit(cache=True, nogil=True)
+def _is_nucleotides(data, place, end, size):
+    """Whether over 95 % of the letters are A, C, G, T, U or N, and all four are there. A protein is
+    told by its first letters.
+    """
+    others, allowed, seen = 0, size // OTHERS_IN_NUCLEOTIDES, 0
+    for i in range(np.uint64(place), np.uint64(end)):
+        kind = _KINDS[data[i]]
+        if kind == _OTHER:
+            others += 1
+            if others > allowed:
+                return False
+        else:
+            seen |= kind
+    return seen & 15 == 15
+
+
+@njit(cache=True, nogil=True)
 def _encode(data, place, end, table, scratch, fasta):
-    """Ids of data[place:end] into scratch; with `fasta` ends before a line that begins with '>'.
+    """Ids of data[place:end] into scratch; with `fasta` ends before a line that begins with '>',
+    and leaves out comments and the numbers of lines.
 
     Returns: where it ended, the number of ids, the place of the first byte that is no token (-1:
     none), how many ids stand before the first '*' (-1: none).
@@ -64,21 +127,34 @@ def _encode(data, place, end, table, scratch, fasta):
     bad, stop = -1, -1
     # Unsigned places spare the test for negative ones, which cost a third of the time.
     size, at, last = _0, np.uint64(place), np.uint64(end)
+    start = at
     while at < last:
-        code = table[data[at]]
-        scratch[size] = code
-        size += _1
-        at += _1
-        if code >= FIRST_SPECIAL:
-            size -= _1
-            if code == NEWLINE:
-                if fasta and at < last and data[at] == 62:
-                    break
-            elif code == STOP:
-                if stop < 0:
-                    stop = np.int64(size)
-            elif code == BAD and bad < 0:
-                bad = np.int64(at - _1)
+        # What is rare stands outside of the loop over letters, which is slower with it.
+        if fasta and data[at] < 64:
+            at = _line_start(data, at, last)
+        while at < last:
+            code = table[data[at]]
+            scratch[size] = code
+            size += _1
+            at += _1
+            if code >= FIRST_SPECIAL:
+                size -= _1
+                if code == NEWLINE:
+                    if fasta and at < last and data[at] < 64:
+                        break
+                elif code == STOP:
+                    if stop < 0:
+                        stop = np.int64(size)
+                elif code == BAD and bad < 0:
+                    bad = np.int64(at - _1)
+                    if fasta:
+                        break
+        if fasta and at < last and data[at] == 62 and data[at - _1] == 10:
+            break
+        if fasta and bad == np.int64(at - _1):
+            end_of_number = _number_end(data, start, at - _1, last)
+            if end_of_number >= at:
+                at, bad = end_of_number, -1
     return np.int64(at), np.int64(size), bad, stop
 
 
@@ -139,7 +215,8 @@ def scan_fasta(
     Args:
       data: uint8.
       table: [256] uint8, the id of each byte or one of NEWLINE, BLANK, STOP, BAD.
-      limits: float64 [4]: shortest, longest, largest share of unknown residues, their id.
+      limits: float64 [5]: shortest, longest, largest share of unknown residues, their id; 1 if DNA
+        and RNA are rejected.
       before, after: uint8, the boundary tokens.
       scratch: uint8, end - start + PADDING, aligned to 8 bytes.
       out: tokens, names, name_ends, texts, text_ends: uint8 [end - start] kept records end to end
@@ -159,6 +236,9 @@ def scan_fasta(
     name_ends[0] = text_ends[0] = 0
     while place < end:
         record, at, last = place, np.uint64(place + 1), np.uint64(end)
+        while at < last and (data[at] == 32 or data[at] == 9):  # a blank after '>'
+            at += _1
+        id_start = at
         name, text = np.uint64(name_ends[kept]), np.uint64(text_ends[kept])
         while at < last and data[at] > 32:
             high |= data[at]
@@ -176,11 +256,16 @@ def scan_fasta(
         while np.int64(text) > text_ends[kept] and texts[text - _1] <= 32:
             text -= _1
         place = np.int64(at) + 1
+        body = place
         if place < end and data[place] == 62:  # a header without a sequence
             size, fault, stop = 0, -1, -1
         else:
             place, size, fault, stop = _encode(data, place, end, table, scratch, True)
-        outcome = NO_ID if id_end == record + 1 else _judge(scratch, size, fault, stop, limits)
+        outcome = (
+            NO_ID if id_end == np.int64(id_start) else _judge(scratch, size, fault, stop, limits)
+        )
+        if outcome == KEPT and limits[4] > 0 and size >= NUCLEOTIDES_FROM:
+            outcome = NUCLEOTIDES if _is_nucleotides(data, body, place, size) else KEPT
         counts[outcome] += 1
         if outcome == KEPT:
             filled = _keep(scratch, size, before, after, tokens, filled, hashes, kept)
@@ -213,6 +298,9 @@ def encode_records(
     for i in range(len(starts) - 1):
         _, size, fault, stop = _encode(data, starts[i], starts[i + 1], table, scratch, False)
         outcomes[i] = _judge(scratch, size, fault, stop, limits)
+        looked_at = outcomes[i] == KEPT and limits[4] > 0 and size >= NUCLEOTIDES_FROM
+        if looked_at and _is_nucleotides(data, starts[i], starts[i + 1], size):
+            outcomes[i] = NUCLEOTIDES
         faults[i] = fault - starts[i] if fault >= 0 else -1
         if outcomes[i] == KEPT:
             filled = _keep(scratch, size, before, after, tokens, filled, hashes, kept)

@@ -15,22 +15,26 @@ from phenomjax.data.sequences.streams import Fasta, Trouble
 from phenomjax.data.sequences.vocabulary import RARE, SPECIALS, UNK, smiles_tokens, vocabulary
 
 RARE_RULES = ("x", "keep", "reject")
+GAP_RULES = ("reject", "strip")
+GAPS = "-."  # of alignments; in A2M and A3M residues beside the columns are lower case
 REASONS = {
     compiled.ILLEGAL: "illegal_letter",
     compiled.INNER_STOP: "internal_stop",
     compiled.EMPTY: "empty",
     compiled.NO_ID: "no_id",
+    compiled.NUCLEOTIDES: "nucleotides",
 }
 LETTERS = {"protein": "no amino acid", "smiles": "in no SMILES", "bytes": "in no UTF-8 text"}
 
 
-def byte_table(alphabet: str, rare: str) -> np.ndarray:
+def byte_table(alphabet: str, rare: str, gaps: str = "reject") -> np.ndarray:
     """[256] uint8: the id of each byte, or what `compiled` calls it.
 
     Args:
       alphabet: a name in vocabulary.ALPHABETS. For smiles the bytes are ids already.
       rare: what becomes of U, Z, O, B: "x", "keep" or "reject". J (leucine or isoleucine) has no id
         of its own, and is kept as X.
+      gaps: proteins: what becomes of the gaps of alignments, a name in GAP_RULES.
     """
     words = vocabulary(alphabet)
     if alphabet == "smiles":
@@ -48,7 +52,7 @@ def byte_table(alphabet: str, rare: str) -> np.ndarray:
                 table[ord(letter)] = words.ids["X"]
         for byte in range(ord("A"), ord("Z") + 1):
             table[byte + 32] = table[byte]  # lower case is soft masking, not another residue
-        table[[ord(c) for c in "\r\t "]] = compiled.BLANK
+        table[[ord(c) for c in "\r\t " + (GAPS if gaps == "strip" else "")]] = compiled.BLANK
         table[ord("\n")], table[ord("*")] = compiled.NEWLINE, compiled.STOP
     return table
 
@@ -84,6 +88,8 @@ class Encoder:
       boundary: a name in BOUNDARIES.
       min_length, max_length: of kept sequences, in tokens without boundaries.
       max_ambiguous: the largest share of X.
+      gaps: a name in GAP_RULES.
+      nucleotides: whether a protein may consist of A, C, G, T, U and N; else it is rejected as DNA.
     """
 
     def __init__(
@@ -94,12 +100,21 @@ class Encoder:
         min_length: int,
         max_length: int | None,
         max_ambiguous: float,
+        gaps: str = "reject",
+        nucleotides: bool = True,
     ):
-        self.alphabet, self._table = alphabet, byte_table(alphabet, rare)
+        self.alphabet, self._table = alphabet, byte_table(alphabet, rare, gaps)
         self._words = vocabulary(alphabet)
         unknown = self._words.ids["X"] if alphabet == "protein" else UNK
         self._limits = np.array(
-            [min_length, max_length or np.inf, max_ambiguous, unknown], np.float64
+            [
+                min_length,
+                max_length or np.inf,
+                max_ambiguous,
+                unknown,
+                alphabet == "protein" and not nucleotides,
+            ],
+            np.float64,
         )
         self._before, self._after = (np.array(ids, np.uint8) for ids in BOUNDARIES[boundary])
         self._buffers: list[np.ndarray] = []
@@ -181,16 +196,18 @@ class Encoder:
                 )
                 detail = self._detail(outcome, record.data, where, f"place {where} of the sequence")
                 troubles[i] = Trouble(record.offset, REASONS[outcome], detail, record.name)
-        names = [
-            records[i].name
+        kept_ones = [
+            records[i]
             for i, outcome in zip(good, outcomes, strict=True)
             if outcome == compiled.KEPT
         ]
         counts = np.bincount(outcomes, minlength=compiled.OUTCOMES)
         ordered = [troubles[i] for i in sorted(troubles)]
-        names = pa.array([_printable(name) for name in names], pa.string())
-        empty = pa.array([""] * kept, pa.string())
-        return Block(tokens[:filled], lengths[:kept], hashes[:kept], names, empty, ordered, counts)
+        names, texts = (
+            pa.array([_printable(text) for text in column], pa.string())
+            for column in ([r.name for r in kept_ones], [r.description for r in kept_ones])
+        )
+        return Block(tokens[:filled], lengths[:kept], hashes[:kept], names, texts, ordered, counts)
 
     def _bytes(self, data: bytes) -> bytes:
         if self.alphabet == "bytes":
@@ -200,10 +217,10 @@ class Encoder:
                 return data[: error.start] + b"\xff"
         if self.alphabet != "smiles":
             return data
-        ids = self._words.ids
-        return bytes(
-            [ids.get(token, UNK) for token in smiles_tokens(data.decode("latin-1").strip())]
-        )
+        ids, text = self._words.ids, data.decode("latin-1").strip()
+        if text and "*" not in text and not any(map(str.isalpha, text)):
+            return bytes([UNK])  # a number has no atom
+        return bytes([ids.get(token, UNK) for token in smiles_tokens(text)])
 
     def _token_place(self, data: bytes, fault: int) -> int:
         return (
@@ -215,7 +232,7 @@ class Encoder:
     def _fasta_trouble(
         self, fasta: Fasta, record: int, outcome: int, fault: int, id_end: int, end: int
     ) -> Trouble:
-        name = bytes(fasta.data[record + 1 : id_end]).decode("utf-8", "replace")
+        name = bytes(fasta.data[record + 1 : id_end]).decode("utf-8", "replace").strip()
         around = bytes(fasta.data[fault : min(fault + 4, end)]) if fault >= 0 else b""
         detail = self._detail(outcome, around, 0, f"byte {fasta.base + fault}")
         return Trouble(fasta.base + record, REASONS[outcome], detail, name)
@@ -223,9 +240,13 @@ class Encoder:
     def _detail(self, outcome: int, data: bytes, place: int, where: str) -> str:
         if outcome == compiled.ILLEGAL:
             letter = data[place : place + 4].decode("utf-8", "backslashreplace")[0:1] or "?"
+            if letter in GAPS and self.alphabet == "protein":
+                return f"{letter!r} at {where} is a gap of an alignment"
             return f"{letter!r} at {where} is {LETTERS[self.alphabet]}"
         if outcome == compiled.INNER_STOP:
             return "a stop ('*') inside the sequence"
+        if outcome == compiled.NUCLEOTIDES:
+            return "over 95 % of its letters are A, C, G, T, U or N, as in DNA or RNA"
         return "no sequence" if outcome == compiled.EMPTY else "the header has no id after '>'"
 
 

@@ -1,38 +1,42 @@
-"""Sequence files that are no FASTA, record by record: plain text, CSV, JSON lines; and which format
-a file has.
+"""Sequence files that are no plain FASTA, record by record: text, name and sequence, SMILES, CSV,
+JSON lines, tables, and FASTA's relatives.
 """
 
 import csv
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from phenomjax.data.sequences.streams import Stream, lines
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.data import tables
+from phenomjax.data.separators import Form
+from phenomjax.data.sequences.streams import Recoded, Stream, lines
 
-# and their usual alphabet
-FORMATS = {"fasta": "protein", "text": "protein", "csv": "smiles", "jsonl": "bytes"}
 EXTENSIONS = {
-    "fasta": (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".aa"),
-    "csv": (".csv", ".tsv"),
+    "fasta": (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".aa", ".mpfa", ".a3m", ".a2m"),
+    "csv": (".csv", ".tsv", ".tab"),
     "jsonl": (".jsonl", ".ndjson"),
+    "smi": (".smi", ".smiles", ".ism", ".can", ".cxsmiles"),
     "text": (".txt", ".seq"),
 }
 LINE_BYTES = 2**20
 QUOTED_LINES = 1000  # the most lines of one quoted cell
+SMILES_TITLE = re.compile(r"\W*(\w*smiles\w*|smi)\W*", re.IGNORECASE)
+PIR_HEADER = re.compile(r">\s*(?:P1|F1|D[LC]|R[LC]|N[13]|X[XN]);\s*(\S*)\s*$")
 
 
 class Record(NamedTuple):
     """One record, or what is wrong with it.
 
     Attributes:
-      offset: of its first byte in the (decompressed) file.
+      offset: of its first byte in the (decompressed) file; of a table without lines, its row.
       name: its id.
       data: the sequence.
       reason, detail: set if it has no sequence.
+      description: what else its file says of it.
     """
 
     offset: int
@@ -40,99 +44,180 @@ class Record(NamedTuple):
     data: bytes
     reason: str = ""
     detail: str = ""
-
-
-def find_format(path: Path) -> str:
-    """The format of a file, by its extension (that of compression aside), else by its first letter.
-
-    Raises:
-      UserError: neither says.
-    """
-    suffixes = [
-        suffix.lower()
-        for suffix in path.suffixes
-        if suffix.lower() not in (".gz", ".zst", ".zstd", ".gzip")
-    ]
-    for name, known in EXTENSIONS.items():
-        if suffixes and suffixes[-1] in known and name != "text":
-            return name
-    with Stream(path) as stream:
-        buffer = bytearray(4096)
-        head = (
-            bytes(buffer[: stream.readinto(memoryview(buffer))])
-            .removeprefix(b"\xef\xbb\xbf")
-            .lstrip()
-        )
-    if head.startswith(b">"):
-        return "fasta"
-    if head.startswith(b"{"):
-        return "jsonl"
-    if suffixes and suffixes[-1] in EXTENSIONS["text"]:
-        return "text"
-    raise UserError(
-        f"{path}: neither its name nor its beginning ({head[:20]!r}) tells what format it has. If"
-        " it is sequences, let its name say so (NAME.fasta, NAME.csv, NAME.jsonl, NAME.txt);"
-        " `python -m phenomjax.prepare sequences` and `python -m phenomjax.embed sequences --format"
-        f" {'|'.join(FORMATS)}` can be told."
-    )
-
-
-def check_columns(path: Path, kind: str, wanted: list[str]) -> None:
-    """Looks whether the first record of a CSV or JSON-lines file has the columns or fields that
-    were asked for.
-
-    Raises:
-      UserError: it has not; the message lists those that there are.
-    """
-    with Stream(path) as stream:
-        first = next((line for _, line in lines(stream, LINE_BYTES) if line.strip()), b"").decode(
-            "utf-8", "replace"
-        )
-    if kind == "csv":
-        there = next(csv.reader([first.removeprefix("\ufeff")], delimiter=_delimiter(first)), [])
-        option, what = "--column", "column"
-    else:
-        try:
-            parsed = json.loads(first)
-        except ValueError:
-            return  # the reader names the record
-        there = list(parsed) if isinstance(parsed, dict) else []
-        option, what = "--field", "field"
-    for name in wanted:
-        if name not in there:
-            raise UserError(
-                f"{path} has no {what} '{name}'.{did_you_mean(name, there)} There are:"
-                f" {', '.join(there[:30])}. Name the one that holds the sequences with {option},"
-                " and the one with their ids with --id."
-            )
+    description: str = ""
 
 
 def read_records(
-    path: Path, kind: str, column: list[str], name: str | None, stream: Stream
+    path: Path,
+    kind: str,
+    column: list[str],
+    name: str | None,
+    stream: Stream | Recoded,
+    *,
+    form: Form | None = None,
+    header: bool = True,
+    words: bool = False,
 ) -> Iterator[Record]:
-    """The records of a file that is no FASTA.
+    """The records of a file that is no plain FASTA.
 
     Args:
       path: for ids: FILE:NUMBER, where no column holds them.
-      kind: text, csv or jsonl.
+      kind: text, named, smi, pir, pearson, csv, table (Parquet, .xlsx) or jsonl.
       column: the columns or fields whose texts, joined, are the sequence.
       name: the column or field with the id.
       stream: the file.
+      form: csv: separator and columns; None: commas, tabs or semicolons, by the first line.
+      header: table: whether its first row names the columns.
+      words: text: a line may have blanks in it, as source code has.
 
     Raises:
       Damaged: a compressed file ends too early; all whole records were given before.
     """
-    numbered = lines(stream, LINE_BYTES)
+    if kind == "table":
+        yield from _read_table(path, column, name, header)
+        return
+    numbered = _without_mark(lines(stream, LINE_BYTES))
     if kind == "text":
         for number, (offset, line) in enumerate(numbered, 1):
             if line.strip():
-                yield Record(offset, f"{path.name}:{number}", line.strip())
+                yield _parse_line(offset, f"{path.name}:{number}", line.strip(), words)
+    elif kind == "named":
+        for number, (offset, line) in enumerate(numbered, 1):
+            if line.strip():
+                yield _parse_named(offset, f"{path.name}:{number}", line.strip())
+    elif kind == "smi":
+        yield from _read_smi(path, numbered)
+    elif kind == "pir":
+        yield from _read_pir(numbered)
+    elif kind == "pearson":
+        yield from _read_pearson(numbered)
     elif kind == "jsonl":
         for number, (offset, line) in enumerate(numbered, 1):
             if line.strip():
                 yield _parse_json(offset, f"{path.name}:{number}", line, column, name)
     else:
-        yield from _read_csv(path, numbered, column, name)
+        yield from _read_csv(path, numbered, column, name, form)
+
+
+def _without_mark(numbered: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Lines without the byte order mark that editors of Windows write."""
+    for offset, line in numbered:
+        yield offset, line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
+
+
+def _parse_line(offset: int, label: str, line: bytes, words: bool) -> Record:
+    if not words and (count := len(line.split())) > 1:
+        detail = (
+            f"{count} words on a line, of which one sequence must not be made. Formats with names"
+            " are called named (a name and a sequence) and smi (a SMILES and a name)"
+        )
+        return Record(offset, label, b"", "several_words", detail)
+    return Record(offset, label, line)
+
+
+def _parse_named(offset: int, label: str, line: bytes) -> Record:
+    """A name, blanks or tabs, and a sequence; with tabs a name may have blanks in it."""
+    name, tab, data = line.rpartition(b"\t")
+    parts = [name.strip(), data.strip()] if tab else line.split()
+    if len(parts) != 2 or not parts[0] or len(parts[1].split()) != 1:
+        detail = f"{len(line.split())} words on a line, not a name and a sequence"
+        return Record(offset, label, b"", "several_words", detail)
+    return Record(offset, parts[0].decode("utf-8", "replace"), parts[1])
+
+
+def _read_smi(path: Path, numbered: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
+    """A SMILES, an extension of ChemAxon between bars if there is one, and a name if there is one;
+    where a header names the columns, in its order.
+    """
+    place, named, started = 0, 1, False
+    for number, (offset, line) in enumerate(numbered, 1):
+        text = line.decode("utf-8", "replace").strip()
+        if not text or text.startswith("#"):
+            continue
+        titles = text.split("\t") if "\t" in text else text.split()
+        if not started and (
+            found := [i for i, title in enumerate(titles) if SMILES_TITLE.fullmatch(title)]
+        ):
+            place, named, started = found[0], 0 if found[0] else 1, True
+            continue
+        started, label = True, f"{path.name}:{number}"
+        if place:  # names first, as in PubChem's lists
+            if len(titles) <= place:
+                detail = f"{len(titles)} words, and the header has the SMILES in place {place + 1}"
+                yield Record(offset, label, b"", "missing_field", detail)
+                continue
+            yield Record(offset, titles[named].strip(), titles[place].strip().encode())
+            continue
+        data, _, rest = (*text.replace("\t", " ", 1).partition(" "),)
+        rest, extension = rest.strip(), ""
+        if rest.startswith("|") and (end := rest.find("|", 1)) > 0:
+            extension, rest = rest[: end + 1], rest[end + 1 :].strip()
+        first = rest.split("\t")[0].strip()
+        yield Record(
+            offset,
+            first or label,
+            data.encode(),
+            description=" ".join(part for part in (extension, *rest.split("\t")[1:]) if part),
+        )
+
+
+def _read_pir(numbered: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
+    """NBRF: `>P1;ID`, a line of description, and the sequence up to a star."""
+    offset, name, title, parts = 0, "", "", list[str]()
+    state = "outside"
+    for at, line in numbered:
+        text = line.decode("utf-8", "replace").strip()
+        if text.startswith(">"):
+            if state != "outside":
+                yield _pir_record(offset, name, title, parts)
+            found = PIR_HEADER.match(text)
+            offset, name, title, parts = at, found[1] if found else "", "", []
+            state = "title"
+            if found is None:
+                detail = f"the header {text[:40]!r} is none of PIR, '>P1;ID', as the others are"
+                yield Record(at, text[1:].split(" ")[0], b"", "unparsable", detail)
+                state = "outside"
+            elif not name:
+                yield Record(at, "", b"", "no_id", "the header has no id after '>P1;'")
+                state = "outside"
+        elif state == "title":
+            title, state = text, "sequence"
+        elif state == "sequence":
+            body, star, _ = text.partition("*")
+            parts.append(body)
+            if star:
+                yield _pir_record(offset, name, title, parts)
+                state = "outside"
+    if state != "outside":
+        yield _pir_record(offset, name, title, parts)
+
+
+def _pir_record(offset: int, name: str, title: str, parts: list[str]) -> Record:
+    return Record(offset, name, "".join(parts).encode(), description=title)
+
+
+def _read_pearson(numbered: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
+    """The first FASTA: `;ID description`, more lines that begin with `;`, and the sequence."""
+    offset, header, parts = 0, "", list[str]()
+    reading = False
+    for at, line in numbered:
+        text = line.decode("utf-8", "replace").strip()
+        if text.startswith(";") and (reading or not header):
+            if header:
+                yield _pearson_record(offset, header, parts)
+            offset, header, parts, reading = at, text[1:].strip() or ";", [], False
+        elif text and not text.startswith(";"):
+            parts.append(text)
+            reading = True
+    if header:
+        yield _pearson_record(offset, header, parts)
+
+
+def _pearson_record(offset: int, header: str, parts: list[str]) -> Record:
+    name, _, title = header.partition(" ")
+    if name == ";":
+        return Record(offset, "", b"", "no_id", "the header has no id after ';'")
+    return Record(offset, name, "".join(parts).encode(), description=title.strip(" -"))
 
 
 def _parse_json(
@@ -159,8 +244,34 @@ def _delimiter(line: str) -> str:
     return "\t" if "\t" in line else ";" if ";" in line and "," not in line else ","
 
 
+def _cells(offset: int, label: str, texts: list[str], id_text: str | None) -> Record:
+    """A record of a table's row."""
+    label = label if id_text is None else id_text
+    for text in texts:
+        if text.strip() and text.strip() in tables.MISSING:
+            detail = f"{text.strip()!r} says that there is no sequence"
+            return Record(offset, label, b"", "empty", detail)
+    return Record(offset, label, "".join(texts).encode("utf-8", "surrogateescape"))
+
+
+def _read_table(path: Path, column: list[str], name: str | None, header: bool) -> Iterator[Record]:
+    found = tables.open_rows(path, missing=(), header=header)
+    wanted, named = [found.place(title) for title in column], found.place(name) if name else -1
+    for row in found.rows:
+        label = f"{path.name}:{row.line}"
+        if row.fault:
+            yield Record(row.line, label, b"", "unparsable", row.fault)
+            continue
+        texts = [row.values[place] or "" for place in wanted]
+        yield _cells(row.line, label, texts, row.values[named] if named >= 0 else None)
+
+
 def _read_csv(
-    path: Path, numbered: Iterator[tuple[int, bytes]], column: list[str], name: str | None
+    path: Path,
+    numbered: Iterator[tuple[int, bytes]],
+    column: list[str],
+    name: str | None,
+    form: Form | None,
 ) -> Iterator[Record]:
     # offset, number, text of lines that were looked at too early
     waiting: deque[tuple[int, int, str]] = deque()
@@ -173,9 +284,15 @@ def _read_csv(
         return None
 
     rows = enumerate(numbered, 1)
-    _, _, first = take() or (0, 0, "")
-    delimiter = _delimiter(first)
-    header = next(csv.reader([first.removeprefix("\ufeff")], delimiter=delimiter), [])
+    if form is None:
+        _, _, first = take() or (0, 0, "")
+        delimiter = _delimiter(first)
+        header = next(csv.reader([first], delimiter=delimiter), [])
+        width = len(header)
+    else:
+        delimiter, header, width = form.separator, list(form.columns), form.width
+        for _ in range(form.first_row):
+            take()
     wanted = [header.index(title) for title in column]
     named = header.index(name) if name else -1
     while line := take():
@@ -191,14 +308,18 @@ def _read_csv(
             if text.count('"') % 2:
                 waiting.extendleft(reversed(more))  # the quote is the fault of this line alone
                 raise csv.Error("a quote is not closed")
-            row = next(
-                csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), []
+            reader = csv.reader(
+                io.StringIO(text, newline=""),
+                delimiter=delimiter,
+                strict=True,
+                skipinitialspace=delimiter == " ",
             )
-            if row and len(row) != len(header):
+            row = next(reader, [])
+            if row and len(row) != width:
                 raise csv.Error(f"{len(row)} cells, the header has {len(header)}")
         except csv.Error as error:
             yield Record(offset, label, b"", "unparsable", f"no CSV row: {error}")
             continue
         if row:
-            data = "".join(row[place] for place in wanted).encode("utf-8", "surrogateescape")
-            yield Record(offset, row[named] if named >= 0 else label, data)
+            id_text = row[named].strip() if named >= 0 else None
+            yield _cells(offset, label, [row[place] for place in wanted], id_text)

@@ -1,11 +1,16 @@
 """Files of sequences: what is given on the command line, found and measured."""
 
+import itertools
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phenomjax.data.sequences import records
-from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, compression
+from phenomjax.data.separators import Form
+from phenomjax.data.sequences.formats.letters import SAMPLE, fasta_texts
+from phenomjax.data.sequences.formats.recognise import find_format, head_lines, look
+from phenomjax.data.sequences.records import Record, read_records
+from phenomjax.data.sequences.streams import Damaged, Recoded, Stream, compression
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -17,9 +22,13 @@ class SequenceFile:
     Attributes:
       number: its place among the sources.
       path, name: where it is, and how the bank calls it.
-      kind: its format.
+      kind: its format, see `formats.recognise.Format`.
       size: bytes.
       compressed: then it is read from its beginning by one process.
+      recode: its encoding, where it is not read byte for byte; else "".
+      mark: bytes of the byte order mark, with `recode`.
+      form: of CSV, how it is a table, where that was looked at.
+      header: of tables, whether the first line names the columns.
     """
 
     number: int
@@ -28,11 +37,40 @@ class SequenceFile:
     kind: str
     size: int
     compressed: bool
+    recode: str = ""
+    mark: int = 0
+    form: Form | None = None
+    header: bool = True
 
     @property
     def divided(self) -> bool:
         """Whether its pieces can be read in any order."""
-        return self.kind == "fasta" and not self.compressed
+        return self.kind == "fasta" and not self.compressed and not self.recode
+
+    def open(self, offset: int = 0) -> Stream | Recoded:
+        """Its bytes, decompressed, as UTF-8."""
+        if self.recode:
+            return Recoded(self.path, self.recode, self.mark)
+        return Stream(self.path, offset)
+
+    def records(
+        self,
+        stream: Stream | Recoded,
+        column: Sequence[str] = (),
+        name: str | None = None,
+        words: bool = False,
+    ) -> Iterator[Record]:
+        """Its records, where it is no FASTA; see `read_records`."""
+        return read_records(
+            self.path,
+            self.kind,
+            list(column),
+            name,
+            stream,
+            form=self.form,
+            header=self.header,
+            words=words,
+        )
 
 
 def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
@@ -59,17 +97,39 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
             )
         seen[path.resolve()] = path
     names = [path.name for path in paths]
+    found = [find_format(path, kind) for path in paths]
     return [
         SequenceFile(
             number,
             path,
             path.name if names.count(path.name) == 1 else str(path),
-            kind or records.find_format(path),
+            one.kind,
             path.stat().st_size,
             bool(compression(path)),
+            one.recode,
+            one.contents.mark if one.recode else 0,
         )
-        for number, path in enumerate(paths)
+        for number, (path, one) in enumerate(zip(paths, found, strict=True))
     ]
+
+
+def first_texts(source: SequenceFile, column: Sequence[str] = ()) -> Iterator[str]:
+    """A file's first sequences as they stand there.
+
+    Args:
+      source: the file.
+      column: of a table, or the fields of JSON lines.
+    """
+    if source.kind == "fasta":
+        yield from fasta_texts(head_lines(look(source.path)))
+        return
+    with source.open() as stream:
+        try:
+            for record in itertools.islice(source.records(stream, column), SAMPLE):
+                if not record.reason:
+                    yield record.data.decode("latin-1")
+        except Damaged:
+            return  # the work itself says so
 
 
 def first_ids(source: SequenceFile, count: int = 10_000) -> list[str]:
@@ -77,15 +137,12 @@ def first_ids(source: SequenceFile, count: int = 10_000) -> list[str]:
     if source.kind != "fasta":
         return []
     found: list[str] = []
-    with Stream(source.path) as stream:
-        fasta = Fasta(stream, 0, 2**20)
+    with source.open() as stream:
+        buffer = memoryview(bytearray(2**20))
         try:
-            for start, stop in fasta.blocks():
-                text = bytes(fasta.data[start:stop]).decode("utf-8", "replace")
-                headers = re.findall(r"(?:^|\n)>[ \t]*(\S+)", text)
-                found += headers[: count - len(found)]
-                if len(found) >= count:
-                    break
+            while len(found) < count and (size := stream.readinto(buffer)):
+                text = bytes(buffer[:size]).decode("utf-8", "replace")
+                found += re.findall(r"(?:^|\n)>[ \t]*(\S+)\s", text)
         except Damaged:
             pass  # the work itself says so
-    return found
+    return found[:count]

@@ -1,17 +1,68 @@
 """Files of sequences as streams of bytes, decompressed: their lines, and FASTA in whole records."""
 
+import codecs
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from phenomjax.data.compressed import Damaged, Stream, compression
 
-__all__ = ["Damaged", "Fasta", "Stream", "Trouble", "compression", "lines"]
+__all__ = ["Damaged", "Fasta", "Recoded", "Stream", "Trouble", "compression", "lines"]
+COMMENTS = b";#!"  # what lines begin with that are comments of a FASTA file
 LONGEST_RECORD = 2**26  # bytes; the longest known protein has 45,000 residues
 
 
-def lines(stream: Stream, block_bytes: int) -> Iterator[tuple[int, bytes]]:
+class Recoded:
+    """A text in another encoding, or with the line ends of an old Mac, as a Stream of UTF-8 lines.
+
+    Attributes:
+      raw: bytes of the file itself that were read.
+    """
+
+    def __init__(self, path: Path, encoding: str, mark: int):
+        self._stream, self._ready = Stream(path), memoryview(b"")
+        while mark:
+            mark -= self._stream.readinto(memoryview(bytearray(mark)))
+        errors = "surrogateescape" if encoding == "utf-8" else "replace"
+        decoder = codecs.getincrementaldecoder(encoding)(errors)
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+        self._block, self._ended = memoryview(bytearray(2**18)), False
+
+    @property
+    def raw(self) -> int:
+        """Bytes of the file itself that were read."""
+        return self._stream.raw
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the beginning of a buffer; returns how many bytes, 0 at the end.
+
+        Raises:
+          Damaged: see `Stream.readinto`.
+        """
+        while not self._ready and not self._ended:
+            count = self._stream.readinto(self._block)
+            self._ended = not count
+            text = self._decoder.decode(bytes(self._block[:count]), final=self._ended)
+            self._ready = memoryview(text.encode("utf-8", "surrogateescape"))
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
+
+    def __enter__(self) -> "Recoded":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def lines(stream: Stream | Recoded, block_bytes: int) -> Iterator[tuple[int, bytes]]:
     """(offset, line without its end) of every line.
 
     A line that a damaged file cuts is not given; Damaged is raised after the rest.
@@ -65,7 +116,7 @@ class Fasta:
     """
 
     def __init__(
-        self, stream: Stream, offset: int, block_bytes: int, longest: int = LONGEST_RECORD
+        self, stream: Stream | Recoded, offset: int, block_bytes: int, longest: int = LONGEST_RECORD
     ):
         self._stream, self.base, self._longest = stream, offset, longest
         self._buffer = bytearray(block_bytes)
@@ -135,10 +186,8 @@ class Fasta:
         if self.base:
             self._skip()
             return
-        start = 3 if self._buffer.startswith(b"\xef\xbb\xbf") else 0
-        while start < self._filled and self._buffer[start] <= 32:
-            start += 1
-        self._at = start
+        self._at = 3 if self._buffer.startswith(b"\xef\xbb\xbf") else 0
+        start = self._pass_comments()
         if start == self._filled and self._ended:
             self.troubles.append(
                 Trouble(0, "empty_file", self._damage or "there is nothing in the file")
@@ -153,6 +202,20 @@ class Fasta:
                 Trouble(start, "no_header", f"text before the first '>': {text!r}")
             )
             self._skip()
+
+    def _pass_comments(self) -> int:
+        """Goes behind blanks, and lines that begin with one of COMMENTS; returns the place."""
+        inside = False
+        while True:
+            while self._at < self._filled and (inside or self._buffer[self._at] <= 32):
+                inside = inside and self._buffer[self._at] != ord("\n")
+                self._at += 1
+            if self._at < self._filled and self._buffer[self._at] in COMMENTS:
+                inside = True
+            elif self._at < self._filled or self._ended:
+                return self._at
+            else:
+                self._fill()
 
     def _skip(self) -> None:
         """Goes to the next beginning of a record, at whatever distance."""

@@ -17,6 +17,9 @@ import numpy as np
 from tyro.conf import arg
 
 from phenomjax.data import zarr_files
+from phenomjax.data.sequences.formats.asking import asking
+from phenomjax.data.sequences.formats.letters import Letters, check_proteins
+from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.engine import work_folder
 from phenomjax.engine.work_folder import Description
 from phenomjax.inference.options import EmbedOptions, check_numbers_and_folder
@@ -51,15 +54,21 @@ class Options(EmbedOptions):
     files), NAME.h5 (one dataset an id, as bio_embeddings reads; for biotrainer:
     phenomjax.probes.biotrainer) or NAME.npz (one array an id); the keys of the last two are listed
     in OUT.keys.csv"""
-    format: Literal["fasta", "text", "csv", "jsonl"] | None = None
-    """of the files: FASTA, one sequence a line, a table with a header, or JSON lines (None: by the
-    name or first letter of each file)"""
+    format: Literal["fasta", "text", "named", "smi", "csv", "jsonl"] | None = None
+    """of the files: FASTA, one sequence a line, a name and a sequence a line, a SMILES and a name a
+    line, a table with a header, or JSON lines (None: by the beginning and the name of each file)"""
     column: Annotated[str | None, arg(metavar="NAME")] = None
     """tables, JSON lines: the column or field with the sequences (None: found by its name, such as
     sequence, seq, smiles, and told)"""
     id: Annotated[str | None, arg(metavar="NAME")] = None
     """tables, JSON lines: the column or field with the ids (None: found by its name, such as id,
     name, entry, else FILE:LINE)"""
+    gaps: Literal["strip", "reject"] | None = None
+    """alignments (A2M, A3M, FASTA with gaps): take '-' and '.' out, or reject sequences that have
+    them (None: an alignment is an error)"""
+    accept_nucleotides: bool = False
+    """take sequences of which over 95 % are A, C, G, T, U or N as proteins; otherwise they are
+    rejected as DNA or RNA"""
     dtype: Literal["float16", "float32"] = "float32"
     """of the result"""
     per: Literal["protein", "residue"] = "protein"
@@ -99,6 +108,7 @@ def run(options: Options) -> int:
         )
     devices = devices[: options.devices or None]
     work = out.with_name(out.name + ".partial")
+    _check_letters(options, model.task.words.name)
     with stop_on_signals() as stop, work_folder.hold(work):
         found = queries.read(
             list(options.source),
@@ -108,6 +118,8 @@ def run(options: Options) -> int:
             options.format,
             options.column,
             options.id,
+            gaps=options.gaps or "reject",
+            nucleotides=options.accept_nucleotides,
         )
         store.check_ids(found, kind)
         description = _describe(options, model, found)
@@ -134,6 +146,16 @@ def run(options: Options) -> int:
         rows.finish(out, kind, description)
     _report(out, found, features.dim, options.per)
     return _code(found)
+
+
+def _check_letters(options: Options, alphabet: str) -> None:
+    """Looks whether the first sequences of each file are proteins, if the model reads proteins."""
+    with asking():
+        sources = find_sources(list(options.source), options.format)
+    for source in sources:
+        if alphabet == "protein" and source.kind not in ("csv", "table", "jsonl"):
+            letters = Letters.of(first_texts(source))
+            check_proteins(source.path, letters, options.gaps, options.accept_nucleotides)
 
 
 def _describe(options: Options, model: SequenceModel, found: queries.Queries) -> Description:

@@ -2,7 +2,6 @@
 disk.
 """
 
-import dataclasses
 import hashlib
 import io
 import logging
@@ -14,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from phenomjax.data.sequences.encode import Block, Encoder
-from phenomjax.data.sequences.records import Record, find_format, read_records
+from phenomjax.data.sequences.records import Record
 from phenomjax.data.sequences.sources import SequenceFile, find_sources
-from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
+from phenomjax.data.sequences.streams import Damaged, Fasta, Trouble
 from phenomjax.data.sequences.vocabulary import RARE, UNITS, vocabulary
 from phenomjax.inference.sequences import table_queries
 from phenomjax.system.errors import UserError
@@ -71,6 +70,8 @@ def read(
     column: str | None = None,
     name: str | None = None,
     settings: tuple[str, str] = ("column", "id"),
+    gaps: str = "reject",
+    nucleotides: bool = True,
 ) -> Queries:
     """Reads FASTA, one sequence a line, tables or JSON lines, plain or compressed.
 
@@ -84,30 +85,18 @@ def read(
         name.
       name: the column or field with the ids; None: found by its name, else they are FILE:LINE.
       settings: what the user calls `column` and `name`.
+      gaps: strip or reject those of alignments.
+      nucleotides: whether sequences that look like DNA are taken as proteins.
 
     Raises:
       UserError: a file is missing or of another kind, or no sequence can be read.
     """
-    reader = _Reader(alphabet, rare)
+    reader = _Reader(alphabet, rare, gaps, nucleotides)
     wanted = table_queries.Wanted(column, name, *settings)
     with spool.open("wb") as out:
-        for source in _sources(paths, kind):
+        for source in find_sources(paths, kind):
             reader.read(source, out, wanted)
     return reader.finish(spool)
-
-
-def _sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
-    if kind:
-        return find_sources(paths, kind)
-    if not any(table_queries.is_by_name(path) for path in paths):
-        return find_sources(paths, None)
-    return [
-        dataclasses.replace(
-            source,
-            kind="csv" if table_queries.is_by_name(source.path) else find_format(source.path),
-        )
-        for source in find_sources(paths, "csv")
-    ]
 
 
 def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
@@ -133,10 +122,11 @@ def of_sequences(sequences: Sequence[str], alphabet: str, rare: str) -> Queries:
 
 
 class _Reader:
-    def __init__(self, alphabet: str, rare: str):
+    def __init__(self, alphabet: str, rare: str, gaps: str = "reject", nucleotides: bool = True):
         # Rare letters come with ids of their own first, so that they can be counted.
         self.alphabet = alphabet
-        self._encoder = Encoder(alphabet, "keep" if rare == "x" else rare, "eos", 1, None, 1.0)
+        rule = "keep" if rare == "x" else rare
+        self._encoder = Encoder(alphabet, rule, "eos", 1, None, 1.0, gaps, nucleotides)
         words = vocabulary(alphabet)
         self._map, self._rare = np.arange(256).astype(np.uint8), np.zeros(256, bool)
         if alphabet == "protein" and rare == "x":
@@ -156,7 +146,7 @@ class _Reader:
     ) -> None:
         """Adds one file."""
         count, held = 0, list[Record]()
-        if source.kind == "csv":
+        if source.kind in ("csv", "table"):
             for record in table_queries.records(source.path, self.alphabet, wanted):
                 held.append(record)
                 if len(held) == RECORDS:
@@ -165,7 +155,7 @@ class _Reader:
             count += self._add(self._encoder.records(held), source, out)
             self._sources.append((source.name, count))
             return
-        with Stream(source.path) as stream:
+        with source.open() as stream:
             if source.kind == "fasta":
                 fasta = Fasta(stream, 0, min(BLOCK_BYTES, max(2 * source.size, 2**12)))
                 for start, stop in fasta.blocks():
@@ -176,7 +166,7 @@ class _Reader:
                 if source.kind == "jsonl":
                     field, name = table_queries.json_fields(source.path, self.alphabet, wanted)
                     fields = [field]
-                found = read_records(source.path, source.kind, fields, name, stream)
+                found = source.records(stream, fields, name, self.alphabet == "bytes")
                 try:
                     for record in found:
                         held.append(record)

@@ -12,7 +12,6 @@ from phenomjax.data.sequences.streams import Stream, lines
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
-SUFFIXES = (".xlsx", ".xlsm", ".parquet", ".tab")  # beside those that `records` knows
 # What columns of sequences and ids are called, the likeliest first; `sequence` of JSON lines too
 COLUMNS = {
     "protein": (
@@ -44,11 +43,6 @@ class Wanted(NamedTuple):
 
 
 ANY = Wanted()
-
-
-def is_by_name(path: Path) -> bool:
-    """Whether a file is a table by its name, though `records` would not know it."""
-    return tables.file_of(path)[0].suffix.lower() in SUFFIXES
 
 
 def records(path: Path, alphabet: str, wanted: Wanted = ANY) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from phenomjax.data.sequences.vocabulary import AMINO_ACIDS
 
 Mutation: TypeAlias = tuple[int, str]  # place from 0, new letter
-# substitutions, sorted by place; or a whole sequence, of another length or shifted
+# substitutions, sorted by place; or a whole sequence of another length
 Variant: TypeAlias = list[Mutation] | str
 
 WILD_TYPE = ("", "=", "wt", "_wt", "wildtype", "wild-type", "wild type", "_sy", "syn", "synonymous")
@@ -332,8 +332,7 @@ SAME = 0.5  # the least share of a sequence that it has in common with its wild 
 
 
 def _of_sequence(sequence: str, wild_type: str) -> Variant:
-    """A whole mutated sequence: as substitutions where it is as long as the wild type, and has most
-    of its residues in their places.
+    """A whole mutated sequence: as substitutions where it is as long as the wild type.
 
     Raises:
       Problem: it has letters that are no amino acids, or is no variant of this protein.
@@ -356,7 +355,7 @@ def _of_sequence(sequence: str, wild_type: str) -> Variant:
             f"has a sequence ({sequence[:12]}…, {len(sequence)} residues) that is not like the wild"
             f" type ({wild_type[:12]}…, {len(wild_type)} residues)",
         )
-    return sequence
+    return found if len(sequence) == len(wild_type) else sequence
 
 
 def alike(one: str, other: str, size: int = 3) -> float:

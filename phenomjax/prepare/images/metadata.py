@@ -145,8 +145,7 @@ class Joiner:
                     self._barcodes()
                     or ", or name it with --rename, for instance --rename Barcode=plate"
                 )
-                + ". Where all plates have the same wells, list them in a table with the one column"
-                " 'plate', and give it too: --metadata PLATES.csv."
+                + "."
             )
         self._check_experiments(plates)
         if "plate" in self.keys:

@@ -98,7 +98,7 @@ def describe(bank: TokenBank) -> str:
     lines |= {
         f"--{name.replace('_', '-')}": _short(value)
         for name, value in options.items()
-        if name not in ("boundary", "phenomjax")
+        if name not in ("boundary", "phenomjax", "sources")
     }
     return "\n".join(f"{name + ':':19}{text}" for name, text in lines.items())
 

@@ -1,30 +1,40 @@
 """python -m phenomjax.prepare sequences: FASTA, text, CSV or JSON lines to a token bank."""
 
+import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pyarrow.parquet as pq
 from tyro.conf import arg
 
 from phenomjax import __version__
 from phenomjax.data import zarr_files
-from phenomjax.data.sequences import mmseqs, records
+from phenomjax.data.sequences import mmseqs
 from phenomjax.data.sequences.bank import open_token_bank
-from phenomjax.data.sequences.sources import SequenceFile, find_sources
-from phenomjax.data.sequences.vocabulary import UNITS
+from phenomjax.data.sequences.formats.asking import asking
+from phenomjax.data.sequences.formats.columns import check_fields, find_columns
+from phenomjax.data.sequences.formats.guess import looks_like
+from phenomjax.data.sequences.formats.letters import SAMPLE, Letters, check_proteins
+from phenomjax.data.sequences.formats.recognise import (
+    FORMATS,
+    check_words,
+    find_format,
+    head_lines,
+    look,
+)
+from phenomjax.data.sequences.sources import SequenceFile, find_sources, first_texts
 from phenomjax.prepare import growing
+from phenomjax.prepare.sequences import report
 from phenomjax.prepare.sequences.clusters import ClusterFile
 from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
 from phenomjax.prepare.sequences.pieces import PieceSettings
-from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_STOPPED, UserError
 from phenomjax.system.options import unrecorded
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
-SHOWN = 5  # rejected records on the screen
+FASTAS = ("fasta", "pir", "pearson")
 Share = Annotated[float, arg(metavar="SHARE")]
 
 
@@ -38,16 +48,21 @@ class Options:
     out: Path
     """the bank to make, NAME.zarr"""
 
-    format: Literal["fasta", "text", "csv", "jsonl"] | None = None
-    """of the files: FASTA, one sequence a line, CSV or TSV with a header, or JSON lines (None: by
-    the name or first letter of each file)"""
+    format: Literal["fasta", "text", "named", "smi", "csv", "jsonl"] | None = None
+    """of the files: FASTA (also PIR and Pearson's), one sequence a line, a name and a sequence a
+    line, a SMILES and a name a line, CSV or TSV (also Parquet, .xlsx) with a header, or JSON lines
+    (None: by the beginning and the name of each file)"""
 
     alphabet: Literal["protein", "smiles", "bytes"] | None = None
     """tokens: protein by residue, smiles by atom, bytes of text such as source code (None: protein
-    for FASTA and text, smiles for CSV, bytes for JSON lines)"""
+    for FASTA and text, smiles for .smi, bytes for JSON lines; for CSV by the column)"""
 
-    column: str = "smiles"
-    """CSV: the column with the sequences"""
+    column: Annotated[str | None, arg(metavar="NAME")] = None
+    """CSV: the column with the sequences (None: the one whose name says it, such as smiles,
+    sequence or seq)"""
+
+    no_header: bool = False
+    """CSV: the first line is a row; columns are called 1, 2, 3"""
 
     field: Annotated[str, arg(metavar="FIELD[,FIELD]")] = "code"
     """JSON lines: the field with the sequences; the texts of several are joined"""
@@ -58,6 +73,14 @@ class Options:
     rare: Literal["x", "keep", "reject"] = "x"
     """protein: U, Z, O, B become X, keep ids of their own, or reject the sequence; J becomes X or
     rejects"""
+
+    gaps: Literal["strip", "reject"] | None = None
+    """alignments (A2M, A3M, FASTA with gaps): take '-' and '.' out, or reject sequences that have
+    them (None: an alignment is an error)"""
+
+    accept_nucleotides: bool = False
+    """take sequences of which over 95 % are A, C, G, T, U or N as proteins; otherwise they are
+    rejected as DNA or RNA"""
 
     boundary: Literal["eos", "bos_eos"] = "eos"
     """tokens that bound each sequence: <eos> after it, or <bos> before it too"""
@@ -99,6 +122,14 @@ class Options:
     cluster_coverage: Share = 0.8
     """share of a member that must align with its representative"""
 
+    verify_sources: bool = unrecorded(False)
+    """compare the content of all files with what the bank records; otherwise only that of files
+    whose size or date is another one"""
+
+    overwrite: bool = unrecorded(False)
+    """where OUT was made or begun with other settings or files, make it again in its place; what is
+    there stays until the new one is whole"""
+
     jobs: int = unrecorded(0)
     """processes; plain FASTA files are divided among them, other files go one to a process (0:
     number of cores)"""
@@ -113,22 +144,30 @@ def run(options: Options) -> int:
         raise UserError("`source` names no file. Give at least one.")
     if options.cluster:
         mmseqs.find("--cluster", "; or leave --cluster out")
-    sources = find_sources(list(options.source), options.format)
-    alphabet = _alphabet(options, sources)
+    with asking():
+        sources, alphabet, column = _understand(options)
     if options.cluster and alphabet != "protein":
         raise UserError(
             f"`cluster` is for proteins, and these are {alphabet}. Leave it out; exact duplicates"
             " are left out anyway."
         )
-    if alphabet != "protein" and any(source.kind == "fasta" for source in sources):
+    if alphabet != "protein" and any(source.kind in FASTAS for source in sources):
         raise UserError(
             f"FASTA files hold proteins here, not {alphabet}. Give {alphabet} one a line (`format`"
             " text), as CSV or JSON lines."
         )
-    _check_columns(options, sources)
-    arguments = _arguments(options, sources, alphabet)
-    if growing.is_finished(options.out, arguments, "token bank", _recorded):
-        return _report_finished(options.out)
+    _check_letters(options, sources, alphabet, column)
+    arguments = _arguments(options, sources, alphabet, column)
+    if growing.is_finished(
+        options.out,
+        arguments,
+        "token bank",
+        _recorded,
+        verify=options.verify_sources,
+        overwrite=options.overwrite,
+        otherwise="add --overwrite",
+    ):
+        return report.finished(options.out, options.verify_sources)
     settings = PieceSettings(
         work=options.out / zarr_files.UNFINISHED,
         alphabet=alphabet,
@@ -137,13 +176,15 @@ def run(options: Options) -> int:
         min_length=options.min_length,
         max_length=options.max_length,
         max_ambiguous=options.max_ambiguous,
-        column=_columns(options, sources),
+        column=column,
         name=options.id,
         validation=options.validation,
         test=options.test,
         bucket_bits=bucket_bits(sources),
         keep_duplicates=options.keep_duplicates,
         clusters=options.clusters is not None,
+        gaps=options.gaps or "reject",
+        nucleotides=options.accept_nucleotides,
     )
     return prepare(options.out, sources, settings, arguments, options.jobs or core_count(), options)
 
@@ -170,15 +211,17 @@ def prepare(
     if options.clusters:
         least = options.min_clustered, options.min_cluster_ids
         cluster_file = ClusterFile(options.clusters, *least)
-    with growing.at_work(out, arguments), stop_on_signals() as stop:
-        job = SequenceJob(out, sources, settings, jobs, stop)
+    with growing.at_work(out, arguments, options.overwrite), stop_on_signals() as stop:
+        verify = options.verify_sources
+        job = SequenceJob(out, sources, settings, jobs, stop, options.clusters, verify)
         steps = (
             lambda: job.scan(cluster_file),
+            job.check_unchanged,
             lambda: job.check_clusters(cluster_file),
             job.deduplicate,
             lambda: job.reduce(options.cluster, options.cluster_coverage),
         )
-        recorded: growing.Arguments = {"prepare": arguments | {"phenomjax": __version__}}
+        recorded: growing.Arguments = {}
         if not job.is_assembled:
             for step in steps:
                 step()
@@ -186,13 +229,15 @@ def prepare(
                     return _stopped()
             counts = job.counts()
             if not counts["kept"]:
-                raise _nothing_kept(out, counts, job.write_rejected())
-            recorded |= {"counts": counts}
+                raise report.nothing_kept(out, counts, job.write_rejected())
             job.assemble()
             if stop.is_set():
                 return _stopped()
+            stamps = {growing.SOURCES: [stamp.to_json() for stamp in job.stamps()]}
+            recorded = {"prepare": arguments | stamps | {"phenomjax": __version__}}
+            recorded |= {"counts": counts}
         job.finish(recorded)
-    return _report(out)
+    return report.made(out)
 
 
 def _check(options: Options) -> None:
@@ -235,11 +280,57 @@ def _check(options: Options) -> None:
         )
 
 
-def _alphabet(options: Options, sources: list[SequenceFile]) -> str:
-    if options.alphabet:
-        return options.alphabet
-    usual = {records.FORMATS[source.kind]: source for source in sources}
-    if len(usual) > 1:
+def _understand(options: Options) -> tuple[list[SequenceFile], str, tuple[str, ...]]:
+    """The files, their alphabet, and the columns or fields with the sequences.
+
+    Raises:
+      UserError: a file is nothing of the kind, or what it is cannot be told.
+    """
+    sources = find_sources(list(options.source), options.format)
+    kinds = {source.kind for source in sources}
+    if "jsonl" in kinds and kinds & {"csv", "table"}:
+        raise UserError(
+            "Prepare CSV and JSON lines one after the other: `column` is of the one, `field` of the"
+            " other."
+        )
+    columns, usual = dict[str, Path](), dict[str, SequenceFile]()
+    for number, source in enumerate(sources):
+        alphabet = FORMATS.get(source.kind, "protein")
+        if source.kind in ("csv", "table"):
+            found = find_columns(
+                find_format(source.path, options.format),
+                options.column,
+                options.id,
+                options.alphabet,
+                not options.no_header,
+            )
+            sources[number] = replace(source, form=found.form, header=not options.no_header)
+            columns[",".join(found.names)] = source.path
+            alphabet = found.alphabet or FORMATS["csv"]
+            log.info(
+                "%s: %ssequences are in column '%s', read as %s",
+                source.path,
+                f"{found.said}; " if found.said else "",
+                ",".join(found.names),
+                options.alphabet or alphabet,
+            )
+        elif source.kind == "named" and looks_like(list(first_texts(source))) == "smiles":
+            alphabet = "smiles"
+            log.info("%s: names and SMILES", source.path)
+        elif source.kind == "jsonl":
+            fields = [*options.field.split(","), *([options.id] if options.id else [])]
+            check_fields(source.path, fields)
+        elif source.kind == "text" and options.alphabet != "bytes":
+            lines = head_lines(look(source.path))
+            check_words(source.path, [line for line in lines if line.strip()])
+        usual[alphabet] = source
+    if len(columns) > 1:
+        raise UserError(
+            "The files have their sequences in columns of different names:"
+            f" {', '.join(f'{name} ({path.name})' for name, path in columns.items())}. Prepare them"
+            " one by one."
+        )
+    if options.alphabet is None and len(usual) > 1:
         named = ", ".join(
             f"{source.path.name} looks like {alphabet}" for alphabet, source in usual.items()
         )
@@ -247,40 +338,40 @@ def _alphabet(options: Options, sources: list[SequenceFile]) -> str:
             f"A bank has one alphabet, and the files differ: {named}. Say `alphabet`, or prepare"
             " them one by one."
         )
-    return next(iter(usual))
+    column = tuple(columns) or tuple(options.field.split(","))
+    return sources, options.alphabet or next(iter(usual)), column
 
 
-def _columns(options: Options, sources: list[SequenceFile]) -> tuple[str, ...]:
-    return (
-        tuple(options.field.split(","))
-        if any(s.kind == "jsonl" for s in sources)
-        else (options.column,)
-    )
-
-
-def _check_columns(options: Options, sources: list[SequenceFile]) -> None:
-    if {"csv", "jsonl"} <= {source.kind for source in sources}:
-        raise UserError(
-            "Prepare CSV and JSON lines one after the other: `column` is of the one, `field` of the"
-            " other."
-        )
+def _check_letters(
+    options: Options, sources: list[SequenceFile], alphabet: str, column: tuple[str, ...]
+) -> None:
+    """Looks at the first sequences of each file, before hours of work."""
+    if alphabet != "protein":
+        return
     for source in sources:
-        if source.kind in ("csv", "jsonl"):
-            wanted = [*_columns(options, [source]), *([options.id] if options.id else [])]
-            records.check_columns(source.path, source.kind, wanted)
+        texts = list(itertools.islice(first_texts(source, column), SAMPLE))
+        if source.kind == "text" and options.alphabet is None and looks_like(texts) == "smiles":
+            raise UserError(
+                f"{source.path}: its first sequence, {texts[0][:30]!r}, looks like a SMILES, and"
+                " text is read as proteins. Say which: --alphabet smiles, or --alphabet protein."
+            )
+        check_proteins(source.path, Letters.of(texts), options.gaps, options.accept_nucleotides)
 
 
-def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> growing.Arguments:
+def _arguments(
+    options: Options, sources: list[SequenceFile], alphabet: str, column: tuple[str, ...]
+) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
-    found: growing.Arguments = {
-        "source": [f"{source.path.resolve()} ({source.size} bytes)" for source in sources]
-    }
+    found: growing.Arguments = {"source": [str(source.path.resolve()) for source in sources]}
     found |= {"format": sorted(kinds), "alphabet": alphabet}
-    found |= {"column": options.column} if "csv" in kinds else {}
+    found |= {"column": ",".join(column)} if kinds & {"csv", "table"} else {}
     found |= {"field": options.field} if "jsonl" in kinds else {}
     names = [
         "id",
+        "no_header",
+        "gaps",
+        "accept_nucleotides",
         "rare",
         "boundary",
         "min_length",
@@ -292,10 +383,7 @@ def _arguments(options: Options, sources: list[SequenceFile], alphabet: str) -> 
     ]
     found |= {name: getattr(options, name) for name in [*names, "cluster"]}
     found |= {"cluster_coverage": options.cluster_coverage} if options.cluster else {}
-    if options.clusters:
-        found["clusters"] = (
-            f"{options.clusters.resolve()} ({options.clusters.stat().st_size} bytes)"
-        )
+    found |= {"clusters": str(options.clusters.resolve())} if options.clusters else {}
     return {name: value for name, value in found.items() if value not in (None, False, "")}
 
 
@@ -306,89 +394,3 @@ def _recorded(path: Path) -> growing.Arguments | None:
 def _stopped() -> int:
     log.warning("stopped. Run the same command again to continue.")
     return EXIT_STOPPED
-
-
-def _report_finished(out: Path) -> int:
-    rejected = out / "rejected.parquet"
-    bad = pq.read_metadata(rejected).num_rows if rejected.is_file() else 0
-    log.info(
-        "%s is finished already: %d sequences, %d rejected. Nothing to do.",
-        out,
-        len(open_token_bank(out)),
-        bad,
-    )
-    return EXIT_FAILED if bad else EXIT_DONE
-
-
-def describe_counts(counts: dict[str, int]) -> str:
-    """'2,100 records read: 2,099 kept, 1 duplicates, …' of a bank's options["counts"]."""
-    parts = [
-        f"{number:,} {name.replace('_', ' ')}"
-        for name, number in counts.items()
-        if number and name != "read"
-    ]
-    return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
-
-
-def _report(out: Path) -> int:
-    made = open_token_bank(out)
-    counts = made.attributes["options"]["counts"]
-    log.info("%s", describe_counts(counts))
-    unit = UNITS[made.vocabulary.name]
-    spans = ", ".join(f"{name} {last - first:,}" for name, (first, last) in made.splits.items())
-    log.info(
-        "wrote %s: %d sequences (%s), %d %s and boundary tokens",
-        out,
-        len(made),
-        spans,
-        made.tokens.size,
-        unit,
-    )
-    if counts.get("in_no_cluster"):
-        log.warning(
-            "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
-            " are listed in %s",
-            counts["in_no_cluster"],
-            out / "in_no_cluster.parquet",
-        )
-    rejected = out / "rejected.parquet"
-    if not rejected.is_file():
-        return EXIT_DONE
-    log.error(
-        "%d rejected, the other records are in the bank. All are listed in %s:%s",
-        counts["rejected"],
-        rejected,
-        _first(rejected),
-    )
-    return EXIT_FAILED
-
-
-def _first(rejected: Path) -> str:
-    """The first rejected records, one a line."""
-    with pq.ParquetFile(rejected) as file:
-        rows = next(file.iter_batches(SHOWN)).to_pylist()
-        more = file.metadata.num_rows - len(rows)
-    lines = "".join(f"\n  {number}. {_rejection(row)}" for number, row in enumerate(rows, 1))
-    return lines + (f"\n  and {more} more" if more else "")
-
-
-def _rejection(row: dict) -> str:
-    name = f"record {row['id']} " if row["id"] else ""
-    return f"{row['reason']}: {row['file']}, {name}at byte {row['offset']}: {row['detail']}"
-
-
-def _nothing_kept(out: Path, counts: dict[str, int], rejected: Path | None) -> UserError:
-    if rejected is None:
-        files.remove(out)
-        return UserError(
-            f"No sequence is left, so there is no bank. {describe_counts(counts)}. Widen"
-            " `min_length`, `max_length` or `max_ambiguous`."
-        )
-    with pq.ParquetFile(rejected) as file:
-        first = _rejection(next(file.iter_batches(1)).to_pylist()[0])
-    return UserError(
-        f"All records were rejected, so there is no bank. The first one: {first}. They are listed"
-        f" in {rejected}. Mend the files and run the same command again; if they have another"
-        f" format or alphabet, say so with `format` and `alphabet`, and delete {out} first.",
-        EXIT_FAILED,
-    )

@@ -25,11 +25,13 @@ from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.engine import work_folder
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Argument, Function, Notes, Unit
+from phenomjax.prepare import growing
 from phenomjax.prepare.growing import Arguments
 from phenomjax.prepare.sequences import assemble, cluster_files, clusters
 from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
-from phenomjax.prepare.sequences.pieces import STOP, PieceSettings, scan, unit_of
+from phenomjax.prepare.sequences.pieces import HASH, STOP, PieceSettings, scan, unit_of
 from phenomjax.system import files
+from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
@@ -54,6 +56,8 @@ class SequenceJob:
       settings: what becomes of them.
       jobs: number of processes.
       stop: ends the work early when set.
+      clusters: the file of clusters that splits go by.
+      verify: compare the content of the files with what was read before.
     """
 
     def __init__(
@@ -63,12 +67,15 @@ class SequenceJob:
         settings: PieceSettings,
         jobs: int,
         stop: threading.Event,
+        clusters: Path | None = None,
+        verify: bool = False,
     ):
         self.out, self.sources, self.settings, self.jobs = out, sources, settings, jobs
         self.stop, self.work, self.notes = stop, settings.work, Notes(settings.work)
         self.plan = PieceList(settings, tuple(sources))
         (self.work / STOP).unlink(missing_ok=True)
-        self._check_sources()
+        self._files = [*(source.path for source in sources), *([clusters] if clusters else [])]
+        self._check_sources(verify)
         for name in () if self.is_assembled else ("pieces", "positions"):
             (self.work / name).mkdir(exist_ok=True)
 
@@ -77,21 +84,42 @@ class SequenceJob:
         """Whether the bank is only to be handed over."""
         return work_folder.result_path(self.work, self.out).exists()
 
-    def _check_sources(self) -> None:
+    def stamps(self) -> list[growing.Stamp]:
+        """The files that the bank is made of, the clusters last, with what is known of their
+        content.
+        """
+        return [
+            growing.Stamp.of(path, self._sha256(number)) for number, path in enumerate(self._files)
+        ]
+
+    def _sha256(self, number: int) -> str:
+        name = f"sha256-{number}"
+        return self.notes.read(name)["sha256"] if self.notes.is_committed(name) else ""
+
+    def _check_sources(self, verify: bool) -> None:
         """Throws away what was made of files that have changed since."""
-        stamps = [[str(s.path.resolve()), s.size, s.path.stat().st_mtime_ns] for s in self.sources]
-        record = self.work / "sources.json"
-        if record.is_file() and json.loads(record.read_text()) != stamps:
-            log.warning(
-                "the source files have changed since the job was interrupted: it begins again"
-            )
-            record.unlink()
-            for path in self.work.iterdir():
-                if path.name not in ("lock", work_folder.DESCRIPTION):
-                    files.remove(path)
+        now = self.stamps()
+        known = {stamp.path: stamp.sha256 for stamp in now}
+        assembled = self.is_assembled
+        if not growing.goes_on(self.work, now, known, verify) and assembled:
             for name in ("tokens", "offsets", "metadata.parquet", "rejected.parquet", "zarr.json"):
-                files.remove(self.out / name)
-        files.write_text(record, json.dumps(stamps))
+                files.remove(self.out / name)  # that it had begun to hand over
+
+    def check_unchanged(self) -> None:
+        """Looks whether the files are still those that were read.
+
+        Raises:
+          UserError: one is not.
+        """
+        began = json.loads((self.work / "sources.json").read_text())
+        began = [growing.Stamp(**row) for row in began]
+        for before, now in zip(began, self.stamps(), strict=True):
+            if before.dated() != now.dated():
+                raise UserError(
+                    f"{now.path} was changed while it was read. Run the same command again when it"
+                    " is whole; it begins again by itself.",
+                    EXIT_FAILED,
+                )
 
     def _pool(self, tasks: int, part: int = 1) -> Pool:
         """As many processes as are worth their start: one for each eighth of a piece, `part` times
@@ -119,13 +147,18 @@ class SequenceJob:
             for source in longest
             for number in range(self.plan.count(source) if source.divided else 1)
         ]
+        units += [
+            Unit(f"sha256-{number}", (replace(self.sources[0], number=number, path=path), HASH))
+            for number, path in enumerate(self._files)
+        ]
         left = [unit for unit in units if not self.notes.is_committed(unit.name)]
         total, missing = (
             sum(self._size(*unit.argument) for unit in some) for some in (units, left)
         )
         progress = Progress("read", total // 1000, "kB", done=(total - missing) // 1000)
         sizes = {unit.name: self._size(*unit.argument) for unit in left if unit.argument[0].divided}
-        streams = [unit.argument[0] for unit in left if not unit.argument[0].divided]
+        read = [unit.argument[0] for unit in left if unit.argument[1] != HASH]
+        streams = [source for source in read if not source.divided]
         with _Watch(self.settings, streams, progress, self.stop):
             run = functools.partial(scan, self.settings)
             for name, _ in self._pool(len(left)).run(self.work, run, left, self.stop):
@@ -166,6 +199,8 @@ class SequenceJob:
         clusters.check_share(file, table, known, found["strangers"], examples)
 
     def _size(self, source: SequenceFile, number: int) -> int:
+        if number == HASH:
+            return 0
         if not source.divided:
             return source.size
         return min(source.size - number * self.settings.piece_bytes, self.settings.piece_bytes)
@@ -264,15 +299,16 @@ class SequenceJob:
         return {"read": read, "kept": kept} | left_out | {"in_no_cluster": found["strangers"]}
 
     def write_rejected(self) -> Path | None:
-        """Writes OUT/rejected.parquet where nothing else will be written; None if nothing was
+        """Writes NAME_rejected.parquet beside OUT, where there will be no bank; None if nothing was
         rejected.
         """
         assemble.make_layout(self.plan).write(self.work)
         assemble.write_part(self.plan, self.work, ("rejected", 0))
-        made, target = self.work / "bank" / "rejected.parquet", self.out / "rejected.parquet"
+        made = self.work / "bank" / "rejected.parquet"
+        target = self.out.with_name(f"{self.out.stem}_rejected.parquet")
         if not pq.read_metadata(made).num_rows:
             return None
-        files.link(made, target)
+        files.write_bytes(target, made.read_bytes())
         return target
 
     def assemble(self) -> None:
@@ -286,6 +322,9 @@ class SequenceJob:
 
     def finish(self, options: Arguments) -> None:
         """Describes the files and hands them over to OUT; may be killed and repeated."""
+        if not self.is_assembled:
+            for name in assemble.LISTS:  # of a bank that this one takes the place of
+                files.remove(self.out / f"{name}.parquet")
         work_folder.finish(self.work, functools.partial(self._make, options), self.out)
 
     def _make(self, options: Arguments, path: Path) -> None:

@@ -26,14 +26,15 @@ import pyarrow as pa
 from phenomjax.data.sequences import compiled
 from phenomjax.data.sequences.bank import CHUNK_BYTES
 from phenomjax.data.sequences.encode import Block, Encoder
-from phenomjax.data.sequences.records import Record, read_records
+from phenomjax.data.sequences.records import Record
 from phenomjax.data.sequences.sources import SequenceFile
-from phenomjax.data.sequences.streams import Damaged, Fasta, Stream, Trouble
+from phenomjax.data.sequences.streams import Damaged, Fasta, Recoded, Stream, Trouble
 from phenomjax.engine.units import Note, Unit
 from phenomjax.prepare.sequences.clusters import ClusterTable
 from phenomjax.system import files
 
 PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
+HASH = -1  # in the place of a piece's number: the sha256 of the file is asked for
 RECORDS = 2**14  # records that are no FASTA a block
 STOP = "stop"  # a file of this name in the work folder ends the work after the pieces in hand
 REJECTED_SCHEMA = pa.schema(
@@ -64,6 +65,8 @@ class PieceSettings:
     bucket_bits: int
     keep_duplicates: bool
     clusters: bool
+    gaps: str = "reject"
+    nucleotides: bool = False
     chunk_bytes: int = CHUNK_BYTES
     piece_bytes: int = PIECE_BYTES
     block_bytes: int = BLOCK_BYTES
@@ -77,6 +80,8 @@ class PieceSettings:
             self.min_length,
             self.max_length,
             self.max_ambiguous,
+            self.gaps,
+            self.nucleotides,
         )
 
     def piece(self, source: int, number: int) -> Path:
@@ -205,14 +210,16 @@ def unit_of(source: SequenceFile, number: int) -> Unit[tuple[SequenceFile, int]]
 
 def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) -> Note | None:
     """Makes one piece, or all pieces of a source that is read from its beginning; those that are
-    there are left as they are (a unit function).
+    there are left as they are. Or reads a file for its sha256 (a unit function).
 
     Returns:
-      How many pieces; None where the stop file ended it early.
+      How many pieces, None where the stop file ended it early; or the sha256.
     """
     source, number = task
+    if number == HASH:
+        return {"sha256": files.sha256(source.path)}
     if not source.divided:
-        with Stream(source.path) as stream:
+        with source.open() as stream:
             pieces = _scan_fasta if source.kind == "fasta" else _scan_records
             count = pieces(settings, source, stream)
         return {"pieces": count} if count else None
@@ -220,7 +227,7 @@ def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) ->
         return {"pieces": 1}
     first = number * settings.piece_bytes
     offset = max(first - 1, 0)  # the line end before the first record is seen
-    with Stream(source.path, offset) as stream:
+    with source.open(offset) as stream:
         fasta = Fasta(stream, offset, min(settings.block_bytes, max(2 * source.size, 2**12)))
         encoder, piece = settings.encoder(), Piece(settings, source, number)
         for start, stop in fasta.blocks(first + settings.piece_bytes):
@@ -236,7 +243,7 @@ def _take(fasta: Fasta) -> list[Trouble]:
     return found
 
 
-def _scan_fasta(settings: PieceSettings, source: SequenceFile, stream: Stream) -> int:
+def _scan_fasta(settings: PieceSettings, source: SequenceFile, stream: Stream | Recoded) -> int:
     """All pieces of a compressed FASTA file; returns how many, 0 if it was stopped."""
     fasta, encoder, number = Fasta(stream, 0, settings.block_bytes), settings.encoder(), 0
     while True:
@@ -257,7 +264,7 @@ def _scan_fasta(settings: PieceSettings, source: SequenceFile, stream: Stream) -
             return 0
 
 
-def _scan_records(settings: PieceSettings, source: SequenceFile, stream: Stream) -> int:
+def _scan_records(settings: PieceSettings, source: SequenceFile, stream: Stream | Recoded) -> int:
     """All pieces of a file that is no FASTA; returns how many, 0 if it was stopped."""
     encoder, number, bytes_held = settings.encoder(), 0, 0
     held: list[Record] = []
@@ -270,7 +277,8 @@ def _scan_records(settings: PieceSettings, source: SequenceFile, stream: Stream)
         held.clear()
         bytes_held = 0
 
-    found = read_records(source.path, source.kind, list(settings.column), settings.name, stream)
+    words = settings.alphabet == "bytes"
+    found = source.records(stream, settings.column, settings.name, words)
     try:
         for record in found:
             while record.offset >= (number + 1) * settings.piece_bytes:

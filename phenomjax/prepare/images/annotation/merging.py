@@ -35,8 +35,7 @@ class _Keys(NamedTuple):
 def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
     """Joins tables. The first one with wells is the base; others with wells are put below it where
     they tell of other wells, and beside it where they tell more of the same; each of the rest is
-    joined on what it shares with what is there. Wells without plates are those of each plate of a
-    table that only lists plates.
+    joined on what it shares with what is there.
 
     Args:
       sheets: in the order of the command line.
@@ -65,12 +64,6 @@ def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
         else:
             base, said = _join_wells(base, sheet, rename)
             told.append(said)
-    for sheet in list(rest):
-        names = set(_names(sheet, rename))
-        if names <= {*OF_MANY} and not names & {*_names(base, rename)}:
-            base, _ = _join(base, sheet, _keys(base, [], rename), rename)
-            told.append(f"{sheet.name}: each of its {len(sheet.rows)} plates has all wells")
-            rest = [one for one in rest if one is not sheet]
     while rest:
         shared = [(sheet, _shared(base, sheet, rename)) for sheet in rest]
         joined = next(((one, pairs) for one, pairs in shared if pairs), None)

@@ -103,8 +103,6 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         kinds, words = roles.find_roles(sheet, found.roles)
         (warned if "UNKNOWN" in words or "no word tells" in words else told).append(words)
     described = _described(sheet, found, there, kinds)
-    if "concentration" in there:
-        told.append(_said_of_concentrations(sheet, found))
     for name in ("gene", "perturbation"):
         if name in found.places and (odd := values.dates(sheet.values(found.places[name]))):
             warned.append(
@@ -133,17 +131,6 @@ def _some(columns: Sequence[str]) -> str:
     """Up to 20 names of columns."""
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     return ", ".join(columns[:20]) + more
-
-
-def _said_of_concentrations(sheet: Sheet, found: Columns) -> str:
-    place = found.places["concentration"]
-    own = {values.unit_of(unit) for text in sheet.values(place) if (unit := values.unit_part(text))}
-    other = {values.unit_of(text or "") for text in sheet.values(found.unit_column or 0)}
-    units = own or (other if found.unit_column is not None else {found.unit})
-    shown = ", ".join(sorted(unit[:-1] + "M" for unit in units if unit))
-    return f"{sheet.name}: {sheet.columns[place]}" + (
-        f" in {shown}, is recorded in uM" if shown else ", which has no unit, is taken as uM"
-    )
 
 
 def _called(sheet: Sheet, found: Columns) -> dict[str, str]:

@@ -24,7 +24,6 @@ _TYPES = {
     **{"crisprko": "crispr", "crisprknockout": "crispr", "knockout": "crispr", "cas9": "crispr"},
     **{"sgrna": "crispr", "rnai": "sirna", "overexpression": "orf", "cdna": "orf"},
 }
-_WITH_UNIT = re.compile(r"([+-]?[\d.,\s\u00a0]*\d[.,]?(?:[eE][+-]?\d+)?)\s*(\D[^\d]*)")
 _DATE = re.compile(r"\d{1,2}-(?:Mar|Sep|Sept|Dec|Oct|Feb|Apr|Nov)|(?:Mar|Sep|Dec|Oct)-\d\d")
 
 
@@ -82,12 +81,6 @@ def concentration(
         ) from None
     factor = MICROMOLAR[known] if known else 1.0
     return number / round(1 / factor) if factor < 1 else number * factor
-
-
-def unit_part(text: str | None) -> str:
-    """What stands behind the number of a concentration; '' of a bare number."""
-    match = _WITH_UNIT.fullmatch((text or "").strip())
-    return match[2].strip() if match else ""
 
 
 def number_part(text: str) -> str:

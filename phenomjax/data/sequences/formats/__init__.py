@@ -1,0 +1,1 @@
+"""What a file of sequences is, told by what is in it."""

@@ -1,0 +1,177 @@
+"""Which column of a table has the sequences, and whether they are proteins or SMILES."""
+
+import contextlib
+import csv
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phenomjax.data import tables
+from phenomjax.data.compressed import SUFFIXES
+from phenomjax.data.separators import Form, find_form
+from phenomjax.data.sequences.formats.guess import looks_like
+from phenomjax.data.sequences.formats.recognise import Format, head_lines, look
+from phenomjax.system.errors import UserError, did_you_mean
+
+SAMPLE = 200  # rows
+# Names of columns, in lower case without other signs than letters and digits
+_SMILES = re.compile(r"\w*smiles\w*|smi")
+_PROTEINS = re.compile(
+    r"(protein|aa|aminoacid|mutated|mutant|target|full|peptide|primary)?(sequences?|seq)|primary|"
+    r"protein|peptide|aa"
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are wanted.
+
+    Attributes:
+      names: of those whose texts, joined, are the sequence.
+      alphabet: what they look like: protein, smiles, or "" where that cannot be told.
+      form: how the text is a table; None of Parquet and .xlsx.
+      said: what is unusual about the file, in words.
+    """
+
+    names: tuple[str, ...]
+    alphabet: str
+    form: Form | None
+    said: str
+
+
+def find_columns(
+    found: Format, column: str | None, name: str | None, alphabet: str | None, header: bool
+) -> Columns:
+    """The column with the sequences.
+
+    Args:
+      found: the file.
+      column: of the user; None: the one whose name says it.
+      name: the column with the ids, which is looked for.
+      alphabet: of the user: the name is of that.
+      header: whether the first line names the columns; else they are called "1", "2", ...
+
+    Raises:
+      UserError: there is no such column, several may be meant, or the first line is no header.
+    """
+    path = found.contents.path
+    form, columns, rows, said = _sample(found, header)
+    for wanted in (column, name):
+        if wanted is not None and columns.count(wanted) != 1:
+            many = f"{columns.count(wanted)} columns" if wanted in columns else "no column"
+            raise UserError(
+                f"{path} has {many} '{wanted}'.{did_you_mean(wanted, columns)} {_there(columns)}"
+                " Name the one that holds the sequences with --column, and the one with their ids"
+                " with --id."
+            )
+    looks = {title: _look(rows, place) for place, title in enumerate(columns)}
+    if column is None:
+        column = _choose(found, columns, looks, alphabet, header)
+    plain, kind = _plain(column), looks[column]
+    if _SMILES.fullmatch(plain):
+        kind = "smiles"
+    elif _PROTEINS.fullmatch(plain):  # short peptides may look like SMILES
+        kind = "protein"
+    return Columns((column,), kind, form, said)
+
+
+def _look(rows: Sequence[Sequence[str | None]], place: int) -> str:
+    values = [row[place] or "" for row in rows if len(row) > place]
+    return looks_like([value for value in values if value.strip() not in tables.MISSING])
+
+
+def check_fields(path: Path, wanted: Sequence[str]) -> None:
+    """Looks whether the first record of a file of JSON lines has the fields that are asked for.
+
+    Raises:
+      UserError: it has not; the message lists those that there are.
+    """
+    first = next((line for line in head_lines(look(path)) if line.strip()), "")
+    try:
+        parsed = json.loads(first)
+    except ValueError:
+        return  # the reader names the record
+    there = list(parsed) if isinstance(parsed, dict) else []
+    for name in wanted:
+        if name not in there:
+            raise UserError(
+                f"{path} has no field '{name}'.{did_you_mean(name, there)} {_there(there)} Name the"
+                " one that holds the sequences with --field, and the one with their ids with --id."
+            )
+
+
+def _choose(
+    found: Format,
+    columns: Sequence[str],
+    looks: dict[str, str],
+    alphabet: str | None,
+    header: bool,
+) -> str:
+    path = found.contents.path
+    smiles = [title for title in columns if _SMILES.fullmatch(_plain(title))]
+    proteins = [title for title in columns if _PROTEINS.fullmatch(_plain(title))]
+    if "smiles" in smiles:  # the plain name before canonical_smiles and the like
+        smiles = ["smiles"]
+    wanted = {"smiles": smiles, "protein": proteins, None: smiles + proteins}.get(alphabet, [])
+    if len(wanted) == 1:
+        return wanted[0]
+    if len(wanted) > 1:
+        raise UserError(
+            f"{path} has several columns that may hold the sequences: {', '.join(wanted)}. Say"
+            f" which one, for instance --column {_quoted(wanted[0])}."
+        )
+    alike = [title for title in columns if looks[title] and alphabet in (None, looks[title])]
+    titles = [title for title in columns if looks_like([title])]
+    if header and titles and (not alike or looks_like(titles) == looks[alike[0]]):
+        place = columns.index(titles[0]) + 1
+        raise UserError(
+            f"{path} has no header: its first line ({', '.join(columns)[:60]!r}) has a sequence in"
+            f" it. Say so with --no_header, and name the column by its number: --column {place}."
+        )
+    if not header and len(alike) == 1:
+        return alike[0]
+    mend = "Name it with --column, and the one with their ids with --id."
+    if alike:
+        mend = f"'{alike[0]}' looks like it: say --column {_quoted(alike[0])}."
+    raise UserError(
+        f"{path} has no column whose name says that it holds the sequences. {_there(columns)}"
+        f" {mend}"
+    )
+
+
+def _plain(title: str) -> str:
+    return re.sub(r"[\W_]", "", title).lower()
+
+
+def _quoted(title: str) -> str:
+    return title if re.fullmatch(r"[\w.-]+", title) else f"'{title}'"
+
+
+def _there(columns: Sequence[str]) -> str:
+    return f"There are: {', '.join(title or '(no name)' for title in columns[:30])}."
+
+
+def _sample(
+    found: Format, header: bool
+) -> tuple[Form | None, list[str], list[Sequence[str | None]], str]:
+    """How the file is a table, its columns, the first rows, and what to say of it."""
+    contents = found.contents
+    if found.kind == "table":
+        table = tables.open_rows(contents.path, missing=(), header=header)
+        rows = [row.values for row in itertools.islice(table.rows, SAMPLE)]
+        return None, list(table.columns), list(rows), table.said
+    name = contents.path.name.lower()
+    name = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
+    form = find_form(contents.head, whole=contents.whole, name=name, header=header)
+    if not form.columns:
+        raise UserError(f"{contents.path} is empty: it has no line that names columns.")
+    lines = contents.head.splitlines(keepends=True)[form.first_row :]
+    reader = csv.reader(lines, delimiter=form.separator, skipinitialspace=form.separator == " ")
+    first: list[Sequence[str | None]] = []
+    with contextlib.suppress(csv.Error):  # the reader of the rows names it
+        first += [row for row in itertools.islice(reader, SAMPLE) if row]
+    said = ", ".join(part for part in (contents.said, *form.said) if part)
+    return form, list(form.columns), first, said

@@ -1,0 +1,133 @@
+"""What `prepare sequences` says at its end, and what it exits with."""
+
+import logging
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from phenomjax.data.sequences.bank import open_token_bank
+from phenomjax.data.sequences.vocabulary import UNITS
+from phenomjax.prepare import growing
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+
+log = logging.getLogger("phenomjax")
+SHOWN = 5  # rejected records on the screen
+
+
+def finished(out: Path, verified: bool) -> int:
+    """Says that there is nothing to do; returns the exit code.
+
+    Args:
+      out: the bank.
+      verified: whether the content of its files was compared.
+    """
+    rejected = out / "rejected.parquet"
+    bad = pq.read_metadata(rejected).num_rows if rejected.is_file() else 0
+    log.info(
+        "%s is finished already: %d sequences, %d rejected. Its files are the same by %s. Nothing"
+        " to do.",
+        out,
+        len(open_token_bank(out)),
+        bad,
+        "content" if verified else "size and date (--verify_sources compares the content)",
+    )
+    return EXIT_FAILED if bad else EXIT_DONE
+
+
+def describe_counts(counts: dict[str, int]) -> str:
+    """'2,100 records read: 2,099 kept, 1 duplicates, …' of a bank's options["counts"]."""
+    parts = [
+        f"{number:,} {name.replace('_', ' ')}"
+        for name, number in counts.items()
+        if number and name != "read"
+    ]
+    return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
+
+
+def made(out: Path) -> int:
+    """Says what is in a new bank, and what is not; returns the exit code."""
+    bank = open_token_bank(out)
+    counts = bank.attributes["options"]["counts"]
+    log.info("%s", describe_counts(counts))
+    unit = UNITS[bank.vocabulary.name]
+    spans = ", ".join(f"{name} {last - first:,}" for name, (first, last) in bank.splits.items())
+    log.info(
+        "wrote %s: %d sequences (%s), %d %s and boundary tokens",
+        out,
+        len(bank),
+        spans,
+        bank.tokens.size,
+        unit,
+    )
+    if counts.get("in_no_cluster"):
+        log.warning(
+            "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
+            " are listed in %s",
+            counts["in_no_cluster"],
+            out / "in_no_cluster.parquet",
+        )
+    rejected = out / "rejected.parquet"
+    if not rejected.is_file():
+        return EXIT_DONE
+    log.error(
+        "%d rejected, the other records are in the bank. All are listed in %s:%s",
+        counts["rejected"],
+        rejected,
+        _first(rejected),
+    )
+    return EXIT_FAILED
+
+
+def _first(rejected: Path) -> str:
+    """The first rejected records, one a line."""
+    with pq.ParquetFile(rejected) as file:
+        rows = next(file.iter_batches(SHOWN)).to_pylist()
+        more = file.metadata.num_rows - len(rows)
+    lines = "".join(f"\n  {number}. {_rejection(row)}" for number, row in enumerate(rows, 1))
+    return lines + (f"\n  and {more} more" if more else "") + _hints(rejected)
+
+
+def _hints(rejected: Path) -> str:
+    """What may be done about rejected records, one a line."""
+    table = pq.read_table(rejected, columns=["reason", "detail"])
+    gaps = pc.match_substring(table["detail"], "is a gap of an alignment")
+    dna = pc.equal(table["reason"], "nucleotides")
+    found = (
+        (gaps, "have gaps, as rows of an alignment: --gaps strip takes the gaps out"),
+        (dna, "look like DNA or RNA: translate them, or keep them with --accept_nucleotides"),
+    )
+    return "".join(
+        f"\n  {count:,} {text} (with another --out, or --overwrite)"
+        for chosen, text in found
+        if (count := pc.sum(chosen).as_py())
+    )
+
+
+def _rejection(row: dict) -> str:
+    name = f"record {row['id']} " if row["id"] else ""
+    return f"{row['reason']}: {row['file']}, {name}at byte {row['offset']}: {row['detail']}"
+
+
+def nothing_kept(out: Path, counts: dict[str, int], rejected: Path | None) -> UserError:
+    """Leaves nothing of a bank without sequences; returns the error.
+
+    Args:
+      out: the bank.
+      counts: what became of the records.
+      rejected: the list of rejected ones; None if there are none.
+    """
+    growing.abandon(out)
+    if rejected is None:
+        return UserError(
+            f"No sequence is left, so there is no bank. {describe_counts(counts)}. Widen"
+            " `min_length`, `max_length` or `max_ambiguous`."
+        )
+    with pq.ParquetFile(rejected) as file:
+        first = _rejection(next(file.iter_batches(1)).to_pylist()[0])
+    return UserError(
+        f"All records were rejected, so there is no bank. The first one: {first}. They are listed"
+        f" in {rejected}. Mend the files and run the same command again; if they have another"
+        " format or alphabet, say so with `format` and `alphabet`.",
+        EXIT_FAILED,
+    )
