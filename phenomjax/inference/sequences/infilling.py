@@ -97,6 +97,16 @@ def template(words: Vocabulary, rare: str, name: str, text: str, mask: str) -> T
     return Template(name, np.concatenate(parts[:-1]))
 
 
+class _State(NamedTuple):
+    """What a step of filling changes."""
+
+    tokens: UInt8[Array, "rows seq"]
+    rank: Int[Array, "rows seq"]
+    is_open: Bool[Array, "rows seq"]
+    # places, tokens and log-probabilities in the order of filling
+    found: tuple[Array, Array, Array]
+
+
 class Filler:
     """Fills templates.
 
@@ -145,17 +155,21 @@ class Filler:
         tokens[:, : len(part)] = part
         # of its own, so that what else is filled has no say
         key = jax.random.fold_in(key, zlib.crc32(wanted.name.encode() + wanted.tokens.tobytes()))
-        arrays = np.asarray(rows, np.int32), tokens, (places - start).astype(np.int32)
+        # padded with the first, so that few shapes are compiled
+        at = np.full(1 << (len(places) - 1).bit_length(), places[0] - start, np.int32)
+        at[: len(places)] = places - start
+        arrays = np.asarray(rows, np.int32), tokens, at, np.int32(len(places))
         with jax.default_matmul_precision("float32"):
             found = self._run(self._params, key, *map(jnp.asarray, arrays))
-        order, drawn, log_probs = jax.device_get(found)
+        order, drawn, log_probs = (x[:, : len(places)] for x in jax.device_get(found))
         filled = []
         for row in range(len(rows)):
             whole = framed.copy()
             whole[start + order[row]] = drawn[row]
             kept = whole[len(before) : len(whole) - len(after)]
-            at = start + order[row] - len(before)
-            filled.append(Filled(kept, at, log_probs[row].astype(np.float64)))
+            filled.append(
+                Filled(kept, start + order[row] - len(before), log_probs[row].astype(np.float64))
+            )
         return filled
 
     def _start(self, name: str, places: np.ndarray, length: int, size: int) -> int:
@@ -176,42 +190,55 @@ class Filler:
         rows: Int[Array, " rows"],
         tokens: UInt8[Array, "rows seq"],
         places: Int[Array, " masked"],
+        number: Int[Array, ""],
     ) -> tuple[Int[Array, "rows masked"], UInt8[Array, "rows masked"], Float[Array, "rows masked"]]:
         """(places, tokens, log-probabilities), each in the order of filling."""
-        count, every = len(rows), jnp.arange(len(rows))
+        count, most, every = len(rows), len(places), jnp.arange(len(rows))
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-        orders = jnp.broadcast_to(places, (count, len(places)))
+        orders = targets = jnp.broadcast_to(places, (count, most))
         if self._order == "random":
-            shuffled = jax.vmap(lambda k: jax.random.permutation(jax.random.fold_in(k, 0), places))
-            orders = shuffled(keys)
-        is_open = jnp.zeros(tokens.shape, bool).at[:, places].set(True)
-        start = tokens, jnp.zeros(tokens.shape, jnp.int32), is_open
 
-        def step(
-            state: tuple[Array, Array, Array], number: Int[Array, ""]
-        ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-            tokens, rank, is_open = state
+            def shuffled(key: Key[Array, ""]) -> Int[Array, " masked"]:
+                lots = jax.random.uniform(jax.random.fold_in(key, 0), (most,))
+                return places[jnp.argsort(jnp.where(jnp.arange(most) < number, lots, jnp.inf))]
+
+            orders = jax.vmap(shuffled)(keys)
+        is_open = jnp.zeros(tokens.shape, bool).at[:, places].set(True)
+        rank = jnp.zeros(tokens.shape, jnp.int32)
+        found = (
+            jnp.zeros((count, most), jnp.int32),
+            jnp.zeros((count, most), jnp.uint8),
+            jnp.zeros((count, most)),
+        )
+
+        def step(turn: Int[Array, ""], state: _State) -> _State:
+            tokens, rank, is_open, (order, drawn, log_probs) = state
             # all that is open comes next, and is seen by nobody yet
-            rank = jnp.where(is_open, number + 1, rank)
+            rank = jnp.where(is_open, turn + 1, rank)
             if self._order == "confident":
-                logits = self._task.ordered_logits(
-                    params, tokens, rank, jnp.broadcast_to(places, (count, len(places)))
-                )
+                logits = self._task.ordered_logits(params, tokens, rank, targets)
                 chosen = self._likeliest(logits, is_open[:, places])
                 place, logits = places[chosen], logits[every, chosen]
             else:
-                place = orders[:, number]
+                place = orders[:, turn]
                 logits = self._task.ordered_logits(params, tokens, rank, place[:, None])[:, 0]
-            here = jax.vmap(lambda k: jax.random.fold_in(k, number + 1))(keys)
+            here = jax.vmap(lambda k: jax.random.fold_in(k, turn + 1))(keys)
             token = self._draw(here, logits)
             chance = jax.nn.log_softmax(logits, -1)[every, token]
-            tokens = tokens.at[every, place].set(token.astype(jnp.uint8))
-            is_open = is_open.at[every, place].set(False)
-            return (tokens, rank, is_open), (place, token.astype(jnp.uint8), chance)
+            letter = token.astype(jnp.uint8)
+            return _State(
+                tokens.at[every, place].set(letter),
+                rank,
+                is_open.at[every, place].set(False),
+                (
+                    order.at[:, turn].set(place),
+                    drawn.at[:, turn].set(letter),
+                    log_probs.at[:, turn].set(chance),
+                ),
+            )
 
-        _, found = jax.lax.scan(step, start, jnp.arange(len(places)))
-        order, drawn, log_probs = found
-        return order.T, drawn.T, log_probs.T
+        start = _State(tokens, rank, is_open, found)
+        return jax.lax.fori_loop(0, number, step, start).found
 
     def _likeliest(
         self, logits: Float[Array, "rows masked vocab"], is_open: Bool[Array, "rows masked"]
