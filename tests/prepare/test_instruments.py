@@ -187,8 +187,9 @@ def test_one_file_twice_in_an_index_is_rejected(tmp_path):
         url=lambda row, column, *rest: lab.harmony_name(1, 1, *rest),
     )
     found = understand(tmp_path)
-    assert len(found.planes) == 2 and reasons(found.rejected) == {"duplicate": 2}
-    assert "also as well A01, site 1, channel 1" in found.rejected[0].detail
+    assert not found.planes and reasons(found.rejected) == {"duplicate": 4}
+    assert "also as well B03, site 1, channel 1" in found.rejected[0].detail
+    assert "also as well A01, site 1, channel 1" in found.rejected[1].detail
 
 
 def test_every_folder_has_its_index(tmp_path):
@@ -217,9 +218,22 @@ def test_several_indexes_of_one_plate(tmp_path):
     (tmp_path / "P" / "Index.idx.xml").write_text(above)
     found = understand(tmp_path)
     assert len(found.planes) == 4 and not found.remarks and not found.rejected
-    assert found.told[0] == "P/Index.idx.xml is not used: an index nearer to the images is"
-    assert "P/Images/Index.idx.xml lists 4 images, such as flex/1.flex" in found.told[1]
-    assert "P/Images/Index.xml decides" in found.told[2] and len(found.told) == 4
+    assert "P/Images/Index.xml decides" in found.told[0] and len(found.told) == 4
+    assert found.told[2] == "P/Index.idx.xml is not used: an index nearer to the images is"
+    assert "P/Images/Index.idx.xml lists 4 images, such as flex/1.flex" in found.told[3]
+
+
+def test_many_indexes_are_told_in_few_sentences(tmp_path):
+    for i in range(20):
+        lab.write_harmony(tmp_path / f"F{i}" / "Images", plates=((f"BR{i}", "", ()),))
+        (tmp_path / f"F{i}" / "Images" / lab.harmony_name(1, 1)).unlink()
+    found = understand(tmp_path)
+    assert found.told == (
+        "20 indexes such as F0/Images/Index.idx.xml decide: plates BR0, BR1, BR2, BR3, BR4, BR5,"
+        " BR6, BR7, BR8, BR9, BR10, BR11 and 8 more, channels 1 = HOECHST 33342, 2 = Alexa 488",
+        "plate BR0 lies in the folder F0, and so on for 19 other indexes; the index decides",
+        "20 of the 80 images that 20 indexes list are not there",
+    )
 
 
 def test_pixel_sizes_that_differ_are_told(tmp_path):
@@ -282,7 +296,10 @@ def test_metaxpress(tmp_path):
     file = f"4711/TimePoint_1/P1_B12_s2_w2{lab.GUID}.tif"
     assert by_file(found)[file] == Plane(file, 0, ImageKey(None, "P1", "B12", "2"), "2", "FITC")
     assert len(found.planes) == 8 and not found.rejected and not found.remarks
-    assert found.told == ("4711/P1.HTD decides: plate P1, channels 1 = DAPI, 2 = FITC",)
+    assert found.told == (
+        "4711/P1.HTD decides: plate P1, channels 1 = DAPI, 2 = FITC",
+        "plate P1 lies in the folder 4711; the index decides",
+    )
 
 
 @pytest.mark.parametrize(
@@ -316,8 +333,8 @@ def test_metaxpress_planes_projections_and_times(tmp_path):
         *(("DAPI", z, t) for z in (1, 2) for t in (1, 2)),
         *(("FITC", None, t) for t in (1, 2)),
     }
-    assert reasons(found.remarks) == {"projection": 2} and len(found.told) == 2
-    assert "--exclude '*ZStep_[1-9]*'" in found.told[1]
+    assert reasons(found.remarks) == {"projection": 2} and len(found.told) == 3
+    assert "--exclude '*ZStep_[1-9]*'" in found.told[2]
 
 
 def test_metaxpress_what_was_selected_and_is_not_there(tmp_path):
@@ -356,7 +373,7 @@ def test_metaxpress_two_plates_in_one_folder(tmp_path):
 def test_metaxpress_file_of_another_name_than_the_images(tmp_path):
     lab.write_metaxpress(tmp_path, ["BR7_A01_w1.tif"], "plate")
     found = understand(tmp_path)
-    assert found.planes[0].key.plate == "BR7" and "start with BR7" in found.told[1]
+    assert found.planes[0].key.plate == "BR7" and "start with BR7" in found.told[-1]
 
 
 @pytest.mark.parametrize(

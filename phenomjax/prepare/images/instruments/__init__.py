@@ -15,15 +15,22 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from phenomjax.prepare.images.instruments import cellvoyager, harmony, incell, metaxpress
+from phenomjax.prepare.images.instruments import (
+    cellvoyager,
+    harmony,
+    incell,
+    metaxpress,
+    summary,
+)
 from phenomjax.prepare.images.instruments.entries import (
     Images,
+    Met,
     leftovers,
     only,
     plate_root,
     readable,
 )
-from phenomjax.prepare.images.records import Finding, Listing, Plane, Understood
+from phenomjax.prepare.images.records import Finding, Listing, Understood
 
 HARMONY, METAXPRESS, CELLVOYAGER, INCELL = "Harmony", "MetaXpress", "CellVoyager", "IN Cell"
 
@@ -95,12 +102,9 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
     owned: dict[str | None, list[str]] = collections.defaultdict(list)
     for file in filter(readable, listing):
         owned[_owner(file, by_folder)].append(file)
-    planes: list[Plane] = []
-    rejected: list[Finding] = []
-    remarks: list[Finding] = []
     told: list[str] = []
-    sizes: list[float | None] = []
-    largest: list[float | None] = []
+    decided: list[summary.Decided] = []
+    remarks: list[Finding] = []
     for folder, of_folder in by_folder.items():
         below = [other for other in by_folder if other.startswith(folder + "/" if folder else "")]
         if not owned[folder] and any(other != folder for other in below):
@@ -109,30 +113,29 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
             ]
             continue
         images = Images(folder, owned[folder], owned[None])
-        understood: list[Understood] = []
+        before = len(decided)
         for index in _once(of_folder):
-            if understood and index.kind == HARMONY:
+            if len(decided) > before and index.kind == HARMONY:
                 continue  # one of its several files has decided
             found = _read(source, index, images, listing)
             if found is None:
                 continue
-            told.extend(found.told)
-            if found.planes:  # else its images are not these
-                understood.append(found)
-        planes += [plane for part in understood for plane in part.planes]
-        rejected += [finding for part in understood for finding in part.rejected]
-        remarks += [finding for part in understood for finding in part.remarks]
-        sizes += [part.pixel_size_um for part in understood]
-        largest += [part.largest_value for part in understood]
+            told.extend(found.understood.told)
+            if found.understood.planes or found.understood.rejected:  # else of other images
+                decided.append(summary.Decided(index.file, folder, *found))
+        here = decided[before:]
         # by its names, MetaXpress knows its own
-        if understood and of_folder[0].kind != METAXPRESS:
-            remarks += leftovers(of_folder[0].file, understood, owned[folder])
-    if len(set(sizes) - {None}) > 1:
-        shown = " and ".join(f"{size:g}" for size in sorted({size for size in sizes if size}))
-        told.append(f"the pixel sizes of the plates differ ({shown} um): the bank has none")
-    size, highest = only(sizes), only(largest)
+        if here and of_folder[0].kind != METAXPRESS:
+            remarks += leftovers(here[0].file, [one.understood for one in here], owned[folder])
+    parts = [one.understood for one in decided]
+    largest = only(part.largest_value for part in parts)
     return Understood(
-        planes, rejected, remarks, tuple(told), size, None if highest is None else int(highest)
+        [plane for part in parts for plane in part.planes],
+        [finding for part in parts for finding in part.rejected],
+        [*(finding for part in parts for finding in part.remarks), *remarks],
+        (*summary.sentences(source, decided), *told),
+        only(part.pixel_size_um for part in parts),
+        None if largest is None else int(largest),
     )
 
 
@@ -156,7 +159,7 @@ def _once(indexes: Sequence[Index]) -> list[Index]:
     return list(first.values())
 
 
-def _read(source: Path, index: Index, images: Images, listing: Listing) -> Understood | None:
+def _read(source: Path, index: Index, images: Images, listing: Listing) -> Met | None:
     if index.kind == HARMONY:
         return harmony.read(source, index.file, images, listing)
     if index.kind == CELLVOYAGER:

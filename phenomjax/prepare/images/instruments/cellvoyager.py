@@ -24,6 +24,7 @@ from phenomjax.prepare.images.instruments import xml_records
 from phenomjax.prepare.images.instruments.entries import (
     Entry,
     Images,
+    Met,
     given_name,
     meet,
     micrometres,
@@ -32,7 +33,7 @@ from phenomjax.prepare.images.instruments.entries import (
     row_and_column,
     well_name,
 )
-from phenomjax.prepare.images.records import Finding, Listing, Understood
+from phenomjax.prepare.images.records import Finding, Listing
 
 _Record = dict[str, str]  # attributes of a MeasurementRecord, its text as "file"
 
@@ -52,7 +53,7 @@ class _Detail:
         self.shading: set[str] = set()
 
 
-def read(source: Path, file: str, images: Images, listing: Listing) -> Understood | None:
+def read(source: Path, file: str, images: Images, listing: Listing) -> Met | None:
     """Reads a measurement.
 
     Args:

@@ -10,14 +10,14 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import readers
+from phenomjax.prepare.images import names, readers
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 
 # Folders that instruments make inside the folder of a plate.
 _TECHNICAL = re.compile(
-    r"images?|tiffs?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|flex|index|hs|tables?"
-    r"|projections?|[{(]?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[)}]?",
+    r"images?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|flex|index|hs"
+    r"|[{(]?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[)}]?",
     re.IGNORECASE,
 )
 _GUID = re.compile(r"[{(]?[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[)}]?", re.IGNORECASE)
@@ -95,17 +95,17 @@ def _stem(path: str) -> str:
 
 
 def plate_folder(source: Path, folder: str) -> str:
-    """Name of the nearest folder that is no technical one, without what Harmony appends
-    (`__2020-11-08T18_16_30-Measurement1`); it never depends on where the source folder stands.
+    """The name that the folder of a plate gives it: as names.plate_name does, and past the folders
+    of Harmony's archives; it never depends on where the source folder stands.
 
     Args:
       source: the source folder.
       folder: relative to it, "" for the source folder itself.
     """
-    for name in reversed(Path(os.path.abspath(source / folder)).parts):
-        if not _TECHNICAL.fullmatch(name):
-            return re.sub(r"__[0-9]{4}-[0-9]{2}-[0-9]{2}T.*$", "", name) or name
-    return "plate"
+    path = Path(os.path.abspath(source / folder))
+    while _TECHNICAL.fullmatch(path.name) and path != path.parent:
+        path = path.parent
+    return names.plate_name(path.as_posix())
 
 
 def plate_root(file: str) -> str:
@@ -168,6 +168,19 @@ def only(values: Iterable[float | None]) -> float | None:
     return different.pop() if len(different) == 1 else None
 
 
+class Met(NamedTuple):
+    """What an index and the files make together.
+
+    Attributes:
+      listed: how many images the index lists.
+      absent: how many of these have no file.
+    """
+
+    understood: Understood
+    listed: int
+    absent: int = 0
+
+
 def meet(
     index: str,
     entries: Sequence[Entry],
@@ -178,7 +191,7 @@ def meet(
     remarks: Sequence[Finding] = (),
     pixel_sizes: Mapping[str, float] | None = None,
     largest_values: Mapping[str, int] | None = None,
-) -> Understood:
+) -> Met:
     """Makes planes of the entries whose files are there; counts what is missing.
 
     Args:
@@ -192,51 +205,40 @@ def meet(
       largest_values: by channel.
     """
     found = list(zip(entries, images.find([entry.url for entry in entries]), strict=True))
-    planes: list[Plane] = []
-    rejected: list[Finding] = []
     taken: dict[tuple[str, int], Plane] = {}
+    twice: dict[tuple[str, int], list[Plane]] = {}
     odd: list[str] = []
     for entry, file in found:
         if file is None:
             continue
         key = ImageKey(None, entry.plate, entry.well, entry.site)
         plane = Plane(file, entry.page, key, entry.channel, entry.label, entry.z, entry.t)
-        if (other := taken.get((file, entry.page))) is not None:
-            if other != plane:
-                rejected.append(_twice(index, other, plane))
-            continue
-        taken[file, entry.page] = plane
-        planes.append(plane)
-        if says and (text := says(file, entry)):
+        other = taken.setdefault((file, entry.page), plane)
+        if other != plane:
+            twice.setdefault((file, entry.page), [other]).append(plane)
+        elif says and (text := says(file, entry)):
             odd.append(text)
-    count = f"{len(entries)} image{'' if len(entries) == 1 else 's'}"
-    if not planes:
-        return Understood((), told=(_contradicts(index, count, entries, images),))
-    missing = _missing(index, found)
-    sentences = [
-        f"{index} decides: plate {_names({entry.plate for entry in entries})}, channels"
-        f" {_names(_channels(entries))}",
-        *told,
-    ]
-    if absent := sum(file is None for _, file in found):
-        sentences.append(f"{absent} of the {count} that {index} lists are not there")
+    if not taken:
+        return Met(Understood((), told=(_contradicts(index, entries, images),)), len(entries))
+    sentences = list(told)
     if odd:
         sentences.append(
             f"{index} and the names of {len(odd)} files disagree, for instance {odd[0]}; the index"
             " decides"
         )
-    used = {plane.channel for plane in planes}
+    used = {plane.channel for plane in taken.values()}
     sizes = [size for channel, size in (pixel_sizes or {}).items() if channel in used]
     highest = [value for channel, value in (largest_values or {}).items() if channel in used]
     largest = only(highest)
-    return Understood(
-        planes,
-        rejected,
-        [*remarks, *missing],
+    understood = Understood(
+        [plane for place, plane in taken.items() if place not in twice],
+        [_twice(index, planes, plane) for planes in twice.values() for plane in planes],
+        [*remarks, *_missing(index, found)],
         tuple(sentences),
         only(round(size, 6) for size in sizes),
         None if largest is None else int(largest),
     )
+    return Met(understood, len(entries), sum(file is None for _, file in found))
 
 
 def leftovers(index: str, understood: Iterable[Understood], files: Iterable[str]) -> list[Finding]:
@@ -258,15 +260,17 @@ def _leftover(index: str, file: str) -> Finding:
     return Finding("not_in_index", detail, file)
 
 
-def _twice(index: str, one: Plane, other: Plane) -> Finding:
+def _twice(index: str, planes: Sequence[Plane], plane: Plane) -> Finding:
+    other = planes[1] if plane == planes[0] else planes[0]
     detail = (
-        f"is listed twice in {index}, also as well {one.key.well}, site {one.key.site}, channel"
-        f" {one.channel}: the index was edited or is damaged; copy it again"
+        f"is listed twice in {index}, also as well {other.key.well}, site {other.key.site}, channel"
+        f" {other.channel}: the index was edited or is damaged; copy it again"
     )
-    return Finding("duplicate", detail, other.file, tuple(other.key))
+    return Finding("duplicate", detail, plane.file, tuple(plane.key))
 
 
-def _contradicts(index: str, count: str, entries: Sequence[Entry], images: Images) -> str:
+def _contradicts(index: str, entries: Sequence[Entry], images: Images) -> str:
+    count = f"{len(entries)} image{'' if len(entries) == 1 else 's'}"
     example = f", such as {entries[0].url}" if entries else ""
     if not images.files:
         return f"{index} lists {count}{example}, and there is none in its folder: copy them"
@@ -298,16 +302,3 @@ def _missing(index: str, found: Sequence[tuple[Entry, str | None]]) -> list[Find
         # a well as a whole has no site
         remarks.append(Finding(what, detail, "", (None, plate, well, site, None)))
     return remarks
-
-
-def _channels(entries: Sequence[Entry]) -> list[str]:
-    named = {entry.channel: entry.label for entry in entries}
-    return [
-        f"{channel} = {named[channel]}" if named[channel] else channel
-        for channel in sorted(named, key=wells.natural)
-    ]
-
-
-def _names(names: Iterable[str]) -> str:
-    ordered = list(names) if isinstance(names, list) else sorted(names, key=wells.natural)
-    return ", ".join(ordered[:12]) + (f" and {len(ordered) - 12} more" if len(ordered) > 12 else "")

@@ -28,6 +28,7 @@ from phenomjax.prepare.images.instruments import xml_records
 from phenomjax.prepare.images.instruments.entries import (
     Entry,
     Images,
+    Met,
     given_name,
     meet,
     micrometres,
@@ -36,7 +37,7 @@ from phenomjax.prepare.images.instruments.entries import (
     row_and_column,
     well_name,
 )
-from phenomjax.prepare.images.records import Listing, Understood
+from phenomjax.prepare.images.records import Listing
 from phenomjax.system.errors import UserError
 
 # In the order in which they are believed; ref: a copy that was corrected for shading.
@@ -76,7 +77,7 @@ class _Contents:
         self.largest_values: dict[int, int] = {}
 
 
-def read(source: Path, file: str, images: Images, listing: Listing) -> Understood | None:
+def read(source: Path, file: str, images: Images, listing: Listing) -> Met | None:
     """Reads an index.
 
     Args:
@@ -104,10 +105,7 @@ def read(source: Path, file: str, images: Images, listing: Listing) -> Understoo
     folder = posixpath.dirname(file)
     if len(contents.plates) == 1 or not contents.plates:
         own = contents.plates[0][0] if contents.plates else None
-        called = plate_folder(source, folder)
-        plate = own or called
-        if own and own != called:
-            told += (f"plate {own} lies in the folder {called}; the index decides",)
+        plate = own or plate_folder(source, folder)
     entries = []
     for image in contents.images:
         if len(contents.plates) > 1:

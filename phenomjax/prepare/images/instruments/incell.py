@@ -24,6 +24,7 @@ from phenomjax.prepare.images.instruments import xml_records
 from phenomjax.prepare.images.instruments.entries import (
     Entry,
     Images,
+    Met,
     given_name,
     meet,
     micrometres,
@@ -31,12 +32,11 @@ from phenomjax.prepare.images.instruments.entries import (
     row_and_column,
     well_name,
 )
-from phenomjax.prepare.images.records import Understood
 
 _INDICES = ("field_index", "wave_index", "z_index", "time_index")
 
 
-def read(source: Path, file: str, images: Images) -> Understood | None:
+def read(source: Path, file: str, images: Images) -> Met | None:
     """Reads an .xdce.
 
     Args:

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images.instruments.entries import Entry, Images, meet
-from phenomjax.prepare.images.records import Finding, Understood
+from phenomjax.prepare.images.instruments.entries import Entry, Images, Met, meet
+from phenomjax.prepare.images.records import Finding
 from phenomjax.system.errors import UserError
 
 _GUID = r"[_ ]?[\[{]?[0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12}[\]}]?"
@@ -65,7 +65,7 @@ class _Named(NamedTuple):
     t: int | None
 
 
-def read(source: Path, file: str, images: Images) -> Understood:
+def read(source: Path, file: str, images: Images) -> Met:
     """Reads an .HTD and the names of the images of its plate.
 
     Args:
