@@ -1,7 +1,9 @@
 """Which channels go into the bank, how they are called there, and in which order."""
 
 import collections
+import glob
 import logging
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -61,8 +63,15 @@ def choose(planes: Sequence[Plane], items: Sequence[str], names: Mapping[str, st
     else:
         for number in set(ids) if not items else set(lefts) & set(ids):
             if len(labels.get(number, {})) > 1:
-                raise UserError(_differ(number, labels[number]))
+                raise UserError(_differ(number, labels[number], _without_label(planes)))
         names = {} if labels else names
+        if labels and not items and (without := _without_label(planes)):
+            log.warning(
+                "channels are called by their numbers, for some have no name, for instance in %s:"
+                " leave these out with --exclude, or name all by number with %s",
+                _where(without),
+                _by_number(labels, ids),
+            )
     chosen = Chosen(by_label, {}, {}, None)
     sets: dict[Place, dict[str, str]] = {}
     counts: dict[Place, set] = collections.defaultdict(set)
@@ -154,10 +163,23 @@ def _as_label(item: str, left: str, labels: dict[str, dict[str, Plane]]) -> str:
     return f"{label}={item.partition('=')[2] or label}"
 
 
-def _differ(number: str, labels: Mapping[str, Plane]) -> str:
+def _without_label(planes: Sequence[Plane]) -> Plane | None:
+    """The first plane whose channel has no name."""
+    return next((plane for plane in planes if plane.label is None), None)
+
+
+def _differ(number: str, labels: Mapping[str, Plane], without: Plane | None = None) -> str:
     which = " and ".join(
         f"{label!r} in {_where(plane)}" for label, plane in list(labels.items())[:2]
     )
+    if without is not None:  # names cannot choose it, then
+        folder = posixpath.dirname(without.file)
+        pattern = glob.escape(folder) + "/*" if folder else glob.escape(without.file)
+        return (
+            f"Channel {number} is called {which}, and others have no name, such as"
+            f" {_where(without)}: its number does not say which it is. Leave out what has no names,"
+            f" with --exclude '{pattern}', and prepare it into a bank of its own."
+        )
     return (
         f"Channel {number} is called {which}: its number does not say which it is. Name the"
         " channels by their labels in --channels, or prepare the plates into banks of their own."

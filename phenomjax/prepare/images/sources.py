@@ -22,7 +22,7 @@ from phenomjax.prepare.images import (
 from phenomjax.prepare.images import listing as listings
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.images.readers import SUFFIXES
-from phenomjax.prepare.images.records import Listing, Understood
+from phenomjax.prepare.images.records import Finding, Listing, Understood
 from phenomjax.system.errors import UserError
 
 
@@ -117,44 +117,63 @@ def read(request: Request) -> Source:
         merged = merge([before, understood])
         return Source(merged, listed.files, _is_single(merged))
     left: Listing = listed.files
+    indexed = Understood(())
     if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
-        parts.append(instruments.read_indexes(request.source, indexes, listed.files))
-        told = {plane.file for plane in parts[-1].planes}
-        told |= {one.file for one in (*parts[-1].rejected, *parts[-1].remarks)}
-        left = {file: status for file, status in listed.files.items() if file not in told}
-    single = len(parts) == 1
-    if single or any(map(listings.is_image, left)):
-        named = names.read(
+        indexed = instruments.read_indexes(request.source, indexes, listed.files)
+        known = {plane.file for plane in indexed.planes}
+        known |= {one.file for one in (*indexed.rejected, *indexed.remarks)}
+        left = {file: status for file, status in listed.files.items() if file not in known}
+    named = Understood(())
+    if not (indexed.planes or indexed.rejected) or any(map(listings.is_image, left)):
+        named = _by_layout(request, left, indexed)
+    if not (indexed.planes or named.planes):
+        raise UserError(_no_image(request.source, [*indexed.rejected, *named.rejected]))
+    told = (*indexed.told, *named.told, *_channels_told(request, named))
+    parts = [before, indexed._replace(planes=(), told=told), named._replace(planes=(), told=())]
+    planes = [*indexed.planes, *named.planes]
+    if any(plane.page for plane in indexed.planes):  # this index says what pages are
+        if meaning is not None:
+            raise UserError("`pages` is for files of which nothing says it: here an index does.")
+        parts.append(Understood(planes))
+    elif (
+        not (channel_named := layouts.names_channel(layout, request.pattern))
+        or request.pages is not None
+        or stacks.has_several(request.source, sample([plane.file for plane in planes], 16))
+    ):
+        parts.append(
+            stacks.unfold(
+                request.source, planes, meaning, channel_named=channel_named, numbered=numbered
+            )
+        )
+    else:
+        parts.append(Understood(planes))
+    merged = merge(parts)
+    return Source(merged, listed.files, _is_single(merged))
+
+
+def _by_layout(request: Request, listing: Listing, indexed: Understood) -> Understood:
+    """What the names of files say that no index speaks of; they must say something when no index
+    decides.
+    """
+    try:
+        return names.read(
             request.source,
-            left,
-            layout,
+            listing,
+            request.layout,
             request.pattern,
             request.defaults,
             plate_wells=request.plate_wells,
-            needed=single,
+            needed=not indexed.planes,
         )
-        named = named._replace(told=(*named.told, *_channels_told(request, named)))
-        files = [plane.file for plane in named.planes]
-        channel_named = layouts.names_channel(layout, request.pattern)
-        if (
-            not channel_named
-            or request.pages is not None
-            or stacks.has_several(request.source, sample(files, 16))
-        ):
-            pages = stacks.unfold(
-                request.source,
-                named.planes,
-                meaning,
-                channel_named=channel_named,
-                numbered=numbered,
-            )
-            parts += [named._replace(planes=()), pages]
-        else:
-            parts.append(named)
-    elif meaning is not None:
-        raise UserError("`pages` is for files whose names are read: here an index says it.")
-    merged = merge(parts)
-    return Source(merged, listed.files, _is_single(merged))
+    except UserError as error:
+        raise UserError(". ".join([*indexed.told, str(error)]), error.exit_code) from error
+
+
+def _no_image(source: Path, rejected: Sequence[Finding]) -> str:
+    return (
+        f"There is no image in {source} that can go into a bank: {len(rejected)} are rejected. The"
+        f" first one: {rejected[0]}."
+    )
 
 
 def _is_single(understood: Understood) -> bool:

@@ -1,0 +1,174 @@
+"""prepare images on plates of instruments: what their indexes say stands in the bank, and what an
+error offers mends it.
+"""
+
+import logging
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tifffile
+
+from phenomjax.data.images import opening
+from phenomjax.system.errors import UserError
+from tests.lab import instruments as lab
+from tests.prepare.test_images import prepare
+
+RECORDS = [(1, 1, 1, 1, channel, 1) for channel in (1, 2)]
+
+
+def keys(bank):
+    return {(row["plate"], row["well"], row["site"]) for row in bank.metadata.to_pylist()}
+
+
+def reasons(out, name):
+    return {row["reason"] for row in pq.read_table(out / f"{name}.parquet").to_pylist()}
+
+
+@pytest.mark.parametrize("layout", ["phenix", "jump", "imagexpress"])
+def test_the_index_decides_whatever_the_layout(tmp_path, layout):
+    """Names and pixels are those of the index, which calls channel 1 what the names call ch2."""
+
+    def swapped(row, column, field, plane, channel, time):
+        return lab.harmony_name(row, column, field, plane, 3 - channel)
+
+    lab.write_harmony(tmp_path / "in" / "P" / "Images", url=swapped)
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", layout, intensity="keep") == 0
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.channels == ("HOECHST 33342", "Alexa 488")
+    for channel in (0, 1):
+        expected = lab.pixels(lab.harmony_name(1, 1, channel=2 - channel))
+        np.testing.assert_array_equal(bank.read(0)[..., channel], expected)
+    assert keys(bank) == {("BR1", "A01", "1"), ("BR1", "B03", "1")}
+    assert bank.attributes["pixel_size_um"] == pytest.approx(0.598)
+
+
+@pytest.mark.parametrize(
+    ("layout", "write", "channels", "plate"),
+    [
+        (
+            "imagexpress",
+            lambda folder: lab.write_metaxpress(
+                folder, [f"TimePoint_1/P1_A01_s1_w{wave}.TIF" for wave in (1, 2)]
+            ),
+            ("DAPI", "FITC"),
+            "P1",
+        ),
+        ("cellvoyager", lambda f: lab.write_cellvoyager(f, RECORDS), ("DNA", "ER"), "1053601756"),
+        (
+            "incell",
+            lambda f: lab.write_incell(f, [(1, 1, 1, 0), (1, 1, 1, 1)]),
+            ("DAPI", "FITC"),
+            "Screen 1",
+        ),
+    ],
+)
+def test_every_instrument(tmp_path, layout, write, channels, plate):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in")
+    options = {"intensity": "keep"}
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", layout, **options) == 0
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.channels == channels and keys(bank) == {(plate, "A01", "1")}
+    names = bank.metadata["source"].to_pylist()[0].split(";")
+    expected = np.stack([lab.pixels(name.rsplit("/", 1)[-1]) for name in names], -1)
+    np.testing.assert_array_equal(bank.read(0), expected)
+
+
+def test_a_damaged_index_and_the_way_that_is_offered(tmp_path):
+    folder = lab.write_harmony(tmp_path / "in" / "P" / "Images")
+    index = folder / "Index.idx.xml"
+    index.write_bytes(index.read_bytes()[:-300])
+    with pytest.raises(UserError, match=r"--exclude '\*Index\.idx\.xml'") as error:
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+    assert error.value.exit_code == 2
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", exclude="*Index.idx.xml") == 0
+    assert opening.open_bank(tmp_path / "b.zarr").channels == ("1", "2")
+    assert reasons(tmp_path / "b.zarr", "remarks") == {"excluded"}
+
+
+def test_an_index_without_its_images(tmp_path):
+    folder = lab.write_harmony(tmp_path / "in")
+    for i, file in enumerate(folder.glob("*.tiff")):
+        file.rename(file.with_name(f"{i}.tiff"))
+    with pytest.raises(UserError, match=r"belongs to other images .* None of the 4 images"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+    for file in folder.glob("*.tiff"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"there is none in its folder: copy them\. There are no"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+    lab.write_harmony(folder, url=lambda *image: lab.harmony_name(1, 1))
+    with pytest.raises(UserError, match=r"4 are rejected\. The first one: .* listed twice"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+
+
+def test_a_plate_with_an_index_and_one_without(tmp_path, caplog):
+    lab.write_harmony(tmp_path / "in" / "P")
+    for image in lab.harmony_images():
+        lab.write_image(tmp_path / "in" / "Q" / lab.harmony_name(*image))
+    with caplog.at_level(logging.INFO):
+        assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix") == 0
+    assert opening.open_bank(tmp_path / "b.zarr").channels == ("1", "2")
+    assert "channels are called by their numbers, for some have no name" in caplog.text
+    assert '--channels "1=HOECHST 33342,2=Alexa 488"' in caplog.text
+    chosen = {"channels": "1=HOECHST 33342,2=Alexa 488"}
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "phenix", **chosen) == 0
+    assert opening.open_bank(tmp_path / "c.zarr").channels == ("HOECHST 33342", "Alexa 488")
+    # where plates number their channels differently, numbers do not do
+    lab.write_harmony(
+        tmp_path / "in" / "R", labels=dict(zip((2, 1), lab.LABELS.values(), strict=True))
+    )
+    with pytest.raises(UserError, match=r"with --exclude 'Q/\*'"):
+        prepare(tmp_path / "in", tmp_path / "d.zarr", "phenix", **chosen)
+    index = tmp_path / "in" / "R" / "Index.idx.xml"
+    index.write_text(index.read_text().replace("BR1", "BR2"))
+    assert prepare(tmp_path / "in", tmp_path / "d.zarr", "phenix", exclude="Q/*") == 0
+    bank = opening.open_bank(tmp_path / "d.zarr")
+    assert bank.channels == ("HOECHST 33342", "Alexa 488") and len(bank.metadata) == 4
+
+
+def test_pages_that_the_index_does_not_know(tmp_path):
+    """Pages are never dropped without a word."""
+    names = [f"P1_A01_s{site}_w{wave}.tif" for site in (1, 2) for wave in (1, 2)]
+    lab.write_metaxpress(tmp_path / "in", names)
+    stack = np.arange(3 * 16 * 16, dtype="uint16").reshape(3, 16, 16)
+    for name in names:
+        tifffile.imwrite(tmp_path / "in" / name, stack, photometric="minisblack")
+    with pytest.raises(UserError, match="--pages z when they are planes"):
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "imagexpress")
+    options = {"pages": "z", "z": "max", "intensity": "keep"}
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "imagexpress", **options) == 0
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.channels == ("DAPI", "FITC")
+    np.testing.assert_array_equal(bank.read(0)[..., 1], stack[2])
+
+
+def test_projections_of_metaxpress_and_the_way_to_take_them(tmp_path, caplog):
+    names = [f"TimePoint_1/ZStep_{z}/P1_A01_w{wave}.TIF" for z in (0, 1, 2) for wave in (1, 2)]
+    lab.write_metaxpress(tmp_path / "in", names)
+    with caplog.at_level(logging.INFO):
+        assert prepare(tmp_path / "in", tmp_path / "b.zarr", "imagexpress", z="2") == 0
+    assert "--exclude '*ZStep_[1-9]*'" in caplog.text
+    assert reasons(tmp_path / "b.zarr", "remarks") == {"projection"}
+    assert "ZStep_2" in opening.open_bank(tmp_path / "b.zarr").metadata["source"][0].as_py()
+    projected = {"exclude": "*ZStep_[1-9]*"}
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "imagexpress", **projected) == 0
+    assert "ZStep_0" in opening.open_bank(tmp_path / "c.zarr").metadata["source"][0].as_py()
+
+
+@pytest.mark.shared_data
+def test_cases(shared, tmp_path):
+    cases = shared.parent / "cases" / "images"
+    for layout in ("jump", "phenix"):
+        out = tmp_path / f"{layout}.zarr"
+        assert prepare(cases / "phenix_index_xml" / "in", out, layout) == 0
+        bank = opening.open_bank(out)
+        labels = ("HOECHST 33342", "Alexa 488", "488 long", "Alexa 568", "Alexa 647")
+        assert bank.channels == labels
+        assert keys(bank) == {("SQ00015195", well, "1") for well in ("A01", "A02")}
+        assert bank.attributes["pixel_size_um"] == pytest.approx(0.6)
+    out = tmp_path / "thumbs.zarr"
+    assert prepare(cases / "imagexpress_thumbs" / "in", out, "imagexpress") == 0
+    bank = opening.open_bank(out)
+    assert bank.channels == ("DAPI", "FITC") and reasons(out, "remarks") == {"thumbnail"}
+    assert keys(bank) == {("230101-U2OS", well, site) for well in ("A01", "B12") for site in "12"}
