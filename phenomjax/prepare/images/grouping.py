@@ -76,7 +76,7 @@ def make_images(
     if left_out:
         log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
     grouped = _group(planes, chosen)
-    _check_axes(grouped, wanted)
+    told += _check_axes(grouped, wanted)
     status = _Status(source, listing)
     typical = _typical_depths(grouped)
     several_times = wanted.t == "all" and any(
@@ -172,8 +172,12 @@ def _at(stacks: dict[int | None, Stack], time: int | None) -> Stack:
     return stacks.get(time) or stacks.get(None, {})
 
 
-def _check_axes(grouped: _Grouped, wanted: Wanted) -> None:
-    """Raises a UserError where there are several planes or times and no word of which to take."""
+def _check_axes(grouped: _Grouped, wanted: Wanted) -> list[str]:
+    """What to say of planes and times.
+
+    Raises:
+      UserError: there are several and no word of which to take, or none has the number wanted.
+    """
     deep: dict[str, set[int | None]] = collections.defaultdict(set)
     long: dict[str, set[int]] = collections.defaultdict(set)
     for image in grouped.images.values():
@@ -195,13 +199,26 @@ def _check_axes(grouped: _Grouped, wanted: Wanted) -> None:
             f"{_axes(long, 'time points')}. Add --t {first} to take one (any number of them), or"
             " --t all to make an image of each, told apart by the column `time`."
         )
+    planes = set[int | None]().union(*deep.values())
+    if planes and wanted.z and wanted.z.isdecimal() and int(wanted.z) not in planes:
+        raise UserError(f"`z` {wanted.z}: {_axes(deep, 'planes along z')}. Give one of them.")
+    times = {time for image in grouped.images.values() for time in _times(image)}
+    if times and wanted.t and wanted.t != "all" and int(wanted.t) not in times:
+        raise UserError(
+            f"`t` {wanted.t}: no image has that time point; there are"
+            f" {', '.join(map(str, sorted(times)[:8]))}. Give one of them, or --t all."
+        )
+    if wanted.z and not deep:
+        return ["no channel has several planes along z: --z changes nothing"]
+    return []
 
 
 def _axes(found: Mapping[str, set], what: str) -> str:
     name = min(found, key=wells.natural)
     values = sorted(value or 0 for value in found[name])
     which = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
-    others = f" (so have {len(found) - 1} other channels)" if len(found) > 1 else ""
+    rest = len(found) - 1
+    others = f" ({rest} other channel{'s' * (rest > 1)} too)" if rest else ""
     return f"Channel {name} has {len(values)} {what}: {which}{others}"
 
 
@@ -221,9 +238,10 @@ def _fewer_planes(key: ImageKey, image: Image, typical: Mapping) -> list[Finding
         for stack in stacks.values():
             usual = typical[key[:2], name]
             if len(stack) < usual:
+                there = ", ".join(map(str, sorted(z or 0 for z in stack)))
                 detail = (
-                    f"is of a stack of {len(stack)} planes in channel {name}, where most images of"
-                    f" the plate have {usual}: it went in as it is"
+                    f"is of a stack of {len(stack)} in channel {name}, where most images of the"
+                    f" plate have {usual}: it went in with {there}"
                 )
                 found.append(Finding("fewer_planes", detail, next(iter(stack.values())).file, key))
     return found
@@ -246,11 +264,11 @@ def _fault(
         both = [name for name in chosen.names if name in own]
         detail = (
             f"is of a plate with the channels {', '.join(own)}, the bank has"
-            f" {', '.join(chosen.names)}. Make a bank of its own of such plates: the same command"
-            f' with --channels "{",".join(own)}" and another --out'
+            f" {', '.join(chosen.names)}. Of such plates a bank can be made with"
+            f" --channels {_items(own, chosen)} and another --out"
         )
-        if both:
-            detail += f'; or one bank of all with --channels "{",".join(both)}"'
+        if both and set(both) != set(own):
+            detail += f", of all plates with --channels {_items(both, chosen)}"
         return Finding("channel_set", detail, first, key)
     if not first:
         detail = f"has none of the channels {', '.join(chosen.names)}: it was left out with its own"
@@ -269,16 +287,29 @@ def _fault(
     return None
 
 
+def _items(names: Sequence[str], chosen: channels.Chosen) -> str:
+    """A value of --channels, with the names that the bank gives them."""
+    titles = {name: chosen.names.get(name, name) for name in names}
+    return f"'{','.join(n if n == title else f'{n}={title}' for n, title in titles.items())}'"
+
+
 def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -> Finding:
     called = f"channel {name} ({title})" if name != title else f"channel {name}"
     if one.file == other.file:
         detail = f"has two planes that say they are {called} of this image"
         return Finding("duplicate", detail, one.file, key)
     first, second = _apart(one.file, other.file)
+    beside = PurePosixPath(one.file).parent == PurePosixPath(other.file).parent
+    apart = (
+        "; or give --layout generic and a --pattern with a group for what tells them apart (site,"
+        " z, t)"
+        if beside
+        else ""
+    )
     detail = (
         f"and {one.file} both say they are {called} of this image: leave one out with --exclude"
         f" '{second}'; or make two banks, one with --exclude '{second}' and one with --exclude"
-        f" '{first}' --set plate={key.plate}b"
+        f" '{first}' --set plate={key.plate}b{apart}"
     )
     return Finding("duplicate", detail, other.file, key)
 

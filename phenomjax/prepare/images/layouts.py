@@ -91,7 +91,7 @@ LAYOUTS = {
             "PLATE/TimePoint_1/ZStep_1/PLATE_A01_s1_w1.TIF",
             (
                 r"(?:[Tt]ime[Pp]oint_(?P<t>[0-9]+)/)?(?:[Zz][Ss]tep_(?P<z>[0-9]+)/)?"
-                r"(?:(?P<plate>[^/]+)_)?(?P<well>[A-Z]{1,2}[0-9]{1,2})(?:_s(?P<site>[0-9]+))?"
+                r"(?:(?P<plate>[^/]+)_)?(?P<well>(?:A[A-F]|[A-Z])[0-9]{1,2})(?:_s(?P<site>[0-9]+))?"
                 r"(?:_w(?P<channel>[0-9]{1,2}))?(?:_z(?P<plane>[0-9]+))?(?:_t(?P<time>[0-9]+))?"
                 r"(?:[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})?\.\w+",
             ),
@@ -179,7 +179,7 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
                 " point that means itself \\.)."
             ) from error
         if pattern is None:
-            compiled.append(re.compile(f"(?P<before_>.*?/)??(?:{text})"))
+            compiled.append(re.compile(f"(?P<before_>(?s:.*?)/)??(?:{text})"))
             continue
         for name in groups - set(GROUPS):
             raise UserError(
@@ -191,7 +191,7 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
                 "--pattern needs a group 'well', or both 'row' and 'column'; it has:"
                 f" {sorted(groups)}."
             )
-        compiled.append(re.compile(f"(?P<before_>.*?/)??(?:{text})"))
+        compiled.append(re.compile(f"(?P<before_>(?s:.*?)/)??(?:{text})"))
     return compiled
 
 

@@ -108,10 +108,13 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
         if any(patterns[item].match(file) for file in bad):
             unused.pop(item)
     for item in unused:
+        wider = f"*{item.strip('*')}*"
+        fits = re.compile(fnmatch.translate(wider), re.IGNORECASE)
+        hint = f" Did you mean '{wider}'?" if any(map(fits.match, found.files)) else ""
         raise UserError(
             f"`exclude` {item!r} fits no file of {source}. It is compared with the whole path below"
             f" the source, such as {next(iter(found.files), 'Images/overview.tif')!r}: * stands for"
-            f" any text, folders included. Did you mean '*{item.strip('*')}*'?"
+            f" any text, folders included.{hint}"
         )
     return found._replace(
         rejected=[

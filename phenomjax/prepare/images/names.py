@@ -100,6 +100,9 @@ def read(
         text = f"{len(unknown)} images have names that layout {layout.name} does not know"
         told = (*told, f"{text}: {kinds_of_names(unknown)}")
     times = _times(found)
+    if any("." in text for text in times):
+        shown = ", ".join(f"{i} = sk{t.replace('.', 'fk')}" for t, i in list(times.items())[:4])
+        told = (*told, f"time points of fast kinetics are counted through: {shown}, ...")
     _check_numbers(found)
     planes = []
     for file, name in found.items():
@@ -217,7 +220,8 @@ def _times(found: Mapping[str, layouts.Name]) -> dict[str, int]:
     texts = {name.t for name in found.values() if name.t}
     if all(text.isdecimal() for text in texts):
         return {text: int(text) for text in texts}
-    return {text: i for i, text in enumerate(sorted(texts, key=wells.natural), start=1)}
+    ordered = sorted(texts, key=lambda text: [int(part) for part in f"{text}.1".split(".")[:2]])
+    return {text: i for i, text in enumerate(ordered, start=1)}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -189,6 +189,8 @@ def _channels_told(request: Request, named: Understood) -> list[str]:
     if not layout.has_index or not named.planes or (items and all("=" in one for one in items)):
         return []
     numbers = sorted({plane.channel for plane in named.planes}, key=natural)
+    if not all(one.isdecimal() for one in numbers):  # IN Cell's are names
+        return []
     if not layout.assumed:
         return [
             "no index of the instrument says what the channels are: they are called"
