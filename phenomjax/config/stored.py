@@ -58,27 +58,47 @@ def load(path: Path) -> ConfigDict:
       UserError: the file is missing or is not JSON.
     """
     try:
-        stored = flatten(json.loads(path.read_text()))
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where an object should be")
+        stored = flatten(content)
     except FileNotFoundError:
         raise UserError(
             f"There is no {path}: {path.parent} is not the folder of a run, or lost its"
             " configuration."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); restore it from the run's first lines of output."
         ) from None
-    config = base(stored.get("task", "mae"))
+    config = base(str(stored.get("task", "mae")))
     for key, value in stored.items():
-        parent = config
-        *parents, leaf = key.split(".")
-        for name in parents:
-            # a section that this version no longer has: `check_same_run` names it
-            if name not in parent:
-                parent[name] = ConfigDict()
-            parent = parent[name]
-        parent[leaf] = value
+        try:
+            _set(config, key, value)
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} says {key} {value!r}, which cannot be ({error}): it was edited, or is"
+                " damaged. Restore it from the run's first lines of output."
+            ) from error
     return config
+
+
+def _set(config: ConfigDict, key: str, value: object) -> None:
+    """Sets a dotted key.
+
+    Raises:
+      TypeError: a value of another kind than the default.
+    """
+    parent = config
+    *parents, leaf = key.split(".")
+    for name in parents:
+        # a section that this version no longer has: `check_same_run` names it
+        if name not in parent:
+            parent[name] = ConfigDict()
+        parent = parent[name]
+    if value is None and parent.get(leaf) is not None:
+        raise TypeError("a value is wanted")
+    parent[leaf] = value
 
 
 def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import types
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,10 @@ from phenomjax.system.errors import UserError
 log = logging.getLogger("phenomjax")
 KEY = "phenomjax"  # of what we write about the arrays
 NUMBERS = "fiub"  # kinds of dtype that are weights
-DAMAGE = (OSError, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError)
+DAMAGE = (
+    *(OSError, RuntimeError, ValueError, EOFError, KeyError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class ArrayFile(NamedTuple):

@@ -2,14 +2,16 @@
 bytes: TensorStore's own would order keys otherwise and leave out names of dimensions.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phenomjax.system import files
+from phenomjax.system.errors import UserError
 
 NAME = "zarr.json"
 UNFINISHED = ".prepare"  # a folder in a bank that `phenomjax.prepare` has not finished
@@ -77,7 +79,37 @@ def read_entry(folder: Path) -> Attributes:
     """
     path = folder / NAME
     group = files.read_json(path) if path.is_file() else {}
-    return (group.get("attributes") or {}).get("phenomjax") or {}
+    entry = group
+    for key in ("attributes", "phenomjax"):
+        entry = entry.get(key) or {}
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"{path} has {key!r} that is no object but a {type(entry).__name__}: it is damaged."
+                " Copy the folder again."
+            )
+    return entry
+
+
+def expect(entry: Attributes, **kinds: type | tuple[type, ...]) -> None:
+    """Raises ValueError for attributes of another kind than this; null and absent are allowed."""
+    for key, kind in kinds.items():
+        value = entry.get(key)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{key} is {value!r:.60}")
+
+
+@contextlib.contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Makes a UserError of what a bank with a damaged description raises."""
+    try:
+        yield
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"The bank {folder} cannot be opened: a file that describes it is missing or damaged"
+            f" ({type(error).__name__}: {first[:300]}). Copy the bank again, or run the command"
+            " that made it again."
+        ) from error
 
 
 def fingerprint(paths: Sequence[Path]) -> str:

@@ -134,13 +134,19 @@ def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file of JSON, or raises a UserError that names it."""
+    """Reads a file that holds an object of JSON, or raises a UserError that names it."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again."
         ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds no object of JSON but a {type(content).__name__}: it is damaged. Copy"
+            " the bank again."
+        )
+    return content
 
 
 def sha256(path: Path, *, flush: bool = False) -> str:

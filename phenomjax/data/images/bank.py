@@ -247,14 +247,23 @@ class ImageBank:
         self.path = Path(path)
         self.array_path = self.path / "images"
         self.attributes = zarr_files.read_entry(self.path)
-        self.stored = read_json(self.array_path / "zarr.json")
-        self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
-        self.channels = tuple(self.attributes["channels"])
         self.images_per_chunk = 1
-        self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
-        self.metadata = _with_time(pq.read_table(self.path / "metadata.parquet"))
-        described = ("zarr.json", "images/zarr.json", "metadata.parquet")
-        self.fingerprint = zarr_files.fingerprint([self.path / name for name in described])
+        with zarr_files.opening(self.path):
+            self.stored = read_json(self.array_path / "zarr.json")
+            self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
+            zarr_files.expect(
+                self.attributes, channels=list, intensity=dict, pixel_size_um=(int, float)
+            )
+            self.channels = tuple(self.attributes["channels"])
+            self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
+            sizes = all(isinstance(size, int) for size in (*self.shape, *self.chunk_shape))
+            if not sizes or len(self.shape) != 4 or len(self.chunk_shape) != 3:
+                raise ValueError(f"a shape of {self.shape} in chunks of {self.chunk_shape}")
+            if [type(c) for c in self.channels] != [str] * self.shape[3]:
+                raise ValueError(f"{self.shape[3]} channels that are called {self.channels}")
+            self.metadata = _with_time(pq.read_table(self.path / "metadata.parquet"))
+            described = ("zarr.json", "images/zarr.json", "metadata.parquet")
+            self.fingerprint = zarr_files.fingerprint([self.path / name for name in described])
         if self.metadata.num_rows != self.shape[0]:
             raise UserError(
                 f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has"
@@ -265,7 +274,8 @@ class ImageBank:
     @functools.cached_property
     def array(self) -> ts.TensorStore:
         """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
-        return open_array(self.array_path, self.stored)
+        with zarr_files.opening(self.path):
+            return open_array(self.array_path, self.stored)
 
     def read(self, index: int) -> Shaped[np.ndarray, "y x channels"]:
         """Decodes image `index` whole: [height, width, channels]."""

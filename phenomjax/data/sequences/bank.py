@@ -190,16 +190,23 @@ class TokenBank:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.attributes = zarr_files.read_entry(self.path)
-        stored = self.attributes["vocabulary"]
-        self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
-        self.boundary = self.attributes["boundary"]
-        self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
-        self.tokens, self.offsets = (
-            FlatArray(self.path / "tokens"),
-            FlatArray(self.path / "offsets"),
-        )
-        # holds the checksums of everything else
-        self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
+        with zarr_files.opening(self.path):
+            zarr_files.expect(self.attributes, options=dict, checksums=dict)
+            stored = self.attributes["vocabulary"]
+            self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
+            self.boundary = self.attributes["boundary"]
+            self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
+            self.tokens, self.offsets = (
+                FlatArray(self.path / "tokens"),
+                FlatArray(self.path / "offsets"),
+            )
+            ends = [end for split in SPLITS for end in self.splits[split]]
+            if self.boundary not in BOUNDARIES or sorted(ends) != ends or len(ends) != 6:
+                raise ValueError(f"boundary {self.boundary!r}, splits {self.splits}")
+            if ends[0] < 0 or ends[-1] >= len(self.offsets):
+                raise ValueError(f"splits {self.splits} of {len(self.offsets) - 1} sequences")
+            # holds the checksums of everything else
+            self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -222,7 +229,8 @@ class TokenBank:
     @functools.cached_property
     def metadata(self) -> pa.Table:
         """METADATA_SCHEMA, one row a sequence, mapped and not read where that is possible."""
-        return pq.read_table(self.path / "metadata.parquet", memory_map=True)
+        with zarr_files.opening(self.path):
+            return pq.read_table(self.path / "metadata.parquet", memory_map=True)
 
     def __reduce__(self):
         return type(self), (self.path,)

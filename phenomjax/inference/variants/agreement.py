@@ -38,6 +38,7 @@ class Wording:
 
 
 COMMAND_LINE = Wording()
+FARTHEST = 10**5  # no protein is as long
 
 
 class Claims:
@@ -50,6 +51,8 @@ class Claims:
 
     def __init__(self, rows: Sequence[Sequence[Claim]], wild_type: str):
         self._letters = np.frombuffer(wild_type.encode(), np.uint8)
+        # a position of more digits than a protein has residues agrees with nothing
+        rows = [[(min(place, FARTHEST), letter) for place, letter in row] for row in rows]
         pairs = sorted({claim for row in rows for claim in row})
         number = {claim: i for i, claim in enumerate(pairs)}
         self._positions = np.array([position for position, _ in pairs], np.int64)

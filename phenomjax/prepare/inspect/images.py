@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tyro.conf import Positional
 
+from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.prepare.images import sameness
@@ -79,7 +80,8 @@ def run(options: Options) -> int:
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
     bank = open_bank(options.bank, options.axes)
-    print(describe(bank))
+    with zarr_files.opening(bank.path):
+        print(describe(bank))
     indices = sample(range(len(bank)), QUICK_IMAGES if options.quick else len(bank))
     jobs = options.jobs or core_count()
     counted = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)

@@ -18,7 +18,7 @@ from phenomjax.data.sequences.bank import (
     open_token_bank,
 )
 from phenomjax.data.sequences.vocabulary import SPECIALS, UNITS
-from phenomjax.data.zarr_files import UNFINISHED
+from phenomjax.data.zarr_files import UNFINISHED, opening
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
@@ -46,7 +46,8 @@ def inspect(path: Path, quick: bool) -> int:
       quick: leave out the checksums, and count the composition of the first tokens only.
     """
     bank = open_token_bank(path)
-    print(describe(bank))
+    with opening(path):
+        print(describe(bank))
     damaged = [] if quick else _check(bank)
     if not damaged:
         try:
