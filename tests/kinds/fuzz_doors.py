@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.export import __main__ as export
 from phenomjax.inference.sequences import queries
 from phenomjax.inference.variants import table as variants
+from phenomjax.inference.variants import wild_type
 from phenomjax.maps.tables import reading, writing
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.prepare.inspect import images as inspect
@@ -175,7 +175,7 @@ def of_variants(folder: Path) -> None:
 
 
 def of_wild_type(folder: Path) -> None:
-    assert variants.read_wild_type(the_file(folder), "x")
+    assert wild_type.read(the_file(folder), "x")
 
 
 def of_tables(folder: Path) -> None:
@@ -206,9 +206,7 @@ DOORS = [
         of_clusters,
     ),
     Door("variants", one("v.csv", VARIANTS), of_variants, weight=2),
-    Door(
-        "wild_type", one("w.fasta", FASTA[:60]), lambda f: variants.read_wild_type(the_file(f), "x")
-    ),
+    Door("wild_type", one("w.fasta", FASTA[:60]), of_wild_type),
     Door("table", one("t.csv", TABLE), of_tables, weight=3),
     Door("table.gz", one("t.csv.gz", gzip.compress(TABLE.encode(), mtime=0)), of_tables),
     Door("parquet", one("t.parquet", rows([("P1", 1, 2.0), ("P2", 2, None)])), of_tables),
@@ -227,4 +225,3 @@ DOORS = [
         "run/**/*",
     ),
 ]
-logging.getLogger("phenomjax").setLevel(logging.ERROR)

@@ -12,8 +12,8 @@ EXCEPTIONS = {
     "phenomjax.probes.reports.text:LARGER": "the words behind `python -m phenomjax.main --config`",
     "phenomjax.prepare.__main__:COMMANDS": "help of the commands",
 }
-# Of SLURM, in texts about a job.
-FOREIGN = {"ntasks_per_node", "gpus_per_node"}
+# Of SLURM, in texts about a job, and of bioformats2raw.
+FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
 # There words in backquotes are keys of a suite's file.
 KEYS_OF_FILES = "phenomjax.probes.suites."
 
