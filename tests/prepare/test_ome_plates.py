@@ -301,3 +301,33 @@ def test_times_and_planes_of_a_plate(tmp_path):
     assert [row["time"] for row in rows(tmp_path / "b.zarr")] == ["1", "2"]
     for index in range(2):
         np.testing.assert_array_equal(bank.read(index), pixels[index, :, 1].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("labels", [(), ("DNA",), ("DNA", "DNA"), ("", "ER")])
+def test_unclear_labels_ask_for_channels_by_number(tmp_path, labels):
+    for name, own in (("p1", ("DNA", "ER")), ("p2", labels)):
+        write_plate(tmp_path / f"in/{name}.zarr", "0.5", {("A/1", "0"): planes(1)}, own, "cyx")
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr")
+    channels = re.search(r'--channels "([^"]+)"', str(error.value))[1]
+    assert channels == "1=DNA,2=ER"
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr", channels=channels) == 0
+    bank, keys = opened(tmp_path / "b.zarr")
+    assert bank.channels == ("DNA", "ER") and len(keys) == 2
+
+
+def test_the_same_acquisition_as_offered(tmp_path, caplog):
+    caplog.set_level("INFO", "phenomjax")
+    fields = {("A/1", "0"): planes(0), ("A/1", "1"): planes(1), ("A/1", "2"): planes(2)}
+    numbers = {key: 0 if key[1] < "2" else 5 for key in fields}
+    labels = {("A/1", "2"): ("GFP", "RFP")}
+    options = {"labels": labels, "acquisitions": numbers}
+    write_plate(tmp_path / "in/p.zarr", "0.4", fields, ("DNA", "ER"), "cyx", **options)
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "ome-zarr") == 1
+    assert "has 2 acquisitions, whose images are sites of their own" in caplog.text
+    (bad,) = pq.read_table(tmp_path / "b.zarr/rejected.parquet").to_pylist()
+    flags = shlex.split(bad["detail"].partition("--channels")[2])
+    options = {"channels": flags[0], "acquisition": flags[2]}
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "ome-zarr", **options) == 0
+    bank, keys = opened(tmp_path / "c.zarr")
+    assert bank.channels == ("GFP", "RFP") and keys == [("p", "A01", "2")]

@@ -62,8 +62,9 @@ def choose(planes: Sequence[Plane], items: Sequence[str], names: Mapping[str, st
         names = {}
     else:
         for number in set(ids) if not items else set(lefts) & set(ids):
-            if len(labels.get(number, {})) > 1:
-                raise UserError(_differ(number, labels[number], _without_label(planes)))
+            named = {name: plane for name, plane in labels.get(number, {}).items() if name.strip()}
+            if len(named) > 1:
+                raise UserError(_differ(number, named, _without_label(planes)))
         names = {} if labels else names
         if labels and not items and (without := _without_label(planes)):
             log.warning(
@@ -165,7 +166,7 @@ def _as_label(item: str, left: str, labels: dict[str, dict[str, Plane]]) -> str:
 
 def _without_label(planes: Sequence[Plane]) -> Plane | None:
     """The first plane whose channel has no name."""
-    return next((plane for plane in planes if plane.label is None), None)
+    return next((plane for plane in planes if not (plane.label or "").strip()), None)
 
 
 def _differ(number: str, labels: Mapping[str, Plane], without: Plane | None = None) -> str:
@@ -211,7 +212,7 @@ def _by_number(labels: Mapping[str, Mapping[str, Plane]], ids: Sequence[str]) ->
     """A --channels that names every channel by its number."""
     taken, parts = set(), []
     for number in ids:
-        label = next(iter(labels.get(number, {})), "").strip()
+        label = next((name.strip() for name in labels.get(number, {}) if name.strip()), "")
         name = label if label and label not in taken else f"channel{number}"
         taken.add(name)
         parts.append(f"{number}={name}")

@@ -109,6 +109,7 @@ def read(
     if not any_channels:
         fields = _of_most_channels(source, fields, rejected)
     labelled = any(field.image.labels for field in fields)
+    clear = any(map(_is_clear, fields))
     several = {axis: any(field.image.size(axis) > 1 for field in fields) for axis in "tz"}
     planes: list[Plane] = []
     listing: dict[str, FileStatus] = {}
@@ -117,7 +118,14 @@ def read(
         for field, (status, absent) in zip(fields, looked, strict=True):
             listing[_path(source, field.path)] = status
             (rejected if strict else remarks).extend(absent)
-            planes += _planes(source, field, several, labelled)
+            labels: Sequence[str | None] = field.image.labels
+            if len(labels) != field.image.size("c") or (clear and not _is_clear(field)):
+                labels = ([""] if labelled else [None]) * field.image.size("c")
+            planes += _planes(source, field, labels, several)
+    if not labelled and not any_channels and fields:
+        count = max(field.image.size("c") for field in fields)
+        items = ",".join(f"{number}=NAME" for number in range(1, count + 1))
+        told.append(f"the images do not name their channels; --channels {items} does")
     if default_plate:
         unnamed = {plate.name for plate in good if not plate.named}
         planes = [
@@ -188,11 +196,16 @@ def _look(source: Path, strict: bool, field: Field) -> tuple[FileStatus, list[Fi
     return status, absent
 
 
-def _planes(source: Path, field: Field, several: Mapping[str, bool], labelled: bool) -> list[Plane]:
+def _is_clear(field: Field) -> bool:
+    """Whether each channel has a label of its own."""
+    labels = set(field.image.labels) - {""}
+    return len(labels) == len(field.image.labels) == field.image.size("c")
+
+
+def _planes(
+    source: Path, field: Field, labels: Sequence[str | None], several: Mapping[str, bool]
+) -> list[Plane]:
     times, count, zs = field.image.planes
-    labels: Sequence[str | None] = field.image.labels
-    if len(labels) != count:  # "": they name no channel for certain
-        labels = ([""] if labelled else [None]) * count
     file, key = _path(source, field.path), _key(field)
     return [
         Plane(
@@ -214,10 +227,9 @@ def _of_most_channels(
     """The fields of each plate that have the channels of most; the others go to `rejected`."""
     sets: dict[str, dict[tuple[str, ...], list[Field]]] = {}
     for field in fields:
-        labels = field.image.labels
-        if labels and len(set(labels)) == len(labels) == field.image.size("c"):
+        if _is_clear(field):
             of_plate = sets.setdefault(field.plate, {})
-            of_plate.setdefault(tuple(sorted(labels)), []).append(field)
+            of_plate.setdefault(tuple(sorted(field.image.labels)), []).append(field)
     left_out = set[Path]()
     for of_plate in sets.values():
         most = max(of_plate.values(), key=len)

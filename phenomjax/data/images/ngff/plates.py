@@ -189,7 +189,8 @@ def read_plate(folder: Path) -> Plate:
             reader.damaged.append(
                 Trouble(
                     "well_name",
-                    f"is the well of two names: {well.odd}. Correct the plate's metadata",
+                    f"is a well of two names: {well.odd}. Correct it in the 'wells' of the"
+                    " plate's metadata",
                     entry.path,
                 )
             )
@@ -197,6 +198,13 @@ def read_plate(folder: Path) -> Plate:
         if well.odd:
             reader.absent.append(Trouble("well_name", well.odd, entry.path, well.name))
         reader.read_well(entry.path, well.name)
+    odd = [one.path for one in reader.absent if one.reason == "well_name"]
+    if odd:
+        shown = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+        told += [
+            f"{folder.name}: the rowIndex or columnIndex of {len(odd)} wells says another well than"
+            f" their path, which decides ({shown})"
+        ]
     fields = reader.read_images()
     reader.note_unlisted(entries)
     told += _acquisitions(folder, as_list(plate.get("acquisitions")), fields)

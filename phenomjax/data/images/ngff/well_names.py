@@ -138,8 +138,8 @@ def _place(
             return _Place(number, token)
         if position is None and not token:
             return _Place(None, token, f"its path names no {axis}", True)
-        if number is not None and not physical:
-            what = "counts past the plate's list" if names else "is another"
+        if number is not None and number != position:
+            what = "counts past the plate's list" if names else f"says another {axis}"
             return _Place(position, token, f"its {index} {number} {what}, its path decides")
         return _Place(position, token)
     by_list = _position(listed, axis, zero)
