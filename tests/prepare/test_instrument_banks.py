@@ -3,6 +3,7 @@ error offers mends it.
 """
 
 import logging
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -76,15 +77,29 @@ def test_every_instrument(tmp_path, layout, write, channels, plate):
 
 
 def test_a_damaged_index_and_the_way_that_is_offered(tmp_path):
-    folder = lab.write_harmony(tmp_path / "in" / "P" / "Images")
+    folder = lab.write_harmony(tmp_path / "in" / "P [1]" / "Images")
     index = folder / "Index.idx.xml"
     index.write_bytes(index.read_bytes()[:-300])
-    with pytest.raises(UserError, match=r"--exclude '\*Index\.idx\.xml'") as error:
+    with pytest.raises(UserError, match="no whole XML file") as error:
         prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
     assert error.value.exit_code == 2
-    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", exclude="*Index.idx.xml") == 0
+    (flag,) = re.findall("--exclude '(.*)'", str(error.value))
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", exclude=flag) == 0
     assert opening.open_bank(tmp_path / "b.zarr").channels == ("1", "2")
     assert reasons(tmp_path / "b.zarr", "remarks") == {"excluded"}
+    # beside good plates only its own images are rejected
+    lab.write_harmony(tmp_path / "in" / "Q")
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "phenix") == 1
+    assert len(opening.open_bank(tmp_path / "c.zarr").metadata) == 2
+    rejected = pq.read_table(tmp_path / "c.zarr" / "rejected.parquet").to_pylist()
+    assert {(row["reason"], row["file"].split("/")[0]) for row in rejected} == {
+        ("damaged_index", "P [1]")
+    }
+    assert flag in rejected[0]["detail"]
+    # and of several in a folder, one that is whole decides
+    (folder / "Index.xml").write_text(lab.harmony_index(lab.harmony_images()).replace("BR1", "X"))
+    assert prepare(tmp_path / "in", tmp_path / "d.zarr", "phenix") == 0
+    assert len(opening.open_bank(tmp_path / "d.zarr").metadata) == 4
 
 
 def test_an_index_without_its_images(tmp_path):

@@ -276,7 +276,8 @@ def test_damaged_index(tmp_path, damage, said):
     index.write_bytes(damage(index.read_bytes()))
     with pytest.raises(UserError, match=said) as error:
         understand(tmp_path)
-    assert "P/Index.idx.xml" in str(error.value) and "'*Index.idx.xml'" in str(error.value)
+    assert "P/Index.idx.xml" in str(error.value)
+    assert "--exclude 'P/Index.idx.xml'" in str(error.value)
     assert error.value.exit_code == 2
 
 
@@ -390,7 +391,7 @@ def test_damaged_htd(tmp_path, text, said):
     (tmp_path / "P1.HTD").write_text(text)
     with pytest.raises(UserError, match=said) as error:
         understand(tmp_path)
-    assert "'*P1.HTD'" in str(error.value)
+    assert "--exclude 'P1.HTD'" in str(error.value)
 
 
 def test_htd_in_other_encodings(tmp_path):

@@ -23,6 +23,7 @@ from phenomjax.prepare.images.instruments import (
     summary,
 )
 from phenomjax.prepare.images.instruments.entries import (
+    NOT_IN_INDEX,
     Images,
     Met,
     leftovers,
@@ -31,6 +32,7 @@ from phenomjax.prepare.images.instruments.entries import (
     readable,
 )
 from phenomjax.prepare.images.records import Finding, Listing, Understood
+from phenomjax.system.errors import UserError
 
 HARMONY, METAXPRESS, CELLVOYAGER, INCELL = "Harmony", "MetaXpress", "CellVoyager", "IN Cell"
 
@@ -94,7 +96,7 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
       listing: all files of the source.
 
     Raises:
-      UserError: an index is damaged.
+      UserError: an index is damaged, and none decides; else the images of its folder are rejected.
     """
     by_folder: dict[str, list[Index]] = collections.defaultdict(list)
     for index in indexes:
@@ -105,6 +107,7 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
     told: list[str] = []
     decided: list[summary.Decided] = []
     remarks: list[Finding] = []
+    failed: dict[str, UserError] = {}  # by folder
     for folder, of_folder in by_folder.items():
         below = [other for other in by_folder if other.startswith(folder + "/" if folder else "")]
         if not owned[folder] and any(other != folder for other in below):
@@ -117,21 +120,36 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
         for index in _once(of_folder):
             if len(decided) > before and index.kind == HARMONY:
                 continue  # one of its several files has decided
-            found = _read(source, index, images, listing)
+            try:
+                found = _read(source, index, images, listing)
+            except UserError as error:
+                failed.setdefault(folder, error)
+                continue
             if found is None:
                 continue
             told.extend(found.understood.told)
             if found.understood.planes or found.understood.rejected:  # else of other images
                 decided.append(summary.Decided(index.file, folder, *found))
         here = decided[before:]
+        if here and folder in failed:
+            told.append(f"{failed.pop(folder)} Another index of the folder was read")
         # by its names, MetaXpress knows its own
         if here and of_folder[0].kind != METAXPRESS:
             remarks += leftovers(here[0].file, [one.understood for one in here], owned[folder])
+    if failed and not decided:
+        raise next(iter(failed.values()))
+    if unlisted := sum(remark.reason == NOT_IN_INDEX for remark in remarks):
+        told.append(f"{unlisted} images that lie beside an index are not in it and are left out")
+    spoilt = [
+        Finding("damaged_index", f"is of a plate whose index cannot be read. {error}", file)
+        for folder, error in failed.items()
+        for file in owned[folder]
+    ]
     parts = [one.understood for one in decided]
     largest = only(part.largest_value for part in parts)
     return Understood(
         [plane for part in parts for plane in part.planes],
-        [finding for part in parts for finding in part.rejected],
+        [*(finding for part in parts for finding in part.rejected), *spoilt],
         [*(finding for part in parts for finding in part.remarks), *remarks],
         (*summary.sentences(source, decided), *told),
         only(part.pixel_size_um for part in parts),

@@ -89,10 +89,7 @@ def read(source: Path, file: str, images: Images, listing: Listing) -> Met | Non
         told += (f"{file} has no .mes beside that names its channels: they have numbers only",)
     entries, remarks = _entries(records, file, plate, names)
     if remarks:
-        told += (
-            f"{len(remarks)} projections of {plate} are left out, their planes are there (to take"
-            " them instead, leave out the planes with --exclude)",
-        )
+        told += (f"{len(remarks)} projections of {plate} are left out, their planes are there",)
     for record in errors:
         well = _well(record, file)
         text = f"was not taken ({record['file'] or record.get('Type')}), says {file}"

@@ -1,6 +1,7 @@
 """What every index of an instrument comes to: entries, one a plane, and how they meet the files."""
 
 import collections
+import glob
 import os
 import posixpath
 import re
@@ -20,6 +21,7 @@ _TECHNICAL = re.compile(
     r"|[{(]?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[)}]?",
     re.IGNORECASE,
 )
+NOT_IN_INDEX = "not_in_index"
 _GUID = re.compile(r"[{(]?[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[)}]?", re.IGNORECASE)
 # Corrections of a camera that a CellVoyager stores among the images.
 _SHADING = re.compile(r"(?:SC|DC)_.*|.*(?:flat-?field|shading|_illum)[^/]*", re.IGNORECASE)
@@ -85,6 +87,11 @@ class Images:
         return None
 
 
+def without(file: str) -> str:
+    """How to go on without an index."""
+    return f"or go on without it, by the names of the images: --exclude '{glob.escape(file)}'"
+
+
 def readable(file: str) -> bool:
     """Whether the suffix is that of an image that is read, in any case."""
     return file.lower().endswith(readers.SUFFIXES)
@@ -135,7 +142,7 @@ def number(
     if not at_least <= value <= at_most:
         raise UserError(
             f"{file} says {what} {text!r}, which cannot be: the file is damaged or was edited."
-            f" Copy it again, or leave it out with `exclude` '*{posixpath.basename(file)}'."
+            f" Copy it again, {without(file)}."
         )
     return value
 
@@ -254,10 +261,10 @@ def _leftover(index: str, file: str) -> Finding:
     if _SHADING.fullmatch(posixpath.basename(file)):
         return Finding("shading", "is a correction of the camera, by its name: left out", file)
     detail = (
-        f"is not listed in {index} and was left out; if it belongs to the plate, leave the index"
-        f" out with --exclude '*{posixpath.basename(index)}': then the names decide"
+        f"is not listed in {index} and was left out: copy that again if it belongs to the plate,"
+        f" {without(index)}"
     )
-    return Finding("not_in_index", detail, file)
+    return Finding(NOT_IN_INDEX, detail, file)
 
 
 def _twice(index: str, planes: Sequence[Plane], plane: Plane) -> Finding:

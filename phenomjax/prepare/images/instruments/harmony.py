@@ -36,6 +36,7 @@ from phenomjax.prepare.images.instruments.entries import (
     plate_folder,
     row_and_column,
     well_name,
+    without,
 )
 from phenomjax.prepare.images.records import Listing
 from phenomjax.system.errors import UserError
@@ -283,5 +284,5 @@ def _rows(source: Path, file: str) -> Iterator[_Image]:
     if header is None:
         raise UserError(
             f"{file} has no row of names with Row and __URL: it was copied in part or is damaged."
-            f" Copy it again, or leave it out with `exclude` '*{ARCHIVE}'."
+            f" Copy it again, {without(file)}."
         )

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images.instruments.entries import Entry, Images, Met, meet
+from phenomjax.prepare.images.instruments.entries import Entry, Images, Met, meet, without
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system.errors import UserError
 
@@ -174,8 +174,7 @@ def _text(data: bytes) -> str:
 def _damaged(file: str, why: str) -> UserError:
     return UserError(
         f"{file} does not read as the plate file of MetaXpress ({why}): it was copied in part or is"
-        f" damaged. Copy it again, or leave it out with `exclude` '*{posixpath.basename(file)}':"
-        " then the names of the images decide."
+        f" damaged. Copy it again, {without(file)}."
     )
 
 

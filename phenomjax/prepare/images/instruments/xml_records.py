@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
+from phenomjax.prepare.images.instruments.entries import without
 from phenomjax.system.errors import UserError
 
 _CHUNK = 1 << 20
@@ -96,7 +97,7 @@ def _text(source: Path, file: str) -> Iterator[str]:
                 if "<!DOCTYPE" in before + piece:
                     raise UserError(
                         f"{file} has a document type (<!DOCTYPE ...>), which no instrument writes"
-                        f" and which is not read for safety. Delete that line, or {_without(file)}."
+                        f" and which is not read for safety. Delete that line, {without(file)}."
                     )
                 before, first = piece[-10:], False
                 yield piece
@@ -122,7 +123,7 @@ def _decoder(data: bytes, file: str) -> codecs.IncrementalDecoder:
     except LookupError as error:
         raise UserError(
             f"{file} says that its encoding is {encoding!r}, which is not known here: save it as"
-            f" UTF-8, or {_without(file)}."
+            f" UTF-8, {without(file)}."
         ) from error
 
 
@@ -130,12 +131,5 @@ def _damaged(file: str, why: str) -> str:
     where = re.sub(r"^(.*): line (\d+), column \d+$", r"line \2: \1", why)
     return (
         f"{file} is no whole XML file ({where}): it was copied in part or is damaged. Copy it again"
-        f" from the instrument, or {_without(file)}."
-    )
-
-
-def _without(file: str) -> str:
-    return (
-        f"leave it out with `exclude` '*{file.rsplit('/', 1)[-1]}': then the names of the images"
-        " decide"
+        f" from the instrument, {without(file)}."
     )
