@@ -1,11 +1,13 @@
 """What `prepare inspect` says of a token bank, whole and damaged."""
 
 import json
+import shlex
 
 import pytest
 
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.prepare.inspect import images
+from phenomjax.prepare.sequences import command
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.lab.doors import run_as_door
 
@@ -81,3 +83,46 @@ def test_an_unfinished_bank(bank):
     (bank / ".prepare" / "sources.json").write_text(json.dumps([]))
     with pytest.raises(UserError, match="is not finished"):
         run(bank)
+
+
+PROTEIN = "MALWMRLLPLLALLALWGPDPAAA"
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("x.fasta", f">a\n{PROTEIN}\n", ["FASTA (UTF-8)", "protein", PROTEIN]),
+        ("u.fasta", f">a\r\n{PROTEIN}\r\n".encode("utf-16"), ["UTF-16, line ends of Windows"]),
+        (
+            "x.a3m",
+            f">a\n{PROTEIN}\n>b\n{PROTEIN[:5]}-{PROTEIN[5:]}\n",
+            ["an alignment, 1 have gaps"],
+        ),
+        ("d.fasta", f">a\n{'ACGGTCA' * 9}\n", ["is this DNA?"]),
+        ("x.csv", f"id;seq\na;{PROTEIN}\n", ["a table", "id, seq (looks like protein)"]),
+        ("n.txt", f"INS {PROTEIN}\n", ["a name and a protein", "--format named"]),
+        ("x", f"{PROTEIN}\n", ["Each line looks like a protein", "--format text"]),
+        ("s.txt", "CC(=O)O\nc1ccccc1\n", ["smiles", "--alphabet smiles"]),
+    ],
+)
+def test_a_file_of_sequences_is_told_and_the_command_makes_a_bank(
+    tmp_path, capsys, monkeypatch, name, content, expected
+):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert run(path) == EXIT_DONE
+    text = capsys.readouterr().out
+    assert all(part in text for part in expected), text
+    words = shlex.split(text.split("to make a bank:")[1].split("\n")[0])
+    assert words[:4] == ["python", "-m", "phenomjax.prepare", "sequences"]
+    monkeypatch.chdir(tmp_path)
+    assert run_as_door(command, words[4:]) == EXIT_DONE
+
+
+def test_a_file_that_holds_no_sequences_is_told_too(tmp_path):
+    (tmp_path / "x.sto").write_text("# STOCKHOLM 1.0\na MK\n")
+    with pytest.raises(UserError, match=r"is an alignment \(Stockholm\)"):
+        run(tmp_path / "x.sto")
+    (tmp_path / "x.bin").write_bytes(b"\0\1\2")
+    with pytest.raises(UserError, match="is no text"):
+        run(tmp_path / "x.bin")

@@ -134,6 +134,8 @@ def test_smiles_and_names(tmp_path, name):
 
 MENDED = {  # file, content, what the error says, the flags that it offers, the sequences then
     "named.txt": (f"INSULIN {P}\nGLUC {Q}\n", "several words", [P, Q]),
+    "atoms.txt": (f"INS {P}\nSON {Q}\n", "a name and a protein", [P, Q]),
+    "upper.txt": ("CCO SERINE\nC1CCCCC1 ALANINE\n", "a SMILES and a name", ["CCO", "C1CCCCC1"]),
     "id_first": (f"x1\t{P}\nx2\t{Q}\n", "tells what format it has", [P, Q]),
     "lines": (f"{P}\n{Q}\n", "tells what format it has", [P, Q]),
     "lines.fasta": (f"{P}\n{Q}\n", "none of its first lines begins with '>'", [P, Q]),

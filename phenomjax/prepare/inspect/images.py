@@ -18,7 +18,7 @@ from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.prepare.images import sameness
 from phenomjax.prepare.images.plan import sample
-from phenomjax.prepare.inspect import sequences, suspicions
+from phenomjax.prepare.inspect import sequences, source_files, suspicions
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
 from phenomjax.system.files import save_figure
@@ -54,7 +54,8 @@ class Options:
     """The bank, and how closely to look."""
 
     bank: Positional[Path]
-    """the bank, NAME.zarr, or any other Zarr array with `axes`"""
+    """the bank, NAME.zarr, any other Zarr array with `axes`, or a file of sequences to see what it
+    is"""
 
     axes: str | None = None
     """for an array that is no bank: its axes in order, for instance NCHW"""
@@ -79,6 +80,8 @@ def run(options: Options) -> int:
     """
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
+    if source_files.is_source(options.bank):
+        return source_files.inspect(options.bank)
     bank = open_bank(options.bank, options.axes)
     with zarr_files.opening(bank.path):
         print(describe(bank))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from phenomjax.data import tables
 from phenomjax.data.compressed import SUFFIXES
@@ -58,7 +59,7 @@ def find_columns(
       UserError: there is no such column, several may be meant, or the first line is no header.
     """
     path = found.contents.path
-    form, columns, rows, said = _sample(found, header)
+    form, columns, rows, said = sample_rows(found, header)
     for wanted in (column, name):
         if wanted is not None and columns.count(wanted) != 1:
             many = f"{columns.count(wanted)} columns" if wanted in columns else "no column"
@@ -154,15 +155,37 @@ def _there(columns: Sequence[str]) -> str:
     return f"There are: {', '.join(title or '(no name)' for title in columns[:30])}."
 
 
-def _sample(
-    found: Format, header: bool
-) -> tuple[Form | None, list[str], list[Sequence[str | None]], str]:
-    """How the file is a table, its columns, the first rows, and what to say of it."""
+class Sample(NamedTuple):
+    """The beginning of a table.
+
+    Attributes:
+      form: how the text is one; None of Parquet and .xlsx.
+      columns: their names.
+      rows: the first ones.
+      said: what is unusual about the file, in words.
+    """
+
+    form: Form | None
+    columns: list[str]
+    rows: list[Sequence[str | None]]
+    said: str
+
+
+def sample_rows(found: Format, header: bool) -> Sample:
+    """How a file is a table, its columns, and the first rows.
+
+    Args:
+      found: the file.
+      header: whether the first line names the columns.
+
+    Raises:
+      UserError: there is nothing in it.
+    """
     contents = found.contents
     if found.kind == "table":
         table = tables.open_rows(contents.path, missing=(), header=header)
         rows = [row.values for row in itertools.islice(table.rows, SAMPLE)]
-        return None, list(table.columns), list(rows), table.said
+        return Sample(None, list(table.columns), list(rows), table.said)
     name = contents.path.name.lower()
     name = next((name.removesuffix(end) for end in SUFFIXES if name.endswith(end)), name)
     form = find_form(contents.head, whole=contents.whole, name=name, header=header)
@@ -174,4 +197,4 @@ def _sample(
     with contextlib.suppress(csv.Error):  # the reader of the rows names it
         first += [row for row in itertools.islice(reader, SAMPLE) if row]
     said = ", ".join(part for part in (contents.said, *form.said) if part)
-    return form, list(form.columns), first, said
+    return Sample(form, list(form.columns), first, said)

@@ -44,7 +44,9 @@ def guess(lines: Sequence[str]) -> Guess | None:
             return Guess("Each line looks like a protein", "--format text")
         if looks_like(first) == "smiles":
             return Guess("Each line looks like a SMILES", "--format smi")
-    elif looks_like(first) == "smiles":
+    elif looks_like(first) == "smiles" and (
+        looks_like(last) != "protein" or any(re.search(r"[a-z()=#\[\d]", word) for word in first)
+    ):  # names such as INS are SMILES too
         return Guess("Each line looks like a SMILES and a name", "--format smi")
     elif pairs and looks_like(last) == "protein":
         return Guess("Each line looks like a name and a protein", "--format named")

@@ -1,0 +1,110 @@
+"""What `prepare inspect` says of a file of sequences that is no bank yet: what it is, what its
+first sequences look like, and the command that makes a bank of it.
+"""
+
+import itertools
+import shlex
+from pathlib import Path
+
+from phenomjax.data.sequences.formats.columns import sample_rows
+from phenomjax.data.sequences.formats.guess import looks_like
+from phenomjax.data.sequences.formats.letters import SAMPLE, Letters
+from phenomjax.data.sequences.formats.recognise import (
+    Format,
+    Unclear,
+    check_words,
+    find_format,
+    head_lines,
+    look,
+)
+from phenomjax.data.sequences.sources import find_sources, first_texts
+from phenomjax.data.text_files import ENCODINGS
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_DONE
+
+NAMES = {
+    "fasta": "FASTA",
+    "pir": "PIR (NBRF)",
+    "pearson": "FASTA with ';' (Pearson)",
+    "text": "text, one sequence a line",
+    "named": "text, a name and a sequence a line",
+    "smi": "SMILES and names",
+    "csv": "a table",
+    "table": "a table",
+    "jsonl": "JSON lines",
+}
+SHOWN = 60  # letters
+
+
+def is_source(path: Path) -> bool:
+    """Whether a path is a file that may hold sequences: no folder, no image."""
+    return path.is_file() and look(path).kind != "image"
+
+
+def inspect(path: Path) -> int:
+    """Prints the description.
+
+    Raises:
+      UserError: it is no file of sequences; the message says what it is.
+    """
+    command = f"python -m phenomjax.prepare sequences --source {shlex.quote(str(path))} --out"
+    command += f" {shlex.quote(path.name.split('.')[0])}.zarr"
+    lines = {"file": f"{path}, {files.in_units(path.stat().st_size)}, no bank yet"}
+    try:
+        found = find_format(path)
+        if found.kind == "text":
+            check_words(path, [line for line in head_lines(found.contents) if line.strip()])
+    except Unclear as error:
+        if error.after or ", " in error.flags:
+            raise
+        lines["format"] = str(error)
+        command += f" {error.flags}"
+    else:
+        described, flags = _describe(found)
+        lines |= described
+        command += flags
+    lines["to make a bank"] = command
+    print("\n".join(f"{name + ':':19}{text}" for name, text in lines.items()))
+    return EXIT_DONE
+
+
+def _describe(found: Format) -> tuple[dict[str, str], str]:
+    """Lines about a file whose format is clear, and the flags that it needs."""
+    contents = found.contents
+    said = [contents.compression, ENCODINGS.get(contents.encoding, "")]
+    if "\r" in contents.head:
+        said.append(f"line ends of {'Windows' if chr(10) in contents.head else 'an old Mac'}")
+    lines = {"format": f"{NAMES[found.kind]} ({', '.join(one for one in said if one)})"}
+    if found.kind in ("csv", "table"):
+        return lines | {"columns": _columns(found)}, ""
+    if found.kind == "jsonl":
+        return lines, ""
+    (source,) = find_sources([contents.path], None)
+    texts = list(itertools.islice(first_texts(source), SAMPLE))
+    if not texts:
+        return lines, ""
+    letters, flags, longest = Letters.of(texts), "", max(map(len, texts))
+    lines["first sequences"] = f"{len(texts):,}, up to {longest:,} letters"
+    lines["first of all"] = texts[0][:SHOWN] + "..." * (len(texts[0]) > SHOWN)
+    looks = looks_like(texts)
+    if looks == "smiles" and found.kind == "text":
+        flags += " --alphabet smiles"
+    if letters.nucleotides > 0.95:
+        looks = f"{letters.nucleotides:.1%} of the letters are A, C, G, T, U or N: is this DNA?"
+        looks += " Translate it; the last flag below says that these are proteins"
+        flags += " --accept_nucleotides"
+    if letters.aligned:
+        looks += f"; an alignment, {letters.gapped:,} have gaps"
+        flags += " --gaps strip"
+    return lines | {"look like": looks or "short, or not all of one kind"}, flags
+
+
+def _columns(found: Format) -> str:
+    """The names of the columns, and what they look like."""
+    sample = sample_rows(found, header=True)
+    named = []
+    for place, title in enumerate(sample.columns):
+        values = [row[place] or "" for row in sample.rows if len(row) > place]
+        looks = looks_like(values)
+        named.append(f"{title} (looks like {looks})" if looks else title)
+    return ", ".join(named)
