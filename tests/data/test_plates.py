@@ -102,6 +102,7 @@ def test_what_is_listed_and_not_there(tmp_path):
     write_group(path / "A" / "1" / "labels", "0.4", {"labels": ["nuclei"]})
     write_group(path / "A" / "7", "0.4", {"well": {"images": [{"path": "0"}]}})
     (path / "B" / "2" / ".zattrs").write_text("[1, 2")
+    change(path, lambda found: found["plate"]["wells"][2].update(path="B\\1"))
     plate = plates.read_plate(path)
     assert [(field.well, field.site) for field in plate.fields] == [
         ("A01", "0"),

@@ -259,8 +259,12 @@ def test_a_cut_chunk_keeps_one_image_out(tmp_path):
     assert opened(tmp_path / "b.zarr")[1] == [("p", "A02", "0")]
     (bad,) = pq.read_table(tmp_path / "b.zarr/rejected.parquet").to_pylist()
     assert bad["reason"] == "undecodable" and bad["file"] == "p.zarr/A/1/0/0"
-    # only the other channel is wanted: that chunk is not even read
+    # only the other channel is wanted: that chunk is not even decoded
     assert prepare(tmp_path, tmp_path / "c.zarr", "ome-zarr", channels="DNA") == 0
+    described = tmp_path / "p.zarr/A/2/0/0/.zarray"
+    described.write_text(described.read_text().replace('"filters":null', '"filters":[{"id":"x"}]'))
+    with pytest.raises(BadFile, match=r"unsupported.*convert the plate with a usual compression"):
+        ome_plates.read_pixels(tmp_path, "p.zarr/A/2/0/0", [0], hashlib.sha256())
 
 
 @pytest.mark.parametrize(

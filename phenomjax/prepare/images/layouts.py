@@ -122,7 +122,7 @@ LAYOUTS = {
             has_index=True,
         ),
         FileLayout("generic", "whatever --pattern says", (), {}),
-        FileLayout("ome-zarr", "plate.zarr, with NGFF 0.4 or 0.5 metadata", (), {}),
+        FileLayout("ome-zarr", "plate.zarr, with NGFF metadata", (), {}),
         FileLayout("ome-tiff", "a Plate in the OME-XML, or whatever --pattern says", (), {}),
         FileLayout("table", "whatever the table of --files says", (), {}),
     )

@@ -268,8 +268,7 @@ class _Reader:
         """The wells with a path of their own inside the plate."""
         found: dict[str, WellEntry] = {}
         for number, well in enumerate(listed):
-            path = as_text(well.get("path")) or ""
-            path = "/".join(part for part in path.split("/") if part not in ("", "."))
+            path = _folder(well.get("path"))
             if not path or ".." in path.split("/"):
                 detail = f"well {number + 1} of the plate's list has the path {path!r}: no folder"
                 self.damaged.append(Trouble("well_path", detail + " of the plate", ""))
@@ -308,8 +307,7 @@ class _Reader:
             self.absent.append(Trouble("not_there", detail, path, well))
         seen = self.listed.setdefault(path, set())
         for image in map(as_map, images):
-            name = as_text(image.get("path")) or ""
-            name = "/".join(part for part in name.split("/") if part not in ("", "."))
+            name = _folder(image.get("path"))
             if not name or ".." in name.split("/"):
                 detail = f"lists an image with the path {name!r}, which is no folder of the well"
                 self.damaged.append(Trouble("metadata", detail, path, well))
@@ -356,6 +354,12 @@ class _Reader:
                 if path not in wells and "well" in attributes_or_none(self.folder / path):
                     detail = "is a well that the plate does not list: it is left out"
                     self.absent.append(Trouble("not_listed", detail, path))
+
+
+def _folder(path: object) -> str:
+    """A path of the metadata as it is below its group; some write those of Windows."""
+    parts = (as_text(path) or "").replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def _folders(folder: Path) -> list[str]:
