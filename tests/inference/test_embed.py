@@ -380,6 +380,9 @@ def test_rejected_records_are_listed_beside_a_file(runs, tmp_path):
         ("a.tsv", "Entry\tSequence\np0\t{0}\np1\t{1}\n", ()),
         ("a.csv", "id;seq\np0;{0}\np1;{1}\n", ()),
         ("a.csv", "who,what\np0,{0}\np1,{1}\n", ("--column", "what", "--id", "who")),
+        ("a.csv", "ID,SEQUENCE\np0,{0}\np1,{1}\n", ()),
+        ("a.csv", "p0,{0}\np1,{1}\n", ("--no_header", "--column", 2, "--id", 1)),
+        ("a.txt", "p0 {0}\np1 {1}\n", ("--format", "named")),
         ("a.dat", "id,seq\np0,{0}\np1,{1}\n", ("--format", "csv")),
         ("a.jsonl", '{{"id": "p0", "seq": "{0}"}}\n{{"id": "p1", "seq": "{1}"}}\n', ()),
     ],
@@ -396,6 +399,36 @@ def test_sequences_of_tables(name, text, options, encoding, runs, tmp_path):
     (found, _, table), (expected, _, other) = (read(tmp_path / f"{x}.zarr") for x in "ab")
     np.testing.assert_array_equal(found, expected)
     assert table["id"].to_pylist() == other["id"].to_pylist()
+
+
+DNA = "ATGCGATTGA" * 4
+
+
+@pytest.mark.parametrize(
+    "name,text,message,mend",
+    [
+        (
+            "a.csv",
+            "p0,MKVLAAG\np1,MKVWAAG\n",
+            "--no_header .* --column 2",
+            "--no_header --column 2",
+        ),
+        ("a.csv", f"id,seq\na,{DNA}\n", "Is this DNA", "--accept_nucleotides"),
+        ("a.fasta", f">a\n{DNA}\n", "Is this DNA", "--accept_nucleotides"),
+        ("a.csv", "id,seq\na,MK--V\n", "is an alignment", "--gaps strip"),
+        ("a.a3m", ">a\nMK--V\n>b\nMKvvV\n", "is an alignment", "--gaps strip"),
+        ("a.txt", "p0 MKVLAAG\np1\tMKVLWAG\n", "say so: --format named", "--format named"),
+        ("a.fastq", "@r\nACGT\n+\nIIII\n", r"FASTQ", None),
+        ("a.fasta", "PK\x03\x04", "is a zip archive", None),
+    ],
+)
+def test_what_is_no_protein_is_named_with_what_mends_it(name, text, message, mend, runs, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        run(runs["causal_lm"], tmp_path / name, tmp_path / "a.zarr")
+    assert not list(tmp_path.glob("a.zarr*"))
+    if mend:
+        assert run(runs["causal_lm"], tmp_path / name, tmp_path / "a.zarr", *mend.split()) == 0
 
 
 def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
@@ -416,7 +449,7 @@ def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
         with pytest.raises(UserError, match=message):
             run(runs["causal_lm"], source, tmp_path / "b.zarr", *options)
     source.write_text("who,what\na,MKV\n")
-    with pytest.raises(UserError, match=r"There are: who, what. Rename it to sequence"):
+    with pytest.raises(UserError, match=r"There are: who, what[.] Name it with --column"):
         run(runs["causal_lm"], source, tmp_path / "b.zarr")
     assert run(runs["causal_lm"], source, tmp_path / "b.zarr", "--column", "what") == 0
     odd = tmp_path / "a.dat"

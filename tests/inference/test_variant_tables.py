@@ -290,7 +290,9 @@ def test_wild_types_of_other_files(name, text, options, runs, tmp_path):
     "name,text,message",
     [
         ("wt.csv", b"who,what\nwt,MKV\n", "Name it with --wild_type_column"),
-        ("z.fasta", b"PK\x03\x04", "is a zip archive, not the wild type"),
+        ("z.fasta", b"PK\x03\x04", "is a zip archive"),
+        ("dna.fasta", b">wt\n" + b"ATGCGATTGA" * 4, "Is this DNA or RNA"),
+        ("aln.fasta", b">wt\nMK--V\n", "is a gap of an alignment"),
         ("gone.fasta", None, r"There is no file of the wild type \(--wild_type\)"),
     ],
 )

@@ -228,7 +228,7 @@ def _parse_json(
     except ValueError as error:
         return Record(offset, label, b"", "unparsable", f"no JSON: {error}")
     found = found if isinstance(found, dict) else {}
-    label = str(found.get(name, label)) if name else label
+    label = str(found[name]) if name and found.get(name) is not None else label
     texts = [found[field] for field in column if isinstance(found.get(field), str)]
     if len(texts) < len(column):
         return Record(offset, label, b"", "missing_field", f"no text in {', '.join(column)}")

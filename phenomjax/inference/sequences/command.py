@@ -8,6 +8,7 @@ the input; 75 stopped by a signal.
 
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,11 +20,12 @@ from tyro.conf import arg
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.formats.asking import asking
 from phenomjax.data.sequences.formats.letters import Letters, check_proteins
+from phenomjax.data.sequences.formats.recognise import check_words, head_lines, look
 from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.engine import work_folder
 from phenomjax.engine.work_folder import Description
 from phenomjax.inference.options import EmbedOptions, check_numbers_and_folder
-from phenomjax.inference.sequences import queries, segments, store
+from phenomjax.inference.sequences import queries, segments, store, table_queries
 from phenomjax.inference.sequences.embed import embed
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.files import read_json
@@ -63,6 +65,8 @@ class Options(EmbedOptions):
     id: Annotated[str | None, arg(metavar="NAME")] = None
     """tables, JSON lines: the column or field with the ids (None: found by its name, such as id,
     name, entry, else FILE:LINE)"""
+    no_header: bool = False
+    """tables: the first line is a row; columns are called 1, 2, 3"""
     gaps: Literal["strip", "reject"] | None = None
     """alignments (A2M, A3M, FASTA with gaps): take '-' and '.' out, or reject sequences that have
     them (None: an alignment is an error)"""
@@ -116,8 +120,7 @@ def run(options: Options) -> int:
             model.task.rare,
             work / "tokens",
             options.format,
-            options.column,
-            options.id,
+            _wanted(options),
             gaps=options.gaps or "reject",
             nucleotides=options.accept_nucleotides,
         )
@@ -148,14 +151,26 @@ def run(options: Options) -> int:
     return _code(found)
 
 
+def _wanted(options: Options) -> table_queries.Wanted:
+    return table_queries.Wanted(options.column, options.id, not options.no_header)
+
+
 def _check_letters(options: Options, alphabet: str) -> None:
-    """Looks whether the first sequences of each file are proteins, if the model reads proteins."""
+    """Looks whether the first lines of texts are one word each, and the first sequences of each
+    file proteins, if the model reads proteins.
+    """
     with asking():
         sources = find_sources(list(options.source), options.format)
-    for source in sources:
-        if alphabet == "protein" and source.kind not in ("csv", "table", "jsonl"):
-            letters = Letters.of(first_texts(source))
-            check_proteins(source.path, letters, options.gaps, options.accept_nucleotides)
+        for source in sources:
+            if source.kind == "text" and alphabet != "bytes":
+                lines = head_lines(look(source.path))
+                check_words(source.path, [line for line in lines if line.strip()])
+    for source in sources if alphabet == "protein" else ():
+        texts: Iterable[str] = first_texts(source)
+        if source.kind in ("csv", "table", "jsonl"):
+            texts = table_queries.first_texts(source, alphabet, _wanted(options))
+        found = Letters.of(texts)
+        check_proteins(source.path, found, options.gaps, options.accept_nucleotides)
 
 
 def _describe(options: Options, model: SequenceModel, found: queries.Queries) -> Description:

@@ -67,9 +67,7 @@ def read(
     rare: str,
     spool: Path,
     kind: str | None = None,
-    column: str | None = None,
-    name: str | None = None,
-    settings: tuple[str, str] = ("column", "id"),
+    wanted: table_queries.Wanted = table_queries.ANY,
     gaps: str = "reject",
     nucleotides: bool = True,
 ) -> Queries:
@@ -81,10 +79,7 @@ def read(
       rare: what the model's banks did with rare letters; "x" counts them, and says so.
       spool: a file for the tokens.
       kind: a format that is forced upon all files; None: told file by file.
-      column: of tables and JSON lines, the column or field with the sequences; None: found by its
-        name.
-      name: the column or field with the ids; None: found by its name, else they are FILE:LINE.
-      settings: what the user calls `column` and `name`.
+      wanted: of tables and JSON lines, the columns or fields.
       gaps: strip or reject those of alignments.
       nucleotides: whether sequences that look like DNA are taken as proteins.
 
@@ -92,7 +87,6 @@ def read(
       UserError: a file is missing or of another kind, or no sequence can be read.
     """
     reader = _Reader(alphabet, rare, gaps, nucleotides)
-    wanted = table_queries.Wanted(column, name, *settings)
     with spool.open("wb") as out:
         for source in find_sources(paths, kind):
             reader.read(source, out, wanted)

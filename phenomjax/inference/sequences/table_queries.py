@@ -2,12 +2,17 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data import tables
+from phenomjax.data.sequences import sources
+from phenomjax.data.sequences.formats.guess import looks_like
+from phenomjax.data.sequences.formats.letters import SAMPLE
 from phenomjax.data.sequences.records import Record
+from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.streams import Stream, lines
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -33,32 +38,52 @@ class Wanted(NamedTuple):
     Attributes:
       column: with the sequences; None: found by its name.
       name: with the ids; None: found by its name, else they are FILE:LINE.
+      header: whether the first line names the columns; else they are called 1, 2, 3.
       column_setting, name_setting: what the user calls these two.
     """
 
     column: str | None = None
     name: str | None = None
+    header: bool = True
     column_setting: str = "column"
     name_setting: str = "id"
 
 
 ANY = Wanted()
+WORD = 20  # letters of a name of a column that is taken for a sequence though others are names
+NO_HEADER = ", or say so with `no_header` and name the column by its number, `column` {}"
 
 
-def records(path: Path, alphabet: str, wanted: Wanted = ANY) -> Iterator[Record]:
+def first_texts(source: SequenceFile, alphabet: str, wanted: Wanted = ANY) -> list[str]:
+    """The first sequences of a table or of JSON lines.
+
+    Raises:
+      UserError: as `records` and `json_fields`.
+    """
+    if source.kind != "jsonl":
+        found = records(source.path, alphabet, wanted, log.debug)
+        return [record.data.decode("utf-8", "replace") for record in islice(found, SAMPLE)]
+    field, _ = json_fields(source.path, alphabet, wanted)
+    return list(sources.first_texts(source, [field]))
+
+
+def records(
+    path: Path, alphabet: str, wanted: Wanted = ANY, tell: Callable[..., None] = log.info
+) -> Iterator[Record]:
     """The sequences of a table, read row by row; `offset` of each is its line.
 
     Args:
       path: any table that `data.tables` reads.
       alphabet: of the model.
       wanted: which columns.
+      tell: what they are.
 
     Raises:
-      UserError: no such column, or no table.
+      UserError: no such column, no header, or no table.
     """
-    table = tables.open_rows(path, missing=())
+    table = tables.open_rows(path, missing=(), header=wanted.header)
     place, label = _places(path, alphabet, table.columns, wanted, "column")
-    log.info(
+    tell(
         "%s: %ssequences are in column '%s', ids %s",
         path,
         f"{table.said}; " if table.said else "",
@@ -101,6 +126,8 @@ def _places(
 ) -> tuple[int, int | None]:
     """Where the sequences and the ids stand."""
     settings = wanted.column_setting, wanted.name_setting
+    if what == "column" and wanted.header:
+        _check_header(path, alphabet, columns, wanted)
     place = _place(path, columns, wanted.column, COLUMNS[alphabet], settings[0], what)
     if place is None:
         raise UserError(
@@ -109,6 +136,25 @@ def _places(
             f" `{settings[0]}`."
         )
     return place, _place(path, columns, wanted.name, IDS, settings[1], what)
+
+
+def _check_header(path: Path, alphabet: str, columns: Sequence[str], wanted: Wanted) -> None:
+    """Refuses a table whose first line has a sequence in it: SEQUENCE and PEPTIDE are none."""
+    usual = {*COLUMNS[alphabet], *IDS} & {_plain(name) for name in columns}
+    least = WORD if wanted.column or usual else 0
+    titles = [name for name in columns if len(name) >= least and looks_like([name]) == "protein"]
+    if not titles or alphabet != "protein":
+        return
+    flag = NO_HEADER.format(columns.index(titles[0]) + 1)
+    raise UserError(
+        f"{path} has no header: its first line ({', '.join(columns)[:60]}) has a sequence in it,"
+        " which would be lost. Write a line with names, such as id,sequence, above it"
+        f"{flag if wanted.column_setting == 'column' else ''}."
+    )
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")
 
 
 def _place(
@@ -121,7 +167,7 @@ def _place(
 ) -> int | None:
     """Where a column stands: that of a name, or the first that has one of the usual names."""
     if name is None:
-        plain = [column.strip().lower().replace(" ", "_") for column in columns]
+        plain = [_plain(column) for column in columns]
         name = next((columns[plain.index(usual)] for usual in known if usual in plain), None)
         if name is None:
             return None

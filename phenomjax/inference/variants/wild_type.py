@@ -5,13 +5,16 @@ import tempfile
 from pathlib import Path
 
 from phenomjax.data import text_files
+from phenomjax.data.sequences.formats.letters import Letters
+from phenomjax.data.sequences.formats.recognise import Unclear, find_format
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.inference.sequences import queries
+from phenomjax.inference.sequences.table_queries import Wanted
 from phenomjax.inference.variants.agreement import COMMAND_LINE, Wording
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
-SETTINGS = ("wild_type_column", "wild_type_id")  # of a table
+NUCLEOTIDES = 0.95  # the share of their letters that no protein has
 
 
 def read(
@@ -34,16 +37,14 @@ def read(
       UserError: there is none, or more than one; or none or several of that name.
     """
     text_files.check_file(path, f"file of the wild type ({wording.wild_type})")
-    contents = text_files.look(path)
-    if contents.kind not in ("text", "parquet", "xlsx"):
-        raise text_files.no_text(contents, "the wild type (FASTA, or a table)")
-    # anything that is no FASTA and no table has the sequence itself in it
-    kind = "fasta" if contents.head.lstrip().startswith(">") else "text"
-    if contents.kind != "text" or {s.lower() for s in path.suffixes[-2:]} & {".csv", ".tsv"}:
-        kind = "csv"
+    try:
+        kind = None if find_format(path).kind != "text" else "text"
+    except Unclear:  # anything else that is text has the sequence itself in it
+        kind = "text"
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "tokens"
-        found = queries.read([path], "protein", rare, spool, kind, column, None, SETTINGS)
+        wanted = Wanted(column, None, True, "wild_type_column", "wild_type_id")
+        found = queries.read([path], "protein", rare, spool, kind, wanted)
         names = found.names.to_pylist()
         if name is not None:
             places = [i for i, one in enumerate(names) if one == name]
@@ -63,4 +64,12 @@ def read(
                 )
         place = places[0]
         log.info("wild type: %s, %d residues", names[place], found.lengths[place])
-        return vocabulary("protein").decode(found.sequence(place))
+        sequence = vocabulary("protein").decode(found.sequence(place))
+        if Letters.of([sequence]).nucleotides > NUCLEOTIDES:
+            raise UserError(
+                f"{wording.wild_type} {path}: over {NUCLEOTIDES:.0%} of the letters of"
+                f" '{names[place]}' are A, C, G, T, U or N. Is this DNA or RNA? Positions and"
+                " letters of variants are those of a protein: name a file with the protein"
+                " (transeq of EMBOSS translates)."
+            )
+        return sequence
