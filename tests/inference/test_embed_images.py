@@ -22,7 +22,7 @@ from phenomjax.data.images.bank import open_array, shard_path, write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
 from phenomjax.engine import units
-from phenomjax.inference.images import estimate, options, plan
+from phenomjax.inference.images import estimate, options, plan, result
 from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import parse
@@ -141,6 +141,12 @@ def test_outputs_of_blocks(agnostic):
         np.testing.assert_allclose(
             channelwise.reshape(4, 3, 32).mean(1), y[:, 1], rtol=1e-5, atol=1e-6
         )
+
+
+def test_time_points_of_a_well_are_not_averaged(bank, tmp_path):
+    assert result.num_wells(open_bank(bank)) == 3
+    times = write_images(tmp_path / "t.zarr", 6, time=["1"] * 3 + ["2"] * 3)
+    assert result.num_wells(open_bank(times)) == 6
 
 
 def test_levels(run, bank, tmp_path):

@@ -15,6 +15,7 @@ import tifffile
 from phenomjax.data.images import opening
 from phenomjax.prepare.images import layouts
 from phenomjax.system.errors import UserError
+from tests.lab.ngff import write_plate
 from tests.prepare.test_images import prepare
 
 GENERIC = r"(?P<plate>[^/]+)/(?P<well>[A-P]\d\d)_s(?P<site>\d)_w(?P<channel>\d)\.tif"
@@ -164,6 +165,17 @@ def test_the_plate_does_not_depend_on_where_the_source_points(tmp_path):
     for number, source in enumerate((tmp_path / "g" / "Q", tmp_path / "g")):
         found, _ = run(source, tmp_path / f"g{number}.zarr", "generic", pattern=GENERIC)
         assert rows(found, "plate") == [("Q",)]
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+    write_harmony(tmp_path / "raw", 7)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found, _ = run("../raw", "../b.zarr")
+    assert rows(found, "plate") == [("P",)] and values(found) == [[7]]
+    write_plate(tmp_path / "ome" / "Q.zarr", "0.4", {("A/1", "0"): np.full((3, 8, 8), 9, "u2")})
+    found, _ = run("../ome", "../c.zarr", "ome-zarr")
+    assert rows(found, "plate") == [("Q",)] and values(found) == [[9] * len(found.channels)]
 
 
 def test_default_fills_in_and_set_overrides(tmp_path, caplog):

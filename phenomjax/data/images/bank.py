@@ -308,7 +308,8 @@ def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
     driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
     spec = {
         "driver": driver,
-        "kvstore": {"driver": "file", "path": str(path) + "/"},
+        # TensorStore takes no path with "..".
+        "kvstore": {"driver": "file", "path": os.path.realpath(path) + "/"},
         "recheck_cached_data": "open",
     }
     return ts.open(spec | options, open=True).result()

@@ -5,7 +5,7 @@ NAME.zarr/zarr.json          group; attributes["phenomjax"] = format, version, d
                              checkpoint, bank, crop_size, …
 NAME.zarr/embeddings/c.K.0   [rows, dim], uncompressed chunks; of several blocks
                              `embeddings_block_15`, …
-NAME.zarr/metadata.parquet   row i describes embedding i: METADATA
+NAME.zarr/metadata.parquet   row i describes embedding i: METADATA, and time where images have it
 NAME.zarr/rejected.parquet   image, name, reason; only where images could not be read
 """
 
@@ -116,9 +116,14 @@ def _wells(bank: ImageBank, good: Numbers) -> tuple[Numbers, Numbers]:
     """For each good image the number of its well, in the order in which wells first come; and the
     first image of each well.
     """
-    table = bank.metadata.select(list(WELL)).to_pandas().iloc[good]
-    numbers = table.groupby(list(WELL), sort=False, dropna=False).ngroup().to_numpy()
+    what = [*WELL, "time"] if _has_times(bank) else [*WELL]  # time points are not averaged
+    table = bank.metadata.select(what).to_pandas().iloc[good]
+    numbers = table.groupby(what, sort=False, dropna=False).ngroup().to_numpy()
     return numbers, good[np.unique(numbers, return_index=True)[1]]
+
+
+def _has_times(bank: ImageBank) -> bool:
+    return bank.metadata["time"].null_count < len(bank)
 
 
 def num_wells(bank: ImageBank) -> int:
@@ -194,7 +199,9 @@ def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: N
 
 def _metadata(bank: ImageBank, grid: Grid, level: str, good: Numbers) -> Iterator[pa.Table]:
     """The metadata of the rows, some at a time."""
-    copied = bank.metadata.select(list(COPIED))
+    place = COPIED.index("site") + 1
+    times = ["time"] if _has_times(bank) else []
+    copied = bank.metadata.select([*COPIED[:place], *times, *COPIED[place:]])
     crops = len(grid)
     if level == "well":
         wells, first = _wells(bank, good)

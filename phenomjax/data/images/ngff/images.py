@@ -5,6 +5,7 @@ of its axes.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -178,7 +179,7 @@ def spec(image: Image, view: ts.IndexTransform) -> ts.Spec:
     stored = image.array
     described = {
         "driver": "zarr" if stored.version == 2 else "zarr3",
-        "kvstore": {"driver": "file", "path": f"{stored.folder}/"},
+        "kvstore": {"driver": "file", "path": f"{os.path.realpath(stored.folder)}/"},
         "dtype": stored.dtype,
         "recheck_cached_data": "open",
         "transform": view.to_json(),
