@@ -113,7 +113,7 @@ def test_an_index_without_its_images(tmp_path):
     with pytest.raises(UserError, match=r"there is none in its folder: copy them\. There are no"):
         prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
     lab.write_harmony(folder, url=lambda *image: lab.harmony_name(1, 1))
-    with pytest.raises(UserError, match=r"4 are rejected\. The first one: .* listed twice"):
+    with pytest.raises(UserError, match=r"rejected \(4 problems\).* listed twice"):
         prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
 
 
@@ -130,16 +130,32 @@ def test_a_plate_with_an_index_and_one_without(tmp_path, caplog):
     assert prepare(tmp_path / "in", tmp_path / "c.zarr", "phenix", **chosen) == 0
     assert opening.open_bank(tmp_path / "c.zarr").channels == ("HOECHST 33342", "Alexa 488")
     # where plates number their channels differently, numbers do not do
-    lab.write_harmony(
-        tmp_path / "in" / "R", labels=dict(zip((2, 1), lab.LABELS.values(), strict=True))
-    )
+    labels = dict(zip((2, 1), lab.LABELS.values(), strict=True))
+    lab.write_harmony(tmp_path / "in" / "R", labels=labels, plates=(("BR2", "", ()),))
     with pytest.raises(UserError, match=r"with --exclude 'Q/\*'"):
         prepare(tmp_path / "in", tmp_path / "d.zarr", "phenix", **chosen)
-    index = tmp_path / "in" / "R" / "Index.idx.xml"
-    index.write_text(index.read_text().replace("BR1", "BR2"))
     assert prepare(tmp_path / "in", tmp_path / "d.zarr", "phenix", exclude="Q/*") == 0
     bank = opening.open_bank(tmp_path / "d.zarr")
     assert bank.channels == ("HOECHST 33342", "Alexa 488") and len(bank.metadata) == 4
+
+
+def test_a_plate_that_was_measured_twice_and_the_way_that_is_offered(tmp_path):
+    for i in (1, 2):
+        lab.write_harmony(tmp_path / "in" / f"BR1__2020-01-0{i}T00_00_00-Measurement{i}")
+    with pytest.raises(UserError, match="All images were rejected") as error:
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+    this, again, that, plate = re.search(
+        r"--exclude '(.*?)'; or .*--exclude '(.*?)' and .*--exclude '(.*?)' --set (plate=\w+)",
+        str(error.value),
+    ).groups()
+    assert this == again
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", exclude=this) == 0
+    second = {"exclude": that, "set": plate}
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "phenix", **second) == 0
+    assert keys(opening.open_bank(tmp_path / "b.zarr")) == {("BR1", w, "1") for w in ("A01", "B03")}
+    assert keys(opening.open_bank(tmp_path / "c.zarr")) == {
+        ("BR1b", w, "1") for w in ("A01", "B03")
+    }
 
 
 def test_pages_that_the_index_does_not_know(tmp_path):

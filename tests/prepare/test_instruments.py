@@ -23,7 +23,7 @@ def listing(source):
 
 def understand(source):
     files = listing(source)
-    return instruments.read_indexes(source, instruments.find_indexes(files), files)
+    return instruments.read_indexes(source, instruments.find_indexes(files), files).understood
 
 
 def by_file(understood):
@@ -236,11 +236,26 @@ def test_many_indexes_are_told_in_few_sentences(tmp_path):
     )
 
 
+def test_a_plate_that_was_measured_twice(tmp_path):
+    """Planes of two measurements are never put together, though channels and planes differ; wells
+    that stand in one of them go in, and it is told.
+    """
+    lab.write_harmony(tmp_path / "1" / "Images", lab.harmony_images(channels=(1,)))
+    more = lab.harmony_images(wells=((1, 1), (2, 4)), channels=(2,), planes=(2, 3))
+    lab.write_harmony(tmp_path / "2" / "Images", more)
+    found = understand(tmp_path)
+    assert {plane.key.well for plane in found.planes} == {"B03", "B04"}
+    (clash,) = found.rejected
+    assert clash.reason == "duplicate" and clash.key == (None, "BR1", "A01", "1", None)
+    assert "one with --exclude '1/Images/*' --set plate=BR1b" in clash.detail
+    assert any("plate BR1 stands in 2 indexes" in text for text in found.told)
+
+
 def test_pixel_sizes_that_differ_are_told(tmp_path):
     lab.write_harmony(tmp_path / "1")
     text = lab.harmony_index(lab.harmony_images()).replace("5.97", "2.97")
     lab.write_harmony(tmp_path / "2")
-    (tmp_path / "2" / "Index.idx.xml").write_text(text)
+    (tmp_path / "2" / "Index.idx.xml").write_text(text.replace("BR1", "BR2"))
     found = understand(tmp_path)
     assert found.pixel_size_um is None and "differ (0.298 and 0.598 um)" in found.told[-1]
 

@@ -69,6 +69,9 @@ def make_images(
       UserError: channels that cannot be told apart, several planes or time points and no word of
         what to do with them.
     """
+    if not understood.planes:  # all were rejected, which is told with the table of them
+        rejected, remarks = list(understood.rejected), list(understood.remarks)
+        return ImagePlan([], rejected, remarks, (), told=understood.told)
     planes = _place(source, understood.planes, wanted)
     told = _overridden(understood.planes, wanted)
     chosen = channels.choose(planes, wanted.channels, wanted.names)

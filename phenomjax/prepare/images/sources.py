@@ -22,7 +22,7 @@ from phenomjax.prepare.images import (
 from phenomjax.prepare.images import listing as listings
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.images.readers import SUFFIXES
-from phenomjax.prepare.images.records import Finding, Listing, Understood
+from phenomjax.prepare.images.records import Listing, Understood
 from phenomjax.system.errors import UserError
 
 
@@ -119,15 +119,11 @@ def read(request: Request) -> Source:
     left: Listing = listed.files
     indexed = Understood(())
     if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
-        indexed = instruments.read_indexes(request.source, indexes, listed.files)
-        known = {plane.file for plane in indexed.planes}
-        known |= {one.file for one in (*indexed.rejected, *indexed.remarks)}
+        indexed, known = instruments.read_indexes(request.source, indexes, listed.files)
         left = {file: status for file, status in listed.files.items() if file not in known}
     named = Understood(())
     if not (indexed.planes or indexed.rejected) or any(map(listings.is_image, left)):
         named = _by_layout(request, left, indexed)
-    if not (indexed.planes or named.planes):
-        raise UserError(_no_image(request.source, [*indexed.rejected, *named.rejected]))
     told = (*indexed.told, *named.told, *_channels_told(request, named))
     parts = [before, indexed._replace(planes=(), told=told), named._replace(planes=(), told=())]
     planes = [*indexed.planes, *named.planes]
@@ -163,17 +159,10 @@ def _by_layout(request: Request, listing: Listing, indexed: Understood) -> Under
             request.pattern,
             request.defaults,
             plate_wells=request.plate_wells,
-            needed=not indexed.planes,
+            needed=not (indexed.planes or indexed.rejected),
         )
     except UserError as error:
         raise UserError(". ".join([*indexed.told, str(error)]), error.exit_code) from error
-
-
-def _no_image(source: Path, rejected: Sequence[Finding]) -> str:
-    return (
-        f"There is no image in {source} that can go into a bank: {len(rejected)} are rejected. The"
-        f" first one: {rejected[0]}."
-    )
 
 
 def _is_single(understood: Understood) -> bool:

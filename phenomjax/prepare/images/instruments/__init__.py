@@ -1,8 +1,7 @@
 """The index files that instruments write beside their images: what they say decides over names.
 
-`find_indexes` finds them by name, `read_indexes` reads them. A file of the source that stands in
-the planes, the rejected or the remarks of the result is accounted for; others are nobody's here,
-and their names may be read.
+`find_indexes` finds them by name, `read_indexes` reads them; it also says which files are accounted
+for. Others are nobody's here, and their names may be read.
 
 Not read: Opera's .flex, Cellomics' .C01 and .DIB, IN Cell's .frm and .im (images of their own
 kinds: export TIFF), ScanR's experiment_descriptor.xml, MetaMorph's .nd, HCS.ai's .jdce (TIFF beside
@@ -87,7 +86,19 @@ def _order(index: Index) -> tuple[str, int, str]:
     return index.folder, known if index.kind == HARMONY else 0, index.file
 
 
-def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Understood:
+class Read(NamedTuple):
+    """What indexes say.
+
+    Attributes:
+      files: those that they speak of, or that are left out or rejected because of them; the names
+        of others may be read.
+    """
+
+    understood: Understood
+    files: frozenset[str]
+
+
+def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Read:
     """Reads indexes of one source.
 
     Args:
@@ -146,15 +157,22 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Un
         for file in owned[folder]
     ]
     parts = [one.understood for one in decided]
+    clashing = summary.clashes(decided)
+    planes = [plane for part in parts for plane in part.planes]
+    findings = [finding for part in parts for finding in part.rejected]
+    rejected = [*findings, *spoilt, *clashing.values()]
+    remarks = [*(finding for part in parts for finding in part.remarks), *remarks]
     largest = only(part.largest_value for part in parts)
-    return Understood(
-        [plane for part in parts for plane in part.planes],
-        [*(finding for part in parts for finding in part.rejected), *spoilt],
-        [*(finding for part in parts for finding in part.remarks), *remarks],
+    understood = Understood(
+        [plane for plane in planes if plane.key not in clashing],
+        rejected,
+        remarks,
         (*summary.sentences(source, decided), *told),
         only(part.pixel_size_um for part in parts),
         None if largest is None else int(largest),
     )
+    files = {plane.file for plane in planes} | {one.file for one in (*rejected, *remarks)}
+    return Read(understood, frozenset(files))
 
 
 def _owner(file: str, folders: Collection[str]) -> str | None:

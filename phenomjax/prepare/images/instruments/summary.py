@@ -1,12 +1,14 @@
 """What the screen says of the indexes that decided: a sentence of a kind, not one an index."""
 
+import glob
+import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images.instruments.entries import plate_folder
-from phenomjax.prepare.images.records import Understood
+from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 
 
 class Decided(NamedTuple):
@@ -50,6 +52,17 @@ def sentences(source: Path, decided: Sequence[Decided]) -> list[str]:
     if renamed:
         more = f", and so on for {len(renamed) - 1} other indexes" if len(renamed) > 1 else ""
         told.append(f"{renamed[0]}{more}; the index decides")
+    folders: dict[str, list[str]] = {}
+    for one in decided:
+        for plate in sorted({plane.key.plate or "" for plane in one.understood.planes}):
+            folders.setdefault(plate, []).append(one.file)
+    for plate, several in folders.items():
+        if len(several) > 1:
+            told.append(
+                f"plate {plate} stands in {len(several)} indexes, such as {several[0]} and"
+                f" {several[1]}: if these are different plates, prepare them into banks of their"
+                " own, with --exclude and --set plate=NAME"
+            )
     if lacking := [one for one in decided if one.absent]:
         absent, listed = sum(one.absent for one in lacking), sum(one.listed for one in lacking)
         whose = lacking[0].file if len(lacking) == 1 else f"{len(lacking)} indexes"
@@ -60,6 +73,33 @@ def sentences(source: Path, decided: Sequence[Decided]) -> list[str]:
         shown = " and ".join(f"{size:g}" for size in sizes)
         told.append(f"the pixel sizes of the plates differ ({shown} um): the bank has none")
     return told
+
+
+def clashes(decided: Sequence[Decided]) -> dict[ImageKey, Finding]:
+    """Images that stand in several indexes: a plate that was measured twice, or two of one name.
+    Their planes must not be put together, even where channels or planes along z differ.
+    """
+    first: dict[ImageKey, tuple[Decided, Plane]] = {}
+    found: dict[ImageKey, Finding] = {}
+    for one in decided:
+        for plane in one.understood.planes:
+            other, twin = first.setdefault(plane.key, (one, plane))
+            if other is not one and plane.key not in found:
+                this, that = _pattern(one, plane), _pattern(other, twin)
+                detail = (
+                    f"and {twin.file} are the same image in {one.file} and {other.file}, of a plate"
+                    " that was measured twice or two plates of one name: leave one out with"
+                    f" --exclude '{this}'; or make two banks, one with --exclude '{this}' and one"
+                    f" with --exclude '{that}' --set plate={plane.key.plate}b"
+                )
+                found[plane.key] = Finding("duplicate", detail, plane.file, tuple(plane.key))
+    return found
+
+
+def _pattern(one: Decided, plane: Plane) -> str:
+    """An --exclude of the images of an index."""
+    folder = one.folder or posixpath.dirname(plane.file)
+    return glob.escape(folder) + "/*" if folder else glob.escape(plane.file)
 
 
 def _channels(understood: Understood) -> str:
