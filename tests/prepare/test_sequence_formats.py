@@ -320,3 +320,20 @@ def test_the_cases(shared, tmp_path, name):
             prepare(tmp_path / "c.zarr", path)
     if name == "m01_smiles/a.smi":
         assert stored(out) == {"ethanol": "CCO", "ethylamine": "CCN", "a.smi:3": "CCC"}
+
+
+def test_records_that_share_an_id_are_counted_and_kept(tmp_path, caplog):
+    one = write(tmp_path, "a.fasta", f"> seq 0\n{P}\n> seq 1\n{Q}\n>c\n{P[:9]}\n")
+    two = write(tmp_path, "b.fasta", f">c\n{Q[:9]}\n>d\n{Q[:8]}\n")
+    out = tmp_path / "b.zarr"
+    assert prepare(out, one, two, validation=0, test=0) == EXIT_DONE
+    rows = open_token_bank(out).metadata.to_pylist()
+    assert [(row["id"], row["description"], row["source"]) for row in rows] == [
+        ("seq", "0", "a.fasta"),
+        ("seq", "1", "a.fasta"),
+        ("c", "", "a.fasta"),
+        ("c", "", "b.fasta"),
+        ("d", "", "b.fasta"),
+    ]
+    assert counted(out)["repeated_ids"] == 4
+    assert "4 sequences have an id that another one has too" in caplog.text

@@ -29,6 +29,7 @@ from phenomjax.data.sequences.bank import (
 )
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.engine.units import Note, Notes, Unit
+from phenomjax.prepare.sequences.clusters import hash_strings
 from phenomjax.prepare.sequences.pieces import (
     REJECTED_SCHEMA,
     STRANGERS_SCHEMA,
@@ -46,6 +47,7 @@ LISTS = {
 }
 ROW_GROUP = 2**17
 WINDOW = 2**20
+MOST_IDS = 2**25  # among which equal ones are counted: the memory that a piece takes too
 
 
 @dataclass(frozen=True)
@@ -205,10 +207,12 @@ def write_part(plan: PieceList, work: Path, task: tuple[str, int]) -> Note:
         target = bank / f"{kind}.parquet"
         with files.replacing(target, shared=True) as partial:
             if kind == "metadata":
-                _write_metadata(plan, partial)
+                repeated = _write_metadata(plan, partial)
             else:
                 _write_list(plan, kind, partial)
-        made = {target.name: files.sha256(target)} if kind == "metadata" else {}
+        if kind == "metadata":
+            return {"checksums": {target.name: files.sha256(target)}, "repeated_ids": repeated}
+        made = {}
     return {"checksums": made}
 
 
@@ -304,7 +308,8 @@ def _metadata(plan: PieceList) -> Iterator[pa.Table]:
                 yield table.select(["id", "length", "description"]).append_column("source", source)
 
 
-def _write_metadata(plan: PieceList, target: Path) -> None:
+def _write_metadata(plan: PieceList, target: Path) -> int:
+    """Writes the table of the records; returns how many have an id that another one has too."""
     # Ids and descriptions are all different: a dictionary or the smallest and largest of them cost
     # time and say nothing.
     options = {
@@ -313,15 +318,21 @@ def _write_metadata(plan: PieceList, target: Path) -> None:
         "use_dictionary": ["source"],
         "write_statistics": False,
     }
+    hashes: list[np.ndarray] = []
     with pq.ParquetWriter(target, METADATA_SCHEMA, **options) as writer:
         held: list[pa.Table] = []
         for table in _metadata(plan):
+            if sum(map(len, hashes)) < MOST_IDS:
+                hashes.append(hash_strings(table["id"].combine_chunks())[:, 0])
             held.append(table)
             if sum(part.num_rows for part in held) >= ROW_GROUP:
                 writer.write_table(pa.concat_tables(held), ROW_GROUP)
                 held = []
         if held:
             writer.write_table(pa.concat_tables(held), ROW_GROUP)
+    ids = np.sort(np.concatenate([np.zeros(0, np.uint64), *hashes]))
+    same = ids[1:] == ids[:-1]
+    return int((np.append(same, False) | np.append(False, same)).sum()) if len(ids) else 0
 
 
 def _write_list(plan: PieceList, kind: str, target: Path) -> None:

@@ -235,7 +235,7 @@ def prepare(
                 return _stopped()
             stamps = {growing.SOURCES: [stamp.to_json() for stamp in job.stamps()]}
             recorded = {"prepare": arguments | stamps | {"phenomjax": __version__}}
-            recorded |= {"counts": counts}
+            recorded |= {"counts": counts | job.repeated_ids()}
         job.finish(recorded)
     return report.made(out)
 

@@ -320,6 +320,11 @@ class SequenceJob:
         units = assemble.parts(self.plan, layout)
         self._run(write, units, Progress("write", count, "files"), 4)
 
+    def repeated_ids(self) -> dict[str, int]:
+        """How many records have an id that another one has too, where any do."""
+        count = int(self.notes.read("write-metadata").get("repeated_ids", 0))
+        return {"repeated_ids": count} if count else {}
+
     def finish(self, options: Arguments) -> None:
         """Describes the files and hands them over to OUT; may be killed and repeated."""
         if not self.is_assembled:

@@ -40,7 +40,7 @@ def describe_counts(counts: dict[str, int]) -> str:
     parts = [
         f"{number:,} {name.replace('_', ' ')}"
         for name, number in counts.items()
-        if number and name != "read"
+        if number and name not in ("read", "repeated_ids")
     ]
     return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
 
@@ -60,6 +60,12 @@ def made(out: Path) -> int:
         bank.tokens.size,
         unit,
     )
+    if counts.get("repeated_ids"):
+        log.warning(
+            "%d sequences have an id that another one has too; all are in the bank, told apart by"
+            " their place in metadata.parquet and the column `source`",
+            counts["repeated_ids"],
+        )
     if counts.get("in_no_cluster"):
         log.warning(
             "%d sequences are in no cluster of the --clusters file; each stands for itself. They"

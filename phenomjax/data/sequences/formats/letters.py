@@ -8,7 +8,7 @@ from pathlib import Path
 from phenomjax.data.sequences.streams import COMMENTS
 from phenomjax.system.errors import UserError
 
-SAMPLE = 2000  # sequences
+SAMPLE = 300  # sequences
 FEWEST = 20  # letters that are told to be DNA
 _NUCLEOTIDES = frozenset("ACGTUN")
 _GAPPED = 0.1  # the share of sequences with gaps that makes a file an alignment
