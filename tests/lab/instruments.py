@@ -63,7 +63,7 @@ def harmony_index(
         return (
             f"<ChannelName>{labels[channel]}</ChannelName><ImageType>Signal</ImageType>"
             '<ImageResolutionX Unit="m">5.9799999999999E-07</ImageResolutionX>'
-            "<MaxIntensity>65536</MaxIntensity>"
+            f"<MaxIntensity>{65535 + (version > 5)}</MaxIntensity>"
         )
 
     first = 0 if version < 6 else 1

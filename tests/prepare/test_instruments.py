@@ -56,6 +56,17 @@ def test_harmony(tmp_path, version, name):
 
 
 @pytest.mark.parametrize(
+    ("said", "largest"),
+    [("4096", 4095), ("16383", 16383), ("70000", None), ("0", None), ("x", None)],
+)
+def test_harmony_bits(tmp_path, said, largest):
+    folder = lab.write_harmony(tmp_path)
+    text = (folder / "Index.idx.xml").read_text().replace("65535", said)
+    (folder / "Index.idx.xml").write_text(text)
+    assert understand(tmp_path).largest_value == largest
+
+
+@pytest.mark.parametrize(
     ("ids", "plate"),
     [(("", "Given"), "Given"), ((lab.GUID, lab.GUID), "Folder 1"), (("", ""), "Folder 1")],
 )

@@ -202,10 +202,12 @@ def _describe(
         size = micrometres(child.text, _METRES.get(child.get("Unit", "m")))
         if xml_records.local(child.tag) == "ImageResolutionX" and size:
             put(contents.pixel_sizes, size)
-    # the number of levels: 4096 and 65536 are cameras of 12 and 16 bits
+    # 65535 or 65536, by version
     highest = texts.get("MaxIntensity", "")
-    if highest.isdecimal() and int(highest) in {2**bits for bits in range(8, 17)}:
-        put(contents.largest_values, int(highest) - 1)
+    if highest.isdecimal() and (bits := int(highest).bit_length()) <= 17:
+        largest = 2 ** (bits if int(highest) == 2**bits - 1 else bits - 1) - 1
+        if largest >= 255 and int(highest) in (largest, largest + 1):
+            put(contents.largest_values, largest)
 
 
 def _plate_of(contents: _Contents, image: _Image, source: Path, folder: str) -> str:
