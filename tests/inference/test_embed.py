@@ -433,7 +433,7 @@ def test_what_is_no_protein_is_named_with_what_mends_it(name, text, message, men
 
 def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
     source = tmp_path / "a.csv"
-    source.write_text("id,seq\na,MKV\n,MKL\nc,\nd,MK,V\ne,M1\n")
+    source.write_text("id,seq\na,MKV\nNA,MKL\nc,NA\nd,MK,V\ne,M1\n")
     assert run(runs["causal_lm"], source, tmp_path / "a.zarr") == EXIT_FAILED
     assert read(tmp_path / "a.zarr")[2]["id"].to_pylist() == ["a", "a.csv:3"]
     rejected = pq.read_table(tmp_path / "a.zarr" / "rejected.parquet").to_pylist()

@@ -39,7 +39,8 @@ def understood(text, offset=0):
         ("k2r", [(1, "R")]),
         ("K2K", []),
         *((text, [(1, "R")]) for text in ("p.Lys2Arg", "p.(Lys2Arg)", "Lys2Arg", "LYS2ARG")),
-        ("NP_000001.1:p.Lys2Arg", [(1, "R")]),
+        *((f"{name}:p.Lys2Arg", [(1, "R")]) for name in ("NP_000001.1", "NP_1.1(BRCA1)", "G-1")),
+        ("K2R\u2013Y5F", [(1, "R"), (4, "F")]),
         ("p.[Lys2Arg;Tyr5Phe]", [(1, "R"), (4, "F")]),
         ("p.[(Lys2Arg;Tyr5Phe)]", [(1, "R"), (4, "F")]),
         ("p.Lys2Arg;p.Tyr5Phe", [(1, "R"), (4, "F")]),
@@ -113,6 +114,8 @@ def read(tmp_path, text, *, wild_type=WT, column="", target="", offset=0, **opti
         b"\xef\xbb\xbfmutant,fitness\r\nK2R,0.5\r\nY5F,1.25\r\n",
         b'mutant,fitness\nK2R,"0,5"\nY5F,"1,25"\n',
         b"name,aaMutations,DMS_score,DMS_score_bin\na,K2R,0.5,1\nb,Y5F,1.25,0\n",
+        b"# Accession: urn:mavedb:1\n# License: CC0\nhgvs_nt,hgvs_pro,score\n"
+        b"NA,p.Lys2Arg,0.5\nNA,p.Tyr5Phe,1.25\n",
         b"accession,hgvs_pro,score,se\nu:1,p.Lys2Arg,0.5,0.1\nu:2,p.Tyr5Phe,1.25,0.1\n",
     ],
 )
@@ -152,6 +155,8 @@ def test_offsets_by_row_mend_a_jump(tmp_path):
     rows = [f"{old}{i + 1 + (i > 9)}W,{int(i > 9)}" for i, old in enumerate(WT)]
     found = read(tmp_path, "\n".join(["mutant,shift", *rows]), offset_column="shift")
     assert found.mutations == [[(i, "W")] for i in range(22)]
+    found = read(tmp_path, "mutant,o\nK3R,1\nWT,\n", offset_column="o")  # the wild type needs none
+    assert found.mutations == [[(1, "R")], []]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,8 @@ def test_offsets_by_row_mend_a_jump(tmp_path):
         ("mutant,fitness\n", {}, "no row below its header"),
         ("a,b\n1,2\n", {}, "Which column of .* has the variants cannot be told.*`mutant_column`"),
         ("mutant,mutant\nK2R,Y5F\n", {}, "2 columns 'mutant'.*Rename all but one"),
+        ("hgvs_pro\nA:p.Lys2Arg\nB:p.Met1Val\n", {}, r"2 proteins \(A: 1, B: 1 rows\)"),
+        (">a\nMKV\n", {}, "is FASTA, not a table"),
         ("K2R,0.5\nY5F,1\n", {}, "no header: its first line begins with 'K2R', a variant, which"),
         ("K2R\nY5F\n", {"column": "K2R"}, "no header"),
         ("mutant,x\nK2R,high\n", {"target": "x"}, "holds no number.*'high'"),

@@ -96,7 +96,13 @@ def records(
             yield Record(row.line, named, b"", "unparsable", row.fault)
             continue
         text, given = row.values[place] or "", label is not None and row.values[label]
-        yield Record(row.line, given or named, text.encode("utf-8", "replace"))
+        named = given if given and given not in tables.MISSING else named
+        # code may be None or null, and no protein is called NA
+        if text in tables.MISSING and alphabet != "bytes":
+            detail = f"{text!r} says that there is no sequence" if text else "the cell is empty"
+            yield Record(row.line, named, b"", "empty", detail)
+            continue
+        yield Record(row.line, named, text.encode("utf-8", "replace"))
 
 
 def json_fields(path: Path, alphabet: str, wanted: Wanted = ANY) -> tuple[str, str | None]:

@@ -47,7 +47,11 @@ _DATE = re.compile(
 )
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?(e[-+]?\d+)?", re.IGNORECASE)
 _OTHER_MOLECULE = re.compile(r"(?:[\w.\-]+:)?([cgnmr])\.\S")
-_PREFIX = re.compile(r"^(?:[\w.\-]+:)?p\.", re.IGNORECASE)
+_ACCESSION = r"[\w.\-]+(?:\([\w.\-]+\))?:"
+_PREFIX = re.compile(rf"^(?:{_ACCESSION})?p\.", re.IGNORECASE)
+_TARGET = re.compile(rf"\s*({_ACCESSION})p\.", re.IGNORECASE)
+# what typesetting makes of signs
+_SIGNS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {"\u2192": ">"})
 # `_` and `-` also stand inside an edit (Lys2_Met4del, K-5R): they part what a letter ends and a
 # residue with a number begins
 _SEPARATORS = re.compile(
@@ -87,13 +91,19 @@ class Edit:
     new: str | None
 
 
+def target(text: str) -> str:
+    """The protein that a variant of HGVS says it is of, BRCA1 of BRCA1:p.Lys2Arg; else ""."""
+    found = _TARGET.match(text)
+    return found[1].removesuffix(":") if found else ""
+
+
 def read(text: str) -> list[Edit] | str:
     """Edits of a variant ([] for the wild type), or the whole sequence that stands there.
 
     Raises:
       Problem: it is neither.
     """
-    bare = text.strip().strip("\"'").strip()
+    bare = text.translate(_SIGNS).strip().strip("\"'").strip()
     if bare.lower() in WILD_TYPE or bare.lower() in ("p.=", "p.(=)", "p.wt", "wildtype protein"):
         return []
     if bare.lower() in MISSING:

@@ -122,6 +122,7 @@ def read(
         )
     value = _place(path, columns, target, wording.target) if target else None
 
+    _check_targets(path, [row[place] for row in rows])
     understood: list[list[notation.Edit] | str | None] = []
     shifts = np.zeros(len(rows), int)
     faults: dict[int, Fault] = {}
@@ -131,11 +132,12 @@ def read(
         try:
             if number in broken:
                 raise Problem("row", f"is damaged: {broken[number]}")
-            if by_row is not None:
-                shifts[number] = _shift(row[by_row])
             if empty_is_fault and not text:
                 raise Problem("missing", f"has an empty cell in '{column}': no variant is known")
-            understood.append(notation.read(text))
+            found = notation.read(text)
+            if by_row is not None and found and not isinstance(found, str):
+                shifts[number] = _shift(row[by_row])
+            understood.append(found)
         except Problem as problem:
             faults[number] = Fault(lines[number], text, problem.reason, str(problem))
             understood.append(None)
@@ -229,6 +231,17 @@ def _is_a_variant(text: str) -> bool:
     except Problem as problem:
         return problem.reason in ("stop", "frameshift", "start or end", "no amino acid")
     return len(found) >= LEAST_RESIDUES if isinstance(found, str) else bool(found)
+
+
+def _check_targets(path: Path, cells: Sequence[str]) -> None:
+    """Refuses a table whose variants say that they are of several proteins."""
+    counts = collections.Counter(name for cell in cells if (name := notation.target(cell)))
+    if len(counts) > 1:
+        named = ", ".join(f"{name}: {count}" for name, count in counts.most_common(5))
+        raise UserError(
+            f"{path} has variants of {len(counts)} proteins ({named} rows). Give the rows of each"
+            " as a table of their own, with its wild type."
+        )
 
 
 def _shift(text: str) -> int:
