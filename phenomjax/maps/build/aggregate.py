@@ -122,6 +122,15 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
     for name in columns.batch:
         require(profiles.metadata, name, "`batch`")
     keys = [*columns.batch, columns.well]
+    for name in keys:
+        if nameless := int(profiles.metadata[name].isna().sum()):
+            log.warning(
+                "%d of %d profiles have no value in '%s': those of a batch become one row without"
+                " one, that may be of several wells",
+                nameless,
+                len(profiles),
+                name,
+            )
     if not profiles.metadata.duplicated(keys).any():
         return profiles
     wells = collapse(profiles, keys, method)

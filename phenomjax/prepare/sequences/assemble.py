@@ -31,6 +31,7 @@ from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare.sequences.clusters import hash_strings
 from phenomjax.prepare.sequences.pieces import (
+    LEFT_OUT_SCHEMA,
     REJECTED_SCHEMA,
     STRANGERS_SCHEMA,
     PieceSettings,
@@ -44,6 +45,7 @@ DROPPED = 255  # a record that is not in the bank
 LISTS = {
     "rejected": ("rejected.arrow", REJECTED_SCHEMA),
     "in_no_cluster": ("strangers.arrow", STRANGERS_SCHEMA),
+    "left_out": ("wanted", LEFT_OUT_SCHEMA),
 }
 ROW_GROUP = 2**17
 WINDOW = 2**20
@@ -208,6 +210,8 @@ def write_part(plan: PieceList, work: Path, task: tuple[str, int]) -> Note:
         with files.replacing(target, shared=True) as partial:
             if kind == "metadata":
                 repeated = _write_metadata(plan, partial)
+            elif kind == "left_out":
+                _write_left_out(plan, partial)
             else:
                 _write_list(plan, kind, partial)
         if kind == "metadata":
@@ -341,6 +345,21 @@ def _write_list(plan: PieceList, kind: str, target: Path) -> None:
         for piece in plan.pieces:
             if (piece / name).is_file():
                 writer.write_table(pa.ipc.open_file(pa.memory_map(str(piece / name))).read_all())
+
+
+def _write_left_out(plan: PieceList, target: Path) -> None:
+    """Records that stand in the bank already, or for which another of their cluster does."""
+    with pq.ParquetWriter(target, LEFT_OUT_SCHEMA) as writer:
+        for piece, owner in zip(plan.pieces, plan.owners, strict=True):
+            out = read_wanted(piece) == DROPPED
+            if not out.any():
+                continue
+            clustered = np.fromfile(piece / "wanted", np.uint8)[out] != DROPPED
+            reasons = np.where(clustered, "in_other_cluster", "duplicate")
+            source = pa.repeat(plan.sources[owner].name, len(reasons))
+            ids = read_records(piece).filter(pa.array(out))["id"]
+            columns = [source, ids, pa.array(reasons, pa.string())]
+            writer.write_table(pa.table(columns, schema=LEFT_OUT_SCHEMA))
 
 
 def summaries(plan: PieceList) -> tuple[dict[str, int], list[int]]:

@@ -44,6 +44,7 @@ REJECTED_SCHEMA = pa.schema(
     ]
 )
 
+LEFT_OUT_SCHEMA = pa.schema([(name, pa.string()) for name in ("file", "id", "reason")])
 STRANGERS_SCHEMA = pa.schema([("file", pa.string()), ("id", pa.string())])
 
 

@@ -66,6 +66,8 @@ def made(out: Path) -> int:
             " their place in metadata.parquet and the column `source`",
             counts["repeated_ids"],
         )
+    if (left_out := out / "left_out.parquet").is_file():
+        log.info("duplicates and members of other clusters are listed in %s", left_out)
     if counts.get("in_no_cluster"):
         log.warning(
             "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
