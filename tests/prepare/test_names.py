@@ -260,6 +260,34 @@ def test_sidecars_are_left_out_and_listed(tmp_path, caplog):
         run(tmp_path / "raw", tmp_path / "d.zarr", "imagexpress", exclude="snap1.tif")
 
 
+def test_what_no_reader_reads_is_listed(tmp_path):
+    write(tmp_path / "raw" / "P", "A01_w1.tif", 7)
+    for name in ("A02_w1.nd2", "A03_w1.JPG", "A04.tif.gz", "notes.txt"):
+        (tmp_path / "raw" / "P" / name).write_bytes(b"x")
+    write_plate(tmp_path / "raw" / "Q.zarr", "0.5", {("A/1", "0"): np.ones((3, 8, 8), "u2")})
+    found, code = run(tmp_path / "raw", tmp_path / "b.zarr", "imagexpress")
+    assert rows(found, "well") == [("A01",)] and code == 0
+    left_out = {row["file"]: row["reason"] for row in listed(found.path, "remarks")}
+    names = ("P/A02_w1.nd2", "P/A03_w1.JPG", "P/A04.tif.gz", "Q.zarr")
+    assert left_out == dict.fromkeys(names, "other_format")
+
+
+def test_files_that_differ_in_capitals(tmp_path):
+    for number, name in enumerate(("A01_w1.tif", "A01_w1.TIF", "a[1]_w1.tif")):
+        write(tmp_path / "raw" / "P", name, number)
+    pattern = r"(?P<plate>[^/]+)/(?P<well>[Aa]\[?\d+)\]?_w(?P<channel>\d)\.\w+"
+    run(tmp_path / "raw", tmp_path / "a.zarr", "generic", pattern=pattern)
+    (bad,) = listed(tmp_path / "a.zarr", "rejected")
+    assert bad["file"] == "P/A01_w1.tif" and "and P/A01_w1.TIF both" in bad["detail"]
+    first, _, second = re.findall(r"--exclude '([^']+)'", bad["detail"])
+    for number, exclude in enumerate((second, first)):
+        out = tmp_path / f"{number}.zarr"
+        found, _ = run(
+            tmp_path / "raw", out, "generic", pattern=pattern, exclude=[exclude, "P/a[[]1]_w1.tif"]
+        )
+        assert values(found) == [[number]]
+
+
 def test_projections_of_metaxpress(tmp_path):
     for step in (0, 1, 2):
         write(tmp_path / "raw", f"P/TimePoint_1/ZStep_{step}/P_A01_s1_w1.TIF", 10 * (3 - step))

@@ -276,15 +276,16 @@ def _fault(
     if not first:
         detail = f"has none of the channels {', '.join(chosen.names)}: it was left out with its own"
         return Finding(LEFT_OUT, detail, "", key)
-    missing = ", ".join(
-        f"{name} ({title})" if name != title else name
-        for name, title in chosen.names.items()
-        if name not in image
-    )
-    if missing:
+    absent = [name for name in chosen.names if name not in image]
+    if absent:
+        missing = ", ".join(
+            f"{name} ({chosen.names[name]})" if name != chosen.names[name] else name
+            for name in absent
+        )
+        others = [name for name in chosen.names if name in image]
         detail = (
             f"has no file for channel {missing} beside it: copy the file, or leave the channel out"
-            " with --channels"
+            f" with --channels {_items(others, chosen)}"
         )
         return Finding("missing_channel", detail, first, key)
     return None
@@ -344,10 +345,7 @@ def _pick(
         if not stack:
             there = ", ".join(str(one) for one in sorted(one or 0 for one in image[name]))
             first = next(iter(next(iter(image[name].values())).values())).file
-            detail = (
-                f"has no time point {time} in channel {name} (it has {there}): copy the file, or"
-                " leave the channel out with --channels"
-            )
+            detail = f"has no time point {time} in channel {name} (it has {there}): copy the file"
             return Finding("missing_time", detail, first, key)
         planes = [stack[position] for position in sorted(stack, key=lambda one: one or 0)]
         if len(planes) > 1 and z == "middle":

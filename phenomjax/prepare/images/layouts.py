@@ -210,7 +210,12 @@ def parse(path: str, patterns: Sequence[re.Pattern]) -> Name | None:
         if "number" in found:
             well = f"W{found['number']}"
         else:
-            well = normalise_well(found.get("well") or f"{found['row']}/{found['column']}")
+            place = found.get("well") or "/".join(
+                filter(None, (found.get("row"), found.get("column")))
+            )
+            if not place.strip():
+                continue
+            well = normalise_well(place)
         numbers = {
             key: normalise_number(found[key])
             for key in ("site", "channel", "z", "plane", "t", "fast", "time")

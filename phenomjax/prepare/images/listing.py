@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data.images.ngff.metadata_files import attributes_or_none
 from phenomjax.prepare.images import readers
 from phenomjax.prepare.images.records import FileStatus, Finding
 from phenomjax.system.errors import UserError, did_you_mean
@@ -18,7 +19,13 @@ _THUMBNAIL = re.compile(
     r"\.[a-z0-9]+",
     re.IGNORECASE,
 )
-THUMBNAIL, EXCLUDED = "thumbnail", "excluded"
+# Images, or archives of them, that no reader here reads.
+_OTHER_FORMATS = (
+    *(".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".nd2", ".czi", ".lif", ".lsm", ".stk", ".flex"),
+    *(".c01", ".dib", ".oib", ".oif", ".oir", ".vsi", ".ims", ".mrc", ".zvi", ".svs", ".mvd2"),
+    *(".zip", ".tar", ".tgz", ".7z", ".rar", ".tif.gz", ".tiff.gz", ".tif.zst", ".dcm", ".btf"),
+)
+THUMBNAIL, EXCLUDED, OTHER_FORMAT = "thumbnail", "excluded", "other_format"
 # What else instruments leave among the images; asked of files alone whose name no layout knows.
 # CellVoyager: DC_camera.tif (dark current), SC_filter.tif (shading).
 _SIDECARS = {
@@ -88,8 +95,16 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
     found = Listed({}, [], [])
     unused = dict.fromkeys(exclude)
     patterns = {item: re.compile(fnmatch.translate(item), re.IGNORECASE) for item in exclude}
-    for file, status in _files(source, found.rejected):
-        fitting = [item for item, pattern in patterns.items() if pattern.match(file)]
+    files = list(_files(source, found))
+    # one that is written in full means that file, not one in other capitals
+    there = {file for file, _ in files}
+    exactly = {item: plain for item in exclude if (plain := _unescaped(item)) in there}
+    for file, status in files:
+        fitting = [
+            item
+            for item, pattern in patterns.items()
+            if pattern.match(file) and exactly.get(item, file) == file
+        ]
         for item in fitting:
             unused.pop(item, None)
         if fitting:
@@ -98,6 +113,13 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
         elif is_image(file) and _THUMBNAIL.fullmatch(file):
             detail = "is a thumbnail, by its name, and was left out"
             found.remarks.append(Finding(THUMBNAIL, detail, shown(file)))
+        elif file.lower().endswith(_OTHER_FORMATS):
+            detail = (
+                "is of a format that is not read here, and was left out: export it as TIFF (unpack"
+                " an archive), if it belongs to the screen"
+            )
+            found.remarks.append(Finding(OTHER_FORMAT, detail, shown(file)))
+            found.files[file] = status
         elif is_image(file) and shown(file) != file:
             detail = "has a name that is no UTF-8, which no bank can hold: rename it"
             found.rejected.append(Finding("file_name", detail, shown(file)))
@@ -125,6 +147,11 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
     )
 
 
+def _unescaped(item: str) -> str:
+    """What `glob.escape` was given."""
+    return re.sub(r"\[([*?[])\]", r"\1", item)
+
+
 def check_folder(source: Path) -> None:
     """Raises a UserError that names what is like it when the source is no folder."""
     if source.is_dir():
@@ -142,8 +169,11 @@ def check_folder(source: Path) -> None:
     raise UserError(f"The source folder {source} is not there.{near}")
 
 
-def _files(source: Path, rejected: list[Finding]) -> Iterable[tuple[str, FileStatus]]:
-    """Yields the files in order of their names; adds what cannot be read to `rejected`."""
+def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
+    """Yields the files in order of their names; adds to `found` what cannot be read, and OME-Zarr
+    images.
+    """
+    rejected = found.rejected
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(source),))]
     while waiting:
         prefix, above = waiting.pop()
@@ -168,6 +198,9 @@ def _files(source: Path, rejected: list[Finding]) -> Iterable[tuple[str, FileSta
                         rejected.append(Finding("link_loop", detail, shown(path)))
                     elif not _is_zarr(source / path):
                         folders.append((path + "/", (*above, identity)))
+                    elif {"plate", "multiscales"} & attributes_or_none(source / path).keys():
+                        detail = "is OME-Zarr, and was left out: --layout ome-zarr reads plates"
+                        found.remarks.append(Finding(OTHER_FORMAT, detail, shown(path)))
                     continue
             except OSError as error:
                 detail = f"cannot be read ({error.strerror}): may you not read it?"

@@ -124,7 +124,9 @@ def read(request: Request) -> Source:
     named = Understood(())
     if not (indexed.planes or indexed.rejected) or any(map(listings.is_image, left)):
         named = _by_layout(request, left, indexed)
-    told = (*indexed.told, *named.told, *_channels_told(request, named))
+    told = (*indexed.told, *named.told)
+    if not any(plane.label for plane in indexed.planes):  # else they are called otherwise
+        told = (*told, *_channels_told(request, named))
     parts = [before, indexed._replace(planes=(), told=told), named._replace(planes=(), told=())]
     planes = [*indexed.planes, *named.planes]
     if any(plane.page for plane in indexed.planes):  # this index says what pages are
