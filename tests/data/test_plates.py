@@ -54,6 +54,7 @@ def two_wells(path, version="0.4", axes="cyx", **options):
         ),
         ([("A1", 0, 0), ("H12", 7, 11)], "ABCDEFGH", range(1, 13), ["A01", "H12"]),
         ([("B/12", 0, 0), ("C/1", 0, 0)], (), (), ["B12", "C01"]),  # numbers left at 0
+        ([("A/1", 0, 0), ("B/1", 1, 0)], ["", "B"], [""], ["A01", "B01"]),
         ([("A/1", 1, 0), ("B/1", 0, 0)], "AB", "1", [None, None]),
         ([("somewhere", None, None)], (), (), [None]),
         ([("well_7", 1, 2)], "ABC", "123", ["B03"]),

@@ -154,6 +154,8 @@ def _with_shards(stored: StoredArray, codecs: list[object]) -> StoredArray:
     inner = _sizes(settings.get("chunk_shape"))
     if inner is None or len(inner) != len(stored.chunk) or 0 in inner:
         return stored
+    if any(outer % step for outer, step in zip(stored.chunk, inner, strict=True)):
+        return stored  # an error when the pixels are read
     stored = stored._replace(inner=inner)
     names = [as_map(codec).get("name") for codec in as_list(settings.get("index_codecs"))]
     if len(codecs) > 1 or names not in (["bytes"], ["bytes", "crc32c"]):
@@ -194,10 +196,7 @@ def chunks_there(stored: StoredArray, files: Files) -> tuple[Bool[np.ndarray, ".
     Returns:
       True or False at each place of the grid of (inner) chunks, and the shape of those.
     """
-    steps = tuple(
-        outer // inner if outer % inner == 0 else 1
-        for outer, inner in zip(stored.chunk, stored.inner, strict=True)
-    )
+    steps = tuple(outer // inner for outer, inner in zip(stored.chunk, stored.inner, strict=True))
     if stored.shard_index is None or math.prod(steps) == 1:
         steps = (1,) * len(steps)
     piece = tuple(size // step for size, step in zip(stored.chunk, steps, strict=True))

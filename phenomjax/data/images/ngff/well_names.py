@@ -130,7 +130,8 @@ def _place(
       physical: number and position agree in all wells of the plate.
     """
     index = f"{axis}Index"
-    listed = names[number] if number is not None and 0 <= number < len(names) else None
+    inside = number is not None and 0 <= number < len(names)
+    listed = (names[number] or None) if number is not None and inside else None
     if listed is not None and (not token or _same(listed, token)):
         return _Place(_position(listed, axis, zero), listed)
     if listed is None:
@@ -139,6 +140,8 @@ def _place(
         if position is None and not token:
             return _Place(None, token, f"its path names no {axis}", True)
         if number is not None and number != position:
+            if inside:  # the list has no name there
+                return _Place(position, token)
             what = "counts past the plate's list" if names else f"says another {axis}"
             return _Place(position, token, f"its {index} {number} {what}, its path decides")
         return _Place(position, token)
