@@ -139,9 +139,14 @@ def test_a_plate_with_an_index_and_one_without(tmp_path, caplog):
     assert bank.channels == ("HOECHST 33342", "Alexa 488") and len(bank.metadata) == 4
 
 
-def test_a_plate_that_was_measured_twice_and_the_way_that_is_offered(tmp_path):
+@pytest.mark.parametrize("indexed", [(1, 2), (1,), ()])
+def test_a_plate_that_was_measured_twice_and_the_way_that_is_offered(tmp_path, indexed):
+    """Whether an index or a folder says which plate it is, and whatever channels there are."""
     for i in (1, 2):
-        lab.write_harmony(tmp_path / "in" / f"BR1__2020-01-0{i}T00_00_00-Measurement{i}")
+        folder = tmp_path / "in" / f"BR1__2020-01-0{i}T00_00_00-Measurement{i}" / "Images"
+        lab.write_harmony(folder, lab.harmony_images(channels=(i,)))
+        if i not in indexed:
+            (folder / "Index.idx.xml").unlink()
     with pytest.raises(UserError, match="All images were rejected") as error:
         prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
     this, again, that, plate = re.search(

@@ -258,7 +258,7 @@ def test_a_plate_that_was_measured_twice(tmp_path):
     assert {plane.key.well for plane in found.planes} == {"B03", "B04"}
     (clash,) = found.rejected
     assert clash.reason == "duplicate" and clash.key == (None, "BR1", "A01", "1", None)
-    assert "one with --exclude '1/Images/*' --set plate=BR1b" in clash.detail
+    assert "one with --exclude '1/*' --set plate=BR1b" in clash.detail
     assert any("plate BR1 stands in 2 indexes" in text for text in found.told)
 
 

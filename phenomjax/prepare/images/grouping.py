@@ -1,7 +1,6 @@
 """Images made of the planes of a source: channels, planes along z, time points, duplicates."""
 
 import collections
-import glob
 import hashlib
 import logging
 import os
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import channels, names
+from phenomjax.prepare.images import channels, measurements, names
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import (
     FileStatus,
@@ -302,7 +301,7 @@ def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -
     if one.file == other.file:
         detail = f"has two planes that say they are {called} of this image"
         return Finding("duplicate", detail, one.file, key)
-    first, second = _apart(one.file, other.file)
+    first, second = measurements.apart(one.file, other.file)
     beside = PurePosixPath(one.file).parent == PurePosixPath(other.file).parent
     apart = (
         "; or give --layout generic and a --pattern with a group for what tells them apart (site,"
@@ -316,23 +315,6 @@ def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -
         f" '{first}' --set plate={key.plate}b{apart}"
     )
     return Finding("duplicate", detail, other.file, key)
-
-
-def _apart(one: str, other: str) -> tuple[str, str]:
-    """Patterns of --exclude that fit one of two files each: the folders in which they differ, or
-    the files themselves.
-    """
-    left, right = PurePosixPath(one).parts, PurePosixPath(other).parts
-    same = next(
-        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
-        min(len(left), len(right)) - 1,
-    )
-
-    def pattern(parts: tuple[str, ...]) -> str:
-        head = glob.escape("/".join(parts[: same + 1]))
-        return head if same + 1 >= len(parts) else f"{head}/*"
-
-    return pattern(left), pattern(right)
 
 
 def _pick(

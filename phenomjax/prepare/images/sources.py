@@ -4,6 +4,7 @@ of files, the axes of stacks, OME-Zarr plates, or a list of files.
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from phenomjax.prepare.images import (
     file_list,
     instruments,
     layouts,
+    measurements,
     names,
     ome_plates,
     ome_tiff,
@@ -22,7 +24,7 @@ from phenomjax.prepare.images import (
 from phenomjax.prepare.images import listing as listings
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.images.readers import SUFFIXES
-from phenomjax.prepare.images.records import Listing, Understood
+from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError
 
 
@@ -127,8 +129,10 @@ def read(request: Request) -> Source:
     told = (*indexed.told, *named.told)
     if not any(plane.label for plane in indexed.planes):  # else they are called otherwise
         told = (*told, *_channels_told(request, named))
+    clashing = _measured_twice(request.source, indexed, named) if layout.has_index else {}
+    planes = [one for one in (*indexed.planes, *named.planes) if one.key not in clashing]
     parts = [before, indexed._replace(planes=(), told=told), named._replace(planes=(), told=())]
-    planes = [*indexed.planes, *named.planes]
+    parts.append(Understood((), list(clashing.values())))
     if any(plane.page for plane in indexed.planes):  # this index says what pages are
         if meaning is not None:
             raise UserError("`pages` is for files of which nothing says it: here an index does.")
@@ -165,6 +169,21 @@ def _by_layout(request: Request, listing: Listing, indexed: Understood) -> Under
         )
     except UserError as error:
         raise UserError(". ".join([*indexed.told, str(error)]), error.exit_code) from error
+
+
+def _measured_twice(
+    source: Path, indexed: Understood, named: Understood
+) -> dict[ImageKey, Finding]:
+    """Images of several measurements: of an index and of names, or of names in folders that give
+    one name to their plate (NAME__DATE-Measurement1, NAME__DATE-Measurement2).
+    """
+    above = os.path.abspath(source).rstrip("/") + "/"
+    folders: dict[str, list[Plane]] = {}
+    for plane in named.planes:
+        folder = names.plate_folder(os.path.dirname(above + plane.file))
+        of_folder = names.plate_name(folder) == plane.key.plate
+        folders.setdefault(folder if of_folder else "", []).append(plane)
+    return measurements.clashes([indexed.planes, *folders.values()])
 
 
 def _is_single(understood: Understood) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.prepare.images import measurements
 from phenomjax.prepare.images.instruments import (
     cellvoyager,
     harmony,
@@ -157,8 +158,8 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Re
         for file in owned[folder]
     ]
     parts = [one.understood for one in decided]
-    clashing = summary.clashes(decided)
     planes = [plane for part in parts for plane in part.planes]
+    clashing = measurements.clashes(part.planes for part in parts)
     findings = [finding for part in parts for finding in part.rejected]
     rejected = [*findings, *spoilt, *clashing.values()]
     remarks = [*(finding for part in parts for finding in part.remarks), *remarks]

@@ -1,14 +1,12 @@
 """What the screen says of the indexes that decided: a sentence of a kind, not one an index."""
 
-import glob
-import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images.instruments.entries import plate_folder
-from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
+from phenomjax.prepare.images.records import Understood
 
 
 class Decided(NamedTuple):
@@ -73,33 +71,6 @@ def sentences(source: Path, decided: Sequence[Decided]) -> list[str]:
         shown = " and ".join(f"{size:g}" for size in sizes)
         told.append(f"the pixel sizes of the plates differ ({shown} um): the bank has none")
     return told
-
-
-def clashes(decided: Sequence[Decided]) -> dict[ImageKey, Finding]:
-    """Images that stand in several indexes: a plate that was measured twice, or two of one name.
-    Their planes must not be put together, even where channels or planes along z differ.
-    """
-    first: dict[ImageKey, tuple[Decided, Plane]] = {}
-    found: dict[ImageKey, Finding] = {}
-    for one in decided:
-        for plane in one.understood.planes:
-            other, twin = first.setdefault(plane.key, (one, plane))
-            if other is not one and plane.key not in found:
-                this, that = _pattern(one, plane), _pattern(other, twin)
-                detail = (
-                    f"and {twin.file} are the same image in {one.file} and {other.file}, of a plate"
-                    " that was measured twice or two plates of one name: leave one out with"
-                    f" --exclude '{this}'; or make two banks, one with --exclude '{this}' and one"
-                    f" with --exclude '{that}' --set plate={plane.key.plate}b"
-                )
-                found[plane.key] = Finding("duplicate", detail, plane.file, tuple(plane.key))
-    return found
-
-
-def _pattern(one: Decided, plane: Plane) -> str:
-    """An --exclude of the images of an index."""
-    folder = one.folder or posixpath.dirname(plane.file)
-    return glob.escape(folder) + "/*" if folder else glob.escape(plane.file)
 
 
 def _channels(understood: Understood) -> str:

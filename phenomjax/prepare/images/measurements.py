@@ -1,0 +1,49 @@
+"""A plate that was measured twice, or two plates of one name: planes are never put together."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from phenomjax.prepare.images.records import Finding, ImageKey, Plane
+
+
+def clashes(measurements: Iterable[Sequence[Plane]]) -> dict[ImageKey, Finding]:
+    """Images of which planes come from several measurements, though channels, planes along z and
+    time points may differ.
+
+    Args:
+      measurements: the planes of each.
+    """
+    first: dict[ImageKey, tuple[int, Plane]] = {}
+    found: dict[ImageKey, Finding] = {}
+    numbered = ((i, plane) for i, planes in enumerate(measurements) for plane in planes)
+    for number, plane in numbered:
+        other, twin = first.setdefault(plane.key, (number, plane))
+        if other == number or plane.key in found:
+            continue
+        one, two = apart(twin.file, plane.file)
+        detail = (
+            f"and {twin.file} both say they are this image, and are of two measurements: of a plate"
+            " that was measured twice or of two plates of one name: leave one out with --exclude"
+            f" '{two}'; or make two banks, one with --exclude '{two}' and one with --exclude"
+            f" '{one}' --set plate={plane.key.plate}b"
+        )
+        found[plane.key] = Finding("duplicate", detail, plane.file, tuple(plane.key))
+    return found
+
+
+def apart(one: str, other: str) -> tuple[str, str]:
+    """Patterns of --exclude that fit one of two files each: the folders in which they differ, or
+    the files themselves.
+    """
+    left, right = PurePosixPath(one).parts, PurePosixPath(other).parts
+    same = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
+        min(len(left), len(right)) - 1,
+    )
+
+    def pattern(parts: tuple[str, ...]) -> str:
+        head = glob.escape("/".join(parts[: same + 1]))
+        return head if same + 1 >= len(parts) else f"{head}/*"
+
+    return pattern(left), pattern(right)
