@@ -193,9 +193,13 @@ def goes_on(
             ]
             differ = changed(before, verify)
             same = not older and len(before) == len(stamps) and not differ
-            what = differ[0] if differ else "the list of files"
-            text = "%s: changed since the job was interrupted, so it begins again"
-            log.warning(text, what) if not same else log.info("the job goes on")
+            if older:
+                log.warning("%s was begun by an older phenomjax, so it begins again", work.parent)
+            elif not same:
+                what = differ[0] if differ else "the list of files"
+                log.warning("%s: changed since the job was interrupted, so it begins again", what)
+            else:
+                log.info("the job goes on")
     if not same:
         _empty(work, ("lock", work_folder.DESCRIPTION))
     files.write_text(record, json.dumps([stamp.to_json() for stamp in stamps]))

@@ -59,7 +59,7 @@ def test_a_bank_stays_until_the_one_that_takes_its_place_is_whole(tmp_path):
     assert stored(out) == {"a": "MM"}
 
 
-def test_a_bank_of_an_older_phenomjax(tmp_path):
+def test_a_bank_of_an_older_phenomjax(tmp_path, caplog):
     """It recorded sizes, and no content."""
     path, out = tmp_path / "a.fasta", tmp_path / "b.zarr"
     path.write_text(">a\nMKV\n")
@@ -69,7 +69,9 @@ def test_a_bank_of_an_older_phenomjax(tmp_path):
     del recorded["sources"]
     recorded["source"] = [f"{path} (7 bytes)"]
     (out / "zarr.json").write_text(json.dumps(group))
-    assert prepare(out, path) == EXIT_DONE
+    caplog.set_level("INFO", "phenomjax")
+    assert prepare(out, path, verify_sources=True) == EXIT_DONE
+    assert "recorded nothing of their content" in caplog.text
     path.write_text(">a\nMKVM\n")
     with pytest.raises(UserError, match="it had 7 bytes, it has 8 now"):
         prepare(out, path)

@@ -24,13 +24,16 @@ def finished(out: Path, verified: bool) -> int:
     """
     rejected = out / "rejected.parquet"
     bad = pq.read_metadata(rejected).num_rows if rejected.is_file() else 0
+    how = "content" if verified else "size and date (--verify_sources compares the content)"
+    if growing.SOURCES not in open_token_bank(out).attributes["options"]["prepare"]:
+        how = "size (an older phenomjax recorded nothing of their content)"
     log.info(
         "%s is finished already: %d sequences, %d rejected. Its files are the same by %s. Nothing"
         " to do.",
         out,
         len(open_token_bank(out)),
         bad,
-        "content" if verified else "size and date (--verify_sources compares the content)",
+        how,
     )
     return EXIT_FAILED if bad else EXIT_DONE
 
