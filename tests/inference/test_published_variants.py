@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from phenomjax import score
+from phenomjax.inference.variants import table as variants_table
+from phenomjax.inference.variants import wild_type as wild_types
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from tests.lab import tiny_language_models as tiny
 
@@ -45,10 +47,19 @@ def run(workdir, cases, tmp_path):
     return run
 
 
-def test_every_separator_gives_the_same_scores(run, cases):
-    names = [p.name for p in (cases / "s01_sep").glob("*.csv") if p.name != "single.csv"]
-    found = [list(run(f"s01_sep/{name}")[1].values()) for name in names]
-    assert len(found) == 9 and all(scores == found[0] for scores in found)
+def read(path, wild_type):
+    """(mutations, measured values) of a table of a wild type."""
+    sequence = wild_types.read(wild_type, "keep")
+    found = variants_table.read(path, sequence, "", "", 0)
+    return found.mutations, found.targets
+
+
+def test_every_separator_gives_the_same_variants(run, cases):
+    paths = [path for path in (cases / "s01_sep").glob("*.csv") if path.name != "single.csv"]
+    found = [read(path, cases / "s01_sep" / "wt.fasta") for path in paths]
+    expected = [[(1, "R"), (4, "F")], [(9, "K"), (29, "A"), (59, "R")], [(19, "A")]]
+    assert len(found) == 9 and all(variants == expected for variants, _ in found)
+    assert all(values.tolist() == [0.5, 0.1, 0.9] for _, values in found)
 
 
 def test_hgvs(run):
@@ -63,12 +74,13 @@ def test_hgvs(run):
     assert all(float(found[name]) for name in ("p.Gln9del", "p.[Lys2Arg;Tyr5Phe]", "p.(Tyr5Phe)"))
 
 
-@pytest.mark.parametrize("name", ["semicolon", "utf16", "deccomma", "bom_crlf", "sepline", "lower"])
-def test_odd_tables_are_read(name, run, capsys):
-    code, found, _ = run(f"s05_odd/{name}.csv")
-    scores = list(found.values())
-    assert code == 0 and scores[:2] == ["-1.34714", "-2.80688"]
-    assert "Spearman correlation with fitness:" in capsys.readouterr().out
+def test_odd_tables_are_read(run, cases, capsys):
+    for name in ("semicolon", "utf16", "deccomma", "bom_crlf", "sepline", "lower"):
+        variants, values = read(cases / "s05_odd" / f"{name}.csv", cases / "s01_sep" / "wt.fasta")
+        assert variants[:2] == [[(1, "R")], [(4, "F")]] and np.isfinite(values).all(), name
+    code, found, _ = run("s05_odd/semicolon.csv")
+    assert code == 0 and list(found.values())[:2] == ["-1.34714", "-2.80688"]
+    assert "Spearman correlation with fitness: 1.0000 (3 variants)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -99,14 +111,14 @@ def test_odd_wild_types(run):
     assert run("s05_odd/sarkisyan.csv", "--offset", "-1")[1]["SK1R"] == "-1.34714"
 
 
-def test_a_construct_is_not_scored_at_wrong_residues(run):
+def test_a_construct_is_not_scored_at_wrong_residues(run, cases):
     construct = "s06_blat/construct.fasta"
     for options in ((), ("--skip_invalid",)):
         with pytest.raises(UserError, match=r"Only 6 of 120 .* With --offset 23 all of them agree"):
             run("s06_blat/dms.csv", *options, wild_type=construct)
     code, found, listed = run("s06_blat/dms.csv", "--offset", "23", wild_type=construct)
     assert (code, listed, len(found)) == (0, 0, 120) and all(found.values())
-    assert run("s06_blat/dms.csv", wild_type="s06_blat/full.fasta")[0] == 0
+    assert len(read(cases / "s06_blat" / "dms.csv", cases / "s06_blat" / "full.fasta")[0]) == 120
 
 
 def test_whole_sequences_of_flip(workdir, shared, tmp_path, capsys):
