@@ -139,6 +139,17 @@ def test_a_plate_with_an_index_and_one_without(tmp_path, caplog):
     assert bank.channels == ("HOECHST 33342", "Alexa 488") and len(bank.metadata) == 4
 
 
+@pytest.mark.parametrize("second", ["", "HOECHST 33342"])
+def test_empty_or_repeated_names_ask_for_channels(tmp_path, second):
+    lab.write_harmony(tmp_path / "in", labels={1: "HOECHST 33342", 2: second})
+    with pytest.raises(UserError, match="Name all by their numbers") as error:
+        prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix")
+    (items,) = re.findall('--channels "(.*)"', str(error.value))
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", channels=items) == 0
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.channels == ("HOECHST 33342", "channel2")
+
+
 @pytest.mark.parametrize("indexed", [(1, 2), (1,), ()])
 def test_a_plate_that_was_measured_twice_and_the_way_that_is_offered(tmp_path, indexed):
     """Whether an index or a folder says which plate it is, and whatever channels there are."""

@@ -101,12 +101,12 @@ def test_harmony_index_above_its_images_and_files_of_other_names(tmp_path):
     names = {image: f"image {i}.tiff" for i, image in enumerate(lab.harmony_images())}
     for name in names.values():
         lab.write_image(tmp_path / "P" / "Images" / name)
-    lab.write_image(tmp_path / "P" / "overview.tif")
+    lab.write_image(tmp_path / "P" / "snapshot.tif")
     text = lab.harmony_index(names, url=lambda *image: names[image])
     (tmp_path / "P" / "Index.idx.xml").write_text(text)
     found = understand(tmp_path)
     assert by_file(found)["P/Images/image 3.tiff"].key.well == "B03"
-    assert [(r.reason, r.file) for r in found.remarks] == [("not_in_index", "P/overview.tif")]
+    assert [(r.reason, r.file) for r in found.remarks] == [("not_in_index", "P/snapshot.tif")]
 
 
 def test_harmony_index_that_turns_names_around_is_told(tmp_path):
@@ -418,6 +418,18 @@ def test_damaged_htd(tmp_path, text, said):
     with pytest.raises(UserError, match=said) as error:
         understand(tmp_path)
     assert "--exclude 'P1.HTD'" in str(error.value)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_channels_without_a_name(tmp_path, named):
+    """One among named ones has an empty name, which the choice of channels asks for."""
+    waves = ("DAPI", "") if named else ("", "")
+    lab.write_metaxpress(tmp_path / "a", [f"P1_A01_w{wave}.tif" for wave in (1, 2)], waves=waves)
+    labels = {1: "DAPI", 2: ""} if named else {1: "", 2: ""}
+    lab.write_harmony(tmp_path / "b", labels=labels)
+    expected = {"1": "DAPI", "2": ""} if named else {"1": None, "2": None}
+    for plane in understand(tmp_path).planes:
+        assert plane.label == expected[plane.channel]
 
 
 def test_htd_in_other_encodings(tmp_path):

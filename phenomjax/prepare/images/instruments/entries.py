@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import names, readers
+from phenomjax.prepare.images.listing import sidecar
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 
@@ -23,8 +24,6 @@ _TECHNICAL = re.compile(
 )
 NOT_IN_INDEX = "not_in_index"
 _GUID = re.compile(r"[{(]?[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[)}]?", re.IGNORECASE)
-# Corrections of a camera that a CellVoyager stores among the images.
-_SHADING = re.compile(r"(?:SC|DC)_.*|.*(?:flat-?field|shading|_illum)[^/]*", re.IGNORECASE)
 
 
 class Entry(NamedTuple):
@@ -212,6 +211,8 @@ def meet(
       largest_values: by channel.
     """
     found = list(zip(entries, images.find([entry.url for entry in entries]), strict=True))
+    # one channel without a name among named ones has an empty name, which is asked for
+    unnamed = "" if any(entry.label for entry in entries) else None
     taken: dict[tuple[str, int], Plane] = {}
     twice: dict[tuple[str, int], list[Plane]] = {}
     odd: list[str] = []
@@ -219,7 +220,8 @@ def meet(
         if file is None:
             continue
         key = ImageKey(None, entry.plate, entry.well, entry.site)
-        plane = Plane(file, entry.page, key, entry.channel, entry.label, entry.z, entry.t)
+        label = entry.label or unnamed
+        plane = Plane(file, entry.page, key, entry.channel, label, entry.z, entry.t)
         other = taken.setdefault((file, entry.page), plane)
         if other != plane:
             twice.setdefault((file, entry.page), [other]).append(plane)
@@ -258,8 +260,8 @@ def leftovers(index: str, understood: Iterable[Understood], files: Iterable[str]
 
 
 def _leftover(index: str, file: str) -> Finding:
-    if _SHADING.fullmatch(posixpath.basename(file)):
-        return Finding("shading", "is a correction of the camera, by its name: left out", file)
+    if kind := sidecar(file):
+        return Finding(kind, f"is no image of the plate, by its name ({kind}): left out", file)
     detail = (
         f"is not listed in {index} and was left out: copy that again if it belongs to the plate,"
         f" {without(index)}"

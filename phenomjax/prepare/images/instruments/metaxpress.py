@@ -7,7 +7,7 @@ hand.
 
 * The file is text, a quoted key and its values on a line, in whatever code page the computer had:
   "XWells", "YWells", "WellsSelection2" (TRUE or FALSE a column of row 2), "Sites", "XSites",
-  "YSites", "SiteSelection1", "NWavelengths", "WaveName1", "TimePoints", "ZSeries", "ZSteps".
+  "YSites", "SiteSelection1", "NWavelengths", "WaveName1", "TimePoints".
 * It lists no images. Those are named PLATE_A01_s1_w1GUID.tif: without _s where a well has one site,
   without _w where there is one wavelength; exports leave the GUID out and may append _z1 or _t1.
   Time points and planes are folders, TimePoint_1/ZStep_1; ZStep_0 holds the projection. Exports
@@ -52,7 +52,6 @@ class Plate(NamedTuple):
     wells: tuple[str, ...]
     sites: int
     times: int
-    steps: int
 
 
 class _Named(NamedTuple):
@@ -95,9 +94,6 @@ def read(source: Path, file: str, images: Images) -> Met:
             f"{projected} projections in ZStep_0 of {stem} are left out, their planes are there (to"
             " take the projections instead: --exclude '*ZStep_[1-9]*')",
         )
-    without = sorted({e.channel for e in entries if e.label is None}, key=wells.natural)
-    if without:
-        told += (f"{file} has no name for wavelength {', '.join(without)}",)
     return meet(
         file, entries, images, told=told, remarks=[*remarks, *_absent(file, plate, entries)]
     )
@@ -157,8 +153,7 @@ def parse(source: Path, file: str) -> Plate:
     sites = (sum(chosen) or count("XSites", 0) * count("YSites", 0)) if several else 1
     if sites > 10_000:
         raise _damaged(file, f"it has {sites} sites a well")
-    steps = count("ZSteps", 1) if keys.get("zseries", ["TRUE"])[:1] == ["TRUE"] else 1
-    return Plate(waves, selected, sites if selected else 0, count("TimePoints", 1), steps)
+    return Plate(waves, selected, sites if selected else 0, count("TimePoints", 1))
 
 
 def _text(data: bytes) -> str:
