@@ -242,6 +242,33 @@ def test_two_files_for_one_image_and_the_flags_that_mend_it(tmp_path):
     assert rows(found, "plate") == [("Bb",)] and values(found) == [[20]] and code == 0
 
 
+def test_planes_of_two_measurements_are_not_put_together(tmp_path):
+    for number in (1, 2):
+        plate = f"B__2020-01-0{number}T00_00_00-Measurement{number}"
+        write_harmony(tmp_path / "raw", 10 * number, plate=plate, channel=number)
+    write_harmony(tmp_path / "raw", 40, plate="B__2020-01-01T00_00_00-Measurement1", column=2)
+    found, code = run(tmp_path / "raw", tmp_path / "a.zarr", channels="1")
+    assert rows(found, "well") == [("A02",)] and code == 1
+    (bad,) = listed(found.path, "rejected")
+    assert bad["reason"] == "duplicate" and bad["well"] == "A01"
+    exclude = re.findall(r"--exclude '([^']+)'", bad["detail"])[0]
+    found, code = run(tmp_path / "raw", tmp_path / "b.zarr", exclude=exclude)
+    assert rows(found, "well") == [("A01",), ("A02",)] and code == 0
+
+
+def test_channels_without_a_name_are_listed(tmp_path):
+    for channel in (1, 5, 6):
+        write_harmony(tmp_path / "raw", 10 * channel, channel=channel)
+    found, code = run(tmp_path / "raw", tmp_path / "a.zarr", "jump")
+    assert found.channels == ("DNA", "Mito") and code == 0
+    (remark,) = listed(found.path, "remarks")
+    assert remark["reason"] == "channels_left_out"
+    offered = re.findall(r"--channels '([^']+)'", remark["detail"])[0]
+    found, _ = run(tmp_path / "raw", tmp_path / "b.zarr", "jump", channels=offered)
+    assert found.channels == ("DNA", "Mito", "6") and values(found) == [[50, 10, 60]]
+    assert not listed(found.path, "remarks")
+
+
 def test_sidecars_are_left_out_and_listed(tmp_path, caplog):
     names = ("P_A01_w1.TIF", "P_A01_w2.tif", "P_A01_w1_thumb.tif", "thumbs/P_A01_w1.tif")
     for name in (*names, "DC_camera.tif", "SC_488.tif", "overview.png", "snap1.tif", "snap2.tif"):

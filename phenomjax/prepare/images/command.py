@@ -162,6 +162,8 @@ def _report_finished(out: Path) -> int:
     count, bad = len(opening.open_bank(out)), len(findings.reasons(out / findings.REJECTED))
     remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
+    if bad:
+        log.info("to add what was mended since: --not-in %s and another --out", out)
     if remarks:
         log.info("remarks: %s (%s)", findings.counted(remarks), out / findings.REMARKS)
     return EXIT_FAILED if bad or findings.CONSTANT_CHANNEL in remarks else EXIT_DONE

@@ -77,6 +77,9 @@ def make_images(
     left_out = sorted({chosen.of(plane) for plane in planes} - chosen.names.keys())
     if left_out:
         log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
+    remarks = list(understood.remarks)
+    if not wanted.channels and chosen.set:
+        remarks += _unnamed_channels(planes, chosen, left_out)
     grouped = _group(planes, chosen)
     told += _check_axes(grouped, wanted)
     status = _Status(source, listing)
@@ -84,7 +87,7 @@ def make_images(
     several_times = wanted.t == "all" and any(
         len(_times(image)) > 1 for image in grouped.images.values()
     )
-    entries, rejected, remarks = [], list(understood.rejected), list(understood.remarks)
+    entries, rejected = [], list(understood.rejected)
     for key in sorted(grouped.images, key=_order):
         image = grouped.images[key]
         bad = _fault(key, image, chosen, grouped.doubled)
@@ -127,6 +130,24 @@ def _place(source: Path, planes: Sequence[Plane], wanted: Wanted) -> list[Plane]
         gaps.setdefault("site", key.site or "1")
         placed.append(plane._replace(key=key._replace(**gaps | dict(wanted.overrides))))
     return placed
+
+
+def _unnamed_channels(
+    planes: Sequence[Plane], chosen: channels.Chosen, left_out: Sequence[str]
+) -> list[Finding]:
+    """Channels that the layout does not name, and nobody asked for."""
+    of_plates = {name for names in chosen.sets.values() for name in names}
+    counts = collections.Counter(chosen.of(plane) for plane in planes)
+    return [
+        Finding(
+            LEFT_OUT,
+            f"channel {name} ({counts[name]} planes) has no name in this layout and was left out;"
+            f" to have it too: --channels {_items([*chosen.names, name], chosen)}",
+            "",
+        )
+        for name in left_out
+        if name not in of_plates  # those are rejected, plate by plate
+    ]
 
 
 def _overridden(planes: Sequence[Plane], wanted: Wanted) -> list[str]:

@@ -99,6 +99,7 @@ def read(
     if unknown:
         text = f"{len(unknown)} images have names that layout {layout.name} does not know"
         told = (*told, f"{text}: {kinds_of_names(unknown)}")
+    told = (*told, *_unused_defaults(found, defaults))
     times = _times(found)
     if any("." in text for text in times):
         shown = ", ".join(f"{i} = sk{t.replace('.', 'fk')}" for t, i in list(times.items())[:4])
@@ -213,6 +214,15 @@ def _check_numbers(found: Mapping[str, layouts.Name]) -> None:
                     f" write letters outside of the group, such as {group.upper()}(?P<{group}>"
                     "[0-9]+)."
                 )
+
+
+def _unused_defaults(found: Mapping[str, layouts.Name], defaults: Mapping[str, str]) -> list[str]:
+    return [
+        f"--default {group}={defaults[group]} is not used: all names say their {group}"
+        + (f". --set {group}={defaults[group]} overrides them" if group != "channel" else "")
+        for group in ("experiment", "well", "site", "channel")
+        if group in defaults and all(getattr(name, group) for name in found.values())
+    ]
 
 
 def _times(found: Mapping[str, layouts.Name]) -> dict[str, int]:
