@@ -202,8 +202,8 @@ def read_plate(folder: Path) -> Plate:
     if odd:
         shown = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
         told += [
-            f"{folder.name}: the rowIndex or columnIndex of {len(odd)} wells says another well than"
-            f" their path, which decides ({shown})"
+            f"{folder.name}: {len(odd)} wells have odd names, or two of which that of their path"
+            f" is taken ({shown}): see the remarks"
         ]
     fields = reader.read_images()
     reader.note_unlisted(entries)

@@ -65,7 +65,10 @@ def name_wells(
         if row.unclear or column.unclear:
             found.append(WellName(None, odd))
         elif row.number is None or column.number is None:
-            found.append(WellName(normalise_well(f"{row.name}/{column.name}"), odd))
+            name = normalise_well(f"{row.name}/{column.name}")
+            plain = re.fullmatch(r"[A-Z]{1,2}[0-9]{2}", name)
+            strange = "" if plain else f"it is called {name}, which is no letter and number"
+            found.append(WellName(name, "; ".join(text for text in (odd, strange) if text)))
         else:
             found.append(WellName(normalise_well(f"{row.number + 1}/{column.number + 1}"), odd))
     return found
@@ -150,6 +153,9 @@ def _place(
         return _Place(by_list if position is None else position, listed)
     if by_list == position:
         return _Place(position, listed)
+    if by_list is None:
+        odd = f"the plate's list calls its {axis} {listed!r}, its path {token!r}, which decides"
+        return _Place(position, token, odd)
     counts = token.isdecimal() and not listed.isdecimal()
     if number is not None and counts and int(token) - number in (0, 1):
         return _Place(by_list, listed)  # the path counts what the list names
