@@ -364,11 +364,12 @@ def test_colliding_ids_keep_their_vectors(runs, tmp_path):
                     assert file[row["key"]].attrs["original_id"] == row["id"]
 
 
-def test_rejected_records_are_listed_beside_a_file(runs, tmp_path):
+def test_rejected_records_are_listed_beside_a_file(runs, tmp_path, capsys):
     pytest.importorskip("h5py")
     source = tmp_path / "a.fasta"
     source.write_text(">good\nMKV\n>bad\nMK1V\n>none\n")
     assert run(runs["causal_lm"], source, tmp_path / "a.h5") == EXIT_FAILED
+    assert f"listed in {tmp_path / 'a.h5.rejected.csv'}" in capsys.readouterr().err
     with (tmp_path / "a.h5.rejected.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["bad", "none"]
 

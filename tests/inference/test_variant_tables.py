@@ -40,6 +40,8 @@ def understood(text, offset=0):
         ("K2K", []),
         *((text, [(1, "R")]) for text in ("p.Lys2Arg", "p.(Lys2Arg)", "Lys2Arg", "LYS2ARG")),
         *((f"{name}:p.Lys2Arg", [(1, "R")]) for name in ("NP_000001.1", "NP_1.1(BRCA1)", "G-1")),
+        ("c.4A>G (p.Lys2Arg), c.6A>G (p.Lys2Arg), c.9C>A (p.=)", [(1, "R")]),
+        ("c.9C>A (p.=)", []),
         ("K2R\u2013Y5F", [(1, "R"), (4, "F")]),
         ("p.[Lys2Arg;Tyr5Phe]", [(1, "R"), (4, "F")]),
         ("p.[(Lys2Arg;Tyr5Phe)]", [(1, "R"), (4, "F")]),

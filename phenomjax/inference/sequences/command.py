@@ -147,7 +147,7 @@ def run(options: Options) -> int:
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED
         rows.finish(out, kind, description)
-    _report(out, found, features.dim, options.per)
+    _report(out, found, features.dim, options)
     return _code(found)
 
 
@@ -222,7 +222,9 @@ def _code(found: queries.Queries) -> int:
     return EXIT_FAILED if found.rejected else EXIT_DONE
 
 
-def _report(out: Path, found: queries.Queries, dim: int, per: str) -> None:
-    rows = len(found) if per == "protein" else int(found.lengths.sum())
-    rejected = f"; {len(found.rejected)} records were rejected, see above" if found.rejected else ""
-    log.info("wrote %s: %d x %d, one row a %s%s", out, rows, dim, per, rejected)
+def _report(out: Path, found: queries.Queries, dim: int, options: Options) -> None:
+    rows = len(found) if options.per == "protein" else int(found.lengths.sum())
+    log.info("wrote %s: %d x %d, one row a %s", out, rows, dim, options.per)
+    if found.rejected:
+        listed = store.rejected_of(out, store.output_format(out))
+        log.warning("%d records were rejected; they are listed in %s", len(found.rejected), listed)

@@ -61,6 +61,8 @@ def embed(
         len(plan),
         len(shapes),
     )
+    if long := int((found.lengths + frame > segment_len).sum()):
+        log.info("%d sequences are longer than %d tokens: read by segments", long, segment_len)
     bar = system_log.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
     saved, started = time.monotonic(), time.monotonic()
     running: tuple[int, Iterator[segments.FeaturePiece]] | None = None

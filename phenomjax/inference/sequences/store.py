@@ -36,6 +36,7 @@ from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
+REJECTED = "rejected.parquet"
 SAVED = "saved"  # the note of the batches that are on the disk
 
 
@@ -111,7 +112,7 @@ class FeatureStore:
         )
         pq.write_table(table, folder / "metadata.parquet", compression="zstd")
         if q.rejected:
-            pq.write_table(pa.Table.from_pylist(q.rejected), folder / "rejected.parquet")
+            pq.write_table(pa.Table.from_pylist(q.rejected), folder / REJECTED)
         zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **attributes})
 
     def _write_hdf5(self, path: Path, attributes: Description) -> None:
@@ -160,6 +161,11 @@ def output_format(out: Path) -> str:
             " id)."
         )
     return FORMATS[out.suffix.lower()]
+
+
+def rejected_of(out: Path, kind: str) -> Path:
+    """The list of records that were rejected."""
+    return out / REJECTED if kind == "zarr" else out.with_name(f"{out.name}.rejected.csv")
 
 
 def check_ids(queries: Queries, kind: str) -> None:

@@ -50,6 +50,7 @@ _OTHER_MOLECULE = re.compile(r"(?:[\w.\-]+:)?([cgnmr])\.\S")
 _ACCESSION = r"[\w.\-]+(?:\([\w.\-]+\))?:"
 _PREFIX = re.compile(rf"^(?:{_ACCESSION})?p\.", re.IGNORECASE)
 _TARGET = re.compile(rf"\s*({_ACCESSION})p\.", re.IGNORECASE)
+_ENRICH = re.compile(r"[cgn]\.\S+ \(p\.([^()]+)\)")
 # what typesetting makes of signs
 _SIGNS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {"\u2192": ">"})
 # `_` and `-` also stand inside an edit (Lys2_Met4del, K-5R): they part what a letter ends and a
@@ -111,6 +112,9 @@ def read(text: str) -> list[Edit] | str:
             "missing",
             f"has '{bare}' where the variant should be. If it is the wild type, write WT there",
         )
+    if named := _ENRICH.findall(bare):  # what Enrich2 writes: c.76A>C (p.Ile26Leu), c.78T>C (p.=)
+        bare = ";".join(dict.fromkeys(name for name in named if name != "="))
+        return read(bare or "p.=")
     _refuse_what_is_no_protein(bare)
     if len(bare) > 3 and re.fullmatch(r"[A-Za-z]+\*?", bare):
         return bare.upper().removesuffix("*")
