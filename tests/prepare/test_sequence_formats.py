@@ -80,6 +80,7 @@ TABLES = {  # file, content, options: P and Q
     "bare_too.csv": (f"x,{P},1\ny,{Q},2\n", {"no_header": True}),
     "both.csv": (f"smiles,sequence\nCCO,{P}\nCCN,{Q}\n", {"alphabet": "protein"}),
     "other.csv": (f"mutant,score\n{P},1\n{Q},2\n", {"column": "mutant"}),
+    "title.txt": (f"Sequence\n{P}\n{Q}\n", {}),
     "lines.txt": (f"\ufeff{P}\r\n\r\n{Q}\r\n", {}),
     "named.txt": (f"INSULIN {P}\nGLUCAGON\t{Q}\n", {"format": "named"}),
     "spaced.txt": (f"human insulin\t{P}\nglucagon\t{Q}\n", {"format": "named"}),
@@ -196,6 +197,9 @@ def test_what_cannot_be_told_is_asked_and_the_offered_flags_mend_it(tmp_path, na
         ("x.png", b"\x89PNG\r\n\x1a\n" + bytes(40), "an image"),
         ("x.fasta", b"\x7fELF" + bytes(40), "a program"),
         ("x.a3m", f">ss_pred\nHHHHCCC\n>a\n{P}\n", "secondary structure.*awk"),
+        ("ss.txt", f">1:A:sequence\n{P}\n>1:A:secstr\n  HHH\n", "secondary structure.*awk"),
+        ("x.fa", f">1a_A mol:protein\n{P}\n>1b_B mol:na\nACG\n", r"DNA and RNA \(pdb_seq.*awk"),
+        ("x.fasta", f"  >a\n  {P}\n", "begin with blanks: take the blanks out: sed"),
     ],
 )
 def test_other_files_of_biology_are_refused_in_one_sentence(tmp_path, name, content, message):
@@ -224,9 +228,8 @@ def test_the_command_that_is_offered_unpacks_it(tmp_path, name):
         prepare(tmp_path / "b.zarr", path)
     command = re.search(r"(tar xf|unzip|tr -d|awk) [^,)]*(, then)?", str(error.value))[0]
     if "awk" in command:
-        command = re.search(r"awk .*\.a3m", str(error.value))[0].replace(
-            "> x.a3m", "> inside.fasta"
-        )
+        command = re.search(r"awk .*_proteins\.fasta", str(error.value))[0]
+        command = command.replace("> x_proteins.fasta", "> inside.fasta")
     command = command.removesuffix(", then").rstrip(".")
     command = command.replace("FILE", name).replace("NEW", "inside.fasta")
     if "unzip" in command:
@@ -337,3 +340,26 @@ def test_records_that_share_an_id_are_counted_and_kept(tmp_path, caplog):
     ]
     assert counted(out)["repeated_ids"] == 4
     assert "4 sequences have an id that another one has too" in caplog.text
+
+
+def test_what_reads_like_residues_and_is_none(tmp_path):
+    out = tmp_path / "b.zarr"
+    codes = write(tmp_path, "x.fasta", ">a\nMetLysValLeu\n>b\nALA GLY VAL\nTYR\n")
+    with pytest.raises(
+        UserError, match=r"2 of its first 2 sequences are .* codes of three letters"
+    ):
+        prepare(out, codes)
+    lines = write(tmp_path, "x.seq", f"SEQUENCE\n{P}\n")
+    with pytest.raises(UserError, match=r"first line is the name of a column.*--format csv"):
+        prepare(out, lines, format="text")
+    assert prepare(out, lines, format="csv") == EXIT_DONE and list(stored(out).values()) == [P]
+    named = write(tmp_path, "n.txt", f"name sequence\na {P}\n")
+    assert prepare(out, named, format="named", overwrite=True) == EXIT_FAILED
+    assert stored(out) == {"a": P} and rejected(out)[0]["reason"] == "header"
+    table = write(tmp_path, "t.csv", f"name,sequence\na,{P}\n")
+    with pytest.raises(UserError, match=r"has a header.*Leave --no_header out"):
+        prepare(tmp_path / "c.zarr", table, no_header=True, column=2)
+    other = write(tmp_path, "s.csv", "selfies,y\n[C][C][O],1\n")
+    with pytest.raises(UserError, match="holds no SMILES by its name"):
+        prepare(tmp_path / "c.zarr", other, column="selfies")
+    assert prepare(tmp_path / "c.zarr", other, column="selfies", alphabet="bytes") == EXIT_DONE

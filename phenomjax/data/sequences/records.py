@@ -25,6 +25,9 @@ EXTENSIONS = {
 LINE_BYTES = 2**20
 QUOTED_LINES = 1000  # the most lines of one quoted cell
 SMILES_TITLE = re.compile(r"\W*(\w*smiles\w*|smi)\W*", re.IGNORECASE)
+_TITLE = re.compile(
+    r"\W*((protein|aa|amino[ _]?acids?|peptide)?[ _]?(sequences?|seqs?)|smiles)\W*", re.IGNORECASE
+)
 PIR_HEADER = re.compile(r">\s*(?:P1|F1|D[LC]|R[LC]|N[13]|X[XN]);\s*(\S*)\s*$")
 
 
@@ -45,6 +48,13 @@ class Record(NamedTuple):
     reason: str = ""
     detail: str = ""
     description: str = ""
+
+
+def is_title(text: str) -> bool:
+    """Whether a text is rather the name of a column than a sequence, though its letters are those
+    of residues: sequence, Seq, SEQUENCE, but not the tripeptide SEQ.
+    """
+    return bool(_TITLE.fullmatch(text)) and not (text.isupper() and len(text) < 6)
 
 
 def read_records(
@@ -84,7 +94,11 @@ def read_records(
     elif kind == "named":
         for number, (offset, line) in enumerate(numbered, 1):
             if line.strip():
-                yield _parse_named(offset, f"{path.name}:{number}", line.strip())
+                record = _parse_named(offset, f"{path.name}:{number}", line.strip())
+                if number == 1 and is_title(record.data.decode("latin-1")):
+                    detail = "names of columns, of which no sequence must be made"
+                    record = Record(offset, record.name, b"", "header", detail)
+                yield record
     elif kind == "smi":
         yield from _read_smi(path, numbered)
     elif kind == "pir":

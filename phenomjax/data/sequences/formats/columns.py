@@ -15,6 +15,7 @@ from phenomjax.data.compressed import SUFFIXES
 from phenomjax.data.separators import Form, find_form
 from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.recognise import Format, head_lines, look
+from phenomjax.data.sequences.records import is_title
 from phenomjax.system.errors import UserError, did_you_mean
 
 SAMPLE = 200  # rows
@@ -72,6 +73,17 @@ def find_columns(
     if column is None:
         column = _choose(found, columns, looks, alphabet, header)
     plain, kind = _plain(column), looks[column]
+    first = (rows[0][columns.index(column)] or "") if rows and not header else ""
+    if is_title(first):
+        raise UserError(
+            f"{path} has a header: '{first}' is the name of a column. Leave --no_header out."
+        )
+    if re.search("selfies|inchi", plain) and alphabet != "bytes":
+        raise UserError(
+            f"{path}: column '{column}' holds no SMILES by its name, and would be read as such."
+            " Name a column of SMILES with --column (RDKit and the package selfies convert), or"
+            " read the letters as they are with --alphabet bytes."
+        )
     if _SMILES.fullmatch(plain):
         kind = "smiles"
     elif _PROTEINS.fullmatch(plain):  # short peptides may look like SMILES
@@ -125,6 +137,7 @@ def _choose(
             f" which one, for instance --column {_quoted(wanted[0])}."
         )
     alike = [title for title in columns if looks[title] and alphabet in (None, looks[title])]
+    alike = [title for title in alike if not re.search("selfies|inchi", _plain(title))]
     titles = [title for title in columns if looks_like([title])]
     if header and titles and (not alike or looks_like(titles) == looks[alike[0]]):
         place = columns.index(titles[0]) + 1

@@ -1,6 +1,7 @@
 """What the first sequences of a file look like: proteins, DNA, or rows of an alignment."""
 
 import itertools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from phenomjax.system.errors import UserError
 SAMPLE = 300  # sequences
 FEWEST = 20  # letters that are told to be DNA
 _NUCLEOTIDES = frozenset("ACGTUN")
+_THREE = re.compile(
+    "(ala|arg|asn|asp|cys|gln|glu|gly|his|ile|leu|lys|met|phe|pro|ser|thr|trp|tyr|val|sec|xaa|ter"
+    "){4,}",
+    re.IGNORECASE,
+)
 _GAPPED = 0.1  # the share of sequences with gaps that makes a file an alignment
 
 
@@ -21,20 +27,23 @@ class Letters:
     Attributes:
       sequences: how many.
       gapped: how many of them have gaps.
+      three: how many are written in codes of three letters.
       counts: of each letter, in upper case.
     """
 
     sequences: int
     gapped: int
+    three: int
     counts: dict[str, int]
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Letters":
         """Counts the first sequences."""
-        found = cls(0, 0, {})
+        found = cls(0, 0, 0, {})
         for text in itertools.islice(texts, SAMPLE):
             found.sequences += 1
             found.gapped += "-" in text or "." in text
+            found.three += _THREE.fullmatch(re.sub(r"[-\s]", "", text)) is not None
             for letter in set(text):
                 if letter.isalpha():
                     upper = letter.upper()
@@ -91,6 +100,12 @@ def check_proteins(path: Path, found: Letters, gaps: str | None, nucleotides: bo
             f" sequences are A, C, G, T, U or N. Is this {what}? It would be read as alanine,"
             " cysteine, glycine, threonine and so on. Name a file of proteins (transeq of EMBOSS"
             " translates), or say that these are proteins with --accept_nucleotides."
+        )
+    if found.three * 2 > found.sequences:
+        raise UserError(
+            f"{path}: {found.three:,} of its first {found.sequences:,} sequences are written in"
+            " codes of three letters (MetLysVal), and each letter would be a residue. Write them in"
+            " codes of one letter; `seq1` of Bio.SeqUtils (Biopython) does."
         )
     if gaps is None and found.aligned:
         raise UserError(

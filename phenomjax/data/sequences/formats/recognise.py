@@ -11,7 +11,7 @@ from phenomjax.data import text_files
 from phenomjax.data.compressed import SUFFIXES, Damaged, Stream, compression
 from phenomjax.data.sequences.formats.guess import guess, looks_like
 from phenomjax.data.sequences.formats.refused import find_refused
-from phenomjax.data.sequences.records import EXTENSIONS, PIR_HEADER, SMILES_TITLE
+from phenomjax.data.sequences.records import EXTENSIONS, PIR_HEADER, SMILES_TITLE, is_title
 from phenomjax.data.sequences.streams import COMMENTS
 from phenomjax.data.text_files import Contents
 from phenomjax.system.errors import UserError
@@ -144,7 +144,8 @@ def plain_suffix(path: Path) -> str:
 def _tell(path: Path, contents: Contents) -> str:
     lines = head_lines(contents)
     if refused := find_refused(path, lines):
-        text = f"{path} is {refused.what}, not {WANTED}: {refused.mend}."
+        other = "" if refused.what.startswith("FASTA") else f", not {WANTED}"
+        text = f"{path} is {refused.what}{other}: {refused.mend}."
         if refused.aligned:
             raise Unclear(text, "--gaps strip", f"{path.name.split('.')[0]}.fasta")
         raise UserError(text)
@@ -186,6 +187,8 @@ def _is_json(line: str) -> bool:
 def _text_kind(filled: Sequence[str]) -> str:
     """Of .txt and .seq: one sequence a line; a table of SMILES is told by its header."""
     words = filled[0].split() if filled else []
+    if len(words) == 1 and is_title(words[0]):
+        return "csv"
     if len(words) > 1 and any(SMILES_TITLE.fullmatch(word) for word in words):
         return "smi" if SMILES_TITLE.fullmatch(words[0]) and len(words) == 2 else "csv"
     return "text"
@@ -197,6 +200,8 @@ def check_words(path: Path, filled: Sequence[str]) -> None:
     Raises:
       UserError: most are not.
     """
+    if filled and is_title(filled[0]):
+        raise Unclear(f"{path}: its first line is the name of a column.", "--format csv")
     if sum(len(line.split()) > 1 for line in filled) * 2 > len(filled):
         raise _unclear(
             f"{path}: its lines have several words ({filled[0][:60]!r}), of which one sequence must"

@@ -74,6 +74,13 @@ _FIRST_LINES: tuple[tuple[str, str, str], ...] = (
     (r"\(.*\)\S*;", "a tree (Newick)", "name the FASTA of its sequences"),
 )
 
+# Headers of records that are no proteins among those that are: what they are, and for awk
+_MIXED = (
+    (r"^>(ss_pred|ss_conf|ss_dssp|sa_dssp|sa_pred)\b", "secondary structures", "^>(ss|sa)_"),
+    (r":secstr\b", "secondary structures (ss.txt of the PDB)", ":secstr"),
+    (r"\bmol:na\b", "DNA and RNA (pdb_seqres.txt)", "mol:na"),
+)
+
 
 def find_refused(path: Path, lines: Sequence[str]) -> Refused | None:
     """What a file is that is not read; None of one that may be.
@@ -99,9 +106,15 @@ def find_refused(path: Path, lines: Sequence[str]) -> Refused | None:
         )
     if filled[0].lstrip().startswith("[") and re.match(r"\s*\[\s*(\{|\[|$)", filled[0]):
         return found("a list of JSON", "write one record a line: jq -c '.[]' {path} > {stem}.jsonl")
-    if any(re.match(r">(ss_pred|ss_conf|ss_dssp|sa_dssp|sa_pred)\b", line) for line in filled):
-        keep = "awk '/^>/ {{keep = !/^>(ss|sa)_/}} keep' {path} > {stem}.a3m"
-        return found("an alignment with lines of secondary structure", f"take them out: {keep}")
+    for pattern, what, awk in _MIXED:
+        if any(line.startswith(">") and re.search(pattern, line) for line in lines):
+            keep = f"awk '/^>/ {{{{keep = !/{awk}/}}}} keep' {{path}} > {{stem}}_proteins.fasta"
+            return found(f"FASTA with {what}", f"take them out: {keep}")
+    if any(re.match(r"\s+>", line) for line in filled) and not any(
+        line.startswith(">") for line in lines
+    ):
+        indented = "take the blanks out: sed 's/^[[:blank:]]*//' {path} > {stem}_plain.fasta"
+        return found("FASTA whose lines begin with blanks", indented)
     for pattern, what, mend in _FIRST_LINES:
         if re.match(pattern, filled[0]):
             return found(what, mend)
