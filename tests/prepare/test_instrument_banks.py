@@ -139,6 +139,18 @@ def test_a_plate_with_an_index_and_one_without(tmp_path, caplog):
     assert bank.channels == ("HOECHST 33342", "Alexa 488") and len(bank.metadata) == 4
 
 
+def test_a_default_plate_is_not_used_and_the_way_that_is_offered(tmp_path, caplog):
+    lab.write_harmony(tmp_path / "in")
+    with caplog.at_level(logging.INFO):
+        assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", default="plate=X") == 0
+    assert (
+        "--default plate=X is not used where an index says the plate. --set plate=X" in caplog.text
+    )
+    assert prepare(tmp_path / "in", tmp_path / "c.zarr", "phenix", set="plate=X") == 0
+    plates = [opening.open_bank(tmp_path / f"{name}.zarr").metadata["plate"] for name in "bc"]
+    assert [set(plate.to_pylist()) for plate in plates] == [{"BR1"}, {"X"}]
+
+
 @pytest.mark.parametrize("second", ["", "HOECHST 33342"])
 def test_empty_or_repeated_names_ask_for_channels(tmp_path, second):
     lab.write_harmony(tmp_path / "in", labels={1: "HOECHST 33342", 2: second})

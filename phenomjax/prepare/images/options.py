@@ -30,7 +30,14 @@ class Options:
     out: Path
     """the bank to make, NAME.zarr"""
 
-    layout: Annotated[str, arg(help=f"names of the files: {', '.join(layouts.LAYOUTS)}")]
+    layout: Annotated[
+        str,
+        arg(
+            help=f"names of the files: {', '.join(layouts.LAYOUTS)}; an index of the instrument"
+            " decides where one is there (Index.idx.xml, Index.xml, .HTD, MeasurementData.mlf,"
+            " .xdce)"
+        ),
+    ]
 
     pattern: Annotated[
         str | None,

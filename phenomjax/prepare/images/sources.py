@@ -127,6 +127,9 @@ def read(request: Request) -> Source:
     if not (indexed.planes or indexed.rejected) or any(map(listings.is_image, left)):
         named = _by_layout(request, left, indexed)
     told = (*indexed.told, *named.told)
+    if indexed.planes and (plate := request.defaults.get("plate")):
+        said = f"--default plate={plate} is not used where an index says the plate"
+        told = (*told, f"{said}. --set plate={plate} overrides it.")
     if not any(plane.label for plane in indexed.planes):  # else they are called otherwise
         told = (*told, *_channels_told(request, named))
     clashing = _measured_twice(request.source, indexed, named) if layout.has_index else {}
