@@ -118,7 +118,9 @@ def test_projections(cases, tmp_path):
 
 def test_two_measurements(cases, tmp_path):
     folder = cases / "phenix_two_measurements" / "in"
-    with pytest.raises(UserError, match=r"both say they are this image, and are of two meas") as error:
+    with pytest.raises(
+        UserError, match=r"both say they are this image, and are of two meas"
+    ) as error:
         prepare(folder, tmp_path / "a.zarr", "jump")
     second, _, first = re.findall(r"--exclude '([^']+)'", str(error.value))
     plate = re.findall(r"--set (plate=\w+)", str(error.value))[0]

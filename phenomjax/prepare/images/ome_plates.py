@@ -332,9 +332,8 @@ def _of_acquisition(fields: Sequence[Field], acquisition: str) -> list[Field]:
 
 def _no_plate(source: Path, found: FoundPlates, rejected: Sequence[Finding]) -> UserError:
     if rejected:
-        return UserError(
-            f"No OME-Zarr plate in {source} can be read; the first: {rejected[0]}. Copy it again."
-        )
+        first = str(rejected[0]).removeprefix(". is left out: ").rstrip(".")
+        return UserError(f"No OME-Zarr plate in {source} can be read; the first: {first}.")
     for parent in source.absolute().parents:
         if "plate" in attributes_or_none(parent):
             return UserError(
