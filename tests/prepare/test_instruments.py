@@ -107,6 +107,7 @@ def test_harmony_index_above_its_images_and_files_of_other_names(tmp_path):
     found = understand(tmp_path)
     assert by_file(found)["P/Images/image 3.tiff"].key.well == "B03"
     assert [(r.reason, r.file) for r in found.remarks] == [("not_in_index", "P/snapshot.tif")]
+    assert found.told[-1] == "left out: 1 image that lies beside an index and not in it"
 
 
 def test_harmony_index_that_turns_names_around_is_told(tmp_path):
@@ -342,7 +343,7 @@ def test_metaxpress(tmp_path):
 def test_metaxpress_names(tmp_path, name, well, site, wave):
     lab.write_metaxpress(tmp_path, [name])
     (plane,) = understand(tmp_path).planes
-    assert plane.key == ImageKey(None, "P1", well, site) and plane.channel == wave
+    assert plane.key == ImageKey(None, name[:2], well, site) and plane.channel == wave
 
 
 def test_metaxpress_planes_projections_and_times(tmp_path):
@@ -395,6 +396,12 @@ def test_metaxpress_two_plates_in_one_folder(tmp_path):
         ("P2", "1", "FITC"),
         ("P2", "2", "DAPI"),
     }
+
+
+def test_metaxpress_spells_the_plate_as_the_images_do(tmp_path):
+    lab.write_metaxpress(tmp_path, ["Plate_1_A01_w1.tif"], "PLATE_1").rename(tmp_path / "x.htd")
+    (tmp_path / "x.htd").rename(tmp_path / "plate_1.htd")
+    assert {plane.key.plate for plane in understand(tmp_path).planes} == {"Plate_1"}
 
 
 def test_metaxpress_file_of_another_name_than_the_images(tmp_path):

@@ -151,7 +151,8 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Re
     if failed and not decided:
         raise next(iter(failed.values()))
     if unlisted := sum(remark.reason == NOT_IN_INDEX for remark in remarks):
-        told.append(f"{unlisted} images that lie beside an index are not in it and are left out")
+        count = "1 image that lies" if unlisted == 1 else f"{unlisted} images that lie"
+        told.append(f"left out: {count} beside an index and not in it")
     spoilt = [
         Finding("damaged_index", f"is of a plate whose index cannot be read. {error}", file)
         for folder, error in failed.items()

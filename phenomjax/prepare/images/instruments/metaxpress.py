@@ -81,6 +81,8 @@ def read(source: Path, file: str, images: Images) -> Met:
     # images of another plate in the same folder have another start
     mine = [name for name in named if name.prefix.lower() == stem.lower()]
     told: tuple[str, ...] = ()
+    if mine:
+        stem = mine[0].prefix  # as the images spell it
     if not mine and len(starts := {name.prefix for name in named}) == 1:
         mine = named
         if start := starts.pop().strip("-_ "):
