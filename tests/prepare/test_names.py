@@ -414,3 +414,22 @@ def test_nothing_could_be_read_and_then_it_can(tmp_path):
     file.write_bytes(whole)
     found, code = run(tmp_path / "raw", tmp_path / "b.zarr", "generic", pattern=GENERIC)
     assert values(found) == [[7]] and code == 0 and not listed(found.path, "rejected")
+
+
+def test_a_source_that_was_edited_after_the_bank_was_made(tmp_path, caplog):
+    file = tmp_path / "raw" / "P" / "A01_s1_w1.tif"
+    write(file.parent, file.name, 7)
+    out, options = tmp_path / "b.zarr", {"pattern": GENERIC}
+    run(tmp_path / "raw", out, "generic", **options)
+    later = (out / "zarr.json").stat().st_mtime + 5
+    os.utime(file, (later, later))  # copied again, the same
+    run(tmp_path / "raw", out, "generic", **options)
+    write(file.parent, file.name, 9)
+    os.utime(file, (later, later))
+    with pytest.raises(UserError, match=r"1 of its 1 images were edited.*P/A01_s1_w1.tif") as error:
+        run(tmp_path / "raw", out, "generic", **options)
+    assert error.value.exit_code == 1
+    shutil.rmtree(out)  # as the error says
+    assert values(run(tmp_path / "raw", out, "generic", **options)[0]) == [[9]]
+    shutil.rmtree(tmp_path / "raw")  # nothing to compare with
+    run(tmp_path / "raw", out, "generic", **options)

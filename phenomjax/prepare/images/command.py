@@ -19,6 +19,7 @@ from phenomjax.prepare.images import (
     pixel_types,
     raw_images,
     sources,
+    staleness,
 )
 from phenomjax.prepare.images import options as options_of
 from phenomjax.prepare.images.job import ImageJob
@@ -45,7 +46,7 @@ def run(options: Options) -> int:
     arguments = options_of.arguments(options)
     recorded = lambda path: opening.open_bank(path).attributes.get("prepare")  # noqa: E731
     if not options.dry_run and growing.is_finished(out, arguments, "image bank", recorded):
-        return _report_finished(out)
+        return _report_finished(out, options.source)
     found = sources.read(
         sources.Request(
             options.source,
@@ -158,8 +159,16 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
     return new, known
 
 
-def _report_finished(out: Path) -> int:
-    count, bad = len(opening.open_bank(out)), len(findings.reasons(out / findings.REJECTED))
+def _report_finished(out: Path, source: Path) -> int:
+    made = opening.open_bank(out)
+    count, bad = len(made), len(findings.reasons(out / findings.REJECTED))
+    if changed := staleness.changed_images(made, source):
+        raise UserError(
+            f"{out} is finished, and {len(changed)} of its {count} images were edited in {source}"
+            f" since, for instance {changed[0]}: the bank holds them as they were. Give another"
+            f" `out`, or delete {out} and run the same command again.",
+            EXIT_FAILED,
+        )
     remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
     if bad:
