@@ -23,25 +23,16 @@ from pathlib import Path
 import pytest
 
 from phenomjax.system.errors import UserError
-from tests.kinds import mutations
-from tests.kinds.fuzz_doors import DOORS
+from tests.kinds import fuzz_doors, fuzz_images
 
 TIMES = float(os.environ.get("PHENOMJAX_FUZZ", "1"))
 SEED = int(os.environ.get("PHENOMJAX_FUZZ_SEED", "0"))
 ONLY = os.environ.get("PHENOMJAX_FUZZ_ONLY", "")  # the number of one input
+DOORS = [*fuzz_doors.DOORS, *fuzz_images.DOORS]
 KEEP = Path(os.environ.get("PHENOMJAX_FUZZ_KEEP", f"{tempfile.gettempdir()}/phenomjax_fuzz"))
 INPUTS = 12  # of a door of weight 1
 SECONDS = 20.0  # an input may take, on a busy machine
 LONGEST = 4000  # characters of an error
-
-
-def mutate(folder: Path, pattern: str, draw: random.Random) -> None:
-    """Changes one file below a folder."""
-    files = sorted(path for path in folder.glob(pattern) if path.is_file())
-    path = draw.choice(files)
-    data = path.read_bytes()
-    as_json = path.suffix == ".json" and draw.random() < 0.75
-    path.write_bytes((mutations.of_json if as_json else mutations.of_bytes)(data, draw))
 
 
 def attempt(door, folder: Path) -> str:
@@ -73,9 +64,8 @@ def test_no_traceback(door, tmp_path, caplog):
     for number in [int(ONLY)] if ONLY else range(max(1, round(INPUTS * door.weight * TIMES))):
         shutil.rmtree(trial)
         shutil.copytree(good, trial)
-        mutate(
-            trial, door.mutated, random.Random(zlib.crc32(f"{door.name} {SEED} {number}".encode()))
-        )
+        key = zlib.crc32(f"{door.name} {SEED} {number}".encode())
+        door.mutate(trial, door.mutated, random.Random(key))
         kept = tmp_path / "kept"
         shutil.copytree(trial, kept)
         if wrong := attempt(door, trial):

@@ -26,6 +26,11 @@ _OTHER_FORMATS = (
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".tif.gz", ".tiff.gz", ".tif.zst", ".dcm", ".btf"),
 )
 THUMBNAIL, EXCLUDED, OTHER_FORMAT = "thumbnail", "excluded", "other_format"
+# An image's name with something behind it: what a copy has that was not finished, or a spare one.
+_UNFINISHED = re.compile(
+    rf".*(?:{'|'.join(map(re.escape, readers.SUFFIXES))})[^/a-z0-9]?[^/]{{1,40}}", re.IGNORECASE
+)
+UNFINISHED = "unfinished"
 # What else instruments leave among the images; asked of files alone whose name no layout knows.
 # CellVoyager: DC_camera.tif (dark current), SC_filter.tif (shading).
 _SIDECARS = {
@@ -56,6 +61,13 @@ class Listed(NamedTuple):
 def is_image(file: str) -> bool:
     """Whether the suffix is that of an image, in any case."""
     return file.lower().endswith(readers.SUFFIXES)
+
+
+def _is_text(file: str) -> bool:
+    """Whether it says something of an image whose name it has."""
+    return file.lower().endswith(
+        (".xml", ".txt", ".json", ".csv", ".md5", ".sha256", ".aux", ".log")
+    )
 
 
 def sidecar(file: str) -> str | None:
@@ -119,6 +131,13 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
                 " an archive), if it belongs to the screen"
             )
             found.remarks.append(Finding(OTHER_FORMAT, detail, shown(file)))
+            found.files[file] = status
+        elif not is_image(file) and _UNFINISHED.fullmatch(file) and not _is_text(file):
+            detail = (
+                "is called like an image with something behind it, a copy that was not finished or"
+                " a spare one, and was left out: copy it again, or rename it"
+            )
+            found.remarks.append(Finding(UNFINISHED, detail, shown(file)))
             found.files[file] = status
         elif is_image(file) and shown(file) != file:
             detail = "has a name that is no UTF-8, which no bank can hold: rename it"
