@@ -90,6 +90,7 @@ def test_one_acquisition(tmp_path):
     assert '--channels "GFP,RFP" --acquisition 3' in both.rejected[0].detail
     one = ome_plates.read(tmp_path, acquisition="3").understood
     assert {plane.label for plane in one.planes} == {"GFP", "RFP"} and not one.rejected
+    assert [finding.key[3] for finding in one.remarks] == ["0", "1"]
     with pytest.raises(UserError, match=r"`acquisition` '7' has no images. The plates have: 0, 3."):
         ome_plates.read(tmp_path, acquisition="7")
 

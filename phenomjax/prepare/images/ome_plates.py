@@ -105,7 +105,18 @@ def read(
     if not fields:
         raise _no_field(source, good, [*rejected, *remarks])
     if acquisition is not None:
-        fields = _of_acquisition(fields, acquisition)
+        chosen = _of_acquisition(fields, acquisition)
+        remarks += [
+            Finding(
+                "acquisition",
+                f"is of acquisition {field.acquisition or 'none'}, left out by --acquisition",
+                _path(source, field.path),
+                tuple(_key(field)),
+            )
+            for field in fields
+            if field.acquisition != acquisition
+        ]
+        fields = chosen
     if not any_channels:
         fields = _of_most_channels(source, fields, rejected)
     labelled = any(field.image.labels for field in fields)
