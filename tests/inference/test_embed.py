@@ -18,7 +18,7 @@ import pytest
 from phenomjax import embed, tasks
 from phenomjax.data.sequences import bank, vocabulary
 from phenomjax.inference import rows as inference_rows
-from phenomjax.inference.sequences import batches, keys, segments, store
+from phenomjax.inference.sequences import batches, keys, segments, store, table_queries
 from phenomjax.inference.sequences import embed as sequences_embed
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.trained import opening
@@ -400,6 +400,20 @@ def test_sequences_of_tables(name, text, options, encoding, runs, tmp_path):
     (found, _, table), (expected, _, other) = (read(tmp_path / f"{x}.zarr") for x in "ab")
     np.testing.assert_array_equal(found, expected)
     assert table["id"].to_pylist() == other["id"].to_pylist()
+
+
+def test_a_damaged_table_is_read_to_where_it_ends(runs, tmp_path):
+    rng = np.random.default_rng(0)
+    letters = rng.choice(list("ADEFGHIK"), (40_000, 9)).tolist()
+    rows = "".join(f"{i},{''.join(one)}\n" for i, one in enumerate(letters))
+    packed = gzip.compress(b"id,seq\n" + rows.encode())
+    (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"seq": "MKV"}\n')[:15])
+    found = list(table_queries.records(tmp_path / "a.csv.gz", "protein"))
+    assert found[-1].reason == "truncated" and "damaged" in found[-1].detail
+    assert 4000 < len(found) < 40_000 and not any(record.reason for record in found[:-1])
+    with pytest.raises(UserError, match="no JSON object"):
+        run(runs["causal_lm"], tmp_path / "a.jsonl.gz", tmp_path / "a.zarr", "--format", "jsonl")
 
 
 DNA = "ATGCGATTGA" * 4

@@ -11,9 +11,9 @@ from phenomjax.data import tables
 from phenomjax.data.sequences import sources
 from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.letters import SAMPLE
+from phenomjax.data.sequences.formats.recognise import head_lines, look
 from phenomjax.data.sequences.records import Record
 from phenomjax.data.sequences.sources import SequenceFile
-from phenomjax.data.sequences.streams import Stream, lines
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
@@ -90,7 +90,16 @@ def records(
         table.columns[place],
         "are FILE:LINE" if label is None else f"in column '{table.columns[label]}'",
     )
-    for row in table.rows:
+    rows, last = iter(table.rows), 0
+    while True:
+        try:
+            row = next(rows, None)
+        except UserError as error:  # damaged here; what was before is read
+            yield Record(last, f"{path.name}:{last}", b"", "truncated", str(error).rstrip("."))
+            return
+        if row is None:
+            return
+        last = row.line
         named = f"{path.name}:{row.line}"
         if row.fault:
             yield Record(row.line, named, b"", "unparsable", row.fault)
@@ -111,8 +120,7 @@ def json_fields(path: Path, alphabet: str, wanted: Wanted = ANY) -> tuple[str, s
     Raises:
       UserError: the first line has no such field, or is no object.
     """
-    with Stream(path) as stream:
-        first = next((line for _, line in lines(stream, 2**20) if line.strip()), b"")
+    first = next((line for line in head_lines(look(path)) if line.strip()), "")
     try:
         there = json.loads(first)
     except ValueError:
