@@ -187,7 +187,7 @@ def test_what_cannot_be_told_is_asked_and_the_offered_flags_mend_it(tmp_path, na
         ("x.cif", "data_4INS\n#\n_entry.id   4INS\n", "'cif-atom'"),
         ("x.sto", "# STOCKHOLM 1.0\na  MAL-WM\n//\n", "'stockholm'.*--gaps strip"),
         ("x.aln", "CLUSTAL W (1.83) multiple\n\na MAL\n", "'clustal'.*--gaps strip"),
-        ("x.phy", " 2 11\na         MAL-WMRLLAA\n", "'phylip'.*--gaps strip"),
+        ("x.phy", " 2 11\na         MAL-WMRLLAA\n", "'phylip-relaxed'.*--gaps strip"),
         ("x.hmm", "HMMER3/f [3.3 | Nov 2019]\n", "a profile"),
         ("x.html", "<!DOCTYPE html><html></html>", "a web page"),
         ("x.fasta", "<!DOCTYPE html><html></html>", "a web page"),
@@ -363,3 +363,25 @@ def test_what_reads_like_residues_and_is_none(tmp_path):
     with pytest.raises(UserError, match="holds no SMILES by its name"):
         prepare(tmp_path / "c.zarr", other, column="selfies")
     assert prepare(tmp_path / "c.zarr", other, column="selfies", alphabet="bytes") == EXIT_DONE
+
+
+FOREIGN = {
+    "x.sto": "# STOCKHOLM 1.0\na  MAL-WM\nb  MALAWM\n//\n",
+    "x.aln": "CLUSTAL W (1.83) multiple\n\na         MAL-WM\nb         MALAWM\n",
+    "x.phy": " 2 6\na         MAL-WM\nb         MALAWM\n",
+    "x.gb": "LOCUS       a     5 aa     linear   PRI 01-JAN-2020\nVERSION     a\nORIGIN\n"
+    "        1 malwm\n//\n",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_command_that_converts_does(tmp_path, monkeypatch, name):
+    pytest.importorskip("Bio")
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, name, FOREIGN[name])
+    with pytest.raises(UserError, match="pip install biopython") as error:
+        prepare(tmp_path / "b.zarr", path)
+    code = re.search(r'python -c "(.*?)"', str(error.value))[1]
+    exec(code)
+    assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", gaps="strip") == EXIT_DONE
+    assert "MALWM" in stored(tmp_path / "b.zarr").values()

@@ -50,7 +50,11 @@ _FIRST_LINES: tuple[tuple[str, str, str], ...] = (
         "an alignment (Clustal)",
         _CONVERT.replace("{name}", "clustal"),
     ),
-    (r"\s*\d+\s+\d+\s*[IS]?\s*", "an alignment (PHYLIP)", _CONVERT.replace("{name}", "phylip")),
+    (
+        r"\s*\d+\s+\d+\s*[IS]?\s*",
+        "an alignment (PHYLIP)",
+        _CONVERT.replace("{name}", "phylip-relaxed"),
+    ),
     (r"#NEXUS", "an alignment (NEXUS)", _CONVERT.replace("{name}", "nexus")),
     (
         r"!![AN]A_MULTIPLE|PileUp\b|.*\bMSF:\s*\d+.*\bCheck:",
