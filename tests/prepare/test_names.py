@@ -193,6 +193,24 @@ def test_default_fills_in_and_set_overrides(tmp_path, caplog):
     assert "--set plate=B7 is one name for 2: P, Q" in caplog.text
 
 
+def test_values_of_keys_are_spelt_as_in_names(tmp_path):
+    write_harmony(tmp_path / "raw", 7)
+    found, _ = run(tmp_path / "raw", tmp_path / "a.zarr", set=["well=b3", "site=04", "plate=007"])
+    assert rows(found, "plate", "well", "site") == [("007", "B03", "4")]
+
+
+def test_offered_flags_are_quoted(tmp_path):
+    for name in ("r01c01f01p01-ch1t1.tiff", "r01c01f01p1-ch1t1.tiff"):
+        write(tmp_path / "raw" / "it's a [plate]", name, 7)
+    with pytest.raises(UserError, match="both say they are") as error:
+        run(tmp_path / "raw", tmp_path / "a.zarr")
+    offered = re.search(r"and one with (--exclude .*? --set '.*?b')", str(error.value))
+    words = dict(itertools.pairwise(shlex.split(offered[1])))
+    options = {"exclude": words["--exclude"], "set": words["--set"]}
+    found, _ = run(tmp_path / "raw", tmp_path / "b.zarr", **options)
+    assert rows(found, "plate") == [("it's a [plate]b",)]
+
+
 def test_names_of_channels_are_said_where_nothing_says_them(tmp_path, caplog):
     caplog.set_level(logging.INFO, "phenomjax")
     for channel in (1, 2):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
+from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.records import Plane
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -179,7 +180,7 @@ def _differ(number: str, labels: Mapping[str, Plane], without: Plane | None = No
         return (
             f"Channel {number} is called {which}, and others have no name, such as"
             f" {_where(without)}: its number does not say which it is. Leave out what has no names,"
-            f" with --exclude '{pattern}', and prepare it into a bank of its own."
+            f" with --exclude {quoted(pattern)}, and prepare it into a bank of its own."
         )
     return (
         f"Channel {number} is called {which}: its number does not say which it is. Name the"

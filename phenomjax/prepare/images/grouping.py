@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import channels, measurements, names
+from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import (
     FileStatus,
@@ -314,7 +315,7 @@ def _fault(
 def _items(names: Sequence[str], chosen: channels.Chosen) -> str:
     """A value of --channels, with the names that the bank gives them."""
     titles = {name: chosen.names.get(name, name) for name in names}
-    return f"'{','.join(n if n == title else f'{n}={title}' for n, title in titles.items())}'"
+    return quoted(",".join(n if n == title else f"{n}={title}" for n, title in titles.items()))
 
 
 def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -> Finding:
@@ -331,9 +332,8 @@ def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -
         else ""
     )
     detail = (
-        f"and {one.file} both say they are {called} of this image: leave one out with --exclude"
-        f" '{second}'; or make two banks, one with --exclude '{second}' and one with --exclude"
-        f" '{first}' --set plate={key.plate}b{apart}"
+        f"and {one.file} both say they are {called} of this image:"
+        f" {measurements.mend(first, second, key.plate)}{apart}"
     )
     return Finding("duplicate", detail, other.file, key)
 

@@ -86,6 +86,11 @@ def kinds_of_names(files: Iterable[str]) -> str:
     return ", ".join(parts) + (f" and {len(counts) - 4} other kinds" if len(counts) > 4 else "")
 
 
+def quoted(text: str) -> str:
+    """A text as the shell takes it, always in quotes."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
 def shown(path: str) -> str:
     """A path as text that can be printed and stored: bytes that are no UTF-8 as `\\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

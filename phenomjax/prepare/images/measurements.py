@@ -1,9 +1,11 @@
 """A plate that was measured twice, or two plates of one name: planes are never put together."""
 
 import glob
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane
 
 
@@ -24,12 +26,20 @@ def clashes(measurements: Iterable[Sequence[Plane]]) -> dict[ImageKey, Finding]:
         one, two = apart(twin.file, plane.file)
         detail = (
             f"and {twin.file} both say they are this image, and are of two measurements: of a plate"
-            " that was measured twice or of two plates of one name: leave one out with --exclude"
-            f" '{two}'; or make two banks, one with --exclude '{two}' and one with --exclude"
-            f" '{one}' --set plate={plane.key.plate}b"
+            " that was measured twice or of two plates of one name:"
+            f" {mend(one, two, plane.key.plate)}"
         )
         found[plane.key] = Finding("duplicate", detail, plane.file, tuple(plane.key))
     return found
+
+
+def mend(one: str, two: str, plate: str | None) -> str:
+    """What can be done about two places, given by their patterns of --exclude."""
+    first, second, name = quoted(one), quoted(two), shlex.quote(f"plate={plate}b")
+    return (
+        f"leave one out with --exclude {second}; or make two banks, one with --exclude {second} and"
+        f" one with --exclude {first} --set {name}"
+    )
 
 
 def apart(one: str, other: str) -> tuple[str, str]:

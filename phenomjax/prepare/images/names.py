@@ -8,7 +8,7 @@ from pathlib import Path
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import layouts, readers
-from phenomjax.prepare.images.listing import is_image, kinds_of_names, sidecar, suffixes
+from phenomjax.prepare.images.listing import is_image, kinds_of_names, quoted, sidecar, suffixes
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError
 
@@ -93,7 +93,7 @@ def read(
         f" {pattern or layout.example}): rename it, or leave it out with --exclude"
     )
     rejected = [
-        Finding("unknown_name", f"{detail} '{glob.escape(file)}'", file) for file in unknown
+        Finding("unknown_name", f"{detail} {quoted(glob.escape(file))}", file) for file in unknown
     ]
     plates, told = _plates(found, above, defaults)
     if unknown:

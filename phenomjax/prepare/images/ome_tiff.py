@@ -15,6 +15,7 @@ from phenomjax.data.images.wells import normalise_well
 from phenomjax.prepare.images import stacks
 from phenomjax.prepare.images.formats.axes import StackAxes
 from phenomjax.prepare.images.formats.ome_xml import Ome, OmeWell
+from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.records import BadFile, Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError
 
@@ -123,7 +124,7 @@ def _plates(files: Mapping[str, StackAxes], meaning: stacks.Meaning | None) -> U
         if any(place.rest is not None for place in said.places):
             detail = (
                 f"is a colour image ({len(said.places)} samples): a channel of a microscope is"
-                f" grey; export it so, or leave it out with --exclude '{glob.escape(file)}'"
+                f" grey; export it so, or leave it out with --exclude {quoted(glob.escape(file))}"
             )
             rejected.append(Finding("pages", detail, file))
             continue

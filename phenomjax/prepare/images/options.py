@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import UseAppendAction, arg
 
 from phenomjax.data.images import bank, opening
+from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import file_of, read_table
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import file_list, grouping, layouts, metadata, sources, stacks
@@ -154,7 +155,7 @@ def _is_number(text: str | None) -> bool:
 
 def renames(options: Options) -> tuple[dict[str, str], dict[str, str]]:
     """Of --rename, what belongs to the list of files and what to the tables of metadata."""
-    known = (*metadata.TARGETS, *(file_list.NAMES if options.files else ()))
+    known = dict.fromkeys((*metadata.TARGETS, *(file_list.NAMES if options.files else ())))
     renames = metadata.parse_pairs(options.rename, "--rename", known)
     own, others = sources.split_renames(renames, options.files)
     if others and not options.metadata:
@@ -180,9 +181,16 @@ def wanted(options: Options, layout: layouts.FileLayout) -> grouping.Wanted:
         layout.channels,
         options.z,
         options.t,
-        defaults,
-        {name: text for name, text in overrides.items() if name in ImageKey._fields},
+        {name: _spelt(name, text) for name, text in defaults.items()},
+        {name: _spelt(name, text) for name, text in overrides.items() if name in ImageKey._fields},
     )
+
+
+def _spelt(name: str, text: str) -> str:
+    """A part of the key as the bank spells it."""
+    if name in ("site", "channel"):
+        return normalise_number(text)
+    return normalise_well(text) if name == "well" else text
 
 
 def constants(options: Options) -> Constants:

@@ -232,6 +232,8 @@ def _check(request: Request) -> None:
             "`files` belongs to --layout table, and that needs it: --layout table --files LIST.csv,"
             " a table of paths, wells and what else is known of each file."
         )
+    if request.plate_wells is not None and name != "cellvoyager":
+        raise UserError("`plate_wells` is for names that number wells, --layout cellvoyager.")
     if request.acquisition is not None and name != "ome-zarr":
         raise UserError("`acquisition` is of OME-Zarr plates, --layout ome-zarr.")
     if name in ("ome-zarr", "table") and request.pages is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.prepare.images.formats.axes import Place, StackAxes, describe
+from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.records import BadFile, Finding, Plane, Understood
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
@@ -318,7 +319,7 @@ class _Unfolding:
 
 
 def _leave_out(one: _Several) -> str:
-    return f"--exclude '{glob.escape(one.plane.file)}'"
+    return f"--exclude {quoted(glob.escape(one.plane.file))}"
 
 
 def _place(index: int, count: int, meaning: Meaning) -> Place | None:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images import names, readers
-from phenomjax.prepare.images.listing import sidecar
+from phenomjax.prepare.images.listing import quoted, sidecar
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 
@@ -88,7 +88,7 @@ class Images:
 
 def without(file: str) -> str:
     """How to go on without an index."""
-    return f"or go on without it, by the names of the images: --exclude '{glob.escape(file)}'"
+    return f"or go on without it, by the names of the images: --exclude {quoted(glob.escape(file))}"
 
 
 def readable(file: str) -> bool:
