@@ -270,6 +270,9 @@ def test_pixel_sizes_that_differ_are_told(tmp_path):
     (tmp_path / "2" / "Index.idx.xml").write_text(text.replace("BR1", "BR2"))
     found = understand(tmp_path)
     assert found.pixel_size_um is None and "differ (0.298 and 0.598 um)" in found.told[-1]
+    (tmp_path / "2" / "Index.idx.xml").write_text(text.replace("2.97", "5.97", 1))
+    found = understand(tmp_path / "2")
+    assert found.pixel_size_um is None and "channels of Index.idx.xml differ" in found.told[-1]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])

@@ -236,7 +236,10 @@ def meet(
             " decides"
         )
     used = {plane.channel for plane in taken.values()}
-    sizes = [size for channel, size in (pixel_sizes or {}).items() if channel in used]
+    sizes = {round(size, 6) for channel, size in (pixel_sizes or {}).items() if channel in used}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{size:g}" for size in sorted(sizes))
+        sentences.append(f"the pixel sizes of the channels of {index} differ ({shown} um)")
     highest = [value for channel, value in (largest_values or {}).items() if channel in used]
     largest = only(highest)
     understood = Understood(
@@ -244,7 +247,7 @@ def meet(
         [_twice(index, planes, plane) for planes in twice.values() for plane in planes],
         [*remarks, *_missing(index, found)],
         tuple(sentences),
-        only(round(size, 6) for size in sizes),
+        only(sizes),
         None if largest is None else int(largest),
     )
     return Met(understood, len(entries), sum(file is None for _, file in found))
