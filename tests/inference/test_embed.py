@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax import embed, tasks
+from phenomjax.data import text_files
 from phenomjax.data.sequences import bank, vocabulary
 from phenomjax.inference import rows as inference_rows
 from phenomjax.inference.sequences import batches, keys, segments, store, table_queries
@@ -402,16 +403,17 @@ def test_sequences_of_tables(name, text, options, encoding, runs, tmp_path):
     assert table["id"].to_pylist() == other["id"].to_pylist()
 
 
-def test_a_damaged_table_is_read_to_where_it_ends(runs, tmp_path):
+def test_a_damaged_table_is_read_to_where_it_ends(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "HEAD_BYTES", 4096)
     rng = np.random.default_rng(0)
-    letters = rng.choice(list("ADEFGHIK"), (40_000, 9)).tolist()
+    letters = rng.choice(list("ADEFGHIK"), (6000, 9)).tolist()
     rows = "".join(f"{i},{''.join(one)}\n" for i, one in enumerate(letters))
     packed = gzip.compress(b"id,seq\n" + rows.encode())
     (tmp_path / "a.csv.gz").write_bytes(packed[: len(packed) * 3 // 4])
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"seq": "MKV"}\n')[:15])
     found = list(table_queries.records(tmp_path / "a.csv.gz", "protein"))
     assert found[-1].reason == "truncated" and "damaged" in found[-1].detail
-    assert 4000 < len(found) < 40_000 and not any(record.reason for record in found[:-1])
+    assert 1000 < len(found) < 6000 and not any(record.reason for record in found[:-1])
     with pytest.raises(UserError, match="no JSON object"):
         run(runs["causal_lm"], tmp_path / "a.jsonl.gz", tmp_path / "a.zarr", "--format", "jsonl")
 
