@@ -335,7 +335,7 @@ def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None
         described = bank.metadata.slice(index, 1).to_pylist()[0]
         parts = [
             described[key]
-            for key in ("experiment", "plate", "well", "site")
+            for key in ("experiment", "plate", "well", "site", "time")
             if described[key] is not None
         ]
         names.append("/".join(parts) or f"image {index}")

@@ -15,7 +15,7 @@ def image_name(bank: ImageBank, index: int) -> str:
     row = bank.metadata.slice(index, 1).to_pylist()[0]
     where = ", ".join(
         f"{key} {row[key]}"
-        for key in ("experiment", "plate", "well", "site")
+        for key in ("experiment", "plate", "well", "site", "time")
         if row[key] is not None
     )
     file = f", file {bank.shard_path(index)}" if bank.attributes else ""
