@@ -265,8 +265,8 @@ def _overlaps(start: int, size: int, step: int) -> list[tuple[int, slice, slice]
 
 
 def image_name(bank: ImageBank, image: int) -> str:
-    """What a biologist calls the image, "BANK PLATE/WELL/SITE" (and /TIME), or "BANK #7" where they do
-    not say.
+    """What a biologist calls the image, "BANK PLATE/WELL/SITE" and "/TIME" where there are several,
+    or "BANK #7" where the metadata do not say.
     """
     row = bank.metadata.slice(image, 1).select(["plate", "well", "site", "time"]).to_pylist()[0]
     known = [str(value) for value in row.values() if value is not None]
