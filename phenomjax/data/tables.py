@@ -237,7 +237,7 @@ def _text_rows(contents: Contents, form: Form, missing: Collection[str]) -> Iter
                 yield Row(line, (), _ragged(fields, form))
             else:
                 kept = fields[: len(form.columns)]
-                yield Row(line, tuple(_known(value.strip(), missing) for value in kept))
+                yield Row(line, tuple(_known(_bare(value.strip()), missing) for value in kept))
     finally:
         source.close()  # type: ignore[attr-defined]
 
@@ -325,7 +325,12 @@ def _without(
 
 
 def _strip(value: Value) -> Value:
-    return value.strip() if value else value
+    return _bare(value.strip()) if value else value
+
+
+def _bare(text: str) -> str:
+    """Without the ="007" in which some programs wrap texts, so that Excel keeps their zeros."""
+    return text[2:-1] if text.startswith('="') and text.endswith('"') and len(text) > 2 else text
 
 
 def _place(path: Path, columns: Sequence[str], name: str) -> int:

@@ -29,6 +29,7 @@ ENCODINGS = {
     "utf-32-be": "UTF-32 (big endian)",
     "cp1252": "Windows-1252",
 }
+_ODD = re.compile(r"[^\s,;|\"]{0,20}[^\x00-\x7f\ufffd][^\n\r\t,;|\"]{0,20}")
 _MARKS = (  # UTF-32's little endian mark begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -68,6 +69,8 @@ class Contents:
     def said(self) -> str:
         """How it was read where that is not plain UTF-8: "gzip, Windows-1252"; else ''."""
         encoding = ENCODINGS[self.encoding] if self.encoding not in ("", "utf-8") else ""
+        if self.encoding == "cp1252" and (odd := _ODD.search(self.head)):  # it may be another's
+            encoding += f" (as in {odd[0].strip()!r})"
         return ", ".join(part for part in (self.compression, encoding) if part)
 
 
@@ -207,7 +210,8 @@ def fault(line: str, encoding: str) -> str:
     byte = ord(found[0]) - 0xDC00
     return (
         f"byte 0x{byte:02x} at character {found.start() + 1} cannot be read as"
-        f" {ENCODINGS[encoding]}, as the lines before can. Save the file again as UTF-8."
+        f" {ENCODINGS[encoding]}, as the lines before can. Save the file again as UTF-8 (Excel"
+        " calls it CSV UTF-8)."
     )
 
 

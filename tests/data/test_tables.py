@@ -68,7 +68,7 @@ def test_compression_is_told_by_the_bytes(tmp_path, packing, name):
         ("utf-16-be", "UTF-16 (big endian)"),
         ("utf-32", "UTF-32"),
         ("utf-32-be", "UTF-32 (big endian)"),
-        ("cp1252", "Windows-1252"),
+        ("cp1252", "Windows-1252 (as in 'µM “x”')"),
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -314,10 +314,10 @@ def test_lines_of_a_text(tmp_path):
 
 
 def test_a_bzip2_bomb_stays_small(tmp_path):
-    (tmp_path / "b").write_bytes(bz2.compress(bytes(10**8)))
+    (tmp_path / "b").write_bytes(bz2.compress(bytes(4 * 10**7)))
     total, buffer = 0, memoryview(bytearray(2**20))
     with compressed.Stream(tmp_path / "b") as stream:
         while count := stream.readinto(buffer):
             total += count
             assert len(stream._ready) <= compressed.UNPACKED_BYTES
-    assert total == 10**8 and np.frombuffer(buffer, np.uint8).sum() == 0
+    assert total == 4 * 10**7 and np.frombuffer(buffer, np.uint8).sum() == 0

@@ -115,6 +115,8 @@ def test_metadata_joins_by_plate_and_well(tmp_path):
         (["7"], ["7", "007"], ["7", None]),
         (["7", "007"], ["7"], ["7"]),
         (["sq1"], ["SQ1"], ["sq1"]),
+        (["'007"], ["007"], ["'007"]),
+        (['="007"', "7"], ["007", "7"], ['="007"', "7"]),
         (["P__2016-05-25T16_25_21-Measurement 1"], ["P"], ["P__2016-05-25T16_25_21-Measurement 1"]),
         (["P"], ["P__2016-05-25T16_25_21-Measurement 1"], ["P"]),
         (["07", "007"], ["7"], "has plates 007 and 07, the images come from 7: which is meant"),
@@ -318,6 +320,11 @@ def test_jump_is_joined_from_its_four_tables(tmp_path):
             GENES,
         ),
         (
+            "well,gene,guide,guide\nA1,TP53,a,b\nA2,MYC,c,d\n",
+            "two columns are named 'guide'",
+            GENES,
+        ),
+        (
             f"Plate,Metadata_Plate,well,gene\n{PLATE},x,A01,TP53\n{PLATE},y,A02,MYC\n",
             "Plate, Metadata_Plate may each be the plate",
             GENES,
@@ -419,6 +426,9 @@ def test_a_second_column_is_left_out_by_ignore(tmp_path):
         ("broad_sample,gene\nB,x\n", {}, "None of them holds wells such as A01.*--metadata WELLS"),
         ("well,gene,gene\nA1,x,y\n", {}, "two columns are named 'gene'"),
         (",1,2\nA,x,y\nA,z,w\n", {}, "shaped like a plate, and has row A twice"),
+        (",1,2\nA,x,y\n\nDose,1,2\nA,z,w\n", {}, "shaped like a plate, and has more below it"),
+        ("From,Plate,n,Name\nS1,P,1,x\n", {}, "--rename From=well"),
+        ("Row,Col,n,Which,Name\nA,1,3,x,y\n", {}, "--rename Which=perturbation"),
         (b"PK\x03\x04" + bytes(40), {}, "is a zip archive.*unpack it"),
     ],
 )

@@ -10,7 +10,7 @@ VALUE = "grid"  # how --rename calls its one column
 
 
 def is_grid(sheet: Sheet) -> bool:
-    """Whether a table is one: the header counts 1, 2, 3, and each row begins with its letter."""
+    """Whether a table is one: the header counts 1, 2, 3, and the first row begins with a letter."""
     numbers = [number_of(column) for column in sheet.columns[1:]]
     if (
         not sheet.rows
@@ -20,9 +20,11 @@ def is_grid(sheet: Sheet) -> bool:
         return False
     if [int(text) for text in numbers] != list(range(int(numbers[0]), int(numbers[-1]) + 1)):
         return False
-    return int(numbers[-1]) <= 48 and all(
-        re.fullmatch("[A-Za-z]{1,2}", row[0] or "") for row in sheet.rows
-    )
+    return int(numbers[-1]) <= 48 and _is_letter(sheet.rows[0][0])
+
+
+def _is_letter(text: str | None) -> bool:
+    return re.fullmatch("[A-Za-z]{1,2}", text or "") is not None
 
 
 def melt(sheet: Sheet, target: str | None) -> tuple[Sheet, str]:
@@ -34,9 +36,15 @@ def melt(sheet: Sheet, target: str | None) -> tuple[Sheet, str]:
 
     Raises:
       UserError: all its values are numbers, which may be anything, and nothing is said; or a row is
-        there twice (several grids in one file).
+        there twice (several grids in one file), or something else stands below.
     """
     letters = [(row[0] or "").upper() for row in sheet.rows]
+    if other := next((row[0] or "" for row in sheet.rows if not _is_letter(row[0])), None):
+        raise UserError(
+            f"{sheet.name} is shaped like a plate, and has more below it ({other!r}). Give each"
+            " plate, or each kind of value, a file of its own, or write one row a well with the"
+            " columns plate, well and what the wells hold."
+        )
     if twice := next((one for one in letters if letters.count(one) > 1), None):
         raise UserError(
             f"{sheet.name} is shaped like a plate, and has row {twice} twice: several plates in one"

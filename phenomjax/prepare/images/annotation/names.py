@@ -23,11 +23,12 @@ SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "experiment": (("experimentname", "experimentid"),),
     "plate": (
         ("assayplatebarcode", "platebarcode", "assayplate", "barcode"),
+        ("destinationplatebarcode", "destinationplatename", "destinationplate"),
         ("plateid", "platename", "plateno", "platenumber"),
     ),
     "well": (
         ("wellposition", "wellid", "wellname", "wellcode", "welllocation", "assaywell", "address"),
-        ("position", "wells"),
+        ("position", "wells", "destinationwell"),
     ),
     "row": (("wellrow", "platerow", "rowid"),),
     "column": (("col", "wellcolumn", "wellcol", "platecolumn", "platecol", "columnid"),),
@@ -247,7 +248,8 @@ def _doubled(sheet: Sheet, name: str, places: list[int]) -> UserError:
     columns = [sheet.columns[place] for place in places]
     if len(set(columns)) < len(columns):
         return UserError(
-            f"{sheet.name}: two columns are named {columns[-1]!r}. Rename or remove one of them."
+            f"{sheet.name}: two columns are named {columns[-1]!r}. Rename or remove one of them, or"
+            f" leave them out: {flag(columns[-1], 'ignore')}."
         )
     choices = " or ".join(flag(column, name) for column in columns if column != name)
     others = " ".join(flag(column, "ignore") for column in columns[1:])

@@ -90,7 +90,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
     if found.roles and "is_control" not in there:
         there.append("is_control")
     if not there:
-        unused = [name for name in found.unused if name.isprintable()]
+        unused = sorted(found.unused, key=lambda name: _is_of_place(sheet, name))
         raise UserError(
             f"{sheet.name} has none of the columns {', '.join(VALUES)}; it has:"
             f" {_some(sheet.columns)}. Map at least one with --rename, for instance"
@@ -98,7 +98,10 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         )
     kinds: list[roles.Role | None] = []
     if "is_control" not in there:
-        told.append(f"{sheet.name}: no column says which wells are controls, is_control is not set")
+        told.append(
+            f"{sheet.name}: no column says which wells are controls, is_control is not set"
+            + _named_like_controls(sheet, found)
+        )
     if found.roles:
         kinds, words = roles.find_roles(sheet, found.roles)
         (warned if "UNKNOWN" in words or "no word tells" in words else told).append(words)
@@ -127,10 +130,30 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
     )
 
 
+def _named_like_controls(sheet: Sheet, found: Columns) -> str:
+    """ " ('DMSO' in Compound, 16 rows, may be some: add ...)" where a perturbation sounds so."""
+    for name in ("perturbation", "gene"):
+        texts = sheet.values(found.places[name]) if name in found.places else []
+        for text in dict.fromkeys(texts):
+            if text is not None and roles.role_of(text) == "negative":
+                return (
+                    f" ({text!r} in {sheet.columns[found.places[name]]}, {texts.count(text)} rows,"
+                    " may be some: add a column is_control, true or false)"
+                )
+    return ""
+
+
 def _some(columns: Sequence[str]) -> str:
     """Up to 20 names of columns."""
     more = f" and {len(columns) - 20} more" if len(columns) > 20 else ""
     return ", ".join(columns[:20]) + more
+
+
+def _is_of_place(sheet: Sheet, column: str) -> bool:
+    """Whether a column rather counts or places than names what a well holds."""
+    held = [v for v in sheet.values(sheet.columns.index(column)) if v is not None]
+    placed = any(word in names.plain(column) for word in ("plate", "well", "row", "col", "barcode"))
+    return placed or all(value.replace(".", "").isdecimal() for value in held)
 
 
 def _called(sheet: Sheet, found: Columns) -> dict[str, str]:
@@ -187,6 +210,7 @@ def _no_well(sheet: Sheet, paths: Sequence[Path]) -> UserError:
         if (held := [value for value in sheet.values(place) if value is not None])
         and all(map(looks_like_well, held))
     ]
+    holders.sort(key=lambda column: "well" not in names.plain(column))
     start = (
         f"{sheet.name} has no column 'well' (nor 'row' and 'column'); it has:"
         f" {_some(sheet.columns)}."

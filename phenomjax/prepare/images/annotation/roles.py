@@ -32,12 +32,12 @@ _WORDS: dict[Role, tuple[str, ...]] = {
         *("scrambled", "scramble", "scrambledcontrol", "vehicle", "vehiclecontrol", "dmso"),
         *("dmsocontrol", "solvent", "solventcontrol", "mock", "mockcontrol", "untreated"),
         *("untreatedcontrol", "nocut", "cuttingcontrol", "ctlvehicle", "ctlvector", "ctluntrt"),
-        *("crisprcontrol", "controlnegative", "lowcontrol", "nct"),
+        *("crisprcontrol", "controlnegative", "lowcontrol", "nct", "neutral", "neutralcontrol"),
     ),
     "positive": (
         *("poscon", "positivecontrol", "poscontrol", "posctrl", "posctl", "positive", "pos", "pc"),
         *("posconcp", "poscondiverse", "posconorf", "poscondrug", "trtposcon", "highcontrol"),
-        *("controlpositive",),
+        *("controlpositive", "inhibitorcontrol", "stimulatorcontrol"),
     ),
     "treated": (
         *("trt", "treatment", "treated", "sample", "test", "compound", "drug", "perturbation"),

@@ -41,7 +41,7 @@ def plain(column: str) -> str:
 @functools.lru_cache(2**12)
 def well_of(text: str) -> str:
     """A well as the bank spells it: "a 2", "A-2", "A002" -> "A02"."""
-    return normalise_well(re.sub(r"\s", "", text))
+    return normalise_well(re.sub(r"\s", "", text).removeprefix("'"))
 
 
 @functools.lru_cache(2**17)
@@ -53,9 +53,10 @@ def number_of(text: str) -> str:
 
 def plate_of(text: str) -> str:
     """A plate as it is compared where no plate has exactly its name: without leading zeros, pandas'
-    ".0", capitals, and the time of measurement that Harmony appends ("NAME__2020-01-01T...").
+    ".0", the apostrophe by which Excel keeps a text, capitals, and the time of measurement that
+    Harmony appends ("NAME__2020-01-01T...").
     """
-    return number_of(re.sub(r"__\d{4}-\d\d-\d\d.*", "", text.strip())).casefold()
+    return number_of(re.sub(r"__\d{4}-\d\d-\d\d.*", "", text.strip().removeprefix("'"))).casefold()
 
 
 def looks_like_well(text: str) -> bool:
