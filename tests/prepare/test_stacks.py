@@ -1,13 +1,15 @@
 """Files of several pages: every page gets its channel, z, time and field, or is named."""
 
+import hashlib
 import io
+import struct
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
-from phenomjax.prepare.images import stacks
+from phenomjax.prepare.images import readers, stacks
 from phenomjax.prepare.images.formats.axes import Place, describe
 from phenomjax.prepare.images.records import BadFile, ImageKey, Plane
 from phenomjax.system.errors import UserError
@@ -268,6 +270,33 @@ def test_micro_manager(tmp_path, monkeypatch):
     assert places(tmp_path / "a.tif") == grid(z=3, c=2)
     said = describe(tmp_path / "a.tif")
     assert (said.labels[2], said.pixel_size_um, said.largest_value) == ("GFP", 0.5, 4095)
+
+
+def write_stk(path, z_distance):
+    """A MetaMorph stack: one page, its planes behind each other, UIC tags that count them."""
+    count, (height, width) = len(PIXELS), PIXELS.shape[1:]
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 16), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 1), (273, 4, 1, 1000), (277, 3, 1, 1), (278, 3, 1, height)]
+    tags += [(279, 4, 1, height * width * 2), (33628, 4, 1, 600), (33629, 5, count, 700)]
+    tags += [(33630, 5, count, 900), (33631, 4, count, 980)]
+    head = bytearray(1000)
+    struct.pack_into("<2sHIH", head, 0, b"II", 42, 8, len(tags))
+    for i, tag in enumerate(tags):
+        struct.pack_into("<HHII", head, 10 + 12 * i, *tag)
+    struct.pack_into("<II", head, 600, 0, 1)
+    for i in range(count):
+        day = (2451545, 1000 * i)
+        struct.pack_into("<6I", head, 700 + 24 * i, z_distance, 1, *day, *day)
+        struct.pack_into("<II", head, 900 + 8 * i, 500, 1)
+    path.write_bytes(bytes(head) + PIXELS.tobytes())
+
+
+@pytest.mark.parametrize(("z_distance", "axis"), [(5, "z"), (0, "t")])
+def test_metamorph_stacks(tmp_path, z_distance, axis):
+    write_stk(tmp_path / "a.stk", z_distance)
+    assert places(tmp_path / "a.stk") == grid(**{axis: 6})
+    read = readers.read_planes(tmp_path, "a.stk", hashlib.sha256(), [4, 1])
+    np.testing.assert_array_equal(read, PIXELS[[4, 1]])
 
 
 def test_a_claim_of_absurd_size_is_refused(tmp_path):

@@ -63,10 +63,10 @@ def run(options: Options) -> int:
             options.plate_wells,
         )
     )
+    for sentence in found.understood.told:  # before an error of what was made of it
+        log.info("%s", sentence)
     plan = grouping.make_images(options.source, found.listing, found.understood, wanted_planes)
     plan = plan._replace(single=found.single)
-    for sentence in plan.told:
-        log.info("%s", sentence)
     log.info(
         "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
     )

@@ -10,7 +10,11 @@ import numpy as np
 from phenomjax.prepare.images.formats import kinds, pages
 from phenomjax.prepare.images.records import BadFile
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jp2", ".j2k", ".jpx")
+# .stk (MetaMorph), .lsm (Zeiss) and those of TIFFs above 4 GB are TIFFs by another name
+SUFFIXES = (
+    *(".png", ".tif", ".tiff", ".jp2", ".j2k", ".jpx"),
+    *(".stk", ".lsm", ".btf", ".tf2", ".tf8"),
+)
 
 
 def read_planes(

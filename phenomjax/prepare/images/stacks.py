@@ -64,10 +64,10 @@ def parse_pages(text: str | None) -> Meaning | None:
     return meaning
 
 
-def describe_all(source: Path, files: Iterable[str]) -> Described:
+def describe_all(source: Path, files: Iterable[str], *, quiet: bool = False) -> Described:
     """The header of each file, read in threads; a BadFile where it cannot be read."""
     wanted = sorted(set(files))
-    progress = Progress("read headers", len(wanted), "files")
+    progress = None if quiet else Progress("read headers", len(wanted), "files")
 
     def read(file: str) -> StackAxes | BadFile:
         try:
@@ -80,13 +80,14 @@ def describe_all(source: Path, files: Iterable[str]) -> Described:
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         for file, described in zip(wanted, pool.map(read, wanted), strict=True):
             found[file] = described
-            progress.update(1)
+            if progress:
+                progress.update(1)
     return found
 
 
 def has_several(source: Path, files: Sequence[str]) -> bool:
     """Whether a file of these holds several planes; bad files do not count."""
-    described = (one for one in describe_all(source, files).values())
+    described = (one for one in describe_all(source, files, quiet=True).values())
     return any(isinstance(one, StackAxes) and len(one.places) > 1 for one in described)
 
 
@@ -311,6 +312,7 @@ class _Unfolding:
         )
         lines = [
             f"{count} files hold {shape} each, {'by ' + said if said else 'as it was declared'}"
+            + (" (when they are something else: --pages c, z or t)" if said == "ImageJ" else "")
             for (said, shape), count in shapes.most_common(5)
         ]
         if self.numbered and self.counts and not self.meaning:

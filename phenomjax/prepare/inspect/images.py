@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
-from phenomjax.prepare.images import sameness
+from phenomjax.prepare.images import findings, sameness
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import sequences, source_files, suspicions
 from phenomjax.system import processes
@@ -161,6 +161,9 @@ def describe(bank: ImageBank) -> str:
         )
         size = attributes["pixel_size_um"]
         lines["pixel size"] = f"{size} micrometres" if size else "not recorded"
+        for name in (findings.REJECTED, findings.REMARKS):
+            if listed := findings.reasons(bank.path / name):
+                lines[name.removesuffix(".parquet")] = f"{findings.counted(listed)} ({name})"
     metadata = {}
     for name in bank.metadata.column_names:
         column = bank.metadata[name]
