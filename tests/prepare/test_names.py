@@ -392,6 +392,30 @@ def test_odd_folders_are_named_and_the_rest_is_kept(tmp_path):
         run(raw / "P", tmp_path / "c.zarr", "phenix")
 
 
+def test_images_in_two_formats(tmp_path):
+    for well in ("A01", "A02"):
+        write(tmp_path / "raw" / "P", f"{well}_s1_w1.tif", 7)
+        shutil.copy(
+            tmp_path / "raw" / "P" / f"{well}_s1_w1.tif",
+            tmp_path / "raw" / "P" / f"{well}_s1_w1.png",
+        )
+    with pytest.raises(UserError, match="both say they are channel 1") as error:
+        run(tmp_path / "raw", tmp_path / "a.zarr", "imagexpress")
+    offered = re.findall(r"--exclude '([^']+)'", str(error.value))[0]
+    found, code = run(tmp_path / "raw", tmp_path / "b.zarr", "imagexpress", exclude=offered)
+    assert values(found) == [[7], [7]] and code == 0
+
+
+def test_the_offered_layout_fits(tmp_path):
+    write_harmony(tmp_path / "raw", 7)
+    with pytest.raises(UserError, match=r"None of the 1 images .*fit --layout jump or") as error:
+        run(tmp_path / "raw", tmp_path / "a.zarr", "rxrx1")
+    offered = re.findall(r"--layout (\w+) or (\w+)", str(error.value))[0]
+    for number, layout in enumerate(offered):
+        found, _ = run(tmp_path / "raw", tmp_path / f"{number}.zarr", layout)
+        assert values(found) == [[7]]
+
+
 def test_plates_that_differ_in_leading_zeros_stay_apart(tmp_path):
     for plate, value in (("007", 7), ("7", 8)):
         for well in ("A01", "A02"):

@@ -61,12 +61,14 @@ LAYOUTS = {
                 r"(?P<experiment>[^/_]+)_(?P<plate>\d+)_(?P<well>[A-Z]{1,2}\d\d)(?:_s(?P<site>\d+))?_w(?P<channel>\d+)\.\w+",
             ),
             _CELL_PAINTING,
+            assumed="RxRx",
         ),
         FileLayout(
             "rxrx3",
             "gene-001/Plate1/AA41_s1_1.jp2",
             (_RXRX_TREE + r"(?P<well>[A-Z]{1,2}\d\d)_s(?P<site>\d+)_(?P<channel>\d+)\.\w+",),
             _CELL_PAINTING,
+            assumed="RxRx",
         ),
         FileLayout(
             "jump",

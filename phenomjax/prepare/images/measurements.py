@@ -44,9 +44,13 @@ def mend(one: str, two: str, plate: str | None) -> str:
 
 def apart(one: str, other: str) -> tuple[str, str]:
     """Patterns of --exclude that fit one of two files each: the folders in which they differ, or
-    the files themselves.
+    the suffixes, or the files themselves.
     """
-    left, right = PurePosixPath(one).parts, PurePosixPath(other).parts
+    first, second = PurePosixPath(one), PurePosixPath(other)
+    suffixes = (first.suffix, second.suffix)
+    if first.with_suffix("") == second.with_suffix("") and len({*map(str.lower, suffixes)}) > 1:
+        return f"*{suffixes[0]}", f"*{suffixes[1]}"  # all are there in two formats
+    left, right = first.parts, second.parts
     same = next(
         (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b),
         min(len(left), len(right)) - 1,

@@ -263,6 +263,8 @@ def _nothing_matched(
             for file in unknown[:20]
         )
     ]
+    if any(re.search(r"\.ome\.tiff?$", file.lower()) for file in unknown):
+        fits.append("ome-tiff")
     hint = f"They fit --layout {' or '.join(fits)}."
     if not fits and layout.patterns:
         hint = "Give --layout generic and a --pattern for them."

@@ -199,7 +199,8 @@ def _is_single(understood: Understood) -> bool:
 def _channels_told(request: Request, named: Understood) -> list[str]:
     """What channels are called where only the names of an instrument's files say it."""
     layout, items = request.layout, request.channels
-    if not layout.has_index or not named.planes or (items and all("=" in one for one in items)):
+    said = items and all("=" in one for one in items)
+    if not (layout.has_index or layout.assumed) or not named.planes or said:
         return []
     numbers = sorted({plane.channel for plane in named.planes}, key=natural)
     if not all(one.isdecimal() for one in numbers):  # IN Cell's are names
@@ -214,8 +215,7 @@ def _channels_told(request: Request, named: Understood) -> list[str]:
     return [
         f"channels are called as {layout.assumed} numbers them, because --layout {layout.name} asks"
         f" for it: {', '.join(known)}. Nothing in the source says so, and others number theirs"
-        f" otherwise: --channels {numbers[0]}=NAME,... names them, --layout phenix keeps the"
-        " numbers"
+        f" otherwise: --channels {numbers[0]}=NAME,... names them"
     ]
 
 
