@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ log = logging.getLogger("phenomjax")
 Arguments = dict[str, Any]
 _LISTS = {"rejected.parquet"}  # all that is left where nothing could go into a bank
 SOURCES = "sources"  # the stamps, among the arguments that a bank records
+DATES = "sources.json"  # beside them in the bank: {path: date}, so that little is read again
 _OLDER = re.compile(r"(.*) \((\d+) bytes\)")  # how sources were recorded before their content was
 
 
@@ -54,8 +55,12 @@ class Stamp:
         return self.path, self.bytes, self.modified_ns
 
     def to_json(self) -> dict[str, str | int]:
-        """As a bank records it."""
+        """All of it, as JSON has it."""
         return asdict(self)
+
+    def recorded(self) -> dict[str, str | int]:
+        """As a bank records it: without the date, which says nothing of the bank."""
+        return {name: value for name, value in asdict(self).items() if name != "modified_ns"}
 
 
 def changed(before: Sequence[Stamp], verify: bool = False) -> list[str]:
@@ -252,7 +257,10 @@ def is_finished(
             f"`out` {out} is a {kind} that another program wrote. Give the name of a new folder."
         )
     before, stamps = _split_older(before)
-    stamps = [Stamp(**row) for row in before.pop(SOURCES, [])] or stamps
+    dates = files.read_json(out / DATES) if (out / DATES).is_file() else {}
+    recorded_stamps = [Stamp(**row) for row in before.pop(SOURCES, [])]
+    dated = [replace(one, modified_ns=dates.get(one.path, 0)) for one in recorded_stamps]
+    stamps = dated or stamps
     same = {name: value for name, value in before.items() if name != "phenomjax"}
     mend = f"Give the same to reuse it, another `out`, or delete {out} to start again."
     try:

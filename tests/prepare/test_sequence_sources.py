@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -74,6 +75,26 @@ def test_a_bank_of_an_older_phenomjax(tmp_path, caplog):
     assert "recorded nothing of their content" in caplog.text
     path.write_text(">a\nMKVM\n")
     with pytest.raises(UserError, match="it had 7 bytes, it has 8 now"):
+        prepare(out, path)
+
+
+def test_a_bank_of_touched_files_is_the_same(tmp_path, caplog):
+    path, out = tmp_path / "a.fasta", tmp_path / "b.zarr"
+    path.write_text(">a\nMKV\n")
+    prepare(out, path)
+    before = contents(out)
+    os.utime(path, (1, 1))
+    caplog.set_level("INFO", "phenomjax")
+    assert prepare(out, path) == EXIT_DONE
+    assert "has another date, and the same content" in caplog.text
+    shutil.rmtree(out)
+    prepare(out, path)
+    again = contents(out)
+    assert before.pop("sources.json") != again.pop("sources.json") and before == again
+    (out / "sources.json").unlink()  # a bank that was copied without it
+    assert prepare(out, path) == EXIT_DONE
+    path.write_text(">a\nMKW\n")
+    with pytest.raises(UserError, match="its content: sha256 was"):
         prepare(out, path)
 
 

@@ -120,6 +120,7 @@ def _check(bank: TokenBank) -> list[str]:
         "zarr.json",
         "rejected.parquet",
         "in_no_cluster.parquet",
+        "sources.json",
     }
     found = (
         str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file()

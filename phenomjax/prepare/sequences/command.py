@@ -233,7 +233,7 @@ def prepare(
             job.assemble()
             if stop.is_set():
                 return _stopped()
-            stamps = {growing.SOURCES: [stamp.to_json() for stamp in job.stamps()]}
+            stamps = {growing.SOURCES: [stamp.recorded() for stamp in job.stamps()]}
             recorded = {"prepare": arguments | stamps | {"phenomjax": __version__}}
             recorded |= {"counts": counts | job.repeated_ids()}
         job.finish(recorded)

@@ -156,13 +156,14 @@ class SequenceJob:
             sum(self._size(*unit.argument) for unit in some) for some in (units, left)
         )
         progress = Progress("read", total // 1000, "kB", done=(total - missing) // 1000)
-        sizes = {unit.name: self._size(*unit.argument) for unit in left if unit.argument[0].divided}
-        read = [unit.argument[0] for unit in left if unit.argument[1] != HASH]
-        streams = [source for source in read if not source.divided]
+        read = [unit for unit in left if unit.argument[1] != HASH]
+        sizes = {unit.name: self._size(*unit.argument) for unit in read if unit.argument[0].divided}
+        streams = [unit.argument[0] for unit in read if not unit.argument[0].divided]
         with _Watch(self.settings, streams, progress, self.stop):
             run = functools.partial(scan, self.settings)
             for name, _ in self._pool(len(left)).run(self.work, run, left, self.stop):
-                progress.update(sizes.get(name, 0) // 1000)
+                if name in sizes:
+                    progress.update(sizes[name] // 1000)
 
     def _check_first_ids(self, file: clusters.ClusterFile) -> None:
         """Looks up the first ids of the files, before hours of work."""
@@ -347,6 +348,8 @@ class SequenceJob:
         edges = [int(layout.records[split * pieces]) for split in range(len(SPLITS) + 1)]
         spans = {name: edges[i : i + 2] for i, name in enumerate(SPLITS)}
         ordered = dict(sorted(checksums.items(), key=lambda item: (len(item[0]), item[0])))
+        dates = {stamp.path: stamp.modified_ns for stamp in self.stamps()}
+        files.write_json(path / growing.DATES, dates)
         words = vocabulary(self.settings.alphabet)
         write_description(path, words, self.settings.boundary, spans, options, ordered)
 
