@@ -3,8 +3,9 @@ their cells as the texts that a CSV would have.
 """
 
 import datetime
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from phenomjax.data.compressed import Damaged, Stream
@@ -72,7 +73,7 @@ def open_workbook(contents: Contents, sheet: str | None) -> Opened:
         ) from None
     try:
         book = openpyxl.load_workbook(_file(contents), data_only=True)
-        formulas = openpyxl.load_workbook(_file(contents))
+        formulas = functools.cache(lambda: openpyxl.load_workbook(_file(contents)))
     except Exception as error:  # openpyxl lets through whatever its parsers raise
         raise _damaged(contents, error) from None
     sheets = {one.title: one for one in book.worksheets}
@@ -83,7 +84,7 @@ def open_workbook(contents: Contents, sheet: str | None) -> Opened:
         )
     shown = [one.title for one in book.worksheets if one.sheet_state == "visible"]
     for title in [sheet] if sheet is not None else shown:
-        rows = _sheet_rows(contents, sheets[title], formulas[title])
+        rows = _sheet_rows(contents, sheets[title], formulas)
         if rows:
             break
     else:
@@ -101,24 +102,43 @@ def open_workbook(contents: Contents, sheet: str | None) -> Opened:
     return Opened(tuple(columns), iter(rows[1:]), ", ".join(said))
 
 
-def _sheet_rows(contents: Contents, sheet: Any, formulas: Any) -> list[tuple[int, list]]:
-    """The rows that hold anything, from the first column that does."""
+def _sheet_rows(
+    contents: Contents, sheet: Any, formulas: Callable[[], Any]
+) -> list[tuple[int, list]]:
+    """The rows that hold anything, from the first column that does.
+
+    Cells that are merged downwards (one plate beside all its wells) have their value in each row.
+    """
+    below: dict[tuple[int, int], object] = {}
+    for merged in sheet.merged_cells.ranges:
+        if merged.min_col == merged.max_col:
+            value = sheet.cell(merged.min_row, merged.min_col).value
+            below |= {cell: value for cell in merged.cells}
     rows = []
     for number, cells in enumerate(sheet.iter_rows(), 1):
-        values = [_text(cell.value) for cell in cells]
-        for cell in cells:
-            if cell.value is None and formulas[cell.coordinate].data_type == "f":
-                raise UserError(
-                    f"{contents.path}, sheet '{sheet.title}', cell {cell.coordinate} holds a"
-                    f" formula ({formulas[cell.coordinate].value}) whose value was never computed."
-                    " Open the workbook in Excel or LibreOffice, and save it."
-                )
+        values = [
+            _text(below.get((number, column), cell.value)) for column, cell in enumerate(cells, 1)
+        ]
+        if any(cell.value is not None for cell in cells):
+            for cell in cells:
+                if cell.value is None:
+                    _check_formula(contents, cell, formulas()[sheet.title])
         if any(value is not None and value.strip() for value in values):
             rows.append((number, values))
     if not rows:
         return []
     used = [i for i in range(len(rows[0][1])) if any(r[i] is not None for _, r in rows)]
     return [(number, values[used[0] : used[-1] + 1]) for number, values in rows]
+
+
+def _check_formula(contents: Contents, cell: Any, sheet: Any) -> None:
+    """A formula that a program wrote and none has computed reads like an empty cell."""
+    if sheet[cell.coordinate].data_type == "f":
+        raise UserError(
+            f"{contents.path}, sheet '{sheet.title}', cell {cell.coordinate} holds a formula"
+            f" ({sheet[cell.coordinate].value}) whose value was never computed. Open the workbook"
+            " in Excel or LibreOffice, and save it."
+        )
 
 
 def _filled(row: tuple[int, list[str | None]]) -> list[str]:

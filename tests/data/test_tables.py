@@ -207,6 +207,19 @@ def test_workbooks(tmp_path):
         read(tmp_path, path.read_bytes()[:-100], "cut.xlsx")
 
 
+def test_merged_cells_of_a_workbook(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    rows = [["All plates", None], ["plate", "well"], ["P1", "A01"], [None, "A02"], ["P2", "A01"]]
+    path = workbook(tmp_path / "m.xlsx", {"S": rows})
+    book = openpyxl.load_workbook(path)
+    for cells in ("A1:B1", "A3:A4"):
+        book["S"].merge_cells(cells)
+    book.save(path)
+    table = tables.read_table(path)
+    assert table.columns == ("plate", "well") and "title 'All plates'" in table.said
+    assert table.rows == [("P1", "A01"), ("P1", "A02"), ("P2", "A01")]
+
+
 def test_without_openpyxl(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     with pytest.raises(UserError, match=r"pip install 'phenomjax\[excel\]'"):

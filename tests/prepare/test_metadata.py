@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from phenomjax.data.images import opening
 from phenomjax.prepare.images import metadata
 from phenomjax.prepare.images.records import ImageKey
 from phenomjax.system.errors import UserError
 from tests.data.test_tables import workbook
+from tests.prepare.test_images import prepare, write_rxrx1
 
 PLATE = "SQ00015195"
 KEYS = [ImageKey(None, PLATE, well, "1") for well in ("A01", "A02")]
@@ -459,6 +461,23 @@ def test_tables_that_do_not_belong_together(tmp_path):
     none = _write(tmp_path, "compound,gene\na,x\n", "n.csv")
     with pytest.raises(UserError, match="None of the tables has a column 'well'"):
         joined([none, table])
+
+
+def test_the_command_takes_several_tables_and_knows_them_again(tmp_path, caplog):
+    write_rxrx1(tmp_path / "raw", channels=2)
+    rows = [["Plate", "Well", "drug"], [1.0, "A1", "x"], [None, "A2", "y"], [1.0, "B1", "y"]]
+    workbook(tmp_path / "b.xlsx", {"Notes": [["x"]], "Wells": rows})
+    options = {"metadata": [f"{tmp_path}/b.xlsx#Wells", _write(tmp_path, "drug,gene\nx,TP53\n")]}
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        assert prepare(tmp_path / "raw", tmp_path / "b.zarr", **options) == 0
+        assert prepare(tmp_path / "raw", tmp_path / "b.zarr", **options) == 0
+    assert "Nothing to do" in caplog.text and "1 rows name no plate" in caplog.text
+    columns = opening.open_bank(tmp_path / "b.zarr").metadata
+    assert columns["gene"].to_pylist() == ["TP53", None, None, None]
+    assert columns["perturbation"].to_pylist() == ["x", None, "y", None]
+    _write(tmp_path, "drug,gene\nx,MYC\n")
+    with pytest.raises(UserError, match="made with other settings"):
+        prepare(tmp_path / "raw", tmp_path / "b.zarr", **options)
 
 
 def test_two_tables_of_wells(tmp_path, caplog):

@@ -114,6 +114,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
             )
     keys = [key for key in KEYS if key in found.places or key == "well"]
     texts = [_key_texts(row, keys, found) for row in sheet.rows]
+    warned += _nameless(sheet, keys, texts)
     site = found.places.get("site")
     return Annotations(
         sheet.name,
@@ -128,6 +129,19 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         any(names.plain(column) in merging.PLATE_MAPS for column in sheet.columns),
         _called(sheet, found),
     )
+
+
+def _nameless(sheet: Sheet, keys: Sequence[str], texts: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows that leave a key empty describe no image; as below a cell that was merged."""
+    found = []
+    for place, key in enumerate(keys):
+        rows = [number for number, one in enumerate(texts) if one[place] in ("", "/")]
+        if rows:
+            found.append(
+                f"{sheet.name}: {len(rows)} rows name no {key}, so they describe no image (the"
+                f" first: {sheet.where[rows[0]]})"
+            )
+    return found
 
 
 def _named_like_controls(sheet: Sheet, found: Columns) -> str:
