@@ -144,6 +144,9 @@ def test_no_row_fits(tmp_path):
     table = _write(tmp_path, "plate,well,gene\nP1,A1,TP53\nP2,A2,MYC\n")
     with pytest.raises(UserError, match=r"No plate is the same. Correct the table"):
         joined(table)
+    rows = f"1,{PLATE},A1,TP53\n2,{PLATE},A2,MYC\n"
+    table = _write(tmp_path, "Plate,Bar Code,well,gene\n" + rows)
+    assert mended(table, match="No plate is the same. The column Bar Code has some: ") == GENES
     table = _write(tmp_path, f"plate,well,gene\n{PLATE},B1,TP53\n")
     with pytest.raises(UserError, match=r"images' like SQ00015195/A01/1 .*No well is the same. Co"):
         joined(table)
@@ -200,6 +203,7 @@ def _write(tmp_path, text, name="m.csv"):
         ("plate;well;concentration", "{};A1;1,5 mM", {"concentration": 1500.0}),
         ("plate,well,is_control", "{},A1,negcon", {"is_control": True}),
         ("plate,well,gene,extra", "{},A1,TP53,NA", {"gene": "TP53"}),
+        ("plate,well,treatment", "{},A1,compound1\nP,A1,DMSO", {"perturbation": "compound1"}),
     ],
 )
 def test_columns_are_found_by_the_fields_names(tmp_path, header, row, expected, caplog):
@@ -233,6 +237,7 @@ def test_columns_are_found_by_the_fields_names(tmp_path, header, row, expected, 
         ("Control", ["1", "0"], [True, False], ["control", None]),
         ("Metadata_control_type", ["negcon1", "what"], [True, None], ["control", None]),
         ("sample type", ["untreated", "sample"], [True, False], ["control", None]),
+        ("Metadata_pert_type", ["ctrl1", "trt"], [True, False], ["control", None]),
         ("condition", ["DMSO", "treated"], [True, False], ["control", None]),
     ],
 )

@@ -68,6 +68,7 @@ class Joiner:
         read = reading.read([paths] if isinstance(paths, Path) else list(paths), rename)
         self.path, self.keys, self.values, self.told = read.name, read.keys, read.values, read.told
         self._plate_maps, self._columns = read.plate_maps, read.columns
+        self._sheet = read.sheet
         for sentence in read.told:
             log.info("%s", sentence)
         for sentence in read.warned:
@@ -175,12 +176,27 @@ class Joiner:
             if set(its) & set(images):
                 continue
             start += f" No {name} is the same."
+            if holder := self._holder(name, set(images)):
+                return UserError(
+                    f"{start} The column {holder} has some: {rename_flag(holder, name)}."
+                )
             if name != "well" and len(set(its)) == len(set(images)) == 1:
                 return UserError(
                     f"{start} If {its[0] or 'it'} is {images[0] or 'what the images show'}, leave"
                     f" the column out: {rename_flag(self._columns[name], 'ignore')}."
                 )
         return UserError(f"{start} Correct the table, or give the one that belongs to the images.")
+
+    def _holder(self, name: str, images: set[str]) -> str | None:
+        """The column, of those that are not the key's own, that has a value of the images."""
+        way = {"well": well_of, "site": number_of}.get(name, plate_of)
+        wanted = {way(text) for text in images if text}
+        if name != "site":
+            for place, column in enumerate(self._sheet.columns):
+                held = {way(text) for text in self._sheet.values(place) if text is not None}
+                if column and column != self._columns.get(name) and held & wanted:
+                    return column
+        return None
 
     def _check_experiments(self, plates: set[tuple[str | None, str]]) -> None:
         if "experiment" not in self.keys:

@@ -32,6 +32,7 @@ class Annotations(NamedTuple):
       site_by_synonym: whether the sites come from a column that is not called so.
       plate_maps: whether a column names the plate map of each row.
       columns: {name of KEYS or VALUES: how the table calls the column}.
+      sheet: the table, as it was put together.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Annotations(NamedTuple):
     site_by_synonym: bool
     plate_maps: bool
     columns: dict[str, str]
+    sheet: Sheet
 
 
 def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
@@ -128,6 +130,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
         site is not None and names.plain(sheet.columns[site]) != "site",
         any(names.plain(column) in merging.PLATE_MAPS for column in sheet.columns),
         _called(sheet, found),
+        sheet,
     )
 
 

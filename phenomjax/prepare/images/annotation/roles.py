@@ -57,7 +57,8 @@ def role_of(word: str) -> Role | None:
     """The role that a word means; None of an unknown word."""
     found = ROLES.get(plain(word))
     if found is None and (match := re.fullmatch(r"(\D+?)\d{1,2}", plain(word))):
-        found = ROLES.get(match[1])  # negcon1, poscon2
+        found = ROLES.get(match[1])  # negcon1, poscon2; but compound1 is a perturbation
+        found = None if found == "treated" else found
     return found
 
 
