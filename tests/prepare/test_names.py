@@ -430,6 +430,29 @@ def test_plates_that_differ_in_leading_zeros_stay_apart(tmp_path):
     assert values(found) == [[7], [7], [8], [8]]
 
 
+def test_a_bank_of_an_older_version_is_known_again(tmp_path):
+    """It has no column time, and took leading zeros off plates."""
+    for well in ("A01", "A02"):
+        write(tmp_path / "raw" / "007", f"{well}_s1_w1.tif", 100)
+    whole = tmp_path / "raw" / "007" / "A02_s1_w1.tif"
+    whole.rename(tmp_path / "A02.tif")
+    out, options = tmp_path / "a.zarr", {"pattern": GENERIC}
+    assert prepare(tmp_path / "raw", out, "generic", **options) == 0
+    table = pq.read_table(out / "metadata.parquet").drop_columns(["time"])
+    place = table.column_names.index("plate")
+    pq.write_table(table.set_column(place, "plate", [["7"]]), out / "metadata.parquet")
+    text = (out / "zarr.json").read_text()
+    (out / "zarr.json").write_text(text.replace('"007"', '"7"'))
+    opened = opening.open_bank(out)
+    assert rows(opened, "plate", "well", "time") == [("7", "A01", None)]
+    (tmp_path / "A02.tif").rename(whole)
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", not_in=out, **options) == 0
+    second = opening.open_bank(tmp_path / "b.zarr")
+    assert rows(second, "plate", "well") == [("007", "A02")]
+    numbers = [one.attributes["intensity"]["numbers"] for one in (opened, second)]
+    assert numbers[0]["7"] == numbers[1]["007"]
+
+
 def test_plates_of_another_size_go_into_a_bank_of_their_own(tmp_path, caplog):
     for plate, size in (("P", (16, 16)), ("Q", (24, 20))):
         for well in ("A01", "A02", "A03")[: 3 if plate == "P" else 2]:

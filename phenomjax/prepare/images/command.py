@@ -1,12 +1,15 @@
 """python -m phenomjax.prepare images: raw microscopy files to an image bank."""
 
+import collections
 import logging
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
+from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import (
@@ -27,7 +30,7 @@ from phenomjax.prepare.images.options import Constants, Options
 from phenomjax.prepare.images.percentiles import Known
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import Finding, ImageKey
-from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
@@ -67,6 +70,8 @@ def run(options: Options) -> int:
         log.info("%s", sentence)
     plan = grouping.make_images(options.source, found.listing, found.understood, wanted_planes)
     plan = plan._replace(single=found.single)
+    for sentence in plan.told[len(found.understood.told) :]:
+        log.info("%s", sentence)
     log.info(
         "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
     )
@@ -132,7 +137,18 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """
-    there = set(zip(*(other.metadata[name].to_pylist() for name in ImageKey._fields), strict=True))
+    keys = zip(*(other.metadata[name].to_pylist() for name in ImageKey._fields), strict=True)
+    there = {ImageKey(*key) for key in keys}
+    recorded = (other.attributes.get("intensity") or {}).get("numbers") or {}
+    for plate, before in _plates_spelt_before(plan, other).items():
+        log.info(
+            "plate %s is called %s in %s, as older versions spelt it", plate, before, other.path
+        )
+        there |= {key._replace(plate=plate) for key in there if key.plate == before}
+        for label, numbers in list(recorded.items()):
+            *experiment, name = label.rsplit("/", 1)
+            if name == before:
+                recorded["/".join([*experiment, plate])] = numbers
     new = plan._replace(
         entries=[e for e in plan.entries if e.key not in there],
         rejected=[r for r in plan.rejected if r.key not in there],
@@ -143,12 +159,13 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
         len(plan.entries),
         other.path,
     )
-    if not new.entries and not new.rejected:
+    if not new.entries:
+        still = f" What is rejected still is: {new.rejected[0]}." if new.rejected else ""
         raise UserError(
             f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
-            " prepare."
+            f" prepare.{still}",
+            EXIT_FAILED if still else EXIT_CONFIG,
         )
-    recorded = (other.attributes.get("intensity") or {}).get("numbers") or {}
     # A number is worth what it was counted from: older banks recorded plates without an image.
     shown = {"/".join(part for part in key[:2] if part) for key in there}
     known = {
@@ -157,6 +174,17 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
         if plate in shown and eight_bit.NO_RANGE not in [tuple(pair) for pair in channels.values()]
     }
     return new, known
+
+
+def _plates_spelt_before(plan: ImagePlan, other: bank.ImageBank) -> dict[str, str]:
+    """{plate: what it is called in a bank of a version that took leading zeros off plates}."""
+    file = other.path / "metadata.parquet"
+    if not file.is_file() or "time" in pq.read_schema(file).names:
+        return {}
+    plates = {entry.key.plate or "" for entry in plan.entries}
+    spelt = collections.Counter(map(normalise_number, plates))
+    before = {plate: normalise_number(plate) for plate in plates}
+    return {new: old for new, old in before.items() if new != old and spelt[old] == 1}
 
 
 def _report_finished(out: Path, source: Path) -> int:
