@@ -385,3 +385,17 @@ def test_the_command_that_converts_does(tmp_path, monkeypatch, name):
     exec(code)
     assert prepare(tmp_path / "b.zarr", tmp_path / "x.fasta", gaps="strip") == EXIT_DONE
     assert "MALWM" in stored(tmp_path / "b.zarr").values()
+
+
+def test_smiles_in_fasta_become_lines(tmp_path, monkeypatch):
+    path, out = write(tmp_path, "x.fasta", ">C1 one\nCCO\n>C2\nc1ccccc1\n"), tmp_path / "b.zarr"
+    with pytest.raises(UserError, match="FASTA files hold proteins here, not smiles") as error:
+        prepare(out, path, alphabet="smiles")
+    command = re.search(r"awk .* > NEW\.smi", str(error.value))[0].replace("FILE", path.name)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert prepare(out, tmp_path / "NEW.smi") == EXIT_DONE
+    assert stored(out) == {"C1 one": "CCO", "C2": "c1ccccc1"}
+    text = {"format": "text", "alphabet": "smiles", "overwrite": True}
+    lines = write(tmp_path, "x.txt", ">C1\nCCO\n")
+    assert prepare(out, lines, **text) == EXIT_FAILED and list(stored(out).values()) == ["CCO"]
+    assert rejected(out)[0]["reason"] == "header"

@@ -120,6 +120,8 @@ def _without_mark(numbered: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, 
 
 
 def _parse_line(offset: int, label: str, line: bytes, words: bool) -> Record:
+    if not words and line.startswith(b">"):
+        return Record(offset, label, b"", "header", "a header of FASTA, no sequence")
     if not words and (count := len(line.split())) > 1:
         detail = (
             f"{count} words on a line, of which one sequence must not be made. Formats with names"

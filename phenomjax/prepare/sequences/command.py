@@ -153,8 +153,9 @@ def run(options: Options) -> int:
         )
     if alphabet != "protein" and any(source.kind in FASTAS for source in sources):
         raise UserError(
-            f"FASTA files hold proteins here, not {alphabet}. Give {alphabet} one a line (`format`"
-            " text), as CSV or JSON lines."
+            f"FASTA files hold proteins here, not {alphabet}. Write a sequence and its name a line:"
+            """ awk '/^>/ {name = substr($0, 2); next} {print $0 "\\t" name}' FILE > NEW.smi, and"""
+            " name NEW.smi; or give CSV or JSON lines."
         )
     _check_letters(options, sources, alphabet, column)
     arguments = _arguments(options, sources, alphabet, column)
