@@ -416,6 +416,18 @@ def test_the_offered_layout_fits(tmp_path):
         assert values(found) == [[7]]
 
 
+def test_pipes_are_not_waited_for_and_our_own_pictures_are_no_images(tmp_path):
+    raw = tmp_path / "raw"
+    write(raw / "P", "A01_s1_w1.tif", 7)
+    os.mkfifo(raw / "P" / "A02_s1_w1.tif")
+    out, options = raw / "b.zarr", {"layout": "imagexpress", "intensity": "keep"}
+    assert prepare(raw, out, dry_run=True, **options) == 1
+    assert (raw / "b_dry_run" / "sheet.png").is_file()
+    assert prepare(raw, out, **options) == 1
+    assert [row["file"] for row in listed(out, "rejected")] == ["P/A02_s1_w1.tif"]
+    assert prepare(raw, raw / "c.zarr", exclude="*A02*", **options) == 0
+
+
 def test_plates_that_differ_in_leading_zeros_stay_apart(tmp_path):
     for plate, value in (("007", 7), ("7", 8)):
         for well in ("A01", "A02"):

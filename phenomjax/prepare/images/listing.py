@@ -4,6 +4,7 @@ import collections
 import fnmatch
 import os
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -220,6 +221,8 @@ def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
                     if identity in above:
                         detail = "is a link to a folder above it, a loop: remove the link"
                         rejected.append(Finding("link_loop", detail, shown(path)))
+                    elif _is_ours(source / path):
+                        continue
                     elif not _is_zarr(source / path):
                         folders.append((path + "/", (*above, identity)))
                     elif {"plate", "multiscales"} & attributes_or_none(source / path).keys():
@@ -233,6 +236,10 @@ def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
                     detail = f"is a link to {target}, which is not there: copy the file itself"
                 rejected.append(Finding("dangling_link", detail, shown(path)))
                 continue
+            if not stat.S_ISREG(status.st_mode):
+                detail = "is no file but a device or a pipe: copy what it stands for"
+                rejected.append(Finding("unreadable", detail, shown(path)))
+                continue
             yield path, FileStatus(status.st_size, status.st_mtime_ns)
         waiting.extend(reversed(folders))
 
@@ -240,6 +247,14 @@ def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _is_ours(folder: Path) -> bool:
+    """What --dry-run and inspect write beside a bank."""
+    written = {"_dry_run": "images.csv", "_inspect": "contact_sheet.png"}
+    return any(
+        folder.name.endswith(end) and (folder / file).is_file() for end, file in written.items()
+    )
 
 
 def _is_zarr(folder: Path) -> bool:
