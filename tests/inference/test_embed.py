@@ -19,9 +19,18 @@ from phenomjax import embed, tasks
 from phenomjax.data import text_files
 from phenomjax.data.sequences import bank, vocabulary
 from phenomjax.inference import rows as inference_rows
-from phenomjax.inference.sequences import batches, keys, segments, store, table_queries
+from phenomjax.inference.sequences import (
+    batches,
+    command,
+    keys,
+    queries,
+    segments,
+    store,
+    table_queries,
+)
 from phenomjax.inference.sequences import embed as sequences_embed
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.options import parse
 from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
 
@@ -383,6 +392,8 @@ def test_rejected_records_are_listed_beside_a_file(runs, tmp_path, capsys):
         ("a.csv", "id;seq\np0;{0}\np1;{1}\n", ()),
         ("a.csv", "who,what\np0,{0}\np1,{1}\n", ("--column", "what", "--id", "who")),
         ("a.csv", "ID,SEQUENCE\np0,{0}\np1,{1}\n", ()),
+        ("a.csv", "id,protein,seq\np0,kinase,{0}\np1,not a one,{1}\n", ()),
+        ("a.csv", "id,target_seq,seq\np0,{1}A,{0}\np1,{1}A,{1}\n", ("--column", "seq")),
         ("a.csv", "p0,{0}\np1,{1}\n", ("--no_header", "--column", 2, "--id", 1)),
         ("a.txt", "p0 {0}\np1 {1}\n", ("--format", "named")),
         ("a.dat", "id,seq\np0,{0}\np1,{1}\n", ("--format", "csv")),
@@ -390,17 +401,28 @@ def test_rejected_records_are_listed_beside_a_file(runs, tmp_path, capsys):
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_sequences_of_tables(name, text, options, encoding, runs, tmp_path):
-    if encoding == "utf-16" and name.endswith("jsonl"):
-        pytest.skip("JSON is UTF-8 by its standard")
+def test_sequences_of_tables(name, text, options, encoding, tmp_path):
     sequences = tiny.proteins([9, 12])
     (tmp_path / name).write_bytes(text.format(*sequences).encode(encoding))
-    fasta = tiny.write_fasta(tmp_path / "a.fasta", sequences)
-    assert run(runs["causal_lm"], tmp_path / name, tmp_path / "a.zarr", *options) == 0
-    run(runs["causal_lm"], fasta, tmp_path / "b.zarr")
-    (found, _, table), (expected, _, other) = (read(tmp_path / f"{x}.zarr") for x in "ab")
-    np.testing.assert_array_equal(found, expected)
-    assert table["id"].to_pylist() == other["id"].to_pylist()
+    words = ["--checkpoint", "x", "--out", "y", "--source", tmp_path / name, *options]
+    given = parse(command.Options, [str(word) for word in words], "embed", "")
+    spool, wanted = tmp_path / "tokens", command.wanted_columns(given)
+    found = queries.read([tmp_path / name], "protein", "x", spool, given.format, wanted)
+    assert found.names.to_pylist() == ["p0", "p1"] and not found.rejected
+    for number, sequence in enumerate(sequences):
+        words = vocabulary.vocabulary("protein")
+        assert words.decode(found.sequence(number)) == sequence
+
+
+def test_a_table_is_embedded_as_its_fasta(runs, tmp_path):
+    sequences = tiny.proteins([9, 12])
+    fasta, table = tiny.write_fasta(tmp_path / "a.fasta", sequences), tmp_path / "a.csv"
+    table.write_text("id;seq;x\n" + "".join(f"p{i};{s};0,5\n" for i, s in enumerate(sequences)))
+    for source in (fasta, table):
+        assert run(runs["causal_lm"], source, source.with_suffix(source.suffix + ".zarr")) == 0
+    (one, _, named), (other, _, rows) = (read(tmp_path / f"a.{x}.zarr") for x in ("fasta", "csv"))
+    np.testing.assert_array_equal(one, other)
+    assert named["id"].to_pylist() == rows["id"].to_pylist()
 
 
 def test_a_damaged_table_is_read_to_where_it_ends(runs, tmp_path, monkeypatch):
@@ -465,6 +487,9 @@ def test_rows_of_tables_that_hold_no_sequence_are_named(runs, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             run(runs["causal_lm"], source, tmp_path / "b.zarr", *options)
+    source.write_text("id,target_seq,mutated_sequence\na,MKVLAAG,MKVLAWG\n")
+    with pytest.raises(UserError, match=r"several .* target_seq, mutated_sequence.*--column targ"):
+        run(runs["causal_lm"], source, tmp_path / "b.zarr")
     source.write_text("who,what\na,MKV\n")
     with pytest.raises(UserError, match=r"There are: who, what[.] Name it with --column"):
         run(runs["causal_lm"], source, tmp_path / "b.zarr")

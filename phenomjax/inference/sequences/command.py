@@ -120,7 +120,7 @@ def run(options: Options) -> int:
             model.task.rare,
             work / "tokens",
             options.format,
-            _wanted(options),
+            wanted_columns(options),
             gaps=options.gaps or "reject",
             nucleotides=options.accept_nucleotides,
         )
@@ -151,7 +151,8 @@ def run(options: Options) -> int:
     return _code(found)
 
 
-def _wanted(options: Options) -> table_queries.Wanted:
+def wanted_columns(options: Options) -> table_queries.Wanted:
+    """What the options say of tables and JSON lines."""
     return table_queries.Wanted(options.column, options.id, not options.no_header)
 
 
@@ -168,7 +169,7 @@ def _check_letters(options: Options, alphabet: str) -> None:
     for source in sources if alphabet == "protein" else ():
         texts: Iterable[str] = first_texts(source)
         if source.kind in ("csv", "table", "jsonl"):
-            texts = table_queries.first_texts(source, alphabet, _wanted(options))
+            texts = table_queries.first_texts(source, alphabet, wanted_columns(options))
         found = Letters.of(texts)
         check_proteins(source.path, found, options.gaps, options.accept_nucleotides)
 

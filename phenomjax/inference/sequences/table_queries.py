@@ -82,6 +82,8 @@ def records(
       UserError: no such column, no header, or no table.
     """
     table = tables.open_rows(path, missing=(), header=wanted.header)
+    if wanted.column is None:
+        wanted = wanted._replace(column=_only(path, alphabet, table.columns, wanted))
     place, label = _places(path, alphabet, table.columns, wanted, "column")
     tell(
         "%s: %ssequences are in column '%s', ids %s",
@@ -165,6 +167,29 @@ def _check_header(path: Path, alphabet: str, columns: Sequence[str], wanted: Wan
         " which would be lost. Write a line with names, such as id,sequence, above it"
         f"{flag if wanted.column_setting == 'column' else ''}."
     )
+
+
+def _only(path: Path, alphabet: str, columns: Sequence[str], wanted: Wanted) -> str | None:
+    """Of several columns with usual names the one that holds sequences.
+
+    Raises:
+      UserError: several do.
+    """
+    named = [name for name in columns if _plain(name) in COLUMNS[alphabet]]
+    if len(named) < 2 or len(set(named)) < len(named):
+        return None
+    rows = list(islice(tables.open_rows(path, missing=tables.MISSING).rows, SAMPLE))
+    held = [
+        name
+        for name in named
+        if looks_like([row.values[columns.index(name)] or "" for row in rows if not row.fault])
+    ]
+    if len(held) > 1:
+        raise UserError(
+            f"{path} has several columns that may hold the sequences: {', '.join(held)}. Say which"
+            f" one with `{wanted.column_setting}`, such as `{wanted.column_setting}` {held[0]}."
+        )
+    return held[0] if held else None
 
 
 def _plain(column: str) -> str:
