@@ -148,7 +148,9 @@ def _forget_sizes(description: Path) -> None:
     """
     if description.is_file():
         before = files.read_json(description)
-        if (now := _split_older(before)[0]) != before:
+        now = _split_older(before)[0]
+        now.pop("clusters", None)  # which are among the files that `goes_on` looks at
+        if now != before:
             files.write_json(description, now)
 
 
@@ -197,12 +199,13 @@ def goes_on(
                 for stamp in before
             ]
             differ = changed(before, verify)
-            same = not older and len(before) == len(stamps) and not differ
+            others = [stamp.path for stamp in before] != [stamp.path for stamp in stamps]
+            same = not older and not others and not differ
             if older:
                 log.warning("%s was begun by an older phenomjax, so it begins again", work.parent)
             elif not same:
-                what = differ[0] if differ else "the list of files"
-                log.warning("%s: changed since the job was interrupted, so it begins again", what)
+                what = f"{differ[0]} has changed" if differ else "other files are named"
+                log.warning("%s since the job was interrupted, so it begins again", what)
             else:
                 log.info("the job goes on")
     if not same:

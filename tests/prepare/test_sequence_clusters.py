@@ -144,6 +144,14 @@ def test_a_cluster_file_of_other_sequences(tmp_path, caplog):
     assert listed == [member for _, member in pairs[60:]]
     counts = open_token_bank(out).attributes["options"]["counts"]
     assert counts["in_no_cluster"] == 40 and counts["read"] == counts["kept"] + counts["duplicates"]
+    # the other mend: the right file, with the same --out
+    shutil.rmtree(out)
+    with pytest.raises(UserError, match=r"60 of 100"):
+        prepare(out, source, clusters=clusters)
+    right = tmp_path / "right.tsv"
+    right.write_text(table(pairs))
+    assert prepare(out, source, clusters=right) == EXIT_DONE
+    assert "other files are named since" in caplog.text
     # numbers are found in any table of numbers
     clusters.write_text(table([*pairs, *((f"x{i}", f"x{i}") for i in range(5000))]))
     shutil.rmtree(out)

@@ -212,7 +212,8 @@ def prepare(
     if options.clusters:
         least = options.min_clustered, options.min_cluster_ids
         cluster_file = ClusterFile(options.clusters, *least)
-    with growing.at_work(out, arguments, options.overwrite), stop_on_signals() as stop:
+    begun = {name: value for name, value in arguments.items() if name != "clusters"}
+    with growing.at_work(out, begun, options.overwrite), stop_on_signals() as stop:
         verify = options.verify_sources
         job = SequenceJob(out, sources, settings, jobs, stop, options.clusters, verify)
         steps = (
