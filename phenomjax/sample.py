@@ -155,6 +155,8 @@ def _fill(options: Options, model: SequenceModel, lines: list[str], stop: thread
             " permutation_lm, such as configs/prot_xlnet.py."
         )
     texts = templates.read(options.fill, task.words.name)
+    if options.out.exists() and str(options.out) == options.fill:
+        raise UserError(f"`out` {options.out} is what is read: give another name.")
     wanted = [
         infilling.template(task.words, task.rare, name, text, options.mask) for name, text in texts
     ]

@@ -183,6 +183,8 @@ def test_top_k_keeps_the_likeliest():
 def test_mistakes(workdir, tmp_path):
     others = {n: tiny.write(tmp_path / n, n) for n in ("causal_lm", "bidirectional_lm")}
     twice, empty = tmp_path / "twice.fasta", tmp_path / "empty.fasta"
+    good = tmp_path / "good.fasta"
+    good.write_text(">a\nM_\n")
     twice.write_text(">a\nM_\n>a\nM_\n")
     empty.write_text("\n")
     for checkpoint, options, message in [
@@ -195,6 +197,7 @@ def test_mistakes(workdir, tmp_path):
         (workdir, ("--fill", tmp_path), "neither a file nor a sequence"),
         (workdir, ("--fill", twice), "two records 'a'"),
         (workdir, ("--fill", empty), "has no sequence"),
+        (workdir, ("--fill", good, "--out", good), "is what is read"),
         (workdir, ("--fill", "M_", "--mask", "__"), "--mask is '__'"),
         (workdir, ("--fill", "M_", "--prompt", "M"), "give one of the two"),
         (workdir, ("--fill", "M_", "--top_k", -1), "--top_k is -1"),
