@@ -108,7 +108,8 @@ def test_planes_along_z(tmp_path, z, expected, caplog):
         with pytest.raises(UserError, match=r"Channel 1 has 3 planes along z: 1, 2, 3.*") as error:
             run(tmp_path / "raw", out)
         assert flags(str(error.value), "z") == {"z": "max"}
-        found, code = run(tmp_path / "raw", out, channels="2")  # what is left out lacks nothing
+        flat = flags(str(error.value), "channels")["channels"]
+        found, code = run(tmp_path / "raw", out, channels=flat)  # what is left out lacks nothing
         assert values(found) == [[50]] and code == 0
         return
     found, code = run(tmp_path / "raw", out, z=z)
@@ -150,6 +151,15 @@ def test_time_points(tmp_path):
     assert rows(found, "time") == [("4",)] and values(found) == [[40]]
 
 
+def test_planes_and_times_are_asked_for_at_once(tmp_path):
+    for z, t in itertools.product((1, 2), (1, 2)):
+        write_harmony(tmp_path / "raw", 10 * z + t, z=z, t=t)
+    with pytest.raises(UserError, match=r"2 planes along z.*2 time points") as error:
+        run(tmp_path / "raw", tmp_path / "a.zarr")
+    found, _ = run(tmp_path / "raw", tmp_path / "a.zarr", **flags(str(error.value), "z", "t"))
+    assert values(found) == [[21]]
+
+
 def test_the_plate_does_not_depend_on_where_the_source_points(tmp_path):
     plate = tmp_path / "raw" / "BR1__2020-11-08T18_16_30-Measurement 1" / "images"
     write(plate, "r01c01f01p01-ch1sk1fk1fl1.tiff", 7)
@@ -161,6 +171,9 @@ def test_the_plate_does_not_depend_on_where_the_source_points(tmp_path):
     for number, source in enumerate((tree, tree.parent, tree.parent.parent)):
         found, _ = run(source, tmp_path / f"r{number}.zarr", "rxrx1")
         assert rows(found, "experiment", "plate") == [("E", "2")]
+    write(tmp_path / "ix" / "MyPlate" / "2023-01-15" / "1234" / "TimePoint_1", "A01_s1_w1.TIF", 7)
+    found, _ = run(tmp_path / "ix", tmp_path / "ix.zarr", "imagexpress")
+    assert rows(found, "plate") == [("MyPlate",)]
     write(tmp_path / "g" / "Q", "A01_s1_w1.tif", 7)
     for number, source in enumerate((tmp_path / "g" / "Q", tmp_path / "g")):
         found, _ = run(source, tmp_path / f"g{number}.zarr", "generic", pattern=GENERIC)

@@ -82,7 +82,7 @@ def make_images(
     if not wanted.channels and chosen.set:
         remarks += _unnamed_channels(planes, chosen, left_out)
     grouped = _group(planes, chosen)
-    told += _check_axes(grouped, wanted)
+    told += _check_axes(grouped, wanted, chosen)
     status = _Status(source, listing)
     typical = _typical_depths(grouped)
     several_times = wanted.t == "all" and any(
@@ -196,7 +196,7 @@ def _at(stacks: dict[int | None, Stack], time: int | None) -> Stack:
     return stacks.get(time) or stacks.get(None, {})
 
 
-def _check_axes(grouped: _Grouped, wanted: Wanted) -> list[str]:
+def _check_axes(grouped: _Grouped, wanted: Wanted, chosen: channels.Chosen) -> list[str]:
     """What to say of planes and times.
 
     Raises:
@@ -211,18 +211,22 @@ def _check_axes(grouped: _Grouped, wanted: Wanted) -> list[str]:
                     deep[name].update(stack)
             if len(stacks) > 1:
                 long[name].update(time or 0 for time in stacks)
+    missing = []
     if deep and wanted.z is None:
-        raise UserError(
+        flat = [name for name in chosen.names if name not in deep]
+        without = f", or leave such channels out: --channels {_items(flat, chosen)}" if flat else ""
+        missing.append(
             f"{_axes(deep, 'planes along z')}, and a bank holds one a channel. Add --z max or --z"
-            " mean to project them, --z middle or --z N to take one plane, or leave such channels"
-            " out with --channels."
+            f" mean to project them, --z middle or --z N to take one plane{without}."
         )
     if long and wanted.t is None:
         first = min(min(times) for times in long.values())
-        raise UserError(
+        missing.append(
             f"{_axes(long, 'time points')}. Add --t {first} to take one (any number of them), or"
             " --t all to make an image of each, told apart by the column `time`."
         )
+    if missing:
+        raise UserError(" ".join(missing))
     planes = set[int | None]().union(*deep.values())
     if planes and wanted.z and wanted.z.isdecimal() and int(wanted.z) not in planes:
         raise UserError(f"`z` {wanted.z}: {_axes(deep, 'planes along z')}. Give one of them.")
@@ -238,7 +242,7 @@ def _check_axes(grouped: _Grouped, wanted: Wanted) -> list[str]:
 
 
 def _axes(found: Mapping[str, set], what: str) -> str:
-    name = min(found, key=wells.natural)
+    name = next(iter(found))
     values = sorted(value or 0 for value in found[name])
     which = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
     rest = len(found) - 1

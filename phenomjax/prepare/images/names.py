@@ -18,6 +18,7 @@ _TECHNICAL = re.compile(
     re.IGNORECASE,
 )
 _COLUMNS = {6: 3, 12: 4, 24: 6, 48: 8, 96: 12, 384: 24, 1536: 48}  # by number of wells
+_DATE_AND_NUMBER = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}/[0-9]+")  # of MetaXpress
 _HARMONY_DATE = re.compile(r"__(?:[0-9]{4}-|Measurement).*")
 _FORMAT = re.compile(r"(?:\.ome)?\.(?:zarr|tiff?)$", re.IGNORECASE)
 
@@ -29,6 +30,8 @@ def plate_folder(folder: str) -> str:
     parts = folder.rstrip("/").split("/")
     while len(parts) > 2 and _TECHNICAL.fullmatch(parts[-1]):
         parts.pop()
+    if len(parts) > 3 and _DATE_AND_NUMBER.fullmatch("/".join(parts[-2:])):
+        del parts[-2:]
     return "/".join(parts)
 
 
