@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.config import keys, stored
 from phenomjax.convert import __main__ as convert
 from phenomjax.convert import array_files
 from phenomjax.data import tables
 from phenomjax.data.images import bank, opening
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.export import __main__ as export
+from phenomjax.inference.sequences import command as embed_sequences
 from phenomjax.inference.sequences import queries
 from phenomjax.inference.variants import table as variants
 from phenomjax.inference.variants import wild_type
@@ -43,6 +45,9 @@ def change_a_file(folder: Path, pattern: str, draw: random.Random) -> None:
     files = sorted(path for path in folder.glob(pattern) if path.is_file())
     path = draw.choice(files)
     data = path.read_bytes()
+    if path.suffix in (".h5ad", ".hdf5"):  # of other damage the library of HDF5 itself may hang
+        path.write_bytes(data[: draw.randrange(len(data))])
+        return
     as_json = path.suffix == ".json" or path.name.startswith(".z")
     change = mutations.of_json if as_json and draw.random() < 0.75 else mutations.of_bytes
     path.write_bytes(change(data, draw))
@@ -108,6 +113,39 @@ def profiles(folder: Path) -> None:
     features = np.arange(12, dtype=np.float32).reshape(4, 3)
     names = ("feature_0", "feature_1", "feature_2")
     writing.write(Profiles(features, metadata, names), folder / "p.csv")
+
+
+def profile_parquet(folder: Path) -> None:
+    profiles(folder)
+    reading_of = reading.read(folder / "p.csv")
+    writing.write(reading_of, folder / "q.parquet")
+    writing.write(reading_of, folder / "q.h5ad")
+
+
+def vectors(folder: Path) -> None:
+    run = tiny_language_models.write(folder / "run", "causal_lm", model__alphabet="protein")
+    (folder / "p.fasta").write_text(FASTA)
+    words = ["--checkpoint", run, "--source", folder / "p.fasta", "--out", folder / "e.zarr"]
+    run_as_door(embed_sequences, words)
+    shutil.rmtree(run)
+
+
+def book(folder: Path) -> None:
+    import openpyxl
+
+    sheets = openpyxl.Workbook()
+    for row in (("plate", "well", "gene"), ("P1", "A01", "TP53"), ("P1", "B02", None)):
+        sheets.active.append(row)
+    sheets.save(folder / "t.xlsx")
+
+
+def configuration(task: str) -> Callable[[Path], object]:
+    def make(folder: Path) -> None:
+        config = keys.base(task)
+        config.data.simulate.update({"plates": 1} if task == "mae" else {"families": 1})
+        stored.save(config, folder / "config.json")
+
+    return make
 
 
 def image_bank(folder: Path) -> None:
@@ -192,6 +230,10 @@ def of_wild_type(folder: Path) -> None:
     assert wild_type.read(the_file(folder), "x")
 
 
+def of_configuration(folder: Path) -> None:
+    assert keys.finalize(stored.load(folder / "config.json")).num_steps >= 1
+
+
 def of_tables(folder: Path) -> None:
     found = tables.read_table(the_file(folder))
     assert all(len(row) == len(found.columns) for row in found.rows)
@@ -225,6 +267,14 @@ DOORS = [
     Door("table.gz", one("t.csv.gz", gzip.compress(TABLE.encode(), mtime=0)), of_tables),
     Door("parquet", one("t.parquet", rows([("P1", 1, 2.0), ("P2", 2, None)])), of_tables),
     Door("profiles", profiles, lambda f: reading.read(f / "p.csv"), "p.csv"),
+    Door("parquet profiles", profile_parquet, lambda f: reading.read(f / "q.parquet"), "q.parquet"),
+    Door("h5ad", profile_parquet, lambda f: reading.read(f / "q.h5ad"), "q.h5ad", 0.3),
+    Door("vectors", vectors, lambda f: reading.read(f / "e.zarr"), "e.zarr/**/*", 0.8),
+    Door("xlsx", book, of_tables, "*", 0.5),
+    *(
+        Door(f"configuration {task}", configuration(task), of_configuration, "*", 0.5)
+        for task in ("mae", "causal_lm", "permutation_lm", "bidirectional_lm")
+    ),
     Door("image_bank", image_bank, read_image_bank, "b.zarr/**/*", 1.5),
     Door("token_bank", token_bank, read_token_bank, "t.zarr/**/*"),
     Door("weights", weights, convert_all("transformer_xl"), "*", 0.4),

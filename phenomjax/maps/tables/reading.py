@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import tensorstore
 
+# What libraries raise that meet a damaged file.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
+    *(ArithmeticError, AssertionError),
+)
+WIDEST = 2**20  # numbers of a profile
 OURS = re.compile(r"feature_\d+")
 
 
@@ -97,10 +103,10 @@ def _read_one(path: Path, block: int | None, features_regex: str | None) -> Prof
             f"There are no profiles at {path}. Give an embeddings folder (E.zarr), or a .parquet,"
             " .csv or .h5ad file."
         )
-    if path.is_dir():
-        return _read_embeddings(path, block)
     name = path.name.lower()
     try:
+        if path.is_dir():
+            return _read_embeddings(path, block)
         if name.endswith(".h5ad"):
             profiles = _read_anndata(path, features_regex)
         elif name.endswith(".parquet") or plain_name(path).endswith((".csv", ".tsv", ".txt")):
@@ -110,7 +116,7 @@ def _read_one(path: Path, block: int | None, features_regex: str | None) -> Prof
                 f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv,"
                 " .txt (compressed, too) or .h5ad."
             )
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} cannot be read as profiles ({type(error).__name__}: {str(error)[:200]}). It"
             " may be cut off or of another format; copy it again, and look at its first lines."
@@ -147,13 +153,13 @@ def _read_embeddings(path: Path, block: int | None) -> Profiles:
             f"{path} holds the embeddings of block {record.get('blocks')}, not of {block}. Leave"
             " `block` out, or embed again."
         )
-    features = open_array(path / name).read().result()
-    metadata = pd.read_parquet(path / "metadata.parquet")
-    if len(metadata) != len(features):
+    array, metadata = open_array(path / name), pd.read_parquet(path / "metadata.parquet")
+    if array.ndim != 2 or array.shape[1] > WIDEST or array.shape[0] != len(metadata):
         raise UserError(
-            f"{path}: {len(features)} embeddings but {len(metadata)} rows of metadata. It is"
-            " incomplete: run its phenomjax.embed again."
+            f"{path}: embeddings of shape {tuple(array.shape)}, but {len(metadata)} rows of"
+            " metadata. It is incomplete or damaged: run its phenomjax.embed again."
         )
+    features = array.read().result()
     keys = (
         "checkpoint",
         "checkpoint_fingerprint",
@@ -294,7 +300,10 @@ def feature_columns(
 def _read_anndata(path: Path, features_regex: str | None) -> Profiles:
     import anndata
 
-    data = anndata.read_h5ad(path)
+    try:
+        data = anndata.read_h5ad(path)
+    except Exception as error:  # its own errors are of no common kind
+        raise ValueError(str(error)) from error
     own = json.loads(data.uns["phenomjax"]) if isinstance(data.uns.get("phenomjax"), str) else {}
     values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
     names = [str(name) for name in data.var_names]

@@ -257,7 +257,8 @@ def _has_numbered_folder(folder: Path) -> bool:
 
 def _sizes(value: object) -> Whole | None:
     items = [as_whole(item) for item in as_list(value)]
-    sizes = tuple(item for item in items if item is not None and item >= 0)
+    # larger ones fit no array of NumPy
+    sizes = tuple(item for item in items if item is not None and 0 <= item < 2**48)
     return sizes if sizes and len(sizes) == len(items) else None
 
 
