@@ -1,4 +1,6 @@
-"""python -m phenomjax.prepare sequences: FASTA, text, CSV or JSON lines to a token bank."""
+"""python -m phenomjax.prepare sequences: FASTA, text, SMILES, tables or JSON lines to a token
+bank.
+"""
 
 import itertools
 import logging
@@ -6,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from phenomjax import __version__
 from phenomjax.data import zarr_files
@@ -43,7 +45,7 @@ class Options:
     """Files of sequences, what is kept of them, how they are split, and the bank to make."""
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
-    """files, plain or compressed with gzip or Zstandard"""
+    """files, plain or compressed with gzip, Zstandard, bzip2 or xz"""
 
     out: Path
     """the bank to make, NAME.zarr"""
@@ -61,7 +63,7 @@ class Options:
     """CSV: the column with the sequences (None: the one whose name says it, such as smiles,
     sequence or seq)"""
 
-    no_header: bool = False
+    no_header: FlagCreatePairsOff[bool] = False
     """CSV: the first line is a row; columns are called 1, 2, 3"""
 
     field: Annotated[str, arg(metavar="FIELD[,FIELD]")] = "code"
