@@ -91,8 +91,8 @@ def test_black_planes_are_named(tmp_path, caplog, rule):
         ("A02", "A/A02_w2.tif", "constant"),
         ("A03", "A/A03_w1.tif", "constant"),
     ]
-    assert "channel 2 is 0 in every pixel" in found[0]["detail"]
-    assert "channel 1 is 65535 in every pixel" in found[1]["detail"]
+    assert "has one value, 0, in every pixel of channel 2" in found[0]["detail"]
+    assert "has one value, 65535, in every pixel of channel 1" in found[1]["detail"]
     before = contents(tmp_path / "b.zarr")
     assert generic(tmp_path / "raw", tmp_path / "b.zarr", intensity=rule) == 0  # finished already
     assert contents(tmp_path / "b.zarr") == before
@@ -207,3 +207,22 @@ def test_floats_that_are_no_numbers_and_mixed_types(tmp_path):
         tifffile.imwrite(path, np.zeros((24, 24), np.complex64))
     with pytest.raises(UserError, match="complex64 pixels, which are no numbers of light"):
         generic(tmp_path / "raw", tmp_path / "c.zarr")
+
+
+def test_a_dry_run_says_that_a_range_is_wanted(tmp_path, capsys):
+    write(tmp_path / "raw", "A", dtype="float32")
+    generic(tmp_path / "raw", tmp_path / "b.zarr", dry_run=True)
+    assert "intensity: The images have float32 pixels" in capsys.readouterr().out
+    generic(tmp_path / "raw", tmp_path / "b.zarr", dry_run=True, intensity="range:0:4000")
+    assert "intensity:" not in capsys.readouterr().out
+
+
+def test_a_stack_of_metamorph_is_an_image(tmp_path):
+    (tmp_path / "raw" / "A").mkdir(parents=True)
+    planes = np.random.default_rng(0).integers(0, 4000, (2, 24, 24), np.uint16)
+    tifffile.imwrite(tmp_path / "raw" / "A" / "A01.stk", planes, metadata={"axes": "CYX"})
+    pattern = r"(?P<plate>[^/]+)/(?P<well>[A-H]\d\d)\.stk"
+    out = tmp_path / "b.zarr"
+    assert prepare(tmp_path / "raw", out, "generic", pattern=pattern, intensity="keep") == 0
+    np.testing.assert_array_equal(opening.open_bank(out).read(0), planes.transpose(1, 2, 0))
+    assert not (out / "remarks.parquet").exists()

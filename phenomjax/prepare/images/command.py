@@ -89,7 +89,7 @@ def run(options: Options) -> int:
     )
     if options.dry_run:
         described, _ = metadata.describe([entry.key for entry in plan.entries], joiner, constants)
-        return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, described)
+        return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, rule, described)
     with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
         source, unreadable = raw_images.probe(raw, plan)
         if not source.dtype:

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data.images.wells import natural
-from phenomjax.prepare.images import findings, raw_images
+from phenomjax.prepare.images import findings, pixel_types, raw_images
+from phenomjax.prepare.images.eight_bit import Rule
 from phenomjax.prepare.images.metadata import Value
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.raw_images import BadFile, RawImages
 from phenomjax.prepare.images.records import ImageKey
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
 PLATES_SHOWN = 20
@@ -32,7 +33,11 @@ PERCENTILES = (0.5, 99.8)  # black and white of a channel on the sheet
 
 
 def run(
-    folder: Path, plan: ImagePlan, raw: RawImages, described: Mapping[str, Sequence[Value]]
+    folder: Path,
+    plan: ImagePlan,
+    raw: RawImages,
+    rule: Rule | None,
+    described: Mapping[str, Sequence[Value]],
 ) -> int:
     """Prints what was understood and writes the folder; returns the exit code, 1 where something
     is rejected.
@@ -41,12 +46,18 @@ def run(
       folder: to write to.
       plan: what would go into the bank.
       raw: where the pixels are.
+      rule: of --intensity, None where it is not given.
       described: by column of the bank, what the tables say of each image of the plan.
     """
     source, unreadable = raw_images.probe(raw, plan)
     plan = plan._replace(rejected=[*plan.rejected, *unreadable])
     columns = {name: values for name, values in described.items() if _told(values)}
     print(describe(plan, source, columns))
+    try:
+        if source.dtype:
+            pixel_types.rule_for(rule, source, plan)
+    except UserError as error:  # what the job would stop at
+        print(f"intensity: {error}".replace("`intensity`", "--intensity"))
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "images.csv", table_text(plan, columns))
     written = ["images.csv"]

@@ -322,14 +322,15 @@ def _constant(
     lowest, highest = (eight_bit.number(value) for value in (plane.min(), plane.max()))
     if lowest == highest or not numbers:
         detail = (
-            f"channel {name} is {lowest} in every pixel: no light (a shutter, an empty well), or"
-            " the picture was lost when the file was written"
+            f"has one value, {lowest}, in every pixel of channel {name}: no light (a shutter, an"
+            " empty well), or the picture was lost when the file was written"
         )
     else:
         low, high = numbers[channel]
         detail = (
-            f"channel {name} goes from {lowest} to {highest}, all of which the range {low} to"
-            f" {high} makes one value: give a wider one, --intensity range:LOW:HIGH"
+            f"goes from {lowest} to {highest} in channel {name}, all of which the range {low} to"
+            f" {high} makes one value: give a wider one, such as --intensity"
+            f" range:{lowest}:{highest} with another --out"
         )
     file = entry.files[entry.channels[channel][0][0]]
     return Finding("constant", detail, file, tuple(entry.key))

@@ -22,7 +22,7 @@ _THUMBNAIL = re.compile(
 )
 # Images, or archives of them, that no reader here reads.
 _OTHER_FORMATS = (
-    *(".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".nd2", ".czi", ".lif", ".lsm", ".stk", ".flex"),
+    *(".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".nd2", ".czi", ".lif", ".flex"),
     *(".c01", ".dib", ".oib", ".oif", ".oir", ".vsi", ".ims", ".mrc", ".zvi", ".svs", ".mvd2"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".tif.gz", ".tiff.gz", ".tif.zst", ".dcm", ".btf"),
 )

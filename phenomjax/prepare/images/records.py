@@ -83,7 +83,8 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         named = zip(ImageKey._fields, self.key, strict=False)
         where = ", ".join(f"{name} {value}" for name, value in named if value is not None)
-        what = self.file + " " if self.file else "the image "
+        whole = len(self.key) < 3 or self.key[2] is None  # a plate, or all of the bank
+        what = self.file + " " if self.file else "" if whole else "the image "
         return f"{what}{'(' + where + ') ' if where else ''}{self.detail}"
 
 
