@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,6 +69,19 @@ def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:
     mend = "Give a run of causal_lm, permutation_lm or bidirectional_lm."
     model = _load_for(path, dtype, LanguageModel, f"sequences. {mend}")
     return dataclasses.replace(model, params=jax.device_put(model.params))
+
+
+def check_predicts(model: SequenceModel) -> None:
+    """Raises UserError for a model whose softmax is all zeros, as of an ELMo whose weights came
+    without one: it would find every token equally likely.
+    """
+    softmax = model.params.get("softmax") if isinstance(model.params, Mapping) else None
+    if softmax is not None and not any(leaf.any() for leaf in jax.tree.leaves(softmax)):
+        raise UserError(
+            f"`checkpoint` {model.path} has no softmax (its weights came from a file without one):"
+            " it has features, and no likelihoods, and every variant would score 0. Embed with it,"
+            " or train it first: --config.init_from of `python -m phenomjax.main`."
+        )
 
 
 def _load_for(path: str | Path, dtype: str, kind: type[Wanted], what: str) -> Trained[Wanted]:

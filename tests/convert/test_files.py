@@ -277,6 +277,9 @@ def check_renumbering(name, module, model, params, folder, settings):
     listed.write_text("\n".join(words.tokens[:-1]))
     with pytest.raises(UserError, match=r"lists 31 tokens, and the weights have 32"):
         front.main([name, str(theirs), str(folder / "y"), *words_of])
+    listed.write_bytes(b"\x08\xff\xfe model")
+    with pytest.raises(UserError, match=r"cannot be read .*its \.vocab, not its \.model"):
+        front.main([name, str(theirs), str(folder / "y"), *words_of])
     listed.write_text("the\nof\n<unk>\n")
     with pytest.raises(UserError, match=r"no token of the protein vocabulary"):
         front.main([name, str(theirs), str(folder / "y"), *words_of])

@@ -17,7 +17,9 @@ from phenomjax.convert import __main__ as front
 from phenomjax.convert import array_files, compare
 from phenomjax.convert.described import their_config
 from phenomjax.export import __main__ as export
+from phenomjax.inference.variants.likelihood import variant_scores
 from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.trained import opening
 from tests.export.test_export import write_run
 from tests.lab import tiny_language_models
 from tests.lab.doors import run_as_door
@@ -115,6 +117,8 @@ def test_there_and_back(case, tmp_path, caplog):
     if case == "allennlp":
         assert "left out: the softmax" in caplog.text
         assert "the file has no softmax" in caplog.text
+        with pytest.raises(UserError, match=r"has no softmax .*every variant would score 0"):
+            variant_scores(opening.load_sequences(tmp_path / "back"), "MKT", [[(1, "A")]])
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,10 @@ def complete(
         values[key], sources[key] = value, where
     asked = their_config.ASKED[name]
     if missing := [key for key in asked if key not in values and known.ours is None]:
-        _ask(name, missing, asked, where)
+        usual = {key: asked[key] for key in missing}
+        if "gelu" in usual and name == "xlnet":  # each project has its own
+            usual["gelu"] = config.model.gelu
+        _ask(name, usual, where)
     for key, value in values.items():
         _section(config, key)[key] = value
     _check(config)
@@ -148,8 +151,9 @@ def complete(
     ]
 
 
-def _ask(name: str, missing: Sequence[str], asked: Mapping[str, object], where: str) -> None:
-    words = " ".join(f"{key}={_shown(asked[key])}" for key in missing)
+def _ask(name: str, missing: Mapping[str, object], where: str) -> None:
+    """Raises UserError for settings that nobody says; `missing` has a usual value of each."""
+    words = " ".join(f"{key}={_shown(value)}" for key, value in missing.items())
     beside = f"{where} does not say them" if where else "no configuration lies beside them"
     published = "as OpenPhenom was published" if name == "openphenom" else "the usual values are"
     vocabulary = (

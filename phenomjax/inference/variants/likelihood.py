@@ -17,6 +17,7 @@ from phenomjax.inference.variants import hidden, whole
 from phenomjax.inference.variants.notation import Mutation, Variant
 from phenomjax.system import log as system_log
 from phenomjax.system.types import Carry
+from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
@@ -42,6 +43,7 @@ def variant_scores(
     Returns:
       [variants, directions] float64, nats; their sum is the score.
     """
+    opening.check_predicts(trained)
     substitutions = [variant for variant in variants if not isinstance(variant, str)]
     if len(substitutions) < len(variants):
         return whole.scores(trained, wild_type, variants, segment_len, batch_tokens)[0]
