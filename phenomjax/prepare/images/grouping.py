@@ -3,13 +3,12 @@
 import collections
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import channels, measurements, names
+from phenomjax.prepare.images import channels, keys, measurements
 from phenomjax.prepare.images.listing import quoted
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import (
@@ -72,8 +71,7 @@ def make_images(
     if not understood.planes:  # all were rejected, which is told with the table of them
         rejected, remarks = list(understood.rejected), list(understood.remarks)
         return ImagePlan([], rejected, remarks, (), told=understood.told)
-    planes = _place(source, understood.planes, wanted)
-    told = _overridden(understood.planes, wanted)
+    planes, told = keys.complete(source, understood.planes, wanted.defaults, wanted.overrides)
     chosen = channels.choose(planes, wanted.channels, wanted.names)
     left_out = sorted({chosen.of(plane) for plane in planes} - chosen.names.keys())
     if left_out:
@@ -116,23 +114,6 @@ def make_images(
     )
 
 
-def _place(source: Path, planes: Sequence[Plane], wanted: Wanted) -> list[Plane]:
-    """Completes the key of every plane."""
-    above = os.path.abspath(source).rstrip("/") + "/"
-    placed = []
-    for plane in planes:
-        key = plane.key
-        if key.plate is None and "plate" not in wanted.defaults:
-            key = key._replace(
-                plate=names.plate_name(str(PurePosixPath(above + plane.file).parent))
-            )
-        gaps = {name: value for name, value in wanted.defaults.items() if name != "channel"}
-        gaps = {name: value for name, value in gaps.items() if not getattr(key, name)}
-        gaps.setdefault("site", key.site or "1")
-        placed.append(plane._replace(key=key._replace(**gaps | dict(wanted.overrides))))
-    return placed
-
-
 def _unnamed_channels(
     planes: Sequence[Plane], chosen: channels.Chosen, left_out: Sequence[str]
 ) -> list[Finding]:
@@ -149,17 +130,6 @@ def _unnamed_channels(
         for name in left_out
         if name not in of_plates  # those are rejected, plate by plate
     ]
-
-
-def _overridden(planes: Sequence[Plane], wanted: Wanted) -> list[str]:
-    """What --set makes one of."""
-    told = []
-    for name, value in wanted.overrides.items():
-        there = sorted({str(getattr(plane.key, name)) for plane in planes}, key=wells.natural)
-        if len(there) > 1:
-            shown = ", ".join(there[:4]) + (", ..." if len(there) > 4 else "")
-            told.append(f"--set {name}={value} is one name for {len(there)}: {shown}")
-    return told
 
 
 def _group(planes: Sequence[Plane], chosen: channels.Chosen) -> _Grouped:

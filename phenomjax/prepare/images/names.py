@@ -202,6 +202,8 @@ def _plates(
     by_name: dict[str, list[str]] = {}
     for folder in different:
         by_name.setdefault(plate_name(folder), []).append(folder)
+    if different:
+        told.append(f"plates are called after their folders: {_some(by_name)}")
     for plate, same in by_name.items():
         if len(same) > 1:
             told.append(f"plate {plate} has images from {len(same)} folders: {_some(same)}")
