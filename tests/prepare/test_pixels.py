@@ -226,3 +226,13 @@ def test_a_stack_of_metamorph_is_an_image(tmp_path):
     assert prepare(tmp_path / "raw", out, "generic", pattern=pattern, intensity="keep") == 0
     np.testing.assert_array_equal(opening.open_bank(out).read(0), planes.transpose(1, 2, 0))
     assert not (out / "remarks.parquet").exists()
+
+
+def test_percentiles_of_another_rule_are_not_used_again(tmp_path, caplog):
+    write(tmp_path / "raw", "A")
+    generic(tmp_path / "raw", tmp_path / "a.zarr", intensity="range:0:4000")
+    write(tmp_path / "raw", "A", wells=("A03",), seed=1)
+    assert generic(tmp_path / "raw", tmp_path / "b.zarr", not_in=tmp_path / "a.zarr") == 0
+    numbers = opening.open_bank(tmp_path / "b.zarr").attributes["intensity"]["numbers"]["A"]
+    assert all(99 < low < 300 for low, _ in numbers.values())
+    assert "are counted anew" in caplog.text and "with --intensity range:0:4000" in caplog.text

@@ -95,6 +95,8 @@ def run(options: Options) -> int:
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         rule = pixel_types.rule_for(rule, source, plan)
+        if options.not_in and known:
+            known = _of_rule(known, rule, opening.open_bank(options.not_in))
         job = ImageJob(
             out,
             work,
@@ -174,6 +176,20 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
         if plate in shown and eight_bit.NO_RANGE not in [tuple(pair) for pair in channels.values()]
     }
     return new, known
+
+
+def _of_rule(known: Known, rule: eight_bit.Rule, other: bank.ImageBank) -> Known:
+    """The percentiles of an earlier bank where it was made by the same rule."""
+    before = (other.attributes.get("intensity") or {}).get("rule")
+    if rule.kind != "percentile" or before == eight_bit.text(rule):
+        return known
+    log.warning(
+        "the percentiles of %s are counted anew: %s was made with --intensity %s",
+        ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else ""),
+        other.path,
+        before,
+    )
+    return {}
 
 
 def _plates_spelt_before(plan: ImagePlan, other: bank.ImageBank) -> dict[str, str]:
