@@ -361,6 +361,13 @@ def test_projections_of_metaxpress(tmp_path):
     assert values(found) == [[30]]
 
 
+def test_rows_of_1536_wells_are_no_numbers(tmp_path):
+    for well in ("W1", "AA12", "Z09"):
+        write(tmp_path / "raw" / "P", f"{well}_s1_w1.tif", 7)
+    found, _ = run(tmp_path / "raw", tmp_path / "a.zarr", "imagexpress")
+    assert rows(found, "well") == [("W01",), ("Z09",), ("AA12",)]
+
+
 def test_numbered_wells_need_the_size_of_the_plate(tmp_path):
     for well in (1, 14):
         write(tmp_path / "raw" / "P", f"W{well:04d}F001T0001Z001C1.tif", well)

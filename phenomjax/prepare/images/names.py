@@ -113,7 +113,9 @@ def read(
         key = ImageKey(
             name.experiment or defaults.get("experiment"),
             name.plate or plates[file],
-            _numbered_well(name.well, plate_wells) if name.well.startswith("W0") else name.well,
+            _numbered_well(name.well, plate_wells)
+            if re.fullmatch("W[0-9]{4}", name.well)
+            else name.well,
             name.site or defaults.get("site", "1"),
         )
         z = int(name.z) if name.z else None
