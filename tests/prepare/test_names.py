@@ -131,7 +131,7 @@ def test_a_stack_that_lacks_planes_is_told(tmp_path, caplog):
         run(tmp_path / "raw", tmp_path / "c.zarr", z="7")
 
 
-def test_time_points(tmp_path):
+def test_time_points(tmp_path, caplog):
     for time in (1, 2, 3):
         write(tmp_path / "raw", f"P/images/r01c01f01p01-ch01t0{time}.tiff", 10 * time)
     out = tmp_path / "b.zarr"
@@ -146,9 +146,13 @@ def test_time_points(tmp_path):
     with pytest.raises(UserError, match="no image has that time point; there are 1, 2, 3"):
         run(tmp_path / "raw", tmp_path / "d.zarr", t="4")
     # in the second bank only what is not in the first, by time
+    caplog.clear()
     write(tmp_path / "raw", "P/images/r01c01f01p01-ch01t04.tiff", 40)
-    found, _ = run(tmp_path / "raw", tmp_path / "e.zarr", t="all", not_in=out)
-    assert rows(found, "time") == [("4",)] and values(found) == [[40]]
+    options = {"t": "all", "not_in": out}
+    found, _ = run(tmp_path / "raw", tmp_path / "e.zarr", **options)
+    assert rows(found, "time") == [("4",)] and values(found) == [[40]] and not caplog.text
+    run(tmp_path / "raw", tmp_path / "f.zarr", channels="1=DNA", **options)
+    assert "channels are DNA here and 1 in" in caplog.text
 
 
 def test_planes_and_times_are_asked_for_at_once(tmp_path):

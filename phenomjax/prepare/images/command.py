@@ -139,6 +139,13 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
     """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
     and channel.
     """
+    if plan.channels and plan.channels != other.channels:
+        log.warning(
+            "channels are %s here and %s in %s: --channels gives both the same names and order",
+            ", ".join(plan.channels),
+            ", ".join(other.channels),
+            other.path,
+        )
     keys = zip(*(other.metadata[name].to_pylist() for name in ImageKey._fields), strict=True)
     there = {ImageKey(*key) for key in keys}
     recorded = (other.attributes.get("intensity") or {}).get("numbers") or {}
