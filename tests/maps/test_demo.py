@@ -34,7 +34,7 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCREEN", SMALL)
     monkeypatch.setattr(demo, "DIMS", {"embeddings": 12, "intensity": 12})
     for module in (draw, explore):  # UMAP compiles for long, and has its own test
-        monkeypatch.setattr(module, "umap", lambda features, seed: features[:, :2])
+        monkeypatch.setattr(module, "umap", lambda features, seed, mend: features[:, :2])
     config = make_config(len(CHANNELS), model__channels=CHANNELS)
     loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
     arguments = [
