@@ -97,7 +97,7 @@ def test_bank_of_files(tmp_path):
         assert (
             row["experiment"] == "HEPG2-01" and row["cell_type"] == "HepG2" and row["site"] == "1"
         )
-    names = {"zarr.json", "metadata.parquet", "images/zarr.json"} | {
+    names = {"zarr.json", "metadata.parquet", "sources.json", "images/zarr.json"} | {
         f"images/c.{i}.0.0.0" for i in range(8)
     }
     assert set(contents(tmp_path / "b.zarr")) == names

@@ -526,11 +526,30 @@ def test_a_source_that_was_edited_after_the_bank_was_made(tmp_path, caplog):
     os.utime(file, (later, later))  # copied again, the same
     run(tmp_path / "raw", out, "generic", **options)
     write(file.parent, file.name, 9)
-    os.utime(file, (later, later))
+    os.utime(file, (later + 1, later + 1))
     with pytest.raises(UserError, match=r"1 of its 1 images were edited.*P/A01_s1_w1.tif") as error:
         run(tmp_path / "raw", out, "generic", **options)
     assert error.value.exit_code == 1
     shutil.rmtree(out)  # as the error says
+    assert values(run(tmp_path / "raw", out, "generic", **options)[0]) == [[9]]
+    before = file.stat().st_mtime_ns
+    write(file.parent, file.name, 8)
+    os.utime(file, ns=(before, before))  # the size and the date of before
+    run(tmp_path / "raw", out, "generic", **options)
+    with pytest.raises(UserError, match="1 of its 1 images were edited"):
+        run(tmp_path / "raw", out, "generic", **options, verify_sources=True)
+    write(file.parent, file.name, 9)
+    write(file.parent, "A02_s1_w1.tif", 5)
+    os.utime(file, ns=(before, before))
+    with pytest.raises(UserError, match=rf"1 images .*A02_s1_w1.tif.*--not-in {out}"):
+        run(tmp_path / "raw", out, "generic", **options)
+    more, _ = run(tmp_path / "raw", tmp_path / "more.zarr", "generic", **options, not_in=out)
+    assert values(more) == [[5]]
+    (file.parent / "A02_s1_w1.tif").unlink()
+    write(file.parent, "A01_s1_w2.tif", 5)
+    with pytest.raises(UserError, match=r"channels of .* are 1, 2 now, in the bank 1"):
+        run(tmp_path / "raw", out, "generic", **options)
+    (file.parent / "A01_s1_w2.tif").unlink()
     assert values(run(tmp_path / "raw", out, "generic", **options)[0]) == [[9]]
     shutil.rmtree(tmp_path / "raw")  # nothing to compare with
     run(tmp_path / "raw", out, "generic", **options)

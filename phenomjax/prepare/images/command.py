@@ -48,8 +48,12 @@ def run(options: Options) -> int:
     joiner = metadata.Joiner(options.metadata, renames) if options.metadata else None
     arguments = options_of.arguments(options)
     recorded = lambda path: opening.open_bank(path).attributes.get("prepare")  # noqa: E731
-    if not options.dry_run and growing.is_finished(out, arguments, "image bank", recorded):
-        return _report_finished(out, options.source)
+    finished_before = not options.dry_run and growing.is_finished(
+        out, arguments, "image bank", recorded
+    )
+    if finished_before and not options.source.exists():
+        log.info("%s is not there any more, so nothing can have changed in it", options.source)
+        return _report_finished(out)
     found = sources.read(
         sources.Request(
             options.source,
@@ -87,6 +91,10 @@ def run(options: Options) -> int:
     raw = raw_images.RawImages(
         options.source, layout.name == "ome-zarr", plan.single, plan.projection
     )
+    if finished_before:
+        verify, jobs = options.verify_sources, options.jobs or core_count()
+        staleness.check(opening.open_bank(out), plan, raw, verify=verify, jobs=jobs)
+        return _report_finished(out)
     if options.dry_run:
         described, _ = metadata.describe([entry.key for entry in plan.entries], joiner, constants)
         return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, rule, described)
@@ -128,6 +136,7 @@ def run(options: Options) -> int:
         attributes = {"pixel_size_um": options.pixel_size_um or plan.pixel_size_um}
         job.finish(
             finished,
+            [files for files, _ in entries],
             numbers,
             table,
             attributes | {"prepare": arguments | {"phenomjax": __version__}},
@@ -210,16 +219,8 @@ def _plates_spelt_before(plan: ImagePlan, other: bank.ImageBank) -> dict[str, st
     return {new: old for new, old in before.items() if new != old and spelt[old] == 1}
 
 
-def _report_finished(out: Path, source: Path) -> int:
-    made = opening.open_bank(out)
-    count, bad = len(made), len(findings.reasons(out / findings.REJECTED))
-    if changed := staleness.changed_images(made, source):
-        raise UserError(
-            f"{out} is finished, and {len(changed)} of its {count} images were edited in {source}"
-            f" since, for instance {changed[0]}: the bank holds them as they were. Give another"
-            f" `out`, or delete {out} and run the same command again.",
-            EXIT_FAILED,
-        )
+def _report_finished(out: Path) -> int:
+    count, bad = len(opening.open_bank(out)), len(findings.reasons(out / findings.REJECTED))
     remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
     if bad:

@@ -46,3 +46,11 @@ def reasons(path: Path) -> list[str]:
     if not path.is_file():
         return []
     return pq.read_table(path, columns=["reason"])["reason"].to_pylist()
+
+
+def keys(path: Path) -> list[tuple[str | None, ...]]:
+    """The keys of the images in such a table, [] when there is none."""
+    if not path.is_file():
+        return []
+    rows = pq.read_table(path).to_pylist()
+    return [tuple(row.get(name) for name in ImageKey._fields) for row in rows]

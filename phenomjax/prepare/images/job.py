@@ -24,7 +24,7 @@ from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness
+from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness, staleness
 from phenomjax.prepare.images.percentiles import Known, PlateRanges, Plates, label
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
@@ -201,13 +201,19 @@ class ImageJob:
             raise UserError(f"{bad}. (`strict` stops at the first bad image.)", EXIT_FAILED)
 
     def finish(
-        self, finished: Finished, numbers: Plates, table: pa.Table, attributes: Attributes
+        self,
+        finished: Finished,
+        images: Sequence[ImageFiles],
+        numbers: Plates,
+        table: pa.Table,
+        attributes: Attributes,
     ) -> None:
         """Puts the shards into the order of the bank and writes what describes them; may be killed
         and repeated.
 
         Args:
           finished: of `write_images`.
+          images: the finished ones, in the order of the bank.
           numbers: of `intensity_numbers`, recorded.
           table: metadata of the finished images.
           attributes: more to record in the bank.
@@ -224,6 +230,7 @@ class ImageJob:
                 findings.write(path / findings.REJECTED, finished.rejected)
             if finished.remarks:
                 findings.write(path / findings.REMARKS, finished.remarks)
+            staleness.record(path, images)
 
         work_folder.finish(self.work, make, self.out)
 

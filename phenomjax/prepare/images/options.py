@@ -115,6 +115,10 @@ class Options:
     strict: bool = unrecorded(False)
     """stop at the first bad image instead of finishing the good ones"""
 
+    verify_sources: bool = unrecorded(False)
+    """of a finished bank, compare the content of all images with the source; otherwise only where
+    sizes or dates are others"""
+
     dry_run: bool = unrecorded(False)
     """show what is understood of the source, with a picture, and prepare nothing"""
 

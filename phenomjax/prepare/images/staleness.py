@@ -1,48 +1,121 @@
-"""Whether the source files of a finished bank are still those that it was made of."""
+"""Whether a source is still what a finished bank was made of.
 
+sources.json has a digest of names, sizes and dates of the files of its images. Where it is
+another one now, or on request, the images are read again and their checksums compared.
+"""
+
+import functools
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.prepare.images import findings, raw_images
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.raw_images import RawImages
+from phenomjax.prepare.images.records import BadFile, ImageKey
+from phenomjax.system import files, processes
+from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.log import Progress
 
-_PIECE = 1 << 22  # bytes
-
-
-def changed_images(bank: ImageBank, source: Path) -> list[str]:
-    """Source files of images that were edited after the bank was made, by date first and then by
-    content; files that are not there any more do not count, nor do the arrays of OME-Zarr.
-    """
-    made = (bank.path / "zarr.json").stat().st_mtime_ns
-    images = [
-        (text.split(";"), checksum)
-        for text, checksum in zip(
-            bank.metadata["source"].to_pylist(),
-            bank.metadata["checksum"].to_pylist(),
-            strict=True,
-        )
-        if text and checksum
-    ]
-
-    def look(image: tuple[list[str], str]) -> str | None:
-        files, checksum = image
-        paths = [source / file for file in files]
-        try:
-            newer = [i for i, path in enumerate(paths) if path.stat().st_mtime_ns > made]
-            if not newer or not all(path.is_file() for path in paths):
-                return None
-            return None if _sha256(paths) == checksum else files[newer[0]]
-        except OSError:
-            return None
-
-    with ThreadPoolExecutor(16) as pool:
-        return [file for file in pool.map(look, images) if file]
+log = logging.getLogger("phenomjax")
+BLOCK = 16  # images a task
+RECORD = "sources.json"
 
 
-def _sha256(paths: list[Path]) -> str:
+def digest(entries: Iterable[ImageFiles]) -> str:
+    """Of names, sizes and dates of all files of the images."""
     found = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                found.update(piece)
+    for entry in entries:
+        found.update(entry.stamp.encode())
     return found.hexdigest()
+
+
+def record(bank: Path, entries: Iterable[ImageFiles]) -> None:
+    """Writes sources.json of a bank of these images."""
+    files.write_json(bank / RECORD, {"digest": digest(entries)})
+
+
+def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, jobs: int) -> None:
+    """Compares a source with a finished bank.
+
+    Args:
+      bank: the bank.
+      plan: what would be made of the source today.
+      raw: where its pixels are.
+      verify: read the images though names, sizes and dates are the same.
+      jobs: processes.
+
+    Raises:
+      UserError: images were edited or added, or have other channels now.
+    """
+    file = bank.path / RECORD
+    if not file.is_file():
+        log.info("%s is of an older version, which did not record its sources", bank.path)
+        return
+    if plan.channels != bank.channels:
+        now, then = ", ".join(plan.channels), ", ".join(bank.channels)
+        raise _stale(bank, f"the channels of {raw.folder} are {now} now, in the bank {then}")
+    columns = [bank.metadata[name].to_pylist() for name in (*ImageKey._fields, "checksum")]
+    there = {ImageKey(*key): checksum for *key, checksum in zip(*columns, strict=True)}
+    rejected = set(findings.keys(bank.path / findings.REJECTED))
+    added = [e for e in plan.entries if e.key not in there and tuple(e.key) not in rejected]
+    if added:
+        what = (
+            f"{len(added)} images of {raw.folder} are not in it, for instance {added[0].files[0]}"
+        )
+        raise _stale(
+            bank,
+            what,
+            f"To have them in a bank of their own, which a run takes beside this one: the same"
+            f" command with --not-in {bank.path} and another --out. ",
+        )
+    known = [entry for entry in plan.entries if entry.key in there]
+    if files.read_json(file).get("digest") == digest(known) and not verify:
+        return
+    edited = _edited(known, there, raw_images.probe(raw, plan)[0], jobs)
+    if edited:
+        what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
+        raise _stale(bank, f"{what} since, for instance {edited[0]}")
+    if gone := len(there) - len(known):
+        log.warning("%d images of %s are not in %s any more", gone, bank.path, raw.folder)
+        return
+    log.info("dates in %s are others, the images are the same", raw.folder)
+    record(bank.path, known)
+
+
+def _stale(bank: ImageBank, what: str, more: str = "") -> UserError:
+    return UserError(
+        f"{bank.path} is finished, but {what}: the bank holds the source as it was. {more}Give"
+        f" another `out`, or delete {bank.path} and run the same command again.",
+        EXIT_FAILED,
+    )
+
+
+def _edited(
+    entries: Sequence[ImageFiles], checksums: dict[ImageKey, str], raw: RawImages, jobs: int
+) -> list[str]:
+    """The first file of each image that is another one now."""
+    blocks = [entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)]
+    tasks = [[(entry, checksums[entry.key]) for entry in block] for block in blocks]
+    progress, found = Progress("compare images", len(entries), "images"), []
+    compare = functools.partial(_compare, raw)
+    jobs = 1 if len(tasks) == 1 else jobs
+    for count, edited in processes.run_tasks(compare, tasks, jobs, threading.Event()):
+        progress.update(count)
+        found += edited
+    return found
+
+
+def _compare(raw: RawImages, task: list[tuple[ImageFiles, str]]) -> tuple[int, list[str]]:
+    edited = []
+    for entry, checksum in task:
+        try:
+            same = raw_images.load_image(raw, entry)[1] == checksum
+        except BadFile:
+            same = False
+        if not same:
+            edited.append(entry.files[0])
+    return len(task), edited
