@@ -7,6 +7,7 @@ no planes; a page of another size or type that is not marked is a fault.
 
 import contextlib
 import functools
+import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -95,11 +96,11 @@ def _planes(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], size: int) 
             "shape", f"has shape {first.shape}: expected planes of height x width, copy it again"
         )
     per_page, stored_apart = max(1, int(np.prod(first.shape)) // (height * width)), False
-    if len(pages) == 1 and (tiff.is_imagej or tiff.is_shaped or tiff.is_stk):
+    said = _said_by_imagej(tiff)
+    if len(pages) == 1 and (tiff.is_stk or said > per_page or _is_shaped_as_more(first)):
         whole = tiff.series[0]
         if int(np.prod(whole.shape)) > int(np.prod(first.shape)):
             per_page, stored_apart = int(np.prod(whole.shape)) // (height * width), True
-    said = _said_by_imagej(tiff)
     if said > len(full) * per_page:
         raise BadFile(
             "truncated",
@@ -116,8 +117,21 @@ def _planes(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], size: int) 
     return TiffPlanes(tiff, full, per_page, stored_apart)
 
 
+def _is_shaped_as_more(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile's description of a page speaks of more than the page."""
+    text = page.shaped_description
+    if not text:
+        return False
+    try:
+        return json.loads(text)["shape"] != list(page.shape)
+    except (ValueError, KeyError, TypeError):  # as its first versions wrote it
+        return True
+
+
 def _said_by_imagej(tiff: tifffile.TiffFile) -> int:
-    metadata = (tiff.imagej_metadata if tiff.is_imagej else None) or {}
+    if not tiff.is_imagej:
+        return 0
+    metadata = tiff.imagej_metadata or {}
     sizes = [metadata.get(name, 1) for name in ("channels", "slices", "frames")]
     return int(np.prod(sizes)) if all(isinstance(size, int) for size in sizes) else 0
 
