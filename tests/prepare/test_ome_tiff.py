@@ -1,12 +1,15 @@
 """OME-TIFF plates: one file, sets of files, companions; wells and channels by the OME-XML."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from phenomjax.data.images import opening
 from phenomjax.prepare.images import ome_tiff
 from phenomjax.prepare.images.records import FileStatus, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
+from tests.prepare.test_images import prepare
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (8, 24, 32), np.uint16)
 PLAIN = {"metadata": None, "photometric": "minisblack"}
@@ -82,6 +85,7 @@ def write_set(folder, names="f{}.ome.tif", skip=()):
             for c in range(2)
         )
 
+    folder.mkdir(exist_ok=True)
     for number in range(6):
         if number not in skip:
             description = text(data, uuid=f"urn:uuid:{number}")
@@ -152,3 +156,44 @@ def test_images_of_no_well_are_left_out_and_told(tmp_path):
 def test_no_tiff(tmp_path):
     with pytest.raises(UserError, match="There is no OME-TIFF in"):
         read(tmp_path)
+
+
+def test_a_set_through_the_command(tmp_path, caplog):
+    """From files to pixels; a field that lacks a channel is rejected, the others go in."""
+    write_set(tmp_path / "raw")
+    out = tmp_path / "b.zarr"
+    assert prepare(tmp_path / "raw", out, "ome-tiff", intensity="keep") == 0
+    bank = opening.open_bank(out)
+    assert bank.channels == ("DNA", "ER") and bank.attributes["pixel_size_um"] == 0.5
+    rows = bank.metadata.select(["plate", "well", "site"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [EXPECTED[i][:3] for i in (0, 2, 4)]
+    for i in range(3):
+        np.testing.assert_array_equal(bank.read(i), PIXELS[2 * i : 2 * i + 2].transpose(1, 2, 0))
+    (tmp_path / "raw" / "f3.ome.tif").unlink()
+    assert prepare(tmp_path / "raw", tmp_path / "c.zarr", "ome-tiff") == 1
+    rejected = pq.read_table(tmp_path / "c.zarr" / "rejected.parquet").to_pylist()
+    assert [(row["well"], row["site"], row["reason"]) for row in rejected] == [
+        ("A01", "2", "missing_channel")
+    ]
+    remarks = pq.read_table(tmp_path / "c.zarr" / "remarks.parquet").to_pylist()
+    assert [row["reason"] for row in remarks] == ["missing_planes"]
+
+
+def test_one_page_of_a_set_by_names(tmp_path):
+    """Each file is one channel of its image, as its own OME-XML says, whatever it is called."""
+    (tmp_path / "raw").mkdir()
+    for well, first in (("A01", 0), ("A02", 2)):
+        data = "".join(
+            f'<TiffData IFD="0" FirstC="{c}" PlaneCount="1"><UUID FileName="{well}_{c}.tif">'
+            f"urn:uuid:{c}</UUID></TiffData>"
+            for c in range(2)
+        )
+        for c in range(2):
+            description = text(lambda _, d=data: d, images=1, plate=False, uuid=f"urn:uuid:{c}")
+            path = tmp_path / "raw" / f"{well}_{c}.tif"
+            tifffile.imwrite(path, PIXELS[first + 1 - c], description=description, **PLAIN)
+    options = {"pattern": r"(?P<well>[A-H]\d\d)_\d\.tif", "intensity": "keep"}
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", **options) == 0
+    bank = opening.open_bank(tmp_path / "b.zarr")
+    assert bank.channels == ("DNA", "ER") and len(bank) == 2
+    np.testing.assert_array_equal(bank.read(1), PIXELS[[3, 2]].transpose(1, 2, 0))
