@@ -95,7 +95,7 @@ def read(path: Path) -> Run | None:
         config = flatten(stored)
         num_steps = int(config["num_steps"])
         config["task"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         log.warning(
             "skipped %s: its config.json is not that of a run, or is damaged (%s)",
             path,

@@ -53,7 +53,7 @@ def read_metrics(path: Path) -> tuple[list[MetricsLine], list[int]]:
             entries = json.loads(text)
             step = int(entries.pop("step"))
             values = {str(name): float(value) for name, value in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             damaged.append(number)
         else:
             lines.append(MetricsLine(step, values, text))

@@ -24,6 +24,8 @@ from phenomjax.inference.sequences import command as embed_sequences
 from phenomjax.inference.sequences import queries
 from phenomjax.inference.variants import table as variants
 from phenomjax.inference.variants import wild_type
+from phenomjax.maps.arm_bias import arms
+from phenomjax.maps.relations import relationships
 from phenomjax.maps.tables import reading, writing
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.prepare.inspect import images as inspect
@@ -31,6 +33,7 @@ from phenomjax.prepare.sequences import cluster_files
 from phenomjax.prepare.sequences import command as sequences
 from phenomjax.trained import opening as trained
 from phenomjax.trained import release
+from phenomjax.training.metrics import read_metrics
 from tests.export.test_export import write_run
 from tests.kinds import mutations
 from tests.lab import tiny_language_models
@@ -128,6 +131,14 @@ def vectors(folder: Path) -> None:
     words = ["--checkpoint", run, "--source", folder / "p.fasta", "--out", folder / "e.zarr"]
     run_as_door(embed_sequences, words)
     shutil.rmtree(run)
+
+
+def genes(folder: Path) -> None:
+    line = 'chr{}\tHAVANA\tgene\t{}\t{}\t.\t+\t.\tgene_id "E{}"; gene_name "G{}";\n'
+    text = "".join(line.format(i, i * 1000, i * 1000 + 500, i, i) for i in range(1, 6))
+    (folder / "g.gtf.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+    bands = "chr{0}\t0\t1500\tp11\tacen\nchr{0}\t1500\t9000\tq11\tacen\n"
+    (folder / "c.txt").write_text("".join(bands.format(i) for i in range(1, 6)))
 
 
 def book(folder: Path) -> None:
@@ -247,6 +258,9 @@ CSV = "id,sequence,note\n" + "".join(f"p{i},{WILD_TYPE[i:]},a\n" for i in range(
 JSONL = "".join(json.dumps({"id": f"p{i}", "sequence": WILD_TYPE[i:]}) + "\n" for i in range(6))
 CLUSTERS = "".join(f"P{i // 3:05d}\tP{i:05d}\n" for i in range(9))
 
+PAIRS = "entity1,entity2\nTP53,MDM2\nA,B\nB,C\n"
+GENES = "gene,arm,position,zfpkm\nTP53,17p,0.5,1.5\nMDM2,12q,0.1,-3\n"
+METRICS = "".join(json.dumps({"step": i, "train/loss": 1 / (i + 1)}) + "\n" for i in range(5))
 DOORS = [
     Door("fasta", one("p.fasta", FASTA), query("protein"), weight=3),
     Door("fasta.gz", one("p.fasta.gz", gzip.compress(FASTA.encode(), mtime=0)), query("protein")),
@@ -271,6 +285,10 @@ DOORS = [
     Door("h5ad", profile_parquet, lambda f: reading.read(f / "q.h5ad"), "q.h5ad", 0.3),
     Door("vectors", vectors, lambda f: reading.read(f / "e.zarr"), "e.zarr/**/*", 0.8),
     Door("xlsx", book, of_tables, "*", 0.5),
+    Door("pairs", one("r.csv", PAIRS), lambda f: relationships.read_relationships(f / "r.csv")),
+    Door("genes", genes, lambda f: arms.read_arms(f / "g.gtf.gz", f / "c.txt"), weight=1.5),
+    Door("gene table", one("g.csv", GENES), lambda f: arms.read_arms(f / "g.csv")),
+    Door("metrics", one("m.jsonl", METRICS), lambda f: read_metrics(f / "m.jsonl")),
     *(
         Door(f"configuration {task}", configuration(task), of_configuration, "*", 0.5)
         for task in ("mae", "causal_lm", "permutation_lm", "bidirectional_lm")

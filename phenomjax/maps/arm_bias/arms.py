@@ -9,6 +9,7 @@ without a centromere (the mitochondrial) too.
 import gzip
 import logging
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,8 +131,8 @@ def read_centromeres(path: str | Path) -> dict[str, float]:
         if (
             first is not None
             and len(row) > first + 2
-            and row[first + 1].isdigit()
-            and row[first + 2].isdigit()
+            and _whole(row[first + 1])
+            and _whole(row[first + 2])
         ):
             ends.setdefault(_chrom(row[first]), []).extend(map(int, row[first + 1 : first + 3]))
     if not ends:
@@ -190,7 +191,11 @@ def _read_genes(path: Path) -> "pd.DataFrame":
             " chrom, start, end."
         )
     if path.suffix == ".parquet":
-        return _named(pd.read_parquet(path), path)
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise _not_positions(path, str(error)) from None
+        return _named(table, path)
     if re.search(r"\.g[tf]f3?(\.gz)?$", path.name):
         return _read_gtf(path)
     lines = _lines(path)
@@ -199,7 +204,7 @@ def _read_genes(path: Path) -> "pd.DataFrame":
     separator = "\t" if "\t" in first else ","
     cells = [cell.strip('"') for cell in first.split(separator)]
     try:
-        if len(cells) > 3 and cells[2].isdigit() and cells[3].isdigit():  # no header
+        if len(cells) > 3 and _whole(cells[2]) and _whole(cells[3]):  # no header
             # Only four columns are asked for: a stray tab at the end of a line does no harm then.
             table = pd.read_csv(
                 path,
@@ -218,6 +223,8 @@ def _read_genes(path: Path) -> "pd.DataFrame":
 
 
 def _named(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
     plain = {re.sub(r"[^a-z]", "", str(column).lower()): column for column in table}
     found = {}
     for name, others in NAMES.items():
@@ -226,11 +233,19 @@ def _named(table: "pd.DataFrame", path: Path) -> "pd.DataFrame":
             found[column] = name
     table = table.rename(columns=found)
     needed = ("gene", "arm") if "arm" in table else ("gene", "chrom", "start", "end")
+    if table.columns.duplicated().any():
+        twice = table.columns[table.columns.duplicated()][0]
+        raise _not_positions(path, f"two columns are called {twice}")
     missing = [name for name in needed if name not in table]
     if missing:
         raise _not_positions(path, f"no column {', '.join(missing)} among {_some(plain.values())}")
     if "chrom" in table:
         table["chrom"] = table["chrom"].astype(str).map(_chrom)
+    for name in {"start", "end", "position"} & set(table):
+        try:
+            table[name] = pd.to_numeric(table[name])
+        except (ValueError, TypeError) as error:
+            raise _not_positions(path, f"column '{name}' holds no numbers ({error})") from None
     return table
 
 
@@ -240,7 +255,7 @@ def _read_gtf(path: Path) -> "pd.DataFrame":
     rows = []
     for line in _lines(path):
         cells = line.split("\t", 8)
-        if len(cells) == 9 and cells[2] == "gene" and cells[3].isdigit() and cells[4].isdigit():
+        if len(cells) == 9 and cells[2] == "gene" and _whole(cells[3]) and _whole(cells[4]):
             name = re.search(r'gene_name[ =]"?([^";]+)', cells[8])
             if name:
                 rows.append((name[1].strip(), _chrom(cells[0]), int(cells[3]), int(cells[4])))
@@ -257,8 +272,13 @@ def _lines(path: Path):
     try:
         with gzip.open(path, "rt") if zipped else open(path) as file:
             yield from file
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise _not_positions(path, str(error)) from None
+
+
+def _whole(text: str) -> bool:
+    """Whether a text is a whole number; "²" is a digit too."""
+    return text.isascii() and text.isdigit()
 
 
 def _chrom(name: str) -> str:
