@@ -223,6 +223,25 @@ def test_pages_without_a_meaning(tmp_path):
     assert len(found.planes) == 18 and "--channels numbers them" in " ".join(found.told)
 
 
+def test_files_of_other_lengths_are_compared_with_their_like(tmp_path):
+    files = write(tmp_path, [3, 3, 1])
+    found = unfold(tmp_path, files, "z")
+    assert [(bad.file, bad.detail[:15]) for bad in found.rejected] == [
+        ("A03.tif", "holds 1 planes,")
+    ]
+    assert len(found.planes) == 6
+    # one plane of a channel and several of another are what they are
+    assert not unfold(tmp_path, files, "z", channel_named=True).rejected
+    # pages that the file names are not compared with those that were declared
+    tifffile.imwrite(tmp_path / "A04.tif", PIXELS[:2], metadata={"axes": "CYX"})
+    assert not unfold(tmp_path, ["A01.tif", "A02.tif", "A04.tif"], numbered=True).rejected
+    for name in ("B1.tif", "B2.tif"):
+        for pair in PIXELS.reshape(3, 2, 24, 32)[: 3 if name == "B1.tif" else 2]:
+            tifffile.imwrite(tmp_path / name, pair, append=True, metadata={"axes": "CYX"})
+    found = unfold(tmp_path, ["B1.tif", "B1.tif", "B2.tif"], "z")
+    assert {(p.channel, p.z) for p in found.planes} == {(c, z) for c in "12" for z in (1, 2, 3)}
+
+
 def test_one_odd_file_stops_nothing(tmp_path):
     files = write(tmp_path, [1, 1, 1, 3])
     found = unfold(tmp_path, files)

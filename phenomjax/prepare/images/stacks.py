@@ -142,7 +142,7 @@ class _Unfolding:
         self.unknown: list[_Several] = []
         self.rejected: list[Finding] = []
         self.remarks: list[Finding] = []
-        self.counts: collections.Counter[int] = collections.Counter()  # planes by declared meaning
+        self.counts: dict[str, int] = {}  # pages of each file whose pages were declared
 
     def add(self, plane: Plane, said: StackAxes | BadFile) -> None:
         """Takes one file in."""
@@ -159,6 +159,8 @@ class _Unfolding:
             else:
                 self.unknown.append(one)
         else:
+            if self.meaning is not None and not self.channel_named:
+                self.counts[plane.file] = count
             self.found.append(one)
 
     def _reject(self, plane: Plane, reason: str, detail: str) -> None:
@@ -203,7 +205,7 @@ class _Unfolding:
                     tuple(one.plane.key),
                 )
             )
-        self.counts[max(numbers)] += 1
+        self.counts[one.plane.file] = max(numbers)
         self.found.append(one._replace(places=tuple(new)))
 
     def result(self) -> Understood:
@@ -234,17 +236,17 @@ class _Unfolding:
 
     def _check_counts(self) -> None:
         """Files of a declared meaning must hold as many planes as most."""
-        if len(self.counts) < 2:
+        if len(set(self.counts.values())) < 2:
             return
-        usual = self.counts.most_common(1)[0][0]
+        usual = collections.Counter(self.counts.values()).most_common(1)[0][0]
         kept = []
         for one in self.found:
-            if 1 < len(one.places) != usual:
+            if self.counts.get(one.plane.file, usual) != usual:
                 self._reject(
                     one.plane,
                     "planes",
-                    f"holds {len(one.places)} planes, most files hold {usual}: it is cut, or of"
-                    " another kind; copy it again, or prepare it into a bank of its own",
+                    f"holds {self.counts[one.plane.file]} planes, most files hold {usual}: it is"
+                    f" cut, or of another kind; copy it again, or leave it out: {_leave_out(one)}",
                 )
             else:
                 kept.append(one)
