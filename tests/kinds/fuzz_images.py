@@ -14,7 +14,7 @@ import tifffile
 from phenomjax.data.images import opening
 from phenomjax.data.images.opening import open_bank
 from phenomjax.prepare.images import command as prepare_images
-from phenomjax.prepare.images import listing
+from phenomjax.prepare.images.naming import listing
 from phenomjax.prepare.inspect import images as inspect
 from tests.kinds import mutations
 from tests.kinds.fuzz_doors import Door

@@ -2,8 +2,8 @@
 
 import pytest
 
-from phenomjax.prepare.images import file_list
 from phenomjax.prepare.images.records import FileStatus, ImageKey
+from phenomjax.prepare.images.sources import file_list
 from phenomjax.system.errors import UserError
 
 LISTING = {

@@ -17,7 +17,8 @@ import tifffile
 from phenomjax.data.images import bank, opening
 from phenomjax.engine import units
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import command, percentiles
+from phenomjax.prepare.images import command
+from phenomjax.prepare.images.pixels import percentiles
 from phenomjax.system import processes
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door

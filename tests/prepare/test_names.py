@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from phenomjax.data.images import opening
-from phenomjax.prepare.images import layouts
+from phenomjax.prepare.images.naming import layouts
 from phenomjax.system.errors import UserError
 from tests.lab.ngff import write_plate
 from tests.prepare.test_images import prepare

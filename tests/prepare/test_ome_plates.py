@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.data.images import opening
-from phenomjax.prepare.images import command, ome_plates
+from phenomjax.prepare.images import command
 from phenomjax.prepare.images.records import BadFile
+from phenomjax.prepare.images.sources import ome_plates
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
 from tests.lab.ngff import change, image_attributes, write_array, write_group, write_plate

@@ -6,8 +6,8 @@ import pytest
 import tifffile
 
 from phenomjax.data.images import opening
-from phenomjax.prepare.images import ome_tiff
 from phenomjax.prepare.images.records import FileStatus, ImageKey, Plane, Understood
+from phenomjax.prepare.images.sources import ome_tiff
 from phenomjax.system.errors import UserError
 from tests.prepare.test_images import prepare
 

@@ -9,7 +9,8 @@ import tifffile
 
 from phenomjax.data import zarr_files
 from phenomjax.data.images import opening
-from phenomjax.prepare.images import eight_bit, findings
+from phenomjax.prepare.images import findings
+from phenomjax.prepare.images.pixels import eight_bit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from tests.prepare.test_images import contents, prepare

@@ -11,8 +11,11 @@ import tifffile
 
 from phenomjax.data.images import wells
 from phenomjax.prepare import __main__ as front_door
-from phenomjax.prepare.images import eight_bit, layouts, metadata, readers
-from phenomjax.prepare.images.channels import choose_channels
+from phenomjax.prepare.images import metadata
+from phenomjax.prepare.images.formats import readers
+from phenomjax.prepare.images.naming import layouts
+from phenomjax.prepare.images.naming.channels import choose_channels
+from phenomjax.prepare.images.pixels import eight_bit
 from phenomjax.system.errors import UserError
 
 NAMES = [

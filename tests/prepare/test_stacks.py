@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from phenomjax.prepare.images import readers, stacks
+from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.formats.axes import Place, describe
 from phenomjax.prepare.images.records import BadFile, ImageKey, Plane
+from phenomjax.prepare.images.sources import stacks
 from phenomjax.system.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (6, 24, 32), np.uint16)

@@ -12,24 +12,16 @@ from phenomjax.data.images import bank, opening
 from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine.local import Pool
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import (
-    dry_run,
-    eight_bit,
-    findings,
-    grouping,
-    layouts,
-    metadata,
-    pixel_types,
-    raw_images,
-    sources,
-    staleness,
-)
+from phenomjax.prepare.images import dry_run, findings, grouping, metadata, staleness
 from phenomjax.prepare.images import options as options_of
 from phenomjax.prepare.images.job import ImageJob
+from phenomjax.prepare.images.naming import layouts
 from phenomjax.prepare.images.options import Constants, Options
-from phenomjax.prepare.images.percentiles import Known
+from phenomjax.prepare.images.pixels import eight_bit, pixel_types, raw_images
+from phenomjax.prepare.images.pixels.percentiles import Known
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import Finding, ImageKey
+from phenomjax.prepare.images.sources import reading
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import core_count, stop_on_signals
 
@@ -54,8 +46,8 @@ def run(options: Options) -> int:
     if finished_before and not options.source.exists():
         log.info("%s is not there any more, so nothing can have changed in it", options.source)
         return _report_finished(out)
-    found = sources.read(
-        sources.Request(
+    found = reading.read(
+        reading.Request(
             options.source,
             layout,
             options.pattern,

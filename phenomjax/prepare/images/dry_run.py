@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax.data.images.wells import natural
-from phenomjax.prepare.images import findings, pixel_types, raw_images
-from phenomjax.prepare.images.eight_bit import Rule
+from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.metadata import Value
+from phenomjax.prepare.images.pixels import pixel_types, raw_images
+from phenomjax.prepare.images.pixels.eight_bit import Rule
+from phenomjax.prepare.images.pixels.raw_images import BadFile, RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
-from phenomjax.prepare.images.raw_images import BadFile, RawImages
 from phenomjax.prepare.images.records import ImageKey
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError

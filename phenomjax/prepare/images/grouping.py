@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import channels, keys, measurements
-from phenomjax.prepare.images.listing import quoted
+from phenomjax.prepare.images.naming import channels, keys, measurements
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import (
     FileStatus,

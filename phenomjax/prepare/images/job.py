@@ -24,10 +24,11 @@ from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import eight_bit, findings, raw_images, sameness, staleness
-from phenomjax.prepare.images.percentiles import Known, PlateRanges, Plates, label
+from phenomjax.prepare.images import findings, staleness
+from phenomjax.prepare.images.pixels import eight_bit, raw_images, sameness
+from phenomjax.prepare.images.pixels.percentiles import Known, PlateRanges, Plates, label
+from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
-from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError

@@ -11,9 +11,11 @@ from phenomjax.data.images import bank, opening
 from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import file_of, read_table
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import file_list, grouping, layouts, metadata, sources, stacks
-from phenomjax.prepare.images.listing import shown
+from phenomjax.prepare.images import grouping, metadata
+from phenomjax.prepare.images.naming import layouts
+from phenomjax.prepare.images.naming.listing import shown
 from phenomjax.prepare.images.records import ImageKey
+from phenomjax.prepare.images.sources import file_list, reading, stacks
 from phenomjax.system import errors, files
 from phenomjax.system.errors import UserError
 from phenomjax.system.options import unrecorded
@@ -161,7 +163,7 @@ def renames(options: Options) -> tuple[dict[str, str], dict[str, str]]:
     """Of --rename, what belongs to the list of files and what to the tables of metadata."""
     known = dict.fromkeys((*metadata.TARGETS, *(file_list.NAMES if options.files else ())))
     renames = metadata.parse_pairs(options.rename, "--rename", known)
-    own, others = sources.split_renames(renames, options.files)
+    own, others = reading.split_renames(renames, options.files)
     if others and not options.metadata:
         table = f"; {options.files} has no such column" if options.files else ""
         raise UserError(

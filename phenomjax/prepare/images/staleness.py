@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.prepare.images import findings, raw_images
+from phenomjax.prepare.images import findings
+from phenomjax.prepare.images.pixels import raw_images
+from phenomjax.prepare.images.pixels.raw_images import RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
-from phenomjax.prepare.images.raw_images import RawImages
 from phenomjax.prepare.images.records import BadFile, ImageKey
 from phenomjax.system import files, processes
 from phenomjax.system.errors import EXIT_FAILED, UserError

@@ -16,7 +16,8 @@ from tyro.conf import Positional
 from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
-from phenomjax.prepare.images import findings, sameness
+from phenomjax.prepare.images import findings
+from phenomjax.prepare.images.pixels import sameness
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import sequences, source_files, suspicions
 from phenomjax.system import processes

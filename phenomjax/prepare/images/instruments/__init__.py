@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from phenomjax.prepare.images import measurements
 from phenomjax.prepare.images.instruments import (
     cellvoyager,
     harmony,
@@ -31,6 +30,7 @@ from phenomjax.prepare.images.instruments.entries import (
     plate_root,
     readable,
 )
+from phenomjax.prepare.images.naming import measurements
 from phenomjax.prepare.images.records import Finding, Listing, Understood
 from phenomjax.system.errors import UserError
 

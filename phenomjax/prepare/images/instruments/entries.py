@@ -11,8 +11,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import names, readers
-from phenomjax.prepare.images.listing import quoted, sidecar
+from phenomjax.prepare.images.formats import readers
+from phenomjax.prepare.images.naming import names
+from phenomjax.prepare.images.naming.listing import quoted, sidecar
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 

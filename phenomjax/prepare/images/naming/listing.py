@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images.ngff.metadata_files import attributes_or_none
-from phenomjax.prepare.images import readers
+from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.records import FileStatus, Finding
 from phenomjax.system.errors import UserError, did_you_mean
 

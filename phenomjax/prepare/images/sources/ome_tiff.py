@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from phenomjax.data.images.wells import normalise_well
-from phenomjax.prepare.images import stacks
 from phenomjax.prepare.images.formats.axes import StackAxes
 from phenomjax.prepare.images.formats.ome_xml import Ome, OmeWell
-from phenomjax.prepare.images.listing import quoted
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.records import BadFile, Finding, ImageKey, Listing, Plane, Understood
+from phenomjax.prepare.images.sources import stacks
 from phenomjax.system.errors import UserError
 
 ByNames = Callable[[Listing], Understood]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import names
+from phenomjax.prepare.images.naming import names
 from phenomjax.prepare.images.records import Plane
 
 

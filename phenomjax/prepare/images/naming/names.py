@@ -7,8 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images import layouts, readers
-from phenomjax.prepare.images.listing import is_image, kinds_of_names, quoted, sidecar, suffixes
+from phenomjax.prepare.images.formats import readers
+from phenomjax.prepare.images.naming import layouts
+from phenomjax.prepare.images.naming.listing import (
+    is_image,
+    kinds_of_names,
+    quoted,
+    sidecar,
+    suffixes,
+)
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from phenomjax.prepare.images.listing import quoted
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane
 
 

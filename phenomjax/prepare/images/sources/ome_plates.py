@@ -22,7 +22,7 @@ from jaxtyping import Shaped
 from phenomjax.data.images.ngff import chunks, images, one_set, plates
 from phenomjax.data.images.ngff.metadata_files import attributes_or_none
 from phenomjax.data.images.ngff.plates import Field, FoundPlates, Plate, Trouble
-from phenomjax.prepare.images.listing import shown
+from phenomjax.prepare.images.naming.listing import shown
 from phenomjax.prepare.images.records import (
     BadFile,
     FileStatus,

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import eight_bit, raw_images
+from phenomjax.prepare.images.pixels import eight_bit, raw_images
+from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
-from phenomjax.prepare.images.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
 from phenomjax.system.log import Progress

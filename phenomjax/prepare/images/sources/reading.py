@@ -11,20 +11,13 @@ from typing import NamedTuple
 
 from phenomjax.data.images.wells import natural
 from phenomjax.data.tables import read_table
-from phenomjax.prepare.images import (
-    file_list,
-    instruments,
-    layouts,
-    measurements,
-    names,
-    ome_plates,
-    ome_tiff,
-    stacks,
-)
-from phenomjax.prepare.images import listing as listings
+from phenomjax.prepare.images import instruments
+from phenomjax.prepare.images.formats.readers import SUFFIXES
+from phenomjax.prepare.images.naming import layouts, measurements, names
+from phenomjax.prepare.images.naming import listing as listings
 from phenomjax.prepare.images.plan import sample
-from phenomjax.prepare.images.readers import SUFFIXES
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
+from phenomjax.prepare.images.sources import file_list, ome_plates, ome_tiff, stacks
 from phenomjax.system.errors import UserError
 
 

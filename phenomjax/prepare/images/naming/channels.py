@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images.listing import quoted
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.records import Plane
 from phenomjax.system.errors import UserError, did_you_mean
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.prepare.images.formats.axes import Place, StackAxes, describe
-from phenomjax.prepare.images.listing import quoted
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.records import BadFile, Finding, Plane, Understood
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress

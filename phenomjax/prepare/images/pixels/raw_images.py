@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phenomjax.prepare.images import ome_plates, readers
+from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, sample
 from phenomjax.prepare.images.records import BadFile, Finding
+from phenomjax.prepare.images.sources import ome_plates
 
 # (low, high) of each channel, None when pixels are kept, [] of a plate that could not be counted
 Numbers = list[tuple[int | float, int | float]] | None

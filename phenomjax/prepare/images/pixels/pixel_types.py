@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from phenomjax.prepare.images import eight_bit, raw_images
+from phenomjax.prepare.images.pixels import eight_bit, raw_images
+from phenomjax.prepare.images.pixels.raw_images import BadFile, RawImages
 from phenomjax.prepare.images.plan import ImagePlan, sample
-from phenomjax.prepare.images.raw_images import BadFile, RawImages
 from phenomjax.system.errors import UserError
 
 SAMPLE = 16  # images

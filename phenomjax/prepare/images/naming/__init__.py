@@ -1,0 +1,1 @@
+"""What paths and names of files say of the images in them."""

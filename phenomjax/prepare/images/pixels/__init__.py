@@ -1,0 +1,1 @@
+"""Pixels of raw images: read, projected, measured and brought to the type of a bank."""

@@ -1,0 +1,1 @@
+"""Readers of sources: each makes planes of what it finds."""
