@@ -28,6 +28,12 @@ COMMAND = re.compile(
 OTHERS = re.compile(r"`(?:vsearch|mmseqs|pip|uv|git|sbatch|srun|nvidia-smi|cd|\{\})[ {][^`]*`")
 ERRORS = ("UserError", "BadFile", "Damaged", "Trouble")  # their texts reach the user
 Node = tuple[str, str]  # module, name at its top
+# Modules that a command imports by a name that only the run knows.
+DYNAMIC = {
+    "phenomjax.embed images": ("phenomjax.inference.runtimes.",),
+    "phenomjax.convert": ("phenomjax.convert.",),
+    "phenomjax.main": ("phenomjax.config.",),
+}
 
 
 @dataclass(frozen=True)
@@ -219,7 +225,8 @@ def _imported(nodes: list[ast.AST]) -> dict[str, Node]:
 def reached(command: str) -> frozenset[Node]:
     """Definitions that a command's code reaches."""
     start, _ = doors()[command]
-    seen, left = set(), [start, (start[0], "main")]
+    by_name = [node for node in edges() if node[0].startswith(DYNAMIC.get(command, ("-",)))]
+    seen, left = set(), [start, (start[0], "main"), *by_name]
     while left:
         node = left.pop()
         if node in seen:

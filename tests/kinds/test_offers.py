@@ -11,6 +11,8 @@ EXCEPTIONS = {
     "phenomjax.embed:what": "it tells images and sequences apart before either command runs",
     "phenomjax.probes.reports.text:LARGER": "the words behind `python -m phenomjax.main --config`",
     "phenomjax.prepare.__main__:COMMANDS": "help of the commands",
+    "phenomjax.config.image_data:check": "the words behind `python -m phenomjax.prepare`",
+    "phenomjax.trained.graphs.onnx_file:convert": "only `export` gives another than the usual opset",
 }
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
@@ -37,8 +39,7 @@ def test_every_command_is_looked_at():
     reached = set().union(*(offers.reached(one) for one in offers.doors()))
     texts = [one for one in offers.texts() if one.error]
     seen = [one for one in texts if one.node in reached]
-    # what is not reached is called by a name that only the run knows
-    assert len(texts) > 500 and len(seen) > 0.75 * len(texts)
+    assert len(texts) > 500 and len(seen) > 0.95 * len(texts)
 
 
 def test_flags_of_texts_exist_in_the_commands_that_print_them():

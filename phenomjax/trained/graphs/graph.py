@@ -169,7 +169,7 @@ def sample_crops(
             raise UserError(
                 f"The bank {bank} has images {source.shape[1:]} of {source.dtype}; crops of"
                 f" {chosen.image_shape} and {chosen.pixels} cannot be taken from it. Give a bank"
-                " with the channels of the model, or other `image_size` and `pixels`."
+                " with the channels of the model, or take crops of another size or type."
             )
     return drawn_cells(chosen, count, seed)
 
