@@ -12,7 +12,7 @@ EXCEPTIONS = {
     "phenomjax.probes.reports.text:LARGER": "the words behind `python -m phenomjax.main --config`",
     "phenomjax.prepare.__main__:COMMANDS": "help of the commands",
     "phenomjax.config.image_data:check": "the words behind `python -m phenomjax.prepare`",
-    "phenomjax.trained.graphs.onnx_file:convert": "only `export` gives another than the usual opset",
+    "phenomjax.trained.graphs.onnx_file:convert": "only `export` gives another opset",
 }
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
