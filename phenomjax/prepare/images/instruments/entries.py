@@ -17,12 +17,6 @@ from phenomjax.prepare.images.naming.listing import quoted, sidecar
 from phenomjax.prepare.images.records import Finding, ImageKey, Plane, Understood
 from phenomjax.system.errors import UserError
 
-# Folders that instruments make inside the folder of a plate.
-_TECHNICAL = re.compile(
-    r"images?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|flex|index|hs"
-    r"|[{(]?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[)}]?",
-    re.IGNORECASE,
-)
 NOT_IN_INDEX = "not_in_index"
 _GUID = re.compile(r"[{(]?[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}[)}]?", re.IGNORECASE)
 
@@ -109,16 +103,13 @@ def plate_folder(source: Path, folder: str) -> str:
       source: the source folder.
       folder: relative to it, "" for the source folder itself.
     """
-    path = Path(os.path.abspath(source / folder))
-    while _TECHNICAL.fullmatch(path.name) and path != path.parent:
-        path = path.parent
-    return names.plate_name(path.as_posix())
+    return names.plate_name(Path(os.path.abspath(source / folder)).as_posix())
 
 
 def plate_root(file: str) -> str:
     """The folder of the plate of a file, relative to the source folder, "" for that itself."""
     folder = posixpath.dirname(file)
-    while folder and _TECHNICAL.fullmatch(posixpath.basename(folder)):
+    while folder and names.TECHNICAL.fullmatch(posixpath.basename(folder)):
         folder = posixpath.dirname(folder)
     return folder
 

@@ -20,8 +20,9 @@ from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, 
 from phenomjax.system.errors import UserError
 
 # Folders that instruments make inside that of a plate.
-_TECHNICAL = re.compile(
-    r"images?|tiffs?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|projections?",
+TECHNICAL = re.compile(
+    r"images?|tiffs?|(?:time[-_ ]?point|z[-_ ]?step|measurement)[-_ ]?[0-9]+|projections?"
+    r"|flex|index|hs|[{(]?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}[)}]?",
     re.IGNORECASE,
 )
 _COLUMNS = {6: 3, 12: 4, 24: 6, 48: 8, 96: 12, 384: 24, 1536: 48}  # by number of wells
@@ -35,7 +36,7 @@ def plate_folder(folder: str) -> str:
     TimePoint_1); `folder` is absolute.
     """
     parts = folder.rstrip("/").split("/")
-    while len(parts) > 2 and _TECHNICAL.fullmatch(parts[-1]):
+    while len(parts) > 2 and TECHNICAL.fullmatch(parts[-1]):
         parts.pop()
     if len(parts) > 3 and _DATE_AND_NUMBER.fullmatch("/".join(parts[-2:])):
         del parts[-2:]
