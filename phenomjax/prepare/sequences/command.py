@@ -312,11 +312,12 @@ def _understand(options: Options) -> tuple[list[SequenceFile], str, tuple[str, .
             columns[",".join(found.names)] = source.path
             alphabet = found.alphabet or FORMATS["csv"]
             log.info(
-                "%s: %ssequences are in column '%s', read as %s",
+                "%s: %ssequences are in column '%s', read as %s, ids %s",
                 source.path,
                 f"{found.said}; " if found.said else "",
                 ",".join(found.names),
                 options.alphabet or alphabet,
+                f"in column '{options.id}'" if options.id else "are FILE:LINE (--id COLUMN)",
             )
         elif source.kind == "named" and looks_like(list(first_texts(source))) == "smiles":
             alphabet = "smiles"
