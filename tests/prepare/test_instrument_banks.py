@@ -71,6 +71,8 @@ def test_every_instrument(tmp_path, layout, write, channels, plate):
     assert prepare(tmp_path / "in", tmp_path / "b.zarr", layout, **options) == 0
     bank = opening.open_bank(tmp_path / "b.zarr")
     assert bank.channels == channels and keys(bank) == {(plate, "A01", "1")}
+    largest = {"cellvoyager": 65535}.get(layout)  # the others do not say it
+    assert bank.attributes["intensity"].get("source_largest_value") == largest
     names = bank.metadata["source"].to_pylist()[0].split(";")
     expected = np.stack([lab.pixels(name.rsplit("/", 1)[-1]) for name in names], -1)
     np.testing.assert_array_equal(bank.read(0), expected)

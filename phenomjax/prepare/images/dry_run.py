@@ -80,6 +80,8 @@ def describe(plan: ImagePlan, source: RawImages, columns: Mapping[str, Sequence[
     lines = {"images": f"{len(keys)}"}
     if source.dtype:
         lines["pixels"] = f"{source.size[0]} x {source.size[1]}, {source.dtype}"
+    if plan.largest_value is not None:
+        lines["pixels"] = f"{lines.get('pixels', '')}, values to {plan.largest_value}"
     if plan.pixel_size_um:
         lines["pixels"] = f"{lines.get('pixels', '')}, {plan.pixel_size_um:g} micrometres"
     lines["channels"] = ", ".join(plan.channels)

@@ -240,6 +240,8 @@ class ImageJob:
             "rule": eight_bit.text(self.rule),
             "source_dtype": self.source.dtype,
         }
+        if self.plan.largest_value is not None:
+            recorded["source_largest_value"] = self.plan.largest_value
         if self.rule.kind != "keep":
             recorded["numbers"] = {
                 label(plate): dict(zip(self.plan.channels, pairs, strict=True))
