@@ -10,6 +10,7 @@ from phenomjax.prepare.inspect import images
 from phenomjax.prepare.sequences import command
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.lab.doors import run_as_door
+from tests.prepare.test_sequences import prepare
 
 
 def run(bank, *words):
@@ -126,3 +127,13 @@ def test_a_file_that_holds_no_sequences_is_told_too(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"\0\1\2")
     with pytest.raises(UserError, match="is no text"):
         run(tmp_path / "x.bin")
+
+
+def test_a_table_without_names_of_columns_is_told(tmp_path, capsys):
+    path = tmp_path / "bare.tsv"
+    path.write_text(f"P0\t{PROTEIN}\nP1\t{PROTEIN[::-1]}\n")  # P1 is a SMILES too
+    assert run(path) == EXIT_DONE
+    assert "--no_header, and name the column by its number: --column 2" in capsys.readouterr().out
+    for column in ("P0", PROTEIN):
+        with pytest.raises(UserError, match=r"--no_header.*--column 2"):
+            prepare(tmp_path / "b.zarr", path, column=column)

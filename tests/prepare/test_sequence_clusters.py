@@ -167,11 +167,15 @@ def test_a_cluster_file_that_contradicts_itself_or_is_none(tmp_path):
         (">a\n>a\nMKV\n", "is FASTA, no table of clusters"),
         (">Cluster 0\n0\t50aa, >a... at 90%\n", "Cluster 0 has no representative"),
         (">Cluster 0\n0\t50aa >a\n", "line 2: .* is no line of a .clstr file"),
+        ("a\tb\n".encode("utf-16").decode("latin-1"), "iconv -f UTF-16"),
         ("S\t0\t5\n", "line 1: 3 columns, a .uc file has 10"),
     ):
-        (tmp_path / "c").write_text(text)
+        (tmp_path / "c").write_text(text, "latin-1")
         with pytest.raises(UserError, match=message):
             prepare(tmp_path / "b.zarr", tmp_path / "a.fasta", clusters=tmp_path / "c")
+    (tmp_path / "c.clstr").write_text(">Cluster 0\n0\t50aa, >cut_after_20_letters... *\n")
+    with pytest.raises(UserError, match="made with -d 0"):
+        prepare(tmp_path / "b.zarr", tmp_path / "a.fasta", clusters=tmp_path / "c.clstr")
 
 
 CASES = {"uniprot": "uniprot", "gnl": "gnl", "uc": "uc", "full_ids": "uniprot"}

@@ -147,6 +147,9 @@ MENDED = {  # file, content, what the error says, the flags that it offers, the 
     "smiles": ("CC(=O)O\nc1ccccc1\n", "line looks like a SMILES", ["CC(=O)O", "c1ccccc1"]),
     "smiles.txt": ("CCO\nc1ccccc1\n", "looks like a SMILES", ["CCO", "c1ccccc1"]),
     "bare.csv": (f"x,{P}\ny,{Q}\n", "has no header", [P, Q]),
+    "bare_codes.tsv": (f"P0\t{P}\nP1\t{Q}\n", "has no header", [P, Q]),  # P1 is a SMILES too
+    "bare_three.txt": (f"x\t0\t{P}\ny\t3\t{Q}\n", "without names of columns", [P, Q]),
+    "last_names.txt": (f"{P} x 1\n{Q} y 2\n", "without names of columns", [P, Q]),
     "bare_smiles.csv": ("CCO\nCCN\n", "has no header", ["CCO", "CCN"]),
     "other.csv": (f"mutant,score\n{P},1\n{Q},2\n", "no column whose name", [P, Q]),
     "two.csv": (f"smiles,sequence\nCCO,{P}\nCCN,{P}\n", "several columns", ["CCO", "CCN"]),

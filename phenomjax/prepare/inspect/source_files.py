@@ -6,7 +6,7 @@ import itertools
 import shlex
 from pathlib import Path
 
-from phenomjax.data.sequences.formats.columns import sample_rows
+from phenomjax.data.sequences.formats.columns import find_columns, sample_rows
 from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.letters import SAMPLE, Letters
 from phenomjax.data.sequences.formats.recognise import (
@@ -20,7 +20,7 @@ from phenomjax.data.sequences.formats.recognise import (
 from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.data.text_files import ENCODINGS
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE
+from phenomjax.system.errors import EXIT_DONE, UserError
 
 NAMES = {
     "fasta": "FASTA",
@@ -76,7 +76,12 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
         said.append(f"line ends of {'Windows' if chr(10) in contents.head else 'an old Mac'}")
     lines = {"format": f"{NAMES[found.kind]} ({', '.join(one for one in said if one)})"}
     if found.kind in ("csv", "table"):
-        return lines | {"columns": _columns(found)}, ""
+        lines["columns"] = _columns(found)
+        try:
+            find_columns(found, None, None, None, header=True)
+        except UserError as error:
+            lines["but"] = str(error)
+        return lines, ""
     if found.kind == "jsonl":
         return lines, ""
     (source,) = find_sources([contents.path], None)

@@ -4,6 +4,7 @@ table, CD-HIT's .clstr, UCLUST's .uc.
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def read_clusters(path: Path) -> Iterator[pa.RecordBatch]:
             f"There is no cluster file {path}. Name the ..._cluster.tsv that MMseqs2 wrote."
         )
     first = next((line for _, line in _lines(path) if line.strip()), "")
+    if "\0" in first:
+        raise UserError(
+            f"{path} is UTF-16, or no text. If it is UTF-16, write it anew: iconv -f UTF-16"
+            f" -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(f'{path.stem}_utf8{path.suffix}')}."
+        )
     if first.startswith(">Cluster"):
         yield from _batches(_clstr(path))
     elif _UC.match(first):

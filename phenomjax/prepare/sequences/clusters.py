@@ -208,12 +208,14 @@ def check_share(
         )
     if known and share >= file.least:
         return
+    whole = "..._cluster.tsv that MMseqs2 wrote of the same files"
+    if path.name.removesuffix(".gz").endswith(".clstr"):  # CD-HIT cuts ids after 20 letters
+        whole = ".clstr of the same files, made with -d 0: cd-hit cuts ids otherwise"
     raise UserError(
         f"{path} is hardly the cluster file of these sequences: {known:,} of {known + strangers:,}"
         f" ({share:.1%}) are in one of its clusters, and the others would be spread over the splits"
         f" one by one. Ids of sequences that it lacks: {', '.join(examples)}; ids that it has:"
-        f" {', '.join(table.examples)}. Name the ..._cluster.tsv that MMseqs2 wrote of the same"
-        " files"
+        f" {', '.join(table.examples)}. Name the {whole}"
         + (
             f", or say that so few are meant with `min_clustered` {int(share * 1000) / 1000:g}."
             if known

@@ -19,6 +19,7 @@ from phenomjax.data.sequences.records import is_title
 from phenomjax.system.errors import UserError, did_you_mean
 
 SAMPLE = 200  # rows
+_LONG = 20  # letters of a sequence that is surely no name of a column
 # Names of columns, in lower case without other signs than letters and digits
 _SMILES = re.compile(r"\w*smiles\w*|smi")
 _PROTEINS = re.compile(
@@ -71,7 +72,11 @@ def find_columns(
             )
     looks = {title: _look(rows, place) for place, title in enumerate(columns)}
     if column is None:
-        column = _choose(found, columns, looks, alphabet, header)
+        column = _choose(found, columns, rows, looks, alphabet, header)
+    elif header:
+        like_below = (t for t in columns if len(t) >= _LONG and looks_like([t]) == looks[t] != "")
+        if title := next(like_below, None):
+            raise _no_header(path, columns, title)
     plain, kind = _plain(column), looks[column]
     first = (rows[0][columns.index(column)] or "") if rows and not header else ""
     if is_title(first):
@@ -119,6 +124,7 @@ def check_fields(path: Path, wanted: Sequence[str]) -> None:
 def _choose(
     found: Format,
     columns: Sequence[str],
+    rows: Sequence[Sequence[str | None]],
     looks: dict[str, str],
     alphabet: str | None,
     header: bool,
@@ -138,21 +144,33 @@ def _choose(
         )
     alike = [title for title in columns if looks[title] and alphabet in (None, looks[title])]
     alike = [title for title in alike if not re.search("selfies|inchi", _plain(title))]
+    # Short ids (P1, C2) are SMILES too: proteins come first, then what is longer.
+    sizes = {
+        title: sum(len(row[place] or "") for row in rows if len(row) > place)
+        for place, title in enumerate(columns)
+    }
+    alike.sort(key=lambda title: (looks[title] != "protein", -sizes[title]))
     titles = [title for title in columns if looks_like([title])]
-    if header and titles and (not alike or looks_like(titles) == looks[alike[0]]):
-        place = columns.index(titles[0]) + 1
-        raise UserError(
-            f"{path} has no header: its first line ({', '.join(columns)[:60]!r}) has a sequence in"
-            f" it. Say so with --no_header, and name the column by its number: --column {place}."
-        )
-    if not header and len(alike) == 1:
-        return alike[0]
+    like_below = [title for title in alike if looks_like([title]) == looks[title]]
+    if header and titles and (like_below or not alike):
+        raise _no_header(path, columns, [*like_below, *titles][0])
+    sure = [title for title in alike if looks[title] == "protein"] or alike
+    if not header and len(sure) == 1:
+        return sure[0]
     mend = "Name it with --column, and the one with their ids with --id."
     if alike:
         mend = f"'{alike[0]}' looks like it: say --column {_quoted(alike[0])}."
     raise UserError(
         f"{path} has no column whose name says that it holds the sequences. {_there(columns)}"
         f" {mend}"
+    )
+
+
+def _no_header(path: Path, columns: Sequence[str], title: str) -> UserError:
+    return UserError(
+        f"{path} has no header: its first line ({', '.join(columns)[:60]!r}) has a sequence in"
+        " it, which would be lost. Say so with --no_header, and name the column by its number:"
+        f" --column {columns.index(title) + 1}."
     )
 
 
