@@ -290,6 +290,40 @@ def test_plate_maps_are_joined_by_barcode(tmp_path, caplog):
     assert found == {"gene": ["x", None, "x", None, "y", None]}
 
 
+@pytest.mark.parametrize("second", ["well_position\tbroad_sample\tsolvent\n", "well\tcompound\n"])
+def test_plate_maps_are_known_by_the_names_of_their_files(tmp_path, second):
+    """JUMP's barcode_platemap.csv names files, and no column of theirs says which they are."""
+    one = _write(tmp_path, "well_position\tbroad_sample\tsolvent\nA01\tB1\tDMSO\n", "C-1.txt")
+    rest = "\tDMSO" if "solvent" in second else ""
+    two = _write(
+        tmp_path, f"{second}A01\tB2{rest}\n".replace("compound", "broad_sample"), "C-2.tsv"
+    )
+    barcodes = _write(
+        tmp_path,
+        "Assay_Plate_Barcode,Plate_Map_Name\nBR1,C-1\nBR2,C-2\nBR3,C-1\n",
+        "barcode_platemap.csv",
+    )
+    keys = [ImageKey(None, f"BR{plate}", "A01", "1") for plate in (1, 2, 3)]
+    assert joined([barcodes, one, two], keys) == {"perturbation": ["B1", "B2", "B1"]}
+    grid = _write(tmp_path, ",1,2\nA,x,y\n", "grid.csv")
+    with pytest.raises(UserError, match=r"--metadata BARCODES.csv, its plate_map grid.csv"):
+        joined([grid], keys)
+    added = _write(tmp_path, "barcode,plate_map\nBR1,grid.csv\nBR2,grid\nBR3,Grid\n", "b.csv")
+    with pytest.raises(UserError, match=r"the file of each plate map as b.csv does: grid.csv"):
+        joined([grid, added], keys)
+    added.write_text(added.read_text().replace("Grid", "grid").replace("grid.csv", "grid"))
+    assert joined([grid, added], keys) == {"perturbation": ["x", "x", "x"]}
+
+
+def test_concentrations_below_zero(tmp_path):
+    """-666 is the missing value of the Connectivity Map; others are logarithms or mistakes."""
+    text = f"plate,well,pert_id,pert_dose\n{PLATE},A01,DMSO,-666\n{PLATE},A02,B,1.5\n"
+    table = _write(tmp_path, text)
+    assert joined([table])["concentration"] == [None, 1.5]
+    table.write_text(text.replace("-666", "-6.5"))
+    assert "concentration" not in mended([table], match="'-6.5' is below 0")
+
+
 def test_jump_is_joined_from_its_four_tables(tmp_path):
     def write(name, text):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))

@@ -66,6 +66,8 @@ class Joiner:
 
     def __init__(self, paths: Path | Sequence[Path], rename: Mapping[str, str]):
         read = reading.read([paths] if isinstance(paths, Path) else list(paths), rename)
+        one = paths if isinstance(paths, Path) else paths[0]
+        self._map = tables.file_of(one)[0].name  # as a table of barcodes may call it
         self.path, self.keys, self.values, self.told = read.name, read.keys, read.values, read.told
         self._plate_maps, self._columns = read.plate_maps, read.columns
         self._sheet = read.sheet
@@ -144,7 +146,10 @@ class Joiner:
                 " so a well is ambiguous. Add the column"
                 + (
                     self._barcodes()
-                    or ", or name it with --rename, for instance --rename Barcode=plate"
+                    or ", name it with --rename, for instance --rename Barcode=plate, or, where it"
+                    " is the map of several plates, add a table with the columns barcode and"
+                    " plate_map that says which: --metadata BARCODES.csv, its plate_map"
+                    f" {self._map}"
                 )
                 + "."
             )

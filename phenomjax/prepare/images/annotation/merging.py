@@ -2,6 +2,7 @@
 is known of each compound or guide, joined on the columns that they share.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -55,8 +56,9 @@ def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
             " wells: --rename Position=well, for instance."
         )
     rest = [sheet for sheet in sheets if not any(sheet is one for one in with_wells)]
-    base, *more = [_with_well(sheet, rename) for sheet in with_wells]
-    told = []
+    told: list[str] = []
+    named = [_with_map(sheet, rest, rename, told) for sheet in with_wells]
+    base, *more = [_with_well(sheet, rename) for sheet in named]
     for sheet in more:
         if set(_names(sheet, rename)) == set(_names(base, rename)):
             base = _stack(base, sheet, rename)
@@ -72,12 +74,43 @@ def merge(sheets: Sequence[Sheet], rename: Mapping[str, str]) -> Merged:
             raise UserError(
                 f"{columns}: no column is shared with {base.name}, which has"
                 f" {', '.join(base.columns)}, so the tables cannot be joined. Give the column that"
-                " joins them one name in both."
+                f" joins them one name in both{_as_called(rest)}."
             )
         base, said = _join(base, joined[0], _choose(base, *joined, rename), rename)
         told.append(said)
         rest = [one for one in rest if one is not joined[0]]
     return Merged(base, told)
+
+
+def _with_map(
+    sheet: Sheet, others: Sequence[Sheet], rename: Mapping[str, str], told: list[str]
+) -> Sheet:
+    """A plate map with its name in a column, where another table names the file: JUMP's
+    barcode_platemap.csv says which plates have the map "C-1", and C-1.txt holds its wells.
+    """
+    places = find_columns(sheet, rename).places
+    if "plate" in places or any(plain(column) in PLATE_MAPS for column in sheet.columns):
+        return sheet
+    file, _, page = _short(sheet).partition("#")
+    own = {text.casefold() for text in (page, file, *_stems(file)) if text}
+    for other in others:
+        for place, column in enumerate(other.columns):
+            if plain(column) not in PLATE_MAPS:
+                continue
+            fits = {text for text in other.values(place) if text and text.casefold() in own}
+            if len(fits) == 1:
+                name = fits.pop()
+                told.append(
+                    f"{sheet.name}: plate map {name} of {_short(other)}, by its file's name"
+                )
+                rows = [(*row, name) for row in sheet.rows]
+                return sheet._replace(columns=(*sheet.columns, column), rows=rows)
+    return sheet
+
+
+def _stems(file: str) -> list[str]:
+    """A file's name without its suffixes, one after another: "C-1.csv.gz" is C-1.csv and C-1."""
+    return [file[: match.start()] for match in re.finditer(r"\.\w{1,7}(?=$|\.)", file)]
 
 
 def _with_well(sheet: Sheet, rename: Mapping[str, str]) -> Sheet:
@@ -92,6 +125,19 @@ def _with_well(sheet: Sheet, rename: Mapping[str, str]) -> Sheet:
     ]
     rows = [(*cells, well) for cells, well in zip(sheet.rows, wells, strict=True)]
     return sheet._replace(columns=(*sheet.columns, "well"), rows=rows)
+
+
+def _as_called(sheets: Sequence[Sheet]) -> str:
+    """ ", or call the file of the plate map as barcodes.csv does: C-1.csv" where one has names."""
+    for sheet in sheets:
+        for place, column in enumerate(sheet.columns):
+            name = next((text for text in sheet.values(place) if text), None)
+            if plain(column) in PLATE_MAPS and name:
+                return (
+                    f", or call the file of each plate map as {_short(sheet)} does: {name}.csv,"
+                    " for instance"
+                )
+    return ""
 
 
 def _names(sheet: Sheet, rename: Mapping[str, str]) -> list[str]:

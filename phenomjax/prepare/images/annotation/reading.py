@@ -13,8 +13,11 @@ from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.prepare.images.annotation.values import Value
 from phenomjax.system.errors import UserError, did_you_mean
 
-# in a plate map a dash is an empty well
-MISSING = tables.MISSING | {"-", "--", "\N{EN DASH}", "\N{EM DASH}"}
+# in a plate map a dash is an empty well; the Connectivity Map (LINCS) writes -666 for no value
+MISSING = tables.MISSING | {
+    *("-", "--", "\N{EN DASH}", "\N{EM DASH}"),
+    *("-666", "-666.0", "-666.000000", "-12345", "-12345.0"),
+}
 
 
 class Annotations(NamedTuple):

@@ -59,7 +59,7 @@ def concentration(
       column: what the table calls it, for errors.
 
     Raises:
-      UserError: it is no number, or its unit is none of MICROMOLAR.
+      UserError: it is no number or below 0, or its unit is none of MICROMOLAR.
     """
     match = re.fullmatch(
         r"([+-]?[\d.,\s\u00a0]*\d[.,]?(?:[eE][+-]?\d+)?)\s*(\D[^\d]*)", text.strip()
@@ -79,6 +79,12 @@ def concentration(
             f"{where}: concentration {error}. Write a number (a unit may follow it: {_units()}), or"
             f" leave the column out: {rename(column, 'ignore')}."
         ) from None
+    if number < 0:
+        raise UserError(
+            f"{where}: concentration {text!r} is below 0 (a logarithm, or a mark of no value?)."
+            " Write the concentration itself, or nothing, or leave the column out:"
+            f" {rename(column, 'ignore')}."
+        )
     factor = MICROMOLAR[known] if known else 1.0
     return number / round(1 / factor) if factor < 1 else number * factor
 
