@@ -545,7 +545,22 @@ def test_a_source_that_was_edited_after_the_bank_was_made(tmp_path, caplog):
         run(tmp_path / "raw", out, "generic", **options)
     more, _ = run(tmp_path / "raw", tmp_path / "more.zarr", "generic", **options, not_in=out)
     assert values(more) == [[5]]
+    write(file.parent, "A03_s1_w1.tif", 6)  # a third bank: neither of the first two banks' images
+    third = {**options, "not_in": more.path}
+    found, _ = run(tmp_path / "raw", tmp_path / "third.zarr", "generic", **third)
+    assert values(found) == [[6]]
+    write(file.parent, file.name, 8)
+    os.utime(file, (later + 2, later + 2))
+    with pytest.raises(UserError, match=r"1 of its 1 images were edited.*, and 2 others are not"):
+        run(tmp_path / "raw", out, "generic", **options)
+    write(file.parent, file.name, 9)
+    out.rename(tmp_path / "moved.zarr")
+    found, _ = run(tmp_path / "raw", tmp_path / "fourth.zarr", "generic", **third)
+    assert values(found) == [[9], [6]]
+    assert f"made without the images of {out}, which is not there any more" in caplog.text
+    (tmp_path / "moved.zarr").rename(out)
     (file.parent / "A02_s1_w1.tif").unlink()
+    (file.parent / "A03_s1_w1.tif").unlink()
     write(file.parent, "A01_s1_w2.tif", 5)
     with pytest.raises(UserError, match=r"channels of .* are 1, 2 now, in the bank 1"):
         run(tmp_path / "raw", out, "generic", **options)

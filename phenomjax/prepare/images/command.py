@@ -71,9 +71,10 @@ def run(options: Options) -> int:
     log.info(
         "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
     )
-    known: Known = {}
-    if options.not_in:
-        plan, known = _without(plan, opening.open_bank(options.not_in))
+    known: list[tuple[bank.ImageBank, Known]] = []
+    for other in _chain(options.not_in):
+        plan, numbers = _without(plan, other)
+        known.append((other, numbers))
     if plan.rejected and options.strict:
         raise UserError(
             f"{plan.rejected[0]}. (`strict` stops at the first bad image.)", EXIT_FAILED
@@ -95,8 +96,9 @@ def run(options: Options) -> int:
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
         rule = pixel_types.rule_for(rule, source, plan)
-        if options.not_in and known:
-            known = _of_rule(known, rule, opening.open_bank(options.not_in))
+        carried: Known = {}
+        for other, numbers in reversed(known):
+            carried |= _of_rule(numbers, rule, other)
         job = ImageJob(
             out,
             work,
@@ -109,7 +111,7 @@ def run(options: Options) -> int:
             strict=options.strict,
             stop=stop,
         )
-        numbers = job.intensity_numbers(known)
+        numbers = job.intensity_numbers(carried)
         wanted = {} if stop.is_set() else {one.row: one for one in job.conversions(numbers)}
         finished = job.write_images(list(wanted.values()))
         if stop.is_set():
@@ -134,6 +136,24 @@ def run(options: Options) -> int:
             attributes | {"prepare": arguments | {"phenomjax": __version__}},
         )
     return _report(out, len(finished.checksums), finished.rejected, finished.remarks)
+
+
+def _chain(path: Path | None) -> list[bank.ImageBank]:
+    """The bank of --not-in, and those whose images it left out itself, the nearest first."""
+    found: list[bank.ImageBank] = []
+    while path is not None and path.resolve() not in {one.path.resolve() for one in found}:
+        if found and not path.exists():
+            log.warning(
+                "%s was made without the images of %s, which is not there any more: they are not"
+                " left out here",
+                found[-1].path,
+                path,
+            )
+            break
+        found.append(opening.open_bank(path))
+        earlier = (found[-1].attributes.get("prepare") or {}).get("not_in")
+        path = Path(earlier) if earlier else None
+    return found
 
 
 def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:

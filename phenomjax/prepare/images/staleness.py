@@ -63,6 +63,13 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
     there = {ImageKey(*key): checksum for *key, checksum in zip(*columns, strict=True)}
     rejected = set(findings.keys(bank.path / findings.REJECTED))
     added = [e for e in plan.entries if e.key not in there and tuple(e.key) not in rejected]
+    known = [entry for entry in plan.entries if entry.key in there]
+    same = files.read_json(file).get("digest") == digest(known) and not verify
+    edited = [] if same else _edited(known, there, raw_images.probe(raw, plan)[0], jobs)
+    if edited:  # before those that were added: a second bank would not mend it
+        what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
+        more = f", and {len(added)} others are not in it" if added else ""
+        raise _stale(bank, f"{what} since, for instance {edited[0]}{more}")
     if added:
         what = (
             f"{len(added)} images of {raw.folder} are not in it, for instance {added[0].files[0]}"
@@ -73,13 +80,8 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
             f"To have them in a bank of their own, which a run takes beside this one: the same"
             f" command with --not-in {bank.path} and another --out. ",
         )
-    known = [entry for entry in plan.entries if entry.key in there]
-    if files.read_json(file).get("digest") == digest(known) and not verify:
+    if same:
         return
-    edited = _edited(known, there, raw_images.probe(raw, plan)[0], jobs)
-    if edited:
-        what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
-        raise _stale(bank, f"{what} since, for instance {edited[0]}")
     if gone := len(there) - len(known):
         log.warning("%d images of %s are not in %s any more", gone, bank.path, raw.folder)
         return
