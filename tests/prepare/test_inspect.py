@@ -61,6 +61,13 @@ def test_quick_and_out(path, tmp_path, capsys):
     assert (tmp_path / "figures" / "contact_sheet.png").is_file()
 
 
+def test_figures_stand_beside_the_bank_that_one_stands_in(path, monkeypatch):
+    monkeypatch.chdir(path)
+    assert run(".", "--quick") == 0
+    assert (path.parent / "b_inspect" / "contact_sheet.png").is_file()
+    assert not [file for file in path.iterdir() if "inspect" in file.name]
+
+
 def cut(file):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])

@@ -73,8 +73,8 @@ def run(options: Options) -> int:
     )
     known: list[tuple[bank.ImageBank, Known]] = []
     for other in _chain(options.not_in):
-        plan, numbers = _without(plan, other)
-        known.append((other, numbers))
+        plan, counted_there = _without(plan, other)
+        known.append((other, counted_there))
     if plan.rejected and options.strict:
         raise UserError(
             f"{plan.rejected[0]}. (`strict` stops at the first bad image.)", EXIT_FAILED
@@ -97,8 +97,8 @@ def run(options: Options) -> int:
             raise _all_rejected(out, plan.rejected + unreadable)
         rule = pixel_types.rule_for(rule, source, plan)
         carried: Known = {}
-        for other, numbers in reversed(known):
-            carried |= _of_rule(numbers, rule, other)
+        for other, counted_there in reversed(known):
+            carried = {**carried, **_of_rule(counted_there, rule, other)}
         job = ImageJob(
             out,
             work,

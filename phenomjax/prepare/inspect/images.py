@@ -95,7 +95,9 @@ def run(options: Options) -> int:
     whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
     if whole:
         print(histogram_text(bank, counts, len(whole)))
-        folder = options.out or bank.path.parent / (bank.path.stem + "_inspect")
+        # beside the bank, not in it, where it is called "."
+        path = bank.path if bank.path.name not in ("", "..") else bank.path.resolve()
+        folder = options.out or path.parent / (path.stem + "_inspect")
         sheet = contact_sheet(bank, sample(whole, options.rows), counts)
         save_figure(sheet, folder / "contact_sheet.png", dpi=SHEET_DPI)
         save_figure(histogram_figure(bank, counts), folder / "histograms.png", dpi=HISTOGRAM_DPI)

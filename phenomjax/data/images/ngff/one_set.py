@@ -4,6 +4,7 @@ type, one set of channels, each a single plane.
 
 import collections
 import concurrent.futures
+import shlex
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def check_whole(plate: Plate) -> None:
         where = f"{plate.path / first.path} " if first.path else ""
         raise UserError(
             f"{len(plate.damaged)} parts of the plate {plate.path} cannot be used; the first:"
-            f" {where}{first.detail}. Mend them, or make a bank of the others:"
+            f" {where}{first.detail.rstrip('.')}. Mend them, or make a bank of the others:"
             f" `{_command(plate.path)}`.",
             EXIT_FAILED,
         )
@@ -181,7 +182,9 @@ def _pixels(size: tuple[int, int]) -> str:
 
 
 def _command(path: Path) -> str:
+    path = path if path.name not in ("", "..") else path.resolve()  # beside ".", not in it
+    bank = path.parent / (path.name.split(".")[0] + "_bank.zarr")
     return (
         "python -m phenomjax.prepare images --layout ome-zarr --source"
-        f" {path} --out {path.parent / (path.name.split('.')[0] + '_bank.zarr')}"
+        f" {shlex.quote(str(path))} --out {shlex.quote(str(bank))}"
     )

@@ -229,9 +229,9 @@ def _plate_name(folder: Path, plate: Mapping[str, object]) -> tuple[str, bool, l
         return ours, True, []
     if re.search(r"[/\\]", name) or _NO_NAME.fullmatch(name):
         text = f"like its folder, not {given!r}, as its metadata say"
-        return ours, False, [f"{folder.name}: the plate is called {ours}, {text}"]
+        return ours, False, [f"{folder.absolute().name}: the plate is called {ours}, {text}"]
     text = f"as its metadata say, not {ours}"
-    return name, True, [f"{folder.name}: the plate is called {name}, {text}"]
+    return name, True, [f"{folder.absolute().name}: the plate is called {name}, {text}"]
 
 
 def _acquisitions(folder: Path, listed: Sequence[object], fields: Sequence[Field]) -> list[str]:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -349,7 +350,7 @@ def _no_plate(source: Path, found: FoundPlates, rejected: Sequence[Finding]) -> 
         if "plate" in attributes_or_none(parent):
             return UserError(
                 f"{source} is a part of the OME-Zarr plate {parent}. Give the plate: --source"
-                f" {parent}."
+                f" {shlex.quote(str(parent))}."
             )
     there = (
         "".join(f" {folder} is {kind}." for folder, kind in found.others[:3])
