@@ -315,6 +315,11 @@ def test_plate_maps_are_known_by_the_names_of_their_files(tmp_path, second):
     assert joined([grid, added], keys) == {"perturbation": ["x", "x", "x"]}
 
 
+def test_truth_in_the_language_of_the_office(tmp_path):
+    table = _write(tmp_path, f"plate,well,is_control\n{PLATE},A01,WAHR\n{PLATE},A02,FALSCH\n")
+    assert joined([table])["is_control"] == [True, False]
+
+
 def test_concentrations_below_zero(tmp_path):
     """-666 is the missing value of the Connectivity Map; others are logarithms or mistakes."""
     text = f"plate,well,pert_id,pert_dose\n{PLATE},A01,DMSO,-666\n{PLATE},A02,B,1.5\n"
@@ -470,6 +475,7 @@ def test_a_second_column_is_left_out_by_ignore(tmp_path):
         (",1,2\nA,x,y\n\nDose,1,2\nA,z,w\n", {}, "shaped like a plate, and has more below it"),
         ("From,Plate,n,Name\nS1,P,1,x\n", {}, "--rename From=well"),
         ("Row,Col,n,Which,Name\nA,1,3,x,y\n", {}, "--rename Which=perturbation"),
+        ("Platte,Well,Name\nP,A01,x\n", {}, "--rename Name=perturbation"),
         (b"PK\x03\x04" + bytes(40), {}, "is a zip archive.*unpack it"),
     ],
 )

@@ -172,7 +172,8 @@ def _some(columns: Sequence[str]) -> str:
 def _is_of_place(sheet: Sheet, column: str) -> bool:
     """Whether a column rather counts or places than names what a well holds."""
     held = [v for v in sheet.values(sheet.columns.index(column)) if v is not None]
-    placed = any(word in names.plain(column) for word in ("plate", "well", "row", "col", "barcode"))
+    words = ("plate", "well", "row", "col", "barcode", "platte", "plaque", "placa", "piastra")
+    placed = any(word in names.plain(column) for word in words)
     return placed or all(value.replace(".", "").isdecimal() for value in held)
 
 

@@ -9,8 +9,11 @@ from phenomjax.prepare.images.annotation.sheet import plain, rename
 from phenomjax.system.errors import UserError, did_you_mean
 
 Value = str | float | bool | None
-TRUE = frozenset({"1", "1.0", "-1", "-1.0", "true", "yes", "t", "y"})
-FALSE = frozenset({"0", "0.0", "false", "no", "f", "n"})
+# with what Excel writes in German, French, Spanish and Italian
+TRUE = frozenset(
+    {"1", "1.0", "-1", "-1.0", "true", "yes", "t", "y", "wahr", "vrai", "verdadero", "vero"}
+)
+FALSE = frozenset({"0", "0.0", "false", "no", "f", "n", "falsch", "faux", "falso"})
 # micromoles per litre, in which the bank counts
 MICROMOLAR = {"pm": 1e-6, "nm": 1e-3, "um": 1.0, "mm": 1e3, "m": 1e6}
 _UNIT_NAMES = {
