@@ -104,6 +104,13 @@ def run(options: Options) -> None:
     ours = any((source / name).is_dir() for name in ("checkpoints", "params"))
     # a folder as it was downloaded, or of `export --format safetensors`
     found = [source / name for name in WEIGHTS if (source / name).is_file()]
+    if source.is_dir() and not ours and not found:
+        found = sorted(path for path in source.iterdir() if path.suffix in array_files.WRITERS)
+        if len(found) > 1:
+            raise UserError(
+                f"{source} holds several files of weights: {', '.join(f.name for f in found)}. Name"
+                f" one, such as {found[0]}."
+            )
     source = found[0] if found and not ours else source
     (write_theirs if source.is_dir() else write_ours)(options, source)
 

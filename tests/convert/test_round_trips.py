@@ -136,6 +136,15 @@ def bare(exported, folder):
     return folder / "w.npz"
 
 
+def test_a_folder_with_one_file_of_weights_is_that_file(exported, tmp_path):
+    weights = bare(exported, tmp_path)
+    with pytest.raises(UserError, match="The arrays do not show norm"):
+        convert("transformer_xl", tmp_path, tmp_path / "out")
+    shutil.copy(weights, tmp_path / "a.npz")
+    with pytest.raises(UserError, match=r"several files of weights: a.npz, w.npz. Name one"):
+        convert("transformer_xl", tmp_path, tmp_path / "out")
+
+
 def test_what_nobody_says_is_asked_for_and_the_answer_works(exported, tmp_path, caplog):
     weights = bare(exported, tmp_path)
     with pytest.raises(UserError, match="The arrays do not show norm, mem_len") as asked:

@@ -51,3 +51,10 @@ def test_other_formats(model, tmp_path):
         run(model, named, tmp_path / "n.zarr")
     assert run(model, named, tmp_path / "n.zarr", "--format", "named") == EXIT_DONE
     assert embedded(tmp_path / "n.zarr") == ["INS", "GLUC"]
+
+
+@pytest.mark.parametrize("name, text", [("a.smi", "CCO a\nCCN b\n"), ("a.txt", "CCO\nC=O\n")])
+def test_smiles_are_no_proteins(model, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="holds SMILES, and the model of --checkpoint reads"):
+        run(model, tmp_path / name, tmp_path / "out.h5")

@@ -137,3 +137,11 @@ def test_a_table_without_names_of_columns_is_told(tmp_path, capsys):
     for column in ("P0", PROTEIN):
         with pytest.raises(UserError, match=r"--no_header.*--column 2"):
             prepare(tmp_path / "b.zarr", path, column=column)
+
+
+def test_proteins_in_json_lines_are_no_bytes_unasked(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"id": "a", "seq": PROTEIN}) + "\n")
+    with pytest.raises(UserError, match=r"looks like protein.* --alphabet protein, or"):
+        prepare(tmp_path / "b.zarr", path, field="seq")
+    assert prepare(tmp_path / "b.zarr", path, field="seq", alphabet="protein") == EXIT_DONE

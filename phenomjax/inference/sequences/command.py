@@ -6,7 +6,9 @@ by rounding. Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake 
 the input; 75 stopped by a signal.
 """
 
+import itertools
 import logging
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from tyro.conf import arg
 
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.formats.asking import asking
-from phenomjax.data.sequences.formats.letters import Letters, check_proteins
+from phenomjax.data.sequences.formats.guess import looks_like
+from phenomjax.data.sequences.formats.letters import SAMPLE, Letters, check_proteins
 from phenomjax.data.sequences.formats.recognise import check_words, head_lines, look
 from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.engine import work_folder
@@ -170,6 +173,14 @@ def _check_letters(options: Options, alphabet: str) -> None:
         texts: Iterable[str] = first_texts(source)
         if source.kind in ("csv", "table", "jsonl"):
             texts = table_queries.first_texts(source, alphabet, wanted_columns(options))
+        texts = list(itertools.islice(texts, SAMPLE))
+        # CCO would be two cysteines and a pyrrolysine.
+        signs = source.kind == "smi" or any(re.search(r"[a-z()=#\[\d]", text) for text in texts)
+        if source.kind in ("smi", "named", "text") and signs and looks_like(texts) == "smiles":
+            raise UserError(
+                f"{source.path} holds SMILES, and the model of `checkpoint` reads proteins. Give a"
+                " file of proteins, or the run of a model of SMILES (configs/smiles_txl.py)."
+            )
         found = Letters.of(texts)
         check_proteins(source.path, found, options.gaps, options.accept_nucleotides)
 

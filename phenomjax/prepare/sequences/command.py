@@ -324,7 +324,7 @@ def _understand(options: Options) -> tuple[list[SequenceFile], str, tuple[str, .
             log.info("%s: names and SMILES", source.path)
         elif source.kind == "jsonl":
             fields = [*options.field.split(","), *([options.id] if options.id else [])]
-            check_fields(source.path, fields)
+            check_fields(source.path, fields, options.alphabet)
         elif source.kind == "text" and options.alphabet != "bytes":
             lines = head_lines(look(source.path))
             check_words(source.path, [line for line in lines if line.strip()])

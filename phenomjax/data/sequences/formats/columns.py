@@ -101,15 +101,20 @@ def _look(rows: Sequence[Sequence[str | None]], place: int) -> str:
     return looks_like([value for value in values if value.strip() not in tables.MISSING])
 
 
-def check_fields(path: Path, wanted: Sequence[str]) -> None:
+def check_fields(path: Path, wanted: Sequence[str], alphabet: str | None) -> None:
     """Looks whether the first record of a file of JSON lines has the fields that are asked for.
 
+    Args:
+      path: the file.
+      wanted: fields, that with the sequences first.
+      alphabet: of the user; None: bytes, which proteins and SMILES must not become unasked.
+
     Raises:
-      UserError: it has not; the message lists those that there are.
+      UserError: it has not; the message lists those that there are. Or the alphabet must be said.
     """
-    first = next((line for line in head_lines(look(path)) if line.strip()), "")
+    lines = [line for line in head_lines(look(path)) if line.strip()]
     try:
-        parsed = json.loads(first)
+        parsed = json.loads(lines[0] if lines else "")
     except ValueError:
         return  # the reader names the record
     there = list(parsed) if isinstance(parsed, dict) else []
@@ -119,6 +124,15 @@ def check_fields(path: Path, wanted: Sequence[str]) -> None:
                 f"{path} has no field '{name}'.{did_you_mean(name, there)} {_there(there)} Name the"
                 " one that holds the sequences with --field, and the one with their ids with --id."
             )
+    texts = list[str]()
+    for line in lines[:SAMPLE]:
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # the reader names the record
+            texts.append(str(json.loads(line)[wanted[0]]))
+    if alphabet is None and (looks := looks_like(texts)):
+        raise UserError(
+            f"{path}: field '{wanted[0]}' looks like {looks}, and JSON lines are read as bytes, as"
+            f" of source code. Say which: --alphabet {looks}, or --alphabet bytes."
+        )
 
 
 def _choose(
