@@ -133,10 +133,18 @@ def test_a_table_without_names_of_columns_is_told(tmp_path, capsys):
     path = tmp_path / "bare.tsv"
     path.write_text(f"P0\t{PROTEIN}\nP1\t{PROTEIN[::-1]}\n")  # P1 is a SMILES too
     assert run(path) == EXIT_DONE
-    assert "--no_header, and name the column by its number: --column 2" in capsys.readouterr().out
+    assert "--out bare.zarr --no_header --column=2" in capsys.readouterr().out
     for column in ("P0", PROTEIN):
         with pytest.raises(UserError, match=r"--no_header.*--column 2"):
             prepare(tmp_path / "b.zarr", path, column=column)
+
+
+def test_columns_of_one_name(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(f"sequence,sequence\n{PROTEIN},{PROTEIN}\n")
+    for options in ({}, {"column": "sequence"}, {"id": "sequence"}):
+        with pytest.raises(UserError, match="give them different names in the first line"):
+            prepare(tmp_path / "b.zarr", path, **options)
 
 
 def test_proteins_in_json_lines_are_no_bytes_unasked(tmp_path):

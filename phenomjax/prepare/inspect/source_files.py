@@ -6,7 +6,7 @@ import itertools
 import shlex
 from pathlib import Path
 
-from phenomjax.data.sequences.formats.columns import find_columns, sample_rows
+from phenomjax.data.sequences.formats.columns import LONG, sample_rows
 from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.letters import SAMPLE, Letters
 from phenomjax.data.sequences.formats.recognise import (
@@ -20,7 +20,7 @@ from phenomjax.data.sequences.formats.recognise import (
 from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.data.text_files import ENCODINGS
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE, UserError
+from phenomjax.system.errors import EXIT_DONE
 
 NAMES = {
     "fasta": "FASTA",
@@ -76,12 +76,8 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
         said.append(f"line ends of {'Windows' if chr(10) in contents.head else 'an old Mac'}")
     lines = {"format": f"{NAMES[found.kind]} ({', '.join(one for one in said if one)})"}
     if found.kind in ("csv", "table"):
-        lines["columns"] = _columns(found)
-        try:
-            find_columns(found, None, None, None, header=True)
-        except UserError as error:
-            lines["but"] = str(error)
-        return lines, ""
+        columns, flags = _describe_columns(found)
+        return lines | {"columns": columns}, flags
     if found.kind == "jsonl":
         return lines, ""
     (source,) = find_sources([contents.path], None)
@@ -104,12 +100,12 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
     return lines | {"look like": looks or "short, or not all of one kind"}, flags
 
 
-def _columns(found: Format) -> str:
-    """The names of the columns, and what they look like."""
-    sample = sample_rows(found, header=True)
-    named = []
+def _describe_columns(found: Format) -> tuple[str, str]:
+    """The names of the columns and what they look like, and the flags that a table needs."""
+    sample, named, flags = sample_rows(found, header=True), list[str](), ""
     for place, title in enumerate(sample.columns):
-        values = [row[place] or "" for row in sample.rows if len(row) > place]
-        looks = looks_like(values)
+        looks = looks_like([row[place] or "" for row in sample.rows if len(row) > place])
         named.append(f"{title} (looks like {looks})" if looks else title)
-    return ", ".join(named)
+        if len(title) >= LONG and looks_like([title]) == looks != "":
+            flags = f" --no_header --column={place + 1}"
+    return ", ".join(named), flags

@@ -19,7 +19,7 @@ from phenomjax.data.sequences.records import is_title
 from phenomjax.system.errors import UserError, did_you_mean
 
 SAMPLE = 200  # rows
-_LONG = 20  # letters of a sequence that is surely no name of a column
+LONG = 20  # letters of a sequence that is surely no name of a column
 # Names of columns, in lower case without other signs than letters and digits
 _SMILES = re.compile(r"\w*smiles\w*|smi")
 _PROTEINS = re.compile(
@@ -63,10 +63,11 @@ def find_columns(
     path = found.contents.path
     form, columns, rows, said = sample_rows(found, header)
     for wanted in (column, name):
-        if wanted is not None and columns.count(wanted) != 1:
-            many = f"{columns.count(wanted)} columns" if wanted in columns else "no column"
+        if wanted is not None and columns.count(wanted) > 1:
+            raise _same_name(path, wanted)
+        if wanted is not None and wanted not in columns:
             raise UserError(
-                f"{path} has {many} '{wanted}'.{did_you_mean(wanted, columns)} {_there(columns)}"
+                f"{path} has no column '{wanted}'.{did_you_mean(wanted, columns)} {_there(columns)}"
                 " Name the one that holds the sequences with --column, and the one with their ids"
                 " with --id."
             )
@@ -74,7 +75,7 @@ def find_columns(
     if column is None:
         column = _choose(found, columns, rows, looks, alphabet, header)
     elif header:
-        like_below = (t for t in columns if len(t) >= _LONG and looks_like([t]) == looks[t] != "")
+        like_below = (t for t in columns if len(t) >= LONG and looks_like([t]) == looks[t] != "")
         if title := next(like_below, None):
             raise _no_header(path, columns, title)
     plain, kind = _plain(column), looks[column]
@@ -151,6 +152,8 @@ def _choose(
     wanted = {"smiles": smiles, "protein": proteins, None: smiles + proteins}.get(alphabet, [])
     if len(wanted) == 1:
         return wanted[0]
+    if len(set(wanted)) < len(wanted):
+        raise _same_name(path, next(title for title in wanted if wanted.count(title) > 1))
     if len(wanted) > 1:
         raise UserError(
             f"{path} has several columns that may hold the sequences: {', '.join(wanted)}. Say"
@@ -177,6 +180,13 @@ def _choose(
     raise UserError(
         f"{path} has no column whose name says that it holds the sequences. {_there(columns)}"
         f" {mend}"
+    )
+
+
+def _same_name(path: Path, title: str) -> UserError:
+    return UserError(
+        f"{path} has several columns '{title}', and which is meant cannot be said: give them"
+        " different names in the first line, then name the one with the sequences with --column."
     )
 
 

@@ -54,7 +54,7 @@ def guess(lines: Sequence[str]) -> Guess | None:
         return Guess("Each line looks like a name and a SMILES", "--format named")
     elif "protein" in (looks_like(first), looks_like(last)):
         place = 1 if looks_like(first) == "protein" else len(rows[0])
-        flags = f"--format csv --no_header --column {place}"
+        flags = " ".join(["--format", "csv", "--no_header", "--column", str(place)])
         return Guess("It looks like a table without names of columns", flags)
     elif looks_like(last[1:]):
         flags = " ".join(["--format", "csv", "--column", rows[0][-1]])
