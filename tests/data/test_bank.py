@@ -92,6 +92,10 @@ def test_foreign_arrays(tmp_path, driver, axes):
 
 def test_errors_of_open(tmp_path):
     path = write(tmp_path / "plates.zarr", images())
+    (tmp_path / "A01.tif").write_bytes(b"II")
+    with pytest.raises(UserError, match=r"A01.tif is a file, and an image bank is a folder"):
+        opening.open_bank(tmp_path / "A01.tif")
+    (tmp_path / "A01.tif").unlink()
     with pytest.raises(UserError, match=r"no bank at .*plate.zarr. Did you mean .*plates.zarr"):
         opening.open_bank(tmp_path / "plate.zarr")
     with pytest.raises(

@@ -1,6 +1,7 @@
 """Opens an image bank, ours or an OME-Zarr plate, by what lies in its folder."""
 
 import difflib
+import shlex
 from pathlib import Path
 
 from phenomjax.data.images.bank import FORMAT, VERSION, ImageBank
@@ -22,6 +23,12 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         it found.
     """
     path = Path(path)
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file, and an image bank is a folder, NAME.zarr. Images become one by"
+            f" `python -m phenomjax.prepare images --source {shlex.quote(str(path.parent))}`"
+            " (--help tells the rest)."
+        )
     if not path.is_dir():
         near = difflib.get_close_matches(path.name, names(path.parent), n=1, cutoff=0.5)
         hint = (
