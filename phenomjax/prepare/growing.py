@@ -22,7 +22,8 @@ from phenomjax.system.errors import UserError
 log = logging.getLogger("phenomjax")
 # what decides the content of a bank, by name, as it is recorded in it
 Arguments = dict[str, Any]
-_LISTS = {"rejected.parquet"}  # all that is left where nothing could go into a bank
+# what is listed beside a bank; all that is left where nothing could go into it
+LISTS = {"rejected.parquet", "left_out.parquet", "in_no_cluster.parquet", "remarks.parquet"}
 SOURCES = "sources"  # the stamps, among the arguments that a bank records
 DATES = "sources.json"  # beside them in the bank: {path: date}, so that little is read again
 _OLDER = re.compile(r"(.*) \((\d+) bytes\)")  # how sources were recorded before their content was
@@ -247,7 +248,7 @@ def is_finished(
       UserError: something else is there.
     """
     there = out.exists() and not (out / UNFINISHED).is_dir()
-    if not there or (out.is_dir() and not {p.name for p in out.iterdir()} - _LISTS):
+    if not there or (out.is_dir() and not {p.name for p in out.iterdir()} - LISTS):
         return False
     if not (out / NAME).is_file():
         raise UserError(

@@ -34,6 +34,15 @@ def test_the_truth_of_a_simulation_is_no_stray_file(bank, capsys):
     assert run(bank) == EXIT_DONE
 
 
+def test_lists_beside_a_bank_are_no_stray_files(tmp_path, capsys):
+    source = tmp_path / "p.fasta"
+    source.write_text(">a\nMKV\n>b\nMKV\n>c\nM1V\n")
+    assert prepare(tmp_path / "b.zarr", source) == EXIT_FAILED
+    lists = {"rejected.parquet", "left_out.parquet", "sources.json"}
+    assert lists <= {path.name for path in (tmp_path / "b.zarr").iterdir()}
+    assert run(tmp_path / "b.zarr") == EXIT_DONE
+
+
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_whole_bank(bank, capsys, quick):
     assert run(bank, *(["--quick"] if quick else [])) == EXIT_DONE

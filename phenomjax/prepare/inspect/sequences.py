@@ -19,6 +19,7 @@ from phenomjax.data.sequences.bank import (
 )
 from phenomjax.data.sequences.vocabulary import SPECIALS, UNITS
 from phenomjax.data.zarr_files import UNFINISHED, opening
+from phenomjax.prepare import growing
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
@@ -115,13 +116,7 @@ def _short(value) -> str:
 def _check(bank: TokenBank) -> list[str]:
     """Files that are missing, changed, or contradict each other."""
     damaged = damaged_files(bank.path)
-    known = {
-        *bank.attributes["checksums"],
-        "zarr.json",
-        "rejected.parquet",
-        "in_no_cluster.parquet",
-        "sources.json",
-    }
+    known = {*bank.attributes["checksums"], *growing.LISTS, "zarr.json", growing.DATES}
     found = (
         str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file()
     )

@@ -102,7 +102,7 @@ class SequenceJob:
         known = {stamp.path: stamp.sha256 for stamp in now}
         assembled = self.is_assembled
         if not growing.goes_on(self.work, now, known, verify) and assembled:
-            for name in ("tokens", "offsets", "metadata.parquet", "rejected.parquet", "zarr.json"):
+            for name in ("tokens", "offsets", "metadata.parquet", "zarr.json", *growing.LISTS):
                 files.remove(self.out / name)  # that it had begun to hand over
 
     def check_unchanged(self) -> None:
