@@ -31,7 +31,7 @@ def write(folder, name, data):
 def counted(out):
     """Whether each record that was read is kept, left out or rejected; returns the counts."""
     counts = dict(open_token_bank(out).attributes["options"]["counts"])
-    apart = {"read", "in_no_cluster", "repeated_ids"}
+    apart = {"read", "in_no_cluster", "repeated_ids", "as_x"}
     assert counts["read"] == sum(n for name, n in counts.items() if name not in apart)
     return counts
 

@@ -218,6 +218,7 @@ def test_filters_count_what_they_leave_out(tmp_path):
         "too_long": 1,
         "too_ambiguous": 1,
         "rejected": 0,
+        "as_x": 2,
         "in_no_cluster": 0,
     }
     prepare(tmp_path / "all.zarr", tmp_path / "x.fasta", keep_duplicates=True)

@@ -364,10 +364,10 @@ def _write_left_out(plan: PieceList, target: Path) -> None:
 
 def summaries(plan: PieceList) -> tuple[dict[str, int], list[int]]:
     """The counts of all pieces, added up; and those of `compiled`'s outcomes."""
-    total = {"records": 0, "rejected": 0, "strangers": 0}
+    total = {"records": 0, "rejected": 0, "strangers": 0, "as_x": 0}
     counts = np.zeros(compiled.OUTCOMES, np.int64)
     for piece in plan.pieces:
         found = json.loads((piece / "summary.json").read_text())
         counts += found.pop("counts")
-        total = {name: total[name] + found[name] for name in total}
+        total = {name: total[name] + found.get(name, 0) for name in total}
     return total, counts.tolist()

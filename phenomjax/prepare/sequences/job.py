@@ -297,7 +297,9 @@ class SequenceJob:
             "rejected": found["rejected"],
         }
         read = kept + sum(left_out.values())
-        return {"read": read, "kept": kept} | left_out | {"in_no_cluster": found["strangers"]}
+        as_x = {"as_x": found["as_x"]} if found["as_x"] else {}
+        strangers = {"in_no_cluster": found["strangers"]}
+        return {"read": read, "kept": kept} | left_out | strangers | as_x
 
     def write_rejected(self) -> Path | None:
         """Writes NAME_rejected.parquet beside OUT, where there will be no bank; None if nothing was

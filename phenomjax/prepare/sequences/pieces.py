@@ -29,6 +29,7 @@ from phenomjax.data.sequences.encode import Block, Encoder
 from phenomjax.data.sequences.records import Record
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.data.sequences.streams import Damaged, Fasta, Recoded, Stream, Trouble
+from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.engine.units import Note, Unit
 from phenomjax.prepare.sequences.clusters import ClusterTable
 from phenomjax.system import files
@@ -121,6 +122,8 @@ class Piece:
         self._rejected: pa.ipc.RecordBatchFileWriter | None = None
         self._blocks: list[tuple] = []
         self._counts, self._bad = np.zeros(compiled.OUTCOMES, np.int64), 0
+        self._x = vocabulary(settings.alphabet).ids["X"] if settings.alphabet == "protein" else None
+        self._as_x = 0
         self._table = ClusterTable(settings.work / "clusters") if settings.clusters else None
         self._strangers: list[pa.Table] = []
 
@@ -128,6 +131,7 @@ class Piece:
         """Adds the records of a block."""
         self._tokens.write(block.tokens.data)
         self._counts += block.counts
+        self._as_x += 0 if self._x is None else int(np.count_nonzero(block.tokens == self._x))
         self.reject(block.troubles)
         if not len(block.lengths):
             return
@@ -197,6 +201,7 @@ class Piece:
             "records": len(lengths),
             "rejected": self._bad,
             "strangers": sum(table.num_rows for table in self._strangers),
+            "as_x": self._as_x,
             "counts": self._counts.tolist(),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary))

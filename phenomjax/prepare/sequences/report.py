@@ -43,7 +43,7 @@ def describe_counts(counts: dict[str, int]) -> str:
     parts = [
         f"{number:,} {name.replace('_', ' ')}"
         for name, number in counts.items()
-        if number and name not in ("read", "repeated_ids")
+        if number and name not in ("read", "repeated_ids", "as_x")
     ]
     return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
 
@@ -63,6 +63,11 @@ def made(out: Path) -> int:
         bank.tokens.size,
         unit,
     )
+    if counts.get("as_x"):
+        log.info(
+            "%s residues are X: X in the files, or J, or with --rare x also U, Z, O and B",
+            f"{counts['as_x']:,}",
+        )
     if counts.get("repeated_ids"):
         log.warning(
             "%d sequences have an id that another one has too; all are in the bank, told apart by"
