@@ -4,6 +4,7 @@ error offers mends it.
 
 import logging
 import re
+import shlex
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -233,3 +234,16 @@ def test_cases(shared, tmp_path):
     bank = opening.open_bank(out)
     assert bank.channels == ("DAPI", "FITC") and reasons(out, "remarks") == {"thumbnail"}
     assert keys(bank) == {("230101-U2OS", well, site) for well in ("A01", "B12") for site in "12"}
+
+
+def test_two_indexes_that_call_the_channels_otherwise_and_the_way_to_the_other(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = lab.write_harmony(tmp_path / "in" / "P" / "Images")
+    other = (folder / "Index.idx.xml").read_text().replace("Alexa 488", "GFP")
+    (folder / "Index.xml").write_text(other)
+    assert prepare(tmp_path / "in", tmp_path / "a.zarr", "phenix") == 0
+    assert opening.open_bank(tmp_path / "a.zarr").channels == ("HOECHST 33342", "Alexa 488")
+    assert "Index.xml calls the channels otherwise than P/Images/Index.idx.xml" in caplog.text
+    exclude = shlex.split(caplog.text.split("instead: ")[1].splitlines()[0])[1]
+    assert prepare(tmp_path / "in", tmp_path / "b.zarr", "phenix", exclude=exclude) == 0
+    assert opening.open_bank(tmp_path / "b.zarr").channels == ("HOECHST 33342", "GFP")

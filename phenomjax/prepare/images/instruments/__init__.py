@@ -130,12 +130,15 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Re
         images = Images(folder, owned[folder], owned[None])
         before = len(decided)
         for index in _once(of_folder):
-            if len(decided) > before and index.kind == HARMONY:
-                continue  # one of its several files has decided
+            second = len(decided) > before and index.kind == HARMONY
             try:
                 found = _read(source, index, images, listing)
             except UserError as error:
-                failed.setdefault(folder, error)
+                if not second:
+                    failed.setdefault(folder, error)
+                continue
+            if second:  # one of its several files has decided
+                told += summary.contradiction(decided[before], index.file, found and found[0])
                 continue
             if found is None:
                 continue

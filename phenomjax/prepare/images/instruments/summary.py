@@ -1,11 +1,13 @@
 """What the screen says of the indexes that decided: a sentence of a kind, not one an index."""
 
+import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images.instruments.entries import plate_folder
+from phenomjax.prepare.images.naming.listing import quoted
 from phenomjax.prepare.images.records import Understood
 
 
@@ -84,3 +86,16 @@ def _some(names: Iterable[str]) -> str:
     ordered = sorted(names, key=wells.natural)
     more = f" and {len(ordered) - 12} more" if len(ordered) > 12 else ""
     return ", ".join(ordered[:12]) + more
+
+
+def contradiction(first: Decided, file: str, second: Understood | None) -> list[str]:
+    """That another index of the folder calls the channels otherwise, where it does."""
+    if second is None or not second.planes:
+        return []
+    one, other = _channels(first.understood), _channels(second)
+    if one == other:
+        return []
+    return [
+        f"{file} calls the channels otherwise than {first.file}, which decides: {other}. To take it"
+        f" instead: --exclude {quoted(glob.escape(first.file))}"
+    ]
