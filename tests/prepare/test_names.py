@@ -543,6 +543,11 @@ def test_a_source_that_was_edited_after_the_bank_was_made(tmp_path, caplog):
     os.utime(file, ns=(before, before))
     with pytest.raises(UserError, match=rf"1 images .*A02_s1_w1.tif.*--not-in {out}"):
         run(tmp_path / "raw", out, "generic", **options)
+    assert "--verify_sources" not in caplog.text
+    os.utime(file, ns=(before + 1, before + 1))  # it may have been edited
+    run(tmp_path / "raw", tmp_path / "touched.zarr", "generic", **options, not_in=out)
+    assert "edited ones are not taken here" in caplog.text
+    os.utime(file, ns=(before, before))
     more, _ = run(tmp_path / "raw", tmp_path / "more.zarr", "generic", **options, not_in=out)
     assert values(more) == [[5]]
     write(file.parent, "A03_s1_w1.tif", 6)  # a third bank: neither of the first two banks' images

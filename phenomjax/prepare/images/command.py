@@ -189,6 +189,13 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
         len(plan.entries),
         other.path,
     )
+    if not staleness.looks_same(other, [e for e in plan.entries if e.key in there]):
+        log.warning(
+            "files of images that are in %s already have other names, sizes or dates than when it"
+            " was made, and edited ones are not taken here: the command that made it compares them"
+            " with --verify_sources",
+            other.path,
+        )
     if not new.entries:
         still = f" What is rejected still is: {new.rejected[0]}." if new.rejected else ""
         raise UserError(

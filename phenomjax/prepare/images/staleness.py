@@ -39,6 +39,14 @@ def record(bank: Path, entries: Iterable[ImageFiles]) -> None:
     files.write_json(bank / RECORD, {"digest": digest(entries)})
 
 
+def looks_same(bank: ImageBank, entries: Iterable[ImageFiles]) -> bool:
+    """Whether files of images of a bank have the names, sizes and dates of then; True of a bank
+    that recorded none.
+    """
+    file = bank.path / RECORD
+    return not file.is_file() or files.read_json(file).get("digest") == digest(entries)
+
+
 def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, jobs: int) -> None:
     """Compares a source with a finished bank.
 
@@ -52,8 +60,7 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
     Raises:
       UserError: images were edited or added, or have other channels now.
     """
-    file = bank.path / RECORD
-    if not file.is_file():
+    if not (bank.path / RECORD).is_file():
         log.info("%s is of an older version, which did not record its sources", bank.path)
         return
     if plan.channels != bank.channels:
@@ -64,7 +71,7 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
     rejected = set(findings.keys(bank.path / findings.REJECTED))
     added = [e for e in plan.entries if e.key not in there and tuple(e.key) not in rejected]
     known = [entry for entry in plan.entries if entry.key in there]
-    same = files.read_json(file).get("digest") == digest(known) and not verify
+    same = looks_same(bank, known) and not verify
     edited = [] if same else _edited(known, there, raw_images.probe(raw, plan)[0], jobs)
     if edited:  # before those that were added: a second bank would not mend it
         what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
