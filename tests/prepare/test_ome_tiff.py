@@ -192,6 +192,10 @@ def test_one_page_of_a_set_by_names(tmp_path):
             description = text(lambda _, d=data: d, images=1, plate=False, uuid=f"urn:uuid:{c}")
             path = tmp_path / "raw" / f"{well}_{c}.tif"
             tifffile.imwrite(path, PIXELS[first + 1 - c], description=description, **PLAIN)
+    pattern = r"(?P<well>[A-H]\d\d)_(?P<channel>\d)\.tif"
+    named = {"pattern": pattern, "intensity": "keep"}
+    assert prepare(tmp_path / "raw", tmp_path / "named.zarr", "ome-tiff", **named) == 0
+    assert opening.open_bank(tmp_path / "named.zarr").channels == ("DNA", "ER")
     options = {"pattern": r"(?P<well>[A-H]\d\d)_\d\.tif", "intensity": "keep"}
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", **options) == 0
     bank = opening.open_bank(tmp_path / "b.zarr")

@@ -143,6 +143,7 @@ class _Unfolding:
         self.rejected: list[Finding] = []
         self.remarks: list[Finding] = []
         self.counts: dict[str, int] = {}  # pages of each file whose pages were declared
+        self._numbers: dict[str, str] | None = None
 
     def add(self, plane: Plane, said: StackAxes | BadFile) -> None:
         """Takes one file in."""
@@ -285,11 +286,32 @@ class _Unfolding:
                 site = str(place.field) if alone else f"{key.site}.{place.field}"
                 key = key._replace(site=site)
             channel = named.channel if self.channel_named else str(place.c or 1)
-            label = named.label if self.channel_named else self._labels(one).get(place.c or 1)
+            label = named.label
+            if label is None and self.channel_named:
+                label = self._names_of_numbers().get(channel)
+            elif label is None:
+                label = self._labels(one).get(place.c or 1)
             z = named.z if named.z is not None else place.z
             t = named.t if named.t is not None else place.t
             made.append(Plane(named.file, page, key, channel, label, z, t))
         return made
+
+    def _names_of_numbers(self) -> dict[str, str]:
+        """What OME-XML calls the channels that names of files number, where it has one name for
+        each number and no two alike.
+        """
+        if self._numbers is None:
+            said: dict[str, set[str]] = {}
+            for one in self.found:
+                if one.said.ome is not None and one.plane.channel:
+                    labels = {one.said.labels.get(place.c or 1, "") for place in one.places}
+                    said.setdefault(one.plane.channel, set()).update(labels)
+            names = {number: label for number, labels in said.items() for label in labels if label}
+            single = all(len(labels) == 1 for labels in said.values())
+            every = names.keys() == {one.plane.channel for one in self.found}
+            unique = len(set(names.values())) == len(names)
+            self._numbers = names if single and every and unique else {}
+        return self._numbers
 
     def _labels(self, one: _Several) -> dict[int, str]:
         """ImageJ's labels are often names of files: they name channels only when all files have
