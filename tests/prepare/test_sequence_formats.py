@@ -19,6 +19,7 @@ from tests.prepare.test_sequences import SMALL, prepare, rejected, stored
 P, Q = "MALWMRLLPLLALLALWGPDPAAA", "MKSIYFVAGLFVMLVQGSWQRRDE"
 FASTA = f">a first\n{P}\n>b\n{Q}\n"
 BOTH = {"a": P, "b": Q}
+MIXED = "ATGRCCATTYTAATGSGCCGCWGAAAGKGTGCMCGATAGTAC" * 2
 DNA = "ATGGCCATTGTAATGGGCCGCTGAAAGGGTGCCCGATAGTAC" * 2
 
 
@@ -156,6 +157,7 @@ MENDED = {  # file, content, what the error says, the flags that it offers, the 
     "aligned.fasta": (f">a\n{P[:9]}--{P[9:]}\n>b\n{Q.lower()}..\n", "is an alignment", [P, Q]),
     "x.a3m": (f"#A3M#\n>a\n{P[:5]}-{P[5:].lower()}\n>b\n{Q}\n", "is an alignment", [P, Q]),
     "dna.fasta": (f">a\n{DNA}\n", r"Is this DNA\?", [DNA]),
+    "mixed.fasta": (f">a\n{MIXED}\n", r"Is this DNA\?", [MIXED]),
 }
 
 

@@ -12,6 +12,7 @@ from phenomjax.system.errors import UserError
 SAMPLE = 300  # sequences
 FEWEST = 20  # letters that are told to be DNA
 _NUCLEOTIDES = frozenset("ACGTUN")
+_MIXED = frozenset("RYSWKMBDHV")  # IUPAC's codes for one of several nucleotides
 _THREE = re.compile(
     "(ala|arg|asn|asp|cys|gln|glu|gly|his|ile|leu|lys|met|phe|pro|ser|thr|trp|tyr|val|sec|xaa|ter"
     "){4,}",
@@ -52,12 +53,19 @@ class Letters:
 
     @property
     def nucleotides(self) -> float:
-        """The share of A, C, G, T, U and N; 0 where these are not all there, or few letters."""
+        """The share of A, C, G, T, U and N; 0 where these are not all there, or few letters. With
+        IUPAC's codes for mixtures, where those four are what no protein has so much of.
+        """
         total = sum(self.counts.values())
         here = {"T" if letter == "U" else letter for letter in self.counts}
         if total < FEWEST or not here >= set("ACGT"):
             return 0.0
-        return sum(self.counts.get(letter, 0) for letter in _NUCLEOTIDES) / total
+        count = self.counts.get
+        share = sum(count(letter, 0) for letter in _NUCLEOTIDES) / total
+        least = min(count("A", 0), count("C", 0), count("G", 0), count("T", 0) + count("U", 0))
+        if share > 0.75 and least > 0.05 * total:
+            share += sum(count(letter, 0) for letter in _MIXED) / total
+        return share
 
     @property
     def aligned(self) -> bool:
@@ -97,9 +105,10 @@ def check_proteins(path: Path, found: Letters, gaps: str | None, nucleotides: bo
         what = "RNA" if found.counts.get("U", 0) > found.counts.get("T", 0) else "DNA"
         raise UserError(
             f"{path}: {found.nucleotides:.1%} of the letters of its first {found.sequences:,}"
-            f" sequences are A, C, G, T, U or N. Is this {what}? It would be read as alanine,"
-            " cysteine, glycine, threonine and so on. Name a file of proteins (transeq of EMBOSS"
-            " translates), or say that these are proteins with --accept_nucleotides."
+            f" sequences are A, C, G, T, U or N (or mixtures of these). Is this {what}? It would be"
+            " read as alanine, cysteine, glycine, threonine and so on. Name a file of proteins"
+            " (transeq of EMBOSS translates), or say that these are proteins with"
+            " --accept_nucleotides."
         )
     if found.three * 2 > found.sequences:
         raise UserError(
