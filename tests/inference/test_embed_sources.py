@@ -53,8 +53,17 @@ def test_other_formats(model, tmp_path):
     assert embedded(tmp_path / "n.zarr") == ["INS", "GLUC"]
 
 
-@pytest.mark.parametrize("name, text", [("a.smi", "CCO a\nCCN b\n"), ("a.txt", "CCO\nC=O\n")])
-def test_smiles_are_no_proteins(model, tmp_path, name, text):
+@pytest.mark.parametrize(
+    "name, text, options",
+    [
+        ("a.smi", "CCO a\nCCN b\n", ()),
+        ("a.txt", "CCO\nC=O\n", ()),
+        ("a.csv", "name,smiles\na,CCO\nb,C=O\n", ("--column", "smiles")),
+        ("b.csv", "smiles,y\nCCO,1\nCCC,2\n", ("--column", "smiles")),
+        ("a.jsonl", '{"id": "a", "sequence": "CC(=O)O"}\n{"id": "b", "sequence": "CCO"}\n', ()),
+    ],
+)
+def test_smiles_are_no_proteins(model, tmp_path, name, text, options):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match="holds SMILES, and the model of --checkpoint reads"):
-        run(model, tmp_path / name, tmp_path / "out.h5")
+        run(model, tmp_path / name, tmp_path / "out.h5", *options)

@@ -175,8 +175,10 @@ def _check_letters(options: Options, alphabet: str) -> None:
             texts = table_queries.first_texts(source, alphabet, wanted_columns(options))
         texts = list(itertools.islice(texts, SAMPLE))
         # CCO would be two cysteines and a pyrrolysine.
-        signs = source.kind == "smi" or any(re.search(r"[a-z()=#\[\d]", text) for text in texts)
-        if source.kind in ("smi", "named", "text") and signs and looks_like(texts) == "smiles":
+        said = source.kind == "smi" or "smiles" in (options.column or "").lower()
+        signs = said or any(re.search(r"[a-z()=#\[\d]", text) for text in texts)
+        named = source.kind in ("smi", "named", "text", "csv", "table", "jsonl")
+        if named and signs and looks_like(texts) == "smiles":
             raise UserError(
                 f"{source.path} holds SMILES, and the model of `checkpoint` reads proteins. Give a"
                 " file of proteins, or the run of a model of SMILES (configs/smiles_txl.py)."

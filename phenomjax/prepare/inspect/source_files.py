@@ -6,7 +6,12 @@ import itertools
 import shlex
 from pathlib import Path
 
-from phenomjax.data.sequences.formats.columns import LONG, sample_rows
+from phenomjax.data.sequences.formats.columns import (
+    LONG,
+    Unsaid,
+    find_columns,
+    sample_rows,
+)
 from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.letters import SAMPLE, Letters
 from phenomjax.data.sequences.formats.recognise import (
@@ -77,7 +82,16 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
     lines = {"format": f"{NAMES[found.kind]} ({', '.join(one for one in said if one)})"}
     if found.kind in ("csv", "table"):
         columns, flags = _describe_columns(found)
-        return lines | {"columns": columns}, flags
+        lines["columns"] = columns
+        if flags:
+            return lines, flags
+        try:
+            find_columns(found, None, None, None, header=True)
+        except Unsaid as error:
+            if not error.flags:  # nobody but the user can tell
+                return lines | {"but": str(error)}, " --column NAME"
+            flags = f" {error.flags}"
+        return lines, flags
     if found.kind == "jsonl":
         return lines, ""
     (source,) = find_sources([contents.path], None)

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,18 @@ _PROTEINS = re.compile(
     r"(protein|aa|aminoacid|mutated|mutant|target|full|peptide|primary)?(sequences?|seq)|primary|"
     r"protein|peptide|aa"
 )
+
+
+class Unsaid(UserError):
+    """Of a table or JSON lines more must be said.
+
+    Attributes:
+      flags: what says it, where one thing is the likeliest; else "".
+    """
+
+    def __init__(self, message: str, flags: str = ""):
+        super().__init__(message)
+        self.flags = flags
 
 
 @dataclass(frozen=True)
@@ -130,9 +143,10 @@ def check_fields(path: Path, wanted: Sequence[str], alphabet: str | None) -> Non
         with contextlib.suppress(ValueError, TypeError, KeyError):  # the reader names the record
             texts.append(str(json.loads(line)[wanted[0]]))
     if alphabet is None and (looks := looks_like(texts)):
-        raise UserError(
+        raise Unsaid(
             f"{path}: field '{wanted[0]}' looks like {looks}, and JSON lines are read as bytes, as"
-            f" of source code. Say which: --alphabet {looks}, or --alphabet bytes."
+            f" of source code. Say which: --alphabet {looks}, or --alphabet bytes.",
+            f"--alphabet {looks}",
         )
 
 
@@ -155,9 +169,10 @@ def _choose(
     if len(set(wanted)) < len(wanted):
         raise _same_name(path, next(title for title in wanted if wanted.count(title) > 1))
     if len(wanted) > 1:
-        raise UserError(
+        raise Unsaid(
             f"{path} has several columns that may hold the sequences: {', '.join(wanted)}. Say"
-            f" which one, for instance --column {_quoted(wanted[0])}."
+            f" which one, for instance --column {_quoted(wanted[0])}.",
+            f"--column={shlex.quote(wanted[0])}",
         )
     alike = [title for title in columns if looks[title] and alphabet in (None, looks[title])]
     alike = [title for title in alike if not re.search("selfies|inchi", _plain(title))]
@@ -174,12 +189,14 @@ def _choose(
     sure = [title for title in alike if looks[title] == "protein"] or alike
     if not header and len(sure) == 1:
         return sure[0]
-    mend = "Name it with --column, and the one with their ids with --id."
+    mend, flags = "Name it with --column, and the one with their ids with --id.", ""
     if alike:
+        flags = f"--column={shlex.quote(alike[0])}"
         mend = f"'{alike[0]}' looks like it: say --column {_quoted(alike[0])}."
-    raise UserError(
+    raise Unsaid(
         f"{path} has no column whose name says that it holds the sequences. {_there(columns)}"
-        f" {mend}"
+        f" {mend}",
+        flags,
     )
 
 
@@ -191,10 +208,11 @@ def _same_name(path: Path, title: str) -> UserError:
 
 
 def _no_header(path: Path, columns: Sequence[str], title: str) -> UserError:
-    return UserError(
+    return Unsaid(
         f"{path} has no header: its first line ({', '.join(columns)[:60]!r}) has a sequence in"
         " it, which would be lost. Say so with --no_header, and name the column by its number:"
-        f" --column {columns.index(title) + 1}."
+        f" --column {columns.index(title) + 1}.",
+        f"--no_header --column={columns.index(title) + 1}",
     )
 
 
