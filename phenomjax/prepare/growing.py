@@ -242,7 +242,7 @@ def is_finished(
       verify: compare the content of all files, not only of those with another size or date.
       overwrite: a bank that was made with other arguments or files counts as not made; it stays
         until the new one takes its place.
-      otherwise: what else may be done where files have changed, as the end of a sentence.
+      otherwise: what may be done to make it again, where that is not to delete it.
 
     Raises:
       UserError: something else is there.
@@ -266,14 +266,15 @@ def is_finished(
     dated = [replace(one, modified_ns=dates.get(one.path, 0)) for one in recorded_stamps]
     stamps = dated or stamps
     same = {name: value for name, value in before.items() if name != "phenomjax"}
-    mend = f"Give the same to reuse it, another `out`, or delete {out} to start again."
+    again = otherwise or f"delete {out}"
+    mend = f"Give the same to reuse it, another `out`, or {again} to make it again."
     try:
         work_folder.check_same(f"{out} was made", same, arguments, mend)
         if differ := changed(stamps, verify):
             more = f", and {len(differ) - 1} more" if len(differ) > 1 else ""
             raise work_folder.OtherSettings(
                 f"{out} was made of files that have changed since: {differ[0]}{more}. Give another"
-                f" `out` to have both, or {otherwise or f'delete {out}'} to make it again."
+                f" `out` to have both, or {again} to make it again."
             )
     except work_folder.OtherSettings as error:
         if not overwrite:

@@ -115,9 +115,17 @@ def differences(
     words, absent = words or {}, "not given"
     return [
         words.get(name)
-        or f"`{name}` was {before.get(name, absent)}, is now {now.get(name, absent)}"
+        or f"`{name}` was {_typed(before.get(name, absent))}, is now"
+        f" {_typed(now.get(name, absent))}"
         for name in names
     ]
+
+
+def _typed(value: Any) -> Any:
+    """A value as a user types it: the words of a list, not Python's."""
+    if isinstance(value, list | tuple):
+        return " ".join(str(one) for one in value) or "nothing"
+    return value
 
 
 def with_flags(text: str, names: Iterable[str]) -> str:

@@ -342,10 +342,13 @@ def test_banks_that_do_not_fit(run, tmp_path):
     with pytest.raises(
         UserError,
         match=(
-            r"DNA of the model is not in the bank; Did you mean 'dna'\?.*the bank .* has \(dna, ER,"
-            r" Actin\)"
+            r"DNA of the model is not in the bank \(is 'dna' the same\?\): the bank .* has"
+            r" \(dna, ER, Actin\)"
         ),
     ):
+        run_embed(run[0], path, tmp_path / "e.zarr")
+    path = write_images(tmp_path / "stains.zarr", 2, channels=("DNB", "ER", "Actin"))
+    with pytest.raises(UserError, match="DNA of the model is not in the bank: the bank"):
         run_embed(run[0], path, tmp_path / "e.zarr")
     path = write_images(tmp_path / "wells.zarr", 2, channels=CHANNELS, well=["A01", None])
     with pytest.raises(

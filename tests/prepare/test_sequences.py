@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.data.sequences import compiled
-from phenomjax.data.sequences.bank import SPLITS, damaged_files, open_token_bank
+from phenomjax.data.sequences.bank import (
+    SPLITS,
+    damaged_files,
+    open_token_bank,
+    write_token_bank,
+)
 from phenomjax.data.sequences.streams import Fasta, Stream
 from phenomjax.data.sequences.vocabulary import smiles_tokens
 from phenomjax.prepare.sequences import command
@@ -426,8 +431,17 @@ def test_errors_say_what_to_do(tmp_path):
     (tmp_path / "x.csv").write_text("SMILES,activity\nCC,1\n")
     (tmp_path / "x.bin").write_bytes(b"\0\1\2")
     (tmp_path / "x.jsonl").write_text('{"prompt": "x"}\n')
+    (folder := tmp_path / "f.d").mkdir()
+    for name in ("a.faa", "b.c.faa.gz", "c.fasta"):
+        (folder / name).touch()
+    bank = write_token_bank(tmp_path / "t.zarr", {"train": [("a", "MKV")]}).path
     cases = [
-        ((tmp_path,), {}, "is a folder. Name its files"),
+        (
+            (folder,),
+            {},
+            r"is a folder. Name its files, for instance (?=.*f.d/\*.faa)(?=.*\*.faa.gz)",
+        ),
+        ((bank,), {}, r"no file of sequences but a result of phenomjax \(token bank\)"),
         ((tmp_path / "none.fasta",), {}, "There is no file"),
         ((good, good), {}, "is named twice"),
         ((tmp_path / "x.bin",), {}, "is no text .*not a file of sequences"),

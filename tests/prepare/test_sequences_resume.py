@@ -86,6 +86,8 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     os.utime(path, (1, 1))
     assert prepare(tmp_path / "b.zarr", path) == EXIT_DONE
     assert "begins again" in caplog.text and stored(tmp_path / "b.zarr") == {"a": "MKV", "c": "MYY"}
+    with pytest.raises(UserError, match=r"is now 2\. Give the same .*, or add --overwrite to make"):
+        prepare(tmp_path / "b.zarr", path, min_length=2)
     caplog.set_level("INFO", "phenomjax")
     assert (
         prepare(tmp_path / "b.zarr", path) == EXIT_DONE

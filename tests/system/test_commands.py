@@ -41,7 +41,7 @@ def test_all_spellings_and_records(capsys):
     assert parsed == Options((Path("a"), Path("b")), 4, 2)
     assert options.recorded(parsed) == {"source": ["a", "b"], "crop_size": 4}
     before, now = options.recorded(parsed), options.recorded(Options((Path("a"),), 4))
-    assert options.differences(before, now) == ["`source` was ['a', 'b'], is now ['a']"]
+    assert options.differences(before, now) == ["`source` was a b, is now a"]
     for mistyped in (["--crop_sice", "4"], ["--crop_sice=4"]):
         with pytest.raises(SystemExit) as ended:
             options.parse(Options, ["--source", "a", *mistyped], "p", "page")

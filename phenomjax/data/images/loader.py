@@ -18,7 +18,7 @@ from phenomjax.data.images.order import BatchOrder, crop_draws
 from phenomjax.data.images.reader import BadImageError, CropReader, image_name
 from phenomjax.data.images.split import split_rows
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError
 from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
@@ -274,9 +274,9 @@ class ImageLoader:
                 if name not in self.channels:
                     raise UserError(
                         f"The bank {bank.path} has a channel {name!r}, which the model does not"
-                        f" know.{did_you_mean(name, self.channels)} It knows:"
-                        f" {', '.join(self.channels)}. Leave model.channels empty to take all"
-                        " channels of the banks, or prepare the bank with other channel names."
+                        f" know. It knows: {', '.join(self.channels)}. Leave"
+                        " model.channels empty to take all channels of the banks, or prepare the"
+                        " bank with other channel names."
                     )
 
     def _make_groups(self) -> list[Group]:

@@ -1,11 +1,14 @@
 """Files of sequences: what is given on the command line, found and measured."""
 
+import collections
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from phenomjax.data import zarr_files
+from phenomjax.data.compressed import SUFFIXES
 from phenomjax.data.separators import Form
 from phenomjax.data.sequences.formats.letters import SAMPLE, fasta_texts
 from phenomjax.data.sequences.formats.recognise import find_format, head_lines, look
@@ -86,7 +89,7 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            raise UserError(f"{path} is a folder. Name its files, for instance {path}/*.fasta.gz.")
+            raise _no_folder(path)
         if not path.is_file():
             raise UserError(
                 f"There is no file {path}. In {path.parent}: {files.listing(path.parent)}."
@@ -111,6 +114,24 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
         )
         for number, (path, one) in enumerate(zip(paths, found, strict=True))
     ]
+
+
+def _no_folder(path: Path) -> UserError:
+    """The error of a folder that is named as a file: what is in it, or that it is a bank."""
+    if kind := str(zarr_files.read_entry(path).get("format", "")).replace("_", " "):
+        return UserError(
+            f"{path} is no file of sequences but a result of phenomjax ({kind}). Name the files of"
+            " sequences that it was made of."
+        )
+    there = [one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")]
+    packed = {one: one.stem if one.suffix.lower() in SUFFIXES else one.name for one in there}
+    ends = collections.Counter(
+        one.name.removeprefix(Path(name).stem) for one, name in packed.items() if one.suffix
+    )
+    if not ends:
+        return UserError(f"{path} is a folder. Name its files. In it: {files.listing(path)}.")
+    usual = ", ".join(f"{path}/*{end}" for end, _ in ends.most_common(3))
+    return UserError(f"{path} is a folder. Name its files, for instance {usual}.")
 
 
 def first_texts(source: SequenceFile, column: Sequence[str] = ()) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.engine import work_folder
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256_json
 from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
@@ -135,7 +135,7 @@ def match_channels(
             hint = _hint(missing[0], have)
             raise UserError(
                 f"The channels do not fit: {', '.join(missing)} of the model is not in the"
-                f" bank;{hint} {listing}. Channels are matched by name. Prepare the bank with the"
+                f" bank{hint}: {listing}. Channels are matched by name. Prepare the bank with the"
                 " model's names (`python -m phenomjax.prepare images --help`), or use a"
                 " channel-agnostic model."
             )
@@ -155,7 +155,7 @@ def match_channels(
                 else "Prepare the bank with the model's names."
             )
             raise UserError(
-                f"The channel {name} cannot be embedded: {where};{_hint(name, known)} {listing}."
+                f"The channel {name} cannot be embedded: {where}{_hint(name, known)}: {listing}."
                 f" {mend}"
             )
     if len(set(wanted)) < len(wanted):
@@ -165,8 +165,9 @@ def match_channels(
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
+    """Names the channel that differs by capitals alone: stains that are spelt alike are others."""
     same = [other for other in known if other.casefold() == name.casefold() and other != name]
-    return did_you_mean(same[0], same) if same else did_you_mean(name, known)
+    return f" (is '{same[0]}' the same?)" if same else ""
 
 
 @dataclass(frozen=True)

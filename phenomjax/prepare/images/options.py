@@ -139,7 +139,9 @@ def check(options: Options) -> None:
         )
     if options.codec not in bank.CODECS:
         hint = errors.did_you_mean(options.codec, bank.CODECS)
-        raise UserError(f"Unknown `codec` {options.codec!r}{hint}.")
+        raise UserError(
+            f"Unknown `codec` {options.codec!r}.{hint} There are: {', '.join(bank.CODECS)}."
+        )
     if options.chunk < 1:
         raise UserError(f"`chunk` must be at least 1 pixel, not {options.chunk}.")
     for name, value in vars(options).items():

@@ -185,7 +185,7 @@ def compile_patterns(layout: FileLayout, pattern: str | None) -> list[re.Pattern
             continue
         for name in groups - set(GROUPS):
             raise UserError(
-                f"--pattern has a group {name!r};{did_you_mean(name, GROUPS)} there are:"
+                f"--pattern has an unknown group {name!r}.{did_you_mean(name, GROUPS)} There are:"
                 f" {', '.join(GROUPS)}."
             )
         if "well" not in groups and not {"row", "column"} <= groups:
