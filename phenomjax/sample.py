@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 from tyro.conf import arg
 
 from phenomjax.data.sequences.vocabulary import UNK, Vocabulary
-from phenomjax.inference.options import Checkpoint, check_numbers_and_folder
+from phenomjax.inference.options import Checkpoint, check_not_there, check_numbers_and_folder
 from phenomjax.inference.sequences import infilling, templates
 from phenomjax.inference.sequences.drawing import draw, letters
 from phenomjax.system import files
@@ -50,6 +50,7 @@ from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".zarr", ".h5", ".npz")  # that are not written
 ROWS = 64  # sequences at a time
 FILL_TOKENS = 2**14  # of the sequences that are filled at a time
 Count = Annotated[int, arg(metavar="N")]
@@ -86,6 +87,9 @@ class Options:
     out: Path
     """FASTA for proteins; JSON lines with `id` and `text` for SMILES and source code"""
 
+    overwrite: bool = False
+    """write `out` anew where it is there already"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the arguments and samples; returns the exit code."""
@@ -101,6 +105,7 @@ def run(options: Options) -> int:
     check(options)
     # what is filled is compared by its likelihood, as `score` computes it
     model = opening.load_sequences(options.checkpoint, "float32" if options.fill else "")
+    _check_ending(options.out, model.task.words.name)
     lines: list[str] = []
     with stop_on_signals() as stop:
         if options.fill:
@@ -155,8 +160,6 @@ def _fill(options: Options, model: SequenceModel, lines: list[str], stop: thread
             " permutation_lm, such as configs/prot_xlnet.py."
         )
     texts = templates.read(options.fill, task.words.name)
-    if options.out.exists() and str(options.out) == options.fill:
-        raise UserError(f"`out` {options.out} is what is read: give another name.")
     wanted = [
         infilling.template(task.words, task.rare, name, text, options.mask) for name, text in texts
     ]
@@ -187,6 +190,9 @@ def _positions(out: Path) -> Path:
 def check(options: Options) -> None:
     """Raises UserError for numbers that cannot be honoured."""
     check_numbers_and_folder(options, options.out, num=1, length=1, top_k=0)
+    if options.fill and options.out.exists() and str(options.out) == options.fill:
+        raise UserError(f"`out` {options.out} is what is read: give another name.")
+    check_not_there(options.out, options.overwrite)
     if not 0 <= options.seed < 2**32:
         raise UserError(f"`seed` is {options.seed}; it is a number from 0 to 4294967295.")
     if options.fill and options.prompt:
@@ -210,6 +216,17 @@ def check(options: Options) -> None:
     if not 0 < options.top_p <= 1:
         raise UserError(
             f"`top_p` is {options.top_p}; it is a probability above 0, and 1 draws from all tokens."
+        )
+
+
+def _check_ending(out: Path, alphabet: str) -> None:
+    """Raises UserError for a name that says that the file is something else than it will be."""
+    others = (".jsonl", ".json") if alphabet == "protein" else (".fasta", ".fa", ".faa")
+    if out.suffix.lower() in (*TABLES, *others):
+        what, end = ("FASTA", ".fasta") if alphabet == "protein" else ("JSON lines", ".jsonl")
+        raise UserError(
+            f"`out` {out} would be {what}, and its name ends in {out.suffix}. Give a name such as"
+            f" {out.with_suffix(end).name}."
         )
 
 

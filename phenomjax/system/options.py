@@ -53,10 +53,18 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
         kind,
         args=_words(kind, argv),
         prog=prog,
-        description=page,
+        description=_with_examples(page),
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _with_examples(page: str) -> str:
+    """A page whose examples are a line each, to be pasted: tyro would join them to a paragraph."""
+    whole = re.sub(
+        r"^python .*(?:\n +\S.*)*", lambda found: " ".join(found[0].split()), page, flags=re.M
+    )
+    return re.sub(r"^python ", "  python ", whole, flags=re.M)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ def model(workdir):
 
 def run(workdir, out, *options):
     """(header fields, text) of each record, and the rows of the table of positions."""
-    words = ["--checkpoint", workdir, "--out", out, *options]
+    words = ["--checkpoint", workdir, "--out", out, "--overwrite", *options]
     assert sample.main([str(a) for a in words]) == 0
     with out.with_name(out.name + ".positions.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -190,7 +190,7 @@ def test_mistakes(workdir, tmp_path):
     for checkpoint, options, message in [
         (others["causal_lm"], ("--fill", "M_"), "cannot fill positions.*permutation_lm"),
         (others["bidirectional_lm"], ("--fill", "M_"), "cannot fill positions"),
-        (workdir, ("--fill", "MKV"), "no masked position. Write '_'"),
+        (workdir, ("--fill", "MKV"), "--fill has no masked position. Write '_'"),
         (workdir, ("--fill", "MXV"), r"Give --mask X"),
         (workdir, ("--fill", "M1_"), "'1', which is no token"),
         (workdir, ("--fill", "no/such.fasta"), "neither a file nor a sequence"),

@@ -33,7 +33,15 @@ def run(workdir, cases, tmp_path):
 
     def run(mutants, *options, wild_type="s01_sep/wt.fasta"):
         out = tmp_path / "o.csv"
-        words = ["--checkpoint", workdir, "--wild_type", cases / wild_type, "--out", out]
+        words = [
+            "--checkpoint",
+            workdir,
+            "--wild_type",
+            cases / wild_type,
+            "--out",
+            out,
+            "--overwrite",
+        ]
         code = score.main([str(a) for a in [*words, "--mutants", cases / mutants, *options]])
         with out.open() as file:
             header, *rows = csv.reader(file)

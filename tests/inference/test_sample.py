@@ -21,6 +21,7 @@ def workdir(tmp_path_factory):
 
 def run(workdir, out, *options):
     arguments = ["--checkpoint", workdir, "--out", out, "--num", 5, "--length", 30, *options]
+    arguments += ["--overwrite"] if out.suffix == ".fasta" else []
     assert sample.main([str(a) for a in arguments]) == 0
     records = [r.split("\n", 1) for r in out.read_text().split(">")[1:]]
     return [
@@ -96,3 +97,9 @@ def test_mistakes(workdir, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             run(checkpoint, tmp_path / "a.fasta", *options)
+    with pytest.raises(UserError, match=r"a.csv would be FASTA, .* such as a.fasta"):
+        run(workdir, tmp_path / "a.csv")
+    (tmp_path / "there.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"is there already.* or add --overwrite"):
+        run(workdir, tmp_path / "there.txt")
+    assert run(workdir, tmp_path / "there.txt", "--overwrite")

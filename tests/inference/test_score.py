@@ -59,6 +59,7 @@ def run(workdir, folder, rows, *options, wild_type=WILD_TYPE, header="mutant"):
                 table,
                 "--out",
                 folder / "out.csv",
+                "--overwrite",
                 "--segment_len",
                 16,
                 "--batch_tokens",
@@ -179,6 +180,8 @@ def test_scan_writes_every_substitution_and_a_figure(runs, tmp_path):
     assert score.main([str(a) for a in arguments]) == 0
     with (tmp_path / "scan.csv").open() as file:
         rows = list(csv.DictReader(file))
+    with pytest.raises(UserError, match=r"is there already.* or add --overwrite"):
+        score.main([str(a) for a in arguments])
     assert len(rows) == 9 * 19 + 20 and rows[0]["mutant"].startswith(f"{short[0]}6")
     assert (tmp_path / "scan.png").stat().st_size > 5000
 

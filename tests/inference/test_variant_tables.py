@@ -205,7 +205,9 @@ def command(runs, folder, rows, *options, task="causal_lm", wild_type=WT):
     table.write_text("\n".join(rows) + "\n")
     wt = tiny.write_fasta(folder / "wt.fasta", [("wt", wild_type)])
     words = ["--checkpoint", runs[task], "--wild_type", wt, "--mutants", table]
-    code = score.main([str(a) for a in [*words, "--out", folder / "o.csv", *options]])
+    code = score.main(
+        [str(a) for a in [*words, "--out", folder / "o.csv", "--overwrite", *options]]
+    )
     invalid = folder / "o.invalid.csv"
     return code, *(
         list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else None

@@ -159,3 +159,11 @@ def test_old_names_say_the_new_one(old):
     command = [sys.executable, "-m", f"phenomjax.{old}", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and " now." in done.stderr and done.stdout
+
+
+def test_examples_of_a_page_can_be_pasted(capsys):
+    page = "Does.\n\npython -m x --a 1\npython -m x --a 2\n  --b 3\n\nIt is\nso."
+    with pytest.raises(SystemExit):
+        options.parse(Options, ["--help"], "x", page)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert {"  python -m x --a 1", "  python -m x --a 2 --b 3", "It is so."} <= set(lines)

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import jax
 import numpy as np
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.formats.asking import asking
@@ -68,7 +68,7 @@ class Options(EmbedOptions):
     id: Annotated[str | None, arg(metavar="NAME")] = None
     """tables, JSON lines: the column or field with the ids (None: found by its name, such as id,
     name, entry, else FILE:LINE)"""
-    no_header: bool = False
+    no_header: FlagCreatePairsOff[bool] = False
     """tables: the first line is a row; columns are called 1, 2, 3"""
     gaps: Literal["strip", "reject"] | None = None
     """alignments (A2M, A3M, FASTA with gaps): take '-' and '.' out, or reject sequences that have

@@ -27,6 +27,8 @@ from phenomjax.trained.model import SequenceModel
 
 Order: TypeAlias = Literal["random", "left_to_right", "confident"]
 
+GIVEN = "filled"  # the name of a sequence that stands on the command line itself
+
 
 @dataclass(frozen=True)
 class Template:
@@ -78,8 +80,8 @@ def template(words: Vocabulary, rare: str, name: str, text: str, mask: str) -> T
     if mask not in text:
         x = " Or is X meant? Give `mask` X." if words.name == "protein" and "X" in text else ""
         raise UserError(
-            f"{name} has no masked position. Write '{mask}' for each residue that is to be filled,"
-            f" as in MK{mask}{mask}V, or name another sign with `mask`.{x}"
+            f"{_record(name)} has no masked position. Write '{mask}' for each residue that is to"
+            f" be filled, as in MK{mask}{mask}V, or name another sign with `mask`.{x}"
         )
     parts = []
     for piece in text.split(mask):
@@ -90,11 +92,15 @@ def template(words: Vocabulary, rare: str, name: str, text: str, mask: str) -> T
         if (ids == UNK).any() or (rare == "reject" and set(read) & set(RARE)):
             bad = next((c for c in read if (words.encode(c) == UNK).all() or c in RARE), "?")
             raise UserError(
-                f"{name} has {bad!r}, which is no token that the model reads ({words.name})."
-                f" Correct it; positions to fill are written '{mask}' (`mask`)."
+                f"{_record(name)} has {bad!r}, which is no token that the model reads"
+                f" ({words.name}). Correct it; positions to fill are written '{mask}' (`mask`)."
             )
         parts += [ids, np.array([MASK], np.uint8)]
     return Template(name, np.concatenate(parts[:-1]))
+
+
+def _record(name: str) -> str:
+    return "`fill`" if name == GIVEN else f"The record {name} of `fill`"
 
 
 class _State(NamedTuple):

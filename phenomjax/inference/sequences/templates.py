@@ -10,7 +10,7 @@ import numpy as np
 
 from phenomjax.data import text_files
 from phenomjax.data.sequences.vocabulary import Vocabulary
-from phenomjax.inference.sequences.infilling import Filled
+from phenomjax.inference.sequences.infilling import GIVEN, Filled
 from phenomjax.system.errors import UserError
 
 WANTED = "sequences with masked positions (FASTA, or one a line)"
@@ -36,7 +36,7 @@ def read(given: str, alphabet: str) -> list[tuple[str, str]]:
                 f"`fill` {given} is neither a file nor a sequence. Give a sequence such as"
                 " MKT__IAKQ, or a FASTA file with such sequences."
             )
-        return [("filled", given)]
+        return [(GIVEN, given)]
     contents = text_files.look(Path(given))
     if contents.kind != "text":
         raise text_files.no_text(contents, WANTED)
