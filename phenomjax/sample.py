@@ -119,7 +119,7 @@ def run(options: Options) -> int:
     if table is not None:
         files.write_text(_positions(options.out), table)
     files.write_text(options.out, "".join(lines))
-    log.info("wrote %s: %d sequences", options.out, len(lines))
+    log.info("wrote %s: %s", options.out, system_log.counted(len(lines), "sequence"))
     return EXIT_DONE
 
 

@@ -19,6 +19,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, "1 sequence", "2,000 sequences"; "batch" has "es"."""
+    ending = "es" if noun.endswith(("ch", "sh", "s", "x")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
 class Progress:
     """Counts work and logs a line every few seconds.
 
@@ -64,6 +70,8 @@ class Progress:
         self._mine += count
         self.done += count
         if now - self.last < self.every_seconds and self.done < self.total:
+            return
+        if not self.total:  # less than a unit: a line would say nothing
             return
         self.last, seconds = now, max(now - self.start, 1e-9)
         rate, own = self._mine / seconds, ""

@@ -26,7 +26,7 @@ COMMAND = re.compile(
     r"python -m (phenomjax[.\w]*)((?: (?![A-Z(])[^`;)\n]*?)?)(?=`|;|\)|\n|\. |\.?$)"
 )
 OTHERS = re.compile(r"`(?:vsearch|mmseqs|pip|uv|git|sbatch|srun|nvidia-smi|cd|\{\})[ {][^`]*`")
-ERRORS = ("UserError", "BadFile", "Damaged", "Trouble")  # their texts reach the user
+ERRORS = ("UserError", "Unsaid", "BadFile", "Damaged", "Trouble")  # their texts reach the user
 Node = tuple[str, str]  # module, name at its top
 # Modules that a command imports by a name that only the run knows.
 DYNAMIC = {

@@ -139,7 +139,7 @@ def test_a_cluster_file_of_other_sequences(tmp_path, caplog):
         prepare(out, source, clusters=clusters)
     least = re.search(r"--min_clustered (\S+?)\.$", str(error.value))[1]
     assert prepare(out, source, clusters=clusters, min_clustered=least) == EXIT_DONE
-    assert "40 sequences are in no cluster" in caplog.text
+    assert "40 sequences in no cluster" in caplog.text
     listed = pq.read_table(out / "in_no_cluster.parquet")["id"].to_pylist()
     assert listed == [member for _, member in pairs[60:]]
     counts = open_token_bank(out).attributes["options"]["counts"]

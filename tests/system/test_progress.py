@@ -34,3 +34,17 @@ def test_of_one_of_many_workers(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "embed: 74/200 crops (37 %), 5.0 crops/s, this worker 1.0, ETA 0:00:25"
     ]
+
+
+def test_numbers_stand_with_their_nouns():
+    assert [log.counted(n, "batch") for n in (0, 1, 2000)] == [
+        "0 batches",
+        "1 batch",
+        "2,000 batches",
+    ]
+
+
+def test_work_of_less_than_a_unit_is_no_line(caplog):
+    with caplog.at_level("INFO", "phenomjax"):
+        log.Progress("read", 0, "kB").update(0)
+    assert not caplog.text

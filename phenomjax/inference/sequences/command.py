@@ -32,6 +32,7 @@ from phenomjax.inference.sequences import queries, segments, store, table_querie
 from phenomjax.inference.sequences.embed import embed
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.files import read_json
+from phenomjax.system.log import counted
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
@@ -241,4 +242,4 @@ def _report(out: Path, found: queries.Queries, dim: int, options: Options) -> No
     log.info("wrote %s: %d x %d, one row a %s", out, rows, dim, options.per)
     if found.rejected:
         listed = store.rejected_of(out, store.output_format(out))
-        log.warning("%d records were rejected; they are listed in %s", len(found.rejected), listed)
+        log.warning("rejected: %s, listed in %s", counted(len(found.rejected), "record"), listed)

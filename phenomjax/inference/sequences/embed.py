@@ -53,13 +53,13 @@ def embed(
     work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
     shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
     log.info(
-        "%d sequences (%d different), %d residues, the longest %d: %d batches of %d shapes",
-        len(found),
+        "%s (%d different), %s, the longest %d: %s of %s",
+        system_log.counted(len(found), "sequence"),
         len(found.order),
-        found.lengths.sum(),
+        system_log.counted(int(found.lengths.sum()), "residue"),
         found.lengths.max(),
-        len(plan),
-        len(shapes),
+        system_log.counted(len(plan), "batch"),
+        system_log.counted(len(shapes), "shape"),
     )
     if long := int((found.lengths + frame > segment_len).sum()):
         log.info("%d sequences are longer than %d tokens: read by segments", long, segment_len)
@@ -92,9 +92,9 @@ def embed(
     if done:
         seconds = time.monotonic() - started
         log.info(
-            "%d residues in %s, %d compilations included",
-            bar.done - bar.resumed,
+            "%s in %s, %s included",
+            system_log.counted(bar.done - bar.resumed, "residue"),
             system_log.duration(seconds),
-            len(features.shapes),
+            system_log.counted(len(features.shapes), "compilation"),
         )
     return done == len(plan)

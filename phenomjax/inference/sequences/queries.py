@@ -19,6 +19,7 @@ from phenomjax.data.sequences.streams import Damaged, Fasta, Trouble
 from phenomjax.data.sequences.vocabulary import RARE, UNITS, vocabulary
 from phenomjax.inference.sequences import table_queries
 from phenomjax.system.errors import UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 BLOCK_BYTES, RECORDS = 2**22, 2**14
@@ -226,7 +227,7 @@ class _Reader:
     def finish(self, written: Path | bytes) -> Queries:
         """All that was read; its tokens are what was written."""
         if len(self.rejected) > SHOWN:
-            log.warning("rejected: and %d records more", len(self.rejected) - SHOWN)
+            log.warning("rejected: and %s more", counted(len(self.rejected) - SHOWN, "record"))
         if not sum(count for _, count in self._sources):
             first = self.rejected[0] if self.rejected else {}
             why = (

@@ -25,7 +25,7 @@ from phenomjax.data.sequences.formats.recognise import (
 from phenomjax.data.sequences.sources import find_sources, first_texts
 from phenomjax.data.text_files import ENCODINGS
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_DONE
+from phenomjax.system.errors import EXIT_DONE, UserError
 
 NAMES = {
     "fasta": "FASTA",
@@ -87,9 +87,9 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
             return lines, flags
         try:
             find_columns(found, None, None, None, header=True)
-        except Unsaid as error:
-            if not error.flags:  # nobody but the user can tell
-                return lines | {"but": str(error)}, " --column NAME"
+        except UserError as error:
+            if not isinstance(error, Unsaid) or not error.flags:  # nobody but the user can tell
+                return lines | {"but": f"prepare sequences says: {error}"}, " --column NAME"
             flags = f" {error.flags}"
         return lines, flags
     if found.kind == "jsonl":

@@ -1,6 +1,7 @@
 """What `prepare sequences` says at its end, and what it exits with."""
 
 import logging
+import re
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -10,6 +11,7 @@ from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.prepare import growing
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 SHOWN = 5  # rejected records on the screen
@@ -28,10 +30,9 @@ def finished(out: Path, verified: bool) -> int:
     if growing.SOURCES not in open_token_bank(out).attributes["options"]["prepare"]:
         how = "size (an older phenomjax recorded nothing of their content)"
     log.info(
-        "%s is finished already: %d sequences, %d rejected. Its files are the same by %s. Nothing"
-        " to do.",
+        "%s is finished already: %s, %d rejected. Its files are the same by %s. Nothing to do.",
         out,
-        len(open_token_bank(out)),
+        counted(len(open_token_bank(out)), "sequence"),
         bad,
         how,
     )
@@ -45,7 +46,9 @@ def describe_counts(counts: dict[str, int]) -> str:
         for name, number in counts.items()
         if number and name not in ("read", "repeated_ids", "as_x")
     ]
-    return f"{counts['read']:,} records read: {', '.join(parts) or 'none kept'}"
+    read = counted(counts["read"], "record")
+    text = f"{read} read: {', '.join(parts) or 'none kept'}"
+    return re.sub(r"\b1 duplicates\b", "1 duplicate", text)
 
 
 def made(out: Path) -> int:
@@ -56,9 +59,9 @@ def made(out: Path) -> int:
     unit = UNITS[bank.vocabulary.name]
     spans = ", ".join(f"{name} {last - first:,}" for name, (first, last) in bank.splits.items())
     log.info(
-        "wrote %s: %d sequences (%s), %d %s and boundary tokens",
+        "wrote %s: %s (%s), %d %s and boundary tokens",
         out,
-        len(bank),
+        counted(len(bank), "sequence"),
         spans,
         bank.tokens.size,
         unit,
@@ -75,12 +78,12 @@ def made(out: Path) -> int:
             counts["repeated_ids"],
         )
     if (left_out := out / "left_out.parquet").is_file():
-        log.info("duplicates and members of other clusters are listed in %s", left_out)
+        members = " and members of other clusters" if counts.get("in_other_clusters") else ""
+        log.info("duplicates%s are listed in %s", members, left_out)
     if counts.get("in_no_cluster"):
         log.warning(
-            "%d sequences are in no cluster of the --clusters file; each stands for itself. They"
-            " are listed in %s",
-            counts["in_no_cluster"],
+            "%s in no cluster of the --clusters file, each standing for itself: listed in %s",
+            counted(counts["in_no_cluster"], "sequence"),
             out / "in_no_cluster.parquet",
         )
     rejected = out / "rejected.parquet"
