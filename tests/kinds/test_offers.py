@@ -15,7 +15,10 @@ EXCEPTIONS = {
     "phenomjax.trained.graphs.onnx_file:convert": "only `export` gives another opset",
 }
 # (module, command that prints its texts beside a command line of another, whose flags they name).
-QUOTED = {("phenomjax.data.sequences.formats.columns", "phenomjax.prepare inspect")}
+QUOTED = {
+    ("phenomjax.data.sequences.formats.columns", "phenomjax.prepare inspect"),
+    ("phenomjax.prepare.inspect.source_files", "phenomjax.prepare inspect"),
+}
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
 # There words in backquotes are keys of a suite's file.

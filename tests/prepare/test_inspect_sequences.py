@@ -113,6 +113,12 @@ PROTEIN = "MALWMRLLPLLALLALWGPDPAAA"
         ("col.csv", f"q\n{PROTEIN}\n{PROTEIN[::-1]}\n", ["--column=q"]),
         ("two.csv", f"the chain,seq,aa\n1,{PROTEIN},MKV\n", ["--column=seq"]),
         ("blank.csv", f"n,the chain\n1,{PROTEIN}\n", ["--column='the chain'"]),
+        (
+            "j.jsonl",
+            f'{{"id": "a", "sequence": "{PROTEIN}"}}\n',
+            ["sequence (looks like protein)", "--field=sequence --alphabet protein"],
+        ),
+        ("c.jsonl", '{"code": "x = 1"}\n', ["fields:            code"]),
         ("n.txt", f"INS {PROTEIN}\n", ["a name and a protein", "--format named"]),
         ("x", f"{PROTEIN}\n", ["Each line looks like a protein", "--format text"]),
         ("s.txt", "CC(=O)O\nc1ccccc1\n", ["smiles", "--alphabet smiles"]),

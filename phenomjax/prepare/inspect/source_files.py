@@ -2,7 +2,9 @@
 first sequences look like, and the command that makes a bank of it.
 """
 
+import contextlib
 import itertools
+import json
 import shlex
 from pathlib import Path
 
@@ -93,7 +95,8 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
             flags = f" {error.flags}"
         return lines, flags
     if found.kind == "jsonl":
-        return lines, ""
+        fields, flags = _describe_fields(found)
+        return lines | {"fields": fields}, flags
     (source,) = find_sources([contents.path], None)
     texts = list(itertools.islice(first_texts(source), SAMPLE))
     if not texts:
@@ -112,6 +115,24 @@ def _describe(found: Format) -> tuple[dict[str, str], str]:
         looks += f"; an alignment, {letters.gapped:,} have gaps"
         flags += " --gaps strip"
     return lines | {"look like": looks or "short, or not all of one kind"}, flags
+
+
+def _describe_fields(found: Format) -> tuple[str, str]:
+    """The fields of JSON lines and what they look like, and the flags that they need."""
+    rows = list[dict[str, object]]()
+    for line in [line for line in head_lines(found.contents) if line.strip()][:SAMPLE]:
+        with contextlib.suppress(ValueError):  # the reader names the record
+            rows += [row] if isinstance(row := json.loads(line), dict) else []
+    texts = {name: [str(row.get(name, "")) for row in rows] for name in (rows or [{}])[0]}
+    looks = {name: looks_like(texts[name]) for name in texts}
+    named = ", ".join(
+        f"{name} (looks like {looks[name]})" if looks[name] else name for name in texts
+    )
+    alike = [name for name in texts if looks[name] and (name == "code" or "code" not in texts)]
+    alike.sort(key=lambda name: (looks[name] != "protein", -sum(map(len, texts[name]))))
+    if alike:
+        return named, f" --field={shlex.quote(alike[0])} --alphabet {looks[alike[0]]}"
+    return named, "" if "code" in texts else " --field NAME"
 
 
 def _describe_columns(found: Format) -> tuple[str, str]:
