@@ -9,7 +9,7 @@ import tifffile
 from tests.prepare.test_images import prepare, write_jump
 
 
-def test_everything_is_shown_and_nothing_prepared(tmp_path, capsys):
+def test_everything_is_shown_and_nothing_prepared(tmp_path, capsys, caplog):
     raw = tmp_path / "raw"
     written = write_jump(raw)
     (raw / "P2" / "r01c03f01p01-ch5sk1fk1fl1.tiff").unlink()
@@ -23,6 +23,7 @@ def test_everything_is_shown_and_nothing_prepared(tmp_path, capsys):
     assert "channels: DNA, Mito\n" in shown
     assert "gene:     2 of 5 images (TP53, MYC)" in shown
     assert "rejected: 1 (1 missing_channel)" in shown
+    assert "remarks:  3 (3 no_row)" in shown and "3 of 5 images have no row" in caplog.text
     assert "P1           3        1        3  A01 to A03" in shown
     assert "P2           2        1        2  A01 to A02" in shown
     folder = tmp_path / "b_dry_run"

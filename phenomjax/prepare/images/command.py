@@ -89,7 +89,10 @@ def run(options: Options) -> int:
         staleness.check(opening.open_bank(out), plan, raw, verify=verify, jobs=jobs)
         return _report_finished(out)
     if options.dry_run:
-        described, _ = metadata.describe([entry.key for entry in plan.entries], joiner, constants)
+        keys = [entry.key for entry in plan.entries]
+        described = _described(keys, joiner, constants)
+        if joiner:
+            plan = plan._replace(remarks=[*plan.remarks, *joiner.unmatched(keys)])
         return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, rule, described)
     with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
         source, unreadable = raw_images.probe(raw, plan)
@@ -290,10 +293,10 @@ def _all_rejected(out: Path, rejected: list[Finding]) -> UserError:
     )
 
 
-def _table(
-    entries: list[tuple[ImageFiles, str]], joiner: metadata.Joiner | None, constants: Constants
-) -> pa.Table:
-    keys = [entry.key for entry, _ in entries]
+def _described(
+    keys: list[ImageKey], joiner: metadata.Joiner | None, constants: Constants
+) -> dict[str, list]:
+    """What the tables say of each image; what did not meet is told."""
     columns, unmatched = metadata.describe(keys, joiner, constants)
     if joiner:
         rows = len(joiner.rows)
@@ -308,6 +311,14 @@ def _table(
                 joiner.path,
                 names,
             )
+    return columns
+
+
+def _table(
+    entries: list[tuple[ImageFiles, str]], joiner: metadata.Joiner | None, constants: Constants
+) -> pa.Table:
+    keys = [entry.key for entry, _ in entries]
+    columns = _described(keys, joiner, constants)
     columns |= {name: [key[i] for key in keys] for i, name in enumerate(ImageKey._fields)}
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]
