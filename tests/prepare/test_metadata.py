@@ -604,3 +604,33 @@ def test_what_did_not_meet_is_listed(tmp_path):
         ("no_plate", ("other",)),
     ]
     assert "m.csv, line 3" in remarks[1].detail and "has 2 rows for this plate" in str(remarks[2])
+
+
+def test_what_is_kept_of_doses_and_rows_without_a_plate_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    table = tmp_path / "t.csv"
+    table.write_text("Plate,well,gene,Dose (nM)\nP1,A01,TP53,500\n,A02,MYC,50\n")
+    joiner = metadata.Joiner([table], {})
+    assert joiner.find(ImageKey(None, "P1", "A01", "1"))["concentration"] == 0.5
+    assert "Dose (nM) is kept in uM" in caplog.text
+    offered = re.search(r"one plate: --rename '?(.*?)=ignore", caplog.text)[1]
+    joiner = metadata.Joiner([table], {offered: "ignore"})
+    joiner.check([ImageKey(None, "P1", "A01", "1"), ImageKey(None, "P1", "A02", "1")])
+    assert joiner.find(ImageKey(None, "P1", "A02", "1"))["gene"] == "MYC"
+    table.write_text("plate,well,dose\nP1,A01,3\n")
+    metadata.Joiner([table], {})
+    assert "dose is kept as it stands, for no unit is said" in caplog.text
+
+
+def test_a_workbook_whose_first_sheet_is_a_note(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "Notes"
+    book.active["A1"] = "of May"
+    for row in (["plate", "well", "gene"], ["P1", "A01", "TP53"]):
+        (book["Layout"] if "Layout" in book else book.create_sheet("Layout")).append(row)
+    book.save(tmp_path / "book.xlsx")
+    with pytest.raises(UserError, match=r"not 'Layout'.*: name another as .*book.xlsx#SHEET"):
+        metadata.Joiner([tmp_path / "book.xlsx"], {})
+    found = metadata.Joiner([tmp_path / "book.xlsx#Layout"], {})
+    assert found.find(ImageKey(None, "P1", "A01", "1"))["gene"] == "TP53"

@@ -1,5 +1,6 @@
 """The tables of --metadata, read and put together, and the bank's values of each of their rows."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ MISSING = tables.MISSING | {
     *("-", "--", "\N{EN DASH}", "\N{EM DASH}"),
     *("-666", "-666.0", "-666.000000", "-12345", "-12345.0"),
 }
+
+log = logging.getLogger("phenomjax")
 
 
 class Annotations(NamedTuple):
@@ -119,7 +122,7 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
             )
     keys = [key for key in KEYS if key in found.places or key == "well"]
     texts = [_key_texts(row, keys, found) for row in sheet.rows]
-    warned += _nameless(sheet, keys, texts)
+    warned += _nameless(sheet, found, keys, texts)
     site = found.places.get("site")
     return Annotations(
         sheet.name,
@@ -137,17 +140,22 @@ def read(paths: Sequence[Path], rename: Mapping[str, str]) -> Annotations:
     )
 
 
-def _nameless(sheet: Sheet, keys: Sequence[str], texts: Sequence[tuple[str, ...]]) -> list[str]:
+def _nameless(
+    sheet: Sheet, found: Columns, keys: Sequence[str], texts: Sequence[tuple[str, ...]]
+) -> list[str]:
     """Rows that leave a key empty describe no image; as below a cell that was merged."""
-    found = []
+    told = []
     for place, key in enumerate(keys):
         rows = [number for number, one in enumerate(texts) if one[place] in ("", "/")]
         if rows:
-            found.append(
+            column = sheet.columns[found.places[key]] if key in found.places else ""
+            mend = f", or where all images have one {key}: {flag(column, 'ignore')}"
+            told.append(
                 f"{sheet.name}: {len(rows)} rows name no {key}, so they describe no image (the"
-                f" first: {sheet.where[rows[0]]})"
+                f" first: {sheet.where[rows[0]]}); fill the cells"
+                f"{mend if column and key != 'well' else ''}"
             )
-    return found
+    return told
 
 
 def _named_like_controls(sheet: Sheet, found: Columns) -> str:
@@ -187,8 +195,12 @@ def _read_sheet(path: Path) -> tuple[Sheet, list[str]]:
     text_files.check_file(tables.file_of(path)[0], "metadata table")
     table = tables.read_table(path, missing=MISSING)
     if not table.rows:
+        sheets = (
+            f" It is {table.said}: name another as {path}#SHEET." if table.kind == "xlsx" else ""
+        )
         raise UserError(
-            f"The metadata table {path} has a header ({', '.join(table.columns)}) and no rows."
+            f"The metadata table {path} has a header ({', '.join(table.columns)}) and no"
+            f" rows.{sheets}"
         )
     told = [f"{path}: {len(table.rows)} rows{', ' if table.said else ''}{table.said}"]
     if table.missing:
@@ -261,19 +273,16 @@ def _described(
     if place is not None:
         texts = (values.number_part(text) for text in sheet.values(place) if text is not None)
         sign = decimal_sign(texts)
-    described = []
+    described, united = [], False
     for number, (row, where) in enumerate(zip(sheet.rows, sheet.where, strict=True)):
         told: dict[str, Value] = {}
         for name in there:
             text = row[found.places[name]] if name in found.places else None
             if name == "concentration" and text is not None:
-                told[name] = values.concentration(
-                    text,
-                    where,
-                    sign,
-                    _unit(row, found, where, sheet),
-                    sheet.columns[found.places[name]],
-                )
+                unit = _unit(row, found, where, sheet)
+                column = sheet.columns[found.places[name]]
+                told[name] = values.concentration(text, where, sign, unit, column)
+                united |= unit is not None or values.number_part(text) != text.strip()
             elif name == "is_control" and text is not None and (role := roles.role_of(text)):
                 told[name] = role in ("negative", "control")
             else:
@@ -291,6 +300,9 @@ def _described(
             if kind == "positive" and told.get("perturbation_type") is None:
                 told["perturbation_type"] = "control"
         described.append(told)
+    if place is not None:
+        how = "in uM" if united else "as it stands, for no unit is said (with one it is in uM)"
+        log.info("%s: %s is kept %s", sheet.name, sheet.columns[place], how)
     return described
 
 
