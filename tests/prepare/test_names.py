@@ -573,3 +573,16 @@ def test_a_source_that_was_edited_after_the_bank_was_made(tmp_path, caplog):
     assert values(run(tmp_path / "raw", out, "generic", **options)[0]) == [[9]]
     shutil.rmtree(tmp_path / "raw")  # nothing to compare with
     run(tmp_path / "raw", out, "generic", **options)
+
+
+def test_a_pattern_that_takes_the_channel_for_the_site_and_the_way_that_is_offered(tmp_path):
+    for number, name in enumerate(("DAPI", "GFP"), 1):
+        write(tmp_path / "raw", f"P/A01_{number}_{name}.tif", 10 * number)
+    wrong = r"(?P<well>[A-H]\d\d)_(?P<site>\d)_(?P<channel>[A-Z]+)\.tif"
+    with pytest.raises(UserError, match=r"one channel only.*2: GFP, DAPI.*read as the site"):
+        prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", pattern=wrong)
+    right = r"(?P<well>[A-H]\d\d)_\d_(?P<channel>[A-Z]+)\.tif"
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "generic", pattern=right) == 0
+    options = {"pattern": wrong, "channels": "DAPI"}
+    assert prepare(tmp_path / "raw", tmp_path / "c.zarr", "generic", **options) == 0
+    assert opening.open_bank(tmp_path / "c.zarr").shape[0] == 1

@@ -101,6 +101,8 @@ def make_images(
                 rejected.append(picked)
             else:
                 entries.append(_entry(one, picked, status))
+    if not entries and all(len(image) == 1 for image in grouped.images.values()):
+        _check_apart(grouped, chosen)
     stacked = any(len(planes) > 1 for entry in entries for planes in entry.channels)
     return ImagePlan(
         entries,
@@ -111,6 +113,24 @@ def make_images(
         understood.pixel_size_um,
         understood.largest_value,
         (*understood.told, *told),
+    )
+
+
+def _check_apart(grouped: _Grouped, chosen: channels.Chosen) -> None:
+    """Whether names that give each image one channel of several can be right.
+
+    Raises:
+      UserError: no image has a second channel.
+    """
+    if len(grouped.images) < 2 or len(chosen.names) < 2:
+        return
+    names = list(chosen.names.values())
+    keys = ["/".join(part for part in key if part) for key in grouped.images]
+    raise UserError(
+        f"Each of the {len(keys)} images, such as {keys[0]} and {keys[1]}, has one channel only,"
+        f" and together they have {len(names)}: {', '.join(names)}. What tells channels apart was"
+        " probably read as the site or the well. Correct the groups of --pattern (or take another"
+        f" --layout); where images do have one channel, choose it with --channels '{names[0]}'."
     )
 
 
@@ -300,8 +320,8 @@ def _duplicate(key: ImageKey, name: str, title: str, one: Plane, other: Plane) -
     first, second = measurements.apart(one.file, other.file)
     beside = PurePosixPath(one.file).parent == PurePosixPath(other.file).parent
     apart = (
-        "; or give --layout generic and a --pattern with a group for what tells them apart (site,"
-        " z, t)"
+        "; or give --layout generic and a --pattern with a group for what tells them apart"
+        " (channel, site, z, t)"
         if beside
         else ""
     )
