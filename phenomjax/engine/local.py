@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from phenomjax.engine.units import Argument, Function, Note, Notes, Unit, do
+from phenomjax.engine.units import Argument, Aside, Function, Note, Notes, Unit, do
 from phenomjax.system.processes import run_tasks
 
 
@@ -25,6 +25,9 @@ class Pool:
         function: Function[Argument],
         units: Iterable[Unit[Argument]],
         stop: threading.Event,
+        *,
+        aside: Aside[Argument] | None = None,
+        at_most: int | None = None,
     ) -> Iterator[tuple[str, Note]]:
         """Does what is not committed; see `Executor.run`.
 
@@ -33,6 +36,7 @@ class Pool:
         """
         notes = Notes(work)
         left = (unit for unit in units if not notes.is_committed(unit.name))
-        for done in run_tasks(functools.partial(do, work, function), left, self.jobs, stop):
+        jobs = min(self.jobs, at_most or self.jobs)
+        for done in run_tasks(functools.partial(do, work, function), left, jobs, stop):
             if done is not None:
                 yield done

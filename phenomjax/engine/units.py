@@ -44,8 +44,15 @@ class Unit(NamedTuple, Generic[Argument]):
     argument: Argument
 
 
+# What becomes of a unit that ends every process that tries it, given the reason: a note, which is
+# committed, or None to leave it undone.
+Aside = Callable[["Unit[Argument]", str], Note | None]
+
+
 class Executor(Protocol):
-    """What does units: `engine.local.Pool`."""
+    """What does units: `engine.choose.executor`. The same functions run in every executor, and
+    their outputs are the same bytes.
+    """
 
     def run(
         self,
@@ -53,6 +60,9 @@ class Executor(Protocol):
         function: Function[Argument],
         units: Iterable[Unit[Argument]],
         stop: threading.Event,
+        *,
+        aside: Aside[Argument] | None = None,
+        at_most: int | None = None,
     ) -> Iterator[tuple[str, Note]]:
         """Yields name and note of each unit that was not committed, in the order of completion.
 
@@ -61,6 +71,12 @@ class Executor(Protocol):
           function: of a module, or a partial of one.
           units: drawn one by one.
           stop: ends the work when set, units in hand done.
+          aside: of units that ended `deaths` processes; without it they are an error in the end.
+          at_most: processes of this machine that are worth their start.
+
+        Raises:
+          UserError: units that ended every process that tried them, when all else is done; or of a
+            function, at once.
         """
         ...
 
