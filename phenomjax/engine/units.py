@@ -46,7 +46,7 @@ class Unit(NamedTuple, Generic[Argument]):
 
 # What becomes of a unit that ends every process that tries it, given the reason: a note, which is
 # committed, or None to leave it undone.
-Aside = Callable[["Unit[Argument]", str], Note | None]
+Aside = Callable[[Unit[Argument], str], Note | None]
 
 
 class Executor(Protocol):
