@@ -5,8 +5,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from phenomjax.engine.units import Argument, Aside, Function, Note, Notes, Unit, do
-from phenomjax.system.processes import run_tasks
+from phenomjax.engine.units import (
+    Argument,
+    Aside,
+    Function,
+    Note,
+    Notes,
+    Unit,
+    commit_aside,
+    do,
+)
+from phenomjax.system.processes import DEATHS, run_tasks
 
 
 class Pool:
@@ -14,10 +23,11 @@ class Pool:
 
     Args:
       jobs: number of processes; 1 works in this one.
+      deaths: how often a unit is tried that ends its process.
     """
 
-    def __init__(self, jobs: int):
-        self.jobs = jobs
+    def __init__(self, jobs: int, deaths: int = DEATHS):
+        self.jobs, self.deaths = jobs, deaths
 
     def run(
         self,
@@ -29,14 +39,12 @@ class Pool:
         aside: Aside[Argument] | None = None,
         at_most: int | None = None,
     ) -> Iterator[tuple[str, Note]]:
-        """Does what is not committed; see `Executor.run`.
-
-        Raises:
-          UserError: a worker was killed; what is committed is kept.
-        """
+        """Does what is not committed; see `Executor.run`."""
         notes = Notes(work)
         left = (unit for unit in units if not notes.is_committed(unit.name))
+        commit = functools.partial(commit_aside, notes, aside) if aside else None
         jobs = min(self.jobs, at_most or self.jobs)
-        for done in run_tasks(functools.partial(do, work, function), left, jobs, stop):
+        work_one = functools.partial(do, work, function)
+        for done in run_tasks(work_one, left, jobs, stop, aside=commit, deaths=self.deaths):
             if done is not None:
                 yield done

@@ -90,6 +90,17 @@ def do(work: Path, function: Function[Argument], unit: Unit[Argument]) -> tuple[
     return unit.name, note
 
 
+def commit_aside(
+    notes: "Notes", aside: Aside[Argument], unit: Unit[Argument], reason: str
+) -> tuple[str, Note] | None:
+    """Commits what `aside` says of a unit that ended its processes; None if it stays undone."""
+    note = aside(unit, reason)
+    if note is None:
+        return None
+    notes.commit(unit.name, note)
+    return unit.name, note
+
+
 class Notes:
     """The notes of a work folder.
 

@@ -1,24 +1,30 @@
 """Spawned worker processes, and signals that stop a long job cleanly."""
 
+import collections
 import contextlib
 import ctypes
+import itertools
 import logging
 import multiprocessing
 import os
+import queue
+import reprlib
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+DEATHS = 5  # processes that a task may end before it is set aside
 
 
 @contextlib.contextmanager
@@ -54,12 +60,19 @@ def stop_on_signals(
 
 
 def run_tasks(
-    function: Callable[[Task], Result], tasks: Iterable[Task], jobs: int, stop: threading.Event
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    jobs: int,
+    stop: threading.Event,
+    *,
+    aside: Callable[[Task, str], Result] | None = None,
+    deaths: int = DEATHS,
 ) -> Iterator[Result]:
     """Yields function(task) for each task, in the order of completion; ends early, tasks in hand
     done, when `stop` is set.
 
-    Processes are spawned, never forked: TensorStore's threads do not survive a fork.
+    Processes are spawned, never forked: TensorStore's threads do not survive a fork. One that dies
+    is replaced, and the task that it was at is tried again.
 
     Args:
       function: a function of a module (or a partial of one), sent to the workers. Not of the main
@@ -67,6 +80,12 @@ def run_tasks(
       tasks: an iterable; only a few tasks are held at a time.
       jobs: number of processes; 1 works in this one.
       stop: ends the work when set.
+      aside: of a task that ended `deaths` processes, and the reason: what is yielded for it.
+        Without it such tasks are an error in the end.
+      deaths: how often a task is tried.
+
+    Raises:
+      UserError: tasks ended every process that tried them, when all else is done.
     """
     if jobs == 1:
         for task in tasks:
@@ -74,34 +93,167 @@ def run_tasks(
                 return
             yield function(task)
         return
-    pool = futures.ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    running: set[futures.Future[Result]] = set()
-    tasks = iter(tasks)
+    done = queue.SimpleQueue[tuple[_Worker[Task, Result], futures.Future[Result]]]()
+    workers = [_Worker(function, done) for _ in range(jobs)]
+    toll, again, tasks = Toll[Task](deaths), collections.deque[Task](), iter(tasks)
+    began, finished = time.monotonic(), 0
     try:
         while True:
-            while len(running) < 3 * jobs and not stop.is_set():
-                try:
-                    task = next(tasks)
-                except StopIteration:
-                    break
-                with _without_main_module():
-                    running.add(pool.submit(function, task))
-            if not running:
-                return
-            done, running = futures.wait(running, timeout=1.0, return_when=futures.FIRST_COMPLETED)
-            for future in done:
+            # Who has a short task gets the next one, too; a long one would keep it from others.
+            short = (time.monotonic() - began) * jobs < 0.25 * finished
+            for most, worker in itertools.product(range(1, 3 if short else 2), workers):
+                while len(worker.tasks) < most and not stop.is_set():
+                    try:
+                        task = again.popleft() if again else next(tasks)
+                    except StopIteration:
+                        break
+                    if not worker.give(task):
+                        again.append(task)
+                        break
+            if not any(worker.tasks for worker in workers):
+                break
+            worker, future = done.get()
+            if future not in worker.tasks:  # of a process that was replaced
+                continue
+            if not isinstance(future.exception(), BrokenProcessPool):
+                task = worker.tasks.pop(future)
+                finished += 1
+                toll.lived(task)
                 yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A worker process died, most often because the machine ran out of memory. What is"
-            " finished is kept: run the same command again with fewer processes, for instance"
-            f" {max(1, jobs // 2)} instead of {jobs}.",
-            EXIT_FAILED,
-        ) from error
+                continue
+            suspect, *innocent = worker.tasks.values()
+            reason = toll.died(suspect, worker.bury())
+            again.extend(innocent if reason else [suspect, *innocent])
+            if reason and aside:
+                yield aside(suspect, reason)
+            elif reason:
+                toll.lost.append(f"{_called(suspect)}, {reason}")
+        toll.check()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.pool.shutdown(cancel_futures=True)
+
+
+class _Worker(Generic[Task, Result]):
+    """One process, started when it gets a task.
+
+    A pool of one: where a pool has several, the death of one takes the tasks of all.
+
+    Attributes:
+      tasks: what it has to do, the oldest first.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Task], Result],
+        done: "queue.SimpleQueue[tuple[_Worker[Task, Result], futures.Future[Result]]]",
+    ):
+        self.function, self.done = function, done
+        self.tasks: dict[futures.Future[Result], Task] = {}
+        self.pool = self._new()
+
+    def _new(self) -> futures.ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")
+        return futures.ProcessPoolExecutor(1, spawn, initializer=_start_worker)
+
+    def give(self, task: Task) -> bool:
+        """Hands a task over; False if the process is dead, which `done` will tell."""
+        try:
+            with _without_main_module():
+                future = self.pool.submit(self.function, task)
+        except BrokenProcessPool:
+            if self.tasks:
+                return False
+            self.pool = self._new()  # it had nothing to do when it died
+            return self.give(task)
+        self.tasks[future] = task
+        future.add_done_callback(lambda future: self.done.put((self, future)))
+        return True
+
+    def bury(self) -> str:
+        """Makes a new process, without tasks; returns how the old one died."""
+        codes = []
+        for process in list((self.pool._processes or {}).values()):
+            if process.is_alive():  # what it sent could not be read; it ignores SIGTERM
+                process.kill()
+            process.join()
+            codes.append(process.exitcode)
+        self.pool.shutdown()
+        self.tasks, self.pool = {}, self._new()
+        return how_it_died(codes[0] if codes else None)
+
+
+def how_it_died(code: int | None) -> str:
+    """What the exit code of a process says, as `multiprocessing` has it."""
+    if code is None:
+        return "nothing is known of how"
+    if code >= 0:
+        return f"exit code {code}"
+    memory = ": most often the machine ran out of memory" if code == -signal.SIGKILL else ""
+    return f"{signal.Signals(-code).name}{memory}"
+
+
+class Toll(Generic[Task]):
+    """What tasks have cost: how many processes died at each, until it is given up.
+
+    Args:
+      deaths: how often a task is tried.
+
+    Attributes:
+      lost: name and reason of each task that was given up and nobody took.
+    """
+
+    def __init__(self, deaths: int):
+        self.deaths, self.lost = deaths, list[str]()
+        self._died = collections.Counter[str]()
+        self._given_up, self._lives = 0, False
+
+    def lived(self, task: Task) -> None:
+        """A task was done."""
+        self._lives = True
+        if self._died:
+            self._died.pop(_called(task), None)
+
+    def died(self, task: Task, how: str) -> str | None:
+        """A process died at a task; returns the reason if that is not to be tried again.
+
+        Raises:
+          UserError: it is not the task, since processes do nothing but die.
+        """
+        name = _called(task)
+        self._died[name] += 1
+        count = self._died[name]
+        if count < self.deaths:
+            log.warning("a worker process died at %s (%s); it is tried again", name, how)
+            return None
+        log.error("%s ended %d worker processes (%s): it is set aside", name, count, how)
+        del self._died[name]
+        self._given_up += 1
+        if self._given_up >= 10 and not self._lives:
+            raise UserError(
+                f"Worker processes do nothing but die, the last one at {name} ({how}). What is"
+                " finished is kept. Run the same command again with fewer processes or more memory,"
+                " or with `jobs` 1, which shows what is wrong.",
+                EXIT_FAILED,
+            )
+        return f"it ended each of the {count} processes that tried it ({how})"
+
+    def check(self) -> None:
+        """Raises UserError if a task was given up that nobody took."""
+        if self.lost:
+            more = f" and {len(self.lost) - 5} more" if len(self.lost) > 5 else ""
+            raise UserError(
+                f"{len(self.lost)} of the units of work could not be done: "
+                f"{'; '.join(self.lost[:5])}{more}. All else is finished and kept. Run the same"
+                " command again with fewer processes or more memory; if that does not help, what"
+                " such a unit reads is damaged in a way that ends the program: take it out.",
+                EXIT_FAILED,
+            )
+
+
+def _called(task: object) -> str:
+    """The name of a task, or what it consists of."""
+    return getattr(task, "name", None) or reprlib.repr(task)
 
 
 @contextlib.contextmanager

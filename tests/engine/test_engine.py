@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,13 +80,44 @@ def test_rejected_inputs_come_in_the_order_of_units(tmp_path):
     assert next(found) == 1 and list(found) == [3, 5]
 
 
-def test_a_killed_worker_is_an_error_and_what_is_finished_is_kept(tmp_path):
-    with pytest.raises(UserError, match=r"A worker process died.*What is finished is kept"):
-        run(tmp_path, 12, jobs=2, function=functools.partial(square, dies_at=9))
-    there = len(list(Notes(tmp_path).names()))
-    assert 0 < there < 12
-    assert len(run(tmp_path, 12)) == 12 - there
-    assert read_squares(tmp_path) == [n * n for n in range(12)]
+def test_killed_workers_are_replaced_and_what_they_did_is_done_again(tmp_path, caplog):
+    done = run(tmp_path, 12, 2, functools.partial(square, dies_at=(0, 5, 9), deaths=2))
+    assert len(done) == 12 and read_squares(tmp_path) == expected_squares(12)
+    assert caplog.text.count("is tried again") == 6
+
+
+def test_a_unit_that_ends_its_workers_is_an_error_when_all_else_is_done(tmp_path):
+    poison = functools.partial(square, dies_at=(3,))
+    with pytest.raises(UserError) as error:
+        run(tmp_path, 12, 2, poison)
+    assert re.search(
+        r"1 of the units of work could not be done: square-3, it ended each of the 5 processes that"
+        r" tried it \(SIGKILL: most often .* out of memory\). All else is finished and kept",
+        str(error.value),
+    )
+    assert len(list(Notes(tmp_path).names())) == 11
+    assert len((tmp_path / "died-3").read_text()) == 5
+
+
+def test_a_unit_that_ends_its_workers_is_set_aside(tmp_path):
+    poison, asides = functools.partial(square, dies_at=(3, 7)), []
+
+    def aside(unit, reason):
+        asides.append((unit.name, reason))
+        return {"rejected": [unit.argument]} if unit.argument == 3 else None
+
+    stop = threading.Event()
+    done = dict(Pool(2, deaths=2).run(tmp_path, poison, squares(12), stop, aside=aside))
+    assert len(done) == 11 and done["square-3"] == {"rejected": [3]}
+    assert sorted(name for name, _ in asides) == ["square-3", "square-7"]
+    assert asides[0][1].startswith("it ended each of the 2 processes that tried it (SIGKILL")
+    assert len(list(Notes(tmp_path).names())) == 11  # 7 is left undone
+
+
+def test_a_machine_on_which_every_process_dies_is_told(tmp_path):
+    deadly = functools.partial(square, dies_at=range(100))
+    with pytest.raises(UserError, match=r"Worker processes do nothing but die.*is kept.*`jobs` 1"):
+        list(Pool(2, deaths=1).run(tmp_path, deadly, squares(100), threading.Event()))
 
 
 def test_a_killed_driver_takes_its_workers_with_it(tmp_path):

@@ -17,11 +17,16 @@ from phenomjax.system.log import log_to_stderr
 from phenomjax.system.processes import stop_on_signals
 
 
-def square(work, number, dies_at=None):
-    """Writes the square of a number; odd ones are called rejected."""
-    if number == dies_at:
-        time.sleep(0.3)  # others finish meanwhile
-        die()
+def square(work, number, dies_at=(), deaths=sys.maxsize):
+    """Writes the square of a number; odd ones are called rejected. Some end their process, the
+    first `deaths` times.
+    """
+    if number in dies_at:
+        tried = work / f"died-{number}"
+        with tried.open("a") as file:
+            file.write(".")
+        if len(tried.read_text()) <= deaths:
+            die()
     files.write_text(work / "squares" / f"{number}", str(number**2), shared=True)
     return {"rejected": [number] if number % 2 else []}
 
@@ -29,6 +34,17 @@ def square(work, number, dies_at=None):
 def die(*_):
     """Ends its process as a machine without memory does."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def draw_or_die(path, config, index):
+    """Draws an image of a simulated screen; the second one when its first process has died."""
+    from phenomjax.data.simulated.write_screen import _draw
+
+    died = path.with_suffix(".died")
+    if index == 1 and not died.exists():
+        died.touch()
+        die()
+    _draw(path, config, index)
 
 
 def slow_square(work, argument):
