@@ -83,10 +83,13 @@ def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = Fal
 def write_json(
     path: Path, content: Mapping[str, Any], *, shared: bool = False, flush: bool = False
 ) -> Path:
-    """Writes JSON, indented, numbers of NumPy as numbers; returns the path."""
-    return write_text(
-        path, json.dumps(content, indent=2, default=float) + "\n", shared=shared, flush=flush
-    )
+    """Writes `json_text`; returns the path."""
+    return write_text(path, json_text(content), shared=shared, flush=flush)
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON, indented, numbers of NumPy as numbers."""
+    return json.dumps(content, indent=2, default=float) + "\n"
 
 
 def create_text(path: Path, text: str) -> bool:

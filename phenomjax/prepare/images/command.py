@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine import choose
 from phenomjax.prepare import growing
@@ -327,6 +328,6 @@ def _table(
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]
     return pa.table(
-        [pa.array(columns[f.name], f.type) for f in bank.METADATA_SCHEMA],
-        schema=bank.METADATA_SCHEMA,
+        [pa.array(columns[f.name], f.type) for f in METADATA_SCHEMA],
+        schema=METADATA_SCHEMA,
     )
