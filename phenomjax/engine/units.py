@@ -6,24 +6,15 @@ unit can be done anywhere that sees the folder, and one that two have done is no
 holds no list of units: what is committed is read from the disk.
 """
 
-import contextlib
-import itertools
 import os
-import shutil
-import socket
 import threading
-import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from phenomjax.engine import work_folder
 from phenomjax.system import files
-from phenomjax.system.claims import Claims
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
-BEAT_SECONDS = 5.0
 REJECTED = "rejected"
 # What is to be known of a unit, as JSON; under REJECTED the inputs that could not be used, a list.
 Note = dict[str, Any]
@@ -168,109 +159,3 @@ class Notes:
         """The rejected inputs of committed units, in the order of the names."""
         for name in names:
             yield from self.read(name).get(REJECTED, [])
-
-
-class Shared:
-    """The units of a job that any number of processes on any number of hosts divide among
-    themselves, as one of them sees it, until `close`.
-
-    A claim only saves work: it decides nothing about the bytes. One object for all of a worker's
-    work, since it remembers how long others have been silent.
-
-    Args:
-      work: the work folder, begun.
-      count: number of units; they are named "0", "1", …
-    """
-
-    def __init__(self, work: Path, count: int):
-        self.work, self.count, self.notes = work, count, Notes(work)
-        self._claims, self._lock = Claims(work / "claims"), threading.Lock()
-        self._ended = threading.Event()
-        self._busy: dict[int, float] = {}  # units that others had when this worker last asked
-        # Workers start at different places, so that they seldom want the same unit.
-        self._first = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % count
-        threading.Thread(target=self._beat, daemon=True, name="beat").start()
-
-    def close(self) -> None:
-        """Gives back what is claimed."""
-        self._ended.set()
-        for thing in list(self._claims.mine):
-            self._release(thing)
-
-    def committed(self) -> Iterator[int]:
-        """Units that are on the disk, in no order; all when the result is made."""
-        try:
-            yield from map(int, self.notes.names())
-        except FileNotFoundError:
-            yield from range(self.count)
-
-    def available(self, stop: threading.Event) -> Iterator[int]:
-        """Claims and yields units until none is left that nobody has; the next is claimed when it
-        is asked for.
-        """
-        for unit in itertools.chain(range(self._first, self.count), range(self._first)):
-            if stop.is_set() or not self.work.is_dir():
-                return
-            if self.notes.is_committed(str(unit)) or not self._take_unit(unit):
-                continue
-            # committed between the look and the claim
-            if self.notes.is_committed(str(unit)) or not self.work.is_dir():
-                self._release(f"unit_{unit}")
-                continue
-            yield unit
-
-    def rejected(self) -> Iterator[Any]:
-        """The rejected inputs of all units, in their order."""
-        return self.notes.rejected(map(str, range(self.count)))
-
-    def commit(self, unit: int, note: Note, outputs: Mapping[str, bytes] | None = None) -> None:
-        """Commits a unit (`Notes.commit`) and gives its claim back."""
-        if self.work.is_dir():
-            self.notes.commit(str(unit), note, outputs)
-        self._release(f"unit_{unit}")
-
-    def finish(self, make: Callable[[Path], None], out: Path) -> None:
-        """Makes the result (`work_folder.finish`) if no other living worker does.
-
-        Raises:
-          UserError: of the disk.
-        """
-        if out.exists() or not self._take("result"):
-            return
-        try:
-            work_folder.finish(self.work, make, out, shared=True)
-        except OSError as error:
-            if not out.exists():  # else another, thought dead, was quicker
-                raise UserError(
-                    f"{out} could not be made: {error}. All units are committed in {self.work}:"
-                    " mend that, and run the same command again.",
-                    EXIT_FAILED,
-                ) from error
-        self._claims.mine.clear()
-        shutil.rmtree(self.work, ignore_errors=True)  # where another was quicker
-
-    def _take_unit(self, unit: int) -> bool:
-        now = time.monotonic()
-        self._busy = {one: seen for one, seen in self._busy.items() if now - seen < BEAT_SECONDS}
-        if unit in self._busy:
-            return False
-        taken = self._take(f"unit_{unit}")
-        if not taken:
-            self._busy[unit] = now
-        return taken
-
-    def _take(self, thing: str) -> bool:
-        with self._lock:
-            return self.work.is_dir() and self._claims.take(thing)
-
-    def _release(self, thing: str) -> None:
-        # the result is made, and the folder gone
-        with self._lock, contextlib.suppress(FileNotFoundError):
-            self._claims.release(thing)
-
-    def _beat(self) -> None:
-        """In a thread: a compilation must not look like death."""
-        while not self._ended.wait(BEAT_SECONDS):
-            # Where the folder is gone or its disk away, the commit will say so.
-            with self._lock, contextlib.suppress(OSError):
-                self._claims.beat()

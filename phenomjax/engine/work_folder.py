@@ -2,7 +2,6 @@
 
 WORK/job.json          what is made; written by whoever comes first, the same for all who follow
 WORK/lock              held by the process that does the job alone (`hold`)
-WORK/claims/…          or who of many workers does what (engine.units.Shared)
 WORK/units/NAME.json   unit NAME is committed, and what is to be known of it; written last
 WORK/…                 outputs of units, at places that depend on the unit alone
 WORK/result            the result, whole, on its way to its name
@@ -11,6 +10,7 @@ WORK/result            the result, whole, on its way to its name
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,23 +117,32 @@ def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool 
       work: the folder; all units are committed.
       make: writes the result to a path that is not there yet: a file or a folder.
       out: the name of the result.
-      shared: another worker may do the same now; the one that comes last leaves what is there.
+      shared: others may do the same now; those that come later leave what is there.
     """
     result = result_path(work, out)
     if not result.exists():
-        for old in work.glob(f"{files.PARTIAL}*{result.name}"):  # of workers that were killed
-            files.remove(old)
-        with files.replacing(result, shared=shared) as partial:
+        with _unless(shared, result, out), files.replacing(result, shared=shared) as partial:
             make(partial)
     if work.parent != out:
-        os.replace(result, out)
-        files.remove(work)
+        with _unless(shared, out):
+            os.replace(result, out)
+        shutil.rmtree(work, ignore_errors=shared)
         return
     for name in files.names(result):
         files.remove(out / name)
         os.replace(result / name, out / name)
     os.replace(work, out / DONE)
     tidy(out)
+
+
+@contextlib.contextmanager
+def _unless(shared: bool, *made: Path) -> Iterator[None]:
+    """What fails is no harm where others make the same, and theirs is there."""
+    try:
+        yield
+    except OSError:
+        if not shared or not any(path.exists() for path in made):
+            raise
 
 
 def result_path(work: Path, out: Path) -> Path:

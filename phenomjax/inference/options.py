@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from phenomjax.engine.options import EngineOptions
 from phenomjax.system.errors import UserError, check_folder_of
 
 # of a run, or of one of its checkpoints; a release folder does as well
@@ -13,7 +14,7 @@ Checkpoint = Annotated[str, arg(metavar="DIR")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedOptions:
+class EmbedOptions(EngineOptions):
     """What images and sequences have in common."""
 
     checkpoint: Checkpoint
@@ -22,6 +23,14 @@ class EmbedOptions:
     """of the computation; nothing: as in the run"""
     devices: Annotated[int, arg(metavar="N")] = 0
     """of this machine, over which a batch is divided; 0: all"""
+
+
+def check_one_process(options: EngineOptions) -> None:
+    """Raises UserError where several processes of this machine are asked for."""
+    if options.jobs > 1:
+        raise UserError(
+            f"`jobs` {options.jobs}: one process uses all `devices` of this machine. Leave it out."
+        )
 
 
 def check_least(options: object, **least: int) -> None:

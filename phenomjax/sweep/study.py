@@ -7,7 +7,7 @@ rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to 
 is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL.
 What halving needs besides stands in user attributes: `heading` (rung that the trial runs to),
 `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed). Who works on a
-trial is no matter of Optuna's: see phenomjax/system/claims.py. When a sweep that was done gets more
+trial is no matter of Optuna's: see phenomjax.sweep.claims.py. When a sweep that was done gets more
 --trials, the pruned ones still count in their rungs, and only new trials can go on from there.
 """
 

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from phenomjax.checkpoints.workdir import record_step, saved_step
 from phenomjax.sweep import halving, sampling
+from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.halving import Assignment
 from phenomjax.sweep.study import Study
-from phenomjax.system.claims import Claims
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from phenomjax.system.processes import die_with_parent, stop_on_signals
 from phenomjax.training import metrics

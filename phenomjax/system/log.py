@@ -7,7 +7,6 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("phenomjax")
@@ -34,8 +33,6 @@ class Progress:
       unit: plural name of one unit of work.
       done: units that an earlier run finished; they count in the share but not in the rate.
       every_seconds: the shortest time between two lines.
-      everyone: of a job that many workers share: counts what all of them have finished. Then the
-        clock starts at the first update, when everything is compiled.
     """
 
     def __init__(
@@ -45,42 +42,27 @@ class Progress:
         unit: str,
         done: int = 0,
         every_seconds: float = 5.0,
-        everyone: Callable[[], int] | None = None,
     ):
         self.label, self.total, self.unit, self.done = label, total, unit, done
-        self.every_seconds, self.everyone = every_seconds, everyone
-        self.resumed, self.start, self._mine = done, time.monotonic(), 0
+        self.every_seconds = every_seconds
+        self.resumed, self.start = done, time.monotonic()
         self.last = self.start
-        self._is_started = everyone is None
         if done:
             log.info("%s: continuing, %d of %d %s were finished before", label, done, total, unit)
 
-    def update(self, count: int = 1, pending: int = 0) -> None:
-        """Adds finished units; logs at most once every `every_seconds`, and when all is done.
-
-        Args:
-          count: units of this process since the last call.
-          pending: those of them that `everyone` does not count yet.
-        """
+    def update(self, count: int = 1) -> None:
+        """Adds finished units; logs at most once every `every_seconds`, and when all is done."""
         now = time.monotonic()
-        if not self._is_started and self.everyone is not None:
-            self.start, self.last, self._is_started = now, now, True
-            self.resumed = self.done = self.everyone() + pending
-            return
-        self._mine += count
         self.done += count
         if now - self.last < self.every_seconds and self.done < self.total:
             return
         if not self.total:  # less than a unit: a line would say nothing
             return
         self.last, seconds = now, max(now - self.start, 1e-9)
-        rate, own = self._mine / seconds, ""
-        if self.everyone is not None:
-            self.done, own = self.everyone() + pending, f", this worker {rate:.1f}"
-            rate = max((self.done - self.resumed) / seconds, rate)
+        rate = (self.done - self.resumed) / seconds
         left = duration((self.total - self.done) / rate) if rate else "?"
         log.info(
-            "%s: %d/%d %s (%.0f %%), %.1f %s/s%s, ETA %s",
+            "%s: %d/%d %s (%.0f %%), %.1f %s/s, ETA %s",
             self.label,
             self.done,
             self.total,
@@ -88,7 +70,6 @@ class Progress:
             100 * self.done / max(self.total, 1),
             rate,
             self.unit,
-            own,
             left,
         )
 

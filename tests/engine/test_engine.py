@@ -1,4 +1,4 @@
-"""The work folder, its units and the pool: killed, shared, begun otherwise, and finished."""
+"""The work folder, its units and the pool: killed, begun otherwise, and finished."""
 
 import functools
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from phenomjax.engine import units, work_folder
+from phenomjax.engine import work_folder
 from phenomjax.engine.local import Pool
-from phenomjax.engine.units import Notes, Shared, Unit
-from phenomjax.system import claims, files
+from phenomjax.engine.units import Notes, Unit
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from tests.lab.toy_units import expected_squares, read_squares, square
 
@@ -146,41 +146,28 @@ def test_a_signal_finishes_what_is_in_hand(tmp_path, number):
     assert len(outputs) == len(list(Notes(tmp_path / "work").names())) < 200
 
 
-def test_two_processes_share_a_folder(tmp_path):
-    both = [start(tmp_path / "work", tmp_path / "out", 40, "shared", 0.02) for _ in range(2)]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
-    assert (tmp_path / "out").read_text() == f"{expected_squares(40)}" and not (
-        tmp_path / "work"
-    ).exists()
-    counts = [int(error.split()[-2]) for error in errors]
-    assert sum(counts) == 40 and all(counts)
+def test_the_result_is_made_by_several_at_once(tmp_path):
+    """Each of them sees all units done; whoever comes second finds the other's, whole."""
+    out = tmp_path / "out"
 
+    def begin():
+        work_folder.begin(tmp_path / "work", {})
+        return tmp_path / "work"
 
-def test_a_shared_unit_of_a_dead_worker_is_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "BEAT_SECONDS", 0.05)
-    process = start(tmp_path / "work", tmp_path / "out", 2, "shared", 60)
-    wait_for(lambda: len(files.names(tmp_path / "work" / "claims")) == 1)
-    shared = Shared(tmp_path / "work", 2)
-    mine = list(shared.available(threading.Event()))
-    assert len(mine) == 1
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(0.1)
-    assert {*mine, *shared.available(threading.Event())} == {0, 1}
-    shared.close()
-    assert not claims.Claims(tmp_path / "work" / "claims").held("unit_0")
+    def make(folder, content="mine"):
+        folder.mkdir()
+        (folder / "file").write_text(content)
 
+    def make_while_another_does(folder):
+        make(folder)
+        work_folder.finish(tmp_path / "work", functools.partial(make, content="its"), out)
 
-def test_a_late_commit_makes_no_folder(tmp_path):
-    work_folder.begin(tmp_path / "work", {})
-    shared = Shared(tmp_path / "work", 1)
-    assert list(shared.available(threading.Event())) == [0]
-    files.remove(tmp_path / "work")
-    shared.commit(0, {}, {"array": b"bytes"})
-    assert list(shared.committed()) == [0]
-    shared.close()
-    assert not (tmp_path / "work").exists()
+    work_folder.finish(begin(), make_while_another_does, out, shared=True)
+    assert (out / "file").read_text() == "its"
+    work_folder.finish(begin(), make, out, shared=True)
+    assert (out / "file").read_text() == "its" and not (tmp_path / "work").exists()
+    with pytest.raises(OSError, match="not empty"):
+        work_folder.finish(begin(), make, out)
 
 
 def test_a_full_disk_is_an_error(tmp_path, monkeypatch):

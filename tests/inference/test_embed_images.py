@@ -269,7 +269,7 @@ def test_bad_images_cost_themselves(run, tmp_path, monkeypatch, caplog):
 
 def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog):
     assert run_embed(run[0], bank, tmp_path / "straight.zarr", "--level", "crop") == EXIT_DONE
-    commit, seen = units.Shared.commit, []
+    commit, seen = units.Notes.commit, []
 
     def stop_after_two(self, unit, *rest):
         commit(self, unit, *rest)
@@ -277,7 +277,7 @@ def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog
         if len(seen) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(units.Shared, "commit", stop_after_two)
+    monkeypatch.setattr(units.Notes, "commit", stop_after_two)
     out = tmp_path / "out.zarr"
     assert run_embed(run[0], bank, out, "--level", "crop") == EXIT_STOPPED
     assert not out.exists() and len(seen) == 2
@@ -434,18 +434,28 @@ def parsed(words):
     return parse(options.Options, words, "embed", "")
 
 
-def test_launch_files_run_this_command():
-    """A worker a task under SLURM, and an indexed job that takes the exit codes as meant."""
+def test_launch_files_run_this_command(tmp_path):
+    """A share a task under SLURM, and an indexed job that takes the exit codes as meant."""
     words = ["--checkpoint", "runs/a b", "--bank", "b.zarr", "c.zarr", "--out", "e"]
-    command = subprocess.run(
-        ["bash", ROOT / "launch" / "embed.sbatch", "--dry-run", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    line = shlex.split(command.stdout)
+
+    def launch(*arguments, **environment):
+        command = ["bash", ROOT / "launch" / "embed.sbatch", *arguments]
+        with_srun = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | environment
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_srun)
+
+    line = shlex.split(launch("--dry-run", *words).stdout)
     assert line[0] == "srun" and line[-9:-7] == ["-m", "phenomjax.embed"]
     assert parsed(line[-7:]).checkpoint == "runs/a b"
+    (tmp_path / "srun").write_text('#!/bin/bash\nexec "${@:4}"\n')
+    (tmp_path / "srun").chmod(0o755)
+    array = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_MAX": "8"}
+    for shares, told in (({}, "5/8"), ({"PHENOMJAX_SHARES": "9"}, "7/9")):
+        each = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"} if not shares else {}
+        environment = array | each | shares | {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_JOB_ID": "1"}
+        done = launch("--out", "a b", PHENOMJAX_EMBED="printf %s,", **environment)
+        assert done.stdout == f"--out,a b,--share,{told},", done.stderr
+    done = launch(SLURM_JOB_ID="1", SLURM_ARRAY_TASK_COUNT="2", **array)
+    assert done.returncode == 2 and "must be neighbours" in done.stderr
     job = yaml.safe_load((ROOT / "launch" / "k8s" / "embed.yaml").read_text())
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
     (container,) = job["spec"]["template"]["spec"]["containers"]
@@ -459,7 +469,9 @@ def test_launch_files_run_this_command():
         if "onExitCodes" in rule
     }
     assert rules == {EXIT_CONFIG: "FailJob", EXIT_FAILED: "FailIndex", EXIT_STOPPED: "Ignore"}
-    assert job["spec"]["completions"] == job["spec"]["parallelism"]
+    count = job["spec"]["completions"]
+    assert count == job["spec"]["parallelism"]
+    assert container["args"][-1] == f"--share=$(JOB_COMPLETION_INDEX)/{count}"
 
 
 @pytest.mark.shared_data

@@ -1,5 +1,5 @@
 """A toy job of units, in a process of its own: `python -m tests.lab.toy_units WORK OUT COUNT JOBS
-SECONDS`; JOBS "shared": one of many workers.
+SECONDS`.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from phenomjax.engine import work_folder
 from phenomjax.engine.local import Pool
-from phenomjax.engine.units import Shared, Unit
+from phenomjax.engine.units import Unit
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_STOPPED, exit_on_user_error
 from phenomjax.system.log import log_to_stderr
@@ -65,32 +65,12 @@ def finish(work):
     return lambda path: path.write_text(f"{read_squares(work)}")
 
 
-def share(work, out, count, seconds):
-    work_folder.begin(work, {"count": count})
-    shared, done = Shared(work, count), 0
-    with stop_on_signals() as stop:
-        while not out.exists():
-            for unit in shared.available(stop):
-                time.sleep(seconds)
-                content = str(unit**2).encode()
-                shared.commit(unit, {}, {f"squares/{unit}": content})
-                done += 1
-            if sum(1 for _ in shared.committed()) == count and not out.exists():
-                shared.finish(finish(work), out)
-            time.sleep(0.05)
-    shared.close()
-    print(done, "done", file=sys.stderr)
-    return 0
-
-
 def main():
     from tests.lab import toy_units  # workers do not import the main module
 
     work, out, count, jobs, seconds = sys.argv[1:]
     work, out, count, seconds = Path(work), Path(out), int(count), float(seconds)
     log_to_stderr()
-    if jobs == "shared":
-        return share(work, out, count, seconds)
     with work_folder.hold(work), stop_on_signals() as stop:
         work_folder.begin(work, {"count": count})
         units = (Unit(f"square-{number}", (number, seconds)) for number in range(count))

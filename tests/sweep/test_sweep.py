@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from phenomjax.sweep import space
+from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.halving import DONE, WAIT, Assignment, Standing, decide, rungs
-from phenomjax.system.claims import Claims
 from phenomjax.system.errors import UserError
 from tests.lab import ROOT
 

@@ -1,4 +1,4 @@
-"""Progress lines: of one process, and of one of many workers."""
+"""Progress lines."""
 
 import logging
 
@@ -20,19 +20,6 @@ def test_of_one_process(monkeypatch, caplog):
         "read: continuing, 20 of 100 files were finished before",
         "read: 60/100 files (60 %), 6.7 files/s, ETA 0:00:06",
         "read: 100/100 files (100 %), 8.0 files/s, ETA 0:00:00",
-    ]
-
-
-def test_of_one_of_many_workers(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "phenomjax")
-    clock(monkeypatch, [0.0, 100.0, 104.0, 110.0])
-    committed = iter([20, 60]).__next__
-    progress = Progress("embed", 200, "crops", everyone=committed)
-    progress.update(4, pending=4)  # the clock starts here, at 24
-    progress.update(8, pending=12)
-    progress.update(2, pending=14)
-    assert [record.getMessage() for record in caplog.records] == [
-        "embed: 74/200 crops (37 %), 5.0 crops/s, this worker 1.0, ETA 0:00:25"
     ]
 
 

@@ -140,6 +140,7 @@ def measure(job: BankEmbedding) -> tuple[float, choose.Runtime]:
     computed them.
     """
     log.info("%s", job.describe())
+    job.look()
     layout = replace(job.layout, unit_images=job.layout.group_images)
     runtime = job.make_runtime()
     timed, stop = _Timed(runtime), threading.Event()

@@ -1,7 +1,7 @@
 """The embedding of one bank into one output."""
 
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 
@@ -32,11 +32,11 @@ class BankEmbedding:
       made: runtimes, shared by the banks of a process.
 
     Attributes:
-      bank, grid, layout: what is embedded, and how the work is divided.
-      settings: what decides the numbers; their precision is known when `runtime` is made.
+      bank, grid: what is embedded.
+      layout: how the work is divided, once it is known (`look`, or of who began it).
+      settings: what decides the numbers; the precision is known where `look` was called.
       out, work: where it goes, and where it is made.
-      runtime: what computes.
-      shared: the units, once the work has begun.
+      notes: the units that are done.
       recorded: the description that the result gets.
 
     Raises:
@@ -63,11 +63,30 @@ class BankEmbedding:
         self._names, self._places = plan.match_channels(model, self.bank, options.channels)
         height, width = self.bank.shape[1:3]
         self.grid = plan.grid(height, width, self._crop_size, self._stride)
-        self.layout = self._make_layout()
-        self.runtime: choose.Runtime | None = None
-        self.shared: units.Shared | None = None
+        self.layout: WorkLayout
         self.settings = self.make_settings("")
+        self.notes = units.Notes(self.work)
         self.recorded: work_folder.Description = {}
+
+    def look(self) -> dict[str, Any]:
+        """What only the machine knows that computes: {"precision", "computed_by", "layout"}."""
+        self.layout = self._make_layout()
+        runtime = self.make_runtime()
+        self.settings = self.make_settings(runtime.precision)
+        return {
+            "precision": runtime.precision,
+            "computed_by": runtime.description,
+            "layout": vars(self.layout),
+        }
+
+    def uncommitted(self) -> list[int]:
+        """The units that are to be done: none where the result is made."""
+        try:
+            return sorted(set(range(self.layout.units)) - set(map(int, self.notes.names())))
+        except FileNotFoundError:
+            if self.out.exists():  # another task has made it just now
+                return []
+            raise
 
     def _make_layout(self) -> WorkLayout:
         options, crop, channels = self._options, self._crop_size, len(self._names)
@@ -140,11 +159,6 @@ class BankEmbedding:
             layout or self.layout,
             self._options.threads,
         )
-
-    def close(self) -> None:
-        """Gives back what is claimed."""
-        if self.shared is not None:
-            self.shared.close()
 
     def describe(self) -> str:
         """One line for the log."""

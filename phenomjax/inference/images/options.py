@@ -1,5 +1,6 @@
 """The options of embedding images."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,6 +9,7 @@ from tyro.conf import arg
 
 from phenomjax.inference.options import EmbedOptions
 from phenomjax.system.errors import UserError
+from phenomjax.system.options import unrecorded
 
 Count = Annotated[int, arg(metavar="N")]
 Pixels = Annotated[int, arg(metavar="PX")]
@@ -18,8 +20,7 @@ class Options(EmbedOptions):
     """Of `python -m phenomjax.embed images`."""
 
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")] = ()
-    """image banks of phenomjax.prepare, or OME-Zarr plates. Run the same command in any number of
-    processes, on any number of hosts that share the disk: they divide the work"""
+    """image banks of phenomjax.prepare, or OME-Zarr plates"""
     out: Annotated[Path | None, arg(metavar="PATH")] = None
     """what to write: NAME.zarr, or with several banks a folder, in which each gets BANK.zarr"""
     level: Literal["crop", "site", "well"] = "well"
@@ -48,7 +49,10 @@ class Options(EmbedOptions):
     threads: Count = 0
     """that decode images; 0: one a core"""
     unit_crops: Count = 0
-    """about how many crops are claimed and committed together; 0: enough for a minute or so"""
+    """about how many crops are committed together; 0: enough for a minute or so"""
+    share: Annotated[str, arg(metavar="I/N")] = unrecorded("")
+    """do a part of the work alone, I = 0 to N-1: for N tasks of a job array without a scheduler
+    (launch/embed.sbatch). The one that ends last makes the result"""
     dry_run: bool = False
     """say what it would take (crops, bytes, hours at a rate measured now, on this machine), and
     write nothing; of banks, or on paper with images or crops"""
@@ -60,6 +64,47 @@ class Options(EmbedOptions):
     """the same: of the square images"""
     num_workers: Count = 1
     """for a dry run: machines like this one that would share the work"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The units of one of many tasks that know nothing of each other.
+
+    Attributes:
+      index: of the task, from 0.
+      number: of tasks.
+    """
+
+    index: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.number}"
+
+
+ALL = Share(0, 1)
+
+
+def share(options: Options) -> Share:
+    """The share that the options name; all of the work where they name none.
+
+    Raises:
+      UserError: no such share, or one of an engine.
+    """
+    if not options.share:
+        return ALL
+    if options.engine != "local":
+        raise UserError(
+            f"`share` {options.share} is for tasks without a scheduler, and `engine`"
+            f" {options.engine} divides the work itself. Leave one of them out."
+        )
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", options.share)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(
+            f"`share` {options.share}: give I/N, the number of this task from 0 to N-1 and how many"
+            " tasks there are, for instance 0/16 to 15/16."
+        )
+    return Share(int(found[1]), int(found[2]))
 
 
 def runtime_options(options: Options) -> dict[str, str]:

@@ -19,7 +19,7 @@ from phenomjax.trained.model import ImageModel
 
 LEVELS = ("crop", "site", "well")
 GROUP_BYTES = 512 << 20  # the most pixels that are decoded as one piece
-MOST_UNITS = 20_000  # of one bank; each is a file and a claim
+MOST_UNITS = 20_000  # of one bank; each is two files
 NOT_COMPARED = ("digest", "checkpoint", "bank", "format", "version", "computed_by")
 NAMES = {"blocks": "block"}  # that options have for what is recorded
 # what differs, where the values say nothing
@@ -241,8 +241,8 @@ def compared(
 
 @dataclass(frozen=True)
 class WorkLayout:
-    """How the work on a bank is divided. It is the same for all workers, so that a unit's bytes do
-    not depend on who makes them.
+    """How the work on a bank is divided. It is the same for all who do it, so that a unit's bytes
+    do not depend on who makes them.
 
     Attributes:
       images: of the bank.

@@ -1,6 +1,5 @@
-"""One worker of an embedding of images: claims units, decodes ahead, computes, commits."""
+"""Embeds units of images: decodes ahead, computes, commits."""
 
-import itertools
 import logging
 import threading
 from collections import deque
@@ -18,40 +17,26 @@ from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.plan import WorkLayout
 from phenomjax.inference.images.result import Rejected
 from phenomjax.inference.runtimes import choose
-from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
 CropEmbeddings: TypeAlias = Float[np.ndarray, "images crops blocks dim"]
 
 
-def compute(job: BankEmbedding, shared: units.Shared, stop: threading.Event) -> None:
-    """Computes and commits units until none is left to claim."""
-    numbers = shared.available(stop)
-    if (first := next(numbers, None)) is None:
-        return
-    assert job.runtime is not None
-    layout = job.layout
-    count = lambda: sum(map(layout.crops_of, shared.committed()))  # noqa: E731
-    label, total = f"embed {job.bank.path.stem}", len(job.bank) * len(job.grid)
-    progress = Progress(label, total, "crops", count(), every_seconds=10.0, everyone=count)
-    loader = job.loader()
+def compute(
+    job: BankEmbedding, loader: CropLoader, numbers: Iterator[int], stop: threading.Event
+) -> Iterator[int]:
+    """Computes and commits units; yields how many crops each group of images had that is done."""
     assembly: dict[int, UnitRows] = {}
-    try:
-        for group, values in embed(
-            loader, layout, job.runtime, itertools.chain([first], numbers), stop
-        ):
-            if group.unit not in assembly:
-                assembly[group.unit] = UnitRows(job, layout.images_of(group.unit))
-            part = assembly[group.unit]
-            part.add(group, values)
-            if part.complete():
-                shared.commit(group.unit, {units.REJECTED: part.rejected}, part.outputs(group.unit))
-                del assembly[group.unit]
-            pending = sum(part.done for part in assembly.values()) * layout.crops_per_image
-            progress.update(len(group.images) * layout.crops_per_image, pending)
-    finally:
-        loader.close()
+    for group, values in embed(loader, job.layout, job.make_runtime(), numbers, stop):
+        if group.unit not in assembly:
+            assembly[group.unit] = UnitRows(job, group.unit)
+        part = assembly[group.unit]
+        part.add(group, values)
+        if part.complete():
+            part.commit()
+            del assembly[group.unit]
+        yield len(group.images) * job.layout.crops_per_image
 
 
 def embed(
@@ -102,8 +87,9 @@ class UnitRows:
       rejected: those of them that could not be read.
     """
 
-    def __init__(self, job: BankEmbedding, images: range):
-        self._job, self._settings, self._images = job, job.settings, images
+    def __init__(self, job: BankEmbedding, unit: int):
+        self._job, self._settings, self._unit = job, job.settings, unit
+        self._images = job.layout.images_of(unit)
         settings = job.settings
         full, total = images_result.unit_rows(settings, job.layout), len(job.bank) * self._per_image
         dtype = images_result.unit_dtype(settings)
@@ -140,6 +126,21 @@ class UnitRows:
         """Whether all rows are there."""
         return self.done == len(self._images)
 
-    def outputs(self, unit: int) -> dict[str, bytes]:
-        """The rows as chunks of arrays: {path in the work folder: content}."""
-        return {f"{name}/c.{unit}.0": rows.tobytes() for name, rows in self._arrays.items()}
+    def reject(self, reason: str) -> units.Note:
+        """Commits the unit without any of its images; returns its note."""
+        self.rejected = [
+            {"image": image, "name": image_name(self._job.bank, image), "reason": reason}
+            for image in self._images
+        ]
+        return self.commit()
+
+    def commit(self) -> units.Note:
+        """Commits the unit, its rows as chunks of arrays; returns its note."""
+        note: units.Note = {units.REJECTED: self.rejected}
+        if self._job.work.is_dir():  # else another has made the result
+            self._job.notes.commit(
+                str(self._unit),
+                note,
+                {f"{name}/c.{self._unit}.0": rows.tobytes() for name, rows in self._arrays.items()},
+            )
+        return note

@@ -1,0 +1,181 @@
+"""Embeds images on an engine: the driver needs no device, and the workers hold the model."""
+
+import dataclasses
+import functools
+import logging
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from phenomjax.engine import choose
+from phenomjax.engine.units import Executor, Note, Unit
+from phenomjax.inference.images import stages, worker
+from phenomjax.inference.images.crops import CropLoader
+from phenomjax.inference.images.job import BankEmbedding, Runtimes
+from phenomjax.inference.images.options import Options
+from phenomjax.inference.images.plan import WorkLayout
+from phenomjax.system import files, locks
+from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.log import Progress
+from phenomjax.trained import opening
+from phenomjax.trained.model import ImageModel
+
+log = logging.getLogger("phenomjax")
+# Whatever number of threads a worker was given: they would wait for one device.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class Task(NamedTuple):
+    """The embedding of a bank as a worker gets it. Two are equal only where all is the same, so
+    that a worker may keep what it made for one.
+
+    Attributes:
+      options: of the command, all paths absolute.
+      path, out: of bank and result.
+      model, bank: fingerprints.
+      precision, layout: that were chosen when the work began; None before.
+    """
+
+    options: Options
+    path: Path
+    out: Path
+    model: str
+    bank: str
+    precision: str = ""
+    layout: WorkLayout | None = None
+
+
+def run(options: Options, jobs: list[BankEmbedding], stop: threading.Event) -> int:
+    """Does the jobs on the engine; returns the exit code.
+
+    Raises:
+      UserError: of `stages.begin`, of the engine or its workers, or the disk fails.
+    """
+    assert options.out is not None
+    folder = options.out.with_name(options.out.name + ".engine")
+    codes, begun, fresh = list[int](), list[BankEmbedding](), list[BankEmbedding]()
+
+    def begin(job: BankEmbedding, seen: Note) -> None:
+        if (code := stages.begin(job, seen)) is None:
+            begun.append(job)
+        else:
+            codes.append(code)
+
+    for job in jobs:
+        if (seen := stages.recorded(job)) is not None:
+            begin(job, seen)
+        else:
+            fresh.append(job)
+    busy = f"Another process embeds into {options.out} now. Wait for it, or give another `out`."
+    with locks.hold(folder, busy):
+        if fresh or any(job.uncommitted() for job in begun):
+            files.remove(folder / "units")  # the notes that count are those of each bank
+            with choose.executor(options, folder) as executor:
+                looks = (Unit(f"{i}", _task(options, job)) for i, job in enumerate(fresh))
+                for name, seen in executor.run(folder, look, looks, stop):
+                    begin(fresh[int(name)], seen)
+                _embed(options, begun, executor, folder, stop)
+        if stop.is_set():
+            log.info("stopped; the same command goes on from here")
+            return EXIT_STOPPED
+        files.remove(folder)
+    return max([*codes, *map(stages.finish, begun)])
+
+
+def _embed(
+    options: Options,
+    jobs: list[BankEmbedding],
+    executor: Executor,
+    folder: Path,
+    stop: threading.Event,
+) -> None:
+    tasks = [_task(options, job, job.settings.precision, job.layout) for job in jobs]
+    by_out = {task.out: job for task, job in zip(tasks, jobs, strict=True)}
+    left = [(place, number) for place, job in enumerate(jobs) for number in job.uncommitted()]
+    total = sum(len(job.bank) * len(job.grid) for job in jobs)
+    missing = sum(jobs[place].layout.crops_of(number) for place, number in left)
+    label = f"embed {jobs[0].bank.path.stem}" if len(jobs) == 1 else f"embed {len(jobs)} banks"
+    progress = Progress(label, total, "crops", total - missing, every_seconds=10.0)
+    units = (Unit(f"{i}", (tasks[place], number)) for i, (place, number) in enumerate(left))
+
+    def aside(unit: Unit[tuple[Task, int]], reason: str) -> Note:
+        task, number = unit.argument
+        return worker.UnitRows(by_out[task.out], number).reject(reason)
+
+    for name, _ in executor.run(folder, embed, units, stop, aside=aside):
+        place, number = left[int(name)]
+        progress.update(jobs[place].layout.crops_of(number))
+
+
+def _task(
+    options: Options, job: BankEmbedding, precision: str = "", layout: WorkLayout | None = None
+) -> Task:
+    """What the workers are told of a job."""
+    plain = dataclasses.replace(
+        options,
+        checkpoint=str(_absolute(Path(options.checkpoint))),
+        bank=(_absolute(options.bank[0]),),  # with which some runtimes are made, for all banks
+        out=None,
+        engine="local",
+        engine_option=(),
+    )
+    path, out = _absolute(job.bank.path), _absolute(job.out)
+    return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint, precision, layout)
+
+
+def look(folder: Path, task: Task) -> Note:
+    """The unit that says how this worker would do a job."""
+    with _ONE_AT_A_TIME:
+        return _open(task)[0].look()
+
+
+def embed(folder: Path, argument: tuple[Task, int]) -> Note:
+    """The unit that embeds a unit of images; its rows and its own note are in the bank's work
+    folder, where every way of embedding finds them.
+    """
+    task, number = argument
+    with _ONE_AT_A_TIME:
+        job, loader = _open(task)
+        for _ in worker.compute(job, loader, iter([number]), threading.Event()):
+            pass
+    return {}
+
+
+@functools.lru_cache(maxsize=4)
+def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
+    model, made = _load(task.options.checkpoint, task.options.compute_dtype, task.model)
+    job = BankEmbedding(task.options, model, task.path, task.out, made)
+    if job.bank.fingerprint != task.bank:
+        raise _differs(task.path, "bank")
+    precision = job.look()["precision"]
+    if task.layout is not None:
+        job.layout = task.layout
+        if precision != task.precision:
+            raise UserError(
+                f"A worker computes in {precision}, and {task.out} was begun in {task.precision}:"
+                " the workers have other devices, or another `compute_dtype` was given. Give"
+                f" `compute_dtype` {task.precision}, or another `out`.",
+                EXIT_FAILED,
+            )
+    return job, job.loader()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(checkpoint: str, compute_dtype: str, fingerprint: str) -> tuple[ImageModel, Runtimes]:
+    model = opening.load_images(checkpoint, compute_dtype)
+    if model.fingerprint != fingerprint:
+        raise _differs(checkpoint, "checkpoint")
+    return model, {}
+
+
+def _differs(path: Path | str, what: str) -> UserError:
+    return UserError(
+        f"A worker finds another `{what}` at {path} than this process: it has changed since, or"
+        " their file systems differ. Give a path that means the same everywhere, and run the same"
+        " command again.",
+        EXIT_FAILED,
+    )
+
+
+def _absolute(path: Path) -> Path:
+    return path.absolute()
