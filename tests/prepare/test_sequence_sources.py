@@ -117,7 +117,7 @@ def test_files_changed_while_a_job_was_interrupted(tmp_path, monkeypatch, caplog
         patch.setattr(
             sequences_command.SequenceJob,
             "deduplicate",
-            lambda self: (_ for _ in ()).throw(KeyboardInterrupt),
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         prepare(out, path, clusters=clusters)
     if change == "date":
@@ -144,8 +144,8 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     path.write_text(">a\nMKV\n")
     scan = job.SequenceJob.scan
 
-    def touched(self, clusters):
-        scan(self, clusters)
+    def touched(self, *given):
+        scan(self, *given)
         path.write_text(">a\nMKVW\n")
 
     with monkeypatch.context() as patch:

@@ -26,8 +26,9 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
     (tmp_path / "a.fasta").write_text(fasta(records) + ">bad\nM4\n")
     (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(fasta(made_up(200, 8)).encode(), mtime=0))
     files = [tmp_path / "a.fasta", tmp_path / "b.fasta.gz"]
-    for jobs in (1, 2):
-        assert prepare(tmp_path / f"{jobs}.zarr", *files, jobs=jobs, sizes=SMALL) == EXIT_FAILED
+    for jobs, shelf in ((1, 64), (2, 3)):  # and hashes that are merged, or are not
+        sizes = SMALL | {"shelf_pieces": shelf}
+        assert prepare(tmp_path / f"{jobs}.zarr", *files, jobs=jobs, sizes=sizes) == EXIT_FAILED
     one = contents(tmp_path / "1.zarr")
     assert one == contents(tmp_path / "2.zarr") and len(one) > 12
     prepare(tmp_path / "large.zarr", *files)  # and pieces, blocks and buckets of another size
@@ -38,11 +39,13 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
     )
 
 
-def test_killed_at_every_rename(tmp_path, monkeypatch):
-    (tmp_path / "a.fasta").write_text(fasta(made_up(60, 9)) + ">bad\nM4\n")
+def test_killed_at_renames(tmp_path, monkeypatch, count):
+    """At every fourth one, at all with --full."""
+    (tmp_path / "a.fasta").write_text(fasta(made_up(40, 9)) + ">bad\nM4\n")
     (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(fasta(made_up(30, 10)).encode(), mtime=0))
     files = [tmp_path / "a.fasta", tmp_path / "b.fasta.gz"]
     sizes = {"piece_bytes": 2000, "block_bytes": 256, "chunk_bytes": 1024, "bucket_bits": 1}
+    sizes |= {"shelf_pieces": 2, "table_rows": 30}
     prepare(tmp_path / "b.zarr", *files, sizes=sizes)
     straight = contents(tmp_path / "b.zarr")
     replace, calls = os.replace, [0, 0]
@@ -54,7 +57,7 @@ def test_killed_at_every_rename(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", dies)
-    for number in range(1, 200):
+    for number in range(1, 500, count(4, 1)):
         calls[:] = 0, number
         shutil.rmtree(tmp_path / "b.zarr")
         try:
@@ -75,7 +78,7 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(
         sequences_command.SequenceJob,
         "deduplicate",
-        lambda self: (_ for _ in ()).throw(KeyboardInterrupt),
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "b.zarr", path)

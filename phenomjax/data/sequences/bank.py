@@ -5,7 +5,9 @@
     NAME.zarr/tokens/c.K        uint8 tokens, uncompressed: a chunk is a file that can be mapped
     NAME.zarr/offsets/c.K       int64, sequence i is tokens[offsets[i]:offsets[i + 1]], its boundary
                                 tokens included
-    NAME.zarr/metadata.parquet  METADATA_SCHEMA, row i describes sequence i
+    NAME.zarr/metadata.parquet  METADATA_SCHEMA, row i describes sequence i; of a bank of more rows
+                                than one process writes soon, several tables one after the other,
+                                metadata-1.parquet …: attributes["tables"] = [{"file", "rows"}, …]
 
 The sequences of a split stand together: attributes["splits"] = {"train": [first, last + 1],
 "validation": …, "test": …}.
@@ -30,6 +32,7 @@ from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, read_json
 
 FORMAT, VERSION = "token_bank", 1
+TABLES_VERSION = 2  # of banks with several tables, which older programs would read in part
 METADATA_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -184,6 +187,7 @@ class TokenBank:
       splits: {split: (first sequence, one past the last)}.
       tokens: FlatArray uint8 [tokens].
       offsets: FlatArray int64 [sequences + 1].
+      tables: names of the files of the metadata, in the order of its rows.
       fingerprint: sha256 over the checksums of all files; changes with any token.
     """
 
@@ -195,6 +199,8 @@ class TokenBank:
             stored = self.attributes["vocabulary"]
             self.vocabulary = Vocabulary(stored["name"], stored["version"], tuple(stored["tokens"]))
             self.boundary = self.attributes["boundary"]
+            stored = self.attributes.get("tables") or [{"file": table_name(0)}]
+            self.tables = [table["file"] for table in stored]
             self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
             self.tokens, self.offsets = (
                 FlatArray(self.path / "tokens"),
@@ -230,7 +236,9 @@ class TokenBank:
     def metadata(self) -> pa.Table:
         """METADATA_SCHEMA, one row a sequence, mapped and not read where that is possible."""
         with zarr_files.opening(self.path):
-            return pq.read_table(self.path / "metadata.parquet", memory_map=True)
+            return pa.concat_tables(
+                pq.read_table(self.path / name, memory_map=True) for name in self.tables
+            )
 
     def __reduce__(self):
         return type(self), (self.path,)
@@ -261,11 +269,11 @@ def open_token_bank(path: str | Path) -> TokenBank:
     if entry.get("format") != FORMAT:
         what = f"a bank of format {entry['format']}" if "format" in entry else "a folder"
         raise UserError(f"{path} is {what}, not a token bank; found there: {listing(path)}. {mend}")
-    if entry.get("version") != VERSION:
+    if entry.get("version") not in (VERSION, TABLES_VERSION):
         raise UserError(
             f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
-            f" version {VERSION}. Prepare it again from its source files, or install the phenomjax"
-            " that wrote it."
+            f" versions up to {TABLES_VERSION}. Prepare it again from its source files, or install"
+            " the phenomjax that wrote it."
         )
     bank = TokenBank(path)
     current = vocabulary(bank.vocabulary.name)
@@ -285,13 +293,20 @@ def write_description(
     splits: Mapping[str, Sequence[int]],
     options: Mapping[str, object],
     checksums: Mapping[str, str],
+    tables: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """Writes the group's zarr.json, the last file of a bank; `checksums` are those of all other
-    files, {name: sha256}.
+    """Writes the group's zarr.json, the last file of a bank.
+
+    Args:
+      path: the bank.
+      words, boundary, splits, options: of it.
+      checksums: of all other files, {name: sha256}.
+      tables: of the metadata, {"file": name, "rows": number} each, where there are several.
     """
     entry = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": TABLES_VERSION if len(tables) > 1 else VERSION,
+        **({"tables": list(tables)} if len(tables) > 1 else {}),
         "vocabulary": {"name": words.name, "version": words.version, "tokens": list(words.tokens)},
         "boundary": boundary,
         "splits": {name: list(map(int, span)) for name, span in splits.items()},
@@ -343,6 +358,11 @@ def write_token_bank(
     )
     write_description(path, words, boundary, spans, options or {}, checksums)
     return open_token_bank(path)
+
+
+def table_name(number: int) -> str:
+    """The file of a table of the metadata."""
+    return f"metadata-{number}.parquet" if number else "metadata.parquet"
 
 
 def write_metadata(path: Path, table: pa.Table) -> str:

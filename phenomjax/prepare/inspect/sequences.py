@@ -135,7 +135,7 @@ def _check(bank: TokenBank) -> list[str]:
         last = int(part[-1])
     if last != bank.tokens.size:
         return [f"offsets (they end at token {last}, there are {bank.tokens.size})"]
-    rows = pq.read_metadata(bank.path / "metadata.parquet").num_rows
+    rows = sum(pq.read_metadata(bank.path / name).num_rows for name in bank.tables)
     return (
         [] if rows == len(bank) else [f"metadata.parquet ({rows} rows for {len(bank)} sequences)"]
     )

@@ -26,6 +26,9 @@ from phenomjax.data.sequences.formats.recognise import (
     look,
 )
 from phenomjax.data.sequences.sources import SequenceFile, find_sources, first_texts
+from phenomjax.engine import choose
+from phenomjax.engine.options import EngineOptions
+from phenomjax.engine.units import Executor
 from phenomjax.prepare import growing
 from phenomjax.prepare.sequences import report
 from phenomjax.prepare.sequences.clusters import ClusterFile
@@ -40,8 +43,8 @@ FASTAS = ("fasta", "pir", "pearson")
 Share = Annotated[float, arg(metavar="SHARE")]
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(EngineOptions):
     """Files of sequences, what is kept of them, how they are split, and the bank to make."""
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
@@ -132,10 +135,6 @@ class Options:
     """where OUT was made or begun with other settings or files, make it again in its place; what is
     there stays until the new one is whole"""
 
-    jobs: int = unrecorded(0)
-    """processes; plain FASTA files are divided among them, other files go one to a process (0:
-    number of cores)"""
-
 
 def run(options: Options) -> int:
     """Prepares a bank; returns the exit code: 0 done, 1 done with rejected records, 75 stopped by a
@@ -189,7 +188,7 @@ def run(options: Options) -> int:
         gaps=options.gaps or "reject",
         nucleotides=options.accept_nucleotides,
     )
-    return prepare(options.out, sources, settings, arguments, options.jobs or core_count(), options)
+    return prepare(options.out, sources, settings, arguments, options)
 
 
 def prepare(
@@ -197,7 +196,6 @@ def prepare(
     sources: list[SequenceFile],
     settings: PieceSettings,
     arguments: dict,
-    jobs: int,
     options: Options,
 ) -> int:
     """Runs the job in OUT/.prepare; returns the exit code.
@@ -207,8 +205,7 @@ def prepare(
       sources: the files.
       settings: what becomes of them.
       arguments: what is recorded in the bank, and must be the same when it goes on.
-      jobs: number of processes.
-      options: of the clustering.
+      options: of the clustering, and who does the work.
     """
     cluster_file = None
     if options.clusters:
@@ -217,38 +214,48 @@ def prepare(
     begun = {name: value for name, value in arguments.items() if name != "clusters"}
     with growing.at_work(out, begun, options.overwrite), stop_on_signals() as stop:
         verify = options.verify_sources
-        job = SequenceJob(out, sources, settings, jobs, stop, options.clusters, verify)
-        steps = (
-            lambda: job.scan(cluster_file),
-            job.check_unchanged,
-            lambda: job.check_clusters(cluster_file),
-            job.deduplicate,
-            lambda: job.reduce(options.cluster, options.cluster_coverage),
-        )
+        job = SequenceJob(out, sources, settings, stop, options.clusters, verify)
         recorded: growing.Arguments = {}
         if not job.is_assembled:
-            for step in steps:
-                step()
-                if stop.is_set():
-                    return _stopped()
-            counts = job.counts()
-            if not counts["kept"]:
-                raise report.nothing_kept(out, counts, job.write_rejected())
-            job.assemble()
-            if stop.is_set():
+            with choose.executor(options, settings.work) as executor:
+                counts = _make(job, executor, cluster_file, options)
+            if counts is None:
                 return _stopped()
             stamps = {growing.SOURCES: [stamp.recorded() for stamp in job.stamps()]}
             recorded = {"prepare": arguments | stamps | {"phenomjax": __version__}}
-            recorded |= {"counts": counts | job.repeated_ids()}
+            recorded |= {"counts": counts}
         job.finish(recorded)
     return report.made(out)
 
 
+def _make(
+    job: SequenceJob, executor: Executor, cluster_file: ClusterFile | None, options: Options
+) -> dict[str, int] | None:
+    """Does all steps up to the bank's files; returns the counts to record, None if it was stopped.
+
+    Raises:
+      UserError: nothing is left of the files.
+    """
+    threads = options.jobs or core_count()
+    steps = (
+        lambda: job.scan(executor, cluster_file),
+        job.check_unchanged,
+        lambda: job.deduplicate(executor),
+        lambda: job.check_clusters(cluster_file),
+        lambda: job.reduce(options.cluster, options.cluster_coverage, threads),
+    )
+    for step in steps:
+        step()
+        if job.stop.is_set():
+            return None
+    counts = job.counts()
+    if not counts["kept"]:
+        raise report.nothing_kept(job.out, counts, job.write_rejected())
+    job.assemble(executor)
+    return None if job.stop.is_set() else counts | job.repeated_ids()
+
+
 def _check(options: Options) -> None:
-    if options.jobs < 0:
-        raise UserError(
-            f"`jobs` must be 1 or more, or 0 for the number of cores, not {options.jobs}."
-        )
     if options.min_length < 1 or (
         options.max_length is not None and options.max_length < options.min_length
     ):

@@ -2,7 +2,8 @@
 run again.
 
 scan the files into pieces -> find duplicates -> (cluster) -> write the bank's files -> hand them
-over to OUT. Each step is of units (phenomjax.engine). The bank is the same, byte for byte, for any
+over to OUT. Each step but the clustering is of units (phenomjax.engine), done by whatever executor
+there is; this process holds some numbers a piece. The bank is the same, byte for byte, for any
 number of processes and however often the job was interrupted.
 """
 
@@ -10,7 +11,7 @@ import functools
 import json
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +20,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.sequences import compiled, mmseqs
-from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, write_description
+from phenomjax.data.sequences.bank import BOUNDARIES, SPLITS, table_name, write_description
 from phenomjax.data.sequences.sources import SequenceFile, first_ids
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.engine import work_folder
-from phenomjax.engine.local import Pool
-from phenomjax.engine.units import Argument, Function, Notes, Unit
+from phenomjax.engine.units import Argument, Executor, Note, Notes, Unit
 from phenomjax.prepare import growing
 from phenomjax.prepare.growing import Arguments
-from phenomjax.prepare.sequences import assemble, cluster_files, clusters
-from phenomjax.prepare.sequences.assemble import DROPPED, PieceList
+from phenomjax.prepare.sequences import assemble, cluster_files, clusters, duplicates, tables
+from phenomjax.prepare.sequences.layout import BankLayout
 from phenomjax.prepare.sequences.pieces import HASH, STOP, PieceSettings, scan, unit_of
+from phenomjax.prepare.sequences.plan import (
+    DROPPED,
+    PieceList,
+    read_lengths,
+    read_wanted,
+    write_arrays,
+)
+from phenomjax.prepare.sequences.reading import Reading
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
@@ -54,7 +62,6 @@ class SequenceJob:
       out: the bank's folder.
       sources: the files.
       settings: what becomes of them.
-      jobs: number of processes.
       stop: ends the work early when set.
       clusters: the file of clusters that splits go by.
       verify: compare the content of the files with what was read before.
@@ -65,14 +72,13 @@ class SequenceJob:
         out: Path,
         sources: list[SequenceFile],
         settings: PieceSettings,
-        jobs: int,
         stop: threading.Event,
         clusters: Path | None = None,
         verify: bool = False,
     ):
-        self.out, self.sources, self.settings, self.jobs = out, sources, settings, jobs
+        self.out, self.sources, self.settings = out, sources, settings
         self.stop, self.work, self.notes = stop, settings.work, Notes(settings.work)
-        self.plan = PieceList(settings, tuple(sources))
+        self._chosen: list[np.ndarray] = []  # by the clustering, records and tokens of each piece
         (self.work / STOP).unlink(missing_ok=True)
         self._files = [*(source.path for source in sources), *([clusters] if clusters else [])]
         self._check_sources(verify)
@@ -102,7 +108,8 @@ class SequenceJob:
         known = {stamp.path: stamp.sha256 for stamp in now}
         assembled = self.is_assembled
         if not growing.goes_on(self.work, now, known, verify) and assembled:
-            for name in ("tokens", "offsets", "metadata.parquet", "zarr.json", *growing.LISTS):
+            begun = ("tokens", "offsets", "zarr.json", *growing.LISTS)
+            for name in (*begun, *(path.name for path in self.out.glob("metadata*.parquet"))):
                 files.remove(self.out / name)  # that it had begun to hand over
 
     def check_unchanged(self) -> None:
@@ -121,49 +128,61 @@ class SequenceJob:
                     EXIT_FAILED,
                 )
 
-    def _pool(self, tasks: int, part: int = 1) -> Pool:
-        """As many processes as are worth their start: one for each eighth of a piece, `part` times
-        as much where the work is light.
+    def _worth(self, tasks: int, part: int = 1) -> int:
+        """How many processes are worth their start: one for each eighth of a piece, `part` times as
+        much where the work is light.
         """
         size = sum(source.size for source in self.sources)
-        worth = size * 8 // (self.settings.piece_bytes * part) + 1
-        return Pool(max(1, min(self.jobs, tasks, worth)))
+        return max(1, min(tasks, size * 8 // (self.settings.piece_bytes * part) + 1))
 
-    def scan(self, cluster_file: clusters.ClusterFile | None) -> None:
+    def scan(self, executor: Executor, cluster_file: clusters.ClusterFile | None) -> None:
         """Reads the files into pieces.
 
         Raises:
-          UserError: the cluster file is another one's.
+          UserError: the cluster file is another one's; or what ended every process that read it,
+            when all else is read.
         """
         if cluster_file:
             log.info("reading the clusters of %s", cluster_file.path)
             clusters.build_table(cluster_file.path, self.work / "clusters")
             if not self.notes.is_committed(unit_of(self.sources[0], 0).name):
                 self._check_first_ids(cluster_file)
-        # the longest tasks first
-        longest = sorted(self.sources, key=lambda source: (source.divided, -source.size))
-        units = [
-            unit_of(source, number)
-            for source in longest
-            for number in range(self.plan.count(source) if source.divided else 1)
-        ]
-        units += [
-            Unit(f"sha256-{number}", (replace(self.sources[0], number=number, path=path), HASH))
-            for number, path in enumerate(self._files)
-        ]
-        left = [unit for unit in units if not self.notes.is_committed(unit.name)]
-        total, missing = (
-            sum(self._size(*unit.argument) for unit in some) for some in (units, left)
-        )
-        progress = Progress("read", total // 1000, "kB", done=(total - missing) // 1000)
-        read = [unit for unit in left if unit.argument[1] != HASH]
-        sizes = {unit.name: self._size(*unit.argument) for unit in read if unit.argument[0].divided}
-        streams = [unit.argument[0] for unit in read if not unit.argument[0].divided]
-        with _Watch(self.settings, streams, progress, self.stop):
+        count = sum(self._count(source) for source in self.sources) + len(self._files)
+        reading = Reading(self.settings, self.sources, self.notes, self.stop)
+        with reading:
             run = functools.partial(scan, self.settings)
-            for name, _ in self._pool(len(left)).run(self.work, run, left, self.stop):
-                if name in sizes:
-                    progress.update(sizes[name] // 1000)
+            for name, _ in executor.run(
+                self.work,
+                run,
+                self._scan_units(),
+                self.stop,
+                aside=reading.set_aside,
+                at_most=self._worth(count),
+            ):
+                reading.finished(name)
+        reading.check()
+        if not self.stop.is_set():
+            counts = [
+                self._count(source)
+                if source.divided
+                else int(self.notes.read(unit_of(source, 0).name)["pieces"])
+                for source in self.sources
+            ]
+            PieceList.write(self.work, counts, [source.name for source in self.sources])
+
+    def _count(self, source: SequenceFile) -> int:
+        """Units of a source: its pieces, where it is divided."""
+        return max(1, -(-source.size // self.settings.piece_bytes)) if source.divided else 1
+
+    def _scan_units(self) -> Iterator[Unit[tuple[SequenceFile, int]]]:
+        """The longest first."""
+        for source in sorted(self.sources, key=lambda source: (source.divided, -source.size)):
+            for number in range(self._count(source)):
+                yield unit_of(source, number)
+        for number, path in enumerate(self._files):
+            yield Unit(
+                f"sha256-{number}", (replace(self.sources[0], number=number, path=path), HASH)
+            )
 
     def _check_first_ids(self, file: clusters.ClusterFile) -> None:
         """Looks up the first ids of the files, before hours of work."""
@@ -179,79 +198,97 @@ class SequenceJob:
         known = len(names) - len(missing)
         clusters.check_share(lenient, table, known, len(missing), missing[:3].to_pylist())
 
+    @property
+    def plan(self) -> PieceList:
+        """All pieces, when they are there."""
+        return PieceList.read(self.settings)
+
+    def deduplicate(self, executor: Executor) -> None:
+        """Finds equal sequences, and marks what stays."""
+        plan, before = self.plan, "merged-" if self.plan.merged else ""
+        if not self.settings.keep_duplicates:
+            if plan.merged:
+                self._run(executor, duplicates.merge, "merge", plan.shelves, "shelves", 4)
+            buckets, name = 2**self.settings.bucket_bits, f"{before}duplicates"
+            self._run(executor, duplicates.find, name, buckets, "buckets", 4)
+        part = 1 if plan.merged else 64
+        self._run(executor, duplicates.mark, f"{before}marked", plan.shelves, "shelves", part)
+
+    def _run(
+        self,
+        executor: Executor,
+        function: Callable[[PieceSettings, Path, int], Note],
+        name: str,
+        count: int,
+        unit: str,
+        part: int,
+    ) -> None:
+        """Does what is not committed of the units NAME-0, NAME-1, …, unless it was stopped."""
+        if self.stop.is_set():
+            return
+        units = (Unit(f"{name}-{number}", number) for number in range(count))
+        self._do(executor, function, units, Progress(name, count, unit), part)
+
+    def _do(
+        self,
+        executor: Executor,
+        function: Callable[[PieceSettings, Path, Argument], Note],
+        units: Iterable[Unit[Argument]],
+        progress: Progress,
+        part: int,
+    ) -> None:
+        run = functools.partial(function, self.settings)
+        most = self._worth(progress.total, part)
+        for _ in executor.run(self.work, run, units, self.stop, at_most=most):
+            progress.update()
+
+    @functools.cached_property
+    def _marks(self) -> list[Note]:
+        """What marking the pieces of each shelf found."""
+        before = "merged-" if self.plan.merged else ""
+        return [self.notes.read(f"{before}marked-{n}") for n in range(self.plan.shelves)]
+
+    def _summary(self) -> dict[str, int]:
+        """The counts of all pieces, added up."""
+        names = self._marks[0]["summary"]
+        return {name: sum(mark["summary"][name] for mark in self._marks) for name in names}
+
     def check_clusters(self, file: clusters.ClusterFile | None) -> None:
         """Looks whether the cluster file has the sequences of all pieces.
 
         Raises:
           UserError: too few.
         """
-        if file is None:
+        if file is None or not (found := self._summary())["records"]:
             return
-        found, _ = assemble.summaries(self.plan)
-        if not found["records"]:
-            return
-        lists = (piece / "strangers.arrow" for piece in self.plan.pieces)
-        first = next((path for path in lists if path.is_file()), None)
-        examples: list[str] = []
-        if first:
-            examples = pa.ipc.open_file(first).read_all()["id"][:3].to_pylist()
+        examples = [name for mark in self._marks for name in mark["strangers"]]
         table = clusters.ClusterTable(self.work / "clusters")
         known = found["records"] - found["strangers"]
-        clusters.check_share(file, table, known, found["strangers"], examples)
+        clusters.check_share(file, table, known, found["strangers"], examples[:3])
 
-    def _size(self, source: SequenceFile, number: int) -> int:
-        if number == HASH:
-            return 0
-        if not source.divided:
-            return source.size
-        return min(source.size - number * self.settings.piece_bytes, self.settings.piece_bytes)
-
-    def deduplicate(self) -> None:
-        """Finds equal sequences, and marks what stays."""
-        buckets, pieces = 2**self.settings.bucket_bits, len(self.plan.pieces)
-        if not self.settings.keep_duplicates:
-            named = (Unit(f"duplicates-{number}", number) for number in range(buckets))
-            find = functools.partial(assemble.find_duplicates, self.plan)
-            self._run(find, named, Progress("find duplicates", buckets, "buckets"), 4)
-        if not self.stop.is_set():
-            named = (Unit(f"mark-{number}", number) for number in range(pieces))
-            mark = functools.partial(assemble.mark_wanted, self.plan)
-            self._run(mark, named, Progress("mark", pieces, "pieces"), 64)
-
-    def _run(
-        self,
-        function: Function[Argument],
-        units: Iterable[Unit[Argument]],
-        progress: Progress,
-        part: int,
-    ) -> None:
-        """Does what is not committed."""
-        pool = self._pool(progress.total, part)
-        for _ in pool.run(self.work, function, units, self.stop):
-            progress.update()
-
-    def reduce(self, identity: float | None, coverage: float) -> None:
-        """Keeps the representatives of clusters that MMseqs2 makes at an identity; None: nothing is
-        done.
+    def reduce(self, identity: float | None, coverage: float, threads: int) -> None:
+        """Keeps the representatives of clusters that MMseqs2 makes at an identity, in this process;
+        None: nothing is done.
         """
         if identity is None:
             return
-        folder = self.work / "linclust"
+        folder, plan = self.work / "linclust", self.plan
         folder.mkdir(exist_ok=True)
         fasta = folder / "sequences.fasta"
         if not fasta.is_file():
             self._write_fasta(fasta)
-        found = mmseqs.linclust(fasta, folder, identity, coverage, self.jobs, self.stop)
+        found = mmseqs.linclust(fasta, folder, identity, coverage, threads, self.stop)
         if found is None:
             return
-        first = np.cumsum([0, *(len(assemble.read_wanted(piece)) for piece in self.plan.pieces)])
+        first = np.cumsum([0, *(len(read_wanted(piece)) for piece in plan.folders())])
         chosen = np.memmap(folder / "chosen", np.uint8, "w+", shape=(max(1, int(first[-1])),))
         for batch in cluster_files.read_clusters(found):
             chosen[batch.column(0).cast("int64").to_numpy()] = 1
-        for piece, start in zip(self.plan.pieces, first, strict=False):
+        for piece, start in zip(plan.folders(), first, strict=False):
             wanted = np.fromfile(piece / "wanted", np.uint8)
             wanted[chosen[start : start + len(wanted)] == 0] = DROPPED
-            assemble.write_arrays(piece / "chosen", wanted)
+            write_arrays(piece / "chosen", wanted)
+            self._chosen.append(duplicates.count_wanted(self.settings, piece, wanted))
 
     def _write_fasta(self, target: Path) -> None:
         """What is wanted so far, named by number."""
@@ -262,10 +299,10 @@ class SequenceJob:
         before, after = (len(part) for part in BOUNDARIES[self.settings.boundary])
         first = 0
         with files.replacing(target) as partial, partial.open("wb") as file:
-            for piece in self.plan.pieces:
+            for piece in self.plan.folders():
                 wanted, sizes = (
-                    assemble.read_wanted(piece),
-                    assemble.read_lengths(piece).astype(np.int64) + before + after,
+                    read_wanted(piece),
+                    read_lengths(piece).astype(np.int64) + before + after,
                 )
                 stops = sizes.cumsum()
                 tokens = np.memmap(piece / "tokens", np.uint8, "r") if len(wanted) else stops
@@ -276,18 +313,24 @@ class SequenceJob:
                     file.write(b">%d\n%b\n" % (first + i, text))
                 first += len(wanted)
 
+    def _layout(self) -> BankLayout:
+        """Where everything that is wanted comes to lie."""
+        if self._chosen:
+            records, tokens = np.stack(self._chosen, axis=2)
+        else:
+            records, tokens = (
+                np.concatenate([np.array(mark[name], np.int64) for mark in self._marks]).T
+                for name in ("records", "tokens")
+            )
+        return BankLayout.of(records, tokens)
+
     def counts(self) -> dict[str, int]:
-        """What became of the records: those of `pieces.summaries`, kept, duplicates, and those that
+        """What became of the records: those of their summaries, kept, duplicates, and those that
         clustering left out.
         """
-        found, outcomes = assemble.summaries(self.plan)
-        kept = sum(
-            int((assemble.read_wanted(piece) != DROPPED).sum()) for piece in self.plan.pieces
-        )
-        single = sum(
-            int((np.fromfile(piece / "wanted", np.uint8) != DROPPED).sum())
-            for piece in self.plan.pieces
-        )
+        found, kept = self._summary(), int(self._layout().records[-1])
+        outcomes = np.sum([mark["outcomes"] for mark in self._marks], axis=0).tolist()
+        single = sum(int(np.sum(mark["records"])) for mark in self._marks)
         left_out = {
             "duplicates": found["records"] - single,
             "in_other_clusters": single - kept,
@@ -305,8 +348,8 @@ class SequenceJob:
         """Writes NAME_rejected.parquet beside OUT, where there will be no bank; None if nothing was
         rejected.
         """
-        assemble.make_layout(self.plan).write(self.work)
-        assemble.write_part(self.plan, self.work, ("rejected", 0))
+        self._layout().write(self.work)
+        assemble.write_part(self.settings, self.work, ("rejected", 0))
         made = self.work / "bank" / "rejected.parquet"
         target = self.out.with_name(f"{self.out.stem}_rejected.parquet")
         if not pq.read_metadata(made).num_rows:
@@ -314,14 +357,13 @@ class SequenceJob:
         files.write_bytes(target, made.read_bytes())
         return target
 
-    def assemble(self) -> None:
+    def assemble(self, executor: Executor) -> None:
         """Writes the files of the bank into OUT/.prepare/bank."""
-        layout = assemble.make_layout(self.plan)
+        layout = self._layout()
         layout.write(self.work)
-        count = sum(1 for _ in assemble.parts(self.plan, layout))
-        write = functools.partial(assemble.write_part, self.plan)
-        units = assemble.parts(self.plan, layout)
-        self._run(write, units, Progress("write", count, "files"), 4)
+        count = sum(1 for _ in assemble.parts(self.settings, layout))
+        units = assemble.parts(self.settings, layout)
+        self._do(executor, assemble.write_part, units, Progress("write", count, "files"), 4)
 
     def repeated_ids(self) -> dict[str, int]:
         """How many records have an id that another one has too, where any do."""
@@ -331,64 +373,31 @@ class SequenceJob:
     def finish(self, options: Arguments) -> None:
         """Describes the files and hands them over to OUT; may be killed and repeated."""
         if not self.is_assembled:
-            for name in assemble.LISTS:  # of a bank that this one takes the place of
+            for name in tables.LISTS:  # of a bank that this one takes the place of
                 files.remove(self.out / f"{name}.parquet")
         work_folder.finish(self.work, functools.partial(self._make, options), self.out)
 
     def _make(self, options: Arguments, path: Path) -> None:
         made, checksums = self.work / "bank", {}
-        layout = assemble.BankLayout.read(self.work)
-        for unit in assemble.parts(self.plan, layout):
+        layout = BankLayout.read(self.work)
+        for unit in assemble.parts(self.settings, layout):
             checksums.update(self.notes.read(unit.name)["checksums"])
         # What the notes name, not what lies there: a killed worker may have left half a file.
-        lists = [f"{name}.parquet" for name in assemble.LISTS]
+        lists = [f"{name}.parquet" for name in tables.LISTS]
         lists = [name for name in lists if pq.read_metadata(made / name).num_rows]
         for name in [*checksums, *lists]:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             files.link(made / name, path / name)
-        pieces = len(self.plan.pieces)
+        pieces = len(self.plan)
         edges = [int(layout.records[split * pieces]) for split in range(len(SPLITS) + 1)]
         spans = {name: edges[i : i + 2] for i, name in enumerate(SPLITS)}
         ordered = dict(sorted(checksums.items(), key=lambda item: (len(item[0]), item[0])))
         dates = {stamp.path: stamp.modified_ns for stamp in self.stamps()}
         files.write_json(path / growing.DATES, dates)
-        words = vocabulary(self.settings.alphabet)
-        write_description(path, words, self.settings.boundary, spans, options, ordered)
-
-
-class _Watch:
-    """A thread beside the workers: tells them to stop, and shows how far they are in files that are
-    read from the beginning.
-    """
-
-    def __init__(
-        self,
-        settings: PieceSettings,
-        sources: list[SequenceFile],
-        progress: Progress,
-        stop: threading.Event,
-    ):
-        self._settings, self._progress, self._stop = settings, progress, stop
-        self._notes = Notes(settings.work)
-        self._seen, self._done = {source: 0 for source in sources}, threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(0.2):
-            if self._stop.is_set():
-                (self._settings.work / STOP).touch()
-            for source, before in self._seen.items():
-                position = self._settings.position(source)
-                text = position.read_text() if position.is_file() else ""
-                done = self._notes.is_committed(unit_of(source, 0).name)
-                now = source.size if done else int(text or 0)
-                if now > before:
-                    self._progress.update((now - before) // 1000)
-                    self._seen[source] = now
+        words, rows = vocabulary(self.settings.alphabet), self.settings.table_rows
+        starts = range(0, edges[-1], rows)
+        described = [
+            {"file": table_name(number), "rows": min(rows, edges[-1] - start)}
+            for number, start in enumerate(starts)
+        ]
+        write_description(path, words, self.settings.boundary, spans, options, ordered, described)

@@ -16,6 +16,7 @@ when it is whole:
 
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from phenomjax.prepare.sequences.clusters import ClusterTable
 from phenomjax.system import files
 
 PIECE_BYTES, BLOCK_BYTES = 2**27, 2**22
+SHELF_PIECES = 64  # neighbours whose hashes are merged
+TABLE_ROWS = 2**26  # of the metadata; a bank with more records has several tables
 HASH = -1  # in the place of a piece's number: the sha256 of the file is asked for
 RECORDS = 2**14  # records that are no FASTA a block
 STOP = "stop"  # a file of this name in the work folder ends the work after the pieces in hand
@@ -72,6 +75,8 @@ class PieceSettings:
     chunk_bytes: int = CHUNK_BYTES
     piece_bytes: int = PIECE_BYTES
     block_bytes: int = BLOCK_BYTES
+    shelf_pieces: int = SHELF_PIECES
+    table_rows: int = TABLE_ROWS
 
     def encoder(self) -> Encoder:
         """The encoder of these settings."""
@@ -115,10 +120,12 @@ class Piece:
     def __init__(self, settings: PieceSettings, source: SequenceFile, number: int):
         self._settings, self._source = settings, source
         self._final = settings.piece(source.number, number)
-        self._folder = self._final.with_name(f"{files.PARTIAL}{self._final.name}")
-        files.remove(self._folder)  # of a process that was killed
+        # of this process alone: on a cluster another one may make the same piece now
+        mine = f"{files.PARTIAL}{socket.gethostname()}-{os.getpid()}-{self._final.name}"
+        self._folder = self._final.with_name(mine)
+        files.remove(self._folder)  # of an attempt that failed
         self._folder.mkdir(parents=True)
-        self._tokens = (self._folder / "tokens").open("wb", buffering=0)
+        self._tokens = (self._folder / "tokens").open("wb")
         self._rejected: pa.ipc.RecordBatchFileWriter | None = None
         self._blocks: list[tuple] = []
         self._counts, self._bad = np.zeros(compiled.OUTCOMES, np.int64), 0
@@ -205,7 +212,12 @@ class Piece:
             "counts": self._counts.tolist(),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary))
-        os.replace(self._folder, self._final)
+        try:
+            os.replace(self._folder, self._final)
+        except OSError:
+            if not self._final.is_dir():
+                raise
+            files.remove(self._folder)  # another process was quicker, with the same bytes
 
 
 def unit_of(source: SequenceFile, number: int) -> Unit[tuple[SequenceFile, int]]:
@@ -228,6 +240,8 @@ def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) ->
         with source.open() as stream:
             pieces = _scan_fasta if source.kind == "fasta" else _scan_records
             count = pieces(settings, source, stream)
+        if count:
+            settings.position(source).unlink(missing_ok=True)
         return {"pieces": count} if count else None
     if settings.piece(source.number, number).is_dir():  # killed before it was committed
         return {"pieces": 1}

@@ -1,0 +1,95 @@
+"""What `prepare sequences` does for terabytes, on small files: hashes that are merged, tables of
+the metadata, parts that no process can read.
+"""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phenomjax.data.sequences.bank import damaged_files, open_token_bank
+from phenomjax.engine.local import Pool
+from phenomjax.prepare.sequences import command
+from phenomjax.prepare.sequences.duplicates import count_opens
+from phenomjax.prepare.sequences.pieces import PIECE_BYTES, SHELF_PIECES
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare
+
+
+def test_files_of_hashes_that_are_opened(tmp_path, monkeypatch):
+    """Many pieces and buckets cost no pieces x buckets opens, and the bank is the same."""
+    source = tmp_path / "a.fasta"
+    source.write_text(fasta(made_up(600, 3)))
+    opened, found, real = [0], {}, Path.open
+
+    def counting(self, *given, **named):
+        # merged files are written under a hidden name
+        opened[0] += self.name == "hashes" or self.parent.name.endswith(("merged", "duplicates"))
+        return real(self, *given, **named)
+
+    pieces, buckets = -(-source.stat().st_size // SMALL["piece_bytes"]), 16
+    for shelf in (64, 4):
+        opened[0] = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", counting)
+            sizes = SMALL | {"shelf_pieces": shelf, "bucket_bits": 4}
+            assert prepare(tmp_path / f"{shelf}.zarr", source, sizes=sizes) == EXIT_DONE
+        # each piece opens its own once, to write it
+        found[shelf] = opened[0] - pieces
+        assert found[shelf] == count_opens(pieces, buckets, shelf)
+    assert pieces > 40 and found[64] > 2 * pieces * buckets and found[4] < found[64] / 3
+    assert contents(tmp_path / "4.zarr") == contents(tmp_path / "64.zarr")
+    ten_terabytes = -(-(10 * 10**12) // PIECE_BYTES)
+    assert count_opens(ten_terabytes, 4096, ten_terabytes) > 600e6
+    assert count_opens(ten_terabytes, 4096, SHELF_PIECES) < 10e6
+
+
+def test_tables_of_the_metadata(tmp_path):
+    source = tmp_path / "a.fasta"
+    source.write_text(fasta(made_up(200, 5)))
+    prepare(tmp_path / "one.zarr", source, sizes=SMALL)
+    prepare(tmp_path / "many.zarr", source, sizes=SMALL | {"table_rows": 50})
+    one, many = (open_token_bank(tmp_path / f"{name}.zarr") for name in ("one", "many"))
+    assert one.tables == ["metadata.parquet"] and one.attributes["version"] == 1
+    assert len(many.tables) == 4 and many.attributes["version"] == 2
+    assert many.metadata.equals(one.metadata) and many.names([3, 120]) == one.names([3, 120])
+    assert np.array_equal(many.tokens[:], one.tokens[:]) and not damaged_files(many.path)
+    (many.path / many.tables[2]).unlink()
+    assert damaged_files(many.path) == ["metadata-2.parquet (missing)"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_no_process_can_read_is_named(tmp_path, monkeypatch, packed):
+    source, out = tmp_path / "a.fasta", tmp_path / "b.zarr"
+    source.write_text(fasta(made_up(100, 4)))
+    name = "piece-0-3"
+    if packed:
+        monkeypatch.setattr(
+            "phenomjax.data.sequences.sources.SequenceFile.divided", property(lambda self: False)
+        )
+        name = "file-0"
+
+    class Deadly(Pool):
+        def run(self, work, function, units, stop, *, aside=None, at_most=None):
+            for unit in units:
+                if unit.name == name:
+                    assert aside(unit, "killed 5 processes") is None
+                else:
+                    yield from super().run(work, function, [unit], stop)
+
+    @contextlib.contextmanager
+    def executor(options, folder):
+        yield Deadly(1)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(command.choose, "executor", executor)
+        prepare(out, source, sizes=SMALL)
+    where = "after byte 0 of its text" if packed else "that begin at bytes 2,100 to 2,800"
+    assert error.value.exit_code == EXIT_FAILED
+    assert f"{source}, " in str(error.value) and where in str(error.value)
+    assert "1 part of the files could not be read" in str(error.value)
+    assert prepare(out, source, sizes=SMALL) == EXIT_DONE
+    straight = tmp_path / "straight.zarr"
+    prepare(straight, source, sizes=SMALL)
+    assert contents(out) == contents(straight)
