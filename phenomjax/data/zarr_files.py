@@ -4,11 +4,13 @@ bytes: TensorStore's own would order keys otherwise and leave out names of dimen
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorstore as ts
 
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
@@ -117,3 +119,17 @@ def fingerprint(paths: Sequence[Path]) -> str:
     return hashlib.sha256(
         b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)
     ).hexdigest()
+
+
+def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
+    """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's
+    spec.
+    """
+    driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
+    spec = {
+        "driver": driver,
+        # TensorStore takes no path with "..".
+        "kvstore": {"driver": "file", "path": os.path.realpath(path) + "/"},
+        "recheck_cached_data": "open",
+    }
+    return ts.open(spec | options, open=True).result()

@@ -83,27 +83,35 @@ def write_text(path: Path, text: str, *, shared: bool = False, flush: bool = Fal
 def write_json(
     path: Path, content: Mapping[str, Any], *, shared: bool = False, flush: bool = False
 ) -> Path:
-    """Writes JSON, indented, numbers of NumPy as numbers; returns the path."""
-    return write_text(
-        path, json.dumps(content, indent=2, default=float) + "\n", shared=shared, flush=flush
-    )
+    """Writes `json_text`; returns the path."""
+    return write_text(path, json_text(content), shared=shared, flush=flush)
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON, indented, numbers of NumPy as numbers."""
+    return json.dumps(content, indent=2, default=float) + "\n"
 
 
 def create_text(path: Path, text: str) -> bool:
+    """Writes text to a file that must not be there yet, as `create_bytes`."""
+    return create_bytes(path, text.encode())
+
+
+def create_bytes(path: Path, content: bytes) -> bool:
     """Writes a file that must not be there yet, whole or not at all, its folder too; False if it is
     there. Only one of several processes succeeds, on local disks, NFS, Lustre and GPFS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
-    partial.write_text(text)
+    partial.write_bytes(content)
     try:
         os.link(partial, path)  # unlike a rename, it fails where there is one already
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
         try:
-            with path.open("x") as file:
-                file.write(text)
+            with path.open("xb") as file:
+                file.write(content)
         except FileExistsError:
             return False
     finally:
@@ -135,8 +143,13 @@ def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a file that holds an object of JSON, or raises a UserError that names it."""
+    return json_object(path, path.read_bytes())
+
+
+def json_object(path: Path | str, text: bytes) -> dict[str, Any]:
+    """The object of JSON that is the content of `path`, or a UserError that names it."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}): it is damaged. Copy the bank again."

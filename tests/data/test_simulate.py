@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.data.images import bank, opening
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import write_screen as simulated_write_screen
 from phenomjax.data.simulated.screen import Screen, hill, well_name
@@ -103,7 +104,7 @@ def test_layout_controls_and_truth():
     config = SimulationConfig()
     screen = Screen(config)
     table = screen.metadata()
-    assert table.schema == bank.METADATA_SCHEMA and table.num_rows == config.num_images == 384
+    assert table.schema == METADATA_SCHEMA and table.num_rows == config.num_images == 384
     rows = table.to_pylist()
     for plate in ("P01", "P04"):
         controls = [r["perturbation"] for r in rows if r["plate"] == plate and r["is_control"]]

@@ -1,11 +1,15 @@
-"""The image bank: a Zarr v3 array of images, one shard an image, and a Parquet table of one row an
+"""The image bank: a Zarr v3 array of images, one or more a shard, and Parquet tables of one row an
 image.
 
     NAME.zarr/zarr.json            group; attributes["phenomjax"] = format, version, channels,
-                                   bit_depth, intensity, ...
+                                   bit_depth, intensity, ..., and `tables`: file, rows, sha256 and
+                                   bytes of each table of metadata. It says how many images there
+                                   are: while some are appended, images/zarr.json has more
     NAME.zarr/images/zarr.json     array [image, y, x, channel], sharding_indexed
-    NAME.zarr/images/c.I.0.0.0     image I, all of it (flat names: one inode an image)
+    NAME.zarr/images/c.S.0.0.0     the images S * K to S * K + K - 1, all of them, where a shard has
+                                   K images (flat names: one inode a shard)
     NAME.zarr/metadata.parquet     METADATA_SCHEMA, row I describes image I
+    NAME.zarr/metadata-1.parquet   the same, of images that were appended, and so on
 
 Any other Zarr v2 or v3 array is read through the same interface by naming its axes,
 `open_bank("x.zarr", axes="NCHW")`, and an OME-Zarr plate as it is, `open_bank("plate.zarr")`
@@ -13,45 +17,36 @@ Any other Zarr v2 or v3 array is read through the same interface by naming its a
 """
 
 import functools
+import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tensorstore as ts
 from jaxtyping import Shaped
 
 from phenomjax.data import zarr_files
+from phenomjax.data.images.codecs import CODECS, sharding
+from phenomjax.data.images.metadata import (
+    Metadata,
+    Runs,
+    Table,
+    conform_metadata,
+    read_footer,
+    write_table,
+)
+from phenomjax.data.images.shards import Stored
+from phenomjax.data.zarr_files import open_array
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.files import read_json
 
-FORMAT, VERSION = "image_bank", 1
-METADATA_SCHEMA = pa.schema(
-    [
-        (name, pa.string())
-        for name in ("experiment", "plate", "well", "site", "time", "cell_type", "perturbation")
-    ]
-    + [("perturbation_type", pa.string()), ("gene", pa.string()), ("concentration", pa.float64())]
-    + [("is_control", pa.bool_()), ("source", pa.string()), ("checksum", pa.string())]
-)
-PERTURBATION_TYPES = ("crispr", "sirna", "compound", "orf", "control")
+# Version 2 has several tables, or shards of several images; a bank that needs neither stays 1.
+FORMAT, VERSION = "image_bank", 2
 DTYPES = {"uint8": 8, "uint16": 16}
-# Bitshuffle makes lz4 as small as zstd on microscopy, at a third of the decoding time.
-CODECS: dict[str, dict | None] = {
-    "blosc-lz4": {
-        "name": "blosc",
-        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
-    },
-    "blosc-zstd": {
-        "name": "blosc",
-        "configuration": {"cname": "zstd", "clevel": 3, "shuffle": "bitshuffle"},
-    },
-    "zstd": {"name": "zstd", "configuration": {"level": 3, "checksum": False}},
-    "none": None,
-}
 
 
 def create_bank(
@@ -63,6 +58,7 @@ def create_bank(
     attributes: dict | None = None,
     chunk: int = 128,
     codec: str = "blosc-lz4",
+    images_per_shard: int = 1,
 ) -> None:
     """Writes the two zarr.json files of a bank, no pixels and no metadata.
 
@@ -75,6 +71,8 @@ def create_bank(
         "pixel_size_um".
       chunk: height and width of the inner chunks in pixels.
       codec: one of CODECS.
+      images_per_shard: images in a file; more than one makes a bank that phenomjax before version 2
+        of the format cannot read.
 
     Raises:
       UserError: a dtype, codec, chunk or list of channels that no bank can have.
@@ -94,39 +92,31 @@ def create_bank(
         raise UserError(
             f"The chunk must be at least 1 pixel, not {chunk}. Leave it at its default of 128."
         )
+    if images_per_shard < 1:
+        raise UserError(
+            f"A shard has at least 1 image, not {images_per_shard}. Leave `images_per_shard` at its"
+            " default of 1."
+        )
     if len(channels) != depth or len(set(channels)) != depth:
         raise UserError(
             f"{path}: the images have {depth} channels, but the names given are {list(channels)}."
             " Give one different name for each channel, in the order of the last axis."
         )
-    inner = [zarr_files.bytes_codec(dtype)]
-    compression = CODECS[codec]
-    if compression:
-        step = {"name": compression["name"], "configuration": dict(compression["configuration"])}
-        if step["name"] == "blosc":
-            # 2 for uint8 too: a typesize of 1 falls into blosc's scalar code, 1.4 times slower to
-            # decode, and compresses less.
-            step["configuration"] |= {"typesize": 2, "blocksize": 0}
-        inner.append(step)
-    sharding = {
-        "name": "sharding_indexed",
-        "configuration": {
-            "chunk_shape": [1, chunk, chunk, depth],
-            "codecs": inner,
-            "index_codecs": [
-                {"name": "bytes", "configuration": {"endian": "little"}},
-                {"name": "crc32c"},
-            ],
-            "index_location": "end",
-        },
-    }
-    shard = (1, _round_up(height, chunk), _round_up(width, chunk), depth)
+    height, width = (-(-size // chunk) * chunk for size in (height, width))
+    shard = (images_per_shard, height, width, depth)
     path, dimensions = Path(path), ("image", "y", "x", "channel")
     _writer.cache_clear()
-    zarr_files.write_array(path / "images", shape, dtype, dimensions, shard, [sharding])
+    zarr_files.write_array(
+        path / "images",
+        shape,
+        dtype,
+        dimensions,
+        shard,
+        [sharding(codec, dtype, (1, chunk, chunk, depth))],
+    )
     entry = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if images_per_shard == 1 else VERSION,
         "channels": list(channels),
         "bit_depth": DTYPES[dtype.name],
         "intensity": None,
@@ -138,6 +128,9 @@ def create_bank(
 def write_image(path: str | Path, index: int, image: Shaped[np.ndarray, "y x channels"]) -> None:
     """Writes one whole image, atomically: TensorStore writes a lock file, syncs it, and renames it
     to the shard's name.
+
+    Where a shard has several images it is written anew with each: make shards of one image, and
+    `shards.pack` them.
 
     Args:
       path: a folder made by `create_bank`.
@@ -152,9 +145,9 @@ def write_image(path: str | Path, index: int, image: Shaped[np.ndarray, "y x cha
     array[index].write(image).result()
 
 
-def shard_path(path: str | Path, index: int) -> Path:
-    """The file that holds image `index` of the bank at `path`."""
-    return Path(path) / "images" / f"c.{index}.0.0.0"
+def shard_path(path: str | Path, shard: int) -> Path:
+    """The file of a shard of the bank at `path`; where each has one image, that of the image."""
+    return Path(path) / "images" / f"c.{shard}.0.0.0"
 
 
 def write_bank(
@@ -166,6 +159,7 @@ def write_bank(
     attributes: dict | None = None,
     chunk: int = 128,
     codec: str = "blosc-lz4",
+    images_per_shard: int = 1,
 ) -> None:
     """Writes a whole bank from images in memory (simulators, tests); big jobs go through
     `phenomjax.prepare`.
@@ -173,50 +167,78 @@ def write_bank(
     Args:
       images: [height, width, channels] arrays, all of one shape and dtype; may be a generator.
       metadata: one row an image; columns of METADATA_SCHEMA, those that are missing become null.
+      path, channels, attributes, chunk, codec, images_per_shard: of `create_bank`.
     """
-    metadata, count = conform_metadata(metadata), 0
-    for count, image in enumerate(images, start=1):
-        if count == 1:
-            shape, dtype = (metadata.num_rows, *image.shape), image.dtype
+    metadata, count, waiting = conform_metadata(metadata), 0, iter(images)
+    while block := list(itertools.islice(waiting, images_per_shard)):
+        if not count:
             create_bank(
-                path, shape, dtype, channels, attributes=attributes, chunk=chunk, codec=codec
+                path,
+                (metadata.num_rows, *block[0].shape),
+                block[0].dtype,
+                channels,
+                attributes=attributes,
+                chunk=chunk,
+                codec=codec,
+                images_per_shard=images_per_shard,
             )
-        write_image(path, count - 1, image)
+        if count + len(block) <= len(metadata):
+            _writer(str(path))[count : count + len(block)].write(np.stack(block)).result()
+        count += len(block)
     if count != metadata.num_rows or not count:
         raise ValueError(f"{path}: {count} images but {metadata.num_rows} rows of metadata")
     write_metadata(path, metadata)
 
 
-def conform_metadata(table: pa.Table) -> pa.Table:
-    """Casts a table to METADATA_SCHEMA; missing columns become null, unknown ones are an error."""
-    for name in table.column_names:
-        if name not in METADATA_SCHEMA.names:
-            hint = did_you_mean(name, METADATA_SCHEMA.names)
-            known = ", ".join(METADATA_SCHEMA.names)
-            raise UserError(f"Metadata column {name!r} is unknown.{hint} A bank has: {known}.")
-    columns = [
-        (
-            table[field.name].cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(table.num_rows, field.type)
-        )
-        for field in METADATA_SCHEMA
-    ]
-    return pa.table(columns, schema=METADATA_SCHEMA)
+def write_metadata(path: str | Path, metadata: pa.Table | Iterable[pa.Table]) -> None:
+    """Writes metadata.parquet of a bank and records it in the bank's zarr.json.
+
+    Args:
+      path: the bank.
+      metadata: one row an image; or its parts, one after the other.
+    """
+    _write_table(Path(path), [], metadata)
 
 
-def _with_time(table: pa.Table) -> pa.Table:
-    """Metadata of a bank; those written before there was a column `time` get it, empty."""
-    if "time" in table.column_names or "site" not in table.column_names:
-        return table
-    place = table.column_names.index("site") + 1
-    return table.add_column(place, METADATA_SCHEMA.field("time"), pa.nulls(len(table), pa.string()))
+def append_metadata(path: str | Path, metadata: pa.Table | Iterable[pa.Table]) -> None:
+    """Adds images whose shards are there already to a bank; it has them when its zarr.json is
+    written, which comes last.
+
+    Args:
+      path: the bank.
+      metadata: one row for each new image; or its parts, one after the other.
+    """
+    path, tables = Path(path), ImageBank(path).tables
+    if not tables[0].sha256:  # of before zarr.json named tables
+        file = path / tables[0].file
+        tables[0] = tables[0]._replace(sha256=files.sha256(file), bytes=file.stat().st_size)
+    _record(path, tables)  # from now on images/zarr.json may have more images
+    _write_table(path, tables, metadata)
 
 
-def write_metadata(path: str | Path, metadata: pa.Table) -> None:
-    """Writes metadata.parquet of a bank, atomically."""
-    with files.replacing(Path(path) / "metadata.parquet") as partial:
-        pq.write_table(metadata, partial, compression="zstd")
+def _write_table(
+    path: Path, tables: Sequence[Table], metadata: pa.Table | Iterable[pa.Table]
+) -> None:
+    target = path / (f"metadata-{len(tables)}.parquet" if tables else "metadata.parquet")
+    with files.replacing(target) as partial:
+        parts = [metadata] if isinstance(metadata, pa.Table) else metadata
+        rows = write_table(partial, parts)
+        table = Table(target.name, rows, files.sha256(partial), partial.stat().st_size)
+        if not tables:  # an unfinished bank is one without the file, which its zarr.json may name
+            _record(path, [table])
+    if tables:
+        stored = read_json(path / "images" / zarr_files.NAME)
+        stored["shape"][0] = sum(one.rows for one in tables) + rows
+        files.write_json(path / "images" / zarr_files.NAME, stored)
+        _record(path, [*tables, table])
+
+
+def _record(path: Path, tables: Sequence[Table]) -> None:
+    entry = zarr_files.read_entry(path)
+    entry["tables"] = [table._asdict() for table in tables]
+    if len(tables) > 1:
+        entry["version"] = 2
+    zarr_files.write_group(path, entry)
 
 
 class ImageBank:
@@ -230,11 +252,13 @@ class ImageBank:
       channels: names, in the order of the last axis.
       attributes: what `attributes["phenomjax"]` says (bit_depth, intensity, ...); {} for a foreign
         array.
-      metadata: METADATA_SCHEMA, one row an image; all null for a foreign array.
+      tables: of the metadata, which has METADATA_SCHEMA, one row an image; all null for a foreign
+        array.
       fingerprint: sha256 of the files that describe the bank; changes when its images are others.
       axes: the axes of the stored array, "NHWC" for a bank.
       chunk_shape: (height, width, channels) of the smallest piece that can be decoded.
       images_per_chunk: how many images that piece reaches into, 1 but for some foreign arrays.
+      images_per_shard: images in a file (banks only).
       array_path: folder of the stored array.
       stored: the metadata of the array as its zarr.json (v3) or .zarray (v2) has it.
       remarks: what is to be known of a plate that is read in place, a sentence each.
@@ -250,26 +274,85 @@ class ImageBank:
         self.images_per_chunk = 1
         with zarr_files.opening(self.path):
             self.stored = read_json(self.array_path / "zarr.json")
-            self.shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
+            shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
             zarr_files.expect(
-                self.attributes, channels=list, intensity=dict, pixel_size_um=(int, float)
+                self.attributes,
+                channels=list,
+                intensity=dict,
+                pixel_size_um=(int, float),
+                tables=list,
             )
             self.channels = tuple(self.attributes["channels"])
             self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
-            sizes = all(isinstance(size, int) for size in (*self.shape, *self.chunk_shape))
-            if not sizes or len(self.shape) != 4 or len(self.chunk_shape) != 3:
-                raise ValueError(f"a shape of {self.shape} in chunks of {self.chunk_shape}")
-            if [type(c) for c in self.channels] != [str] * self.shape[3]:
-                raise ValueError(f"{self.shape[3]} channels that are called {self.channels}")
-            self.metadata = _with_time(pq.read_table(self.path / "metadata.parquet"))
-            described = ("zarr.json", "images/zarr.json", "metadata.parquet")
-            self.fingerprint = zarr_files.fingerprint([self.path / name for name in described])
-        if self.metadata.num_rows != self.shape[0]:
-            raise UserError(
-                f"The bank {self.path} has {self.shape[0]} images but its metadata.parquet has"
-                f" {self.metadata.num_rows} rows: one of the two was replaced. Copy the bank again,"
-                " or prepare it again."
+            self.images_per_shard = self.stored["chunk_grid"]["configuration"]["chunk_shape"][0]
+            sizes = all(
+                isinstance(size, int) for size in (*shape, *self.chunk_shape, self.images_per_shard)
             )
+            if not sizes or len(shape) != 4 or len(self.chunk_shape) != 3:
+                raise ValueError(f"a shape of {shape} in chunks of {self.chunk_shape}")
+            if [type(c) for c in self.channels] != [str] * shape[3]:
+                raise ValueError(f"{shape[3]} channels that are called {self.channels}")
+            self.tables = self._read_tables()
+        count = sum(table.rows for table in self.tables)
+        if count != shape[0] and (count > shape[0] or "tables" not in self.attributes):
+            raise self._others(f"{shape[0]} images", "its metadata.parquet", count)
+        self.shape = (count, *shape[1:])
+        with zarr_files.opening(self.path):
+            self.fingerprint = self._fingerprint()
+
+    def _read_tables(self) -> list[Table]:
+        """Those of zarr.json, or in a bank of before it named them, metadata.parquet.
+
+        A table of another size than recorded was edited since: what counts then is what is there.
+        """
+        tables = [Table(**one) for one in self.attributes.get("tables") or ()]
+        for place, table in enumerate(tables):
+            size = (self.path / table.file).stat().st_size
+            if size != table.bytes:
+                rows = read_footer(self.path, table.file).num_rows
+                if rows != table.rows:
+                    raise self._others(f"{table.rows} images", f"its {table.file}", rows)
+                tables[place] = table._replace(
+                    sha256=files.sha256(self.path / table.file), bytes=size
+                )
+        name = "metadata.parquet"
+        return tables or [Table(name, read_footer(self.path, name).num_rows, "", 0)]
+
+    def _others(self, images: str, table: str, rows: int) -> UserError:
+        return UserError(
+            f"The bank {self.path} has {images} but {table} has {rows} rows: one of the two was"
+            " replaced. Copy the bank again, or prepare it again."
+        )
+
+    def _fingerprint(self) -> str:
+        described = (self.array_path / zarr_files.NAME).read_bytes()
+        if self.stored["shape"][0] != self.shape[0]:  # images that are being appended
+            described = files.json_text(self.stored | {"shape": list(self.shape)}).encode()
+        digests = [files.sha256(self.path / zarr_files.NAME), hashlib.sha256(described).hexdigest()]
+        digests += [one.sha256 or files.sha256(self.path / one.file) for one in self.tables]
+        return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+    @functools.cached_property
+    def described(self) -> Metadata:
+        """What describes the images, to be read column by column."""
+        return Metadata(self.path, self.tables)
+
+    @functools.cached_property
+    def metadata(self) -> pa.Table:
+        """All that describes the images, METADATA_SCHEMA: a GiB for 2 million of them."""
+        return self.described.read()
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the metadata; texts that repeat are dictionary-encoded."""
+        return self.described.column(name)
+
+    def rows(self, indices: Sequence[int] | np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """The metadata of some images, in the order in which they are asked for."""
+        return self.described.rows(indices, columns)
+
+    def runs(self, columns: Sequence[str]) -> Runs:
+        """Columns of the metadata together, as runs of images that have the same in all of them."""
+        return self.described.runs(columns)
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:
@@ -281,9 +364,24 @@ class ImageBank:
         """Decodes image `index` whole: [height, width, channels]."""
         return self.array[index].read().result()
 
+    def shard_of(self, index: int) -> int:
+        """Number of the shard that holds image `index`."""
+        return index // self.images_per_shard
+
     def shard_path(self, index: int) -> Path:
         """The file that holds image `index` (banks only)."""
-        return shard_path(self.path, index)
+        return shard_path(self.path, self.shard_of(index))
+
+    def where(self, index: int) -> Stored:
+        """Where image `index` is stored (banks only)."""
+        place = index % self.images_per_shard
+        return Stored(self.shard_path(index), place, self.images_per_shard)
+
+    @property
+    def chunks_per_image(self) -> int:
+        """Chunks that an image is divided into (banks only)."""
+        rows, columns, _ = self.chunk_shape
+        return -(-self.shape[1] // rows) * -(-self.shape[2] // columns)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -299,21 +397,3 @@ def _writer(path: str) -> ts.TensorStore:
     return open_array(
         images, read_json(Path(images) / "zarr.json"), store_data_equal_to_fill_value=True
     )
-
-
-def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
-    """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's
-    spec.
-    """
-    driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
-    spec = {
-        "driver": driver,
-        # TensorStore takes no path with "..".
-        "kvstore": {"driver": "file", "path": os.path.realpath(path) + "/"},
-        "recheck_cached_data": "open",
-    }
-    return ts.open(spec | options, open=True).result()
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step

@@ -8,15 +8,11 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
-from phenomjax.data.images.bank import (
-    METADATA_SCHEMA,
-    ImageBank,
-    conform_metadata,
-    open_array,
-)
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.metadata import METADATA_SCHEMA, MetadataInMemory, conform_metadata
 from phenomjax.data.images.ngff import one_set, plates
 from phenomjax.data.images.ngff.images import planes_of, spec
-from phenomjax.data.zarr_files import fingerprint
+from phenomjax.data.zarr_files import fingerprint, open_array
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, read_json
 
@@ -53,14 +49,16 @@ class ArrayBank(ImageBank):
             )
         size = dict(zip(axes, sizes, strict=True))
         self.axes, self.attributes, self.fingerprint = axes, {}, fingerprint([described])
+        self.images_per_shard = 1
         self.shape = (size["N"], size["H"], size["W"], size.get("C", 1))
         self.dtype = np.dtype(self.array.dtype.numpy_dtype)
         self.channels = tuple(f"c{i}" for i in range(self.shape[3]))
         chunk = _read_chunk(self.array)
         self.images_per_chunk, self.chunk_shape = chunk[0], chunk[1:]
-        self.metadata = pa.table(
+        table = pa.table(
             [pa.nulls(size["N"], f.type) for f in METADATA_SCHEMA], schema=METADATA_SCHEMA
         )
+        self.described = MetadataInMemory(self.path, table)
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:
@@ -105,12 +103,14 @@ class PlateBank(ImageBank):
             min(inner.get(axis, 1), first.size(axis)) if axis != "c" else inner.get("c", 1)
             for axis in "yxc"
         )
-        self.images_per_chunk, self.attributes, self.stored = 1, {}, {}
+        self.images_per_chunk, self.images_per_shard = 1, 1
+        self.attributes, self.stored = {}, {}
         columns = {"plate": [field.plate for field in self._fields]}
         columns |= {"well": [field.well for field in self._fields]}
         columns |= {"site": [field.site for field in self._fields]}
         columns |= {"source": [f.path.relative_to(self.path).as_posix() for f in self._fields]}
-        self.metadata = conform_metadata(pa.table(columns))
+        table = conform_metadata(pa.table(columns))
+        self.described = MetadataInMemory(self.path, table)
         names = ("zarr.json", ".zattrs")
         self.fingerprint = fingerprint(
             [self.path / name for name in names if (self.path / name).is_file()]

@@ -65,11 +65,11 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image"
             " bank is made by `python -m phenomjax.prepare images`."
         )
-    if entry.get("version") != VERSION:
+    if entry.get("version") not in range(1, VERSION + 1):
         raise UserError(
             f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
-            f" version {VERSION}. Prepare it again from its source files, or install the phenomjax"
-            " that wrote it."
+            f" versions 1 to {VERSION}. Install the phenomjax that wrote it, or a newer one; or"
+            " prepare the bank again from its source files."
         )
     for name in ("images/zarr.json", "metadata.parquet"):
         if not (path / name).is_file():

@@ -12,20 +12,19 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import google_crc32c
 import imagecodecs
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.shards import MISSING, IndexCache
 from phenomjax.system.errors import UserError
 
-# 16,000 images of 256 chunks; a bank of 100 million images must not fill the memory
+# 15,000 images of 256 chunks; a bank of 100 million images must not fill the memory
 INDEX_CACHE_BYTES = 64 << 20
 # the longest single read: larger ones leave the second-level cache before they are decoded
 RUN_BYTES = 1 << 20
-MISSING = 2**64 - 1  # offset of a chunk that was never written
 DECODERS: dict[str, Callable[..., Any]] = {
     "blosc": imagecodecs.blosc_decode,
     "zstd": imagecodecs.zstd_decode,
@@ -43,12 +42,16 @@ class BadImageError(UserError):
 class CropReader:
     """Reads crops of one bank into buffers that the caller owns. Safe to use from many threads.
 
+    Args:
+      bank: what to read.
+      indices: keeps the indices of shards; one for the readers of many banks bounds their memory.
+
     Attributes:
       bank: what it reads.
       direct: whether the direct road is taken; False for arrays that are not a phenomjax bank.
     """
 
-    def __init__(self, bank: ImageBank):
+    def __init__(self, bank: ImageBank, indices: IndexCache | None = None):
         self.bank = bank
         _, self._height, self._width, depth = bank.shape
         # all channels of a pixel as one item
@@ -61,9 +64,7 @@ class CropReader:
             self._chunk_bytes = self._rows * self._columns * self._pixel.itemsize
             inner = bank.stored["codecs"][0]["configuration"]["codecs"]
             self._decode = DECODERS[inner[1]["name"]] if len(inner) > 1 else None
-            self._index_bytes = 16 * self._grid[0] * self._grid[1] + 4
-            self._indices: dict[int, memoryview] = {}
-            self._lock = threading.Lock()
+            self._indices = indices or IndexCache(INDEX_CACHE_BYTES)
 
     def read_into(
         self, out: Shaped[np.ndarray, "y x channels"], image: int, y: int, x: int
@@ -151,9 +152,14 @@ class CropReader:
                     part = view[in_crop_y, in_crop_x], (in_chunk_y, in_chunk_x)
                     copies.setdefault(row * self._grid[1] + column, []).append(part)
         decoded = self._buffer("decoded", self._chunk_bytes)
-        file = os.open(self.bank.shard_path(image), os.O_RDONLY)
+        chunks, images = self._grid[0] * self._grid[1], self.bank.images_per_shard
+        first, path = 2 * (image % images) * chunks, str(self.bank.shard_path(image))
+        file = os.open(path, os.O_RDONLY)
         try:
-            index = self._indices.get(image) or self._read_index(file, image)
+            try:
+                index = self._indices.of(path, file, images * chunks)[first : first + 2 * chunks]
+            except ValueError as error:
+                raise self._bad(image, str(error)) from None
             for start, end, run in self._runs(image, index, sorted(copies)):
                 stored = self._buffer("stored", end - start)
                 if os.preadv(file, [stored.data], start) != end - start:
@@ -204,26 +210,6 @@ class CropReader:
             )
         return decoded.view(self._pixel).reshape(self._rows, self._columns)
 
-    def _read_index(self, file: int, image: int) -> memoryview:
-        size = os.fstat(file).st_size
-        content = os.pread(file, self._index_bytes, max(size - self._index_bytes, 0))
-        if len(content) != self._index_bytes or google_crc32c.value(content[:-4]) != int.from_bytes(
-            content[-4:], "little"
-        ):
-            raise self._bad(
-                image,
-                "the index at the end of its file is damaged: the file is truncated or overwritten",
-            )
-        index = memoryview(content)[:-4].cast("Q")
-        with self._lock:
-            while (
-                self._indices and (len(self._indices) + 1) * self._index_bytes > INDEX_CACHE_BYTES
-            ):
-                # the oldest: random crops have no favourites
-                del self._indices[next(iter(self._indices))]
-            self._indices[image] = index
-        return index
-
     def _buffer(self, name: str, size: int) -> np.ndarray:
         """`size` bytes of this thread's buffer of that name; a fresh one each time would cost page
         faults.
@@ -268,7 +254,7 @@ def image_name(bank: ImageBank, image: int) -> str:
     """What a biologist calls the image, "BANK PLATE/WELL/SITE" and "/TIME" where there are several,
     or "BANK #7" where the metadata do not say.
     """
-    row = bank.metadata.slice(image, 1).select(["plate", "well", "site", "time"]).to_pylist()[0]
+    row = bank.rows([image], ["plate", "well", "site", "time"]).to_pylist()[0]
     known = [str(value) for value in row.values() if value is not None]
     return f"{bank.path.stem} {'/'.join(known) if known else f'#{image}'}"
 
@@ -276,8 +262,8 @@ def image_name(bank: ImageBank, image: int) -> str:
 def _has_known_codecs(stored: dict) -> bool:
     """Whether an array is laid out as by `bank.create_bank`, with a codec of DECODERS or none."""
     _, height, width, depth = stored["shape"]
-    images, *shard = stored["chunk_grid"]["configuration"]["chunk_shape"]
-    if [codec["name"] for codec in stored["codecs"]] != ["sharding_indexed"] or images != 1:
+    _, *shard = stored["chunk_grid"]["configuration"]["chunk_shape"]
+    if [codec["name"] for codec in stored["codecs"]] != ["sharding_indexed"]:
         return False
     sharding = stored["codecs"][0]["configuration"]
     inner = sharding["codecs"]

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from phenomjax.data.images.bank import METADATA_SCHEMA, ImageBank
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")

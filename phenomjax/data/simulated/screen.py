@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, UInt
 
-from phenomjax.data.images import bank
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated.cells import AXES, CHANNELS, Optics
 from phenomjax.data.simulated.screen_config import ARMS, SimulationConfig, plate_layout
@@ -294,7 +294,7 @@ class Screen:
         return *divmod(rest, self.config.wells_per_plate), site
 
     def metadata(self) -> pa.Table:
-        """One row an image, columns of bank.METADATA_SCHEMA; source and checksum are null."""
+        """One row an image, columns of METADATA_SCHEMA; source and checksum are null."""
         rows = []
         for plate, truth in enumerate(
             self.plates.select(["plate", "experiment", "cell_type"]).to_pylist()
@@ -308,7 +308,7 @@ class Screen:
                 rows += [
                     row | {"site": str(site + 1)} for site in range(self.config.sites_per_well)
                 ]
-        return pa.Table.from_pylist(rows, schema=bank.METADATA_SCHEMA)
+        return pa.Table.from_pylist(rows, schema=METADATA_SCHEMA)
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.wells import normalise_number
-from phenomjax.engine.local import Pool
+from phenomjax.engine import choose
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import dry_run, findings, grouping, metadata, staleness
 from phenomjax.prepare.images import options as options_of
@@ -23,7 +24,7 @@ from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.images.sources import reading
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.processes import core_count, stop_on_signals
+from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
 
@@ -85,8 +86,8 @@ def run(options: Options) -> int:
         options.source, layout.name == "ome-zarr", plan.single, plan.projection
     )
     if finished_before:
-        verify, jobs = options.verify_sources, options.jobs or core_count()
-        staleness.check(opening.open_bank(out), plan, raw, verify=verify, jobs=jobs)
+        verify = options.verify_sources
+        staleness.check(opening.open_bank(out), plan, raw, verify=verify, options=options)
         return _report_finished(out)
     if options.dry_run:
         keys = [entry.key for entry in plan.entries]
@@ -94,7 +95,11 @@ def run(options: Options) -> int:
         if joiner:
             plan = plan._replace(remarks=[*plan.remarks, *joiner.unmatched(keys)])
         return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, rule, described)
-    with growing.at_work(out, arguments) as work, stop_on_signals() as stop:
+    with (
+        growing.at_work(out, arguments) as work,
+        choose.executor(options, work) as executor,
+        stop_on_signals() as stop,
+    ):
         source, unreadable = raw_images.probe(raw, plan)
         if not source.dtype:
             raise _all_rejected(out, plan.rejected + unreadable)
@@ -110,7 +115,7 @@ def run(options: Options) -> int:
             rule,
             chunk=options.chunk,
             codec=options.codec,
-            executor=Pool(min(options.jobs or core_count(), len(plan.entries))),
+            executor=executor,
             strict=options.strict,
             stop=stop,
         )
@@ -323,6 +328,6 @@ def _table(
     columns["source"] = [";".join(entry.files) for entry, _ in entries]
     columns["checksum"] = [checksum for _, checksum in entries]
     return pa.table(
-        [pa.array(columns[f.name], f.type) for f in bank.METADATA_SCHEMA],
-        schema=bank.METADATA_SCHEMA,
+        [pa.array(columns[f.name], f.type) for f in METADATA_SCHEMA],
+        schema=METADATA_SCHEMA,
     )

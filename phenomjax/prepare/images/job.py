@@ -24,7 +24,7 @@ from phenomjax.data.images import bank
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import findings, staleness
+from phenomjax.prepare.images import findings, poison, staleness
 from phenomjax.prepare.images.pixels import eight_bit, raw_images, sameness
 from phenomjax.prepare.images.pixels.percentiles import Known, PlateRanges, Plates, label
 from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
@@ -153,8 +153,17 @@ class ImageJob:
         """Converts what is not finished yet."""
         done = sum(map(self._begin, units_of(wanted)))
         progress = Progress("prepare images", len(wanted), "images", done)
-        write = functools.partial(write_shards, self.source)
-        for _, note in self.executor.run(self.work, write, units_of(wanted), self.stop):
+        for _, note in poison.run(
+            self.executor,
+            self.work,
+            functools.partial(write_shards, self.source),
+            units_of(wanted),
+            self.stop,
+            divide=lambda unit: [_unit([one]) for one in unit.argument],
+            reject=_killed,
+            join=lambda _, single, notes: _joined(notes),
+            at_most=len(wanted),
+        ):
             self._check_strict(note)
             progress.update(len(note["checksums"]) + len(note[REJECTED]))
         found = Finished(
@@ -255,8 +264,31 @@ def units_of(wanted: Sequence[Conversion]) -> Iterator[Unit[list[Conversion]]]:
     """The images of each well, so that a file that is added or mended changes one unit alone."""
     for _, images in itertools.groupby(wanted, lambda one: one.files.key[:3]):
         while part := list(itertools.islice(images, LARGEST_UNIT)):
-            rows = repr([one.row for one in part])
-            yield Unit(f"images-{hashlib.sha256(rows.encode()).hexdigest()[:32]}", part)
+            yield _unit(part)
+
+
+def _unit(part: list[Conversion]) -> Unit[list[Conversion]]:
+    rows = repr([one.row for one in part])
+    return Unit(f"images-{hashlib.sha256(rows.encode()).hexdigest()[:32]}", part)
+
+
+def _killed(unit: Unit[list[Conversion]], reason: str) -> Note:
+    """The note of one image that ends its processes."""
+    (image,) = unit.argument
+    bad = poison.finding(image.files.files[0], image.files.key, reason)
+    return {"checksums": {}, REJECTED: [bad._asdict()]}
+
+
+def _joined(notes: Sequence[Note]) -> Note:
+    """The note of a unit, of those of its images."""
+    joined: Note = {"checksums": {}, REJECTED: [], REMARKS: []}
+    constant: collections.Counter[str] = collections.Counter()
+    for note in notes:
+        joined["checksums"] |= note["checksums"]
+        joined[REJECTED] += note[REJECTED]
+        joined[REMARKS] += note.get(REMARKS, [])
+        constant.update(note.get(CONSTANT, {}))
+    return joined | {CONSTANT: dict(constant)}
 
 
 def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Note:

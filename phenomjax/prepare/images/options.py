@@ -10,6 +10,7 @@ from tyro.conf import UseAppendAction, arg
 from phenomjax.data.images import bank, opening
 from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import file_of, read_table
+from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import grouping, metadata
 from phenomjax.prepare.images.naming import layouts
@@ -24,7 +25,7 @@ Constants = dict[str, metadata.Value]  # by column
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """Raw files, their layout, and the bank to make."""
 
     source: Path
@@ -111,9 +112,6 @@ class Options:
     """leave out the images of that bank: for files that were mended or added later; its percentiles
     are used again"""
 
-    jobs: int = unrecorded(0)
-    """processes; 0: number of cores"""
-
     strict: bool = unrecorded(False)
     """stop at the first bad image instead of finishing the good ones"""
 
@@ -151,10 +149,6 @@ def check(options: Options) -> None:
                     f"`{name}` {shown(str(text))} is no UTF-8, which a bank cannot record: rename"
                     " it, or give a link with another name."
                 )
-    if options.jobs < 0:
-        raise UserError(
-            f"`jobs` must be 1 or more, or 0 for the number of cores, not {options.jobs}."
-        )
 
 
 def _is_number(text: str | None) -> bool:

@@ -7,22 +7,26 @@ another one now, or on request, the images are read again and their checksums co
 import functools
 import hashlib
 import logging
+import tempfile
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.engine import choose
+from phenomjax.engine.options import EngineOptions
+from phenomjax.engine.units import Note, Unit
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import raw_images
 from phenomjax.prepare.images.pixels.raw_images import RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import BadFile, ImageKey
-from phenomjax.system import files, processes
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
-BLOCK = 16  # images a task
+BLOCK = 16  # images a unit
 RECORD = "sources.json"
 
 
@@ -47,7 +51,9 @@ def looks_same(bank: ImageBank, entries: Iterable[ImageFiles]) -> bool:
     return not file.is_file() or files.read_json(file).get("digest") == digest(entries)
 
 
-def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, jobs: int) -> None:
+def check(
+    bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, options: EngineOptions
+) -> None:
     """Compares a source with a finished bank.
 
     Args:
@@ -55,7 +61,7 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
       plan: what would be made of the source today.
       raw: where its pixels are.
       verify: read the images though names, sizes and dates are the same.
-      jobs: processes.
+      options: who reads.
 
     Raises:
       UserError: images were edited or added, or have other channels now.
@@ -72,7 +78,11 @@ def check(bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, job
     added = [e for e in plan.entries if e.key not in there and tuple(e.key) not in rejected]
     known = [entry for entry in plan.entries if entry.key in there]
     same = looks_same(bank, known) and not verify
-    edited = [] if same else _edited(known, there, raw_images.probe(raw, plan)[0], jobs)
+    edited = (
+        []
+        if same
+        else _edited(known, there, raw_images.probe(raw, plan)[0], options, bank.path.parent)
+    )
     if edited:  # before those that were added: a second bank would not mend it
         what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
         more = f", and {len(added)} others are not in it" if added else ""
@@ -105,27 +115,47 @@ def _stale(bank: ImageBank, what: str, more: str = "") -> UserError:
 
 
 def _edited(
-    entries: Sequence[ImageFiles], checksums: dict[ImageKey, str], raw: RawImages, jobs: int
+    entries: Sequence[ImageFiles],
+    checksums: dict[ImageKey, str],
+    raw: RawImages,
+    options: EngineOptions,
+    beside: Path,
 ) -> list[str]:
     """The first file of each image that is another one now."""
-    blocks = [entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)]
-    tasks = [[(entry, checksums[entry.key]) for entry in block] for block in blocks]
-    progress, found = Progress("compare images", len(entries), "images"), []
-    compare = functools.partial(_compare, raw)
-    jobs = 1 if len(tasks) == 1 else jobs
-    for count, edited in processes.run_tasks(compare, tasks, jobs, threading.Event()):
-        progress.update(count)
-        found += edited
-    return found
+    blocks = ([(e, checksums[e.key]) for e in entries[i : i + BLOCK]] for i in _starts(entries))
+    units = (Unit(f"compare-{i}", block) for i, block in enumerate(blocks))
+    progress, found = Progress("compare images", len(entries), "images"), dict[str, list[str]]()
+    shared = None if options.engine == "local" else beside  # workers elsewhere see it
+    with (
+        tempfile.TemporaryDirectory(prefix=".phenomjax-", dir=shared) as folder,
+        choose.executor(options, Path(folder)) as executor,
+    ):
+        compare = functools.partial(_compare, raw)
+        done = executor.run(
+            Path(folder), compare, units, threading.Event(), aside=_unread, at_most=len(entries)
+        )
+        for name, note in done:
+            progress.update(note["images"])
+            found[name] = note["edited"]
+    return [file for i in range(len(found)) for file in found[f"compare-{i}"]]
 
 
-def _compare(raw: RawImages, task: list[tuple[ImageFiles, str]]) -> tuple[int, list[str]]:
+def _starts(entries: Sequence[ImageFiles]) -> range:
+    return range(0, len(entries), BLOCK)
+
+
+def _compare(raw: RawImages, work: Path, block: list[tuple[ImageFiles, str]]) -> Note:
+    """Which of the images are others than their checksums say (a unit function)."""
     edited = []
-    for entry, checksum in task:
+    for entry, checksum in block:
         try:
             same = raw_images.load_image(raw, entry)[1] == checksum
         except BadFile:
             same = False
         if not same:
             edited.append(entry.files[0])
-    return len(task), edited
+    return {"images": len(block), "edited": edited}
+
+
+def _unread(unit: Unit[list[tuple[ImageFiles, str]]], reason: str) -> Note:
+    return {"images": len(unit.argument), "edited": [unit.argument[0][0].files[0]]}

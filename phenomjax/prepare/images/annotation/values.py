@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from phenomjax.data.images.bank import PERTURBATION_TYPES
+from phenomjax.data.images.metadata import PERTURBATION_TYPES
 from phenomjax.data.numbers import parse_number
 from phenomjax.prepare.images.annotation.sheet import plain, rename
 from phenomjax.system.errors import UserError, did_you_mean

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
+from phenomjax.prepare.images import poison
 from phenomjax.prepare.images.pixels import eight_bit, raw_images
 from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
@@ -114,18 +115,47 @@ class PlateRanges:
                 self.notes.forget(name)
         done = sum(size for name, size in sizes.items() if self.notes.is_committed(name))
         progress = Progress("intensity percentiles", sum(sizes.values()), "images", done)
-        count = functools.partial(count_pixels, self.source)
-        for name, note in self.executor.run(self.work, count, units, self.stop):
+        for name, note in poison.run(
+            self.executor,
+            self.work,
+            functools.partial(count_pixels, self.source),
+            units,
+            self.stop,
+            divide=self._divided,
+            reject=self._killed,
+            join=self._joined,
+            at_most=sum(sizes.values()),
+        ):
             self.check(note)
             progress.update(sizes[name])
 
+    def _divided(self, unit: Unit[Block]) -> list[Unit[Block]]:
+        names = [f"{unit.name}-{number}" for number in range(len(unit.argument.images))]
+        images = zip(names, unit.argument.images, strict=True)
+        return [Unit(name, Block(name, [image])) for name, image in images]
+
+    def _killed(self, unit: Unit[Block], reason: str) -> Note:
+        (image,) = unit.argument.images
+        _write_counts(self.work, unit.name, np.zeros((1, 65536), np.int64))
+        return {REJECTED: [poison.finding(image.files[0], image.key, reason)._asdict()]}
+
+    def _joined(
+        self, unit: Unit[Block], single: Sequence[Unit[Block]], notes: Sequence[Note]
+    ) -> Note:
+        counts = np.zeros((1, 65536), np.int64)
+        for one in single:
+            counts = counts + _read_counts(self.work, one.name)
+        _write_counts(self.work, unit.name, counts)
+        for one in single:
+            histogram_path(self.work, one.name).unlink()
+        return {REJECTED: [bad for note in notes for bad in note[REJECTED]]}
+
     def _percentiles(self, plate: Plate, path: Path, units: list[Unit[Block]]) -> Numbers:
-        blocks = [histogram_path(self.work, unit.name) for unit in units]
+        blocks = [unit.name for unit in units]
         if not path.is_file():
             total = np.zeros((len(self.plan.channels), 65536), np.int64)
             for block in blocks:
-                with np.load(block) as file:
-                    total += file["counts"]
+                total += _read_counts(self.work, block)
             if total.any():
                 ranges = [eight_bit.percentile_range(counts, self.rule) for counts in total]
                 # after the range, of a plate that is one value there: its lowest and highest value
@@ -137,7 +167,7 @@ class PlateRanges:
                 ]
                 files.write_text(path, json.dumps(lines))
         for block in blocks:
-            block.unlink(missing_ok=True)
+            histogram_path(self.work, block).unlink(missing_ok=True)
         if not path.is_file():  # no image could be read: each is named when it is its turn
             return []
         found = []
@@ -183,12 +213,21 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
         counts = counts + np.stack(
             [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
         )
+    _write_counts(work, block.name, counts)
+    return {REJECTED: rejected}
+
+
+def _write_counts(work: Path, name: str, counts: Int64[np.ndarray, "channels 65536"]) -> None:
     with (
-        files.replacing(histogram_path(work, block.name), shared=True) as partial,
+        files.replacing(histogram_path(work, name), shared=True) as partial,
         partial.open("wb") as output,
     ):
         np.savez_compressed(output, counts=counts)
-    return {REJECTED: rejected}
+
+
+def _read_counts(work: Path, name: str) -> Int64[np.ndarray, "channels 65536"]:
+    with np.load(histogram_path(work, name)) as file:
+        return file["counts"]
 
 
 def label(plate: Plate) -> str:

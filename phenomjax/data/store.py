@@ -1,0 +1,365 @@
+"""Places in object stores beside those on disks: `s3://bucket/key`, `gs://bucket/key` and
+`http(s)://host/path` (to read) are read, listed and written by the same calls as local files.
+
+A location is a `Path`. `Path("s3://bucket/x")` is spelt `s3:/bucket/x` inside the program and is
+accepted so from users too; `url` gives it back as they know it. Never call `.resolve()`,
+`.absolute()` or `.exists()` on a location that may be remote. obstore moves objects, TensorStore
+reads arrays (`kvstore`).
+"""
+
+import contextlib
+import io
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from phenomjax.data.stores import clients
+from phenomjax.data.stores.errors import NotThere, StoreError, explain
+from phenomjax.system import files
+from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    from phenomjax.data.stores.clients import Client
+
+__all__ = ["NotThere", "StoreError"]  # and all below
+REMOTE = re.compile(r"(s3|gs|https?):/+(?!/)")
+BLOCK = 1 << 20  # bytes that an `open_input` reads ahead
+PIECE = 8 << 20  # bytes of an object that `fetch` holds at a time
+ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them makes a folder on a web server
+
+
+class Listed(NamedTuple):
+    """A file below a folder: its name relative to it, its size, and the store's mark of its
+    content ("" on disks).
+    """
+
+    name: str
+    bytes: int
+    etag: str
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a location is in a store and not in the file system."""
+    return REMOTE.match(str(path)) is not None
+
+
+def url(path: str | Path) -> str:
+    """A location as its user writes it, "s3://bucket/x"; a local path as it is."""
+    text = str(path)
+    found = REMOTE.match(text)
+    return f"{found[1]}://{text[found.end() :]}" if found else text
+
+
+def place(path: str | Path) -> tuple[str, str, str]:
+    """The scheme, the bucket (or server), and the key of a remote location."""
+    text = str(path)
+    found = REMOTE.match(text)
+    if found is None:
+        raise ValueError(f"{text} is not in a store")
+    bucket, _, key = text[found.end() :].partition("/")
+    if found[1].startswith("http"):
+        key = urllib.parse.unquote(key)  # obstore quotes
+    key = "/".join(part for part in key.split("/") if part)
+    return found[1], bucket, key
+
+
+def client(path: str | Path) -> "tuple[Client, str]":
+    """obstore's client for a remote location, and the key there; wrap its use in `errors`."""
+    scheme, bucket, key = place(path)
+    return clients.client(scheme, bucket), key
+
+
+@contextlib.contextmanager
+def errors(path: str | Path) -> Iterator[None]:
+    """Makes StoreErrors of what clients raise for a remote location; all else passes."""
+    if not is_remote(path):
+        yield
+        return
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        found = explain(url(path), error, signed=clients.kind(place(path)[0]) != "none")
+        if found is None:
+            raise
+        raise found from None  # its own text may quote headers and signed addresses
+
+
+def read_bytes(path: str | Path, start: int = 0, stop: int | None = None) -> bytes:
+    """The content of a file, or its bytes from `start` to before `stop` (counted from the end where
+    negative).
+
+    Raises:
+      NotThere, FileNotFoundError: no such file.
+      StoreError: the store does not give it.
+    """
+    if not is_remote(path):
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size if start < 0 or (stop or 0) < 0 else 0
+            first = max(start + size, 0) if start < 0 else start
+            file.seek(first)
+            last = stop + size if stop is not None and stop < 0 else stop
+            return file.read() if last is None else file.read(max(last - first, 0))
+    import obstore
+
+    with errors(path):
+        store, key = client(path)
+        if start == 0 and stop is None:
+            found = obstore.get(store, key)
+            content = bytes(found.bytes())
+            _expect(path, len(content), found.meta["size"])
+            return content
+        if start < 0 or (stop or 0) < 0 or stop is None:
+            total = size_of(path)
+            start = max(start + total, 0) if start < 0 else start
+            stop = total if stop is None else stop + total if stop < 0 else stop
+            stop = min(stop, total)
+        if stop <= start:
+            return b""
+        return bytes(obstore.get_range(store, key, start=start, end=stop))
+
+
+def fetch(path: str | Path, file: IO[bytes]) -> int:
+    """Writes a whole object into an open file, a piece at a time; returns its bytes."""
+    import obstore
+
+    with errors(path):
+        store, key = client(path)
+        found, total = obstore.get(store, key), 0
+        for piece in found.stream(PIECE):
+            total += file.write(piece)
+        _expect(path, total, found.meta["size"])
+    return total
+
+
+def size(path: str | Path) -> int:
+    """Bytes of a file."""
+    if not is_remote(path):
+        return os.stat(path).st_size
+    import obstore
+
+    with errors(path):
+        store, key = client(path)
+        return obstore.head(store, key)["size"]
+
+
+size_of = size
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a file or an object is there."""
+    if not is_remote(path):
+        return Path(path).is_file()
+    if not place(path)[2]:
+        return False
+    try:
+        size(path)
+    except NotThere:
+        return False
+    return True
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether a folder is there: something whose name begins with it. On a web server, which lists
+    nothing, a Zarr group or array.
+    """
+    if not is_remote(path):
+        return Path(path).is_dir()
+    if place(path)[0].startswith("http"):
+        return any(is_file(f"{path}/{name}") for name in ZARR)
+    return next(iter(list_files(path)), None) is not None
+
+
+def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
+    """All files below a folder in the order of their names, as a stream; hidden ones too.
+
+    Args:
+      path: of the folder; one that is not there has no files.
+      after: begin behind this name, which need not be there.
+
+    Raises:
+      StoreError: the store does not list.
+    """
+    if not is_remote(path):
+        yield from _walk(Path(path), "", after)
+        return
+    import obstore
+
+    scheme, _, key = place(path)
+    if scheme.startswith("http"):
+        raise UserError(
+            f"{url(path)} cannot be listed: web servers do not say what they have. Banks are read"
+            " from there without a list; for anything else name the files, or use the s3:// or"
+            " gs:// address of the same data."
+        )
+    with errors(path):
+        store, _ = client(path)
+        start = f"{key}/" if key else ""
+        for chunk in obstore.list(
+            store, prefix=key or None, offset=f"{start}{after}" if after else None
+        ):
+            for entry in chunk:
+                name = entry["path"]
+                # a folder's own mark, of zero bytes, is no file
+                if name.startswith(start) and name != key:
+                    yield Listed(name[len(start) :], entry["size"], entry["e_tag"] or "")
+
+
+def names(path: str | Path) -> list[str]:
+    """Sorted names in a folder, files and folders; none where it is not there or has no list."""
+    if not is_remote(path):
+        return files.names(Path(path))
+    import obstore
+
+    scheme, _, key = place(path)
+    if scheme.startswith("http"):
+        return [name for name in ZARR if is_file(f"{path}/{name}")]
+    with errors(path):
+        store, _ = client(path)
+        found = obstore.list_with_delimiter(store, prefix=key or None)
+        there = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+    return sorted({name.rstrip("/").rpartition("/")[2] for name in there if name != key})
+
+
+def listing(path: str | Path) -> str:
+    """The first names in a folder, for error messages."""
+    there = names(path)
+    more = f" and {len(there) - 6} more" if len(there) > 6 else ""
+    return (", ".join(there[:6]) + more) or "nothing"
+
+
+def write_bytes(path: str | Path, content: bytes, *, create: bool = False) -> bool:
+    """Writes a file or an object, whole or not at all.
+
+    Args:
+      path: of it.
+      content: of it.
+      create: only where there is none; where there is one, return False.
+    """
+    if not is_remote(path):
+        if create:
+            return files.create_bytes(Path(path), content)
+        files.write_bytes(Path(path), content, shared=True)
+        return True
+    import obstore
+
+    check_writable(path)
+    with errors(path):
+        store, key = client(path)
+        try:
+            obstore.put(store, key, content, mode="create" if create else "overwrite")
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+    return True
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises UserError for a location that can only be read."""
+    if is_remote(path) and place(path)[0].startswith("http"):
+        raise UserError(
+            f"{url(path)} cannot be written: http:// and https:// are read only. Give a folder, or"
+            " an s3:// or gs:// address."
+        )
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A file that holds an object of JSON, or a UserError that names it."""
+    if not is_remote(path):
+        return files.read_json(Path(path))
+    return files.json_object(url(path), read_bytes(path))
+
+
+def open_input(path: str | Path) -> IO[bytes]:
+    """A file to read from and to seek in, for pyarrow and others."""
+    if not is_remote(path):
+        return Path(path).open("rb")
+    return io.BufferedReader(_Remote(path), BLOCK)
+
+
+def kvstore(path: str | Path) -> dict[str, Any]:
+    """TensorStore's description of a folder, local ones too; it holds no secrets."""
+    if not is_remote(path):
+        # TensorStore takes no path with "..".
+        return {"driver": "file", "path": os.path.realpath(path) + "/"}
+    scheme, bucket, key = place(path)
+    again = {"max_retries": clients.MAX_RETRIES}
+    if scheme == "s3":
+        kind, endpoint = clients.kind("s3"), clients.s3_endpoint()
+        sources = {"none": "anonymous", "environment": "environment", "profile": "profile"}
+        chain = {"type": sources.get(kind, "default")}
+        if kind == "profile" and os.environ.get("AWS_PROFILE"):
+            chain["profile"] = os.environ["AWS_PROFILE"]
+        entry: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": f"{key}/"}
+        entry |= {"s3_request_retries": again, "aws_credentials": chain}
+        if region := clients.credentials.aws_region():
+            entry["aws_region"] = region
+        return entry | ({"endpoint": endpoint} if endpoint else {})
+    if scheme == "gs":
+        if endpoint := clients.google_endpoint():
+            os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", endpoint)
+        return {"driver": "gcs", "bucket": bucket, "path": f"{key}/", "gcs_request_retries": again}
+    address = f"{scheme}://{bucket}"
+    path = f"/{urllib.parse.quote(key)}/"
+    return {"driver": "http", "base_url": address, "path": path, "http_request_retries": again}
+
+
+def _expect(path: str | Path, got: int, wanted: int) -> None:
+    if got != wanted:
+        raise StoreError(
+            f"{url(path)} came as {got} bytes of {wanted}: it was replaced while it was read, or"
+            " the connection broke. Run the same command again.",
+            "answer",
+            1,
+        )
+
+
+def _walk(folder: Path, start: str, after: str) -> Iterator[Listed]:
+    """Files below a folder in the order of their whole names, as stores have it: the names of one
+    folder are in memory at a time.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            there = sorted((e.name + ("/" if e.is_dir() else ""), e.path) for e in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name, path in there:
+        whole = start + name
+        if name.endswith("/"):
+            if not after or after < whole or after.startswith(whole):
+                yield from _walk(Path(path), whole, after)
+        elif whole > after:
+            with contextlib.suppress(FileNotFoundError):  # deleted since
+                yield Listed(whole, os.stat(path).st_size, "")
+
+
+class _Remote(io.RawIOBase):
+    """An object as a file, read by ranges."""
+
+    def __init__(self, path: str | Path):
+        self._path, self._size, self._at = path, size(path), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max((0, self._at, self._size)[whence] + offset, 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._at + len(buffer), self._size)
+        if stop <= self._at:
+            return 0
+        content = read_bytes(self._path, self._at, stop)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
