@@ -29,6 +29,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 
+from tests.lab.servers import gcs, s3, s3_strict, web  # noqa: F401  fixtures
 from tests.lab.slurm import slurm  # noqa: F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)

@@ -286,6 +286,7 @@ def kvstore(path: str | Path) -> dict[str, Any]:
         # TensorStore takes no path with "..".
         return {"driver": "file", "path": os.path.realpath(path) + "/"}
     scheme, bucket, key = place(path)
+    start = f"{key}/" if key else ""
     again = {"max_retries": clients.MAX_RETRIES}
     if scheme == "s3":
         kind, endpoint = clients.kind("s3"), clients.s3_endpoint()
@@ -293,7 +294,7 @@ def kvstore(path: str | Path) -> dict[str, Any]:
         chain = {"type": sources.get(kind, "default")}
         if kind == "profile" and os.environ.get("AWS_PROFILE"):
             chain["profile"] = os.environ["AWS_PROFILE"]
-        entry: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": f"{key}/"}
+        entry: dict[str, Any] = {"driver": "s3", "bucket": bucket, "path": start}
         entry |= {"s3_request_retries": again, "aws_credentials": chain}
         if region := clients.credentials.aws_region():
             entry["aws_region"] = region
@@ -301,7 +302,7 @@ def kvstore(path: str | Path) -> dict[str, Any]:
     if scheme == "gs":
         if endpoint := clients.google_endpoint():
             os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", endpoint)
-        return {"driver": "gcs", "bucket": bucket, "path": f"{key}/", "gcs_request_retries": again}
+        return {"driver": "gcs", "bucket": bucket, "path": start, "gcs_request_retries": again}
     address = f"{scheme}://{bucket}"
     path = f"/{urllib.parse.quote(key)}/"
     return {"driver": "http", "base_url": address, "path": path, "http_request_retries": again}

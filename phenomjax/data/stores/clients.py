@@ -1,6 +1,7 @@
 """obstore's clients, one a bucket or server and process, as the environment describes them."""
 
 import functools
+import json
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     Client: TypeAlias = S3Store | GCSStore | HTTPStore
 
+# a server within one's own walls, which asks for no credentials; obstore wants some to write with
+EMULATED = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
 MAX_RETRIES = 8
 STALL = "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"  # set in phenomjax/__init__.py
 # what changes a client; a process that changes one of them gets a new client
@@ -101,8 +104,12 @@ def _client(scheme: str, bucket: str, described: tuple) -> "Client":
         return GCSStore(
             bucket,
             config={
-                **({"base_url": endpoint} if endpoint else {}),
-                **({"skip_signature": True} if kind("gs") == "none" else {}),
+                **(
+                    {"service_account_key": json.dumps(EMULATED | {"gcs_base_url": endpoint})}
+                    if endpoint
+                    else {}
+                ),
+                **({"skip_signature": True} if kind("gs") == "none" and not endpoint else {}),
             },
             client_options=options,
             retry_config=retries,

@@ -65,6 +65,13 @@ def explain(url: str, error: Exception, signed: bool = True) -> StoreError | Non
             f" a public bucket set {_public(scheme)}=true.",
             "credentials",
         )
+    if found := re.search(r"Missing(AccessKeyId|SecretAccessKey)", text):
+        half = {"AccessKeyId": "AWS_ACCESS_KEY_ID"}.get(found[1], "AWS_SECRET_ACCESS_KEY")
+        return StoreError(
+            f"{url} cannot be asked for: of the two keys in the environment {half} is missing. Set"
+            " it too, or unset the other.",
+            "credentials",
+        )
     region = _region(text)
     if number in (301, 307) or "Received redirect" in text or region:
         region = region or _ask_region(bucket, server)
@@ -95,7 +102,7 @@ def explain(url: str, error: Exception, signed: bool = True) -> StoreError | Non
         return _denied(url, scheme, said, code, signed)
     if code == "NoSuchBucket" or (number == 404 and not isinstance(error, FileNotFoundError)):
         return StoreError(
-            f"There is no bucket '{bucket}' at {server} ({said}). Check its name, and the"
+            f"{url}: there is no bucket '{bucket}' at {server} ({said}). Check its name, and the"
             f" endpoint{' in AWS_ENDPOINT_URL' if scheme == 's3' else ''}.",
             "no bucket",
         )
@@ -122,7 +129,7 @@ def explain(url: str, error: Exception, signed: bool = True) -> StoreError | Non
             "unreachable",
             EXIT_FAILED,
         )
-    if re.search(r"[Tt]imed? ?out|TimedOut", text):
+    if re.search(r"timed out|TimedOut", text):
         return StoreError(
             f"{url}: {server} stopped answering, and tries after that failed too. Run the same"
             " command again when it answers; TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS is how long a"
