@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import tensorstore as ts
 
-from phenomjax.data.images import bank, opening
+from phenomjax.data.images import bank, opening, shards
 from phenomjax.prepare.inspect import images
 from tests.lab.doors import run_as_door
 
@@ -113,6 +113,25 @@ def test_a_chunk_that_is_not_there_is_damage(path, capsys):
     stored[1, :128, :128].write(np.ones((128, 128, 3), np.uint16)).result()  # one of four chunks
     assert run(path) == 1
     assert "3 of 4 chunks are missing" in capsys.readouterr().out
+
+
+def test_shards_of_several_images(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 99, (5, 40, 40, 1), np.uint8)
+    rows = pa.table({"plate": ["P"] * 5})
+    bank.write_bank(tmp_path / "b.zarr", pixels, rows, ["DNA"], chunk=32, images_per_shard=2)
+    assert run(tmp_path / "b.zarr") == 0
+    assert "blosc-lz4-5-bitshuffle, 2 images a shard" in capsys.readouterr().out
+    opened = opening.open_bank(tmp_path / "b.zarr")
+    shards.pack(opened.shard_path(2), [opened.where(2)], 2, opened.chunks_per_image)
+    bank.shard_path(opened.path, 2).unlink()
+    (opened.path / "metadata.parquet").write_bytes(
+        (opened.path / "metadata.parquet").read_bytes().replace(b"parquet-cpp", b"parquet-CPP", 1)
+    )
+    assert run(tmp_path / "b.zarr") == 1
+    text = capsys.readouterr().out
+    assert "image 3 (plate P), file" in text and "c.1.0.0.0: 4 of 4 chunks are missing" in text
+    assert "image 4 (plate P), file" in text and "metadata.parquet is not as it was written" in text
+    assert "3 problems" in text
 
 
 def test_strays_are_named(path, capsys):

@@ -13,16 +13,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phenomjax.data.images import fitness
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.order import BatchOrder, crop_draws
-from phenomjax.data.images.reader import BadImageError, CropReader, image_name
+from phenomjax.data.images.reader import (
+    INDEX_CACHE_BYTES,
+    BadImageError,
+    CropReader,
+    amplification,
+    image_names,
+)
+from phenomjax.data.images.shards import IndexCache
 from phenomjax.data.images.split import split_rows
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.system.errors import UserError
 from phenomjax.system.processes import core_count
 
 log = logging.getLogger("phenomjax")
-HIGH_AMPLIFICATION = 4  # bytes decoded for one delivered, above which the user is told what to do
+SHOWN = 8  # banks that the banner describes
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class ImageLoader:
         )
         self.on_bad_image, self.max_bad_images = on_bad_image, max_bad_images
         self.threads = threads or core_count()
-        self._check(weights, process_count)
+        fitness.check(self, weights, process_count)
         self._local_rows = global_batch_size // process_count
         self._first_row = process_index * self._local_rows
         self._rows = split_rows(
@@ -124,7 +132,8 @@ class ImageLoader:
         )
         self.groups = self._make_groups()
         self.num_images = sum(map(len, self._rows))
-        self._readers = [CropReader(bank) for bank in self.banks]
+        self._readers: dict[int, CropReader] = {}
+        self._indices = IndexCache(INDEX_CACHE_BYTES)
         self._first_id = [0, *itertools.accumulate(len(bank) for bank in self.banks)]
         # in the order in which images count
         self._sources = [bank for group in self.groups for bank in group.banks]
@@ -144,7 +153,7 @@ class ImageLoader:
             f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)
         }
         if split == "train":
-            self._warn_of_amplification()
+            fitness.warn_of_amplification(self)
 
     items, item_key, unit, units_per_row = "images", "image", "images", 1
 
@@ -211,21 +220,29 @@ class ImageLoader:
 
     def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """What the batch's `image` ids are called: "BANK PLATE/WELL/SITE"."""
-        names = []
-        for number in map(int, ids):
-            bank = bisect.bisect_right(self._first_id, number) - 1
-            names.append(image_name(self.banks[bank], number - self._first_id[bank]))
-        return names
+        names: dict[int, str] = {}
+        by_bank = itertools.groupby(sorted(set(map(int, ids))), self._bank_of)
+        for bank, numbers in by_bank:
+            there = list(numbers)
+            rows = [number - self._first_id[bank] for number in there]
+            names |= dict(zip(there, image_names(self.banks[bank], rows), strict=True))
+        return [names[int(number)] for number in ids]
+
+    def _bank_of(self, number: int) -> int:
+        return bisect.bisect_right(self._first_id, number) - 1
 
     def describe(self) -> str:
         """One paragraph for the start-up banner."""
+        shown = self.banks if len(self.banks) <= SHOWN else self.banks[: SHOWN // 2]
         banks = ", ".join(
             f"{bank.path.name} ({len(rows):,} of {len(bank):,} images of {bank.shape[1]} x"
             f" {bank.shape[2]} px, {bank.shape[3]} channels {bank.dtype.name}, decodes"
-            f" {self._amplification(reader):.1f} x the"
-            f" crop{'' if reader.direct else ', by TensorStore'})"
-            for bank, rows, reader in zip(self.banks, self._rows, self._readers, strict=True)
+            f" {amplification(bank, self.crop_size, self.crops_per_image):.1f} x the"
+            f" crop{'' if self._reader(number).direct else ', by TensorStore'})"
+            for number, (bank, rows) in enumerate(zip(shown, self._rows, strict=False))
         )
+        if len(shown) < len(self.banks):
+            banks += f" and {len(self.banks) - len(shown):,} more banks"
         sets = "one channel set" if len(self.groups) == 1 else f"{len(self.groups)} channel sets"
         buffers, mib = buffers_needed(self.prefetch_batches), self._buffer_bytes() / 2**20
         return (
@@ -233,51 +250,6 @@ class ImageLoader:
             f" {self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers"
             f" of {mib:.1f} MiB."
         )
-
-    def _check(self, weights: Sequence[float], process_count: int) -> None:
-        size = self.global_batch_size
-        if not self.banks:
-            raise UserError(
-                "There is no bank to read: data.banks is empty. Make one with `python -m"
-                " phenomjax.prepare`."
-            )
-        for key, divisor, mend in (
-            ("process_count", process_count, "a multiple of the number of processes"),
-            (
-                "data.crops_per_image",
-                self.crops_per_image,
-                "a multiple of it, or change data.crops_per_image",
-            ),
-        ):
-            if divisor < 1 or size < 1 or size % divisor:
-                raise UserError(
-                    f"global_batch_size={size} is not divisible by {key}={divisor}. Make it {mend}."
-                )
-        if weights and (len(weights) != len(self.banks) or min(weights) <= 0):
-            raise UserError(
-                f"data.weights={tuple(weights)} does not fit the {len(self.banks)} banks: give one"
-                " number above 0 for each, or () for every image equally often. A bank without"
-                " weight is left out of data.banks."
-            )
-        if self.on_bad_image not in ("error", "skip"):
-            raise UserError(
-                f"data.on_bad_image={self.on_bad_image!r} is unknown. There are: error, skip."
-            )
-        for bank in self.banks:
-            if self.crop_size > min(bank.shape[1:3]):
-                raise UserError(
-                    f"data.crop_size={self.crop_size} is larger than the images of {bank.path},"
-                    f" which are {bank.shape[1]} x {bank.shape[2]} px. Set"
-                    f" --config.data.crop_size={min(bank.shape[1:3])} or less."
-                )
-            for name in bank.channels:
-                if name not in self.channels:
-                    raise UserError(
-                        f"The bank {bank.path} has a channel {name!r}, which the model does not"
-                        f" know. It knows: {', '.join(self.channels)}. Leave"
-                        " model.channels empty to take all channels of the banks, or prepare the"
-                        " bank with other channel names."
-                    )
 
     def _make_groups(self) -> list[Group]:
         members: dict[tuple[tuple[str, ...], np.dtype], list[int]] = {}
@@ -305,23 +277,11 @@ class ImageLoader:
         pixels = max(len(group.channels) * group.dtype.itemsize for group in self.groups)
         return self._local_rows * self.crop_size**2 * pixels
 
-    def _amplification(self, reader: CropReader) -> float:
-        return reader.amplification(self.crop_size, self.crops_per_image)
-
-    def _warn_of_amplification(self) -> None:
-        for reader in self._readers:
-            if (times := self._amplification(reader)) > HIGH_AMPLIFICATION:
-                log.warning(
-                    "%s: %.1f bytes are decoded for one byte delivered, because its chunks of %s x"
-                    " %s px are large against crops of %d px. Make it with `python -m"
-                    " phenomjax.prepare images --chunk %d`, or take several crops of an image with"
-                    " --config.data.crops_per_image.",
-                    reader.bank.path,
-                    times,
-                    *reader.bank.chunk_shape[:2],
-                    self.crop_size,
-                    max(self.crop_size // 2, 16),
-                )
+    def _reader(self, bank: int) -> CropReader:
+        reader = self._readers.get(bank)
+        if reader is None:
+            reader = self._readers.setdefault(bank, CropReader(self.banks[bank], self._indices))
+        return reader
 
     def _plan(self, step: int, buffer: np.ndarray) -> tuple[dict[str, np.ndarray], list[Task]]:
         """The arrays of a step, pixels in `buffer`, and the tasks that fill pixels and image, each
@@ -383,7 +343,7 @@ class ImageLoader:
         for attempt in range(len(rows)):
             row = int(rows[(position + attempt) % len(rows)])
             try:
-                self._readers[bank].read_crops(outs, row, ys, xs)
+                self._reader(bank).read_crops(outs, row, ys, xs)
                 return row
             except BadImageError as error:
                 if self.on_bad_image == "error":

@@ -74,12 +74,17 @@ class Metadata:
         self._footer = functools.cache(lambda table: read_footer(folder, tables[table].file))
         # messages ask for one image after the other
         self._kept_group = functools.lru_cache(maxsize=4)(self._group)
+        # train and val ask for the same
+        self._kept_runs = functools.lru_cache(maxsize=2)(self._find_runs)
 
     def __len__(self) -> int:
         return self._first[-1]
 
-    def read(self) -> pa.Table:
-        """All columns of all rows."""
+    def read(self, columns: Sequence[str] = ()) -> pa.Table:
+        """All rows, with all columns or some."""
+        if columns:
+            empty = _schema(columns).empty_table()
+            return pa.concat_tables([empty, *self._groups(columns)])
         with opening(self._folder):
             parts = [_with_time(self._open(table).read()) for table in range(len(self._tables))]
         return pa.concat_tables(parts) if len(parts) > 1 else parts[0]
@@ -129,6 +134,9 @@ class Metadata:
 
     def runs(self, columns: Sequence[str]) -> Runs:
         """Columns as runs of rows that have the same in all of them; numbers become texts."""
+        return self._kept_runs(tuple(columns))
+
+    def _find_runs(self, columns: tuple[str, ...]) -> Runs:
         codings, starts, found = [_Coding() for _ in columns], [], []
         first, last = 0, np.full(len(columns), -1)
         for group in self._groups(columns, coded=True):
@@ -188,8 +196,8 @@ class MetadataInMemory(Metadata):
         super().__init__(folder, [Table("", len(table), "", 0)])
         self._table = table
 
-    def read(self) -> pa.Table:
-        return self._table
+    def read(self, columns: Sequence[str] = ()) -> pa.Table:
+        return self._table.select(columns) if columns else self._table
 
     def _row_groups(self) -> Iterator[tuple[int, int, int, int]]:
         yield from [(0, 0, 0, len(self._table))] if len(self._table) else []

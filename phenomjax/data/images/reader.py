@@ -103,29 +103,11 @@ class CropReader:
                 raise
             raise self._bad(image, "the disk reports an input/output error") from error
 
-    def amplification(self, crop_size: int, crops_per_image: int = 1) -> float:
-        """Expected bytes decoded for one byte delivered, for square crops at positions that are all
-        equally likely.
-        """
-        chunk, (_, height, width, depth) = self.bank.chunk_shape, self.bank.shape
-        decoded, whole = 1.0, 1.0
-        for size, step in ((height, chunk[0]), (width, chunk[1])):
-            starts = np.arange(size - crop_size + 1)
-            decoded *= np.mean((starts + crop_size - 1) // step - starts // step + 1) * step
-            whole *= -(-size // step) * step
-        channels = -(-depth // chunk[2]) * chunk[2] / depth
-        return float(
-            self.bank.images_per_chunk
-            * channels
-            * min(decoded, whole / crops_per_image)
-            / crop_size**2
-        )
-
     def _read_tensorstore(self, outs, image, ys, xs) -> None:
         try:
-            if len(outs) > 1 and self.amplification(
-                outs[0].shape[0], len(outs)
-            ) < self.amplification(outs[0].shape[0]):
+            size = outs[0].shape[0]
+            apart = amplification(self.bank, size)
+            if len(outs) > 1 and amplification(self.bank, size, len(outs)) < apart:
                 whole = self.bank.read(image)
                 for out, y, x in zip(outs, ys, xs, strict=True):
                     out[...] = whole[y : y + out.shape[0], x : x + out.shape[1]]
@@ -250,13 +232,36 @@ def _overlaps(start: int, size: int, step: int) -> list[tuple[int, slice, slice]
     return pieces
 
 
+def amplification(bank: ImageBank, crop_size: int, crops_per_image: int = 1) -> float:
+    """Expected bytes decoded for one byte delivered, for square crops at positions that are all
+    equally likely.
+    """
+    chunk, (_, height, width, depth) = bank.chunk_shape, bank.shape
+    decoded, whole = 1.0, 1.0
+    for size, step in ((height, chunk[0]), (width, chunk[1])):
+        starts = np.arange(size - crop_size + 1)
+        decoded *= np.mean((starts + crop_size - 1) // step - starts // step + 1) * step
+        whole *= -(-size // step) * step
+    channels = -(-depth // chunk[2]) * chunk[2] / depth
+    least = min(decoded, whole / crops_per_image)
+    return float(bank.images_per_chunk * channels * least / crop_size**2)
+
+
 def image_name(bank: ImageBank, image: int) -> str:
     """What a biologist calls the image, "BANK PLATE/WELL/SITE" and "/TIME" where there are several,
     or "BANK #7" where the metadata do not say.
     """
-    row = bank.rows([image], ["plate", "well", "site", "time"]).to_pylist()[0]
-    known = [str(value) for value in row.values() if value is not None]
-    return f"{bank.path.stem} {'/'.join(known) if known else f'#{image}'}"
+    return image_names(bank, [image])[0]
+
+
+def image_names(bank: ImageBank, images: Sequence[int]) -> list[str]:
+    """`image_name` of several."""
+    rows = bank.rows(images, ["plate", "well", "site", "time"]).to_pylist()
+    known = [[str(value) for value in row.values() if value is not None] for row in rows]
+    return [
+        f"{bank.path.stem} {'/'.join(parts) if parts else f'#{image}'}"
+        for image, parts in zip(images, known, strict=True)
+    ]
 
 
 def _has_known_codecs(stored: dict) -> bool:

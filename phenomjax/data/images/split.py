@@ -5,18 +5,19 @@ single images.
 import hashlib
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.metadata import METADATA_SCHEMA
+from phenomjax.data.images.metadata import METADATA_SCHEMA, Runs
+from phenomjax.data.images.rows import Rows
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
 # a plate's number means nothing without its experiment, and so on
 PLACES = ("experiment", "plate", "well", "site")
+OPENERS = 16  # threads that read the tables of many banks
 
 
 def split_rows(
@@ -26,9 +27,8 @@ def split_rows(
     split_by: str,
     val_groups: Sequence[str],
     val_fraction: float,
-) -> list[np.ndarray]:
-    """Rows of each bank that belong to `split`, in increasing order; "train" and "val" together are
-    every row.
+) -> list[Rows]:
+    """Rows of each bank that belong to `split`; "train" and "val" together are every row.
 
     Without `val_groups`, a group is held out when the hash of its name falls below `val_fraction`.
     So a group stays on its side when others are added; only the one that is held out because no
@@ -63,7 +63,9 @@ def split_rows(
             f"data.val_fraction={val_fraction} must be at least 0 and below 1; 0.1 holds out a"
             " tenth."
         )
-    groups = [_groups(bank, split_by) for bank in banks]
+    path = PLACES[: PLACES.index(split_by) + 1] if split_by in PLACES else (split_by,)
+    with ThreadPoolExecutor(OPENERS) as pool:
+        groups = [(_names(runs), runs) for runs in pool.map(lambda bank: bank.runs(path), banks)]
     known = sorted({name for names, _ in groups for name in names})
     for name in val_groups:
         if name not in known:
@@ -75,7 +77,7 @@ def split_rows(
                 f".{did_you_mean(name, known)} There are: {listed}."
             )
     rows = []
-    for bank, (names, codes) in zip(banks, groups, strict=True):
+    for bank, (names, runs) in zip(banks, groups, strict=True):
         held_out = set(val_groups) if val_groups else _held_out(names, val_fraction)
         if split == "val" and val_fraction and not val_groups and not held_out:
             log.info(
@@ -83,8 +85,9 @@ def split_rows(
                 bank.path,
                 split_by,
             )
-        in_val = np.array([name in held_out for name in names], bool)[codes]
-        rows.append(np.flatnonzero(in_val == (split == "val")).astype(np.int32))
+        in_val = np.array([name in held_out for name in names], bool)[runs.codes]
+        mine, stops = in_val == (split == "val"), np.append(runs.starts[1:], len(bank))
+        rows.append(Rows(runs.starts[mine], stops[mine]))
     if not sum(map(len, rows)):
         what = {"train": "left to train on", "val": "held out for validation"}[split]
         raise UserError(
@@ -97,19 +100,13 @@ def split_rows(
     return rows
 
 
-def _groups(bank: ImageBank, column: str) -> tuple[list[str], np.ndarray]:
-    """Names of a bank's groups, and for each row the position of its group in them."""
-    path = PLACES[: PLACES.index(column) + 1] if column in PLACES else (column,)
-    # Not null_handling="skip": pyarrow 26 drops the rows where all parts are null.
-    parts = [pc.fill_null(pc.cast(bank.metadata[name], pa.string()), "") for name in path]
-    joined = pc.utf8_ltrim(pc.binary_join_element_wise(*parts, "/"), "/")
-    encoded = pc.dictionary_encode(joined)
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+def _names(runs: Runs) -> list[str]:
+    """What the groups of a bank are called."""
+    return ["/".join(text or "" for text in value).lstrip("/") for value in runs.values]
 
 
 def _held_out(names: Sequence[str], fraction: float) -> set[str]:
-    if not fraction or len(names) < 2:
+    if not fraction or len(set(names)) < 2:
         return set()
     position = {
         name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names

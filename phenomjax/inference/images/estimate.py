@@ -102,7 +102,7 @@ def _cost(job: BankEmbedding) -> Cost:
     bank, count = job.bank, len(job.bank)
     looked_at = np.unique(np.linspace(0, count - 1, min(count, STAT_IMAGES)).astype(int))
     sizes = [
-        path.stat().st_size
+        path.stat().st_size / bank.images_per_shard
         for i in looked_at
         if bank.attributes and (path := bank.shard_path(int(i))).is_file()
     ]

@@ -70,7 +70,7 @@ def grid(height: int, width: int, crop_size: int, stride: int) -> Grid:
 
 def check_wells(bank: ImageBank, level: str) -> None:
     """Raises UserError where rows cannot be put together to wells."""
-    missing = bank.metadata["well"].null_count
+    missing = bank.column("well").null_count
     if level == "well" and missing:
         raise UserError(
             f"{missing} of the {len(bank)} images of {bank.path} have no well in their metadata, so"

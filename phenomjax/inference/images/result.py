@@ -123,7 +123,7 @@ def _wells(bank: ImageBank, good: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _has_times(bank: ImageBank) -> bool:
-    return bank.metadata["time"].null_count < len(bank)
+    return bank.column("time").null_count < len(bank)
 
 
 def num_wells(bank: ImageBank) -> int:

@@ -77,7 +77,8 @@ def collect(
     from phenomjax.figures.reconstructions import composite_channels
 
     bank = open_bank(path)
-    images = bank.metadata.to_pandas()
+    described = ["experiment", "plate", "well", "perturbation", "concentration", "is_control"]
+    images = bank.described.read(described).to_pandas()
     images["_row"] = np.arange(len(images))
     images = images.sample(frac=1, random_state=seed)
     dose = (
@@ -129,7 +130,7 @@ def collect(
         encoded = imagecodecs.jpeg8_encode(
             np.ascontiguousarray(np.rint(small * 255).astype(np.uint8)), level=80
         )
-        place = bank.metadata.slice(index, 1).to_pylist()[0]
+        place = bank.rows([index], described).to_pylist()[0]
         caption = " ".join(str(place[key]) for key in ("plate", "well") if place.get(key))
         what = str(place["perturbation"] or "no name")
         if place.get("concentration"):

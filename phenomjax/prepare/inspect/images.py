@@ -15,14 +15,16 @@ from tyro.conf import Positional
 
 from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
 from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.shards import MISSING
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import sameness
 from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import sequences, source_files, suspicions
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
-from phenomjax.system.files import save_figure
+from phenomjax.system.files import save_figure, sha256
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import core_count
 
@@ -91,7 +93,7 @@ def run(options: Options) -> int:
     counted = _count_all(bank, indices, 1 if len(indices) <= BLOCK else jobs)
     counts, damaged = counted.counts, counted.damaged
     if bank.attributes:
-        damaged += _strays(bank)
+        damaged += _strays(bank) + _other_tables(bank)
     whole = [index for index in indices if index not in {bad for bad, _ in damaged}]
     if whole:
         print(histogram_text(bank, counts, len(whole)))
@@ -168,9 +170,11 @@ def describe(bank: ImageBank) -> str:
             if listed := findings.reasons(bank.path / name):
                 lines[name.removesuffix(".parquet")] = f"{findings.counted(listed)} ({name})"
     metadata = {}
-    for name in bank.metadata.column_names:
-        column = bank.metadata[name]
-        if name not in ("source", "checksum") and column.null_count < count:
+    for name in METADATA_SCHEMA.names:
+        if name in UNIQUE:
+            continue
+        column = bank.column(name)
+        if column.null_count < count:
             values = [str(value) for value in column.unique().to_pylist() if value is not None]
             shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
             empty = f", empty for {column.null_count} images" if column.null_count else ""
@@ -185,7 +189,7 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
         shard = bank.shard_path(index)
         if not shard.is_file():
             return None, "the file is missing"
-        if fault := _index_fault(bank, shard):
+        if fault := _index_fault(bank, index):
             return None, fault
     try:
         return bank.read(index), ""
@@ -196,23 +200,22 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
         )
 
 
-def _index_fault(bank: ImageBank, shard: Path) -> str:
-    """What the index at the end of a shard says is wrong; TensorStore would read a chunk that is
-    not there as zeros.
+def _index_fault(bank: ImageBank, index: int) -> str:
+    """What the index at the end of its shard says is wrong with an image; TensorStore would read a
+    chunk that is not there as zeros.
     """
-    height, width = bank.shape[1:3]
-    grid = -(-height // bank.chunk_shape[0]) * -(-width // bank.chunk_shape[1])
-    size = shard.stat().st_size
-    length = grid * 16 + 4
+    shard, place, images = bank.where(index)
+    grid, size = bank.chunks_per_image, shard.stat().st_size
+    length = images * grid * 16 + 4
     if size < length:
         return f"is truncated ({size} bytes, less than its index)"
     with shard.open("rb") as file:
-        file.seek(size - length)
-        index = np.frombuffer(file.read(length - 4), "<u8").reshape(grid, 2)
-    missing = int((index == 2**64 - 1).all(axis=1).sum())
+        file.seek(size - length + 16 * grid * place)
+        entries = np.frombuffer(file.read(16 * grid), "<u8").reshape(grid, 2)
+    missing = int((entries == MISSING).all(axis=1).sum())
     if missing:
         return f"{missing} of {grid} chunks are missing"
-    if (index.astype(float).sum(axis=1) > size - length).any():
+    if (entries.astype(float).sum(axis=1) > size - length).any():
         return f"is truncated or overwritten ({size} bytes; its index points past its end)"
     return ""
 
@@ -264,12 +267,22 @@ def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> Counted:
 
 
 def _strays(bank: ImageBank) -> list[tuple[int, str]]:
-    known = {bank.shard_path(index).name for index in range(len(bank))} | {"zarr.json"}
+    firsts = range(0, len(bank), bank.images_per_shard)
+    known = {bank.shard_path(index).name for index in firsts} | {"zarr.json"}
     names = (entry.name for entry in os.scandir(bank.array_path))
     return [
         (-1, f"{bank.array_path / name} is no image of this bank: delete it")
         for name in sorted(names)
         if name not in known
+    ]
+
+
+def _other_tables(bank: ImageBank) -> list[tuple[int, str]]:
+    """Tables of metadata that are not what the bank recorded when they were written."""
+    return [
+        (-1, f"{bank.path / one['file']} is not as it was written: edited since, or damaged")
+        for one in bank.attributes.get("tables", ())
+        if sha256(bank.path / one["file"]) != one["sha256"]
     ]
 
 
@@ -338,12 +351,8 @@ def contact_sheet(bank: ImageBank, indices: list[int], counts: np.ndarray | None
         limits[channel] = (low, high)
     names = []
     for index in indices:
-        described = bank.metadata.slice(index, 1).to_pylist()[0]
-        parts = [
-            described[key]
-            for key in ("experiment", "plate", "well", "site", "time")
-            if described[key] is not None
-        ]
+        row = bank.rows([index], ["experiment", "plate", "well", "site", "time"]).to_pylist()[0]
+        parts = [value for value in row.values() if value is not None]
         names.append("/".join(parts) or f"image {index}")
     return sheets.draw([bank.read(index) for index in indices], names, bank.channels, limits)
 
@@ -365,10 +374,9 @@ def _codec(stored: dict) -> str:
             if key in configuration
         ]
         names += ["-".join([codec["name"], *parts])] if codec["name"] != "bytes" else []
-    return (
-        "Zarr v3,"
-        f" {', '.join(names) or 'no compression'}{', one shard an image' if sharded else ''}"
-    )
+    images = stored["chunk_grid"]["configuration"]["chunk_shape"][0]
+    shards = "one shard an image" if images == 1 else f"{images} images a shard"
+    return f"Zarr v3, {', '.join(names) or 'no compression'}{f', {shards}' if sharded else ''}"
 
 
 def _mebibytes(size: int) -> str:

@@ -12,12 +12,8 @@ SHOWN = 5  # lines of a kind
 
 def image_name(bank: ImageBank, index: int) -> str:
     """'image 3 (plate P1, well A01, site 1), file .../c.3.0.0.0: ' for messages."""
-    row = bank.metadata.slice(index, 1).to_pylist()[0]
-    where = ", ".join(
-        f"{key} {row[key]}"
-        for key in ("experiment", "plate", "well", "site", "time")
-        if row[key] is not None
-    )
+    row = bank.rows([index], ["experiment", "plate", "well", "site", "time"]).to_pylist()[0]
+    where = ", ".join(f"{key} {value}" for key, value in row.items() if value is not None)
     file = f", file {bank.shard_path(index)}" if bank.attributes else ""
     return f"image {index}{f' ({where})' if where else ''}{file}: "
 
@@ -49,7 +45,7 @@ def constant(
     bank: ImageBank, whole: Sequence[int], planes: Sequence[tuple[int, int]]
 ) -> Iterator[str]:
     """A line for each channel with planes of one value, and for each plate that has no other."""
-    plates = bank.metadata["plate"].to_pylist()
+    plates = bank.column("plate").to_pylist()
     sizes = collections.Counter(plates[index] for index in whole)
     for channel, name in enumerate(bank.channels):
         images = [index for index, one in planes if one == channel]
@@ -85,7 +81,7 @@ def same_channels(
 
 def copies(bank: ImageBank) -> Iterator[str]:
     """A line for each group of images that were made of equal files with other names."""
-    sums, sources = (bank.metadata[name].to_pylist() for name in ("checksum", "source"))
+    sums, sources = (bank.column(name).to_pylist() for name in ("checksum", "source"))
     groups: dict[str, dict[str, int]] = {}  # by checksum, then by source: the first image
     for index, (checksum, source) in enumerate(zip(sums, sources, strict=True)):
         if checksum and source:
