@@ -52,18 +52,24 @@ class Damaged(Exception):
 class Stream:
     """The bytes of a file, decompressed. `readinto` gives 0 at the end.
 
+    Args:
+      path: of the file.
+      offset: where in its text to begin.
+      packed, text: of a compressed file, a place in the file where a part of it begins, and where
+        that is in its text: not behind `offset`.
+
     Attributes:
       raw: bytes of the file itself that were read.
     """
 
-    def __init__(self, path: Path, offset: int = 0):
+    def __init__(self, path: Path, offset: int = 0, *, packed: int = 0, text: int = 0):
         self.raw, self._kind = 0, compression(path)
         self._file: Any = path.open("rb")
         self._packed, self._ready = b"", memoryview(b"")
+        self._file.seek(packed if self._kind else offset)
+        self._left_out = offset - text  # what is still to be passed of a compressed file
         if self._kind:
             self._start()
-        else:
-            self._file.seek(offset)
 
     def _start(self) -> None:
         """A decompressor for the next part of the file: gzip members, Zstandard frames and the like
@@ -114,6 +120,8 @@ class Stream:
                     f"its {self._kind} data are broken before byte {self.raw} ({error})"
                 ) from None
             self._packed = self._part.unused_data
+            passed = min(self._left_out, len(self._ready))
+            self._ready, self._left_out = self._ready[passed:], self._left_out - passed
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]
         return count

@@ -3,18 +3,24 @@ the metadata, parts that no process can read.
 """
 
 import contextlib
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from phenomjax.data.divisible import divisible
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank
 from phenomjax.engine.local import Pool
-from phenomjax.prepare.sequences import command
+from phenomjax.prepare.sequences import command, division
 from phenomjax.prepare.sequences.duplicates import count_opens
 from phenomjax.prepare.sequences.pieces import PIECE_BYTES, SHELF_PIECES
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
-from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare
+from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, rejected, stored
 
 
 def test_files_of_hashes_that_are_opened(tmp_path, monkeypatch):
@@ -85,7 +91,7 @@ def test_what_no_process_can_read_is_named(tmp_path, monkeypatch, packed):
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setattr(command.choose, "executor", executor)
         prepare(out, source, sizes=SMALL)
-    where = "after byte 0 of its text" if packed else "that begin at bytes 2,100 to 2,800"
+    where = "after byte 0 of its text" if packed else "that begin at bytes 2,100 to 2,800 of"
     assert error.value.exit_code == EXIT_FAILED
     assert f"{source}, " in str(error.value) and where in str(error.value)
     assert "1 part of the files could not be read" in str(error.value)
@@ -93,3 +99,66 @@ def test_what_no_process_can_read_is_named(tmp_path, monkeypatch, packed):
     straight = tmp_path / "straight.zarr"
     prepare(straight, source, sizes=SMALL)
     assert contents(out) == contents(straight)
+
+
+def bgzf(data, block=900):
+    """As bgzip writes it, in blocks of so many bytes, with the empty block at the end."""
+    parts = [data[i : i + block] for i in range(0, len(data), block)]
+    return b"".join(map(_block, [*parts, b""]))
+
+
+def _block(part):
+    packer = zlib.compressobj(wbits=-15)
+    body = packer.compress(part) + packer.flush()
+    head = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0" + struct.pack("<H", len(body) + 25)
+    return head + body + struct.pack("<II", zlib.crc32(part), len(part))
+
+
+def seekable(data, frame=1500):
+    """Zstandard frames and the table of them."""
+    parts = [data[i : i + frame] for i in range(0, len(data), frame)]
+    packed = [zstandard.ZstdCompressor().compress(part) for part in parts]
+    table = b"".join(struct.pack("<II", len(a), len(b)) for a, b in zip(packed, parts, strict=True))
+    table += struct.pack("<IBI", len(parts), 0, 0x8F92EAB1)
+    return b"".join(packed) + struct.pack("<II", 0x184D2A5E, len(table)) + table
+
+
+@pytest.mark.parametrize("pack", [bgzf, seekable])
+def test_compressed_files_that_are_divided(tmp_path, monkeypatch, caplog, pack):
+    """The same pieces, bank and lists as of the plain file, from any number of units."""
+    monkeypatch.setattr(division, "RANGE_BYTES", 2000)  # of packed bytes that a unit looks at
+    text = (fasta(made_up(300, 6)) + ">bad\nM4\n" + fasta(made_up(90, 8))).encode()
+    plain, packed = tmp_path / "a.fasta", tmp_path / "packed" / "a.fasta"
+    plain.write_bytes(text)
+    packed.parent.mkdir()
+    packed.write_bytes(pack(text))
+    assert divisible(packed) == {bgzf: "bgzf", seekable: "zstd"}[pack] and not divisible(plain)
+    caplog.set_level("INFO", "phenomjax")
+    for source in (plain, packed):
+        assert prepare(source.with_suffix(".zarr"), source, sizes=SMALL) == EXIT_FAILED
+    assert f"divided into {-(-len(text) // SMALL['piece_bytes'])} pieces" in caplog.text
+    one, other = contents(tmp_path / "a.zarr"), contents(tmp_path / "packed" / "a.zarr")
+    for name in ("zarr.json", "sources.json"):  # path and sha256 of the file
+        assert one.pop(name) != other.pop(name)
+    lists = [bank.pop("rejected.parquet") for bank in (one, other)]
+    rows = [pq.read_table(pa.BufferReader(part)).drop(["file"]).to_pylist() for part in lists]
+    assert one == other and rows[0] == rows[1] and rows[0][0]["offset"] == text.index(b">bad")
+
+
+def test_divided_files_that_are_damaged(tmp_path):
+    records = made_up(400, 6)
+    data = bgzf(fasta(records).encode())
+    names, found = {name for name, _, _ in records}, {}
+    for kind in ("cut", "flipped"):
+        path = tmp_path / f"{kind}.fasta"
+        path.write_bytes(data[: len(data) * 2 // 3] if kind == "cut" else data)
+        if kind == "flipped":  # in the middle of a block: the others can be read
+            packed = bytearray(data)
+            packed[data.index(b"\x1f\x8b\x08\x04", len(data) // 3) + 100] ^= 16
+            path.write_bytes(packed)
+        options = {"keep_duplicates": True, "sizes": SMALL}
+        assert prepare(tmp_path / f"{kind}.zarr", path, **options) == EXIT_FAILED
+        found[kind] = set(stored(tmp_path / f"{kind}.zarr"))
+        reasons = {row["reason"] for row in rejected(tmp_path / f"{kind}.zarr")}
+        assert found[kind] < names and reasons == {"truncated"}
+    assert len(found["cut"]) > 200 and len(found["flipped"]) > 350

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from phenomjax.data import zarr_files
 from phenomjax.data.compressed import SUFFIXES
+from phenomjax.data.divisible import BEGINNING, Start, divisible, pass_blocks
 from phenomjax.data.separators import Form
 from phenomjax.data.sequences.formats.letters import SAMPLE, fasta_texts
 from phenomjax.data.sequences.formats.recognise import find_format, head_lines, look
@@ -27,11 +28,14 @@ class SequenceFile:
       path, name: where it is, and how the bank calls it.
       kind: its format, see `formats.recognise.Format`.
       size: bytes.
-      compressed: then it is read from its beginning by one process.
+      compressed: then it is read from its beginning by one process, unless it is `divided`.
       recode: its encoding, where it is not read byte for byte; else "".
       mark: bytes of the byte order mark, with `recode`.
       form: of CSV, how it is a table, where that was looked at.
       header: of tables, whether the first line names the columns.
+      blocks: how it is compressed, if it can be read from the middle, see `divisible`.
+      text: bytes of its text, where it is compressed and all its blocks are known; else 0.
+      start: the last known beginning of a block before what is to be read.
     """
 
     number: int
@@ -44,17 +48,30 @@ class SequenceFile:
     mark: int = 0
     form: Form | None = None
     header: bool = True
+    blocks: str = ""
+    text: int = 0
+    start: Start = BEGINNING
 
     @property
     def divided(self) -> bool:
         """Whether its pieces can be read in any order."""
-        return self.kind == "fasta" and not self.compressed and not self.recode
+        return self.kind == "fasta" and not self.recode and (not self.compressed or self.text > 0)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the text of a file that is divided."""
+        return self.text if self.compressed else self.size
 
     def open(self, offset: int = 0) -> Stream | Recoded:
         """Its bytes, decompressed, as UTF-8."""
         if self.recode:
             return Recoded(self.path, self.recode, self.mark)
-        return Stream(self.path, offset)
+        if not self.compressed:
+            return Stream(self.path, offset)
+        start = self.start
+        if self.blocks == "bgzf" and offset:
+            start = pass_blocks(self.path, start, offset)
+        return Stream(self.path, offset, packed=start.packed, text=start.text)
 
     def records(
         self,
@@ -99,18 +116,19 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
                 f"{path} is named twice (the other is {seen[path.resolve()]}). Name each file once."
             )
         seen[path.resolve()] = path
-    names = [path.name for path in paths]
+    names = collections.Counter(path.name for path in paths)
     found = [find_format(path, kind) for path in paths]
     return [
         SequenceFile(
             number,
             path,
-            path.name if names.count(path.name) == 1 else str(path),
+            path.name if names[path.name] == 1 else str(path),
             one.kind,
             path.stat().st_size,
             bool(compression(path)),
             one.recode,
             one.contents.mark if one.recode else 0,
+            blocks=divisible(path) if one.kind == "fasta" and not one.recode else "",
         )
         for number, (path, one) in enumerate(zip(paths, found, strict=True))
     ]

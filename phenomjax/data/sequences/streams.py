@@ -185,6 +185,8 @@ class Fasta:
         self._fill()
         if self.base:
             self._skip()
+            if self._damage and self._at == self._filled:  # before any record
+                self.troubles.append(Trouble(self.base + self._at, "truncated", self._damage))
             return
         self._at = 3 if self._buffer.startswith(b"\xef\xbb\xbf") else 0
         start = self._pass_comments()

@@ -48,7 +48,9 @@ class Options(EngineOptions):
     """Files of sequences, what is kept of them, how they are split, and the bank to make."""
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
-    """files, plain or compressed with gzip, Zstandard, bzip2 or xz"""
+    """files, plain or compressed with gzip, Zstandard, bzip2 or xz. FASTA is divided among the
+    processes if it is plain, BGZF (`bgzip`) or Zstandard in the seekable format; other files go one
+    to a process"""
 
     out: Path
     """the bank to make, NAME.zarr"""

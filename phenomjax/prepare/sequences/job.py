@@ -8,10 +8,11 @@ number of processes and however often the job was interrupted.
 """
 
 import functools
+import itertools
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from phenomjax.engine.units import Argument, Executor, Note, Notes, Unit
 from phenomjax.prepare import growing
 from phenomjax.prepare.growing import Arguments
 from phenomjax.prepare.sequences import assemble, cluster_files, clusters, duplicates, tables
+from phenomjax.prepare.sequences.division import Division
 from phenomjax.prepare.sequences.layout import BankLayout
 from phenomjax.prepare.sequences.pieces import HASH, STOP, PieceSettings, scan, unit_of
 from phenomjax.prepare.sequences.plan import (
@@ -147,42 +149,34 @@ class SequenceJob:
             clusters.build_table(cluster_file.path, self.work / "clusters")
             if not self.notes.is_committed(unit_of(self.sources[0], 0).name):
                 self._check_first_ids(cluster_file)
-        count = sum(self._count(source) for source in self.sources) + len(self._files)
-        reading = Reading(self.settings, self.sources, self.notes, self.stop)
-        with reading:
+        division = Division(self.settings, self.sources)
+        division.find(executor, self.stop)
+        sources = division.sources
+        hashes = (
+            Unit(f"sha256-{number}", (replace(sources[0], number=number, path=path), HASH))
+            for number, path in enumerate(self._files)
+        )
+        most = self._worth(sum(map(division.count, sources)) + len(self._files))
+        with Reading(self.settings, sources, self.notes, self.stop) as reading:
             run = functools.partial(scan, self.settings)
             for name, _ in executor.run(
                 self.work,
                 run,
-                self._scan_units(),
+                itertools.chain(division.units(), hashes),
                 self.stop,
                 aside=reading.set_aside,
-                at_most=self._worth(count),
+                at_most=most,
             ):
                 reading.finished(name)
         reading.check()
         if not self.stop.is_set():
             counts = [
-                self._count(source)
+                division.count(source)
                 if source.divided
                 else int(self.notes.read(unit_of(source, 0).name)["pieces"])
-                for source in self.sources
+                for source in sources
             ]
-            PieceList.write(self.work, counts, [source.name for source in self.sources])
-
-    def _count(self, source: SequenceFile) -> int:
-        """Units of a source: its pieces, where it is divided."""
-        return max(1, -(-source.size // self.settings.piece_bytes)) if source.divided else 1
-
-    def _scan_units(self) -> Iterator[Unit[tuple[SequenceFile, int]]]:
-        """The longest first."""
-        for source in sorted(self.sources, key=lambda source: (source.divided, -source.size)):
-            for number in range(self._count(source)):
-                yield unit_of(source, number)
-        for number, path in enumerate(self._files):
-            yield Unit(
-                f"sha256-{number}", (replace(self.sources[0], number=number, path=path), HASH)
-            )
+            PieceList.write(self.work, counts, [source.name for source in sources])
 
     def _check_first_ids(self, file: clusters.ClusterFile) -> None:
         """Looks up the first ids of the files, before hours of work."""

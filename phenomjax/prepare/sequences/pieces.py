@@ -248,7 +248,7 @@ def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) ->
     first = number * settings.piece_bytes
     offset = max(first - 1, 0)  # the line end before the first record is seen
     with source.open(offset) as stream:
-        fasta = Fasta(stream, offset, min(settings.block_bytes, max(2 * source.size, 2**12)))
+        fasta = Fasta(stream, offset, min(settings.block_bytes, max(2 * source.length, 2**12)))
         encoder, piece = settings.encoder(), Piece(settings, source, number)
         for start, stop in fasta.blocks(first + settings.piece_bytes):
             piece.add(encoder.fasta(fasta, start, stop))

@@ -45,8 +45,9 @@ class Reading:
         self._ended, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Reading":
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
@@ -59,9 +60,10 @@ class Reading:
         kind, *numbers = name.split("-")
         if kind != "piece":
             return 0
-        source, number = map(int, numbers)
-        size = self._settings.piece_bytes
-        return max(0, min(self._sources[source].size - number * size, size))
+        number, size = int(numbers[1]), self._settings.piece_bytes
+        source = self._sources[int(numbers[0])]
+        part = max(0, min(source.length - number * size, size))
+        return part * source.size // max(1, source.length)
 
     def finished(self, name: str) -> None:
         """Counts a unit."""
@@ -87,8 +89,8 @@ class Reading:
         where = f"{source.path}"
         if number != HASH and source.divided:
             first = number * self._settings.piece_bytes
-            last = min(first + self._settings.piece_bytes, source.size)
-            where += f", the records that begin at bytes {first:,} to {last:,}"
+            last = min(first + self._settings.piece_bytes, source.length)
+            where += f", the records that begin at bytes {first:,} to {last:,} of its text"
         elif number != HASH:
             pieces = files.names(self._settings.work / "pieces")
             read = sum(name.startswith(f"{source.number:06d}.") for name in pieces)
