@@ -1,9 +1,12 @@
 """The executor that the options of a command name."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from phenomjax.engine import connecting, settings, slurm
+from phenomjax.engine.cluster import Cluster
 from phenomjax.engine.local import Pool
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Executor
@@ -28,10 +31,24 @@ def executor(options: EngineOptions, folder: Path) -> Iterator[Executor]:
         raise UserError(
             f"`jobs` must be 1 or more, or 0 for the number of cores, not {options.jobs}."
         )
-    if options.engine == "local":
-        yield Pool(options.jobs or core_count())
-        return
-    raise UserError(
-        f"Unknown `engine` {options.engine!r}.{did_you_mean(options.engine, ENGINES)} There are:"
-        " local, slurm, tcp://HOST:PORT or the file of a running Dask scheduler."
-    )
+    engine, words = options.engine, options.engine_option
+    if engine == "local":
+        yield Pool(options.jobs or core_count(), settings.parse(settings.Local, words).deaths)
+    elif engine == "slurm":
+        jobs = settings.parse(settings.Slurm, words)
+        with contextlib.closing(
+            Cluster(functools.partial(slurm.start, jobs), folder, jobs.deaths)
+        ) as cluster:
+            yield cluster
+    elif "://" in engine or Path(engine).exists() or Path(engine).suffix == ".json":
+        running = settings.parse(settings.Running, words)
+        connect = functools.partial(connecting.connect, engine, running)
+        with contextlib.closing(
+            Cluster(connect, folder, running.deaths, running.resource)
+        ) as cluster:
+            yield cluster
+    else:
+        raise UserError(
+            f"Unknown `engine` {engine!r}.{did_you_mean(engine, ENGINES)} There are: local, slurm,"
+            " tcp://HOST:PORT or the file of a running Dask scheduler."
+        )

@@ -214,14 +214,14 @@ class Toll(Generic[Task]):
         if self._died:
             self._died.pop(_called(task), None)
 
-    def died(self, task: Task, how: str) -> str | None:
-        """A process died at a task; returns the reason if that is not to be tried again.
+    def died(self, task: Task, how: str, times: int = 1) -> str | None:
+        """Processes died at a task; returns the reason if that is not to be tried again.
 
         Raises:
           UserError: it is not the task, since processes do nothing but die.
         """
         name = _called(task)
-        self._died[name] += 1
+        self._died[name] += times
         count = self._died[name]
         if count < self.deaths:
             log.warning("a worker process died at %s (%s); it is tried again", name, how)

@@ -1,15 +1,16 @@
 """A toy job of units, in a process of its own: `python -m tests.lab.toy_units WORK OUT COUNT JOBS
-SECONDS`.
+SECONDS [--engine …]`.
 """
 
+import argparse
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-from phenomjax.engine import work_folder
-from phenomjax.engine.local import Pool
+from phenomjax.engine import choose, work_folder
+from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Unit
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_STOPPED, exit_on_user_error
@@ -68,14 +69,24 @@ def finish(work):
 def main():
     from tests.lab import toy_units  # workers do not import the main module
 
-    work, out, count, jobs, seconds = sys.argv[1:]
-    work, out, count, seconds = Path(work), Path(out), int(count), float(seconds)
+    parser = argparse.ArgumentParser()
+    kinds = {"work": Path, "out": Path, "count": int, "jobs": int, "seconds": float}
+    for name, kind in kinds.items():
+        parser.add_argument(name, type=kind)
+    parser.add_argument("--engine", default="local")
+    parser.add_argument("--engine_option", nargs="*", default=())
+    given = parser.parse_args()
+    work, out, count, seconds = given.work, given.out, given.count, given.seconds
     log_to_stderr()
+    options = EngineOptions(
+        engine=given.engine, engine_option=tuple(given.engine_option), jobs=given.jobs
+    )
     with work_folder.hold(work), stop_on_signals() as stop:
         work_folder.begin(work, {"count": count})
         units = (Unit(f"square-{number}", (number, seconds)) for number in range(count))
-        for _ in Pool(int(jobs)).run(work, toy_units.slow_square, units, stop):
-            pass
+        with choose.executor(options, work) as executor:
+            for _ in executor.run(work, toy_units.slow_square, units, stop):
+                pass
         if stop.is_set():
             return EXIT_STOPPED
         work_folder.finish(work, finish(work), out)
