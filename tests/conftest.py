@@ -33,7 +33,8 @@ from tests.lab.servers import gcs, s3, s3_strict, web  # noqa: F401  fixtures
 from tests.lab.slurm import slurm  # noqa: F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
-LARGEST_WORKER = 1.4 * 2**30
+LARGEST_WORKER, MOST_GROWTH = 2.0 * 2**30, 0.5 * 2**30
+PAGE = resource.getpagesize()
 
 
 @pytest.fixture(scope="session")
@@ -70,20 +71,27 @@ def count(request):
     return lambda small, full: full if request.config.getoption("--full") else small
 
 
+_limit = [LARGEST_WORKER]
+
+
 @pytest.fixture(autouse=True)
 def _small_worker():
     """Every compiled program holds a megabyte or more as long as JAX remembers it: a worker that
-    has grown forgets them all, and hands the memory back.
+    has grown forgets them all, and hands the memory back. What libraries keep is not asked for
+    again after every test.
     """
     yield
-    statistics = Path("/proc/self/statm")  # Linux has it
-    if not statistics.exists():
-        return
-    pages = int(statistics.read_text().split()[1])
-    if pages * resource.getpagesize() > LARGEST_WORKER:
+    if _resident() > _limit[0]:
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+        _limit[0] = max(LARGEST_WORKER, _resident() + MOST_GROWTH)
+
+
+def _resident():
+    """Bytes of memory that this process holds; 0 where nobody says it."""
+    statistics = Path("/proc/self/statm")  # Linux has it
+    return int(statistics.read_text().split()[1]) * PAGE if statistics.exists() else 0
 
 
 def _cpu_seconds():

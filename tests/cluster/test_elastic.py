@@ -290,7 +290,11 @@ def test_a_diverging_learning_rate_is_met_alike_by_all(tmp_path):
 
 @pytest.mark.parametrize("name", ["mae", "txl"])
 def test_real_models_on_four_two_one_three_processes(name, request, count, tmp_path):
-    """In CI 2 -> 1 processes; all with --full. With fsdp_tp both of two processes hold all rows."""
+    """In CI Transformer-XL, whose memories are carried, on 2 -> 1 processes; all with --full. With
+    fsdp_tp both of two processes hold all rows.
+    """
+    if name != count("txl", name):
+        pytest.skip("with --full; the notebook tests and test_processes continue this model's runs")
     program, work, straight = request.getfixturevalue(name), tmp_path / "run", tmp_path / "straight"
     run(straight, program)
     if full := count(0, 1):
