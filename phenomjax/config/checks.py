@@ -54,6 +54,20 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
             )
 
 
+def check_selection(config: ConfigDict) -> None:
+    """Checks that the selection is a file, where one is named."""
+    path = config.data.selection
+    if path and not Path(path).is_file():
+        what = "is a folder; a bank goes into" if Path(path).is_dir() else "does not exist"
+        mend = (
+            " --config.data.banks."
+            if Path(path).is_dir()
+            else ". Make it with `python -m phenomjax.prepare subset --bank BANK --where CONDITION"
+            f" --out {path}`, or correct the path."
+        )
+        raise UserError(f"config.data.selection names {path}, which {what}{mend}")
+
+
 def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """Returns {"model.depth": 12, ...} with lists as tuples."""
     flat: dict[str, Any] = {}

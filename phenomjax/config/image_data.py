@@ -2,7 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from phenomjax.config.checks import at_least_one, check_banks, choose, divides_batch
+from phenomjax.config.checks import (
+    at_least_one,
+    check_banks,
+    check_selection,
+    choose,
+    divides_batch,
+)
 
 
 def add_sections(c: ConfigDict) -> None:
@@ -18,6 +24,8 @@ def add_sections(c: ConfigDict) -> None:
     c.data = ConfigDict()
     # folders NAME.zarr made by `python -m phenomjax.prepare`
     c.data.banks = ()
+    # file of `python -m phenomjax.prepare subset` that says which of their images; "" = all
+    c.data.selection = ""
     # share of crops from each bank; () = by number of images
     c.data.weights = ()
     # pixels; crops are square
@@ -62,3 +70,4 @@ def check(c: ConfigDict) -> None:
     at_least_one(c, "data.crops_per_image")
     divides_batch(c, "data.crops_per_image")
     check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")
+    check_selection(c)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from phenomjax.config.checks import at_least_one, check_banks, choose
+from phenomjax.config.checks import at_least_one, check_banks, check_selection, choose
 from phenomjax.system.errors import UserError
 
 
@@ -35,6 +35,8 @@ def add_shared_sections(c: ConfigDict, add_model: Callable[[ConfigDict], None]) 
     c.data = ConfigDict()
     # folders NAME.zarr made by `python -m phenomjax.prepare sequences`, read as one corpus
     c.data.banks = ()
+    # file of `python -m phenomjax.prepare subset` that says which of their sequences; "" = all
+    c.data.selection = ""
     # tokens of a row and step
     c.data.segment_len = 128
     # tokens of a row and evaluation batch; 0 = segment_len
@@ -70,6 +72,7 @@ def check_shared(c: ConfigDict) -> None:
     choose(c, "model.boundary", ("", "eos", "bos_eos"))
     choose(c, "model.rare", ("", "x", "keep", "reject"))
     check_banks(c, c.data.simulate.families, "sequences --source FILES", "simulate --kind proteins")
+    check_selection(c)
 
 
 def check_even(c: ConfigDict) -> None:

@@ -25,6 +25,7 @@ CHANGEABLE = (
     "divergence",
     "watchdog",
     "data.banks",
+    "data.selection",
     "data.threads",
     "data.prefetch_batches",
     "data.staging",

@@ -19,6 +19,10 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.prepare.inspect.images",
         "what is in an image bank or a token bank, and whether all of it can be read",
     ),
+    "subset": (
+        "phenomjax.prepare.subsets.command",
+        "a part of banks by a condition, a list or a share of plates: a list that a run reads",
+    ),
     "simulate": (
         "phenomjax.prepare.simulate",
         "a simulated Cell Painting screen, or protein families (--kind proteins), with known truth",

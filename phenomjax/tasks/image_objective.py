@@ -11,6 +11,7 @@ from phenomjax.cluster import messages
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.split import split_rows
+from phenomjax.data.selections import choose
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
@@ -71,14 +72,16 @@ class ImageObjective:
 
         data = self.config.data
         banks = [open_bank(path) for path in data.banks]
+        chosen = choose(data.selection, banks)
         groups = {
+            "chosen": chosen,
             "split_by": data.split_by,
             "val_groups": data.val_groups,
             "val_fraction": data.val_fraction,
         }
         if split == "val":
             trained_on = sum(map(len, split_rows(banks, "train", **groups)))
-            if trained_on == sum(map(len, banks)):
+            if trained_on == sum(len(rows) for rows in [one.rows for one in chosen] or banks):
                 return None
         return ImageLoader(
             banks,

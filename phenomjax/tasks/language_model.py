@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.data.selections import choose
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
-from phenomjax.data.sequences.lanes import LaneLoader
+from phenomjax.data.sequences.lanes import Corpus, LaneLoader
 from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary, vocabulary
 from phenomjax.data.simulated import families
 from phenomjax.models import layers
@@ -117,7 +118,8 @@ class LanguageModel:
     def loader(self, split: str, process_index: int, process_count: int) -> Loader | None:
         """The lanes of "train" or "val"; None for "val" if no bank has a validation split."""
         banks, data = self.banks(), self.config.data
-        if split == "val" and not any(bank.num_tokens("validation") > 1 for bank in banks):
+        chosen = choose(data.selection, banks)
+        if split == "val" and Corpus(banks, "validation", chosen).num_tokens < 2:
             return None
         return self.make_loader(
             banks,
@@ -131,6 +133,7 @@ class LanguageModel:
             process_index=process_index,
             process_count=process_count,
             prefetch_batches=data.prefetch_batches,
+            chosen=chosen,
         )
 
     @property

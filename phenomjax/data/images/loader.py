@@ -26,6 +26,7 @@ from phenomjax.data.images.reader import (
 from phenomjax.data.images.shards import IndexCache
 from phenomjax.data.images.split import split_rows
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
+from phenomjax.data.selections import Chosen
 from phenomjax.system.errors import UserError
 from phenomjax.system.processes import core_count
 
@@ -62,6 +63,7 @@ class ImageLoader:
       weights: share of the rows from each bank, any scale, kept to within 1 %; () = every image
         equally often.
       split, split_by, val_groups, val_fraction: see `split.split_rows`.
+      chosen: the part of each bank that is read; () = all.
       crop_size: height and width in pixels.
       crops_per_image: consecutive rows that are crops of one image, decoded together.
       flip: mirror rows left-right and up-down, each with probability 1/2.
@@ -98,6 +100,7 @@ class ImageLoader:
         split_by: str = "plate",
         val_groups: Sequence[str] = (),
         val_fraction: float = 0.1,
+        chosen: Sequence[Chosen] = (),
         crop_size: int = 256,
         crops_per_image: int = 1,
         flip: bool = False,
@@ -128,7 +131,12 @@ class ImageLoader:
         self._local_rows = global_batch_size // process_count
         self._first_row = process_index * self._local_rows
         self._rows = split_rows(
-            self.banks, split, split_by=split_by, val_groups=val_groups, val_fraction=val_fraction
+            self.banks,
+            split,
+            split_by=split_by,
+            val_groups=val_groups,
+            val_fraction=val_fraction,
+            chosen=chosen,
         )
         self.groups = self._make_groups()
         self.num_images = sum(map(len, self._rows))
@@ -149,8 +157,10 @@ class ImageLoader:
         )
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
+        prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in self.banks]
         self.fingerprints = {
-            f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(self.banks)
+            f"{n} {bank.path.name}": fingerprint
+            for n, (bank, fingerprint) in enumerate(zip(self.banks, prints, strict=True))
         }
         if split == "train":
             fitness.warn_of_amplification(self)

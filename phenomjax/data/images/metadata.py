@@ -159,6 +159,10 @@ class Metadata:
         ]
         return Runs(list(zip(*texts, strict=True)), np.concatenate(starts), joined)
 
+    def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of all rows, a row group at a time."""
+        yield from self._groups(columns)
+
     def _groups(self, columns: Sequence[str], coded: bool = False) -> Iterator[pa.Table]:
         for table, group, _, _ in self._row_groups():
             yield self._group(table, group, tuple(columns), coded)

@@ -12,6 +12,7 @@ import numpy as np
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA, Runs
 from phenomjax.data.images.rows import Rows
+from phenomjax.data.selections import Chosen
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
@@ -27,8 +28,10 @@ def split_rows(
     split_by: str,
     val_groups: Sequence[str],
     val_fraction: float,
+    chosen: Sequence[Chosen] = (),
 ) -> list[Rows]:
-    """Rows of each bank that belong to `split`; "train" and "val" together are every row.
+    """Rows of each bank that belong to `split`; "train" and "val" together are every row, or every
+    row that is chosen.
 
     Without `val_groups`, a group is held out when the hash of its name falls below `val_fraction`.
     So a group stays on its side when others are added; only the one that is held out because no
@@ -41,6 +44,7 @@ def split_rows(
       val_groups: names to hold out; () = by hash.
       val_fraction: expected share of the groups of each bank; one at least where a bank has two or
         more. 0 = none.
+      chosen: the part of each bank that is split, as if nothing else were in it; () = all.
 
     Raises:
       UserError: an unknown split, column or group, or no image in the split.
@@ -63,10 +67,12 @@ def split_rows(
             f"data.val_fraction={val_fraction} must be at least 0 and below 1; 0.1 holds out a"
             " tenth."
         )
-    path = PLACES[: PLACES.index(split_by) + 1] if split_by in PLACES else (split_by,)
+    path = path_of(split_by)
     with ThreadPoolExecutor(OPENERS) as pool:
-        groups = [(_names(runs), runs) for runs in pool.map(lambda bank: bank.runs(path), banks)]
-    known = sorted({name for names, _ in groups for name in names})
+        whole = list(pool.map(lambda bank: bank.runs(path), banks))
+    parts: list[np.ndarray | None] = [one.rows for one in chosen] or [None] * len(banks)
+    groups = [_part(*one) for one in zip(banks, whole, parts, strict=True)]
+    known = sorted({name for names, *_ in groups for name in names})
     for name in val_groups:
         if name not in known:
             listed = ", ".join(known[:8]) + (
@@ -77,7 +83,7 @@ def split_rows(
                 f".{did_you_mean(name, known)} There are: {listed}."
             )
     rows = []
-    for bank, (names, runs) in zip(banks, groups, strict=True):
+    for bank, (names, codes, spans) in zip(banks, groups, strict=True):
         held_out = set(val_groups) if val_groups else _held_out(names, val_fraction)
         if split == "val" and val_fraction and not val_groups and not held_out:
             log.info(
@@ -85,9 +91,9 @@ def split_rows(
                 bank.path,
                 split_by,
             )
-        in_val = np.array([name in held_out for name in names], bool)[runs.codes]
-        mine, stops = in_val == (split == "val"), np.append(runs.starts[1:], len(bank))
-        rows.append(Rows(runs.starts[mine], stops[mine]))
+        in_val = np.array([name in held_out for name in names], bool)[codes]
+        mine = in_val == (split == "val")
+        rows.append(Rows(*(ends[mine] for ends in spans)))
     if not sum(map(len, rows)):
         what = {"train": "left to train on", "val": "held out for validation"}[split]
         raise UserError(
@@ -100,9 +106,30 @@ def split_rows(
     return rows
 
 
-def _names(runs: Runs) -> list[str]:
-    """What the groups of a bank are called."""
-    return ["/".join(text or "" for text in value).lstrip("/") for value in runs.values]
+def path_of(column: str) -> tuple[str, ...]:
+    """The columns that name a group: "plate" is one of an experiment."""
+    return PLACES[: PLACES.index(column) + 1] if column in PLACES else (column,)
+
+
+def group_name(values: Sequence[str | None]) -> str:
+    """What a group is called that has these values in the columns of `path_of`."""
+    return "/".join(text or "" for text in values).lstrip("/")
+
+
+def _part(
+    bank: ImageBank, runs: Runs, rows: np.ndarray | None
+) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Names of the groups of a bank, or of the rows of it that are chosen; and of each run of rows
+    the position of its group in them, and where it begins and ends.
+    """
+    names = [group_name(values) for values in runs.values]
+    if rows is None:
+        return names, runs.codes, (runs.starts, np.append(runs.starts[1:], len(bank)))
+    run = np.searchsorted(runs.starts, rows, side="right") - 1
+    first = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(run, prepend=-1) != 0))
+    last = np.append(first[1:], len(rows))[: len(first)] - 1
+    there, codes = np.unique(runs.codes[run[first]], return_inverse=True)
+    return [names[code] for code in there], codes, (rows[first], rows[last] + 1)
 
 
 def _held_out(names: Sequence[str], fraction: float) -> set[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from phenomjax.data.prefetch import Prefetcher
+from phenomjax.data.selections import Chosen
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.vocabulary import UNITS
 from phenomjax.system.errors import UserError
@@ -26,6 +27,11 @@ GROUP = 4096
 class Corpus:
     """The sequences of one split of several banks, counted one after the other.
 
+    Args:
+      banks: of one alphabet.
+      split: of them.
+      chosen: the part of each bank that is read; () = all.
+
     Attributes:
       banks: what it reads.
       num_sequences, num_tokens: of the split; tokens with their boundaries.
@@ -35,7 +41,7 @@ class Corpus:
       UserError: no bank, or banks of different alphabets or boundaries.
     """
 
-    def __init__(self, banks: Sequence[TokenBank], split: str):
+    def __init__(self, banks: Sequence[TokenBank], split: str, chosen: Sequence[Chosen] = ()):
         if not banks:
             raise UserError(
                 "There is no bank to read: data.banks is empty. Make one with `python -m"
@@ -52,26 +58,41 @@ class Corpus:
                     " one alphabet. Train on banks of one kind, or prepare one of them again with"
                     " the options of the other."
                 )
-        groups, tokens = [], []
+        groups, tokens = list[tuple[int, range | np.ndarray]](), [np.zeros(0, np.int64)]
         for number, bank in enumerate(banks):
             first, last = bank.splits[split]
-            edges = np.append(np.arange(first, last, GROUP), last)
-            starts = np.append(bank.offsets[first:last][::GROUP], bank.offsets[last : last + 1])
-            groups += [(number, int(a), int(b)) for a, b in itertools.pairwise(edges)]
-            tokens.append(np.diff(starts))
+            if not chosen:
+                edges = np.append(np.arange(first, last, GROUP), last)
+                starts = np.append(bank.offsets[first:last][::GROUP], bank.offsets[last : last + 1])
+                groups += [(number, range(int(a), int(b))) for a, b in itertools.pairwise(edges)]
+                tokens.append(np.diff(starts))
+                continue
+            rows = chosen[number].rows
+            rows = rows[slice(*np.searchsorted(rows, (first, last)))]
+            for place in range(0, len(rows), GROUP):
+                groups.append((number, rows[place : place + GROUP]))
+                tokens.append(self._places(*groups[-1])[1].sum(keepdims=True))
         self._groups, self.group_tokens = groups, np.concatenate(tokens)
-        self.num_sequences = sum(b - a for _, a, b in groups)
+        self.num_sequences = sum(len(rows) for _, rows in groups)
         self.num_tokens = int(self.group_tokens.sum())
         self._first_id = np.cumsum([0, *(len(bank) for bank in banks)])
 
-    def group(self, number: int) -> tuple[TokenBank, np.ndarray, int]:
-        """(bank, offsets of the group's sequences and the end of the last, id of the first)."""
-        bank, first, last = self._groups[number]
+    def group(self, number: int) -> tuple[TokenBank, np.ndarray, np.ndarray, np.ndarray]:
+        """(bank, first token of each of the group's sequences, their tokens, their ids)."""
+        bank, rows = self._groups[number]
         return (
             self.banks[bank],
-            self.banks[bank].offsets[first : last + 1],
-            int(self._first_id[bank]) + first,
+            *self._places(bank, rows),
+            self._first_id[bank] + np.asarray(rows),
         )
+
+    def _places(self, bank: int, rows: range | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First token and tokens of sequences of a bank."""
+        begin = int(rows[0])
+        offsets = self.banks[bank].offsets[begin : int(rows[-1]) + 2]
+        if isinstance(rows, range):
+            return offsets[:-1], np.diff(offsets)
+        return offsets[rows - begin], offsets[rows - begin + 1] - offsets[rows - begin]
 
     def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """The ids of sequences as their banks have them."""
@@ -138,15 +159,14 @@ class EpochStream:
         first token there, its id).
         """
         group = int(self._order[number])
-        bank, offsets, first_id = self._corpus.group(group)
-        lengths = np.diff(offsets)
+        bank, firsts, lengths, ids = self._corpus.group(group)
         order = (
             np.arange(len(lengths))
             if self._seed is None
             else _permutation(len(lengths), self._seed, 1 + group, self._epoch)
         )
         starts = np.concatenate([[0], np.cumsum(lengths[order])])
-        return bank.tokens, starts, offsets[:-1][order], first_id + order
+        return bank.tokens, starts, firsts[order], ids[order]
 
 
 class LaneLoader:
@@ -167,6 +187,7 @@ class LaneLoader:
       split: "train" or "validation".
       segment_len: tokens of a row.
       seed: of the order.
+      chosen: the part of each bank that is read; () = all.
       global_batch_size: rows of a batch over all processes, that is lanes.
       random_offset: whether epochs begin at random places.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
@@ -192,9 +213,10 @@ class LaneLoader:
         process_index: int = 0,
         process_count: int = 1,
         prefetch_batches: int = 2,
+        chosen: Sequence[Chosen] = (),
     ):
         self.corpus, self.split, self.segment_len, self.seed = (
-            Corpus(banks, split),
+            Corpus(banks, split, chosen),
             split,
             segment_len,
             seed,
@@ -229,8 +251,10 @@ class LaneLoader:
                 " or add sequences."
             )
         self._stream = functools.lru_cache(maxsize=2)(self._make_stream)
+        prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in banks]
         self.fingerprints = {
-            f"{n} {bank.path.name}": bank.fingerprint for n, bank in enumerate(banks)
+            f"{n} {bank.path.name}": fingerprint
+            for n, (bank, fingerprint) in enumerate(zip(banks, prints, strict=True))
         }
         self.unit, self.units_per_row = UNITS[banks[0].vocabulary.name], segment_len
 

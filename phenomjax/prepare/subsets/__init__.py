@@ -1,0 +1,1 @@
+"""Parts of banks, chosen by what is known of their images or sequences."""

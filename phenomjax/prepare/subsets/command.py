@@ -1,0 +1,166 @@
+"""python -m phenomjax.prepare subset: a part of banks, as a list that a run reads, or copied.
+
+A list (OUT.parquet) costs no room: train on it with --config.data.banks="('bank.zarr',)"
+--config.data.selection=OUT.parquet; train and validation are divided within it as they are within a
+bank. It holds on when `prepare append` makes the bank longer.
+
+python -m phenomjax.prepare subset --bank b.zarr --where 'plate == "P01"' --out P01.parquet
+python -m phenomjax.prepare subset --bank b.zarr --where 'gene in ["TP53", "MDM2"] or is_control'
+    --out two_genes.parquet
+python -m phenomjax.prepare subset --bank a.zarr b.zarr --fraction 0.01 --by plate --out 1p.parquet
+python -m phenomjax.prepare subset --bank b.zarr --selection wells.csv --out wells.parquet
+python -m phenomjax.prepare subset --bank proteins.zarr --where 'length < 512 and split == "train"'
+    --out short.parquet
+
+Conditions compare columns with values: ==, !=, <, <=, >, >=, in, is null, and, or, not, "text" in
+COLUMN, COLUMN.startswith("text"), .endswith, .matches("regular expression"). A missing value equals
+nothing else. `row` counts from 0; sequences have `split` too.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from tyro.conf import arg
+
+from phenomjax import __version__
+from phenomjax.data import selections
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
+from phenomjax.data.zarr_files import read_entry
+from phenomjax.prepare.subsets import choosing
+from phenomjax.prepare.subsets.choosing import Choice, Wanted
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, check_folder_of
+from phenomjax.system.options import unrecorded
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The banks, what is chosen of them, and what becomes of it."""
+
+    bank: tuple[Path, ...]
+    """image banks or token banks, NAME.zarr"""
+
+    out: Path
+    """NAME.parquet, a list for --config.data.selection"""
+
+    where: Annotated[str, arg(metavar="CONDITION")] = ""
+    """on the columns of the metadata (below); what is chosen meets it"""
+
+    selection: Annotated[Path | None, arg(metavar="TABLE")] = None
+    """a table (CSV, Parquet, …) of what is wanted: rows (column row, counted from 0, and bank where
+    there are several), or names (some of experiment, plate, well, site, time; id of sequences); or
+    an earlier selection, also one of other banks, whose names are then looked up"""
+
+    fraction: Annotated[float | None, arg(metavar="SHARE")] = None
+    """this share of the groups of `by`, chosen by the hash of their names: 0.01 lies within 0.1"""
+
+    by: Annotated[str, arg(metavar="COLUMN")] = ""
+    """the groups of `fraction` ('': plates; of sequences each one alone)"""
+
+    seed: int = 0
+    """of `fraction`: another seed chooses other groups"""
+
+    overwrite: bool = unrecorded(False)
+    """replace what is at OUT"""
+
+
+def run(options: Options) -> int:
+    """Writes the subset; returns 1 where entries of the list are in no bank."""
+    kind, banks = open_banks(options.bank)
+    _check(options)
+    wanted = Wanted(options.where, options.selection, options.fraction, options.by, options.seed)
+    choice = choosing.choose(kind, banks, wanted)
+    told = ", ".join(f"{some:,} of {of:,} {what}" for what, (some, of) in choice.counts.items())
+    log.info("chose %s", told)
+    made = _made(options)
+    names = (
+        table
+        for bank, rows in zip(banks, choice.rows, strict=True)
+        for table in choosing.names_of(kind, bank, rows)
+    )
+    selections.write(options.out, kind, list(zip(banks, choice.rows, strict=True)), names, made)
+    log.info(
+        'wrote %s. Train on it with --config.data.banks="(%s,)" --config.data.selection=%s',
+        options.out,
+        ", ".join(f"'{path}'" for path in options.bank),
+        options.out,
+    )
+    return _report_missed(options, choice)
+
+
+def open_banks(paths: Sequence[Path]) -> tuple[str, list[ImageBank | TokenBank]]:
+    """Opens banks of one kind: ("images" or "sequences", the banks).
+
+    Raises:
+      UserError: none, one twice, or of both kinds.
+    """
+    if not paths:
+        raise UserError("`bank` names no bank. Give at least one, NAME.zarr.")
+    twice = [path for place, path in enumerate(paths) if path in paths[:place]]
+    if twice:
+        raise UserError(f"`bank` names {twice[0]} twice. Name it once.")
+    tokens = [path for path in paths if read_entry(path).get("format") == FORMAT]
+    if not tokens:
+        return "images", [open_bank(path) for path in paths]
+    if len(tokens) < len(paths):
+        other = next(path for path in paths if path not in tokens)
+        raise UserError(
+            f"`bank` names a bank of sequences, {tokens[0]}, and {other}, which is none: give banks"
+            " of one kind."
+        )
+    return "sequences", [open_token_bank(path) for path in paths]
+
+
+def _check(options: Options) -> None:
+    if not options.where.strip() and options.selection is None and options.fraction is None:
+        raise UserError(
+            "Nothing says what to choose. Give `where`, `selection` or `fraction`, or several; all"
+            " of it would be --fraction 1."
+        )
+    if options.out.suffix not in (".parquet",):
+        raise UserError(f"`out` {options.out} must end with .parquet, for a list.")
+    if options.by and options.fraction is None:
+        raise UserError("`by` goes with `fraction`, the share of the groups. Give both.")
+    check_folder_of(options.out)
+    if options.out.exists() and not options.overwrite:
+        raise UserError(
+            f"`out` {options.out} is there already. Give another name, or --overwrite to replace"
+            " it."
+        )
+
+
+def _made(options: Options) -> dict:
+    given = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if field.name in ("where", "selection", "fraction", "by", "seed")
+    }
+    found = {name: value for name, value in given.items() if value not in ("", None)}
+    if options.selection:
+        found |= {"selection": str(options.selection), "sha256": files.sha256(options.selection)}
+    return found | {"phenomjax": __version__}
+
+
+def _report_missed(options: Options, choice: Choice) -> int:
+    if not choice.missed:
+        return EXIT_DONE
+    listed = options.out.with_name(f"{options.out.stem}.missed.csv")
+    table = pd.DataFrame(choice.missed)
+    with files.replacing(listed) as partial:
+        table.to_csv(partial, index=False)
+    first = ", ".join(f"{k} {v}" for k, v in list(choice.missed[0].items())[1:6] if v is not None)
+    log.error(
+        "%d entries of %s are in no bank, for instance %s; they are listed in %s. The others are"
+        " chosen.",
+        *(len(choice.missed), options.selection, first, listed),
+    )
+    return EXIT_FAILED

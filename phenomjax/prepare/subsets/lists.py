@@ -1,0 +1,152 @@
+"""Tables in which a user lists what is wanted of banks: by row, or by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from phenomjax.data.images.wells import normalise_number, normalise_well
+from phenomjax.data.selections import DESCRIPTION, KEYS, Bank, Selection, parts_of
+from phenomjax.data.tables import PublishedTable, read_table
+from phenomjax.system.errors import UserError
+
+MISSED = 5  # entries of a list that are named in an error
+_SPELT: dict[str, Callable[[str], str]] = {
+    "well": normalise_well,
+    "site": normalise_number,
+    "time": normalise_number,
+}
+
+
+class Listed:
+    """A list of rows or names that are wanted of some banks.
+
+    Args:
+      path: CSV, TSV, Parquet, … with a column `row` (and `bank` where there are several), or with
+        columns of KEYS; or a selection of these banks or of others.
+      kind: "images" or "sequences".
+      banks: what is chosen of.
+
+    Attributes:
+      columns: those of the metadata that it must see.
+
+    Raises:
+      UserError: no such table, or it has none of these columns.
+    """
+
+    def __init__(self, path: Path, kind: str, banks: list[Bank]):
+        self.path = path
+        self.columns: tuple[str, ...] = ()
+        self._rows: list[np.ndarray] | None = None
+        self._names: dict[str, list[int]] = {}
+        self._met = set[str]()
+        if _is_selection(path) and (found := _of_these(Selection(path), kind, banks)):
+            self._rows = found
+            return
+        table = read_table(path)
+        names = [str(name) for name in KEYS[kind] if name in table.columns]
+        if "row" in table.columns and not _is_selection(path):
+            self._rows = _numbered(table, banks)
+        elif names:
+            self.columns = tuple(names)
+            columns = {name: [_spell(name, v) for v in table.column(name)] for name in names}
+            spelt = pa.table({name: pa.array(v, pa.string()) for name, v in columns.items()})
+            for place, key in enumerate(_joined(spelt, self.columns).to_pylist()):
+                self._names.setdefault(key, []).append(place)
+        else:
+            raise UserError(
+                f"`selection` {path} has no column that says which {kind} are wanted: give `row`"
+                f" (counted from 0), or some of {', '.join(KEYS[kind])}. It has:"
+                f" {', '.join(table.columns)}."
+            )
+        self._table, self._wanted = table, pa.array(self._names, pa.string())
+        if not table.rows:
+            raise UserError(f"`selection` {path} has no row: nothing would be chosen.")
+
+    def mask(self, number: int, first: int, batch: pa.RecordBatch) -> np.ndarray:
+        """For each row of a batch of a bank, which begins with the row `first`, whether it is
+        wanted.
+        """
+        if self._rows is not None:
+            wanted = self._rows[number]
+            begin, end = np.searchsorted(wanted, (first, first + len(batch)))
+            mask = np.zeros(len(batch), bool)
+            mask[wanted[begin:end] - first] = True
+            return mask
+        keys = _joined(batch, self.columns)
+        hits = pc.is_in(keys, value_set=self._wanted)
+        self._met.update(pc.unique(keys.filter(hits)).to_pylist())
+        return hits.to_numpy(zero_copy_only=False)
+
+    def missed(self) -> list[dict[str, str | None]]:
+        """Entries that are in no bank, as the table has them, with where they stand in it."""
+        places = sorted(
+            place for key, at in self._names.items() if key not in self._met for place in at
+        )
+        found: list[dict[str, str | None]] = []
+        for place in places:
+            found.append({"list": self._table.where(place)})
+            found[-1].update(zip(self._table.columns, self._table.rows[place], strict=True))
+        return found
+
+
+def _joined(table: pa.Table | pa.RecordBatch, columns: tuple[str, ...]) -> pa.Array:
+    """The columns of each row as one text; a missing value is another one than an empty text."""
+    parts = [pc.fill_null(table[name].cast(pa.string()), "\0") for name in columns]
+    return pc.binary_join_element_wise(*parts, "\x1f")
+
+
+def _is_selection(path: Path) -> bool:
+    try:
+        return DESCRIPTION in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
+def _of_these(selection: Selection, kind: str, banks: list[Bank]) -> list[np.ndarray] | None:
+    """The rows of each bank, if the selection was made of all of these; None if its names must
+    say what is meant.
+    """
+    if selection.kind != kind:
+        raise UserError(
+            f"`selection` {selection.path} is one of {selection.kind}, and these banks hold {kind}."
+        )
+    known = [source.parts for source in selection.banks]
+    if all(any(parts_of(bank)[: len(one)] == one for one in known) for bank in banks):
+        return [chosen.rows for chosen in selection.of(banks)]
+    return None
+
+
+def _numbered(table: PublishedTable, banks: list[Bank]) -> list[np.ndarray]:
+    """Rows of each bank, of a table of row numbers."""
+    numbers = ["0"] * len(table.rows)
+    if "bank" in table.columns:
+        numbers = [str(value) for value in table.column("bank")]
+    elif len(banks) > 1:
+        raise UserError(
+            f"`selection` {table.path} has a column row and none called bank, and there are"
+            f" {len(banks)} banks: add `bank`, 0 for the first, or make a selection of each."
+        )
+    found: list[list[int]] = [[] for _ in banks]
+    for place, (number, row) in enumerate(zip(numbers, table.column("row"), strict=True)):
+        names = [str(place) for place in range(len(banks))] + [str(bank.path) for bank in banks]
+        if number not in names:
+            raise UserError(
+                f"{table.where(place)}: there is no bank {number!r}. Say 0 to {len(banks) - 1}."
+            )
+        bank = names.index(number) % len(banks)
+        if not (row or "").isdecimal() or int(row or "") >= len(banks[bank]):
+            raise UserError(
+                f"{table.where(place)}: {row!r} is no row of {banks[bank].path}, which has 0 to"
+                f" {len(banks[bank]) - 1}."
+            )
+        found[bank].append(int(row or ""))
+    return [np.unique(np.array(rows, np.int64)) for rows in found]
+
+
+def _spell(name: str, value: str | None) -> str | None:
+    """A part of a name as banks spell it."""
+    return _SPELT[name](value) if value is not None and name in _SPELT else value
