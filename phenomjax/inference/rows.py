@@ -24,9 +24,9 @@ class Rows:
 
     def __init__(self, path: Path, rows: int, dim: int, dtype: str, chunk_bytes: int = CHUNK_BYTES):
         self.path, self.shape, self.dtype = path, (rows, dim), np.dtype(dtype).newbyteorder("<")
-        self._width = dim * self.dtype.itemsize
-        self._chunk = min(max(chunk_bytes // self._width, 1), rows)
-        self.chunk_bytes = self._chunk * self._width
+        self.row_bytes = dim * self.dtype.itemsize
+        self._chunk = min(max(chunk_bytes // self.row_bytes, 1), rows)
+        self.chunk_bytes = self._chunk * self.row_bytes
         self._open = functools.lru_cache(maxsize=64)(self._map)
         self._dirty: set[int] = set()
 
@@ -35,7 +35,7 @@ class Rows:
         self.describe(name)
         for chunk in range(-(-self.shape[0] // self._chunk)):
             with (self.path / f"c.{chunk}.0").open("ab") as file:
-                file.truncate(self._chunk * self._width)
+                file.truncate(self.chunk_bytes)
 
     def describe(self, name: str) -> None:
         """Makes the folder and its zarr.json alone."""

@@ -8,17 +8,20 @@ import os
 import random
 import signal
 import time
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
 
-from phenomjax.engine import choose
-from phenomjax.engine.local import Pool
-from phenomjax.engine.units import do
+from phenomjax import embed as door
 from phenomjax.inference.images import cluster, worker
+from phenomjax.inference.sequences import embed as sequences_embed
+from phenomjax.inference.sequences import parts, store
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from tests.inference.test_embed_images import contents, run_embed, write_images, write_run
-from tests.lab import toy_embed
+from tests.lab import tiny_language_models as tiny
+from tests.lab import toy_embed, toy_engine
 
 IMAGES = 120
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -72,27 +75,9 @@ def test_mistakes(straight, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-class Toy(Pool):
-    """An engine in this process; a unit that it is told to kill is set aside."""
-
-    poison, limit = frozenset[str](), IMAGES
-
-    def run(self, work, function, units, stop, *, aside=None, at_most=None):
-        for done, unit in enumerate(units):
-            if done == self.limit and function is cluster.embed:
-                stop.set()
-                return
-            if unit.name in self.poison and aside:
-                yield unit.name, aside(unit, "it ends its process")
-            else:
-                yield do(work, function, unit)
-
-
 @pytest.fixture
 def engine(monkeypatch):
-    toy = Toy(1)
-    monkeypatch.setattr(choose, "executor", lambda options, folder: contextlib.nullcontext(toy))
-    return toy
+    return toy_engine.replace(monkeypatch)
 
 
 def test_an_engine_gives_the_bytes_of_one_process(straight, tmp_path, engine, monkeypatch):
@@ -103,7 +88,7 @@ def test_an_engine_gives_the_bytes_of_one_process(straight, tmp_path, engine, mo
     engine.limit = 25
     assert embed(straight, out, "--engine", "slurm") == EXIT_STOPPED and len(batches) == 25
     assert embed(straight, out, "--share", "9/10") == EXIT_DONE
-    engine.limit = IMAGES
+    engine.limit = None
     assert embed(straight, out, "--engine", "tcp://here:1") == EXIT_FAILED
     assert contents(out) == contents(straight / "out.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
@@ -136,6 +121,41 @@ def test_a_worker_that_finds_something_else_says_so(straight, tmp_path, engine, 
         monkeypatch.setattr(cluster, "_task", wrong)
         with pytest.raises(UserError, match=message):
             embed(straight, tmp_path / "out.zarr", "--engine", "slurm")
+
+
+@pytest.mark.parametrize("per", ["protein", "residue"])
+def test_an_engine_embeds_sequences(per, tmp_path, engine, monkeypatch):
+    """Stopped, gone on with by one process that is stopped too, and by the engine again; from a
+    folder in which the work of one unit of the first was not yet in its place.
+    """
+    monkeypatch.setattr(parts, "UNIT_BATCHES", 2)
+    monkeypatch.setattr(sequences_embed, "SAVE_SECONDS", -1.0)
+    run = tiny.write(tmp_path / "run", "causal_lm")
+    sequences = tiny.proteins([30, 17, 16, *range(1, 15)])
+    source = tiny.write_fasta(tmp_path / "a.fasta", [*sequences, sequences[3]])
+    words = ["--checkpoint", run, "--source", source, "--devices", 1, "--batch_tokens", 64]
+    words += ["--segment_len", 16, "--per", per, "--dtype", "float16"]
+
+    def embed(name, *more):
+        return door.main([str(word) for word in [*words, "--out", tmp_path / name, *more]])
+
+    assert embed("straight.zarr") == EXIT_DONE
+    engine.limit = 2  # units of two batches, of seven
+    remove = files.remove
+    monkeypatch.setattr(files, "remove", lambda p: None if p.parent.name == "parts" else remove(p))
+    assert embed("out.zarr", "--engine", "slurm") == EXIT_STOPPED
+    monkeypatch.setattr(files, "remove", remove)
+    assert len(list((tmp_path / "out.zarr.partial" / "parts").iterdir())) == 2
+    with pytest.raises(MemoryError), monkeypatch.context() as patch:
+        patch.setattr(store.FeatureStore, "wrote", mock.Mock(side_effect=MemoryError))
+        embed("out.zarr")
+    engine.limit = None
+    assert embed("out.zarr", "--engine", "slurm") == EXIT_DONE
+    assert contents(tmp_path / "out.zarr") == contents(tmp_path / "straight.zarr")
+    assert embed("out.zarr", "--engine", "slurm") == EXIT_DONE  # nothing to do
+    assert not (tmp_path / "out.zarr.partial").exists()
+    with pytest.raises(UserError, match="--jobs 2: one process uses all --devices"):
+        embed("x.zarr", "--jobs", 2)
 
 
 @pytest.fixture(scope="module")

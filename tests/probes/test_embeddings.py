@@ -158,12 +158,12 @@ def test_stopped_and_killed_work_goes_on(
     monkeypatch.setattr(embed, "SAVE_SECONDS", -1.0)
     stop, real, seal = threading.Event(), shards.ShardWriter.save, shards.Shards.seal
 
-    def stopped(self, batches):
-        real(self, batches)
+    def stopped(self):
+        real(self)
         stop.set()
 
-    def killed(self, batches):
-        real(self, batches)
+    def killed(self):
+        real(self)
         raise SystemExit
 
     monkeypatch.setattr(shards.ShardWriter, "save", stopped)

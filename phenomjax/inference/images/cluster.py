@@ -14,15 +14,14 @@ from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
 from phenomjax.inference.images.options import Options
 from phenomjax.inference.images.plan import WorkLayout
+from phenomjax.inference.workers import ONE_AT_A_TIME, absolute, check_precision, differs
 from phenomjax.system import files, locks
-from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_STOPPED
 from phenomjax.system.log import Progress
 from phenomjax.trained import opening
 from phenomjax.trained.model import ImageModel
 
 log = logging.getLogger("phenomjax")
-# Whatever number of threads a worker was given: they would wait for one device.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 class Task(NamedTuple):
@@ -113,19 +112,19 @@ def _task(
     """What the workers are told of a job."""
     plain = dataclasses.replace(
         options,
-        checkpoint=str(_absolute(Path(options.checkpoint))),
-        bank=(_absolute(options.bank[0]),),  # with which some runtimes are made, for all banks
+        checkpoint=str(absolute(options.checkpoint)),
+        bank=(absolute(options.bank[0]),),  # with which some runtimes are made, for all banks
         out=None,
         engine="local",
         engine_option=(),
     )
-    path, out = _absolute(job.bank.path), _absolute(job.out)
+    path, out = absolute(job.bank.path), absolute(job.out)
     return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint, precision, layout)
 
 
 def look(folder: Path, task: Task) -> Note:
     """The unit that says how this worker would do a job."""
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         return _open(task)[0].look()
 
 
@@ -134,7 +133,7 @@ def embed(folder: Path, argument: tuple[Task, int]) -> Note:
     folder, where every way of embedding finds them.
     """
     task, number = argument
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         job, loader = _open(task)
         for _ in worker.compute(job, loader, iter([number]), threading.Event()):
             pass
@@ -146,17 +145,11 @@ def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
     model, made = _load(task.options.checkpoint, task.options.compute_dtype, task.model)
     job = BankEmbedding(task.options, model, task.path, task.out, made)
     if job.bank.fingerprint != task.bank:
-        raise _differs(task.path, "bank")
+        raise differs(task.path, "bank")
     precision = job.look()["precision"]
     if task.layout is not None:
         job.layout = task.layout
-        if precision != task.precision:
-            raise UserError(
-                f"A worker computes in {precision}, and {task.out} was begun in {task.precision}:"
-                " the workers have other devices, or another `compute_dtype` was given. Give"
-                f" `compute_dtype` {task.precision}, or another `out`.",
-                EXIT_FAILED,
-            )
+        check_precision(precision, task.precision, task.out)
     return job, job.loader()
 
 
@@ -164,18 +157,5 @@ def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
 def _load(checkpoint: str, compute_dtype: str, fingerprint: str) -> tuple[ImageModel, Runtimes]:
     model = opening.load_images(checkpoint, compute_dtype)
     if model.fingerprint != fingerprint:
-        raise _differs(checkpoint, "checkpoint")
+        raise differs(checkpoint, "checkpoint")
     return model, {}
-
-
-def _differs(path: Path | str, what: str) -> UserError:
-    return UserError(
-        f"A worker finds another `{what}` at {path} than this process: it has changed since, or"
-        " their file systems differ. Give a path that means the same everywhere, and run the same"
-        " command again.",
-        EXIT_FAILED,
-    )
-
-
-def _absolute(path: Path) -> Path:
-    return path.absolute()

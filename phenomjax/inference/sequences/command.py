@@ -6,8 +6,11 @@ by rounding. Exit codes: 0 done; 1 done, but records were rejected; 2 a mistake 
 the input; 75 stopped by a signal.
 """
 
+import contextlib
+import functools
 import itertools
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -16,7 +19,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import numpy as np
 from tyro.conf import FlagCreatePairsOff, arg
 
 from phenomjax.data import zarr_files
@@ -25,11 +27,24 @@ from phenomjax.data.sequences.formats.guess import looks_like
 from phenomjax.data.sequences.formats.letters import SAMPLE, Letters, check_proteins
 from phenomjax.data.sequences.formats.recognise import check_words, head_lines, look
 from phenomjax.data.sequences.sources import find_sources, first_texts
-from phenomjax.engine import work_folder
+from phenomjax.engine import choose, units, work_folder
 from phenomjax.engine.work_folder import Description
-from phenomjax.inference.options import EmbedOptions, check_numbers_and_folder
-from phenomjax.inference.sequences import queries, segments, store, table_queries
+from phenomjax.inference.options import (
+    EmbedOptions,
+    check_numbers_and_folder,
+    check_one_process,
+)
+from phenomjax.inference.sequences import (
+    batches,
+    cluster,
+    queries,
+    segments,
+    store,
+    table_queries,
+)
 from phenomjax.inference.sequences.embed import embed
+from phenomjax.inference.workers import absolute
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.files import read_json
 from phenomjax.system.log import counted
@@ -102,54 +117,85 @@ def run(options: Options) -> int:
         raise UserError("Nothing to embed is named. Give `source` FILE.")
     out, kind = options.out, store.output_format(options.out)
     check_numbers_and_folder(options, out, batch_tokens=0, segment_len=0, devices=0)
+    check_one_process(options)
+    if options.engine != "local":
+        jax.config.update("jax_platforms", "cpu")  # devices are the workers'
     model = opening.load_sequences(options.checkpoint, options.compute_dtype)
     layers = model.task.num_feature_layers
     if options.layer is not None and not 0 <= options.layer < layers:
         raise UserError(
             f"`layer` {options.layer}: this model has layers 0 (the embedding) to {layers - 1}."
         )
-    devices = jax.local_devices()
-    if options.devices > len(devices):
-        raise UserError(
-            f"`devices` {options.devices}: this machine has {len(devices)}"
-            f" ({devices[0].device_kind})."
-        )
-    devices = devices[: options.devices or None]
+    is_local = options.engine == "local"
+    devices = cluster.chosen_devices(options.devices if is_local else 1)
     work = out.with_name(out.name + ".partial")
     _check_letters(options, model.task.words.name)
-    with stop_on_signals() as stop, work_folder.hold(work):
+    pool = None if options.per == "residue" else options.pool
+    task = cluster.Task(
+        str(absolute(options.checkpoint)),
+        options.compute_dtype,
+        model.fingerprint,
+        options.layer,
+        pool,
+        options.dtype,
+        options.devices,
+    )
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        stack.enter_context(work_folder.hold(work))
+        workers = stack.enter_context(contextlib.ExitStack())
+        executor = functools.cache(
+            lambda: workers.enter_context(choose.executor(options, absolute(work)))
+        )
+        spool = work / f"{files.PARTIAL}tokens"
         found = queries.read(
             list(options.source),
             model.task.words.name,
             model.task.rare,
-            work / "tokens",
+            spool,
             options.format,
             wanted_columns(options),
             gaps=options.gaps or "reject",
             nucleotides=options.accept_nucleotides,
         )
         store.check_ids(found, kind)
-        description = _describe(options, model, found)
+        seen: units.Note | None
+        if is_local:
+            seen = cluster.machine(model, options.devices)
+        else:
+            seen = _recorded(out, kind, work)
+            seen = seen or cluster.look(executor(), absolute(work), task, stop)
+        if seen is None:
+            return _stopped()
+        description = _describe(options, model, found, seen)
         if _finished(out, kind, description, work):
             return _code(found)
         settings, place = _compared(description)
         work_folder.begin(work, settings, place, WORDS)
-        pool = None if options.per == "residue" else options.pool
+        os.replace(spool, work / "tokens")  # the same bytes as those that workers may be reading
         features = segments.SegmentFeatures(model, options.layer, pool, options.dtype, devices)
         per_residue = options.per == "residue"
         rows = store.FeatureStore(work, found, features.dim, options.dtype, per_residue)
-        if not embed(
-            found,
-            model,
-            features,
-            rows,
+        plan = batches.plan(
+            found.lengths[found.order] + sum(map(len, model.task.boundary)),
             description["segment_len"],
             description["batch_tokens"],
-            len(devices),
-            stop,
-        ):
-            log.info("stopped; the same command goes on from here")
-            return EXIT_STOPPED
+            description["devices"],
+        )
+        if is_local:
+            numbers = [i for _, unit in rows.units(plan) for i in unit if i >= rows.saved]
+            whole = embed(found, features, rows, plan, numbers, stop)
+        else:
+            task = task._replace(
+                sequences=found.fingerprint,
+                precision=description["compute_dtype"],
+                devices=description["devices"],
+            )
+            whole = cluster.embed(executor(), absolute(work), task, found, rows, plan, stop)
+        if not whole:
+            return _stopped()
+        workers.close()
+        rows.take_all(plan)
         rows.finish(out, kind, description)
     _report(out, found, features.dim, options)
     return _code(found)
@@ -188,8 +234,25 @@ def _check_letters(options: Options, alphabet: str) -> None:
         check_proteins(source.path, found, options.gaps, options.accept_nucleotides)
 
 
-def _describe(options: Options, model: SequenceModel, found: queries.Queries) -> Description:
-    """What decides the numbers, as it is recorded beside them."""
+def _stopped() -> int:
+    log.info("stopped; the same command goes on from here")
+    return EXIT_STOPPED
+
+
+def _recorded(out: Path, kind: str, work: Path) -> Description | None:
+    """What those said who began the work or made the result, if any did."""
+    before: Description = {}
+    if out.exists() and kind == "zarr":
+        before = zarr_files.read_entry(out)
+    elif (work / work_folder.DESCRIPTION).is_file():
+        before = read_json(work / work_folder.DESCRIPTION)
+    return before if "batch_tokens" in before else None
+
+
+def _describe(
+    options: Options, model: SequenceModel, found: queries.Queries, seen: Description
+) -> Description:
+    """What decides the numbers, as it is recorded beside them; `seen` on the machine."""
     return {
         "checkpoint": str(model.path),
         "checkpoint_fingerprint": model.fingerprint,
@@ -199,10 +262,10 @@ def _describe(options: Options, model: SequenceModel, found: queries.Queries) ->
         "pooling": options.pool if options.per == "protein" else "none",
         "layer": "default" if options.layer is None else options.layer,
         "dtype": options.dtype,
-        "compute_dtype": np.dtype(model.task.dtype).name,
-        "batch_tokens": options.batch_tokens or segments.default_batch_tokens(),
+        "compute_dtype": seen["compute_dtype"],
+        "batch_tokens": options.batch_tokens or seen["batch_tokens"],
         "segment_len": options.segment_len or model.task.inference_segment_len,
-        "devices": options.devices or len(jax.local_devices()),
+        "devices": options.devices or seen["devices"],
         "fingerprint": found.fingerprint,
     }
 

@@ -1,15 +1,16 @@
 """Embeds the sequences of queries with a language model, batch by batch."""
 
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from phenomjax.inference.sequences import batches, queries, segments
+from phenomjax.inference.sequences import queries, segments
+from phenomjax.inference.sequences.batches import SequenceBatch
 from phenomjax.system import log as system_log
-from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 
@@ -20,38 +21,65 @@ SAVE_SECONDS = 2.0
 class Destination(Protocol):
     """Where features go, as `store.FeatureStore`."""
 
-    @property
-    def done(self) -> int: ...
     def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None: ...
-    def save(self, batches: int) -> None: ...
+    def wrote(self, batch: int) -> None:
+        """All features of a batch are written."""
+        ...
+
+    def save(self) -> None:
+        """Makes sure that what was written will not be lost."""
+        ...
 
 
 def embed(
     found: queries.Queries,
-    model: SequenceModel,
     features: segments.SegmentFeatures,
     store: Destination,
-    segment_len: int,
-    batch_tokens: int,
-    devices: int,
-    stop,
+    plan: Sequence[SequenceBatch],
+    numbers: Sequence[int],
+    stop: threading.Event,
 ) -> bool:
     """Fills the store batch by batch, longest sequences first; False if it was stopped.
 
     Args:
       found: the sequences.
-      model, features: what computes.
-      store: where the result goes; its first batches may be there already.
-      segment_len, batch_tokens: of the plan.
-      devices: number of them.
-      stop: an event.
+      features: what computes.
+      store: where the result goes.
+      plan: of all of them (`batches.plan`).
+      numbers: the batches of it that are to be done.
+      stop: ends the work.
     """
-    frame = sum(map(len, model.task.boundary))
-    lengths = found.lengths[found.order]
-    plan = batches.plan(lengths + frame, segment_len, batch_tokens, devices)
-    done = store.done
-    work = np.array([lengths[batch.start : batch.stop].sum() for batch in plan])
-    shapes = {(batch.rows, batch.seq, batch.segments == 1) for batch in plan}
+    work = residues(found, plan)
+    tell(found, plan)
+    total = int(work.sum())
+    left = sum(int(work[number]) for number in numbers)
+    bar = system_log.Progress("embed", total, "residues", total - left)
+    saved, started, done = time.monotonic(), time.monotonic(), 0
+    for number in fill(found.group, features, store, plan, numbers, stop.is_set):
+        done += 1
+        bar.update(int(work[number]))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            store.save()
+            saved = time.monotonic()
+    store.save()
+    if done:
+        log.info(
+            "%s in %s, %s included",
+            system_log.counted(bar.done - bar.resumed, "residue"),
+            system_log.duration(time.monotonic() - started),
+            system_log.counted(len(features.shapes), "compilation"),
+        )
+    return done == len(numbers)
+
+
+def residues(found: queries.Queries, plan: Sequence[SequenceBatch]) -> np.ndarray:
+    """How many each batch has: int64 [batches]."""
+    ends = np.cumsum(found.lengths[found.order])
+    return np.diff(ends[[batch.stop - 1 for batch in plan]], prepend=0)
+
+
+def tell(found: queries.Queries, plan: Sequence[SequenceBatch]) -> None:
+    """Says what there is to do."""
     log.info(
         "%s (%d different), %s, the longest %d: %s of %s",
         system_log.counted(len(found), "sequence"),
@@ -59,42 +87,44 @@ def embed(
         system_log.counted(int(found.lengths.sum()), "residue"),
         found.lengths.max(),
         system_log.counted(len(plan), "batch"),
-        system_log.counted(len(shapes), "shape"),
+        system_log.counted(len({(b.rows, b.seq, b.segments == 1) for b in plan}), "shape"),
     )
-    if long := int((found.lengths + frame > segment_len).sum()):
-        log.info("%d sequences are longer than %d tokens: read by segments", long, segment_len)
-    bar = system_log.Progress("embed", int(work.sum()), "residues", int(work[:done].sum()))
-    saved, started = time.monotonic(), time.monotonic()
+    if long := sum(batch.stop - batch.start for batch in plan if batch.segments > 1):
+        log.info("%d sequences are longer than %d tokens: read by segments", long, plan[0].seq)
+
+
+def fill(
+    sequence: Callable[[int], np.ndarray],
+    features: segments.SegmentFeatures,
+    store: Destination,
+    plan: Sequence[SequenceBatch],
+    numbers: Iterable[int],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:
+    """Computes batches, and yields each when it is written: the next one is then on its way.
+
+    Args:
+      sequence: tokens of a sequence by its place in the order of work.
+      features, store, plan, numbers: of `embed`.
+      stopped: whether to end early.
+    """
     running: tuple[int, Iterator[segments.FeaturePiece]] | None = None
-    for number in [*range(done, len(plan)), None]:
+    for number in [*numbers, None]:
         following = None
-        if number is not None and not stop.is_set():
+        if number is not None and not stopped():
             batch = plan[number]
-            members = found.order[batch.start : batch.stop]
-            following = number, features([found.sequence(i) for i in members], batch, stop.is_set)
+            tokens = [sequence(i) for i in range(batch.start, batch.stop)]
+            following = number, features(tokens, batch, stopped)
         if running:
-            number, pieces = running
+            before, pieces = running
             for piece in pieces:
                 store.write(
-                    plan[number].start + piece.row, piece.columns, piece.start, piece.values
+                    plan[before].start + piece.row, piece.columns, piece.start, piece.values
                 )
-            if stop.is_set() and plan[number].segments > 1:  # it may be incomplete
-                break
-            done = number + 1
-            bar.update(int(work[number]))
-            if time.monotonic() - saved > SAVE_SECONDS:
-                store.save(done)
-                saved = time.monotonic()
+            if stopped() and plan[before].segments > 1:  # it may be incomplete
+                return
+            store.wrote(before)
+            yield before
         running = following
-        if running is None and stop.is_set():
-            break
-    store.save(done)
-    if done:
-        seconds = time.monotonic() - started
-        log.info(
-            "%s in %s, %s included",
-            system_log.counted(bar.done - bar.resumed, "residue"),
-            system_log.duration(seconds),
-            system_log.counted(len(features.shapes), "compilation"),
-        )
-    return done == len(plan)
+        if running is None and stopped():
+            return

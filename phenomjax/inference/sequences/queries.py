@@ -61,6 +61,10 @@ class Queries:
         start = self.starts[number]
         return self.tokens[start : start + self.lengths[number]]
 
+    def group(self, place: int) -> np.ndarray:
+        """`sequence` by its place in `order`."""
+        return self.sequence(self.order[place])
+
 
 def read(
     paths: list[Path],

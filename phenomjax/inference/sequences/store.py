@@ -16,7 +16,7 @@ NAME.h5.rejected.csv          records that were rejected (of a Zarr: rejected.pa
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,11 @@ import pyarrow.parquet as pq
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.bank import FlatWriter
 from phenomjax.engine import work_folder
-from phenomjax.engine.units import Notes
+from phenomjax.engine.units import Notes, Unit
 from phenomjax.engine.work_folder import Description
 from phenomjax.inference.rows import FORMAT, VERSION, Rows
-from phenomjax.inference.sequences import keys
+from phenomjax.inference.sequences import keys, parts
+from phenomjax.inference.sequences.batches import SequenceBatch
 from phenomjax.inference.sequences.queries import Queries
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
@@ -37,7 +38,8 @@ from phenomjax.system.errors import UserError
 log = logging.getLogger("phenomjax")
 FORMATS = {".zarr": "zarr", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz"}
 REJECTED = "rejected.parquet"
-SAVED = "saved"  # the note of the batches that are on the disk
+SAVED = "saved"  # the note of how many batches are on the disk, beside those of units
+PARTS = "parts"  # features that workers computed, until they are in their place
 
 
 class FeatureStore:
@@ -48,6 +50,9 @@ class FeatureStore:
       queries: the sequences.
       dim, dtype: of the features.
       per_residue: one vector a residue, not one a protein.
+
+    Attributes:
+      saved: so many of the first batches are done, by units or by this program before.
     """
 
     def __init__(self, work: Path, queries: Queries, dim: int, dtype: str, per_residue: bool):
@@ -58,6 +63,10 @@ class FeatureStore:
             else np.arange(len(queries) + 1)
         )
         self._notes = Notes(work)
+        self.saved = self._next = (
+            self._notes.read(SAVED)["batches"] if self._notes.is_committed(SAVED) else 0
+        )
+        self._taken = list[Path]()
         self._rows = Rows(work / "embeddings", int(self.offsets[-1]), dim, dtype)
         self._rows.create("residue" if per_residue else "protein")
         # The members of each group of equal sequences, one group after the other.
@@ -66,10 +75,36 @@ class FeatureStore:
             queries.groups[self._members], np.arange(len(queries.order) + 1)
         )
 
-    @property
-    def done(self) -> int:
-        """Batches that are on the disk."""
-        return self._notes.read(SAVED)["batches"] if self._notes.is_committed(SAVED) else 0
+    def units(self, plan: Sequence[SequenceBatch]) -> list[Unit[range]]:
+        """The units of work of a plan that are not done, and their batches."""
+        lengths = self._queries.lengths[self._queries.order]
+        rows = np.cumsum(lengths if self._per_residue else np.ones(len(lengths), np.int64))
+        sizes = np.diff(rows[[batch.stop - 1 for batch in plan]], prepend=0) * self._rows.row_bytes
+        committed = set(self._notes.names())
+        return [
+            Unit(name, numbers)
+            for numbers in parts.units(sizes)
+            if (name := f"{numbers.start}-{numbers.stop}") not in committed
+            and numbers.stop > self.saved
+        ]
+
+    def take(self, path: Path, plan: Sequence[SequenceBatch]) -> None:
+        """Brings what a worker computed to its place; it is kept until `save`."""
+        first, last = map(int, path.name.split("-"))
+        start, stop = plan[first].start, plan[last - 1].stop
+        lengths = self._queries.lengths[self._queries.order[start:stop]]
+        rows = lengths if self._per_residue else np.ones(stop - start, np.int64)
+        ends = np.cumsum(rows)
+        values = np.fromfile(path, self._rows.dtype).reshape(ends[-1], -1)
+        for group, features in enumerate(np.split(values, ends[:-1]), start):
+            self.write(group, slice(None), 0, features)
+        self._taken.append(path)
+
+    def take_all(self, plan: Sequence[SequenceBatch]) -> None:
+        """`take` of all that is not in its place."""
+        for name in files.names(self._work / PARTS):
+            if not name.startswith(files.PARTIAL):
+                self.take(self._work / PARTS / name, plan)
 
     def write(self, group: int, columns: slice, start: int, values: np.ndarray) -> None:
         """Sets features of all proteins with the sequence number `group` in the order of work, from
@@ -78,10 +113,19 @@ class FeatureStore:
         for member in self._members[self._bounds[group] : self._bounds[group + 1]]:
             self._rows.write(int(self.offsets[member]) + start, columns, values)
 
-    def save(self, batches: int) -> None:
-        """Makes sure that the first `batches` batches will not be lost."""
+    def wrote(self, batch: int) -> None:
+        """A batch is written, and all before it are or belong to units that are done."""
+        self._next = batch + 1
+
+    def save(self) -> None:
+        """Makes sure that what was written or taken will not be lost."""
         self._rows.flush()
-        self._notes.commit(SAVED, {"batches": batches})
+        if self._next > self.saved:
+            self._notes.commit(SAVED, {"batches": self._next})
+            self.saved = self._next
+        for path in self._taken:
+            files.remove(path)
+        self._taken.clear()
 
     def finish(self, out: Path, kind: str, attributes: Description) -> None:
         """Writes the result, of a kind in FORMATS, under its name when it is whole, and removes the

@@ -91,8 +91,9 @@ class Embedder:
         Raises Stopped when `stop` was set before the end.
         """
         with np.errstate(over="ignore"):  # the store looks for infinite numbers
+            plan = self.plan(found)
             whole = embed.embed(
-                found, self.model, self.features(per, dtype), store, *self._shape(), stop
+                found, self.features(per, dtype), store, plan, range(len(plan)), stop
             )
         if not whole:
             raise Stopped

@@ -150,7 +150,7 @@ class ShardWriter(FeatureStore):
         dtype: str,
         stops: list[int],
     ):
-        self._path, self._stops = folder / PARTIAL, stops
+        self._path, self._stops, self._whole = folder / PARTIAL, stops, 0
         self._path.mkdir()
         place, stored = self._path / "features", np.dtype(dtype).newbyteorder("<")
         shape = int(rows.sum()), dim
@@ -162,13 +162,15 @@ class ShardWriter(FeatureStore):
         index = {"dim": dim, "dtype": dtype, "rows": rows.tolist(), "sequences": sequences}
         (self._path / "index.json").write_text(json.dumps(index))
 
-    def save(self, batches: int) -> None:
-        """Makes sure that the first `batches` batches will not be lost."""
+    def wrote(self, batch: int) -> None:
+        """So many sequences are whole now."""
+        self._whole = self._stops[batch]
+
+    def save(self) -> None:
+        """Makes sure that the batches that were written will not be lost."""
         self._mapped.flush()
-        if batches:
-            files.write_text(
-                self._path / "done.json", json.dumps(self._stops[batches - 1]), flush=True
-            )
+        if self._whole:
+            files.write_text(self._path / "done.json", json.dumps(self._whole), flush=True)
 
 
 def _name(path: Path) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from phenomjax.inference.sequences.parts import Part
+
 PER = ("protein", "residue")  # what a vector stands for
 
 
@@ -76,23 +78,8 @@ class FeatureTable:
         return out
 
 
-class FeatureStore:
-    """Rows that a model fills sequence by sequence, as `inference.sequences.embed` does
-    (`embed.Destination`); in memory, unless a subclass maps them.
-
-    Args:
-      features: to fill.
-      rows: of each sequence.
-
-    Attributes:
-      starts: the first row of each sequence, and the end.
-    """
-
-    done = 0  # batches that are there before the work begins
-
-    def __init__(self, features: Num[np.ndarray, "rows dim"], rows: Int[np.ndarray, " sequences"]):
-        self.features = features
-        self.starts = np.concatenate([[0], np.cumsum(rows)])
+class FeatureStore(Part):
+    """Rows that a model fills sequence by sequence; in memory, unless a subclass maps them."""
 
     def write(
         self,
@@ -108,8 +95,4 @@ class FeatureStore:
         """
         if not np.isfinite(values).all():
             raise FloatingPointError
-        first = self.starts[group] + start
-        self.features[first : first + len(values), columns] = values
-
-    def save(self, batches: int) -> None:
-        """Memory forgets all or nothing."""
+        super().write(group, columns, start, values)

@@ -1,0 +1,36 @@
+"""What workers of an engine need that hold a model, whatever it reads."""
+
+import threading
+from pathlib import Path
+
+from phenomjax.data import store
+from phenomjax.system.errors import EXIT_FAILED, UserError
+
+# Whatever number of threads a worker was given: they would wait for one device.
+ONE_AT_A_TIME = threading.Lock()
+
+
+def absolute(path: str | Path) -> Path:
+    """A location as it is called from any folder."""
+    return Path(path) if store.is_remote(path) else Path(path).absolute()
+
+
+def differs(path: Path | str, what: str) -> UserError:
+    """What a worker says that finds something else at a path than the driver."""
+    return UserError(
+        f"A worker finds another `{what}` at {path} than this process: it has changed since, or"
+        " their file systems differ. Give a path that means the same everywhere, and run the same"
+        " command again.",
+        EXIT_FAILED,
+    )
+
+
+def check_precision(mine: str, begun: str, out: Path) -> None:
+    """Raises UserError where a worker would compute in another type than others before it."""
+    if mine != begun:
+        raise UserError(
+            f"A worker computes in {mine}, and {out} was begun in {begun}: the workers have other"
+            f" devices, or another `compute_dtype` was given. Give `compute_dtype` {begun}, or"
+            " another `out`.",
+            EXIT_FAILED,
+        )
