@@ -110,8 +110,9 @@ def find_refused(path: Path, lines: Sequence[str]) -> Refused | None:
         )
     if filled[0].lstrip().startswith("[") and re.match(r"\s*\[\s*(\{|\[|$)", filled[0]):
         return found("a list of JSON", "write one record a line: jq -c '.[]' {path} > {stem}.jsonl")
+    headers = "\n".join(line for line in lines if line.startswith(">"))
     for pattern, what, awk in _MIXED:
-        if any(line.startswith(">") and re.search(pattern, line) for line in lines):
+        if re.search(pattern, headers, re.MULTILINE):  # of 5,000 headers at once
             keep = f"awk '/^>/ {{{{keep = !/{awk}/}}}} keep' {{path}} > {{stem}}_proteins.fasta"
             return found(f"FASTA with {what}", f"take them out: {keep}")
     if any(re.match(r"\s+>", line) for line in filled) and not any(
@@ -127,7 +128,7 @@ def find_refused(path: Path, lines: Sequence[str]) -> Refused | None:
 
 def _is_molfile(lines: Sequence[str]) -> bool:
     counts = any(re.search(r"\bV[23]000\s*$", line) for line in lines[:6])
-    return counts or any(re.match(r"M  END\s*$", line) for line in lines)
+    return counts or any(line.startswith("M  END") and not line[6:].strip() for line in lines)
 
 
 def _is_fastq(filled: Sequence[str]) -> bool:
