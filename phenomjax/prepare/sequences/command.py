@@ -190,7 +190,10 @@ def run(options: Options) -> int:
         gaps=options.gaps or "reject",
         nucleotides=options.accept_nucleotides,
     )
-    return prepare(options.out, sources, settings, arguments, options)
+    try:
+        return prepare(options.out, sources, settings, arguments, options)
+    except OSError as error:
+        raise report.of_system(error, options.out, options.source) from error
 
 
 def prepare(

@@ -108,11 +108,11 @@ class Reading:
             return
         more = len(self._aside) - SHOWN
         raise UserError(
-            f"{counted(len(self._aside), 'part')} of the files could not be read, because each"
-            " process that tried was ended, most often for want of memory:"
+            f"{counted(len(self._aside), 'part')} of the files could not be read:"
             f" {'; '.join(self._aside[:SHOWN])}{f' and {more} more' if more > 0 else ''}. Nothing"
-            " may be missing, so there is no bank; all else is read and kept. Give the processes"
-            " more memory, or fewer at a time (`jobs`), or take what is there out of the file, and"
-            " run the same command again.",
+            " may be missing, so there is no bank; all else is read and kept. If processes were"
+            " ended, it was most often for want of memory: give them more, or start fewer at a time"
+            " (`jobs`). Mend that, or take what is there out of the file, and run the same command"
+            " again.",
             EXIT_FAILED,
         )

@@ -1,7 +1,9 @@
 """What `prepare sequences` says at its end, and what it exits with."""
 
+import errno
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -126,6 +128,34 @@ def _hints(rejected: Path) -> str:
 def _rejection(row: dict) -> str:
     name = f"record {row['id']} " if row["id"] else ""
     return f"{row['reason']}: {row['file']}, {name}at byte {row['offset']}: {row['detail']}"
+
+
+def of_system(error: OSError, out: Path, sources: Sequence[Path]) -> UserError:
+    """The error of a disk or a file, in the user's words.
+
+    Args:
+      error: what the system said.
+      out: the bank.
+      sources: the files that it is made of.
+    """
+    reason, where = error.strerror or str(error), str(error.filename or out)
+    again = f"What is done is kept in {out}: mend that, and run the same command again."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = (
+            f"The disk of {out} is full ({reason}). Preparing takes about twice the size of the"
+            " text there until the bank is whole. What is done is kept: make room, and run the same"
+            " command again."
+        )
+    elif where in map(str, sources):
+        text = (
+            f"{where} could not be read any more: {reason}. It was there when the job began, so it"
+            f" was moved, or its disk is away. {again}"
+        )
+    elif isinstance(error, PermissionError):
+        text = f"{where} may not be read or written by you: {reason}. {again}"
+    else:
+        text = f"{where}: {reason}. {again}"
+    return UserError(text, EXIT_FAILED)
 
 
 def nothing_kept(out: Path, counts: dict[str, int], rejected: Path | None) -> UserError:
