@@ -15,6 +15,10 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.prepare.sequences.command",
         "proteins (FASTA), molecules (SMILES) or source code to a token bank",
     ),
+    "mirror": (
+        "phenomjax.prepare.mirror.command",
+        "copies folders, banks and files between disks and object stores, verified",
+    ),
     "inspect": (
         "phenomjax.prepare.inspect.images",
         "what is in an image bank or a token bank, and whether all of it can be read",

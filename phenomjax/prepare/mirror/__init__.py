@@ -1,0 +1,1 @@
+"""Copies of folders, banks and single files between file systems and object stores, verified."""

@@ -1,0 +1,137 @@
+"""Copies a folder, a bank, any Zarr or a single file between file systems and object stores, and
+verifies all of it.
+
+python -m phenomjax.prepare mirror s3://archive/screen.zarr /data/screen.zarr
+python -m phenomjax.prepare mirror /data/screen.zarr gs://bucket/screen.zarr --rate 500MB/s
+python -m phenomjax.prepare mirror s3://archive/raw /data/raw --dry_run
+
+The content of a folder goes into the destination. DST.manifest.parquet lists key, bytes, sha256 and
+state of every object. Exit code 0: all is there and verified. Nothing is deleted, and what differs
+in the destination is replaced only with --overwrite. The same command goes on after a kill, copies
+nothing twice that was whole, and later brings what has come since. A large file on a disk goes on
+in its middle; a large object in a store begins again, since parts of uploads belong to a process.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from phenomjax.data import store
+from phenomjax.engine import choose
+from phenomjax.engine.options import EngineOptions
+from phenomjax.prepare.mirror import dry_run, job, rate
+from phenomjax.prepare.mirror.copying import Ends
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.log import counted, duration
+from phenomjax.system.options import unrecorded
+from phenomjax.system.processes import stop_on_signals
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(EngineOptions):
+    """Options of `prepare mirror`."""
+
+    src: Positional[Annotated[str, arg(metavar="SRC")]]
+    """folder or file, s3://…, gs://… or http(s)://…"""
+
+    dst: Positional[Annotated[str, arg(metavar="DST")]]
+    """folder or file, s3://… or gs://…; with "/" at the end a file goes into it"""
+
+    only: Annotated[tuple[str, ...], arg(metavar="GLOB|S.parquet …")] = ()
+    """copy a part: keys by patterns such as 'images/*', or of an image bank what the images of a
+    selection need (`prepare subset`)"""
+
+    overwrite: bool = unrecorded(False)
+    """replace what is in the destination with other content; without it that is listed"""
+
+    rate: str = unrecorded("")
+    """at most this over all workers: 500MB/s, 2GiB/s, 10Gb/s"""
+
+    dry_run: bool = unrecorded(False)
+    """copy nothing: tell objects, bytes and days"""
+
+    lines: tuple[float, ...] = unrecorded((1.0, 10.0, 100.0))
+    """Gb/s of the lines for which --dry_run tells days"""
+
+    work: Annotated[str, arg(metavar="DIR")] = unrecorded("")
+    """where the plan and the state of the work lie, on a disk that all workers see; default:
+    DST.mirror beside a destination on a disk, NAME-….mirror in the present folder for one in a
+    store"""
+
+
+def run(options: Options) -> int:
+    """Copies, and tells what became of it."""
+    ends = _ends(options)
+    work = Path(options.work) if options.work else job.default_work(ends.target)
+    settings = {"only": list(options.only)}
+    wanted = None
+    if options.dry_run:
+        return dry_run.tell(ends, wanted, options.lines)
+    with (
+        stop_on_signals() as stop,
+        choose.executor(options, work) as executor,
+    ):
+        done = job.mirror(ends, executor, stop, work=work, settings=settings, wanted=wanted)
+    if not done.manifest:
+        log.info("stopped; the same command goes on. The state of the work is in %s", work)
+        return EXIT_STOPPED
+    return _report(ends, done)
+
+
+def _ends(options: Options) -> Ends:
+    source, target = Path(options.src), Path(options.dst)
+    single = ""
+    if store.is_file(source):
+        if options.dst.endswith("/") or (not store.is_remote(target) and target.is_dir()):
+            target /= source.name
+        single = target.name
+    elif not store.is_dir(source):
+        raise UserError(
+            f"There is no {store.url(source)}: neither a file nor a folder has this name. Correct"
+            " the source."
+        )
+    bound = rate.parse(options.rate) if options.rate else 0.0
+    return Ends(source, target, single, options.overwrite, bound)
+
+
+def _report(ends: Ends, done: job.Outcome) -> int:
+    log.info(
+        "mirror: %s, %.2f GB, in %s: %d copied (%.2f GB in %s, %.1f MB/s), %d verified before",
+        counted(done.objects, "object"),
+        done.bytes / 1e9,
+        store.url(ends.target),
+        done.copied,
+        done.copied_bytes / 1e9,
+        duration(done.seconds),
+        done.copied_bytes / done.seconds / 1e6,
+        done.whole,
+    )
+    log.info("wrote %s: key, bytes, sha256 and state of each object", done.manifest)
+    if not done.states:
+        return EXIT_DONE
+    total = sum(done.states.values())
+    lines = "".join(f"\n  {key}: {state}, {detail}" for state, key, detail in done.first_bad)
+    more = total - len(done.first_bad)
+    log.error(
+        "%s not as in the source (%s); all else is there and verified:%s%s\n%s",
+        counted(total, "object"),
+        ", ".join(f"{count} {state}" for state, count in sorted(done.states.items())),
+        lines,
+        f"\n  and {more} more, in the manifest" if more else "",
+        _mend(done),
+    )
+    return EXIT_FAILED
+
+
+def _mend(done: job.Outcome) -> str:
+    words = []
+    if "differs" in done.states:
+        words.append("What differs stays; --overwrite replaces it.")
+    if set(done.states) - {"differs"}:
+        words.append("Mend the rest, and run the same command again: it copies what is missing.")
+    return " ".join(words)

@@ -1,0 +1,107 @@
+"""The two ends of a mirror: what is there, and how it is read and written. `local.py` and
+`stores.py` have them; `opening.py` tells which.
+
+A place is a folder, or a single file under a key of its own. Its entries come sorted by key, whole
+keys compared as object stores do, so that two places can be compared in one pass.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from phenomjax.prepare.mirror.ends.digests import Digests
+
+WHOLE = 16 << 20  # objects up to this size are in memory as a whole; larger ones in such blocks
+
+
+# blocks of a large object from a byte on, a multiple of WHOLE
+Blocks = Callable[[int], Iterator[bytes]]
+
+
+class Entry(NamedTuple):
+    """Something in a place.
+
+    Attributes:
+      key: relative, "/" between folders and at the end of an empty folder.
+      bytes: its size.
+      stamp: what changes when its content does: ETag or time.
+      state, detail: of manifest.Row, where it cannot be copied.
+    """
+
+    key: str
+    bytes: int
+    stamp: str
+    state: str = ""
+    detail: str = ""
+
+
+class Trouble(Exception):
+    """One object cannot be copied, or not now.
+
+    Attributes:
+      state, detail: of manifest.Row.
+    """
+
+    def __init__(self, state: str, detail: str):
+        super().__init__(state, detail)
+        self.state, self.detail = state, detail
+
+
+class Taken(Exception):
+    """Something has this name in the target already."""
+
+
+class Place(Protocol):
+    """One end of a mirror.
+
+    Attributes:
+      path: of the folder, or of the single file.
+      name: for people.
+      sure: bytes arrive from it as they are there: a disk, or a connection with TLS.
+      has_folders: also empty ones.
+    """
+
+    path: Path
+    name: str
+    sure: bool
+    has_folders: bool
+
+    def entries(self, scratch: Path) -> Iterator[Entry]:
+        """What is there, sorted by key."""
+        ...
+
+    def entry(self, key: str) -> Entry | None:
+        """One of them; None where it is not there."""
+        ...
+
+    def flush(self) -> None:
+        """Makes what was written permanent."""
+        ...
+
+    def tidy(self) -> None:
+        """Deletes what killed processes have left here in the middle of writing."""
+        ...
+
+    def read(self, entry: Entry) -> bytes:
+        """All of a small one. Raises Trouble."""
+        ...
+
+    def blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
+        """A large one in blocks of WHOLE, from a multiple of it. Raises Trouble."""
+        ...
+
+    def parts(self, size: int) -> list[int]:
+        """Sizes of parts of which digests can prove an upload of these bytes."""
+        ...
+
+    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
+        """Writes a small one, verified; returns its stamp. Raises Taken, Trouble."""
+        ...
+
+    def write_large(
+        self, entry: Entry, blocks: Blocks, etags: list[str], replace: bool
+    ) -> tuple[str, Digests]:
+        """Writes a large one, verified; returns stamp and digests, which can prove the ETags of
+        its source, too.
+        """
+        ...

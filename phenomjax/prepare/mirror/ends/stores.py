@@ -1,0 +1,228 @@
+"""Object stores and web servers as ends of a mirror (`places.Place`)."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from phenomjax.data import store
+from phenomjax.data.stores import clients
+from phenomjax.prepare.mirror.ends.digests import Digests, part_size
+from phenomjax.prepare.mirror.ends.places import WHOLE, Blocks, Entry, Taken, Trouble
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+
+LISTED = 1000  # entries that are taken from a listing at a time
+AHEAD = 4  # parts of a large object on their way at a time
+TRIES = 3  # of an object that arrives with other bytes
+NOT_HERE = ("credentials", "no bucket", "region", "TLS")  # troubles of a whole store
+
+
+class StorePlace:
+    """A bucket, a part of one, or a web server."""
+
+    has_folders = False
+
+    def __init__(self, path: Path, single: str = ""):
+        self.path, self.single, self.name = path, single, store.url(path)
+        self.scheme = store.place(path)[0]
+        self.sure = not _endpoint(self.scheme).startswith("http:")
+
+    def _key(self, key: str) -> str:
+        base = store.place(self.path)[2]
+        return base if self.single else f"{base}/{key}" if base else key
+
+    def entries(self, scratch: Path) -> Iterator[Entry]:
+        import obstore
+
+        if self.single:
+            found = self.entry(self.single)
+            yield from [found] if found else []
+            return
+        client, base = store.client(self.path)
+        start = f"{base}/" if base else ""
+        with store.errors(self.path):
+            for chunk in obstore.list(client, prefix=base or None, chunk_size=LISTED):
+                for meta in chunk:
+                    # a folder's own mark, of zero bytes, is no file
+                    if meta["path"].startswith(start) and meta["path"] != base:
+                        yield Entry(meta["path"][len(start) :], meta["size"], _stamp(meta))
+
+    def entry(self, key: str) -> Entry | None:
+        import obstore
+
+        client, _ = store.client(self.path)
+        with contextlib.suppress(store.NotThere), store.errors(self.path):
+            meta = obstore.head(client, self._key(key))
+            return Entry(key, meta["size"], _stamp(meta))
+        return None
+
+    @contextlib.contextmanager
+    def _reading(self, entry: Entry) -> Iterator[None]:
+        import obstore
+
+        try:
+            with store.errors(self.path / entry.key):
+                try:
+                    yield
+                except obstore.exceptions.PreconditionError:
+                    raise Trouble("changed", "was replaced since it was listed") from None
+        except store.NotThere:
+            raise Trouble("vanished", "was deleted since it was listed") from None
+        except store.StoreError as error:
+            if error.why == "denied":
+                raise Trouble("unreadable", str(error)) from None
+            raise
+
+    def read(self, entry: Entry) -> bytes:
+        import obstore
+
+        client, _ = store.client(self.path)
+        with self._reading(entry):
+            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
+            data = bytes(found.bytes())
+        if len(data) != entry.bytes:
+            raise Trouble("changed", f"has {len(data):,} bytes, and had {entry.bytes:,}")
+        return data
+
+    def blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
+        import obstore
+
+        client, _ = store.client(self.path)
+        with self._reading(entry):
+            if start:
+                yield from self._ranges(entry, start)
+                return
+            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
+            yield from _even(map(bytes, found.stream(WHOLE)))
+
+    def _ranges(self, entry: Entry, start: int) -> Iterator[bytes]:
+        import obstore
+
+        client, _ = store.client(self.path)
+        options: GetOptions = {**_if_same(entry), "range": {"offset": start}}
+        try:
+            found = obstore.get(client, self._key(entry.key), options=options)
+        except obstore.exceptions.NotSupportedError:  # of a server without ranges: from 0 again
+            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
+            whole = _even(map(bytes, found.stream(WHOLE)))
+            yield from itertools.islice(whole, start // WHOLE, None)
+            return
+        yield from _even(map(bytes, found.stream(WHOLE)))
+
+    def parts(self, size: int) -> list[int]:
+        return [0] if size <= WHOLE else [part_size(size)]
+
+    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
+        import obstore
+
+        client, _ = store.client(self.path)
+        mode: Literal["create", "overwrite"] = "overwrite" if replace else "create"
+        for _attempt in range(TRIES):
+            with store.errors(self.path / key):
+                try:
+                    made = obstore.put(client, self._key(key), data, mode=mode, use_multipart=False)
+                except obstore.exceptions.AlreadyExistsError:
+                    raise Taken from None
+            stamp = made["e_tag"] or ""
+            if digests.prove(stamp) or self._same(Entry(key, len(data), stamp), digests):
+                return stamp
+            mode = "overwrite"  # what is there is ours, and wrong
+        raise Trouble("failed", f"arrived with other bytes {TRIES} times")
+
+    def write_large(
+        self, entry: Entry, blocks: Blocks, etags: list[str], replace: bool
+    ) -> tuple[str, Digests]:
+        """In parts, which become visible together; where it is killed, it begins at 0 again."""
+        import obstore
+
+        client, _ = store.client(self.path)
+        size = part_size(entry.bytes)
+        for _attempt in range(TRIES):
+            digests = Digests.proving(etags, entry.bytes, [size])
+            content = _Passing(blocks(0), digests)
+            with store.errors(self.path / entry.key):
+                try:
+                    made = obstore.put(
+                        client,
+                        self._key(entry.key),
+                        content,
+                        chunk_size=size,
+                        max_concurrency=AHEAD,
+                        use_multipart=True,
+                    )
+                except Exception:
+                    if content.error is not None:  # of the source, which obstore wraps
+                        raise content.error from None
+                    raise
+            stamp = made["e_tag"] or ""
+            if digests.prove(stamp) or self._same(entry._replace(stamp=stamp), digests):
+                return stamp, digests
+        raise Trouble("failed", f"arrived with other bytes {TRIES} times")
+
+    def _same(self, entry: Entry, digests: Digests) -> bool:
+        """Reads back where the ETag proves nothing, twice if it must: the way back errs too."""
+        for _ in range(2):
+            back = Digests()
+            for block in [self.read(entry)] if entry.bytes <= WHOLE else self.blocks(entry):
+                back.update(block)
+            if back.sha256.digest() == digests.sha256.digest():
+                return True
+        return False
+
+    def flush(self) -> None:
+        """Nothing to bring anywhere: what a store has taken, it has."""
+
+    def tidy(self) -> None:
+        """Nothing that could be seen: parts of uploads belong to the rules of the bucket."""
+
+
+class _Passing:
+    """Blocks on their way into an upload, with what went wrong where they come from."""
+
+    def __init__(self, blocks: Iterator[bytes], digests: Digests):
+        self.blocks, self.digests = blocks, digests
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> "_Passing":
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            block = next(self.blocks)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
+        self.digests.update(block)
+        return block
+
+
+def _even(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of any size as blocks of WHOLE."""
+    held, size = list[bytes](), 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        while size >= WHOLE:
+            joined = held[0] if len(held) == 1 else b"".join(held)
+            yield joined[:WHOLE]
+            held, size = ([joined[WHOLE:]], size - WHOLE) if size > WHOLE else ([], 0)
+    if size:
+        yield b"".join(held)
+
+
+def _endpoint(scheme: str) -> str:
+    found = {"s3": clients.s3_endpoint, "gs": clients.google_endpoint}.get(scheme, lambda: None)()
+    return found or ("http:" if scheme == "http" else "https:")
+
+
+def _stamp(meta: "ObjectMeta") -> str:
+    return meta["e_tag"] or meta["last_modified"].isoformat()
+
+
+def _if_same(entry: Entry) -> "GetOptions":
+    return {"if_match": entry.stamp} if entry.stamp.endswith('"') else {}
