@@ -21,7 +21,7 @@ from phenomjax.engine import bundles
 from phenomjax.engine.units import Argument, Aside, Function, Note, Notes, Unit, commit_aside
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.log import counted
+from phenomjax.system.log import counted, duration
 from phenomjax.system.processes import Toll
 
 if TYPE_CHECKING:
@@ -180,17 +180,21 @@ class _Run(Generic[Argument]):
     def _submit(self, units: Sequence[Unit[Argument]]) -> None:
         # One group of tasks for all: by its size the scheduler knows to keep what no worker is
         # free for, so that a worker takes only its own bundle with it when it dies.
-        future = self.client.submit(
-            bundles.do_bundle,
-            self.notes.work,
-            self.function,
-            units,
-            self.terms,
-            BUNDLE_SECONDS,
-            key=(self.name, next(self.numbers)),
-            resources={self.cluster.resource: 1} if self.cluster.resource else None,
-            pure=False,
-        )
+        try:
+            future = self.client.submit(
+                bundles.do_bundle,
+                self.notes.work,
+                self.function,
+                units,
+                self.terms,
+                BUNDLE_SECONDS,
+                key=(self.name, next(self.numbers)),
+                resources={self.cluster.resource: 1} if self.cluster.resource else None,
+                pure=False,
+            )
+        except Exception:
+            self._ask_for_workers()  # the scheduler is gone
+            raise
         self.held[future.key] = _Bundle(units, time.monotonic(), future)
         future.add_done_callback(self.done.put)
 
@@ -248,7 +252,7 @@ class _Run(Generic[Argument]):
         self.blamed.add(who)
         yield from self._died(
             left,
-            f"its worker on {worker.host} is gone: most often the machine ran out of memory",
+            f"its worker on {worker.host} died, most often since the machine ran out of memory",
             error.allowed_failures + 1,
         )
 
@@ -303,16 +307,16 @@ class _Run(Generic[Argument]):
         )
         self.workers = there
         if (joined or gone) and log_it:
-            log.info("%s: %d joined, %d left", counted(len(there), "worker"), joined, gone)
+            log.info("%s (%d joined, %d left)", counted(len(there), "worker"), joined, gone)
         self.scheduler.look(len(there))
         if there:
             self.seen = self.told = now
         elif now - max(self.seen, self.told) > ALONE_SECONDS:
             self.told = now
             log.warning(
-                "no workers at %s for %d minutes; waiting. %s",
+                "no workers at %s for %s; waiting. %s",
                 self.scheduler.place,
-                (now - self.seen) / 60,
+                duration(now - self.seen),
                 self.scheduler.why(),
             )
 

@@ -1,6 +1,7 @@
 """Connections to schedulers of Dask."""
 
 import contextlib
+import importlib.util
 import logging
 import socket
 from collections.abc import Iterator
@@ -61,9 +62,11 @@ def client_of(cluster: "LocalCluster") -> "Client":
 
 
 def tell_dashboard(link: str) -> None:
-    """How to see Dask's page from another machine: it is only served on this one."""
+    """How to see the dashboard of a scheduler of this process: it is only served on this host."""
+    if importlib.util.find_spec("bokeh") is None:  # plain pages then
+        link = link.replace("/status", "/info/main/workers.html")
     port = link.rpartition(":")[2].partition("/")[0]
-    log.info("dashboard: %s (ssh -L %s:127.0.0.1:%s %s)", link, port, port, socket.getfqdn())
+    log.info("dashboard: %s (ssh -L %s:127.0.0.1:%s %s)", link, port, port, socket.gethostname())
 
 
 @contextlib.contextmanager
@@ -82,6 +85,11 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
     from distributed import Client
     from distributed.security import Security
 
+    if "://" not in place and not Path(place).is_file():
+        raise UserError(
+            f"The scheduler's file {place} (`engine`) is not there: dask scheduler --scheduler-file"
+            f" {place} writes it."
+        )
     given = {
         "tls_ca_file": settings.tls_ca,
         "tls_client_cert": settings.tls_cert,
@@ -91,7 +99,7 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
         security = Security(**{name: value for name, value in given.items() if value})
         where = {"address": place} if "://" in place else {"scheduler_file": place}
         client = Client(**where, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
+    except Exception as error:  # of many kinds
         raise UserError(
             f"No Dask scheduler answers at {place} ({_first_line(error)}). Is it running, reached"
             " from this machine, and of the same protocol (tcp://, or tls:// with its"

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phenomjax.engine.certificate import make_certificate
 from phenomjax.engine.cluster import Scheduler
@@ -26,9 +27,14 @@ from phenomjax.engine.settings import Slurm
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
+if TYPE_CHECKING:
+    from distributed import LocalCluster
+    from distributed.security import Security
+
 log = logging.getLogger("phenomjax")
 MOST_AT_ONCE = 1000  # SLURM's default limit of an array
 DEATH_SECONDS = 60  # after which a worker without a scheduler ends
+RESTING = 20.0  # seconds since units were last waited for: then the job may be at its end
 
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name} --nodes=1 --ntasks=1 --cpus-per-task={cpus} --time={time} --no-requeue
@@ -49,10 +55,10 @@ REACH = (
     " s.connect(({host!r}, 1)); print(s.getsockname()[0])"
 )
 # Each worker has a GPU of its own; when one is gone, the job is.
-ON_GPUS = """for gpu in ${CUDA_VISIBLE_DEVICES//,/ }; do
-  CUDA_VISIBLE_DEVICES=$gpu work --nworkers 1 &
-done
-for gpu in ${CUDA_VISIBLE_DEVICES//,/ }; do wait -n || exit 1; done"""
+ON_GPUS = """name=${ROCR_VISIBLE_DEVICES:+ROCR}; name=${name:-CUDA}_VISIBLE_DEVICES
+gpus=${!name//,/ }
+for gpu in $gpus; do (export $name=$gpu; work --nworkers 1) & done
+for gpu in $gpus; do wait -n || exit 1; done"""
 
 
 @contextlib.contextmanager
@@ -72,7 +78,6 @@ def start(settings: Slurm, folder: Path) -> Iterator[Scheduler]:
             " on a login node of the cluster; or give `engine` local."
         )
     distributed_settings()
-    from distributed import LocalCluster
     from distributed.security import Security
 
     name = "phenomjax-" + hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:10]
@@ -88,18 +93,7 @@ def start(settings: Slurm, folder: Path) -> Iterator[Scheduler]:
                 **{f"tls_{who}_key": str(key) for who in ("client", "scheduler", "worker")},
             )
             tls = f"--tls-ca-file {ca} --tls-cert {ca} --tls-key {key}"
-        where = {"interface": settings.interface} if settings.interface else {"host": own_address()}
-        with (
-            LocalCluster(
-                n_workers=0,
-                dashboard_address="127.0.0.1:0",
-                protocol="tls://" if settings.tls else "tcp://",
-                security=security,
-                silence_logs=logging.CRITICAL,
-                **where,
-            ) as cluster,
-            client_of(cluster) as client,
-        ):
+        with _scheduler(settings, security) as cluster, client_of(cluster) as client:
             address = cluster.scheduler_address
             tell_dashboard(cluster.dashboard_link)
             script = files.write_text(
@@ -110,6 +104,26 @@ def start(settings: Slurm, folder: Path) -> Iterator[Scheduler]:
     finally:
         for path in (folder / "tls.crt", folder / "tls.key"):
             path.unlink(missing_ok=True)
+
+
+def _scheduler(settings: Slurm, security: "Security") -> "LocalCluster":
+    from distributed import LocalCluster
+
+    where = {"interface": settings.interface} if settings.interface else {"host": own_address()}
+    try:
+        return LocalCluster(
+            n_workers=0,
+            dashboard_address="127.0.0.1:0",
+            protocol="tls://" if settings.tls else "tcp://",
+            security=security,
+            silence_logs=logging.CRITICAL,
+            **where,
+        )
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"No scheduler can listen here ({error}). Give the network of the cluster,"
+            " `engine_option` interface=ib0 for instance."
+        ) from error
 
 
 def script_of(settings: Slurm, name: str, folder: Path, address: str, tls: str) -> str:
@@ -186,7 +200,7 @@ class Keeper:
         self.failure: UserError | None = None
         self._ended, self._thread = threading.Event(), threading.Thread(target=self._keep)
         self._submitted: list[float] = []  # when, within the last hour
-        self._begun = time.time()
+        self._asked = time.monotonic()
         self._total = self._gone = self._gone_before = self._workers = 0
         self._reasons = ""
 
@@ -210,7 +224,7 @@ class Keeper:
         """
         if workers > self._workers:
             self._gone_before = self._gone
-        self._workers = workers
+        self._workers, self._asked = workers, time.monotonic()
         if self.failure:
             raise self.failure
 
@@ -220,7 +234,8 @@ class Keeper:
 
     def _keep(self) -> None:
         while not self._ended.wait(self.settings.every) and not self.failure:
-            self._mend()
+            if time.monotonic() - self._asked < RESTING:
+                self._mend()
 
     def _mend(self) -> None:
         """Submits what is missing."""
@@ -259,8 +274,7 @@ class Keeper:
             log.warning("sbatch: %s; asked again later", " ".join(done.stderr.split()))
 
     def _all_die(self) -> UserError:
-        logs = [path for path in self.folder.glob("*.log") if path.stat().st_mtime > 0]
-        newest = max(logs, key=os.path.getmtime, default=None)
+        newest = max(self.folder.glob("*.log"), key=os.path.getmtime, default=None)
         lines: Sequence[str] = newest.read_text(errors="replace").splitlines() if newest else ()
         last = " / ".join(line.strip() for line in lines[-5:] if line.strip())
         return UserError(

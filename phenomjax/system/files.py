@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
         flushed is lost when the power is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = f"{socket.gethostname()}-{os.getpid()}-" if shared else ""
+    mine = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}-" if shared else ""
     partial = path.with_name(f"{PARTIAL}{mine}{path.name}")
     remove(partial)  # of a process that was killed
     try:

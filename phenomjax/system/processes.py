@@ -20,6 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Generic, TypeVar
 
 from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.log import counted
 
 log = logging.getLogger("phenomjax")
 Task = TypeVar("Task")
@@ -185,12 +186,10 @@ class _Worker(Generic[Task, Result]):
 
 def how_it_died(code: int | None) -> str:
     """What the exit code of a process says, as `multiprocessing` has it."""
-    if code is None:
-        return "nothing is known of how"
-    if code >= 0:
-        return f"exit code {code}"
-    memory = ": most often the machine ran out of memory" if code == -signal.SIGKILL else ""
-    return f"{signal.Signals(-code).name}{memory}"
+    if code is None or code >= 0:
+        return f"its process ended with exit code {code}"
+    memory = ", most often since the machine ran out of memory" if code == -signal.SIGKILL else ""
+    return f"its process was killed by {signal.Signals(-code).name}{memory}"
 
 
 class Toll(Generic[Task]):
@@ -215,7 +214,7 @@ class Toll(Generic[Task]):
             self._died.pop(_called(task), None)
 
     def died(self, task: Task, how: str, times: int = 1) -> str | None:
-        """Processes died at a task; returns the reason if that is not to be tried again.
+        """Processes died at a task; returns the reason if it is not to be tried again.
 
         Raises:
           UserError: it is not the task, since processes do nothing but die.
@@ -224,19 +223,19 @@ class Toll(Generic[Task]):
         self._died[name] += times
         count = self._died[name]
         if count < self.deaths:
-            log.warning("a worker process died at %s (%s); it is tried again", name, how)
+            log.warning("%s is tried again: %s", name, how)
             return None
-        log.error("%s ended %d worker processes (%s): it is set aside", name, count, how)
+        log.error("%s is set aside, tried %s: %s", name, counted(count, "time"), how)
         del self._died[name]
         self._given_up += 1
         if self._given_up >= 10 and not self._lives:
             raise UserError(
-                f"Worker processes do nothing but die, the last one at {name} ({how}). What is"
-                " finished is kept. Run the same command again with fewer processes or more memory,"
+                f"Nothing can be done here, at last not {name}: {how}. What is finished is kept."
+                " Run the same command again with fewer processes or more memory,"
                 " or with `jobs` 1, which shows what is wrong.",
                 EXIT_FAILED,
             )
-        return f"it ended each of the {count} processes that tried it ({how})"
+        return f"tried {counted(count, 'time')}: {how}"
 
     def check(self) -> None:
         """Raises UserError if a task was given up that nobody took."""

@@ -13,7 +13,7 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Unit
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_STOPPED, exit_on_user_error
+from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError, exit_on_user_error
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.processes import stop_on_signals
 
@@ -46,6 +46,16 @@ def draw_or_die(path, config, index):
         died.touch()
         die()
     _draw(path, config, index)
+
+
+def fail(kind, work, number):
+    """Fails at 5: a fault of the host (OSError) the first two times."""
+    tried = work / f"failed-{number}"
+    if number == 5 and (kind is UserError or not tried.exists() or len(tried.read_text()) < 2):
+        with tried.open("a") as file:
+            file.write(".")
+        raise UserError("planted", EXIT_FAILED) if kind is UserError else OSError(5, "planted")
+    return square(work, number)
 
 
 def slow_square(work, argument):
