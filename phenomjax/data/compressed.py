@@ -1,5 +1,5 @@
 """Compressed files as streams of bytes, told by their first bytes and never by their names: gzip
-(BGZF and several members too), Zstandard, bzip2, xz.
+(BGZF and several members too), Zstandard, bzip2, xz. On disks and in object stores.
 """
 
 import bz2
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+
+from phenomjax.data import store
 
 # bzip2's level is any digit; a Zstandard file may begin with a frame that readers skip (pzstd)
 MAGIC = {
@@ -32,8 +34,7 @@ def compression_of(head: bytes) -> str:
 
 def compression(path: Path) -> str:
     """'gzip', 'zstd', 'bz2', 'xz' or '' of a file."""
-    with path.open("rb") as file:
-        return compression_of(file.read(10))
+    return compression_of(store.read_bytes(path, 0, 10))
 
 
 class Damaged(Exception):
@@ -64,7 +65,7 @@ class Stream:
 
     def __init__(self, path: Path, offset: int = 0, *, packed: int = 0, text: int = 0):
         self.raw, self._kind = 0, compression(path)
-        self._file: Any = path.open("rb")
+        self._file: Any = store.open_input(path)
         self._packed, self._ready = b"", memoryview(b"")
         self._file.seek(packed if self._kind else offset)
         self._left_out = offset - text  # what is still to be passed of a compressed file

@@ -8,10 +8,11 @@ the text.
 import os
 import struct
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.data.compressed import Damaged
 
 BLOCK_BYTES = 2**16  # of a BGZF block, at the most, packed or not
@@ -59,9 +60,14 @@ def block_size(header: bytes) -> int:
     return 0
 
 
+def _read(file: IO[bytes], count: int, at: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
 def divisible(path: Path) -> str:
     """'bgzf', 'zstd', or '' of a file that must be read from its beginning."""
-    with path.open("rb") as file:
+    with store.open_input(path) as file:
         if block_size(file.read(_HEADER)):
             return "bgzf"
         return "zstd" if _frames(file) is not None else ""
@@ -73,13 +79,13 @@ def blocks_between(path: Path, start: int, stop: int) -> Blocks:
     Raises:
       Damaged: there is something else between them, or the last one is cut.
     """
-    with path.open("rb") as file:
+    with store.open_input(path) as file:
         at = first = _first_block(file, start)
-        text, header = 0, os.pread(file.fileno(), _HEADER, max(first, 0))
+        text, header = 0, _read(file, _HEADER, max(first, 0))
         while 0 <= at < stop and header:
             size = block_size(header)
             # the end of this block, and the head of the next
-            read = os.pread(file.fileno(), 4 + _HEADER, at + size - 4) if size else b""
+            read = _read(file, 4 + _HEADER, at + size - 4) if size else b""
             if len(read) < 4:
                 raise Damaged(f"there is no whole BGZF block at byte {at}")
             text += int.from_bytes(read[:4], "little")
@@ -87,10 +93,10 @@ def blocks_between(path: Path, start: int, stop: int) -> Blocks:
     return Blocks(first if 0 <= first < stop else -1, text)
 
 
-def _first_block(file: BinaryIO, start: int) -> int:
+def _first_block(file: IO[bytes], start: int) -> int:
     """Where the first block from `start` on begins, told by the one behind it; -1: none does."""
-    data = os.pread(file.fileno(), 2 * BLOCK_BYTES + _HEADER, start)
-    size, at = os.fstat(file.fileno()).st_size, data.find(b"\x1f\x8b\x08\x04")
+    data = _read(file, 2 * BLOCK_BYTES + _HEADER, start)
+    size, at = file.seek(0, os.SEEK_END), data.find(b"\x1f\x8b\x08\x04")
     while at >= 0:
         length = block_size(data[at : at + _HEADER])
         after = data[at + length : at + length + _HEADER]
@@ -103,9 +109,9 @@ def _first_block(file: BinaryIO, start: int) -> int:
 def pass_blocks(path: Path, start: Start, offset: int) -> Start:
     """The beginning of the BGZF block that holds a byte of the text, told from an earlier one."""
     packed, text = start
-    with path.open("rb") as file:
-        while length := block_size(os.pread(file.fileno(), _HEADER, packed)):
-            end = int.from_bytes(os.pread(file.fileno(), 4, packed + length - 4), "little")
+    with store.open_input(path) as file:
+        while length := block_size(_read(file, _HEADER, packed)):
+            end = int.from_bytes(_read(file, 4, packed + length - 4), "little")
             if text + end > offset:
                 break
             packed, text = packed + length, text + end
@@ -116,21 +122,21 @@ def zstd_frames(path: Path) -> np.ndarray | None:
     """int64 [frames + 1, 2]: where each frame begins in the file and in the text, last the ends;
     None without a table of them.
     """
-    with path.open("rb") as file:
+    with store.open_input(path) as file:
         return _frames(file)
 
 
-def _frames(file: BinaryIO) -> np.ndarray | None:
+def _frames(file: IO[bytes]) -> np.ndarray | None:
     size = file.seek(0, os.SEEK_END)
     if size < 17:
         return None
-    count, flags, magic = struct.unpack("<IBI", os.pread(file.fileno(), 9, size - 9))
+    count, flags, magic = struct.unpack("<IBI", _read(file, 9, size - 9))
     entry = 12 if flags & 0x80 else 8
     begin = size - 9 - entry * count - 8
     if magic != _SEEK_END or begin < 0:
         return None
-    head = struct.unpack("<II", os.pread(file.fileno(), 8, begin))
-    table = np.frombuffer(os.pread(file.fileno(), entry * count, begin + 8), "<u4")
+    head = struct.unpack("<II", _read(file, 8, begin))
+    table = np.frombuffer(_read(file, entry * count, begin + 8), "<u4")
     sizes = table.reshape(count, entry // 4)[:, :2]
     ends = np.vstack([np.zeros((1, 2), np.int64), sizes.cumsum(axis=0, dtype=np.int64)])
     whole = head == (_SEEK_TABLE, entry * count + 9) and ends[-1, 0] == begin

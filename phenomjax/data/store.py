@@ -8,6 +8,7 @@ reads arrays (`kvstore`).
 """
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -150,6 +151,17 @@ def size(path: str | Path) -> int:
 size_of = size
 
 
+def modified_ns(path: str | Path) -> int:
+    """When a file was written, in nanoseconds since 1970; 0 where a server does not say."""
+    if not is_remote(path):
+        return os.stat(path).st_mtime_ns
+    import obstore
+
+    with errors(path):
+        store, key = client(path)
+        return int(obstore.head(store, key)["last_modified"].timestamp() * 1e9)
+
+
 def is_file(path: str | Path) -> bool:
     """Whether a file or an object is there."""
     if not is_remote(path):
@@ -278,6 +290,12 @@ def open_input(path: str | Path) -> IO[bytes]:
     if not is_remote(path):
         return Path(path).open("rb")
     return io.BufferedReader(_Remote(path), BLOCK)
+
+
+def sha256(path: str | Path) -> str:
+    """Digest of a file, read once at constant memory."""
+    with open_input(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def kvstore(path: str | Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phenomjax.data import signatures
+from phenomjax.data import signatures, store
 from phenomjax.data.compressed import Damaged, Stream, compression
 from phenomjax.data.signatures import CONTROL
 from phenomjax.system import files
@@ -80,6 +80,10 @@ def check_file(path: Path, what: str = "file") -> None:
     Raises:
       UserError: it is not; the message names what lies beside it.
     """
+    if store.is_remote(path):
+        if not store.is_file(path):
+            raise UserError(f"There is no {what} at {store.url(path)}.")
+        return
     try:
         if path.is_dir():
             raise UserError(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phenomjax.data import store
 from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import work_folder
 from phenomjax.system import files
@@ -27,6 +28,11 @@ LISTS = {"rejected.parquet", "left_out.parquet", "in_no_cluster.parquet", "remar
 SOURCES = "sources"  # the stamps, among the arguments that a bank records
 DATES = "sources.json"  # beside them in the bank: {path: date}, so that little is read again
 _OLDER = re.compile(r"(.*) \((\d+) bytes\)")  # how sources were recorded before their content was
+
+
+def name(path: Path) -> str:
+    """A source as it is recorded: whole, and in a store with its scheme."""
+    return store.url(path) if store.is_remote(path) else str(path.resolve())
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,7 @@ class Stamp:
     @classmethod
     def of(cls, path: Path, sha256: str = "") -> "Stamp":
         """The stamp of a file that is there."""
-        found = path.stat()
-        return cls(str(path.resolve()), found.st_size, found.st_mtime_ns, sha256)
+        return cls(name(path), store.size(path), store.modified_ns(path), sha256)
 
     def dated(self) -> tuple[str, int, int]:
         """All but the content."""
@@ -80,7 +85,7 @@ def changed(before: Sequence[Stamp], verify: bool = False) -> list[str]:
 
 def _difference(before: Stamp, verify: bool) -> str:
     path = Path(before.path)
-    if not path.is_file():
+    if not store.is_file(path):
         return "it is gone"
     now = Stamp.of(path)
     if now.bytes != before.bytes:
@@ -90,7 +95,7 @@ def _difference(before: Stamp, verify: bool) -> str:
         return "its date is another one" if date else ""
     if not verify and now.dated() == before.dated():
         return ""
-    sha256 = files.sha256(path)
+    sha256 = store.sha256(path)
     if sha256 != before.sha256:
         return f"its content: sha256 was {before.sha256[:12]}, is now {sha256[:12]}"
     if now.modified_ns != before.modified_ns:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from phenomjax.data import store
 from phenomjax.data.divisible import divisible
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank
 from phenomjax.engine.local import Pool
@@ -162,3 +163,31 @@ def test_divided_files_that_are_damaged(tmp_path):
         reasons = {row["reason"] for row in rejected(tmp_path / f"{kind}.zarr")}
         assert found[kind] < names and reasons == {"truncated"}
     assert len(found["cut"]) > 200 and len(found["flipped"]) > 350
+
+
+def test_files_in_a_store(s3, tmp_path, monkeypatch):
+    """Read by ranges, divided as on a disk."""
+    s3.use(monkeypatch)
+    text = (fasta(made_up(150, 2)) + ">bad\nM4\n").encode()
+    names = {"a.fasta": text, "b.fasta.gz": bgzf(text), "c.fasta.zst": zstandard.compress(text)}
+    for name, content in names.items():
+        (tmp_path / name).write_bytes(content)
+        store.write_bytes(f"s3://bank/{name}", content)
+    kept = {"sizes": SMALL, "keep_duplicates": True}
+    prepare(tmp_path / "disk.zarr", *(tmp_path / name for name in names), **kept)
+    out = tmp_path / "store.zarr"
+    remote = [f"s3://bank/{name}" for name in names]
+    assert prepare(out, *remote, **kept) == EXIT_FAILED
+    assert {row["file"] for row in rejected(out)} == set(remote)
+    made, same = (contents(tmp_path / f"{name}.zarr") for name in ("store", "disk"))
+    for name in ("zarr.json", "sources.json", "rejected.parquet"):
+        assert made.pop(name) != same.pop(name)
+    assert made == same
+    assert prepare(out, *remote, **kept) == EXIT_FAILED  # is finished
+    store.write_bytes(remote[0], text.replace(b"MK", b"MW"))
+    with pytest.raises(UserError, match=r"changed since: s3://bank/a.fasta .its content: sha256"):
+        prepare(out, *remote, **kept)
+    with pytest.raises(UserError, match=r"no file s3://bank/d\.fasta\. In s3://bank: a\.fasta"):
+        prepare(out, "s3://bank/d.fasta", **kept)
+    with pytest.raises(UserError, match=r"`?out`? s3://bank/x.zarr is in a store.*prepare mirror"):
+        prepare("s3://bank/x.zarr", *remote, **kept)

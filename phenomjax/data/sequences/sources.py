@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phenomjax.data import zarr_files
+from phenomjax.data import store, zarr_files
 from phenomjax.data.compressed import SUFFIXES
 from phenomjax.data.divisible import BEGINNING, Start, divisible, pass_blocks
 from phenomjax.data.separators import Form
@@ -105,26 +105,41 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
     """
     seen: dict[Path, Path] = {}
     for path in paths:
-        if path.is_dir():
-            raise _no_folder(path)
-        if not path.is_file():
+        if store.is_remote(path):
+            if not store.is_file(path):
+                raise UserError(
+                    f"There is no file {store.url(path)}. In {store.url(path.parent)}:"
+                    f" {store.listing(path.parent)}."
+                )
+            whole = path
+        else:
+            if path.is_dir():
+                raise _no_folder(path)
+            if not path.is_file():
+                raise UserError(
+                    f"There is no file {path}. In {path.parent}: {files.listing(path.parent)}."
+                )
+            whole = path.resolve()
+        if whole in seen:
             raise UserError(
-                f"There is no file {path}. In {path.parent}: {files.listing(path.parent)}."
+                f"{path} is named twice (the other is {seen[whole]}). Name each file once."
             )
-        if path.resolve() in seen:
-            raise UserError(
-                f"{path} is named twice (the other is {seen[path.resolve()]}). Name each file once."
-            )
-        seen[path.resolve()] = path
+        seen[whole] = path
     names = collections.Counter(path.name for path in paths)
     found = [find_format(path, kind) for path in paths]
+    for path, one in zip(paths, found, strict=True):
+        if one.kind == "table" and store.is_remote(path):
+            raise UserError(
+                f"{store.url(path)} is a table (Parquet, .xlsx), which is read from a disk. Copy it"
+                f" first: python -m phenomjax.prepare mirror {store.url(path)} {path.name}."
+            )
     return [
         SequenceFile(
             number,
             path,
             path.name if names[path.name] == 1 else str(path),
             one.kind,
-            path.stat().st_size,
+            store.size(path),
             bool(compression(path)),
             one.recode,
             one.contents.mark if one.recode else 0,

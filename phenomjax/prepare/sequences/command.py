@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, arg
 
 from phenomjax import __version__
-from phenomjax.data import zarr_files
+from phenomjax.data import store, zarr_files
 from phenomjax.data.sequences import mmseqs
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.sequences.formats.asking import asking
@@ -48,9 +48,9 @@ class Options(EngineOptions):
     """Files of sequences, what is kept of them, how they are split, and the bank to make."""
 
     source: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]")]
-    """files, plain or compressed with gzip, Zstandard, bzip2 or xz. FASTA is divided among the
-    processes if it is plain, BGZF (`bgzip`) or Zstandard in the seekable format; other files go one
-    to a process"""
+    """files, on disks or in stores (s3://, gs://, http://), plain or compressed with gzip,
+    Zstandard, bzip2 or xz. FASTA is divided among the processes if it is plain, BGZF (`bgzip`) or
+    Zstandard in the seekable format; other files go one to a process"""
 
     out: Path
     """the bank to make, NAME.zarr"""
@@ -145,6 +145,12 @@ def run(options: Options) -> int:
     _check(options)
     if not options.source:
         raise UserError("`source` names no file. Give at least one.")
+    if store.is_remote(options.out):
+        raise UserError(
+            f"`out` {store.url(options.out)} is in a store, where nothing can grow. Make the bank"
+            " in a folder that all workers see, then copy it: python -m phenomjax.prepare mirror"
+            f" {options.out.name} {store.url(options.out)}."
+        )
     if options.cluster:
         mmseqs.find("--cluster", "; or leave --cluster out")
     with asking():
@@ -380,7 +386,7 @@ def _arguments(
 ) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     kinds = {source.kind for source in sources}
-    found: growing.Arguments = {"source": [str(source.path.resolve()) for source in sources]}
+    found: growing.Arguments = {"source": [growing.name(source.path) for source in sources]}
     found |= {"format": sorted(kinds), "alphabet": alphabet}
     found |= {"column": ",".join(column)} if kinds & {"csv", "table"} else {}
     found |= {"field": options.field} if "jsonl" in kinds else {}

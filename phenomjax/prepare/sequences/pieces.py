@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from phenomjax.data import store
 from phenomjax.data.sequences import compiled
 from phenomjax.data.sequences.bank import CHUNK_BYTES
 from phenomjax.data.sequences.encode import Block, Encoder
@@ -148,7 +149,7 @@ class Piece:
             hashes = found.hashes
             if found.strangers.any():
                 names = block.names.filter(pa.array(found.strangers))
-                files_of = pa.repeat(str(self._source.path), len(names))
+                files_of = pa.repeat(store.url(self._source.path), len(names))
                 self._strangers.append(pa.table([files_of, names], schema=STRANGERS_SCHEMA))
         splits = assign_splits(hashes, self._settings.validation, self._settings.test)
         self._blocks.append((block.names, block.descriptions, block.lengths, splits, block.hashes))
@@ -161,7 +162,7 @@ class Piece:
             self._rejected = pa.ipc.new_file(self._folder / "rejected.arrow", REJECTED_SCHEMA)
         rows = [
             {
-                "file": str(self._source.path),
+                "file": store.url(self._source.path),
                 "id": t.name,
                 "offset": t.offset,
                 "reason": t.reason,
@@ -235,7 +236,7 @@ def scan(settings: PieceSettings, work: Path, task: tuple[SequenceFile, int]) ->
     """
     source, number = task
     if number == HASH:
-        return {"sha256": files.sha256(source.path)}
+        return {"sha256": store.sha256(source.path)}
     if not source.divided:
         with source.open() as stream:
             pieces = _scan_fasta if source.kind == "fasta" else _scan_records
