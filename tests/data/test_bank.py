@@ -253,8 +253,8 @@ def test_metadata_in_parts(tmp_path, monkeypatch):
     assert opened.rows([], ["well"]).num_rows == 0
     with pytest.raises(IndexError):
         opened.rows([13], ["well"])
-    values, starts, codes = opened.runs(["plate", "well"])
-    lengths = np.diff([*starts.tolist(), 13])
-    found = [values[code] for code in np.repeat(codes, lengths)]
+    runs = opened.runs(["plate", "well"])
+    values, starts = list(runs.values()), runs.starts
+    found = [values[group] for group in np.repeat(runs.groups, np.diff([*starts.tolist(), 13]))]
     assert found == list(zip(rows["plate"].to_pylist(), rows["well"].to_pylist(), strict=True))
     assert len(starts) == 10 and opened.runs(["plate"]).starts.tolist() == [0, 6, 9, 11, 12]

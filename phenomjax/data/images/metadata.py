@@ -47,17 +47,24 @@ class Table(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """A column, or several together, as runs of rows with one value.
+    """Columns together, as runs of rows that have the same in all of them: a group each.
 
     Attributes:
-      values: all different ones; of each, a text or None for each column.
       starts: first row of each run.
-      codes: of each run, the position of its value in `values`.
+      groups: of each run, the number of its group.
+      codes: of each group, the place of its text in `texts`, one row a column.
+      texts: of each column, all different texts (None: nothing).
     """
 
-    values: list[tuple[str | None, ...]]
     starts: Int[np.ndarray, "runs"]
-    codes: Int[np.ndarray, "runs"]
+    groups: Int[np.ndarray, "runs"]
+    codes: Int[np.ndarray, "columns groups"]
+    texts: Sequence[Sequence[str | None]]
+
+    def values(self) -> Iterator[tuple[str | None, ...]]:
+        """What each group has in the columns."""
+        columns = zip(self.texts, self.codes, strict=True)
+        return zip(*(map(texts.__getitem__, codes) for texts, codes in columns), strict=True)
 
 
 class Metadata:
@@ -148,16 +155,16 @@ class Metadata:
             found.append(codes[:, begins])
             first, last = first + codes.shape[1], codes[:, -1]
         if not starts:
-            return Runs([], np.zeros(0, np.int64), np.zeros(0, np.int64))
-        all_codes, joined = np.concatenate(found, axis=1), np.zeros(1, np.int64)
-        for coding, codes in zip(codings, all_codes, strict=True):
-            joined = np.unique(joined * len(coding.values) + codes, return_inverse=True)[1]
-        _, examples = np.unique(joined, return_index=True)
-        texts = [
-            [coding.values[code] for code in codes[examples]]
-            for coding, codes in zip(codings, all_codes, strict=True)
-        ]
-        return Runs(list(zip(*texts, strict=True)), np.concatenate(starts), joined)
+            none = np.zeros(0, np.int64)
+            return Runs(none, none, np.zeros((len(columns), 0), np.int32), [()] * len(columns))
+        groups, of_run = np.zeros((0, 1), np.int32), np.zeros(1, np.int32)
+        for coding, codes in zip(codings, np.concatenate(found, axis=1), strict=True):
+            both = of_run.astype(np.int64) * len(coding.values) + codes
+            coded = pc.dictionary_encode(pa.array(both))
+            before, last = np.divmod(coded.dictionary.to_numpy(), len(coding.values))
+            groups = np.vstack([groups[:, before], last.astype(np.int32)])
+            of_run = coded.indices.to_numpy()
+        return Runs(np.concatenate(starts), of_run, groups, [one.values for one in codings])
 
     def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Columns of all rows, a row group at a time."""

@@ -4,10 +4,11 @@ single images.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA, Runs
@@ -72,29 +73,30 @@ def split_rows(
         whole = list(pool.map(lambda bank: bank.runs(path), banks))
     parts: list[np.ndarray | None] = [one.rows for one in chosen] or [None] * len(banks)
     groups = [_part(*one) for one in zip(banks, whole, parts, strict=True)]
-    known = sorted({name for names, *_ in groups for name in names})
-    for name in val_groups:
-        if name not in known:
-            listed = ", ".join(known[:8]) + (
-                f" and {len(known) - 8} more" if len(known) > 8 else ""
-            )
-            raise UserError(
-                f"data.val_groups names {name!r}, but no bank has a {split_by} of that name"
-                f".{did_you_mean(name, known)} There are: {listed}."
-            )
+    left = set(val_groups).difference(*(_names(runs) for runs, _ in groups)) if val_groups else ()
+    if left:
+        name, known = min(left, key=list(val_groups).index), _known(groups)
+        listed = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
+        raise UserError(
+            f"data.val_groups names {name!r}, but no bank has a {split_by} of that name"
+            f".{did_you_mean(name, known)} There are: {listed}."
+        )
     rows = []
-    for bank, (names, codes, spans) in zip(banks, groups, strict=True):
-        held_out = set(val_groups) if val_groups else _held_out(names, val_fraction)
-        if split == "val" and val_fraction and not val_groups and not held_out:
+    for bank, (runs, stops) in zip(banks, groups, strict=True):
+        if val_groups:
+            held_out = np.array([name in val_groups for name in _names(runs)], bool)
+        else:
+            held_out = _held_out(runs, val_fraction)
+        if split == "val" and val_fraction and not val_groups and not held_out.any():
             log.info(
                 "%s has one %s only, so nothing of it is held out for validation",
                 bank.path,
                 split_by,
             )
-        in_val = np.array([name in held_out for name in names], bool)[codes]
-        mine = in_val == (split == "val")
-        rows.append(Rows(*(ends[mine] for ends in spans)))
+        mine = held_out[runs.groups] == (split == "val")
+        rows.append(Rows(runs.starts[mine], stops[mine]))
     if not sum(map(len, rows)):
+        known = _known(groups)
         what = {"train": "left to train on", "val": "held out for validation"}[split]
         raise UserError(
             f"No image is {what}: the banks {', '.join(str(bank.path) for bank in banks)} have"
@@ -117,27 +119,31 @@ def group_name(values: Sequence[str | None]) -> str:
 
 
 def _part(
-    bank: ImageBank, runs: Runs, rows: np.ndarray | None
-) -> tuple[list[str], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Names of the groups of a bank, or of the rows of it that are chosen; and of each run of rows
-    the position of its group in them, and where it begins and ends.
-    """
-    names = [group_name(values) for values in runs.values]
+    bank: ImageBank, runs: Runs, rows: Int[np.ndarray, "rows"] | None
+) -> tuple[Runs, Int[np.ndarray, "runs"]]:
+    """The runs of a bank, or of the rows of it that are chosen, and the row behind each."""
     if rows is None:
-        return names, runs.codes, (runs.starts, np.append(runs.starts[1:], len(bank)))
+        return runs, np.append(runs.starts[1:], len(bank))
     run = np.searchsorted(runs.starts, rows, side="right") - 1
     first = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | (np.diff(run, prepend=-1) != 0))
     last = np.append(first[1:], len(rows))[: len(first)] - 1
-    there, codes = np.unique(runs.codes[run[first]], return_inverse=True)
-    return [names[code] for code in there], codes, (rows[first], rows[last] + 1)
+    there, groups = np.unique(runs.groups[run[first]], return_inverse=True)
+    return Runs(rows[first], groups, runs.codes[:, there], runs.texts), rows[last] + 1
 
 
-def _held_out(names: Sequence[str], fraction: float) -> set[str]:
-    if not fraction or len(set(names)) < 2:
-        return set()
-    position = {
-        name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64 for name in names
-    }
-    return {name for name in names if position[name] < fraction} or {
-        min(names, key=position.__getitem__)
-    }
+def _names(runs: Runs) -> Iterator[str]:
+    return map(group_name, runs.values())
+
+
+def _known(groups: Sequence[tuple[Runs, object]]) -> list[str]:
+    return sorted(set().union(*(_names(runs) for runs, _ in groups)))
+
+
+def _held_out(runs: Runs, fraction: float) -> Bool[np.ndarray, "groups"]:
+    if not fraction:
+        return np.zeros(runs.codes.shape[1], bool)
+    digests = (hashlib.sha256(name.encode()).digest()[:8] for name in _names(runs))
+    positions = np.fromiter((int.from_bytes(one) / 2**64 for one in digests), float)
+    if not len(positions) or positions.min() == positions.max():
+        return np.zeros(len(positions), bool)
+    return positions < max(fraction, np.nextafter(positions.min(), 1))
