@@ -27,6 +27,7 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.prepare.subsets.command",
         "a part of banks by a condition, a list or a share of plates: a list that a run reads",
     ),
+    "merge": ("phenomjax.prepare.joining.command", "several banks to one"),
     "simulate": (
         "phenomjax.prepare.simulate",
         "a simulated Cell Painting screen, or protein families (--kind proteins), with known truth",

@@ -145,6 +145,13 @@ def write_image(path: str | Path, index: int, image: Shaped[np.ndarray, "y x cha
     array[index].write(image).result()
 
 
+def write_block(
+    path: str | Path, first: int, images: Shaped[np.ndarray, "images y x channels"]
+) -> None:
+    """Writes all images of one shard, or the first of the last one, at once; see `write_image`."""
+    _writer(str(path))[first : first + len(images)].write(images).result()
+
+
 def shard_path(path: str | Path, shard: int) -> Path:
     """The file of a shard of the bank at `path`; where each has one image, that of the image."""
     return Path(path) / "images" / f"c.{shard}.0.0.0"
@@ -183,7 +190,7 @@ def write_bank(
                 images_per_shard=images_per_shard,
             )
         if count + len(block) <= len(metadata):
-            _writer(str(path))[count : count + len(block)].write(np.stack(block)).result()
+            write_block(path, count, np.stack(block))
         count += len(block)
     if count != metadata.num_rows or not count:
         raise ValueError(f"{path}: {count} images but {metadata.num_rows} rows of metadata")

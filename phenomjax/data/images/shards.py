@@ -120,6 +120,40 @@ def pack(target: Path, images: Sequence[Stored], images_per_shard: int, chunks: 
         out.write(content + google_crc32c.value(content).to_bytes(4, "little"))
 
 
+def check(images: Sequence[Stored], chunks: int) -> None:
+    """Looks whether all chunks of images are there, as far as the indices of their shards say it.
+
+    Args:
+      images: of one shard.
+      chunks: of one image.
+
+    Raises:
+      UserError: the shard is missing, cut short, or has no such image.
+    """
+    stored = images[0]
+    try:
+        with stored.shard.open("rb") as file:
+            index = read_index(file.fileno(), stored.images * chunks)
+            size = os.fstat(file.fileno()).st_size - index.nbytes - 4
+        for stored in images:
+            entries = index[2 * stored.place * chunks : 2 * (stored.place + 1) * chunks]
+            for offset, length in zip(entries[::2], entries[1::2], strict=True):
+                if offset == MISSING:
+                    raise ValueError("a chunk is missing from its file")
+                if offset + length > size:
+                    raise ValueError("its file is truncated")
+    except (ValueError, OSError) as error:
+        raise _unreadable(stored, error) from error
+
+
+def _unreadable(stored: Stored, error: Exception) -> UserError:
+    return UserError(
+        f"Image {stored.place} of the shard {stored.shard} cannot be read: {error}. Copy the bank"
+        " that it is of again, or prepare it again.",
+        EXIT_FAILED,
+    )
+
+
 def _chunks(stored: Stored, chunks: int) -> list[memoryview]:
     """The compressed chunks of an image, in order."""
     try:
@@ -138,11 +172,7 @@ def _chunks(stored: Stored, chunks: int) -> list[memoryview]:
         finally:
             os.close(file)
     except (ValueError, OSError) as error:
-        raise UserError(
-            f"Image {stored.place} of the shard {stored.shard} cannot be read: {error}. Copy the"
-            " bank that it is of again, or prepare it again.",
-            EXIT_FAILED,
-        ) from error
+        raise _unreadable(stored, error) from error
     return [
         content[offset - start : offset - start + size]
         for offset, size in zip(offsets, sizes, strict=True)

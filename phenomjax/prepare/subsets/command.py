@@ -1,4 +1,5 @@
-"""python -m phenomjax.prepare subset: a part of banks, as a list that a run reads, or copied.
+"""python -m phenomjax.prepare subset: a part of banks, as a list that a run reads, or as a bank of
+its own.
 
 A list (OUT.parquet) costs no room: train on it with --config.data.banks="('bank.zarr',)"
 --config.data.selection=OUT.parquet; train and validation are divided within it as they are within a
@@ -11,6 +12,7 @@ python -m phenomjax.prepare subset --bank a.zarr b.zarr --fraction 0.01 --by pla
 python -m phenomjax.prepare subset --bank b.zarr --selection wells.csv --out wells.parquet
 python -m phenomjax.prepare subset --bank proteins.zarr --where 'length < 512 and split == "train"'
     --out short.parquet
+python -m phenomjax.prepare subset --bank b.zarr --where 'plate == "P01"' --out P01.zarr
 
 Conditions compare columns with values: ==, !=, <, <=, >, >=, in, is null, and, or, not, "text" in
 COLUMN, COLUMN.startswith("text"), .endswith, .matches("regular expression"). A missing value equals
@@ -18,21 +20,25 @@ nothing else. `row` counts from 0; sequences have `split` too.
 """
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from tyro.conf import arg
 
 from phenomjax import __version__
 from phenomjax.data import selections
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.opening import open_bank
-from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
-from phenomjax.data.zarr_files import read_entry
+from phenomjax.data.images.rows import Rows
+from phenomjax.data.sequences.bank import TokenBank
+from phenomjax.engine.options import EngineOptions
+from phenomjax.prepare import growing
+from phenomjax.prepare.joining import duplicates, images, tokens
+from phenomjax.prepare.opening import open_banks
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets.choosing import Choice, Wanted
 from phenomjax.system import files
@@ -43,14 +49,14 @@ log = logging.getLogger("phenomjax")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """The banks, what is chosen of them, and what becomes of it."""
 
     bank: tuple[Path, ...]
     """image banks or token banks, NAME.zarr"""
 
     out: Path
-    """NAME.parquet, a list for --config.data.selection"""
+    """NAME.parquet, a list for --config.data.selection; or NAME.zarr, a bank of its own"""
 
     where: Annotated[str, arg(metavar="CONDITION")] = ""
     """on the columns of the metadata (below); what is chosen meets it"""
@@ -69,19 +75,24 @@ class Options:
     seed: int = 0
     """of `fraction`: another seed chooses other groups"""
 
+    images_per_shard: Annotated[int | None, arg(metavar="N")] = None
+    """of a bank of images: images in a file (None: as in the first bank)"""
+
     overwrite: bool = unrecorded(False)
-    """replace what is at OUT"""
+    """replace the list that is at OUT"""
 
 
 def run(options: Options) -> int:
     """Writes the subset; returns 1 where entries of the list are in no bank."""
-    kind, banks = open_banks(options.bank)
+    kind, banks = open_banks(options.bank, "bank")
     _check(options)
     wanted = Wanted(options.where, options.selection, options.fraction, options.by, options.seed)
     choice = choosing.choose(kind, banks, wanted)
     told = ", ".join(f"{some:,} of {of:,} {what}" for what, (some, of) in choice.counts.items())
     log.info("chose %s", told)
     made = _made(options)
+    if options.out.suffix == ".zarr":
+        return max(_copied(options, banks, choice, made), _report_missed(options, choice))
     names = (
         table
         for bank, rows in zip(banks, choice.rows, strict=True)
@@ -97,27 +108,32 @@ def run(options: Options) -> int:
     return _report_missed(options, choice)
 
 
-def open_banks(paths: Sequence[Path]) -> tuple[str, list[ImageBank | TokenBank]]:
-    """Opens banks of one kind: ("images" or "sequences", the banks).
-
-    Raises:
-      UserError: none, one twice, or of both kinds.
-    """
-    if not paths:
-        raise UserError("`bank` names no bank. Give at least one, NAME.zarr.")
-    twice = [path for place, path in enumerate(paths) if path in paths[:place]]
-    if twice:
-        raise UserError(f"`bank` names {twice[0]} twice. Name it once.")
-    tokens = [path for path in paths if read_entry(path).get("format") == FORMAT]
-    if not tokens:
-        return "images", [open_bank(path) for path in paths]
-    if len(tokens) < len(paths):
-        other = next(path for path in paths if path not in tokens)
-        raise UserError(
-            f"`bank` names a bank of sequences, {tokens[0]}, and {other}, which is none: give banks"
-            " of one kind."
-        )
-    return "sequences", [open_token_bank(path) for path in paths]
+def _copied(
+    options: Options, banks: list[ImageBank | TokenBank], choice: Choice, made: dict
+) -> int:
+    """Makes a bank of what is chosen; returns the exit code."""
+    made.pop("phenomjax")
+    arguments: growing.Arguments = {
+        "bank": [str(bank.path) for bank in banks],
+        "fingerprints": [bank.fingerprint for bank in banks],
+        "rows": [hashlib.sha256(rows.tobytes()).hexdigest() for rows in choice.rows],
+    }
+    rows = [Rows.of(rows) for rows in choice.rows]
+    of_images = [bank for bank in banks if isinstance(bank, ImageBank)]
+    of_tokens = [bank for bank in banks if isinstance(bank, TokenBank)]
+    if of_tokens:
+        tokens.check_alike(of_tokens)
+        return tokens.join(options.out, of_tokens, rows, arguments | made, options)
+    images.check_alike(of_images)
+    twice = duplicates.in_earlier(of_images)
+    for mask, mine in zip(twice, choice.rows, strict=True):
+        mask[np.setdiff1d(np.arange(len(mask)), mine)] = False
+    duplicates.refuse(of_images, twice, "Make the subset of one of them, or choose others of each.")
+    if options.images_per_shard:
+        arguments["images_per_shard"] = options.images_per_shard
+    return images.join(
+        options.out, of_images, rows, arguments | made, options, options.images_per_shard
+    )
 
 
 def _check(options: Options) -> None:
@@ -126,12 +142,14 @@ def _check(options: Options) -> None:
             "Nothing says what to choose. Give `where`, `selection` or `fraction`, or several; all"
             " of it would be --fraction 1."
         )
-    if options.out.suffix not in (".parquet",):
-        raise UserError(f"`out` {options.out} must end with .parquet, for a list.")
+    if options.out.suffix not in (".parquet", ".zarr"):
+        raise UserError(
+            f"`out` {options.out} must end with .parquet, for a list, or with .zarr, for a bank."
+        )
     if options.by and options.fraction is None:
         raise UserError("`by` goes with `fraction`, the share of the groups. Give both.")
     check_folder_of(options.out)
-    if options.out.exists() and not options.overwrite:
+    if options.out.suffix == ".parquet" and options.out.exists() and not options.overwrite:
         raise UserError(
             f"`out` {options.out} is there already. Give another name, or --overwrite to replace"
             " it."

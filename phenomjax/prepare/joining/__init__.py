@@ -1,0 +1,1 @@
+"""Banks that are made of other banks."""

@@ -1,0 +1,37 @@
+"""Opens the banks that a command names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
+from phenomjax.data.zarr_files import read_entry
+from phenomjax.system.errors import UserError
+
+
+def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank | TokenBank]]:
+    """Opens banks of one kind: ("images" or "sequences", the banks).
+
+    Args:
+      paths: of them.
+      setting: the option that names them.
+
+    Raises:
+      UserError: none, one twice, or of both kinds.
+    """
+    if not paths:
+        raise UserError(f"`{setting}` names no bank. Give at least one, NAME.zarr.")
+    twice = [path for place, path in enumerate(paths) if path in paths[:place]]
+    if twice:
+        raise UserError(f"`{setting}` names {twice[0]} twice. Name it once.")
+    tokens = [path for path in paths if read_entry(path).get("format") == FORMAT]
+    if not tokens:
+        return "images", [open_bank(path) for path in paths]
+    if len(tokens) < len(paths):
+        other = next(path for path in paths if path not in tokens)
+        raise UserError(
+            f"`{setting}` names a bank of sequences, {tokens[0]}, and {other}, which is none: give"
+            " banks of one kind."
+        )
+    return "sequences", [open_token_bank(path) for path in paths]
