@@ -16,7 +16,7 @@ from phenomjax.system.errors import EXIT_FAILED, UserError
 
 TOKEN = "token"
 SEEN_SECONDS = 60.0  # in which a shared file system shows what another host wrote
-DECISIVE = ("distributed", "numpy", "tensorstore", "pyarrow")  # packages, beside ours
+DECISIVE = ("distributed", "jax", "numpy", "tensorstore", "pyarrow")  # packages, beside ours
 
 
 class Stopped(Exception):

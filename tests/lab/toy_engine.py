@@ -4,7 +4,7 @@ import contextlib
 
 from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
-from phenomjax.engine.units import do
+from phenomjax.engine.units import Notes, do
 
 
 class ToyEngine(Pool):
@@ -20,8 +20,9 @@ class ToyEngine(Pool):
         self.poison, self.limit = frozenset(), None
 
     def run(self, work, function, units, stop, *, aside=None, at_most=None):
-        """Does all units, or as many as `limit`."""
-        for done, unit in enumerate(units):
+        """Does what is not committed, or as much as `limit`."""
+        left = (unit for unit in units if not Notes(work).is_committed(unit.name))
+        for done, unit in enumerate(left):
             if done == self.limit:
                 stop.set()
                 return

@@ -70,9 +70,9 @@ def run(options: Options, jobs: list[BankEmbedding], stop: threading.Event) -> i
         if fresh or any(job.uncommitted() for job in begun):
             files.remove(folder / "units")  # the notes that count are those of each bank
             with choose.executor(options, folder) as executor:
-                looks = (Unit(f"{i}", _task(options, job)) for i, job in enumerate(fresh))
+                looks = (Unit(f"look-{i}", _task(options, job)) for i, job in enumerate(fresh))
                 for name, seen in executor.run(folder, look, looks, stop):
-                    begin(fresh[int(name)], seen)
+                    begin(fresh[int(name.removeprefix("look-"))], seen)
                 _embed(options, begun, executor, folder, stop)
         if stop.is_set():
             log.info("stopped; the same command goes on from here")

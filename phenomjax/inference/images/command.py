@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from phenomjax.data import store
 from phenomjax.engine import work_folder
 from phenomjax.inference.images import cluster, estimate, worker
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
@@ -110,7 +111,10 @@ def outputs(banks: tuple[Path, ...], out: Path) -> list[Path]:
         raise UserError(
             f"`out` {out} {what}. Embeddings of images are written as Zarr: give {mend}."
         )
-    names = [path.resolve().name.removesuffix(".zarr") for path in banks]
+    names = [
+        (path if store.is_remote(path) else path.resolve()).name.removesuffix(".zarr")
+        for path in banks
+    ]
     for name in names:
         if names.count(name) > 1:
             raise UserError(

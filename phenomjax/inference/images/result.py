@@ -87,7 +87,7 @@ def write(folder: Path, job: BankEmbedding, rejected: Sequence[Rejected]) -> Non
             EXIT_FAILED,
         )
     folder.mkdir()
-    good = np.array([image for image in range(len(bank)) if image not in bad])
+    good = np.setdiff1d(np.arange(len(bank)), list(bad))
     per_image = layout.crops_per_image if settings.level == "crop" else 1
     width = job.dim * np.dtype(unit_dtype(settings)).itemsize
     for name in settings.arrays():
@@ -116,14 +116,11 @@ def _wells(bank: ImageBank, good: Numbers) -> tuple[Numbers, Numbers]:
     """For each good image the number of its well, in the order in which wells first come; and the
     first image of each well.
     """
-    what = [*WELL, "time"] if _has_times(bank) else [*WELL]  # time points are not averaged
-    table = bank.metadata.select(what).to_pandas().iloc[good]
-    numbers = table.groupby(what, sort=False, dropna=False).ngroup().to_numpy()
-    return numbers, good[np.unique(numbers, return_index=True)[1]]
-
-
-def _has_times(bank: ImageBank) -> bool:
-    return bank.column("time").null_count < len(bank)
+    runs = bank.runs([*WELL, "time"])  # time points are not averaged
+    codes = np.repeat(runs.codes, np.diff(runs.starts, append=len(bank)))[good]
+    _, first, found = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return np.argsort(order)[found], good[first[order]]
 
 
 def num_wells(bank: ImageBank) -> int:
@@ -200,13 +197,13 @@ def _write_metadata(path: Path, bank: ImageBank, grid: Grid, level: str, good: N
 def _metadata(bank: ImageBank, grid: Grid, level: str, good: Numbers) -> Iterator[pa.Table]:
     """The metadata of the rows, some at a time."""
     place = COPIED.index("site") + 1
-    times = ["time"] if _has_times(bank) else []
-    copied = bank.metadata.select([*COPIED[:place], *times, *COPIED[place:]])
+    times = ["time"] if bank.column("time").null_count < len(bank) else []
+    copied = [*COPIED[:place], *times, *COPIED[place:]]
     crops = len(grid)
     if level == "well":
         wells, first = _wells(bank, good)
         images = np.bincount(wells)
-        table = copied.take(pa.array(first))
+        table = bank.rows(first, copied)
         table = table.set_column(COPIED.index("site"), "site", pa.nulls(len(first), pa.string()))
         yield _counted(table, images * crops, images, pa.nulls(len(first), pa.int64()))
         return
@@ -216,12 +213,12 @@ def _metadata(bank: ImageBank, grid: Grid, level: str, good: Numbers) -> Iterato
         if level == "site":
             ones = np.ones(len(images), np.int64)
             yield _counted(
-                copied.take(pa.array(images)), ones * crops, ones, pa.array(images, pa.int64())
+                bank.rows(images, copied), ones * crops, ones, pa.array(images, pa.int64())
             )
             continue
         rows = np.repeat(images, crops)
         ones = np.ones(len(rows), np.int64)
-        table = _counted(copied.take(pa.array(rows)), ones, ones, pa.array(rows, pa.int64()))
+        table = _counted(bank.rows(rows, copied), ones, ones, pa.array(rows, pa.int64()))
         for name, values in (("y", grid.ys), ("x", grid.xs)):
             table = table.append_column(name, pa.array(np.tile(values, len(images)), pa.int32()))
         yield table

@@ -7,7 +7,6 @@ the input; 75 stopped by a signal.
 """
 
 import contextlib
-import functools
 import itertools
 import logging
 import os
@@ -144,9 +143,7 @@ def run(options: Options) -> int:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(work_folder.hold(work))
         workers = stack.enter_context(contextlib.ExitStack())
-        executor = functools.cache(
-            lambda: workers.enter_context(choose.executor(options, absolute(work)))
-        )
+        executor = workers.enter_context(choose.executor(options, absolute(work)))
         spool = work / f"{files.PARTIAL}tokens"
         found = queries.read(
             list(options.source),
@@ -164,7 +161,7 @@ def run(options: Options) -> int:
             seen = cluster.machine(model, options.devices)
         else:
             seen = _recorded(out, kind, work)
-            seen = seen or cluster.look(executor(), absolute(work), task, stop)
+            seen = seen or cluster.look(executor, absolute(work), task, stop)
         if seen is None:
             return _stopped()
         description = _describe(options, model, found, seen)
@@ -191,7 +188,7 @@ def run(options: Options) -> int:
                 precision=description["compute_dtype"],
                 devices=description["devices"],
             )
-            whole = cluster.embed(executor(), absolute(work), task, found, rows, plan, stop)
+            whole = cluster.embed(executor, absolute(work), task, found, rows, plan, stop)
         if not whole:
             return _stopped()
         workers.close()
@@ -246,6 +243,8 @@ def _recorded(out: Path, kind: str, work: Path) -> Description | None:
         before = zarr_files.read_entry(out)
     elif (work / work_folder.DESCRIPTION).is_file():
         before = read_json(work / work_folder.DESCRIPTION)
+    if not before and out.exists():  # something else, as will be said
+        return {"batch_tokens": 0, "devices": 0, "compute_dtype": ""}
     return before if "batch_tokens" in before else None
 
 
