@@ -107,7 +107,14 @@ def check_same(
         raise OtherSettings(f"{what} with other settings: {'; '.join(differ)}. {mend}")
 
 
-def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool = False) -> None:
+def finish(
+    work: Path,
+    make: Callable[[Path], None],
+    out: Path,
+    *,
+    shared: bool = False,
+    empty: Callable[[Path], None] | None = None,
+) -> None:
     """Assembles the result in a place of its own, gives it its name, and removes the work folder.
 
     It may be killed anywhere and repeated. A work folder inside `out` hands over file by file, and
@@ -118,6 +125,7 @@ def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool 
       make: writes the result to a path that is not there yet: a file or a folder.
       out: the name of the result.
       shared: others may do the same now; those that come later leave what is there.
+      empty: deletes what is large of the work folder inside `out`, given where it is then.
     """
     result = result_path(work, out)
     if not result.exists():
@@ -132,6 +140,8 @@ def finish(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool 
         files.remove(out / name)
         os.replace(result / name, out / name)
     os.replace(work, out / DONE)
+    if empty:
+        empty(out / DONE)
     tidy(out)
 
 

@@ -45,15 +45,16 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
     try:
         yield partial
         if flush and partial.is_file():
-            _flush(partial)
+            flush_path(partial)
         os.replace(partial, path)
         if flush:
-            _flush(path.parent)
+            flush_path(path.parent)
     finally:
         remove(partial)
 
 
-def _flush(path: Path) -> None:
+def flush_path(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -121,11 +122,16 @@ def create_bytes(path: Path, content: bytes) -> bool:
 
 
 def link(source: Path, target: Path) -> None:
-    """Gives a file a second name; where the file system has no hard links, a copy."""
+    """Gives a file a second name, which may have it already; where the file system has no hard
+    links, a copy.
+    """
     try:
         os.link(source, target)
+    except FileExistsError:  # another process was quicker
+        return
     except OSError:
-        shutil.copyfile(source, target)
+        with replacing(target, shared=True) as partial:
+            shutil.copyfile(source, partial)
 
 
 def write_table(path: Path, table: "pd.DataFrame") -> Path:

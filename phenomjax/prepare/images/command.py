@@ -1,30 +1,43 @@
 """python -m phenomjax.prepare images: raw microscopy files to an image bank."""
 
 import collections
+import dataclasses
 import logging
+import tempfile
+import threading
 from pathlib import Path
+from typing import NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data.images import bank, opening
-from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine import choose
+from phenomjax.engine.local import Pool
+from phenomjax.engine.units import Executor
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import dry_run, findings, grouping, metadata, staleness
+from phenomjax.prepare.images import (
+    closing,
+    dry_run,
+    findings,
+    grouping,
+    metadata,
+    planning,
+    staleness,
+)
 from phenomjax.prepare.images import options as options_of
-from phenomjax.prepare.images.job import ImageJob
+from phenomjax.prepare.images.findings import Found
+from phenomjax.prepare.images.job import ImageJob, Target
 from phenomjax.prepare.images.naming import layouts
 from phenomjax.prepare.images.options import Constants, Options
 from phenomjax.prepare.images.pixels import eight_bit, pixel_types, raw_images
 from phenomjax.prepare.images.pixels.percentiles import Known
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.plan import ImagePlan, write_plates
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.images.sources import reading
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from phenomjax.system.processes import stop_on_signals
+from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
 
@@ -47,63 +60,103 @@ def run(options: Options) -> int:
     if finished_before and not options.source.exists():
         log.info("%s is not there any more, so nothing can have changed in it", options.source)
         return _report_finished(out)
-    found = reading.read(
-        reading.Request(
-            options.source,
-            layout,
-            options.pattern,
-            wanted_planes.defaults,
-            options.exclude,
-            options.pages,
-            options.files,
-            file_renames,
-            wanted_planes.channels,
-            options.acquisition,
-            options.strict,
-            options.plate_wells,
-        )
+    request = reading.Request(
+        options.source,
+        layout,
+        options.pattern,
+        wanted_planes.defaults,
+        options.exclude,
+        options.pages,
+        options.files,
+        file_renames,
+        wanted_planes.channels,
+        options.acquisition,
+        options.strict,
+        options.plate_wells,
     )
-    for sentence in found.understood.told:  # before an error of what was made of it
-        log.info("%s", sentence)
-    plan = grouping.make_images(options.source, found.listing, found.understood, wanted_planes)
-    plan = plan._replace(single=found.single)
-    for sentence in plan.told[len(found.understood.told) :]:
-        log.info("%s", sentence)
-    log.info(
-        "%s: %d images, channels %s", options.source, len(plan.entries), ", ".join(plan.channels)
-    )
-    known: list[tuple[bank.ImageBank, Known]] = []
-    for other in _chain(options.not_in):
-        plan, counted_there = _without(plan, other)
-        known.append((other, counted_there))
-    if plan.rejected and options.strict:
-        raise UserError(
-            f"{plan.rejected[0]}. (`strict` stops at the first bad image.)", EXIT_FAILED
-        )
-    if joiner:
-        joiner.check([entry.key for entry in plan.entries])
-    raw = raw_images.RawImages(
-        options.source, layout.name == "ome-zarr", plan.single, plan.projection
-    )
-    if finished_before:
-        verify = options.verify_sources
-        staleness.check(opening.open_bank(out), plan, raw, verify=verify, options=options)
-        return _report_finished(out)
-    if options.dry_run:
-        keys = [entry.key for entry in plan.entries]
-        described = _described(keys, joiner, constants)
-        if joiner:
-            plan = plan._replace(remarks=[*plan.remarks, *joiner.unmatched(keys)])
-        return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, rule, described)
+    prepare = _Preparation(options, request, wanted_planes, joiner, constants, rule)
+    if options.dry_run or finished_before:
+        with tempfile.TemporaryDirectory() as folder:
+            here = Pool(options.jobs or core_count())
+            plan, raw, _ = prepare.plan(Path(folder) / "plan", here, threading.Event())
+            if finished_before:
+                verify = options.verify_sources
+                before = opening.open_bank(out)
+                staleness.check(before, plan, raw, verify=verify, executor=here)
+                return _report_finished(out)
+            return prepare.show(plan, raw)
     with (
         growing.at_work(out, arguments) as work,
         choose.executor(options, work) as executor,
         stop_on_signals() as stop,
     ):
+        return prepare.run(work, executor, stop, arguments)
+
+
+class _Preparation(NamedTuple):
+    """What is to be prepared, checked; its methods do it."""
+
+    options: Options
+    request: reading.Request
+    wanted: grouping.Wanted
+    joiner: metadata.Joiner | None
+    constants: Constants
+    rule: eight_bit.Rule | None
+
+    def plan(
+        self, folder: Path, executor: Executor, stop: threading.Event
+    ) -> tuple[ImagePlan, raw_images.RawImages, list[tuple[bank.ImageBank, Known]]]:
+        """What there is to do, where pixels come from, and the banks of --not-in; a plan without
+        plates after a stop.
+        """
+        options = self.options
+        plan = planning.make(self.request, self.wanted, folder, executor, stop)
+        if plan is None:
+            plan = ImagePlan(folder)
+        else:
+            channels = ", ".join(plan.channels)
+            log.info("%s: %d images, channels %s", options.source, plan.count, channels)
+        known: list[tuple[bank.ImageBank, Known]] = []
+        for other in _chain(options.not_in) if not stop.is_set() else ():
+            plan, counted_there = _without(plan, other)
+            known.append((other, counted_there))
+        if plan.rejected and options.strict:
+            raise UserError(
+                f"{plan.rejected.first()[0]}. (`strict` stops at the first bad image.)",
+                EXIT_FAILED,
+            )
+        if self.joiner:
+            self.joiner.check([plate.place for plate in plan.plates], plan.keys)
+        is_ome = self.request.layout.name == "ome-zarr"
+        raw = raw_images.RawImages(options.source, is_ome, plan.single, plan.projection)
+        return plan, raw, known
+
+    def show(self, plan: ImagePlan, raw: raw_images.RawImages) -> int:
+        """The dry run."""
+        keys = list(plan.keys())
+        described = _described(keys, self.joiner, self.constants)
+        if self.joiner:
+            remarks = plan.remarks.plus(self.joiner.unmatched(keys))
+            plan = dataclasses.replace(plan, remarks=remarks)
+        out = self.options.out
+        return dry_run.run(out.parent / f"{out.stem}_dry_run", plan, raw, self.rule, described)
+
+    def run(
+        self,
+        work: Path,
+        executor: Executor,
+        stop: threading.Event,
+        arguments: growing.Arguments,
+    ) -> int:
+        """Makes the bank."""
+        options, out = self.options, self.options.out
+        plan, raw, known = self.plan(work / "plan", executor, stop)
+        if stop.is_set():
+            return _stopped("")
         source, unreadable = raw_images.probe(raw, plan)
         if not source.dtype:
-            raise _all_rejected(out, plan.rejected + unreadable)
-        rule = pixel_types.rule_for(rule, source, plan)
+            raise _all_rejected(out, plan.rejected.plus(unreadable))
+        rule = pixel_types.rule_for(self.rule, source, plan)
         carried: Known = {}
         for other, counted_there in reversed(known):
             carried = {**carried, **_of_rule(counted_there, rule, other)}
@@ -111,8 +164,7 @@ def run(options: Options) -> int:
             out,
             work,
             plan,
-            source,
-            rule,
+            Target(source._replace(channels=plan.channels), rule, options.images_per_shard),
             chunk=options.chunk,
             codec=options.codec,
             executor=executor,
@@ -120,30 +172,30 @@ def run(options: Options) -> int:
             stop=stop,
         )
         numbers = job.intensity_numbers(carried)
-        wanted = {} if stop.is_set() else {one.row: one for one in job.conversions(numbers)}
-        finished = job.write_images(list(wanted.values()))
         if stop.is_set():
-            counted = f"; {len(finished.checksums)} of {len(wanted)} images are finished"
-            log.warning(
-                "stopped%s. Run the same command again to continue.", counted if wanted else ""
-            )
-            return EXIT_STOPPED
-        if not finished.checksums:
-            raise _all_rejected(out, finished.rejected)
-        entries = [(wanted[row].files, text) for row, text in finished.checksums.items()]
-        table = _table(entries, joiner, constants)
-        if joiner:
-            unmatched = joiner.unmatched([files.key for files, _ in entries])
-            finished = finished._replace(remarks=[*finished.remarks, *unmatched])
-        attributes = {"pixel_size_um": options.pixel_size_um or plan.pixel_size_um}
-        job.finish(
-            finished,
-            [files for files, _ in entries],
-            numbers,
-            table,
-            attributes | {"prepare": arguments | {"phenomjax": __version__}},
-        )
-    return _report(out, len(finished.checksums), finished.rejected, finished.remarks)
+            return _stopped("")
+        done = job.write_images(numbers)
+        if stop.is_set():
+            return _stopped(f"; {done} of {plan.count} images are finished")
+        closed = closing.close(job, numbers, self.joiner, self.constants)
+        if closed is None:
+            return _stopped("; all images are finished")
+        if not closed.count:
+            raise _all_rejected(out, closed.rejected)
+        attributes = {
+            "pixel_size_um": options.pixel_size_um or plan.pixel_size_um,
+            "prepare": arguments | {"phenomjax": __version__},
+        }
+        found = closed.rejected.first(5), closed.remarks.first_of("constant", "flat_range")
+        empty = [one for one in closed.remarks if one.reason == findings.CONSTANT_CHANNEL]
+        if not closing.finish(job, closed, numbers, attributes):
+            return _stopped("; all images are finished")
+        return _report(out, closed, *found, empty)
+
+
+def _stopped(how_far: str) -> int:
+    log.warning("stopped%s. Run the same command again to continue.", how_far)
+    return EXIT_STOPPED
 
 
 def _chain(path: Path | None) -> list[bank.ImageBank]:
@@ -187,25 +239,22 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
             *experiment, name = label.rsplit("/", 1)
             if name == before:
                 recorded["/".join([*experiment, plate])] = numbers
-    new = plan._replace(
-        entries=[e for e in plan.entries if e.key not in there],
-        rejected=[r for r in plan.rejected if r.key not in there],
+    new = dataclasses.replace(
+        plan,
+        plates=tuple(write_plates(plan.folder, (e for e in plan.images() if e.key not in there))),
+        rejected=plan.rejected.without(there),
     )
-    log.info(
-        "%d of %d images are in %s already",
-        len(plan.entries) - len(new.entries),
-        len(plan.entries),
-        other.path,
-    )
-    if not staleness.looks_same(other, [e for e in plan.entries if e.key in there]):
+    log.info("%d of %d images are in %s already", plan.count - new.count, plan.count, other.path)
+    now = staleness.digest(e.stamp for e in plan.images() if e.key in there)
+    if not staleness.looks_same(other, now):
         log.warning(
             "files of images that are in %s already have other names, sizes or dates than when it"
             " was made, and edited ones are not taken here: the command that made it compares them"
             " with --verify_sources",
             other.path,
         )
-    if not new.entries:
-        still = f" What is rejected still is: {new.rejected[0]}." if new.rejected else ""
+    if not new.plates:
+        still = f" What is rejected still is: {new.rejected.first()[0]}." if new.rejected else ""
         raise UserError(
             f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
             f" prepare.{still}",
@@ -240,14 +289,14 @@ def _plates_spelt_before(plan: ImagePlan, other: bank.ImageBank) -> dict[str, st
     file = other.path / "metadata.parquet"
     if not file.is_file() or "time" in pq.read_schema(file).names:
         return {}
-    plates = {entry.key.plate or "" for entry in plan.entries}
+    plates = {plate.place[1] or "" for plate in plan.plates}
     spelt = collections.Counter(map(normalise_number, plates))
     before = {plate: normalise_number(plate) for plate in plates}
     return {new: old for new, old in before.items() if new != old and spelt[old] == 1}
 
 
 def _report_finished(out: Path) -> int:
-    count, bad = len(opening.open_bank(out)), len(findings.reasons(out / findings.REJECTED))
+    count, bad = len(opening.open_bank(out)), findings.reasons(out / findings.REJECTED).total()
     remarks = findings.reasons(out / findings.REMARKS)
     log.info("%s is finished already: %d images, %d rejected. Nothing to do.", out, count, bad)
     if bad:
@@ -257,30 +306,35 @@ def _report_finished(out: Path) -> int:
     return EXIT_FAILED if bad or findings.CONSTANT_CHANNEL in remarks else EXIT_DONE
 
 
-def _report(out: Path, count: int, rejected: list[Finding], remarks: list[Finding]) -> int:
-    log.info("wrote %s: %d images", out, count)
-    empty = [one for one in remarks if one.reason == findings.CONSTANT_CHANNEL]
-    if remarks:
-        first = next((one for one in remarks if one.reason in ("constant", "flat_range")), None)
+def _report(
+    out: Path,
+    closed: closing.Closed,
+    rejected: list[Finding],
+    remarked: Finding | None,
+    empty: list[Finding],
+) -> int:
+    log.info("wrote %s: %d images", out, closed.count)
+    if closed.remarks:
         log.warning(
             "remarks: %s, all in %s%s",
-            findings.counted([one.reason for one in remarks]),
+            findings.counted(closed.remarks.reasons),
             out / findings.REMARKS,
-            f"; for instance {first}" if first else "",
+            f"; for instance {remarked}" if remarked else "",
         )
     if empty:
         log.error("%s. The bank is there.", ". ".join(one.detail for one in empty))
     if rejected:
-        lines = "".join(f"\n  {i + 1}. {bad.reason}: {bad}" for i, bad in enumerate(rejected[:5]))
-        more = f"\n  and {len(rejected) - 5} more" if len(rejected) > 5 else ""
+        count = len(closed.rejected)
+        lines = "".join(f"\n  {i + 1}. {bad.reason}: {bad}" for i, bad in enumerate(rejected))
+        more = f"\n  and {count - 5} more" if count > 5 else ""
         log.error(
             "%d rejected (%s), the other %d images are in the bank. All are listed in %s:%s%s"
             "\nTraining can use the bank as it is. To have the rejected images too, mend them and"
             " prepare them into a second bank: the same command with --not-in %s and another --out."
             " A run takes several banks.",
-            len(rejected),
-            findings.counted([one.reason for one in rejected]),
             count,
+            findings.counted(closed.rejected.reasons),
+            closed.count,
             out / findings.REJECTED,
             lines,
             more,
@@ -289,11 +343,11 @@ def _report(out: Path, count: int, rejected: list[Finding], remarks: list[Findin
     return EXIT_FAILED if rejected or empty else EXIT_DONE
 
 
-def _all_rejected(out: Path, rejected: list[Finding]) -> UserError:
-    path = findings.write(out / findings.REJECTED, rejected)
+def _all_rejected(out: Path, rejected: Found) -> UserError:
+    first, path = rejected.first()[0], findings.write(out / findings.REJECTED, rejected)
     return UserError(
         f"All images were rejected ({len(rejected)} problems), so there is no bank. The first one:"
-        f" {rejected[0]}. They are listed in {path}. Mend them and run the same command again.",
+        f" {first}. They are listed in {path}. Mend them and run the same command again.",
         EXIT_FAILED,
     )
 
@@ -317,17 +371,3 @@ def _described(
                 names,
             )
     return columns
-
-
-def _table(
-    entries: list[tuple[ImageFiles, str]], joiner: metadata.Joiner | None, constants: Constants
-) -> pa.Table:
-    keys = [entry.key for entry, _ in entries]
-    columns = _described(keys, joiner, constants)
-    columns |= {name: [key[i] for key in keys] for i, name in enumerate(ImageKey._fields)}
-    columns["source"] = [";".join(entry.files) for entry, _ in entries]
-    columns["checksum"] = [checksum for _, checksum in entries]
-    return pa.table(
-        [pa.array(columns[f.name], f.type) for f in METADATA_SCHEMA],
-        schema=METADATA_SCHEMA,
-    )

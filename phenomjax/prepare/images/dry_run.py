@@ -8,6 +8,7 @@ another, or a site that should be a plane is seen there in a minute.
 
 import collections
 import csv
+import dataclasses
 import io
 import logging
 import textwrap
@@ -51,7 +52,7 @@ def run(
       described: by column of the bank, what the tables say of each image of the plan.
     """
     source, unreadable = raw_images.probe(raw, plan)
-    plan = plan._replace(rejected=[*plan.rejected, *unreadable])
+    plan = dataclasses.replace(plan, rejected=plan.rejected.plus(unreadable))
     columns = {name: values for name, values in described.items() if _told(values)}
     print(describe(plan, source, columns))
     try:
@@ -75,8 +76,8 @@ def run(
 
 def describe(plan: ImagePlan, source: RawImages, columns: Mapping[str, Sequence[Value]]) -> str:
     """The counts of plates, wells, sites, channels, planes and times, and the first plates."""
-    keys = [entry.key for entry in plan.entries]
-    planes = [len(pages) for entry in plan.entries for pages in entry.channels]
+    keys = list(plan.keys())
+    planes = {len(pages) for entry in plan.images() for pages in entry.channels}
     lines = {"images": f"{len(keys)}"}
     if source.dtype:
         lines["pixels"] = f"{source.size[0]} x {source.size[1]}, {source.dtype}"
@@ -97,7 +98,7 @@ def describe(plan: ImagePlan, source: RawImages, columns: Mapping[str, Sequence[
         lines[name] = f"{len(told)} of {len(keys)} images ({textwrap.shorten(few, 60)})"
     for name, found in (("rejected", plan.rejected), ("remarks", plan.remarks)):
         if found:
-            lines[name] = f"{len(found)} ({findings.counted([one.reason for one in found])})"
+            lines[name] = f"{len(found)} ({findings.counted(found.reasons)})"
     width = max(map(len, lines)) + 2
     head = [f"{name + ':':{width}}{text}" for name, text in lines.items()]
     return "\n".join([*head, *_plates(keys)])
@@ -139,7 +140,7 @@ def table_text(plan: ImagePlan, columns: Mapping[str, Sequence[Value]]) -> str:
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow([*ImageKey._fields, *columns, *plan.channels])
-    for number, entry in enumerate(plan.entries):
+    for number, entry in enumerate(plan.images()):
         values = [columns[name][number] for name in columns]
         writer.writerow([*entry.key, *values, *_cells(entry)])
     return output.getvalue()
@@ -164,7 +165,7 @@ def draw_sheet(path: Path, plan: ImagePlan, source: RawImages) -> bool:
     images: dict[str, np.ndarray] = {}
     names = []
     tried: collections.Counter[str] = collections.Counter()
-    for entry in plan.entries:
+    for entry in plan.images():
         plate = "/".join(part for part in entry.key[:2] if part)
         if plate in images or tried[plate] == 3:
             continue

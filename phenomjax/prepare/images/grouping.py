@@ -3,21 +3,20 @@
 import collections
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from phenomjax.data.images import wells
-from phenomjax.prepare.images.naming import channels, keys, measurements
+from phenomjax.prepare.images.naming import channels, measurements
 from phenomjax.prepare.images.naming.listing import quoted
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.plan import ImageFiles
 from phenomjax.prepare.images.records import (
     FileStatus,
     Finding,
     ImageKey,
     Listing,
     Plane,
-    Understood,
 )
 from phenomjax.system.errors import UserError
 
@@ -53,41 +52,85 @@ class _Grouped(NamedTuple):
     doubled: dict[tuple[ImageKey, str], tuple[Plane, Plane]]
 
 
+class Axes(NamedTuple):
+    """What axes images have.
+
+    Attributes:
+      deep: the planes along z of each channel that has several.
+      long: the time points of each channel that has several.
+      times: all time points.
+      several: an image has several time points.
+    """
+
+    deep: dict[str, list[int | None]]
+    long: dict[str, list[int]]
+    times: list[int]
+    several: bool
+
+    @classmethod
+    def merged(cls, parts: Iterable["Axes"]) -> "Axes":
+        """Those of the parts of a source."""
+        found = cls({}, {}, [], False)
+        for part in parts:
+            for mine, its in ((found.deep, part.deep), (found.long, part.long)):
+                for name, values in its.items():
+                    mine[name] = [*dict.fromkeys([*mine.get(name, []), *values])]
+            times = [*dict.fromkeys([*found.times, *part.times])]
+            found = found._replace(times=times, several=found.several or part.several)
+        return found
+
+
+class Made(NamedTuple):
+    """Images of some planes.
+
+    Attributes:
+      images: in the order of the bank.
+      rejected, remarks: what else there is to say.
+      axes: of the images.
+      keys: how many different ones there are, whether or not images could be made.
+      examples: two of them.
+      alone: none has a second channel.
+      stacked: planes are projected.
+    """
+
+    images: list[ImageFiles]
+    rejected: list[Finding]
+    remarks: list[Finding]
+    axes: Axes
+    keys: int
+    examples: list[ImageKey]
+    alone: bool
+    stacked: bool
+
+
 def make_images(
-    source: Path, listing: Listing, understood: Understood, wanted: Wanted
-) -> ImagePlan:
+    source: Path,
+    listing: Listing,
+    planes: Sequence[Plane],
+    wanted: Wanted,
+    chosen: channels.Chosen,
+    several_times: bool | None = None,
+) -> Made:
     """Sorts planes into images.
 
     Args:
       source: the folder.
       listing: status of its files; those that are not in it are looked at.
-      understood: what a reader found.
-      wanted: what to make of it.
-
-    Raises:
-      UserError: channels that cannot be told apart, several planes or time points and no word of
-        what to do with them.
+      planes: of whole plates, with completed keys.
+      wanted: what to make of them.
+      chosen: the channels of the bank.
+      several_times: an image of the source has several time points; None: look at these.
     """
-    if not understood.planes:  # all were rejected, which is told with the table of them
-        rejected, remarks = list(understood.rejected), list(understood.remarks)
-        return ImagePlan([], rejected, remarks, (), told=understood.told)
-    planes, told = keys.complete(source, understood.planes, wanted.defaults, wanted.overrides)
-    chosen = channels.choose(planes, wanted.channels, wanted.names)
-    left_out = sorted({chosen.of(plane) for plane in planes} - chosen.names.keys())
-    if left_out:
-        log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
-    remarks = list(understood.remarks)
-    if not wanted.channels and chosen.set:
-        remarks += _unnamed_channels(planes, chosen, left_out)
     grouped = _group(planes, chosen)
-    told += _check_axes(grouped, wanted, chosen)
+    axes = _axes_of(grouped)
     status = _Status(source, listing)
     typical = _typical_depths(grouped)
-    several_times = wanted.t == "all" and any(
-        len(_times(image)) > 1 for image in grouped.images.values()
-    )
-    entries, rejected = [], list(understood.rejected)
-    for key in sorted(grouped.images, key=_order):
+    several = axes.several if several_times is None else several_times
+    several = several and wanted.t == "all"
+    images: list[ImageFiles] = []
+    rejected: list[Finding] = []
+    remarks: list[Finding] = []
+    for key in sorted(grouped.images, key=order):
         image = grouped.images[key]
         bad = _fault(key, image, chosen, grouped.doubled)
         if bad:
@@ -95,39 +138,62 @@ def make_images(
             continue
         remarks += _fewer_planes(key, image, typical)
         for time in _wanted_times(image, wanted.t):
-            one = key._replace(time=str(time)) if several_times and time is not None else key
+            one = key._replace(time=str(time)) if several and time is not None else key
             picked = _pick(one, image, time, chosen, wanted.z)
             if isinstance(picked, Finding):
                 rejected.append(picked)
             else:
-                entries.append(_entry(one, picked, status))
-    if not entries and all(len(image) == 1 for image in grouped.images.values()):
-        _check_apart(grouped, chosen)
-    stacked = any(len(planes) > 1 for entry in entries for planes in entry.channels)
-    return ImagePlan(
-        entries,
+                images.append(_entry(one, picked, status))
+    return Made(
+        images,
         rejected,
         remarks,
-        tuple(chosen.names.values()),
-        "mean" if stacked and wanted.z == "mean" else "max" if stacked else None,
-        understood.pixel_size_um,
-        understood.largest_value,
-        (*understood.told, *told),
+        axes,
+        len(grouped.images),
+        list(grouped.images)[:2],
+        all(len(image) == 1 for image in grouped.images.values()),
+        any(len(planes) > 1 for image in images for planes in image.channels),
     )
 
 
-def _check_apart(grouped: _Grouped, chosen: channels.Chosen) -> None:
-    """Whether names that give each image one channel of several can be right.
+def choose(facts: channels.Facts, wanted: Wanted) -> tuple[channels.Chosen, list[Finding]]:
+    """The channels of the bank, and what is to be said of others.
 
     Raises:
-      UserError: no image has a second channel.
+      UserError: channels that cannot be told apart.
     """
-    if len(grouped.images) < 2 or len(chosen.names) < 2:
+    chosen = channels.choose(facts, wanted.channels, wanted.names)
+    planes = [(chosen.of(plane), count) for plane, count in facts.kinds.values()]
+    left_out = sorted({name for name, _ in planes} - chosen.names.keys())
+    if left_out:
+        log.info("channels left out: %s (--channels chooses)", ", ".join(left_out))
+    if wanted.channels or not chosen.set:
+        return chosen, []
+    return chosen, _unnamed_channels(planes, chosen, left_out)
+
+
+def projection(stacked: bool, wanted: Wanted) -> str | None:
+    """How several planes of a channel become one."""
+    return ("mean" if wanted.z == "mean" else "max") if stacked else None
+
+
+def check_apart(keys: int, examples: Sequence[ImageKey], chosen: channels.Chosen) -> None:
+    """Whether names that give each image one channel of several can be right.
+
+    Args:
+      keys: how many images there would be, none with a second channel.
+      examples: two of them.
+      chosen: the channels of the bank.
+
+    Raises:
+      UserError: they cannot.
+    """
+    if keys < 2 or len(chosen.names) < 2:
         return
     names = list(chosen.names.values())
-    keys = ["/".join(part for part in key if part) for key in grouped.images]
+    one, other = ("/".join(part for part in key if part) for key in examples[:2])
     raise UserError(
-        f"Each of the {len(keys)} images, such as {keys[0]} and {keys[1]}, has one channel only,"
+        f"Each of the {keys} images, such as {one} and {other}, has one channel only,"
         f" and together they have {len(names)}: {', '.join(names)}. What tells channels apart was"
         " probably read as the site or the well. Correct the groups of --pattern (or take another"
         f" --layout); where images do have one channel, choose it with --channels '{names[0]}'."
@@ -135,11 +201,13 @@ def _check_apart(grouped: _Grouped, chosen: channels.Chosen) -> None:
 
 
 def _unnamed_channels(
-    planes: Sequence[Plane], chosen: channels.Chosen, left_out: Sequence[str]
+    planes: Iterable[tuple[str, int]], chosen: channels.Chosen, left_out: Sequence[str]
 ) -> list[Finding]:
     """Channels that the layout does not name, and nobody asked for."""
     of_plates = {name for names in chosen.sets.values() for name in names}
-    counts = collections.Counter(chosen.of(plane) for plane in planes)
+    counts: collections.Counter[str] = collections.Counter()
+    for name, count in planes:
+        counts[name] += count
     return [
         Finding(
             LEFT_OUT,
@@ -186,21 +254,32 @@ def _at(stacks: dict[int | None, Stack], time: int | None) -> Stack:
     return stacks.get(time) or stacks.get(None, {})
 
 
-def _check_axes(grouped: _Grouped, wanted: Wanted, chosen: channels.Chosen) -> list[str]:
+def _axes_of(grouped: _Grouped) -> Axes:
+    deep: dict[str, dict[int | None, None]] = collections.defaultdict(dict)
+    long: dict[str, dict[int, None]] = collections.defaultdict(dict)
+    for image in grouped.images.values():
+        for name, stacks in image.items():
+            for stack in stacks.values():
+                if len(stack) > 1:
+                    deep[name].update(dict.fromkeys(stack))
+            if len(stacks) > 1:
+                long[name].update(dict.fromkeys(time or 0 for time in stacks))
+    times = dict.fromkeys(time for image in grouped.images.values() for time in _times(image))
+    return Axes(
+        {name: [*values] for name, values in deep.items()},
+        {name: [*values] for name, values in long.items()},
+        [*times],
+        any(len(_times(image)) > 1 for image in grouped.images.values()),
+    )
+
+
+def check_axes(axes: Axes, wanted: Wanted, chosen: channels.Chosen) -> list[str]:
     """What to say of planes and times.
 
     Raises:
       UserError: there are several and no word of which to take, or none has the number wanted.
     """
-    deep: dict[str, set[int | None]] = collections.defaultdict(set)
-    long: dict[str, set[int]] = collections.defaultdict(set)
-    for image in grouped.images.values():
-        for name, stacks in image.items():
-            for stack in stacks.values():
-                if len(stack) > 1:
-                    deep[name].update(stack)
-            if len(stacks) > 1:
-                long[name].update(time or 0 for time in stacks)
+    deep, long, times = axes.deep, axes.long, set(axes.times)
     missing = []
     if deep and wanted.z is None:
         flat = [name for name in chosen.names if name not in deep]
@@ -220,7 +299,6 @@ def _check_axes(grouped: _Grouped, wanted: Wanted, chosen: channels.Chosen) -> l
     planes = set[int | None]().union(*deep.values())
     if planes and wanted.z and wanted.z.isdecimal() and int(wanted.z) not in planes:
         raise UserError(f"`z` {wanted.z}: {_axes(deep, 'planes along z')}. Give one of them.")
-    times = {time for image in grouped.images.values() for time in _times(image)}
     if times and wanted.t and wanted.t != "all" and int(wanted.t) not in times:
         raise UserError(
             f"`t` {wanted.t}: no image has that time point; there are"
@@ -231,7 +309,7 @@ def _check_axes(grouped: _Grouped, wanted: Wanted, chosen: channels.Chosen) -> l
     return []
 
 
-def _axes(found: Mapping[str, set], what: str) -> str:
+def _axes(found: Mapping[str, Collection[int | None]], what: str) -> str:
     name = next(iter(found))
     values = sorted(value or 0 for value in found[name])
     which = ", ".join(map(str, values[:4])) + (", ..." if len(values) > 4 else "")
@@ -381,5 +459,6 @@ def _entry(key: ImageKey, picked: list[list[Plane]], status: _Status) -> ImageFi
     return ImageFiles(key, files, pages, hashlib.sha256(repr(described).encode()).hexdigest())
 
 
-def _order(key: ImageKey) -> list:
+def order(key: Sequence[str | None]) -> list:
+    """How images, and plates, are sorted in a bank."""
     return [(wells.natural(part or ""), part or "") for part in key]

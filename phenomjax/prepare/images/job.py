@@ -1,9 +1,9 @@
-"""The work between a plan and a bank: percentiles, shards, and the end; can be killed at any time
-and run again.
+"""The work between a plan and the shards of its images: percentiles, and pixels converted; can be
+killed at any time and run again. closing.py makes the bank of them.
 
-It works in OUT/.prepare. A unit (phenomjax.engine) is the images of a well. Each image is a shard
-of the bank `staged`, whose row there is a digest of its files and of what was done to them; the
-unit's note has the checksums. In the end the shards get the numbers of the bank's order, so a
+It works in OUT/.prepare. A unit (phenomjax.engine) is the images of a well. They are written to
+shards that are named after what is in them (the digest of files and of what was done to them), and
+the unit's note has the checksums. In the end the shards get the numbers of the bank's order, so a
 rejected image leaves no hole, and the folder is the same however often the job was interrupted.
 """
 
@@ -12,23 +12,26 @@ import functools
 import hashlib
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from phenomjax.data.images import bank
+from phenomjax.data.images.encoding import encode
+from phenomjax.data.images.shards import Stored
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
-from phenomjax.prepare.images import findings, poison, staleness
+from phenomjax.prepare.images import findings, poison
 from phenomjax.prepare.images.pixels import eight_bit, raw_images, sameness
-from phenomjax.prepare.images.pixels.percentiles import Known, PlateRanges, Plates, label
+from phenomjax.prepare.images.pixels.percentiles import Known, PlateRanges, Plates, digest
 from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, read_images
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -36,41 +39,50 @@ from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 LARGEST_UNIT = 16  # images
-STAGED_ROWS = 2**60  # rows of the staging array
+STAGED_ROWS = 2**60  # of the bank that says how staged images are encoded
 # In the note of a unit, beside REJECTED: what went in with a remark, a list of Finding as JSON.
 REMARKS = "remarks"
 # In the note of a unit: {channel: images in which it has one value everywhere}.
 CONSTANT = "constant"
+# In the note of a unit: {row, a digest in hexadecimals: checksum of its sources} of its images.
+CHECKSUMS = "checksums"
+# In the note of a unit that was done image by image: 1, how many of them are in a staged shard.
+STAGED = "staged"
 
 
-class Conversion(NamedTuple):
-    """An image to convert.
+class Target(NamedTuple):
+    """What images become.
 
     Attributes:
-      row: where it goes in the staging array.
-      files: of the image.
+      source: where they come from; size and dtype are those of the bank.
+      rule: how pixels become 8-bit.
+      images_per_shard: of the bank.
+    """
+
+    source: RawImages
+    rule: eight_bit.Rule
+    images_per_shard: int = 1
+
+    @property
+    def staged(self) -> int:
+        """How many images are staged in one shard."""
+        return min(self.images_per_shard, LARGEST_UNIT)
+
+
+class Part(NamedTuple):
+    """Images to convert: rows of the table of a plate.
+
+    Attributes:
+      table: relative to the work folder.
+      start: the first row.
+      images: how many.
       numbers: (low, high) of each channel, None when pixels are kept.
     """
 
-    row: int
-    files: ImageFiles
+    table: str
+    start: int
+    images: int
     numbers: Numbers
-
-
-class Finished(NamedTuple):
-    """What the notes of all units say.
-
-    Attributes:
-      checksums: {row in the staging array: checksum of the sources}, in the order of the plan.
-      rejected: all that is bad, in the order of the plan.
-      remarks: what else is to be known, in the order of the plan.
-      constant: {channel: images in which it has one value everywhere}.
-    """
-
-    checksums: dict[int, str]
-    rejected: list[Finding]
-    remarks: list[Finding]
-    constant: collections.Counter[str]
 
 
 class ImageJob:
@@ -79,9 +91,8 @@ class ImageJob:
     Args:
       out: the bank's folder.
       work: the work folder in it, begun.
-      plan: what there is to do.
-      source: where images come from; size and dtype are those of the bank.
-      rule: how pixels become 8-bit.
+      plan: what there is to do; its folder is in the work folder.
+      target: what images become.
       chunk: height and width of the inner chunks.
       codec: one of bank.CODECS.
       executor: what does the units.
@@ -94,8 +105,7 @@ class ImageJob:
         out: Path,
         work: Path,
         plan: ImagePlan,
-        source: RawImages,
-        rule: eight_bit.Rule,
+        target: Target,
         *,
         chunk: int,
         codec: str,
@@ -103,98 +113,77 @@ class ImageJob:
         strict: bool,
         stop: threading.Event,
     ):
-        self.out, self.work, self.plan, self.rule = out, work, plan, rule
-        self.source = source._replace(channels=plan.channels)
+        self.out, self.work, self.plan, self.target = out, work, plan, target
         self.chunk, self.codec, self.executor = chunk, codec, executor
         self.strict, self.stop, self.notes = strict, stop, Notes(work)
-        self.dtype = eight_bit.bank_dtype(rule, source.dtype)
         self.ranges = PlateRanges(
             work,
             plan,
-            self.source,
-            rule,
+            target.source,
+            target.rule,
             executor=executor,
             check=self._check_strict,
             stop=stop,
         )
-        self._create(work / "staged", STAGED_ROWS, {})
+        self.create(work / "staged", STAGED_ROWS, {}, 1)
         # of an end that was killed: the source may have changed since, and the order with it
         files.remove(work_folder.result_path(work, out))
         described = ("metadata.parquet", findings.REJECTED, findings.REMARKS, "zarr.json")
         for name in ("images", *described):
             files.remove(out / name)
 
-    def _create(self, path: Path, count: int, attributes: Attributes) -> None:
-        shape = (count, *self.source.size, len(self.plan.channels))
+    def create(self, path: Path, count: int, attributes: Attributes, images_per_shard: int) -> None:
+        """Describes a bank of such images."""
         bank.create_bank(
             path,
-            shape,
-            self.dtype,
+            (count, *self.target.source.size, len(self.plan.channels)),
+            eight_bit.bank_dtype(self.target.rule, self.target.source.dtype),
             self.plan.channels,
             attributes=attributes,
             chunk=self.chunk,
             codec=self.codec,
+            images_per_shard=images_per_shard,
         )
+
+    @property
+    def chunks_per_image(self) -> int:
+        """Chunks that an image is divided into."""
+        height, width = self.target.source.size
+        return -(-height // self.chunk) * -(-width // self.chunk)
 
     def intensity_numbers(self, known: Known) -> Plates:
         """The numbers of the rule for each (experiment, plate): `PlateRanges.numbers`."""
         return self.ranges.numbers(known)
 
-    def conversions(self, numbers: Plates) -> list[Conversion]:
-        """All images, in the order of the plan."""
-        found = []
-        for entry in self.plan.entries:
-            plate = numbers[entry.key[:2]]
-            row = int(self.ranges.digest([entry.stamp, plate])[:15], 16)
-            found.append(Conversion(row, entry, plate))
-        return found
+    def units(self, numbers: Plates) -> Iterator[Unit[Part]]:
+        """Those of all images, in the order of the plan."""
+        for plate in self.plan.plates:
+            yield from units_of(self.target, self.work, self.plan.path(plate), numbers[plate.place])
 
-    def write_images(self, wanted: Sequence[Conversion]) -> Finished:
-        """Converts what is not finished yet."""
-        done = sum(map(self._begin, units_of(wanted)))
-        progress = Progress("prepare images", len(wanted), "images", done)
+    def write_images(self, numbers: Plates) -> int:
+        """Converts what is not finished yet; returns how many images are finished."""
+        total, done = self.plan.count, 0
+        if any((self.work / "units").glob("images-*")):
+            done = sum(map(self._begin, self.units(numbers)))
+        progress = Progress("prepare images", total, "images", done)
         for _, note in poison.run(
             self.executor,
             self.work,
-            functools.partial(write_shards, self.source),
-            units_of(wanted),
+            functools.partial(write_shards, self.target),
+            self.units(numbers),
             self.stop,
-            divide=lambda unit: [_unit([one]) for one in unit.argument],
-            reject=_killed,
+            divide=self._divided,
+            reject=self._killed,
             join=lambda _, single, notes: _joined(notes),
-            at_most=len(wanted),
+            at_most=total,
         ):
             self._check_strict(note)
-            progress.update(len(note["checksums"]) + len(note[REJECTED]))
-        found = Finished(
-            {},
-            list(self.plan.rejected),
-            [*self.plan.remarks, *self.ranges.flat],
-            collections.Counter(),
-        )
-        for unit in units_of(wanted):
-            if self.notes.is_committed(unit.name):
-                note = self.notes.read(unit.name)
-                found.checksums.update((int(row), text) for row, text in note["checksums"].items())
-                found.rejected.extend(Finding.from_json(bad) for bad in note[REJECTED])
-                found.remarks.extend(map(Finding.from_json, note.get(REMARKS, [])))
-                found.constant.update(note.get(CONSTANT, {}))
-        found.remarks.extend(self._empty_channels(found))
-        return found
+            images = len(note[CHECKSUMS]) + len(note[REJECTED])
+            progress.update(images)
+            done += images
+        return done
 
-    def _empty_channels(self, found: Finished) -> Iterator[Finding]:
-        """Channels that have one value in each of all images."""
-        count = len(found.checksums)
-        for channel in self.plan.channels:
-            if count and found.constant[channel] == count:
-                detail = (
-                    f"channel {channel} has one value everywhere in each of the {count} images of"
-                    " the bank: there is nothing to learn from it. Look at its files, or leave it"
-                    " out with --channels and another --out"
-                )
-                yield Finding(findings.CONSTANT_CHANNEL, detail, "")
-
-    def _begin(self, unit: Unit[list[Conversion]]) -> int:
+    def _begin(self, unit: Unit[Part]) -> int:
         """Images of a unit that are finished; one with bad images is done again, for they may have
         been mended.
         """
@@ -203,101 +192,71 @@ class ImageJob:
         if self.notes.read(unit.name)[REJECTED]:
             self.notes.forget(unit.name)
             return 0
-        return len(unit.argument)
+        return unit.argument.images
 
     def _check_strict(self, note: Note) -> None:
         if self.strict and note[REJECTED]:
             bad = Finding.from_json(note[REJECTED][0])
             raise UserError(f"{bad}. (`strict` stops at the first bad image.)", EXIT_FAILED)
 
-    def finish(
-        self,
-        finished: Finished,
-        images: Sequence[ImageFiles],
-        numbers: Plates,
-        table: pa.Table,
-        attributes: Attributes,
-    ) -> None:
-        """Puts the shards into the order of the bank and writes what describes them; may be killed
-        and repeated.
+    def _divided(self, unit: Unit[Part]) -> list[Unit[Part]]:
+        table, start, count, numbers = unit.argument
+        images = read_images(self.work / table, start, count)
+        return [
+            Unit(unit_name([row_of(self.target, one.stamp, numbers)]), Part(table, i, 1, numbers))
+            for i, one in enumerate(images, start)
+        ]
 
-        Args:
-          finished: of `write_images`.
-          images: the finished ones, in the order of the bank.
-          numbers: of `intensity_numbers`, recorded.
-          table: metadata of the finished images.
-          attributes: more to record in the bank.
-        """
-        recorded = {"intensity": self._recorded_intensity(numbers)} | attributes
-
-        def make(path: Path) -> None:
-            self._create(path, len(finished.checksums), recorded)
-            for index, row in enumerate(finished.checksums):
-                shard = bank.shard_path(self.work / "staged", row)
-                files.link(shard, bank.shard_path(path, index))
-            bank.write_metadata(path, table)
-            if finished.rejected:
-                findings.write(path / findings.REJECTED, finished.rejected)
-            if finished.remarks:
-                findings.write(path / findings.REMARKS, finished.remarks)
-            staleness.record(path, images)
-
-        work_folder.finish(self.work, make, self.out)
-
-    def _recorded_intensity(self, numbers: Plates) -> Attributes:
-        recorded: Attributes = {
-            "rule": eight_bit.text(self.rule),
-            "source_dtype": self.source.dtype,
-        }
-        if self.plan.largest_value is not None:
-            recorded["source_largest_value"] = self.plan.largest_value
-        if self.rule.kind != "keep":
-            recorded["numbers"] = {
-                label(plate): dict(zip(self.plan.channels, pairs, strict=True))
-                for plate, pairs in numbers.items()
-                if pairs
-            }
-        return recorded
+    def _killed(self, unit: Unit[Part], reason: str) -> Note:
+        table, start, count, _ = unit.argument
+        (image,) = read_images(self.work / table, start, count)
+        bad = poison.finding(image.files[0], image.key, reason)
+        return {CHECKSUMS: {}, REJECTED: [bad._asdict()]}
 
 
-def units_of(wanted: Sequence[Conversion]) -> Iterator[Unit[list[Conversion]]]:
-    """The images of each well, so that a file that is added or mended changes one unit alone."""
-    for _, images in itertools.groupby(wanted, lambda one: one.files.key[:3]):
-        while part := list(itertools.islice(images, LARGEST_UNIT)):
-            yield _unit(part)
+def row_of(target: Target, stamp: str, numbers: Numbers) -> str:
+    """A digest of an image's files and of what is done to them."""
+    return digest([stamp, numbers], target.source, target.rule)[:20]
 
 
-def _unit(part: list[Conversion]) -> Unit[list[Conversion]]:
-    rows = repr([one.row for one in part])
-    return Unit(f"images-{hashlib.sha256(rows.encode()).hexdigest()[:32]}", part)
+def unit_name(rows: Sequence[str]) -> str:
+    """Of the unit of some images."""
+    return f"images-{hashlib.sha256(repr(rows).encode()).hexdigest()[:32]}"
 
 
-def _killed(unit: Unit[list[Conversion]], reason: str) -> Note:
-    """The note of one image that ends its processes."""
-    (image,) = unit.argument
-    bad = poison.finding(image.files.files[0], image.files.key, reason)
-    return {"checksums": {}, REJECTED: [bad._asdict()]}
+def units_of(target: Target, work: Path, table: Path, numbers: Numbers) -> Iterator[Unit[Part]]:
+    """The images of each well of a plate, so that a file that is added or mended changes one unit
+    alone.
+    """
+    read = pq.read_table(table, columns=["well", "stamp"])
+    rows = [row_of(target, stamp, numbers) for stamp in read["stamp"].to_pylist()]
+    place, start = table.relative_to(work).as_posix(), 0
+    for _, well in itertools.groupby(read["well"].to_pylist()):
+        count = len(list(well))
+        for first in range(start, start + count, LARGEST_UNIT):
+            last = min(first + LARGEST_UNIT, start + count)
+            yield Unit(unit_name(rows[first:last]), Part(place, first, last - first, numbers))
+        start += count
 
 
-def _joined(notes: Sequence[Note]) -> Note:
-    """The note of a unit, of those of its images."""
-    joined: Note = {"checksums": {}, REJECTED: [], REMARKS: []}
-    constant: collections.Counter[str] = collections.Counter()
-    for note in notes:
-        joined["checksums"] |= note["checksums"]
-        joined[REJECTED] += note[REJECTED]
-        joined[REMARKS] += note.get(REMARKS, [])
-        constant.update(note.get(CONSTANT, {}))
-    return joined | {CONSTANT: dict(constant)}
+def stored(rows: Sequence[str], staged: int) -> list[Stored]:
+    """Where images of a unit are staged, some in a shard; paths are relative to the work folder."""
+    found = []
+    for first in range(0, len(rows), staged):
+        part = rows[first : first + staged]
+        name = part[0] if len(part) == 1 else hashlib.sha256(repr(part).encode()).hexdigest()[:20]
+        path = Path("staged", name[:3], name)  # a folder with millions of files is slow
+        found += [Stored(path, place, len(part)) for place in range(len(part))]
+    return found
 
 
-def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Note:
+def write_shards(target: Target, work: Path, part: Part) -> Note:
     """Converts images and writes their shards (a unit function).
 
     Args:
-      source: where they come from.
-      work: the work folder; its bank `staged` is written to.
-      wanted: the images.
+      target: what they become.
+      work: the work folder; the bank `staged` in it says how they are encoded.
+      part: the images.
 
     Raises:
       UserError: the disk is full, or fails.
@@ -305,33 +264,63 @@ def write_shards(source: RawImages, work: Path, wanted: list[Conversion]) -> Not
     checksums, rejected = {}, []
     remarks: list[Finding] = []
     constant: collections.Counter[str] = collections.Counter()
-    for row, entry, numbers in wanted:
+    waiting: dict[str, np.ndarray] = {}
+    for entry in read_images(work / part.table, part.start, part.images):
         try:
-            image, checksum = raw_images.load_image(source, entry)
-            pixels = _converted(image, numbers)
+            image, checksum = raw_images.load_image(target.source, entry)
+            pixels = _converted(image, part.numbers)
         except BadFile as error:
             bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
             rejected.append(bad._asdict())
             continue
-        try:
-            bank.write_image(work / "staged", row, pixels)
-        except (ValueError, OSError) as error:
-            raise UserError(
-                f"Cannot write to {work.parent}: {str(error).splitlines()[0][:200]}. Is the disk"
-                " full? What is finished is kept: make room, then run the same command again.",
-                EXIT_FAILED,
-            ) from error
-        checksums[str(row)] = checksum
-        for channel, name in enumerate(source.channels):
+        row = row_of(target, entry.stamp, part.numbers)
+        waiting[row], checksums[row] = pixels, checksum
+        if len(waiting) == target.staged:
+            _write(work, waiting)
+        for channel, name in enumerate(target.source.channels):
             if sameness.is_constant(pixels[..., channel]):
                 constant[name] += 1
-                remarks.append(_constant(source, entry, image, channel, numbers))
-    note: Note = {"checksums": checksums, REJECTED: rejected}
+                remarks.append(_constant(target.source, entry, image, channel, part.numbers))
+    if waiting:
+        _write(work, waiting)
+    for folder in {one.shard.parent for one in stored([*checksums], target.staged)}:
+        files.flush_path(work / folder)
+    note: Note = {CHECKSUMS: checksums, REJECTED: rejected}
     if constant:
         note[CONSTANT] = dict(constant)
     if remarks:
         note[REMARKS] = [one._asdict() for one in remarks]
     return note
+
+
+def _write(work: Path, waiting: dict[str, np.ndarray]) -> None:
+    """Writes images to a shard, which is on the disk then, and forgets them."""
+    path = work / stored([*waiting], len(waiting))[0].shard
+    try:
+        content = encode(work / "staged", [*waiting.values()])
+        with files.replacing(path, shared=True) as partial, partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"Cannot write to {work.parent}: {str(error).splitlines()[0][:200]}. Is the disk full?"
+            " What is finished is kept: make room, then run the same command again.",
+            EXIT_FAILED,
+        ) from error
+    waiting.clear()
+
+
+def _joined(notes: Sequence[Note]) -> Note:
+    """The note of a unit, of those of its images."""
+    joined: Note = {CHECKSUMS: {}, REJECTED: [], REMARKS: [], STAGED: 1}
+    constant: collections.Counter[str] = collections.Counter()
+    for note in notes:
+        joined[CHECKSUMS] |= note[CHECKSUMS]
+        joined[REJECTED] += note[REJECTED]
+        joined[REMARKS] += note.get(REMARKS, [])
+        constant.update(note.get(CONSTANT, {}))
+    return joined | {CONSTANT: dict(constant)}
 
 
 def _converted(image: np.ndarray, numbers: Numbers) -> np.ndarray:

@@ -3,8 +3,9 @@ is told in annotation/.
 """
 
 import collections
+import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from phenomjax.data import tables
@@ -83,6 +84,7 @@ class Joiner:
         if read.site_by_synonym and "site" in self.keys and self._is_needless("site"):
             self._drop("site")
         self._plates: dict[str, str] = {}  # of the images: that of the table
+        self._by_plate: dict[str, dict[RowKey, dict[str, Value]]] | None = None
 
     def _add_all(self) -> None:
         self.rows.clear()
@@ -131,14 +133,20 @@ class Joiner:
         self._texts = [texts[:place] + texts[place + 1 :] for texts in self._texts]
         self._add_all()
 
-    def check(self, keys: Sequence[Key]) -> None:
+    def check(
+        self, places: Iterable[tuple[str | None, str | None]], keys: Callable[[], Iterator[Key]]
+    ) -> None:
         """Before any work: each plate of the images is found in the table by its name; a table
         without plates describes one plate only; some row must fit some image.
+
+        Args:
+          places: experiment and plate of all images.
+          keys: gives the keys of all images, each time that it is called.
 
         Raises:
           UserError: a plate or a well is ambiguous, or nothing fits.
         """
-        plates = {(key[0], key[1] or "") for key in keys}
+        plates = {(experiment, plate or "") for experiment, plate in places}
         names = sorted({plate for _, plate in plates})
         if "plate" not in self.keys and len(plates) > 1:
             raise UserError(
@@ -158,7 +166,7 @@ class Joiner:
             self._plates = dict(zip(names, names, strict=True)) | self._match(names)
         elif names and names[0]:
             log.info("%s has no plate: its wells are those of %s", self.path, names[0])
-        if keys and all(self.find(key) is None for key in keys):
+        if plates and all(self.find(key) is None for key in keys()):
             raise self._nothing_fits(keys)
         changed = {mine: its for mine, its in self._plates.items() if mine != its}
         if changed:
@@ -168,15 +176,15 @@ class Joiner:
                 ", ".join(f"{its} for {mine}" for mine, its in list(changed.items())[:5]),
             )
 
-    def _nothing_fits(self, keys: Sequence[Key]) -> UserError:
+    def _nothing_fits(self, keys: Callable[[], Iterator[Key]]) -> UserError:
         """Which part of the keys never meets, and what to do."""
         rows = ", ".join("/".join(key) for key in list(self.rows)[:2])
+        first = "/".join(part for part in next(keys()) if part)
         start = (
             f"No row of {self.path} fits an image: its keys ({', '.join(self.keys)}) are like"
-            f" {rows}, the images' like {'/'.join(part for part in keys[0] if part)} (experiment,"
-            " plate, well, site)."
+            f" {rows}, the images' like {first} (experiment, plate, well, site)."
         )
-        mine, sought = zip(*self.rows, strict=True), {self.row_key(key) for key in keys}
+        mine, sought = zip(*self.rows, strict=True), {self.row_key(key) for key in keys()}
         for name, its, images in zip(self.keys, mine, zip(*sought, strict=True), strict=True):
             if set(its) & set(images):
                 continue
@@ -264,34 +272,71 @@ class Joiner:
         return self._key([named[name] for name in self.keys])
 
     def unmatched(self, keys: Sequence[Key]) -> list[Finding]:
-        """What did not meet, for remarks.parquet: images without a row ("no_row"), rows without an
-        image ("no_image"; the file is the table), and, as one, all rows of a plate that no image
-        comes from ("no_plate").
-        """
+        """What did not meet, for remarks.parquet: `no_rows`, then `without_images`."""
         there = {self.row_key(key) for key in keys}
-        found = [
-            Finding("no_row", f"has no row in {self.path}: its columns stay empty", "", tuple(key))
+        places = {self.place(row) for row in there}
+        return [*self.no_rows(keys), *self.without_images(there, places)]
+
+    def no_rows(self, keys: Iterable[Key]) -> list[Finding]:
+        """Images without a row ("no_row")."""
+        detail = f"has no row in {self.path}: its columns stay empty"
+        return [
+            Finding("no_row", detail, "", tuple(key))
             for key in keys
             if self.row_key(key) not in self.rows
         ]
-        whole = [i for i, name in enumerate(self.keys) if name in ("experiment", "plate")]
-        plates = {tuple(key[i] for i in whole) for key in there}
+
+    def place(self, row: RowKey) -> RowKey:
+        """What the key of a row says of its plate."""
+        return tuple(
+            part
+            for name, part in zip(self.keys, row, strict=True)
+            if name in ("experiment", "plate")
+        )
+
+    def without_images(self, used: Collection[RowKey], places: Collection[RowKey]) -> list[Finding]:
+        """Rows without an image ("no_image"; the file is the table), and, as one, all rows of a
+        plate that no image comes from ("no_plate").
+
+        Args:
+          used: rows that describe images.
+          places: the plates of images.
+        """
+        found = []
         absent: collections.Counter[RowKey] = collections.Counter()
         for row, where in self._lines.items():
-            plate = tuple(row[i] for i in whole)
-            if row in there:
+            plate = self.place(row)
+            if row in used:
                 continue
-            if plate not in plates:
+            if plate not in places:
                 absent[plate] += 1
                 continue
             detail = f"describes a well that no image shows ({where})"
             found.append(Finding("no_image", detail, self.path, self._image_key(row)))
+        named = [name for name in self.keys if name in ("experiment", "plate")]
         for plate, count in absent.items():
-            parts = dict(zip([self.keys[i] for i in whole], plate, strict=True))
+            parts = dict(zip(named, plate, strict=True))
             detail = f"has {count} rows for this plate, which no image comes from"
             key = (parts.get("experiment"), parts.get("plate"))
             found.append(Finding("no_plate", detail, self.path, key))
         return found
+
+    def of_plate(self, place: tuple[str | None, str | None]) -> "Joiner":
+        """What it says of the images of one plate, to be sent to a worker."""
+        own = copy.copy(self)
+        del own._texts, own._described, own._where, own._lines, own._sheet
+        if "plate" not in self.keys:
+            return own
+        if self._by_plate is None:
+            self._by_plate = collections.defaultdict(dict)
+            number = self.keys.index("plate")
+            for row, values in self.rows.items():
+                self._by_plate[row[number]][row] = values
+        named = dict(zip(KEYS, (place[0], place[1], "A01", "1"), strict=False))
+        its = self.row_key(tuple(named.get(name) for name in KEYS))[self.keys.index("plate")]
+        own.rows, own._by_plate = self._by_plate.get(its, {}), None
+        own._plates = {place[1] or "": its}
+        return own
 
     def _image_key(self, row: RowKey) -> Key:
         parts = dict(zip(self.keys, row, strict=True))

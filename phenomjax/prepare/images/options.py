@@ -108,6 +108,10 @@ class Options(EngineOptions):
 
     codec: Annotated[str, arg(help=f"of {', '.join(bank.CODECS)}")] = "blosc-lz4"
 
+    images_per_shard: int = 1
+    """how many images lie in a file of the bank; for small ones, so that an archive is not
+    millions of files"""
+
     not_in: Annotated[Path | None, arg(metavar="BANK")] = None
     """leave out the images of that bank: for files that were mended or added later; its percentiles
     are used again"""
@@ -142,6 +146,8 @@ def check(options: Options) -> None:
         )
     if options.chunk < 1:
         raise UserError(f"`chunk` must be at least 1 pixel, not {options.chunk}.")
+    if options.images_per_shard < 1:
+        raise UserError(f"`images_per_shard` must be at least 1, not {options.images_per_shard}.")
     for name, value in vars(options).items():
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str | Path) and shown(str(text)) != str(text):
@@ -230,6 +236,8 @@ def arguments(options: Options) -> growing.Arguments:
         "chunk": options.chunk,
         "codec": options.codec,
     }
+    if options.images_per_shard > 1:  # older banks say nothing of it
+        found["images_per_shard"] = options.images_per_shard
     found |= metadata.recorded(options.metadata)
     if options.files:
         read_table(options.files)  # an error of its own where there is none

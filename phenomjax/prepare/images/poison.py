@@ -32,16 +32,21 @@ def run(
       reject: the note of a single image that nothing can read, given the reason.
       join: the note of a whole unit, given its single images and their notes.
     """
-    poisonous: list[Unit[Argument]] = []
+    poisonous: list[tuple[Unit[Argument], str]] = []
 
     def set_aside(unit: Unit[Argument], reason: str) -> Note | None:
-        poisonous.append(unit)
+        poisonous.append((unit, reason))
         return None
 
     yield from executor.run(work, function, units, stop, aside=set_aside, at_most=at_most)
     notes = Notes(work)
-    for unit in poisonous:
+    for unit, reason in poisonous:
         single = divide(unit)
+        if len(single) == 1:
+            note = reject(unit, reason)
+            notes.commit(unit.name, note)
+            yield unit.name, note
+            continue
         for _ in executor.run(work, function, single, stop, aside=reject, at_most=at_most):
             pass
         if not all(notes.is_committed(one.name) for one in single):

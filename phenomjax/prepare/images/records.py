@@ -6,7 +6,7 @@ holds pixels.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from phenomjax.engine.units import Note
 
@@ -113,6 +113,9 @@ class Understood(NamedTuple):
       told: sentences for the screen, such as which index decided the names.
       pixel_size_um: of x and y, None where unknown.
       largest_value: the highest value that the camera gives (4095 for 12 bit), None where unknown.
+      assumed: what was decided by a look at all files, by name; parts of a source that differ in
+        one are to be read together.
+      sizes: of a pixel, what each index or file says; None where one says nothing.
     """
 
     planes: Sequence[Plane]
@@ -121,3 +124,5 @@ class Understood(NamedTuple):
     told: tuple[str, ...] = ()
     pixel_size_um: float | None = None
     largest_value: int | None = None
+    assumed: Mapping[str, Any] = {}
+    sizes: tuple[float | None, ...] = ()

@@ -6,16 +6,15 @@ another one now, or on request, the images are read again and their checksums co
 
 import functools
 import hashlib
+import itertools
 import logging
-import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.engine import choose
-from phenomjax.engine.options import EngineOptions
-from phenomjax.engine.units import Note, Unit
+from phenomjax.data.images.wells import natural
+from phenomjax.engine.units import Executor, Note, Unit
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import raw_images
 from phenomjax.prepare.images.pixels.raw_images import RawImages
@@ -28,31 +27,32 @@ from phenomjax.system.log import Progress
 log = logging.getLogger("phenomjax")
 BLOCK = 16  # images a unit
 RECORD = "sources.json"
+Block = list[tuple[ImageFiles, str]]  # images, and their checksums
 
 
-def digest(entries: Iterable[ImageFiles]) -> str:
-    """Of names, sizes and dates of all files of the images."""
+def digest(stamps: Iterable[str]) -> str:
+    """Of names, sizes and dates of all files of images, given their stamps."""
     found = hashlib.sha256()
-    for entry in entries:
-        found.update(entry.stamp.encode())
+    for stamp in stamps:
+        found.update(stamp.encode())
     return found.hexdigest()
 
 
-def record(bank: Path, entries: Iterable[ImageFiles]) -> None:
-    """Writes sources.json of a bank of these images."""
-    files.write_json(bank / RECORD, {"digest": digest(entries)})
+def record(bank: Path, stamps: Iterable[str]) -> None:
+    """Writes sources.json of a bank of images of these stamps."""
+    files.write_json(bank / RECORD, {"digest": digest(stamps)})
 
 
-def looks_same(bank: ImageBank, entries: Iterable[ImageFiles]) -> bool:
-    """Whether files of images of a bank have the names, sizes and dates of then; True of a bank
-    that recorded none.
+def looks_same(bank: ImageBank, digest: str) -> bool:
+    """Whether files of images of a bank have the names, sizes and dates of then, given the digest
+    of now; True of a bank that recorded none.
     """
     file = bank.path / RECORD
-    return not file.is_file() or files.read_json(file).get("digest") == digest(entries)
+    return not file.is_file() or files.read_json(file).get("digest") == digest
 
 
 def check(
-    bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, options: EngineOptions
+    bank: ImageBank, plan: ImagePlan, raw: RawImages, *, verify: bool, executor: Executor
 ) -> None:
     """Compares a source with a finished bank.
 
@@ -61,7 +61,7 @@ def check(
       plan: what would be made of the source today.
       raw: where its pixels are.
       verify: read the images though names, sizes and dates are the same.
-      options: who reads.
+      executor: who reads; it works in the folder of the plan.
 
     Raises:
       UserError: images were edited or added, or have other channels now.
@@ -75,35 +75,32 @@ def check(
     columns = [bank.metadata[name].to_pylist() for name in (*ImageKey._fields, "checksum")]
     there = {ImageKey(*key): checksum for *key, checksum in zip(*columns, strict=True)}
     rejected = set(findings.keys(bank.path / findings.REJECTED))
-    added = [e for e in plan.entries if e.key not in there and tuple(e.key) not in rejected]
-    known = [entry for entry in plan.entries if entry.key in there]
-    same = looks_same(bank, known) and not verify
-    edited = (
-        []
-        if same
-        else _edited(known, there, raw_images.probe(raw, plan)[0], options, bank.path.parent)
-    )
+    added, first, known = 0, "", 0
+    for entry in plan.images():
+        known += entry.key in there
+        if entry.key not in there and tuple(entry.key) not in rejected:
+            added, first = added + 1, first or entry.files[0]
+    now = digest(entry.stamp for entry in plan.images() if entry.key in there)
+    same = looks_same(bank, now) and not verify
+    edited = [] if same else _edited(plan, there, raw_images.probe(raw, plan)[0], executor)
     if edited:  # before those that were added: a second bank would not mend it
         what = f"{len(edited)} of its {len(bank)} images were edited in {raw.folder}"
-        more = f", and {len(added)} others are not in it" if added else ""
+        more = f", and {added} others are not in it" if added else ""
         raise _stale(bank, f"{what} since, for instance {edited[0]}{more}")
     if added:
-        what = (
-            f"{len(added)} images of {raw.folder} are not in it, for instance {added[0].files[0]}"
-        )
         raise _stale(
             bank,
-            what,
+            f"{added} images of {raw.folder} are not in it, for instance {first}",
             f"To have them in a bank of their own, which a run takes beside this one: the same"
             f" command with --not-in {bank.path} and another --out. ",
         )
     if same:
         return
-    if gone := len(there) - len(known):
+    if gone := len(there) - known:
         log.warning("%d images of %s are not in %s any more", gone, bank.path, raw.folder)
         return
     log.info("dates in %s are others, the images are the same", raw.folder)
-    record(bank.path, known)
+    files.write_json(bank.path / RECORD, {"digest": now})
 
 
 def _stale(bank: ImageBank, what: str, more: str = "") -> UserError:
@@ -115,36 +112,29 @@ def _stale(bank: ImageBank, what: str, more: str = "") -> UserError:
 
 
 def _edited(
-    entries: Sequence[ImageFiles],
-    checksums: dict[ImageKey, str],
-    raw: RawImages,
-    options: EngineOptions,
-    beside: Path,
+    plan: ImagePlan, checksums: dict[ImageKey, str], raw: RawImages, executor: Executor
 ) -> list[str]:
     """The first file of each image that is another one now."""
-    blocks = ([(e, checksums[e.key]) for e in entries[i : i + BLOCK]] for i in _starts(entries))
-    units = (Unit(f"compare-{i}", block) for i, block in enumerate(blocks))
-    progress, found = Progress("compare images", len(entries), "images"), dict[str, list[str]]()
-    shared = None if options.engine == "local" else beside  # workers elsewhere see it
-    with (
-        tempfile.TemporaryDirectory(prefix=".phenomjax-", dir=shared) as folder,
-        choose.executor(options, Path(folder)) as executor,
+
+    def units() -> Iterator[Unit[Block]]:
+        known = ((e, checksums[e.key]) for e in plan.images() if e.key in checksums)
+        for i in itertools.count():
+            if not (block := list(itertools.islice(known, BLOCK))):
+                return
+            yield Unit(f"compare-{i}", block)
+
+    progress, found = Progress("compare images", plan.count, "images"), dict[str, list[str]]()
+    compare = functools.partial(_compare, raw)
+    for name, note in executor.run(
+        plan.folder, compare, units(), threading.Event(), aside=_unread, at_most=plan.count
     ):
-        compare = functools.partial(_compare, raw)
-        done = executor.run(
-            Path(folder), compare, units, threading.Event(), aside=_unread, at_most=len(entries)
-        )
-        for name, note in done:
-            progress.update(note["images"])
+        progress.update(note["images"])
+        if note["edited"]:
             found[name] = note["edited"]
-    return [file for i in range(len(found)) for file in found[f"compare-{i}"]]
+    return [file for name in sorted(found, key=natural) for file in found[name]]
 
 
-def _starts(entries: Sequence[ImageFiles]) -> range:
-    return range(0, len(entries), BLOCK)
-
-
-def _compare(raw: RawImages, work: Path, block: list[tuple[ImageFiles, str]]) -> Note:
+def _compare(raw: RawImages, work: Path, block: Block) -> Note:
     """Which of the images are others than their checksums say (a unit function)."""
     edited = []
     for entry, checksum in block:
@@ -157,5 +147,5 @@ def _compare(raw: RawImages, work: Path, block: list[tuple[ImageFiles, str]]) ->
     return {"images": len(block), "edited": edited}
 
 
-def _unread(unit: Unit[list[tuple[ImageFiles, str]]], reason: str) -> Note:
+def _unread(unit: Unit[Block], reason: str) -> Note:
     return {"images": len(unit.argument), "edited": [unit.argument[0][0].files[0]]}

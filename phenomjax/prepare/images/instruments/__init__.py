@@ -93,19 +93,31 @@ class Read(NamedTuple):
     Attributes:
       files: those that they speak of, or that are left out or rejected because of them; the names
         of others may be read.
+      decided: how many indexes say what images are.
+      failed: how many cannot be read.
+      absent: how many images they list that are not there.
+      sizes, largest: pixel size and largest value of each index.
     """
 
     understood: Understood
     files: frozenset[str]
+    decided: int = 0
+    failed: int = 0
+    absent: int = 0
+    sizes: tuple[float | None, ...] = ()
+    largest: tuple[int | None, ...] = ()
 
 
-def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Read:
+def read_indexes(
+    source: Path, indexes: Iterable[Index], listing: Listing, *, needed: bool = True
+) -> Read:
     """Reads indexes of one source.
 
     Args:
       source: the source folder.
       indexes: of find_indexes.
       listing: all files of the source.
+      needed: nothing else is known of the source.
 
     Raises:
       UserError: an index is damaged, and none decides; else the images of its folder are rejected.
@@ -151,7 +163,7 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Re
         # by its names, MetaXpress knows its own
         if here and of_folder[0].kind != METAXPRESS:
             remarks += leftovers(here[0].file, [one.understood for one in here], owned[folder])
-    if failed and not decided:
+    if failed and not decided and needed:
         raise next(iter(failed.values()))
     if unlisted := sum(remark.reason == NOT_IN_INDEX for remark in remarks):
         count = "1 image that lies" if unlisted == 1 else f"{unlisted} images that lie"
@@ -177,7 +189,16 @@ def read_indexes(source: Path, indexes: Iterable[Index], listing: Listing) -> Re
         None if largest is None else int(largest),
     )
     files = {plane.file for plane in planes} | {one.file for one in (*rejected, *remarks)}
-    return Read(understood, frozenset(files))
+    absent = sum(one.absent for one in decided)
+    return Read(
+        understood,
+        frozenset(files),
+        len(decided),
+        len(failed),
+        absent,
+        tuple(part.pixel_size_um for part in parts),
+        tuple(part.largest_value for part in parts),
+    )
 
 
 def _owner(file: str, folders: Collection[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from phenomjax.data.images import wells
 from phenomjax.prepare.images.naming.listing import quoted
-from phenomjax.prepare.images.records import Plane
+from phenomjax.prepare.images.records import ImageKey, Plane
 from phenomjax.system.errors import UserError, did_you_mean
 
 log = logging.getLogger("phenomjax")
@@ -36,25 +36,86 @@ class Chosen(NamedTuple):
         return plane.label if self.by_label and plane.label is not None else plane.channel
 
 
-def choose(planes: Sequence[Plane], items: Sequence[str], names: Mapping[str, str]) -> Chosen:
+class Facts(NamedTuple):
+    """What planes say of channels, however many they are.
+
+    Attributes:
+      kinds: {(plate, channel, label): the first such plane, and how many there are}, in the order
+        in which they are found.
+      images: how many each plate has.
+      unclear: what is wrong with labels that are empty or repeated in an image, "" when nothing is.
+    """
+
+    kinds: dict[tuple[Place, str, str | None], tuple[Plane, int]]
+    images: collections.Counter[Place]
+    unclear: str
+
+    @classmethod
+    def of(cls, planes: Iterable[Plane]) -> "Facts":
+        """Those of some planes."""
+        planes = list(planes)
+        kinds: dict[tuple[Place, str, str | None], tuple[Plane, int]] = {}
+        keys: dict[Place, set] = collections.defaultdict(set)
+        for plane in planes:
+            kind = (plane.key[:2], plane.channel, plane.label)
+            first, count = kinds.get(kind, (plane, 0))
+            kinds[kind] = first, count + 1
+            keys[plane.key[:2]].add(plane.key)
+        images = collections.Counter({place: len(found) for place, found in keys.items()})
+        return cls(kinds, images, _unclear(planes))
+
+    @classmethod
+    def merged(cls, parts: Iterable["Facts"]) -> "Facts":
+        """Those of the parts of a source, none of which has images of a plate of another."""
+        found = cls({}, collections.Counter(), "")
+        for part in parts:
+            found.kinds.update(part.kinds)
+            found.images.update(part.images)
+            found = found._replace(unclear=found.unclear or part.unclear)
+        return found
+
+    def to_json(self) -> list:
+        """For a note."""
+        return [[*self.kinds.values()], [*self.images.items()], self.unclear]
+
+    @classmethod
+    def from_json(cls, fields: list) -> "Facts":
+        """Of what `to_json` became in a note."""
+        kinds, images, unclear = fields
+        planes = [(plane_of(fields), count) for fields, count in kinds]
+        return cls(
+            {(one.key[:2], one.channel, one.label): (one, count) for one, count in planes},
+            collections.Counter({(place[0], place[1]): count for place, count in images}),
+            unclear,
+        )
+
+
+def plane_of(fields: list) -> Plane:
+    """The plane that became a list in JSON."""
+    file, page, key, *others = fields
+    return Plane(file, page, ImageKey(*key), *others)
+
+
+def choose(facts: Facts, items: Sequence[str], names: Mapping[str, str]) -> Chosen:
     """Chooses the channels of the bank.
 
     A channel is known by its label where all planes have one, so channels in another order on
     another plate are the same. Without --channels the set that most images have makes the bank.
 
     Args:
-      planes: all of the source.
+      facts: of all planes of the source.
       items: of --channels.
       names: the layout's names by number, where the source has no labels.
 
     Raises:
       UserError: an unknown channel, or labels that do not tell channels apart.
     """
+    planes = [first for first, _ in facts.kinds.values()]
     labels = _labels(planes)
     ids = sorted({plane.channel for plane in planes}, key=wells.natural)
     lefts = [_left(item, ids) for item in items]
     by_label = all(plane.label is not None for plane in planes)
-    unclear = _unclear(planes)
+    unclear = facts.unclear
     if unclear and not (items and set(lefts) <= set(ids)):
         raise UserError(f"{unclear} Name all by their numbers: {_by_number(labels, ids)}.")
     by_label = by_label and not unclear
@@ -76,11 +137,9 @@ def choose(planes: Sequence[Plane], items: Sequence[str], names: Mapping[str, st
             )
     chosen = Chosen(by_label, {}, {}, None)
     sets: dict[Place, dict[str, str]] = {}
-    counts: dict[Place, set] = collections.defaultdict(set)
     for plane in planes:
         place = plane.key[:2]
         sets.setdefault(place, {}).setdefault(chosen.of(plane), plane.channel)
-        counts[place].add(plane.key)
     ordered = {
         place: tuple(sorted(one, key=lambda name: wells.natural(one[name])))
         for place, one in sets.items()
@@ -95,7 +154,7 @@ def choose(planes: Sequence[Plane], items: Sequence[str], names: Mapping[str, st
     }
     images: collections.Counter[frozenset[str]] = collections.Counter()
     for place, one in wanted.items():
-        images[frozenset(one)] += len(counts[place])
+        images[frozenset(one)] += facts.images[place]
     most = images.most_common(1)[0][0]
     main = next(one for one in wanted.values() if frozenset(one) == most)
     names_of_most = choose_channels((), main, names)

@@ -26,6 +26,7 @@ _OTHER_FORMATS = (
     *(".c01", ".dib", ".oib", ".oif", ".oir", ".vsi", ".ims", ".mrc", ".zvi", ".svs", ".mvd2"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".tif.gz", ".tiff.gz", ".tif.zst", ".dcm", ".btf"),
 )
+LARGEST_PART = 32_768  # files that are read at once
 THUMBNAIL, EXCLUDED, OTHER_FORMAT = "thumbnail", "excluded", "other_format"
 # An image's name with something behind it: what a copy has that was not finished, or a spare one.
 _UNFINISHED = re.compile(
@@ -45,10 +46,23 @@ _SIDECARS = {
 }
 
 
+class Root(NamedTuple):
+    """A folder of a source.
+
+    Attributes:
+      prefix: relative to the source, with a "/" behind it; "" for the source itself.
+      deep: the folders below it are meant too.
+    """
+
+    prefix: str = ""
+    deep: bool = True
+
+
 class Listed(NamedTuple):
     """What lies in a source folder.
 
     Attributes:
+      unused: items of --exclude that fit nothing.
       files: all files but hidden ones and those that are left out, in order of their paths.
       rejected: what cannot be read by its name: links to nothing, loops, names that are no UTF-8.
       remarks: images that are left out on purpose.
@@ -57,6 +71,7 @@ class Listed(NamedTuple):
     files: dict[str, FileStatus]
     rejected: list[Finding]
     remarks: list[Finding]
+    unused: tuple[str, ...] = ()
 
 
 def is_image(file: str) -> bool:
@@ -97,14 +112,15 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
-    """Lists a source folder and the folders below it.
+def walk(source: Path, exclude: Sequence[str] = (), roots: Sequence[Root] | None = None) -> Listed:
+    """Lists a source folder and the folders below it, or some folders of it.
 
     Hidden files (.DS_Store, ._copy) are passed over, and what lies in OME-Zarr images.
 
     Args:
       source: the folder.
       exclude: items of --exclude, for the path relative to the source, in any case.
+      roots: the folders, where not all are meant; an item of `exclude` may fit nothing in them.
 
     Raises:
       UserError: the source is no folder, or nothing fits an item of `exclude`.
@@ -113,11 +129,9 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
     found = Listed({}, [], [])
     unused = dict.fromkeys(exclude)
     patterns = {item: re.compile(fnmatch.translate(item), re.IGNORECASE) for item in exclude}
-    files = list(_files(source, found))
     # one that is written in full means that file, not one in other capitals
-    there = {file for file, _ in files}
-    exactly = {item: plain for item in exclude if (plain := _unescaped(item)) in there}
-    for file, status in files:
+    exactly = {item: plain for item in exclude if (source / (plain := _unescaped(item))).is_file()}
+    for file, status in _files(source, found, roots or (Root(),)):
         fitting = [
             item
             for item, pattern in patterns.items()
@@ -154,22 +168,58 @@ def walk(source: Path, exclude: Sequence[str] = ()) -> Listed:
     for item in list(unused):
         if any(patterns[item].match(file) for file in bad):
             unused.pop(item)
-    for item in unused:
-        wider = f"*{item.strip('*')}*"
-        fits = re.compile(fnmatch.translate(wider), re.IGNORECASE)
-        hint = f" Did you mean '{wider}'?" if any(map(fits.match, found.files)) else ""
-        raise UserError(
-            f"`exclude` {item!r} fits no file of {source}. It is compared with the whole path below"
-            f" the source, such as {next(iter(found.files), 'Images/overview.tif')!r}: * stands for"
-            f" any text, folders included.{hint}"
-        )
+    if roots is None:
+        check_excluded(source, unused, found.files)
     return found._replace(
+        unused=tuple(unused),
         rejected=[
             finding
             for finding in found.rejected
             if not any(pattern.match(finding.file) for pattern in patterns.values())
-        ]
+        ],
     )
+
+
+def check_excluded(source: Path, unused: Iterable[str], files: Iterable[str]) -> None:
+    """Raises a UserError for an item of --exclude that fits nothing, with an example of `files`."""
+    for item in unused:
+        wider = f"*{item.strip('*')}*"
+        fits = re.compile(fnmatch.translate(wider), re.IGNORECASE)
+        hint = f" Did you mean '{wider}'?" if any(map(fits.match, files)) else ""
+        raise UserError(
+            f"`exclude` {item!r} fits no file of {source}. It is compared with the whole path below"
+            f" the source, such as {next(iter(files), 'Images/overview.tif')!r}: * stands for"
+            f" any text, folders included.{hint}"
+        )
+
+
+def folders_below(source: Path, prefix: str) -> tuple[list[str], list[str]]:
+    """The files in a folder of a source, and the folders in it that `walk` would enter, each with a
+    "/" behind it.
+    """
+    below: list[str] = []
+    files = [file for file, _ in _files(source, Listed({}, [], []), [Root(prefix, False)], below)]
+    return files, below
+
+
+def count(source: Path, prefix: str, most: int) -> int:
+    """About how many files there are below a folder; ends a little above `most`."""
+    found, waiting, seen = 0, [source / prefix], set[tuple[int, int]]()
+    while waiting and found <= most:
+        try:
+            folder = waiting.pop()
+            if (identity := _identity(folder)) in seen:
+                continue
+            seen.add(identity)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        waiting.append(Path(entry.path))
+                    else:
+                        found += 1
+        except OSError:
+            continue
+    return found
 
 
 def _unescaped(item: str) -> str:
@@ -194,14 +244,24 @@ def check_folder(source: Path) -> None:
     raise UserError(f"The source folder {source} is not there.{near}")
 
 
-def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
+def _files(
+    source: Path, found: Listed, roots: Sequence[Root], below: list[str] | None = None
+) -> Iterable[tuple[str, FileStatus]]:
     """Yields the files in order of their names; adds to `found` what cannot be read, and OME-Zarr
-    images.
+    images, and to `below` the folders that are not meant.
     """
     rejected = found.rejected
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(source),))]
+    waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = []
+    for root in reversed(roots):
+        names = root.prefix.rstrip("/").split("/")
+        chain = [source, *(source.joinpath(*names[: i + 1]) for i in range(len(names)) if names[0])]
+        try:
+            waiting.append((root.prefix, root.deep, tuple(map(_identity, chain))))
+        except OSError as error:  # it is gone since it was listed
+            detail = f"cannot be read ({error.strerror}): was it moved while the source was read?"
+            rejected.append(Finding("unreadable", detail, shown(root.prefix)))
     while waiting:
-        prefix, above = waiting.pop()
+        prefix, deep, above = waiting.pop()
         folders = []
         try:
             with os.scandir(source / prefix) as entries:
@@ -241,7 +301,10 @@ def _files(source: Path, found: Listed) -> Iterable[tuple[str, FileStatus]]:
                 rejected.append(Finding("unreadable", detail, shown(path)))
                 continue
             yield path, FileStatus(status.st_size, status.st_mtime_ns)
-        waiting.extend(reversed(folders))
+        if deep:
+            waiting.extend((folder, True, chain) for folder, chain in reversed(folders))
+        elif below is not None:
+            below.extend(folder for folder, _ in folders)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -130,7 +130,12 @@ def read(
         channel = name.channel or defaults.get("channel", "1")
         plane = Plane(file, 0, key, channel, None, z, times.get(name.t or ""))
         planes.append(plane)
-    return Understood(planes, rejected, remarks, told)
+    assumed: dict[str, object] = {}
+    if times:
+        assumed["times"] = times if any("." in text for text in times) else None
+    if "plate" in defaults:  # which is used where all images lie in one folder
+        assumed["folders"] = sorted({os.path.dirname(file) for file in found})
+    return Understood(planes, rejected, remarks, told, assumed=assumed)
 
 
 def _paths(file: str, above: str, layout: layouts.FileLayout) -> Iterator[str]:

@@ -4,10 +4,9 @@ units that can be killed and done again.
 
 import functools
 import hashlib
-import itertools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,22 +17,30 @@ from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
 from phenomjax.prepare.images import poison
 from phenomjax.prepare.images.pixels import eight_bit, raw_images
 from phenomjax.prepare.images.pixels.raw_images import BadFile, Numbers, RawImages
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
+from phenomjax.prepare.images.plan import ImagePlan, Place, Plate, read_images
 from phenomjax.prepare.images.records import Finding
 from phenomjax.system import files
 from phenomjax.system.log import Progress
 
 BLOCK = 32  # images whose histograms are added up before they are written down
-Plate = tuple[str | None, ...]
-Plates = dict[Plate, Numbers]
+Plates = dict[Place, Numbers]
 Known = Mapping[str, Mapping[str, tuple[int, int]]]  # by label of the plate, and by channel
 
 
 class Block(NamedTuple):
-    """Images whose histograms are added up, and the name of that unit."""
+    """Images of a plate whose histograms are added up, and the name of that unit."""
 
     name: str
-    images: list[ImageFiles]
+    table: str
+    start: int
+    images: int
+
+
+class Counts(NamedTuple):
+    """The histograms of a plate, to be added up."""
+
+    path: str
+    blocks: list[str]
 
 
 class PlateRanges:
@@ -41,7 +48,7 @@ class PlateRanges:
 
     Args:
       work: the work folder.
-      plan: the images.
+      plan: the images; its folder is in the work folder.
       source: where they come from.
       rule: of intensity.
       executor: what does the units.
@@ -67,11 +74,6 @@ class PlateRanges:
         self.executor, self.check, self.stop = executor, check, stop
         self.notes, self.flat = Notes(work), list[Finding]()
 
-    def digest(self, parts: list[object]) -> str:
-        """A name for what is done to some images."""
-        described = (parts, self.source.size, self.source.dtype, self.source.projection, self.rule)
-        return hashlib.sha256(repr(described).encode()).hexdigest()
-
     def numbers(self, known: Known) -> Plates:
         """The numbers of the rule for each (experiment, plate); {} after a stop. A plate without an
         image that can be read has no percentiles: [].
@@ -80,107 +82,106 @@ class PlateRanges:
           known: percentiles of an earlier bank, {plate label: {channel: (low, high)}}, of plates
             of which it has images; those plates are not counted again.
         """
-        plates: dict[Plate, list[ImageFiles]] = {}
-        for entry in self.plan.entries:
-            plates.setdefault(entry.key[:2], []).append(entry)
+        places = [plate.place for plate in self.plan.plates]
         if self.rule.kind == "keep":
-            return dict.fromkeys(plates)
+            return dict.fromkeys(places)
         if self.rule.kind == "range":
             pair = (eight_bit.number(self.rule.low), eight_bit.number(self.rule.high))
-            return dict.fromkeys(plates, [pair] * len(self.plan.channels))
+            return dict.fromkeys(places, [pair] * len(self.plan.channels))
         found: Plates = {}
-        waiting: dict[Plate, tuple[Path, list[Unit[Block]]]] = {}
-        for plate, entries in plates.items():
-            before = known.get(label(plate), {})
+        waiting: dict[Place, str] = {}
+        left: list[Plate] = []
+        for plate in self.plan.plates:
+            before = known.get(label(plate.place), {})
             if set(self.plan.channels) <= before.keys():
                 pairs = (before[channel] for channel in self.plan.channels)
-                found[plate] = [(low, high) for low, high in pairs]
+                found[plate.place] = [(low, high) for low, high in pairs]
                 continue
-            units = []
-            for images in (entries[i : i + BLOCK] for i in range(0, len(entries), BLOCK)):
-                name = f"histogram-{self.digest([image.stamp for image in images])}"
-                units.append(Unit(name, Block(name, images)))
-            name = self.digest([unit.name for unit in units])
-            waiting[plate] = (self.work / "percentiles" / f"{name}.json", units)
-        left = (units for path, units in waiting.values() if not path.is_file())
-        self._count(list(itertools.chain.from_iterable(left)))
+            names = [unit.name for unit in self._blocks(plate)]
+            path = f"percentiles/{digest(names, self.source, self.rule)}.json"
+            waiting[plate.place] = path
+            if not (self.work / path).is_file():
+                left.append(plate)
+        self._count(left)
+        if not self.stop.is_set():
+            self._add_up([(waiting[plate.place], plate) for plate in left])
         if self.stop.is_set():
             return {}
-        return found | {plate: self._percentiles(plate, *made) for plate, made in waiting.items()}
+        return found | {place: self._percentiles(place, path) for place, path in waiting.items()}
 
-    def _count(self, units: list[Unit[Block]]) -> None:
-        sizes = {unit.name: len(unit.argument.images) for unit in units}
-        for name in sizes:
-            if not histogram_path(self.work, name).is_file():  # the plate was other images then
-                self.notes.forget(name)
-        done = sum(size for name, size in sizes.items() if self.notes.is_committed(name))
-        progress = Progress("intensity percentiles", sum(sizes.values()), "images", done)
-        for name, note in poison.run(
+    def _blocks(self, plate: Plate) -> Iterator[Unit[Block]]:
+        table = self.plan.path(plate).relative_to(self.work).as_posix()
+        stamps = self.plan.stamps(plate)
+        for start in range(0, len(stamps), BLOCK):
+            part = stamps[start : start + BLOCK]
+            name = f"histogram-{digest(part, self.source, self.rule)}"
+            yield Unit(name, Block(name, table, start, len(part)))
+
+    def _count(self, plates: Sequence[Plate]) -> None:
+        done, total = 0, sum(plate.images for plate in plates)
+        for unit in (unit for plate in plates for unit in self._blocks(plate)):
+            if not histogram_path(self.work, unit.name).is_file():  # it was of other images then
+                self.notes.forget(unit.name)
+            elif self.notes.is_committed(unit.name):
+                done += unit.argument.images
+        progress = Progress("intensity percentiles", total, "images", done)
+        for _, note in poison.run(
             self.executor,
             self.work,
             functools.partial(count_pixels, self.source),
-            units,
+            (unit for plate in plates for unit in self._blocks(plate)),
             self.stop,
-            divide=self._divided,
+            divide=_divided,
             reject=self._killed,
             join=self._joined,
-            at_most=sum(sizes.values()),
+            at_most=total,
         ):
             self.check(note)
-            progress.update(sizes[name])
-
-    def _divided(self, unit: Unit[Block]) -> list[Unit[Block]]:
-        names = [f"{unit.name}-{number}" for number in range(len(unit.argument.images))]
-        images = zip(names, unit.argument.images, strict=True)
-        return [Unit(name, Block(name, [image])) for name, image in images]
+            progress.update(note["images"])
 
     def _killed(self, unit: Unit[Block], reason: str) -> Note:
-        (image,) = unit.argument.images
+        (image,) = read_images(self.work / unit.argument.table, *unit.argument[2:])
         _write_counts(self.work, unit.name, np.zeros((1, 65536), np.int64))
-        return {REJECTED: [poison.finding(image.files[0], image.key, reason)._asdict()]}
+        bad = poison.finding(image.files[0], image.key, reason)
+        return {REJECTED: [bad._asdict()], "images": 1}
 
     def _joined(
         self, unit: Unit[Block], single: Sequence[Unit[Block]], notes: Sequence[Note]
     ) -> Note:
-        counts = np.zeros((1, 65536), np.int64)
-        for one in single:
-            counts = counts + _read_counts(self.work, one.name)
-        _write_counts(self.work, unit.name, counts)
+        _write_counts(self.work, unit.name, _sum(self.work, [one.name for one in single]))
         for one in single:
             histogram_path(self.work, one.name).unlink()
-        return {REJECTED: [bad for note in notes for bad in note[REJECTED]]}
+        rejected = [bad for note in notes for bad in note[REJECTED]]
+        return {REJECTED: rejected, "images": len(single)}
 
-    def _percentiles(self, plate: Plate, path: Path, units: list[Unit[Block]]) -> Numbers:
-        blocks = [unit.name for unit in units]
-        if not path.is_file():
-            total = np.zeros((len(self.plan.channels), 65536), np.int64)
-            for block in blocks:
-                total += _read_counts(self.work, block)
-            if total.any():
-                ranges = [eight_bit.percentile_range(counts, self.rule) for counts in total]
-                # after the range, of a plate that is one value there: its lowest and highest value
-                lines = [
-                    [*pair, *eight_bit.extremes(counts)]
-                    if eight_bit.is_flat(counts, self.rule)
-                    else [*pair]
-                    for pair, counts in zip(ranges, total, strict=True)
-                ]
-                files.write_text(path, json.dumps(lines))
-        for block in blocks:
-            histogram_path(self.work, block).unlink(missing_ok=True)
-        if not path.is_file():  # no image could be read: each is named when it is its turn
-            return []
-        found = []
-        for channel, (low, high, *rest) in zip(
-            self.plan.channels, json.loads(path.read_text()), strict=True
+    def _add_up(self, plates: Sequence[tuple[str, Plate]]) -> None:
+        def units() -> Iterator[Unit[Counts]]:
+            for path, plate in plates:
+                name = f"percentiles-{Path(path).stem}"
+                yield Unit(name, Counts(path, [unit.name for unit in self._blocks(plate)]))
+
+        for path, _ in plates:
+            self.notes.forget(f"percentiles-{Path(path).stem}")
+        add_up = functools.partial(write_percentiles, self.rule)
+        images = sum(plate.images for _, plate in plates)
+        for _ in self.executor.run(
+            self.work, add_up, units(), self.stop, at_most=1 + images // 10_000
         ):
+            pass
+
+    def _percentiles(self, place: Place, path: str) -> Numbers:
+        if not (self.work / path).is_file():  # no image can be read: each is named when its turn
+            return []  # comes
+        found = []
+        lines = json.loads((self.work / path).read_text())
+        for channel, (low, high, *rest) in zip(self.plan.channels, lines, strict=True):
             found.append((low, high))
             if rest:
-                self.flat.append(self._flat(plate, channel, low, *rest))
+                self.flat.append(self._flat(place, channel, low, *rest))
         return found
 
-    def _flat(self, plate: Plate, channel: str, value: int, lowest: int, highest: int) -> Finding:
-        where = f"channel {channel} of plate {label(plate) or '(unnamed)'}"
+    def _flat(self, place: Place, channel: str, value: int, lowest: int, highest: int) -> Finding:
+        where = f"channel {channel} of plate {label(place) or '(unnamed)'}"
         shares = f"{eight_bit.number(self.rule.low)} and {eight_bit.number(self.rule.high)}"
         detail = (
             f"{where} is {lowest} in every pixel"
@@ -189,7 +190,13 @@ class PlateRanges:
             f" from {lowest} to {highest}; all above {value} became 255. If that is signal:"
             f" --intensity range:{lowest}:{highest} and another --out"
         )
-        return Finding("flat_range", detail, "", (*plate, None, None))
+        return Finding("flat_range", detail, "", (*place, None, None))
+
+
+def digest(parts: Sequence[object], source: RawImages, rule: eight_bit.Rule) -> str:
+    """A name for what is done to some images."""
+    described = (parts, source.size, source.dtype, source.projection, rule)
+    return hashlib.sha256(repr(described).encode()).hexdigest()
 
 
 def histogram_path(work: Path, name: str) -> Path:
@@ -203,7 +210,7 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
     """
     counts: Int64[np.ndarray, "channels 65536"] = np.zeros((1, 65536), np.int64)
     rejected = []
-    for entry in block.images:
+    for entry in read_images(work / block.table, block.start, block.images):
         try:
             image, _ = raw_images.load_image(source, entry)
         except BadFile as error:  # rejected by name when it is its turn to be written
@@ -214,7 +221,42 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
             [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]
         )
     _write_counts(work, block.name, counts)
-    return {REJECTED: rejected}
+    return {REJECTED: rejected, "images": block.images}
+
+
+def write_percentiles(rule: eight_bit.Rule, work: Path, plate: Counts) -> Note:
+    """Writes the percentiles of a plate, a pair a channel, and deletes its histograms; nothing
+    where no image could be read (a unit function).
+    """
+    try:
+        total = _sum(work, plate.blocks)
+    except FileNotFoundError:  # another worker has done it
+        return {}
+    if total.any():
+        ranges = [eight_bit.percentile_range(counts, rule) for counts in total]
+        # after the range, of a plate that is one value there: its lowest and highest value
+        lines = [
+            [*pair, *eight_bit.extremes(counts)] if eight_bit.is_flat(counts, rule) else [*pair]
+            for pair, counts in zip(ranges, total, strict=True)
+        ]
+        files.write_text(work / plate.path, json.dumps(lines), shared=True)
+    for block in plate.blocks:
+        histogram_path(work, block).unlink(missing_ok=True)
+    return {}
+
+
+def label(place: Place) -> str:
+    """What a plate is called in the record of a bank."""
+    return "/".join(part for part in place if part)
+
+
+def _divided(unit: Unit[Block]) -> list[Unit[Block]]:
+    block = unit.argument
+    names = [f"{unit.name}-{number}" for number in range(block.images)]
+    return [
+        Unit(name, Block(name, block.table, block.start + number, 1))
+        for number, name in enumerate(names)
+    ]
 
 
 def _write_counts(work: Path, name: str, counts: Int64[np.ndarray, "channels 65536"]) -> None:
@@ -225,11 +267,10 @@ def _write_counts(work: Path, name: str, counts: Int64[np.ndarray, "channels 655
         np.savez_compressed(output, counts=counts)
 
 
-def _read_counts(work: Path, name: str) -> Int64[np.ndarray, "channels 65536"]:
-    with np.load(histogram_path(work, name)) as file:
-        return file["counts"]
-
-
-def label(plate: Plate) -> str:
-    """What a plate is called in the record of a bank."""
-    return "/".join(part for part in plate if part)
+def _sum(work: Path, names: Sequence[str]) -> Int64[np.ndarray, "channels 65536"]:
+    """Of images that cannot be read there is one row of zeros, whatever the channels."""
+    total: Int64[np.ndarray, "channels 65536"] = np.zeros((1, 65536), np.int64)
+    for name in names:
+        with np.load(histogram_path(work, name)) as file:
+            total = total + file["counts"]
+    return total

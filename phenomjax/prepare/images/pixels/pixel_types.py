@@ -8,7 +8,7 @@ import numpy as np
 
 from phenomjax.prepare.images.pixels import eight_bit, raw_images
 from phenomjax.prepare.images.pixels.raw_images import BadFile, RawImages
-from phenomjax.prepare.images.plan import ImagePlan, sample
+from phenomjax.prepare.images.plan import ImagePlan
 from phenomjax.system.errors import UserError
 
 SAMPLE = 16  # images
@@ -54,7 +54,7 @@ def rule_for(given: eight_bit.Rule | None, source: RawImages, plan: ImagePlan) -
 def _bounds(source: RawImages, plan: ImagePlan) -> tuple[int, str, str] | None:
     """(images, lowest, highest pixel) of a sample, as the type writes them."""
     lowest, highest = [], []
-    for entry in sample(plan.entries, SAMPLE):
+    for entry in plan.sample(SAMPLE):
         try:
             image, _ = raw_images.load_image(source, entry)
         except BadFile:  # named when it is its turn

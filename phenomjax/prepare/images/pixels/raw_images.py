@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phenomjax.prepare.images.formats import readers
-from phenomjax.prepare.images.plan import ImageFiles, ImagePlan, sample
+from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import BadFile, Finding
 from phenomjax.prepare.images.sources import ome_plates
 
@@ -47,7 +47,7 @@ def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[Finding]]
     """
     found: collections.Counter[tuple] = collections.Counter()
     bad = []
-    for entry in sample(plan.entries, 16):
+    for entry in plan.sample(16):
         try:
             planes = _read(source, entry, 0, hashlib.sha256())
             found[planes.shape[1:], planes.dtype.name] += 1

@@ -61,15 +61,31 @@ class Source(NamedTuple):
       understood: its planes and findings.
       listing: the files, or the arrays, that they are of.
       single: each image file holds one plane only.
+      unfolded: whether the files were opened to see what pages they hold.
+      indexed: what indexes say, where they were looked for.
+      others: how many images are of no index.
+      unused: items of --exclude that fit nothing.
     """
 
     understood: Understood
     listing: Listing
     single: bool
+    unfolded: bool = True
+    indexed: instruments.Read = instruments.Read(Understood(()), frozenset())
+    others: int = 0
+    unused: tuple[str, ...] = ()
 
 
-def read(request: Request) -> Source:
+def read(
+    request: Request, roots: Sequence[listings.Root] | None = None, unfold: bool = False
+) -> Source:
     """Reads everything but pixels.
+
+    Args:
+      request: what is asked for.
+      roots: folders of the source, where not all of it is read; nothing that is missing in them is
+        an error then.
+      unfold: open the files to see what pages they hold, as those of other folders must be.
 
     Raises:
       UserError: nothing there, nothing that the layout fits, or options that do not belong to it.
@@ -89,7 +105,7 @@ def read(request: Request) -> Source:
             default_plate="plate" in request.defaults,
         )
         return Source(found.understood, found.listing, single=False)
-    listed = listings.walk(request.source, request.exclude)
+    listed = listings.walk(request.source, request.exclude, roots)
     before = Understood((), listed.rejected, listed.remarks)
     if request.files is not None:
         rename = dict(request.rename)
@@ -112,13 +128,18 @@ def read(request: Request) -> Source:
         merged = merge([before, understood])
         return Source(merged, listed.files, _is_single(merged))
     left: Listing = listed.files
-    indexed = Understood(())
+    of_indexes = instruments.Read(Understood(()), frozenset())
     if layout.has_index and (indexes := instruments.find_indexes(listed.files)):
-        indexed, known = instruments.read_indexes(request.source, indexes, listed.files)
+        of_indexes = instruments.read_indexes(
+            request.source, indexes, listed.files, needed=roots is None
+        )
+        known = of_indexes.files
         left = {file: status for file, status in listed.files.items() if file not in known}
-    named = Understood(())
-    if not (indexed.planes or indexed.rejected) or any(map(listings.is_image, left)):
-        named = _by_layout(request, left, indexed)
+    indexed, named = of_indexes.understood, Understood(())
+    others = sum(map(listings.is_image, left))
+    needed = not (indexed.planes or indexed.rejected)
+    if needed or others:
+        named = _by_layout(request, left, indexed, needed and roots is None)
     told = (*indexed.told, *named.told)
     if indexed.planes and (plate := request.defaults.get("plate")):
         said = f"--default plate={plate} is not used where an index says the plate"
@@ -129,15 +150,19 @@ def read(request: Request) -> Source:
     planes = [one for one in (*indexed.planes, *named.planes) if one.key not in clashing]
     parts = [before, indexed._replace(planes=(), told=told), named._replace(planes=(), told=())]
     parts.append(Understood((), list(clashing.values())))
+    channel_named = layouts.names_channel(layout, request.pattern)
+    unfolded = False
     if any(plane.page for plane in indexed.planes):  # this index says what pages are
         if meaning is not None:
             raise UserError("`pages` is for files of which nothing says it: here an index does.")
-        parts.append(Understood(planes))
+        parts.append(Understood(planes, assumed={"pages of an index": True}))
     elif (
-        not (channel_named := layouts.names_channel(layout, request.pattern))
+        unfold
+        or not channel_named
         or request.pages is not None
         or stacks.has_several(request.source, sample([plane.file for plane in planes], 16))
     ):
+        unfolded = True
         parts.append(
             stacks.unfold(
                 request.source, planes, meaning, channel_named=channel_named, numbered=numbered
@@ -146,10 +171,12 @@ def read(request: Request) -> Source:
     else:
         parts.append(Understood(planes))
     merged = merge(parts)
-    return Source(merged, listed.files, _is_single(merged))
+    return Source(
+        merged, listed.files, _is_single(merged), unfolded, of_indexes, others, listed.unused
+    )
 
 
-def _by_layout(request: Request, listing: Listing, indexed: Understood) -> Understood:
+def _by_layout(request: Request, listing: Listing, indexed: Understood, needed: bool) -> Understood:
     """What the names of files say that no index speaks of; they must say something when no index
     decides.
     """
@@ -161,7 +188,7 @@ def _by_layout(request: Request, listing: Listing, indexed: Understood) -> Under
             request.pattern,
             request.defaults,
             plate_wells=request.plate_wells,
-            needed=not (indexed.planes or indexed.rejected),
+            needed=needed,
         )
     except UserError as error:
         raise UserError(". ".join([*indexed.told, str(error)]), error.exit_code) from error
@@ -236,6 +263,7 @@ def _check(request: Request) -> None:
 def merge(parts: Sequence[Understood]) -> Understood:
     """What several readers found in one source; a pixel size only where all that know it agree."""
     sizes = {part.pixel_size_um for part in parts} - {None}
+    assumed = {name: value for part in parts for name, value in part.assumed.items()}
     largest = [part.largest_value for part in parts if part.largest_value is not None]
     return Understood(
         [plane for part in parts for plane in part.planes],
@@ -244,6 +272,8 @@ def merge(parts: Sequence[Understood]) -> Understood:
         tuple(text for part in parts for text in part.told),
         sizes.pop() if len(sizes) == 1 else None,
         max(largest, default=None),
+        assumed,
+        tuple(size for part in parts for size in part.sizes),
     )
 
 

@@ -231,9 +231,24 @@ class _Unfolding:
             self.rejected,
             self.remarks,
             tuple(self._told()) + sizes_told(sizes),
-            sizes.pop() if len(sizes) == 1 else None,
+            next(iter(sizes)) if len(sizes) == 1 else None,
             max((one.said.largest_value or 0 for one in self.found), default=0) or None,
+            self._assumed(),
+            tuple(sizes),
         )
+
+    def _assumed(self) -> dict[str, object]:
+        assumed: dict[str, object] = {"pages of an index": False}
+        if self.counts:
+            usual = collections.Counter(self.counts.values())
+            assumed["pages of a file"] = usual.most_common(1)[0][0]
+        if self._numbers is not None:
+            assumed["names of channels"] = self._numbers
+        if hasattr(self, "_imagej"):
+            assumed["labels"] = {str(place): name for place, name in self._imagej.items()}
+        if any(len({place.field for place in one.places}) > 1 for one in self.found):
+            assumed["one site"] = len(self.sites) == 1
+        return assumed
 
     def _check_counts(self) -> None:
         """Files of a declared meaning must hold as many planes as most."""
