@@ -46,7 +46,8 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
             " --config.data.banks=\"('bank.zarr',)\"."
         )
     for path in config.data.banks:
-        if not Path(path).is_dir():
+        index = Path(path).suffix == ".parquet" and Path(path).is_file()  # of image banks
+        if not index and not Path(path).is_dir():
             raise UserError(
                 f"config.data.banks names {path}, which does not exist (looked in"
                 f" {Path(path).absolute().parent}). Make it with `python -m phenomjax.prepare"

@@ -22,7 +22,7 @@ def add_sections(c: ConfigDict) -> None:
     c.model.dtype = "auto"
 
     c.data = ConfigDict()
-    # folders NAME.zarr made by `python -m phenomjax.prepare`
+    # folders NAME.zarr made by `python -m phenomjax.prepare`; a file of `prepare index` names many
     c.data.banks = ()
     # file of `python -m phenomjax.prepare subset` that says which of their images; "" = all
     c.data.selection = ""

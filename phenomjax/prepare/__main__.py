@@ -28,6 +28,10 @@ COMMANDS = {  # name: (module, what it does)
         "a part of banks by a condition, a list or a share of plates: a list that a run reads",
     ),
     "merge": ("phenomjax.prepare.joining.command", "several banks to one"),
+    "index": (
+        "phenomjax.prepare.index",
+        "one file that names thousands of image banks, which a run opens at once",
+    ),
     "simulate": (
         "phenomjax.prepare.simulate",
         "a simulated Cell Painting screen, or protein families (--kind proteins), with known truth",

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.split import split_rows
 from phenomjax.data.selections import choose
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
@@ -45,7 +45,7 @@ class ImageObjective:
         with config.copy_and_resolve_references().unlocked() as config:
             if not config.data.banks:
                 config.data.banks = (str(simulate_bank(config, workdir)),)
-            banks = [open_bank(path) for path in config.data.banks]
+            banks, _ = banks_and_weights(config)
             config.model.channels = vocabulary(config, banks)
         return config.lock()
 
@@ -71,7 +71,7 @@ class ImageObjective:
         from phenomjax.data.images.loader import ImageLoader
 
         data = self.config.data
-        banks = [open_bank(path) for path in data.banks]
+        banks, weights = banks_and_weights(self.config)
         chosen = choose(data.selection, banks)
         groups = {
             "chosen": chosen,
@@ -86,7 +86,7 @@ class ImageObjective:
         return ImageLoader(
             banks,
             channels=self.config.model.channels,
-            weights=data.weights,
+            weights=weights,
             split=split,
             **groups,
             crop_size=data.crop_size,
@@ -106,6 +106,20 @@ class ImageObjective:
     def carry(self, global_batch_size: int, split: str = "train") -> tuple[()]:
         """Nothing is carried from step to step."""
         return ()
+
+
+def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float, ...]]:
+    """The banks that `data.banks` names, those of an index one by one; and `data.weights` for each:
+    that of an index is divided by numbers of images.
+    """
+    named, weights = open_banks(config.data.banks), tuple(config.data.weights)
+    if len(weights) == len(named):
+        weights = tuple(
+            weight * len(bank) / max(sum(map(len, banks)), 1) if len(banks) > 1 else weight
+            for weight, banks in zip(weights, named, strict=True)
+            for bank in banks
+        )
+    return [bank for banks in named for bank in banks], weights
 
 
 def simulate_bank(config: ConfigDict, workdir: Path) -> Path:

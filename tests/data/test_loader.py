@@ -479,3 +479,14 @@ def test_large_chunks_are_warned_of(tmp_path, caplog):
     caplog.clear()
     make_loader(bank, crops_per_image=8)
     assert not caplog.text
+
+
+def test_many_banks_have_the_turns_of_grain(monkeypatch):
+    """Beyond some banks the mixture is found by a compiled loop, for the same order."""
+    sizes, weights = [[3, 5, 70_000, 2]], [[0.5, 1.0, 7.0, 0.1]]
+    few = BatchOrder(sizes, weights, seed=1, images_per_batch=4)
+    monkeypatch.setattr("phenomjax.data.images.order.MANY", 2)
+    many = BatchOrder(sizes, weights, seed=1, images_per_batch=4)
+    for batch in (0, 1, 2, 77, 10**9, 10**15):
+        for place in range(4):
+            assert few.image(0, batch, place) == many.image(0, batch, place)

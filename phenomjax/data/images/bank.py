@@ -35,7 +35,8 @@ from phenomjax.data.images.metadata import (
     Runs,
     Table,
     conform_metadata,
-    read_footer,
+    other_rows,
+    read_tables,
     write_table,
 )
 from phenomjax.data.images.shards import Stored
@@ -273,63 +274,39 @@ class ImageBank:
 
     axes = "NHWC"
     remarks: tuple[str, ...] = ()
+    shape: tuple[int, ...]
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.array_path = self.path / "images"
         self.attributes = zarr_files.read_entry(self.path)
-        self.images_per_chunk = 1
         with zarr_files.opening(self.path):
-            self.stored = read_json(self.array_path / "zarr.json")
-            shape, self.dtype = tuple(self.stored["shape"]), np.dtype(self.stored["data_type"])
             zarr_files.expect(
-                self.attributes,
-                channels=list,
-                intensity=dict,
-                pixel_size_um=(int, float),
-                tables=list,
+                self.attributes, channels=list, intensity=dict, pixel_size_um=(int, float)
             )
-            self.channels = tuple(self.attributes["channels"])
-            self.chunk_shape = tuple(self.stored["codecs"][0]["configuration"]["chunk_shape"][1:])
-            self.images_per_shard = self.stored["chunk_grid"]["configuration"]["chunk_shape"][0]
-            sizes = all(
-                isinstance(size, int) for size in (*shape, *self.chunk_shape, self.images_per_shard)
-            )
-            if not sizes or len(shape) != 4 or len(self.chunk_shape) != 3:
-                raise ValueError(f"a shape of {shape} in chunks of {self.chunk_shape}")
-            if [type(c) for c in self.channels] != [str] * shape[3]:
-                raise ValueError(f"{shape[3]} channels that are called {self.channels}")
-            self.tables = self._read_tables()
-        count = sum(table.rows for table in self.tables)
-        if count != shape[0] and (count > shape[0] or "tables" not in self.attributes):
-            raise self._others(f"{shape[0]} images", "its metadata.parquet", count)
-        self.shape = (count, *shape[1:])
-        with zarr_files.opening(self.path):
+            zarr_files.expect(self.attributes, tables=list)
+            stored = read_json(self.array_path / "zarr.json")
+            self._describe(stored, self.attributes["channels"])
+            self.tables = read_tables(self.path, self.attributes.get("tables") or ())
+            images, count = self.shape[0], sum(table.rows for table in self.tables)
+            if count > images or (count < images and "tables" not in self.attributes):
+                raise other_rows(self.path, f"{images} images", "its metadata.parquet", count)
+            self.shape = (count, *self.shape[1:])
             self.fingerprint = self._fingerprint()
 
-    def _read_tables(self) -> list[Table]:
-        """Those of zarr.json, or in a bank of before it named them, metadata.parquet.
-
-        A table of another size than recorded was edited since: what counts then is what is there.
-        """
-        tables = [Table(**one) for one in self.attributes.get("tables") or ()]
-        for place, table in enumerate(tables):
-            size = (self.path / table.file).stat().st_size
-            if size != table.bytes:
-                rows = read_footer(self.path, table.file).num_rows
-                if rows != table.rows:
-                    raise self._others(f"{table.rows} images", f"its {table.file}", rows)
-                tables[place] = table._replace(
-                    sha256=files.sha256(self.path / table.file), bytes=size
-                )
-        name = "metadata.parquet"
-        return tables or [Table(name, read_footer(self.path, name).num_rows, "", 0)]
-
-    def _others(self, images: str, table: str, rows: int) -> UserError:
-        return UserError(
-            f"The bank {self.path} has {images} but {table} has {rows} rows: one of the two was"
-            " replaced. Copy the bank again, or prepare it again."
-        )
+    def _describe(self, stored: dict, channels: Sequence[str]) -> None:
+        """Takes what the zarr.json of the array says."""
+        self.stored, self.shape = stored, tuple(stored["shape"])
+        self.dtype, self.channels = np.dtype(stored["data_type"]), tuple(channels)
+        self.chunk_shape = tuple(stored["codecs"][0]["configuration"]["chunk_shape"][1:])
+        self.images_per_chunk = 1
+        self.images_per_shard = stored["chunk_grid"]["configuration"]["chunk_shape"][0]
+        numbers = (*self.shape, *self.chunk_shape, self.images_per_shard)
+        sizes = all(isinstance(size, int) for size in numbers)
+        if not sizes or len(self.shape) != 4 or len(self.chunk_shape) != 3:
+            raise ValueError(f"a shape of {self.shape} in chunks of {self.chunk_shape}")
+        if [type(c) for c in self.channels] != [str] * self.shape[3]:
+            raise ValueError(f"{self.shape[3]} channels that are called {self.channels}")
 
     def _fingerprint(self) -> str:
         described = (self.array_path / zarr_files.NAME).read_bytes()
@@ -360,6 +337,9 @@ class ImageBank:
     def runs(self, columns: Sequence[str]) -> Runs:
         """Columns of the metadata together, as runs of images that have the same in all of them."""
         return self.described.runs(columns)
+
+    def check(self) -> None:
+        """Called before the first image is read; an index's bank may be another one by then."""
 
     @functools.cached_property
     def array(self) -> ts.TensorStore:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from phenomjax.data.zarr_files import opening
+from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 
 METADATA_SCHEMA = pa.schema(
@@ -251,6 +252,30 @@ class _Coding:
         if code == len(self.values):
             self.values.append(text)
         return code
+
+
+def read_tables(folder: Path, recorded: Sequence[dict]) -> list[Table]:
+    """The tables that a bank recorded, or in one of before it did, metadata.parquet.
+
+    A table of another size than recorded was edited since: what counts then is what is there.
+    """
+    tables = [Table(**one) for one in recorded]
+    for place, (file, rows, _, size) in enumerate(tables):
+        there = (folder / file).stat().st_size
+        if there != size:
+            if (found := read_footer(folder, file).num_rows) != rows:
+                raise other_rows(folder, f"{rows} images", f"its {file}", found)
+            tables[place] = Table(file, rows, files.sha256(folder / file), there)
+    name = "metadata.parquet"
+    return tables or [Table(name, read_footer(folder, name).num_rows, "", 0)]
+
+
+def other_rows(folder: Path, images: str, table: str, rows: int) -> UserError:
+    """The error of a bank whose images and metadata do not belong together."""
+    return UserError(
+        f"The bank {folder} has {images} but {table} has {rows} rows: one of the two was replaced."
+        " Copy the bank again, or prepare it again."
+    )
 
 
 def read_footer(folder: Path, file: str) -> pq.FileMetaData:

@@ -2,13 +2,36 @@
 
 import difflib
 import shlex
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from phenomjax.data.images import archive
 from phenomjax.data.images.bank import FORMAT, VERSION, ImageBank
 from phenomjax.data.images.ngff.metadata_files import attributes
 from phenomjax.data.zarr_files import UNFINISHED, read_entry
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import listing, names, read_json
+
+OPENERS = 16  # banks that are opened at a time
+
+
+def open_banks(paths: Iterable[str | Path]) -> list[list[ImageBank]]:
+    """Opens banks, many at a time; for each path the bank there, or all banks of the index there
+    (`archive.py`).
+
+    Raises:
+      UserError: of `open_bank` and `archive.read_index`.
+    """
+    with ThreadPoolExecutor(OPENERS) as pool:
+        return list(
+            pool.map(
+                lambda path: (
+                    archive.read_index(path) if archive.is_index(path) else [open_bank(path)]
+                ),
+                map(Path, paths),
+            )
+        )
 
 
 def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
@@ -23,6 +46,11 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         it found.
     """
     path = Path(path)
+    if archive.is_index(path):
+        raise UserError(
+            f"{path} is a table, and an image bank is a folder, NAME.zarr. An index of many banks"
+            " is for training: data.banks may name it."
+        )
     if path.is_file():
         raise UserError(
             f"{path} is a file, and an image bank is a folder, NAME.zarr. Images become one by"

@@ -53,6 +53,7 @@ class CropReader:
 
     def __init__(self, bank: ImageBank, indices: IndexCache | None = None):
         self.bank = bank
+        bank.check()
         _, self._height, self._width, depth = bank.shape
         # all channels of a pixel as one item
         self._pixel = np.dtype((np.void, depth * bank.dtype.itemsize))

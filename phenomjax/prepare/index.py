@@ -1,0 +1,47 @@
+"""python -m phenomjax.prepare index: one file that names many image banks, so that a run opens
+thousands at once.
+
+Example:
+  python -m phenomjax.prepare index banks/*.zarr --out archive.parquet
+  python -m phenomjax.main --config configs/mae.py --config.data.banks="('archive.parquet',)" ...
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from phenomjax.data.images.archive import write_index
+from phenomjax.data.images.opening import open_banks
+from phenomjax.system.errors import EXIT_DONE, UserError
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Writes what is known of many image banks into one file, an index, which `data.banks` of a run
+    may name.
+
+    A run with an index opens each bank when it first reads an image of it. After images were
+    appended to a bank, the index is written again; a run notices an index of before.
+    """
+
+    banks: Positional[tuple[Path, ...]]
+    """folders NAME.zarr, or indices, whose banks go into the new one"""
+    out: Path
+    """the index: NAME.parquet"""
+
+
+def run(options: Options) -> int:
+    """Writes the index; returns the exit code."""
+    if options.out.suffix != ".parquet":
+        raise UserError(f"`out` {options.out}: an index is a Parquet file, NAME.parquet.")
+    banks = [bank for found in open_banks(options.banks) for bank in found]
+    for bank in banks:
+        bank.check()
+    write_index(banks, options.out)
+    images = sum(map(len, banks))
+    log.info("index: %d banks, %s images: %s", len(banks), f"{images:,}", options.out)
+    return EXIT_DONE
