@@ -205,6 +205,7 @@ def finished(straight, out):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_random_and_run_again(straight, server, tmp_path, count):
     """Two tasks at a time, killed at random: at their start, between two units, while the result is
     made; one, or both.
