@@ -8,6 +8,7 @@ of the environment. What a proxy was asked stands in `proxy.asked`, and
 `proxy.faults = [Fault("503", times=2)]` makes the next two answers 503.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -43,7 +44,8 @@ class Fault:
 
     Attributes:
       kind: a status such as "503", "reset" (no answer), "truncate" (half of the body), "stall"
-        (half of the body, then silence), "flip" (one bit of the body).
+        (half of the body, then silence), "flip" (one bit of the body), "flip_sent" (one bit of the
+        request's body).
       times: how often; then answers are right again.
       match: a regular expression that "METHOD /path" must hold.
       every: of the requests that match only each so many-th is hurt.
@@ -133,6 +135,8 @@ class Proxy:
             return
         if fault and fault.kind.isdigit():
             return self.send(client, int(fault.kind), fault.headers, fault.body)
+        if fault and fault.kind == "flip_sent" and body:
+            body = bytes([body[0] ^ 1]) + body[1:]
         headers = dict(client.headers.items())
         repair = {"gcs": _ask_gcs}.get(kind, _ask)
         status, headers, content = repair(upstream, client.command, client.path, headers, body)
@@ -209,7 +213,7 @@ def _ask_gcs(port, method, path, headers, body):
         if listing:
             return status, kept, json.dumps({"kind": "storage#objects", "items": items}).encode()
         return status, {"Content-Type": "application/xml"}, _xml(items, query).encode()
-    span = headers.pop("Range", None)
+    span = next((headers.pop(name) for name in list(headers) if name.lower() == "range"), None)
     status, kept, content = _ask(port, "GET" if method == "HEAD" else method, path, headers, body)
     # TensorStore reads objects by ?alt=media; what else is JSON of the emulator's own
     mark = hashlib.md5(body or content).hexdigest()
@@ -243,7 +247,8 @@ def _xml(items, query):
             continue
         entries.append(
             f"<Contents><Key>{escape(item['name'])}</Key><Size>{item['size']}</Size>"
-            f"<LastModified>{item['updated']}</LastModified><ETag>{item['etag']}</ETag></Contents>"
+            f"<LastModified>{item['updated']}</LastModified>"
+            f'<ETag>"{base64.b64decode(item["md5Hash"]).hex()}"</ETag></Contents>'
         )
     entries += [
         f"<CommonPrefixes><Prefix>{escape(f)}</Prefix></CommonPrefixes>" for f in sorted(folders)

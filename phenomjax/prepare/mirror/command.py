@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 from phenomjax.data import store
 from phenomjax.engine import choose
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.mirror import dry_run, job, rate
+from phenomjax.prepare.mirror import dry_run, job, rate, wanted
 from phenomjax.prepare.mirror.copying import Ends
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import counted, duration
@@ -42,9 +42,10 @@ class Options(EngineOptions):
     dst: Positional[Annotated[str, arg(metavar="DST")]]
     """folder or file, s3://… or gs://…; with "/" at the end a file goes into it"""
 
-    only: Annotated[tuple[str, ...], arg(metavar="GLOB|S.parquet …")] = ()
-    """copy a part: keys by patterns such as 'images/*', or of an image bank what the images of a
-    selection need (`prepare subset`)"""
+    only: Annotated[tuple[str, ...], arg(metavar="GLOB …|S.parquet|train|val")] = ()
+    """copy a part: keys by patterns such as 'images/*'; of an image bank what the images of a
+    selection need (`prepare subset`); of a bank what a split needs (images: by plates, a tenth for
+    val). Descriptions and tables come along"""
 
     overwrite: bool = unrecorded(False)
     """replace what is in the destination with other content; without it that is listed"""
@@ -69,14 +70,14 @@ def run(options: Options) -> int:
     ends = _ends(options)
     work = Path(options.work) if options.work else job.default_work(ends.target)
     settings = {"only": list(options.only)}
-    wanted = None
+    part = wanted.wanted(ends.source, options.only)
     if options.dry_run:
-        return dry_run.tell(ends, wanted, options.lines)
+        return dry_run.tell(ends, part, options.lines)
     with (
         stop_on_signals() as stop,
         choose.executor(options, work) as executor,
     ):
-        done = job.mirror(ends, executor, stop, work=work, settings=settings, wanted=wanted)
+        done = job.mirror(ends, executor, stop, work=work, settings=settings, wanted=part)
     if not done.manifest:
         log.info("stopped; the same command goes on. The state of the work is in %s", work)
         return EXIT_STOPPED

@@ -2,13 +2,18 @@
 work folder.
 """
 
+import contextlib
 import functools
+import json
+import os
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow.parquet as pq
 
@@ -16,7 +21,7 @@ from phenomjax.engine.units import Note
 from phenomjax.prepare.mirror import manifest, planning
 from phenomjax.prepare.mirror.ends.digests import Digests
 from phenomjax.prepare.mirror.ends.opening import open_place
-from phenomjax.prepare.mirror.ends.places import WHOLE, Entry, Place, Taken, Trouble
+from phenomjax.prepare.mirror.ends.places import WHOLE, Entry, Place, Taken, Trouble, check_name
 from phenomjax.prepare.mirror.planning import PlanGroup, Planned
 from phenomjax.prepare.mirror.rate import Turns
 
@@ -52,11 +57,11 @@ def copy_group(ends: Ends, work: Path, group: PlanGroup) -> Note:
     `results/NAME.parquet`.
     """
     begun = work / "begun" / group.name
-    again = begun.exists()
-    begun.parent.mkdir(exist_ok=True)
-    begun.touch()
-    copy = _Copy(ends, work, again)
-    rows = [*copy.all(planned(work, group))]
+    before = _journals(begun)
+    begun.mkdir(parents=True, exist_ok=True)
+    with (begun / f"{socket.gethostname()}-{os.getpid()}").open("a") as journal:
+        copy = _Copy(ends, work, before, journal)
+        rows = [*copy.all(planned(work, group))]
     copy.target.flush()
     rows.sort(key=lambda row: row.key)
     with manifest.Writer(results(work, group)) as writer:
@@ -69,8 +74,20 @@ def copy_group(ends: Ends, work: Path, group: PlanGroup) -> Note:
         "copied": copy.copied["objects"],
         "copied_bytes": copy.copied["bytes"],
         "bad": len(bad),
-        "first_bad": [[row.state, row.key, row.detail] for row in bad[:5]],
     }
+
+
+def _journals(folder: Path) -> dict[str, manifest.Row] | None:
+    """What earlier tries of a unit have verified; None where there were none."""
+    if not folder.is_dir():
+        return None
+    found = dict[str, manifest.Row]()
+    for path in folder.iterdir():
+        for line in path.read_text("utf-8", errors="replace").splitlines(keepends=True):
+            with contextlib.suppress(ValueError, TypeError):  # cut off by a kill
+                row = manifest.Row(*json.loads(line))
+                found[row.key] = row
+    return found
 
 
 def planned(work: Path, group: PlanGroup) -> list[Planned]:
@@ -85,8 +102,19 @@ def results(work: Path, group: PlanGroup) -> Path:
 
 
 class _Copy:
-    def __init__(self, ends: Ends, work: Path, again: bool):
-        self.ends, self.again = ends, again
+    """One try of a unit.
+
+    Args:
+      ends: of the mirror.
+      work: the work folder.
+      before: what earlier tries have verified; None for the first.
+      journal: what this one does, for later ones.
+    """
+
+    def __init__(
+        self, ends: Ends, work: Path, before: dict[str, manifest.Row] | None, journal: IO[str]
+    ):
+        self.ends, self.again, self.before, self.journal = ends, before is not None, before, journal
         self.source, self.target = ends.open()
         self.turns = Turns(work, ends.rate)
         self.copied, self._lock = Counter[str](), threading.Lock()
@@ -105,11 +133,31 @@ class _Copy:
 
     def one(self, planned: Planned) -> manifest.Row:
         """What becomes of an object."""
+        row = self._row(planned)
+        if row.state == manifest.VERIFIED:
+            with self._lock:
+                self.journal.write(json.dumps(row) + "\n")
+                self.journal.flush()
+        return row
+
+    def _verified_before(self, entry: Entry) -> manifest.Row | None:
+        """The row of an earlier try, if the target is still as that left it."""
+        row = (self.before or {}).get(entry.key)
+        if row is None or row.source != entry.stamp:
+            return None
+        there = self.target.entry(entry.key)
+        same = there is not None and (there.bytes, there.stamp) == (row.bytes, row.target)
+        return row if same else None
+
+    def _row(self, planned: Planned) -> manifest.Row:
         entry = Entry(planned.key, planned.bytes, planned.stamp)
         row = manifest.Row(entry.key, entry.bytes, source=entry.stamp)
         there = Entry(entry.key, planned.there, planned.there_stamp)
         ours = planned.ours
         try:
+            check_name(entry.key)
+            if (known := self._verified_before(entry)) is not None:
+                return known
             if planned.there < 0:
                 found = self.target.entry(entry.key) if self.again or entry.bytes > WHOLE else None
                 if found is None:

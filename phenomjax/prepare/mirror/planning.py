@@ -139,8 +139,9 @@ def _make(
     }
     check = functools.partial(_sorted_on_disk, scratch=work) if in_any_order else _sorted
     empty: Iterable[Any] = ()
+    listed = source.entries(work) if source.lists or not promised else _promised(promised)
     sides = (
-        check(_counted(source.entries(work))),
+        check(_counted(listed)),
         check(target.entries(work)),
         map(manifest.Row._make, manifest.rows(before)) if before else empty,
         map(manifest.Row._make, manifest.rows(promised)) if promised else empty,
@@ -164,7 +165,7 @@ def _make(
                 kept.add(manifest.Row(key, here.bytes, "", here.state, here.detail))
             elif here.stamp == "folder" and not target.has_folders:
                 counts["folders"] += 1
-            elif old is not None and _is_whole(old, here, there):
+            elif old is not None and _is_whole(old, here, there, promise):
                 counts["whole"] += 1
                 kept.add(old)
             else:
@@ -174,12 +175,23 @@ def _make(
     return counts
 
 
-def _is_whole(old: manifest.Row, here: Entry, there: Entry | None) -> bool:
+def _promised(path: Path) -> Iterator[Entry]:
+    """What a source has by its manifest."""
+    for row in map(manifest.Row._make, manifest.rows(path)):
+        if row.state == manifest.VERIFIED and not row.key.endswith("/"):
+            yield Entry(row.key, row.bytes, "")
+
+
+def _is_whole(
+    old: manifest.Row, here: Entry, there: Entry | None, promise: manifest.Row | None
+) -> bool:
     return (
         old.state == manifest.VERIFIED
         and there is not None
         and (old.bytes, old.source) == (here.bytes, here.stamp)
         and (old.bytes, old.target) == (there.bytes, there.stamp)
+        # of sources that show no version
+        and (promise is None or here.stamp != "" or old.sha256 == promise.sha256)
     )
 
 

@@ -24,7 +24,7 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 class LocalPlace:
     """A folder or a file on a disk. Links are followed: stores have none."""
 
-    sure = has_folders = True
+    sure = has_folders = lists = True
 
     def __init__(self, path: Path, single: str = ""):
         self.path, self.single, self.name = path, single, str(path)

@@ -6,6 +6,7 @@ from phenomjax.data import store
 from phenomjax.prepare.mirror.ends.local import LocalPlace
 from phenomjax.prepare.mirror.ends.places import Place
 from phenomjax.prepare.mirror.ends.stores import StorePlace
+from phenomjax.prepare.mirror.ends.web import WebPlace
 
 
 def open_place(path: Path, single: str = "") -> Place:
@@ -15,4 +16,7 @@ def open_place(path: Path, single: str = "") -> Place:
       path: a folder; or a file, if `single`.
       single: the key of the file.
     """
-    return StorePlace(path, single) if store.is_remote(path) else LocalPlace(path, single)
+    if not store.is_remote(path):
+        return LocalPlace(path, single)
+    is_web = store.place(path)[0].startswith("http")
+    return WebPlace(path, single) if is_web else StorePlace(path, single)

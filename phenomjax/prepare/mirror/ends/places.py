@@ -59,12 +59,14 @@ class Place(Protocol):
       name: for people.
       sure: bytes arrive from it as they are there: a disk, or a connection with TLS.
       has_folders: also empty ones.
+      lists: tells what is there; a web server needs a manifest, or descriptions of a Zarr.
     """
 
     path: Path
     name: str
     sure: bool
     has_folders: bool
+    lists: bool
 
     def entries(self, scratch: Path) -> Iterator[Entry]:
         """What is there, sorted by key."""
@@ -105,3 +107,11 @@ class Place(Protocol):
         its source, too.
         """
         ...
+
+
+def check_name(key: str) -> None:
+    """Raises Trouble for a key that would leave the folder, or that a disk or a client cannot
+    have.
+    """
+    if {"", ".", ".."} & set(key.removesuffix("/").split("/")):
+        raise Trouble("failed", "has a name that no file in a folder can have")

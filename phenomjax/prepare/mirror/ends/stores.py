@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 LISTED = 1000  # entries that are taken from a listing at a time
 AHEAD = 4  # parts of a large object on their way at a time
 TRIES = 3  # of an object that arrives with other bytes
-NOT_HERE = ("credentials", "no bucket", "region", "TLS")  # troubles of a whole store
 
 
 class StorePlace:
@@ -28,6 +27,7 @@ class StorePlace:
     def __init__(self, path: Path, single: str = ""):
         self.path, self.single, self.name = path, single, store.url(path)
         self.scheme = store.place(path)[0]
+        self.lists = not self.scheme.startswith("http")
         self.sure = not _endpoint(self.scheme).startswith("http:")
 
     def _key(self, key: str) -> str:
@@ -35,16 +35,35 @@ class StorePlace:
         return base if self.single else f"{base}/{key}" if base else key
 
     def entries(self, scratch: Path) -> Iterator[Entry]:
-        import obstore
-
         if self.single:
             found = self.entry(self.single)
             yield from [found] if found else []
             return
+        # a listing of hours goes on behind the last name when its line breaks
+        last, tries = "", 0
+        while True:
+            try:
+                for found in self._listed(last):
+                    yield found
+                    last, tries = max(last, found.key), 0
+                return
+            except store.StoreError as error:
+                tries += 1
+                if tries == TRIES or error.why not in ("answer", "timeout"):
+                    raise
+
+    def _listed(self, after: str) -> Iterator[Entry]:
+        import obstore
+
         client, base = store.client(self.path)
         start = f"{base}/" if base else ""
         with store.errors(self.path):
-            for chunk in obstore.list(client, prefix=base or None, chunk_size=LISTED):
+            for chunk in obstore.list(
+                client,
+                prefix=base or None,
+                offset=f"{start}{after}" if after else None,
+                chunk_size=LISTED,
+            ):
                 for meta in chunk:
                     # a folder's own mark, of zero bytes, is no file
                     if meta["path"].startswith(start) and meta["path"] != base:
@@ -105,6 +124,8 @@ class StorePlace:
         options: GetOptions = {**_if_same(entry), "range": {"offset": start}}
         try:
             found = obstore.get(client, self._key(entry.key), options=options)
+            if found.range[0] != start:
+                raise obstore.exceptions.NotSupportedError("ranges")
         except obstore.exceptions.NotSupportedError:  # of a server without ranges: from 0 again
             found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
             whole = _even(map(bytes, found.stream(WHOLE)))
