@@ -222,7 +222,7 @@ class Keeper:
         Raises:
           UserError: jobs end before their workers join.
         """
-        if workers > self._workers:
+        if workers:
             self._gone_before = self._gone
         self._workers, self._asked = workers, time.monotonic()
         if self.failure:

@@ -83,8 +83,10 @@ def _round(slurm, words, rng, spent, kills, driver, environment):
         while process.poll() is None:
             assert time.monotonic() < deadline, f"{words} does not end\n{_tail(log)}"
             time.sleep(rng.uniform(0.1, 1.5))
+            if not _victims(tag, "worker"):
+                continue
             done = sum(spent.values()) - spent["driver"]
-            if driver and not spent["driver"] and done >= kills // 2 and _victims(tag, "worker"):
+            if driver and not spent["driver"] and done >= kills // 2:
                 process.kill()
                 process.wait()
                 spent["driver"] += 1
@@ -119,7 +121,7 @@ def _kill(slurm, tag, kind, rng):
 
 
 def _victims(tag, kind):
-    """{pid: id of its SLURM job} of the living nannies, or their workers."""
+    """{pid: id of its SLURM job} of living nannies whose workers joined, or of the workers."""
     nannies, workers = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -135,7 +137,9 @@ def _victims(tag, kind):
                 continue
             job = variables[b"SLURM_JOB_ID"].decode()
             if b"dask_worker" in command:
-                nannies[int(folder.name)] = job
+                # Who has never joined is let live, or a loaded machine would not get to work.
+                if b"Registered to" in (folder / "fd" / "1").read_bytes():
+                    nannies[int(folder.name)] = job
             else:
                 workers[int(folder.name)] = (int(parent), job)
     if kind == "nanny":
