@@ -270,8 +270,7 @@ def write_shards(target: Target, work: Path, part: Part) -> Note:
             image, checksum = raw_images.load_image(target.source, entry)
             pixels = _converted(image, part.numbers)
         except BadFile as error:
-            bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
-            rejected.append(bad._asdict())
+            rejected.append(raw_images.rejected(target.source, entry, error)._asdict())
             continue
         row = row_of(target, entry.stamp, part.numbers)
         waiting[row], checksums[row] = pixels, checksum

@@ -315,14 +315,14 @@ def _check_agreement(notes: Sequence[Note]) -> None:
                 raise _ReadAtOnce(f"its folders differ in the {name}")
     total = {
         name: sum(note[name] for note in notes)
-        for name in ("planes", "failed", "decided", "absent", "others")
+        for name in ("planes", "failed", "decided", "outside", "others")
     }
     if not total["planes"]:
         raise _ReadAtOnce("no folder has images with names that are known")
     if total["failed"] and not total["decided"]:
         raise _ReadAtOnce("no index can be read")
-    if total["absent"] and total["others"]:
-        raise _ReadAtOnce("an index lists images that are not beside it, and others have no index")
+    if total["outside"] and total["others"]:
+        raise _ReadAtOnce("an index lists images of other folders")
 
 
 def read_part(request: Request, wanted: Wanted, folder: Path, part: Part) -> Note:
@@ -360,7 +360,7 @@ def read_part(request: Request, wanted: Wanted, folder: Path, part: Part) -> Not
         "largest": understood.largest_value,
         "failed": found.indexed.failed,
         "decided": found.indexed.decided,
-        "absent": found.indexed.absent,
+        "outside": found.indexed.outside,
         "others": found.others,
         "unused": found.unused,
         "example": next(iter(found.listing), ""),

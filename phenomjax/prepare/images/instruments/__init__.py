@@ -95,7 +95,8 @@ class Read(NamedTuple):
         of others may be read.
       decided: how many indexes say what images are.
       failed: how many cannot be read.
-      absent: how many images they list that are not there.
+      outside: how many images they list that are said to lie outside of their folders, and are not
+        there.
       sizes, largest: pixel size and largest value of each index.
     """
 
@@ -103,7 +104,7 @@ class Read(NamedTuple):
     files: frozenset[str]
     decided: int = 0
     failed: int = 0
-    absent: int = 0
+    outside: int = 0
     sizes: tuple[float | None, ...] = ()
     largest: tuple[int | None, ...] = ()
 
@@ -132,6 +133,7 @@ def read_indexes(
     decided: list[summary.Decided] = []
     remarks: list[Finding] = []
     failed: dict[str, UserError] = {}  # by folder
+    outside = 0
     for folder, of_folder in by_folder.items():
         below = [other for other in by_folder if other.startswith(folder + "/" if folder else "")]
         if not owned[folder] and any(other != folder for other in below):
@@ -155,8 +157,9 @@ def read_indexes(
             if found is None:
                 continue
             told.extend(found.understood.told)
+            outside += found.outside
             if found.understood.planes or found.understood.rejected:  # else of other images
-                decided.append(summary.Decided(index.file, folder, *found))
+                decided.append(summary.Decided(index.file, folder, *found[:3]))
         here = decided[before:]
         if here and folder in failed:
             told.append(f"{failed.pop(folder)} Another index of the folder was read")
@@ -189,13 +192,12 @@ def read_indexes(
         None if largest is None else int(largest),
     )
     files = {plane.file for plane in planes} | {one.file for one in (*rejected, *remarks)}
-    absent = sum(one.absent for one in decided)
     return Read(
         understood,
         frozenset(files),
         len(decided),
         len(failed),
-        absent,
+        outside,
         tuple(part.pixel_size_um for part in parts),
         tuple(part.largest_value for part in parts),
     )

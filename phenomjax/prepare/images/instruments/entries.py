@@ -172,11 +172,13 @@ class Met(NamedTuple):
     Attributes:
       listed: how many images the index lists.
       absent: how many of these have no file.
+      outside: how many of these are said to lie outside of the folder of the index.
     """
 
     understood: Understood
     listed: int
     absent: int = 0
+    outside: int = 0
 
 
 def meet(
@@ -219,8 +221,11 @@ def meet(
             twice.setdefault((file, entry.page), [other]).append(plane)
         elif says and (text := says(file, entry)):
             odd.append(text)
+    urls = (entry.url.replace("\\", "/") for entry, file in found if file is None)
+    outside = sum(url.startswith("/") or ".." in unquote(url).split("/") for url in urls)
     if not taken:
-        return Met(Understood((), told=(_contradicts(index, entries, images),)), len(entries))
+        told = (_contradicts(index, entries, images),)
+        return Met(Understood((), told=told), len(entries), 0, outside)
     sentences = list(told)
     if odd:
         sentences.append(
@@ -242,7 +247,7 @@ def meet(
         only(sizes),
         None if largest is None else int(largest),
     )
-    return Met(understood, len(entries), sum(file is None for _, file in found))
+    return Met(understood, len(entries), sum(file is None for _, file in found), outside)
 
 
 def leftovers(index: str, understood: Iterable[Understood], files: Iterable[str]) -> list[Finding]:

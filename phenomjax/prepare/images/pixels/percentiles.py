@@ -214,8 +214,7 @@ def count_pixels(source: RawImages, work: Path, block: Block) -> Note:
         try:
             image, _ = raw_images.load_image(source, entry)
         except BadFile as error:  # rejected by name when it is its turn to be written
-            bad = Finding(error.reason, error.detail, error.file, tuple(entry.key))
-            rejected.append(bad._asdict())
+            rejected.append(raw_images.rejected(source, entry, error)._asdict())
             continue
         counts = counts + np.stack(
             [np.bincount(plane.ravel(), minlength=65536) for plane in np.moveaxis(image, -1, 0)]

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import BadFile, Finding
 from phenomjax.prepare.images.sources import ome_plates
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 # (low, high) of each channel, None when pixels are kept, [] of a plate that could not be counted
 Numbers = list[tuple[int | float, int | float]] | None
@@ -52,7 +54,7 @@ def probe(source: RawImages, plan: ImagePlan) -> tuple[RawImages, list[Finding]]
             planes = _read(source, entry, 0, hashlib.sha256())
             found[planes.shape[1:], planes.dtype.name] += 1
         except BadFile as error:
-            bad.append(Finding(error.reason, error.detail, error.file, tuple(entry.key)))
+            bad.append(rejected(source, entry, error))
     if found:
         size, dtype = found.most_common(1)[0][0]
         source = source._replace(size=size, dtype=dtype)
@@ -91,6 +93,21 @@ def load_image(source: RawImages, entry: ImageFiles) -> tuple[np.ndarray, str]:
         for channel in entry.channels
     ]
     return np.stack(planes, axis=-1), checksum.hexdigest()
+
+
+def rejected(source: RawImages, entry: ImageFiles, error: BadFile) -> Finding:
+    """What is said of an image that cannot go into the bank.
+
+    Raises:
+      UserError: it is the whole source that is not there any more.
+    """
+    if not source.folder.is_dir() or not any(os.scandir(source.folder)):
+        raise UserError(
+            f"The source {source.folder} is not there any more, or is empty: was a disk or a share"
+            " taken away? What is finished is kept: bring it back, and run the same command again.",
+            EXIT_FAILED,
+        )
+    return Finding(error.reason, error.detail, error.file, tuple(entry.key))
 
 
 def _check_plane(
