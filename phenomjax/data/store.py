@@ -15,31 +15,34 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from phenomjax.data.stores import clients
 from phenomjax.data.stores.errors import NotThere, StoreError, explain
+from phenomjax.data.stores.walking import Listed, walk
 from phenomjax.system import files
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 if TYPE_CHECKING:
     from phenomjax.data.stores.clients import Client
 
-__all__ = ["NotThere", "StoreError"]  # and all below
+__all__ = ["Listed", "NotThere", "StoreError"]  # and all below
 REMOTE = re.compile(r"(s3|gs|https?):/+(?!/)")
 BLOCK = 1 << 20  # bytes that an `open_input` reads ahead
 PIECE = 8 << 20  # bytes of an object that `fetch` holds at a time
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them makes a folder on a web server
 
 
-class Listed(NamedTuple):
-    """A file below a folder: its name relative to it, its size, and the store's mark of its
-    content ("" on disks).
-    """
+MD5 = re.compile("[0-9a-f]{32}")
+TRIES = 3
 
-    name: str
-    bytes: int
-    etag: str
+
+class Sink(Protocol):
+    """What `fetch` writes to."""
+
+    def write(self, piece: bytes, /) -> int: ...
+
+    def seek(self, place: int, /) -> object: ...
 
 
 def is_remote(path: str | Path) -> bool:
@@ -100,22 +103,20 @@ def read_bytes(path: str | Path, start: int = 0, stop: int | None = None) -> byt
     """
     if not is_remote(path):
         with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size if start < 0 or (stop or 0) < 0 else 0
-            first = max(start + size, 0) if start < 0 else start
+            total = os.fstat(file.fileno()).st_size if start < 0 or (stop or 0) < 0 else 0
+            first = max(start + total, 0) if start < 0 else start
             file.seek(first)
-            last = stop + size if stop is not None and stop < 0 else stop
+            last = stop + total if stop is not None and stop < 0 else stop
             return file.read() if last is None else file.read(max(last - first, 0))
     import obstore
 
     with errors(path):
-        store, key = client(path)
         if start == 0 and stop is None:
-            found = obstore.get(store, key)
-            content = bytes(found.bytes())
-            _expect(path, len(content), found.meta["size"])
-            return content
+            content = io.BytesIO()
+            return content.getvalue()[: fetch(path, content)]
+        store, key = client(path)
         if start < 0 or (stop or 0) < 0 or stop is None:
-            total = size_of(path)
+            total = size(path)
             start = max(start + total, 0) if start < 0 else start
             stop = total if stop is None else stop + total if stop < 0 else stop
             stop = min(stop, total)
@@ -124,17 +125,40 @@ def read_bytes(path: str | Path, start: int = 0, stop: int | None = None) -> byt
         return bytes(obstore.get_range(store, key, start=start, end=stop))
 
 
-def fetch(path: str | Path, file: IO[bytes]) -> int:
-    """Writes a whole object into an open file, a piece at a time; returns its bytes."""
+def fetch(path: str | Path, file: Sink, *, check: bool = True) -> int:
+    """Writes a whole object into an open file, a piece at a time; returns its bytes.
+
+    Args:
+      path: of the object.
+      file: at its start; is written once more from there if the bytes were wrong.
+      check: compare with the store's mark, the MD5 of most objects. It is another thing of some
+        (uploaded in parts, encrypted by keys of one's own): then bytes count that came twice.
+    """
     import obstore
 
+    before = None
     with errors(path):
         store, key = client(path)
-        found, total = obstore.get(store, key), 0
-        for piece in found.stream(PIECE):
-            total += file.write(piece)
-        _expect(path, total, found.meta["size"])
-    return total
+        for _ in range(TRIES):
+            found, total, digest = obstore.get(store, key), 0, hashlib.md5(usedforsecurity=False)
+            mark = (found.meta["e_tag"] or "").strip('"')
+            marked = check and MD5.fullmatch(mark) is not None
+            for piece in found.stream(PIECE):
+                total += file.write(piece)
+                if marked:
+                    digest.update(piece)
+            _expect(path, total, found.meta["size"])
+            if not marked or digest.hexdigest() in (mark, before):
+                return total
+            before = digest.hexdigest()
+            file.seek(0)
+    raise StoreError(
+        f"{url(path)} came {TRIES} times with different bytes, none with the MD5 that the store"
+        " has for it: something on the way changes them. Check the network and its proxies; then"
+        " run the same command again.",
+        "answer",
+        EXIT_FAILED,
+    )
 
 
 def size(path: str | Path) -> int:
@@ -146,9 +170,6 @@ def size(path: str | Path) -> int:
     with errors(path):
         store, key = client(path)
         return obstore.head(store, key)["size"]
-
-
-size_of = size
 
 
 def modified_ns(path: str | Path) -> int:
@@ -181,7 +202,7 @@ def is_dir(path: str | Path) -> bool:
     """
     if not is_remote(path):
         return Path(path).is_dir()
-    if place(path)[0].startswith("http"):
+    if not has_lists(path):
         return any(is_file(f"{path}/{name}") for name in ZARR)
     return next(iter(list_files(path)), None) is not None
 
@@ -197,12 +218,12 @@ def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
       StoreError: the store does not list.
     """
     if not is_remote(path):
-        yield from _walk(Path(path), "", after)
+        yield from walk(Path(path), "", after)
         return
     import obstore
 
-    scheme, _, key = place(path)
-    if scheme.startswith("http"):
+    key = place(path)[2]
+    if not has_lists(path):
         raise UserError(
             f"{url(path)} cannot be listed: web servers do not say what they have. Banks are read"
             " from there without a list; for anything else name the files, or use the s3:// or"
@@ -221,20 +242,48 @@ def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
                     yield Listed(name[len(start) :], entry["size"], entry["e_tag"] or "")
 
 
+def sha256(path: str | Path) -> str:
+    """Digest of a file."""
+    if not is_remote(path):
+        return files.sha256(Path(path))
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def absolute(path: str | Path) -> Path:
+    """A location that means the same in any working folder."""
+    return Path(path) if is_remote(path) else Path(path).absolute()
+
+
+def has_lists(path: str | Path) -> bool:
+    """Whether a location says what it has; web servers do not."""
+    return not str(path).startswith("http") or not is_remote(path)
+
+
 def names(path: str | Path) -> list[str]:
-    """Sorted names in a folder, files and folders; none where it is not there or has no list."""
+    """Sorted names in a folder, files and folders; none where it is not there."""
     if not is_remote(path):
         return files.names(Path(path))
+    if not has_lists(path):
+        return [name for name in ZARR if is_file(f"{path}/{name}")]
+    return sorted({*folders(path), *_one_level(path, "objects")})
+
+
+def folders(path: str | Path) -> list[str]:
+    """Sorted names of the folders in a folder; none where there is no list."""
+    if is_remote(path):
+        return _one_level(path, "common_prefixes") if has_lists(path) else []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def _one_level(path: str | Path, part: Literal["objects", "common_prefixes"]) -> list[str]:
     import obstore
 
-    scheme, _, key = place(path)
-    if scheme.startswith("http"):
-        return [name for name in ZARR if is_file(f"{path}/{name}")]
     with errors(path):
-        store, _ = client(path)
+        store, key = client(path)
         found = obstore.list_with_delimiter(store, prefix=key or None)
-        there = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
-    return sorted({name.rstrip("/").rpartition("/")[2] for name in there if name != key})
+        there = [one if isinstance(one, str) else one["path"] for one in found[part]]
+    return sorted(name.rstrip("/").rpartition("/")[2] for name in there if name != key)
 
 
 def listing(path: str | Path) -> str:
@@ -271,7 +320,7 @@ def write_bytes(path: str | Path, content: bytes, *, create: bool = False) -> bo
 
 def check_writable(path: str | Path) -> None:
     """Raises UserError for a location that can only be read."""
-    if is_remote(path) and place(path)[0].startswith("http"):
+    if not has_lists(path):
         raise UserError(
             f"{url(path)} cannot be written: http:// and https:// are read only. Give a folder, or"
             " an s3:// or gs:// address."
@@ -332,27 +381,8 @@ def _expect(path: str | Path, got: int, wanted: int) -> None:
             f"{url(path)} came as {got} bytes of {wanted}: it was replaced while it was read, or"
             " the connection broke. Run the same command again.",
             "answer",
-            1,
+            EXIT_FAILED,
         )
-
-
-def _walk(folder: Path, start: str, after: str) -> Iterator[Listed]:
-    """Files below a folder in the order of their whole names, as stores have it: the names of one
-    folder are in memory at a time.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            there = sorted((e.name + ("/" if e.is_dir() else ""), e.path) for e in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name, path in there:
-        whole = start + name
-        if name.endswith("/"):
-            if not after or after < whole or after.startswith(whole):
-                yield from _walk(Path(path), whole, after)
-        elif whole > after:
-            with contextlib.suppress(FileNotFoundError):  # deleted since
-                yield Listed(whole, os.stat(path).st_size, "")
 
 
 class _Remote(io.RawIOBase):

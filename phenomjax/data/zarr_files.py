@@ -4,7 +4,6 @@ bytes: TensorStore's own would order keys otherwise and leave out names of dimen
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from phenomjax.data import store
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -80,7 +80,7 @@ def read_entry(folder: Path) -> Attributes:
       UserError: the zarr.json is damaged.
     """
     path = folder / NAME
-    group = files.read_json(path) if path.is_file() else {}
+    group = store.read_json(path) if store.is_file(path) else {}
     entry = group
     for key in ("attributes", "phenomjax"):
         entry = entry.get(key) or {}
@@ -105,6 +105,8 @@ def opening(folder: Path) -> Iterator[None]:
     """Makes a UserError of what a bank with a damaged description raises."""
     try:
         yield
+    except UserError:
+        raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
@@ -117,7 +119,7 @@ def opening(folder: Path) -> Iterator[None]:
 def fingerprint(paths: Sequence[Path]) -> str:
     """sha256 of the contents of files, in order."""
     return hashlib.sha256(
-        b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)
+        b"".join(hashlib.sha256(store.read_bytes(path)).digest() for path in paths)
     ).hexdigest()
 
 
@@ -128,8 +130,7 @@ def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
     driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
     spec = {
         "driver": driver,
-        # TensorStore takes no path with "..".
-        "kvstore": {"driver": "file", "path": os.path.realpath(path) + "/"},
+        "kvstore": store.kvstore(path),
         "recheck_cached_data": "open",
     }
     return ts.open(spec | options, open=True).result()

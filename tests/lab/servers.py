@@ -213,7 +213,8 @@ def _ask_gcs(port, method, path, headers, body):
         if listing:
             return status, kept, json.dumps({"kind": "storage#objects", "items": items}).encode()
         return status, {"Content-Type": "application/xml"}, _xml(items, query).encode()
-    span = next((headers.pop(name) for name in list(headers) if name.lower() == "range"), None)
+    headers = {name.lower(): value for name, value in headers.items()}
+    span = headers.pop("range", None)
     status, kept, content = _ask(port, "GET" if method == "HEAD" else method, path, headers, body)
     # TensorStore reads objects by ?alt=media; what else is JSON of the emulator's own
     mark = hashlib.md5(body or content).hexdigest()

@@ -28,7 +28,7 @@ import pyarrow as pa
 import tensorstore as ts
 from jaxtyping import Shaped
 
-from phenomjax.data import zarr_files
+from phenomjax.data import store, zarr_files
 from phenomjax.data.images.codecs import CODECS, sharding
 from phenomjax.data.images.metadata import (
     Metadata,
@@ -285,7 +285,7 @@ class ImageBank:
                 self.attributes, channels=list, intensity=dict, pixel_size_um=(int, float)
             )
             zarr_files.expect(self.attributes, tables=list)
-            stored = read_json(self.array_path / "zarr.json")
+            stored = store.read_json(self.array_path / "zarr.json")
             self._describe(stored, self.attributes["channels"])
             self.tables = read_tables(self.path, self.attributes.get("tables") or ())
             images, count = self.shape[0], sum(table.rows for table in self.tables)
@@ -309,11 +309,11 @@ class ImageBank:
             raise ValueError(f"{self.shape[3]} channels that are called {self.channels}")
 
     def _fingerprint(self) -> str:
-        described = (self.array_path / zarr_files.NAME).read_bytes()
+        described = store.read_bytes(self.array_path / zarr_files.NAME)
         if self.stored["shape"][0] != self.shape[0]:  # images that are being appended
             described = files.json_text(self.stored | {"shape": list(self.shape)}).encode()
-        digests = [files.sha256(self.path / zarr_files.NAME), hashlib.sha256(described).hexdigest()]
-        digests += [one.sha256 or files.sha256(self.path / one.file) for one in self.tables]
+        digests = [store.sha256(self.path / zarr_files.NAME), hashlib.sha256(described).hexdigest()]
+        digests += [one.sha256 or store.sha256(self.path / one.file) for one in self.tables]
         return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
 
     @functools.cached_property

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA, MetadataInMemory, conform_metadata
 from phenomjax.data.images.ngff import one_set, plates
 from phenomjax.data.images.ngff.images import planes_of, spec
 from phenomjax.data.zarr_files import fingerprint, open_array
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import listing, read_json
 
 log = logging.getLogger("phenomjax")
 TOLD = 5  # remarks of a plate that are shown when it is opened
@@ -31,14 +31,18 @@ class ArrayBank(ImageBank):
     def __init__(self, path: str | Path, axes: str):
         self.path = self.array_path = Path(path)
         described = next(
-            (self.path / name for name in ("zarr.json", ".zarray") if (self.path / name).is_file()),
+            (
+                self.path / name
+                for name in ("zarr.json", ".zarray")
+                if store.is_file(self.path / name)
+            ),
             None,
         )
-        self.stored = read_json(described) if described else {}
+        self.stored = store.read_json(described) if described else {}
         if described is None or "shape" not in self.stored:
             raise UserError(
                 f"No Zarr array at {self.path}: with axes={axes!r} the path must be the folder of"
-                f" an array itself. Found there: {listing(self.path)}."
+                f" an array itself. Found there: {store.listing(self.path)}."
             )
         sizes = tuple(self.stored["shape"])
         if sorted(axes) not in (sorted("NHWC"), sorted("NHW")) or len(axes) != len(sizes):
@@ -113,9 +117,9 @@ class PlateBank(ImageBank):
         self.described = MetadataInMemory(self.path, table)
         names = ("zarr.json", ".zattrs")
         self.fingerprint = fingerprint(
-            [self.path / name for name in names if (self.path / name).is_file()]
+            [self.path / name for name in names if store.is_file(self.path / name)]
         )
-        if telling:
+        if telling and store.has_lists(self.path):
             self.remarks = one_set.remarks(plate)
             for text in self.remarks[:TOLD]:
                 log.warning("%s: %s", self.path, text)

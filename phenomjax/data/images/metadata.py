@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from phenomjax.data import node_cache, store
 from phenomjax.data.zarr_files import opening
-from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 
 METADATA_SCHEMA = pa.schema(
@@ -79,7 +79,7 @@ class Metadata:
     def __init__(self, folder: Path, tables: Sequence[Table]):
         self._folder, self._tables = folder, tuple(tables)
         self._first = [0, *itertools.accumulate(table.rows for table in tables)]
-        self._footer = functools.cache(lambda table: read_footer(folder, tables[table].file))
+        self._footer = functools.cache(lambda table: read_footer(folder, tables[table]))
         # messages ask for one image after the other
         self._kept_group = functools.lru_cache(maxsize=4)(self._group)
         # train and val ask for the same
@@ -197,8 +197,9 @@ class Metadata:
         return pa.table(missing | {name: found[name] for name in there}).select(columns)
 
     def _open(self, table: int, coded: Sequence[str] | None = None) -> pq.ParquetFile:
-        path, footer = self._folder / self._tables[table].file, self._footer(table)
-        return pq.ParquetFile(path, metadata=footer, read_dictionary=coded)
+        known, footer = self._tables[table], self._footer(table)
+        source = node_cache.open_table(self._folder / known.file, known.sha256, known.bytes)
+        return pq.ParquetFile(source, metadata=footer, read_dictionary=coded)
 
 
 class MetadataInMemory(Metadata):
@@ -261,31 +262,32 @@ def read_tables(folder: Path, recorded: Sequence[dict]) -> list[Table]:
     """
     tables = [Table(**one) for one in recorded]
     for place, (file, rows, _, size) in enumerate(tables):
-        there = (folder / file).stat().st_size
+        there = store.size(folder / file)
         if there != size:
-            if (found := read_footer(folder, file).num_rows) != rows:
+            if (found := read_footer(folder, Table(file, rows, "", 0)).num_rows) != rows:
                 raise other_rows(folder, f"{rows} images", f"its {file}", found)
-            tables[place] = Table(file, rows, files.sha256(folder / file), there)
-    name = "metadata.parquet"
-    return tables or [Table(name, read_footer(folder, name).num_rows, "", 0)]
+            tables[place] = Table(file, rows, store.sha256(folder / file), there)
+    only = Table("metadata.parquet", 0, "", 0)
+    return tables or [only._replace(rows=read_footer(folder, only).num_rows)]
 
 
 def other_rows(folder: Path, images: str, table: str, rows: int) -> UserError:
     """The error of a bank whose images and metadata do not belong together."""
     return UserError(
-        f"The bank {folder} has {images} but {table} has {rows} rows: one of the two was replaced."
+        f"The bank {store.url(folder)} has {images} but {table} has {rows} rows: one of the two was replaced."
         " Copy the bank again, or prepare it again."
     )
 
 
-def read_footer(folder: Path, file: str) -> pq.FileMetaData:
+def read_footer(folder: Path, table: Table) -> pq.FileMetaData:
     """The end of a table: its rows, its columns, and where they are.
 
     Raises:
       UserError: it is damaged.
     """
     with opening(folder):
-        return pq.read_metadata(folder / file)
+        path = folder / table.file
+        return pq.read_metadata(node_cache.open_table(path, table.sha256, table.bytes))
 
 
 def write_table(path: Path, parts: Iterable[pa.Table]) -> int:

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import FORMAT, VERSION, ImageBank
 from phenomjax.data.images.ngff.metadata_files import attributes
 from phenomjax.data.zarr_files import UNFINISHED, read_entry
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import listing, names, read_json
 
 OPENERS = 16  # banks that are opened at a time
 
@@ -46,41 +46,43 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
         it found.
     """
     path = Path(path)
+    shown = store.url(path)
     if archive.is_index(path):
         raise UserError(
-            f"{path} is a table, and an image bank is a folder, NAME.zarr. An index of many banks"
+            f"{shown} is a table, and an image bank is a folder, NAME.zarr. An index of many banks"
             " is for training: data.banks may name it."
         )
-    if path.is_file():
+    if store.is_file(path):
         raise UserError(
-            f"{path} is a file, and an image bank is a folder, NAME.zarr. Images become one by"
+            f"{shown} is a file, and an image bank is a folder, NAME.zarr. Images become one by"
             f" `python -m phenomjax.prepare images --source {shlex.quote(str(path.parent))}`"
             " (--help tells the rest)."
         )
-    if not path.is_dir():
-        near = difflib.get_close_matches(path.name, names(path.parent), n=1, cutoff=0.5)
+    if not store.is_dir(path):
+        near = difflib.get_close_matches(path.name, store.names(path.parent), n=1, cutoff=0.5)
         hint = (
-            f" Did you mean {path.parent / near[0]}?"
+            f" Did you mean {store.url(path.parent / near[0])}?"
             if near
-            else f" In {path.parent}: {listing(path.parent)}."
+            else f" In {store.url(path.parent)}: {store.listing(path.parent)}."
         )
-        mend = f"Make one with `python -m phenomjax.prepare images --out {path}`."
-        raise UserError(f"There is no bank at {path}.{hint} {mend}")
+        mend = f"Make one with `python -m phenomjax.prepare images --out {shown}`."
+        raise UserError(f"There is no bank at {shown}.{hint} {mend}")
     described = attributes(path) if axes is None else {}
     if axes is not None or "plate" in described:
         from phenomjax.data.images import foreign  # stands on this module
 
         return foreign.PlateBank(path) if axes is None else foreign.ArrayBank(path, axes)
-    if (path / UNFINISHED).is_dir():
+    if store.is_dir(path / UNFINISHED):
         raise UserError(
-            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run"
+            f"The bank {shown} is not finished: its preparation was interrupted, or still runs. Run"
             " the same `python -m phenomjax.prepare images` command again; it continues where it"
             " stopped."
         )
     entry = read_entry(path)
     if entry.get("format") != FORMAT:
-        group = read_json(path / "zarr.json") if (path / "zarr.json").is_file() else {}
-        what = "a Zarr array" if (path / ".zarray").is_file() or "shape" in group else "a folder"
+        there = store.is_file(path / "zarr.json")
+        group = store.read_json(path / "zarr.json") if there else {}
+        what = "a Zarr array" if store.is_file(path / ".zarray") or "shape" in group else "a folder"
         hint = (
             "Name the axes to read it as it is, for instance axes='NCHW'."
             if what == "a Zarr array"
@@ -90,19 +92,19 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
             if key in described:
                 what, hint = f"{kind} of OME-Zarr", "Give the plate that it is in."
         raise UserError(
-            f"{path} is {what}, not an image bank; found there: {listing(path)}. {hint} An image"
-            " bank is made by `python -m phenomjax.prepare images`."
+            f"{shown} is {what}, not an image bank; found there: {store.listing(path)}. {hint}"
+            " An image bank is made by `python -m phenomjax.prepare images`."
         )
     if entry.get("version") not in range(1, VERSION + 1):
         raise UserError(
-            f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
+            f"The bank {shown} has format version {entry.get('version')}, this phenomjax reads"
             f" versions 1 to {VERSION}. Install the phenomjax that wrote it, or a newer one; or"
             " prepare the bank again from its source files."
         )
     for name in ("images/zarr.json", "metadata.parquet"):
-        if not (path / name).is_file():
+        if not store.is_file(path / name):
             raise UserError(
-                f"The bank {path} has no {name}: it was not copied whole, or its preparation was"
+                f"The bank {shown} has no {name}: it was not copied whole, or its preparation was"
                 " interrupted. Copy it again, or run the command that prepared it again."
             )
     return ImageBank(path)

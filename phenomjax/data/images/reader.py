@@ -17,6 +17,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Shaped
 
+from phenomjax.data import node_cache, store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.shards import MISSING, IndexCache
 from phenomjax.system.errors import UserError
@@ -66,6 +67,7 @@ class CropReader:
             inner = bank.stored["codecs"][0]["configuration"]["codecs"]
             self._decode = DECODERS[inner[1]["name"]] if len(inner) > 1 else None
             self._indices = indices or IndexCache(INDEX_CACHE_BYTES)
+            self._open = node_cache.opener(bank.path, bank.fingerprint)
 
     def read_into(
         self, out: Shaped[np.ndarray, "y x channels"], image: int, y: int, x: int
@@ -137,7 +139,7 @@ class CropReader:
         decoded = self._buffer("decoded", self._chunk_bytes)
         chunks, images = self._grid[0] * self._grid[1], self.bank.images_per_shard
         first, path = 2 * (image % images) * chunks, str(self.bank.shard_path(image))
-        file = os.open(path, os.O_RDONLY)
+        file = self._open(path)
         try:
             try:
                 index = self._indices.of(path, file, images * chunks)[first : first + 2 * chunks]
@@ -205,9 +207,10 @@ class CropReader:
 
     def _bad(self, image: int, what: str) -> BadImageError:
         place = self.bank.shard_path(image) if self.bank.attributes else self.bank.path
+        shown = store.url(place)
         error = BadImageError(
             f"{image_name(self.bank, image)} (image {image} of the bank {self.bank.path}) cannot be"
-            f" read: {what}. File: {place}. Probably the bank was not copied whole, or the disk is"
+            f" read: {what}. File: {shown}. Probably the bank was not copied whole, or the disk is"
             " failing. Find all such images with `python -m phenomjax.prepare inspect"
             f" {self.bank.path}` and copy or prepare them again; or leave them out with"
             " --config.data.on_bad_image=skip."

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from phenomjax.data import node_cache
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
@@ -157,7 +158,7 @@ def _unreadable(stored: Stored, error: Exception) -> UserError:
 def _chunks(stored: Stored, chunks: int) -> list[memoryview]:
     """The compressed chunks of an image, in order."""
     try:
-        file = os.open(stored.shard, os.O_RDONLY)
+        file = node_cache.open_file(stored.shard)
         try:
             index = read_index(file, stored.images * chunks)
             entries = index[2 * stored.place * chunks : 2 * (stored.place + 1) * chunks]

@@ -16,20 +16,20 @@ The sequences of a split stand together: attributes["splits"] = {"train": [first
 import functools
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Shaped, UInt8
 
-from phenomjax.data import zarr_files
+from phenomjax.data import node_cache, store, zarr_files
 from phenomjax.data.sequences.vocabulary import BOS, EOS, Vocabulary, vocabulary
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import listing, read_json
 
 FORMAT, VERSION = "token_bank", 1
 TABLES_VERSION = 2  # of banks with several tables, which older programs would read in part
@@ -56,11 +56,15 @@ class FlatArray:
       dtype, size: of the array.
     """
 
-    def __init__(self, path: Path):
-        stored = read_json(path / "zarr.json")
+    def __init__(self, path: Path, opener: node_cache.Opener = node_cache.open_file):
+        stored = store.read_json(path / "zarr.json")
         self.path, self.dtype, (self.size,) = path, np.dtype(stored["data_type"]), stored["shape"]
         (self._chunk,) = stored["chunk_grid"]["configuration"]["chunk_shape"]
         self._maps: dict[int, np.ndarray] = {}
+        self._open, self._most = opener, 0
+        if store.is_remote(path):  # what is mapped stays on the disk when it leaves the cache
+            room = node_cache.shared().limit // 8
+            self._most = max(room // (self._chunk * self.dtype.itemsize), 4)
 
     def __len__(self) -> int:
         return self.size
@@ -80,17 +84,29 @@ class FlatArray:
         return self._map(number)[place]
 
     def _map(self, number: int) -> np.ndarray:
-        if number not in self._maps:
+        mapped = self._maps.get(number)
+        if mapped is None:
             file = self.path / f"c.{number}"
-            if not file.is_file() or file.stat().st_size != self._chunk * self.dtype.itemsize:
-                raise UserError(
-                    f"{file} is {'cut short' if file.is_file() else 'missing'}: the bank was not"
-                    " copied whole. Copy it again, or run the command that prepared it again;"
-                    " `python -m phenomjax.prepare inspect` lists every damaged file."
-                )
-            # A plain view: np.memmap's own slices cost a microsecond more each.
-            self._maps[number] = np.asarray(np.memmap(file, self.dtype, "r"))
-        return self._maps[number]
+            try:
+                handle = self._open(file)
+            except (FileNotFoundError, IsADirectoryError):
+                raise self._bad(file, "missing") from None
+            with os.fdopen(handle, "rb") as opened:
+                if os.fstat(handle).st_size != self._chunk * self.dtype.itemsize:
+                    raise self._bad(file, "cut short")
+                while self._most and len(self._maps) >= self._most:
+                    self._maps.pop(next(iter(self._maps)), None)
+                # A plain view: np.memmap's own slices cost a microsecond more each.
+                mapped = np.asarray(np.memmap(opened, self.dtype, "r"))
+                self._maps[number] = mapped
+        return mapped
+
+    def _bad(self, file: Path, what: str) -> UserError:
+        return UserError(
+            f"{store.url(file)} is {what}: the bank was not copied whole. Copy it again, or run the"
+            " command that prepared it again; `python -m phenomjax.prepare inspect` lists every"
+            " damaged file."
+        )
 
     def __reduce__(self):
         return type(self), (self.path,)
@@ -202,17 +218,16 @@ class TokenBank:
             stored = self.attributes.get("tables") or [{"file": table_name(0)}]
             self.tables = [table["file"] for table in stored]
             self.splits = {name: tuple(span) for name, span in self.attributes["splits"].items()}
-            self.tokens, self.offsets = (
-                FlatArray(self.path / "tokens"),
-                FlatArray(self.path / "offsets"),
-            )
+            # holds the checksums of everything else
+            self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
+            opener = node_cache.opener(self.path, self.fingerprint, self.attributes["checksums"])
+            self.tokens = FlatArray(self.path / "tokens", opener)
+            self.offsets = FlatArray(self.path / "offsets", opener)
             ends = [end for split in SPLITS for end in self.splits[split]]
             if self.boundary not in BOUNDARIES or sorted(ends) != ends or len(ends) != 6:
                 raise ValueError(f"boundary {self.boundary!r}, splits {self.splits}")
             if ends[0] < 0 or ends[-1] >= len(self.offsets):
                 raise ValueError(f"splits {self.splits} of {len(self.offsets) - 1} sequences")
-            # holds the checksums of everything else
-            self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -237,8 +252,13 @@ class TokenBank:
         """METADATA_SCHEMA, one row a sequence, mapped and not read where that is possible."""
         with zarr_files.opening(self.path):
             return pa.concat_tables(
-                pq.read_table(self.path / name, memory_map=True) for name in self.tables
+                pq.read_table(self._table(name), memory_map=True) for name in self.tables
             )
+
+    def _table(self, name: str) -> Path | IO[bytes]:
+        path = self.path / name
+        size = store.size(path) if store.is_remote(path) else 0
+        return node_cache.open_table(path, self.attributes["checksums"].get(name, ""), size)
 
     def __reduce__(self):
         return type(self), (self.path,)
@@ -255,20 +275,24 @@ def open_token_bank(path: str | Path) -> TokenBank:
         Path(path),
         "Make one with `python -m phenomjax.prepare sequences --source FILES --out NAME.zarr`.",
     )
-    if not path.is_dir():
+    shown = store.url(path)
+    if not store.is_dir(path):
         raise UserError(
-            f"There is no bank at {path}. In {path.parent}: {listing(path.parent)}. {mend}"
+            f"There is no bank at {shown}. In {store.url(path.parent)}:"
+            f" {store.listing(path.parent)}. {mend}"
         )
-    if (path / zarr_files.UNFINISHED).is_dir():
+    if store.is_dir(path / zarr_files.UNFINISHED):
         raise UserError(
-            f"The bank {path} is not finished: its preparation was interrupted, or still runs. Run"
+            f"The bank {shown} is not finished: its preparation was interrupted, or still runs. Run"
             " the same `python -m phenomjax.prepare sequences` command again; it continues where"
             " it stopped."
         )
     entry = zarr_files.read_entry(path)
     if entry.get("format") != FORMAT:
         what = f"a bank of format {entry['format']}" if "format" in entry else "a folder"
-        raise UserError(f"{path} is {what}, not a token bank; found there: {listing(path)}. {mend}")
+        raise UserError(
+            f"{shown} is {what}, not a token bank; found there: {store.listing(path)}. {mend}"
+        )
     if entry.get("version") not in (VERSION, TABLES_VERSION):
         raise UserError(
             f"The bank {path} has format version {entry.get('version')}, this phenomjax reads"
@@ -377,8 +401,8 @@ def damaged_files(path: str | Path) -> list[str]:
     bad = []
     for name, checksum in zarr_files.read_entry(Path(path))["checksums"].items():
         file = Path(path) / name
-        if not file.is_file():
+        if not store.is_file(file):
             bad.append(f"{name} (missing)")
-        elif files.sha256(file) != checksum:
+        elif store.sha256(file) != checksum:
             bad.append(f"{name} (checksum differs)")
     return bad

@@ -7,6 +7,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.system import files, locks
 from phenomjax.system.errors import UserError
@@ -43,7 +44,7 @@ def stage(path: Path, folder: Path) -> Path:
                 progress.update()
             # the group's comes last: it says that all is there
             for name in ("tokens/zarr.json", "offsets/zarr.json", "zarr.json"):
-                files.write_bytes(target / name, (path / name).read_bytes())
+                files.write_bytes(target / name, store.read_bytes(path / name))
     except OSError as error:
         raise UserError(
             f"data.staging={folder} cannot take a copy of {path} ({error.strerror or error}). Give"
@@ -56,7 +57,7 @@ def stage(path: Path, folder: Path) -> Path:
 
 def _check_room(path: Path, folder: Path, checksums: dict[str, str]) -> None:
     need, free = (
-        sum((path / name).stat().st_size for name in checksums),
+        sum(store.size(path / name) for name in checksums),
         shutil.disk_usage(folder).free,
     )
     if need > free:
@@ -70,7 +71,7 @@ def _check_room(path: Path, folder: Path, checksums: dict[str, str]) -> None:
 def _copy(source: Path, target: Path, checksum: str) -> None:
     digest = hashlib.sha256()
     with files.replacing(target) as partial:
-        with source.open("rb") as data, partial.open("wb") as copy:
+        with store.open_input(source) as data, partial.open("wb") as copy:
             while piece := data.read(PIECE):
                 digest.update(piece)
                 copy.write(piece)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from phenomjax.data import store
 from phenomjax.data.images.ngff.metadata_files import as_list, as_map, as_whole, read_object
 from phenomjax.system.errors import UserError
 
@@ -77,10 +78,10 @@ class StoredArray(NamedTuple):
 
 def is_array(folder: Path) -> bool:
     """Whether a folder holds a Zarr array (and not a group, or nothing)."""
-    if (folder / ".zarray").is_file():
+    if store.is_file(folder / ".zarray"):
         return True
     file = folder / "zarr.json"
-    return file.is_file() and read_object(file).get("node_type") == "array"
+    return store.is_file(file) and read_object(file).get("node_type") == "array"
 
 
 def read_array(folder: Path) -> StoredArray:
@@ -90,7 +91,7 @@ def read_array(folder: Path) -> StoredArray:
       UserError: there is none, or it is damaged; one sentence with the file.
     """
     file = folder / "zarr.json"
-    if file.is_file() and "node_type" in (found := read_object(file)):
+    if store.is_file(file) and "node_type" in (found := read_object(file)):
         version = 3
         encoding = as_map(found.get("chunk_key_encoding"))
         grid = as_map(as_map(found.get("chunk_grid")).get("configuration"))
@@ -103,7 +104,7 @@ def read_array(folder: Path) -> StoredArray:
         chunk, dtype, inferred = grid.get("chunk_shape"), found.get("data_type"), False
     else:
         file, version = folder / ".zarray", 2
-        if not file.is_file():
+        if not store.is_file(file):
             raise UserError(
                 f"There is no array at {folder}: it has no .zarray and no zarr.json. The plate was"
                 " not copied whole; copy it again."
@@ -169,6 +170,8 @@ def list_files(folder: Path) -> Files:
     """All files below a folder: {path relative to it, "/" between folders: (bytes, ns of the last
     change)}; what cannot be listed is left out.
     """
+    if store.is_remote(folder):
+        return {listed.name: (listed.bytes, 0) for listed in store.list_files(folder)}
     found: Files = {}
     waiting = [("", str(folder))]
     while waiting:
@@ -238,10 +241,8 @@ def _shard_index(stored: StoredArray, name: str, steps: Whole) -> Bool[np.ndarra
         return all_there
     size, at_end = stored.shard_index
     try:
-        with (stored.folder / name).open("rb") as file:
-            if at_end:
-                file.seek(-size, os.SEEK_END)
-            content = file.read(size)
+        place = stored.folder / name
+        content = store.read_bytes(place, -size) if at_end else store.read_bytes(place, 0, size)
     except OSError:
         return all_there
     if len(content) != size:
@@ -251,8 +252,7 @@ def _shard_index(stored: StoredArray, name: str, steps: Whole) -> Bool[np.ndarra
 
 
 def _has_numbered_folder(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.name.isdecimal() and entry.is_dir() for entry in entries)
+    return any(name.isdecimal() for name in store.folders(folder))
 
 
 def _sizes(value: object) -> Whole | None:

@@ -5,7 +5,6 @@ of its axes.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Int, Shaped
 
+from phenomjax.data import store
 from phenomjax.data.images.ngff import chunks
 from phenomjax.data.images.ngff.chunks import Files, StoredArray, read_array
 from phenomjax.data.images.ngff.metadata_files import (
@@ -179,7 +179,7 @@ def spec(image: Image, view: ts.IndexTransform) -> ts.Spec:
     stored = image.array
     described = {
         "driver": "zarr" if stored.version == 2 else "zarr3",
-        "kvstore": {"driver": "file", "path": f"{os.path.realpath(stored.folder)}/"},
+        "kvstore": store.kvstore(stored.folder),
         "dtype": stored.dtype,
         "recheck_cached_data": "open",
         "transform": view.to_json(),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.system.errors import UserError
 
 
@@ -20,7 +21,7 @@ def read_object(file: Path) -> dict[str, object]:
       UserError: it cannot be read, is no UTF-8, no JSON, or no object.
     """
     try:
-        content = json.loads(file.read_bytes().decode("utf-8-sig"))
+        content = json.loads(store.read_bytes(file).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file} is not UTF-8 text (byte {error.start}): it is damaged. Copy it again."
@@ -30,6 +31,8 @@ def read_object(file: Path) -> dict[str, object]:
             f"{file} is not valid JSON ({error}): it is damaged. Copy it again."
         ) from error
     except OSError as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
             f"{file} cannot be read ({error.strerror}). Allow it to be read, or copy it again."
         ) from error
@@ -49,7 +52,7 @@ def attributes(folder: Path) -> Mapping[str, object]:
     """
     for name in ("zarr.json", ".zattrs"):
         file = folder / name
-        if not file.is_file():
+        if not store.is_file(file):
             continue
         content = read_object(file)
         found = content if name == ".zattrs" else as_map(content.get("attributes"))

@@ -182,7 +182,8 @@ def _pixels(size: tuple[int, int]) -> str:
 
 
 def _command(path: Path) -> str:
-    path = path if path.name not in ("", "..") else path.resolve()  # beside ".", not in it
+    if path.name in ("", ".."):
+        path = path.resolve()  # beside ".", not in it
     bank = path.parent / (path.name.split(".")[0] + "_bank.zarr")
     return (
         "python -m phenomjax.prepare images --layout ome-zarr --source"

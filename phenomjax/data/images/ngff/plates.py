@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.data.images.ngff import chunks
 from phenomjax.data.images.ngff.images import Image, read_image
 from phenomjax.data.images.ngff.metadata_files import (
@@ -158,7 +159,9 @@ def _kind(folder: Path, names: Sequence[str], described: Mapping[str, object]) -
 
 def folder_name(folder: Path) -> str:
     """The name of a folder without .zarr, .ome.zarr."""
-    return _SUFFIX.sub("", Path(os.path.abspath(folder)).name)
+    return _SUFFIX.sub(
+        "", (folder if store.is_remote(folder) else Path(os.path.abspath(folder))).name
+    )
 
 
 def read_plate(folder: Path) -> Plate:
@@ -229,9 +232,9 @@ def _plate_name(folder: Path, plate: Mapping[str, object]) -> tuple[str, bool, l
         return ours, True, []
     if re.search(r"[/\\]", name) or _NO_NAME.fullmatch(name):
         text = f"like its folder, not {given!r}, as its metadata say"
-        return ours, False, [f"{folder.absolute().name}: the plate is called {ours}, {text}"]
+        return ours, False, [f"{store.absolute(folder).name}: the plate is called {ours}, {text}"]
     text = f"as its metadata say, not {ours}"
-    return name, True, [f"{folder.absolute().name}: the plate is called {name}, {text}"]
+    return name, True, [f"{store.absolute(folder).name}: the plate is called {name}, {text}"]
 
 
 def _acquisitions(folder: Path, listed: Sequence[object], fields: Sequence[Field]) -> list[str]:
@@ -285,7 +288,7 @@ class _Reader:
     def read_well(self, path: str, well: str) -> None:
         """Notes the images of a well."""
         folder = self.folder / path
-        if not folder.is_dir():
+        if not store.is_dir(folder):
             detail = "is in the plate's list of wells, but not there: not acquired, or not copied"
             self.absent.append(Trouble("not_there", detail, path, well))
             return
@@ -364,8 +367,7 @@ def _folder(path: object) -> str:
 
 def _folders(folder: Path) -> list[str]:
     try:
-        found = (path for path in folder.iterdir() if path.is_dir())
-        return sorted(path.name for path in found if not path.name.startswith("."))
+        return [name for name in store.folders(folder) if not name.startswith(".")]
     except OSError:
         return []
 
@@ -373,7 +375,7 @@ def _folders(folder: Path) -> list[str]:
 def _image_or_trouble(plate: Path, waiting: tuple[str, str, str, str | None]) -> Image | Trouble:
     path, well, site, _ = waiting
     site = normalise_number(site)
-    if not (plate / path).is_dir():
+    if not store.is_dir(plate / path):
         detail = "is in its well's list of images, but not there: not acquired, or not copied"
         return Trouble("not_there", detail, path, well, site)
     try:
