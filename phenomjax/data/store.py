@@ -113,7 +113,8 @@ def read_bytes(path: str | Path, start: int = 0, stop: int | None = None) -> byt
     with errors(path):
         if start == 0 and stop is None:
             content = io.BytesIO()
-            return content.getvalue()[: fetch(path, content)]
+            total = fetch(path, content)
+            return content.getvalue()[:total]
         store, key = client(path)
         if start < 0 or (stop or 0) < 0 or stop is None:
             total = size(path)

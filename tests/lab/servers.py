@@ -144,7 +144,7 @@ class Proxy:
             status = 206  # rclone says 200
         if fault and fault.kind == "flip" and content:
             content = bytearray(content)
-            content[len(content) // 2] ^= 1
+            content[len(self.asked) * 7919 % len(content)] ^= 1  # never twice the same
         if fault and fault.kind in ("truncate", "stall"):
             self.send(client, status, headers, content, part=len(content) // 2)
             if fault.kind == "stall":
@@ -215,6 +215,9 @@ def _ask_gcs(port, method, path, headers, body):
         return status, {"Content-Type": "application/xml"}, _xml(items, query).encode()
     headers = {name.lower(): value for name, value in headers.items()}
     span = headers.pop("range", None)
+    create = method == "PUT" and headers.get("x-goog-if-generation-match") == "0"
+    if create and _ask(port, "GET", path, {"Host": "x"}, b"")[0] == 200:
+        return 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>"
     status, kept, content = _ask(port, "GET" if method == "HEAD" else method, path, headers, body)
     # TensorStore reads objects by ?alt=media; what else is JSON of the emulator's own
     mark = hashlib.md5(body or content).hexdigest()
