@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from phenomjax.data import manifest, store
+from phenomjax.data.stores.sinks import Hashing
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.files import in_units
 
@@ -153,7 +154,7 @@ class NodeCache:
         try:
             for _ in range(TRIES):
                 with partial.open("r+b") as part:
-                    digest = _Hashing(part)
+                    digest = Hashing(part)
                     got = store.fetch(path, digest, check=not sha256)
                     part.truncate(got)
                 if sha256 in ("", digest.sha256.hexdigest()):
@@ -270,22 +271,6 @@ class NodeCache:
         with (self.folder / f"lock.{name}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-class _Hashing:
-    """A file that is written and hashed."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, piece: bytes) -> int:
-        self.sha256.update(piece)
-        return self._file.write(piece)
-
-    def seek(self, place: int) -> None:
-        """Begins again."""
-        self._file.seek(place)
-        self.sha256 = hashlib.sha256()
 
 
 def _used(file: Path) -> int:

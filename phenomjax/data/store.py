@@ -1,10 +1,9 @@
 """Places in object stores beside those on disks: `s3://bucket/key`, `gs://bucket/key` and
 `http(s)://host/path` (to read) are read, listed and written by the same calls as local files.
 
-A location is a `Path`. `Path("s3://bucket/x")` is spelt `s3:/bucket/x` inside the program and is
-accepted so from users too; `url` gives it back as they know it. Never call `.resolve()`,
-`.absolute()` or `.exists()` on a location that may be remote. obstore moves objects, TensorStore
-reads arrays (`kvstore`).
+A location is a `Path`: `Path("s3://bucket/x")` is spelt `s3:/bucket/x` inside the program, and users
+may write it so; `url` gives it back. Never call `.resolve()`, `.absolute()` or `.exists()` on one
+that may be remote. obstore moves objects, TensorStore reads arrays (`kvstore`).
 """
 
 import contextlib
@@ -15,10 +14,11 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phenomjax.data.stores import clients
 from phenomjax.data.stores.errors import NotThere, StoreError, explain
+from phenomjax.data.stores.sinks import Hashing, Sink
 from phenomjax.data.stores.walking import Listed, walk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -35,14 +35,6 @@ ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them makes a fol
 
 MD5 = re.compile("[0-9a-f]{32}")
 TRIES = 3
-
-
-class Sink(Protocol):
-    """What `fetch` writes to."""
-
-    def write(self, piece: bytes, /) -> int: ...
-
-    def seek(self, place: int, /) -> object: ...
 
 
 def is_remote(path: str | Path) -> bool:
@@ -203,9 +195,9 @@ def is_dir(path: str | Path) -> bool:
     """
     if not is_remote(path):
         return Path(path).is_dir()
-    if not has_lists(path):
-        return any(is_file(f"{path}/{name}") for name in ZARR)
-    return next(iter(list_files(path)), None) is not None
+    if has_lists(path):
+        return next(iter(list_files(path)), None) is not None
+    return any(is_file(f"{path}/{name}") for name in ZARR)
 
 
 def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
@@ -241,13 +233,6 @@ def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
                 # a folder's own mark, of zero bytes, is no file
                 if name.startswith(start) and name != key:
                     yield Listed(name[len(start) :], entry["size"], entry["e_tag"] or "")
-
-
-def sha256(path: str | Path) -> str:
-    """Digest of a file."""
-    if not is_remote(path):
-        return files.sha256(Path(path))
-    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def absolute(path: str | Path) -> Path:
@@ -344,8 +329,11 @@ def open_input(path: str | Path) -> IO[bytes]:
 
 def sha256(path: str | Path) -> str:
     """Digest of a file, read once at constant memory."""
-    with open_input(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if not is_remote(path):
+        return files.sha256(Path(path))
+    digest = Hashing()
+    fetch(path, digest)
+    return digest.sha256.hexdigest()
 
 
 def kvstore(path: str | Path) -> dict[str, Any]:
@@ -371,9 +359,8 @@ def kvstore(path: str | Path) -> dict[str, Any]:
         if endpoint := clients.google_endpoint():
             os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", endpoint)
         return {"driver": "gcs", "bucket": bucket, "path": start, "gcs_request_retries": again}
-    address = f"{scheme}://{bucket}"
-    path = f"/{urllib.parse.quote(key)}/"
-    return {"driver": "http", "base_url": address, "path": path, "http_request_retries": again}
+    entry = {"driver": "http", "base_url": f"{scheme}://{bucket}", "http_request_retries": again}
+    return entry | {"path": f"/{urllib.parse.quote(key)}/"}
 
 
 def _expect(path: str | Path, got: int, wanted: int) -> None:
