@@ -1,9 +1,9 @@
 """Places in object stores beside those on disks: `s3://bucket/key`, `gs://bucket/key` and
 `http(s)://host/path` (to read) are read, listed and written by the same calls as local files.
 
-A location is a `Path`: `Path("s3://bucket/x")` is spelt `s3:/bucket/x` inside the program, and users
-may write it so; `url` gives it back. Never call `.resolve()`, `.absolute()` or `.exists()` on one
-that may be remote. obstore moves objects, TensorStore reads arrays (`kvstore`).
+A location is a `Path`: `Path("s3://bucket/x")` is spelt `s3:/bucket/x` inside the program, users
+may write it so too, and `url` gives it back. Never call `.resolve()`, `.absolute()` or `.exists()`
+on one that may be remote. obstore moves objects, TensorStore reads arrays (`kvstore`).
 """
 
 import contextlib

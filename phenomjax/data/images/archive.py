@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import Metadata, Runs, Table
 from phenomjax.system import files
@@ -54,7 +55,8 @@ class IndexedBank(ImageBank):
 
     def __init__(self, index: Path, row: dict):
         self._index, self._row = index, row
-        self.path = Path(os.path.normpath(index.parent / row["path"]))
+        remote = store.is_remote(row["path"])
+        self.path = Path(os.path.normpath(row["path"] if remote else index.parent / row["path"]))
         self.array_path = self.path / "images"
         self._describe(_json(row["array"]), row["channels"])
         self.shape = (row["images"], *self.shape[1:])
@@ -126,7 +128,7 @@ def write_index(banks: Sequence[ImageBank], out: Path) -> None:
                 f"{bank.path} is read in place, and an index lists banks: make one of it with"
                 " `python -m phenomjax.prepare images --layout ome-zarr`."
             )
-        path, folder = os.path.abspath(bank.path), os.path.abspath(out.parent)
+        path, folder = (os.path.normpath(store.absolute(one)) for one in (bank.path, out.parent))
         runs = bank.runs(GROUPS)
         values = list(runs.values())
         starts = zip(runs.starts.tolist(), runs.groups.tolist(), strict=True)
@@ -153,7 +155,7 @@ def write_index(banks: Sequence[ImageBank], out: Path) -> None:
 
 def is_index(path: Path) -> bool:
     """Whether this may be an index: a Parquet file."""
-    return path.suffix == ".parquet" and path.is_file()
+    return path.suffix == ".parquet" and store.is_file(path)
 
 
 def read_index(path: Path) -> list[ImageBank]:
@@ -163,9 +165,12 @@ def read_index(path: Path) -> list[ImageBank]:
       UserError: it is no index, damaged, or of a newer version.
     """
     try:
-        table = pq.ParquetFile(path).read()
+        with store.open_input(path) as file:
+            table = pq.ParquetFile(file).read()
         described = json.loads((table.schema.metadata or {}).get(b"phenomjax", b"{}"))
     except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is no Parquet file ({error}). Write the index again.") from error
     mend = "`python -m phenomjax.prepare index BANKS --out INDEX.parquet` makes one."
     if described.get("format") != FORMAT:

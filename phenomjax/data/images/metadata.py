@@ -274,8 +274,8 @@ def read_tables(folder: Path, recorded: Sequence[dict]) -> list[Table]:
 def other_rows(folder: Path, images: str, table: str, rows: int) -> UserError:
     """The error of a bank whose images and metadata do not belong together."""
     return UserError(
-        f"The bank {store.url(folder)} has {images} but {table} has {rows} rows: one of the two was replaced."
-        " Copy the bank again, or prepare it again."
+        f"The bank {store.url(folder)} has {images} but {table} has {rows} rows: one of the two was"
+        " replaced. Copy the bank again, or prepare it again."
     )
 
 
