@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.prepare.inspect.images",
         "what is in an image bank or a token bank, and whether all of it can be read",
     ),
+    "append": ("phenomjax.prepare.append", "a new experiment joins an image bank"),
     "subset": (
         "phenomjax.prepare.subsets.command",
         "a part of banks by a condition, a list or a share of plates: a list that a run reads",

@@ -70,8 +70,8 @@ def _with_examples(page: str) -> str:
 @functools.cache
 def _join_lines(kind: type[Any]) -> None:
     """Makes one paragraph of each field's docstring: tyro would keep its line breaks."""
-    hints = get_type_hints(kind, include_extras=True)
     for owner in filter(dataclasses.is_dataclass, kind.__mro__):
+        hints = get_type_hints(owner, include_extras=True)  # a class below may have others
         try:
             (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
         except OSError:  # a class that has no source

@@ -40,7 +40,7 @@ from phenomjax.data.images.metadata import (
     write_table,
 )
 from phenomjax.data.images.shards import Stored
-from phenomjax.data.zarr_files import open_array
+from phenomjax.data.zarr_files import Attributes, open_array
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.files import read_json
@@ -208,24 +208,32 @@ def write_metadata(path: str | Path, metadata: pa.Table | Iterable[pa.Table]) ->
     _write_table(Path(path), [], metadata)
 
 
-def append_metadata(path: str | Path, metadata: pa.Table | Iterable[pa.Table]) -> None:
+def append_metadata(
+    path: str | Path,
+    metadata: pa.Table | Iterable[pa.Table],
+    attributes: Attributes | None = None,
+) -> None:
     """Adds images whose shards are there already to a bank; it has them when its zarr.json is
     written, which comes last.
 
     Args:
       path: the bank.
       metadata: one row for each new image; or its parts, one after the other.
+      attributes: what else the bank records from then on.
     """
     path, tables = Path(path), ImageBank(path).tables
     if not tables[0].sha256:  # of before zarr.json named tables
         file = path / tables[0].file
         tables[0] = tables[0]._replace(sha256=files.sha256(file), bytes=file.stat().st_size)
     _record(path, tables)  # from now on images/zarr.json may have more images
-    _write_table(path, tables, metadata)
+    _write_table(path, tables, metadata, attributes)
 
 
 def _write_table(
-    path: Path, tables: Sequence[Table], metadata: pa.Table | Iterable[pa.Table]
+    path: Path,
+    tables: Sequence[Table],
+    metadata: pa.Table | Iterable[pa.Table],
+    attributes: Attributes | None = None,
 ) -> None:
     target = path / (f"metadata-{len(tables)}.parquet" if tables else "metadata.parquet")
     with files.replacing(target) as partial:
@@ -238,11 +246,11 @@ def _write_table(
         stored = read_json(path / "images" / zarr_files.NAME)
         stored["shape"][0] = sum(one.rows for one in tables) + rows
         files.write_json(path / "images" / zarr_files.NAME, stored)
-        _record(path, [*tables, table])
+        _record(path, [*tables, table], attributes)
 
 
-def _record(path: Path, tables: Sequence[Table]) -> None:
-    entry = zarr_files.read_entry(path)
+def _record(path: Path, tables: Sequence[Table], attributes: Attributes | None = None) -> None:
+    entry = zarr_files.read_entry(path) | (attributes or {})
     entry["tables"] = [table._asdict() for table in tables]
     if len(tables) > 1:
         entry["version"] = 2

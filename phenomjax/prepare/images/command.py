@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +41,21 @@ from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_ST
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
+# Raises a UserError for images that do not fit into the bank that they are for.
+Fits = Callable[[ImagePlan, raw_images.RawImages, eight_bit.Rule], None]
 
 
-def run(options: Options) -> int:
+class NothingNew(UserError):
+    """Every image of the source is in the bank of --not-in."""
+
+
+def run(options: Options, fits: Fits | None = None) -> int:
     """Prepares a bank; returns the exit code: 0 done, 1 done with rejected images, 75 stopped by a
     signal.
+
+    Args:
+      options: of the command.
+      fits: where the images are to join the bank of --not-in, looks whether they can.
     """
     layout, out = layouts.find(options.layout), options.out
     rule = eight_bit.parse(options.intensity) if options.intensity else None
@@ -74,7 +85,7 @@ def run(options: Options) -> int:
         options.strict,
         options.plate_wells,
     )
-    prepare = _Preparation(options, request, wanted_planes, joiner, constants, rule)
+    prepare = _Preparation(options, request, wanted_planes, joiner, constants, rule, fits)
     if options.dry_run or finished_before:
         with tempfile.TemporaryDirectory() as folder:
             here = Pool(options.jobs or core_count())
@@ -102,6 +113,7 @@ class _Preparation(NamedTuple):
     joiner: metadata.Joiner | None
     constants: Constants
     rule: eight_bit.Rule | None
+    fits: Fits | None
 
     def plan(
         self, folder: Path, executor: Executor, stop: threading.Event
@@ -157,6 +169,8 @@ class _Preparation(NamedTuple):
         if not source.dtype:
             raise _all_rejected(out, plan.rejected.plus(unreadable))
         rule = pixel_types.rule_for(self.rule, source, plan)
+        if self.fits:
+            self.fits(plan, source, rule)
         carried: Known = {}
         for other, counted_there in reversed(known):
             carried = {**carried, **_of_rule(counted_there, rule, other)}
@@ -190,7 +204,8 @@ class _Preparation(NamedTuple):
         empty = [one for one in closed.remarks if one.reason == findings.CONSTANT_CHANNEL]
         if not closing.finish(job, closed, numbers, attributes):
             return _stopped("; all images are finished")
-        return _report(out, closed, *found, empty)
+        again = f"--not-in {out} and another --out. A run takes several banks."
+        return _report(out, closed, *found, empty, "" if self.fits else again)
 
 
 def _stopped(how_far: str) -> int:
@@ -255,7 +270,7 @@ def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
         )
     if not new.plates:
         still = f" What is rejected still is: {new.rejected.first()[0]}." if new.rejected else ""
-        raise UserError(
+        raise NothingNew(
             f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
             f" prepare.{still}",
             EXIT_FAILED if still else EXIT_CONFIG,
@@ -312,6 +327,7 @@ def _report(
     rejected: list[Finding],
     remarked: Finding | None,
     empty: list[Finding],
+    again: str,
 ) -> int:
     log.info("wrote %s: %d images", out, closed.count)
     if closed.remarks:
@@ -330,15 +346,16 @@ def _report(
         log.error(
             "%d rejected (%s), the other %d images are in the bank. All are listed in %s:%s%s"
             "\nTraining can use the bank as it is. To have the rejected images too, mend them and"
-            " prepare them into a second bank: the same command with --not-in %s and another --out."
-            " A run takes several banks.",
+            " %s",
             count,
             findings.counted(closed.rejected.reasons),
             closed.count,
             out / findings.REJECTED,
             lines,
             more,
-            out,
+            f"prepare them into a second bank: the same command with {again}"
+            if again
+            else "run the same command again.",
         )
     return EXIT_FAILED if rejected or empty else EXIT_DONE
 

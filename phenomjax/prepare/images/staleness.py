@@ -43,12 +43,22 @@ def record(bank: Path, stamps: Iterable[str]) -> None:
     files.write_json(bank / RECORD, {"digest": digest(stamps)})
 
 
+def add(bank: Path, other: Path) -> None:
+    """Records that the images of another bank were appended to one."""
+    if not all((path / RECORD).is_file() for path in (bank, other)):
+        return
+    known, digest = (files.read_json(path / RECORD) for path in (bank, other))
+    appended = [*known.get("appended", []), digest["digest"]]
+    files.write_json(bank / RECORD, known | {"appended": list(dict.fromkeys(appended))})
+
+
 def looks_same(bank: ImageBank, digest: str) -> bool:
     """Whether files of images of a bank have the names, sizes and dates of then, given the digest
     of now; True of a bank that recorded none.
     """
     file = bank.path / RECORD
-    return not file.is_file() or files.read_json(file).get("digest") == digest
+    known = files.read_json(file) if file.is_file() else {"digest": digest}
+    return digest in (known.get("digest"), *known.get("appended", []))
 
 
 def check(
@@ -100,7 +110,7 @@ def check(
         log.warning("%d images of %s are not in %s any more", gone, bank.path, raw.folder)
         return
     log.info("dates in %s are others, the images are the same", raw.folder)
-    files.write_json(bank.path / RECORD, {"digest": now})
+    files.write_json(bank.path / RECORD, files.read_json(bank.path / RECORD) | {"digest": now})
 
 
 def _stale(bank: ImageBank, what: str, more: str = "") -> UserError:

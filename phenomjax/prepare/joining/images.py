@@ -146,11 +146,12 @@ def join(
     return EXIT_DONE
 
 
-def units_of(rows: Sequence[Rows], images_per_shard: int) -> Iterator[Unit[tuple[int, list[Part]]]]:
+def units_of(
+    rows: Sequence[Rows], images_per_shard: int, first: int = 0
+) -> Iterator[Unit[tuple[int, list[Part]]]]:
     """Some shards each: the number of the first, and what is in them."""
     size = max(1, UNIT_IMAGES // images_per_shard) * images_per_shard
     places = ((bank, row) for bank, part in enumerate(rows) for row in part)
-    first = 0
     while block := list(itertools.islice(places, size)):
         parts = [
             (bank, [row for _, row in group])
