@@ -3,6 +3,7 @@ with a loop in Python, and seqkit.
 
     python -m bench.sequences            # about 3 minutes, and 2 GB in a temporary folder
     python -m bench.sequences --quick    # 60 MB, 3 rounds
+    python -m bench.sequences --workers  # 1, 2, 4 workers, Dask, 10 million: bench.sequence_workers
 
 The same generated file in alternating rounds, each method in a fresh process; one process each. CPU
 seconds (user and system) are counted from when the imports are done and each method has read a
@@ -27,6 +28,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+from bench import sequence_workers
 
 GOAL = 200  # MB per CPU second
 MEMORY_MIB = 1024
@@ -319,7 +322,19 @@ def main() -> None:
     parser.add_argument(
         "--worker", nargs=4, metavar=("NAME", "FILE", "SMALL", "FOLDER"), help=argparse.SUPPRESS
     )
+    parser.add_argument("--workers", action="store_true", help="of bench.sequence_workers")
+    parser.add_argument("--run", nargs=6, help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.run:
+        kind, workers, path, folder, piece, shelf = flags.run
+        sequence_workers.run_once(
+            kind, int(workers), Path(path), Path(folder), int(piece), int(shelf)
+        )
+        return
+    if flags.workers:
+        print(machine(), flush=True)
+        sequence_workers.main(flags.quick)
+        return
     if flags.worker:
         worker(flags.worker[0], *map(Path, flags.worker[1:]))
         return

@@ -7,7 +7,8 @@ import pytest
 
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.engine import work_folder
-from phenomjax.prepare.sequences import assemble, job, pieces
+from phenomjax.prepare.sequences import job, pieces
+from phenomjax.prepare.sequences.assembly import parts
 from phenomjax.prepare.sequences.pieces import Piece
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare
@@ -38,7 +39,7 @@ def fails(patch, place, name, after, error):
 FAULTS = {
     "full disk": (Piece, "finish", 3, OSError(errno.ENOSPC, "No space left on device")),
     "full disk at the end": (
-        assemble,
+        parts,
         "_write_chunk",
         2,
         OSError(errno.ENOSPC, "No space left on device"),

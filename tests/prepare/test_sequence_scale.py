@@ -18,7 +18,7 @@ from phenomjax.data.divisible import divisible
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank
 from phenomjax.engine.local import Pool
 from phenomjax.prepare.sequences import command, division
-from phenomjax.prepare.sequences.duplicates import count_opens
+from phenomjax.prepare.sequences.assembly.duplicates import count_opens
 from phenomjax.prepare.sequences.pieces import PIECE_BYTES, SHELF_PIECES
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, rejected, stored

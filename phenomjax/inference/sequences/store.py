@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data import zarr_files
-from phenomjax.data.sequences.bank import FlatWriter
+from phenomjax.data.sequences.flat_array import FlatWriter
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import Notes, Unit
 from phenomjax.engine.work_folder import Description

@@ -21,7 +21,8 @@ from jaxtyping import Bool
 from phenomjax import __version__
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences import bank as token_bank
-from phenomjax.data.sequences.bank import METADATA_SCHEMA, SPLITS, FlatWriter, TokenBank
+from phenomjax.data.sequences.bank import METADATA_SCHEMA, SPLITS, TokenBank
+from phenomjax.data.sequences.flat_array import FlatWriter, write_flat_description
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
@@ -110,9 +111,7 @@ def join(
             log.warning("stopped. Run the same command again to continue.")
             return EXIT_STOPPED
         checksums = {f"tokens/c.{u.argument[0]}": notes.read(u.name)["sha256"] for u in units()}
-        checksums |= token_bank.write_flat_description(
-            out / "tokens", size, np.dtype("uint8"), fill, "token"
-        )
+        checksums |= write_flat_description(out / "tokens", size, np.dtype("uint8"), fill, "token")
         checksums |= _write_offsets(out, banks, pieces)
         checksums["metadata.parquet"] = _write_metadata(out, banks, pieces)
         ends = [0]

@@ -28,9 +28,10 @@ from phenomjax.engine import work_folder
 from phenomjax.engine.units import Argument, Executor, Note, Notes, Unit
 from phenomjax.prepare import growing
 from phenomjax.prepare.growing import Arguments
-from phenomjax.prepare.sequences import assemble, cluster_files, clusters, duplicates, tables
+from phenomjax.prepare.sequences import cluster_files, clusters
+from phenomjax.prepare.sequences.assembly import duplicates, parts, tables
+from phenomjax.prepare.sequences.assembly.layout import BankLayout
 from phenomjax.prepare.sequences.division import Division
-from phenomjax.prepare.sequences.layout import BankLayout
 from phenomjax.prepare.sequences.pieces import HASH, STOP, PieceSettings, scan, unit_of
 from phenomjax.prepare.sequences.plan import (
     DROPPED,
@@ -49,6 +50,7 @@ log = logging.getLogger("phenomjax")
 BUCKET_INPUT_BYTES, MOST_BITS = 2**29, 12
 FIRST_FILES, ENOUGH_IDS = 20, 20  # whose first ids are looked up in the clusters, before the work
 COMPRESSION = 4  # how much larger a compressed file is than it looks, about
+SLOWER = (8, 1)  # how much longer other formats take than FASTA, about
 
 
 def bucket_bits(sources: list[SequenceFile]) -> int:
@@ -131,11 +133,14 @@ class SequenceJob:
                 )
 
     def _worth(self, tasks: int, part: int = 1) -> int:
-        """How many processes are worth their start: one for each eighth of a piece, `part` times as
-        much where the work is light.
+        """How many processes are worth their start, which takes as long as a piece: one a piece,
+        `part` times as much where the work is light.
         """
-        size = sum(source.size for source in self.sources)
-        return max(1, min(tasks, size * 8 // (self.settings.piece_bytes * part) + 1))
+        size = sum(
+            source.size * (COMPRESSION if source.compressed else 1) * SLOWER[source.kind == "fasta"]
+            for source in self.sources
+        )
+        return max(1, min(tasks, size // (self.settings.piece_bytes * part) + 1))
 
     def scan(self, executor: Executor, cluster_file: clusters.ClusterFile | None) -> None:
         """Reads the files into pieces.
@@ -271,6 +276,7 @@ class SequenceJob:
         fasta = folder / "sequences.fasta"
         if not fasta.is_file():
             self._write_fasta(fasta)
+        log.info("clustering at %g, by this process on this machine", identity)
         found = mmseqs.linclust(fasta, folder, identity, coverage, threads, self.stop)
         if found is None:
             return
@@ -294,16 +300,13 @@ class SequenceJob:
         first = 0
         with files.replacing(target) as partial, partial.open("wb") as file:
             for piece in self.plan.folders():
-                wanted, sizes = (
-                    read_wanted(piece),
-                    read_lengths(piece).astype(np.int64) + before + after,
-                )
+                wanted = read_wanted(piece)
+                sizes = read_lengths(piece).astype(np.int64) + before + after
                 stops = sizes.cumsum()
                 tokens = np.memmap(piece / "tokens", np.uint8, "r") if len(wanted) else stops
                 for i in np.flatnonzero(wanted != DROPPED):
-                    text = letters[
-                        tokens[stops[i] - sizes[i] + before : stops[i] - after]
-                    ].tobytes()
+                    ids = tokens[stops[i] - sizes[i] + before : stops[i] - after]
+                    text = letters[ids].tobytes()
                     file.write(b">%d\n%b\n" % (first + i, text))
                 first += len(wanted)
 
@@ -343,7 +346,7 @@ class SequenceJob:
         rejected.
         """
         self._layout().write(self.work)
-        assemble.write_part(self.settings, self.work, ("rejected", 0))
+        parts.write_part(self.settings, self.work, ("rejected", 0))
         made = self.work / "bank" / "rejected.parquet"
         target = self.out.with_name(f"{self.out.stem}_rejected.parquet")
         if not pq.read_metadata(made).num_rows:
@@ -355,9 +358,9 @@ class SequenceJob:
         """Writes the files of the bank into OUT/.prepare/bank."""
         layout = self._layout()
         layout.write(self.work)
-        count = sum(1 for _ in assemble.parts(self.settings, layout))
-        units = assemble.parts(self.settings, layout)
-        self._do(executor, assemble.write_part, units, Progress("write", count, "files"), 4)
+        count = sum(1 for _ in parts.parts(self.settings, layout))
+        units = parts.parts(self.settings, layout)
+        self._do(executor, parts.write_part, units, Progress("write", count, "files"), 4)
 
     def repeated_ids(self) -> dict[str, int]:
         """How many records have an id that another one has too, where any do."""
@@ -374,7 +377,7 @@ class SequenceJob:
     def _make(self, options: Arguments, path: Path) -> None:
         made, checksums = self.work / "bank", {}
         layout = BankLayout.read(self.work)
-        for unit in assemble.parts(self.settings, layout):
+        for unit in parts.parts(self.settings, layout):
             checksums.update(self.notes.read(unit.name)["checksums"])
         # What the notes name, not what lies there: a killed worker may have left half a file.
         lists = [f"{name}.parquet" for name in tables.LISTS]

@@ -14,11 +14,11 @@ from phenomjax.data.sequences import compiled
 from phenomjax.data.sequences.bank import (
     BOUNDARIES,
     table_name,
-    write_flat_description,
 )
+from phenomjax.data.sequences.flat_array import write_flat_description
 from phenomjax.engine.units import Note, Unit
-from phenomjax.prepare.sequences import tables
-from phenomjax.prepare.sequences.layout import BankLayout
+from phenomjax.prepare.sequences.assembly import tables
+from phenomjax.prepare.sequences.assembly.layout import BankLayout
 from phenomjax.prepare.sequences.pieces import PieceSettings
 from phenomjax.prepare.sequences.plan import PieceList, read_lengths, read_wanted
 from phenomjax.system import files

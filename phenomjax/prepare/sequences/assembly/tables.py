@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data.sequences.bank import METADATA_SCHEMA
+from phenomjax.prepare.sequences.assembly.layout import BankLayout
 from phenomjax.prepare.sequences.clusters import hash_strings
-from phenomjax.prepare.sequences.layout import BankLayout
 from phenomjax.prepare.sequences.pieces import (
     LEFT_OUT_SCHEMA,
     REJECTED_SCHEMA,

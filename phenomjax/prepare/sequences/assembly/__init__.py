@@ -1,0 +1,1 @@
+"""From pieces to the files of a bank: duplicates out, everything to its place."""
