@@ -26,6 +26,11 @@ def add_sections(c: ConfigDict) -> None:
     c.data.banks = ()
     # file of `python -m phenomjax.prepare subset` that says which of their images; "" = all
     c.data.selection = ""
+    # where a node keeps a copy of the images, made before the first step, for all its processes:
+    # "disk" (its folder for temporary files), "memory" (shared memory), or a folder; "" = none
+    c.data.staging = ""
+    # share of the plates that is copied, another part of them on each node; 1.0 = all
+    c.data.staging_share = 1.0
     # share of crops from each bank; () = by number of images
     c.data.weights = ()
     # pixels; crops are square

@@ -43,7 +43,8 @@ def add_shared_sections(c: ConfigDict, add_model: Callable[[ConfigDict], None]) 
     c.data.eval_segment_len = 0
     # cut the corpus into lanes at another place every epoch
     c.data.random_offset = True
-    # folder on a local disk or in shared memory into which the banks are copied first; "" = none
+    # where a node keeps a copy of the banks, made before the first step, for all its processes:
+    # "disk" (its folder for temporary files), "memory" (shared memory), or a folder; "" = none
     c.data.staging = ""
     # batches that wait in memory
     c.data.prefetch_batches = 2

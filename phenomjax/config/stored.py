@@ -29,6 +29,7 @@ CHANGEABLE = (
     "data.threads",
     "data.prefetch_batches",
     "data.staging",
+    "data.staging_share",
     "data.eval_segment_len",
     "data.on_bad_image",
     "data.max_bad_images",

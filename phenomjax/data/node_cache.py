@@ -98,7 +98,13 @@ def opener(folder: Path, version: str, checksums: Mapping[str, str] | None = Non
     if checksums is None and store.is_file(found := manifest.beside(folder)):
         known = manifest.Manifest(found).sha256  # type: ignore[assignment]
     start, cache = len(str(folder)) + 1, shared()
-    return lambda path: cache.open(path, version, known(str(path)[start:]) or "")
+
+    def open_one(path: str | Path) -> int:
+        if not store.is_remote(path):  # a copy that the node has staged
+            return os.open(path, os.O_RDONLY)
+        return cache.open(path, version, known(str(path)[start:]) or "")
+
+    return open_one
 
 
 class NodeCache:

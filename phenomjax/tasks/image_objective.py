@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.data.images import staging
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks
+from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.split import split_rows
 from phenomjax.data.selections import choose
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
@@ -73,6 +75,9 @@ class ImageObjective:
         data = self.config.data
         banks, weights = banks_and_weights(self.config)
         chosen = choose(data.selection, banks)
+        if data.staging:
+            rows = [Rows.of(one.rows) for one in chosen] or [Rows.all(len(one)) for one in banks]
+            staging.stage(banks, rows, data.staging, data.staging_share)
         groups = {
             "chosen": chosen,
             "split_by": data.split_by,

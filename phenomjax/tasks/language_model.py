@@ -18,6 +18,7 @@ from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
 from phenomjax.data.sequences.lanes import Corpus, LaneLoader
 from phenomjax.data.sequences.vocabulary import SPECIALS, Vocabulary, vocabulary
 from phenomjax.data.simulated import families
+from phenomjax.data.staging import folder_of
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Carry, Params
@@ -109,9 +110,10 @@ class LanguageModel:
 
     def banks(self) -> list[TokenBank]:
         """The configured banks, staged if that is asked for."""
-        folder = self.config.data.staging
+        setting = self.config.data.staging
+        folder = folder_of(setting) if setting else None
         return [
-            open_token_bank(staging.stage(Path(path), Path(folder)) if folder else path)
+            open_token_bank(staging.stage(Path(path), folder) if folder else path)
             for path in self.config.data.banks
         ]
 

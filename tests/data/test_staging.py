@@ -4,13 +4,26 @@ kill.
 
 import multiprocessing
 import os
+import re
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from phenomjax.config import keys
+from phenomjax.data.images import staging as image_staging
+from phenomjax.data.images.bank import write_bank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.reader import CropReader
+from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank, write_token_bank
+from phenomjax.data.staging import folder_of
 from phenomjax.system.errors import UserError
+from phenomjax.system.files import sha256
+from phenomjax.tasks.mae import MaskedAutoencoder
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ def test_errors(bank, tmp_path, monkeypatch):
         staging.stage(bank.path, tmp_path / "file")
     usage = type("Usage", (), {"free": 10})
     with monkeypatch.context() as patch:
-        patch.setattr(staging.shutil, "disk_usage", lambda folder: usage)
+        patch.setattr("phenomjax.data.staging.shutil.disk_usage", lambda folder: usage)
         with pytest.raises(UserError, match=r"has 0.0 GiB left"):
             staging.stage(bank.path, tmp_path / "full")
     data = bytearray((bank.path / "tokens/c.1").read_bytes())
@@ -58,3 +71,102 @@ def test_errors(bank, tmp_path, monkeypatch):
     (bank.path / "tokens/c.1").write_bytes(data)
     with pytest.raises(UserError, match=r"c.1 is damaged: its sha256 is not the one recorded"):
         staging.stage(bank.path, tmp_path / "local")
+
+
+@pytest.fixture
+def images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (11, 24, 24, 2), np.uint8)
+    rows = pa.table({"plate": [f"p{i // 3}" for i in range(11)]})
+    write_bank(tmp_path / "b.zarr", pixels, rows, ["a", "b"], chunk=16, images_per_shard=2)
+    return open_bank(tmp_path / "b.zarr")
+
+
+def read_all(bank):
+    reader, out = CropReader(bank), np.zeros((len(bank), 24, 24, 2), np.uint8)
+    for number, image in enumerate(out):
+        reader.read_into(image, number, 0, 0)
+    return out
+
+
+def test_images_are_read_from_their_copy(images, tmp_path, caplog):
+    caplog.set_level("INFO")
+    expected, local = read_all(images), tmp_path / "local"
+    image_staging.stage([images], [Rows.all(11)], str(local))
+    assert re.search(r"6 files, .* copied to .* GB/s: the first step waited", caplog.text)
+    assert all(images.shard_path(i).is_relative_to(local) for i in range(11))
+    for file in (images.path / "images").glob("c.*"):
+        file.unlink()
+    np.testing.assert_array_equal(read_all(images), expected)
+    again = open_bank(images.path)
+    image_staging.stage([again], [Rows.all(11)], str(local))  # found, for the source is gone
+    np.testing.assert_array_equal(read_all(again), expected)
+    assert again.fingerprint == images.fingerprint and "is already in" in caplog.text
+
+
+def test_a_part_of_the_images(images, tmp_path, monkeypatch):
+    """The rest is read where it is; each node copies other plates."""
+    image_staging.stage([images], [Rows.of(np.array([2, 3, 7]))], str(tmp_path / "chosen"))
+    there = [images.shard_path(i).is_relative_to(tmp_path / "chosen") for i in range(11)]
+    assert there == [i in (2, 3, 6, 7) for i in range(11)]
+    expected, parts = read_all(open_bank(images.path)), []
+    for node in ("node1", "node2", "node3"):
+        monkeypatch.setattr("socket.gethostname", lambda node=node: node)
+        image_staging.stage([images], [Rows.all(11)], str(tmp_path / node), share=0.5)
+        parts.append([images.shard_path(i).is_relative_to(tmp_path / node) for i in range(11)])
+        np.testing.assert_array_equal(read_all(images), expected)
+    assert parts[0] != parts[1] and any(map(any, parts)) and not all(map(all, parts))
+    with pytest.raises(UserError, match=r"data.staging_share=0: give more than 0"):
+        image_staging.stage([images], [Rows.all(11)], str(tmp_path), share=0)
+
+
+def test_damaged_images_are_left_out_and_a_kill_is_continued(images, tmp_path, caplog):
+    """By the index of a shard, or the manifest of a mirror."""
+    expected = read_all(images)
+    os.truncate(images.shard_path(4), 20)
+    flipped = bytearray(images.shard_path(0).read_bytes())
+    flipped[5] ^= 1
+    (tmp_path / "manifest").write_bytes(flipped)
+    rows = {"key": ["images/c.0.0.0.0"], "sha256": [sha256(tmp_path / "manifest")]}
+    pq.write_table(pa.table(rows | {"state": ["verified"]}), tmp_path / "b.zarr.manifest.parquet")
+    image_staging.stage([images], [Rows.all(11)], str(tmp_path / "local"))
+    assert "c.2.0.0.0 is left out: the index at the end" in caplog.text
+    assert "c.0.0.0.0 is left out: its sha256 is not" in caplog.text
+    there = [images.shard_path(i).is_relative_to(tmp_path / "local") for i in range(11)]
+    assert there == [i not in (0, 1, 4, 5) for i in range(11)]
+    (copy,) = (tmp_path / "local").glob("b-*[!g]")
+    (done,) = copy.glob("staged-*.json")
+    done.unlink()
+    kept = os.stat(copy / "images/c.1.0.0.0").st_mtime_ns
+    (copy / "images/c.3.0.0.0").unlink()
+    (copy / "images/.part-c.3.0.0.0").write_bytes(b"half")
+    image_staging.stage([images], [Rows.all(11)], str(tmp_path / "local"))
+    assert os.stat(copy / "images/c.1.0.0.0").st_mtime_ns == kept
+    assert not list(copy.rglob(".part-*"))
+    out = np.zeros((24, 24, 2), np.uint8)
+    CropReader(images).read_into(out, 7, 0, 0)
+    np.testing.assert_array_equal(out, expected[7])
+
+
+def test_where_copies_go(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path))
+    assert folder_of("disk") == tmp_path / f"phenomjax-{os.getuid()}" and folder_of("x").name == "x"
+    assert folder_of("memory").parent.as_posix() == "/dev/shm"
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"data.staging=disk: .*gone cannot be used"):
+        folder_of("disk")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
+    with pytest.raises(UserError, match=r"0.0 GiB left.* --config.data.staging_share=0.5 or less"):
+        image_staging.stage([images], [Rows.all(11)], str(tmp_path / "full"))
+
+
+def test_a_run_reads_the_same_from_its_copy(images, tmp_path):
+    config = keys.base("mae")
+    config.data.update(banks=(str(images.path),), crop_size=16)
+    config.global_batch_size, config.model.channels, config.model.patch_size = 4, ("a", "b"), 8
+    expected = MaskedAutoencoder(config).loader("train", 0, 1).batch(3)
+    config.data.staging = str(tmp_path / "local")
+    found = MaskedAutoencoder(config).loader("train", 0, 1)
+    assert (tmp_path / "local").is_dir()
+    shutil.rmtree(images.path / "images")
+    for name, values in found.batch(3).items():
+        np.testing.assert_array_equal(values, expected[name])

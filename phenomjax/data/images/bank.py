@@ -39,6 +39,7 @@ from phenomjax.data.images.metadata import (
     read_tables,
     write_table,
 )
+from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.shards import Stored
 from phenomjax.data.zarr_files import Attributes, open_array
 from phenomjax.system import files
@@ -283,6 +284,7 @@ class ImageBank:
     axes = "NHWC"
     remarks: tuple[str, ...] = ()
     shape: tuple[int, ...]
+    _copies: tuple[Path, Rows] | None = None
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -365,7 +367,14 @@ class ImageBank:
 
     def shard_path(self, index: int) -> Path:
         """The file that holds image `index` (banks only)."""
-        return shard_path(self.path, self.shard_of(index))
+        shard = self.shard_of(index)
+        if self._copies is not None and shard in self._copies[1]:
+            return shard_path(self._copies[0], shard)
+        return shard_path(self.path, shard)
+
+    def read_from(self, folder: Path, shards: Rows) -> None:
+        """Crops of these shards are read from copies in a folder from now on."""
+        self._copies = folder, shards
 
     def where(self, index: int) -> Stored:
         """Where image `index` is stored (banks only)."""
