@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from phenomjax.data import store
 from phenomjax.system.errors import UserError, did_you_mean
 
 
@@ -45,24 +46,30 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
             f" phenomjax.prepare {command.split()[0]}` (or `{simulate}`) and give it with"
             " --config.data.banks=\"('bank.zarr',)\"."
         )
+    if config.data.cache_gb < 0 or store.is_remote(config.data.cache):
+        raise UserError(
+            f"config.data.cache is '{config.data.cache}' and config.data.cache_gb"
+            f" {config.data.cache_gb}; they must be a folder on a local disk and 0 or more."
+        )
     for path in config.data.banks:
-        index = Path(path).suffix == ".parquet" and Path(path).is_file()  # of image banks
-        if not index and not Path(path).is_dir():
+        index = Path(path).suffix == ".parquet" and store.is_file(path)  # of image banks
+        if not index and not store.is_dir(path):
+            looked = store.url(store.absolute(path).parent)
             raise UserError(
-                f"config.data.banks names {path}, which does not exist (looked in"
-                f" {Path(path).absolute().parent}). Make it with `python -m phenomjax.prepare"
-                f" {command} --out {path}`, or correct the path."
+                f"config.data.banks names {path}, which does not exist (looked in {looked}). Make"
+                f" it with `python -m phenomjax.prepare {command} --out {path}`, or correct the"
+                " path."
             )
 
 
 def check_selection(config: ConfigDict) -> None:
     """Checks that the selection is a file, where one is named."""
     path = config.data.selection
-    if path and not Path(path).is_file():
-        what = "is a folder; a bank goes into" if Path(path).is_dir() else "does not exist"
+    if path and not store.is_file(path):
+        what = "is a folder; a bank goes into" if store.is_dir(path) else "does not exist"
         mend = (
             " --config.data.banks."
-            if Path(path).is_dir()
+            if store.is_dir(path)
             else ". Make it with `python -m phenomjax.prepare subset --bank BANK --where CONDITION"
             f" --out {path}`, or correct the path."
         )

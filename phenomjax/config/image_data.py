@@ -31,6 +31,11 @@ def add_sections(c: ConfigDict) -> None:
     c.data.staging = ""
     # share of the plates that is copied, another part of them on each node; 1.0 = all
     c.data.staging_share = 1.0
+    # of banks in stores (s3://…): where the processes of a node keep what they fetched, a folder on
+    # a local disk; "" = PHENOMJAX_CACHE, or one in the folder for temporary files
+    c.data.cache = ""
+    # at most this much; 0.0 = PHENOMJAX_CACHE_GB, or 64, or half of what is free
+    c.data.cache_gb = 0.0
     # share of crops from each bank; () = by number of images
     c.data.weights = ()
     # pixels; crops are square

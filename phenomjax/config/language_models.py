@@ -46,6 +46,11 @@ def add_shared_sections(c: ConfigDict, add_model: Callable[[ConfigDict], None]) 
     # where a node keeps a copy of the banks, made before the first step, for all its processes:
     # "disk" (its folder for temporary files), "memory" (shared memory), or a folder; "" = none
     c.data.staging = ""
+    # of banks in stores (s3://…): where the processes of a node keep what they fetched, a folder on
+    # a local disk; "" = PHENOMJAX_CACHE, or one in the folder for temporary files
+    c.data.cache = ""
+    # at most this much; 0.0 = PHENOMJAX_CACHE_GB, or 64, or half of what is free
+    c.data.cache_gb = 0.0
     # batches that wait in memory
     c.data.prefetch_batches = 2
     # simulated protein families, made in the workdir when no bank is given

@@ -30,6 +30,8 @@ CHANGEABLE = (
     "data.prefetch_batches",
     "data.staging",
     "data.staging_share",
+    "data.cache",
+    "data.cache_gb",
     "data.eval_segment_len",
     "data.on_bad_image",
     "data.max_bad_images",

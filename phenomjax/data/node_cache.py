@@ -67,6 +67,20 @@ def _cache(folder: str, gigabytes: str) -> "NodeCache":
     return NodeCache(Path(folder), limit)
 
 
+@contextlib.contextmanager
+def afresh() -> Iterator[None]:
+    """A cache of its own that goes afterwards, for whoever checks what a store has now."""
+    before = os.environ.get(FOLDER)
+    with tempfile.TemporaryDirectory(prefix="inspect-", dir=shared().folder) as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(FOLDER)
+            if before is not None:
+                os.environ[FOLDER] = before
+
+
 def open_file(path: str | Path) -> int:
     """A descriptor of a file to read, or of an object that is fetched into the cache."""
     return shared().open(path) if store.is_remote(path) else os.open(path, os.O_RDONLY)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Integer
 
+from phenomjax.data import store
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -86,7 +87,7 @@ def parts_of(bank: Bank) -> tuple[Part, ...]:
     """
     tables = getattr(bank, "tables", ()) if kind_of(bank) == "images" else ()
     return tuple(
-        Part(table.rows, table.sha256 or files.sha256(bank.path / table.file)) for table in tables
+        Part(table.rows, table.sha256 or store.sha256(bank.path / table.file)) for table in tables
     ) or (Part(len(bank), bank.fingerprint),)
 
 
@@ -113,14 +114,15 @@ class Selection:
 
     def __init__(self, path: Path):
         self.path = path
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "is not there"
+        if not store.is_file(path):
+            what = "is a folder" if store.is_dir(path) else "is not there"
             raise UserError(
                 f"The selection {path} {what}. Name a file that {MAKE} wrote; a bank that a subset"
                 " was copied into goes into data.banks."
             )
         try:
-            schema = pq.read_schema(path)
+            with store.open_input(path) as file:
+                schema = pq.read_schema(file)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._no_selection(f"cannot be read as Parquet ({_first(error)})") from error
         if DESCRIPTION not in (schema.metadata or {}):
@@ -159,7 +161,7 @@ class Selection:
         """
         found: list[list[np.ndarray]] = [[] for _ in self.banks]
         try:
-            with pq.ParquetFile(self.path) as file:
+            with store.open_input(self.path) as opened, pq.ParquetFile(opened) as file:
                 for batch in file.iter_batches(columns=["bank", "row"]):
                     numbers, rows = (batch[name].to_numpy() for name in ("bank", "row"))
                     for number in np.unique(numbers):

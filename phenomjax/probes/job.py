@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from phenomjax.cluster import start
+from phenomjax.data import store
 from phenomjax.data.sequences import mmseqs
 from phenomjax.probes import figure_arrays, metrics
 from phenomjax.probes.features import embeddings
@@ -282,13 +283,13 @@ class Evaluation:
         runs where they still are.
         """
         named = {Path(path) for model in models.values() for path in model.config.data.banks}
-        banks = sorted(self.options.bank or (path for path in named if path.is_dir()))
+        banks = sorted(self.options.bank or (path for path in named if store.is_dir(path)))
         if gone := sorted(named - set(banks)) if not self.options.bank else []:
             self.details.notes.append(
                 "Pretraining banks that are gone were not searched for test sequences:"
                 f" {', '.join(map(str, gone))}. Name them with --bank."
             )
-        places = [str(bank.absolute()) for bank in banks]
+        places = [str(store.absolute(bank)) for bank in banks]
         for data in self._datasets.values():
             if self.stop.is_set():
                 raise Stopped

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.data import node_cache
 from phenomjax.data.images import staging
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks
@@ -117,6 +118,7 @@ def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float,
     """The banks that `data.banks` names, those of an index one by one; and `data.weights` for each:
     that of an index is divided by numbers of images.
     """
+    node_cache.use(config.data.cache, config.data.cache_gb)
     named, weights = open_banks(config.data.banks), tuple(config.data.weights)
     if len(weights) == len(named):
         weights = tuple(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.data import node_cache
 from phenomjax.data.selections import choose
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import BOUNDARIES, TokenBank, open_token_bank
@@ -85,6 +86,7 @@ class LanguageModel:
         with config.copy_and_resolve_references().unlocked() as config:
             if not config.data.banks:
                 config.data.banks = (str(simulate_bank(config, workdir)),)
+            node_cache.use(config.data.cache, config.data.cache_gb)
             for path in config.data.banks:
                 needed = len(open_token_bank(path).vocabulary)
                 config.model.vocab_size = config.model.vocab_size or needed
@@ -110,6 +112,7 @@ class LanguageModel:
 
     def banks(self) -> list[TokenBank]:
         """The configured banks, staged if that is asked for."""
+        node_cache.use(self.config.data.cache, self.config.data.cache_gb)
         setting = self.config.data.staging
         folder = folder_of(setting) if setting else None
         return [

@@ -128,10 +128,11 @@ class TokenBank:
         """METADATA_SCHEMA, one row a sequence, mapped and not read where that is possible."""
         with zarr_files.opening(self.path):
             return pa.concat_tables(
-                pq.read_table(self._table(name), memory_map=True) for name in self.tables
+                pq.read_table(self.table(name), memory_map=True) for name in self.tables
             )
 
-    def _table(self, name: str) -> Path | IO[bytes]:
+    def table(self, name: str) -> Path | IO[bytes]:
+        """One of `tables` to be read."""
         path = self.path / name
         size = store.size(path) if store.is_remote(path) else 0
         return node_cache.open_table(path, self.attributes["checksums"].get(name, ""), size)

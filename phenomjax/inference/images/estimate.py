@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import write_bank
 from phenomjax.inference.images import result as images_result
 from phenomjax.inference.images import worker
@@ -100,11 +101,12 @@ def _on_paper(options: Options, model: ImageModel) -> tuple[Cost, float, choose.
 def _cost(job: BankEmbedding) -> Cost:
     """What a bank takes; the sizes of the files of very many images are extrapolated from some."""
     bank, count = job.bank, len(job.bank)
-    looked_at = np.unique(np.linspace(0, count - 1, min(count, STAT_IMAGES)).astype(int))
+    most = 8 if store.is_remote(bank.path) else STAT_IMAGES
+    looked_at = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
     sizes = [
-        path.stat().st_size / bank.images_per_shard
+        store.size(path) / bank.images_per_shard
         for i in looked_at
-        if bank.attributes and (path := bank.shard_path(int(i))).is_file()
+        if bank.attributes and store.is_file(path := bank.shard_path(int(i)))
     ]
     stored = (
         float(np.mean(sizes)) if sizes else float(np.prod(bank.shape[1:])) * bank.dtype.itemsize

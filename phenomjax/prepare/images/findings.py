@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from phenomjax.data import store
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.system import files
 
@@ -106,8 +107,8 @@ def counted(reasons: Iterable[str]) -> str:
 def reasons(path: Path) -> collections.Counter[str]:
     """How often there is which reason in such a table; none where there is no table."""
     found: collections.Counter[str] = collections.Counter()
-    if path.is_file():
-        with pq.ParquetFile(path) as file:
+    if store.is_file(path):
+        with store.open_input(path) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(columns=["reason"]):
                 for one in pc.value_counts(batch["reason"]).to_pylist():
                     found[one["values"]] += one["counts"]

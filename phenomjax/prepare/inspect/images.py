@@ -4,7 +4,6 @@ look. Sequences: sequences.py beside this.
 
 import functools
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from tyro.conf import Positional
 
-from phenomjax.data import zarr_files
+from phenomjax.data import node_cache, store, zarr_files
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
 from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.reader import BadImageError, CropReader
 from phenomjax.data.images.shards import MISSING
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import sameness
@@ -24,7 +24,7 @@ from phenomjax.prepare.images.plan import sample
 from phenomjax.prepare.inspect import sequences, source_files, suspicions
 from phenomjax.system import processes
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED
-from phenomjax.system.files import save_figure, sha256
+from phenomjax.system.files import save_figure
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import core_count
 
@@ -81,6 +81,13 @@ def run(options: Options) -> int:
     """Prints the description, writes the figures; returns 1 when an image is damaged or a channel
     is empty.
     """
+    if store.is_remote(options.bank):
+        with node_cache.afresh():
+            return _inspect(options)
+    return _inspect(options)
+
+
+def _inspect(options: Options) -> int:
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
     if source_files.is_source(options.bank):
@@ -99,6 +106,7 @@ def run(options: Options) -> int:
         print(histogram_text(bank, counts, len(whole)))
         # beside the bank, not in it, where it is called "."
         path = bank.path if bank.path.name not in ("", "..") else bank.path.resolve()
+        path = Path(path.name) if store.is_remote(path) else path
         folder = options.out or path.parent / (path.stem + "_inspect")
         sheet = contact_sheet(bank, sample(whole, options.rows), counts)
         save_figure(sheet, folder / "contact_sheet.png", dpi=SHEET_DPI)
@@ -139,11 +147,13 @@ def run(options: Options) -> int:
 def describe(bank: ImageBank) -> str:
     """Shape, channels, chunks, compression, rule of intensity and metadata, as lines."""
     count, height, width, depth = bank.shape
-    stored = sum(path.stat().st_size for path in bank.array_path.rglob("*") if path.is_file())
+    # a web server does not say
+    there = store.list_files(bank.array_path) if store.has_lists(bank.path) else ()
+    stored = sum(file.bytes for file in there)
     raw = int(np.prod(bank.shape)) * bank.dtype.itemsize
     attributes = bank.attributes
     lines = {
-        "bank": f"{bank.path}, fingerprint {bank.fingerprint[:12]}",
+        "bank": f"{store.url(bank.path)}, fingerprint {bank.fingerprint[:12]}",
         "images": f"{count} of {height} x {width} pixels, {depth} channels, {bank.dtype}",
         "channels": ", ".join(bank.channels),
         "chunks": (
@@ -187,6 +197,8 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
     """Decodes one image; returns it and "", or None and what is wrong with it."""
     if bank.attributes:
         shard = bank.shard_path(index)
+        if store.is_remote(shard):  # once, through the cache
+            return _check_fetched(bank, index)
         if not shard.is_file():
             return None, "the file is missing"
         if fault := _index_fault(bank, index):
@@ -198,6 +210,15 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
             None,
             "does not decode: " + str(error).split(" [source locations")[0].splitlines()[0][:300],
         )
+
+
+def _check_fetched(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
+    image = np.empty(bank.shape[1:], bank.dtype)
+    try:
+        CropReader(bank).read_into(image, index, 0, 0)
+    except BadImageError as error:
+        return None, error.what
+    return image, ""
 
 
 def _index_fault(bank: ImageBank, index: int) -> str:
@@ -269,7 +290,7 @@ def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> Counted:
 def _strays(bank: ImageBank) -> list[tuple[int, str]]:
     firsts = range(0, len(bank), bank.images_per_shard)
     known = {bank.shard_path(index).name for index in firsts} | {"zarr.json"}
-    names = (entry.name for entry in os.scandir(bank.array_path))
+    names = store.names(bank.array_path)
     return [
         (-1, f"{bank.array_path / name} is no image of this bank: delete it")
         for name in sorted(names)
@@ -282,7 +303,7 @@ def _other_tables(bank: ImageBank) -> list[tuple[int, str]]:
     return [
         (-1, f"{bank.path / one['file']} is not as it was written: edited since, or damaged")
         for one in bank.attributes.get("tables", ())
-        if sha256(bank.path / one["file"]) != one["sha256"]
+        if store.sha256(bank.path / one["file"]) != one["sha256"]
     ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from phenomjax.data import store
 from phenomjax.data.sequences.bank import (
     FORMAT,
     METADATA_SCHEMA,
@@ -30,10 +31,10 @@ PART = 2**22  # elements read at a time
 
 def is_token_bank(path: Path) -> bool:
     """Whether a folder says of itself that it is a token bank, or is becoming one."""
-    if (path / UNFINISHED / "sources.json").is_file():
+    if store.is_file(path / UNFINISHED / "sources.json"):
         return True
     try:
-        group = json.loads((path / "zarr.json").read_text())
+        group = json.loads(store.read_bytes(path / "zarr.json"))
         return group["attributes"]["phenomjax"]["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -74,10 +75,12 @@ def inspect(path: Path, quick: bool) -> int:
 def describe(bank: TokenBank) -> str:
     """What the bank says of itself, as lines."""
     entry, words = bank.attributes, bank.vocabulary
-    stored = sum(file.stat().st_size for file in bank.path.rglob("*") if file.is_file())
+    # a web server does not say
+    listed = store.list_files(bank.path) if store.has_lists(bank.path) else ()
+    stored = sum(file.bytes for file in listed)
     unit = UNITS.get(words.name, "tokens")
     lines = {
-        "bank": f"{bank.path}, fingerprint {bank.fingerprint[:12]}",
+        "bank": f"{store.url(bank.path)}, fingerprint {bank.fingerprint[:12]}",
         "sequences": f"{len(bank):,}",
         "tokens": (
             f"{bank.tokens.size:,} ({unit} and boundary tokens), {stored / 2**20:.1f} MiB stored"
@@ -117,9 +120,8 @@ def _check(bank: TokenBank) -> list[str]:
     """Files that are missing, changed, or contradict each other."""
     damaged = damaged_files(bank.path)
     known = {*bank.attributes["checksums"], *growing.LISTS, "zarr.json", growing.DATES}
-    found = (
-        str(file.relative_to(bank.path)) for file in sorted(bank.path.rglob("*")) if file.is_file()
-    )
+    listed = store.list_files(bank.path) if store.has_lists(bank.path) else ()
+    found = (file.name for file in listed)
     damaged += [
         f"{name} (no file of this bank: delete it)"
         for name in found
@@ -135,7 +137,7 @@ def _check(bank: TokenBank) -> list[str]:
         last = int(part[-1])
     if last != bank.tokens.size:
         return [f"offsets (they end at token {last}, there are {bank.tokens.size})"]
-    rows = sum(pq.read_metadata(bank.path / name).num_rows for name in bank.tables)
+    rows = sum(pq.read_metadata(bank.table(name)).num_rows for name in bank.tables)
     return (
         [] if rows == len(bank) else [f"metadata.parquet ({rows} rows for {len(bank)} sequences)"]
     )
@@ -207,7 +209,7 @@ def _composition(bank: TokenBank, quick: bool) -> str:
 
 
 def _first_records(bank: TokenBank) -> str:
-    with pq.ParquetFile(bank.path / "metadata.parquet") as file:
+    with pq.ParquetFile(bank.table("metadata.parquet")) as file:
         rows = next(file.iter_batches(FIRST, columns=METADATA_SCHEMA.names), None)
         rows = rows.to_pylist() if rows else []
     lines = []

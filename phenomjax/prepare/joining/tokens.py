@@ -227,7 +227,7 @@ def _described(bank: TokenBank, rows: Rows) -> Iterator[pa.Table]:
     """The metadata of rows, from the row groups that have them."""
     wanted, first = rows.array(), 0
     for name in bank.tables:
-        with pq.ParquetFile(bank.path / name) as file:
+        with pq.ParquetFile(bank.table(name)) as file:
             for group in range(file.num_row_groups):
                 end = first + file.metadata.row_group(group).num_rows
                 begin, stop = np.searchsorted(wanted, (first, end))

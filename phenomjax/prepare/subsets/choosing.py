@@ -133,7 +133,7 @@ def _stored(bank: ImageBank | TokenBank, columns: list[str]) -> Iterator[pa.Reco
             yield from part.combine_chunks().to_batches(max_chunksize=BATCH)
         return
     for name in bank.tables:
-        with pq.ParquetFile(bank.path / name) as file:
+        with pq.ParquetFile(bank.table(name)) as file:
             yield from file.iter_batches(BATCH, columns=columns or ["id"])
 
 
