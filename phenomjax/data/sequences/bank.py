@@ -111,7 +111,7 @@ class TokenBank:
     def _row_groups(self) -> tuple[list[tuple[pq.ParquetFile, int]], np.ndarray]:
         """The row groups of all tables, and int64 [groups + 1], where each begins."""
         with zarr_files.opening(self.path):
-            tables = [pq.ParquetFile(self._table(name)) for name in self.tables]
+            tables = [pq.ParquetFile(self.table(name)) for name in self.tables]
         groups = [(table, n) for table in tables for n in range(table.num_row_groups)]
         counts = [table.metadata.row_group(n).num_rows for table, n in groups]
         return groups, np.cumsum([0, *counts])
