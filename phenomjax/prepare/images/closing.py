@@ -251,9 +251,8 @@ def finish(job: ImageJob, closed: Closed, numbers: Plates, attributes: Attribute
         staleness.record(path, itertools.chain.from_iterable(stamps))
 
     def empty(left: Path) -> None:
-        kinds = [kind for kind in ("staged", "packed") if (left / kind).is_dir()]
-        names = [f"{kind}/{name}" for kind in kinds for name in files.names(left / kind)]
-        _run(job, left, clear, (Unit(f"clear-{name.replace('/', '-')}", name) for name in names))
+        if closed.count > WORTH:
+            _run(job, left, clear, (Unit(f"clear-{digit:x}", f"{digit:x}") for digit in range(16)))
 
     try:
         work_folder.finish(job.work, make, job.out, empty=empty)
@@ -327,7 +326,7 @@ def _shards(end: Path, rows: Rows, room: int) -> Iterator[tuple[int, list[Stored
 def _packed(images: Sequence[Stored], room: int) -> Path:
     """The file of a shard of several images, by what is in it."""
     name = hashlib.sha256(repr((room, images)).encode()).hexdigest()[:32]
-    return Path("packed", name[:3], name)
+    return Path("packed", name[:2], name)
 
 
 def pack_shards(work: Path, room: int, chunks: int, end: Path, rows: Rows) -> Note:
@@ -350,9 +349,11 @@ def place_shards(work: Path, room: int, path: Path, end: Path, rows: Rows) -> No
     return {}
 
 
-def clear(work: Path, name: str) -> Note:
-    """Deletes a folder of what was staged or packed (a unit function)."""
-    shutil.rmtree(work / name, ignore_errors=True)
+def clear(work: Path, digit: str) -> Note:
+    """Deletes a sixteenth of what was staged and packed (a unit function)."""
+    for kind in ("staged", "packed"):
+        for folder in (work / kind).glob(f"{digit}*"):
+            shutil.rmtree(folder, ignore_errors=True)
     return {}
 
 

@@ -39,6 +39,7 @@ from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
 LARGEST_UNIT = 16  # images
+TINY_UNIT = 2**17  # bytes of pixels; of images so small that it holds more than LARGEST_UNIT
 STAGED_ROWS = 2**60  # of the bank that says how staged images are encoded
 # In the note of a unit, beside REJECTED: what went in with a remark, a list of Finding as JSON.
 REMARKS = "remarks"
@@ -64,9 +65,15 @@ class Target(NamedTuple):
     images_per_shard: int = 1
 
     @property
+    def unit(self) -> int:
+        """How many images a unit has at most."""
+        pixels = self.source.size[0] * self.source.size[1] * len(self.source.channels)
+        return max(LARGEST_UNIT, TINY_UNIT // max(2 * pixels, 1))
+
+    @property
     def staged(self) -> int:
         """How many images are staged in one shard."""
-        return min(self.images_per_shard, LARGEST_UNIT)
+        return min(self.images_per_shard, self.unit)
 
 
 class Part(NamedTuple):
@@ -226,15 +233,16 @@ def unit_name(rows: Sequence[str]) -> str:
 
 def units_of(target: Target, work: Path, table: Path, numbers: Numbers) -> Iterator[Unit[Part]]:
     """The images of each well of a plate, so that a file that is added or mended changes one unit
-    alone.
+    alone; of tiny ones, those of several.
     """
     read = pq.read_table(table, columns=["well", "stamp"])
     rows = [row_of(target, stamp, numbers) for stamp in read["stamp"].to_pylist()]
-    place, start = table.relative_to(work).as_posix(), 0
-    for _, well in itertools.groupby(read["well"].to_pylist()):
+    place, start, most = table.relative_to(work).as_posix(), 0, target.unit
+    wells = read["well"].to_pylist() if most == LARGEST_UNIT else [""] * len(rows)
+    for _, well in itertools.groupby(wells):
         count = len(list(well))
-        for first in range(start, start + count, LARGEST_UNIT):
-            last = min(first + LARGEST_UNIT, start + count)
+        for first in range(start, start + count, most):
+            last = min(first + most, start + count)
             yield Unit(unit_name(rows[first:last]), Part(place, first, last - first, numbers))
         start += count
 
@@ -245,7 +253,7 @@ def stored(rows: Sequence[str], staged: int) -> list[Stored]:
     for first in range(0, len(rows), staged):
         part = rows[first : first + staged]
         name = part[0] if len(part) == 1 else hashlib.sha256(repr(part).encode()).hexdigest()[:20]
-        path = Path("staged", name[:3], name)  # a folder with millions of files is slow
+        path = Path("staged", name[:2], name)  # a folder with millions of files is slow
         found += [Stored(path, place, len(part)) for place in range(len(part))]
     return found
 
