@@ -3,7 +3,6 @@ and images that end their process.
 """
 
 import contextlib
-import functools
 import os
 
 import numpy as np
@@ -15,8 +14,9 @@ import zarr
 from phenomjax.data.images import opening
 from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
-from phenomjax.engine.units import Notes, Unit
-from phenomjax.prepare.images import job, plan
+from phenomjax.engine.units import Notes
+from phenomjax.prepare.images import plan
+from phenomjax.prepare.images.conversion import job
 from phenomjax.prepare.images.naming import listing
 from phenomjax.prepare.images.pixels import raw_images
 from phenomjax.system.errors import UserError
@@ -184,8 +184,7 @@ class Deadly(Pool):
 
 def test_an_image_that_ends_its_process_is_rejected_alone(tmp_path, monkeypatch):
     write_jump(tmp_path / "raw", wells=3)
-    monkeypatch.setattr(job, "LARGEST_UNIT", 3)
-    monkeypatch.setattr(job, "units_of", functools.partial(units_of_plates, job.units_of))
+    monkeypatch.setattr(job, "TINY_UNIT", 2**20)  # a plate is a unit
     monkeypatch.setattr(choose, "executor", lambda *_: contextlib.nullcontext(Deadly(1)))
     for count in (1, 2):
         out = tmp_path / f"{count}.zarr"
@@ -201,15 +200,6 @@ def test_an_image_that_ends_its_process_is_rejected_alone(tmp_path, monkeypatch)
     assert prepare(tmp_path / "raw", tmp_path / "c.zarr", "jump") == 0
     (tmp_path / "1.zarr" / "rejected.parquet").unlink()
     assert contents(tmp_path / "1.zarr") == contents(tmp_path / "c.zarr")
-
-
-def units_of_plates(units_of, target, work, table, numbers):
-    """The images of a plate as one unit, to have one that can be divided."""
-    first, *others = units_of(target, work, table, numbers)
-    entries = plan.read_images(table, 0, 1 + len(others))
-    rows = [job.row_of(target, entry.stamp, numbers) for entry in entries]
-    argument = first.argument._replace(images=1 + len(others))
-    return [Unit(job.unit_name(rows), argument)]
 
 
 def test_a_source_that_vanishes_half_way(tmp_path, monkeypatch):

@@ -19,22 +19,22 @@ from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Executor
 from phenomjax.prepare import growing
 from phenomjax.prepare.images import (
-    closing,
     dry_run,
     findings,
-    grouping,
     metadata,
-    planning,
     staleness,
 )
 from phenomjax.prepare.images import options as options_of
+from phenomjax.prepare.images.conversion import closing
+from phenomjax.prepare.images.conversion.job import ImageJob, Target
 from phenomjax.prepare.images.findings import Found
-from phenomjax.prepare.images.job import ImageJob, Target
 from phenomjax.prepare.images.naming import layouts
 from phenomjax.prepare.images.options import Constants, Options
 from phenomjax.prepare.images.pixels import eight_bit, pixel_types, raw_images
 from phenomjax.prepare.images.pixels.percentiles import Known
 from phenomjax.prepare.images.plan import ImagePlan, write_plates
+from phenomjax.prepare.images.planning import make
+from phenomjax.prepare.images.planning.axes import Wanted
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.images.sources import reading
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
@@ -109,7 +109,7 @@ class _Preparation(NamedTuple):
 
     options: Options
     request: reading.Request
-    wanted: grouping.Wanted
+    wanted: Wanted
     joiner: metadata.Joiner | None
     constants: Constants
     rule: eight_bit.Rule | None
@@ -122,7 +122,7 @@ class _Preparation(NamedTuple):
         plates after a stop.
         """
         options = self.options
-        plan = planning.make(self.request, self.wanted, folder, executor, stop)
+        plan = make.make_plan(self.request, self.wanted, folder, executor, stop)
         if plan is None:
             plan = ImagePlan(folder)
         else:

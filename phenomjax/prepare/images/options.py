@@ -12,9 +12,10 @@ from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import file_of, read_table
 from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare import growing
-from phenomjax.prepare.images import grouping, metadata
+from phenomjax.prepare.images import metadata
 from phenomjax.prepare.images.naming import layouts
 from phenomjax.prepare.images.naming.listing import shown
+from phenomjax.prepare.images.planning.axes import Wanted
 from phenomjax.prepare.images.records import ImageKey
 from phenomjax.prepare.images.sources import file_list, reading, stacks
 from phenomjax.system import errors, files
@@ -175,7 +176,7 @@ def renames(options: Options) -> tuple[dict[str, str], dict[str, str]]:
     return own, others
 
 
-def wanted(options: Options, layout: layouts.FileLayout) -> grouping.Wanted:
+def wanted(options: Options, layout: layouts.FileLayout) -> Wanted:
     """What to make of the planes of the source."""
     experiment = [f"experiment={options.experiment}"] if options.experiment else []
     defaults = metadata.parse_pairs(
@@ -184,7 +185,7 @@ def wanted(options: Options, layout: layouts.FileLayout) -> grouping.Wanted:
     overrides = metadata.parse_pairs(
         options.set, "--set", (*metadata.VALUES, *ImageKey._fields[:4])
     )
-    return grouping.Wanted(
+    return Wanted(
         [item.strip() for item in options.channels.split(",") if item.strip()],
         layout.channels,
         options.z,

@@ -199,6 +199,12 @@ def choose_channels(
     return chosen
 
 
+def items_of(names: Sequence[str], chosen: Chosen) -> str:
+    """A value of --channels, with the names that the bank gives them."""
+    titles = {name: chosen.names.get(name, name) for name in names}
+    return quoted(",".join(n if n == title else f"{n}={title}" for n, title in titles.items()))
+
+
 def _labels(planes: Iterable[Plane]) -> dict[str, dict[str, Plane]]:
     """The labels of each number, with a plane that has it."""
     found: dict[str, dict[str, Plane]] = {}

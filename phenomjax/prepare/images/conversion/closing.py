@@ -27,9 +27,9 @@ from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
 from phenomjax.engine.units import REJECTED, Note, Notes, Unit
 from phenomjax.prepare.images import findings, metadata, staleness
-from phenomjax.prepare.images import job as jobs
+from phenomjax.prepare.images.conversion import job as jobs
+from phenomjax.prepare.images.conversion.job import ImageJob, Target
 from phenomjax.prepare.images.findings import Found
-from phenomjax.prepare.images.job import ImageJob, Target
 from phenomjax.prepare.images.metadata import Joiner, Value
 from phenomjax.prepare.images.pixels import eight_bit
 from phenomjax.prepare.images.pixels.percentiles import Plates, label
