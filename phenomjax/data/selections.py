@@ -91,6 +91,17 @@ def parts_of(bank: Bank) -> tuple[Part, ...]:
     ) or (Part(len(bank), bank.fingerprint),)
 
 
+def is_selection(path: Path) -> bool:
+    """Whether a file is a selection, or says so."""
+    if not store.is_file(path):
+        return False
+    try:
+        with store.open_input(path) as file:
+            return DESCRIPTION in (pq.read_schema(file).metadata or {})
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
 def choose(path: str | Path, banks: Sequence[Bank]) -> list[Chosen]:
     """What `data.selection` chooses of each bank; nothing at all if it is ""."""
     return Selection(Path(path)).of(banks) if str(path) else []
@@ -117,8 +128,8 @@ class Selection:
         if not store.is_file(path):
             what = "is a folder" if store.is_dir(path) else "is not there"
             raise UserError(
-                f"The selection {path} {what}. Name a file that {MAKE} wrote; a bank that a subset"
-                " was copied into goes into data.banks."
+                f"The selection {store.url(path)} {what}. Name a file that {MAKE} wrote; a bank"
+                " that a subset was copied into goes into data.banks."
             )
         try:
             with store.open_input(path) as file:
@@ -148,6 +159,8 @@ class Selection:
                 )
                 for one in described["banks"]
             )
+            if not all(source.parts for source in self.banks):
+                raise ValueError("a bank without tables")
             if self.kind not in KEYS or schema.field("row").type != pa.int64():
                 raise ValueError(f"kind {self.kind!r}")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -181,14 +194,16 @@ class Selection:
         Raises:
           UserError: one is another bank.
         """
-        rows, found, free = self.rows(), list[Chosen](), list(range(len(self.banks)))
+        rows, found = self.rows(), list[Chosen]()
+        free = dict[tuple[str, Part], list[int]]()  # of thousands of banks, by their first table
+        for number, source in enumerate(self.banks):
+            free.setdefault((self.kind, source.parts[0]), []).append(number)
         for bank in banks:
             parts = parts_of(bank)
             fits = [
                 number
-                for number in free
-                if self.kind == kind_of(bank)
-                and parts[: len(self.banks[number].parts)] == self.banks[number].parts
+                for number in free.get((kind_of(bank), parts[0]), ())
+                if parts[: len(self.banks[number].parts)] == self.banks[number].parts
             ]
             if not fits:
                 raise self._other_bank(bank)
@@ -200,15 +215,24 @@ class Selection:
                     Path(self.banks[one].path).name != bank.path.name,
                 ),
             )
-            free.remove(number)
+            free[self.kind, parts[0]].remove(number)
             found.append(Chosen(rows[number], _fingerprint(bank, self.banks[number], rows[number])))
-        for number in free:
+        for number in sorted(number for left in free.values() for number in left):
             if len(rows[number]):
                 log.warning(
                     "%s chooses %d %s of %s too, which is not among the banks",
                     *(self.path, len(rows[number]), self.kind, self.banks[number].path),
                 )
         return found
+
+    def describe(self) -> str:
+        """What it is, as lines."""
+        made = {name: value for name, value in self.made.items() if name != "sha256"}
+        lines = {"selection": f"{self.path}, of {self.kind}"}
+        for source, rows in zip(self.banks, self.rows(), strict=True):
+            lines[source.path] = f"{len(rows):,} of {source.of:,}"
+        lines |= {f"--{name}" if name != "phenomjax" else name: str(v) for name, v in made.items()}
+        return "\n".join(f"{name + ':':19} {text}" for name, text in lines.items())
 
     def _other_bank(self, bank: Bank) -> UserError:
         names = ", ".join(source.path for source in self.banks[:4])

@@ -30,7 +30,7 @@ from tyro.conf import Suppress, arg
 
 from phenomjax.data import store
 from phenomjax.data.images import bank as image_bank
-from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.bank import APPENDING, ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.rows import Rows
@@ -51,7 +51,7 @@ from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
-WORK, DONE = ".append", "done"  # in the bank; and there, while it is deleted
+DONE = "done"  # what is left of work in the bank while it is deleted
 APART = (
     "prepare them into a bank of their own with `python -m phenomjax.prepare images`: a run reads"
     " several, which may differ"
@@ -78,7 +78,7 @@ def run(options: Options) -> int:
     by a signal.
     """
     bank = _open(options.bank)
-    work = bank.path / WORK
+    work = bank.path / APPENDING
     wanted = _as_images(options, bank, work / "new.zarr")
     fits = functools.partial(_check_fits, bank, wanted)
     if options.dry_run:
@@ -103,7 +103,7 @@ def run(options: Options) -> int:
 
 
 def _append(bank: ImageBank, wanted: images_options.Options, fits: command.Fits) -> int:
-    new, work = wanted.out, bank.path / WORK
+    new, work = wanted.out, bank.path / APPENDING
     try:
         code = command.run(wanted, fits)
     except command.NothingNew as nothing:

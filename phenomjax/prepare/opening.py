@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.opening import open_banks as open_image_banks
 from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
 from phenomjax.data.zarr_files import read_entry
 from phenomjax.system.errors import UserError
@@ -14,7 +15,7 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
     """Opens banks of one kind: ("images" or "sequences", the banks).
 
     Args:
-      paths: of them.
+      paths: of them, or of an index of image banks.
       setting: the option that names them.
 
     Raises:
@@ -27,7 +28,7 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
         raise UserError(f"`{setting}` names {twice[0]} twice. Name it once.")
     tokens = [path for path in paths if read_entry(path).get("format") == FORMAT]
     if not tokens:
-        return "images", [open_bank(path) for path in paths]
+        return "images", [bank for banks in open_image_banks(paths) for bank in banks]
     if len(tokens) < len(paths):
         other = next(path for path in paths if path not in tokens)
         raise UserError(
@@ -35,3 +36,14 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
             " banks of one kind."
         )
     return "sequences", [open_token_bank(path) for path in paths]
+
+
+def check_on_disk(banks: Sequence[ImageBank | TokenBank], out: Path) -> None:
+    """Raises a UserError where a bank, or the one to be made of some, lies in a store."""
+    for path in (*(bank.path for bank in banks), out):
+        if store.is_remote(path):
+            raise UserError(
+                f"{store.url(path)} lies in a store, and banks are joined on disks: copy it with"
+                " `python -m phenomjax.prepare mirror SRC DST` (--only SELECTION copies what a"
+                " selection needs), or train on banks where they are: a run reads several."
+            )

@@ -81,7 +81,7 @@ def test_a_bank_that_changed_is_noticed(paths, tmp_path):
     archive.write_index([open_bank(path) for path in paths], tmp_path / "x.parquet")
     bank.write_metadata(paths[0], open_bank(paths[0]).metadata.slice(0, 3))
     banks = archive.read_index(tmp_path / "x.parquet")
-    with pytest.raises(UserError, match=r"one.zarr is not the one .* had 4 images and has 3;"):
+    with pytest.raises(UserError, match=r"one.zarr is not the one .* had 4 images and has 3,"):
         loader(banks).batch(0)
     (paths[1] / "zarr.json").unlink()
     with pytest.raises(UserError, match=r"two.zarr cannot be opened: a file .* is missing"):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from phenomjax.data.images import archive
 from phenomjax.data.images.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
@@ -18,6 +19,7 @@ from phenomjax.data.selections import Selection, choose
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.prepare import append
 from phenomjax.prepare.images.pixels import eight_bit
+from phenomjax.prepare.inspect import images as inspect
 from phenomjax.prepare.joining import command as merge
 from phenomjax.prepare.subsets import command as subset
 from phenomjax.system import locks
@@ -70,6 +72,8 @@ def test_new_images_come_last_and_nothing_else_changes(bank, tmp_path, caplog):
     expected = eight_bit.to_8_bit(np.stack(planes, -1), list(found["B"].values()))
     assert np.array_equal(longer.read(5), expected)
     assert not (bank / ".append").exists()
+    assert "appended:          2 + 5 images in 2 tables" in inspect.describe(longer)
+    assert run_as_door(inspect, [bank, "--out", tmp_path / "look", "--jobs", "1"]) == 0
     assert "appended 5 images" in caplog.text
     state = {path: path.read_bytes() for path in bank.rglob("*") if path.is_file()}
     assert appended(bank, tmp_path / "second") == 0  # once
@@ -145,6 +149,15 @@ def test_rejected_images_are_listed_until_they_are_mended(bank, tmp_path):
     spoilt.write_bytes(whole)
     assert appended(bank, tmp_path / "second") == 0
     assert len(open_bank(bank)) == 7 and not (bank / "rejected.parquet").exists()
+
+
+def test_an_index_of_banks_reads_on(bank, tmp_path):
+    """A run may open a bank of its index long after it began."""
+    archive.write_index([open_bank(bank)], tmp_path / "i.parquet")
+    (early,) = archive.read_index(tmp_path / "i.parquet")
+    assert appended(bank, tmp_path / "second") == 0
+    assert len(early) == len(early.metadata) == 2
+    assert np.array_equal(early.read(1), open_bank(bank).read(1))
 
 
 def loader(bank, selection=""):

@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.config import keys
+from phenomjax.data.images import archive
 from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.selections import Selection, choose
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.data.sequences.lanes import Corpus, EpochStream, LaneLoader
+from phenomjax.prepare.inspect import images as inspect
 from phenomjax.prepare.subsets import command
 from phenomjax.prepare.subsets.choosing import Wanted
 from phenomjax.prepare.subsets.choosing import choose as choose_rows
@@ -144,7 +146,7 @@ def test_a_value_that_is_not_there_is_told(folder, tmp_path, caplog):
     assert "No gene is 'MDM3'. Did you mean 'MDM2'?" in caplog.text
 
 
-def test_what_is_chosen_is_counted(folder, tmp_path, caplog):
+def test_what_is_chosen_is_counted(folder, tmp_path, caplog, capsys):
     caplog.set_level(logging.INFO)
     words = ["--where", 'plate == "P01"', "--overwrite"]
     subset(folder / "b.zarr", tmp_path / "s.parquet", *words)
@@ -152,6 +154,8 @@ def test_what_is_chosen_is_counted(folder, tmp_path, caplog):
     found = pq.read_table(tmp_path / "s.parquet")
     assert found["plate"].unique().to_pylist() == ["P01"]
     assert found["well"].to_pylist() == WELLS[12:24].tolist()
+    assert run_as_door(inspect, [tmp_path / "s.parquet"]) == 0
+    assert "12 of 48" in capsys.readouterr().out
     with pytest.raises(UserError, match="--overwrite"):
         subset(folder / "b.zarr", tmp_path / "s.parquet", *words[:2])
 
@@ -297,6 +301,14 @@ def test_several_banks(folder, tmp_path, caplog):
         assert found == {"b.zarr": [3], "c.zarr": [4]}
     assert choose(words[-1], opened[:1])[0].rows.tolist() == [3]
     assert "chooses 1 images of" in caplog.text
+
+
+def test_banks_of_an_index(folder, tmp_path):
+    archive.write_index([open_bank(folder / "b.zarr")], tmp_path / "i.parquet")
+    rows = subset(tmp_path / "i.parquet", tmp_path / "s.parquet", "--where", 'plate == "P02"')
+    banks = archive.read_index(tmp_path / "i.parquet")
+    assert rows == choose(tmp_path / "s.parquet", banks)[0].rows.tolist() == list(range(24, 36))
+    assert loader(banks, tmp_path / "s.parquet", split_by="well").num_images > 0
 
 
 LISTS = {

@@ -76,12 +76,13 @@ class IndexedBank(ImageBank):
           UserError: it is another one than when the index was made.
         """
         bank = ImageBank(self.path)
-        if bank.fingerprint != self.fingerprint:
+        longer = (one["before"] for one in bank.attributes.get("appended", []))
+        if self.fingerprint not in (bank.fingerprint, *longer):
             raise UserError(
                 f"The bank {self.path} is not the one that the index {self._index} describes: it"
-                f" had {len(self):,} images and has {len(bank):,}; images were appended, or it was"
-                f" prepared anew. Write the index again: `python -m phenomjax.prepare index BANKS"
-                f" --out {self._index}`."
+                f" had {len(self):,} images and has {len(bank):,}, and was prepared anew. Write the"
+                " index again: `python -m phenomjax.prepare index BANKS --out"
+                f" {self._index}`."
             )
         return bank
 
@@ -95,7 +96,8 @@ class IndexedBank(ImageBank):
 
     @functools.cached_property
     def described(self) -> Metadata:
-        return self.opened.described
+        self.check()
+        return Metadata(self.path, self.tables)  # without what was appended since
 
     def runs(self, columns: Sequence[str]) -> Runs:
         """Columns of the metadata as runs; those of plates are in the index."""

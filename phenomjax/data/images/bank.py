@@ -49,6 +49,7 @@ from phenomjax.system.files import read_json
 # Version 2 has several tables, or shards of several images; a bank that needs neither stays 1.
 FORMAT, VERSION = "image_bank", 2
 DTYPES = {"uint8": 8, "uint16": 16}
+APPENDING = ".append"  # a folder in a bank that `prepare append` is making longer
 
 
 def create_bank(

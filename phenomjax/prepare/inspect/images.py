@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from tyro.conf import Positional
 
-from phenomjax.data import node_cache, store, zarr_files
-from phenomjax.data.images.bank import ImageBank
+from phenomjax.data import node_cache, selections, store, zarr_files
+from phenomjax.data.images.bank import APPENDING, ImageBank
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import BadImageError, CropReader
@@ -57,8 +57,8 @@ class Options:
     """The bank, and how closely to look."""
 
     bank: Positional[Path]
-    """the bank, NAME.zarr, any other Zarr array with `axes`, or a file of sequences to see what it
-    is"""
+    """the bank, NAME.zarr, any other Zarr array with `axes`, a selection of `prepare subset`, or a
+    file of sequences to see what it is"""
 
     axes: str | None = None
     """for an array that is no bank: its axes in order, for instance NCHW"""
@@ -90,6 +90,9 @@ def run(options: Options) -> int:
 def _inspect(options: Options) -> int:
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
+    if selections.is_selection(options.bank):
+        print(selections.Selection(options.bank).describe())
+        return EXIT_DONE
     if source_files.is_source(options.bank):
         return source_files.inspect(options.bank)
     bank = open_bank(options.bank, options.axes)
@@ -179,6 +182,13 @@ def describe(bank: ImageBank) -> str:
         for name in (findings.REJECTED, findings.REMARKS):
             if listed := findings.reasons(bank.path / name):
                 lines[name.removesuffix(".parquet")] = f"{findings.counted(listed)} ({name})"
+        if len(bank.tables) > 1:
+            parts = " + ".join(str(table.rows) for table in bank.tables)
+            lines["appended"] = f"{parts} images in {len(bank.tables)} tables"
+        for source in attributes.get("sources", ()):
+            lines[f"of {source['bank']}"] = f"{source['images']} of {source['of']} images"
+        if (bank.path / APPENDING).is_dir():
+            lines["append"] = "begun and not finished: run the same command again"
     metadata = {}
     for name in METADATA_SCHEMA.names:
         if name in UNIQUE:
@@ -288,6 +298,8 @@ def _count_all(bank: ImageBank, indices: list[int], jobs: int) -> Counted:
 
 
 def _strays(bank: ImageBank) -> list[tuple[int, str]]:
+    if (bank.path / APPENDING).is_dir():  # shards that are not the bank's yet
+        return []
     firsts = range(0, len(bank), bank.images_per_shard)
     known = {bank.shard_path(index).name for index in firsts} | {"zarr.json"}
     names = store.names(bank.array_path)

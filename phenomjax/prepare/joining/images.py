@@ -30,6 +30,7 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare import growing
+from phenomjax.prepare.opening import check_on_disk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -106,6 +107,7 @@ def join(
       UserError: the disk is full, an image of a bank is missing or damaged, or something else is at
         `out`.
     """
+    check_on_disk(banks, out)
     recorded = lambda path: open_bank(path).attributes.get("prepare")  # noqa: E731
     if growing.is_finished(out, arguments, "image bank", recorded):
         log.info("%s is finished already: %d images. Nothing to do.", out, len(open_bank(out)))

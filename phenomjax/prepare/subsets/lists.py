@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from phenomjax.data.images.wells import normalise_number, normalise_well
-from phenomjax.data.selections import DESCRIPTION, KEYS, Bank, Selection, parts_of
+from phenomjax.data.selections import KEYS, Bank, Selection, is_selection, parts_of
 from phenomjax.data.tables import PublishedTable, read_table
 from phenomjax.system.errors import UserError
 
@@ -43,12 +42,12 @@ class Listed:
         self._rows: list[np.ndarray] | None = None
         self._names: dict[str, list[int]] = {}
         self._met = set[str]()
-        if _is_selection(path) and (found := _of_these(Selection(path), kind, banks)):
+        if is_selection(path) and (found := _of_these(Selection(path), kind, banks)):
             self._rows = found
             return
         table = read_table(path)
         names = [str(name) for name in KEYS[kind] if name in table.columns]
-        if "row" in table.columns and not _is_selection(path):
+        if "row" in table.columns and not is_selection(path):
             self._rows = _numbered(table, banks)
         elif names:
             self.columns = tuple(names)
@@ -97,13 +96,6 @@ def _joined(table: pa.Table | pa.RecordBatch, columns: tuple[str, ...]) -> pa.Ar
     """The columns of each row as one text; a missing value is another one than an empty text."""
     parts = [pc.fill_null(table[name].cast(pa.string()), "\0") for name in columns]
     return pc.binary_join_element_wise(*parts, "\x1f")
-
-
-def _is_selection(path: Path) -> bool:
-    try:
-        return DESCRIPTION in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError, ValueError):
-        return False
 
 
 def _of_these(selection: Selection, kind: str, banks: list[Bank]) -> list[np.ndarray] | None:
