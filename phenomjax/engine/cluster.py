@@ -70,10 +70,11 @@ class Cluster:
         resource: str = "",
         every: float = 5.0,
     ):
-        self.connect, self.folder, self.deaths = connect, folder / "engine", deaths
+        self.connect, self.folder, self.deaths = connect, folder.absolute() / "engine", deaths
         self.resource, self.every = resource, every
         self._open = contextlib.ExitStack()
         self._scheduler: Scheduler | None = None
+        self.workers: dict[str, int] = {}  # what each does at once, by address
 
     def close(self) -> None:
         """Ends the connection, and the workers that were started for it."""
@@ -91,7 +92,7 @@ class Cluster:
         at_most: int | None = None,
     ) -> Iterator[tuple[str, Note]]:
         """Does what is not committed; see `Executor.run`."""
-        notes = Notes(work)
+        notes = Notes(work.absolute())  # workers may be at another place
         left = (unit for unit in units if not notes.is_committed(unit.name))
         first = next(left, None)
         if first is None or stop.is_set():
@@ -141,20 +142,18 @@ class _Run(Generic[Argument]):
         self.missed = collections.Counter[str]()
         self.blamed = set[str]()  # workers whose death has its suspect
         self.size = 1
-        self.workers: dict[str, int] = {}  # threads by address
-        self.looked = self.seen = time.monotonic()
-        self.told = 0.0
+        self.seen, self.told, self.look_at = time.monotonic(), 0.0, 0.0
 
     def everything(self, stop: threading.Event) -> Iterator[tuple[str, Note]]:
         """Does all units, or ends at `stop`."""
         try:
-            self._look(log_it=False)
+            self._look()
             while True:
                 if stop.is_set():
                     self.terms.stop.touch()
-                    if not self.workers:
+                    if not self.cluster.workers:
                         return
-                window = max(4, 2 * sum(self.workers.values()))
+                window = max(4, 2 * sum(self.cluster.workers.values()))
                 while len(self.held) < window and not stop.is_set():
                     if not (units := self._next_bundle(window)):
                         break
@@ -292,22 +291,19 @@ class _Run(Generic[Argument]):
                 self.suspects.append(units[0])
                 self.again.extend(units[1:])
 
-    def _look(self, log_it: bool = True) -> None:
+    def _look(self) -> None:
         """Tells who joined and who left; raises UserError if nobody ever will."""
-        now = time.monotonic()
-        if log_it and now - self.looked < (self.cluster.every if self.workers else 1.0):
+        now, before = time.monotonic(), self.cluster.workers
+        if now < self.look_at:
             return
-        self.looked = now
+        self.look_at = now + (self.cluster.every if before else 1.0)
         there = self._ask_for_workers()
         if there is None:
             return
-        joined, gone = (
-            len(there.keys() - self.workers.keys()),
-            len(self.workers.keys() - there.keys()),
-        )
-        self.workers = there
-        if (joined or gone) and log_it:
+        joined, gone = len(there.keys() - before.keys()), len(before.keys() - there.keys())
+        if joined or gone:
             log.info("%s (%d joined, %d left)", counted(len(there), "worker"), joined, gone)
+        self.cluster.workers = there
         self.scheduler.look(len(there))
         if there:
             self.seen = self.told = now
@@ -321,7 +317,7 @@ class _Run(Generic[Argument]):
             )
 
     def _ask_for_workers(self) -> dict[str, int] | None:
-        """Threads of the workers by address; None while the connection is being mended."""
+        """The workers (`Cluster.workers`); None while the connection is being mended."""
         if self.client.status in ("closing", "closed"):
             raise UserError(
                 f"The scheduler at {self.scheduler.place} is gone. What is committed is kept: start"
@@ -331,7 +327,14 @@ class _Run(Generic[Argument]):
         if self.client.status != "running":
             return None
         try:
-            return dict(self.client.nthreads())
+            if not (resource := self.cluster.resource):
+                return dict(self.client.nthreads())
+            workers = self.client.scheduler_info()["workers"].items()
+            return {
+                who: int(one["resources"][resource])
+                for who, one in workers
+                if resource in one["resources"]
+            }
         except (OSError, ValueError):
             return None
 

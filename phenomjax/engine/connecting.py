@@ -117,7 +117,8 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
                 " command, and run it again."
             )
         address = client.scheduler.address
-        start = f"Start some: dask worker {address} --nthreads 1 --nworkers CORES"
+        resource = f" --resources {settings.resource}=1" if settings.resource else ""
+        start = f"Start some: dask worker {address} --nthreads 1 --nworkers CORES{resource}"
         yield Scheduler(client, address, lambda workers: None, lambda: start)
 
 
