@@ -7,7 +7,7 @@ import pytest
 from phenomjax import embed
 from tests.inference.test_embed_images import CHANNELS, contents, write_images, write_run
 from tests.lab import tiny_language_models as tiny
-from tests.lab.killing import survive
+from tests.lab.killing import ENGINE, survive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -25,7 +25,8 @@ def killed(slurm, folder, words, count, capsys):
         assert not list(folder.glob(f"{number}.zarr.*"))
 
     compiler = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}  # with other flags other roundings
-    told = survive(slurm, command, check, count(3, 40), **compiler)
+    engine = count(("nodes=2", "every=1"), ENGINE)
+    told = survive(slurm, command, check, count(2, 40), engine=engine, **compiler)
     with capsys.disabled():
         print(f"\n{told}")
 
@@ -38,7 +39,9 @@ def test_images(slurm, tmp_path, count, capsys):
 
 
 def test_sequences(slurm, tmp_path, count, capsys):
+    if not count(False, True):
+        pytest.skip("with --full; the workers of an engine in test_embed_shares do the same units")
     run = tiny.write(tmp_path / "run", "causal_lm")
-    source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([50] * count(2000, 20000)))
+    source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([50] * 20000))
     words = ["--checkpoint", run, "--source", source, "--batch_tokens", 64, "--segment_len", 64]
     killed(slurm, tmp_path, words, count, capsys)
