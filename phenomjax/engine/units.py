@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -40,6 +40,7 @@ class Unit(NamedTuple, Generic[Argument]):
 Aside = Callable[[Unit[Argument], str], Note | None]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What does units: `engine.choose.executor`. The same functions run in every executor, and
     their outputs are the same bytes.

@@ -4,6 +4,8 @@ import threading
 from pathlib import Path
 
 from phenomjax.data import store
+from phenomjax.engine.work_folder import DESCRIPTION
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 # Whatever number of threads a worker was given: they would wait for one device.
@@ -13,6 +15,22 @@ ONE_AT_A_TIME = threading.Lock()
 def absolute(path: str | Path) -> Path:
     """A location as it is called from any folder."""
     return Path(path) if store.is_remote(path) else Path(path).absolute()
+
+
+def begun(work: Path) -> str:
+    """What tells the work in a folder from other work there, before or after it."""
+    try:
+        return files.sha256(work / DESCRIPTION)
+    except FileNotFoundError:  # the result is made
+        return ""
+
+
+def check_begun(work: Path, as_told: str) -> None:
+    """Raises UserError where the work is another by now: this process was told by a command that
+    has ended, and must not write.
+    """
+    if begun(work) != as_told:
+        raise UserError(f"The work in {work} is done, or was begun anew.", EXIT_FAILED)
 
 
 def differs(path: Path | str, what: str) -> UserError:

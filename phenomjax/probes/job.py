@@ -18,6 +18,9 @@ import numpy as np
 from phenomjax.cluster import start
 from phenomjax.data import store
 from phenomjax.data.sequences import mmseqs
+from phenomjax.engine import choose
+from phenomjax.engine.units import Executor
+from phenomjax.inference.options import check_one_process
 from phenomjax.probes import figure_arrays, metrics
 from phenomjax.probes.features import embeddings
 from phenomjax.probes.features.cache import FeatureCache
@@ -69,9 +72,17 @@ def run(options: Options, command: str) -> int:
             " none."
         )
     busy = f"Another process is writing {options.out} now. Wait for it, or give another `out`."
-    with stop_on_signals() as stop, locks.hold(options.out, busy):
+    check_one_process(options)
+    if options.engine != "local":
+        jax.config.update("jax_platforms", "cpu")  # devices are the workers'
+    with (
+        stop_on_signals() as stop,
+        locks.hold(options.out, busy),
+        choose.executor(options, (options.cache or options.out / "cache").absolute()) as executor,
+    ):
         checkpoints = dict(zip(names, options.checkpoint, strict=True))
-        evaluation = Evaluation(options, suite, checkpoints, stop)
+        of_engine = None if options.engine == "local" else executor
+        evaluation = Evaluation(options, suite, checkpoints, stop, of_engine)
         try:
             evaluation.run()
         except Stopped:
@@ -104,6 +115,7 @@ class Evaluation:
       suite: what is evaluated.
       checkpoints: {name: folder}.
       stop: an event.
+      executor: of an engine that computes features; None: this process.
 
     Attributes:
       rows: of results.
@@ -112,11 +124,16 @@ class Evaluation:
     """
 
     def __init__(
-        self, options: Options, suite: Suite, checkpoints: dict[str, str], stop: threading.Event
+        self,
+        options: Options,
+        suite: Suite,
+        checkpoints: dict[str, str],
+        stop: threading.Event,
+        executor: Executor | None = None,
     ):
         self.options, self.suite, self.checkpoints, self.stop = options, suite, checkpoints, stop
         self.parts = FinishedParts(options.out / "parts")
-        self.cache = FeatureCache(options.cache or options.out / "cache")
+        self.cache = FeatureCache((options.cache or options.out / "cache").absolute(), executor)
         self.rows: list[results.Row] = []
         self.details = details.Details(suite=options.suite, data=suite.data)
         self.unread: list[str] = []

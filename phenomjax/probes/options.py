@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from phenomjax.engine.options import EngineOptions
 from phenomjax.probes.suites.suite import Suite
 from phenomjax.system.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EngineOptions):
     """Of `python -m phenomjax.evaluate`."""
 
     checkpoint: Annotated[tuple[str, ...], arg(metavar="DIR [DIR ...]")]

@@ -6,8 +6,10 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
+from pathlib import Path
 from unittest import mock
 
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from phenomjax import embed as door
 from phenomjax.inference.images import cluster, worker
 from phenomjax.inference.sequences import embed as sequences_embed
 from phenomjax.inference.sequences import parts, store
+from phenomjax.inference.workers import check_precision
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from tests.inference.test_embed_images import contents, run_embed, write_images, write_run
@@ -99,7 +102,7 @@ def test_an_engine_embeds_several_banks_and_sets_poison_aside(straight, tmp_path
     other = write_images(tmp_path / "other.zarr", 4, size=(64, 64))
     banks, out = [straight / "b.zarr", other], tmp_path / "folder"
     options = ("--unit_crops", 4, "--level", "site", "--engine", "slurm")
-    engine.poison = {"1"}  # the second unit of all
+    engine.poison = {"b-1"}  # the second unit of all
     assert run_embed(straight / "run", banks, out, *options) == EXIT_FAILED
     rejected = pq.read_table(out / "b.zarr" / "rejected.parquet").to_pylist()
     assert [(r["image"], r["reason"][:11]) for r in rejected] == [
@@ -115,7 +118,6 @@ def test_a_worker_that_finds_something_else_says_so(straight, tmp_path, engine, 
     for field, message in [
         ({"model": "f"}, "A worker finds another --checkpoint at .*run than this process"),
         ({"bank": "f"}, "A worker finds another --bank at .*b.zarr than this process"),
-        ({"precision": "bfloat16"}, "A worker computes in float32, and .* was begun in bfloat16"),
     ]:
         wrong = lambda *a, field=field: real(*a)._replace(**field)  # noqa: E731
         monkeypatch.setattr(cluster, "_task", wrong)
@@ -156,6 +158,37 @@ def test_an_engine_embeds_sequences(per, tmp_path, engine, monkeypatch):
     assert not (tmp_path / "out.zarr.partial").exists()
     with pytest.raises(UserError, match="--jobs 2: one process uses all --devices"):
         embed("x.zarr", "--jobs", 2)
+
+
+def test_a_worker_that_computes_in_another_type_says_so():
+    with pytest.raises(UserError, match="A worker computes in float32, and e was begun in bfloat"):
+        check_precision("float32", "bfloat16", Path("e"))
+
+
+def test_what_workers_of_a_dead_command_bring_late_is_not_taken(straight, tmp_path, engine):
+    """The work is begun with other settings meanwhile, or done."""
+    out, kept = tmp_path / "out.zarr", []
+    engine.limit, run = 3, engine.run
+
+    def watched(work, function, *rest, **more):
+        def keep(work, argument):
+            kept.append((work, function, argument))
+            return function(work, argument)
+
+        return run(work, keep, *rest, **more)
+
+    engine.run = watched
+    assert embed(straight, out, "--engine", "slurm") == EXIT_STOPPED
+    engine.run, (work, function, argument) = run, kept[-1]
+    shutil.rmtree(tmp_path / "out.zarr.partial")
+    engine.limit = 5
+    assert embed(straight, out, "--engine", "slurm", "--level", "site") == EXIT_STOPPED
+    with pytest.raises(UserError, match="is done, or was begun anew"):
+        function(work, argument)
+    shutil.rmtree(tmp_path / "out.zarr.partial")
+    with pytest.raises(UserError, match="is done, or was begun anew"):
+        function(work, argument)
+    assert not (tmp_path / "out.zarr.partial").exists()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from phenomjax.inference.sequences import embed, segments
+from phenomjax.inference.sequences import embed, parts, segments
 from phenomjax.probes.features import embeddings, shards
 from phenomjax.probes.features.cache import FeatureCache
 from phenomjax.probes.features.embeddings import Stopped
@@ -18,6 +18,7 @@ from phenomjax.probes.features.table import FeatureTable
 from phenomjax.system.errors import UserError
 from phenomjax.trained import opening
 from tests.lab import tiny_language_models as tiny
+from tests.lab import toy_engine
 
 SEQUENCES = [*tiny.proteins((5, 40, 9, 61, 12)), "MKV", "MKV"]
 
@@ -190,6 +191,23 @@ def test_stopped_and_killed_work_goes_on(
     )
     same(open_cache().get(causal, [*many, "MKVA"], "residue"), wanted)
     assert sum(counts) == 48 - done - whole + 1
+
+
+def test_an_engine_computes_the_same_features(causal, tmp_path, monkeypatch, open_cache):
+    """Of parameters that no checkpoint has, too; what was done when it stopped stays."""
+    monkeypatch.setattr(parts, "UNIT_BATCHES", 1)
+    monkeypatch.setattr(segments, "default_batch_tokens", lambda: 16)
+    many, twin = tiny.proteins([8] * 24, seed=4), embeddings.random_twin(causal)
+    wanted = open_cache().get(twin, many, "residue")
+    engine = toy_engine.replace(monkeypatch)
+    engine.limit = 1
+    cache = FeatureCache(tmp_path / "engine", engine)
+    with pytest.raises(Stopped):
+        cache.get(twin, many, "residue", threading.Event())
+    engine.limit = None
+    same(cache.get(twin, many, "residue"), wanted)
+    assert len(list(tmp_path.glob("engine/*/*/index.json"))) == 2
+    assert not list(tmp_path.glob("engine/*/.part-*"))
 
 
 def test_damage_is_named_and_mended(causal, tmp_path, caplog, open_cache):

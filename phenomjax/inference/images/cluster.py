@@ -32,7 +32,7 @@ class Task(NamedTuple):
       options: of the command, all paths absolute.
       path, out: of bank and result.
       model, bank: fingerprints.
-      precision, layout: that were chosen when the work began; None before.
+      precision, layout, begun: of the work, once it has begun.
     """
 
     options: Options
@@ -42,6 +42,7 @@ class Task(NamedTuple):
     bank: str
     precision: str = ""
     layout: WorkLayout | None = None
+    begun: str = ""
 
 
 def run(options: Options, jobs: list[BankEmbedding], stop: threading.Event) -> int:
@@ -88,27 +89,36 @@ def _embed(
     folder: Path,
     stop: threading.Event,
 ) -> None:
-    tasks = [_task(options, job, job.settings.precision, job.layout) for job in jobs]
+    tasks = [
+        _task(options, job)._replace(
+            precision=job.settings.precision, layout=job.layout, begun=job.begun
+        )
+        for job in jobs
+    ]
     by_out = {task.out: job for task, job in zip(tasks, jobs, strict=True)}
-    left = [(place, number) for place, job in enumerate(jobs) for number in job.uncommitted()]
+    # names mean the same in a command that was killed, whose workers may live
+    left = {
+        f"{job.out.stem}-{number}": (task, number)
+        for task, job in zip(tasks, jobs, strict=True)
+        for number in job.uncommitted()
+    }
     total = sum(len(job.bank) * len(job.grid) for job in jobs)
-    missing = sum(jobs[place].layout.crops_of(number) for place, number in left)
+    crops = {
+        name: by_out[task.out].layout.crops_of(number) for name, (task, number) in left.items()
+    }
     label = f"embed {jobs[0].bank.path.stem}" if len(jobs) == 1 else f"embed {len(jobs)} banks"
-    progress = Progress(label, total, "crops", total - missing, every_seconds=10.0)
-    units = (Unit(f"{i}", (tasks[place], number)) for i, (place, number) in enumerate(left))
+    progress = Progress(label, total, "crops", total - sum(crops.values()), every_seconds=10.0)
+    units = (Unit(name, argument) for name, argument in left.items())
 
     def aside(unit: Unit[tuple[Task, int]], reason: str) -> Note:
         task, number = unit.argument
         return worker.UnitRows(by_out[task.out], number).reject(reason)
 
     for name, _ in executor.run(folder, embed, units, stop, aside=aside):
-        place, number = left[int(name)]
-        progress.update(jobs[place].layout.crops_of(number))
+        progress.update(crops[name])
 
 
-def _task(
-    options: Options, job: BankEmbedding, precision: str = "", layout: WorkLayout | None = None
-) -> Task:
+def _task(options: Options, job: BankEmbedding) -> Task:
     """What the workers are told of a job."""
     plain = dataclasses.replace(
         options,
@@ -119,7 +129,7 @@ def _task(
         engine_option=(),
     )
     path, out = absolute(job.bank.path), absolute(job.out)
-    return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint, precision, layout)
+    return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint)
 
 
 def look(folder: Path, task: Task) -> Note:
@@ -148,7 +158,7 @@ def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
         raise differs(task.path, "bank")
     precision = job.look()["precision"]
     if task.layout is not None:
-        job.layout = task.layout
+        job.layout, job.begun = task.layout, task.begun
         check_precision(precision, task.precision, task.out)
     return job, job.loader()
 

@@ -38,6 +38,7 @@ class BankEmbedding:
       out, work: where it goes, and where it is made.
       notes: the units that are done.
       recorded: the description that the result gets.
+      begun: the work that this is a part of (`workers.begun`).
 
     Raises:
       UserError: bank, model and options do not fit.
@@ -67,6 +68,7 @@ class BankEmbedding:
         self.settings = self.make_settings("")
         self.notes = units.Notes(self.work)
         self.recorded: work_folder.Description = {}
+        self.begun = ""
 
     def look(self) -> dict[str, Any]:
         """What only the machine knows that computes: {"precision", "computed_by", "layout"}."""

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from phenomjax.data import zarr_files
 from phenomjax.engine import work_folder
+from phenomjax.inference import workers
 from phenomjax.inference.images import plan, result
 from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.options import ALL, Share
@@ -53,6 +54,7 @@ def begin(job: BankEmbedding, seen: Mapping[str, Any]) -> int | None:
     job.recorded = {
         name: begun.get(name, value) for name, value in {**description, "computed_by": ""}.items()
     }
+    job.begun = workers.begun(job.work)
     job.layout = layout = plan.WorkLayout(**begun["layout"])
     if begun["layout"] != seen["layout"]:
         log.info(
@@ -81,7 +83,14 @@ def finish(job: BankEmbedding, mine: Share = ALL) -> int:
       UserError: no image could be read, or the disk fails.
     """
     try:
-        if (left := job.uncommitted()) and not job.out.exists():
+        left = job.uncommitted()
+        if left and mine == ALL:
+            raise UserError(
+                f"{len(left)} of the {job.layout.units} units of {job.out} are not done. Run the"
+                " same command again.",
+                EXIT_FAILED,
+            )
+        if left and not job.out.exists():
             shares = sorted({unit % mine.number for unit in left})
             log.info(
                 "share %s of %s is done; %d of %d units are not there yet, of the shares %s. The"

@@ -17,6 +17,7 @@ from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.plan import WorkLayout
 from phenomjax.inference.images.result import Rejected
 from phenomjax.inference.runtimes import choose
+from phenomjax.inference.workers import check_begun
 
 log = logging.getLogger("phenomjax")
 IN_FLIGHT = 2  # batches that are computed or wait for it
@@ -137,7 +138,8 @@ class UnitRows:
     def commit(self) -> units.Note:
         """Commits the unit, its rows as chunks of arrays; returns its note."""
         note: units.Note = {units.REJECTED: self.rejected}
-        if self._job.work.is_dir():  # else another has made the result
+        if not self._job.out.exists():  # else another has made the result
+            check_begun(self._job.work, self._job.begun)
             self._job.notes.commit(
                 str(self._unit),
                 note,

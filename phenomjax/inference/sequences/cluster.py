@@ -11,13 +11,18 @@ import jax
 import numpy as np
 
 from phenomjax.engine.units import Executor, Note, Unit
-from phenomjax.engine.work_folder import DESCRIPTION
 from phenomjax.inference.sequences import embed as here
 from phenomjax.inference.sequences import queries, segments
 from phenomjax.inference.sequences.batches import SequenceBatch
 from phenomjax.inference.sequences.parts import Part
 from phenomjax.inference.sequences.store import PARTS, FeatureStore
-from phenomjax.inference.workers import ONE_AT_A_TIME, check_precision, differs
+from phenomjax.inference.workers import (
+    ONE_AT_A_TIME,
+    begun,
+    check_begun,
+    check_precision,
+    differs,
+)
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
@@ -35,8 +40,7 @@ class Task(NamedTuple):
       model: fingerprint.
       layer, pool, dtype: of `SegmentFeatures`.
       devices: how many; 0: all.
-      sequences: fingerprint.
-      precision: that was chosen when the work began.
+      precision, begun: of the work, once it has begun.
     """
 
     checkpoint: str
@@ -46,8 +50,8 @@ class Task(NamedTuple):
     pool: str | None
     dtype: str
     devices: int
-    sequences: str = ""
     precision: str = ""
+    begun: str = ""
 
 
 def machine(model: SequenceModel, devices: int) -> Note:
@@ -91,7 +95,7 @@ def embed(
     work: Path,
     task: Task,
     found: queries.Queries,
-    store: FeatureStore,
+    store: FeatureStore | Part,
     plan: Sequence[SequenceBatch],
     stop: threading.Event,
 ) -> bool:
@@ -102,6 +106,7 @@ def embed(
     """
     with files.replacing(work / GROUPS, shared=True) as partial, partial.open("wb") as file:
         np.save(file, np.stack([found.starts[found.order], found.lengths[found.order]], axis=1))
+    task = task._replace(begun=begun(work))
     here.tell(found, plan)
     residues = here.residues(found, plan)
     left = store.units(plan)
@@ -125,7 +130,7 @@ def embed_unit(work: Path, argument: tuple[Task, str, tuple[SequenceBatch, ...]]
     task, name, plan = argument
     with ONE_AT_A_TIME:
         features = _features(task)
-        tokens, groups = _sequences(work, task.sequences)
+        tokens, groups = _sequences(work, task.begun)
         first = plan[0].start
         lengths = np.asarray(groups[first : plan[-1].stop, 1])
         rows = np.ones_like(lengths) if task.pool else lengths
@@ -138,8 +143,8 @@ def embed_unit(work: Path, argument: tuple[Task, str, tuple[SequenceBatch, ...]]
 
         for _ in here.fill(sequence, features, part, plan, range(len(plan))):
             pass
-    if (work / DESCRIPTION).is_file():  # else the result is made
-        files.write_bytes(work / PARTS / name, values.tobytes(), shared=True, flush=True)
+    check_begun(work, task.begun)
+    files.write_bytes(work / PARTS / name, values.tobytes(), shared=True, flush=True)
     return {}
 
 
@@ -160,5 +165,5 @@ def _features(task: Task) -> segments.SegmentFeatures:
 
 
 @functools.lru_cache(maxsize=2)
-def _sequences(work: Path, fingerprint: str) -> tuple[np.ndarray, np.ndarray]:
+def _sequences(work: Path, begun: str) -> tuple[np.ndarray, np.ndarray]:
     return np.memmap(work / "tokens", np.uint8, "r"), np.load(work / GROUPS, mmap_mode="r")

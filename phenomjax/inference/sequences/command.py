@@ -184,7 +184,6 @@ def run(options: Options) -> int:
             whole = embed(found, features, rows, plan, numbers, stop)
         else:
             task = task._replace(
-                sequences=found.fingerprint,
                 precision=description["compute_dtype"],
                 devices=description["devices"],
             )

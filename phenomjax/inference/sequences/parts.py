@@ -3,9 +3,14 @@ a plan are divided into units of work.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+
+from phenomjax.engine.units import Unit
+from phenomjax.inference.sequences.batches import SequenceBatch
+from phenomjax.system import files
 
 UNIT_BATCHES = 64  # seconds to a minute of work
 UNIT_BYTES = 128 << 20  # of features that a worker holds
@@ -48,6 +53,53 @@ class Part:
 
     def save(self) -> None:
         """Memory forgets all or nothing."""
+
+    def units(self, plan: Sequence[SequenceBatch]) -> list[Unit[range]]:
+        """The units of work of a plan, and their batches."""
+        return named_units(plan, self.starts, self.features[:1].nbytes)
+
+    def take(self, path: Path, plan: Sequence[SequenceBatch]) -> None:
+        """Brings what a worker computed to its place."""
+        for group, features in read_unit(path, plan, self.starts, self.features.dtype):
+            self.write(group, slice(None), 0, features)
+        for batch in batches_of(path.name):
+            self.wrote(batch)
+        files.remove(path)
+
+
+def named_units(
+    plan: Sequence[SequenceBatch], starts: Int[np.ndarray, " sequences_and_end"], row_bytes: int
+) -> list[Unit[range]]:
+    """The units of work of a plan, and their batches.
+
+    Args:
+      plan: of the batches.
+      starts: first row of each sequence in the order of work, and the end.
+      row_bytes: of the features.
+    """
+    sizes = np.diff(starts[[batch.stop for batch in plan]], prepend=starts[0]) * row_bytes
+    return [Unit(f"{numbers.start}-{numbers.stop}", numbers) for numbers in units(sizes)]
+
+
+def batches_of(name: str) -> range:
+    """The batches of a unit."""
+    return range(*map(int, name.split("-")))
+
+
+def read_unit(
+    path: Path,
+    plan: Sequence[SequenceBatch],
+    starts: Int[np.ndarray, " sequences_and_end"],
+    dtype: np.dtype,
+) -> Iterator[tuple[int, Num[np.ndarray, "rows dim"]]]:
+    """(place in the order of work, features) of each sequence that a worker computed, from the file
+    with the name of its unit.
+    """
+    numbers = batches_of(path.name)
+    first, stop = plan[numbers.start].start, plan[numbers.stop - 1].stop
+    ends = starts[first : stop + 1] - starts[first]
+    values = np.fromfile(path, dtype).reshape(int(ends[-1]), -1)
+    yield from enumerate(np.split(values, ends[1:-1]), first)
 
 
 def units(sizes: Sequence[int] | Int[np.ndarray, " batches"]) -> Iterator[range]:

@@ -67,6 +67,9 @@ class FeatureStore:
             self._notes.read(SAVED)["batches"] if self._notes.is_committed(SAVED) else 0
         )
         self._taken = list[Path]()
+        lengths = queries.lengths[queries.order]
+        rows = lengths if per_residue else np.ones(len(lengths), np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(rows)])
         self._rows = Rows(work / "embeddings", int(self.offsets[-1]), dim, dtype)
         self._rows.create("residue" if per_residue else "protein")
         # The members of each group of equal sequences, one group after the other.
@@ -77,26 +80,16 @@ class FeatureStore:
 
     def units(self, plan: Sequence[SequenceBatch]) -> list[Unit[range]]:
         """The units of work of a plan that are not done, and their batches."""
-        lengths = self._queries.lengths[self._queries.order]
-        rows = np.cumsum(lengths if self._per_residue else np.ones(len(lengths), np.int64))
-        sizes = np.diff(rows[[batch.stop - 1 for batch in plan]], prepend=0) * self._rows.row_bytes
         committed = set(self._notes.names())
         return [
-            Unit(name, numbers)
-            for numbers in parts.units(sizes)
-            if (name := f"{numbers.start}-{numbers.stop}") not in committed
-            and numbers.stop > self.saved
+            unit
+            for unit in parts.named_units(plan, self._starts, self._rows.row_bytes)
+            if unit.name not in committed and unit.argument.stop > self.saved
         ]
 
     def take(self, path: Path, plan: Sequence[SequenceBatch]) -> None:
         """Brings what a worker computed to its place; it is kept until `save`."""
-        first, last = map(int, path.name.split("-"))
-        start, stop = plan[first].start, plan[last - 1].stop
-        lengths = self._queries.lengths[self._queries.order[start:stop]]
-        rows = lengths if self._per_residue else np.ones(stop - start, np.int64)
-        ends = np.cumsum(rows)
-        values = np.fromfile(path, self._rows.dtype).reshape(ends[-1], -1)
-        for group, features in enumerate(np.split(values, ends[:-1]), start):
+        for group, features in parts.read_unit(path, plan, self._starts, self._rows.dtype):
             self.write(group, slice(None), 0, features)
         self._taken.append(path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from phenomjax.engine.units import Executor
 from phenomjax.inference.sequences import queries
 from phenomjax.probes.features.embeddings import (
     Embedder,
@@ -22,10 +23,12 @@ from phenomjax.probes.features.embeddings import (
 )
 from phenomjax.probes.features.shards import Shard, Shards, ShardWriter
 from phenomjax.probes.features.table import FeatureTable
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
+UNITS = f"{files.PARTIAL}units"  # the work folder of an engine
 
 
 class FeatureCache:
@@ -41,11 +44,12 @@ class FeatureCache:
     is whole is read without waiting.
 
     Args:
-      folder: made when it is needed.
+      folder: made when it is needed; seen by all workers of the engine.
+      executor: of the engine that computes; None: this process.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, executor: Executor | None = None):
+        self.folder, self._executor = Path(folder), executor
         self._embedder: Embedder | None = None
         self._shards: dict[Path, Shards] = {}
 
@@ -72,7 +76,7 @@ class FeatureCache:
         """
         check_per(per)
         if self._embedder is None or not self._embedder.use(model):
-            self._embedder = Embedder(model)
+            self._embedder = Embedder(model, self._executor)
         request = _Request(self._embedder, encode(model, sequences), per, stop or threading.Event())
         wide = self._at(request, "float32")
         if wide.folder.is_dir():
@@ -163,21 +167,24 @@ class _Request:
             order=numbers,
             groups=numbers,
         )
-        stops = [batch.stop for batch in self._embedder.plan(part)]
-        names = [self._names[i] for i in missing]
+        names, work = [self._names[i] for i in missing], shards.folder / UNITS
         dim = self._embedder.features(self._per, dtype).dim
         try:
+            files.remove(work)  # of an engine that was killed; what it had done is a shard
+            plan = self._embedder.plan(part, work, self._stop)
+            stops = [batch.stop for batch in plan]
             writer = ShardWriter(
                 shards.folder, names, row_counts(part, self._per), dim, dtype, stops
             )
             try:
-                self._embedder.fill(part, self._per, dtype, writer, self._stop)
+                self._embedder.fill(part, self._per, dtype, writer, plan, self._stop, work)
             except FloatingPointError:
                 if dtype == "float32":
                     raise not_finite(self._embedder.model) from None
                 raise
             finally:
                 shards.seal()
+                files.remove(work)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
                 raise

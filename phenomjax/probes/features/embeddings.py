@@ -2,8 +2,10 @@
 
 import dataclasses
 import logging
+import secrets
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import flax.linen as nn
@@ -11,8 +13,12 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from phenomjax.inference.sequences import batches, embed, queries, segments
+from phenomjax.checkpoints import loading
+from phenomjax.engine.units import Executor, Note
+from phenomjax.engine.work_folder import DESCRIPTION
+from phenomjax.inference.sequences import batches, cluster, embed, queries, segments
 from phenomjax.probes.features.table import PER, FeatureStore, FeatureTable
+from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.tasks import Task
 from phenomjax.trained.model import SequenceModel, fingerprint
@@ -43,10 +49,12 @@ class Embedder:
 
     Args:
       model: whose features.
+      executor: of an engine whose workers compute; None: this process.
     """
 
-    def __init__(self, model: SequenceModel):
-        self.model = model
+    def __init__(self, model: SequenceModel, executor: Executor | None = None):
+        self.model, self._executor = model, executor
+        self._task: cluster.Task | None = None
         self._made: dict[tuple[str, str], segments.SegmentFeatures] = {}
 
     def use(self, model: SequenceModel) -> bool:
@@ -59,17 +67,37 @@ class Embedder:
                 made.use(model.params)
         return True
 
-    def plan(self, found: queries.Queries) -> list[batches.SequenceBatch]:
-        """The batches of `fill`."""
-        frame = sum(map(len, self.model.task.boundary))
-        return batches.plan(found.lengths[found.order] + frame, *self._shape())
+    def plan(
+        self, found: queries.Queries, work: Path = Path(), stop: threading.Event | None = None
+    ) -> list[batches.SequenceBatch]:
+        """The batches of `fill`.
 
-    def _shape(self) -> tuple[int, int, int]:
-        return (
-            self.model.task.inference_segment_len,
-            segments.default_batch_tokens(),
-            len(jax.local_devices()),
-        )
+        Args:
+          found: the sequences.
+          work: folder of an engine's work, which is made.
+          stop: an event.
+
+        Raises:
+          Stopped: `stop` was set before an engine's worker was there.
+        """
+        seen: Note | None = cluster.machine(self.model, 0)
+        if self._executor:
+            self._task = self._begin(found, work)
+            seen = cluster.look(self._executor, work, self._task, stop or threading.Event())
+        if seen is None:
+            raise Stopped
+        frame = sum(map(len, self.model.task.boundary))
+        shape = self.model.task.inference_segment_len, seen["batch_tokens"], seen["devices"]
+        return batches.plan(found.lengths[found.order] + frame, *shape)
+
+    def _begin(self, found: queries.Queries, work: Path) -> cluster.Task:
+        """Writes what workers need. The parameters may be of no checkpoint, as a twin's."""
+        config, dtype = self.model.config, np.dtype(self.model.task.dtype).name
+        loading.write(work / "model", config, jax.device_get(self.model.params))
+        files.write_bytes(work / "tokens", found.tokens.tobytes())
+        files.write_json(work / DESCRIPTION, {"request": secrets.token_hex(8)})
+        checkpoint = str((work / "model").absolute())
+        return cluster.Task(checkpoint, dtype, self.model.fingerprint, None, None, "", 0, dtype)
 
     def features(self, per: str, dtype: str) -> segments.SegmentFeatures:
         """What computes."""
@@ -84,17 +112,21 @@ class Embedder:
         per: str,
         dtype: str,
         store: FeatureStore,
+        plan: Sequence[batches.SequenceBatch],
         stop: threading.Event,
+        work: Path = Path(),
     ) -> None:
-        """Fills a store, longest sequences first.
+        """Fills a store with the batches of a plan, longest sequences first.
 
         Raises Stopped when `stop` was set before the end.
         """
         with np.errstate(over="ignore"):  # the store looks for infinite numbers
-            plan = self.plan(found)
-            whole = embed.embed(
-                found, self.features(per, dtype), store, plan, range(len(plan)), stop
-            )
+            if self._executor and self._task:
+                task = self._task._replace(pool="mean" if per == "protein" else None, dtype=dtype)
+                whole = cluster.embed(self._executor, work, task, found, store, plan, stop)
+            else:
+                made = self.features(per, dtype)
+                whole = embed.embed(found, made, store, plan, range(len(plan)), stop)
         if not whole:
             raise Stopped
 
@@ -116,7 +148,8 @@ class Embedder:
         dim = self.features(per, "float32").dim
         store = FeatureStore(np.empty((int(rows.sum()), dim), np.float32), rows)
         try:
-            self.fill(found, per, "float32", store, stop or threading.Event())
+            plan = self.plan(found)
+            self.fill(found, per, "float32", store, plan, stop or threading.Event())
         except FloatingPointError:
             raise not_finite(self.model) from None
         return FeatureTable(

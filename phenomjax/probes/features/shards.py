@@ -151,6 +151,7 @@ class ShardWriter(FeatureStore):
         stops: list[int],
     ):
         self._path, self._stops, self._whole = folder / PARTIAL, stops, 0
+        self._next, self._ahead = 0, set[int]()
         self._path.mkdir()
         place, stored = self._path / "features", np.dtype(dtype).newbyteorder("<")
         shape = int(rows.sum()), dim
@@ -163,8 +164,11 @@ class ShardWriter(FeatureStore):
         (self._path / "index.json").write_text(json.dumps(index))
 
     def wrote(self, batch: int) -> None:
-        """So many sequences are whole now."""
-        self._whole = self._stops[batch]
+        """Its sequences are whole, and count when those of all batches before it are."""
+        self._ahead.add(batch)
+        while self._next in self._ahead:
+            self._ahead.remove(self._next)
+            self._whole, self._next = self._stops[self._next], self._next + 1
 
     def save(self) -> None:
         """Makes sure that the batches that were written will not be lost."""
