@@ -16,12 +16,14 @@ from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.prepare.sequences import command as sequences_command
 from phenomjax.prepare.sequences import job
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from tests.lab.toy_sequences import few_starts
 from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(job.SequenceJob, "_worth", few_starts)
     records = made_up(300, 7)
     (tmp_path / "a.fasta").write_text(fasta(records) + ">bad\nM4\n")
     (tmp_path / "b.fasta.gz").write_bytes(gzip.compress(fasta(made_up(200, 8)).encode(), mtime=0))
@@ -99,20 +101,11 @@ def test_changed_sources_and_arguments(tmp_path, monkeypatch, caplog):
 
 
 def start(out, files, log):
-    command = [
-        sys.executable,
-        "-m",
-        "phenomjax.prepare",
-        "sequences",
-        "--source",
-        *files,
-        "--out",
-        out,
-        "--jobs",
-        "2",
-    ]
+    """The command in a process of its own, with two more for many small pieces."""
+    command = [sys.executable, "-m", "tests.lab.toy_sequences", "--source", *files]
+    words = [*command, "--out", out, "--jobs", "2"]
     return subprocess.Popen(
-        [str(word) for word in command], cwd=ROOT, stderr=log.open("a"), start_new_session=True
+        [str(word) for word in words], cwd=ROOT, stderr=log.open("a"), start_new_session=True
     )
 
 
@@ -120,37 +113,31 @@ def start(out, files, log):
 def large(tmp_path_factory):
     """Files that take the command a second or two, and their bank."""
     folder = tmp_path_factory.mktemp("large")
-    text = fasta(made_up(20000, 11)).encode()
-    for number in range(12):
-        (folder / f"{number}.fasta").write_bytes(
-            text.replace(b">id11_", b">%d_" % number).replace(
-                b"AC", b"A" + b"CDEFGHIKLMNP"[number:][:1]
-            )
-        )
+    for number in range(3):
+        (folder / f"{number}.fasta").write_text(fasta(made_up(2000, number)))
     files = sorted(folder.glob("*.fasta"))
     assert start(folder / "b.zarr", files, folder / "log").wait() == EXIT_DONE
     return folder, files
 
 
 @pytest.mark.slow
-def test_killed_by_the_system_and_run_again(large, tmp_path):
+def test_killed_by_the_system_and_run_again(large, tmp_path, count):
     folder, files = large
     out, killed = tmp_path / "b.zarr", 0
-    for done in (1, 5, 9, 12):
+    # the last kills fall into the second pass
+    for folder_name, done in (("pieces", 5), ("pieces", 60), ("merged", 3), ("bank", 2))[
+        :: count(2, 1)
+    ]:
         process = start(out, files, tmp_path / "log")
         while process.poll() is None:
-            pieces = out / ".prepare" / "pieces"
-            if (
-                pieces.is_dir()
-                and sum(not p.name.startswith(".") for p in pieces.iterdir()) >= done
-            ):
-                time.sleep(0.02 * done)  # the last kills fall into the second pass
+            made = out / ".prepare" / folder_name
+            if made.is_dir() and len(list(made.rglob("[!.]*"))) >= done:
                 os.killpg(process.pid, signal.SIGKILL)
                 killed += 1
                 break
             time.sleep(0.005)
         process.wait()
-    assert killed >= 3
+    assert killed >= count(2, 4)
     assert start(out, files, tmp_path / "log").wait() == EXIT_DONE
     assert contents(out) == contents(folder / "b.zarr")
 
