@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from phenomjax.config import keys, stored
 from phenomjax.convert import __main__ as convert
 from phenomjax.convert import array_files
-from phenomjax.data import tables
+from phenomjax.data import selections, tables
 from phenomjax.data.images import bank, opening
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.export import __main__ as export
@@ -29,8 +29,10 @@ from phenomjax.maps.relations import relationships
 from phenomjax.maps.tables import reading, writing
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.prepare.inspect import images as inspect
+from phenomjax.prepare.joining import command as merge
 from phenomjax.prepare.sequences import cluster_files
 from phenomjax.prepare.sequences import command as sequences
+from phenomjax.prepare.subsets import command as subset
 from phenomjax.trained import opening as trained
 from phenomjax.trained import release
 from phenomjax.training.metrics import read_metrics
@@ -171,6 +173,33 @@ def read_image_bank(folder: Path) -> None:
     assert str(folder) in inspect.describe(opened)
 
 
+def selection(folder: Path) -> None:
+    image_bank(folder)
+    words = ["--bank", folder / "b.zarr", "--where", "row == 1", "--out", folder / "s.parquet"]
+    run_as_door(subset, words)
+
+
+def read_selection(folder: Path) -> None:
+    bank = opening.open_bank(folder / "b.zarr")
+    (found,) = selections.choose(folder / "s.parquet", [bank])
+    assert all(0 <= row < len(bank) for row in found.rows)
+    words = ["--bank", folder / "b.zarr", "--selection", folder / "s.parquet"]
+    run_as_door(subset, [*words, "--out", folder / "t.parquet"])
+
+
+def merged_banks(folder: Path) -> None:
+    for name, well in (("a", "A01"), ("b", "B02")):
+        pixels = np.zeros((1, 16, 16, 1), np.uint8)
+        table = pa.table({"plate": ["P1"], "well": [well]})
+        bank.write_bank(folder / f"{name}.zarr", pixels, table, ("DNA",), chunk=8)
+
+
+def merge_banks(folder: Path) -> None:
+    words = ["--banks", folder / "a.zarr", folder / "b.zarr", "--out", folder / "m.zarr"]
+    assert run_as_door(merge, [*words, "--jobs", "1"]) == 0
+    assert len(opening.open_bank(folder / "m.zarr")) == 2
+
+
 def token_bank(folder: Path) -> None:
     write_token_bank(folder / "t.zarr", {"train": [("a", WILD_TYPE), ("b", "MKV")]})
 
@@ -294,6 +323,8 @@ DOORS = [
         for task in ("mae", "causal_lm", "permutation_lm", "bidirectional_lm")
     ),
     Door("image_bank", image_bank, read_image_bank, "b.zarr/**/*", 1.5),
+    Door("selection", selection, read_selection, "s.parquet", 2),
+    Door("merge", merged_banks, merge_banks, "b.zarr/**/*"),
     Door("token_bank", token_bank, read_token_bank, "t.zarr/**/*"),
     Door("weights", weights, convert_all("transformer_xl"), "*", 0.4),
     Door("bare_weights", bare_weights, convert_all("transformer_xl"), "*", 0.4),

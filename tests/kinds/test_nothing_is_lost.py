@@ -24,8 +24,11 @@ from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.inference.images import command as embed_images
 from phenomjax.inference.sequences import command as embed_sequences
 from phenomjax.maps.build import aggregate, align
+from phenomjax.prepare import append as prepare_append
 from phenomjax.prepare.images import command as prepare_images
+from phenomjax.prepare.joining import command as prepare_merge
 from phenomjax.prepare.sequences import command as prepare_sequences
+from phenomjax.prepare.subsets import command as prepare_subset
 from tests.export.test_export import write_run
 from tests.lab import tiny_language_models
 from tests.lab.doors import run_as_door
@@ -163,6 +166,42 @@ def images(folder: Path, items: dict) -> Result:
     return Result(code, len(bank), len(set(listed["well"].to_pylist())) if listed else 0)
 
 
+def chosen(folder: Path, items: dict) -> Result:
+    """A list of wells, of which the bank has those that are not spoilt."""
+    wells = [well for well, spoil in items.items() if not spoil]
+    pixels = np.zeros((len(wells), 8, 8, 1), np.uint8)
+    write_bank(folder / "b.zarr", pixels, pa.table({"well": wells}), ("DNA",), chunk=8)
+    pd.DataFrame({"well": list(items)}).to_csv(folder / "l.csv", index=False)
+    words = ["--bank", folder / "b.zarr", "--selection", folder / "l.csv"]
+    code = run_as_door(prepare_subset, [*words, "--out", folder / "s.parquet"])
+    found = pq.read_table(folder / "s.parquet")["well"].to_pylist()
+    missed = folder / "s.missed.csv"
+    assert set(found) <= items.keys()
+    return Result(code, len(found), len(pd.read_csv(missed)) if missed.is_file() else 0)
+
+
+def joined(folder: Path, items: dict) -> Result:
+    """A bank of one image to which the others are appended, merged with one of another."""
+    first = next(iter(items))
+    result = images(folder, {first: ""})
+    assert (result.code or 0, result.out) == (0, 1)
+    rest = {well: spoil for well, spoil in items.items() if well != first}
+    (folder / "more").mkdir()
+    images(folder / "more", rest)  # for its raw files
+    words = ["--bank", folder / "b.zarr", "--source", folder / "more" / "raw", "--layout", "rxrx1"]
+    code = run_as_door(prepare_append, [*words, "--jobs", "1"])
+    other = open_bank(folder / "b.zarr")
+    pixels = np.zeros((1, *other.shape[1:]), other.dtype)
+    write_bank(folder / "o.zarr", pixels, pa.table({"well": ["Z09"]}), other.channels, chunk=128)
+    words = ["--banks", folder / "b.zarr", folder / "o.zarr", "--out", folder / "m.zarr"]
+    assert run_as_door(prepare_merge, [*words, "--jobs", "1"]) == 0
+    wells = open_bank(folder / "m.zarr").metadata["well"].to_pylist()
+    assert wells[-1] == "Z09" and set(wells[:-1]) <= items.keys()
+    listed = folder / "b.zarr" / "rejected.parquet"
+    bad = set(pq.read_table(listed)["well"].to_pylist()) if listed.is_file() else ()
+    return Result(code, len(wells) - 1, len(bad))
+
+
 def image_vectors(folder: Path, items: dict) -> Result:
     pixels = np.random.default_rng(0).integers(0, 255, (len(items), 32, 32, 3), np.uint8)
     table = pa.table({"plate": ["P1"] * len(items), "well": list(items)})
@@ -223,6 +262,8 @@ CASES = [
     Case("embed jsonl", PROTEINS, {"wrong": "MK1"}, vectors(jsonl, "jsonl", "h5")),
     Case("score", VARIANTS, {"p": "W2A", "q": "foo"}, scores),
     Case("images", WELLS, {"C03": "cut", "D04": "absent"}, images),
+    Case("subset", WELLS, {"C03": "gone", "D04": "gone"}, chosen),
+    Case("append, merge", WELLS, {"C03": "cut", "D04": "absent"}, joined),
     Case("embed images", WELLS, {"C03": "cut"}, image_vectors),
     Case("wells", PROFILES, {"?": "X"}, wells, done=0, said="have no value in 'well'"),
     Case("align", PROFILES, {}, aligned),
