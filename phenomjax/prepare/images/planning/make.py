@@ -206,14 +206,15 @@ def _read_parts(request: Request, run) -> tuple[list[Part], list[Note]]:
     """The parts of a source that agree, and what was found in each."""
     numbers = itertools.count()
     new = lambda *fields: Part(str(next(numbers)), *fields)  # noqa: E731
-    parts, notes = [new((Root(),))], dict[str, Note]()
+    most = listing.LARGEST_PART
+    parts, notes = [new((Root(),), most)], dict[str, Note]()
     while True:
         left = [(part.name, part) for part in parts if part.name not in notes]
         notes |= run(left, "read")
         if divided := [part for part in parts if "divide" in notes[part.name]]:
             inside = {
                 part.name: [
-                    new(tuple(Root(*root) for root in roots))
+                    new(tuple(Root(*root) for root in roots), most * (len(roots) == 1))
                     for roots in notes[part.name]["divide"]
                 ]
                 for part in divided
@@ -228,7 +229,7 @@ def _read_parts(request: Request, run) -> tuple[list[Part], list[Note]]:
             parts = [
                 parts[group[0]]
                 if len(group) == 1
-                else new(tuple(root for i in group for root in parts[i].roots), False)
+                else new(tuple(root for i in group for root in parts[i].roots))
                 for group in groups
             ]
             continue
@@ -239,7 +240,7 @@ def _read_parts(request: Request, run) -> tuple[list[Part], list[Note]]:
         ]
         if closed and any(notes[part.name]["unfolded"] for part in parts):
             parts = [
-                new(part.roots, False, True) if part in closed and not part.unfold else part
+                new(part.roots, 0, True) if part in closed and not part.unfold else part
                 for part in parts
             ]
             if not all(part.unfold for part in closed):

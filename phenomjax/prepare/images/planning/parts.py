@@ -34,13 +34,13 @@ class Part(NamedTuple):
     Attributes:
       name: of its files and its unit.
       roots: the folders.
-      divisible: it may be divided where it is large.
+      most: files that may be read at once, where it may be divided; else 0.
       unfold: files are opened to see what pages they hold, as those of another part must be.
     """
 
     name: str
     roots: tuple[Root, ...]
-    divisible: bool = True
+    most: int = 0
     unfold: bool = False
 
 
@@ -64,7 +64,7 @@ def read_part(request: Request, wanted: Wanted, folder: Path, part: Part) -> Not
     Its planes, with completed keys, and what was found go into files; the note has what is to be
     known of all parts together.
     """
-    if part.divisible and len(part.roots) == 1 and (below := divide(request.source, part.roots[0])):
+    if part.most and (below := divide(request.source, part.roots[0], part.most)):
         return {"divide": below}
     try:
         found = reading.read(request, part.roots, part.unfold)
@@ -101,14 +101,13 @@ def read_part(request: Request, wanted: Wanted, folder: Path, part: Part) -> Not
     }
 
 
-def divide(source: Path, root: Root) -> list[list[Root]] | None:
-    """The parts of a folder that has more than LARGEST_PART files: what lies in the folder itself,
+def divide(source: Path, root: Root, most: int) -> list[list[Root]] | None:
+    """The parts of a folder that has more than `most` files: what lies in the folder itself,
     and the folders in it, small ones together; None where it is to be read at once.
 
     A folder with an index of an instrument, or with folders that instruments make in that of a
     plate, is one plate, and is never divided.
     """
-    most = listing.LARGEST_PART
     if not root.deep or listing.count(source, root.prefix, most) <= most:
         return None
     here, below = listing.folders_below(source, root.prefix)
