@@ -1,8 +1,10 @@
 """CPU time and rate of random crops: the loader against a memmap, bare TensorStore, and zarr-python
 in a torch DataLoader.
 
-    python -m bench.loader            # about 6 minutes and 3 GB in a temporary folder
-    python -m bench.loader --quick    # about a minute
+    python -m bench.loader            # about 15 minutes and 3 GB in a temporary folder
+    python -m bench.loader --quick    # about two minutes
+
+The rows of banks of up to 100 million images are those of `bench.archives`.
 
 All methods read the same crops of the same simulated images in alternating rounds, and their pixels
 are compared. CPU time is that of the process and its workers; on a machine that others use it is
@@ -25,6 +27,7 @@ import tensorstore as ts
 import torch
 import zarr
 
+from bench import archives
 from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
@@ -315,6 +318,8 @@ def main() -> None:
         for dtype in ("uint16", "uint8"):
             write_data(Path(folder), dtype, images)
             report(dtype, measure(Path(folder), dtype, rounds, batches))
+    print("\nbanks of many images, and many banks")
+    archives.run([1] if flags.quick else [1, 10, 100], 1 if flags.quick else 3)
 
 
 if __name__ == "__main__":

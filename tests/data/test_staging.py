@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,7 @@ import pytest
 
 from phenomjax.config import keys
 from phenomjax.data.images import staging as image_staging
-from phenomjax.data.images.bank import write_bank
+from phenomjax.data.images.bank import shard_path, write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
 from phenomjax.data.images.rows import Rows
@@ -170,3 +173,38 @@ def test_a_run_reads_the_same_from_its_copy(images, tmp_path):
     shutil.rmtree(images.path / "images")
     for name, values in found.batch(3).items():
         np.testing.assert_array_equal(values, expected[name])
+
+
+STAGE_SLOWLY = """
+import shutil, sys, time
+from phenomjax.data.images import staging
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.rows import Rows
+
+copy = shutil.copyfile
+shutil.copyfile = lambda *files: time.sleep(0.05) or copy(*files)
+bank = open_bank(sys.argv[1])
+print("begun", flush=True)
+staging.stage([bank], [Rows.all(len(bank))], sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_time(tmp_path, count):
+    pixels, rows = np.zeros((60, 16, 16, 2), np.uint8), pa.table({"plate": ["p"] * 60})
+    pixels += np.arange(60, dtype=np.uint8)[:, None, None, None]
+    write_bank(tmp_path / "c.zarr", pixels, rows, ["a", "b"], chunk=16)
+    words = [sys.executable, "-c", STAGE_SLOWLY, tmp_path / "c.zarr", tmp_path / "local"]
+    for number in range(count(2, 50)):
+        process = subprocess.Popen(words, stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(0.03 * (number % 8))
+        process.kill()
+        process.communicate()
+    bank = open_bank(tmp_path / "c.zarr")
+    image_staging.stage([bank], [Rows.all(60)], str(tmp_path / "local"))
+    (copy,) = (tmp_path / "local").glob("c-*[!g]")
+    for number in range(60):
+        assert bank.shard_path(number) == shard_path(copy, number)
+        assert bank.shard_path(number).read_bytes() == shard_path(bank.path, number).read_bytes()
+    assert not list(copy.rglob(".part-*"))

@@ -61,7 +61,7 @@ class BatchOrder:
             grain.MapDataset.range(2**48).map(lambda number, g=g: (g, number))
             for g in range(len(sizes))
         ]
-        self._batches = batches[0] if len(batches) == 1 else grain.MapDataset.mix(batches, shares)
+        self._batches = batches[0] if len(batches) == 1 else _mixed(batches, shares)
 
     def batch(self, step: int) -> tuple[int, int]:
         """(group, number of this batch within its group) of a step."""
