@@ -39,7 +39,9 @@ ENGINE = ("nodes=3", "cpus=2", "every=1")
 PATIENCE = 300
 
 
-def survive(slurm, command, check, kills, *, engine=ENGINE, driver=True, seed=None, **environment):
+def survive(
+    slurm, command, check, kills, *, engine=ENGINE, driver=True, seed=None, pace=1.5, **environment
+):
     """Rounds of a command until all kills are spent; returns what was killed, in words.
 
     Args:
@@ -50,19 +52,21 @@ def survive(slurm, command, check, kills, *, engine=ENGINE, driver=True, seed=No
       engine: the words behind --engine_option.
       driver: kill the driver, too, once.
       seed: of the random choices; drawn if None.
+      pace: at most these seconds between kills; a busy machine wants more, for jobs that all end
+        before a worker has joined end the command.
       environment: variables of the command.
     """
     seed = time.time_ns() if seed is None else seed
     rng, spent, rounds = random.Random(seed), collections.Counter(), 0
     while sum(spent.values()) - spent["driver"] < kills or (driver and not spent["driver"]):
         words = [*map(str, command(rounds)), "--engine", "slurm", "--engine_option", *engine]
-        _round(slurm, words, rng, spent, kills, driver, environment)
+        _round(slurm, words, rng, spent, kills, driver, pace, environment)
         check(rounds)
         rounds += 1
     return f"{dict(spent)} killed in {rounds} rounds (seed {seed})"
 
 
-def _round(slurm, words, rng, spent, kills, driver, environment):
+def _round(slurm, words, rng, spent, kills, driver, pace, environment):
     tag = secrets.token_hex(8)
     variables = {**environment, TAG: tag}
     variables = toy_environment(**variables) | {"SLURM_CONF": slurm.conf, "PYTHONPATH": str(ROOT)}
@@ -82,7 +86,7 @@ def _round(slurm, words, rng, spent, kills, driver, environment):
     try:
         while process.poll() is None:
             assert time.monotonic() < deadline, f"{words} does not end\n{_tail(log)}"
-            time.sleep(rng.uniform(0.1, 1.5))
+            time.sleep(rng.uniform(0.1, pace))
             if not _victims(tag, "worker"):
                 continue
             done = sum(spent.values()) - spent["driver"]
