@@ -7,6 +7,7 @@ a mistake in the arguments or the input; 75 stopped by a signal.
 """
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from pathlib import Path
@@ -20,6 +21,7 @@ from phenomjax.inference.images.job import BankEmbedding, Runtimes
 from phenomjax.inference.images.options import Options, Share, share
 from phenomjax.inference.images.stages import begin, finish
 from phenomjax.inference.options import check_least, check_one_process
+from phenomjax.prepare import publishing
 from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
@@ -34,6 +36,10 @@ def run(options: Options) -> int:
     Raises:
       UserError: a mistake in the options or the input.
     """
+    if options.out and store.is_remote(options.out) and not options.dry_run:
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here))
+        )
     check_least(options, crop_size=0, stride=0, batch_size=0, unit_crops=0, threads=0, devices=0)
     check_one_process(options)
     mine = share(options)

@@ -7,6 +7,7 @@ the input; 75 stopped by a signal.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -20,6 +21,7 @@ from typing import Annotated, Literal
 import jax
 from tyro.conf import FlagCreatePairsOff, arg
 
+from phenomjax.data import store as stores
 from phenomjax.data import zarr_files
 from phenomjax.data.sequences.formats.asking import asking
 from phenomjax.data.sequences.formats.guess import looks_like
@@ -43,6 +45,7 @@ from phenomjax.inference.sequences import (
 )
 from phenomjax.inference.sequences.embed import embed
 from phenomjax.inference.workers import absolute
+from phenomjax.prepare import publishing
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.files import read_json
@@ -114,6 +117,10 @@ def run(options: Options) -> int:
     """
     if not options.source:
         raise UserError("Nothing to embed is named. Give `source` FILE.")
+    if stores.is_remote(options.out):
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here))
+        )
     out, kind = options.out, store.output_format(options.out)
     check_numbers_and_folder(options, out, batch_tokens=0, segment_len=0, devices=0)
     check_one_process(options)

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 from phenomjax import __version__
+from phenomjax.data import store
 from phenomjax.data.images import bank, opening
 from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Executor
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.images import (
     dry_run,
     findings,
@@ -57,6 +58,10 @@ def run(options: Options, fits: Fits | None = None) -> int:
       options: of the command.
       fits: where the images are to join the bank of --not-in, looks whether they can.
     """
+    if store.is_remote(options.out) and not options.dry_run:
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here), fits)
+        )
     layout, out = layouts.find(options.layout), options.out
     rule = eight_bit.parse(options.intensity) if options.intensity else None
     options_of.check(options)

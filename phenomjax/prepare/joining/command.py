@@ -11,6 +11,7 @@ python -m phenomjax.prepare merge --banks a.zarr b.zarr --out all.zarr
 python -m phenomjax.prepare merge --banks a.zarr b.zarr --out all.zarr --duplicates first
 """
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import arg
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.joining import duplicates, images, tokens
 from phenomjax.prepare.opening import open_banks
 from phenomjax.system.errors import UserError, check_folder_of
@@ -53,6 +55,10 @@ class Options(EngineOptions):
 
 def run(options: Options) -> int:
     """Makes the bank; returns the exit code: 0 done, 75 stopped by a signal."""
+    if store.is_remote(options.out):
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here))
+        )
     _, banks = open_banks(options.banks, "banks")
     if len(banks) < 2:
         raise UserError("`banks` names one bank. Name two or more, in the order of their images.")

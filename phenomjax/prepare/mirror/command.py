@@ -81,7 +81,7 @@ def run(options: Options) -> int:
     if not done.manifest:
         log.info("stopped; the same command goes on. The state of the work is in %s", work)
         return EXIT_STOPPED
-    return _report(ends, done)
+    return report(ends, done)
 
 
 def _ends(options: Options) -> Ends:
@@ -100,7 +100,8 @@ def _ends(options: Options) -> Ends:
     return Ends(source, target, single, options.overwrite, bound)
 
 
-def _report(ends: Ends, done: job.Outcome) -> int:
+def report(ends: Ends, done: job.Outcome) -> int:
+    """Tells what a mirror has done; returns the exit code."""
     log.info(
         "mirror: %s, %.2f GB, in %s: %d copied (%.2f GB in %s, %.1f MB/s), %d verified before",
         counted(done.objects, "object"),

@@ -2,6 +2,7 @@
 bank.
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from phenomjax.data.sequences.formats.asking import asking
 from phenomjax.data.sequences.sources import SequenceFile
 from phenomjax.engine import choose
 from phenomjax.engine.units import Executor
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.sequences import report
 from phenomjax.prepare.sequences.clusters import ClusterFile
 from phenomjax.prepare.sequences.job import SequenceJob, bucket_bits
@@ -39,10 +40,8 @@ def run(options: Options) -> int:
     if not options.source:
         raise UserError("`source` names no file. Give at least one.")
     if store.is_remote(options.out):
-        raise UserError(
-            f"`out` {store.url(options.out)} is in a store, where nothing can grow. Make the bank"
-            " in a folder that all workers see, then copy it: python -m phenomjax.prepare mirror"
-            f" {options.out.name} {store.url(options.out)}."
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here))
         )
     if options.cluster:
         mmseqs.find("--cluster", "; or leave --cluster out")

@@ -31,12 +31,12 @@ import pandas as pd
 from tyro.conf import arg
 
 from phenomjax import __version__
-from phenomjax.data import selections
+from phenomjax.data import selections, store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare import growing
+from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.joining import duplicates, images, tokens
 from phenomjax.prepare.opening import open_banks
 from phenomjax.prepare.subsets import choosing
@@ -84,6 +84,10 @@ class Options(EngineOptions):
 
 def run(options: Options) -> int:
     """Writes the subset; returns 1 where entries of the list are in no bank."""
+    if store.is_remote(options.out):
+        return publishing.publish(
+            options, options.out, lambda here: run(dataclasses.replace(options, out=here))
+        )
     kind, banks = open_banks(options.bank, "bank")
     _check(options)
     wanted = Wanted(options.where, options.selection, options.fraction, options.by, options.seed)
