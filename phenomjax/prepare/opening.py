@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks as open_image_banks
 from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
@@ -36,14 +35,3 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
             " banks of one kind."
         )
     return "sequences", [open_token_bank(path) for path in paths]
-
-
-def check_on_disk(banks: Sequence[ImageBank | TokenBank], out: Path) -> None:
-    """Raises a UserError where a bank, or the one to be made of some, lies in a store."""
-    for path in (*(bank.path for bank in banks), out):
-        if store.is_remote(path):
-            raise UserError(
-                f"{store.url(path)} lies in a store, and banks are joined on disks: copy it with"
-                " `python -m phenomjax.prepare mirror SRC DST` (--only SELECTION copies what a"
-                " selection needs), or train on banks where they are: a run reads several."
-            )

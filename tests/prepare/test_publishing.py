@@ -27,7 +27,7 @@ def there(tmp_path, s3, monkeypatch):
 def test_banks_are_made_in_a_store(tmp_path, there, caplog):
     """prepare images, sequences and subset: the bytes are those of the same command on a disk."""
     caplog.set_level("INFO")
-    write_rxrx1(tmp_path / "raw", channels=2)
+    write_rxrx1(tmp_path / "raw", wells=("B02",), channels=2, plates=("1", "2"))
     words = ["--source", tmp_path / "raw", "--layout", "rxrx1", "--jobs", 1, "--out"]
     assert run_as_door(images, [*words, tmp_path / "here.zarr"]) == 0
     for _ in range(2):  # the second finds all there
@@ -44,6 +44,9 @@ def test_banks_are_made_in_a_store(tmp_path, there, caplog):
     assert ours.fingerprint == theirs.fingerprint
     words = ["--bank", f"{there}/b.zarr", "--fraction", 0.5, "--out"]
     assert run_as_door(subsets, [*words, f"{there}/s.zarr"]) == 0
+    words = ["--bank", f"{there}/t.zarr", "--fraction", 0.5, "--out"]
+    assert run_as_door(subsets, [*words, tmp_path / "part.zarr"]) == 0
+    assert 0 < len(open_token_bank(tmp_path / "part.zarr")) < len(theirs)
     assert 0 < len(open_bank(f"{there}/s.zarr")) < len(open_bank(f"{there}/b.zarr"))
 
 

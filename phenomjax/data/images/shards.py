@@ -133,7 +133,7 @@ def check(images: Sequence[Stored], chunks: int) -> None:
     """
     stored = images[0]
     try:
-        with stored.shard.open("rb") as file:
+        with os.fdopen(node_cache.open_file(stored.shard), "rb") as file:
             index = read_index(file.fileno(), stored.images * chunks)
             size = os.fstat(file.fileno()).st_size - index.nbytes - 4
         for stored in images:

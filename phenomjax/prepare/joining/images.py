@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from phenomjax import __version__
+from phenomjax.data import node_cache, store
 from phenomjax.data.images import bank as image_bank
 from phenomjax.data.images import shards
 from phenomjax.data.images.bank import ImageBank
@@ -30,7 +31,6 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare import growing
-from phenomjax.prepare.opening import check_on_disk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -107,7 +107,6 @@ def join(
       UserError: the disk is full, an image of a bank is missing or damaged, or something else is at
         `out`.
     """
-    check_on_disk(banks, out)
     recorded = lambda path: open_bank(path).attributes.get("prepare")  # noqa: E731
     if growing.is_finished(out, arguments, "image bank", recorded):
         log.info("%s is finished already: %d images. Nothing to do.", out, len(open_bank(out)))
@@ -200,7 +199,11 @@ def _write_shard(joined: Joined, shard: int, places: list[tuple[int, int]]) -> N
     if is_whole(banks, stored, form):
         shards.check(stored, chunks)
         with files.replacing(target, shared=True) as partial:
-            files.link(stored[0].shard, partial)
+            if store.is_remote(stored[0].shard):
+                with os.fdopen(node_cache.open_file(stored[0].shard), "rb") as found:
+                    partial.write_bytes(found.read())
+            else:
+                files.link(stored[0].shard, partial)
     else:
         shards.pack(target, stored, form.images_per_shard, chunks)
 

@@ -27,7 +27,6 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare import growing
-from phenomjax.prepare.opening import check_on_disk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -82,7 +81,6 @@ def join(
     Raises:
       UserError: the disk is full, a bank is damaged, or something else is at `out`.
     """
-    check_on_disk(banks, out)
     recorded = lambda path: (  # noqa: E731
         token_bank.open_token_bank(path).attributes["options"].get("prepare")
     )
