@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import reprlib
@@ -116,14 +117,15 @@ def run_tasks(
             worker, future = done.get()
             if future not in worker.tasks:  # of a process that was replaced
                 continue
-            if not isinstance(future.exception(), BrokenProcessPool):
+            error = future.exception()
+            if not isinstance(error, BrokenProcessPool):
                 task = worker.tasks.pop(future)
                 finished += 1
                 toll.lived(task)
                 yield future.result()
                 continue
             suspect, *innocent = worker.tasks.values()
-            reason = toll.died(suspect, worker.bury())
+            reason = toll.died(suspect, worker.bury(error))
             again.extend(innocent if reason else [suspect, *innocent])
             if reason and aside:
                 yield aside(suspect, reason)
@@ -171,17 +173,17 @@ class _Worker(Generic[Task, Result]):
         future.add_done_callback(lambda future: self.done.put((self, future)))
         return True
 
-    def bury(self) -> str:
+    def bury(self, error: BrokenProcessPool) -> str:
         """Makes a new process, without tasks; returns how the old one died."""
-        codes = []
-        for process in list((self.pool._processes or {}).values()):
-            if process.is_alive():  # what it sent could not be read; it ignores SIGTERM
-                process.kill()
-            process.join()
-            codes.append(process.exitcode)
+        (process,) = (self.pool._processes or {}).values()
+        if not multiprocessing.connection.wait([process.sentinel], timeout=5.0):
+            process.kill()  # it lives, and ignores SIGTERM
         self.pool.shutdown()
         self.tasks, self.pool = {}, self._new()
-        return how_it_died(codes[0] if codes else None)
+        if error.__cause__ is not None:  # the pool gave it up
+            why = str(error.__cause__).strip("\n'").splitlines()[-1]
+            return f"what its process sent back could not be read ({why})"
+        return how_it_died(process.exitcode)
 
 
 def how_it_died(code: int | None) -> str:

@@ -17,7 +17,7 @@ from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Notes, Unit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
-from tests.lab.toy_units import expected_squares, read_squares, square
+from tests.lab.toy_units import expected_squares, fail_unreadably, read_squares, square
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +112,12 @@ def test_a_unit_that_ends_its_workers_is_set_aside(tmp_path):
     assert sorted(name for name, _ in asides) == ["square-3", "square-7"]
     assert asides[0][1].startswith("tried 2 times: its process was killed by SIGKILL")
     assert len(list(Notes(tmp_path).names())) == 11  # 7 is left undone
+
+
+def test_an_answer_that_cannot_be_read_ends_no_pool(tmp_path):
+    pool = Pool(2, deaths=1).run(tmp_path, fail_unreadably, squares(3), threading.Event())
+    with pytest.raises(UserError, match=r"square-\d, tried 1 time: .* be read \(TypeError: Unrea"):
+        list(pool)
 
 
 def test_a_machine_on_which_every_process_dies_is_told(tmp_path):

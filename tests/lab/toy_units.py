@@ -58,6 +58,17 @@ def fail(kind, work, number):
     return square(work, number)
 
 
+class Unreadable(Exception):
+    """Cannot be made again from its words."""
+
+    def __init__(self, one, two):
+        super().__init__(one + two)
+
+
+def fail_unreadably(work, number):
+    raise Unreadable("a", "b")
+
+
 def slow_square(work, argument):
     number, seconds = argument
     time.sleep(seconds)
