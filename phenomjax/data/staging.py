@@ -79,6 +79,7 @@ def copy(
     damaged: Callable[[str, str], None],
     check: Callable[[Path], None] = lambda file: None,
     less: str = "",
+    level: int = logging.INFO,
 ) -> Path:
     """Copies files of a bank; returns the folder that has them.
 
@@ -91,6 +92,7 @@ def copy(
       damaged: called with the name of a file and what is wrong with it; the file is left out.
       check: raises Damaged for a copied file that is not whole.
       less: what else to do where there is too little room.
+      level: of what is logged.
 
     Raises:
       UserError: no room, no permission; or what `damaged` raises.
@@ -102,23 +104,27 @@ def copy(
             busy=lambda: log.info("staging: another process of this node copies %s", source),
         ):
             if (target / done).is_file():
-                log.info("staging: %s is already in %s", source, target)
+                log.log(level, "staging: %s is already in %s", source, target)
                 return target
             start = time.monotonic()
             missing = _missing(target, items)
             with ThreadPoolExecutor(THREADS) as pool:
-                sizes = list(pool.map(lambda item: _size(source / item.name), missing))
-                _check_room(source, folder, sum(sizes), less)
+                sizes = list(pool.map(lambda item: size_of(source / item.name), missing))
+                check_room(str(source), folder, sum(sizes), less)
                 amount = files.in_units(sum(sizes))
-                log.info("staging: %s to copy of %s into %s", amount, source, target)
+                log.log(level, "staging: %s to copy of %s into %s", amount, source, target)
                 progress = Progress(f"stage {source.name}", sum(sizes) >> 20, "MiB")
                 faults = pool.map(
                     lambda item: _copy(source / item.name, target / item.name, item, check), missing
                 )
-                for item, size, fault in zip(missing, sizes, faults, strict=True):
-                    if fault:
-                        damaged(item.name, fault)
-                    progress.update(size >> 20)
+                try:
+                    for item, size, fault in zip(missing, sizes, faults, strict=True):
+                        if fault:
+                            damaged(item.name, fault)
+                        progress.update(size >> 20)
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
             finish()
     except OSError as error:
         raise UserError(
@@ -126,7 +132,8 @@ def copy(
             f" Give a folder on a local disk that you own, {WITHOUT}"
         ) from None
     seconds = max(time.monotonic() - start, 1e-9)
-    log.info(
+    log.log(
+        level,
         "staging: %d files, %s of %s copied to %s in %s, %.2f GB/s: the first step waited that"
         " long for it",
         len(missing),
@@ -151,15 +158,18 @@ def _missing(target: Path, items: Iterable[Item]) -> list[Item]:
     return missing
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where it is not there."""
     try:
         return store.size(path)
     except (FileNotFoundError, store.NotThere):
-        return 0  # told when it is copied
+        return 0
 
 
-def _check_room(source: Path, folder: Path, need: int, less: str) -> None:
-    free = shutil.disk_usage(folder).free
+def check_room(source: str, folder: Path, need: int, less: str) -> None:
+    """Raises UserError where a folder has no room for so many bytes of a source."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(there).free
     if need > free:
         raise UserError(
             f"data.staging={folder} has {free / 2**30:.1f} GiB left, and what is to be copied of"

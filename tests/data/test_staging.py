@@ -106,11 +106,12 @@ def test_images_are_read_from_their_copy(images, tmp_path, caplog):
     assert again.fingerprint == images.fingerprint and "is already in" in caplog.text
 
 
-def test_a_part_of_the_images(images, tmp_path, monkeypatch):
+def test_a_part_of_the_images(images, tmp_path, monkeypatch, caplog):
     """The rest is read where it is; each node copies other plates."""
     image_staging.stage([images], [Rows.of(np.array([2, 3, 7]))], str(tmp_path / "chosen"))
     there = [images.shard_path(i).is_relative_to(tmp_path / "chosen") for i in range(11)]
     assert there == [i in (2, 3, 6, 7) for i in range(11)]
+    caplog.set_level("INFO")
     expected, parts = read_all(open_bank(images.path)), []
     for node in ("node1", "node2", "node3"):
         monkeypatch.setattr("socket.gethostname", lambda node=node: node)
@@ -118,6 +119,9 @@ def test_a_part_of_the_images(images, tmp_path, monkeypatch):
         parts.append([images.shard_path(i).is_relative_to(tmp_path / node) for i in range(11)])
         np.testing.assert_array_equal(read_all(images), expected)
     assert parts[0] != parts[1] and any(map(any, parts)) and not all(map(all, parts))
+    banks = [images, open_bank(images.path)]
+    image_staging.stage(banks, [Rows.all(11), Rows.of(np.array([2]))], str(tmp_path / "both"))
+    assert "staging: 2 banks in" in caplog.text
     with pytest.raises(UserError, match=r"data.staging_share=0: give more than 0"):
         image_staging.stage([images], [Rows.all(11)], str(tmp_path), share=0)
 
@@ -160,6 +164,8 @@ def test_where_copies_go(images, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match=r"0.0 GiB left.* --config.data.staging_share=0.5 or less"):
         image_staging.stage([images], [Rows.all(11)], str(tmp_path / "full"))
+    with pytest.raises(UserError, match=r"to be copied of 2 banks takes 0.0 GiB"):
+        image_staging.stage([images] * 2, [Rows.all(11)] * 2, str(tmp_path))
 
 
 def test_a_run_reads_the_same_from_its_copy(images, tmp_path):

@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.data import manifest, node_cache, store
+from phenomjax.data.images import staging as image_staging
 from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.reader import CropReader
+from phenomjax.data.images.rows import Rows
+from phenomjax.data.sequences import staging as token_staging
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.data.stores import clients
 from phenomjax.system.errors import UserError
@@ -76,8 +79,10 @@ def loader(path):
 
 
 @pytest.mark.parametrize("kind", ["s3", "gcs", "web"])
-def test_a_bank_in_a_store_is_that_of_a_disk(banks, kind, monkeypatch, request):
-    """Metadata, pixels by both roads, batches and tokens; of the web server without a list."""
+def test_a_bank_in_a_store_is_that_of_a_disk(banks, kind, monkeypatch, request, tmp_path):
+    """Metadata, pixels by both roads, batches and tokens; of the web server without a list; and
+    from copies that a node has staged.
+    """
     remote = put(banks, request.getfixturevalue(kind).use(monkeypatch))
     for name in ("one.zarr", "four.zarr"):
         here, there = open_bank(banks / name), open_bank(remote / name)
@@ -94,6 +99,13 @@ def test_a_bank_in_a_store_is_that_of_a_disk(banks, kind, monkeypatch, request):
     here, there = open_token_bank(banks / "tokens.zarr"), open_token_bank(remote / "tokens.zarr")
     assert there.metadata == here.metadata and there.splits == here.splits
     assert all((there.sequence(i) == here.sequence(i)).all() for i in range(len(here)))
+    copied = open_bank(remote / "four.zarr")
+    image_staging.stage([copied], [Rows.all(IMAGES)], str(tmp_path / "local"))
+    token_staging.stage(remote / "tokens.zarr", tmp_path / "local")
+    assert copied.shard_path(5).is_relative_to(tmp_path / "local")
+    out = np.zeros((64, 48, 3), np.uint8)
+    CropReader(copied).read_into(out, 5, 0, 0)
+    assert (out == open_bank(banks / "four.zarr").read(5)).all()
     with pytest.raises(UserError, match=r"There is no bank at (s3|gs|http)://.*nothing\.zarr"):
         open_bank(remote / "nothing.zarr")
     with pytest.raises(UserError, match=r"There is no bank at (s3|gs|http)://"):

@@ -5,6 +5,7 @@ the banks then read them there, and all else where it is.
 import hashlib
 import logging
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from phenomjax.data.images.shards import read_index
 from phenomjax.data.manifest import Manifest, beside
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
+from phenomjax.system.log import duration
 
 log = logging.getLogger("phenomjax")
 PLATE = ("experiment", "plate")
-TOLD = 5  # shards that are told of one by one
+TOLD = 5  # shards, and banks, that are told of one by one
+SAMPLED = 64  # files that are looked at to know how large those of a bank are
+LESS = ", copy a part of the plates with --config.data.staging_share=0.5 or less,"
 
 
 def stage(
@@ -46,8 +50,8 @@ def stage(
         raise UserError(
             f"data.staging_share={share}: give more than 0, and at most 1, which is all plates."
         )
-    folder = staging.folder_of(setting)
-    for bank, wanted in zip(banks, rows, strict=True):
+    folder, wanted = staging.folder_of(setting), []
+    for bank, mine in zip(banks, rows, strict=True):
         if not bank.attributes:
             raise UserError(
                 f"data.staging copies image banks, and {bank.path} is read in place. Make a bank of"
@@ -55,9 +59,44 @@ def stage(
                 " --config.data.staging=''."
             )
         bank.check()
-        mine = wanted if share == 1 else wanted & _plates(bank, share)
-        if len(mine):
-            _stage(bank, _shards(mine, bank.images_per_shard), folder)
+        part = mine if share == 1 else mine & _plates(bank, share)
+        if len(part):
+            wanted.append(_Wanted(bank, _shards(part, bank.images_per_shard), folder))
+    missing = [one for one in wanted if not (one.target / one.done).is_file()]
+    if len(missing) > 1:
+        need = sum(map(_estimate, missing))
+        staging.check_room(f"{len(missing)} banks", folder, need, LESS)
+    start = time.monotonic()
+    for one in wanted:
+        _stage(one, logging.INFO if len(wanted) <= TOLD else logging.DEBUG)
+    if len(wanted) > 1:
+        seconds = duration(time.monotonic() - start)
+        log.info("staging: %d banks in %s, for which the first step waited", len(wanted), seconds)
+
+
+class _Wanted:
+    """Shards of a bank that are to be on this node.
+
+    Attributes:
+      bank, shards: which.
+      target: folder that gets them.
+      done: name of the file in it that says that all are there.
+    """
+
+    def __init__(self, bank: ImageBank, shards: Rows, folder: Path):
+        self.bank, self.shards = bank, shards
+        self.target = folder / f"{bank.path.stem}-{bank.fingerprint[:16]}"
+        which = hashlib.sha256(shards.starts.tobytes() + shards.stops.tobytes()).hexdigest()[:16]
+        self.done = f"staged-{which}.json"
+
+
+def _estimate(wanted: _Wanted) -> int:
+    """Bytes of the shards, from the sizes of some; of those that are there already too."""
+    places = np.unique(np.linspace(0, len(wanted.shards) - 1, SAMPLED).astype(int))
+    shards = (wanted.shards[int(place)] for place in places)
+    sizes = [staging.size_of(shard_path(wanted.bank.path, shard)) for shard in shards]
+    there = len(files.names(wanted.target / "images"))
+    return int(np.mean(sizes) * max(len(wanted.shards) - there, 0))
 
 
 def _plates(bank: ImageBank, share: float) -> Rows:
@@ -77,9 +116,8 @@ def _shards(rows: Rows, images: int) -> Rows:
     return Rows(np.maximum(starts, np.concatenate([[0], stops[:-1]])), stops)
 
 
-def _stage(bank: ImageBank, shards: Rows, folder: Path) -> None:
-    target = folder / f"{bank.path.stem}-{bank.fingerprint[:16]}"
-    which = hashlib.sha256(shards.starts.tobytes() + shards.stops.tobytes()).hexdigest()[:16]
+def _stage(wanted: _Wanted, level: int) -> None:
+    bank, shards, target, done = wanted.bank, wanted.shards, wanted.target, wanted.done
     manifest, left_out = _manifest(bank), list[str]()
     names = (f"images/{shard_path('', shard).name}" for shard in shards)
     items = [staging.Item(name, manifest.sha256(name) if manifest else "") for name in names]
@@ -100,7 +138,6 @@ def _stage(bank: ImageBank, shards: Rows, folder: Path) -> None:
     def finish() -> None:
         files.write_json(target / done, {"left_out": left_out})
 
-    done = f"staged-{which}.json"
     staging.copy(
         bank.path,
         target,
@@ -109,7 +146,8 @@ def _stage(bank: ImageBank, shards: Rows, folder: Path) -> None:
         finish,
         damaged=damaged,
         check=check,
-        less=", copy a part of the plates with --config.data.staging_share=0.5 or less,",
+        less=LESS,
+        level=level,
     )
     numbers = [int(name.split(".")[1]) for name in files.read_json(target / done)["left_out"]]
     if numbers:
