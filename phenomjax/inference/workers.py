@@ -3,18 +3,12 @@
 import threading
 from pathlib import Path
 
-from phenomjax.data import store
 from phenomjax.engine.work_folder import DESCRIPTION
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 # Whatever number of threads a worker was given: they would wait for one device.
 ONE_AT_A_TIME = threading.Lock()
-
-
-def absolute(path: str | Path) -> Path:
-    """A location as it is called from any folder."""
-    return Path(path) if store.is_remote(path) else Path(path).absolute()
 
 
 def begun(work: Path) -> str:

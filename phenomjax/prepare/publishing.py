@@ -47,7 +47,8 @@ def publish(options: EngineOptions, out: Path, run: Callable[[Path], int]) -> in
         )
     here.parent.mkdir(exist_ok=True)
     code = run(here)
-    if code not in (EXIT_DONE, EXIT_FAILED) or not here.exists():
+    is_whole = here.exists() and not list(here.glob("*.partial"))  # else others do their shares
+    if code not in (EXIT_DONE, EXIT_FAILED) or not is_whole:
         return code
     ends = Ends(here, out, "" if here.is_dir() else out.name)
     work = here.with_name(f"{out.name}.mirror")

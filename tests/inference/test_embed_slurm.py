@@ -25,8 +25,9 @@ def killed(slurm, folder, words, count, capsys):
         assert not list(folder.glob(f"{number}.zarr.*"))
 
     compiler = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}  # with other flags other roundings
-    engine = count(("nodes=2", "every=1"), ENGINE)
-    told = survive(slurm, command, check, count(2, 40), engine=engine, **compiler)
+    # a unit that is alone, as what workers are is, is hit by many kills and no poison
+    engine = *count(("nodes=2", "every=1"), ENGINE), "deaths=50"
+    told = survive(slurm, command, check, count(2, 40), engine=engine, pace=8, **compiler)
     with capsys.disabled():
         print(f"\n{told}")
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.engine import choose
 from phenomjax.engine.units import Executor, Note, Unit
 from phenomjax.inference.images import stages, worker
@@ -14,7 +15,7 @@ from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
 from phenomjax.inference.images.options import Options
 from phenomjax.inference.images.plan import WorkLayout
-from phenomjax.inference.workers import ONE_AT_A_TIME, absolute, check_precision, differs
+from phenomjax.inference.workers import ONE_AT_A_TIME, check_precision, differs
 from phenomjax.system import files, locks
 from phenomjax.system.errors import EXIT_STOPPED
 from phenomjax.system.log import Progress
@@ -122,13 +123,13 @@ def _task(options: Options, job: BankEmbedding) -> Task:
     """What the workers are told of a job."""
     plain = dataclasses.replace(
         options,
-        checkpoint=str(absolute(options.checkpoint)),
-        bank=(absolute(options.bank[0]),),  # with which some runtimes are made, for all banks
+        checkpoint=str(store.absolute(options.checkpoint)),
+        bank=(store.absolute(options.bank[0]),),  # with which some runtimes are made, for all banks
         out=None,
         engine="local",
         engine_option=(),
     )
-    path, out = absolute(job.bank.path), absolute(job.out)
+    path, out = store.absolute(job.bank.path), store.absolute(job.out)
     return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from phenomjax.data import store
 from phenomjax.inference.options import EmbedOptions
-from phenomjax.inference.workers import absolute
 from phenomjax.system.errors import UserError
 from phenomjax.system.options import unrecorded
 
@@ -120,5 +120,5 @@ def runtime_options(options: Options) -> dict[str, str]:
         raise UserError(f"`runtime_option` {bad[0]}: give KEY=VALUE.")
     chosen = {key: value for key, _, value in pairs}
     if chosen.get("precision") == "int8" and options.bank:
-        chosen.setdefault("bank", str(absolute(options.bank[0])))
+        chosen.setdefault("bank", str(store.absolute(options.bank[0])))
     return chosen

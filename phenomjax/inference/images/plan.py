@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.engine import work_folder
-from phenomjax.inference.workers import absolute
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256_json
 from phenomjax.trained import image_model
@@ -224,7 +224,7 @@ def describe(
     return {
         "digest": sha256_json(entry),
         "checkpoint": str(model.path),
-        "bank": str(absolute(bank.path)),
+        "bank": str(store.absolute(bank.path)),
         **entry,
     }
 

@@ -44,7 +44,6 @@ from phenomjax.inference.sequences import (
     table_queries,
 )
 from phenomjax.inference.sequences.embed import embed
-from phenomjax.inference.workers import absolute
 from phenomjax.prepare import publishing
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
@@ -138,7 +137,7 @@ def run(options: Options) -> int:
     _check_letters(options, model.task.words.name)
     pool = None if options.per == "residue" else options.pool
     task = cluster.Task(
-        str(absolute(options.checkpoint)),
+        str(stores.absolute(options.checkpoint)),
         options.compute_dtype,
         model.fingerprint,
         options.layer,
@@ -150,7 +149,7 @@ def run(options: Options) -> int:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(work_folder.hold(work))
         workers = stack.enter_context(contextlib.ExitStack())
-        executor = workers.enter_context(choose.executor(options, absolute(work)))
+        executor = workers.enter_context(choose.executor(options, stores.absolute(work)))
         spool = work / f"{files.PARTIAL}tokens"
         found = queries.read(
             list(options.source),
@@ -168,7 +167,7 @@ def run(options: Options) -> int:
             seen = cluster.machine(model, options.devices)
         else:
             seen = _recorded(out, kind, work)
-            seen = seen or cluster.look(executor, absolute(work), task, stop)
+            seen = seen or cluster.look(executor, stores.absolute(work), task, stop)
         if seen is None:
             return _stopped()
         description = _describe(options, model, found, seen)
@@ -194,7 +193,7 @@ def run(options: Options) -> int:
                 precision=description["compute_dtype"],
                 devices=description["devices"],
             )
-            whole = cluster.embed(executor, absolute(work), task, found, rows, plan, stop)
+            whole = cluster.embed(executor, stores.absolute(work), task, found, rows, plan, stop)
         if not whole:
             return _stopped()
         workers.close()
