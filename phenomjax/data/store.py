@@ -7,6 +7,7 @@ on one that may be remote. obstore moves objects, TensorStore reads arrays (`kvs
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -18,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phenomjax.data.stores import clients
 from phenomjax.data.stores.errors import NotThere, StoreError, explain
+from phenomjax.data.stores.ranges import Ranges
 from phenomjax.data.stores.sinks import Hashing, Sink
 from phenomjax.data.stores.walking import Listed, walk
 from phenomjax.system import files
@@ -35,6 +37,7 @@ ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them makes a fol
 
 MD5 = re.compile("[0-9a-f]{32}")
 TRIES = 3
+BROKEN = ("answer", "timeout")  # lists that obstore does not ask for again
 
 
 def is_remote(path: str | Path) -> bool:
@@ -213,8 +216,6 @@ def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
     if not is_remote(path):
         yield from walk(Path(path), "", after)
         return
-    import obstore
-
     key = place(path)[2]
     if not has_lists(path):
         raise UserError(
@@ -222,12 +223,27 @@ def list_files(path: str | Path, after: str = "") -> Iterator[Listed]:
             " from there without a list; for anything else name the files, or use the s3:// or"
             " gs:// address of the same data."
         )
+    start, last = f"{key}/" if key else "", after
+    tries = 0
+    while True:
+        try:
+            for listed in _list(path, start, last):
+                yield listed
+                last, tries = listed.name, 0
+            return
+        except StoreError as error:
+            tries += 1
+            if tries == TRIES or error.why not in BROKEN:
+                raise
+
+
+def _list(path: str | Path, start: str, after: str) -> Iterator[Listed]:
+    import obstore
+
     with errors(path):
-        store, _ = client(path)
-        start = f"{key}/" if key else ""
-        for chunk in obstore.list(
-            store, prefix=key or None, offset=f"{start}{after}" if after else None
-        ):
+        store, key = client(path)
+        behind = f"{start}{after}" if after else None
+        for chunk in obstore.list(store, prefix=key or None, offset=behind):
             for entry in chunk:
                 name = entry["path"]
                 # a folder's own mark, of zero bytes, is no file
@@ -265,10 +281,16 @@ def folders(path: str | Path) -> list[str]:
 def _one_level(path: str | Path, part: Literal["objects", "common_prefixes"]) -> list[str]:
     import obstore
 
-    with errors(path):
-        store, key = client(path)
-        found = obstore.list_with_delimiter(store, prefix=key or None)
-        there = [one if isinstance(one, str) else one["path"] for one in found[part]]
+    for left in reversed(range(TRIES)):
+        try:
+            with errors(path):
+                store, key = client(path)
+                found = obstore.list_with_delimiter(store, prefix=key or None)
+            break
+        except StoreError as error:
+            if error.why not in BROKEN or not left:
+                raise
+    there = [one if isinstance(one, str) else one["path"] for one in found[part]]
     return sorted(name.rstrip("/").rpartition("/")[2] for name in there if name != key)
 
 
@@ -324,7 +346,7 @@ def open_input(path: str | Path) -> IO[bytes]:
     """A file to read from and to seek in, for pyarrow and others."""
     if not is_remote(path):
         return Path(path).open("rb")
-    return io.BufferedReader(_Remote(path), BLOCK)
+    return io.BufferedReader(Ranges(functools.partial(read_bytes, path), size(path)), BLOCK)
 
 
 def sha256(path: str | Path) -> str:
@@ -371,32 +393,3 @@ def _expect(path: str | Path, got: int, wanted: int) -> None:
             "answer",
             EXIT_FAILED,
         )
-
-
-class _Remote(io.RawIOBase):
-    """An object as a file, read by ranges."""
-
-    def __init__(self, path: str | Path):
-        self._path, self._size, self._at = path, size(path), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max((0, self._at, self._size)[whence] + offset, 0)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._at + len(buffer), self._size)
-        if stop <= self._at:
-            return 0
-        content = read_bytes(self._path, self._at, stop)
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)

@@ -212,3 +212,18 @@ def test_locations_are_paths():
     assert store.place(Path("gs://b/k//l/")) == ("gs", "b", "k/l")
     assert store.is_remote("s3:/b/k") and store.is_remote(Path("http://h/x"))
     assert not any(map(store.is_remote, ("s3", "s3:", "a/s3:/b", "C:/x", "https", "s3s:/x")))
+
+
+def test_lists_that_break_off_are_asked_for_again(s3, monkeypatch):
+    """Of whole folders, where they broke off; of one level; with a bound."""
+    s3.use(monkeypatch)
+    for name in "abc":
+        store.write_bytes(f"s3://bank/lists/{name}", b"1")
+    s3.proxy.faults = [Fault("truncate", times=2, match="list-type")]
+    assert [file.name for file in store.list_files("s3://bank/lists")] == ["a", "b", "c"]
+    s3.proxy.faults = [Fault("truncate", times=2, match="list-type")]
+    assert store.names("s3://bank/lists") == ["a", "b", "c"]
+    s3.proxy.faults = [Fault("truncate", match="list-type")]
+    for ask in (store.names, store.is_dir):
+        with pytest.raises(store.StoreError, match="broke off"):
+            ask("s3://bank/lists")
