@@ -15,12 +15,10 @@ Token banks are not made longer, because the sequences of a split stand together
 would change: prepare the new files into a bank of their own, and train on both or merge them.
 """
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +43,7 @@ from phenomjax.prepare.images.plan import ImagePlan
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.inspect.sequences import is_token_bank
 from phenomjax.prepare.joining import images
+from phenomjax.prepare.opening import writing
 from phenomjax.system import files, locks
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -87,7 +86,7 @@ def run(options: Options) -> int:
     busy = (
         f"Another process appends to {bank.path} now. Wait for it, and run the same command again."
     )
-    with _writing(bank.path), locks.hold(work, busy):
+    with writing(bank.path), locks.hold(work, busy):
         if not (work / locks.FILE).exists():
             raise UserError(busy)  # it ended just now, and took the folder with it
         files.remove(work / DONE)
@@ -347,17 +346,3 @@ def _open(path: Path) -> ImageBank:
             " `python -m phenomjax.prepare images`."
         )
     return bank
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What the disk refuses, told."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be made longer: {error.strerror or error}"
-            f" ({error.filename or path}). What it had it has, whole. Make room, or get the right"
-            " to write there, and run the same command again.",
-            EXIT_FAILED,
-        ) from error

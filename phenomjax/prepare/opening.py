@@ -1,13 +1,14 @@
-"""Opens the banks that a command names."""
+"""The banks that a command names, and what the disk says of the one that it writes."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks as open_image_banks
 from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
 from phenomjax.data.zarr_files import read_entry
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 
 def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank | TokenBank]]:
@@ -35,3 +36,17 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
             " banks of one kind."
         )
     return "sequences", [open_token_bank(path) for path in paths]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells what the disk refuses while something is written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error} ({error.filename or path})."
+            " What was whole still is. Make room, or get the right to write there, and run the same"
+            " command again.",
+            EXIT_FAILED,
+        ) from error

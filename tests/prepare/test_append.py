@@ -215,6 +215,28 @@ def test_what_does_not_fit(bank, tmp_path):
         appended(tmp_path / "c.zarr", tmp_path / "second")
 
 
+def test_banks_that_were_made_of_others(bank, tmp_path):
+    """A merged bank is made longer too; where its parts had several rules, one must be said."""
+    write(tmp_path / "c", "C", seed=9)
+    for name, rule in (("c", None), ("d", "range:0:4000")):
+        assert generic(tmp_path / "c", tmp_path / f"{name}.zarr", intensity=rule) == 0
+        words = ["--banks", bank, tmp_path / f"{name}.zarr", "--out", tmp_path / f"m{name}.zarr"]
+        assert run_as_door(merge, [*words, "--jobs", "1"]) == 0
+    assert appended(tmp_path / "mc.zarr", tmp_path / "second") == 0
+    longer = open_bank(tmp_path / "mc.zarr")
+    assert longer.metadata["plate"].to_pylist() == list("AACCAABBB")
+    with pytest.raises(UserError, match="records no rule"):
+        appended(tmp_path / "md.zarr", tmp_path / "second")
+    assert appended(tmp_path / "md.zarr", tmp_path / "second", "--intensity", "range:0:4000") == 0
+
+
+def test_the_dry_run_makes_nothing(bank, tmp_path):
+    before = {path: path.read_bytes() for path in bank.rglob("*") if path.is_file()}
+    assert appended(bank, tmp_path / "second", "--dry_run") == 0
+    assert before == {path: path.read_bytes() for path in bank.rglob("*") if path.is_file()}
+    assert (tmp_path / "b_append_dry_run").is_dir()
+
+
 def test_banks_that_are_not_made_longer(bank, tmp_path):
     write_token_bank(tmp_path / "t.zarr", {"train": [("a", "MKV")]})
     write_token_bank(tmp_path / "u.zarr", {"train": [("b", "MKV"), ("c", "WW")]})
@@ -241,7 +263,7 @@ def test_what_the_disk_refuses_is_told(bank, tmp_path, monkeypatch, number, text
         raise OSError(number, os.strerror(number), str(bank))
 
     monkeypatch.setattr("phenomjax.prepare.append.image_bank.append_metadata", refuse)
-    with pytest.raises(UserError, match=f"could not be made longer: {text}") as error:
+    with pytest.raises(UserError, match=f"could not be written: {text}") as error:
         appended(bank, tmp_path / "second")
     assert error.value.exit_code == 1 and len(open_bank(bank)) == 2
     monkeypatch.undo()

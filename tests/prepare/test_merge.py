@@ -125,6 +125,22 @@ def test_damage_is_found(tmp_path):
         shutil.rmtree(tmp_path / "s.zarr")
 
 
+@pytest.mark.parametrize("step", ["write_metadata", "create_bank"])
+def test_a_full_disk_is_told(tmp_path, monkeypatch, step):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "s.zarr"))
+
+    pixels = make(tmp_path / "a.zarr", 4)
+    words = ["--bank", tmp_path / "a.zarr", "--fraction", "1", "--out", tmp_path / "s.zarr"]
+    with monkeypatch.context() as patched:
+        patched.setattr(images.image_bank, step, full)
+        with pytest.raises(UserError, match="could not be written: No space left") as error:
+            run_as_door(subset, [*words, "--jobs", "1"])
+    assert error.value.exit_code == 1
+    assert run_as_door(subset, [*words, "--jobs", "1"]) == 0
+    assert np.array_equal(pixels_of(tmp_path / "s.zarr"), pixels)
+
+
 WRONG = {
     "channels": ({"channels": ("ER", "DNA")}, "has channels DNA, ER, and"),
     "size": ({"size": 24}, "20 x 20 pixels"),

@@ -31,6 +31,7 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare import growing
+from phenomjax.prepare.opening import writing
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -116,6 +117,7 @@ def join(
     count = sum(map(len, rows))
     joined = Joined(out, tuple((bank.path, bank.fingerprint) for bank in banks), form)
     with (
+        writing(out),
         growing.at_work(out, arguments) as work,
         choose.executor(options, work) as executor,
         stop_on_signals() as stop,

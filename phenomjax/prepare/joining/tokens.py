@@ -27,6 +27,7 @@ from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
 from phenomjax.prepare import growing
+from phenomjax.prepare.opening import writing
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import Progress
@@ -94,6 +95,7 @@ def join(
     # an array that is shorter than a chunk is one chunk of its own length
     fill = chunk if size >= chunk else max(size, 1)
     with (
+        writing(out),
         growing.at_work(out, arguments) as work,
         choose.executor(options, work) as executor,
         stop_on_signals() as stop,

@@ -38,7 +38,7 @@ from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.joining import duplicates, images, tokens
-from phenomjax.prepare.opening import open_banks
+from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets.choosing import Choice, Wanted
 from phenomjax.system import files
@@ -102,7 +102,8 @@ def run(options: Options) -> int:
         for bank, rows in zip(banks, choice.rows, strict=True)
         for table in choosing.names_of(kind, bank, rows)
     )
-    selections.write(options.out, kind, list(zip(banks, choice.rows, strict=True)), names, made)
+    with writing(options.out):
+        selections.write(options.out, kind, list(zip(banks, choice.rows, strict=True)), names, made)
     log.info(
         'wrote %s. Train on it with --config.data.banks="(%s,)" --config.data.selection=%s',
         options.out,
