@@ -126,7 +126,7 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
             )
         seen[whole] = path
     names = collections.Counter(path.name for path in paths)
-    found = [find_format(path, kind) for path in paths]
+    found, packings = [find_format(path, kind) for path in paths], map(compression, paths)
     for path, one in zip(paths, found, strict=True):
         if one.kind == "table" and store.is_remote(path):
             raise UserError(
@@ -140,12 +140,12 @@ def find_sources(paths: list[Path], kind: str | None) -> list[SequenceFile]:
             path.name if names[path.name] == 1 else str(path),
             one.kind,
             store.size(path),
-            bool(compression(path)),
+            bool(packed),
             one.recode,
             one.contents.mark if one.recode else 0,
-            blocks=divisible(path) if one.kind == "fasta" and not one.recode else "",
+            blocks=divisible(path) if packed and one.kind == "fasta" and not one.recode else "",
         )
-        for number, (path, one) in enumerate(zip(paths, found, strict=True))
+        for number, (path, one, packed) in enumerate(zip(paths, found, packings, strict=True))
     ]
 
 

@@ -111,17 +111,20 @@ def _first(rejected: Path) -> str:
 
 def _hints(rejected: Path) -> str:
     """What may be done about rejected records, one a line."""
-    table = pq.read_table(rejected, columns=["reason", "detail"])
-    gaps = pc.match_substring(table["detail"], "is a gap of an alignment")
-    dna = pc.equal(table["reason"], "nucleotides")
+    gaps = dna = 0
+    with pq.ParquetFile(rejected) as file:  # which may have millions of rows
+        for part in file.iter_batches(columns=["reason", "detail"]):
+            aligned = pc.match_substring(part["detail"], "is a gap of an alignment")
+            gaps += pc.sum(aligned).as_py() or 0
+            dna += pc.sum(pc.equal(part["reason"], "nucleotides")).as_py() or 0
     found = (
         (gaps, "have gaps, as rows of an alignment: --gaps strip takes the gaps out"),
         (dna, "look like DNA or RNA: translate them, or keep them with --accept_nucleotides"),
     )
     return "".join(
         f"\n  {count:,} {text} (with another --out, or --overwrite)"
-        for chosen, text in found
-        if (count := pc.sum(chosen).as_py())
+        for count, text in found
+        if count
     )
 
 
