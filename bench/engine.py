@@ -1,10 +1,10 @@
 """What a unit costs beside its work, and whether driver and scheduler stay as they are from a
 thousand to a million units.
 
-    python -m bench.engine                    # about 10 minutes, 100,000 small files at once
+    python -m bench.engine                    # about 5 minutes
 
-Units that do nothing but commit their note (one file, not flushed to the disk), two workers; a
-million of them without the files, for the sake of the disk. The limit is a loop in one process
+Units that do nothing but commit their note (one file, not flushed to the disk), two workers; more
+than 10,000 of them leave no files, for the sake of the disk. The limit is a loop in one process
 over the same units. Dask has scheduler, workers and driver in processes of their own; "a unit a
 task" is Dask without bundles, which is what a unit of half a minute costs. CPU milliseconds a unit
 of each process (workers together), and its largest memory.
@@ -32,8 +32,8 @@ from phenomjax.engine.units import Notes, Unit
 from phenomjax.system import files
 
 METHODS = ("loop", "pool", "dask", "a unit a task")
-WITH_NOTES = 100_000  # units
-MOST = {"loop": 100_000, "a unit a task": 20_000}
+WITH_NOTES = 10_000  # units
+MOST = {"loop": 10_000, "a unit a task": 10_000}
 TICK = os.sysconf("SC_CLK_TCK")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import phenomjax
-from phenomjax.engine.units import Argument, Function, Notes, Unit, do
+from phenomjax.engine.units import Argument, Function, Notes, Unit
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 TOKEN = "token"
@@ -73,10 +73,16 @@ def do_bundle(
     _agree(terms)
     notes, begun = Notes(work), time.monotonic()
     for unit in units:
-        if terms.stop.exists():
+        # Its driver stops; or is dead, and another has begun here, perhaps with other settings.
+        if terms.stop.exists() or not _sees(terms):
             return
-        if not notes.is_committed(unit.name) and do(work, function, unit) is None:
-            raise Stopped
+        if not notes.is_committed(unit.name):
+            note = function(work, unit.argument)
+            if note is None:
+                raise Stopped
+            if not _sees(terms):
+                return
+            notes.commit(unit.name, note)
         if time.monotonic() - begun > seconds:
             return
 

@@ -38,7 +38,7 @@ RESTING = 20.0  # seconds since units were last waited for: then the job may be 
 
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name} --nodes=1 --ntasks=1 --cpus-per-task={cpus} --time={time} --no-requeue
-#SBATCH --output={folder}/%A_%a.log --open-mode=append
+#SBATCH --output="{folder}/%A_%a.log" --open-mode=append
 {more}
 export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False PYTHONUNBUFFERED=1
 {prologue}
@@ -92,7 +92,9 @@ def start(settings: Slurm, folder: Path) -> Iterator[Scheduler]:
                 **{f"tls_{who}_cert": str(ca) for who in ("client", "scheduler", "worker")},
                 **{f"tls_{who}_key": str(key) for who in ("client", "scheduler", "worker")},
             )
-            tls = f"--tls-ca-file {ca} --tls-cert {ca} --tls-key {key}"
+            tls = shlex.join(
+                ["--tls-ca-file", f"{ca}", "--tls-cert", f"{ca}", "--tls-key", f"{key}"]
+            )
         with _scheduler(settings, security) as cluster, client_of(cluster) as client:
             address = cluster.scheduler_address
             tell_dashboard(cluster.dashboard_link)

@@ -155,6 +155,21 @@ def test_a_cluster_without_workers_and_one_that_ends(tmp_path, caplog):
     assert "no workers at tcp://127.0.0.1" in caplog.text and "dask worker tcp" in caplog.text
 
 
+def test_a_worker_of_a_driver_that_is_gone_commits_nothing(tmp_path, monkeypatch):
+    terms = bundles.Terms(tmp_path, "abc", bundles.versions(), "")
+    (tmp_path / "token").write_text("abc")
+    monkeypatch.setattr(bundles, "_agreed", {"abc"})
+
+    def another_begins(work, number):
+        (work / "token").write_text("def")
+        return square(work, number)
+
+    bundles.do_bundle(tmp_path, another_begins, list(squares(3)), terms, 60)
+    assert list(Notes(tmp_path).names()) == [] and read_squares(tmp_path) == [0]
+    bundles.do_bundle(tmp_path, square, list(squares(3)), terms, 60)
+    assert list(Notes(tmp_path).names()) == [] and read_squares(tmp_path) == [0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -20,12 +20,12 @@ def test_killed_at_random(slurm, tmp_path, count, capsys):
     units = count(60, 400)
 
     def command(number):
-        places = tmp_path / f"{number}.partial", tmp_path / f"{number}"
+        places = tmp_path / f"a {number}.partial", tmp_path / f"{number}"  # blanks are no harm
         return ["-m", "tests.lab.toy_units", *places, units, 1, 0.2]
 
     def check(number):
         assert (tmp_path / f"{number}").read_text() == f"{expected_squares(units)}"
-        assert not (tmp_path / f"{number}.partial").exists()
+        assert not (tmp_path / f"a {number}.partial").exists()
 
     told = survive(slurm, command, check, count(4, 40))
     with capsys.disabled():
