@@ -54,6 +54,7 @@ def _small_pieces(monkeypatch, caplog):
     caplog.set_level("INFO", "phenomjax")
     for module in (local, copying, job):
         monkeypatch.setattr(module, "WHOLE", 4096)
+    monkeypatch.setattr(local, "PIECE", 1024)
     monkeypatch.setattr(planning, "UNIT_ROWS", 3)
     monkeypatch.setattr(planning, "GROUPS", 2)
 
@@ -203,7 +204,7 @@ def test_a_large_file_goes_on_in_its_middle(source, tmp_path, monkeypatch):
     def dying(self, entry, start=0):
         asked.append(start)
         for number, block in enumerate(blocks(self, entry, start)):
-            if len(asked) == 1 and number == 3:
+            if len(asked) == 1 and number == 13:
                 raise KeyboardInterrupt
             yield block
 

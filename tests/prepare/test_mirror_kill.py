@@ -15,7 +15,7 @@ import pytest
 from phenomjax.data import store
 from phenomjax.prepare.mirror import copying
 from tests.lab import ROOT
-from tests.lab.killing import survive
+from tests.lab.killing import ENGINE, survive
 from tests.lab.servers import Fault
 from tests.lab.slurm import processes
 from tests.prepare.test_mirror import files_of
@@ -136,10 +136,13 @@ def test_killed_on_slurm(slurm, source, tmp_path, count):
 
     def command(number):
         words = [PROGRAM, "mirror", source, tmp_path / f"{number}"]
-        return [*words, "--rate", count("15MB/s", "4MB/s")]
+        return [*words, "--rate", count("15MB/s", "6MB/s")]
 
     def check(number):
         target = tmp_path / f"{number}"
         is_whole(source, target, f"{target}.manifest.parquet")
 
-    print(survive(slurm, command, check, count(2, 40), pace=count(1.5, 8.0)))
+    # a large file takes some seconds, so it may well be killed five times
+    engine = (*ENGINE, "deaths=50")
+    pace = count(1.5, 8.0)
+    print(survive(slurm, command, check, count(2, 40), engine=engine, pace=pace))

@@ -21,7 +21,15 @@ from phenomjax.engine.units import Note
 from phenomjax.prepare.mirror import manifest, planning
 from phenomjax.prepare.mirror.ends.digests import Digests
 from phenomjax.prepare.mirror.ends.opening import open_place
-from phenomjax.prepare.mirror.ends.places import WHOLE, Entry, Place, Taken, Trouble, check_name
+from phenomjax.prepare.mirror.ends.places import (
+    WHOLE,
+    Buffer,
+    Entry,
+    Place,
+    Taken,
+    Trouble,
+    check_name,
+)
 from phenomjax.prepare.mirror.planning import PlanGroup, Planned
 from phenomjax.prepare.mirror.rate import Turns
 
@@ -198,7 +206,7 @@ class _Copy:
             replace = True  # what is there is ours, and not what is in the source
         raise _damaged(sha256)
 
-    def _blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
+    def _blocks(self, entry: Entry, start: int = 0) -> Iterator[Buffer]:
         for block in self.source.blocks(entry, start):
             self.turns.take(len(block))
             yield block

@@ -33,7 +33,7 @@ class Digests:
         """Those that can prove ETags of an object of this size, and of these parts."""
         return cls({part for etag in etags for part in _parts_of(etag, size)} | {*parts})
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Takes the next bytes."""
         self.sha256.update(data)
         for parts in self._parts.values():
@@ -60,7 +60,7 @@ class _Parts:
     def __init__(self, size: int):
         self.size, self._part, self._in_part, self._done = size, _md5(), 0, list[bytes]()
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         if not self.size:
             self._part.update(data)
             return

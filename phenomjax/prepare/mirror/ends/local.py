@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from phenomjax.prepare.mirror.ends.digests import Digests
-from phenomjax.prepare.mirror.ends.places import WHOLE, Blocks, Entry, Taken, Trouble
+from phenomjax.prepare.mirror.ends.places import PIECE, WHOLE, Blocks, Buffer, Entry, Taken, Trouble
 from phenomjax.prepare.mirror.ends.walking import walk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -30,6 +30,7 @@ class LocalPlace:
         self.path, self.single, self.name = path, single, str(path)
         base = path.parent if single else path
         self.partials = base / (f"{PARTS}-{path.name}" if single else PARTS)
+        self._mine = str(self.partials / f"{socket.gethostname()}-{os.getpid()}")
         self._made = set[str]()
         self._touched = set[str]()
 
@@ -84,18 +85,15 @@ class LocalPlace:
         finally:
             os.close(handle)
 
-    def blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
+    def blocks(self, entry: Entry, start: int = 0) -> Iterator[Buffer]:
         handle = self._open(entry)
         try:
-            for at in range(start, entry.bytes, WHOLE):
-                wanted = min(WHOLE, entry.bytes - at)
-                block = os.pread(handle, wanted, at)
-                while len(block) < wanted:
-                    more = os.pread(handle, wanted - len(block), at + len(block))
-                    if not more:
-                        raise Trouble("changed", "has become shorter since it was listed")
-                    block += more
-                yield block
+            while start < entry.bytes:
+                piece = os.pread(handle, min(PIECE, entry.bytes - start), start)
+                if not piece:
+                    raise Trouble("changed", "has become shorter since it was listed")
+                yield piece
+                start += len(piece)
             self._same(handle, entry)
         except OSError as error:
             raise Trouble("unreadable", f"cannot be read: {error.strerror}") from None
@@ -110,9 +108,7 @@ class LocalPlace:
             with self._writing(key):
                 os.makedirs(self._path(key), exist_ok=True)
             return "folder"
-        partial = str(
-            self.partials / f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
-        )
+        partial = f"{self._mine}-{threading.get_ident()}"
         with self._writing(key):
             self._make(str(self.partials))
             handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -163,31 +159,43 @@ class LocalPlace:
         there = 0
         while there in sums:
             there += 1
-        if there * WHOLE >= entry.bytes:
+        at, crc, waiting = there * WHOLE, 0, ""
+        if at >= entry.bytes:
             return
         with journal.open("a") as lines:
-            waiting = list[tuple[int, int]]()
-            for number, block in enumerate(blocks(there * WHOLE), there):
-                _write_at(handle, block, number * WHOLE)
-                sums[number] = zlib.crc32(block)
-                waiting.append((number, sums[number]))
-                if len(waiting) == FLUSHED or (number + 1) * WHOLE >= entry.bytes:
-                    os.fsync(handle)
-                    lines.write("".join(f"{one} {crc}\n" for one, crc in waiting))
-                    lines.flush()
-                    waiting.clear()
+            for piece in blocks(at):
+                rest = memoryview(piece)
+                while rest:
+                    part = rest[: WHOLE - at % WHOLE]
+                    _write_at(handle, part, at)
+                    at, crc, rest = at + len(part), zlib.crc32(part, crc), rest[len(part) :]
+                    if at % WHOLE and at < entry.bytes:
+                        continue
+                    number = (at - 1) // WHOLE
+                    sums[number], waiting, crc = crc, f"{waiting}{number} {crc}\n", 0
+                    if (number + 1) % FLUSHED == 0 or at >= entry.bytes:
+                        os.fsync(handle)
+                        lines.write(waiting)
+                        lines.flush()
+                        waiting = ""
 
     def _read_back(
         self, handle: int, sums: dict[int, int], entry: Entry, etags: list[str]
     ) -> Digests | None:
         """Digests of what is on the disk; None if it is not what was written."""
         _to_disk(handle)
-        digests = Digests.proving(etags, entry.bytes)
-        for number, start in enumerate(range(0, entry.bytes, WHOLE)):
-            block = os.pread(handle, min(WHOLE, entry.bytes - start), start)
-            if zlib.crc32(block) != sums.get(number):
+        digests, crc = Digests.proving(etags, entry.bytes), 0
+        step, buffer = min(PIECE, WHOLE), bytearray(PIECE)
+        for at in range(0, entry.bytes, step):
+            piece = memoryview(buffer)[: min(step, entry.bytes - at)]
+            if os.preadv(handle, [piece], at) != len(piece):
                 return None
-            digests.update(block)
+            crc = zlib.crc32(piece, crc)
+            digests.update(piece)
+            if (end := at + len(piece)) % WHOLE == 0 or end == entry.bytes:
+                if crc != sums.get(at // WHOLE):
+                    return None
+                crc = 0
         return digests
 
     def _rename(self, partial: str, key: str, replace: bool) -> None:
@@ -255,7 +263,7 @@ class _Writing:
         raise Trouble("failed", f"cannot be written: {error.strerror}") from error
 
 
-def _write_at(handle: int, data: bytes, start: int) -> None:
+def _write_at(handle: int, data: Buffer, start: int) -> None:
     rest = memoryview(data)
     while rest:
         done = os.pwrite(handle, rest, start)

@@ -11,11 +11,13 @@ from typing import NamedTuple, Protocol
 
 from phenomjax.prepare.mirror.ends.digests import Digests
 
-WHOLE = 16 << 20  # objects up to this size are in memory as a whole; larger ones in such blocks
+WHOLE = 16 << 20  # objects up to this size are in memory as a whole; larger ones come in pieces
 
 
-# blocks of a large object from a byte on, a multiple of WHOLE
-Blocks = Callable[[int], Iterator[bytes]]
+PIECE = 1 << 20  # bytes of a large object that are taken at a time
+Buffer = bytes | memoryview
+# pieces of a large object from a byte on
+Blocks = Callable[[int], Iterator[Buffer]]
 
 
 class Entry(NamedTuple):
@@ -88,8 +90,8 @@ class Place(Protocol):
         """All of a small one. Raises Trouble."""
         ...
 
-    def blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
-        """A large one in blocks of WHOLE, from a multiple of it. Raises Trouble."""
+    def blocks(self, entry: Entry, start: int = 0) -> Iterator[Buffer]:
+        """A large one in pieces of any size, from a byte on. Raises Trouble."""
         ...
 
     def parts(self, size: int) -> list[int]:

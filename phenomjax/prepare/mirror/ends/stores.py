@@ -1,7 +1,7 @@
 """Object stores and web servers as ends of a mirror (`places.Place`)."""
 
 import contextlib
-import itertools
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from phenomjax.data import store
 from phenomjax.data.stores import clients
 from phenomjax.prepare.mirror.ends.digests import Digests, part_size
-from phenomjax.prepare.mirror.ends.places import WHOLE, Blocks, Entry, Taken, Trouble
+from phenomjax.prepare.mirror.ends.places import PIECE, WHOLE, Blocks, Buffer, Entry, Taken, Trouble
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -30,9 +30,14 @@ class StorePlace:
         self.lists = not self.scheme.startswith("http")
         self.sure = not _endpoint(self.scheme).startswith("http:")
 
+        self._base = store.place(path)[2]
+
+    @functools.cached_property
+    def _client(self) -> "clients.Client":
+        return store.client(self.path)[0]
+
     def _key(self, key: str) -> str:
-        base = store.place(self.path)[2]
-        return base if self.single else f"{base}/{key}" if base else key
+        return self._base if self.single else f"{self._base}/{key}" if self._base else key
 
     def entries(self, scratch: Path) -> Iterator[Entry]:
         if self.single:
@@ -55,11 +60,11 @@ class StorePlace:
     def _listed(self, after: str) -> Iterator[Entry]:
         import obstore
 
-        client, base = store.client(self.path)
+        base = self._base
         start = f"{base}/" if base else ""
         with store.errors(self.path):
             for chunk in obstore.list(
-                client,
+                self._client,
                 prefix=base or None,
                 offset=f"{start}{after}" if after else None,
                 chunk_size=LISTED,
@@ -72,9 +77,8 @@ class StorePlace:
     def entry(self, key: str) -> Entry | None:
         import obstore
 
-        client, _ = store.client(self.path)
         with contextlib.suppress(store.NotThere), store.errors(self.path):
-            meta = obstore.head(client, self._key(key))
+            meta = obstore.head(self._client, self._key(key))
             return Entry(key, meta["size"], _stamp(meta))
         return None
 
@@ -83,7 +87,7 @@ class StorePlace:
         import obstore
 
         try:
-            with store.errors(self.path / entry.key):
+            with store.errors(f"{self.path}/{entry.key}"):
                 try:
                     yield
                 except obstore.exceptions.PreconditionError:
@@ -98,40 +102,34 @@ class StorePlace:
     def read(self, entry: Entry) -> bytes:
         import obstore
 
-        client, _ = store.client(self.path)
         with self._reading(entry):
-            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
+            found = obstore.get(self._client, self._key(entry.key), options=_if_same(entry))
             data = bytes(found.bytes())
         if len(data) != entry.bytes:
             raise Trouble("changed", f"has {len(data):,} bytes, and had {entry.bytes:,}")
         return data
 
-    def blocks(self, entry: Entry, start: int = 0) -> Iterator[bytes]:
-        import obstore
-
-        client, _ = store.client(self.path)
+    def blocks(self, entry: Entry, start: int = 0) -> Iterator[Buffer]:
         with self._reading(entry):
-            if start:
-                yield from self._ranges(entry, start)
-                return
-            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
-            yield from _even(map(bytes, found.stream(WHOLE)))
+            yield from self._from(entry, start)
 
-    def _ranges(self, entry: Entry, start: int) -> Iterator[bytes]:
+    def _from(self, entry: Entry, start: int) -> Iterator[Buffer]:
         import obstore
 
-        client, _ = store.client(self.path)
-        options: GetOptions = {**_if_same(entry), "range": {"offset": start}}
-        try:
-            found = obstore.get(client, self._key(entry.key), options=options)
-            if found.range[0] != start:
-                raise obstore.exceptions.NotSupportedError("ranges")
-        except obstore.exceptions.NotSupportedError:  # of a server without ranges: from 0 again
-            found = obstore.get(client, self._key(entry.key), options=_if_same(entry))
-            whole = _even(map(bytes, found.stream(WHOLE)))
-            yield from itertools.islice(whole, start // WHOLE, None)
-            return
-        yield from _even(map(bytes, found.stream(WHOLE)))
+        if start:
+            options: GetOptions = {**_if_same(entry), "range": {"offset": start}}
+            with contextlib.suppress(obstore.exceptions.NotSupportedError):
+                found = obstore.get(self._client, self._key(entry.key), options=options)
+                if found.range[0] == start:
+                    yield from (memoryview(piece) for piece in found.stream(PIECE))
+                    return
+        # or of a server without ranges: from 0 again
+        found, at = obstore.get(self._client, self._key(entry.key), options=_if_same(entry)), 0
+        for one in found.stream(PIECE):
+            piece = memoryview(one)
+            if at + len(piece) > start:
+                yield piece[max(start - at, 0) :]
+            at += len(piece)
 
     def parts(self, size: int) -> list[int]:
         return [0] if size <= WHOLE else [part_size(size)]
@@ -139,12 +137,13 @@ class StorePlace:
     def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
         import obstore
 
-        client, _ = store.client(self.path)
         mode: Literal["create", "overwrite"] = "overwrite" if replace else "create"
         for _attempt in range(TRIES):
-            with store.errors(self.path / key):
+            with store.errors(f"{self.path}/{key}"):
                 try:
-                    made = obstore.put(client, self._key(key), data, mode=mode, use_multipart=False)
+                    made = obstore.put(
+                        self._client, self._key(key), data, mode=mode, use_multipart=False
+                    )
                 except obstore.exceptions.AlreadyExistsError:
                     raise Taken from None
             stamp = made["e_tag"] or ""
@@ -159,15 +158,14 @@ class StorePlace:
         """In parts, which become visible together; where it is killed, it begins at 0 again."""
         import obstore
 
-        client, _ = store.client(self.path)
         size = part_size(entry.bytes)
         for _attempt in range(TRIES):
             digests = Digests.proving(etags, entry.bytes, [size])
             content = _Passing(blocks(0), digests)
-            with store.errors(self.path / entry.key):
+            with store.errors(f"{self.path}/{entry.key}"):
                 try:
                     made = obstore.put(
-                        client,
+                        self._client,
                         self._key(entry.key),
                         content,
                         chunk_size=size,
@@ -203,14 +201,14 @@ class StorePlace:
 class _Passing:
     """Blocks on their way into an upload, with what went wrong where they come from."""
 
-    def __init__(self, blocks: Iterator[bytes], digests: Digests):
+    def __init__(self, blocks: Iterator[Buffer], digests: Digests):
         self.blocks, self.digests = blocks, digests
         self.error: BaseException | None = None
 
     def __iter__(self) -> "_Passing":
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> Buffer:
         try:
             block = next(self.blocks)
         except StopIteration:
@@ -220,20 +218,6 @@ class _Passing:
             raise
         self.digests.update(block)
         return block
-
-
-def _even(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Pieces of any size as blocks of WHOLE."""
-    held, size = list[bytes](), 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        while size >= WHOLE:
-            joined = held[0] if len(held) == 1 else b"".join(held)
-            yield joined[:WHOLE]
-            held, size = ([joined[WHOLE:]], size - WHOLE) if size > WHOLE else ([], 0)
-    if size:
-        yield b"".join(held)
 
 
 def _endpoint(scheme: str) -> str:
