@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.data import node_cache
-from phenomjax.data.images import staging
+from phenomjax.data.images import archive, staging
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.rows import Rows
@@ -61,6 +61,8 @@ class ImageObjective:
     def next_command(self) -> str:
         """Embeds the images it was trained on."""
         bank = next(iter(self.config.data.banks), "BANK")
+        if archive.is_index(Path(bank)):
+            bank = archive.read_index(Path(bank))[0].path
         bank = str(bank).replace("{", "{{").replace("}", "}}")  # of a later str.format
         return (
             f"python -m phenomjax.embed --checkpoint {{workdir}} --bank {bank}"

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ml_collections import ConfigDict
 
+from phenomjax.config import keys
 from phenomjax.data.images import archive, bank
 from phenomjax.data.images.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank, open_banks
 from phenomjax.prepare import index
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.image_objective import banks_and_weights
+from phenomjax.tasks.image_objective import ImageObjective, banks_and_weights
 from tests.lab.doors import run_as_door
 
 
@@ -67,10 +67,12 @@ def test_a_run_reads_the_same(paths, tmp_path, monkeypatch):
 def test_weights_and_names(paths, tmp_path):
     archive.write_index([open_bank(path) for path in paths[:2]], tmp_path / "x.parquet")
     named = (str(tmp_path / "x.parquet"), str(paths[2]))
-    config = ConfigDict({"data": {"banks": named, "weights": (9.0, 2.0)}})
+    config = keys.base("mae")
+    config.data.update(banks=named, weights=(9.0, 2.0))
     banks, weights = banks_and_weights(config)
     assert [one.path.name for one in banks] == ["one.zarr", "two.zarr", "three.zarr"]
     assert weights == (4.0, 5.0, 2.0)
+    assert f" --bank {tmp_path}/one.zarr --out" in ImageObjective(config).next_command
     archive.write_index(banks, tmp_path / "again.parquet")  # an index of an index
     assert len(open_banks([tmp_path / "again.parquet"])[0]) == 3
     stored = pq.read_table(tmp_path / "again.parquet")["path"].to_pylist()
