@@ -1,6 +1,8 @@
 """Results for a store: made here, mirrored, verified; the same command finds them again."""
 
+import numpy as np
 import pytest
+import tifffile
 
 from phenomjax.data import node_cache, store
 from phenomjax.data.images.opening import open_bank
@@ -70,3 +72,36 @@ def test_what_is_there_is_told_before_the_work(tmp_path, there, monkeypatch):
         run_as_door(images, [*words, "https://host/b.zarr"])
     with pytest.raises(UserError, match="no bucket 'nobody'"):
         run_as_door(images, [*words, "s3://nobody/b.zarr"])
+
+
+def test_images_are_prepared_from_a_store(tmp_path, there):
+    """PNG by names and TIFF stacks, through a network with faults; a source that is gone."""
+    write_rxrx1(tmp_path / "raw" / "a", wells=("B02", "B03"), channels=2)
+    (tmp_path / "raw" / "a" / ".hidden").write_text("x")
+    (tmp_path / "raw" / "b").mkdir()
+    stack = np.random.default_rng(0).integers(0, 4000, (2, 40, 50), np.uint16)
+    for well in ("B02", "C04"):
+        axes = {"axes": "CYX"}
+        tifffile.imwrite(
+            tmp_path / "raw" / "b" / f"{well}_s1.tif", stack, imagej=True, metadata=axes
+        )
+    for name, *_ in store.list_files(tmp_path / "raw"):
+        store.write_bytes(f"{there}/raw/{name}", (tmp_path / "raw" / name).read_bytes())
+    stacks = ["--pattern", r"(?P<well>[A-Z]\d\d)_s(?P<site>\d)\.tif", "--default", "plate=P"]
+    for folder, words in (("a", ["--layout", "rxrx1"]), ("b", ["--layout", "generic", *stacks])):
+        made = []
+        for place in (tmp_path / "raw", there + "/raw"):
+            out = tmp_path / f"{folder}{len(made)}.zarr"
+            words_ = [*words, "--source", f"{place}/{folder}", "--jobs", 1, "--out", out]
+            assert run_as_door(images, words_) == 0
+            assert run_as_door(images, words_) == 0  # nothing has changed
+            made.append(open_bank(out))
+        ours, theirs = made
+        assert len(ours) == 2 and theirs.metadata == ours.metadata
+        assert all((theirs.read(i) == ours.read(i)).all() for i in range(2))
+    with pytest.raises(
+        UserError, match=r"The source folder s3://bank/.*/rau is not there\. Did you"
+    ):
+        run_as_door(
+            images, ["--source", f"{there}/rau", "--layout", "rxrx1", "--out", tmp_path / "x.zarr"]
+        )

@@ -73,7 +73,7 @@ def run(options: Options, fits: Fits | None = None) -> int:
     finished_before = not options.dry_run and growing.is_finished(
         out, arguments, "image bank", recorded
     )
-    if finished_before and not options.source.exists():
+    if finished_before and not store.is_dir(options.source):
         log.info("%s is not there any more, so nothing can have changed in it", options.source)
         return _report_finished(out)
     request = reading.Request(

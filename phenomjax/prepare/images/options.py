@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
+from phenomjax.data import store
 from phenomjax.data.images import bank, opening
 from phenomjax.data.images.wells import normalise_number, normalise_well
 from phenomjax.data.tables import file_of, read_table
@@ -217,7 +218,9 @@ def constants(options: Options) -> Constants:
 def arguments(options: Options) -> growing.Arguments:
     """The arguments that decide what is in the bank, as they are recorded in it."""
     found: growing.Arguments = {
-        "source": os.path.realpath(options.source),
+        "source": store.url(options.source)
+        if store.is_remote(options.source)
+        else os.path.realpath(options.source),
         "layout": options.layout,
         "pattern": options.pattern,
         "default": list(options.default),

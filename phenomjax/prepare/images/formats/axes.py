@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.prepare.images.formats import kinds, ome_xml, pages
 from phenomjax.prepare.images.formats.ome_xml import Ome
 from phenomjax.prepare.images.formats.pages import TiffPlanes
@@ -67,8 +68,7 @@ def describe(path: Path) -> StackAxes:
       BadFile: it cannot be read, or holds less than it says.
     """
     try:
-        with path.open("rb") as opened:
-            head = opened.read(4096)
+        head = store.read_bytes(path, 0, 4096)
         kind = kinds.kind_of(head)
         if kind != "tiff":
             count = kinds.samples(head)
@@ -163,10 +163,10 @@ def _ome(planes: TiffPlanes, path: Path) -> StackAxes | None:
 def _companion(path: Path, name: str) -> Ome | None:
     """The OME-XML of another file, beside this one: a companion, or the first file of a set."""
     other = path.parent / Path(name).name
-    if not name or not other.is_file() or other == path:
+    if not name or not store.is_file(other) or other == path:
         return None
     if other.name.lower().endswith((".ome", ".xml")):
-        found = ome_xml.parse(other.read_text(errors="replace"))
+        found = ome_xml.parse(store.read_bytes(other).decode(errors="replace"))
     else:
         with pages.opened(other, pages.file_size(other)) as planes:
             text = ome_xml.text_of(planes.tiff.pages.first.description)

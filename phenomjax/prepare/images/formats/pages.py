@@ -18,6 +18,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import tifffile
 
+from phenomjax.data import store
 from phenomjax.prepare.images.records import BadFile
 
 # A file that claims so many pixels, and so many for each of its bytes, is damaged or made to fill
@@ -61,6 +62,8 @@ def opened(file: Path | BinaryIO, size: int) -> Iterator[TiffPlanes]:
     """
     # These three speak of sibling files; a file counts here for the pages it holds itself.
     alone = functools.partial(tifffile.TiffFile, is_ome=False, is_mmstack=False, is_ndtiff=False)
+    if isinstance(file, Path) and store.is_remote(file):
+        file = cast(BinaryIO, store.open_input(file))
     with _listening() as heard, alone(file) as tiff:
         # those that are TiffFrame know what their first page knows
         pages = cast(list[tifffile.TiffPage], list(tiff.pages))
@@ -165,7 +168,7 @@ def _planes_first(pixels: np.ndarray, axes: str) -> np.ndarray:
 
 def file_size(path: Path) -> int:
     """Bytes of a file, for `opened`."""
-    return path.stat().st_size
+    return store.size(path)
 
 
 def _size(page: tifffile.TiffPage) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.prepare.images.formats import kinds, pages
 from phenomjax.prepare.images.records import BadFile
 
@@ -37,11 +38,11 @@ def read_planes(
       BadFile: missing, truncated, undecodable, another number of planes, or no real numbers.
     """
     try:
-        data = (folder / file).read_bytes()
+        data = store.read_bytes(folder / file)
     except OSError as error:
         detail = (
-            f"cannot be read ({error.strerror}): was it moved while the job ran, or may you not"
-            " read it?"
+            f"cannot be read ({error.strerror or 'not there'}): was it moved while the job ran, or"
+            " may you not read it?"
         )
         raise BadFile("unreadable", detail, file) from error
     checksum.update(data)

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.prepare.images.instruments import xml_records
 from phenomjax.prepare.images.instruments.entries import (
     Entry,
@@ -256,7 +257,7 @@ def _archive(source: Path, file: str, listing: Listing) -> tuple[_Contents, str 
 
 def _rows(source: Path, file: str) -> Iterator[_Image]:
     try:
-        text = (source / file).read_bytes().decode("utf-8-sig", "replace")
+        text = store.read_bytes(source / file).decode("utf-8-sig", "replace")
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}): may you not read it, or was it moved?"

@@ -24,6 +24,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.data.images import wells
 from phenomjax.prepare.images.instruments.entries import Entry, Images, Met, meet, without
 from phenomjax.prepare.images.records import Finding
@@ -108,7 +109,7 @@ def parse(source: Path, file: str) -> Plate:
       UserError: not such a file, or cut off.
     """
     try:
-        data = (source / file).read_bytes()
+        data = store.read_bytes(source / file)
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}): may you not read it, or was it moved?"

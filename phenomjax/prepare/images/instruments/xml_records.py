@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
+from phenomjax.data import store
 from phenomjax.prepare.images.instruments.entries import without
 from phenomjax.system.errors import UserError
 
@@ -86,7 +87,7 @@ def _text(source: Path, file: str) -> Iterator[str]:
     """The text of the file in pieces; a DTD is refused."""
     before = ""
     try:
-        with (source / file).open("rb") as stream:
+        with store.open_input(source / file) as stream:
             data = stream.read(_CHUNK)
             decoder = _decoder(data, file)
             first = True

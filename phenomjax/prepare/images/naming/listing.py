@@ -2,6 +2,8 @@
 
 import collections
 import fnmatch
+import hashlib
+import itertools
 import os
 import re
 import stat
@@ -9,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.data.images.ngff.metadata_files import attributes_or_none
 from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.records import FileStatus, Finding
@@ -26,6 +29,7 @@ _OTHER_FORMATS = (
     *(".c01", ".dib", ".oib", ".oif", ".oir", ".vsi", ".ims", ".mrc", ".zvi", ".svs", ".mvd2"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".tif.gz", ".tiff.gz", ".tif.zst", ".dcm", ".btf"),
 )
+ZARR = ("zarr.json", ".zgroup", ".zarray")
 LARGEST_PART = 32_768  # files that are read at once
 THUMBNAIL, EXCLUDED, OTHER_FORMAT = "thumbnail", "excluded", "other_format"
 # An image's name with something behind it: what a copy has that was not finished, or a spare one.
@@ -126,11 +130,15 @@ def walk(source: Path, exclude: Sequence[str] = (), roots: Sequence[Root] | None
       UserError: the source is no folder, or nothing fits an item of `exclude`.
     """
     check_folder(source)
+    if not store.has_lists(source):
+        next(store.list_files(source), None)  # its error
     found = Listed({}, [], [])
     unused = dict.fromkeys(exclude)
     patterns = {item: re.compile(fnmatch.translate(item), re.IGNORECASE) for item in exclude}
     # one that is written in full means that file, not one in other capitals
-    exactly = {item: plain for item in exclude if (source / (plain := _unescaped(item))).is_file()}
+    exactly = {
+        item: plain for item in exclude if store.is_file(source / (plain := _unescaped(item)))
+    }
     for file, status in _files(source, found, roots or (Root(),)):
         fitting = [
             item
@@ -204,6 +212,8 @@ def folders_below(source: Path, prefix: str) -> tuple[list[str], list[str]]:
 
 def count(source: Path, prefix: str, most: int) -> int:
     """About how many files there are below a folder; ends a little above `most`."""
+    if store.is_remote(source):
+        return sum(1 for _ in itertools.islice(store.list_files(source / prefix), most + 1))
     found, waiting, seen = 0, [source / prefix], set[tuple[int, int]]()
     while waiting and found <= most:
         try:
@@ -229,19 +239,17 @@ def _unescaped(item: str) -> str:
 
 def check_folder(source: Path) -> None:
     """Raises a UserError that names what is like it when the source is no folder."""
-    if source.is_dir():
+    if store.is_dir(source):
         return
-    if source.exists():
+    if store.is_file(source):
         raise UserError(
             f"`source` {source} is a file, and a folder is wanted: give {source.parent}, the folder"
             " that holds the images."
         )
     near = (
-        did_you_mean(source.name, (p.name for p in source.parent.glob("*")))
-        if source.parent.is_dir()
-        else ""
+        did_you_mean(source.name, store.names(source.parent)) if store.is_dir(source.parent) else ""
     )
-    raise UserError(f"The source folder {source} is not there.{near}")
+    raise UserError(f"The source folder {store.url(source)} is not there.{near}")
 
 
 def _files(
@@ -250,6 +258,9 @@ def _files(
     """Yields the files in order of their names; adds to `found` what cannot be read, and OME-Zarr
     images, and to `below` the folders that are not meant.
     """
+    if store.is_remote(source):
+        yield from _files_of_store(source, found, roots, below)
+        return
     rejected = found.rejected
     waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = []
     for root in reversed(roots):
@@ -307,6 +318,42 @@ def _files(
             below.extend(folder for folder, _ in folders)
 
 
+def _files_of_store(
+    source: Path, found: Listed, roots: Sequence[Root], below: list[str] | None
+) -> Iterable[tuple[str, FileStatus]]:
+    """`_files` of a source in a store, where there are no links; files of a folder come before its
+    folders, as on a disk.
+    """
+    for root in roots:
+        files: dict[str, FileStatus] = {}
+        zarrs: set[str] = set()
+        for name, size, mark in store.list_files(source / root.prefix):
+            folder, _, last = name.rpartition("/")
+            if not root.deep and folder:
+                continue
+            if last in ZARR and folder:
+                zarrs.add(f"{root.prefix}{folder}/")
+            elif not any(part.startswith(".") for part in name.split("/")):
+                stamp = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:7])
+                files[root.prefix + name] = FileStatus(size, stamp)
+        for zarr in sorted(zarrs):
+            if {"plate", "multiscales"} & attributes_or_none(source / zarr).keys():
+                detail = "is OME-Zarr, and was left out: --layout ome-zarr reads plates"
+                found.remarks.append(Finding(OTHER_FORMAT, detail, shown(zarr.rstrip("/"))))
+        for path in sorted(files, key=_as_on_a_disk):
+            if not any(path[: place + 1] in zarrs for place, c in enumerate(path) if c == "/"):
+                yield path, files[path]
+        if not root.deep and below is not None:
+            there = store.folders(source / root.prefix)
+            names = [f"{root.prefix}{name}/" for name in there if not name.startswith(".")]
+            below.extend(name for name in names if not _is_zarr(source / name))
+
+
+def _as_on_a_disk(path: str) -> list[tuple[bool, str]]:
+    *folders, name = path.split("/")
+    return [*((True, folder) for folder in folders), (False, name)]
+
+
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
@@ -321,7 +368,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _is_zarr(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
+    return any(store.is_file(folder / name) for name in ZARR)
 
 
 def suffixes(files: Iterable[str]) -> str:

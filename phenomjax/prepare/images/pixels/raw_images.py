@@ -2,12 +2,12 @@
 
 import collections
 import hashlib
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from phenomjax.data import store
 from phenomjax.prepare.images.formats import readers
 from phenomjax.prepare.images.plan import ImageFiles, ImagePlan
 from phenomjax.prepare.images.records import BadFile, Finding
@@ -101,10 +101,11 @@ def rejected(source: RawImages, entry: ImageFiles, error: BadFile) -> Finding:
     Raises:
       UserError: it is the whole source that is not there any more.
     """
-    if not source.folder.is_dir() or not any(os.scandir(source.folder)):
+    if not store.is_dir(source.folder) or not store.names(source.folder):
         raise UserError(
-            f"The source {source.folder} is not there any more, or is empty: was a disk or a share"
-            " taken away? What is finished is kept: bring it back, and run the same command again.",
+            f"The source {store.url(source.folder)} is not there any more, or is empty: was a disk"
+            " or a share taken away? What is finished is kept: bring it back, and run the same"
+            " command again.",
             EXIT_FAILED,
         )
     return Finding(error.reason, error.detail, error.file, tuple(entry.key))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data import store
 from phenomjax.data.images.wells import natural
 from phenomjax.data.tables import read_table
 from phenomjax.prepare.images import instruments
@@ -95,6 +96,12 @@ def read(
         layouts.compile_patterns(request.layout, request.pattern)
     meaning = stacks.parse_pages(request.pages)
     if request.layout.name == "ome-zarr":
+        if store.is_remote(request.source):
+            raise UserError(
+                f"`source` {store.url(request.source)}: plates of OME-Zarr are prepared from a"
+                " disk. Copy them with `python -m phenomjax.prepare mirror SRC DST`; training and"
+                " embed read a plate where it is."
+            )
         listings.check_folder(request.source)
         found = ome_plates.read(
             request.source,
