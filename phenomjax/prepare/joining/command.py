@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import numpy as np
 from tyro.conf import arg
 
-from phenomjax.data import store
+from phenomjax.data import selections, store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences.bank import TokenBank
@@ -95,11 +95,12 @@ def _without(
     if not total or options.duplicates == "keep":
         return rows
     number = next(place for place, mask in enumerate(twice) if mask.any())
+    kind = selections.kind_of(banks[0])
     if options.duplicates == "refuse":
         place = int(np.flatnonzero(twice[number])[0])
         raise UserError(
-            f"{total} sequences are in two of the banks, such as sequence {place} of"
+            f"{total} {kind} are in two of the banks, such as sequence {place} of"
             f" {banks[number].path}. {MEND}"
         )
-    log.info("%d that another bank has too are left out", total)
+    log.info("%d %s that another bank has too are left out", total, kind)
     return [Rows.of(np.flatnonzero(~mask)) for mask in twice]

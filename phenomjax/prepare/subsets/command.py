@@ -15,8 +15,8 @@ python -m phenomjax.prepare subset --bank proteins.zarr --where 'length < 512 an
 python -m phenomjax.prepare subset --bank b.zarr --where 'plate == "P01"' --out P01.zarr
 
 Conditions compare columns with values: ==, !=, <, <=, >, >=, in, is null, and, or, not, "text" in
-COLUMN, COLUMN.startswith("text"), .endswith, .matches("regular expression"). A missing value equals
-nothing else. `row` counts from 0; sequences have `split` too.
+COLUMN, COLUMN.startswith("text"), .endswith, .contains, .matches("regular expression"). A missing
+value equals nothing else. `row` counts from 0; sequences have `split` too.
 """
 
 import dataclasses
