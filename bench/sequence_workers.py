@@ -229,8 +229,7 @@ def _opens(folder: Path, path: Path) -> float:
 
 
 def _project(folder: Path, paths: dict[int, Path], open_seconds: float) -> None:
-    from phenomjax.prepare.sequences.duplicates import count_opens
-
+    from phenomjax.prepare.sequences.assembly.duplicates import count_opens
     from phenomjax.prepare.sequences.pieces import PIECE_BYTES, SHELF_PIECES
 
     print(f"{'sequences':>12}{'CPU s':>8}{'CPU s/million':>15}{'largest MiB':>13}")
