@@ -34,7 +34,7 @@ from phenomjax.prepare.images.options import Options
 from phenomjax.prepare.images.pixels import eight_bit
 from tests.lab.ngff import write_plate
 
-SIZE, CHANNELS, ROUNDS = 1080, 3, 3
+SIZE, CHANNELS = 1080, 3
 RANGE = (100, 4000)
 Decoder = Callable[[Path], np.ndarray]
 
@@ -61,7 +61,7 @@ def write_source(folder: Path, name: str, images: int) -> tuple[list[list[Path]]
     kind, dtype = name.rsplit(" ", 1)
     wells = [f"{chr(65 + i // 12)}{i % 12 + 1:02}" for i in range(images)]
     if kind == "OME-Zarr":
-        arrays = [field(i, dtype)[:, None] for i in range(images)]
+        arrays = [field(i, dtype) for i in range(images)]
         return write_ome_zarr(folder, wells, arrays)
     found: list[list[Path]] = []
     (folder / "P1").mkdir(parents=True)
@@ -95,13 +95,12 @@ def write_source(folder: Path, name: str, images: int) -> tuple[list[list[Path]]
 def write_ome_zarr(
     folder: Path, wells: list[str], arrays: list[np.ndarray]
 ) -> tuple[list[list[Path]], Decoder, dict]:
-    """A plate of NGFF 0.4, blosc's chunks of a quarter of a plane."""
-    plate = write_plate(
-        folder / "P1.zarr",
-        {well: [array] for well, array in zip(wells, arrays, strict=True)},
-    )
-    found = [[plate / well[0] / str(int(well[1:])) / "0" / "0"] for well in wells]
-    return found, read_zarr, {"layout": "ome-zarr", "channels": "1=a,2=b,3=c"}
+    """A plate of NGFF 0.4 in chunks of a plane."""
+    plate = folder / "P1.zarr"
+    names = [f"{well[0]}/{int(well[1:])}" for well in wells]
+    fields = {(name, "0"): array for name, array in zip(names, arrays, strict=True)}
+    write_plate(plate, "0.4", fields, "abc", chunk=(SIZE, SIZE))
+    return [[plate / name / "0" / "0"] for name in names], read_zarr, {"layout": "ome-zarr"}
 
 
 def read_zarr(path: Path) -> np.ndarray:
@@ -121,9 +120,7 @@ def needed(folder: Path, images: list[list[Path]], decode: Decoder) -> None:
             for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if part.is_file():
                     checksum.update(part.read_bytes())
-        planes = np.concatenate(
-            [np.atleast_3d(decode(path)).reshape(-1, SIZE, SIZE) for path in files]
-        )
+        planes = np.concatenate([decode(path).reshape(-1, SIZE, SIZE) for path in files])
         image = np.stack([*planes], axis=-1)
         if image.dtype != np.uint8:
             image = eight_bit.to_8_bit(image, numbers)
@@ -132,7 +129,7 @@ def needed(folder: Path, images: list[list[Path]], decode: Decoder) -> None:
             os.fsync(file.fileno())
 
 
-def measure(images: int) -> None:
+def measure(images: int, count: int, only: str) -> None:
     """Prints the table of formats."""
     print(
         f"{images} images of {CHANNELS} x {SIZE} x {SIZE}; CPU ms an image, images/s, MB/s a core"
@@ -149,12 +146,12 @@ def measure(images: int) -> None:
         "PNG uint8",
         "OME-Zarr uint8",
     ]
-    for kind in kinds:
+    for kind in filter(lambda kind: only in kind, kinds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             files, decode, options = write_source(folder / "raw", kind, images)
             size = CHANNELS * SIZE * SIZE * (2 if kind.endswith("16") else 1)
-            rounds = [_round(folder / str(i), files, decode, options, kind) for i in range(ROUNDS)]
+            rounds = [_round(folder / str(i), files, decode, options, kind) for i in range(count)]
         one, two, three = (statistics.median(times) / images for times in zip(*rounds, strict=True))
         print(
             f"{kind:24}{one * 1e3:8.1f}{two * 1e3:8.1f}{three * 1e3:9.1f}{one / three:11.0%}"
@@ -234,7 +231,9 @@ def _run(folder: Path, jobs: int) -> tuple[float, float, int]:
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="formats whose name has this")
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--most", type=int, default=1_000_000)
     parser.add_argument("--jobs", type=int, default=2)
@@ -243,7 +242,7 @@ def main() -> None:
     if options.curve:
         curve([n for n in (10**3, 10**4, 10**5, 10**6) if n <= options.most], options.jobs)
     else:
-        measure(options.images)
+        measure(options.images, options.rounds, options.only)
 
 
 if __name__ == "__main__":
