@@ -35,7 +35,7 @@ from phenomjax.data.images.rows import Rows
 from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.units import Note
-from phenomjax.prepare.images import command, findings, staleness
+from phenomjax.prepare.images import command, earlier, findings, staleness
 from phenomjax.prepare.images import options as images_options
 from phenomjax.prepare.images.pixels import eight_bit
 from phenomjax.prepare.images.pixels.raw_images import RawImages
@@ -105,7 +105,7 @@ def _append(bank: ImageBank, wanted: images_options.Options, fits: command.Fits)
     new, work = wanted.out, bank.path / APPENDING
     try:
         code = command.run(wanted, fits)
-    except command.NothingNew as nothing:
+    except earlier.NothingNew as nothing:
         if nothing.exit_code == EXIT_FAILED:
             raise
         log.info("every image of the source is in %s already. Nothing to do.", bank.path)

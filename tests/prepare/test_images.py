@@ -430,6 +430,19 @@ def test_a_full_disk(tmp_path, monkeypatch):
     ):
         prepare(tmp_path / "raw", tmp_path / "b.zarr")
     monkeypatch.undo()
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            UserError,
+            match=r"metadata.parquet cannot be .* No space .* is kept: make room, and run",
+        ),
+    ):
+        name = str(tmp_path / "metadata.parquet")
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        patch.setattr(bank, "write_metadata", lambda *_: (_ for _ in ()).throw(error))
+        prepare(tmp_path / "raw", tmp_path / "b.zarr")
+    with pytest.raises(UserError, match=r"/proc/b.zarr cannot be read or written: No such file"):
+        prepare(tmp_path / "raw", "/proc/b.zarr")
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr") == 0
 
 

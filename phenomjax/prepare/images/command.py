@@ -1,26 +1,25 @@
 """python -m phenomjax.prepare images: raw microscopy files to an image bank."""
 
-import collections
+import contextlib
 import dataclasses
+import errno
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import pyarrow.parquet as pq
 
 from phenomjax import __version__
 from phenomjax.data import store
 from phenomjax.data.images import bank, opening
-from phenomjax.data.images.wells import normalise_number
 from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Executor
 from phenomjax.prepare import growing, publishing
 from phenomjax.prepare.images import (
     dry_run,
+    earlier,
     findings,
     metadata,
     staleness,
@@ -33,21 +32,17 @@ from phenomjax.prepare.images.naming import layouts
 from phenomjax.prepare.images.options import Constants, Options
 from phenomjax.prepare.images.pixels import eight_bit, pixel_types, raw_images
 from phenomjax.prepare.images.pixels.percentiles import Known
-from phenomjax.prepare.images.plan import ImagePlan, write_plates
+from phenomjax.prepare.images.plan import ImagePlan
 from phenomjax.prepare.images.planning import make
 from phenomjax.prepare.images.planning.axes import Wanted
 from phenomjax.prepare.images.records import Finding, ImageKey
 from phenomjax.prepare.images.sources import reading
-from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import core_count, stop_on_signals
 
 log = logging.getLogger("phenomjax")
 # Raises a UserError for images that do not fit into the bank that they are for.
 Fits = Callable[[ImagePlan, raw_images.RawImages, eight_bit.Rule], None]
-
-
-class NothingNew(UserError):
-    """Every image of the source is in the bank of --not-in."""
 
 
 def run(options: Options, fits: Fits | None = None) -> int:
@@ -102,11 +97,31 @@ def run(options: Options, fits: Fits | None = None) -> int:
                 return _report_finished(out)
             return prepare.show(plan, raw)
     with (
+        _told(out),
         growing.at_work(out, arguments) as work,
         choose.executor(options, work) as executor,
         stop_on_signals() as stop,
     ):
         return prepare.run(work, executor, stop, arguments)
+
+
+@contextlib.contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """What a disk says while a bank is made, in the user's words.
+
+    Raises:
+      UserError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room" if full else "get the right to write there, or mend the disk"
+        raise UserError(
+            f"{error.filename or out} cannot be read or written: {error.strerror or error}. What is"
+            f" finished of {out} is kept: {mend}, and run the same command again.",
+            EXIT_FAILED,
+        ) from error
 
 
 class _Preparation(NamedTuple):
@@ -134,8 +149,8 @@ class _Preparation(NamedTuple):
             channels = ", ".join(plan.channels)
             log.info("%s: %d images, channels %s", options.source, plan.count, channels)
         known: list[tuple[bank.ImageBank, Known]] = []
-        for other in _chain(options.not_in) if not stop.is_set() else ():
-            plan, counted_there = _without(plan, other)
+        for other in earlier.chain(options.not_in) if not stop.is_set() else ():
+            plan, counted_there = earlier.without(plan, other)
             known.append((other, counted_there))
         if plan.rejected and options.strict:
             raise UserError(
@@ -178,7 +193,7 @@ class _Preparation(NamedTuple):
             self.fits(plan, source, rule)
         carried: Known = {}
         for other, counted_there in reversed(known):
-            carried = {**carried, **_of_rule(counted_there, rule, other)}
+            carried = {**carried, **earlier.of_rule(counted_there, rule, other)}
         job = ImageJob(
             out,
             work,
@@ -216,103 +231,6 @@ class _Preparation(NamedTuple):
 def _stopped(how_far: str) -> int:
     log.warning("stopped%s. Run the same command again to continue.", how_far)
     return EXIT_STOPPED
-
-
-def _chain(path: Path | None) -> list[bank.ImageBank]:
-    """The bank of --not-in, and those whose images it left out itself, the nearest first."""
-    found: list[bank.ImageBank] = []
-    while path is not None and path.resolve() not in {one.path.resolve() for one in found}:
-        if found and not path.exists():
-            log.warning(
-                "%s was made without the images of %s, which is not there any more: they are not"
-                " left out here",
-                found[-1].path,
-                path,
-            )
-            break
-        found.append(opening.open_bank(path))
-        earlier = (found[-1].attributes.get("prepare") or {}).get("not_in")
-        path = Path(earlier) if earlier else None
-    return found
-
-
-def _without(plan: ImagePlan, other: bank.ImageBank) -> tuple[ImagePlan, Known]:
-    """Takes the images of another bank out of a plan; returns also that bank's percentiles by plate
-    and channel.
-    """
-    if plan.channels and plan.channels != other.channels:
-        log.warning(
-            "channels are %s here and %s in %s: --channels gives both the same names and order",
-            ", ".join(plan.channels),
-            ", ".join(other.channels),
-            other.path,
-        )
-    keys = zip(*(other.metadata[name].to_pylist() for name in ImageKey._fields), strict=True)
-    there = {ImageKey(*key) for key in keys}
-    recorded = (other.attributes.get("intensity") or {}).get("numbers") or {}
-    for plate, before in _plates_spelt_before(plan, other).items():
-        log.info(
-            "plate %s is called %s in %s, as older versions spelt it", plate, before, other.path
-        )
-        there |= {key._replace(plate=plate) for key in there if key.plate == before}
-        for label, numbers in list(recorded.items()):
-            *experiment, name = label.rsplit("/", 1)
-            if name == before:
-                recorded["/".join([*experiment, plate])] = numbers
-    new = dataclasses.replace(
-        plan,
-        plates=tuple(write_plates(plan.folder, (e for e in plan.images() if e.key not in there))),
-        rejected=plan.rejected.without(there),
-    )
-    log.info("%d of %d images are in %s already", plan.count - new.count, plan.count, other.path)
-    now = staleness.digest(e.stamp for e in plan.images() if e.key in there)
-    if not staleness.looks_same(other, now):
-        log.warning(
-            "files of images that are in %s already have other names, sizes or dates than when it"
-            " was made, and edited ones are not taken here: the command that made it compares them"
-            " with --verify_sources",
-            other.path,
-        )
-    if not new.plates:
-        still = f" What is rejected still is: {new.rejected.first()[0]}." if new.rejected else ""
-        raise NothingNew(
-            f"Every image of the source is in {other.path} (`not_in`) already: there is nothing to"
-            f" prepare.{still}",
-            EXIT_FAILED if still else EXIT_CONFIG,
-        )
-    # A number is worth what it was counted from: older banks recorded plates without an image.
-    shown = {"/".join(part for part in key[:2] if part) for key in there}
-    known = {
-        plate: channels
-        for plate, channels in recorded.items()
-        if plate in shown and eight_bit.NO_RANGE not in [tuple(pair) for pair in channels.values()]
-    }
-    return new, known
-
-
-def _of_rule(known: Known, rule: eight_bit.Rule, other: bank.ImageBank) -> Known:
-    """The percentiles of an earlier bank where it was made by the same rule."""
-    before = (other.attributes.get("intensity") or {}).get("rule")
-    if rule.kind != "percentile" or before == eight_bit.text(rule):
-        return known
-    log.warning(
-        "the percentiles of %s are counted anew: %s was made with --intensity %s",
-        ", ".join(list(known)[:3]) + (", ..." if len(known) > 3 else ""),
-        other.path,
-        before,
-    )
-    return {}
-
-
-def _plates_spelt_before(plan: ImagePlan, other: bank.ImageBank) -> dict[str, str]:
-    """{plate: what it is called in a bank of a version that took leading zeros off plates}."""
-    file = other.path / "metadata.parquet"
-    if not file.is_file() or "time" in pq.read_schema(file).names:
-        return {}
-    plates = {plate.place[1] or "" for plate in plan.plates}
-    spelt = collections.Counter(map(normalise_number, plates))
-    before = {plate: normalise_number(plate) for plate in plates}
-    return {new: old for new, old in before.items() if new != old and spelt[old] == 1}
 
 
 def _report_finished(out: Path) -> int:
