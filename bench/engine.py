@@ -93,6 +93,7 @@ def dask(folder: Path) -> Iterator[tuple[str, dict[str, list[int]]]]:
         "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
         "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
         "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "0",
     }
     programs = {
         "scheduler": [*common, "--port", "0", "--no-dashboard"],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("phenomjax")
 BUNDLE_SECONDS = 30.0  # a scheduler bears some hundred tasks a second, whatever their length
-MOST_UNITS = 2000  # of a bundle
+MOST_UNITS = 500  # of a bundle
 MOST_HELD = 200_000  # units of all bundles
 ALONE_SECONDS = 120.0  # without a worker until that is told
 

@@ -26,6 +26,8 @@ SETTINGS = {
     "distributed.scheduler.work-stealing": False,
     # Native code may hold the interpreter's lock for minutes.
     "distributed.scheduler.worker-ttl": "10 minutes",
+    # Or the last thousand messages to each worker are kept, with the units in them.
+    "distributed.admin.low-level-log-length": 0,
     "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
 }
 

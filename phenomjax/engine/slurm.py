@@ -41,6 +41,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --output="{folder}/%A_%a.log" --open-mode=append
 {more}
 export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False PYTHONUNBUFFERED=1
+export DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH=0
 {prologue}
 work() {{
   {python} -m distributed.cli.dask_worker {address} --nthreads 1 --memory-limit 0 --no-dashboard \\
