@@ -13,6 +13,7 @@ in its middle; a large object in a store begins again, since parts of uploads be
 """
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from tyro.conf import Positional, arg
 from phenomjax.data import store
 from phenomjax.engine import choose
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.mirror import dry_run, job, rate, wanted
+from phenomjax.prepare.mirror import checks, dry_run, job, rate, wanted
 from phenomjax.prepare.mirror.copying import Ends
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import counted, duration
@@ -68,11 +69,12 @@ class Options(EngineOptions):
 def run(options: Options) -> int:
     """Copies, and tells what became of it."""
     ends = _ends(options)
-    work = Path(options.work) if options.work else job.default_work(ends.target)
+    work = Path(options.work).absolute() if options.work else job.default_work(ends.target)
     settings = {"only": list(options.only)}
     part = wanted.wanted(ends.source, options.only)
     if options.dry_run:
         return dry_run.tell(ends, part, options.lines)
+    checks.check(ends, work)  # before any worker is started
     with (
         stop_on_signals() as stop,
         choose.executor(options, work) as executor,
@@ -85,7 +87,7 @@ def run(options: Options) -> int:
 
 
 def _ends(options: Options) -> Ends:
-    source, target = Path(options.src), Path(options.dst)
+    source, target = _place(options.src), _place(options.dst)
     single = ""
     if store.is_file(source):
         if options.dst.endswith("/") or (not store.is_remote(target) and target.is_dir()):
@@ -98,6 +100,11 @@ def _ends(options: Options) -> Ends:
         )
     bound = rate.parse(options.rate) if options.rate else 0.0
     return Ends(source, target, single, options.overwrite, bound)
+
+
+def _place(text: str) -> Path:
+    """A location, the same one wherever a worker is."""
+    return Path(text) if store.is_remote(text) else Path(os.path.abspath(text))
 
 
 def report(ends: Ends, done: job.Outcome) -> int:
