@@ -211,9 +211,7 @@ def write_metadata(path: str | Path, metadata: pa.Table | Iterable[pa.Table]) ->
 
 
 def append_metadata(
-    path: str | Path,
-    metadata: pa.Table | Iterable[pa.Table],
-    attributes: Attributes | None = None,
+    path: str | Path, metadata: pa.Table | Iterable[pa.Table], attributes: Attributes | None = None
 ) -> None:
     """Adds images whose shards are there already to a bank; it has them when its zarr.json is
     written, which comes last.
@@ -313,8 +311,7 @@ class ImageBank:
         self.images_per_chunk = 1
         self.images_per_shard = stored["chunk_grid"]["configuration"]["chunk_shape"][0]
         numbers = (*self.shape, *self.chunk_shape, self.images_per_shard)
-        sizes = all(isinstance(size, int) for size in numbers)
-        if not sizes or len(self.shape) != 4 or len(self.chunk_shape) != 3:
+        if [type(size) for size in numbers] != [int] * 8:
             raise ValueError(f"a shape of {self.shape} in chunks of {self.chunk_shape}")
         if [type(c) for c in self.channels] != [str] * self.shape[3]:
             raise ValueError(f"{self.shape[3]} channels that are called {self.channels}")
@@ -379,8 +376,8 @@ class ImageBank:
 
     def where(self, index: int) -> Stored:
         """Where image `index` is stored (banks only)."""
-        place = index % self.images_per_shard
-        return Stored(self.shard_path(index), place, self.images_per_shard)
+        images = self.images_per_shard
+        return Stored(self.shard_path(index), index % images, images)
 
     @property
     def chunks_per_image(self) -> int:
