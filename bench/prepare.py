@@ -146,6 +146,9 @@ def measure(images: int, count: int, only: str) -> None:
         "PNG uint8",
         "OME-Zarr uint8",
     ]
+    with tempfile.TemporaryDirectory() as name:  # what is imported at its first use
+        files, decode, options = write_source(Path(name) / "raw", "TIFF uint8", 2)
+        _round(Path(name) / "warm", files, decode, options, "TIFF uint8")
     for kind in filter(lambda kind: only in kind, kinds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.lab.killing import survive
+from tests.lab.killing import ENGINE, survive
 from tests.prepare.test_images import contents, prepare, write_jump
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def test_killed_on_slurm(slurm, tmp_path, count, capsys):
-    wells = count(20, 60)
+    wells = 20
     for batch in "ab":
         plates = [f"{batch}{number}" for number in range(3)]
         write_jump(tmp_path / "raw" / batch, wells=wells, plates=plates)
@@ -31,6 +31,8 @@ def test_killed_on_slurm(slurm, tmp_path, count, capsys):
         one = tmp_path / f"one{7 if number % 2 else 1}.zarr"
         assert contents(tmp_path / f"{number}.zarr") == contents(one)
 
-    told = survive(slurm, command, check, count(3, 40))
+    # of the few units that read a source, one may be met by chance as often as a poisonous one
+    engine = (*ENGINE, "deaths=50")
+    told = survive(slurm, command, check, count(3, 40), engine=engine)
     with capsys.disabled():
         print(f"\n{told}")
