@@ -13,8 +13,8 @@ demo-protein: $(VENV)/core.done
 # The proofs on SLURM mostly wait, so they run beside the others; a third worker for all would only get in the way of two on two cores.
 test: $(VENV)/dev.done
 	@mkdir -p .cache
-	$(RUN) -m pytest -n 0 tests/cluster/test_slurm.py >.cache/test_slurm.log 2>&1 & slurm=$$!; \
-	$(RUN) -m pytest -n 2 --dist worksteal --ignore=tests/cluster/test_slurm.py; code=$$?; \
+	$(RUN) -m pytest -n 0 tests/*/test_*slurm.py >.cache/test_slurm.log 2>&1 & slurm=$$!; \
+	$(RUN) -m pytest -n 2 --dist worksteal --ignore-glob='*/test_*slurm.py'; code=$$?; \
 	wait $$slurm; slurm=$$?; cat .cache/test_slurm.log; exit $$((code ? code : slurm))
 
 lint: $(VENV)/dev.done
