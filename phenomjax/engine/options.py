@@ -1,7 +1,7 @@
 """The options of every command whose work is units: who does them."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -11,6 +11,8 @@ from phenomjax.system.options import unrecorded
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Who does the units of a job; the result does not depend on it."""
+
+    SHOWN_LAST: ClassVar[bool] = True
 
     engine: Annotated[str, arg(metavar="local|slurm|tcp://…|FILE")] = unrecorded("local")
     """what does the work: processes of this machine; Dask workers that are kept running as SLURM

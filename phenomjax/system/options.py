@@ -49,6 +49,7 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       page: what it does, for the help.
     """
     _join_lines(cast(type, kind))
+    _move_shared(cast(type, kind))
     return tyro.cli(
         kind,
         args=_words(kind, argv),
@@ -57,6 +58,17 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _move_shared(kind: type[Any]) -> None:
+    """Brings the fields of bases that say `SHOWN_LAST` to the end: those of the command come first
+    in its help.
+    """
+    fields = kind.__dataclass_fields__
+    for owner in kind.__mro__[1:]:
+        for name in owner.__annotations__ if vars(owner).get("SHOWN_LAST") else ():
+            if name in fields:
+                fields[name] = fields.pop(name)
 
 
 def _with_examples(page: str) -> str:
