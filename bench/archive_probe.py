@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 
 BATCH, CROP, BATCHES = 64, 256, 12

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from phenomjax.data.images import archive, bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.metadata import ROW_GROUP, conform_metadata
 from phenomjax.data.images.opening import open_banks
 

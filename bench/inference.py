@@ -272,8 +272,8 @@ def prepare(case: dict) -> int:
 
 def build(case: dict) -> tuple[Callable, Callable]:
     """One implementation: the encoder alone on one batch, or a pass over the bank."""
+    from phenomjax.data.images.loading.reader import CropReader
     from phenomjax.data.images.opening import open_bank
-    from phenomjax.data.images.reader import CropReader
     from phenomjax.inference.images import crops as images_crops
     from phenomjax.inference.images import plan, worker
     from phenomjax.models import flops

@@ -29,7 +29,7 @@ import zarr
 
 from bench import archives
 from phenomjax.data.images.bank import write_bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 
 SIZE, DEPTH, CROP, BATCH, WORKERS = 2048, 6, 256, 64, 2

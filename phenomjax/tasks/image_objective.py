@@ -9,18 +9,19 @@ from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.data import node_cache
-from phenomjax.data.images import archive, staging
+from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.loading import staging
+from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.rows import Rows
-from phenomjax.data.images.split import split_rows
 from phenomjax.data.selections import choose
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
-    from phenomjax.data.images.loader import ImageLoader
+    from phenomjax.data.images.loading.loader import ImageLoader
 
 
 class ImageObjective:
@@ -73,7 +74,7 @@ class ImageObjective:
         """The loader of "train" or "val" crops of the configured banks; None for "val" if nothing
         is held out.
         """
-        from phenomjax.data.images.loader import ImageLoader
+        from phenomjax.data.images.loading.loader import ImageLoader
 
         data = self.config.data
         banks, weights = banks_and_weights(self.config)

@@ -9,7 +9,7 @@ import pytest
 
 from phenomjax.config import keys
 from phenomjax.data.images import archive, bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank, open_banks
 from phenomjax.prepare import index
 from phenomjax.system.errors import UserError

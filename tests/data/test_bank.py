@@ -11,7 +11,7 @@ import pytest
 import tensorstore as ts
 
 from phenomjax.data.images import bank, metadata, opening, shards
-from phenomjax.data.images.reader import CropReader
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.system.errors import UserError
 
 CHANNELS = ("DNA", "ER", "actin")

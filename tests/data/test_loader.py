@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from phenomjax.data.images import order
 from phenomjax.data.images.bank import write_bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading import order
+from phenomjax.data.images.loading.loader import ImageLoader
+from phenomjax.data.images.loading.order import BatchOrder, crop_draws
+from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.order import BatchOrder, crop_draws
-from phenomjax.data.images.split import split_rows
 from phenomjax.system.errors import UserError
 
 ABC = ("a", "b", "c")
@@ -438,10 +438,10 @@ def test_stopping_early_leaves_no_thread(tmp_path):
 def test_process_ends_with_an_open_iterator_and_imports_no_jax(tmp_path):
     make_bank(tmp_path)
     code = f"""
-import sys, phenomjax.data.images.loader, phenomjax.data.images.reader, phenomjax.data.images.split
+import sys, phenomjax.data.images.loading.loader, phenomjax.data.images.loading.reader, phenomjax.data.images.loading.split
 assert "jax" not in sys.modules and "grain" not in sys.modules
 from phenomjax.data.images.opening import open_bank
-loader = phenomjax.data.images.loader.ImageLoader(
+loader = phenomjax.data.images.loading.loader.ImageLoader(
     [open_bank({str(tmp_path / "one.zarr")!r})],
     channels=("a", "b", "c"), global_batch_size=64, crop_size=16
 )
@@ -485,7 +485,7 @@ def test_many_banks_have_the_turns_of_grain(monkeypatch):
     """Beyond some banks the mixture is found by a compiled loop, for the same order."""
     sizes, weights = [[3, 5, 70_000, 2]], [[0.5, 1.0, 7.0, 0.1]]
     few = BatchOrder(sizes, weights, seed=1, images_per_batch=4)
-    monkeypatch.setattr("phenomjax.data.images.order.MANY", 2)
+    monkeypatch.setattr("phenomjax.data.images.loading.order.MANY", 2)
     many = BatchOrder(sizes, weights, seed=1, images_per_batch=4)
     for batch in (0, 1, 2, 77, 10**9, 10**15):
         for place in range(4):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from phenomjax.data.images import opening
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.ngff import chunks, images, plates
 from phenomjax.data.images.ngff.well_names import WellEntry, name_wells
-from phenomjax.data.images.reader import CropReader
 from phenomjax.system.errors import UserError
 from tests.lab.ngff import change, image_attributes, write_array, write_group, write_plate
 

@@ -10,8 +10,13 @@ import pytest
 import tensorstore as ts
 
 from phenomjax.data.images.bank import CODECS, write_bank
+from phenomjax.data.images.loading.reader import (
+    BadImageError,
+    CropReader,
+    amplification,
+    image_name,
+)
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import BadImageError, CropReader, amplification, image_name
 
 SHAPE = (150, 203, 3)  # not a multiple of the chunks
 
@@ -212,7 +217,9 @@ def test_amplification(tmp_path, codec, chunk):
 
 
 def test_known_indices_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("phenomjax.data.images.reader.INDEX_CACHE_BYTES", 2 * (16 * 35 + 400))
+    monkeypatch.setattr(
+        "phenomjax.data.images.loading.reader.INDEX_CACHE_BYTES", 2 * (16 * 35 + 400)
+    )
     bank, images = make_bank(tmp_path)
     reader, out = CropReader(bank), np.zeros((8, 8, 3), np.uint16)
     for image in (0, 1, 2, 0, 1, 2):

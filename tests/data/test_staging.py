@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.config import keys
-from phenomjax.data.images import staging as image_staging
 from phenomjax.data.images.bank import shard_path, write_bank
+from phenomjax.data.images.loading import staging as image_staging
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import CropReader
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences import staging
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank, write_token_bank
@@ -183,7 +183,7 @@ def test_a_run_reads_the_same_from_its_copy(images, tmp_path):
 
 STAGE_SLOWLY = """
 import shutil, sys, time
-from phenomjax.data.images import staging
+from phenomjax.data.images.loading import staging
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.rows import Rows
 

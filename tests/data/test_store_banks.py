@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from phenomjax.data import manifest, node_cache, store
-from phenomjax.data.images import staging as image_staging
 from phenomjax.data.images.bank import write_bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading import staging as image_staging
+from phenomjax.data.images.loading.loader import ImageLoader
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import CropReader
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.sequences import staging as token_staging
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank

@@ -19,8 +19,8 @@ import yaml
 from phenomjax import embed
 from phenomjax.checkpoints import loading
 from phenomjax.data.images.bank import open_array, shard_path, write_bank
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import CropReader
 from phenomjax.engine import units
 from phenomjax.inference.images import estimate, options, plan, result
 from phenomjax.models import vit

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 
 from phenomjax.data.images import archive
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import CropReader
 from phenomjax.data.selections import Selection, choose
 from phenomjax.data.sequences.bank import write_token_bank
 from phenomjax.prepare import append

@@ -13,7 +13,7 @@ import pytest
 from phenomjax.config import keys
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import write_bank
-from phenomjax.data.images.loader import ImageLoader
+from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.selections import Selection, choose
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from phenomjax.data.images.reader import BadImageError, CropReader
+from phenomjax.data.images.loading.reader import BadImageError, CropReader
 from phenomjax.inference.images.plan import Grid, WorkLayout
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.processes import core_count

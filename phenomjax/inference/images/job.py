@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 import jax
 
+from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import CropReader
 from phenomjax.engine import units, work_folder
 from phenomjax.inference.images import plan
 from phenomjax.inference.images.crops import CropLoader

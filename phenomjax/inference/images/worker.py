@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from phenomjax.data.images.reader import image_name
+from phenomjax.data.images.loading.reader import image_name
 from phenomjax.engine import units
 from phenomjax.inference.images import result as images_result
 from phenomjax.inference.images.crops import CropGroup, CropLoader

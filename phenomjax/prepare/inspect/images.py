@@ -14,9 +14,9 @@ from tyro.conf import Positional
 
 from phenomjax.data import node_cache, selections, store, zarr_files
 from phenomjax.data.images.bank import APPENDING, ImageBank
+from phenomjax.data.images.loading.reader import BadImageError, CropReader
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.images.reader import BadImageError, CropReader
 from phenomjax.data.images.shards import MISSING
 from phenomjax.prepare.images import findings
 from phenomjax.prepare.images.pixels import sameness

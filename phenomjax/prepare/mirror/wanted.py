@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from phenomjax.data import store
+from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.rows import Rows
-from phenomjax.data.images.split import split_rows
 from phenomjax.data.selections import Part, Selection
 from phenomjax.data.sequences import bank as token_bank
 from phenomjax.data.zarr_files import NAME

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.loading.split import path_of
 from phenomjax.data.images.metadata import METADATA_SCHEMA
-from phenomjax.data.images.split import path_of
 from phenomjax.data.selections import KEYS, Bank
 from phenomjax.data.sequences.bank import METADATA_SCHEMA as TOKEN_SCHEMA
 from phenomjax.data.sequences.bank import SPLITS, TokenBank

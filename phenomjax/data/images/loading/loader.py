@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.data.images import fitness
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.order import BatchOrder, crop_draws
-from phenomjax.data.images.reader import (
+from phenomjax.data.images.loading import fitness
+from phenomjax.data.images.loading.order import BatchOrder, crop_draws
+from phenomjax.data.images.loading.reader import (
     INDEX_CACHE_BYTES,
     BadImageError,
     CropReader,
     amplification,
     image_names,
 )
+from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.shards import IndexCache
-from phenomjax.data.images.split import split_rows
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.data.selections import Chosen
 from phenomjax.system.errors import UserError

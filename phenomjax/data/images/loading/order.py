@@ -111,7 +111,7 @@ class _ManyMixed:
     """The order of `grain.MapDataset.mix`, by a compiled loop."""
 
     def __init__(self, parts: list, weights: Sequence[float]):
-        from phenomjax.data.images.turns import turn  # numba takes a second to import
+        from phenomjax.data.images.loading.turns import turn  # numba takes a second to import
 
         self._turn, self._parts, least = turn, parts, min(weights)
         self._shares = np.array([int(weight * (100 / least)) for weight in weights], np.int64)

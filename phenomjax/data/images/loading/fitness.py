@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.reader import amplification
+from phenomjax.data.images.loading.reader import amplification
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")

@@ -1,0 +1,1 @@
+"""Batches of crops: which images and crops, read by whom, from where."""
