@@ -438,7 +438,8 @@ def test_stopping_early_leaves_no_thread(tmp_path):
 def test_process_ends_with_an_open_iterator_and_imports_no_jax(tmp_path):
     make_bank(tmp_path)
     code = f"""
-import sys, phenomjax.data.images.loading.loader, phenomjax.data.images.loading.reader, phenomjax.data.images.loading.split
+import sys
+from phenomjax.data.images.loading import loader, reader, split
 assert "jax" not in sys.modules and "grain" not in sys.modules
 from phenomjax.data.images.opening import open_bank
 loader = phenomjax.data.images.loading.loader.ImageLoader(
