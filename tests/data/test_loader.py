@@ -442,11 +442,11 @@ import sys
 from phenomjax.data.images.loading import loader, reader, split
 assert "jax" not in sys.modules and "grain" not in sys.modules
 from phenomjax.data.images.opening import open_bank
-loader = phenomjax.data.images.loading.loader.ImageLoader(
+images = loader.ImageLoader(
     [open_bank({str(tmp_path / "one.zarr")!r})],
     channels=("a", "b", "c"), global_batch_size=64, crop_size=16
 )
-iterator = loader.iterate(0)
+iterator = images.iterate(0)
 print(next(iterator).step)
 """
     done = subprocess.run(
