@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from phenomjax.engine import bundles
-from phenomjax.engine.units import Argument, Aside, Function, Note, Notes, Unit, commit_aside
+from phenomjax.engine.units import (
+    OFTENER,
+    Argument,
+    Aside,
+    Function,
+    Note,
+    Notes,
+    Unit,
+    commit_aside,
+)
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import counted, duration
@@ -132,7 +141,7 @@ class _Run(Generic[Argument]):
     ):
         self.cluster, self.scheduler, self.client = cluster, scheduler, scheduler.client
         self.notes, self.function, self.left, self.aside = notes, function, left, aside
-        self.terms, self.toll = cluster.terms(), Toll[Unit[Argument]](cluster.deaths)
+        self.terms, self.toll = cluster.terms(), Toll[Unit[Argument]](cluster.deaths, OFTENER)
         self.name, self.numbers = f"units-{secrets.token_hex(4)}", itertools.count()
         self.held: dict[object, _Bundle[Argument]] = {}
         self.done = queue.SimpleQueue["Future"]()

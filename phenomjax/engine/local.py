@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from phenomjax.engine.units import (
+    OFTENER,
     Argument,
     Aside,
     Function,
@@ -45,6 +46,8 @@ class Pool:
         commit = functools.partial(commit_aside, notes, aside) if aside else None
         jobs = min(self.jobs, at_most or self.jobs)
         work_one = functools.partial(do, work, function)
-        for done in run_tasks(work_one, left, jobs, stop, aside=commit, deaths=self.deaths):
+        for done in run_tasks(
+            work_one, left, jobs, stop, aside=commit, deaths=self.deaths, oftener=OFTENER
+        ):
             if done is not None:
                 yield done

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.processes import DEATHS
 
+CLUSTER_DEATHS = 10
 Kind = TypeVar("Kind", bound="Local")
 # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]
 TIME = re.compile(r"(\d+)(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
@@ -35,12 +36,14 @@ class Running(Local):
     """A Dask cluster that runs already.
 
     Attributes:
+      deaths: more than on one machine, for whole nodes go, and take the innocent with them.
       resource: what a unit asks for of its worker, such as GPU (dask worker --resources GPU=1);
         then a worker does one unit at a time whatever the number of its threads.
       tls_ca, tls_cert, tls_key: files for a cluster at tls://…, where Dask's own configuration does
         not name them.
     """
 
+    deaths: int = CLUSTER_DEATHS
     resource: str = ""
     tls_ca: str = ""
     tls_cert: str = ""
@@ -52,6 +55,7 @@ class Slurm(Local):
     """Workers in SLURM jobs.
 
     Attributes:
+      deaths: as of a running cluster.
       nodes: jobs that are kept running, each on one node.
       cpus, mem, gpus: of each job; `mem` as SLURM has it, 32G.
       workers: in each job; one for each of its GPUs, or else of its CPUs.
@@ -65,6 +69,7 @@ class Slurm(Local):
       every: seconds between two looks at the queue.
     """
 
+    deaths: int = CLUSTER_DEATHS
     nodes: int = 1
     cpus: int = 1
     mem: str = ""

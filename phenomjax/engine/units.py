@@ -16,6 +16,7 @@ from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 REJECTED = "rejected"
+OFTENER = "--engine_option deaths=N"  # how a unit is tried more often that ends its processes
 # What is to be known of a unit, as JSON; under REJECTED the inputs that could not be used, a list.
 Note = dict[str, Any]
 Argument = TypeVar("Argument")

@@ -113,7 +113,6 @@ def finish(
     out: Path,
     *,
     shared: bool = False,
-    empty: Callable[[Path], None] | None = None,
 ) -> None:
     """Assembles the result in a place of its own, gives it its name, and removes the work folder.
 
@@ -125,12 +124,29 @@ def finish(
       make: writes the result to a path that is not there yet: a file or a folder.
       out: the name of the result.
       shared: others may do the same now; those that come later leave what is there.
-      empty: deletes what is large of the work folder inside `out`, given where it is then.
     """
+    assemble(work, make, out, shared=shared)
+    hand_over(work, out, shared=shared)
+
+
+def assemble(work: Path, make: Callable[[Path], None], out: Path, *, shared: bool = False) -> None:
+    """The first half of `finish`: the result in a place of its own."""
     result = result_path(work, out)
     if not result.exists():
         with _unless(shared, result, out), files.replacing(result, shared=shared) as partial:
             make(partial)
+
+
+def hand_over(
+    work: Path, out: Path, *, shared: bool = False, empty: Callable[[Path], None] | None = None
+) -> None:
+    """The second half of `finish`, for which no worker may be left in the work folder.
+
+    Args:
+      work, out, shared: of `finish`.
+      empty: deletes what is large of the work folder inside `out`, given where it is then.
+    """
+    result = result_path(work, out)
     if work.parent != out:
         with _unless(shared, out):
             os.replace(result, out)

@@ -69,6 +69,7 @@ def run_tasks(
     *,
     aside: Callable[[Task, str], Result] | None = None,
     deaths: int = DEATHS,
+    oftener: str = "",
 ) -> Iterator[Result]:
     """Yields function(task) for each task, in the order of completion; ends early, tasks in hand
     done, when `stop` is set.
@@ -85,6 +86,7 @@ def run_tasks(
       aside: of a task that ended `deaths` processes, and the reason: what is yielded for it.
         Without it such tasks are an error in the end.
       deaths: how often a task is tried.
+      oftener: how users have it tried more often.
 
     Raises:
       UserError: tasks ended every process that tried them, when all else is done.
@@ -97,7 +99,7 @@ def run_tasks(
         return
     done = queue.SimpleQueue[tuple[_Worker[Task, Result], futures.Future[Result]]]()
     workers = [_Worker(function, done) for _ in range(jobs)]
-    toll, again, tasks = Toll[Task](deaths), collections.deque[Task](), iter(tasks)
+    toll, again, tasks = Toll[Task](deaths, oftener), collections.deque[Task](), iter(tasks)
     began, finished = time.monotonic(), 0
     try:
         while True:
@@ -199,13 +201,15 @@ class Toll(Generic[Task]):
 
     Args:
       deaths: how often a task is tried.
+      oftener: how users have it tried more often.
 
     Attributes:
       lost: name and reason of each task that was given up and nobody took.
     """
 
-    def __init__(self, deaths: int):
+    def __init__(self, deaths: int, oftener: str = ""):
         self.deaths, self.lost = deaths, list[str]()
+        self._oftener = f" (more often: {oftener})" if oftener else ""
         self._died = collections.Counter[str]()
         self._given_up, self._lives = 0, False
 
@@ -227,7 +231,8 @@ class Toll(Generic[Task]):
         if count < self.deaths:
             log.warning("%s is tried again: %s", name, how)
             return None
-        log.error("%s is set aside, tried %s: %s", name, counted(count, "time"), how)
+        tried = f"tried {counted(count, 'time')}{self._oftener}: {how}"
+        log.error("%s is set aside, %s", name, tried)
         del self._died[name]
         self._given_up += 1
         if self._given_up >= 10 and not self._lives:
@@ -237,7 +242,7 @@ class Toll(Generic[Task]):
                 " or with `jobs` 1, which shows what is wrong.",
                 EXIT_FAILED,
             )
-        return f"tried {counted(count, 'time')}: {how}"
+        return tried
 
     def check(self) -> None:
         """Raises UserError if a task was given up that nobody took."""

@@ -84,9 +84,13 @@ def test_a_unit_that_ends_its_workers_is_set_aside_and_no_other(dask, tmp_path, 
         )
     )
     assert len(done) == 60 and len((tmp_path / "died-7").read_text()) == 2
-    assert done["square-7"]["reason"].startswith("tried 2 times: its worker on 127.0.0.1 died")
+    assert done["square-7"]["reason"].startswith(
+        "tried 2 times (more often: --engine_option deaths=N): its worker on 127.0.0.1 died"
+    )
     assert caplog.text.count("is tried again") == 1
-    with pytest.raises(UserError, match=r"of the units .* be done: square-60, tried 1 time: its"):
+    with pytest.raises(
+        UserError, match=r"of the units .* be done: square-60, tried 1 time \(more.*deaths=N\): its"
+    ):
         poison = functools.partial(square, dies_at=(60,))
         run(dask.scheduler_address, tmp_path, poison, units=62, words=("deaths=1",))
     assert Notes(tmp_path).is_committed("square-61")

@@ -91,8 +91,8 @@ def test_a_unit_that_ends_its_workers_is_an_error_when_all_else_is_done(tmp_path
     with pytest.raises(UserError) as error:
         run(tmp_path, 12, 2, poison)
     assert re.search(
-        r"1 of the units of work could not be done: square-3, tried 5 times: its process was"
-        r" killed by SIGKILL, most often .* out of memory. All else is finished and kept",
+        r"1 of the units of work could not be done: square-3, tried 5 times \(more.*=N\): its"
+        r" process was killed by SIGKILL, most often .* memory. All else is finished and kept",
         str(error.value),
     )
     assert len(list(Notes(tmp_path).names())) == 11
@@ -110,13 +110,15 @@ def test_a_unit_that_ends_its_workers_is_set_aside(tmp_path):
     done = dict(Pool(2, deaths=2).run(tmp_path, poison, squares(12), stop, aside=aside))
     assert len(done) == 11 and done["square-3"] == {"rejected": [3]}
     assert sorted(name for name, _ in asides) == ["square-3", "square-7"]
-    assert asides[0][1].startswith("tried 2 times: its process was killed by SIGKILL")
+    assert asides[0][1].startswith(
+        "tried 2 times (more often: --engine_option deaths=N): its process was killed by SIGKILL"
+    )
     assert len(list(Notes(tmp_path).names())) == 11  # 7 is left undone
 
 
 def test_an_answer_that_cannot_be_read_ends_no_pool(tmp_path):
     pool = Pool(2, deaths=1).run(tmp_path, fail_unreadably, squares(3), threading.Event())
-    with pytest.raises(UserError, match=r"square-\d, tried 1 time: .* be read \(TypeError: Unrea"):
+    with pytest.raises(UserError, match=r"square-\d, tried 1 time .* be read \(TypeError: Unrea"):
         list(pool)
 
 

@@ -16,7 +16,7 @@ from phenomjax.engine import choose
 from phenomjax.engine.local import Pool
 from phenomjax.engine.units import Notes
 from phenomjax.prepare.images import plan
-from phenomjax.prepare.images.conversion import job
+from phenomjax.prepare.images.conversion import closing, job
 from phenomjax.prepare.images.naming import listing
 from phenomjax.prepare.images.pixels import raw_images
 from phenomjax.system.errors import UserError
@@ -160,6 +160,29 @@ def test_shards_of_several_images(tmp_path):
         prepare(tmp_path / "raw", three.path, "jump", chunk=16)
     with pytest.raises(UserError, match="--images_per_shard must be at least 1"):
         prepare(tmp_path / "raw", tmp_path / "0.zarr", "jump", images_per_shard=0)
+
+
+class Workers(Pool):
+    """An executor with an end, that must not see its folder move."""
+
+    @contextlib.contextmanager
+    def until_closed(self):
+        yield self
+        self.run = None
+
+    def run(self, work, *words, **more):
+        assert ".prepare" in work.parts
+        yield from super().run(work, *words, **more)
+
+
+def test_the_bank_is_handed_over_when_the_workers_are_gone(tmp_path, monkeypatch):
+    write_jump(tmp_path / "raw", wells=2)
+    assert prepare(tmp_path / "raw", tmp_path / "a.zarr", "jump") == 0
+    monkeypatch.setattr(closing, "WORTH", 1)  # what was staged is deleted by units
+    monkeypatch.setattr(choose, "executor", lambda *_: Workers(1).until_closed())
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "jump") == 0
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+    assert not [path for path in (tmp_path / "b.zarr").iterdir() if path.name.startswith(".")]
 
 
 class Deadly(Pool):

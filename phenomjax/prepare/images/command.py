@@ -96,13 +96,10 @@ def run(options: Options, fits: Fits | None = None) -> int:
                 staleness.check(before, plan, raw, verify=verify, executor=here)
                 return _report_finished(out)
             return prepare.show(plan, raw)
-    with (
-        _told(out),
-        growing.at_work(out, arguments) as work,
-        choose.executor(options, work) as executor,
-        stop_on_signals() as stop,
-    ):
-        return prepare.run(work, executor, stop, arguments)
+    with _told(out), growing.at_work(out, arguments) as work, stop_on_signals() as stop:
+        with choose.executor(options, work) as executor:
+            made = prepare.run(work, executor, stop, arguments)
+        return made if isinstance(made, int) else made()
 
 
 @contextlib.contextmanager
@@ -179,8 +176,10 @@ class _Preparation(NamedTuple):
         executor: Executor,
         stop: threading.Event,
         arguments: growing.Arguments,
-    ) -> int:
-        """Makes the bank."""
+    ) -> int | Callable[[], int]:
+        """Makes the bank in its work folder; returns the exit code of one that was stopped, or
+        what hands the bank over and returns the code, for which workers must be gone.
+        """
         options, out = self.options, self.options.out
         plan, raw, known = self.plan(work / "plan", executor, stop)
         if stop.is_set():
@@ -222,10 +221,15 @@ class _Preparation(NamedTuple):
         }
         found = closed.rejected.first(5), closed.remarks.first_of("constant", "flat_range")
         empty = [one for one in closed.remarks if one.reason == findings.CONSTANT_CHANNEL]
-        if not closing.finish(job, closed, numbers, attributes):
+        if not closing.assemble(job, closed, numbers, attributes):
             return _stopped("; all images are finished")
-        again = f"--not-in {out} and another --out. A run takes several banks."
-        return _report(out, closed, *found, empty, "" if self.fits else again)
+
+        def hand_over() -> int:
+            closing.hand_over(job, closed, Pool(options.jobs or core_count()))
+            again = f"--not-in {out} and another --out. A run takes several banks."
+            return _report(out, closed, *found, empty, "" if self.fits else again)
+
+        return hand_over
 
 
 def _stopped(how_far: str) -> int:

@@ -116,12 +116,7 @@ def join(
     form = Form(first.codec or "blosc-lz4", first.chunk, images_per_shard or first.images_per_shard)
     count = sum(map(len, rows))
     joined = Joined(out, tuple((bank.path, bank.fingerprint) for bank in banks), form)
-    with (
-        writing(out),
-        growing.at_work(out, arguments) as work,
-        choose.executor(options, work) as executor,
-        stop_on_signals() as stop,
-    ):
+    with writing(out), growing.at_work(out, arguments) as work, stop_on_signals() as stop:
         files.remove(out / "metadata.parquet")  # of an end that was killed
         image_bank.create_bank(
             out,
@@ -137,8 +132,9 @@ def join(
         notes = Notes(work)
         done = sum(_images(unit) for unit in units() if notes.is_committed(unit.name))
         progress = Progress("copy images", count, "images", done)
-        for _, note in executor.run(work, functools.partial(copy, joined), units(), stop):
-            progress.update(note["images"])
+        with choose.executor(options, work) as executor:
+            for _, note in executor.run(work, functools.partial(copy, joined), units(), stop):
+                progress.update(note["images"])
         if stop.is_set():
             log.warning("stopped. Run the same command again to continue.")
             return EXIT_STOPPED

@@ -94,12 +94,7 @@ def join(
     size = sum(part.stop - part.start for part in ranges_of(banks, pieces))
     # an array that is shorter than a chunk is one chunk of its own length
     fill = chunk if size >= chunk else max(size, 1)
-    with (
-        writing(out),
-        growing.at_work(out, arguments) as work,
-        choose.executor(options, work) as executor,
-        stop_on_signals() as stop,
-    ):
+    with writing(out), growing.at_work(out, arguments) as work, stop_on_signals() as stop:
         (out / "tokens").mkdir(exist_ok=True)
         units = functools.partial(units_of, banks, pieces, chunk)
         sources = tuple((bank.path, bank.fingerprint) for bank in banks)
@@ -107,8 +102,9 @@ def join(
         done = sum(notes.read(u.name)["tokens"] for u in units() if notes.is_committed(u.name))
         progress = Progress("copy tokens", size, "tokens", done)
         function = functools.partial(copy, out, sources, fill)
-        for _, note in executor.run(work, function, units(), stop):
-            progress.update(note["tokens"])
+        with choose.executor(options, work) as executor:
+            for _, note in executor.run(work, function, units(), stop):
+                progress.update(note["tokens"])
         if stop.is_set():
             log.warning("stopped. Run the same command again to continue.")
             return EXIT_STOPPED

@@ -25,7 +25,7 @@ from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.shards import Stored, pack
 from phenomjax.data.zarr_files import Attributes
 from phenomjax.engine import work_folder
-from phenomjax.engine.units import REJECTED, Note, Notes, Unit
+from phenomjax.engine.units import REJECTED, Executor, Note, Notes, Unit
 from phenomjax.prepare.images import findings, metadata, staleness
 from phenomjax.prepare.images.conversion import job as jobs
 from phenomjax.prepare.images.conversion.job import ImageJob, Target
@@ -219,8 +219,8 @@ def close_plate(target: Target, work: Path, end: Path, plate: Closing) -> Note:
     }
 
 
-def finish(job: ImageJob, closed: Closed, numbers: Plates, attributes: Attributes) -> bool:
-    """Makes the bank; may be killed and repeated. False after a stop.
+def assemble(job: ImageJob, closed: Closed, numbers: Plates, attributes: Attributes) -> bool:
+    """Makes the bank in the work folder; may be killed and repeated. False after a stop.
 
     Args:
       job: the job.
@@ -250,15 +250,29 @@ def finish(job: ImageJob, closed: Closed, numbers: Plates, attributes: Attribute
         stamps = (table["stamp"].to_pylist() for table in _tables(end, closed, ["stamp"]))
         staleness.record(path, itertools.chain.from_iterable(stamps))
 
-    def empty(left: Path) -> None:
-        if closed.count > WORTH:
-            _run(job, left, clear, (Unit(f"clear-{digit:x}", f"{digit:x}") for digit in range(16)))
-
     try:
-        work_folder.finish(job.work, make, job.out, empty=empty)
+        work_folder.assemble(job.work, make, job.out)
     except _Stopped:
         return False
     return True
+
+
+def hand_over(job: ImageJob, closed: Closed, here: Executor) -> None:
+    """Gives the bank its name; may be killed and repeated.
+
+    Args:
+      job: the job, whose executor is closed: what it has moves.
+      closed: of `close`.
+      here: deletes what was staged, in this machine.
+    """
+
+    def empty(left: Path) -> None:
+        if closed.count > WORTH:
+            units = (Unit(f"clear-{digit:x}", f"{digit:x}") for digit in range(16))
+            for _ in here.run(left, clear, units, job.stop):
+                pass
+
+    work_folder.hand_over(job.work, job.out, empty=empty)
 
 
 class _Stopped(Exception):

@@ -196,10 +196,11 @@ def _run(
     """{name of the argument: the note of its unit}."""
     work = functools.partial(function, *context)
     units = (Unit(f"{kind}-{name}", argument) for name, argument in arguments)
-    found = dict(executor.run(folder, work, units, stop, at_most=len(arguments)))
+    for _ in executor.run(folder, work, units, stop, at_most=len(arguments)):
+        pass
     if stop.is_set():
         raise _Stopped
-    return {name: found[f"{kind}-{name}"] for name, _ in arguments}
+    return {name: Notes(folder).read(f"{kind}-{name}") for name, _ in arguments}
 
 
 def _read_parts(request: Request, run) -> tuple[list[Part], list[Note]]:
