@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from phenomjax.data.stores import clients
 from phenomjax.data.stores.errors import NotThere, StoreError, explain
+from phenomjax.data.stores.marks import folder_marks
 from phenomjax.data.stores.ranges import Ranges
 from phenomjax.data.stores.sinks import Hashing, Sink
 from phenomjax.data.stores.walking import Listed, walk
@@ -60,6 +61,13 @@ def place(path: str | Path) -> tuple[str, str, str]:
         raise ValueError(f"{text} is not in a store")
     bucket, _, key = text[found.end() :].partition("/")
     if found[1].startswith("http"):
+        if "?" in key:
+            raise UserError(
+                f"{found[1]}://{bucket}/{key.partition('?')[0]} is followed by a question mark."
+                " What comes after it may be a secret, which would end up in logs and records:"
+                " give an address without it, s3:// or gs:// with credentials. In the name of a"
+                " file write %3F."
+            )
         key = urllib.parse.unquote(key)  # obstore quotes
     key = "/".join(part for part in key.split("/") if part)
     return found[1], bucket, key
@@ -82,7 +90,9 @@ def errors(path: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        found = explain(url(path), error, signed=clients.kind(place(path)[0]) != "none")
+        found = explain(
+            url(path), error, signed=clients.kind(url(path).partition(":")[0]) != "none"
+        )
         if found is None:
             raise
         raise found from None  # its own text may quote headers and signed addresses
@@ -244,10 +254,10 @@ def _list(path: str | Path, start: str, after: str) -> Iterator[Listed]:
         store, key = client(path)
         behind = f"{start}{after}" if after else None
         for chunk in obstore.list(store, prefix=key or None, offset=behind):
+            marks = folder_marks(store, chunk)
             for entry in chunk:
                 name = entry["path"]
-                # a folder's own mark, of zero bytes, is no file
-                if name.startswith(start) and name != key:
+                if name.startswith(start) and name != key and name not in marks:
                     yield Listed(name[len(start) :], entry["size"], entry["e_tag"] or "")
 
 

@@ -17,7 +17,15 @@ CREDENTIALS = {
     " with a service account",
 }
 Why = Literal[
-    "credentials", "denied", "no bucket", "region", "unreachable", "timeout", "TLS", "answer"
+    "credentials",
+    "denied",
+    "no bucket",
+    "region",
+    "unreachable",
+    "timeout",
+    "TLS",
+    "name",
+    "answer",
 ]
 
 
@@ -50,6 +58,15 @@ def explain(url: str, error: Exception, signed: bool = True) -> StoreError | Non
         return StoreError(
             f"{url} has a part that names of objects cannot have here ('..' or '.'). Correct it.",
             "answer",
+        )
+    if ours and type(error).__name__ == "InvalidPathError":
+        named = re.search(r'Path "(.*?)"(?: contained|: Encountered)', text, re.DOTALL)
+        name = f", {named[1]!r}" if named else ""
+        return StoreError(
+            f"{url} has an object whose name cannot be used here{name}:"
+            " a part of it is empty, '.' or '..', or has a control character, so that no folder"
+            " could hold it. Move that object elsewhere, or name a folder without it.",
+            "name",
         )
     if not ours and not (isinstance(error, ValueError | OSError) and _of_tensorstore(text)):
         return None
@@ -100,6 +117,14 @@ def explain(url: str, error: Exception, signed: bool = True) -> StoreError | Non
         return _denied(url, scheme, said or "403", code, signed)
     if not signed and number == 400:
         return _denied(url, scheme, said, code, signed)
+    if number == 400:  # of HEAD it is all that comes
+        return StoreError(
+            f"{url}: the store does not understand the request ({said}). Most often the credentials"
+            f" have expired, or the bucket is in another region: renew them, or set AWS_REGION."
+            if scheme == "s3"
+            else f"{url}: the store does not understand the request ({said}).",
+            "denied",
+        )
     if code == "NoSuchBucket" or (number == 404 and not isinstance(error, FileNotFoundError)):
         return StoreError(
             f"{url}: there is no bucket '{bucket}' at {server} ({said}). Check its name, and the"
@@ -177,7 +202,8 @@ def _server(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme == "s3":
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-        return next((os.environ[n] for n in names if os.environ.get(n)), "s3.amazonaws.com")
+        found = next((os.environ[n] for n in names if os.environ.get(n)), "s3.amazonaws.com")
+        return re.sub("//[^/]*@", "//…@", found)  # a password
     if scheme == "gs":
         return os.environ.get("STORAGE_EMULATOR_HOST") or "storage.googleapis.com"
     return rest.partition("/")[0]

@@ -13,7 +13,7 @@ in its middle; a large object in a store begins again, since parts of uploads be
 """
 
 import logging
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -69,12 +69,14 @@ class Options(EngineOptions):
 def run(options: Options) -> int:
     """Copies, and tells what became of it."""
     ends = _ends(options)
-    work = Path(options.work).absolute() if options.work else job.default_work(ends.target)
+    if not ends.target.name:
+        raise UserError(f"The destination {ends.target} has no name. Give a folder in it.")
+    work = store.absolute(options.work) if options.work else job.default_work(ends.target)
     settings = {"only": list(options.only)}
     part = wanted.wanted(ends.source, options.only)
+    checks.check(ends, work)  # before any worker is started
     if options.dry_run:
         return dry_run.tell(ends, part, options.lines)
-    checks.check(ends, work)  # before any worker is started
     with (
         stop_on_signals() as stop,
         choose.executor(options, work) as executor,
@@ -90,13 +92,15 @@ def _ends(options: Options) -> Ends:
     source, target = _place(options.src), _place(options.dst)
     single = ""
     if store.is_file(source):
-        if options.dst.endswith("/") or (not store.is_remote(target) and target.is_dir()):
+        bucket = store.is_remote(target) and not store.place(target)[2]
+        if options.dst.endswith("/") or bucket or target.is_dir():
             target /= source.name
         single = target.name
-    elif not store.is_dir(source):
+    elif not (store.is_dir(source) or store.is_file(job.manifest_path(source))):
+        web = "" if store.has_lists(source) else " On a web server a folder needs a manifest, or"
         raise UserError(
-            f"There is no {store.url(source)}: neither a file nor a folder has this name. Correct"
-            " the source."
+            f"There is no {store.url(source)}: neither a file nor a folder has this name."
+            f"{web and web + ' must be a Zarr.'} Correct the source."
         )
     bound = rate.parse(options.rate) if options.rate else 0.0
     return Ends(source, target, single, options.overwrite, bound)
@@ -104,7 +108,15 @@ def _ends(options: Options) -> Ends:
 
 def _place(text: str) -> Path:
     """A location, the same one wherever a worker is."""
-    return Path(text) if store.is_remote(text) else Path(os.path.abspath(text))
+    path = Path(text)
+    if store.is_remote(path):
+        return path
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise UserError(
+            f"{text} is no address that phenomjax knows: s3://…, gs://…, http(s)://…, or a path."
+        )
+    # "." and ".." have no name to put a manifest beside
+    return path.resolve() if path.name in ("", "..") else path.absolute()
 
 
 def report(ends: Ends, done: job.Outcome) -> int:

@@ -163,7 +163,7 @@ class _Copy:
         there = Entry(entry.key, planned.there, planned.there_stamp)
         ours = planned.ours
         try:
-            check_name(entry.key)
+            check_name(entry.key, self.target.has_folders)
             if (known := self._verified_before(entry)) is not None:
                 return known
             if planned.there < 0:

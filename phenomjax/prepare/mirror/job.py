@@ -139,12 +139,15 @@ def plan(work: Path, ends: Ends, wanted: Callable[[str], bool] | None) -> dict[s
         log.info("mirror: the work in %s goes on", work)
     else:
         log.info("listing %s", source.name)
+    before = _fetched(manifest_path(ends.target), work / "before.parquet")
     return planning.make(
         work,
         source,
         target,
         wanted=wanted,
-        before=_fetched(manifest_path(ends.target), work / "before.parquet"),
+        before=before,
+        # two sources may show the same time or ETag for what is not the same
+        same_source=before is not None and manifest.source(before) == store.url(ends.source),
         promised=_fetched(manifest_path(ends.source), work / "promised.parquet"),
     )
 
@@ -153,10 +156,12 @@ def _fetched(path: Path, to: Path) -> Path | None:
     """A manifest on a disk; None where there is none."""
     if not store.is_file(path):
         return None
-    if not store.is_remote(path):
-        return path
-    with files.replacing(to) as partial, partial.open("wb") as file:
-        store.fetch(path, file)
+    if store.is_remote(path):
+        with files.replacing(to) as partial, partial.open("wb") as file:
+            store.fetch(path, file)
+    else:
+        to = path
+    manifest.check(to, store.url(path))
     return to
 
 
@@ -198,7 +203,9 @@ def _assemble(work: Path, ends: Ends, outcome: Outcome) -> str:
     path = manifest_path(ends.target)
     local = work / "manifest.parquet" if store.is_remote(path) else path
     others = manifest.rows(work / "others.parquet")
-    manifest.write(local, [others, *(_telling(stream, outcome) for stream in streams)])
+    manifest.write(
+        local, [others, *(_telling(stream, outcome) for stream in streams)], store.url(ends.source)
+    )
     if store.is_remote(path):
         size = local.stat().st_size
         place = open_place(path, path.name)

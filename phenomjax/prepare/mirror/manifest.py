@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.system import files
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 VERIFIED = "verified"
 DIFFERS = "differs"
+SOURCE = b"phenomjax.source"  # in the metadata of the file
 ROWS = 65536  # of a row group
 SCHEMA = pa.schema(
     [
@@ -55,7 +57,32 @@ def rows(path: Path, schema: pa.Schema = SCHEMA) -> Iterator[tuple]:
     """Rows of a Parquet file on a disk, as tuples of these columns, one row group in memory."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield from group_rows(file, group, schema)
+            try:
+                yield from group_rows(file, group, schema)
+            except (pa.ArrowException, OSError) as error:
+                raise _damaged(str(path), error) from None
+
+
+def check(path: Path, name: str) -> None:
+    """Raises UserError for what is no manifest of a mirror."""
+    try:
+        if missing := set(SCHEMA.names) - set(pq.read_schema(path).names):
+            raise _damaged(name, f"it has no {', '.join(sorted(missing))}")
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, cause: object) -> UserError:
+    return UserError(
+        f"{name} is damaged, or no manifest of a mirror ({str(cause).splitlines()[0]}). Delete it:"
+        " all that is there is compared again then.",
+        EXIT_FAILED,
+    )
+
+
+def source(path: Path) -> str:
+    """Where the objects of a manifest were copied from; "" where it does not say."""
+    return (pq.read_schema(path).metadata or {}).get(SOURCE, b"").decode()
 
 
 def group_rows(file: pq.ParquetFile, group: int, schema: pa.Schema) -> Iterator[tuple]:
@@ -109,9 +136,9 @@ class Writer:
         self._replacing.__exit__(kind, error, trace)
 
 
-def write(path: Path, streams: Iterable[Iterable[tuple]]) -> Path:
-    """Merges streams of rows that are sorted by key into a manifest."""
-    with Writer(path) as writer:
+def write(path: Path, streams: Iterable[Iterable[tuple]], source: str) -> Path:
+    """Merges streams of rows that are sorted by key into a manifest of copies from a source."""
+    with Writer(path, SCHEMA.with_metadata({SOURCE: source})) as writer:
         for row in heapq.merge(*streams, key=lambda row: row[0]):
             writer.add(row)
     return path

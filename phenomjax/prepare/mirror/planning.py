@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from phenomjax.prepare.mirror import manifest
 from phenomjax.prepare.mirror.ends.in_order import sorted_runs
 from phenomjax.prepare.mirror.ends.places import Entry, Place
+from phenomjax.prepare.mirror.wanted import Patterns
 from phenomjax.system import files
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 UNIT_BYTES, UNIT_ROWS = 128 << 20, 2048  # of the first units; they double
@@ -87,6 +89,7 @@ def make(
     *,
     wanted: Callable[[str], bool] | None,
     before: Path | None,
+    same_source: bool,
     promised: Path | None,
 ) -> dict[str, Any]:
     """Writes the plan, if it is not there.
@@ -96,6 +99,7 @@ def make(
       source, target: the ends.
       wanted: which keys are copied; all if None.
       before: the manifest of an earlier copy to the target.
+      same_source: that was from this source.
       promised: the manifest of the source.
 
     Returns:
@@ -108,7 +112,9 @@ def make(
         for old in ("plan", "results", "begun", "units"):
             files.remove(work / old)
         try:
-            counts = _make(work, source, target, wanted, before, promised, in_any_order)
+            counts = _make(
+                work, source, target, wanted, before, same_source, promised, in_any_order
+            )
             files.write_json(done, counts, flush=True)
             return counts
         except OutOfOrder:
@@ -131,6 +137,7 @@ def _make(
     target: Place,
     wanted: Callable[[str], bool] | None,
     before: Path | None,
+    same_source: bool,
     promised: Path | None,
     in_any_order: bool,
 ) -> dict[str, Any]:
@@ -165,13 +172,23 @@ def _make(
                 kept.add(manifest.Row(key, here.bytes, "", here.state, here.detail))
             elif here.stamp == "folder" and not target.has_folders:
                 counts["folders"] += 1
-            elif old is not None and _is_whole(old, here, there, promise):
+            elif old is not None and same_source and _is_whole(old, here, there, promise):
                 counts["whole"] += 1
                 kept.add(old)
             else:
                 counts["copy"] += 1
                 counts["copy_bytes"] += here.bytes
                 plan.add(_planned(here, there, old, promise))
+    if isinstance(wanted, Patterns) and wanted.unused:
+        raise UserError(
+            f"Nothing in {source.name} fits {' '.join(sorted(wanted.unused))} of `only`. Correct"
+            " the pattern (names below the source, '*' is any text, '/' too), or leave it out."
+        )
+    if not counts["objects"]:
+        raise UserError(
+            f"There is nothing to copy in {source.name}: it is empty. Is it the right name, and is"
+            " its disk there?"
+        )
     return counts
 
 

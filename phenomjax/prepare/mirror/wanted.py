@@ -22,6 +22,22 @@ from phenomjax.system.errors import UserError
 Wanted = Callable[[str], bool]
 
 
+class Patterns:
+    """Keys that fit one of these patterns, in which "*" is any text.
+
+    Attributes:
+      unused: patterns that no key fitted so far.
+    """
+
+    def __init__(self, patterns: Sequence[str]):
+        self.patterns, self.unused = tuple(patterns), set(patterns)
+
+    def __call__(self, key: str) -> bool:
+        fits = [one for one in self.patterns if fnmatch.fnmatchcase(key, one)]
+        self.unused.difference_update(fits)
+        return bool(fits)
+
+
 def wanted(source: Path, only: Sequence[str]) -> Wanted | None:
     """Whether a key is copied; None: all.
 
@@ -37,7 +53,7 @@ def wanted(source: Path, only: Sequence[str]) -> Wanted | None:
     parts = [one for one in only if one.endswith(".parquet") and Path(one).is_file()]
     parts += [one for one in only if one in (*token_bank.SPLITS, "val")]
     if not parts:
-        return lambda key: any(fnmatch.fnmatchcase(key, pattern) for pattern in only)
+        return Patterns(only)
     if len(only) > 1:
         raise UserError(
             f"`only` is {' '.join(only)}. Give patterns, or one selection, or one split: a"

@@ -5,6 +5,7 @@ A place is a folder, or a single file under a key of its own. Its entries come s
 keys compared as object stores do, so that two places can be compared in one pass.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,6 +17,7 @@ WHOLE = 16 << 20  # objects up to this size are in memory as a whole; larger one
 
 PIECE = 1 << 20  # bytes of a large object that are taken at a time
 Buffer = bytes | memoryview
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that clients of stores refuse
 # pieces of a large object from a byte on
 Blocks = Callable[[int], Iterator[Buffer]]
 
@@ -111,9 +113,10 @@ class Place(Protocol):
         ...
 
 
-def check_name(key: str) -> None:
-    """Raises Trouble for a key that would leave the folder, or that a disk or a client cannot
-    have.
+def check_name(key: str, on_disk: bool) -> None:
+    """Raises Trouble for a key that would leave the folder, or that a disk or a client of a store
+    cannot have.
     """
-    if {"", ".", ".."} & set(key.removesuffix("/").split("/")):
-        raise Trouble("failed", "has a name that no file in a folder can have")
+    parts = {"", ".", ".."} & set(key.removesuffix("/").split("/"))
+    if parts or not (on_disk or CONTROL.search(key) is None):
+        raise Trouble("failed", "has a name that no file or object can have there")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from phenomjax.data import store
 from phenomjax.data.stores import clients
+from phenomjax.data.stores.marks import folder_marks
 from phenomjax.prepare.mirror.ends.digests import Digests, part_size
 from phenomjax.prepare.mirror.ends.places import PIECE, WHOLE, Blocks, Buffer, Entry, Taken, Trouble
 
@@ -62,6 +63,7 @@ class StorePlace:
 
         base = self._base
         start = f"{base}/" if base else ""
+        folder = ""  # one that a mark names, and that may be empty
         with store.errors(self.path):
             for chunk in obstore.list(
                 self._client,
@@ -69,10 +71,18 @@ class StorePlace:
                 offset=f"{start}{after}" if after else None,
                 chunk_size=LISTED,
             ):
+                marks = folder_marks(self._client, chunk)
                 for meta in chunk:
-                    # a folder's own mark, of zero bytes, is no file
-                    if meta["path"].startswith(start) and meta["path"] != base:
-                        yield Entry(meta["path"][len(start) :], meta["size"], _stamp(meta))
+                    if not meta["path"].startswith(start) or meta["path"] == base:
+                        continue
+                    key = meta["path"][len(start) :] + "/" * (meta["path"] in marks)
+                    if folder and not key.startswith(folder):
+                        yield Entry(folder, 0, "folder")
+                    folder = key if key.endswith("/") else ""
+                    if not folder:
+                        yield Entry(key, meta["size"], _stamp(meta))
+        if folder:
+            yield Entry(folder, 0, "folder")
 
     def entry(self, key: str) -> Entry | None:
         import obstore

@@ -17,7 +17,7 @@ def walk(
         with os.scandir(folder) as found:
             # a folder's name sorts with its "/", or "a-b" would come behind "a/c"
             there = sorted_runs(
-                (_entry(one, start) for one in found if not (skip and one.name.startswith(skip))),
+                (_entry(one, start) for one in found if one.name != skip),
                 lambda entry: entry.key,
                 scratch,
             )
