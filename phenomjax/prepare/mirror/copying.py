@@ -4,6 +4,7 @@ work folder.
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import socket
@@ -26,6 +27,7 @@ from phenomjax.prepare.mirror.ends.places import (
     Buffer,
     Entry,
     Place,
+    Steps,
     Taken,
     Trouble,
     check_name,
@@ -33,7 +35,8 @@ from phenomjax.prepare.mirror.ends.places import (
 from phenomjax.prepare.mirror.planning import PlanGroup, Planned
 from phenomjax.prepare.mirror.rate import Turns
 
-THREADS = 16  # small objects at a time in a process
+THREADS = 16  # bundles of small objects at a time in a process
+BUNDLE = 1 << 20  # bytes of small objects that a thread brings to a disk together
 LARGE_THREADS = 2
 READS = 4  # of an object over a line that shows no checksum, until two agree
 
@@ -128,25 +131,48 @@ class _Copy:
         self.copied, self._lock = Counter[str](), threading.Lock()
 
     def all(self, rows: list[Planned]) -> Iterator[manifest.Row]:
-        large = [one for one in rows if one.bytes > WHOLE]
-        small = [one for one in rows if one.bytes <= WHOLE]
-        for some, threads in ((small, THREADS), (large, LARGE_THREADS)):
-            if not some:
+        small, large, room = list[list[Planned]](), list[list[Planned]](), 0
+        for one in rows:
+            if one.bytes > WHOLE:
+                large.append([one])
+            elif small and one.bytes <= room and len(small[-1]) < self.target.together:
+                small[-1].append(one)
+                room -= one.bytes
+            else:
+                small.append([one])
+                room = BUNDLE - one.bytes
+        for bundles, threads in ((small, THREADS), (large, LARGE_THREADS)):
+            if not bundles:
                 continue
-            pool = ThreadPoolExecutor(min(threads, len(some)))
+            pool = ThreadPoolExecutor(min(threads, len(bundles)))
             try:
-                yield from pool.map(self.one, some)
+                yield from itertools.chain.from_iterable(pool.map(self._bundle, bundles))
             finally:  # an error of the whole place ends the rest
                 pool.shutdown(cancel_futures=True)
 
-    def one(self, planned: Planned) -> manifest.Row:
-        """What becomes of an object."""
-        row = self._row(planned)
-        if row.state == manifest.VERIFIED:
+    def _bundle(self, bundle: list[Planned]) -> list[manifest.Row]:
+        """What becomes of some objects, each a step after the other."""
+        left, rows = [self._steps(one) for one in bundle], list[manifest.Row]()
+        try:
+            while left:
+                left = [steps for steps in left if not self._is_done(steps, rows)]
+        finally:
+            for steps in left:
+                steps.close()
+        return rows
+
+    def _is_done(self, steps: Steps[manifest.Row], rows: list[manifest.Row]) -> bool:
+        """Takes a step of an object; adds its row after the last."""
+        try:
+            next(steps)
+            return False
+        except StopIteration as end:
+            rows.append(end.value)
+        if rows[-1].state == manifest.VERIFIED:
             with self._lock:
-                self.journal.write(json.dumps(row) + "\n")
+                self.journal.write(json.dumps(rows[-1]) + "\n")
                 self.journal.flush()
-        return row
+        return True
 
     def _verified_before(self, entry: Entry) -> manifest.Row | None:
         """The row of an earlier try, if the target is still as that left it."""
@@ -157,7 +183,7 @@ class _Copy:
         same = there is not None and (there.bytes, there.stamp) == (row.bytes, row.target)
         return row if same else None
 
-    def _row(self, planned: Planned) -> manifest.Row:
+    def _steps(self, planned: Planned) -> Steps[manifest.Row]:
         entry = Entry(planned.key, planned.bytes, planned.stamp)
         row = manifest.Row(entry.key, entry.bytes, source=entry.stamp)
         there = Entry(entry.key, planned.there, planned.there_stamp)
@@ -170,20 +196,22 @@ class _Copy:
                 found = self.target.entry(entry.key) if self.again or entry.bytes > WHOLE else None
                 if found is None:
                     try:
-                        return self._copy(row, entry, planned.sha256, replace=False)
+                        return (yield from self._copy(row, entry, planned.sha256, replace=False))
                     except Taken:
                         found = self.target.entry(entry.key)
                 # what has come since the plan, with this size, is of a copy that was killed
                 there = found or there
                 ours = self.again and there.bytes == entry.bytes
-            return self._compare(row, entry, planned.sha256, there, ours)
+            return (yield from self._compare(row, entry, planned.sha256, there, ours))
         except Trouble as trouble:
             return row._replace(state=trouble.state, detail=trouble.detail)
 
-    def _copy(self, row: manifest.Row, entry: Entry, sha256: str, *, replace: bool) -> manifest.Row:
+    def _copy(
+        self, row: manifest.Row, entry: Entry, sha256: str, *, replace: bool
+    ) -> Steps[manifest.Row]:
         if entry.bytes <= WHOLE:
             data, digests = self._read(entry, sha256)
-            stamp = self.target.write(entry.key, data, digests, replace)
+            stamp = yield from self.target.write(entry.key, data, digests, replace)
         else:
             stamp, digests = self._copy_large(entry, sha256, replace)
         with self._lock:
@@ -252,7 +280,7 @@ class _Copy:
 
     def _compare(
         self, row: manifest.Row, entry: Entry, sha256: str, there: Entry, ours: bool
-    ) -> manifest.Row:
+    ) -> Steps[manifest.Row]:
         """Verifies what is in the target already, or replaces it."""
         if (entry.stamp == "folder") != (there.stamp == "folder"):
             return row._replace(state="failed", detail="is a file here and a folder there")
@@ -266,7 +294,7 @@ class _Copy:
             if same:
                 return row._replace(sha256=digests.sha256.hexdigest(), target=there.stamp)
         if self.ends.overwrite or ours:
-            return self._copy(row, entry, sha256, replace=True)
+            return (yield from self._copy(row, entry, sha256, replace=True))
         detail = f"{there.bytes:,} bytes there, {entry.bytes:,} here"
         if there.bytes == entry.bytes:
             detail = f"other content of the same size, {entry.bytes:,} bytes"

@@ -1,5 +1,6 @@
 """A mirror from plan to manifest; what the command does, and other commands for their outputs."""
 
+import collections
 import contextlib
 import functools
 import logging
@@ -218,7 +219,7 @@ def _assemble(work: Path, ends: Ends, outcome: Outcome) -> str:
             data = local.read_bytes()
             digests = Digests([0])
             digests.update(data)
-            place.write(path.name, data, digests, True)
+            collections.deque(place.write(path.name, data, digests, True), 0)
     return store.url(path)
 
 

@@ -1,16 +1,25 @@
 """Folders and files on disks as ends of a mirror (`places.Place`)."""
 
 import errno
+import itertools
 import os
 import socket
 import stat
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from phenomjax.prepare.mirror.ends.digests import Digests
-from phenomjax.prepare.mirror.ends.places import PIECE, WHOLE, Blocks, Buffer, Entry, Taken, Trouble
+from phenomjax.prepare.mirror.ends.places import (
+    PIECE,
+    WHOLE,
+    Blocks,
+    Buffer,
+    Entry,
+    Steps,
+    Taken,
+    Trouble,
+)
 from phenomjax.prepare.mirror.ends.walking import walk
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
@@ -25,13 +34,14 @@ class LocalPlace:
     """A folder or a file on a disk. Links are followed: stores have none."""
 
     sure = has_folders = lists = True
+    together = 16  # their fsyncs share a commit of the disk's journal
 
     def __init__(self, path: Path, single: str = ""):
         self.path, self.single, self.name = path, single, str(path)
         base = path.parent if single else path
         self.partials = base / (f"{PARTS}-{path.name}" if single else PARTS)
         self._mine = str(self.partials / f"{socket.gethostname()}-{os.getpid()}")
-        self._made = set[str]()
+        self._numbers, self._made = itertools.count(), set[str]()
         self._touched = set[str]()
 
     def _path(self, key: str) -> str:
@@ -103,18 +113,21 @@ class LocalPlace:
     def parts(self, size: int) -> list[int]:
         return []
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
+    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
         if key.endswith("/"):
             with self._writing(key):
                 os.makedirs(self._path(key), exist_ok=True)
             return "folder"
-        partial = f"{self._mine}-{threading.get_ident()}"
+        partial = f"{self._mine}-{next(self._numbers)}"
         with self._writing(key):
             self._make(str(self.partials))
             handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
                 _write_at(handle, data, 0)
+                _out_of_memory(handle)  # begins to write
+                yield
                 _to_disk(handle)
+                yield
                 if os.pread(handle, len(data) + 1, 0) != data:
                     raise Trouble("failed", "was read back with other bytes: the disk is damaged")
                 stamp = str(os.fstat(handle).st_mtime_ns)
@@ -273,6 +286,10 @@ def _write_at(handle: int, data: Buffer, start: int) -> None:
 def _to_disk(handle: int) -> None:
     """Brings a file to the disk, and out of memory, so that it is read back from there."""
     os.fsync(handle)
+    _out_of_memory(handle)
+
+
+def _out_of_memory(handle: int) -> None:
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 

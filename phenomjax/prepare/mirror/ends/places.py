@@ -6,9 +6,9 @@ keys compared as object stores do, so that two places can be compared in one pas
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from phenomjax.prepare.mirror.ends.digests import Digests
 
@@ -20,6 +20,9 @@ Buffer = bytes | memoryview
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that clients of stores refuse
 # pieces of a large object from a byte on
 Blocks = Callable[[int], Iterator[Buffer]]
+Result = TypeVar("Result")
+# work that pauses where other objects of a bundle should come as far before it goes on
+Steps: TypeAlias = Generator[None, None, Result]
 
 
 class Entry(NamedTuple):
@@ -63,6 +66,7 @@ class Place(Protocol):
       name: for people.
       sure: bytes arrive from it as they are there: a disk, or a connection with TLS.
       has_folders: also empty ones.
+      together: objects that are best written a step of each at a time.
       lists: tells what is there; a web server needs a manifest, or descriptions of a Zarr.
     """
 
@@ -70,6 +74,7 @@ class Place(Protocol):
     name: str
     sure: bool
     has_folders: bool
+    together: int
     lists: bool
 
     def entries(self, scratch: Path) -> Iterator[Entry]:
@@ -100,7 +105,7 @@ class Place(Protocol):
         """Sizes of parts of which digests can prove an upload of these bytes."""
         ...
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
+    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
         """Writes a small one, verified; returns its stamp. Raises Taken, Trouble."""
         ...
 

@@ -10,7 +10,16 @@ from phenomjax.data import store
 from phenomjax.data.stores import clients
 from phenomjax.data.stores.marks import folder_marks
 from phenomjax.prepare.mirror.ends.digests import Digests, part_size
-from phenomjax.prepare.mirror.ends.places import PIECE, WHOLE, Blocks, Buffer, Entry, Taken, Trouble
+from phenomjax.prepare.mirror.ends.places import (
+    PIECE,
+    WHOLE,
+    Blocks,
+    Buffer,
+    Entry,
+    Steps,
+    Taken,
+    Trouble,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -23,7 +32,7 @@ TRIES = 3  # of an object that arrives with other bytes
 class StorePlace:
     """A bucket, a part of one, or a web server."""
 
-    has_folders = False
+    has_folders, together = False, 1
 
     def __init__(self, path: Path, single: str = ""):
         self.path, self.single, self.name = path, single, store.url(path)
@@ -144,8 +153,10 @@ class StorePlace:
     def parts(self, size: int) -> list[int]:
         return [0] if size <= WHOLE else [part_size(size)]
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> str:
+    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
         import obstore
+
+        yield
 
         mode: Literal["create", "overwrite"] = "overwrite" if replace else "create"
         for _attempt in range(TRIES):
