@@ -3,6 +3,7 @@
 It returns nothing: what is done is on the disk.
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import time
@@ -31,12 +32,14 @@ class Terms(NamedTuple):
       token: content of its file TOKEN.
       versions: by name.
       resource: what the tasks ask for of the cluster; without one a worker must have one thread.
+      here: where the driver was started, to which paths in arguments are relative.
     """
 
     folder: Path
     token: str
     versions: dict[str, str]
     resource: str
+    here: Path
 
     @property
     def stop(self) -> Path:
@@ -71,6 +74,18 @@ def do_bundle(
       UserError: this worker is not of the driver's kind; or of the function.
     """
     _agree(terms)
+    # Where workers do not see the driver's folder, what is relative must not mean something else.
+    with contextlib.chdir(terms.here if terms.here.is_dir() else terms.folder):
+        _do(work, function, units, terms, seconds)
+
+
+def _do(
+    work: Path,
+    function: Function[Argument],
+    units: Sequence[Unit[Argument]],
+    terms: Terms,
+    seconds: float,
+) -> None:
     notes, begun = Notes(work), time.monotonic()
     for unit in units:
         # Its driver stops; or is dead, and another has begun here, perhaps with other settings.

@@ -40,6 +40,7 @@ log = logging.getLogger("phenomjax")
 BUNDLE_SECONDS = 30.0  # a scheduler bears some hundred tasks a second, whatever their length
 MOST_UNITS = 500  # of a bundle
 MOST_HELD = 200_000  # units of all bundles
+UNREADABLE = "deserialization of the task graph"  # what Dask's scheduler says then
 ALONE_SECONDS = 120.0  # without a worker until that is told
 
 
@@ -116,7 +117,9 @@ class Cluster:
 
     def terms(self) -> bundles.Terms:
         """What a worker must agree with."""
-        return bundles.Terms(self.folder, self._token, bundles.versions(), self.resource)
+        return bundles.Terms(
+            self.folder, self._token, bundles.versions(), self.resource, Path.cwd()
+        )
 
 
 class _Bundle(NamedTuple, Generic[Argument]):
@@ -219,6 +222,12 @@ class _Run(Generic[Argument]):
             yield from self._worker_died(error, left)
         elif isinstance(error, bundles.Stopped):
             pass
+        elif isinstance(error, RuntimeError) and UNREADABLE in str(error):
+            raise UserError(
+                f"The scheduler at {self.scheduler.place} cannot read the units: its phenomjax is"
+                " another one, or it has none. Start it from the environment of this command, and"
+                " run it again."
+            )
         elif error is not None and not (isinstance(error, OSError) and left):
             raise error
         elif error is not None:  # a fault of one host is none of the others

@@ -120,7 +120,10 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
             )
         address = client.scheduler.address
         resource = f" --resources {settings.resource}=1" if settings.resource else ""
-        start = f"Start some: dask worker {address} --nthreads 1 --nworkers CORES{resource}"
+        start = (
+            "Start some, from the environment of this command, without which they end at once:"
+            f" dask worker {address} --nthreads 1 --nworkers CORES{resource}"
+        )
         yield Scheduler(client, address, lambda workers: None, lambda: start)
 
 

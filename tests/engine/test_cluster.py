@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import distributed
@@ -15,7 +16,15 @@ from phenomjax.engine import bundles, choose, cluster, connecting, settings, slu
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Notes, Unit
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
-from tests.lab.toy_units import expected_squares, fail, read_squares, slow_square, square
+from tests.lab.toy_units import (
+    Unreadable,
+    expected_squares,
+    fail,
+    read_squares,
+    slow_square,
+    square,
+    square_of_file,
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +114,20 @@ def test_workers_that_are_killed_cost_nothing_but_time(dask, tmp_path):
     assert number == 79 and read_squares(tmp_path) == expected_squares(80)
 
 
+def test_paths_are_relative_to_where_the_driver_is(dask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("seven").write_text("7")
+    units = [Unit("square-7", Path("seven"))]
+    assert len(run(dask.scheduler_address, Path("work"), square_of_file, units)) == 1
+    assert read_squares(tmp_path / "work") == [49]
+
+
+def test_a_scheduler_of_another_phenomjax(dask, tmp_path):
+    units = [Unit("a", Unreadable("cannot be read ", "there"))]
+    with pytest.raises(UserError, match=r"scheduler at tcp:.* cannot read the units"):
+        run(dask.scheduler_address, tmp_path, units=units)
+
+
 def test_errors_of_units_are_raised_and_faults_of_hosts_are_tried_again(dask, tmp_path):
     with pytest.raises(UserError, match="planted") as error:
         run(dask.scheduler_address, tmp_path, functools.partial(fail, UserError))
@@ -160,7 +183,7 @@ def test_a_cluster_without_workers_and_one_that_ends(tmp_path, caplog):
 
 
 def test_a_worker_of_a_driver_that_is_gone_commits_nothing(tmp_path, monkeypatch):
-    terms = bundles.Terms(tmp_path, "abc", bundles.versions(), "")
+    terms = bundles.Terms(tmp_path, "abc", bundles.versions(), "", tmp_path)
     (tmp_path / "token").write_text("abc")
     monkeypatch.setattr(bundles, "_agreed", {"abc"})
 
@@ -192,7 +215,7 @@ def test_workers_that_do_not_fit(tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
     monkeypatch.setattr(bundles, "SEEN_SECONDS", 0)
     mine = {**bundles.versions(), **change.get("versions", {})}
-    terms = bundles.Terms(tmp_path, change.get("token", "abc"), mine, "")
+    terms = bundles.Terms(tmp_path, change.get("token", "abc"), mine, "", Path.cwd())
     with pytest.raises(UserError, match=f"The worker tcp://10.0.0.1:7 on .* {message}"):
         bundles.do_bundle(tmp_path, square, [Unit("a", 1)], terms, 1)
     assert not (tmp_path / "units").exists()

@@ -75,6 +75,10 @@ def slow_square(work, argument):
     return square(work, number)
 
 
+def square_of_file(work, path):
+    return square(work, int(Path(path).read_text()))
+
+
 def expected_squares(count):
     return [number**2 for number in range(count)]
 
