@@ -60,7 +60,7 @@ def shared() -> "NodeCache":
 def _cache(folder: str, gigabytes: str) -> "NodeCache":
     try:
         limit = int(float(gigabytes) * 1e9) if gigabytes else 0
-    except ValueError:
+    except (ValueError, OverflowError):
         limit = -1
     if limit < 0:
         raise UserError(f"{GIGABYTES} is '{gigabytes}'; it must be a number of gigabytes above 0.")
@@ -97,28 +97,37 @@ def open_table(path: Path, sha256: str, size: int) -> Path | IO[bytes]:
     return store.open_input(path)
 
 
-def opener(folder: Path, version: str, checksums: Mapping[str, str] | None = None) -> Opener:
-    """What opens files below a folder to read, and returns descriptors: the system's own for a
-    folder on a disk, else one that fetches into the cache.
+class Files:
+    """Opens files below a folder to read, and returns descriptors: the system's own for a folder on
+    a disk, else of objects that are fetched into the cache.
 
     Args:
       folder: of a bank.
       version: changes when the content of the folder does.
       checksums: sha256 by name, where the bank knows them; else those of the manifest beside it.
     """
-    if not store.is_remote(folder):
-        return lambda path: os.open(path, os.O_RDONLY)
-    known = (checksums or {}).get
-    if checksums is None and store.is_file(found := manifest.beside(folder)):
-        known = manifest.Manifest(found).sha256  # type: ignore[assignment]
-    start, cache = len(str(folder)) + 1, shared()
 
-    def open_one(path: str | Path) -> int:
-        if not store.is_remote(path):  # a copy that the node has staged
+    def __init__(self, folder: Path, version: str, checksums: Mapping[str, str] | None = None):
+        self._cache = shared() if store.is_remote(folder) else None
+        self._version, self._start = version, len(str(folder)) + 1
+        self._known: Callable[[str], str | None] = (checksums or {}).get
+        if self._cache and checksums is None and store.is_file(found := manifest.beside(folder)):
+            self._known = manifest.Manifest(found).sha256
+
+    def __call__(self, path: str | Path) -> int:
+        if self._cache is None or not store.is_remote(path):  # also a copy that the node has staged
             return os.open(path, os.O_RDONLY)
-        return cache.open(path, version, known(str(path)[start:]) or "")
+        return self._cache.open(path, *self._name(path))
 
-    return open_one
+    def forget(self, path: str | Path) -> bool:
+        """Deletes what the cache has of a damaged file; False if it is none of the cache."""
+        if self._cache is None or not store.is_remote(path):
+            return False
+        self._cache.forget(path, *self._name(path))
+        return True
+
+    def _name(self, path: str | Path) -> tuple[str, str]:
+        return self._version, self._known(str(path)[self._start :]) or ""
 
 
 class NodeCache:
@@ -136,7 +145,6 @@ class NodeCache:
         self.folder, self._objects = folder, folder / "objects"
         _check_local(folder)
         try:
-            self._objects.mkdir(parents=True, exist_ok=True)
             with self._lock("room"):
                 total = self._count()
         except OSError as error:
@@ -168,6 +176,11 @@ class NodeCache:
                 return _used(file)
             return self._fetch(path, file, sha256)
 
+    def forget(self, path: str | Path, version: str = "", sha256: str = "") -> None:
+        """Deletes an object that turned out to be damaged here; who opens it fetches it again."""
+        key = hashlib.sha256(f"{path}\n{version}\n{sha256}".encode()).hexdigest()[:32]
+        (self._objects / key).unlink(missing_ok=True)
+
     def _fetch(self, path: str | Path, file: Path, sha256: str) -> int:
         size, partial = store.size(path), file.with_name(file.name + ".part")
         self._make_room(path, size, partial)
@@ -177,6 +190,7 @@ class NodeCache:
                     digest = Hashing(part)
                     got = store.fetch(path, digest, check=not sha256)
                     part.truncate(got)
+                    os.fsync(part.fileno())  # or a power cut leaves a file of this name and size
                 if sha256 in ("", digest.sha256.hexdigest()):
                     handle = os.open(partial, os.O_RDONLY)
                     os.replace(partial, file)
@@ -288,6 +302,8 @@ class NodeCache:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
+        # who tidies a folder of temporary files may take all of it away
+        self._objects.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"lock.{name}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

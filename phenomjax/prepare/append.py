@@ -329,7 +329,7 @@ def _open(path: Path) -> ImageBank:
         raise UserError(
             f"{store.url(path)} lies in a store, where nothing is renamed: a bank is made longer on"
             " a disk. Copy it there with `python -m phenomjax.prepare mirror`, append, and mirror"
-            " it back; or prepare the new images into a bank of their own."
+            " it back with --overwrite; or prepare the new images into a bank of their own."
         )
     if is_token_bank(path):
         raise UserError(

@@ -104,7 +104,9 @@ def _difference(before: Stamp, verify: bool) -> str:
 
 
 @contextlib.contextmanager
-def at_work(out: Path, arguments: Arguments, overwrite: bool = False) -> Iterator[Path]:
+def at_work(
+    out: Path, arguments: Arguments, overwrite: bool = False, begun: Sequence[str] = ()
+) -> Iterator[Path]:
     """Keeps OUT/.prepare to this process, begun with these arguments; yields its path.
 
     An error before anything was done leaves nothing, so that other arguments may follow.
@@ -113,6 +115,7 @@ def at_work(out: Path, arguments: Arguments, overwrite: bool = False) -> Iterato
       out: the bank.
       arguments: those of today.
       overwrite: what was begun with other arguments is thrown away.
+      begun: names in `out` that the work begins with, and that go with it.
 
     Raises:
       UserError: another process has it, or it was begun with other arguments.
@@ -137,6 +140,8 @@ def at_work(out: Path, arguments: Arguments, overwrite: bool = False) -> Iterato
             yield work
         except UserError:
             if not any((work / "units").glob("*")):
+                for made in begun:
+                    files.remove(out / made)
                 abandon(out)
             raise
 

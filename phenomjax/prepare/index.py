@@ -12,8 +12,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from phenomjax.data import store
 from phenomjax.data.images.archive import write_index
 from phenomjax.data.images.opening import open_banks
+from phenomjax.prepare.opening import refuse_twice
 from phenomjax.system.errors import EXIT_DONE, UserError
 
 log = logging.getLogger("phenomjax")
@@ -38,7 +40,14 @@ def run(options: Options) -> int:
     """Writes the index; returns the exit code."""
     if options.out.suffix != ".parquet":
         raise UserError(f"`out` {options.out}: an index is a Parquet file, NAME.parquet.")
+    if store.is_remote(options.out):
+        there = store.url(options.out)
+        raise UserError(
+            f"`out` {there} lies in a store: write the index to a disk, and"
+            f" copy it with `python -m phenomjax.prepare mirror NAME.parquet {there}`."
+        )
     banks = [bank for found in open_banks(options.banks) for bank in found]
+    refuse_twice(banks, "banks")
     for bank in banks:
         bank.check()
     write_index(banks, options.out)

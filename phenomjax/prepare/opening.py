@@ -1,9 +1,11 @@
 """The banks that a command names, and what the disk says of the one that it writes."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from phenomjax.data import store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.opening import open_banks as open_image_banks
 from phenomjax.data.sequences.bank import FORMAT, TokenBank, open_token_bank
@@ -23,19 +25,36 @@ def open_banks(paths: Sequence[Path], setting: str) -> tuple[str, list[ImageBank
     """
     if not paths:
         raise UserError(f"`{setting}` names no bank. Give at least one, NAME.zarr.")
-    twice = [path for place, path in enumerate(paths) if path in paths[:place]]
-    if twice:
-        raise UserError(f"`{setting}` names {twice[0]} twice. Name it once.")
     tokens = [path for path in paths if read_entry(path).get("format") == FORMAT]
     if not tokens:
-        return "images", [bank for banks in open_image_banks(paths) for bank in banks]
+        banks: list[ImageBank | TokenBank] = [
+            bank for found in open_image_banks(paths) for bank in found
+        ]
+        refuse_twice(banks, setting)
+        return "images", banks
     if len(tokens) < len(paths):
         other = next(path for path in paths if path not in tokens)
         raise UserError(
             f"`{setting}` names a bank of sequences, {tokens[0]}, and {other}, which is none: give"
             " banks of one kind."
         )
-    return "sequences", [open_token_bank(path) for path in paths]
+    tokens_of: list[ImageBank | TokenBank] = [open_token_bank(path) for path in paths]
+    refuse_twice(tokens_of, setting)
+    return "sequences", tokens_of
+
+
+def refuse_twice(banks: Sequence[ImageBank | TokenBank], setting: str) -> None:
+    """Raises UserError for a bank that is there twice: by other paths, or in an index too."""
+    seen = dict[str, Path]()
+    for bank in banks:
+        remote = store.is_remote(bank.path)
+        place = str(bank.path) if remote else os.path.realpath(bank.path)
+        if place in seen:
+            raise UserError(
+                f"`{setting}` names {store.url(bank.path)} twice"
+                f"{'' if seen[place] == bank.path else f', also as {seen[place]}'}. Name it once."
+            )
+        seen[place] = bank.path
 
 
 @contextlib.contextmanager

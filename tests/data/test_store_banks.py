@@ -221,3 +221,25 @@ def test_a_cache_tells_once_that_it_is_too_small(s3, monkeypatch, caplog):
             store.write_bytes(f"s3://bank/small{number}", bytes(20_000))
             os.close(node_cache.open_file(f"s3://bank/small{number}"))
     assert caplog.text.count("fetched again and again") == 1
+
+
+def test_what_is_damaged_in_the_cache_is_fetched_again(banks, monkeypatch, request):
+    """A file that lost its bytes here, and a cache that was taken away while a bank is open."""
+    target = request.getfixturevalue("s3").use(monkeypatch)
+    path = put(banks, target) / "one.zarr"
+    reader, crop, right = CropReader(open_bank(path)), np.empty((2, 64, 48, 3), np.uint8), 0
+    CropReader(open_bank(banks / "one.zarr")).read_into(crop[0], 1, 0, 0)
+    for harm in (None, b"", bytes(1000), "all of it"):
+        cache = Path(os.environ[node_cache.FOLDER])
+        if harm == "all of it":
+            shutil.rmtree(cache)
+        elif harm is not None:
+            for file in (cache / "objects").iterdir():
+                file.write_bytes(harm)
+        crop[1] = 0
+        reader.read_into(crop[1], 1, 0, 0)
+        right += np.array_equal(*crop)
+    assert right == 4
+    monkeypatch.setenv(node_cache.GIGABYTES, "inf")
+    with pytest.raises(UserError, match="must be a number of gigabytes"):
+        node_cache.shared()

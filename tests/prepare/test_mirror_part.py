@@ -91,3 +91,19 @@ def test_a_bank_on_a_web_server(images, tmp_path, monkeypatch, web):
     (served / "bank.zarr/images/c.1.0.0.0").unlink()
     assert mirror(address, tmp_path / "again.zarr") == 1
     assert states(tmp_path / "again.zarr") == {"images/c.1.0.0.0": "vanished"}
+
+
+def test_what_was_not_copied_is_no_black_image(images, tmp_path):
+    """Whoever reads an image of a shard that stayed behind is told, and gets no zeros."""
+    path, _ = images
+    words = ["--bank", path, "--where", "plate == 'B'", "--out", tmp_path / "S.parquet"]
+    assert run_as_door(subset, words) == 0
+    assert mirror(path, tmp_path / "part.zarr", "--only", tmp_path / "S.parquet") == 0
+    copy = open_bank(tmp_path / "part.zarr")
+    assert copy.read(19).any()
+    with pytest.raises(UserError, match=r"Image 0 of the bank .*part\.zarr cannot be read"):
+        copy.read(0)
+    words = ["--bank", copy.path, "--where", "row < 2", "--out", tmp_path / "no.zarr"]
+    for count in (1, 2):
+        with pytest.raises(UserError, match="cannot be read"):
+            run_as_door(subset, [*words, "--images_per_shard", count, "--jobs", "1"])

@@ -18,6 +18,7 @@ from phenomjax.data.images.opening import open_bank
 from phenomjax.data.selections import Selection, choose
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.data.sequences.lanes import Corpus, EpochStream, LaneLoader
+from phenomjax.prepare import index
 from phenomjax.prepare.inspect import images as inspect
 from phenomjax.prepare.subsets import command
 from phenomjax.prepare.subsets.choosing import Wanted
@@ -388,3 +389,25 @@ def test_files_that_are_no_selection(folder, tmp_path):
     with pytest.raises(UserError, match="of one kind"):
         words = ["--bank", folder / "b.zarr", folder / "t.zarr", "--where", "row < 3"]
         run_as_door(command, [*words, "--out", tmp_path / "s.parquet"])
+
+
+def test_rows_that_are_called_otherwise(tmp_path):
+    """A list with rows and names of which one is not of this bank; a bank that is named twice."""
+    pixels = np.zeros((3, 8, 8, 1), np.uint8)
+    metadata = pa.table({"plate": ["A", "A", "B"], "well": ["A01", "A02", None]})
+    bank, listed = tmp_path / "b.zarr", tmp_path / "list.csv"
+    write_bank(bank, pixels, metadata, ("a",))
+    words = ["--bank", bank, "--selection", listed, "--out", tmp_path / "S.parquet"]
+    listed.write_text("row,plate,well\n2,B,\n0,A,a1\n")
+    assert run_as_door(command, words) == 0
+    listed.write_text("row,plate\n2,B\n1,B\n")
+    with pytest.raises(UserError, match=r"line 3: plate is 'B', and row 1 of the bank has 'A'"):
+        run_as_door(command, [*words, "--overwrite"])
+    (tmp_path / "link.zarr").symlink_to(bank)
+    for other in (tmp_path / "link.zarr", tmp_path / "x" / ".." / "b.zarr"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        words = ["--bank", bank, other, "--where", "row < 1", "--out", tmp_path / "T.parquet"]
+        with pytest.raises(UserError, match=r"--bank names .* twice, also as .*b\.zarr"):
+            run_as_door(command, words)
+        with pytest.raises(UserError, match="twice"):
+            run_as_door(index, [bank, other, "--out", tmp_path / "i.parquet"])

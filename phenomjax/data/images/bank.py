@@ -43,7 +43,7 @@ from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.shards import Stored
 from phenomjax.data.zarr_files import Attributes, open_array
 from phenomjax.system import files
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import EXIT_FAILED, UserError, did_you_mean
 from phenomjax.system.files import read_json
 
 # Version 2 has several tables, or shards of several images; a bank that needs neither stays 1.
@@ -353,11 +353,25 @@ class ImageBank:
     def array(self) -> ts.TensorStore:
         """The pixels as a lazy TensorStore array with axes [image, y, x, channel]."""
         with zarr_files.opening(self.path):
-            return open_array(self.array_path, self.stored)
+            # a shard that is not there, of a part that was copied alone, is no black image
+            return open_array(self.array_path, self.stored, fill_missing_data_reads=False)
 
     def read(self, index: int) -> Shaped[np.ndarray, "y x channels"]:
-        """Decodes image `index` whole: [height, width, channels]."""
-        return self.array[index].read().result()
+        """Decodes image `index` whole: [height, width, channels].
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
+        try:
+            return self.array[index].read().result()
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"Image {index} of the bank {store.url(self.path)} cannot be read"
+                f" ({str(error).split(' [')[0].splitlines()[0][:200]}). Find all such images with"
+                f" `python -m phenomjax.prepare inspect {store.url(self.path)}` and copy them"
+                " again.",
+                EXIT_FAILED,
+            ) from error
 
     def shard_of(self, index: int) -> int:
         """Number of the shard that holds image `index`."""

@@ -75,7 +75,7 @@ class TokenBank:
             self._held = dict[int, pa.ChunkedArray]()
             # holds the checksums of everything else
             self.fingerprint = zarr_files.fingerprint([self.path / "zarr.json"])
-            opener = node_cache.opener(self.path, self.fingerprint, self.attributes["checksums"])
+            opener = node_cache.Files(self.path, self.fingerprint, self.attributes["checksums"])
             self.tokens = FlatArray(self.path / "tokens", opener)
             self.offsets = FlatArray(self.path / "offsets", opener)
             ends = [end for split in SPLITS for end in self.splits[split]]

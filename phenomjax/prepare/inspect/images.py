@@ -214,7 +214,7 @@ def check_image(bank: ImageBank, index: int) -> tuple[np.ndarray | None, str]:
         if fault := _index_fault(bank, index):
             return None, fault
     try:
-        return bank.read(index), ""
+        return bank.array[index].read().result(), ""
     except (ValueError, OSError) as error:
         return (
             None,

@@ -26,7 +26,7 @@ from phenomjax.data.images.codecs import CODECS, sharding
 from phenomjax.data.images.metadata import METADATA_SCHEMA, ROW_GROUP
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.images.rows import Rows
-from phenomjax.data.zarr_files import Attributes
+from phenomjax.data.zarr_files import NAME, Attributes
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Note, Notes, Unit
@@ -116,7 +116,12 @@ def join(
     form = Form(first.codec or "blosc-lz4", first.chunk, images_per_shard or first.images_per_shard)
     count = sum(map(len, rows))
     joined = Joined(out, tuple((bank.path, bank.fingerprint) for bank in banks), form)
-    with writing(out), growing.at_work(out, arguments) as work, stop_on_signals() as stop:
+    begun = ("images", NAME)
+    with (
+        writing(out),
+        growing.at_work(out, arguments, begun=begun) as work,
+        stop_on_signals() as stop,
+    ):
         files.remove(out / "metadata.parquet")  # of an end that was killed
         image_bank.create_bank(
             out,
@@ -189,7 +194,7 @@ def _write_shard(joined: Joined, shard: int, places: list[tuple[int, int]]) -> N
     banks = [(_opened(*joined.banks[number]), row) for number, row in places]
     form, target = joined.form, image_bank.shard_path(joined.out, shard)
     if any(form_of(bank)[:2] != form[:2] for bank, _ in banks):
-        images = np.stack([_decoded(bank, row) for bank, row in banks])
+        images = np.stack([bank.read(row) for bank, row in banks])
         image_bank.write_block(joined.out, shard * form.images_per_shard, images)
         return
     stored = [bank.where(row) for bank, row in banks]
@@ -229,18 +234,6 @@ def _opened(path: Path, fingerprint: str) -> ImageBank:
             " appended to. Run the same command again, which tells what can be done."
         )
     return bank
-
-
-def _decoded(bank: ImageBank, row: int) -> np.ndarray:
-    try:
-        return bank.read(row)
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"Image {row} of the bank {bank.path} cannot be read"
-            f" ({str(error).split(' [')[0].splitlines()[0][:200]}). Find all such images with"
-            f" `python -m phenomjax.prepare inspect {bank.path}` and copy them again.",
-            EXIT_FAILED,
-        ) from error
 
 
 def metadata(banks: Sequence[ImageBank], rows: Sequence[Rows]) -> Iterator[pa.Table]:

@@ -94,7 +94,11 @@ def join(
     size = sum(part.stop - part.start for part in ranges_of(banks, pieces))
     # an array that is shorter than a chunk is one chunk of its own length
     fill = chunk if size >= chunk else max(size, 1)
-    with writing(out), growing.at_work(out, arguments) as work, stop_on_signals() as stop:
+    with (
+        writing(out),
+        growing.at_work(out, arguments, begun=("tokens",)) as work,
+        stop_on_signals() as stop,
+    ):
         (out / "tokens").mkdir(exist_ok=True)
         units = functools.partial(units_of, banks, pieces, chunk)
         sources = tuple((bank.path, bank.fingerprint) for bank in banks)

@@ -50,7 +50,7 @@ def wanted(source: Path, only: Sequence[str]) -> Wanted | None:
     """
     if not only:
         return None
-    parts = [one for one in only if one.endswith(".parquet") and Path(one).is_file()]
+    parts = [one for one in only if one.endswith(".parquet") and store.is_file(Path(one))]
     parts += [one for one in only if one in (*token_bank.SPLITS, "val")]
     if not parts:
         return Patterns(only)

@@ -48,19 +48,20 @@ class Listed:
         table = read_table(path)
         names = [str(name) for name in KEYS[kind] if name in table.columns]
         if "row" in table.columns and not is_selection(path):
-            self._rows = _numbered(table, banks)
-        elif names:
-            self.columns = tuple(names)
-            columns = {name: [_spell(name, v) for v in table.column(name)] for name in names}
-            spelt = pa.table({name: pa.array(v, pa.string()) for name, v in columns.items()})
-            for place, key in enumerate(_joined(spelt, self.columns).to_pylist()):
-                self._names.setdefault(key, []).append(place)
-        else:
+            self._rows, self._places = _numbered(table, banks)
+        elif not names:
             raise UserError(
                 f"`selection` {path} has no column that says which {kind} are wanted: give `row`"
                 f" (counted from 0), or some of {', '.join(KEYS[kind])}. It has:"
                 f" {', '.join(table.columns)}."
             )
+        if names:
+            self.columns = tuple(names)
+            columns = {name: [_spell(name, v) for v in table.column(name)] for name in names}
+            self._spelt = pa.table({n: pa.array(v, pa.string()) for n, v in columns.items()})
+        if self._rows is None:
+            for place, key in enumerate(_joined(self._spelt, self.columns).to_pylist()):
+                self._names.setdefault(key, []).append(place)
         self._table, self._wanted = table, pa.array(self._names, pa.string())
         if not table.rows:
             raise UserError(f"`selection` {path} has no row: nothing would be chosen.")
@@ -74,11 +75,29 @@ class Listed:
             begin, end = np.searchsorted(wanted, (first, first + len(batch)))
             mask = np.zeros(len(batch), bool)
             mask[wanted[begin:end] - first] = True
+            if self.columns and end > begin:
+                there = batch.filter(pa.array(mask))
+                self._check_names(there, wanted[begin:end], self._places[number][begin:end])
             return mask
         keys = _joined(batch, self.columns)
         hits = pc.is_in(keys, value_set=self._wanted)
         self._met.update(pc.unique(keys.filter(hits)).to_pylist())
         return hits.to_numpy(zero_copy_only=False)
+
+    def _check_names(self, there: pa.RecordBatch, rows: np.ndarray, places: np.ndarray) -> None:
+        """Raises UserError where a row of the list has other names than that row of the bank."""
+        for name in self.columns:
+            listed = self._spelt[name].take(pa.array(places))
+            same = pc.fill_null(pc.equal(listed, there[name].cast(pa.string())), False)
+            bad = pc.and_(pc.invert(same), pc.is_valid(listed)).to_numpy(zero_copy_only=False)
+            if bad.any():
+                first = int(np.flatnonzero(bad)[0])
+                raise UserError(
+                    f"{self._table.where(int(places[first]))}: {name} is {listed[first].as_py()!r},"
+                    f" and row {rows[first]} of the bank has {there[name][first].as_py()!r}."
+                    " The rows are of another bank, or of before it was made again: without the"
+                    " column row the names say what is wanted."
+                )
 
     def missed(self) -> list[dict[str, str | None]]:
         """Entries that are in no bank, as the table has them, with where they stand in it."""
@@ -112,8 +131,10 @@ def _of_these(selection: Selection, kind: str, banks: list[Bank]) -> list[np.nda
     return None
 
 
-def _numbered(table: PublishedTable, banks: list[Bank]) -> list[np.ndarray]:
-    """Rows of each bank, of a table of row numbers."""
+def _numbered(
+    table: PublishedTable, banks: list[Bank]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows of each bank, of a table of row numbers, and where each stands in the table."""
     numbers = ["0"] * len(table.rows)
     if "bank" in table.columns:
         numbers = [str(value) for value in table.column("bank")]
@@ -122,7 +143,7 @@ def _numbered(table: PublishedTable, banks: list[Bank]) -> list[np.ndarray]:
             f"`selection` {table.path} has a column row and none called bank, and there are"
             f" {len(banks)} banks: add `bank`, 0 for the first, or make a selection of each."
         )
-    found: list[list[int]] = [[] for _ in banks]
+    found = [dict[int, int]() for _ in banks]
     for place, (number, row) in enumerate(zip(numbers, table.column("row"), strict=True)):
         names = [str(place) for place in range(len(banks))] + [str(bank.path) for bank in banks]
         if number not in names:
@@ -135,8 +156,13 @@ def _numbered(table: PublishedTable, banks: list[Bank]) -> list[np.ndarray]:
                 f"{table.where(place)}: {row!r} is no row of {banks[bank].path}, which has 0 to"
                 f" {len(banks[bank]) - 1}."
             )
-        found[bank].append(int(row or ""))
-    return [np.unique(np.array(rows, np.int64)) for rows in found]
+        found[bank].setdefault(int(row or ""), place)
+    sorted_rows = [np.array(sorted(rows), np.int64) for rows in found]
+    places = [
+        np.array([rows[row] for row in one.tolist()], np.int64)
+        for rows, one in zip(found, sorted_rows, strict=True)
+    ]
+    return sorted_rows, places
 
 
 def _spell(name: str, value: str | None) -> str | None:

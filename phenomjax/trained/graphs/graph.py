@@ -160,10 +160,7 @@ def sample_crops(
                 for axis, size in ((1, height), (2, width))
             )
             corners = zip(images, ys, xs, strict=True)
-            crops = [
-                source.array[i, y : y + height, x : x + width].read().result()
-                for i, y, x in corners
-            ]
+            crops = [source.read(i)[y : y + height, x : x + width] for i, y, x in corners]
             return np.stack(crops)[..., places].astype(chosen.pixels)
         if bank:
             raise UserError(

@@ -67,7 +67,7 @@ class CropReader:
             inner = bank.stored["codecs"][0]["configuration"]["codecs"]
             self._decode = DECODERS[inner[1]["name"]] if len(inner) > 1 else None
             self._indices = indices or IndexCache(INDEX_CACHE_BYTES)
-            self._open = node_cache.opener(bank.path, bank.fingerprint)
+            self._open = node_cache.Files(bank.path, bank.fingerprint)
 
     def read_into(
         self, out: Shaped[np.ndarray, "y x channels"], image: int, y: int, x: int
@@ -95,7 +95,12 @@ class CropReader:
                 )
         try:
             if self.direct:
-                self._read_direct(outs, image, ys, xs)
+                try:
+                    self._read_direct(outs, image, ys, xs)
+                except BadImageError:  # in the store, or only where this machine keeps it?
+                    if not self._open.forget(str(self.bank.shard_path(image))):
+                        raise
+                    self._read_direct(outs, image, ys, xs)
             else:
                 self._read_tensorstore(outs, image, ys, xs)
         except FileNotFoundError as error:
@@ -111,7 +116,7 @@ class CropReader:
             size = outs[0].shape[0]
             apart = amplification(self.bank, size)
             if len(outs) > 1 and amplification(self.bank, size, len(outs)) < apart:
-                whole = self.bank.read(image)
+                whole = self.bank.array[image].read().result()
                 for out, y, x in zip(outs, ys, xs, strict=True):
                     out[...] = whole[y : y + out.shape[0], x : x + out.shape[1]]
                 return
