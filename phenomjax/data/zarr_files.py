@@ -6,14 +6,16 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorstore as ts
 
 from phenomjax.data import store
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorstore as ts
 
 NAME = "zarr.json"
 UNFINISHED = ".prepare"  # a folder in a bank that `phenomjax.prepare` has not finished
@@ -123,10 +125,12 @@ def fingerprint(paths: Sequence[Path]) -> str:
     ).hexdigest()
 
 
-def open_array(path: str | Path, stored: dict, **options) -> ts.TensorStore:
+def open_array(path: str | Path, stored: dict, **options) -> "ts.TensorStore":
     """Opens a Zarr v2 or v3 array lazily; `stored` is its metadata, `options` go into TensorStore's
     spec.
     """
+    import tensorstore as ts
+
     driver = "zarr" if stored.get("zarr_format") == 2 else "zarr3"
     spec = {
         "driver": driver,

@@ -53,13 +53,18 @@ def _kind(scheme: str, described: tuple) -> credentials.Kind:
     return credentials.google_kind() if scheme == "gs" else "none"
 
 
-def client(scheme: str, bucket: str) -> "Client":
-    """The client of a bucket, or of a server of HTTP."""
-    return _client(scheme, bucket, environment())
+def client(scheme: str, bucket: str, *, verified: bool = False) -> "Client":
+    """The client of a bucket, or of a server of HTTP.
+
+    Args:
+      scheme, bucket: of it.
+      verified: who writes compares what has arrived: its sha256 need not be signed, too.
+    """
+    return _client(scheme, bucket, environment(), verified)
 
 
 @functools.lru_cache(maxsize=64)
-def _client(scheme: str, bucket: str, described: tuple) -> "Client":
+def _client(scheme: str, bucket: str, described: tuple, verified: bool) -> "Client":
     from obstore.store import GCSStore, HTTPStore, S3Store
 
     retries: RetryConfig = {
@@ -94,6 +99,7 @@ def _client(scheme: str, bucket: str, described: tuple) -> "Client":
                 **({"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}),
                 **({"region": region} if region else {}),
                 **({"skip_signature": True} if found == "none" else {}),
+                **({"unsigned_payload": True} if verified else {}),
             },
             client_options=options,
             retry_config=retries,

@@ -23,7 +23,7 @@ from tyro.conf import Positional, arg
 from phenomjax.data import store
 from phenomjax.engine import choose
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.mirror import checks, dry_run, job, rate, wanted
+from phenomjax.prepare.mirror import checks, dry_run, job, rate
 from phenomjax.prepare.mirror.copying import Ends
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.log import counted, duration
@@ -73,7 +73,11 @@ def run(options: Options) -> int:
         raise UserError(f"The destination {ends.target} has no name. Give a folder in it.")
     work = store.absolute(options.work) if options.work else job.default_work(ends.target)
     settings = {"only": list(options.only)}
-    part = wanted.wanted(ends.source, options.only)
+    part = None
+    if options.only:  # what reads banks is slow to import
+        from phenomjax.prepare.mirror.wanted import wanted
+
+        part = wanted(ends.source, options.only)
     checks.check(ends, work)  # before any worker is started
     if options.dry_run:
         return dry_run.tell(ends, part, options.lines)

@@ -220,16 +220,15 @@ class _Copy:
         return row._replace(sha256=digests.sha256.hexdigest(), target=stamp)
 
     def _copy_large(self, entry: Entry, sha256: str, replace: bool) -> tuple[str, Digests]:
-        seen = set[str]()
+        etags, came = self._stamps(entry, sha256), set[str]()
         for _ in range(READS):
             blocks = functools.partial(self._blocks, entry)
-            stamp, digests = self.target.write_large(entry, blocks, self._stamps(entry), replace)
-            digest = digests.sha256.hexdigest()
-            if self._is_right(entry, digests, sha256, seen):
+            stamp, digests = self.target.write_large(entry, blocks, etags, replace)
+            if self._is_right(entry, digests, sha256, set()):
                 return stamp, digests
             if not sha256:
-                again = self._digests(self.source, entry)
-                if again.sha256.hexdigest() == digest:
+                came.add(self._digests(self.source, entry).sha256.hexdigest())
+                if digests.sha256.hexdigest() in came:
                     return stamp, digests
             replace = True  # what is there is ours, and not what is in the source
         raise _damaged(sha256)
@@ -248,7 +247,7 @@ class _Copy:
             self.turns.take(entry.bytes)
             data = self.source.read(entry)
             digests = Digests.proving(
-                self._stamps(entry), entry.bytes, self.target.parts(entry.bytes)
+                self._stamps(entry, sha256), entry.bytes, self.target.parts(entry.bytes)
             )
             digests.update(data)
             if self._is_right(entry, digests, sha256, seen):
@@ -267,9 +266,9 @@ class _Copy:
         seen.add(digest)
         return False
 
-    def _stamps(self, entry: Entry) -> list[str]:
-        """ETags that the bytes of the source should have."""
-        return [] if self.source.sure else [entry.stamp]
+    def _stamps(self, entry: Entry, sha256: str) -> list[str]:
+        """ETags that are needed to know the bytes of the source."""
+        return [] if self.source.sure or sha256 else [entry.stamp]
 
     def _digests(self, place: Place, entry: Entry, stamps: Iterable[str] = ()) -> Digests:
         digests = Digests.proving(stamps, entry.bytes)
@@ -304,7 +303,7 @@ class _Copy:
         """Digests of the source that may prove the ETag of the target."""
         seen = set[str]()
         for _ in range(READS):
-            stamps = [*self._stamps(entry), there.stamp]
+            stamps = [*self._stamps(entry, sha256), there.stamp]
             digests = self._digests(self.source, entry, stamps)
             if self._is_right(entry, digests, sha256, seen):
                 return digests

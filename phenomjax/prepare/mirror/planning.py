@@ -8,12 +8,13 @@ WORK/others.parquet        rows of the earlier manifest for what this copy does 
 WORK/plan.json             the counts; the plan is whole. A killed one is made again
 """
 
+import fnmatch
 import functools
 import heapq
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,6 @@ import pyarrow.parquet as pq
 from phenomjax.prepare.mirror import manifest
 from phenomjax.prepare.mirror.ends.in_order import sorted_runs
 from phenomjax.prepare.mirror.ends.places import Entry, Place
-from phenomjax.prepare.mirror.wanted import Patterns
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
@@ -80,6 +80,22 @@ class PlanGroup(NamedTuple):
 
 class OutOfOrder(Exception):
     """A listing is not sorted."""
+
+
+class Patterns:
+    """Keys that fit one of these patterns, in which "*" is any text.
+
+    Attributes:
+      unused: patterns that no key fitted so far.
+    """
+
+    def __init__(self, patterns: Sequence[str]):
+        self.patterns, self.unused = tuple(patterns), set(patterns)
+
+    def __call__(self, key: str) -> bool:
+        fits = [one for one in self.patterns if fnmatch.fnmatchcase(key, one)]
+        self.unused.difference_update(fits)
+        return bool(fits)
 
 
 def make(

@@ -2,7 +2,6 @@
 split needs.
 """
 
-import fnmatch
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,29 +16,14 @@ from phenomjax.data.images.rows import Rows
 from phenomjax.data.selections import Part, Selection
 from phenomjax.data.sequences import bank as token_bank
 from phenomjax.data.zarr_files import NAME
+from phenomjax.prepare.mirror.planning import Patterns
 from phenomjax.system.errors import UserError
 
 Wanted = Callable[[str], bool]
 
 
-class Patterns:
-    """Keys that fit one of these patterns, in which "*" is any text.
-
-    Attributes:
-      unused: patterns that no key fitted so far.
-    """
-
-    def __init__(self, patterns: Sequence[str]):
-        self.patterns, self.unused = tuple(patterns), set(patterns)
-
-    def __call__(self, key: str) -> bool:
-        fits = [one for one in self.patterns if fnmatch.fnmatchcase(key, one)]
-        self.unused.difference_update(fits)
-        return bool(fits)
-
-
-def wanted(source: Path, only: Sequence[str]) -> Wanted | None:
-    """Whether a key is copied; None: all.
+def wanted(source: Path, only: Sequence[str]) -> Wanted:
+    """Whether a key is copied.
 
     Args:
       source: of the mirror.
@@ -48,8 +32,6 @@ def wanted(source: Path, only: Sequence[str]) -> Wanted | None:
     Raises:
       UserError: a selection of other banks, or a part of what is no bank.
     """
-    if not only:
-        return None
     parts = [one for one in only if one.endswith(".parquet") and store.is_file(Path(one))]
     parts += [one for one in only if one in (*token_bank.SPLITS, "val")]
     if not parts:

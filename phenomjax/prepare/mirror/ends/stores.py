@@ -44,7 +44,7 @@ class StorePlace:
 
     @functools.cached_property
     def _client(self) -> "clients.Client":
-        return store.client(self.path)[0]
+        return clients.client(*store.place(self.path)[:2], verified=True)
 
     def _key(self, key: str) -> str:
         return self._base if self.single else f"{self._base}/{key}" if self._base else key
