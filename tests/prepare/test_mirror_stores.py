@@ -146,6 +146,23 @@ def test_faults_on_the_way(source, tmp_path, monkeypatch, request, name, kind):
         assert len(puts) == len(set(puts)) == 20
 
 
+def test_bytes_of_a_store_that_the_disk_loses(source, tmp_path, monkeypatch, request):
+    """Wrong bytes never have the name of an object, small or large."""
+    _, target = bucket(request, "s3", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert mirror(source, target) == 0
+    real, back = local._write_at, tmp_path / "back"
+
+    def losing(handle, data, start):
+        real(handle, bytes([data[0] ^ 1]) + bytes(data[1:]), start)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "_write_at", losing)
+        assert mirror(target, back) == 1
+    assert set(states(back).values()) == {"failed"} and not files_of(back)
+    assert mirror(target, back) == 0 and files_of(back) == files_of(source)
+
+
 def test_bytes_that_flip_on_their_way_there(source, tmp_path, monkeypatch, request):
     """What the store has got is compared with what was read: sent again until it is right."""
     server, target = bucket(request, "s3", monkeypatch)

@@ -140,8 +140,7 @@ class LocalPlace:
         self, entry: Entry, blocks: Blocks, etags: list[str], replace: bool
     ) -> tuple[str, Digests]:
         """Block by block into a file that outlives a kill, beside a list of the blocks that are on
-        the disk; so it goes on there. In the end all of it is read back: their CRC-32 says whether
-        it is what came, or the digests whether it is what the source has.
+        the disk; so it goes on there. In the end all of it is read back.
         """
         name = files.sha256_json([entry.key, entry.bytes, entry.stamp])[:32]
         partial, journal = str(self.partials / name), self.partials / f"{name}.blocks"
@@ -151,7 +150,7 @@ class LocalPlace:
                 handle = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
                 try:
                     sums = _journal(journal)
-                    self._fill(handle, journal, sums, entry, blocks, not etags)
+                    self._fill(handle, journal, sums, entry, blocks)
                     digests = self._read_back(handle, sums, entry, etags)
                     stamp = str(os.fstat(handle).st_mtime_ns)
                 finally:
@@ -166,13 +165,7 @@ class LocalPlace:
         return stamp, digests
 
     def _fill(
-        self,
-        handle: int,
-        journal: Path,
-        sums: dict[int, int],
-        entry: Entry,
-        blocks: Blocks,
-        checked: bool,
+        self, handle: int, journal: Path, sums: dict[int, int], entry: Entry, blocks: Blocks
     ) -> None:
         """Writes the blocks that are not on the disk yet."""
         os.truncate(handle, entry.bytes)
@@ -188,8 +181,7 @@ class LocalPlace:
                 while rest:
                     part = rest[: WHOLE - at % WHOLE]
                     _write_at(handle, part, at)
-                    crc = zlib.crc32(part, crc) if checked else 0
-                    at, rest = at + len(part), rest[len(part) :]
+                    at, crc, rest = at + len(part), zlib.crc32(part, crc), rest[len(part) :]
                     if at % WHOLE and at < entry.bytes:
                         continue
                     number = (at - 1) // WHOLE
@@ -211,10 +203,8 @@ class LocalPlace:
             piece = memoryview(buffer)[: min(step, entry.bytes - at)]
             if os.preadv(handle, [piece], at) != len(piece):
                 return None
-            digests.update(piece)
-            if etags:
-                continue
             crc = zlib.crc32(piece, crc)
+            digests.update(piece)
             if (end := at + len(piece)) % WHOLE == 0 or end == entry.bytes:
                 if crc != sums.get(at // WHOLE):
                     return None

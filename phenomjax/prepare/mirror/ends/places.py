@@ -112,8 +112,8 @@ class Place(Protocol):
     def write_large(
         self, entry: Entry, blocks: Blocks, etags: list[str], replace: bool
     ) -> tuple[str, Digests]:
-        """Writes a large one; returns stamp and digests. Without ETags what is there is verified.
-        With those of the source the digests are of what is there, and can prove it.
+        """Writes a large one, verified; returns stamp and digests, which can prove the ETags of
+        its source, too.
         """
         ...
 
