@@ -1,11 +1,17 @@
 """`prepare mirror` where names, places and manifests are not what its user meant."""
 
 import os
+import shutil
+import threading
 import urllib.request
 
 import pytest
 
 from phenomjax.data import store
+from phenomjax.engine.local import Pool
+from phenomjax.prepare.mirror import job
+from phenomjax.prepare.mirror.copying import Ends
+from phenomjax.system import locks
 from phenomjax.system.errors import UserError
 from tests.prepare.test_mirror import files_of, mirror, rows, states
 
@@ -101,3 +107,18 @@ def test_a_web_server_with_a_manifest_alone(source, monkeypatch, request):
     with pytest.raises(UserError, match="followed by a question mark") as told:
         mirror(f"{web.bucket}/plain/a?token=SECRET", "no")
     assert "SECRET" not in str(told.value)
+
+
+def test_sources_that_change_meanwhile(source, tmp_path):
+    """A bank that is being appended to; what came since the work was begun that goes on."""
+    (source / ".append").mkdir()
+    (source / ".append" / "lock").touch()
+    with locks.hold(source / ".append", "busy"), pytest.raises(UserError, match="are appended to"):
+        mirror(source, tmp_path / "no")
+    shutil.rmtree(source / ".append")
+    target, stop = tmp_path / "target", threading.Event()
+    stop.set()
+    assert not job.mirror(Ends(source, target), Pool(1), stop, settings={"only": []}).manifest
+    (source / "late").write_bytes(b"late")
+    assert mirror(source, target) == 1 and not (target / "late").exists()
+    assert mirror(source, target) == 0 and files_of(target) == files_of(source)

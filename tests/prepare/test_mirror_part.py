@@ -76,6 +76,9 @@ def test_a_split_of_tokens(tmp_path):
     with pytest.raises(UserError, match="is a token bank: a selection of it"):
         (tmp_path / "S.parquet").write_bytes(b"")
         mirror(path, tmp_path / "no", "--only", tmp_path / "S.parquet")
+    write_token_bank(tmp_path / "two.zarr", {name: made[name] for name in ("train", "validation")})
+    with pytest.raises(UserError, match="has no sequences"):
+        mirror(tmp_path / "two.zarr", tmp_path / "no", "--only", "test")
 
 
 def test_a_bank_on_a_web_server(images, tmp_path, monkeypatch, web):

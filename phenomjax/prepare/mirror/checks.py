@@ -1,9 +1,11 @@
 """What is looked at before anything is copied: do the two ends fit, is there room."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from phenomjax.data import store
+from phenomjax.data.images.bank import APPENDING
 from phenomjax.data.zarr_files import UNFINISHED
 from phenomjax.engine import work_folder
 from phenomjax.prepare.mirror.copying import Ends
@@ -52,13 +54,21 @@ def _check_idle(source: Path) -> None:
                 f"{source} is being made now by another process ({folder}). Wait until it has"
                 " ended: a copy would be of half of it."
             )
-            with locks.hold(folder, busy):
-                pass
+            _check_free(folder, busy)
+    if (source / APPENDING / locks.FILE).is_file():
+        busy = f"Images are appended to {source} now. Wait until that has ended."
+        _check_free(source / APPENDING, busy)
     if (source / PARTS).is_dir():
         raise UserError(
             f"{source} is the destination of another mirror that has not ended ({PARTS} is in it)."
             " Let that end first; if it never will, delete that folder."
         )
+
+
+def _check_free(folder: Path, busy: str) -> None:
+    """Raises UserError where another process holds a folder, as far as the disk lets it be seen."""
+    with contextlib.suppress(OSError), locks.hold(folder, busy):  # others may write nothing there
+        pass
 
 
 def check_room(ends: Ends, wanted: int) -> None:

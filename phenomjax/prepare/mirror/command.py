@@ -79,6 +79,7 @@ def run(options: Options) -> int:
 
         part = wanted(ends.source, options.only)
     checks.check(ends, work)  # before any worker is started
+    goes_on = (work / "plan.json").is_file()
     if options.dry_run:
         return dry_run.tell(ends, part, options.lines)
     with (
@@ -89,7 +90,15 @@ def run(options: Options) -> int:
     if not done.manifest:
         log.info("stopped; the same command goes on. The state of the work is in %s", work)
         return EXIT_STOPPED
-    return report(ends, done)
+    code = report(ends, done)
+    if code == EXIT_DONE and goes_on and (since := job.left(ends, part)):
+        log.error(
+            "%s of the source came or changed since this work was begun: run the same command again"
+            " to copy that too",
+            counted(since, "object"),
+        )
+        return EXIT_FAILED
+    return code
 
 
 def _ends(options: Options) -> Ends:

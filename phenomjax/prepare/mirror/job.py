@@ -4,6 +4,7 @@ import collections
 import contextlib
 import functools
 import logging
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -151,6 +152,13 @@ def plan(work: Path, ends: Ends, wanted: Callable[[str], bool] | None) -> dict[s
         same_source=before is not None and manifest.source(before) == store.url(ends.source),
         promised=_fetched(manifest_path(ends.source), work / "promised.parquet"),
     )
+
+
+def left(ends: Ends, wanted: Callable[[str], bool] | None) -> int:
+    """How many objects a mirror would have to look at now."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = plan(Path(folder), ends, wanted)
+    return int(counts["copy"] + counts["bad"])
 
 
 def _fetched(path: Path, to: Path) -> Path | None:

@@ -111,6 +111,10 @@ def _of_tokens(source: Path, entry: dict[str, Any], split: str) -> Wanted:
             " phenomjax.prepare subset --selection S.parquet --out NAME.zarr`. What can be mirrored"
             f" alone is a split: {', '.join(entry.get('splits', {}))}."
         )
+    if entry["splits"][split][0] == entry["splits"][split][1]:
+        raise UserError(
+            f"The split {split} of {store.url(source)} has no sequences: nothing would be copied."
+        )
     stored = {name: store.read_json(source / name / NAME) for name in ("tokens", "offsets")}
     grids = {name: one["chunk_grid"]["configuration"] for name, one in stored.items()}
     chunk = {name: int(grid["chunk_shape"][0]) for name, grid in grids.items()}
