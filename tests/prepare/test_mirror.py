@@ -357,8 +357,8 @@ def test_rates():
 
 
 def test_a_rate_holds_for_all_together(tmp_path, monkeypatch):
-    """Each block waits for those of all processes before it; a clock that is hours ahead does not
-    stop the others."""
+    """Each block waits for those of all processes before it, however many; a clock that is far
+    ahead does not stop the others."""
     now, slept = [1000.0], []
     monkeypatch.setattr(rate.time, "time", lambda: now[0])
     monkeypatch.setattr(rate.time, "sleep", slept.append)
@@ -366,11 +366,14 @@ def test_a_rate_holds_for_all_together(tmp_path, monkeypatch):
     for turns in (one, other, one):
         turns.take(50)
     assert slept == [0.0, 0.5, 1.0]
-    (tmp_path / rate.FILE).write_text("9000.0")
+    for _ in range(3):
+        one.take(10**6)
+    assert slept[3:] == [1.5, 10001.5, 20001.5]
+    (tmp_path / rate.FILE).write_text("9e9")
     one.take(50)
     assert slept[-1] == 0.0
     rate.Turns(tmp_path, 0.0).take(10**9)
-    assert len(slept) == 4
+    assert len(slept) == 7
 
 
 def test_a_dry_run_copies_nothing(source, tmp_path, caplog):

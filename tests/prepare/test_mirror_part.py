@@ -1,6 +1,8 @@
 """`prepare mirror --only`, and banks on web servers without a manifest: what their descriptions say
 is what is copied."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -94,6 +96,20 @@ def test_a_bank_on_a_web_server(images, tmp_path, monkeypatch, web):
     (served / "bank.zarr/images/c.1.0.0.0").unlink()
     assert mirror(address, tmp_path / "again.zarr") == 1
     assert states(tmp_path / "again.zarr") == {"images/c.1.0.0.0": "vanished"}
+
+
+def test_banks_of_the_same_metadata(images, tmp_path):
+    """A selection of both has other rows of each."""
+    path, each = images
+    other, listed = tmp_path / "second.zarr", tmp_path / "rows.csv"
+    shutil.copytree(path, other)
+    listed.write_text("bank,row\n0,0\n1,19\n")
+    words = ["--bank", path, other, "--selection", listed, "--out", tmp_path / "S.parquet"]
+    assert run_as_door(subset, words) == 0
+    for bank_, row in ((path, 0), (other, 19)):
+        target = tmp_path / f"of_{bank_.name}"
+        assert mirror(bank_, target, "--only", tmp_path / "S.parquet") == 0
+        assert shards(target) == [row // each]
 
 
 def test_what_was_not_copied_is_no_black_image(images, tmp_path):

@@ -14,7 +14,8 @@ from pathlib import Path
 from phenomjax.system.errors import UserError
 
 FILE = "turn"
-LONGEST_WAIT = 600.0  # seconds: a clock that is further ahead than this is wrong
+# a clock that is further ahead than these seconds, and than these bytes take, is wrong
+LONGEST_WAIT, MOST_WAITING = 600.0, 1 << 34
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)(B|bit|b)(?:/s|ps)", re.I)
 
@@ -57,7 +58,7 @@ class Turns:
                 fcntl.lockf(handle, fcntl.LOCK_EX)
                 now = time.time()
                 turn = float(os.pread(handle, 64, 0) or 0)
-                if not now - 1 < turn < now + LONGEST_WAIT:
+                if not now - 1 < turn < now + LONGEST_WAIT + MOST_WAITING / self.rate:
                     turn = now
                 os.pwrite(handle, f"{turn + count / self.rate:<32.6f}".encode(), 0)
             finally:

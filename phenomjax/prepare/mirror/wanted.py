@@ -73,10 +73,18 @@ def _chosen(selection: Selection, source: Path, entry: dict[str, Any]) -> np.nda
         content = store.read_bytes(source / "metadata.parquet")
         tables = [{"rows": -1, "sha256": hashlib.sha256(content).hexdigest()}]
     there = [str(table["sha256"]) for table in tables]
+    fits = list[int]()
     for number, bank in enumerate(selection.banks):
         parts: Sequence[Part] = bank.parts
         if selection.kind == "images" and [one.sha256 for one in parts] == there[: len(parts)]:
-            return selection.rows()[number]
+            fits.append(number)
+    if fits:  # two banks may have the same metadata, such as one screen with two intensity rules
+        whole = open_bank(source).fingerprint if len(fits) > 1 else ""
+        known = [
+            (one.fingerprint != whole, Path(one.path).name != source.name)
+            for one in selection.banks
+        ]
+        return selection.rows()[min(fits, key=known.__getitem__)]
     names = ", ".join(bank.path for bank in selection.banks[:4])
     raise UserError(
         f"The selection {selection.path} is of {names}, and {store.url(source)} has other metadata:"
