@@ -315,6 +315,7 @@ class _Run(Generic[Argument]):
         if now < self.look_at:
             return
         self.look_at = now + (self.cluster.every if before else 1.0)
+        self._check_folder()
         there = self._ask_for_workers()
         if there is None:
             return
@@ -333,6 +334,21 @@ class _Run(Generic[Argument]):
                 duration(now - self.seen),
                 self.scheduler.why(),
             )
+
+    def _check_folder(self) -> None:
+        """Raises UserError where workers have nothing to do it for."""
+        try:
+            if (self.terms.folder / bundles.TOKEN).read_text() == self.terms.token:
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:  # of a file system that may come back
+            return
+        raise UserError(
+            f"{self.terms.folder.parent}, where this command works, was removed meanwhile, or"
+            " another command has begun there. Run the same command again.",
+            EXIT_FAILED,
+        )
 
     def _ask_for_workers(self) -> dict[str, int] | None:
         """The workers (`Cluster.workers`); None while the connection is being mended."""

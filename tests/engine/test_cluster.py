@@ -128,6 +128,17 @@ def test_a_scheduler_of_another_phenomjax(dask, tmp_path):
         run(dask.scheduler_address, tmp_path, units=units)
 
 
+def test_a_work_folder_that_is_removed(tmp_path):
+    terms = bundles.Terms(tmp_path, "abc", {}, "", tmp_path)
+    token, run_of = tmp_path / bundles.TOKEN, SimpleNamespace(terms=terms)
+    token.write_text("abc")
+    cluster._Run._check_folder(run_of)
+    for change in (lambda: token.write_text("def"), token.unlink):
+        change()
+        with pytest.raises(UserError, match=r"removed meanwhile.* Run the same command again"):
+            cluster._Run._check_folder(run_of)
+
+
 def test_errors_of_units_are_raised_and_faults_of_hosts_are_tried_again(dask, tmp_path):
     with pytest.raises(UserError, match="planted") as error:
         run(dask.scheduler_address, tmp_path, functools.partial(fail, UserError))
