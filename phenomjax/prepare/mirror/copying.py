@@ -25,6 +25,7 @@ from phenomjax.prepare.mirror.ends.opening import open_place
 from phenomjax.prepare.mirror.ends.places import (
     WHOLE,
     Buffer,
+    Content,
     Entry,
     Place,
     Steps,
@@ -156,6 +157,8 @@ class _Copy:
         try:
             while left:
                 left = [steps for steps in left if not self._is_done(steps, rows)]
+            with self._lock:
+                self.journal.flush()
         finally:
             for steps in left:
                 steps.close()
@@ -171,7 +174,6 @@ class _Copy:
         if rows[-1].state == manifest.VERIFIED:
             with self._lock:
                 self.journal.write(json.dumps(rows[-1]) + "\n")
-                self.journal.flush()
         return True
 
     def _verified_before(self, entry: Entry) -> manifest.Row | None:
@@ -238,7 +240,7 @@ class _Copy:
             self.turns.take(len(block))
             yield block
 
-    def _read(self, entry: Entry, sha256: str) -> tuple[bytes, Digests]:
+    def _read(self, entry: Entry, sha256: str) -> tuple[Content, Digests]:
         """A small object, as it is in the source whatever the line did to it."""
         if entry.stamp == "folder":
             return b"", Digests()

@@ -5,6 +5,10 @@ which proves that the other side has the same bytes.
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MIB = 1 << 20
 PART = 16 * MIB  # of our own uploads in parts
@@ -33,7 +37,7 @@ class Digests:
         """Those that can prove ETags of an object of this size, and of these parts."""
         return cls({part for etag in etags for part in _parts_of(etag, size)} | {*parts})
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: "ReadableBuffer") -> None:
         """Takes the next bytes."""
         self.sha256.update(data)
         for parts in self._parts.values():
@@ -60,7 +64,7 @@ class _Parts:
     def __init__(self, size: int):
         self.size, self._part, self._in_part, self._done = size, _md5(), 0, list[bytes]()
 
-    def update(self, data: bytes | memoryview) -> None:
+    def update(self, data: "ReadableBuffer") -> None:
         if not self.size:
             self._part.update(data)
             return

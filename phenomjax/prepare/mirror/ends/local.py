@@ -15,6 +15,7 @@ from phenomjax.prepare.mirror.ends.places import (
     WHOLE,
     Blocks,
     Buffer,
+    Content,
     Entry,
     Steps,
     Taken,
@@ -113,7 +114,7 @@ class LocalPlace:
     def parts(self, size: int) -> list[int]:
         return []
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
+    def write(self, key: str, data: Content, digests: Digests, replace: bool) -> Steps[str]:
         if key.endswith("/"):
             with self._writing(key):
                 os.makedirs(self._path(key), exist_ok=True)
@@ -123,7 +124,7 @@ class LocalPlace:
             self._make(str(self.partials))
             handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
-                _write_at(handle, data, 0)
+                _write_at(handle, memoryview(data), 0)
                 _out_of_memory(handle)  # begins to write
                 yield
                 _to_disk(handle)

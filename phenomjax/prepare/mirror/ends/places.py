@@ -8,15 +8,17 @@ keys compared as object stores do, so that two places can be compared in one pas
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from phenomjax.prepare.mirror.ends.digests import Digests
 
+if TYPE_CHECKING:
+    from obstore import Bytes
+
 WHOLE = 16 << 20  # objects up to this size are in memory as a whole; larger ones come in pieces
-
-
 PIECE = 1 << 20  # bytes of a large object that are taken at a time
 Buffer = bytes | memoryview
+Content: TypeAlias = "bytes | Bytes"  # of a small object, as its client has it in memory
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # characters that clients of stores refuse
 # pieces of a large object from a byte on
 Blocks = Callable[[int], Iterator[Buffer]]
@@ -93,7 +95,7 @@ class Place(Protocol):
         """Deletes what killed processes have left here in the middle of writing."""
         ...
 
-    def read(self, entry: Entry) -> bytes:
+    def read(self, entry: Entry) -> Content:
         """All of a small one. Raises Trouble."""
         ...
 
@@ -105,7 +107,7 @@ class Place(Protocol):
         """Sizes of parts of which digests can prove an upload of these bytes."""
         ...
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
+    def write(self, key: str, data: Content, digests: Digests, replace: bool) -> Steps[str]:
         """Writes a small one, verified; returns its stamp. Raises Taken, Trouble."""
         ...
 

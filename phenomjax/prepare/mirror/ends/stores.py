@@ -15,6 +15,7 @@ from phenomjax.prepare.mirror.ends.places import (
     WHOLE,
     Blocks,
     Buffer,
+    Content,
     Entry,
     Steps,
     Taken,
@@ -118,12 +119,12 @@ class StorePlace:
                 raise Trouble("unreadable", str(error)) from None
             raise
 
-    def read(self, entry: Entry) -> bytes:
+    def read(self, entry: Entry) -> Content:
         import obstore
 
         with self._reading(entry):
             found = obstore.get(self._client, self._key(entry.key), options=_if_same(entry))
-            data = bytes(found.bytes())
+            data = found.bytes()
         if len(data) != entry.bytes:
             raise Trouble("changed", f"has {len(data):,} bytes, and had {entry.bytes:,}")
         return data
@@ -153,7 +154,7 @@ class StorePlace:
     def parts(self, size: int) -> list[int]:
         return [0] if size <= WHOLE else [part_size(size)]
 
-    def write(self, key: str, data: bytes, digests: Digests, replace: bool) -> Steps[str]:
+    def write(self, key: str, data: Content, digests: Digests, replace: bool) -> Steps[str]:
         import obstore
 
         yield
