@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from phenomjax.data import store
+from phenomjax.system.errors import EXIT_FAILED, UserError
 
 ENDING = ".manifest.parquet"
 COLUMNS = ["key", "sha256"]
@@ -27,8 +28,13 @@ class Manifest:
 
     def __init__(self, path: Path):
         self._path = path
-        with store.open_input(path) as file:
-            self._footer = pq.read_metadata(file)
+        try:
+            with store.open_input(path) as file:
+                self._footer = pq.read_metadata(file)
+            if missing := {*COLUMNS} - {*self._footer.schema.names}:
+                raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+        except (pa.ArrowException, ValueError) as error:
+            raise self._damaged(error) from None
         place = self._footer.schema.names.index("key")
         columns = [
             self._footer.row_group(i).column(place) for i in range(self._footer.num_row_groups)
@@ -52,6 +58,19 @@ class Manifest:
         return ""
 
     def _read(self, group: int) -> pa.Table:
-        with store.open_input(self._path) as file:
-            reader = pq.ParquetFile(file, metadata=self._footer)
-            return reader.read_row_group(group, COLUMNS).combine_chunks()
+        try:
+            with store.open_input(self._path) as file:
+                reader = pq.ParquetFile(file, metadata=self._footer)
+                return reader.read_row_group(group, COLUMNS).combine_chunks()
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"{store.url(self._path)} is damaged, or no manifest of a mirror"
+            f" ({str(error).splitlines()[0]}), and the files beside it are checked by it. Delete"
+            " it, and mirror them again: `python -m phenomjax.prepare mirror` writes it anew.",
+            EXIT_FAILED,
+        )

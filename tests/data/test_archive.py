@@ -12,6 +12,7 @@ from phenomjax.data.images import archive, bank
 from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank, open_banks
 from phenomjax.prepare import index
+from phenomjax.prepare.inspect import images as inspect
 from phenomjax.system.errors import UserError
 from phenomjax.tasks.image_objective import ImageObjective, banks_and_weights
 from tests.lab.doors import run_as_door
@@ -106,3 +107,10 @@ def test_errors(paths, tmp_path):
         open_bank(tmp_path / "c.parquet")
     with pytest.raises(UserError, match=r"an index is a Parquet file, NAME.parquet"):
         index.run(index.Options((paths[0],), tmp_path / "x.zarr"))
+
+
+def test_an_index_is_inspected(paths, tmp_path, capsys):
+    assert run_as_door(index, [*paths, "--out", tmp_path / "i.parquet"]) == 0
+    assert run_as_door(inspect, [tmp_path / "i.parquet"]) == 0
+    shown = capsys.readouterr().out
+    assert "index of 3 banks, 12 images" in shown and str(paths[1]) in shown

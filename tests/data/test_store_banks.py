@@ -243,3 +243,15 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(banks, monkeypatch, reque
     monkeypatch.setenv(node_cache.GIGABYTES, "inf")
     with pytest.raises(UserError, match="must be a number of gigabytes"):
         node_cache.shared()
+
+
+def test_a_damaged_manifest_is_told(banks, monkeypatch, request):
+    path = Path(request.getfixturevalue("s3").use(monkeypatch).bucket) / "damaged" / "four.zarr"
+    for name, *_ in store.list_files(banks / "four.zarr"):
+        store.write_bytes(path / name, (banks / "four.zarr" / name).read_bytes())
+    other = pa.BufferOutputStream()
+    pq.write_table(pa.table({"name": ["zarr.json"], "sha256": [""]}), other)
+    for content in (b"no table", other.getvalue().to_pybytes()):
+        store.write_bytes(manifest.beside(path), content)
+        with pytest.raises(UserError, match=r"four\.zarr\.manifest\.parquet is damaged"):
+            CropReader(open_bank(path))

@@ -160,6 +160,22 @@ def is_index(path: Path) -> bool:
     return path.suffix == ".parquet" and store.is_file(path)
 
 
+def describes_banks(path: Path) -> bool:
+    """Whether a Parquet file says that it is an index."""
+    try:
+        with store.open_input(path) as file:
+            described = (pq.read_schema(file).metadata or {}).get(b"phenomjax", b"{}")
+        return json.loads(described).get("format") == FORMAT
+    except (pa.ArrowException, ValueError, AttributeError):
+        return False
+
+
+def describe(banks: Sequence[ImageBank]) -> str:
+    """The banks of an index, as lines."""
+    lines = [f"index of {len(banks)} banks, {sum(map(len, banks)):,} images:"]
+    return "\n".join([*lines, *(f"{len(bank):9,} {store.url(bank.path)}" for bank in banks)])
+
+
 def read_index(path: Path) -> list[ImageBank]:
     """The banks of an index, in its order.
 

@@ -13,6 +13,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from phenomjax.data import node_cache, selections, store, zarr_files
+from phenomjax.data.images import archive
 from phenomjax.data.images.bank import APPENDING, ImageBank
 from phenomjax.data.images.loading.reader import BadImageError, CropReader
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
@@ -90,6 +91,9 @@ def run(options: Options) -> int:
 def _inspect(options: Options) -> int:
     if sequences.is_token_bank(options.bank):
         return sequences.inspect(options.bank, options.quick)
+    if archive.is_index(options.bank) and archive.describes_banks(options.bank):
+        print(archive.describe(archive.read_index(options.bank)))
+        return EXIT_DONE
     if selections.is_selection(options.bank):
         print(selections.Selection(options.bank).describe())
         return EXIT_DONE
