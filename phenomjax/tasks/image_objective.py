@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.data import node_cache
+from phenomjax.data import node_cache, store
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import staging
@@ -64,7 +64,7 @@ class ImageObjective:
         bank = next(iter(self.config.data.banks), "BANK")
         if archive.is_index(Path(bank)):
             bank = archive.read_index(Path(bank))[0].path
-        bank = str(bank).replace("{", "{{").replace("}", "}}")  # of a later str.format
+        bank = store.url(bank).replace("{", "{{").replace("}", "}}")  # of a later str.format
         return (
             f"python -m phenomjax.embed --checkpoint {{workdir}} --bank {bank}"
             " --out embeddings.zarr"
