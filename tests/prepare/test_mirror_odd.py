@@ -9,10 +9,12 @@ import pytest
 
 from phenomjax.data import store
 from phenomjax.engine.local import Pool
-from phenomjax.prepare.mirror import job
+from phenomjax.prepare.mirror import copying, job
 from phenomjax.prepare.mirror.copying import Ends
+from phenomjax.prepare.mirror.ends import local, places, stores
 from phenomjax.system import locks
 from phenomjax.system.errors import UserError
+from tests.lab.servers import Fault
 from tests.prepare.test_mirror import files_of, mirror, rows, states
 
 
@@ -122,3 +124,20 @@ def test_sources_that_change_meanwhile(source, tmp_path):
     (source / "late").write_bytes(b"late")
     assert mirror(source, target) == 1 and not (target / "late").exists()
     assert mirror(source, target) == 0 and files_of(target) == files_of(source)
+
+
+def test_what_arrived_wrong_is_ours_to_replace(source, tmp_path, monkeypatch, request):
+    """Bytes that were changed on the way each time stay named; the same command mends them."""
+    server = request.getfixturevalue("s3").use(monkeypatch)
+    for module in (places, local, stores, copying):
+        monkeypatch.setattr(module, "WHOLE", 4096)
+    (source / "large").write_bytes(os.urandom(10_000))
+    there, back = "s3://bank/odd/wrong", tmp_path / "back"
+    server.proxy.faults = [Fault("flip_sent", match="^PUT .*/wrong/(a|large)")]
+    assert mirror(source, there) == 1
+    server.proxy.faults = []
+    assert mirror(source, there) == 0
+    server.proxy.faults = [Fault("flip", match="^GET .*/wrong/large")]
+    assert mirror(there, back) == 1 and states(back) == {"large": "damaged"}
+    server.proxy.faults = []
+    assert mirror(there, back) == 0 and files_of(back) == files_of(source)

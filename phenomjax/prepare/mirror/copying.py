@@ -206,7 +206,7 @@ class _Copy:
                 ours = self.again and there.bytes == entry.bytes
             return (yield from self._compare(row, entry, planned.sha256, there, ours))
         except Trouble as trouble:
-            return row._replace(state=trouble.state, detail=trouble.detail)
+            return row._replace(state=trouble.state, detail=trouble.detail, target=trouble.target)
 
     def _copy(
         self, row: manifest.Row, entry: Entry, sha256: str, *, replace: bool
@@ -233,7 +233,7 @@ class _Copy:
                 if digests.sha256.hexdigest() in came:
                     return stamp, digests
             replace = True  # what is there is ours, and not what is in the source
-        raise _damaged(sha256)
+        raise _damaged(sha256, stamp)
 
     def _blocks(self, entry: Entry, start: int = 0) -> Iterator[Buffer]:
         for block in self.source.blocks(entry, start):
@@ -312,9 +312,8 @@ class _Copy:
         raise _damaged(sha256)
 
 
-def _damaged(sha256: str) -> Trouble:
+def _damaged(sha256: str, target: str = "") -> Trouble:
+    text = f"came with other bytes each of {READS} times"
     if sha256:
-        return Trouble(
-            "damaged", f"is not what the manifest of the source says (sha256 {sha256[:12]})"
-        )
-    return Trouble("damaged", f"came with other bytes each of {READS} times")
+        text = f"is not what the manifest of the source says (sha256 {sha256[:12]})"
+    return Trouble("damaged", text, target)

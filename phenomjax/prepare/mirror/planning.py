@@ -29,6 +29,7 @@ from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
+OURS = ("failed", "damaged")  # of what we wrote ourselves, and wrong
 UNIT_BYTES, UNIT_ROWS = 128 << 20, 2048  # of the first units; they double
 DOUBLINGS, UNITS_OF_A_SIZE = 6, 512
 GROUPS = 256  # units in a file of the plan
@@ -245,7 +246,7 @@ def _planned(
         promise.sha256 if promise is not None and holds else "",
         there.bytes if there else -1,
         there.stamp if there else "",
-        bool(there and old and old.target and old.target == there.stamp and old.state == "failed"),
+        bool(there and old and old.target and old.target == there.stamp and old.state in OURS),
     )
 
 

@@ -49,11 +49,12 @@ class Trouble(Exception):
 
     Attributes:
       state, detail: of manifest.Row.
+      target: stamp of what we wrote there, which is wrong; "" where nothing was.
     """
 
-    def __init__(self, state: str, detail: str):
-        super().__init__(state, detail)
-        self.state, self.detail = state, detail
+    def __init__(self, state: str, detail: str, target: str = ""):
+        super().__init__(state, detail, target)
+        self.state, self.detail, self.target = state, detail, target
 
 
 class Taken(Exception):

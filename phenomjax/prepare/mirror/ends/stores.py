@@ -172,7 +172,7 @@ class StorePlace:
             if digests.prove(stamp) or self._same(Entry(key, len(data), stamp), digests):
                 return stamp
             mode = "overwrite"  # what is there is ours, and wrong
-        raise Trouble("failed", f"arrived with other bytes {TRIES} times")
+        raise Trouble("failed", f"arrived with other bytes {TRIES} times", stamp)
 
     def write_large(
         self, entry: Entry, blocks: Blocks, etags: list[str], replace: bool
@@ -201,7 +201,7 @@ class StorePlace:
             stamp = made["e_tag"] or ""
             if digests.prove(stamp) or self._same(entry._replace(stamp=stamp), digests):
                 return stamp, digests
-        raise Trouble("failed", f"arrived with other bytes {TRIES} times")
+        raise Trouble("failed", f"arrived with other bytes {TRIES} times", stamp)
 
     def _same(self, entry: Entry, digests: Digests) -> bool:
         """Reads back where the ETag proves nothing, twice if it must: the way back errs too."""
