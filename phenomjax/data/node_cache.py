@@ -208,8 +208,8 @@ class NodeCache:
                 raise
             raise UserError(
                 f"The cache {self.folder} cannot take {store.url(path)}, {in_units(size)}:"
-                f" {error.strerror or error}. Give it less of the disk (`cache_gb`, {GIGABYTES}),"
-                f" or another folder (`cache`, {FOLDER}).",
+                f" {error.strerror or error}. Give it less of the disk (data.cache_gb,"
+                f" {GIGABYTES}), or another folder (data.cache, {FOLDER}).",
                 EXIT_FAILED,
             ) from None
         finally:

@@ -121,16 +121,16 @@ def _agree(terms: Terms) -> None:
     if worker.state.nthreads > 1 and not terms.resource:
         raise UserError(
             f"{where} has {worker.state.nthreads} threads, and units are for one in a process."
-            " Start the workers with --nthreads 1 --nworkers CORES; or with --resources UNIT=1, and"
-            " give `engine_option` resource=UNIT."
+            " Start the workers as `dask worker ADDRESS --nthreads 1 --nworkers CORES`; or as `dask"
+            " worker ADDRESS --resources UNIT=1`, and give `engine_option` resource=UNIT."
         )
     deadline = time.monotonic() + SEEN_SECONDS
     while not _sees(terms):
         if time.monotonic() > deadline:
             raise UserError(
-                f"{where} does not see {terms.folder / TOKEN}, which this command wrote: the folder"
-                " of `out` must be on a file system that all workers share, at the same path, and"
-                " they must be allowed to write there.",
+                f"{where} does not see {terms.folder / TOKEN}, which this command wrote: the result"
+                " must be made on a file system that all workers share, at the same path, and they"
+                " must be allowed to write there.",
                 EXIT_FAILED,
             )
         time.sleep(1)

@@ -89,8 +89,8 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
 
     if "://" not in place and not Path(place).is_file():
         raise UserError(
-            f"The scheduler's file {place} (`engine`) is not there: dask scheduler --scheduler-file"
-            f" {place} writes it."
+            f"The scheduler's file {place} (`engine`) is not there: `dask scheduler"
+            f" --scheduler-file {place}` writes it."
         )
     given = {
         "tls_ca_file": settings.tls_ca,
@@ -105,7 +105,7 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
         raise UserError(
             f"No Dask scheduler answers at {place} ({_first_line(error)}). Is it running, reached"
             " from this machine, and of the same protocol (tcp://, or tls:// with its"
-            " certificates)? Start one with: dask scheduler --host ADDRESS --scheduler-file FILE"
+            " certificates)? Start one with `dask scheduler --host ADDRESS --scheduler-file FILE`."
         ) from error
     with client:
         scheduler = cast(dict[str, Any], client.get_versions())["scheduler"]
@@ -122,7 +122,7 @@ def connect(place: str, settings: Running, folder: Path) -> Iterator[Scheduler]:
         resource = f" --resources {settings.resource}=1" if settings.resource else ""
         start = (
             "Start some, from the environment of this command, without which they end at once:"
-            f" dask worker {address} --nthreads 1 --nworkers CORES{resource}"
+            f" `dask worker {address} --nthreads 1 --nworkers CORES{resource}`"
         )
         yield Scheduler(client, address, lambda workers: None, lambda: start)
 

@@ -29,7 +29,7 @@ def check_one_process(options: EngineOptions) -> None:
     """Raises UserError where several processes of this machine are asked for."""
     if options.jobs > 1:
         raise UserError(
-            f"`jobs` {options.jobs}: one process uses all `devices` of this machine. Leave it out."
+            f"`jobs` {options.jobs}: one process uses all devices of this machine. Leave it out."
         )
 
 

@@ -328,8 +328,9 @@ def _open(path: Path) -> ImageBank:
     if store.is_remote(path):
         raise UserError(
             f"{store.url(path)} lies in a store, where nothing is renamed: a bank is made longer on"
-            " a disk. Copy it there with `python -m phenomjax.prepare mirror`, append, and mirror"
-            " it back with --overwrite; or prepare the new images into a bank of their own."
+            " a disk. Copy it there with `python -m phenomjax.prepare mirror`, append, and bring it"
+            " back with `python -m phenomjax.prepare mirror --overwrite`; or prepare the new images"
+            " into a bank of their own."
         )
     if is_token_bank(path):
         raise UserError(

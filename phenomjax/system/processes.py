@@ -238,8 +238,8 @@ class Toll(Generic[Task]):
         if self._given_up >= 10 and not self._lives:
             raise UserError(
                 f"Nothing can be done here, at last not {name}: {how}. What is finished is kept."
-                " Run the same command again with fewer processes or more memory,"
-                " or with `jobs` 1, which shows what is wrong.",
+                " Run the same command again with more memory, fewer processes, or in one process,"
+                " which shows what is wrong.",
                 EXIT_FAILED,
             )
         return tried

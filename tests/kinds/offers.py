@@ -25,7 +25,9 @@ SETTING = re.compile(r"`([a-z][a-z_]+)`")
 COMMAND = re.compile(
     r"python -m (phenomjax[.\w]*)((?: (?![A-Z(])[^`;)\n]*?)?)(?=`|;|\)|\n|\. |\.?$)"
 )
-OTHERS = re.compile(r"`(?:vsearch|mmseqs|pip|uv|git|sbatch|srun|nvidia-smi|cd|\{\})[ {][^`]*`")
+OTHERS = re.compile(
+    r"`(?:vsearch|mmseqs|pip|uv|git|eval|dask|sbatch|srun|nvidia-smi|cd|\{\})[ {][^`]*`"
+)
 ERRORS = ("UserError", "Unsaid", "BadFile", "Damaged", "Trouble")  # their texts reach the user
 Node = tuple[str, str]  # module, name at its top
 # Modules that a command imports by a name that only the run knows.

@@ -97,8 +97,7 @@ def create_bank(
         )
     if images_per_shard < 1:
         raise UserError(
-            f"A shard has at least 1 image, not {images_per_shard}. Leave `images_per_shard` at its"
-            " default of 1."
+            f"A shard has at least 1 image, not {images_per_shard}. Leave that at its default of 1."
         )
     if len(channels) != depth or len(set(channels)) != depth:
         raise UserError(

@@ -157,15 +157,17 @@ def report(ends: Ends, done: job.Outcome) -> int:
         ", ".join(f"{count} {state}" for state, count in sorted(done.states.items())),
         lines,
         f"\n  and {more} more, in the manifest" if more else "",
-        _mend(done),
+        _mend(ends, done),
     )
     return EXIT_FAILED
 
 
-def _mend(done: job.Outcome) -> str:
+def _mend(ends: Ends, done: job.Outcome) -> str:
     words = []
     if "differs" in done.states:
-        words.append("What differs stays; --overwrite replaces it.")
+        places = f"{store.url(ends.source)} {store.url(ends.target)}"
+        again = f"`python -m phenomjax.prepare mirror {places} --overwrite`"
+        words.append(f"What differs stays; {again} replaces it.")
     if set(done.states) - {"differs"}:
         words.append("Mend the rest, and run the same command again: it copies what is missing.")
     return " ".join(words)
