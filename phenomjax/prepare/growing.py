@@ -17,7 +17,7 @@ from typing import Any
 from phenomjax.data import store
 from phenomjax.data.zarr_files import NAME, UNFINISHED
 from phenomjax.engine import work_folder
-from phenomjax.system import files
+from phenomjax.system import files, locks
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -27,6 +27,7 @@ Arguments = dict[str, Any]
 LISTS = {"rejected.parquet", "left_out.parquet", "in_no_cluster.parquet", "remarks.parquet"}
 SOURCES = "sources"  # the stamps, among the arguments that a bank records
 DATES = "sources.json"  # beside them in the bank: {path: date}, so that little is read again
+OLDER = "arguments.json"  # what an older phenomjax began work with
 _OLDER = re.compile(r"(.*) \((\d+) bytes\)")  # how sources were recorded before their content was
 
 
@@ -122,7 +123,7 @@ def at_work(
     """
     work = out / UNFINISHED
     with work_folder.hold(work):
-        if (work / "arguments.json").is_file():
+        if (work / OLDER).is_file():
             raise UserError(
                 f"{out} was begun by an older phenomjax, whose work this one cannot continue."
                 f" Delete {out} and run the same command again."
@@ -257,7 +258,10 @@ def is_finished(
     Raises:
       UserError: something else is there.
     """
-    there = out.exists() and not (out / UNFINISHED).is_dir()
+    work = out / UNFINISHED
+    # Neither is there where a worker that nobody waited for has made the folder anew.
+    begun = any((work / n).is_file() for n in (locks.FILE, OLDER, work_folder.DESCRIPTION))
+    there = out.exists() and not begun and ((out / NAME).is_file() or not work.is_dir())
     if not there or (out.is_dir() and not {p.name for p in out.iterdir()} - LISTS):
         return False
     if not (out / NAME).is_file():
@@ -265,6 +269,7 @@ def is_finished(
             f"`out` {out} is there already and is no {kind}. Give the name of a new folder,"
             " NAME.zarr."
         )
+    files.remove(work)  # with which nothing opens the bank
     before = recorded(out)
     if before is None:
         raise UserError(

@@ -66,7 +66,7 @@ def remove(path: Path) -> None:
     """Deletes a file, or a folder with all in it, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif os.path.lexists(path):  # or a disk that is only read refuses to delete nothing
         path.unlink(missing_ok=True)
 
 

@@ -4,6 +4,7 @@ and images that end their process.
 
 import contextlib
 import os
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -183,6 +184,12 @@ def test_the_bank_is_handed_over_when_the_workers_are_gone(tmp_path, monkeypatch
     assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "jump") == 0
     assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
     assert not [path for path in (tmp_path / "b.zarr").iterdir() if path.name.startswith(".")]
+    # A worker that was suspended wakes up, and writes where the work was.
+    (tmp_path / "b.zarr" / ".prepare" / "staged").mkdir(parents=True)
+    shutil.rmtree(tmp_path / "raw")
+    assert prepare(tmp_path / "raw", tmp_path / "b.zarr", "jump") == 0
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+    assert opening.open_bank(tmp_path / "b.zarr")
 
 
 class Deadly(Pool):

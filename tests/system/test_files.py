@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all; a lock dies with its process."""
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,16 @@ with locks.hold(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def test_nothing_is_deleted_where_nothing_is(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    files.remove(tmp_path / "a")
+    with pytest.raises(OSError, match="Read-only"):
+        files.remove(files.write_text(tmp_path / "b", ""))
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_beside_it(tmp_path):
