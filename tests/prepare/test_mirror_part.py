@@ -1,6 +1,7 @@
 """`prepare mirror --only`, and banks on web servers without a manifest: what their descriptions say
 is what is copied."""
 
+import re
 import shutil
 
 import numpy as np
@@ -57,6 +58,10 @@ def test_what_a_selection_or_a_split_needs(images, tmp_path):
         mirror(path / "images", tmp_path / "no", "--only", chosen)
     with pytest.raises(UserError, match="or one selection, or one split"):
         mirror(path, tmp_path / "no", "--only", chosen, "images/*")
+    described = (path / "zarr.json").read_text()
+    (path / "zarr.json").write_text(re.sub('"version": [12]', '"version": 99', described))
+    with pytest.raises(UserError, match="has format version 99"):
+        mirror(path, tmp_path / "no", "--only", chosen)
 
 
 def test_a_split_of_tokens(tmp_path):

@@ -44,12 +44,11 @@ def wanted(source: Path, only: Sequence[str]) -> Wanted:
     entry = _entry(source)
     if entry.get("format") == token_bank.FORMAT:
         return _of_tokens(source, entry, parts[0])
+    bank = open_bank(source)  # a damaged or a newer one is told
     if parts[0].endswith(".parquet"):
         rows = Rows.of(_chosen(Selection(Path(parts[0])), source, entry))
     else:  # as runs split where nothing else is set
-        (found,) = split_rows(
-            [open_bank(source)], parts[0], split_by="plate", val_groups=(), val_fraction=0.1
-        )
+        (found,) = split_rows([bank], parts[0], split_by="plate", val_groups=(), val_fraction=0.1)
         rows = found
     return _of_images(source, rows)
 
