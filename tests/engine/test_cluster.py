@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,7 +112,7 @@ def test_workers_that_are_killed_cost_nothing_but_time(dask, tmp_path):
     with choose.executor(EngineOptions(engine=dask.scheduler_address), tmp_path) as executor:
         for number, _ in enumerate(executor.run(tmp_path, slow_square, units, stop)):
             if number in (10, 40):
-                next(iter(dask.workers.values())).process.process.kill()
+                os.kill(next(iter(dask.workers.values())).pid, signal.SIGKILL)
     assert number == 79 and read_squares(tmp_path) == expected_squares(80)
 
 

@@ -17,6 +17,7 @@ from phenomjax.data import store
 from phenomjax.data.divisible import divisible
 from phenomjax.data.sequences.bank import damaged_files, open_token_bank
 from phenomjax.engine.local import Pool
+from phenomjax.prepare import publishing
 from phenomjax.prepare.sequences import command, division
 from phenomjax.prepare.sequences.assembly.duplicates import count_opens
 from phenomjax.prepare.sequences.pieces import PIECE_BYTES, SHELF_PIECES
@@ -168,15 +169,16 @@ def test_divided_files_that_are_damaged(tmp_path):
 def test_files_in_a_store(s3, tmp_path, monkeypatch):
     """Read by ranges, divided as on a disk."""
     s3.use(monkeypatch)
+    there = "s3://bank/sequences"
     text = (fasta(made_up(150, 2)) + ">bad\nM4\n").encode()
     names = {"a.fasta": text, "b.fasta.gz": bgzf(text), "c.fasta.zst": zstandard.compress(text)}
     for name, content in names.items():
         (tmp_path / name).write_bytes(content)
-        store.write_bytes(f"s3://bank/{name}", content)
+        store.write_bytes(f"{there}/{name}", content)
     kept = {"sizes": SMALL, "keep_duplicates": True}
     prepare(tmp_path / "disk.zarr", *(tmp_path / name for name in names), **kept)
     out = tmp_path / "store.zarr"
-    remote = [f"s3://bank/{name}" for name in names]
+    remote = [f"{there}/{name}" for name in names]
     assert prepare(out, *remote, **kept) == EXIT_FAILED
     assert {row["file"] for row in rejected(out)} == set(remote)
     made, same = (contents(tmp_path / f"{name}.zarr") for name in ("store", "disk"))
@@ -185,9 +187,12 @@ def test_files_in_a_store(s3, tmp_path, monkeypatch):
     assert made == same
     assert prepare(out, *remote, **kept) == EXIT_FAILED  # is finished
     store.write_bytes(remote[0], text.replace(b"MK", b"MW"))
-    with pytest.raises(UserError, match=r"changed since: s3://bank/a.fasta .its content: sha256"):
+    with pytest.raises(UserError, match=rf"changed since: {there}/a.fasta .its content: sha256"):
         prepare(out, *remote, **kept)
-    with pytest.raises(UserError, match=r"no file s3://bank/d\.fasta\. In s3://bank: a\.fasta"):
-        prepare(out, "s3://bank/d.fasta", **kept)
-    with pytest.raises(UserError, match=r"`?out`? s3://bank/x.zarr is in a store.*prepare mirror"):
-        prepare("s3://bank/x.zarr", *remote, **kept)
+    with pytest.raises(UserError, match=rf"no file {there}/d\.fasta\. In {there}: a\.fasta"):
+        prepare(out, f"{there}/d.fasta", **kept)
+    monkeypatch.chdir(tmp_path)
+    out = Path(f"{there}/x.zarr")
+    assert prepare(out, *remote, **kept) == EXIT_FAILED
+    found = {one.name: store.read_bytes(out / one.name) for one in store.list_files(out)}
+    assert found == contents(publishing.made_here(out))
