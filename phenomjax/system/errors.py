@@ -4,6 +4,7 @@ it), then a non-zero exit.
 
 import difflib
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -58,6 +59,9 @@ def exit_on_user_error(run: Callable[[], int | None]) -> NoReturn:
             file=sys.stderr,
         )
         code = error.exit_code
+    except KeyboardInterrupt:
+        print("\nended at once. What is finished is kept.", file=sys.stderr)
+        code = 128 + signal.SIGINT
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED

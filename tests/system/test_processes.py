@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from phenomjax.system.errors import exit_on_user_error
 from phenomjax.system.processes import stop_on_signals
 
 
@@ -21,3 +22,12 @@ def test_the_second_signal_ends_the_program_unless_it_is_patient(caplog):
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_signal_ends_without_a_traceback(capsys):
+    def run():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        exit_on_user_error(run)
+    assert "ended at once. What is finished is kept" in capsys.readouterr().err
