@@ -242,7 +242,7 @@ class NodeCache:
                 status = entry.stat()
                 total += status.st_size
                 if not entry.name.endswith(".part"):
-                    files.append((status.st_mtime, status.st_size, entry.path))
+                    files.append((status.st_atime, status.st_size, entry.path))
                 elif self._is_dead(entry.name):
                     os.unlink(entry.path)
                     total -= status.st_size
@@ -311,7 +311,8 @@ class NodeCache:
 
 def _used(file: Path) -> int:
     handle = os.open(file, os.O_RDONLY)
-    os.utime(handle)
+    # not the date of its content, by which readers know what they have seen of it
+    os.utime(handle, ns=(time.time_ns(), os.fstat(handle).st_mtime_ns))
     return handle
 
 
