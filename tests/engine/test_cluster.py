@@ -19,7 +19,6 @@ from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import Notes, Unit
 from phenomjax.system.errors import EXIT_FAILED, EXIT_STOPPED, UserError
 from tests.lab.toy_units import (
-    Unreadable,
     expected_squares,
     fail,
     read_squares,
@@ -124,8 +123,15 @@ def test_paths_are_relative_to_where_the_driver_is(dask, tmp_path, monkeypatch):
     assert read_squares(tmp_path / "work") == [49]
 
 
+class UnreadableArgument:
+    """Cannot be made again where it arrives."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
 def test_a_scheduler_of_another_phenomjax(dask, tmp_path):
-    units = [Unit("a", Unreadable("cannot be read ", "there"))]
+    units = [Unit("a", UnreadableArgument())]
     with pytest.raises(UserError, match=r"scheduler at tcp:.* cannot read the units"):
         run(dask.scheduler_address, tmp_path, units=units)
 

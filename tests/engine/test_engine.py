@@ -124,7 +124,7 @@ def test_an_answer_that_cannot_be_read_ends_no_pool(tmp_path):
 
 def test_a_machine_on_which_every_process_dies_is_told(tmp_path):
     deadly = functools.partial(square, dies_at=range(100))
-    with pytest.raises(UserError, match=r"Nothing can be done here.*SIGKILL.*is kept.*`jobs` 1"):
+    with pytest.raises(UserError, match=r"Nothing can be done here.*SIGKILL.*in one process"):
         list(Pool(2, deaths=1).run(tmp_path, deadly, squares(100), threading.Event()))
 
 
