@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Shaped
 
-from phenomjax.maps.build.align import standardize
+from phenomjax.maps.build.methods.scaling import standardize
 
 MAX_FOLDS = 5
 LOGISTIC_CLASSES = 100  # more classes make logistic regression slow: "auto" is ridge then

@@ -32,11 +32,14 @@ recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Shaped
 
+from phenomjax.maps.build.methods.components import fit_pca, pca_on
+from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.typical_variation import RIDGE, tvn
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Table, TableOptions
@@ -46,109 +49,10 @@ from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-if TYPE_CHECKING:
-    from sklearn.decomposition import PCA
-
 Method = Literal["none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn"]
 TRANSFORMS: dict[str, np.ufunc] = {"sqrt": np.sqrt, "log1p": np.log1p}
 CONTROLS_PER_COMPONENT = 10  # below it a PCA of the controls follows their noise
 DEFAULT_DIMS = 128
-RIDGE = 0.5  # of TVN's step 4, as EFAAR has it
-
-
-def _mean_and_scale(
-    values: Float64[np.ndarray, "rows dim"],
-) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, " dim"]]:
-    """Mean and deviation (ddof 0) of each feature; a deviation that is rounding error counts as
-    none, and becomes 1.
-    """
-    mean, scale = values.mean(0), values.std(0)
-    # a sum over rows may be off by a unit in the last place a row, as a rule by the root of that
-    error = np.finfo(values.dtype).eps * max(10.0, len(values) ** 0.5)
-    return mean, np.where(scale > error * np.maximum(np.abs(mean), 1e-300), scale, 1.0)
-
-
-def standardize(
-    features: Float[np.ndarray, "rows dim"],
-    batches: Shaped[np.ndarray, " rows"],
-    fitted_on: Bool[np.ndarray, " rows"] | None = None,
-) -> Float64[np.ndarray, "rows dim"]:
-    """Brings each feature of each batch to mean 0 and deviation 1 over some of its rows.
-
-    Args:
-      features: float [rows, dim].
-      batches: name of each row's batch, [rows].
-      fitted_on: bool [rows], e.g. the controls ("center-scale"); all rows by default.
-
-    Returns:
-      float64 [rows, dim].
-    """
-    out = np.empty(features.shape, np.float64)
-    for rows in rows_of(batches).values():
-        fit = rows if fitted_on is None else rows[fitted_on[rows]]
-        mean, scale = _mean_and_scale(features[fit].astype(np.float64))
-        out[rows] = (features[rows] - mean) / scale
-    return out
-
-
-def fit_pca(values: Float64[np.ndarray, "rows dim"], dims: int | None) -> "PCA":
-    """Exact PCA (no random solver: the same table gives the same map), through the covariance where
-    rows are more than features.
-    """
-    from sklearn.decomposition import PCA
-
-    rows, features = values.shape
-    solver = "covariance_eigh" if rows >= features else "full"
-    return PCA(min(rows, features) if dims is None else dims, svd_solver=solver).fit(values)
-
-
-def pca_on(
-    features: Float[np.ndarray, "rows dim"],
-    controls: Bool[np.ndarray, " rows"],
-    dims: int,
-    fit: str,
-) -> Float64[np.ndarray, "rows {dims}"]:
-    """PCA scores, fitted on the controls of all batches ("controls"), or on all rows, standardised
-    over all of them ("all").
-    """
-    if fit == "controls":
-        return fit_pca(features[controls].astype(np.float64), dims).transform(
-            features.astype(np.float64)
-        )
-    mean, scale = _mean_and_scale(features.astype(np.float64))
-    values = (features - mean) / scale
-    return fit_pca(values, dims).transform(values)
-
-
-def tvn(
-    features: Float[np.ndarray, "rows dim"],
-    batches: Shaped[np.ndarray, " rows"],
-    controls: Bool[np.ndarray, " rows"],
-) -> Float64[np.ndarray, "rows components"]:
-    """Typical variation normalisation; see the first lines of this file. float64 [rows,
-    components].
-    """
-    everything = np.full(len(features), "all", object)
-    values = standardize(features, everything, controls)
-    pca = fit_pca(values[controls], None)
-    spread = (
-        pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
-    )  # directions in which controls do not vary at all
-    values = standardize(pca.transform(values)[:, spread], everything, controls)
-    for rows in rows_of(batches).values():
-        covariance = np.atleast_2d(np.cov(values[rows[controls[rows]]], rowvar=False, ddof=1))
-        variances, axes = np.linalg.eigh(covariance + RIDGE * np.eye(values.shape[1]))
-        values[rows] = values[rows] @ (axes / np.sqrt(variances)) @ axes.T
-    return values
-
-
-def rows_of(batches: Shaped[np.ndarray, " rows"]) -> dict[str, Int[np.ndarray, "_"]]:
-    """The rows of each batch, in the order of their names."""
-    names, codes = np.unique(batches.astype(str), return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    return dict(
-        zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True)
-    )
 
 
 def check_controls(

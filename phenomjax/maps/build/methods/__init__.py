@@ -1,0 +1,1 @@
+"""Methods that take batches out of profiles: functions of arrays."""
