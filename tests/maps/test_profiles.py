@@ -17,8 +17,11 @@ import zstandard
 
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.features import feature_columns
+from phenomjax.maps.tables.formats.embeddings import stored_blocks
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.reading import feature_columns, read, stored_blocks
+from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.sources import Wanted
 from phenomjax.maps.tables.writing import write
 from phenomjax.system.errors import UserError
 
@@ -112,7 +115,7 @@ def test_embeddings_of_one_block_and_of_several(tmp_path):
     assert one.provenance["sources"][0]["checkpoint_fingerprint"] == "abc"
     assert (
         stored_blocks(tmp_path / "two.zarr") == [3, 12]
-        and read(tmp_path / "two.zarr", block=12).features[0, 0] == 1
+        and read(tmp_path / "two.zarr", Wanted(block=12)).features[0, 0] == 1
     )
     for path, block, said in (
         ("two.zarr", None, "holds the blocks 3, 12. Choose one: `block` 12"),
@@ -120,10 +123,10 @@ def test_embeddings_of_one_block_and_of_several(tmp_path):
         ("one.zarr", 4, "not of 4"),
     ):
         with pytest.raises(UserError, match=said):
-            read(tmp_path / path, block=block)
+            read(tmp_path / path, Wanted(block=block))
     (tmp_path / "two.zarr" / "zarr.json").unlink()
     with pytest.raises(UserError, match=r"holds no embeddings.*phenomjax\.embed"):
-        read(tmp_path / "two.zarr", block=3)
+        read(tmp_path / "two.zarr", Wanted(block=3))
 
 
 def test_feature_columns_of_foreign_tables():

@@ -25,9 +25,9 @@ from phenomjax.maps.benchmark.entries import probe_entry
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, Method, align_as_told
+from phenomjax.maps.tables.formats.embeddings import stored_blocks
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Folder, Tables
-from phenomjax.maps.tables.reading import stored_blocks
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json
 from phenomjax.system.log import Progress

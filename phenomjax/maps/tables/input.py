@@ -12,6 +12,7 @@ from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.sources import Wanted
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
@@ -24,7 +25,7 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
       UserError: see `read`, `without_duplicates`, `finite`.
     """
     paths = require_some(options.profiles, "profiles")
-    profiles = read(paths, block=options.block, features_regex=options.features)
+    profiles = read(paths, Wanted(options.block, options.features))
     columns = options.columns
     if options.well is None and "Metadata_Well" in profiles.metadata.columns:
         columns = replace(columns, well="Metadata_Well")

@@ -1,0 +1,1 @@
+"""How each format of profiles is opened as a `Source`."""

@@ -1,0 +1,114 @@
+"""Embeddings folders of `phenomjax.embed` (E.zarr)."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phenomjax.maps.tables.profiles import Record, feature_names
+from phenomjax.maps.tables.sources import Blocks, Source, rows_of_a_block
+from phenomjax.system.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorstore
+
+WIDEST = 2**20  # numbers of a profile
+
+
+def open_embeddings(path: Path, block: int | None) -> Source:
+    """E.zarr of `phenomjax.embed`: `embeddings`, or `embeddings_block_K` for several blocks."""
+    import pandas as pd
+
+    record = embeddings_record(path)
+    there = stored_blocks(path)
+    if block is None and None not in there and len(there) == 1:
+        block = there[0]
+    name = f"embeddings_block_{block}" if block in there and block is not None else "embeddings"
+    if None not in there and block not in there:
+        raise UserError(
+            f"{path} holds the blocks {', '.join(map(str, there))}. Choose one: `block`"
+            f" {there[-1]}."
+        )
+    if None in there and block is not None and list(record.get("blocks", [block])) != [block]:
+        raise UserError(
+            f"{path} holds the embeddings of block {record.get('blocks')}, not of {block}. Leave"
+            " `block` out, or embed again."
+        )
+    array, metadata = open_array(path / name), pd.read_parquet(path / "metadata.parquet")
+    if array.ndim != 2 or array.shape[1] > WIDEST or array.shape[0] != len(metadata):
+        raise UserError(
+            f"{path}: embeddings of shape {tuple(array.shape)}, but {len(metadata)} rows of"
+            " metadata. It is incomplete or damaged: run its phenomjax.embed again."
+        )
+    keys = (
+        "checkpoint",
+        "checkpoint_fingerprint",
+        "step",
+        "bank",
+        "bank_fingerprint",
+        "level",
+        "runtime",
+        "precision",
+    )
+    source = {
+        "path": path.name,
+        "block": block,
+        **{key: record[key] for key in keys if key in record},
+    }
+    names = feature_names(array.shape[1])
+    place = {name: k for k, name in enumerate(names)}
+
+    def read(chosen: tuple[str, ...]) -> Blocks:
+        columns = [place[name] for name in chosen]
+        step = rows_of_a_block(array.shape[1])
+        for start in range(0, array.shape[0], step):
+            values = array[start : min(start + step, array.shape[0])].read().result()
+            yield np.asarray(values[:, columns] if chosen != names else values, np.float32)
+
+    provenance: Record = {"sources": [source], "steps": []}
+    return Source(path, metadata.reset_index(drop=True), names, provenance, read)
+
+
+def embeddings_record(path: Path) -> Record:
+    """What an embeddings folder says of itself.
+
+    Raises:
+      UserError: the folder holds no embeddings.
+    """
+    try:
+        record = json.loads((path / "zarr.json").read_text())["attributes"]["phenomjax"]
+        assert record["format"] == "embeddings"
+        return record
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(
+            f"{path} is a folder, but holds no embeddings (no zarr.json with the format"
+            " 'embeddings'). Profiles come from 'python -m phenomjax.embed --checkpoint DIR --bank"
+            f" B.zarr --out {path.stem or 'E'}.zarr', or from a .parquet, .csv or .h5ad file."
+        ) from None
+
+
+def stored_blocks(path: Path) -> list[int | None]:
+    """The encoder blocks whose embeddings a folder holds, ascending; [None] where it is one unnamed
+    array.
+    """
+    found = sorted(
+        int(p.name.rsplit("_", 1)[1])
+        for p in path.glob("embeddings_block_*")
+        if p.name.rsplit("_", 1)[1].isdigit()
+    )
+    return [*found] if found else [None]
+
+
+def open_array(path: Path) -> "tensorstore.TensorStore":
+    """One Zarr v3 array, lazily (tensorstore)."""
+    import tensorstore
+
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"}}
+    try:
+        return tensorstore.open(spec, open=True, read=True).result()
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be opened as an array ({str(error)[:150]}). Run the phenomjax.embed"
+            " that wrote it again."
+        ) from None
