@@ -22,7 +22,6 @@ from phenomjax.engine import choose
 from phenomjax.engine.units import Executor
 from phenomjax.inference.options import check_one_process
 from phenomjax.probes import figure_arrays, metrics
-from phenomjax.probes.features import embeddings
 from phenomjax.probes.features.cache import FeatureCache
 from phenomjax.probes.features.embeddings import Stopped
 from phenomjax.probes.finished_parts import FinishedPart, FinishedParts
@@ -39,6 +38,7 @@ from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
 from phenomjax.trained import opening
 from phenomjax.trained.model import SequenceModel
+from phenomjax.trained.twin import random_twin
 
 log = logging.getLogger("phenomjax")
 
@@ -222,7 +222,7 @@ class Evaluation:
 
     def _of_model(self, name: str, model: SequenceModel) -> Iterator[Method]:
         """What stands on a checkpoint, or on its random-weights twin."""
-        twin = embeddings.random_twin(model)
+        twin = random_twin(model)
         for task_name, task in self.suite.tasks.items():
             if task_name not in self.details.tasks or model.task.words.name != _alphabet(task):
                 continue
@@ -267,7 +267,7 @@ class Evaluation:
     ) -> FinishedPart:
         if np.dtype(model.task.dtype) != np.float32:  # differences of sums
             model = opening.load_sequences(model.path, "float32")
-            model = embeddings.random_twin(model) if is_twin else model
+            model = random_twin(model) if is_twin else model
         rows, effects = mutations.run(
             name,
             task,

@@ -26,7 +26,8 @@ class Trained(Generic[TaskT]):
       config: of the run, resolved.
       task: that was trained.
       params: float32 parameters, all that were trained; a language model's are on the device.
-      fingerprint: sha256 of the parameters.
+      fingerprint: sha256 of the parameters; of a twin, of what they are drawn from.
+      random_weights: the seed of an untrained twin (`twin.random_twin`); None of a trained model.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Trained(Generic[TaskT]):
     task: TaskT
     params: Params
     fingerprint: str
+    random_weights: int | None = None
 
 
 ImageModel: TypeAlias = Trained[MaskedAutoencoder]

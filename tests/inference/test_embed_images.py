@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from flax import linen as nn
 
 from phenomjax import embed
 from phenomjax.checkpoints import loading
@@ -23,6 +24,7 @@ from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.engine import units
 from phenomjax.inference.images import estimate, options, plan, result
+from phenomjax.maps.tables import reading
 from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import parse
@@ -311,9 +313,34 @@ def test_stopped_continued_and_finished(run, bank, tmp_path, monkeypatch, caplog
     )
 
 
+def test_the_untrained_twin(run, bank, tmp_path):
+    """The same network with parameters as training begins with; what is made of it says so."""
+    workdir, task, params = run
+    out, options = tmp_path / "twin.zarr", ("--level", "crop", "--dtype", "float32")
+    assert run_embed(workdir, bank, out, *options, "--random_weights", 3) == EXIT_DONE
+    begun = nn.unbox(jax.jit(task.init)(jax.random.key(3), make_batch(rows=2)))
+    images = np.stack([open_bank(bank).read(i) for i in range(6)])[..., [1, 0, 2]]
+    cut = np.stack([i[y : y + 32, x : x + 32] for i in images for y in (8, 40) for x in (4, 36)])
+    encode = jax.jit(lambda p, x: task.embed(p, {"pixels": x})[0][:, 0])
+    values, _ = read(out)
+    np.testing.assert_allclose(values, encode(begun, cut), rtol=1e-4, atol=1e-5)
+    assert np.abs(values - encode(params, cut)).max() > 0.1
+    entry = json.loads((out / "zarr.json").read_text())["attributes"]["phenomjax"]
+    assert (entry["random_weights"], entry["step"]) == (3, 0)
+    assert reading.read([out]).provenance["sources"][0]["random_weights"] == 3
+    assert run_embed(workdir, bank, out, *options, "--random_weights", 3) == EXIT_DONE
+    for other, told in (([], "not given"), (["--random_weights", 4], "4")):
+        with pytest.raises(UserError, match=rf"--random_weights was 3, is now {told}"):
+            run_embed(workdir, bank, out, *options, *other)
+    assert run_embed(workdir, bank, tmp_path / "own.zarr", *options) == EXIT_DONE
+    own = json.loads((tmp_path / "own.zarr" / "zarr.json").read_text())["attributes"]["phenomjax"]
+    assert "random_weights" not in own
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--random_weights", -1], r"--random_weights is -1; it must be at least 0"),
         (["--crop_size", 30], r"patches of 8 px, so give a multiple of 8, such as 32\."),
         (
             ["--crop_size", 128],

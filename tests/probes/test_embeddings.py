@@ -17,6 +17,7 @@ from phenomjax.probes.features.embeddings import Stopped
 from phenomjax.probes.features.table import FeatureTable
 from phenomjax.system.errors import UserError
 from phenomjax.trained import opening
+from phenomjax.trained.twin import random_twin
 from tests.lab import tiny_language_models as tiny
 from tests.lab import toy_engine
 
@@ -134,8 +135,8 @@ def test_cache_computes_only_what_is_missing(
             proteins.take([row])[0], second.batch([row], int(length))[0].mean(0), 2e-3, 2e-3
         )
     (twin_a, twin_b), other = (
-        (embeddings.random_twin(causal) for _ in range(2)),
-        embeddings.random_twin(causal, 1),
+        (random_twin(causal) for _ in range(2)),
+        random_twin(causal, 1),
     )
     assert twin_a.fingerprint == twin_b.fingerprint != other.fingerprint != causal.fingerprint
     assert not np.allclose(
@@ -197,7 +198,7 @@ def test_an_engine_computes_the_same_features(causal, tmp_path, monkeypatch, ope
     """Of parameters that no checkpoint has, too; what was done when it stopped stays."""
     monkeypatch.setattr(parts, "UNIT_BATCHES", 1)
     monkeypatch.setattr(segments, "default_batch_tokens", lambda: 16)
-    many, twin = tiny.proteins([8] * 24, seed=4), embeddings.random_twin(causal)
+    many, twin = tiny.proteins([8] * 24, seed=4), random_twin(causal)
     wanted = open_cache().get(twin, many, "residue")
     engine = toy_engine.replace(monkeypatch)
     engine.limit = 1

@@ -19,8 +19,8 @@ from phenomjax.inference.workers import ONE_AT_A_TIME, check_precision, differs
 from phenomjax.system import files, locks
 from phenomjax.system.errors import EXIT_STOPPED
 from phenomjax.system.log import Progress
-from phenomjax.trained import opening
 from phenomjax.trained.model import ImageModel
+from phenomjax.trained.twin import load_images
 
 log = logging.getLogger("phenomjax")
 
@@ -153,7 +153,8 @@ def embed(folder: Path, argument: tuple[Task, int]) -> Note:
 
 @functools.lru_cache(maxsize=4)
 def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
-    model, made = _load(task.options.checkpoint, task.options.compute_dtype, task.model)
+    shown = task.options
+    model, made = _load(shown.checkpoint, shown.compute_dtype, shown.random_weights, task.model)
     job = BankEmbedding(task.options, model, task.path, task.out, made)
     if job.bank.fingerprint != task.bank:
         raise differs(task.path, "bank")
@@ -165,8 +166,10 @@ def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(checkpoint: str, compute_dtype: str, fingerprint: str) -> tuple[ImageModel, Runtimes]:
-    model = opening.load_images(checkpoint, compute_dtype)
+def _load(
+    checkpoint: str, compute_dtype: str, random_weights: int | None, fingerprint: str
+) -> tuple[ImageModel, Runtimes]:
+    model = load_images(checkpoint, compute_dtype, random_weights)
     if model.fingerprint != fingerprint:
         raise differs(checkpoint, "checkpoint")
     return model, {}

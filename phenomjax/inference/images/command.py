@@ -25,7 +25,8 @@ from phenomjax.prepare import publishing
 from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of
 from phenomjax.system.log import Progress
 from phenomjax.system.processes import stop_on_signals
-from phenomjax.trained import opening
+from phenomjax.trained.model import ImageModel
+from phenomjax.trained.twin import load_images
 
 log = logging.getLogger("phenomjax")
 
@@ -40,11 +41,13 @@ def run(options: Options) -> int:
         return publishing.publish(
             options, options.out, lambda here: run(dataclasses.replace(options, out=here))
         )
+    if options.random_weights is not None:
+        check_least(options, random_weights=0)
     check_least(options, crop_size=0, stride=0, batch_size=0, unit_crops=0, threads=0, devices=0)
     check_one_process(options)
     mine = share(options)
     if options.dry_run:
-        return estimate.run(options, opening.load_images(options.checkpoint, options.compute_dtype))
+        return estimate.run(options, open_model(options))
     if not options.bank:
         raise UserError("Nothing to embed is named. Give `bank` BANK.zarr.")
     if options.out is None:
@@ -54,7 +57,7 @@ def run(options: Options) -> int:
     outs = outputs(options.bank, options.out)
     if options.engine != "local":
         jax.config.update("jax_platforms", "cpu")  # devices are the workers'
-    model = opening.load_images(options.checkpoint, options.compute_dtype)
+    model = open_model(options)
     made: Runtimes = {}
     jobs = [
         BankEmbedding(options, model, path, out, made)
@@ -70,6 +73,11 @@ def run(options: Options) -> int:
             if codes[-1] == EXIT_STOPPED:
                 break
     return max(codes)
+
+
+def open_model(options: Options) -> ImageModel:
+    """The model that the options name, or its untrained twin."""
+    return load_images(options.checkpoint, options.compute_dtype, options.random_weights)
 
 
 def embed_here(job: BankEmbedding, mine: Share, stop: threading.Event) -> int:

@@ -27,6 +27,9 @@ class Options(EmbedOptions):
     level: Literal["crop", "site", "well"] = "well"
     """what a vector stands for: a crop, the mean of an image's crops, or the mean of a well's
     images"""
+    random_weights: Annotated[int | None, arg(metavar="SEED")] = None
+    """embed with the untrained twin instead: the same network with random parameters, the baseline
+    that shows what was learnt (`python -m phenomjax.maps benchmark --against`)"""
     dtype: Literal["float16", "float32"] = "float16"
     """of the result"""
     crop_size: Pixels = 0

@@ -219,6 +219,7 @@ def describe(
         "images": len(bank),
         "image_size": list(bank.shape[1:3]),
         **vars(settings),
+        **({} if model.random_weights is None else {"random_weights": model.random_weights}),
     }
     entry = json.loads(json.dumps(entry))  # lists instead of tuples, as it will be read again
     return {
@@ -235,7 +236,8 @@ def compared(
     """A description as (what decides the numbers, by the names of the options; the rest): banks and
     checkpoints may be moved.
     """
-    settings = {NAMES.get(name, name): value for name, value in description.items()}
+    named = {NAMES.get(name, name): value for name, value in description.items()}
+    settings = {"random_weights": None, **named}
     rest = {name: settings.pop(name) for name in NOT_COMPARED if name in settings}
     return settings, rest
 

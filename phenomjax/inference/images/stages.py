@@ -151,7 +151,9 @@ def report(job: BankEmbedding) -> int:
     rows = pq.read_metadata(job.out / "metadata.parquet").num_rows
     path = job.out / "rejected.parquet"
     rejected = pq.read_table(path).to_pylist() if path.is_file() else []
-    log.info("%s: %d rows, one a %s, of step %d", job.out, rows, entry["level"], entry["step"])
+    drawn = entry.get("random_weights")
+    source = f"step {entry['step']}" if drawn is None else f"random weights, seed {drawn}"
+    log.info("%s: %d rows, one a %s, of %s", job.out, rows, entry["level"], source)
     if rejected:
         names = "; ".join(f"{r['name']} (image {r['image']}): {r['reason']}" for r in rejected[:10])
         more = f" and {len(rejected) - 10} more" if len(rejected) > 10 else ""

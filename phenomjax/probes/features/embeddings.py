@@ -1,14 +1,11 @@
 """Features of sequences from a frozen model, in memory."""
 
-import dataclasses
 import logging
 import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Int
@@ -20,8 +17,7 @@ from phenomjax.inference.sequences import batches, cluster, embed, queries, segm
 from phenomjax.probes.features.table import PER, FeatureStore, FeatureTable
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
-from phenomjax.tasks import Task
-from phenomjax.trained.model import SequenceModel, fingerprint
+from phenomjax.trained.model import SequenceModel
 
 log = logging.getLogger("phenomjax")
 
@@ -177,18 +173,6 @@ def compute(
       Stopped: `stop` was set before the end.
     """
     return Embedder(model).compute(sequences, per, stop)
-
-
-def random_twin(model: SequenceModel, seed: int = 0) -> SequenceModel:
-    """The same task and configuration with random parameters, as training would begin with them,
-    and their own fingerprint.
-    """
-    task = cast(Task, model.task)
-    one = {"tokens": np.zeros((1, 10), np.uint8)}  # parameters do not depend on the batch
-    params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(seed), one)))
-    return dataclasses.replace(
-        model, step=0, params=jax.device_put(params), fingerprint=fingerprint(params)
-    )
 
 
 def row_counts(found: queries.Queries, per: str) -> Int[np.ndarray, " different"]:

@@ -45,6 +45,7 @@ def open_embeddings(path: Path, block: int | None) -> Source:
         "checkpoint",
         "checkpoint_fingerprint",
         "step",
+        "random_weights",
         "bank",
         "bank_fingerprint",
         "level",
