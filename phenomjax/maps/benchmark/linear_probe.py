@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Shaped
 
 from phenomjax.maps.build.methods.scaling import standardize
+from phenomjax.maps.build.methods.streams import Stream
 
 MAX_FOLDS = 5
 LOGISTIC_CLASSES = 100  # more classes make logistic regression slow: "auto" is ridge then
@@ -81,7 +82,7 @@ def probe(
         held, trained = fold == number, fold != number
         if not held.any() or len(np.unique(codes[trained])) < 2:
             continue
-        scaled = standardize(values, np.zeros(len(values), int), trained)
+        scaled = standardize(Stream.of(values), np.zeros(len(values), int), trained).array()
         model = (
             LogisticRegression(C=REGULARISATION, max_iter=300)
             if classifier == "logistic"

@@ -39,6 +39,7 @@ from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.methods.components import fit_pca, pca_on
 from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.streams import Stream
 from phenomjax.maps.build.methods.typical_variation import RIDGE, tvn
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
@@ -121,14 +122,10 @@ def align(
     Raises:
       UserError: a batch without controls, or more dims than there can be.
     """
-    features = profiles.features
+    stream = Stream.of(profiles.features)
     if transform != "none":
-        if (features < 0).any():
-            raise UserError(
-                f"`transform` {transform} needs features that are nowhere negative (counts); the"
-                f" least is {features.min():.3g}."
-            )
-        features = TRANSFORMS[transform](features.astype(np.float64))
+        _require_counts(stream, transform)
+        stream = stream.then(lambda values, _: TRANSFORMS[transform](values))
     done = {
         "method": method,
         "transform": transform,
@@ -137,19 +134,21 @@ def align(
         "control": columns.control,
     }
     if method == "none":
+        features = stream.collect() if stream.steps else profiles.features
         return profiles.with_features(features, profiles.names).after("align", **done)
     batches = columns.batches(profiles.metadata)
     if method == "standardize":
-        return profiles.with_features(standardize(features, batches), profiles.names).after(
-            "align", **done
-        )
+        stream = standardize(stream, batches)
+        return profiles.with_features(stream.collect(), profiles.names).after("align", **done)
     if method in ("pca", "pca_center_scale") and dims is None:
-        dims = min(DEFAULT_DIMS, features.shape[1])
+        dims = min(DEFAULT_DIMS, stream.dim)
     if method == "pca":
-        values = standardize(features, batches)
-        return profiles.with_features(
-            fit_pca(values, _check_dims(dims, *values.shape)).transform(values)
-        ).after("align", dims=dims, **done)
+        stream = standardize(stream, batches)
+        everyone = np.arange(len(stream))
+        pca = fit_pca(stream, everyone, _check_dims(dims, len(stream), stream.dim))
+        return profiles.with_features(pca.scores(stream).collect()).after(
+            "align", dims=dims, **done
+        )
 
     controls = columns.controls(profiles.metadata)
     counts = check_controls(batches, controls, columns)
@@ -159,9 +158,8 @@ def align(
         "fewest_controls_in_a_batch": min(counts.values()),
     }
     if method == "center_scale":
-        return profiles.with_features(
-            standardize(features, batches, controls), profiles.names
-        ).after("align", **done)
+        stream = standardize(stream, batches, controls)
+        return profiles.with_features(stream.collect(), profiles.names).after("align", **done)
     if dims:
         if pca_fit == "auto":
             pca_fit = "controls" if controls.sum() >= CONTROLS_PER_COMPONENT * dims else "all"
@@ -173,19 +171,27 @@ def align(
                     controls.sum(),
                     dims,
                     CONTROLS_PER_COMPONENT,
-                    len(features),
+                    len(stream),
                 )
-        fitted = int(controls.sum()) if pca_fit == "controls" else len(features)
-        features = pca_on(features, controls, _check_dims(dims, fitted, features.shape[1]), pca_fit)
+        fitted = int(controls.sum()) if pca_fit == "controls" else len(stream)
+        stream = pca_on(stream, controls, _check_dims(dims, fitted, stream.dim), pca_fit)
         done |= {"dims": dims, "pca_fit": pca_fit}
     if method == "pca_center_scale":
-        return profiles.with_features(standardize(features, batches, controls)).after(
-            "align", **done
+        stream = standardize(stream, batches, controls)
+        return profiles.with_features(stream.collect()).after("align", **done)
+    starved = _warn_of_starved(counts, stream.dim)
+    order = np.concatenate(list(rows_of(batches).values()))
+    aligned = tvn(stream, batches, controls).collect(order)
+    return profiles.with_features(aligned).after("align", rank_starved_batches=starved, **done)
+
+
+def _require_counts(stream: Stream, transform: str) -> None:
+    least = min(float(values.min()) for _, values in stream.blocks())
+    if least < 0:
+        raise UserError(
+            f"`transform` {transform} needs features that are nowhere negative (counts); the least"
+            f" is {least:.3g}."
         )
-    starved = _warn_of_starved(counts, features.shape[1])
-    return profiles.with_features(tvn(features, batches, controls)).after(
-        "align", rank_starved_batches=starved, **done
-    )
 
 
 def _check_dims(dims: int | None, rows: int, features: int) -> int:

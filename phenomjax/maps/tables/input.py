@@ -3,11 +3,14 @@ treat NaN as told.
 """
 
 import logging
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, UInt64
 
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
@@ -25,7 +28,9 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
       UserError: see `read`, `without_duplicates`, `finite`.
     """
     paths = require_some(options.profiles, "profiles")
-    profiles = read(paths, Wanted(options.block, options.features))
+    out = getattr(options, "out", None)
+    folder = Path(out).absolute().parent if out else Path(tempfile.gettempdir())
+    profiles = read(paths, Wanted(options.block, options.features), folder)
     columns = options.columns
     if options.well is None and "Metadata_Well" in profiles.metadata.columns:
         columns = replace(columns, well="Metadata_Well")
@@ -44,8 +49,12 @@ def refuse_duplicates(profiles: Profiles) -> None:
     """
     import pandas as pd
 
-    keys = pd.util.hash_pandas_object(profiles.metadata.astype(str), index=False).to_numpy()
-    sums = _bits(profiles.features)
+    keys, sums = np.empty(len(profiles), np.uint64), np.empty(len(profiles), np.uint64)
+    for rows in scratch.blocks(len(profiles), profiles.features.shape[1]):
+        text = profiles.metadata.iloc[rows].astype(str)
+        keys[rows] = pd.util.hash_pandas_object(text, index=False)
+        sums[rows] = _bits(profiles.features[rows])
+        scratch.release(profiles.features)
     twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
@@ -81,12 +90,17 @@ def finite(profiles: Profiles, rule: str = "error") -> Profiles:
     Raises:
       UserError: some are not finite and the rule is "error", or nothing is left.
     """
-    bad = ~np.isfinite(profiles.features)
-    if not bad.any():
+    rows = np.zeros(len(profiles), bool)
+    bad = np.zeros(profiles.features.shape[1], np.int64)  # values of each feature
+    for some in scratch.blocks(*profiles.features.shape):
+        wrong = ~np.isfinite(profiles.features[some])
+        rows[some], bad = wrong.any(1), bad + wrong.sum(0)
+        scratch.release(profiles.features)
+    features = bad > 0
+    if not rows.any():
         return profiles
-    rows, features = bad.any(1), bad.any(0)
     if rule == "error":
-        name = profiles.names[int(np.argmax(bad.sum(0)))]
+        name = profiles.names[int(np.argmax(bad))]
         raise UserError(
             f"{int(bad.sum())} values are NaN or infinite: in {int(rows.sum())} of {len(rows)} rows"
             f" and {int(features.sum())} of {len(features)} features (most in '{name}')."
@@ -105,7 +119,7 @@ def finite(profiles: Profiles, rule: str = "error") -> Profiles:
         )
         kept = np.flatnonzero(~features)
         cleaned = profiles.with_features(
-            profiles.features[:, kept], [profiles.names[k] for k in kept]
+            scratch.take(profiles.features, columns=kept), [profiles.names[k] for k in kept]
         )
     else:
         log.info("rows with NaN or infinite values left out: %d of %d", rows.sum(), len(rows))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
+from phenomjax.maps.tables import scratch
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -21,7 +23,8 @@ class Profiles:
     """Features and metadata of the same rows.
 
     Attributes:
-      features: float32 [rows, dim].
+      features: float32 [rows, dim], mapped where they are larger than memory should hold (see
+        scratch.py).
       metadata: one row a profile, index 0..rows-1.
       names: of the features.
       provenance: what was done so far: {"sources": [...], "steps": [...]}; recorded in every
@@ -38,10 +41,11 @@ class Profiles:
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " some"]) -> "Profiles":
         """The profiles of some rows: a bool mask or indices."""
+        indices = _indices(rows)
         return replace(
             self,
-            features=self.features[rows],
-            metadata=self.metadata.iloc[_indices(rows)].reset_index(drop=True),
+            features=scratch.take(self.features, indices),
+            metadata=self.metadata.iloc[indices].reset_index(drop=True),
         )
 
     def with_features(

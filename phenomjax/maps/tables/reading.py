@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from phenomjax.data.tables import plain_name
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.formats.annotated import open_anndata
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
 from phenomjax.maps.tables.formats.parquet import open_parquet
@@ -18,14 +19,21 @@ from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Source, Wanted, damaged
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
+from phenomjax.system.log import Progress
 
 
-def read(paths: str | Path | Sequence[str | Path], wanted: Wanted = EVERYTHING) -> Profiles:
+def read(
+    paths: str | Path | Sequence[str | Path],
+    wanted: Wanted = EVERYTHING,
+    folder: Path | None = None,
+) -> Profiles:
     """Reads profiles; several files are concatenated, row after row.
 
     Args:
       paths: E.zarr, .parquet, .csv[.gz] or .h5ad.
       wanted: what of them.
+      folder: for features that are larger than memory should hold, while they are used; always in
+        memory where None.
 
     Raises:
       UserError: a file that cannot be read, or files whose features are not the same.
@@ -37,7 +45,7 @@ def read(paths: str | Path | Sequence[str | Path], wanted: Wanted = EVERYTHING) 
     first = sources[0]
     for source in sources[1:]:
         _require_same_features(first, source)
-    features = _collect(sources, first.names)
+    features = _collect(sources, first.names, folder)
     if len(sources) == 1:
         return Profiles(features, first.metadata, first.names, first.provenance)
     metadata = pd.concat([source.metadata for source in sources], ignore_index=True)
@@ -51,14 +59,20 @@ def read(paths: str | Path | Sequence[str | Path], wanted: Wanted = EVERYTHING) 
     return Profiles(features, metadata, first.names, provenance)
 
 
-def _collect(sources: Sequence[Source], names: tuple[str, ...]) -> Float32[np.ndarray, "rows dim"]:
+def _collect(
+    sources: Sequence[Source], names: tuple[str, ...], folder: Path | None
+) -> Float32[np.ndarray, "rows dim"]:
     """The features of all sources, one after the other, float32 [rows, dim]."""
     rows = sum(len(source.metadata) for source in sources)
-    features, start = np.empty((rows, len(names)), np.float32), 0
+    features, start = scratch.empty(rows, len(names), folder), 0
+    bar = Progress("read", rows, "rows")
     for source in sources:
         for block in source.blocks(names):
             features[start : start + len(block)] = block
             start += len(block)
+            if scratch.is_mapped(features):
+                scratch.release(features)
+                bar.update(len(block))
     return features
 
 

@@ -1,42 +1,58 @@
 """Features brought to mean 0 and deviation 1 in each batch, over all its rows or its controls."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Float64, Int, Shaped
+
+from phenomjax.maps.build.methods.streams import Rows, Stream, Values
+from phenomjax.statistics.moments import Moments
+from phenomjax.system.log import Progress
 
 
 def mean_and_scale(
-    values: Float64[np.ndarray, "rows dim"],
+    stream: Stream, rows: Rows | None = None
 ) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, " dim"]]:
-    """Mean and deviation (ddof 0) of each feature; a deviation that is rounding error counts as
-    none, and becomes 1.
+    """Mean and deviation (ddof 0) of each feature over some rows, or all; a deviation that is
+    rounding error counts as none, and becomes 1.
     """
-    mean, scale = values.mean(0), values.std(0)
+    found = Moments(stream.dim)
+    for _, values in stream.blocks(rows):
+        found.add(values)
+    scale = np.sqrt(found.covariance())
     # a sum over rows may be off by a unit in the last place a row, as a rule by the root of that
-    error = np.finfo(values.dtype).eps * max(10.0, len(values) ** 0.5)
-    return mean, np.where(scale > error * np.maximum(np.abs(mean), 1e-300), scale, 1.0)
+    error = np.finfo(np.float64).eps * max(10.0, found.rows**0.5)
+    return found.mean, np.where(scale > error * np.maximum(np.abs(found.mean), 1e-300), scale, 1.0)
 
 
 def standardize(
-    features: Float[np.ndarray, "rows dim"],
+    stream: Stream,
     batches: Shaped[np.ndarray, " rows"],
     fitted_on: Bool[np.ndarray, " rows"] | None = None,
-) -> Float64[np.ndarray, "rows dim"]:
+) -> Stream:
     """Brings each feature of each batch to mean 0 and deviation 1 over some of its rows.
 
     Args:
-      features: float [rows, dim].
+      stream: of the features.
       batches: name of each row's batch, [rows].
       fitted_on: bool [rows], e.g. the controls ("center-scale"); all rows by default.
-
-    Returns:
-      float64 [rows, dim].
     """
-    out = np.empty(features.shape, np.float64)
-    for rows in rows_of(batches).values():
-        fit = rows if fitted_on is None else rows[fitted_on[rows]]
-        mean, scale = mean_and_scale(features[fit].astype(np.float64))
-        out[rows] = (features[rows] - mean) / scale
-    return out
+    code = np.empty(len(stream), np.int64)
+    means, scales = [], []
+    bar = Progress("align: means and deviations", len(stream), "rows")
+    for number, rows in enumerate(rows_of(batches).values()):
+        code[rows] = number
+        mean, scale = mean_and_scale(stream, rows if fitted_on is None else rows[fitted_on[rows]])
+        means.append(mean)
+        scales.append(scale)
+        if stream.is_large:
+            bar.update(len(rows))
+    mean, scale = np.stack(means), np.stack(scales)
+
+    def step(values: Values, rows: Rows) -> Values:
+        values = values - mean[code[rows]]
+        values /= scale[code[rows]]
+        return values
+
+    return stream.then(step)
 
 
 def rows_of(batches: Shaped[np.ndarray, " rows"]) -> dict[str, Int[np.ndarray, "_"]]:

@@ -2,32 +2,50 @@
 in every batch.
 """
 
-import numpy as np
-from jaxtyping import Bool, Float, Float64, Shaped
+import functools
 
-from phenomjax.maps.build.methods.components import fit_pca
+import numpy as np
+from jaxtyping import Bool, Float64, Shaped
+
+from phenomjax.maps.build.methods.components import Components, fit_pca
 from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.streams import Rows, Stream, Values
+from phenomjax.statistics.moments import Moments
 
 RIDGE = 0.5  # of step 4
 
 
 def tvn(
-    features: Float[np.ndarray, "rows dim"],
-    batches: Shaped[np.ndarray, " rows"],
-    controls: Bool[np.ndarray, " rows"],
-) -> Float64[np.ndarray, "rows components"]:
-    """Typical variation normalisation; see the first lines of align.py. float64 [rows,
-    components].
-    """
-    everything = np.full(len(features), "all", object)
-    values = standardize(features, everything, controls)
-    pca = fit_pca(values[controls], None)
-    spread = (
-        pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
-    )  # directions in which controls do not vary at all
-    values = standardize(pca.transform(values)[:, spread], everything, controls)
-    for rows in rows_of(batches).values():
-        covariance = np.atleast_2d(np.cov(values[rows[controls[rows]]], rowvar=False, ddof=1))
-        variances, axes = np.linalg.eigh(covariance + RIDGE * np.eye(values.shape[1]))
-        values[rows] = values[rows] @ (axes / np.sqrt(variances)) @ axes.T
-    return values
+    stream: Stream, batches: Shaped[np.ndarray, " rows"], controls: Bool[np.ndarray, " rows"]
+) -> Stream:
+    """Typical variation normalisation; see the first lines of align.py."""
+    everything = np.zeros(len(stream), np.int64)
+    stream = standardize(stream, everything, controls)
+    pca = fit_pca(stream, np.flatnonzero(controls))
+    # not the directions in which controls do not vary at all
+    kept = pca.variances > 1e-9 * pca.variances[0]
+    stream = Components(pca.mean, pca.axes[kept], pca.variances[kept]).scores(stream)
+    stream = standardize(stream, everything, controls)
+    groups = list(rows_of(batches).values())
+    code = np.empty(len(stream), np.int64)
+    for number, rows in enumerate(groups):
+        code[rows] = number
+
+    # few of them are held, for batches may be many: rows come batch by batch
+    @functools.lru_cache(maxsize=2)
+    def whitening(number: int) -> Float64[np.ndarray, "dim dim"]:
+        rows, found = groups[number], Moments(stream.dim, products=True)
+        for _, values in stream.blocks(rows[controls[rows]]):
+            found.add(values)
+        ridge = RIDGE * np.eye(stream.dim)
+        variances, axes = np.linalg.eigh(found.covariance(ddof=1) + ridge)
+        return (axes / np.sqrt(variances)) @ axes.T
+
+    def step(values: Values, rows: Rows) -> Values:
+        out = np.empty_like(values)
+        for number in np.unique(code[rows]):
+            mine = code[rows] == number
+            out[mine] = values[mine] @ whitening(int(number))
+        return out
+
+    return stream.then(step)
