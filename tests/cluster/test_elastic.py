@@ -189,7 +189,7 @@ def txl(tmp_path_factory):
         "data.banks": f"('{bank}',)",
         "data.segment_len": 12,
         "model.embed_dim": 24,
-        "model.num_layers": 2,
+        "model.num_layers": 1,
         "model.num_heads": 2,
         "model.head_dim": 8,
         "model.mlp_dim": 24,

@@ -17,7 +17,7 @@ from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from tests.lab import ROOT, warm
 
 pytestmark = pytest.mark.slow
-STEPS = 700  # enough that a signal, which takes JAX a second, arrives before the end
+STEPS = 400  # enough that a signal, which takes JAX a second, arrives before the end
 
 
 @pytest.fixture(scope="module")
