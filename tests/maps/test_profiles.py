@@ -19,6 +19,8 @@ from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.features import feature_columns
 from phenomjax.maps.tables.formats.embeddings import stored_blocks
+from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.options import TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted
@@ -183,31 +185,30 @@ def test_which_rows_are_controls_and_treatments():
             "Metadata_id": [np.nan, "a", "b", "c"],
         }
     )
-    columns = Columns(
-        batch=(), control='Metadata_control_type == "negcon"', perturbation="Metadata_id"
-    )
+    columns = detect(jump, TableOptions(profiles=(), perturbation="Metadata_id").columns)
+    assert columns.control == 'Metadata_control_type == "negcon"'
     assert columns.controls(jump).tolist() == [True, False, False, False]
-    # not the positive control
+    assert columns.positives(jump).tolist() == [False, False, True, False]
     assert columns.treatments(jump).tolist() == [False, True, False, True]
     everything = Columns(
         batch=(), control=columns.control, treatment="all", perturbation="Metadata_id"
     )
     assert everything.treatments(jump).tolist() == [False, True, True, True]
     ours = pd.DataFrame(OURS)
+    found = detect(ours, TableOptions(profiles=()).columns)
+    assert found == Columns(kind="")  # the defaults are of our banks; this table has no kinds
     assert Columns().batches(ours).tolist() == ["E1/1", "E1/1", "E1/2", "E1/2"]
     for wrong, said in (
         (
             Columns(control="is_contrl"),
             "no column 'is_contrl'.*Did you mean 'is_control'.*`control`",
         ),
-        (Columns(control="gene"), "holds 'TP53', not true or false"),
+        (Columns(control="gene"), "holds 'TP53', which is neither yes nor no. Give a query"),
         (Columns(control="well =="), "no query"),
         (Columns(control="concentration + 1"), "yes or no"),
     ):
         with pytest.raises(UserError, match=said):
             wrong.controls(ours)
-    with pytest.raises(UserError, match=r"`batch` Metadata_Plate"):
-        Columns().batches(jump.assign(Metadata_Plate="1"))
 
 
 def test_duplicate_rows_and_nan_are_refused(tmp_path):

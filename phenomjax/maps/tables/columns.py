@@ -7,27 +7,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from phenomjax.prepare.images.annotation.roles import role_of
+from phenomjax.prepare.images.annotation.values import FALSE, TRUE
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+DETECT = "detect"  # what a setting says until metadata/detection has looked at the table
+
+
 @dataclass(frozen=True)
 class Columns:
     """Names of the metadata columns; the defaults are those of our banks.
 
+    As `input.load` gives them, each name is of a column that there is, or "" (and () for several)
+    where the table has none; what a user named stays as it was said.
+
     Attributes:
       batch: columns that together name a batch; a plate's name is unique only within its
         experiment.
-      control: a column of booleans, or a pandas query such as 'Metadata_control_type == "negcon"'.
+      control: negative controls: a column of booleans, or a pandas query such as
+        'Metadata_control_type == "negcon"'; "" where nothing tells them.
+      positive: positive controls, likewise.
       treatment: a pandas query for the rows that are perturbations under study, "all" for all rows
-        but the controls, or "" for the rule of `treatments`.
+        but the negative controls, or "" for the rule of `treatments`.
       perturbation, gene, well, plate, dose, kind: of a row; `kind` is crispr, compound, … .
+      apart: time points and kinds of cells, whose wells and perturbations are never averaged.
     """
 
     batch: tuple[str, ...] = ("experiment", "plate")
     control: str = "is_control"
+    positive: str = ""
     treatment: str = ""
     perturbation: str = "perturbation"
     gene: str = "gene"
@@ -35,6 +47,7 @@ class Columns:
     plate: str = "plate"
     dose: str = "concentration"
     kind: str = "perturbation_type"
+    apart: tuple[str, ...] = ()
 
     def batches(self, metadata: "pd.DataFrame") -> Shaped[np.ndarray, " rows"]:
         """Name of each row's batch, str [rows].
@@ -42,15 +55,6 @@ class Columns:
         Raises:
           UserError: a batch column that the table has not.
         """
-        if (
-            self.batch == Columns.batch
-            and "experiment" not in metadata.columns
-            and "Metadata_Plate" in metadata.columns
-        ):
-            raise UserError(
-                "These profiles name their plates in Metadata_Plate. Say so: `batch` Metadata_Plate"
-                " (and see `control`, `perturbation`)."
-            )
         parts = [require(metadata, name, "`batch`").fillna("").astype(str) for name in self.batch]
         if not parts:
             return np.full(len(metadata), "all", object)
@@ -66,38 +70,40 @@ class Columns:
           UserError: a column that is not there or holds no booleans, or a query that pandas cannot
             answer.
         """
-        if self.control in metadata.columns:
-            return _booleans(metadata, self.control)
-        if re.fullmatch(r"\w+", self.control):
-            require(metadata, self.control, "`control`")
-        return query_rows(metadata, self.control, "`control`")
+        return _told(metadata, self.control, "`control`")
+
+    def positives(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
+        """Which rows are positive controls, and no negative ones, bool [rows].
+
+        Raises:
+          UserError: as `controls`.
+        """
+        return _told(metadata, self.positive, "`positive`") & ~self.controls(metadata)
 
     def treatments(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
         """Which rows are perturbations under study, bool [rows].
 
-        Not the negative controls, nor rows without a name of a perturbation; by default also not
-        the positive controls, where the table tells them by the JUMP convention (Metadata_pert_type
-        is "trt" for treatments and "control" for controls of all kinds) or by ours
-        (perturbation_type is "control"): they are repeated on every plate, so that they look more
-        consistent than the library and fill the null with themselves.
+        Not the negative controls, nor rows without a name of a perturbation; but for `treatment`
+        "all" also not the positive controls: they are repeated on every plate, so that they look
+        more consistent than the library and fill the null with themselves.
         """
         named = require(metadata, self.perturbation, "`perturbation`").notna().to_numpy()
         chosen = named & ~self.controls(metadata)
-        if self.treatment and self.treatment != "all":
-            return chosen & query_rows(metadata, self.treatment, "`treatments`")
-        if not self.treatment:
-            if (
-                "Metadata_pert_type" in metadata.columns
-                and (metadata["Metadata_pert_type"] == "trt").any()
-            ):
-                chosen &= (metadata["Metadata_pert_type"] == "trt").to_numpy()
-            elif self.kind in metadata.columns:
-                chosen &= (metadata[self.kind] != "control").to_numpy()
+        if self.treatment == "all":
+            return chosen
+        chosen &= ~self.positives(metadata)
+        if self.treatment:
+            chosen &= query_rows(metadata, self.treatment, "`treatments`")
         return chosen
 
 
 def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
     """A column of the metadata, or an error that lists those there are."""
+    if name == "":
+        raise UserError(
+            f"No column of the profiles is known to be what {flag} names. There are:"
+            f" {', '.join(map(str, metadata.columns[:40]))}. Name it with {flag} COLUMN."
+        )
     if name not in metadata.columns:
         close = did_you_mean(name, map(str, metadata.columns)) or did_you_mean(
             f"Metadata_{name}", map(str, metadata.columns)
@@ -110,18 +116,45 @@ def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
     return metadata[name]
 
 
-def _booleans(metadata: "pd.DataFrame", name: str) -> Bool[np.ndarray, " rows"]:
-    values = metadata[name]
+def _told(metadata: "pd.DataFrame", told: str, flag: str) -> Bool[np.ndarray, " rows"]:
+    """Rows that a column of yes and no, or a query, names; none for ""."""
+    if told == "":
+        return np.zeros(len(metadata), bool)
+    if told not in metadata.columns:
+        if re.fullmatch(r"\w+", told):
+            require(metadata, told, flag)
+        return query_rows(metadata, told, flag)
+    rows = truths(metadata[told])
+    if rows is not None:
+        return rows
+    words = [str(word) for word in metadata[told].dropna().unique()]
+    other = next(word for word in words if word.strip().lower() not in TRUE | FALSE)
+    role = {"`control`": "negative", "`positive`": "positive"}[flag]
+    meant = next((word for word in words if role_of(word) == role), "")
+    mend = (
+        f"Give a query instead: {flag} '{told} == \"{meant}\"'."
+        if meant
+        else f"Give a query instead that says which of its values are {role} controls."
+    )
+    raise UserError(
+        f"{flag} {told}: the column holds {other!r}, which is neither yes nor no. {mend}"
+    )
+
+
+def truths(values: "pd.Series") -> Bool[np.ndarray, " rows"] | None:
+    """A column of yes and no as booleans, no where nothing is said; None of any other column.
+
+    True and false, yes and no, Y and N, 1 and 0, t and f, as text or numbers, in any case.
+    """
     if values.dtype == bool:
         return values.to_numpy()
-    text = values.fillna(False).astype(str).str.lower()
-    unknown = ~text.isin(["true", "false", "1", "0", "1.0", "0.0"])
-    if unknown.any():
-        raise UserError(
-            f"`control` {name}: the column holds {values[unknown].iloc[0]!r}, not true or false."
-            f" Give a query instead, `control` '{name} == \"{values[unknown].iloc[0]}\"'."
-        )
-    return text.isin(["true", "1", "1.0"]).to_numpy()
+    known = values.dropna()
+    text = known.astype(str).str.strip().str.lower()
+    if known.empty or not text.isin(TRUE | FALSE).all():
+        return None
+    rows = np.zeros(len(values), bool)
+    rows[values.notna().to_numpy()] = text.isin(TRUE).to_numpy()
+    return rows
 
 
 def query_rows(

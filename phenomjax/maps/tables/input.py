@@ -12,6 +12,8 @@ from jaxtyping import Float32, UInt64
 
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.understood import tidied, understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
@@ -31,12 +33,11 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     out = getattr(options, "out", None)
     folder = Path(out).absolute().parent if out else Path(tempfile.gettempdir())
     profiles = read(paths, Wanted(options.block, options.features), folder)
-    columns = options.columns
-    if options.well is None and "Metadata_Well" in profiles.metadata.columns:
-        columns = replace(columns, well="Metadata_Well")
+    profiles = replace(profiles, metadata=tidied(profiles.metadata))
+    columns = detect(profiles.metadata, options.columns)
     refuse_duplicates(profiles)
     profiles = finite(profiles, options.nan)
-    log.info("profiles: %d rows, %d features", len(profiles), profiles.features.shape[1])
+    log.info("%s", understood(profiles, columns))
     return profiles, columns
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import DETECT, Columns
 from phenomjax.system.errors import UserError
 
 Column = Annotated[str, tyro.conf.arg(metavar="COLUMN")]
@@ -20,7 +20,6 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 Query = Annotated[str, tyro.conf.arg(metavar="QUERY")]
 Unexpressed = Annotated[str, tyro.conf.arg(metavar="FILE|QUERY")]
 Doses = Literal["apart", "together"]
-DEFAULT = Columns()
 Word = TypeVar("Word")
 
 
@@ -36,39 +35,52 @@ class TableOptions:
     """feature columns of a foreign table"""
     nan: Literal["error", "drop_features", "drop_rows"] = "error"
     """what to do with features that are NaN or infinite"""
-    batch: Annotated[str | None, tyro.conf.arg(metavar="COLUMNS")] = None
-    """column, or several joined by commas, that name a batch; by default experiment,plate"""
-    control: Annotated[str, tyro.conf.arg(metavar="COLUMN|QUERY")] = DEFAULT.control
-    """negative controls: a column of booleans, or a pandas query ('Metadata_control_type ==
+    batch: Annotated[str, tyro.conf.arg(metavar="COLUMNS")] = DETECT
+    """column, or several joined by commas, that name a batch. This and all below are found by the
+    names and words that the field uses, and shown; a flag always wins"""
+    control: Annotated[str, tyro.conf.arg(metavar="COLUMN|QUERY")] = DETECT
+    """negative controls: a column of yes and no, or a pandas query ('Metadata_control_type ==
     "negcon"')"""
-    treatments: Annotated[str, tyro.conf.arg(metavar="QUERY|all")] = ""
-    """rows under study; by default not the negative controls, nor other controls as told by
-    Metadata_pert_type or perturbation_type"""
-    perturbation: Column = DEFAULT.perturbation
+    positive: Annotated[str, tyro.conf.arg(metavar="COLUMN|QUERY|none")] = DETECT
+    """positive controls, likewise; they are not under study"""
+    treatments: Annotated[str, tyro.conf.arg(metavar="QUERY|all")] = DETECT
+    """rows under study; by default neither negative nor positive controls nor empty wells"""
+    perturbation: Column = DETECT
     """its name"""
-    gene: Column = DEFAULT.gene
+    gene: Column = DETECT
     """target gene"""
-    well: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
-    """by default well, or Metadata_Well where there is one"""
-    dose: Column = DEFAULT.dose
+    plate: Column = DETECT
+    """always part of a well's identity"""
+    well: Column = DETECT
+    """on its plate"""
+    dose: Column = DETECT
     """of compounds"""
-    kind: Column = DEFAULT.kind
+    kind: Column = DETECT
     """crispr, compound, …"""
+    apart: Annotated[str, tyro.conf.arg(metavar="COLUMNS|none")] = DETECT
+    """columns, joined by commas, across whose values nothing is averaged; by default time points
+    and kinds of cells"""
 
     @property
     def columns(self) -> Columns:
-        """The columns that these options name."""
-        batch = DEFAULT.batch if self.batch is None else tuple(filter(None, self.batch.split(",")))
+        """The columns as these options name them, `DETECT` where they name none."""
         return Columns(
-            batch=batch,
+            batch=_several(self.batch),
             control=self.control,
-            treatment=self.treatments,
+            positive="" if self.positive == "none" else self.positive,
+            treatment="" if self.treatments == DETECT else self.treatments,
             perturbation=self.perturbation,
             gene=self.gene,
-            well=self.well or DEFAULT.well,
+            well=self.well,
+            plate=self.plate,
             dose=self.dose,
             kind=self.kind,
+            apart=_several("" if self.apart == "none" else self.apart),
         )
+
+
+def _several(words: str) -> tuple[str, ...]:
+    return tuple(filter(None, words.split(",")))
 
 
 def require_some(words: tuple[Word, ...], name: str) -> tuple[Word, ...]:

@@ -33,6 +33,7 @@ _WORDS: dict[Role, tuple[str, ...]] = {
         *("dmsocontrol", "solvent", "solventcontrol", "mock", "mockcontrol", "untreated"),
         *("untreatedcontrol", "nocut", "cuttingcontrol", "ctlvehicle", "ctlvector", "ctluntrt"),
         *("crisprcontrol", "controlnegative", "lowcontrol", "nct", "neutral", "neutralcontrol"),
+        *("emptycontrol", "safeharbor", "intergenic", "nontargetingguide", "notargeting"),
     ),
     "positive": (
         *("poscon", "positivecontrol", "poscontrol", "posctrl", "posctl", "positive", "pos", "pc"),
@@ -42,7 +43,7 @@ _WORDS: dict[Role, tuple[str, ...]] = {
     "treated": (
         *("trt", "treatment", "treated", "sample", "test", "compound", "drug", "perturbation"),
         *("library", "experimental", "targeting", "trtcp", "trtsh", "trtoe", "trtxpr", "sirna"),
-        *("crispr", "orf", "gene", "treat", "perturbed"),
+        *("crispr", "orf", "gene", "treat", "perturbed", "notcontrol", "notacontrol", "noncontrol"),
     ),
     "empty": (
         *("empty", "blank", "nocells", "unused", "media", "medium", "mediaonly", "emptywell"),

@@ -1,0 +1,180 @@
+"""Which column of a table is its plate, its well, its perturbation: by the names that the field
+uses (JUMP, CPJUMP1 and pycytominer, CellProfiler, CytoTable, DeepProfiler, RxRx, OpenPhenom, LINCS,
+IDR and our banks), in any case, with and without Metadata_ and Image_Metadata_. A flag always wins.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from phenomjax.maps.tables.columns import DETECT, Columns
+from phenomjax.maps.tables.metadata import roles
+from phenomjax.prepare.images.annotation.values import type_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PREFIX = re.compile(r"^(image_)?metadata_", re.IGNORECASE)
+_DOSE = re.compile(
+    r"(final|compound|cpd|drug|pert|perturbation|treatment|nominal|sample)?"
+    r"(concentration|conc|dose)s?(in)?([pnumµμ]?m(olar)?|micromolar|nanomolar|[munp]gperml|value)?"
+    r"|[munp]?(moles|g)per(liter|litre|ml|l)|doserecode"
+)
+MOST_TIMES = 24  # more of them are moments, not the time points of a design
+# tiers of names as `plain` writes them, the first that fits wins
+NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "plate": (
+        ("plate",),
+        ("assayplatebarcode", "platebarcode", "barcode", "assayplate", "platedapi"),
+        ("plateid", "platename", "plateno", "platenumber"),
+        ("destinationplatebarcode", "destinationplatename", "destinationplate"),
+    ),
+    "experiment": (
+        ("experiment", "experimentname", "experimentid"),
+        ("source",),
+        ("batch", "batchid", "batchname", "platebatch"),
+        ("run", "runid", "screen", "study"),
+    ),
+    "well": (
+        ("well",),
+        ("wellposition", "wellname", "wellcode", "welllocation", "assaywell", "welldapi"),
+        ("address", "wellid", "position", "destinationwell"),
+    ),
+    "perturbation": (
+        ("perturbation",),
+        ("jcp2022", "broadsample"),
+        (
+            *("pertid", "perturbationid", "compoundid", "drugid", "cpdid", "sampleid", "broadid"),
+            *("sirnaid", "sgrnaid", "guideid", "grnaid", "orfid", "treatmentid", "reagentid"),
+            *("substanceid", "catalogid", "catalognumber", "idr0000compound"),
+        ),
+        (
+            *("treatment", "compound", "drug", "sirna", "sgrna", "guide", "grna", "reagent"),
+            *("perturbagen", "substance", "pert", "molecule", "orf", "barcode", "peptide"),
+            *("focibarcodematchedtobarcode",),
+        ),
+        (
+            *("pertiname", "pertname", "perturbationname", "compoundname", "drugname"),
+            *("treatmentname", "reagentname", "moleculename", "name", "condition"),
+        ),
+        ("inchikey",),
+        ("smiles", "canonicalsmiles"),
+    ),
+    "gene": (
+        ("gene",),
+        (
+            *("genesymbol", "symbol", "genename", "hgncsymbol", "targetgene", "genetarget"),
+            *("targetgenesymbol", "focibarcodematchedtogenecode", "genecode", "targetsymbol"),
+        ),
+        ("target", "targets", "targetname", "targetgenes", "genes", "targetlist"),
+        ("ncbigeneid", "entrezid", "entrezgeneid", "geneid", "entrez", "ensemblid"),
+    ),
+    "kind": (
+        ("perturbationtype", "perturbagentype", "perturbationmodality", "modality"),
+        ("perttype", "perturbation", "librarytype", "type"),
+    ),
+    "time": (
+        (
+            *("timepoint", "timepoints", "time", "times", "timepointh", "timepointhours", "timeh"),
+            *("timehours", "timehr", "hours", "perttime", "incubationtime", "treatmenttime"),
+            *("treatmentduration", "exposuretime", "hpi", "day", "days"),
+        ),
+    ),
+    "cell": (("celltype", "cellline", "cellid", "cellname", "cell", "donor", "strain"),),
+}
+
+
+def plain(column: object) -> str:
+    """A column's name as it is compared: "Metadata_Well Position" -> "wellposition"."""
+    return re.sub(r"[\W_]", "", _PREFIX.sub("", str(column)).lower())
+
+
+def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
+    """The columns of a table, by name and by what they hold.
+
+    Args:
+      metadata: one row a profile.
+      told: with `DETECT` where the user named nothing.
+
+    Returns:
+      Columns whose every name is of the table, or "" (and () for several) where it has none, or
+      what the user named.
+    """
+    called = {name: plain(name) for name in map(str, metadata.columns)}
+
+    def first(role: str, fits: Callable[[str], bool] = lambda name: True) -> str:
+        for tier in NAMES[role]:
+            for wanted in tier:
+                for name, known in called.items():
+                    if known == wanted and metadata[name].notna().any() and fits(name):
+                        return name
+        return ""
+
+    def named(given: str, found: Callable[[], str]) -> str:
+        return found() if given == DETECT else given
+
+    kinds = roles.column_of_words(metadata, type_of)
+    words = roles.column_of_words(metadata, roles.role_of)
+    plate = named(told.plate, lambda: first("plate"))
+    gene = named(told.gene, lambda: first("gene", lambda name: not words(name)))
+    perturbation = named(
+        told.perturbation,
+        lambda: (
+            first(
+                "perturbation", lambda name: not words(name) and not kinds(name) and name != plate
+            )
+            or gene
+        ),
+    )
+    columns = replace(
+        told,
+        plate=plate,
+        well=named(told.well, lambda: first("well")),
+        perturbation=perturbation,
+        gene=gene,
+        dose=named(told.dose, lambda: next((n for n, p in called.items() if _is_dose(p)), "")),
+        kind=named(told.kind, lambda: first("kind", kinds)),
+        batch=told.batch if told.batch != (DETECT,) else _batch(metadata, plate, called, first),
+        apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
+    )
+    return roles.find(metadata, columns, {name: plain(name) for name in called})
+
+
+def _is_dose(name: str) -> bool:
+    return _DOSE.fullmatch(name) is not None
+
+
+def _batch(
+    metadata: "pd.DataFrame",
+    plate: str,
+    called: dict[str, str],
+    first: Callable[[str], str],
+) -> tuple[str, ...]:
+    """The plate, behind what tells plates of one name apart (plate 1 of each experiment)."""
+    if plate == "":
+        return (found,) if (found := first("experiment")) else ()
+    parents = [first("experiment")] if plate == "plate" and "experiment" in called else []
+    candidates = [
+        name
+        for tier in NAMES["experiment"]
+        for wanted in tier
+        for name, known in called.items()
+        if known == wanted and name not in parents
+    ]
+    for name in candidates:
+        keys = [*parents, plate]
+        together = metadata[[*keys, name]].drop_duplicates()
+        if len(together) > len(together.drop_duplicates(keys)):
+            parents.append(name)
+    return (*parents, plate)
+
+
+def _apart(metadata: "pd.DataFrame", called: dict[str, str]) -> tuple[str, ...]:
+    """Time points and kinds of cells, where there are several."""
+    found = []
+    for role, most in (("time", MOST_TIMES), ("cell", len(metadata))):
+        for name, known in called.items():
+            if known in NAMES[role][0] and 1 < metadata[name].nunique(dropna=False) <= most:
+                found.append(name)
+    return tuple(found)

@@ -1,0 +1,220 @@
+"""Which wells are negative controls, which positive ones, which under study: by columns of yes and
+no, by columns of words (negcon, poscon_cp, trt, ctl_vehicle, EMPTY_control, …), else by names of
+perturbations that are such words (DMSO).
+
+What was found is written as pandas queries, which a user reads, and may give back as a flag.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phenomjax.maps.tables.columns import DETECT, Columns, truths
+from phenomjax.prepare.images.annotation.roles import COLUMNS, LOOSE, role_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["column_of_words", "counts", "find", "role_of"]
+
+# names of columns, as `plain` writes them, best first
+YES_OF_NEGATIVE = (
+    *("isnegativecontrol", "isnegcon", "negcon", "isnegctrl", "negativecontrol", "negcontrol"),
+    *("negctrl", "isdmso", "isvehicle", "isuntreated"),
+)
+YES_OF_CONTROL = ("iscontrol", "control", "iscontrolwell", "isctrl")
+YES_OF_POSITIVE = (
+    *("ispositivecontrol", "isposcon", "poscon", "isposctrl", "positivecontrol", "poscontrol"),
+    *("posctrl",),
+)
+OF_ROLES = (
+    *("controltype", "perttype", "welltype", "role", "wellrole", "assaywellrole", "sampletype"),
+    *("treatmenttype", "controlstatus", "typeofcontrol", "control", "controls"),
+    *sorted(COLUMNS),
+    *("perturbationtype", "broadsampletype"),
+)
+OF_NAMES = (
+    *("pertiname", "treatment", "compound", "compoundname", "broadsample", "perturbation"),
+    *("pertname", "name", "drug", "drugname", "sirna", "gene", "genesymbol", "symbol", "target"),
+    *("perturbationname", "treatmentname", "condition", "genecode"),
+    *("focibarcodematchedtogenecode", "pert", "pertid", "compoundid"),
+)
+
+# JUMP's controls by id, for tables without names: datasets/metadata/perturbation_control.csv (CC0)
+JUMP = {
+    "empty": ("JCP2022_999999",),
+    "negative": (
+        *("JCP2022_033924", "JCP2022_800001", "JCP2022_800002", "JCP2022_915128"),
+        *("JCP2022_915129", "JCP2022_915130", "JCP2022_915131"),
+    ),
+    "positive": (
+        *("JCP2022_037716", "JCP2022_025848", "JCP2022_046054", "JCP2022_035095"),
+        *("JCP2022_064022", "JCP2022_050797", "JCP2022_012818", "JCP2022_085227"),
+        *("JCP2022_805264", "JCP2022_915132"),
+    ),
+}
+_JUMP = {name: role for role, names in JUMP.items() for name in names}
+
+
+def column_of_words(
+    metadata: "pd.DataFrame", meaning: Callable[[str], object]
+) -> Callable[[str], bool]:
+    """A test of columns: does a column hold nothing but words that have such a meaning?"""
+
+    def holds(name: str) -> bool:
+        values = metadata[name].dropna().unique()
+        return 0 < len(values) <= 100 and all(
+            isinstance(value, str) and meaning(value) is not None for value in values
+        )
+
+    return holds
+
+
+def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) -> Columns:
+    """The columns with `control`, `positive` and `treatment` resolved.
+
+    Args:
+      metadata: one row a profile.
+      columns: with `DETECT` where the user named nothing.
+      called: plain name of each column.
+    """
+    words = _words(metadata, called, OF_ROLES, half=True)
+    words |= _words(metadata, called, sorted(LOOSE), whole=True)
+    named = _words(metadata, called, OF_NAMES)
+    jump = {
+        name: {word: _JUMP[word] for word in metadata[name].unique() if word in _JUMP}
+        for name, known in called.items()
+        if known == "jcp2022"
+    }
+
+    def of(role: str, tables: Mapping[str, Mapping[str, str]]) -> str:
+        """A query for the rows that have the role by any of some columns."""
+        parts: list[str] = []
+        covered = np.zeros(len(metadata), bool)
+        for name, meanings in tables.items():
+            chosen = [word for word, meaning in meanings.items() if meaning == role]
+            rows = metadata[name].isin(chosen).to_numpy()
+            if (rows & ~covered).any():
+                covered |= rows
+                parts.append(_among(name, chosen))
+        return " or ".join(parts)
+
+    surely = columns.positive
+    if surely == DETECT:
+        surely = (
+            _yes(metadata, called, YES_OF_POSITIVE) or of("positive", words) or of("positive", jump)
+        )
+    control = columns.control
+    if control == DETECT:
+        control = (
+            _yes(metadata, called, YES_OF_NEGATIVE)
+            or _agreeing(metadata, called, surely)
+            or of("negative", words)
+            or of("negative", jump)
+            or of("negative", named)
+            or of("control", words)
+        )
+    positive = surely
+    if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
+        ours = [n for n in words if called[n] == "perturbationtype" and "control" in words[n]]
+        positive = f'{_quoted(ours[0])} == "control"' if ours else ""
+    treatment = columns.treatment
+    if treatment in ("", DETECT):
+        parts = []
+        for name, meanings in words.items():
+            chosen = [word for word, meaning in meanings.items() if meaning != "treated"]
+            if "treated" in meanings.values() or "empty" in meanings.values():
+                parts += [_among(name, chosen, "not in")] if chosen else []
+        for name, meanings in jump.items():
+            if chosen := [word for word, meaning in meanings.items() if meaning == "empty"]:
+                parts.append(_among(name, chosen, "not in"))
+        treatment = " and ".join(parts)
+    return replace(columns, control=control, positive=positive, treatment=treatment)
+
+
+def counts(metadata: "pd.DataFrame", columns: Columns) -> dict[str, int]:
+    """Rows of each role: control, positive, study, and neither."""
+    control = columns.controls(metadata)
+    positive = columns.positives(metadata)
+    study = columns.treatments(metadata) if columns.perturbation else ~control & ~positive
+    return {
+        "control": int(control.sum()),
+        "positive": int((positive & ~study).sum()),
+        "study": int(study.sum()),
+        "neither": int((~control & ~positive & ~study).sum()),
+    }
+
+
+def _words(
+    metadata: "pd.DataFrame",
+    called: Mapping[str, str],
+    known: Sequence[str],
+    *,
+    half: bool = False,
+    whole: bool = False,
+) -> dict[str, dict[str, str]]:
+    """{column: {word: role}} of the columns of some names that hold words of roles.
+
+    Args:
+      metadata: one row a profile.
+      called: plain name of each column.
+      known: plain names of the columns, best first.
+      half: only columns at least half of whose words are known.
+      whole: only columns all of whose words are; short ones are not known in any other (PC and NEG
+        may be genes).
+    """
+    found: dict[str, dict[str, str]] = {}
+    for wanted in dict.fromkeys(known):
+        for name, plain in called.items():
+            if plain != wanted or metadata[name].dtype.kind in "bifu":
+                continue
+            words = [word for word in metadata[name].dropna().unique() if isinstance(word, str)]
+            meanings = {word: role for word in words if (role := role_of(word)) is not None}
+            if not half and not whole:
+                meanings = {word: role for word, role in meanings.items() if len(word) > 3}
+            least = len(words) if whole else len(words) / 2 if half else 1
+            if meanings and len(meanings) >= least:
+                found[name] = dict(meanings)
+    return found
+
+
+def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, ...]) -> str:
+    """The first column of some names that says yes and no, and yes at least once."""
+    for wanted in known:
+        for name, plain in called.items():
+            if plain.startswith(wanted):
+                rows = truths(metadata[name])
+                if rows is not None and rows.any():
+                    return name
+    return ""
+
+
+def _agreeing(metadata: "pd.DataFrame", called: Mapping[str, str], positive: str) -> str:
+    """A column is_control; without the positive controls where it counts them too."""
+    name = _yes(metadata, called, YES_OF_CONTROL)
+    if not name or not positive:
+        return name
+    rows = truths(metadata[name])
+    others = Columns(control=positive).controls(metadata)
+    assert rows is not None
+    if not (rows & others).any():
+        return name
+    both = metadata[name].dtype == bool and positive not in metadata.columns
+    return f"{_quoted(name)} and not ({positive})" if both and (rows & ~others).any() else ""
+
+
+def _among(name: str, words: list[str], how: str = "in") -> str:
+    """A query for the rows of some words: `control_type` == "negcon"."""
+    texts = [json.dumps(word, ensure_ascii=False) for word in words]
+    if len(words) == 1:
+        return f"{_quoted(name)} {'==' if how == 'in' else '!='} {texts[0]}"
+    return f"{_quoted(name)} {how} [{', '.join(texts)}]"
+
+
+def _quoted(name: str) -> str:
+    """A column's name as pandas queries want it."""
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"

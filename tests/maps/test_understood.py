@@ -1,0 +1,253 @@
+"""What is understood of tables as many labs write them: columns, roles of wells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.metadata import roles
+from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.understood import tidied
+from phenomjax.maps.tables.options import TableOptions
+from phenomjax.system.errors import UserError
+from tests.lab.plates import screen
+
+
+def _detected(table, **told) -> Columns:
+    return detect(tidied(pd.DataFrame(table)), TableOptions(profiles=(), **told).columns)
+
+
+RXRX3 = {
+    "well_id": ["gene-001_1_AA01", "gene-001_1_AA02", "compound-004_1_AA01", "compound-004_1_B02"],
+    "experiment_name": ["gene-001", "gene-001", "compound-004", "compound-004"],
+    "plate": [1, 1, 1, 1],
+    "address": ["AA01", "AA02", "AA01", "B02"],
+    "gene": ["EMPTY_control", "MTOR", None, None],
+    "treatment": ["EMPTY_control", "MTOR_guide_1", "Torin", "EMPTY_control"],
+    "concentration": [np.nan, np.nan, 2.5, np.nan],
+    "perturbation_type": ["CRISPR", "CRISPR", "COMPOUND", "COMPOUND"],
+    "cell_type": "HUVEC",
+}
+LINCS = {
+    "Metadata_Plate_Map_Name": "C-7161-01",
+    "Metadata_Plate": "SQ00014812",
+    "Metadata_Well": ["A01", "A02", "A03", "A04"],
+    "Metadata_broad_sample": ["DMSO", "BRD-1", "BRD-2", "BRD-3"],
+    "Metadata_mmoles_per_liter": [0.0, 10.0, 3.3, 20.0],
+    "Metadata_pert_type": ["control", "trt", "trt", "control"],
+    "Metadata_moa": [None, "kinase inhibitor", "vehicle", "proteasome inhibitor"],
+    "Metadata_target": [None, "MTOR|PIK3CA", "EGFR", "PSMB5"],
+    "Metadata_cell_id": "A549",
+}
+IDR = {
+    "Plate": ["P1", "P1", "P1"],
+    "Well": ["a1", "a2", "a3"],
+    "Gene Symbol": [None, "PLK1", "AURKB"],
+    "siRNA Identifier": ["s0", "s1", "s2"],
+    "Control Type": ["negative control", "positive control", "not control"],
+    "Characteristics [Cell Line]": "HeLa",
+}
+CYTOTABLE = {
+    "Image_Metadata_Plate": ["Plate_2"] * 4,
+    "Image_Metadata_Well": ["B1", "B2", "B3", "B4"],
+    "Metadata_genotype": ["WT", "Null", "WT", "Null"],
+    "Metadata_gene_name": ["NF1"] * 4,
+    "Metadata_Time_Point": ["24h", "24h", "48h", "48h"],
+}
+DEEP = {
+    "Metadata_Plate": [101, 101],
+    "Metadata_Well": ["a01", "a02"],
+    "Metadata_Site": [1, 1],
+    "Treatment": ["DMSO@NA", "taxol@1"],
+    "Compound": ["DMSO", "taxol"],
+    "Concentration": [0, 1.5],
+}
+JUMP = {
+    "Metadata_Source": ["source_4", "source_4", "source_7", "source_7"],
+    "Metadata_Batch": ["B1", "B1", "B1", "B1"],
+    "Metadata_Plate": ["1", "1", "1", "2"],
+    "Metadata_Well": ["A01", "A02", "A01", "A02"],
+    "Metadata_JCP2022": ["JCP2022_033924", "JCP2022_000001", "JCP2022_037716", "JCP2022_999999"],
+}
+PERISCOPE = {
+    "Metadata_Foci_Barcode_MatchedTo_GeneCode": ["nontargeting", "TP53", "MDM2"],
+    "Metadata_Foci_Barcode_MatchedTo_Barcode": ["AAC", "AAG", "AAT"],
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "expected", "counted"),
+    [
+        (
+            RXRX3,
+            {
+                "batch": ("experiment_name", "plate"),
+                "plate": "plate",
+                "well": "address",
+                "perturbation": "treatment",
+                "gene": "gene",
+                "kind": "perturbation_type",
+                "dose": "concentration",
+                "control": 'treatment == "EMPTY_control"',
+            },
+            (2, 0, 2),
+        ),
+        (
+            LINCS,
+            {
+                "batch": ("Metadata_Plate",),
+                "perturbation": "Metadata_broad_sample",
+                "gene": "Metadata_target",
+                "dose": "Metadata_mmoles_per_liter",
+                "control": 'Metadata_broad_sample == "DMSO"',
+                "kind": "",
+                "apart": (),
+            },
+            (1, 0, 2),
+        ),
+        (
+            IDR,
+            {
+                "plate": "Plate",
+                "gene": "Gene Symbol",
+                "control": '`Control Type` == "negative control"',
+            },
+            (1, 1, 1),
+        ),
+        (
+            CYTOTABLE,
+            {
+                "batch": ("Image_Metadata_Plate",),
+                "well": "Image_Metadata_Well",
+                "gene": "Metadata_gene_name",
+                "apart": ("Metadata_Time_Point",),
+            },
+            (0, 0, 4),
+        ),
+        (
+            DEEP,
+            {
+                "plate": "Metadata_Plate",
+                "perturbation": "Treatment",
+                "dose": "Concentration",
+                "control": 'Compound == "DMSO"',
+            },
+            (1, 0, 1),
+        ),
+        (
+            JUMP,
+            {
+                "batch": ("Metadata_Source", "Metadata_Plate"),
+                "perturbation": "Metadata_JCP2022",
+                "gene": "",
+                "control": 'Metadata_JCP2022 == "JCP2022_033924"',
+                "treatment": 'Metadata_JCP2022 != "JCP2022_999999"',
+            },
+            (1, 1, 1),
+        ),
+        (
+            PERISCOPE,
+            {
+                "batch": (),
+                "perturbation": "Metadata_Foci_Barcode_MatchedTo_Barcode",
+                "gene": "Metadata_Foci_Barcode_MatchedTo_GeneCode",
+                "control": 'Metadata_Foci_Barcode_MatchedTo_GeneCode == "nontargeting"',
+            },
+            (1, 0, 2),
+        ),
+    ],
+    ids=["rxrx3", "lincs", "idr", "cytotable", "deepprofiler", "jump", "periscope"],
+)
+def test_columns_and_roles_are_detected(table, expected, counted):
+    columns = _detected(table)
+    assert {name: getattr(columns, name) for name in expected} == expected
+    found = roles.counts(tidied(pd.DataFrame(table)), columns)
+    assert (found["control"], found["positive"], found["study"]) == counted
+
+
+def test_columns_of_cpjump1_are_detected_and_a_flag_wins():
+    table = screen(plates=2).filter(like="Metadata_")
+    columns = _detected(table)
+    assert columns == Columns(
+        batch=("Metadata_Plate",),
+        control='Metadata_control_type == "negcon"',
+        positive='Metadata_control_type == "poscon_cp"',
+        treatment='Metadata_pert_type != "control"',
+        perturbation="Metadata_broad_sample",
+        gene="Metadata_gene",
+        well="Metadata_Well",
+        plate="Metadata_Plate",
+        dose="",
+        kind="",
+        apart=(),
+    )
+    assert roles.counts(table, columns) == {
+        **{"control": 48, "positive": 16, "study": 128, "neither": 0}
+    }
+    lower = table.rename(columns=lambda name: name.removeprefix("Metadata_").lower())
+    assert roles.counts(lower, _detected(lower)) == roles.counts(table, columns)
+    told = _detected(table, perturbation="Metadata_pert_iname", batch="a,b", positive="none")
+    assert (told.perturbation, told.batch, told.positive) == (
+        *("Metadata_pert_iname", ("a", "b"), ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("Metadata_is_negcon", ["Y", "N", "n"]),
+        ("negative_control", ["yes", "no", None]),
+        ("is_control", [1.0, 0.0, np.nan]),
+        ("Control", ["TRUE", "FALSE", "false"]),
+        ("Metadata_negcon_txt", ["yes", "no", "no"]),
+        ("pert_type", ["ctl_vehicle", "trt_cp", "trt_cp"]),
+        ("WellType", ["Negative Control", "Sample", "sample"]),
+        ("Metadata_role", ["DMSO", "compound", "compound"]),
+        ("control_type", ["negcon", "", "poscon"]),
+        ("Metadata_compound", ["DMSO", "a", "b"]),
+    ],
+)
+def test_a_negative_control_is_told_in_many_ways(column, values):
+    table = pd.DataFrame({"plate": "1", "drug_id": ["a", "b", "c"], column: values})
+    columns = _detected(table)
+    assert columns.controls(table).tolist() == [True, False, False]
+
+
+def test_is_control_of_all_kinds_leaves_the_positive_ones_out():
+    table = pd.DataFrame(
+        {
+            "perturbation": ["DMSO", "taxol", "x"],
+            "is_control": [True, True, False],
+            "control_type": ["negcon", "poscon", None],
+        }
+    )
+    columns = _detected(table)
+    assert columns.controls(table).tolist() == [True, False, False]
+    assert columns.positives(table).tolist() == [False, True, False]
+
+
+def test_what_an_error_of_controls_suggests():
+    """Only a value that means a negative control is suggested, and the suggestion works."""
+    table = pd.DataFrame({"kind_of": ["library", "DMSO", "other"], "state": ["a", "b", "c"]})
+    with pytest.raises(UserError, match="`control` 'kind_of == \"DMSO\"'"):
+        Columns(control="kind_of").controls(table)
+    assert Columns(control='kind_of == "DMSO"').controls(table).tolist() == [False, True, False]
+    with pytest.raises(UserError, match="which is neither yes nor no") as error:
+        Columns(control="state").controls(table)
+    assert "==" not in str(error.value)
+
+
+def test_ids_that_became_fractions_are_texts_again():
+    table = tidied(
+        pd.DataFrame(
+            {
+                "Metadata_NCBI_Gene_ID": [42.0, np.nan, 7157.0],
+                "Metadata_Plate": [1.0, 2.0, np.nan],
+                "dose": [1.0, 2.0, np.nan],
+                "gene": pd.Categorical(["A", None, "B"]),
+            }
+        )
+    )
+    assert table["Metadata_NCBI_Gene_ID"].tolist() == ["42", None, "7157"]
+    assert table["Metadata_Plate"].tolist() == ["1", "2", None]
+    assert table["dose"].dtype == float and table["gene"].tolist() == ["A", None, "B"]
