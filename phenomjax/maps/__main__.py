@@ -9,8 +9,12 @@ from phenomjax.system.options import run_chosen
 
 COMMANDS = {  # name: (module, what it does)
     "intensity": (
-        "phenomjax.maps.tables.intensity",
-        "hand-made intensity features of images, the baseline of every embedding",
+        "phenomjax.maps.baselines.intensity",
+        "hand-made intensity features of images, a baseline of every embedding",
+    ),
+    "structure": (
+        "phenomjax.maps.baselines.structure",
+        "cell counts and areas by a simple threshold, another baseline",
     ),
     "align": (
         "phenomjax.maps.build.align",

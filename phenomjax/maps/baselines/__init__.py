@@ -1,0 +1,1 @@
+"""Hand-made features of images: what a learned embedding has to beat."""
