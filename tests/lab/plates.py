@@ -23,7 +23,9 @@ def feature_names(dim: int) -> list[str]:
     ]
 
 
-def screen(plates: int = 3, dim: int = 24, *, effect: float = 1.0, seed: int = 0) -> "pd.DataFrame":
+def screen(
+    plates: int = 3, dim: int = 24, *, effect: float = 1.0, position: float = 0.0, seed: int = 0
+) -> "pd.DataFrame":
     """One row a well, plate after plate: 96 wells, of which 24 are DMSO, 8 of positive controls
     and 64 of compounds, two for each of 32 target genes; half of the compounds do nothing.
 
@@ -31,6 +33,7 @@ def screen(plates: int = 3, dim: int = 24, *, effect: float = 1.0, seed: int = 0
       plates: of the same layout.
       dim: features; each plate has an offset of its own.
       effect: size of a compound's shift, in units of the noise.
+      position: size of the shift of a row and of a column, the same on all plates.
       seed: of everything.
     """
     import pandas as pd
@@ -47,6 +50,9 @@ def screen(plates: int = 3, dim: int = 24, *, effect: float = 1.0, seed: int = 0
     active = np.arange(compounds) // 2 % 2 == 0
     shift[:compounds] = effect * active[:, None] * (target[np.arange(compounds) // 2] + own)
     shift[compounds : compounds + POSITIVE] = 3 * effect * rng.normal(size=dim)
+    places = np.random.default_rng(11)
+    of_row, of_column = (places.normal(size=(n, dim)) for n in (ROWS, COLUMNS))
+    place = position * (of_row.repeat(COLUMNS, 0) + np.tile(of_column, (ROWS, 1)))
     tables = []
     for plate in range(plates):
         noise = rng.normal(size=(len(wells), dim)) + 0.5 * rng.normal(size=dim)
@@ -69,7 +75,7 @@ def screen(plates: int = 3, dim: int = 24, *, effect: float = 1.0, seed: int = 0
             "Metadata_control_type": kind,
         }
         values = pd.DataFrame(
-            (shift[number] + noise).astype(np.float32), columns=feature_names(dim)
+            (shift[number] + place + noise).astype(np.float32), columns=feature_names(dim)
         )
         tables.append(pd.concat([pd.DataFrame(metadata), values], axis=1))
     return pd.concat(tables, ignore_index=True)

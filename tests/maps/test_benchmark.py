@@ -136,6 +136,15 @@ def test_consistency_equals_its_definition():
     np.testing.assert_allclose(
         unexpressed.p[:2], [(five >= cosine).mean() for cosine in found.cosine[:2]]
     )
+    # what is not expressed is the null and not under study: no share counts it
+    assert found.names[unexpressed.in_null].tolist() == list("defgh") and not found.in_null.any()
+    entry = measures.consistency_entries(unexpressed)["consistency.share_p05"]
+    rest = ~unexpressed.in_null & (unexpressed.replicates > 1)
+    assert entry["count"] == rest.sum() == 5 and entry["without_replicates"] == 1
+    assert entry["value"] == (unexpressed.p[rest] < 0.05).mean()
+    alone = np.isin(labels, list("defgh"))
+    only = consistency(features[alone], labels[alone], unexpressed=np.ones(alone.sum(), bool))
+    assert "are the null" in measures.consistency_entries(only)["consistency.share_p05"]["reason"]
 
 
 def test_magnitude_equals_its_definition_and_its_null_is_of_controls():

@@ -194,6 +194,28 @@ def test_correction_unit_cases():
     assert features[0] == 0  # the input is left alone
 
 
+def test_a_correction_that_raises_the_bias_is_said(tmp_path, capsys):
+    """Three unexpressed genes an arm, of a map without bias: their mean is noise, and what all
+    genes of the arm lose makes them alike.
+    """
+    genes = [f"G{k:02d}" for k in range(40)]
+    table = pd.DataFrame({"gene": genes, "arm": np.repeat(["1p", "1q"], 20), "position": range(40)})
+    table["zfpkm"] = np.where(np.arange(40) % 20 < 3, -4.0, 1.0)
+    table.to_parquet(tmp_path / "genes.parquet")
+    features = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    metadata = pd.DataFrame({"perturbation": genes, "gene": genes})
+    write(Profiles(features, metadata, feature_names(8)), tmp_path / "map.parquet")
+    words = ["--profiles", tmp_path / "map.parquet", "--genes", tmp_path / "genes.parquet"]
+    words += ["--trials", 5, "--min_unexpressed", 2, "--out", tmp_path / "out"]
+    assert run("proximity", *words) == 0
+    result = json.loads((tmp_path / "out" / "proximity.json").read_text())
+    was, now = (result[when]["genome"]["all_pairs"]["probability"] for when in ("before", "after"))
+    assert abs(now - 0.5) > abs(was - 0.5) and result["correction"]["raised_bias"] is True
+    text = capsys.readouterr().err
+    assert f"raised the bias: P(within > between) of all pairs is {now:.4f}" in text
+    assert f"than the {was:.4f} before it" in text
+
+
 def test_planted_bias_is_found_and_removed(tmp_path):
     """On a simulated screen, through the front door: results, tables and pictures; the complexes
     stay as they were.
@@ -215,6 +237,7 @@ def test_planted_bias_is_found_and_removed(tmp_path):
     before, after = result["before"]["genome"], result["after"]["genome"]
     assert before["probability"] > 0.75 and before["p"] < 1e-30
     assert abs(after["probability"] - 0.5) < 0.06
+    assert result["correction"]["raised_bias"] is False
     assert result["correction"]["unexpressed_genes"] == (genes["zfpkm"] < -3).sum()
     assert set(result["correction"]["arms"]) == set(genes["arm"])
     assert sum(row["p_bonferroni"] < 1e-6 for row in result["before"]["arms"]) == 6

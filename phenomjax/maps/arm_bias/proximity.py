@@ -138,6 +138,7 @@ def run(options: Options) -> int:
             )
         after = assess(corrected, located, **drawn)
         result["after"] = _record(after)
+        result["correction"]["raised_bias"] = raised(before, after)
         write(corrected, out / "corrected.parquet")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "proximity.json", result)
@@ -163,6 +164,25 @@ def run(options: Options) -> int:
         ),
     )
     return 0
+
+
+def raised(before: Assessment, after: Assessment) -> bool:
+    """Whether a correction left more bias than there was (of all pairs, which no draw moves), and
+    says so.
+    """
+    was, now = (one.genome["all_pairs"]["probability"] for one in (before, after))
+    if abs(now - 0.5) <= abs(was - 0.5):
+        return False
+    log.warning(
+        "the correction raised the bias: P(within > between) of all pairs is %.4f, farther from"
+        " 0.5 than the %.4f before it. The mean of an arm's unexpressed genes is not what its genes"
+        " share here: they are too few or differ among themselves, so that the subtraction gives"
+        " all genes of the arm the same noise. Keep the map as it was, or correct only arms with"
+        " more unexpressed genes (--min_unexpressed).",
+        now,
+        was,
+    )
+    return True
 
 
 def run_edges(options: Options, path: str, table: "pd.DataFrame") -> int:

@@ -12,6 +12,10 @@ into --out:
                         "count", …}, and "about":
       consistency.mean_cosine, .share_p05, .share_p01
                         replicates of a perturbation agree (what the null is, stands beside it)
+      position.share_p05
+                        positions of the plates that hold nothing but controls, and would pass as
+                        perturbations: what position alone does (chance .05); how many perturbations
+                        have all replicates in one position stands beside it
       sibling.recall    perturbations with the same target are among the nearest or most opposite
                         5 % of all pairs
       recall.CORUM, …   known pairs are, one key a file; recall.CORUM@0.1,0.9 at further
@@ -53,7 +57,14 @@ from phenomjax.maps.benchmark import entries, measures
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
-from phenomjax.maps.build.consistency import DRAWS, Consistency, consistency
+from phenomjax.maps.build.confounding import confounding, placed
+from phenomjax.maps.build.consistency import (
+    DRAWS,
+    Consistency,
+    Null,
+    consistency,
+    refuse_two_nulls,
+)
 from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.tables.columns import Columns, require
@@ -92,6 +103,9 @@ class Options(AlignmentOptions):
     null_pairs: int = 0
     """recall against so many random pairs (seed --seed) instead of all; some published numbers
     are"""
+    null: Null = "random"
+    """of consistency: any random sets of wells, or sets that share their position on the plates as
+    the replicates do"""
     draws: int = DRAWS
     """random sets of the consistency's null"""
     doses: Doses = "together"
@@ -126,22 +140,32 @@ def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
 
 
 def wells_entries(
-    wells: Profiles, columns: Columns, options: Options
-) -> tuple[dict[str, Entry], Consistency]:
-    """What is measured on aligned wells: consistency and the probe."""
+    aligned: Profiles, columns: Columns, options: Options
+) -> tuple[dict[str, Entry], Consistency, Profiles]:
+    """What is measured on aligned wells: consistency, position and the probe; and the wells under
+    study.
+    """
+    wells = aggregate.chosen(aligned, columns)
     labels = aggregate.labels_of(wells, columns, options.doses)
     idle = unexpressed_wells(options.unexpressed, wells, columns)
+    drawn = {"draws": options.draws, "seed": options.seed}
+    where = confounding(aligned, wells, labels, columns, null=options.null, **drawn)
     result = consistency(
-        wells.features, labels, unexpressed=idle, draws=options.draws, seed=options.seed
+        wells.features,
+        labels,
+        unexpressed=idle,
+        placed=placed(aligned, wells, columns) if options.null == "position" else None,
+        **drawn,
     )
     measured = measures.consistency_entries(result)
+    measured["position.share_p05"] = measures.position_entry(where)
     if options.probe != "none":
         measured["probe.balanced_accuracy"] = entries.probe_entry(
             wells, labels, columns, options.probe
         ) or measures.missing(
             "fewer than 2 perturbations are in at least 2 batches, so none can be held out"
         )
-    return measured, result
+    return measured, result, wells
 
 
 def map_entries(
@@ -212,14 +236,15 @@ def benchmark(
             "consistency.mean_cosine",
             "consistency.share_p05",
             "consistency.share_p01",
+            "position.share_p05",
             "probe.balanced_accuracy",
         )
         found = {key: measures.missing(reason) for key in keys}
     else:
         if columns.well in profiles.metadata.columns:
             profiles = aggregate.to_wells(profiles, columns)
-        wells = aggregate.chosen(align_as_told(profiles, columns, options), columns)
-        found, result = wells_entries(wells, columns, options)
+        aligned = align_as_told(profiles, columns, options)
+        found, result, wells = wells_entries(aligned, columns, options)
     perturbations, genes = entries.maps_of(wells, columns)
     more, curves = map_entries(perturbations, genes, columns, sources, options)
     return found | more, curves, result, perturbations
@@ -230,6 +255,7 @@ def run(options: Options) -> int:
     import pandas as pd
 
     started = time.monotonic()
+    refuse_two_nulls(options.null, options.unexpressed)
     profiles, columns = load(options)
     found, curves, result, perturbations = benchmark(profiles, columns, options)
     out = Path(options.out)
@@ -238,6 +264,7 @@ def run(options: Options) -> int:
         "settings": settings,
         "provenance": perturbations.provenance,
         "perturbations": len(perturbations),
+        "positions": found["position.share_p05"].get("said"),
     }
     write_json(out / "benchmark.json", {**found, "about": about})
     if result is not None:

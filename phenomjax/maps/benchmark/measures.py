@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
+from phenomjax.maps.build.confounding import LEVEL, Confounding
 from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.relationships import Relationships
@@ -40,19 +41,21 @@ def missing(reason: str, **more: object) -> Entry:
 
 def consistency_entries(result: Consistency) -> dict[str, Entry]:
     """consistency.mean_cosine, .share_p05 and .share_p01 over the perturbations with at least 2
-    replicates.
+    replicates, without those of the null.
     """
-    known = ~np.isnan(result.cosine)
+    known = ~np.isnan(result.cosine) & ~result.in_null
     if not known.any():
         reason = (
-            "every perturbation has one replicate, so nothing can agree with itself; give several"
-            " plates (--profiles A B …) of one layout"
+            "all perturbations with replicates are of unexpressed genes, which are the null"
+            if (~np.isnan(result.cosine)).any()
+            else "every perturbation has one replicate, so nothing can agree with itself; give"
+            " several plates (--profiles A B …) of one layout"
         )
         return {
             f"consistency.{key}": missing(reason)
             for key in ("mean_cosine", "share_p05", "share_p01")
         }
-    more = {"without_replicates": int((~known).sum()), "null": result.null}
+    more = {"without_replicates": int(np.isnan(result.cosine).sum()), "null": result.null}
     values = {"mean_cosine": result.cosine[known]}
     values |= {
         key: (result.p[known] < level).astype(float)
@@ -64,6 +67,26 @@ def consistency_entries(result: Consistency) -> dict[str, Entry]:
         )
         for key, value in values.items()
     }
+
+
+def position_entry(found: Confounding) -> Entry:
+    """position.share_p05: positions with nothing but controls that would pass for perturbations."""
+    lie = {
+        "perturbations": found.perturbations,
+        "in_one_position": found.in_one_position,
+        "said": found.sentence(),
+    }
+    if found.controls is None:
+        return missing("controls do not lie in the same positions of several plates", **lie)
+    return entry(
+        found.share,
+        found.interval,
+        len(found.controls.names),
+        "control positions",
+        chance=LEVEL,
+        null=found.controls.null,
+        **lie,
+    )
 
 
 def same_target_pairs(targets: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, "pairs 2"]:

@@ -6,7 +6,10 @@ the lower triangle); NaN with fewer than 2 replicates. It is compared with the s
 null:
 
   unexpressed genes, where they are named: perturbations that should do nothing (EFAAR: zFPKM < -3,
-    or TPM = 0);
+    or TPM = 0). They are the null and not under study, so they count in no share and no false
+    discovery rate;
+  else, matched by position (maps/positions/matched_sets.py): sets of wells that lie in the same
+    positions of their plates as the replicates do, of different perturbations or controls;
   else random sets of as many wells of different perturbations: `draws` draws of k rows without
     replacement from all replicates,
   numpy's default_rng(seed); draws in which a perturbation occurs twice are dropped. Where more than
@@ -17,15 +20,24 @@ p = 1 - searchsorted(sorted null, statistic) / n, as EFAAR has it: 0 means "abov
 so its resolution is 1 / n.
 """
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from phenomjax.maps.positions.matched_sets import MatchedSets, patterns_of
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.statistics.permutation import p_values, share_at_least
+from phenomjax.system.errors import UserError
 
+log = logging.getLogger("phenomjax")
+
+Null = Literal["random", "position"]
 DRAWS = 2000
+SURE = 1000  # sets of a null, from which on its size needs no word
 GATHERED = 10**7  # numbers at once
 
 
@@ -68,6 +80,7 @@ class Consistency:
       p: probability of as much under the null, NaN where cosine is; EFAAR's, which may be 0.
       honest_p: (1 + null at least as large) / (1 + null), for false discovery rates.
       null: what the null was.
+      in_null: perturbations of the null, that are not under study, bool [perturbations].
     """
 
     names: Shaped[np.ndarray, " perturbations"]
@@ -76,6 +89,22 @@ class Consistency:
     p: Float64[np.ndarray, " perturbations"]
     honest_p: Float64[np.ndarray, " perturbations"]
     null: str
+    in_null: Bool[np.ndarray, " perturbations"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where wells lie, for a null that is matched by position.
+
+    Attributes:
+      positions: of the wells under study, "" where unknown.
+      controls: float [controls, dim], features of the negative controls.
+      control_positions: theirs.
+    """
+
+    positions: Shaped[np.ndarray, " wells"]
+    controls: Float[np.ndarray, "controls dim"]
+    control_positions: Shaped[np.ndarray, " controls"]
 
 
 def random_sets(
@@ -100,11 +129,23 @@ def _cosine_of_sets(
     return _mean_cosine(chosen.sum(1), (chosen**2).sum((1, 2)), sets.shape[1])
 
 
+def refuse_two_nulls(null: str, unexpressed: str | None) -> None:
+    """Raises:
+    UserError: unexpressed genes are the null, and the position too.
+    """
+    if null == "position" and unexpressed is not None:
+        raise UserError(
+            "`null` position and `unexpressed` are two nulls of one test. Give `unexpressed`, or"
+            " `null` position."
+        )
+
+
 def consistency(
     features: Float[np.ndarray, "wells dim"],
     labels: Shaped[np.ndarray, " wells"],
     *,
     unexpressed: Bool[np.ndarray, " wells"] | None = None,
+    placed: Placed | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Consistency:
@@ -115,7 +156,11 @@ def consistency(
       labels: name of each well's perturbation.
       unexpressed: bool [wells]: perturbations of genes that the cells do not express, the null;
         random sets without it.
+      placed: sets that share positions as the replicates do, instead of any random sets.
       draws, seed: of the random sets.
+
+    Raises:
+      UserError: no set of wells can be matched by position.
     """
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     units = unit_rows(features)
@@ -129,21 +174,87 @@ def consistency(
         null = np.sort(cosine[idle & ~np.isnan(cosine)])
         p, honest = share_at_least(null, cosine), p_values(null, cosine)
         return Consistency(
-            names, counts, cosine, p, honest, f"{len(null)} perturbations of unexpressed genes"
+            names,
+            counts,
+            cosine,
+            p,
+            honest,
+            f"{len(null)} perturbations of unexpressed genes",
+            idle,
         )
-    for count in np.unique(counts[counts > 1]):
-        same = counts == count
-        sets = random_sets(codes, int(count), draws, seed)
+    if placed is None:
+        text = f"{draws} random sets of as many wells of different perturbations, seed {seed}"
+        families = _by_count(codes, counts, draws, seed)
+    else:
+        text = (
+            f"at most {draws} sets of wells that lie in the same positions as the replicates, of"
+            f" different perturbations or controls, seed {seed}"
+        )
+        units = np.concatenate([units, unit_rows(placed.controls)])
+        families = _by_position(codes, placed, draws, seed)
+    for same, sets in families:
         null = np.sort(
             np.concatenate([_cosine_of_sets(units, part) for part in _blocks(sets, units.shape[1])])
         )
         p[same] = share_at_least(null, cosine[same])
         honest[same] = p_values(null, cosine[same])
-    return Consistency(
-        names,
-        counts,
-        cosine,
-        p,
-        honest,
-        f"{draws} random sets of as many wells of different perturbations, seed {seed}",
+    return Consistency(names, counts, cosine, p, honest, text, np.zeros(len(names), bool))
+
+
+Families = Iterator[tuple[Bool[np.ndarray, " perturbations"], Int[np.ndarray, "sets count"]]]
+
+
+def _by_count(
+    codes: Int[np.ndarray, " wells"],
+    counts: Int[np.ndarray, " perturbations"],
+    draws: int,
+    seed: int,
+) -> Families:
+    """The perturbations with each number of replicates, and their null's sets of wells."""
+    for count in np.unique(counts[counts > 1]):
+        yield counts == count, random_sets(codes, int(count), draws, seed)
+
+
+def _by_position(
+    codes: Int[np.ndarray, " wells"], placed: Placed, draws: int, seed: int
+) -> Families:
+    """The perturbations whose replicates lie alike, and their null's sets of wells and controls.
+
+    Raises:
+      UserError: perturbations share positions, but no sets of other wells do.
+    """
+    patterns = patterns_of(codes, placed.positions)
+    matched = MatchedSets(
+        np.concatenate([placed.positions, placed.control_positions]),
+        np.concatenate([codes, np.full(len(placed.controls), -1)]),
     )
+    without, least = 0, draws
+    for pattern in sorted({one for one in patterns if sum(one) > 1}):
+        same = np.array([one == pattern for one in patterns])
+        if pattern[0] == 1:
+            yield same, random_sets(codes, len(pattern), draws, seed)
+            continue
+        sets = matched.draw(pattern, draws, seed)
+        if len(sets):
+            least = min(least, len(sets))
+            yield same, sets
+        else:
+            without += int(same.sum())
+    if without:
+        log.warning(
+            "%d perturbations have no p: no wells of other perturbations or controls lie as their"
+            " replicates do, in the same positions of several plates",
+            without,
+        )
+    if without and without == sum(sum(one) > 1 for one in patterns):
+        raise UserError(
+            "`null` position: replicates lie in the same position of their plates, and no other"
+            " wells do: no position holds different perturbations, or controls, on as many plates."
+            " The null of position is unknown here; `null` random compares with wells anywhere."
+        )
+    if least < SURE:
+        log.info(
+            "the position-matched null has %d sets, so that no p is below %.2g",
+            least,
+            1 / (1 + least),
+        )

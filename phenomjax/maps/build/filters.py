@@ -8,10 +8,12 @@ consistency_q, magnitude, magnitude_p, magnitude_q, active), filter.json (counts
 profiles.parquet: the wells of the active perturbations, and of the controls.
 
 consistency: mean cosine over all pairs of replicates, NaN with one replicate. Null: random sets of
-wells of different perturbations (seeded), or the perturbations of --unexpressed genes. magnitude:
+wells of different perturbations (seeded), or with --null position sets of wells in the same
+positions of their plates, or the perturbations of --unexpressed genes. magnitude:
 energy distance to the controls, NaN with fewer than 5 replicates. Null: sets of controls. Here p =
 (1 + null at least as large) / (1 + null), never 0, so that FDR is honest (the benchmark's shares
-are of EFAAR's p, without the 1s). q: Benjamini-Hochberg over the perturbations that have a p.
+are of EFAAR's p, without the 1s). q: Benjamini-Hochberg over the perturbations that have a p and
+are not of the null.
 active: q of --by at most --max_fdr.
 """
 
@@ -24,7 +26,8 @@ import numpy as np
 import tyro
 
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build.consistency import DRAWS, consistency
+from phenomjax.maps.build.confounding import confounding, placed
+from phenomjax.maps.build.consistency import DRAWS, Null, consistency, refuse_two_nulls
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Folder, TableOptions
@@ -48,6 +51,9 @@ class Options(TableOptions):
     unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
     """genes that are not expressed, the null of both: one a line, or a query on the profiles'
     columns"""
+    null: Null = "random"
+    """of consistency: any random sets of wells, or sets that share their position on the plates as
+    the replicates do"""
     doses: Doses = "together"
     """a compound at each dose is a perturbation of its own, or not"""
     draws: int = DRAWS
@@ -66,6 +72,7 @@ def run(options: Options) -> int:
         raise UserError(f"`draws` is {options.draws}; it must be at least 1.")
     if not 0 < options.max_fdr <= 1:
         raise UserError(f"`max_fdr` is {options.max_fdr:g}; it must be above 0 and at most 1.")
+    refuse_two_nulls(options.null, options.unexpressed)
     profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
@@ -73,8 +80,14 @@ def run(options: Options) -> int:
     wells = aggregate.chosen(profiles, columns)
     labels = aggregate.labels_of(wells, columns, options.doses)
     idle = unexpressed_wells(options.unexpressed, wells, columns)
+    drawn = {"draws": options.draws, "seed": options.seed}
+    where = confounding(profiles, wells, labels, columns, null=options.null, **drawn)
     found = consistency(
-        wells.features, labels, unexpressed=idle, draws=options.draws, seed=options.seed
+        wells.features,
+        labels,
+        unexpressed=idle,
+        placed=placed(profiles, wells, columns) if options.null == "position" else None,
+        **drawn,
     )
     if not (found.replicates > 1).any():
         raise UserError(
@@ -92,7 +105,7 @@ def run(options: Options) -> int:
         {"perturbation": found.names, "replicates": found.replicates, "consistency": found.cosine}
     )
     table["consistency_p"] = found.honest_p
-    table["consistency_q"] = q_values(found.honest_p)
+    table["consistency_q"] = q_values(np.where(found.in_null, np.nan, found.honest_p))
     table["magnitude"] = table["magnitude_p"] = np.nan
     if controls.any():
         size = magnitudes(
@@ -108,7 +121,7 @@ def run(options: Options) -> int:
             passive = np.isin(np.arange(len(found.names)), codes[idle])
             null = np.sort(size.distance[passive & ~np.isnan(size.distance)])
             table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
-    table["magnitude_q"] = q_values(table["magnitude_p"].to_numpy())
+    table["magnitude_q"] = q_values(table["magnitude_p"].where(~found.in_null).to_numpy())
     by_consistency, by_magnitude = (
         table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ("consistency", "magnitude")
     )
@@ -127,6 +140,7 @@ def run(options: Options) -> int:
         "by": options.by,
         "max_fdr": options.max_fdr,
         "null": found.null,
+        "positions": where.sentence(),
         "without_consistency": few[0],
         "without_magnitude": few[1],
         "seed": options.seed,

@@ -1,0 +1,133 @@
+"""What position on the plate does to consistency: are replicates always in the same well of their
+plates, and how often would nothing but that pass for a perturbation?
+
+The cost is measured on the negative controls: each position that holds controls on several plates
+is taken for a perturbation, its controls for the replicates, and tested against random sets of
+controls in different positions. Controls do nothing, so a share of .05 passes p < .05 by chance;
+what is above it, position does.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Shaped
+
+from phenomjax.maps.build.consistency import DRAWS, Consistency, Placed, consistency
+from phenomjax.maps.positions.matched_sets import patterns_of
+from phenomjax.maps.positions.places import positions_of
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.statistics.bootstrap import interval_of_mean
+
+log = logging.getLogger("phenomjax")
+
+LEVEL = 0.05
+LEAST_POSITIONS = 5  # with controls on several plates: fewer say nothing about a share
+
+
+@dataclass(frozen=True)
+class Confounding:
+    """How far perturbations and positions are the same thing, and what that costs.
+
+    Attributes:
+      perturbations: with at least 2 replicates whose positions are known.
+      in_one_position: those with all replicates in one position.
+      controls: consistency of the control wells of each position; None where it cannot be had.
+    """
+
+    perturbations: int
+    in_one_position: int
+    controls: Consistency | None
+
+    @property
+    def share(self) -> float | None:
+        """Share of control positions that pass p < .05."""
+        if self.controls is None:
+            return None
+        return float((self.controls.p < LEVEL).mean())
+
+    @property
+    def interval(self) -> Sequence[float] | None:
+        """95 % interval of `share`, bootstrap over positions."""
+        if self.controls is None:
+            return None
+        return interval_of_mean((self.controls.p < LEVEL).astype(float))
+
+    @property
+    def confounded(self) -> bool:
+        """Whether most perturbations have all replicates in one position."""
+        return 2 * self.in_one_position > self.perturbations > 0
+
+    def sentence(self) -> str:
+        """What a reader should know."""
+        where = (
+            f"{self.in_one_position} of {self.perturbations} perturbations have all their"
+            " replicates in the same well position"
+        )
+        if self.controls is None:
+            return (
+                f"{where}, and what position alone does is unknown, because controls do not lie in"
+                f" at least {LEAST_POSITIONS} positions on several plates each"
+            )
+        return (
+            f"{where}; position alone makes {int((self.controls.p < LEVEL).sum())} of"
+            f" {len(self.controls.names)} positions with nothing but controls pass p < .05 (a share"
+            f" of {self.share:.3f} where chance is .05)"
+        )
+
+
+def confounding(
+    aligned: Profiles,
+    wells: Profiles,
+    labels: Shaped[np.ndarray, " wells"],
+    columns: Columns,
+    *,
+    null: str = "random",
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Confounding:
+    """Measures it, and says it where most perturbations lie in one position.
+
+    Args:
+      null: that consistency is going to be compared with.
+      aligned: all wells; wells: those under study; labels: their perturbations.
+    """
+    codes = np.unique(labels.astype(str), return_inverse=True)[1]
+    patterns = patterns_of(codes, positions_of(wells.metadata, columns.well))
+    repeated = [pattern for pattern in patterns if sum(pattern) > 1]
+    rows = np.flatnonzero(columns.controls(aligned.metadata))
+    positions = positions_of(aligned.metadata, columns.well)[rows]
+    present, place, count = np.unique(
+        positions.astype(str), return_inverse=True, return_counts=True
+    )
+    usable = (present != "") & (count > 1)
+    measured = None
+    if usable.sum() >= LEAST_POSITIONS:
+        kept = usable[place]
+        measured = consistency(
+            aligned.features[rows[kept]], positions[kept], draws=draws, seed=seed
+        )
+    found = Confounding(len(repeated), sum(len(one) == 1 for one in repeated), measured)
+    if found.confounded:
+        interval = found.interval
+        costs = interval is None or interval[0] > LEVEL
+        (log.warning if costs else log.info)(
+            "positions: %s.%s",
+            found.sentence(),
+            " Compare with wells of the same position: --null position."
+            if costs and null != "position"
+            else "",
+        )
+    return found
+
+
+def placed(aligned: Profiles, wells: Profiles, columns: Columns) -> Placed:
+    """Where the wells under study and the controls lie."""
+    controls = columns.controls(aligned.metadata)
+    return Placed(
+        positions_of(wells.metadata, columns.well),
+        aligned.features[controls],
+        positions_of(aligned.metadata, columns.well)[controls],
+    )

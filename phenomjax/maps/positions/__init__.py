@@ -1,0 +1,1 @@
+"""Where wells lie on their plates, and what position alone does to profiles."""

@@ -1,0 +1,151 @@
+"""What the position of a well does: told, measured on controls, met by a null that shares it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from phenomjax.maps.build.consistency import Placed, consistency
+from phenomjax.maps.positions.matched_sets import MatchedSets, patterns_of
+from phenomjax.maps.positions.places import position_of, rows_and_columns
+from phenomjax.system.errors import UserError
+from tests.lab import plates
+from tests.lab.maps import run
+
+COLUMNS = [
+    *("--batch", "Metadata_Plate", "--control", plates.NEGCON),
+    *("--perturbation", "Metadata_broad_sample", "--gene", "Metadata_gene"),
+]
+
+
+def written(path, **how):
+    """A screen on three plates as a file."""
+    plates.screen(**how).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("A01", "A01"),
+        ("a1", "A01"),
+        ("r02c11", "B11"),
+        ("compound-001_1_AA02", "AA02"),
+        ("plate 7/H12", "H12"),
+        ("W07", "W07"),
+        ("feeder", "feeder"),
+        ("", ""),
+    ],
+)
+def test_positions_of_wells_in_any_spelling(text, position):
+    assert position_of(text) == position
+
+
+def test_rows_and_columns_of_positions():
+    rows, columns = rows_and_columns(np.array(["A01", "H12", "AF48", "feeder"], object))
+    assert rows.tolist() == [1, 8, 32, 0] and columns.tolist() == [1, 12, 48, 0]
+
+
+def test_sets_lie_as_the_replicates_do_and_share_nothing_else():
+    positions = np.array(["A01", "A01", "A01", "B01", "B01", "C01", "C01", "C01", ""], object)
+    codes = np.array([0, 0, 1, 2, 3, -1, -1, -1, 4])  # C01 holds controls
+    assert patterns_of(codes[codes >= 0], positions[codes >= 0]) == [(2,), (1,), (1,), (1,), (1,)]
+    assert patterns_of(np.array([0, 0, 0, 0]), np.array(["A", "A", "", ""], object)) == [(2, 1, 1)]
+    matched = MatchedSets(positions, codes)
+    every = {(0, 2), (1, 2), (3, 4), (5, 6), (5, 7), (6, 7)}
+    assert set(map(tuple, matched.draw((2,), 99, 0).tolist())) == every
+    four = matched.draw((2,), 4, 0).tolist()
+    assert len(four) == 4 and set(map(tuple, four)) < every
+    assert matched.draw((3,), 99, 0).tolist() == [[5, 6, 7]]
+    assert len(matched.draw((4,), 99, 0)) == 0
+    for rows in matched.draw((2, 1), 200, 0):
+        assert sorted(np.unique(positions[rows], return_counts=True)[1]) == [1, 2]
+        treated = codes[rows][codes[rows] >= 0]
+        assert len(set(treated)) == len(treated) and "" not in positions[rows]
+
+
+def test_consistency_with_a_null_of_the_same_positions_is_its_definition():
+    rng = np.random.default_rng(0)
+    features, controls = rng.normal(size=(6, 4)), rng.normal(size=(8, 4))
+    labels = np.array(["a", "a", "b", "b", "c", "c"], object)
+    placed = Placed(
+        np.array(["A1", "A1", "A2", "A2", "A3", "A4"], object),
+        controls,
+        np.repeat(np.array(["B1", "B2", "B3", "B4"], object), 2),
+    )
+    found = consistency(features, labels, placed=placed, draws=50)
+    unit = controls / np.linalg.norm(controls, axis=1, keepdims=True)
+    null = (unit[::2] * unit[1::2]).sum(1)
+    for k in range(2):
+        assert found.p[k] == (null >= found.cosine[k]).mean()
+        assert found.honest_p[k] == (1 + (null >= found.cosine[k]).sum()) / 5
+    # the replicates of c lie in two positions: any wells of other perturbations are its like
+    assert found.p[2] == consistency(features, labels, draws=50).p[2]
+
+
+@pytest.fixture(scope="module")
+def nothing_but_position(tmp_path_factory):
+    """Compounds that do nothing, on plates whose rows and columns differ."""
+    path = tmp_path_factory.mktemp("positions") / "plates.parquet"
+    return written(path, effect=0.0, position=0.7)
+
+
+def test_position_is_measured_said_and_matched(nothing_but_position, tmp_path, capsys):
+    words = ["--profiles", nothing_but_position, *COLUMNS, "--align", "center_scale"]
+    results = {}
+    for null in ("random", "position"):
+        out = tmp_path / null
+        assert run("benchmark", *words, "--probe", "none", "--null", null, "--out", out) == 0
+        results[null] = json.loads((out / "benchmark.json").read_text())
+    text = capsys.readouterr().err
+    share = {null: result["consistency.share_p05"]["value"] for null, result in results.items()}
+    cost = results["random"]["position.share_p05"]
+    assert share["random"] > 0.5 and share["position"] < 0.15
+    assert cost["value"] > 0.4 and cost["count"] == plates.CONTROLS
+    assert cost["chance"] == 0.05 and cost["interval"][0] < cost["value"] < cost["interval"][1]
+    assert cost["perturbations"] == cost["in_one_position"] == 64
+    said = results["random"]["about"]["positions"]
+    assert "64 of 64 perturbations have all their replicates in the same well position" in said
+    assert f"a share of {cost['value']:.3f} where chance is .05" in said
+    assert said in text and text.count("--null position") == 1
+    assert f"has {plates.CONTROLS} sets, so that no p is below 0.04" in text
+    assert "lie in the same positions" in results["position"]["consistency.share_p05"]["null"]
+
+    active = {}
+    for null in ("random", "position"):  # of filter, on aligned wells
+        out = tmp_path / f"filter_{null}"
+        words = ["--profiles", nothing_but_position, *COLUMNS, "--null", null, "--out", out]
+        assert run("filter", *words) == 0
+        active[null] = json.loads((out / "filter.json").read_text())
+    assert active["random"]["active"] > 20 and active["position"]["active"] == 0
+    assert "same well position" in active["random"]["positions"]
+
+
+def test_layouts_that_differ_between_plates_are_no_confounding(tmp_path, capsys):
+    table = plates.screen(effect=0.0, position=0.7)
+    rng = np.random.default_rng(0)
+    info = [name for name in table if name.startswith("Metadata") and "Well" not in name]
+    info.remove("Metadata_Plate")
+    for _, rows in table.groupby("Metadata_Plate").groups.items():
+        table.loc[rows, info] = table.loc[rng.permutation(rows), info].to_numpy()
+    table.to_parquet(tmp_path / "p.parquet")
+    words = ["--profiles", tmp_path / "p.parquet", *COLUMNS, "--align", "none", "--probe", "none"]
+    assert run("benchmark", *words, "--out", tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert found["position.share_p05"]["in_one_position"] < 5
+    assert found["consistency.share_p05"]["value"] < 0.2 and "--null position" not in (
+        capsys.readouterr().err
+    )
+
+
+def test_two_nulls_and_no_null_are_refused(nothing_but_position, tmp_path):
+    words = ["filter", "--profiles", nothing_but_position, *COLUMNS, "--out", tmp_path]
+    with pytest.raises(UserError, match="are two nulls of one test"):
+        run(*words, "--null", "position", "--unexpressed", "Metadata_gene == 'GENE00'")
+    table = pd.read_parquet(nothing_but_position)
+    table[table["Metadata_pert_type"] == "trt"].to_parquet(tmp_path / "treated.parquet")
+    words[2] = tmp_path / "treated.parquet"
+    with pytest.raises(UserError, match="--null random compares with wells anywhere"):
+        run(*words, "--null", "position")
+    assert run(*words, "--null", "random") == 0
