@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align
+from phenomjax.maps.build.combining import combine
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.reading import read
@@ -190,20 +191,17 @@ def test_aggregation_counts_each_unit_of_a_level_once():
 def test_median_and_mad_resist_one_bad_well():
     rows = np.array([[0.0, 0], [0.2, 0], [0, 0.2], [100, 100]], np.float32)
     codes = np.zeros(4, int)
-    assert np.abs(aggregate.combine(rows, codes, 1, "median")).max() <= 0.15
+    assert np.abs(combine(rows, codes, 1, "median")).max() <= 0.15
     distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
     weight = np.minimum(1, 2 * np.median(distance) / distance)
     np.testing.assert_allclose(
-        aggregate.combine(rows, codes, 1, "mad")[0], weight @ rows / weight.sum(), rtol=1e-6
+        combine(rows, codes, 1, "mad")[0], weight @ rows / weight.sum(), rtol=1e-6
     )
-    assert (
-        aggregate.combine(rows, codes, 1, "mad").max()
-        < 0.5
-        < aggregate.combine(rows, codes, 1, "mean").max()
-    )
-    assert aggregate.combine(
-        np.ones((3, 2), np.float32), np.array([1, 0, 1]), 2, "mad"
-    ).tolist() == [[1, 1], [1, 1]]
+    assert combine(rows, codes, 1, "mad").max() < 0.5 < combine(rows, codes, 1, "mean").max()
+    assert combine(np.ones((3, 2), np.float32), np.array([1, 0, 1]), 2, "mad").tolist() == [
+        [1, 1],
+        [1, 1],
+    ]
 
 
 def test_align_and_aggregate_through_the_front_door(screen, tmp_path):

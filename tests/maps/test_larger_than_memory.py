@@ -4,21 +4,32 @@ import errno
 import os
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from sklearn.decomposition import PCA
 
+from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align
+from phenomjax.maps.build.combining import combine
 from phenomjax.maps.build.methods.components import fit_pca
 from phenomjax.maps.build.methods.streams import Stream
-from phenomjax.maps.tables import scratch
+from phenomjax.maps.tables import scratch, writing
 from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.moments import Moments
 from phenomjax.system.errors import UserError
 from tests.lab import plates
+from tests.lab.maps import run
 
 COLUMNS = Columns(
-    batch=("Metadata_Plate",), control=plates.NEGCON, perturbation="Metadata_broad_sample"
+    batch=("Metadata_Plate",),
+    control=plates.NEGCON,
+    perturbation="Metadata_broad_sample",
+    gene="Metadata_gene",
+    well="Metadata_Well",
 )
 
 
@@ -110,3 +121,61 @@ def test_a_disk_without_room_is_told_at_once(tmp_path, nothing_fits, monkeypatch
     array[:] = np.arange(401)
     scratch.release(array)
     assert (array[[0, 699]] == np.arange(401)).all() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "mad"])
+def test_groups_larger_than_a_block_and_smaller(nothing_fits, tmp_path, method):
+    rng = np.random.default_rng(0)
+    codes = np.repeat([2, 0, 1, 3], [30, 1, 4, 3])[rng.permutation(38)]
+    features = scratch.empty(38, 24, tmp_path)
+    features[:] = rng.normal(size=(38, 24))
+    features[5] = 50  # a bad one
+    found = combine(features, codes, 4, method)
+    assert scratch.is_mapped(found)
+    for number in range(4):
+        rows = features[codes == number].astype(float)
+        if method == "mad":
+            far = np.linalg.norm(rows - np.median(rows, 0), axis=1)
+            weight = np.minimum(1, 2 * np.median(far) / np.maximum(far, 1e-300))
+            weight = weight if np.median(far) else np.ones(len(rows))
+            expected = weight @ rows / weight.sum()
+        else:
+            expected = getattr(np, method)(rows, axis=0)
+        np.testing.assert_allclose(found[number], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv.gz", ".h5ad"])
+def test_commands_on_what_does_not_fit(nothing_fits, path, tmp_path, suffix):
+    aligned, genes = tmp_path / f"aligned{suffix}", tmp_path / f"genes{suffix}"
+    run("align", "--profiles", path, "--align", "center_scale", "--out", aligned)
+    run("aggregate", "--profiles", aligned, "--to", "gene", "--out", genes)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left <= {aligned.name, genes.name, "aligned.provenance.json", "genes.provenance.json"}
+    held = aggregate.to_perturbations(aggregate.to_wells(read(aligned), COLUMNS), COLUMNS)
+    back = read(genes)
+    held = aggregate.to_genes(
+        held.take(held.metadata["Metadata_pert_type"].to_numpy() == "trt"), COLUMNS
+    )
+    np.testing.assert_allclose(back.features, held.features, rtol=1e-5, atol=1e-6)
+    assert len(back) == 32 and back.metadata["Metadata_num_profiles"].tolist() == [6] * 32
+
+
+def test_row_groups_hold_what_the_table_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "ROW_GROUP_VALUES", 24 * 50)
+    frame = plates.screen(2, 24)
+    metadata = frame[[name for name in frame if name.startswith("Metadata_")]].copy()
+    metadata["Metadata_Plate"] = [*range(96), *map("P{}".format, range(96))]  # two labs' names
+    metadata["Metadata_Well"] = metadata["Metadata_Well"].astype("category")
+    metadata["Metadata_date"] = pd.Timestamp("2026-11-28")
+    features = frame[plates.feature_names(24)].to_numpy(np.float32)
+    profiles = Profiles(features, metadata, tuple(plates.feature_names(24)))
+    write(profiles, tmp_path / "p.parquet")
+    assert pq.ParquetFile(tmp_path / "p.parquet").metadata.num_row_groups == 4
+    back = pd.read_parquet(tmp_path / "p.parquet")
+    expected = pd.concat(
+        [metadata.astype({"Metadata_Plate": str}), frame[back.columns[8:]]], axis=1
+    )
+    pd.testing.assert_frame_equal(back, expected, check_dtype=False)
+    assert back["Metadata_Well"].dtype == "category"
+    write(profiles, tmp_path / "p.h5ad")  # which knows no dates
+    assert read(tmp_path / "p.h5ad").metadata["Metadata_date"].str[:10].unique() == ["2026-11-28"]

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, Shaped
+from jaxtyping import Bool, Shaped
 
-from phenomjax.maps.build.consistency import group_sums
+from phenomjax.maps.build.combining import combine
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import GENE_KINDS
@@ -38,42 +38,6 @@ log = logging.getLogger("phenomjax")
 
 if TYPE_CHECKING:
     import pandas as pd
-
-HUBER = 2.0  # distances up to twice the median one count in full
-
-
-def _mad_weighted(rows: Float64[np.ndarray, "k dim"]) -> Float64[np.ndarray, " dim"]:
-    """Huber-weighted mean of float [k, dim]; see the first lines of this file."""
-    distance = np.linalg.norm(rows - np.median(rows, 0), axis=1)
-    typical = np.median(distance)
-    weight = (
-        np.ones(len(rows))
-        if typical == 0
-        else np.minimum(1, HUBER * typical / np.maximum(distance, 1e-300))
-    )
-    return weight @ rows / weight.sum()
-
-
-def combine(
-    features: Float[np.ndarray, "rows dim"],
-    codes: Int[np.ndarray, " rows"],
-    groups: int,
-    method: str,
-) -> Float64[np.ndarray, "{groups} dim"]:
-    """One row a group, float64 [groups, dim]; every group has a row.
-
-    Args:
-      features: float [rows, dim].
-      codes: group of each row, 0 … groups - 1.
-      method: see the first lines of this file.
-    """
-    counts = np.bincount(codes, minlength=groups)
-    if method == "mean":
-        return group_sums(features, codes, groups) / counts[:, None]
-    order = np.argsort(codes, kind="stable")
-    one = np.median if method == "median" else lambda rows, axis: _mad_weighted(rows)
-    parts = np.split(order, np.cumsum(counts)[:-1])
-    return np.stack([one(features[rows].astype(np.float64), axis=0) for rows in parts])
 
 
 def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profiles:
@@ -98,7 +62,7 @@ def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profi
     )
     table = table.drop(columns=empty).infer_objects()
     table[count] = np.bincount(codes, weights=before, minlength=groups).astype(np.int64)
-    return replace(profiles, features=features.astype(np.float32), metadata=table)
+    return replace(profiles, features=features, metadata=table)
 
 
 def count_column(metadata: "pd.DataFrame") -> str:

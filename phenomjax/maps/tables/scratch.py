@@ -92,9 +92,14 @@ def take(
     return out
 
 
+def rows_of_a_block(dim: int) -> int:
+    """How many rows are worked on at once."""
+    return min(max(1, BLOCK_VALUES // max(1, dim)), BLOCK_ROWS)
+
+
 def blocks(rows: int, dim: int) -> Iterator[slice]:
     """Consecutive rows of a bounded size that together are all."""
-    step = min(max(1, BLOCK_VALUES // max(1, dim)), BLOCK_ROWS)
+    step = rows_of_a_block(dim)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 

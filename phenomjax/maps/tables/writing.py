@@ -2,13 +2,22 @@
 schema metadata; AnnData: uns["phenomjax"]) or, for CSV, in NAME.provenance.json.
 """
 
+import gzip
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import replacing, write_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROW_GROUP_VALUES = 2**22  # numbers of a row group of Parquet: 16 MiB
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".h5ad")
 
 
@@ -36,11 +45,9 @@ def check_out(path: str | Path) -> Path:
 
 
 def write(profiles: Profiles, path: str | Path) -> None:
-    """Writes profiles as .parquet, .csv[.gz] or .h5ad: a reader sees the old file or the new one,
-    never a part.
+    """Writes profiles as .parquet, .csv[.gz] or .h5ad, block by block: a reader sees the old file
+    or the new one, never a part.
     """
-    import pandas as pd
-
     path = check_out(path)
     own = json.dumps(
         {"features": list(profiles.names), "provenance": profiles.provenance},
@@ -50,37 +57,77 @@ def write(profiles: Profiles, path: str | Path) -> None:
     with replacing(path, shared=True) as part:
         if path.name.endswith(".h5ad"):
             _write_anndata(profiles, own, part)
-            return
-        features = pd.DataFrame(profiles.features, columns=list(profiles.names))
-        frame = pd.concat([profiles.metadata.reset_index(drop=True), features], axis=1)
-        if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            kept = {**(table.schema.metadata or {}), b"phenomjax": own.encode()}
-            pq.write_table(table.replace_schema_metadata(kept), part, compression="zstd")
+        elif path.suffix == ".parquet":
+            _write_parquet(profiles, own, part)
         else:
-            frame.to_csv(part, index=False)
+            _write_text(profiles, part)
             write_text(provenance_beside(path), own)
+
+
+def _write_parquet(profiles: Profiles, own: str, path: Path) -> None:
+    """In row groups of a bounded size, so that readers need not hold the table either."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metadata = pa.Table.from_pandas(_of_one_kind(profiles.metadata), preserve_index=False)
+    schema = metadata.schema
+    for name in profiles.names:
+        schema = schema.append(pa.field(name, pa.float32()))
+    schema = schema.with_metadata({**(schema.metadata or {}), b"phenomjax": own.encode()})
+    # words repeat and are told by numbers; features do not repeat
+    options = {"compression": "zstd", "use_dictionary": metadata.column_names}
+    size = max(1, ROW_GROUP_VALUES // max(1, len(profiles.names)))
+    with pq.ParquetWriter(path, schema, **options) as writer:
+        for start in range(0, len(profiles), size):
+            values = np.ascontiguousarray(profiles.features[start : start + size].T)
+            scratch.release(profiles.features)
+            features = [pa.array(column) for column in values]
+            known = metadata.slice(start, size).combine_chunks().columns
+            columns = [*known, *features]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=size)
+
+
+def _of_one_kind(metadata: "pd.DataFrame") -> "pd.DataFrame":
+    """Columns of several kinds (plates named 7 in one file and P8 in another) as text."""
+    import pandas as pd
+
+    metadata = metadata.reset_index(drop=True)
+    for name in metadata.select_dtypes(object).columns:
+        if pd.api.types.infer_dtype(metadata[name], skipna=True).startswith("mixed"):
+            metadata[name] = metadata[name].map(str, na_action="ignore")
+    return metadata
+
+
+def _write_text(profiles: Profiles, path: Path) -> None:
+    import pandas as pd
+
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "wt", encoding="utf-8", newline="") as text:
+        for rows in scratch.blocks(*profiles.features.shape):
+            features = pd.DataFrame(profiles.features[rows], columns=list(profiles.names))
+            known = profiles.metadata.iloc[rows].reset_index(drop=True)
+            pd.concat([known, features], axis=1).to_csv(text, index=False, header=rows.start == 0)
+            scratch.release(profiles.features)
 
 
 def _write_anndata(profiles: Profiles, own: str, path: Path) -> None:
     import anndata
+    import h5py
     import pandas as pd
 
     obs = profiles.metadata.copy()
-    for name in obs.columns[
-        [pd.api.types.is_object_dtype(dtype) for dtype in obs.dtypes]
-    ]:  # HDF5 stores no mixed objects
-        obs[name] = (
-            obs[name].map(lambda value: None if pd.isna(value) else str(value)).astype("category")
-        )
+    for name, dtype in obs.dtypes.items():  # HDF5 stores neither mixed objects nor dates
+        if not (pd.api.types.is_numeric_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype)):
+            obs[name] = obs[name].map(str, na_action="ignore").astype("category")
     obs.index = obs.index.astype(str)
     data = anndata.AnnData(
-        X=profiles.features,
-        obs=obs,
-        var=pd.DataFrame(index=list(profiles.names)),
-        uns={"phenomjax": own},
+        obs=obs, var=pd.DataFrame(index=list(profiles.names)), uns={"phenomjax": own}
     )
     data.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file.pop("X", None)  # as it marks that there is none
+        values = file.create_dataset("X", profiles.features.shape, np.float32)
+        values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        for rows in scratch.blocks(*profiles.features.shape):
+            values[rows] = profiles.features[rows]
+            scratch.release(profiles.features)
