@@ -19,6 +19,7 @@ num_profiles counts the rows that went in.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -39,9 +40,21 @@ log = logging.getLogger("phenomjax")
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_NAMED = 8  # columns
 
-def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profiles:
-    """One profile for each combination of values of some metadata columns, sorted by them."""
+
+def collapse(
+    profiles: Profiles, keys: list[str], method: str = "mean", may_differ: Collection[str] = ()
+) -> Profiles:
+    """One profile for each combination of values of some metadata columns, sorted by them.
+
+    Args:
+      profiles: rows of which some become one.
+      keys: the columns.
+      method: see the first lines of this file.
+      may_differ: other columns that are expected to differ within what is averaged; where others
+        do, they are named.
+    """
     metadata = profiles.metadata
     grouped = metadata.groupby(keys, dropna=False, sort=True, observed=True)
     codes = grouped.ngroup().to_numpy()
@@ -55,6 +68,20 @@ def collapse(profiles: Profiles, keys: list[str], method: str = "mean") -> Profi
         if varied[name].any():
             table[name] = table[name].astype(object).where(~varied[name], None)
     empty = [name for name in kept if name not in keys and varied[name].all()]
+    differing = [
+        f"{name} ({int(varied[name].sum())})"
+        for name in kept
+        if varied[name].any() and name not in (*keys, *may_differ)
+    ]
+    if differing:
+        log.info(
+            "averaged although they differ, and left empty there (in so many of %d rows by %s):"
+            " %s%s",
+            groups,
+            ", ".join(keys),
+            ", ".join(differing[:MOST_NAMED]),
+            f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else "",
+        )
     before = (
         metadata[count].to_numpy(np.int64)
         if count in metadata.columns
@@ -77,7 +104,7 @@ def count_column(metadata: "pd.DataFrame") -> str:
 
 
 def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Profiles:
-    """One profile a well of a batch.
+    """One profile a well: of a batch, a plate (whatever the batch is), a time point.
 
     Raises:
       UserError: no column of wells or batches.
@@ -85,7 +112,7 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
     require(profiles.metadata, columns.well, "`well`")
     for name in columns.batch:
         require(profiles.metadata, name, "`batch`")
-    keys = [*columns.batch, columns.well]
+    keys = columns.identity(profiles.metadata)
     for name in keys:
         if nameless := int(profiles.metadata[name].isna().sum()):
             log.warning(
@@ -97,9 +124,27 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
             )
     if not profiles.metadata.duplicated(keys).any():
         return profiles
+    _warn_of_mixed_wells(profiles.metadata, keys, columns)
     wells = collapse(profiles, keys, method)
     log.info("aggregate: %d profiles to %d wells", len(profiles), len(wells))
     return wells
+
+
+def _warn_of_mixed_wells(metadata: "pd.DataFrame", keys: list[str], columns: Columns) -> None:
+    """Warns of wells that hold several perturbations: then they are no wells."""
+    if columns.perturbation not in metadata:
+        return
+    held = metadata.groupby(keys, dropna=False, observed=True)[columns.perturbation].nunique()
+    if several := int((held > 1).sum()):
+        log.warning(
+            "%d of %d wells by %s hold several values of '%s' (the first: %s), which are averaged:"
+            " do these columns name a well? Name those that do with --plate, --well and --batch",
+            several,
+            len(held),
+            ", ".join(keys),
+            columns.perturbation,
+            held.index[int(np.argmax(held > 1))],
+        )
 
 
 def genetic(profiles: Profiles, columns: Columns) -> Bool[np.ndarray, " rows"]:
@@ -107,6 +152,8 @@ def genetic(profiles: Profiles, columns: Columns) -> Bool[np.ndarray, " rows"]:
     kinds), bool [rows].
     """
     metadata = profiles.metadata
+    if columns.gene not in metadata:
+        return np.zeros(len(metadata), bool)
     named = (
         metadata[columns.gene].notna().to_numpy()
         & (metadata[columns.gene].astype(str) != "").to_numpy()
@@ -120,16 +167,18 @@ def genetic(profiles: Profiles, columns: Columns) -> Bool[np.ndarray, " rows"]:
 def to_perturbations(
     profiles: Profiles, columns: Columns, method: str = "mean", doses: str = "together"
 ) -> Profiles:
-    """One profile a perturbation, or a perturbation and dose."""
-    require(profiles.metadata, columns.perturbation, "`perturbation`")
-    keys = [columns.perturbation]
-    if columns.dose in profiles.metadata.columns:
-        profiles = collapse(profiles, [*keys, columns.dose], method)
+    """One profile a perturbation (and time point, and kind of cells), or also a dose of it."""
+    metadata = profiles.metadata
+    require(metadata, columns.perturbation, "`perturbation`")
+    keys = [columns.perturbation, *(name for name in columns.apart if name in metadata)]
+    may_differ = [*columns.identity(metadata), columns.dose]
+    if columns.dose in metadata:
+        profiles = collapse(profiles, [*keys, columns.dose], method, may_differ)
         if doses == "apart":
             return profiles
-    elif doses == "apart":
-        require(profiles.metadata, columns.dose, "`dose`")
-    return collapse(profiles, keys, method)
+    elif columns.dose:
+        require(metadata, columns.dose, "`dose`")
+    return collapse(profiles, keys, method, may_differ)
 
 
 def to_genes(
@@ -153,20 +202,24 @@ def to_genes(
     metadata[columns.perturbation] = (
         metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
     )
-    keys = [columns.perturbation, *([columns.dose] if doses == "apart" else [])]
-    return collapse(replace(perturbations, metadata=metadata), keys, method)
+    also = [*columns.apart, *([columns.dose] if doses == "apart" else [])]
+    keys = [columns.perturbation, *(name for name in also if name in metadata)]
+    return collapse(replace(perturbations, metadata=metadata), keys, method, (columns.dose,))
 
 
 def labels_of(
     wells: Profiles, columns: Columns, doses: str = "together"
 ) -> Shaped[np.ndarray, " wells"]:
-    """What the replicates of a well share: the perturbation, with "apart" and where there is one
-    also the dose ("X @ 0.3"); object [rows].
+    """What the replicates of a well share: the perturbation; with a time point or a kind of cells
+    where it is there at several, and with "apart" likewise its dose ("X @ 0.3"); object [rows].
     """
-    names = require(wells.metadata, columns.perturbation, "`perturbation`").astype(str)
-    if doses == "apart":
-        dose = require(wells.metadata, columns.dose, "`dose`")
-        names = names.where(dose.isna(), names + " @ " + dose.astype(str))
+    metadata = wells.metadata
+    perturbation = require(metadata, columns.perturbation, "`perturbation`").astype(str)
+    names = perturbation
+    for name in (*columns.apart, *([columns.dose] if doses == "apart" and columns.dose else [])):
+        values = require(metadata, name, "`dose`" if name == columns.dose else "`apart`")
+        several = values.groupby(perturbation).transform("nunique") > 1
+        names = names.where(values.isna() | ~several, names + " @ " + values.astype(str))
     return names.to_numpy(object)
 
 
@@ -201,7 +254,7 @@ class Options(TableOptions):
     """level"""
     method: Literal["mean", "median", "mad"] = "mean"
     """how the rows of a group become one"""
-    doses: Doses = "together"
+    doses: Doses = "apart"
     """a compound at each dose is a row of its own, or not"""
     keep_controls: bool = False
     """controls become rows of the map too"""

@@ -34,7 +34,8 @@ class Columns:
       treatment: a pandas query for the rows that are perturbations under study, "all" for all rows
         but the negative controls, or "" for the rule of `treatments`.
       perturbation, gene, well, plate, dose, kind: of a row; `kind` is crispr, compound, … .
-      apart: time points and kinds of cells, whose wells and perturbations are never averaged.
+      within: columns without which a plate's name is not unique, where `batch` does not say so.
+      apart: time points and kinds of cells, across which nothing is averaged.
     """
 
     batch: tuple[str, ...] = ("experiment", "plate")
@@ -47,7 +48,13 @@ class Columns:
     plate: str = "plate"
     dose: str = "concentration"
     kind: str = "perturbation_type"
+    within: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+
+    def identity(self, metadata: "pd.DataFrame") -> list[str]:
+        """The columns that together name a well: batch, plate (always), time point, well."""
+        others = [name for name in (*self.within, self.plate, *self.apart) if name in metadata]
+        return list(dict.fromkeys([*self.batch, *others, self.well]))
 
     def batches(self, metadata: "pd.DataFrame") -> Shaped[np.ndarray, " rows"]:
         """Name of each row's batch, str [rows].

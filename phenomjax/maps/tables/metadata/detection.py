@@ -127,15 +127,17 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
             or gene
         ),
     )
+    batch = _batch(metadata, plate, called, first)
     columns = replace(
         told,
         plate=plate,
+        within=tuple(name for name in batch if name != plate),
         well=named(told.well, lambda: first("well")),
         perturbation=perturbation,
         gene=gene,
         dose=named(told.dose, lambda: next((n for n, p in called.items() if _is_dose(p)), "")),
         kind=named(told.kind, lambda: first("kind", kinds)),
-        batch=told.batch if told.batch != (DETECT,) else _batch(metadata, plate, called, first),
+        batch=told.batch if told.batch != (DETECT,) else batch,
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
     )
     return roles.find(metadata, columns, {name: plain(name) for name in called})
