@@ -4,12 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from phenomjax.maps.benchmark import command as benchmark
+from phenomjax.maps.build import aggregate
+from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.understood import tidied
+from phenomjax.maps.tables.names import entities
 from phenomjax.maps.tables.options import TableOptions
 from phenomjax.system.errors import UserError
+from tests.lab.doors import run_as_door
 from tests.lab.plates import screen
 
 
@@ -251,3 +256,91 @@ def test_ids_that_became_fractions_are_texts_again():
     assert table["Metadata_NCBI_Gene_ID"].tolist() == ["42", None, "7157"]
     assert table["Metadata_Plate"].tolist() == ["1", "2", None]
     assert table["dose"].dtype == float and table["gene"].tolist() == ["A", None, "B"]
+
+
+def _files(tmp_path, table, name="wells.parquet"):
+    table.to_parquet(tmp_path / name)
+    return tmp_path / name
+
+
+def test_dry_run_shows_the_table_and_stops(tmp_path, capsys):
+    path = _files(tmp_path, screen(plates=2))
+    out = tmp_path / "map.parquet"
+    with pytest.raises(SystemExit) as stopped:
+        run_as_door(aggregate, ["--profiles", path, "--out", out, "--dry_run"])
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and not out.exists()
+    assert "192 rows, 24 features" in said
+    assert "perturbation  Metadata_broad_sample   66: CMP-" in said
+    assert (
+        '48 negative controls (Metadata_control_type == "negcon"), 16 positive controls'
+        ' (Metadata_control_type == "poscon_cp"), 128 under study' in said
+    )
+
+
+def test_a_plate_is_always_part_of_a_well(tmp_path):
+    """--batch names a whole experiment; wells of one name on its plates are not averaged."""
+    table = screen(plates=3).assign(Metadata_Batch="one")
+    path = _files(tmp_path, table)
+    out = tmp_path / "out.parquet"
+    words = ["--profiles", path, "--out", out, "--batch", "Metadata_Batch"]
+    run_as_door(aggregate, [*words, "--to", "well"])
+    assert len(pd.read_parquet(out)) == len(table) == 288
+    table["Metadata_Experiment"] = "E" + table["Metadata_Plate"].str[-1]
+    table["Metadata_Plate"] = "1"  # of each experiment
+    _files(tmp_path, table)
+    run_as_door(aggregate, [*words, "--to", "well"])
+    assert len(pd.read_parquet(out)) == 288
+
+
+def test_time_points_stay_apart_unless_told(tmp_path, caplog):
+    caplog.set_level("INFO", logger="phenomjax")
+    late = screen(plates=1, seed=2).assign(Metadata_Time=48, Metadata_Density=80)
+    table = pd.concat([screen(plates=1).assign(Metadata_Time=24, Metadata_Density=100), late])
+    path = _files(tmp_path, table.reset_index(drop=True))
+    out, features = tmp_path / "out.parquet", list(table.columns[7:9])
+    words = ["--profiles", path, "--out", out]
+    run_as_door(aggregate, [*words, "--to", "well"])
+    assert len(pd.read_parquet(out)) == 192
+    run_as_door(aggregate, words)
+    apart = pd.read_parquet(out).set_index(["Metadata_broad_sample", "Metadata_Time"])
+    assert len(apart) == 128
+    caplog.clear()
+    run_as_door(aggregate, [*words, "--apart", "none"])
+    together = pd.read_parquet(out).set_index("Metadata_broad_sample")
+    assert len(together) == 64
+    assert "averaged although they differ" in caplog.text
+    assert "Metadata_Time (96), Metadata_Density (96)" in caplog.text
+    mean = apart.groupby(level=0)[features].mean()
+    np.testing.assert_allclose(together[features], mean, rtol=1e-5)
+    run_as_door(aggregate, [*words, "--where", "Metadata_Time == 24"])
+    one = pd.read_parquet(out).set_index("Metadata_broad_sample")
+    np.testing.assert_array_equal(one[features], apart.xs(24, level=1)[features])
+    # A benchmark's map has one row a perturbation; both mends that the error offers work.
+    words = ["--profiles", path, "--out", tmp_path / "report", "--draws", "20", "--probe", "none"]
+    with pytest.raises(UserError, match=r"2 values of 'Metadata_Time' \(24, 48\)") as error:
+        run_as_door(benchmark, words)
+    assert "--where 'Metadata_Time == 24'; or average over them: --apart none" in str(error.value)
+    assert run_as_door(benchmark, [*words, "--apart", "none"]) == 0
+    with pytest.raises(UserError, match="true of none of the 192 rows"):
+        run_as_door(aggregate, [*words[:4], "--where", "Metadata_Time == 72"])
+
+
+def test_doses_stay_apart_unless_told(tmp_path):
+    table = screen(plates=2).assign(Metadata_mmoles_per_liter=1.5)
+    table.loc[table["Metadata_Plate"] == "BR00000002", "Metadata_mmoles_per_liter"] = 3.0
+    path, out = _files(tmp_path, table), tmp_path / "out.parquet"
+    for words, expected in (([], 128), (["--doses", "together"], 64)):
+        run_as_door(aggregate, ["--profiles", path, "--out", out, *words])
+        assert len(pd.read_parquet(out)) == expected
+    run_as_door(aggregate, ["--profiles", path, "--out", out])
+    profiles, columns = input.load(TableOptions(profiles=(str(out),)))
+    assert {"CMP-000 1.5 mM", "CMP-000 3 mM"} <= set(entities(profiles, columns)["name"])
+
+
+def test_wells_that_hold_several_perturbations_are_told(tmp_path, caplog):
+    table = screen(plates=2)
+    table["Metadata_Well"] = table["Metadata_Well"].str[0]  # a row of the plate, not a well
+    path = _files(tmp_path, table)
+    run_as_door(aggregate, ["--profiles", path, "--to", "well", "--out", tmp_path / "o.parquet"])
+    assert "16 of 16 wells by Metadata_Plate, Metadata_Well hold several values of" in caplog.text

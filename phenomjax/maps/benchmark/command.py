@@ -108,8 +108,8 @@ class Options(AlignmentOptions):
     the replicates do"""
     draws: int = DRAWS
     """random sets of the consistency's null"""
-    doses: Doses = "together"
-    """replicates, for consistency and probe, share the dose too, or not; the map joins doses"""
+    doses: Doses = "apart"
+    """replicates, for consistency and probe, share the dose too, or not; the map averages doses"""
     probe: Literal["auto", "logistic", "ridge", "none"] = "auto"
     """classifier; auto: logistic up to 100 classes"""
     seed: int = 0
@@ -215,6 +215,7 @@ def benchmark(
         )
     found: dict[str, Entry] = {}
     result = None
+    aggregate.require_one_context(profiles, columns)
     if options.map:
         if options.align not in ("none", "standardize", "pca"):
             raise UserError(

@@ -1,12 +1,12 @@
 """Aggregate profiles: crops to wells, wells to perturbations, guides to genes.
 
   python -m phenomjax.maps aggregate --profiles E.zarr --to well --out wells.parquet
-  python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --doses apart \\
-      --out map.parquet
+  python -m phenomjax.maps aggregate --profiles aligned.parquet --to perturbation --out map.parquet
   python -m phenomjax.maps aggregate --profiles aligned.parquet --to gene --out genes.parquet
 
 Level by level, each unit of a level counting once: crops and sites to a well, wells to a
-perturbation at a dose, doses to a perturbation (--doses together), guides to a gene (--to gene;
+perturbation at a dose, time point and kind of cells (kept apart unless told: --doses together,
+--apart none), guides to a gene (--to gene;
 rows that are no genetic perturbation keep their own name). Align wells before they are aggregated
 further. Methods:
   mean, median   of each feature
@@ -27,9 +27,9 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.combining import combine
-from phenomjax.maps.tables.columns import Columns, require
+from phenomjax.maps.tables.columns import Columns, query_of, require
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.names import GENE_KINDS
+from phenomjax.maps.tables.names import GENE_KINDS, kinds_of
 from phenomjax.maps.tables.options import Doses, Table, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import check_out, write
@@ -160,8 +160,7 @@ def genetic(profiles: Profiles, columns: Columns) -> Bool[np.ndarray, " rows"]:
     )
     if columns.kind not in metadata.columns:
         return named
-    kinds = metadata[columns.kind].astype(str).str.lower().isin(GENE_KINDS).to_numpy()
-    return named & kinds
+    return named & np.isin(kinds_of(metadata, columns).astype(str), GENE_KINDS)
 
 
 def to_perturbations(
@@ -221,6 +220,29 @@ def labels_of(
         several = values.groupby(perturbation).transform("nunique") > 1
         names = names.where(values.isna() | ~several, names + " @ " + values.astype(str))
     return names.to_numpy(object)
+
+
+def require_one_context(profiles: Profiles, columns: Columns) -> None:
+    """Refuses rows under study of several time points or kinds of cells, of which one map with one
+    row a perturbation cannot be made.
+
+    Raises:
+      UserError: there are several.
+    """
+    if not columns.apart:
+        return
+    under_study = profiles.metadata[columns.treatments(profiles.metadata)]
+    for name in columns.apart:
+        values = require(under_study, name, "`apart`").dropna().unique()
+        if len(values) > 1:
+            value = values[0].item() if hasattr(values[0], "item") else values[0]
+            one = query_of(name, [value])
+            raise UserError(
+                f"The rows under study are of {len(values)} values of '{name}'"
+                f" ({', '.join(map(str, values[:4]))}{', …' if len(values) > 4 else ''}), and a map"
+                f" with one row a perturbation is of one. Measure them one at a time: `where`"
+                f" '{one}'; or average over them: `apart` none."
+            )
 
 
 def chosen(profiles: Profiles, columns: Columns) -> Profiles:

@@ -54,7 +54,7 @@ class Options(TableOptions):
     null: Null = "random"
     """of consistency: any random sets of wells, or sets that share their position on the plates as
     the replicates do"""
-    doses: Doses = "together"
+    doses: Doses = "apart"
     """a compound at each dose is a perturbation of its own, or not"""
     draws: int = DRAWS
     """of each null"""

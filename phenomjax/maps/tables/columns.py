@@ -1,6 +1,8 @@
 """Which column of the metadata is the batch, the control, the perturbation: names and queries."""
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -191,3 +193,22 @@ def query_rows(
             f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} {example!r}."
         )
     return answer
+
+
+def query_of(name: str, values: Sequence[str | float | bool], how: str = "in") -> str:
+    """A query for the rows of some values of a column: '`Control Type` == "negative"'.
+
+    Args:
+      name: of the column.
+      values: of the rows.
+      how: "in", or "not in".
+    """
+    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    if len(values) == 1:
+        return f"{quoted(name)} {'==' if how == 'in' else '!='} {texts[0]}"
+    return f"{quoted(name)} {how} [{', '.join(texts)}]"
+
+
+def quoted(name: str) -> str:
+    """A column's name as pandas queries want it."""
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float32, UInt64
 
 from phenomjax.maps.tables import scratch
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, query_rows
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.understood import tidied, understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import EXIT_DONE, UserError
 
 log = logging.getLogger("phenomjax")
 
@@ -27,18 +27,37 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     """Reads what the options name, and refuses what no map should be made of: duplicate rows, NaN.
 
     Raises:
-      UserError: see `read`, `without_duplicates`, `finite`.
+      UserError: see `read`, `chosen`, `refuse_duplicates`, `finite`.
+      SystemExit: after `dry_run`.
     """
     paths = require_some(options.profiles, "profiles")
     out = getattr(options, "out", None)
     folder = Path(out).absolute().parent if out else Path(tempfile.gettempdir())
     profiles = read(paths, Wanted(options.block, options.features), folder)
     profiles = replace(profiles, metadata=tidied(profiles.metadata))
+    if options.where is not None:
+        profiles = chosen(profiles, options.where)
     columns = detect(profiles.metadata, options.columns)
     refuse_duplicates(profiles)
     profiles = finite(profiles, options.nan)
+    if options.dry_run:
+        print(understood(profiles, columns))
+        raise SystemExit(EXIT_DONE)
     log.info("%s", understood(profiles, columns))
     return profiles, columns
+
+
+def chosen(profiles: Profiles, where: str) -> Profiles:
+    """The rows that a query names.
+
+    Raises:
+      UserError: it names none.
+    """
+    rows = query_rows(profiles.metadata, where, "`where`", "Metadata_Time == 24")
+    if not rows.any():
+        raise UserError(f"`where` {where!r} is true of none of the {len(rows)} rows.")
+    log.info("where %s: %d of %d rows", where, rows.sum(), len(rows))
+    return profiles.take(rows).after("where", query=where, rows=int(rows.sum()))
 
 
 def refuse_duplicates(profiles: Profiles) -> None:

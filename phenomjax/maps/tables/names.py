@@ -2,6 +2,7 @@
 or a control.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from jaxtyping import Shaped
 
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -47,18 +49,14 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     perturbation = text(columns.perturbation) if columns.perturbation in table else gene
     kind = pd.Series(np.where((perturbation == gene) & (gene != ""), "gene", "compound"))
     if columns.kind in table:
-        given = text(columns.kind).str.lower()
+        given = pd.Series(kinds_of(table, columns))
         kind = kind.where(~given.isin(GENE_KINDS), "gene").where(given != "compound", "compound")
         kind = kind.where(given != "control", "control")
     name = perturbation.where((kind != "gene") | (gene == ""), gene).where(perturbation != "", gene)
-    dose = pd.Series([""] * len(table))
-    if columns.dose in table:
-        values = pd.to_numeric(table[columns.dose], errors="coerce")
-        dose = values.map(
-            lambda value: "" if not np.isfinite(value) or value == 0 else f"{value:.3g} µM"
-        )
-    several = name.duplicated(keep=False)
-    name = name.where(~(several & (dose != "")), name + " " + dose)
+    dose = doses_of(table, columns)
+    for also in (dose, *(text(column) for column in columns.apart)):
+        several = name.duplicated(keep=False)
+        name = name.where(~(several & (also != "")), name + " " + also)
     again = name.groupby(name).cumcount()
     most = int(again.max()) if len(again) else 0
     if most >= 3 and (again > 0).mean() > 0.5:
@@ -71,6 +69,40 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     return pd.DataFrame(
         {"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose}
     )
+
+
+def kinds_of(metadata: "pd.DataFrame", columns: Columns) -> Shaped[np.ndarray, " rows"]:
+    """What kind of perturbation each row is, as our banks say it ("cp" is "compound"), other words
+    in small letters, "" where nothing is said; object [rows].
+    """
+    if columns.kind not in metadata:
+        return np.full(len(metadata), "", object)
+    words = metadata[columns.kind].astype(object).where(metadata[columns.kind].notna(), "")
+    known = {word: type_of(str(word)) or str(word).lower() for word in words.unique()}
+    return words.map(known).to_numpy(object)
+
+
+def doses_of(metadata: "pd.DataFrame", columns: Columns) -> "pd.Series":
+    """The dose of each row as a reader wants it, with its unit where the column's name tells it
+    ("concentration" is in µM, as in our banks and RxRx); "" where there is none, or none of it.
+    """
+    import pandas as pd
+
+    if columns.dose not in metadata:
+        return pd.Series([""] * len(metadata))
+    known = re.sub(r"[\W_]", "", columns.dose.lower()).replace("μ", "u").replace("µ", "u")
+    molar = re.search(r"([munp]?)(?:molesperl|m$|molar)", known)
+    unit = ""
+    if known.endswith(("concentration", "concentrationum")):
+        unit = " µM"
+    elif "gperml" in known:
+        unit = f" {known[known.index('gperml') - 1].replace('u', 'µ')}g/ml"
+    elif molar:
+        unit = f" {molar[1].replace('u', 'µ')}M"
+    numbers = pd.to_numeric(metadata[columns.dose], errors="coerce")
+    texts = metadata[columns.dose].astype(object).where(metadata[columns.dose].notna(), "")
+    shown = numbers.map(lambda value: f"{value:.3g}{unit}")
+    return shown.where(numbers.notna(), texts.astype(str)).where(numbers != 0, "")
 
 
 def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:

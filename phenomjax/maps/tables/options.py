@@ -33,6 +33,10 @@ class TableOptions:
     """encoder block, where E.zarr holds several"""
     features: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
     """feature columns of a foreign table"""
+    where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
+    """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
+    dry_run: bool = False
+    """show what is understood of the tables, and stop"""
     nan: Literal["error", "drop_features", "drop_rows"] = "error"
     """what to do with features that are NaN or infinite"""
     batch: Annotated[str, tyro.conf.arg(metavar="COLUMNS")] = DETECT

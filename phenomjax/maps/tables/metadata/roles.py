@@ -5,15 +5,13 @@ perturbations that are such words (DMSO).
 What was found is written as pandas queries, which a user reads, and may give back as a flag.
 """
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phenomjax.maps.tables.columns import DETECT, Columns, truths
+from phenomjax.maps.tables.columns import DETECT, Columns, query_of, quoted, truths
 from phenomjax.prepare.images.annotation.roles import COLUMNS, LOOSE, role_of
 
 if TYPE_CHECKING:
@@ -100,7 +98,7 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
             rows = metadata[name].isin(chosen).to_numpy()
             if (rows & ~covered).any():
                 covered |= rows
-                parts.append(_among(name, chosen))
+                parts.append(query_of(name, chosen))
         return " or ".join(parts)
 
     surely = columns.positive
@@ -121,17 +119,17 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
     positive = surely
     if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
         ours = [n for n in words if called[n] == "perturbationtype" and "control" in words[n]]
-        positive = f'{_quoted(ours[0])} == "control"' if ours else ""
+        positive = f'{quoted(ours[0])} == "control"' if ours else ""
     treatment = columns.treatment
     if treatment in ("", DETECT):
         parts = []
         for name, meanings in words.items():
             chosen = [word for word, meaning in meanings.items() if meaning != "treated"]
             if "treated" in meanings.values() or "empty" in meanings.values():
-                parts += [_among(name, chosen, "not in")] if chosen else []
+                parts += [query_of(name, chosen, "not in")] if chosen else []
         for name, meanings in jump.items():
             if chosen := [word for word, meaning in meanings.items() if meaning == "empty"]:
-                parts.append(_among(name, chosen, "not in"))
+                parts.append(query_of(name, chosen, "not in"))
         treatment = " and ".join(parts)
     return replace(columns, control=control, positive=positive, treatment=treatment)
 
@@ -204,17 +202,4 @@ def _agreeing(metadata: "pd.DataFrame", called: Mapping[str, str], positive: str
     if not (rows & others).any():
         return name
     both = metadata[name].dtype == bool and positive not in metadata.columns
-    return f"{_quoted(name)} and not ({positive})" if both and (rows & ~others).any() else ""
-
-
-def _among(name: str, words: list[str], how: str = "in") -> str:
-    """A query for the rows of some words: `control_type` == "negcon"."""
-    texts = [json.dumps(word, ensure_ascii=False) for word in words]
-    if len(words) == 1:
-        return f"{_quoted(name)} {'==' if how == 'in' else '!='} {texts[0]}"
-    return f"{_quoted(name)} {how} [{', '.join(texts)}]"
-
-
-def _quoted(name: str) -> str:
-    """A column's name as pandas queries want it."""
-    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"
+    return f"{quoted(name)} and not ({positive})" if both and (rows & ~others).any() else ""
