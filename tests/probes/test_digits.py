@@ -18,7 +18,7 @@ from phenomjax.probes.reports import figures, verdicts
 from phenomjax.probes.reports.details import Reliability
 from phenomjax.probes.suites.dataset import Dataset, Labels
 from phenomjax.probes.suites.suite import CLASS, MULTILABEL, VALUE, Training
-from phenomjax.statistics import bootstrap
+from phenomjax.statistics import bootstrap, comparison
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def read(row: dict) -> list:
         row["method"],
         row["label"],
         row["metric"],
-        verdicts.number(row["value"], row["interval"]),
+        comparison.number(row["value"], row["interval"]),
     ]
 
 
@@ -137,8 +137,8 @@ def test_intervals_that_touch():
 
     low = np.mean([0.1, 0.1, 0.1])
     assert low != 0.1
-    assert verdicts.outcome(row(low, 0.3), row(0.0, 0.1)) == verdicts.NOT_SHOWN
-    assert verdicts.outcome(row(low + 1e-6, 0.3), row(0.0, 0.1)) == verdicts.BEATS
+    assert verdicts.outcome(row(low, 0.3), row(0.0, 0.1)) == comparison.NOT_SHOWN
+    assert verdicts.outcome(row(low + 1e-6, 0.3), row(0.0, 0.1)) == comparison.BEATS
     assert metrics.rounded(123456.7890123456789) == 123456.789012
 
 

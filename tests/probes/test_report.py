@@ -7,7 +7,6 @@ import pytest
 
 from phenomjax.probes.reports import details as reports_details
 from phenomjax.probes.reports import figures, results, verdicts, write
-from phenomjax.probes.reports.verdicts import BEATS, BELOW, NOT_SHOWN
 from phenomjax.probes.suites import published
 from phenomjax.probes.suites.suite import (
     CLASS,
@@ -19,6 +18,7 @@ from phenomjax.probes.suites.suite import (
     Suite,
     Task,
 )
+from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN
 
 SOURCES = (Source("x.csv"),)
 PUBLISHED = published.rows("q3", "sites", "site", {"NEW364": "test"})

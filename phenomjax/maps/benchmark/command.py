@@ -25,7 +25,9 @@ into --out:
                         targets of a compound are first among all genes (maps with both)
       probe.balanced_accuracy
                         a linear classifier tells the perturbation in a batch it never saw
-    A key that could not be had has the value null and a "reason".
+    A key that could not be had has the value null and a "reason". With --against each key also
+    has "against": {NAME: {"value", "interval", "count", "outcome"}}, and about.against says in
+    words what the map beats.
   consistency.parquet   one row a perturbation
   recall_curves.png, .json   recall over thresholds
   benchmark.md          the table for people
@@ -33,6 +35,14 @@ into --out:
 A table that is a map already (one row a gene, no controls) is benchmarked with --map:
   … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene \\
       --gene Gene --transform sqrt --align standardize --relationships CORUM.txt --out report/
+
+Beside what it must beat (a baseline is measured as the profiles are; one that was measured before
+is given by its benchmark.json):
+  python -m phenomjax.embed --checkpoint DIR --bank B.zarr --random_weights 0 --out twin.zarr
+  python -m phenomjax.maps intensity --bank B.zarr --out intensity.parquet
+  python -m phenomjax.maps structure --bank B.zarr --out structure.parquet
+  … --profiles E.zarr --against untrained=twin.zarr intensity=intensity.parquet \\
+      structure=structure.parquet --out report/
 
 Measured on CPJUMP1, U2OS, 260 compounds, plates 10, 11, 12 (shares are of p < .05 and p < .01;
 chance recall .10):
@@ -53,7 +63,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from phenomjax.maps.benchmark import entries, measures
+from phenomjax.maps.benchmark import against, entries, measures
+from phenomjax.maps.benchmark.against import Baseline
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
@@ -114,6 +125,9 @@ class Options(AlignmentOptions):
     """classifier; auto: logistic up to 100 classes"""
     seed: int = 0
     """of the draws"""
+    against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH ...")] = ()
+    """baselines: profiles of an untrained twin (`phenomjax.embed --random_weights`), of `maps
+    intensity` and `maps structure`, of any other model, or their benchmark.json"""
     out: Folder
     """of the results"""
 
@@ -251,14 +265,43 @@ def benchmark(
     return found | more, curves, result, perturbations
 
 
+def measure_baseline(baseline: Baseline, options: Options) -> Baseline:
+    """A baseline with its entries, found by the same options.
+
+    Raises:
+      UserError: its table cannot be read with them.
+    """
+    if (before := against.measured_before(baseline)) is not None:
+        return before
+    log.info("against %s: %s", baseline.name, ", ".join(baseline.paths))
+    same = replace(options, profiles=baseline.paths, block=None, features=None)
+    try:
+        profiles, columns = load(same)
+        if same.dims is not None:  # of few features there are no more components
+            same = replace(same, dims=min(same.dims, profiles.features.shape[1]))
+        found, _, _, perturbations = benchmark(profiles, columns, same)
+    except UserError as error:
+        raise UserError(
+            f"`against` {baseline.name}: {error} (It is read with the options of this command. Does"
+            " it need others, benchmark it by itself and give its benchmark.json.)"
+        ) from error
+    return replace(baseline, entries=found, provenance=perturbations.provenance)
+
+
 def run(options: Options) -> int:
     """Measures and writes."""
     import pandas as pd
 
     started = time.monotonic()
+    baselines = against.named(options.against)
     refuse_two_nulls(options.null, options.unexpressed)
     profiles, columns = load(options)
     found, curves, result, perturbations = benchmark(profiles, columns, options)
+    baselines = [measure_baseline(one, options) for one in baselines]
+    found = against.beside(found, baselines)
+    said = [against.sentence(found, one) for one in baselines]
+    if seeds := against.seeds_of(perturbations.provenance):
+        said.insert(0, f"These profiles are of an untrained network (seed {', '.join(seeds)}).")
     out = Path(options.out)
     settings = {name: value for name, value in recorded(options).items() if name != "out"}
     about = {
@@ -266,6 +309,7 @@ def run(options: Options) -> int:
         "provenance": perturbations.provenance,
         "perturbations": len(perturbations),
         "positions": found["position.share_p05"].get("said"),
+        "against": {one.name: against.about(found, one) for one in baselines},
     }
     write_json(out / "benchmark.json", {**found, "about": about})
     if result is not None:
@@ -284,16 +328,19 @@ def run(options: Options) -> int:
             recall_curves({source: {options.align: curve} for source, curve in curves.items()}),
             out / "recall_curves.png",
         )
-    text = as_table(found)
+    text = as_table(found, [one.name for one in baselines]) + "".join(f"\n{s}\n" for s in said)
     write_text(out / "benchmark.md", text)
     print(text)
     log.info("benchmark: wrote %s in %.1f s", out / "benchmark.json", time.monotonic() - started)
     return 0
 
 
-def as_table(results: dict[str, Entry]) -> str:
-    """The results as a Markdown table, and why what is missing is missing."""
-    lines = ["| | value | 95 % interval | of | chance |", "| --- | --- | --- | --- | --- |"]
+def as_table(results: dict[str, Entry], baselines: Sequence[str] = ()) -> str:
+    """The results as a Markdown table, beside those of baselines, and why what is missing is
+    missing.
+    """
+    names = ["value", "95 % interval", "of", "chance", *baselines]
+    lines = [f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
     reasons = []
     for key, one in results.items():
         if one["value"] is None:
@@ -301,5 +348,7 @@ def as_table(results: dict[str, Entry]) -> str:
             continue
         ends = " to ".join(f"{end:.3f}" for end in one["interval"]) if one["interval"] else ""
         chance = f"{one['chance']:.3g}" if one.get("chance") is not None else ""
-        lines.append(f"| {key} | {one['value']:.3f} | {ends} | {one['count']} | {chance} |")
+        cells = [f"{one['value']:.3f}", ends, str(one["count"]), chance]
+        cells += [against.cell(one, name) for name in baselines]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines + (["", *reasons] if reasons else [])) + "\n"

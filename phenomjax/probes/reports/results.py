@@ -2,13 +2,13 @@
 judged by.
 """
 
-import math
 from collections.abc import Iterable
-from typing import NotRequired, TypeGuard
+from typing import NotRequired
 
 from phenomjax.probes.metrics import Measured
 from phenomjax.probes.suites import suite
 from phenomjax.probes.suites.label_values import METRICS
+from phenomjax.statistics.comparison import finite
 
 ZERO_SHOT = "zero-shot"  # the "head" of predictions without training
 BASELINE_NAMES = {
@@ -149,11 +149,6 @@ def models(rows: Iterable[Row]) -> list[str]:
 def largest_count(rows: Iterable[Row]) -> int:
     """Of how many proteins the numbers are that were computed here."""
     return max((row["count"] or 0 for row in rows if row["kind"] != "published"), default=0)
-
-
-def finite(value: float | None) -> TypeGuard[float]:
-    """Whether there is a number."""
-    return value is not None and math.isfinite(value)
 
 
 def has_value(row: Row) -> bool:

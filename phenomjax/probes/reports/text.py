@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 from phenomjax.probes.reports.bars import ordered
 from phenomjax.probes.reports.results import Row, has_value, largest_count, measured
 from phenomjax.probes.reports.verdicts import (
-    BEATS,
     Verdict,
     by_label,
     goodness,
     identity_cut,
     metric_name,
-    number,
     sentence,
     splits,
     summary,
@@ -20,6 +18,7 @@ from phenomjax.probes.reports.verdicts import (
 )
 from phenomjax.probes.suites.leakage import Overlap
 from phenomjax.probes.suites.suite import Mutations, Suite, Task
+from phenomjax.statistics.comparison import BEATS, number
 
 if TYPE_CHECKING:
     from phenomjax.probes.reports.details import Details, ReportFigure

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from phenomjax.probes.reports.results import (
     ZERO_SHOT,
     Row,
-    finite,
     interval_of,
     main_metric,
     measured,
@@ -20,8 +19,9 @@ from phenomjax.probes.reports.results import (
     value_of,
 )
 from phenomjax.probes.suites.suite import Mutations, Suite, Task
+from phenomjax.statistics import comparison
+from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN, listed, number
 
-BEATS, NOT_SHOWN, BELOW = "beats", "is not shown to beat", "is below"
 LOWER_IS_BETTER = ("rmse", "mae", "mse")
 VALIDATION = "validation"
 METRICS = {
@@ -204,11 +204,8 @@ def goodness(row: Row) -> float:
 
 def outcome(row: Row, baseline: Row) -> str:
     """BEATS, NOT_SHOWN or BELOW."""
-    low, high = sorted(interval_of(row))
-    base_low, base_high = sorted(interval_of(baseline))
-    if row["metric"] in LOWER_IS_BETTER:
-        low, high, base_low, base_high = -high, -low, -base_high, -base_low
-    return BEATS if low > base_high else BELOW if high < base_low else NOT_SHOWN
+    lower = row["metric"] in LOWER_IS_BETTER
+    return comparison.outcome(interval_of(row), interval_of(baseline), lower_is_better=lower)
 
 
 def _belongs(baseline: Row, best: Row) -> bool:
@@ -217,14 +214,6 @@ def _belongs(baseline: Row, best: Row) -> bool:
         best["model"],
         best["head"],
     )
-
-
-def number(value: float | None, interval: Sequence[float | None] | None = None) -> str:
-    """0.681 [0.670, 0.692]; a dash where there is no value."""
-    if not finite(value):
-        return "-"
-    ends = [f"{end:.3f}" for end in interval or () if finite(end)]
-    return f"{value:.3f} [{', '.join(ends)}]" if len(ends) == 2 else f"{value:.3f}"
 
 
 def metric_name(metric: str, average: str = "") -> str:
@@ -255,18 +244,13 @@ def sentence(verdict: Verdict) -> str:
     for kind, reason in ((BEATS, ""), (NOT_SHOWN, ", for the 95 % intervals overlap"), (BELOW, "")):
         others = [c for c in v.comparisons if c.outcome == kind]
         if others:
-            text += f" It {'**' + kind + '**'} {_listed([_called(c) for c in others])}{reason}."
+            text += f" It {'**' + kind + '**'} {listed([_called(c) for c in others])}{reason}."
     return text if v.comparisons else text + " There is no baseline to compare it with."
 
 
-def _called(comparison: Comparison) -> str:
-    name = comparison.method.removeprefix("baseline: ")
-    name = "its random-weights twin" if comparison.twin else name
-    return f"{name} ({number(comparison.value, comparison.interval)})"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _called(one: Comparison) -> str:
+    name = "its random-weights twin" if one.twin else one.method.removeprefix("baseline: ")
+    return f"{name} ({number(one.value, one.interval)})"
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[str]:
