@@ -211,7 +211,7 @@ def test_which_rows_are_controls_and_treatments():
             wrong.controls(ours)
 
 
-def test_duplicate_rows_and_nan_are_refused(tmp_path):
+def test_duplicate_rows_are_refused(tmp_path):
     profiles = _profiles()
     input.refuse_duplicates(profiles)
     twice = Profiles(
@@ -224,27 +224,6 @@ def test_duplicate_rows_and_nan_are_refused(tmp_path):
         match=r"1 of 5 rows are there twice.*row 4, experiment=E1.*Was a file given twice",
     ):
         input.refuse_duplicates(twice)
-    features = profiles.features.copy()
-    features[1, 0], features[2, 0] = np.nan, np.inf
-    holed = profiles.with_features(features, profiles.names)
-    with pytest.raises(
-        UserError,
-        match=(
-            r"2 values are NaN or infinite: in 2 of 4 rows and 1 of 3"
-            r" features.*'feature_0000'.*`nan` drop_features"
-        ),
-    ):
-        input.finite(holed)
-    assert input.finite(holed, "drop_features").names == profiles.names[1:]
-    dropped = input.finite(holed, "drop_rows")
-    assert (
-        len(dropped) == len(dropped.metadata) == 2 and dropped.provenance["steps"][-1]["rows"] == 2
-    )
-    with pytest.raises(UserError, match=r"would leave nothing.*drop_rows"):
-        input.finite(
-            profiles.with_features(np.where(np.eye(4, 3) > 0, np.nan, features), profiles.names),
-            "drop_features",
-        )
 
 
 def test_files_that_are_no_profiles(tmp_path):

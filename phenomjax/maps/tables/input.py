@@ -1,5 +1,5 @@
 """What every command on profiles does first: read what --profiles names, refuse duplicate rows,
-treat NaN as told.
+leave out what is no measurement.
 """
 
 import logging
@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt64
 
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_rows
@@ -16,6 +15,8 @@ from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.understood import tidied, understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.quality.cleaning import clean
+from phenomjax.maps.tables.quality.rows import digests
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted
 from phenomjax.system.errors import EXIT_DONE, UserError
@@ -24,10 +25,10 @@ log = logging.getLogger("phenomjax")
 
 
 def load(options: TableOptions) -> tuple[Profiles, Columns]:
-    """Reads what the options name, and refuses what no map should be made of: duplicate rows, NaN.
+    """Reads what the options name, refuses duplicate rows, and leaves out what is no measurement.
 
     Raises:
-      UserError: see `read`, `chosen`, `refuse_duplicates`, `finite`.
+      UserError: see `read`, `chosen`, `refuse_duplicates`, `clean`.
       SystemExit: after `dry_run`.
     """
     paths = require_some(options.profiles, "profiles")
@@ -39,7 +40,7 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
         profiles = chosen(profiles, options.where)
     columns = detect(profiles.metadata, options.columns)
     refuse_duplicates(profiles)
-    profiles = finite(profiles, options.nan)
+    profiles = clean(profiles, columns, options)
     if options.dry_run:
         print(understood(profiles, columns))
         raise SystemExit(EXIT_DONE)
@@ -69,12 +70,11 @@ def refuse_duplicates(profiles: Profiles) -> None:
     """
     import pandas as pd
 
-    keys, sums = np.empty(len(profiles), np.uint64), np.empty(len(profiles), np.uint64)
-    for rows in scratch.blocks(len(profiles), profiles.features.shape[1]):
+    keys = np.empty(len(profiles), np.uint64)
+    for rows in scratch.blocks(len(profiles), len(profiles.metadata.columns)):
         text = profiles.metadata.iloc[rows].astype(str)
         keys[rows] = pd.util.hash_pandas_object(text, index=False)
-        sums[rows] = _bits(profiles.features[rows])
-        scratch.release(profiles.features)
+    sums = digests(profiles.features)
     twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
@@ -87,61 +87,3 @@ def refuse_duplicates(profiles: Profiles) -> None:
             " perfectly. Was a file given twice, or one that is part of another? Give each row"
             " once."
         )
-
-
-def _bits(features: Float32[np.ndarray, "rows dim"]) -> UInt64[np.ndarray, " rows"]:
-    """A number of each row that is the same for equal rows only.
-
-    It is made of whole numbers: a sum of floats depends on where the row stands, and would miss
-    duplicates.
-    """
-    weights = np.random.default_rng(0).integers(2**63, size=features.shape[1], dtype=np.uint64)
-    plain = np.nan_to_num(features) + np.float32(0)  # one zero, not two
-    return np.einsum("rd,d->r", plain.view(np.uint32), weights, dtype=np.uint64, casting="safe")
-
-
-def finite(profiles: Profiles, rule: str = "error") -> Profiles:
-    """Profiles without NaN or infinite features.
-
-    Args:
-      rule: "error"; "drop_features": leave out every feature that is not finite in some row;
-        "drop_rows".
-
-    Raises:
-      UserError: some are not finite and the rule is "error", or nothing is left.
-    """
-    rows = np.zeros(len(profiles), bool)
-    bad = np.zeros(profiles.features.shape[1], np.int64)  # values of each feature
-    for some in scratch.blocks(*profiles.features.shape):
-        wrong = ~np.isfinite(profiles.features[some])
-        rows[some], bad = wrong.any(1), bad + wrong.sum(0)
-        scratch.release(profiles.features)
-    features = bad > 0
-    if not rows.any():
-        return profiles
-    if rule == "error":
-        name = profiles.names[int(np.argmax(bad))]
-        raise UserError(
-            f"{int(bad.sum())} values are NaN or infinite: in {int(rows.sum())} of {len(rows)} rows"
-            f" and {int(features.sum())} of {len(features)} features (most in '{name}')."
-            " CellProfiler writes them for cells or plates that it could not measure. Leave those"
-            " features out with `nan` drop_features, or the rows with `nan` drop_rows."
-        )
-    if (features if rule == "drop_features" else rows).all():
-        other = "drop_rows" if rule == "drop_features" else "drop_features"
-        raise UserError(
-            f"`nan` {rule} would leave nothing: each of them has a NaN or infinite value. Try `nan`"
-            f" {other}."
-        )
-    if rule == "drop_features":
-        log.info(
-            "features with NaN or infinite values left out: %d of %d", features.sum(), len(features)
-        )
-        kept = np.flatnonzero(~features)
-        cleaned = profiles.with_features(
-            scratch.take(profiles.features, columns=kept), [profiles.names[k] for k in kept]
-        )
-    else:
-        log.info("rows with NaN or infinite values left out: %d of %d", rows.sum(), len(rows))
-        cleaned = profiles.take(~rows)
-    return cleaned.after("nan", rule=rule, rows=int(rows.sum()), features=int(features.sum()))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import tyro
 
 from phenomjax.maps.tables.columns import DETECT, Columns
+from phenomjax.maps.tables.quality.limits import QualityOptions
 from phenomjax.system.errors import UserError
 
 Column = Annotated[str, tyro.conf.arg(metavar="COLUMN")]
@@ -24,7 +25,7 @@ Word = TypeVar("Word")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions:
+class TableOptions(QualityOptions):
     """Of every command that reads profiles; `input.load` reads them."""
 
     profiles: Tables
@@ -37,8 +38,6 @@ class TableOptions:
     """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
     dry_run: bool = False
     """show what is understood of the tables, and stop"""
-    nan: Literal["error", "drop_features", "drop_rows"] = "error"
-    """what to do with features that are NaN or infinite"""
     batch: Annotated[str, tyro.conf.arg(metavar="COLUMNS")] = DETECT
     """column, or several joined by commas, that name a batch. This and all below are found by the
     names and words that the field uses, and shown; a flag always wins"""

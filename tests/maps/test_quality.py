@@ -1,0 +1,336 @@
+"""Rows and features that are no measurements: found whatever made them so, told, recorded; what is
+sound stays as it is, and the numbers of the sound table come back.
+"""
+
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from phenomjax.maps.benchmark import command as benchmark
+from phenomjax.maps.tables import scratch
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.quality import cleaning, limits
+from phenomjax.maps.tables.quality import features as checks
+from phenomjax.system.errors import UserError
+from tests.lab import plates
+from tests.lab.doors import run_as_door
+
+COLUMNS = Columns(
+    batch=("Metadata_Plate",),
+    control=plates.NEGCON,
+    perturbation="Metadata_broad_sample",
+    gene="Metadata_gene",
+    well="Metadata_Well",
+    plate="Metadata_Plate",
+)
+BARE = Columns(batch=(), control="", well="", plate="")  # nothing is known of the rows
+FLAGS = [
+    *("--batch", "Metadata_Plate", "--control", plates.NEGCON, "--probe", "none"),
+    *("--perturbation", "Metadata_broad_sample", "--gene", "Metadata_gene", "--draws", 200),
+]
+
+
+def profiles_of(frame: pd.DataFrame) -> Profiles:
+    names = [name for name in frame.columns if not name.startswith("Metadata_")]
+    metadata = frame.drop(columns=names).reset_index(drop=True)
+    return Profiles(frame[names].to_numpy(np.float32), metadata, tuple(names))
+
+
+def clean(frame: pd.DataFrame, **options) -> Profiles:
+    return cleaning.clean(profiles_of(frame), COLUMNS, limits.QualityOptions(**options))
+
+
+def numbers(frame: pd.DataFrame, folder, *flags) -> dict[str, float]:
+    """What the benchmark says of a table."""
+    folder.mkdir()
+    frame.to_parquet(folder / "p.parquet")
+    words = ["--profiles", folder / "p.parquet", "--out", folder / "out", *FLAGS, *flags]
+    assert run_as_door(benchmark, words) == 0
+    found = json.loads((folder / "out" / "benchmark.json").read_text())
+    return {key: one["value"] for key, one in found.items() if one.get("value") is not None}
+
+
+def _wells(frame, share, seed=3):
+    """A share of the wells under study."""
+    rng = np.random.default_rng(seed)
+    return (frame["Metadata_pert_type"] == "trt") & (rng.random(len(frame)) < share)
+
+
+SPOILING = {  # a column: (its values, given the table; what is said of it)
+    "mad_zero": (lambda f: np.where(_wells(f, 0.4), 4.1421e17, 0.0), "far out of bounds"),
+    "constant": (lambda f: 0.7, "constant"),
+    "noise of rounding": (
+        lambda f: 0.7 + 2e-8 * np.random.default_rng(0).normal(size=len(f)),
+        "constant",
+    ),
+    "of one value, mostly": (lambda f: np.where(_wells(f, 0.04), 40.0, 0.0), "of one value"),
+    "tiny spread of the controls": (
+        lambda f: (
+            np.where(_wells(f, 0.8), np.random.default_rng(1).uniform(0.05, 0.2, len(f)), 0.0)
+            + 2e-8 * np.random.default_rng(0).normal(size=len(f))
+        ),
+        "nearly constant among the controls",
+    ),
+    "constant in the controls of one plate": (
+        lambda f: np.where(
+            (f["Metadata_Plate"] == f["Metadata_Plate"].iloc[0]) & f.eval(plates.NEGCON),
+            1.5,
+            np.random.default_rng(0).normal(size=len(f)),
+        ),
+        "nearly constant among the controls",
+    ),
+    "infinite": (
+        lambda f: np.where(_wells(f, 0.3), np.inf, np.random.default_rng(0).normal(size=len(f))),
+        "missing in too many rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILING)
+def test_a_spoilt_feature_costs_nothing(tmp_path, caplog, kind):
+    caplog.set_level(logging.INFO)
+    sound = plates.screen(effect=0.6)
+    made, said = SPOILING[kind]
+    spoilt = sound.assign(Nuclei_Spoilt=made(sound))
+    flags = ["--align", "center_scale"]
+    expected = numbers(sound, tmp_path / "sound", *flags)
+    assert "quality:" not in caplog.text
+    assert numbers(spoilt, tmp_path / "spoilt", *flags) == expected
+    assert f"1 of 25 features left out, {said}" in caplog.text and "Nuclei_Spoilt" in caplog.text
+    record = json.loads((tmp_path / "spoilt" / "out" / "benchmark.json").read_text())["about"]
+    (step,) = [one for one in record["provenance"]["steps"] if one["command"] == "quality"]
+    ((reason, names),) = step["features"].items()
+    assert reason.startswith(said) and names == ["Nuclei_Spoilt"]
+    assert step["limits"]["max_deviation"] == 500
+    if kind == "mad_zero":  # and it can be switched off, to what it was without the checks
+        assert numbers(spoilt, tmp_path / "off", *flags, "--quality", "off") != expected
+
+
+@pytest.mark.parametrize(
+    "kind, value",
+    [("are all zeros", 0.0), ("are one number all over", -1.25), ("have no value at all", np.nan)],
+)
+def test_empty_wells_are_left_out(tmp_path, caplog, kind, value):
+    caplog.set_level(logging.INFO)
+    frame = plates.screen()
+    empty = np.zeros(len(frame), bool)
+    empty[200:224] = True
+    features = plates.feature_names(24)
+    spoilt = frame.copy()
+    spoilt.loc[empty, features] = value
+    found = clean(spoilt)
+    assert len(found) == len(frame) - 24
+    np.testing.assert_array_equal(found.features, profiles_of(frame[~empty]).features)
+    assert (
+        f"24 of 288 rows left out, as empty wells are: they {kind} (BR00000003 A09," in caplog.text
+    )
+    (step,) = found.provenance["steps"]
+    assert step["rows"][kind]["count"] == 24 and "BR00000003 C08" in step["rows"][kind]["names"]
+    flags = ["--align", "center_scale"]
+    expected = numbers(frame[~empty], tmp_path / "without", *flags)
+    assert numbers(spoilt, tmp_path / "with", *flags) == expected
+
+
+def test_empty_wells_of_a_normalised_plate_are_copies():
+    """Zeros less a median, over a deviation: the same row in each empty well of the plate."""
+    frame = plates.screen()
+    features = plates.feature_names(24)
+    plate = frame["Metadata_Plate"] == "BR00000002"
+    empty = plate & frame["Metadata_Well"].isin(["A01", "B02", "C03"])
+    frame.loc[empty, features] = -frame.loc[plate, features].median().to_numpy()
+    frame = frame.astype({name: np.float32 for name in features})
+    found = clean(frame)
+    assert (
+        not (found.metadata["Metadata_Plate"] == "BR00000002")
+        .eq(found.metadata["Metadata_Well"].isin(["A01", "B02", "C03"]))
+        .all()
+    )
+    assert len(found) == len(frame) - 3
+    # the same row in another plate, or of a map without wells, is left alone
+    wells = profiles_of(frame)
+    apart = cleaning.clean(
+        wells,
+        dataclasses.replace(BARE, plate="Metadata_Well", well="Metadata_Plate"),
+        limits.QualityOptions(),
+    )
+    assert len(apart) == len(cleaning.clean(wells, BARE, limits.QualityOptions())) == len(frame)
+
+
+def test_values_are_bounded_or_filled():
+    """Against the definitions, in float64."""
+    frame = plates.screen(dim=12)
+    names = plates.feature_names(12)
+    values = frame[names].to_numpy(np.float64)
+    plate = np.repeat(np.arange(3), 96)
+    centre = np.stack([np.median(values[plate == k], axis=0) for k in range(3)])[plate]
+    spread = 1.4826 * np.median(np.abs(values - centre), axis=0)
+    spoilt = frame.astype(dict.fromkeys(names, np.float64))
+    spoilt.loc[100, names[0]] = centre[100, 0] + 3e4 * spread[0]
+    spoilt.loc[101, names[0]] = centre[101, 0] - 600 * spread[0]
+    spoilt.loc[5, names[1]] = 1e12
+    spoilt.loc[200, names[2]] = np.nan
+    spoilt.loc[250, names[3]] = -np.inf
+    found = clean(spoilt)
+    assert found.names == tuple(names)
+    wrong = values.copy()
+    wrong[[100, 101, 5, 200, 250], [0, 0, 1, 2, 3]] = np.nan  # medians of what is left, nearly
+    wrong[100, 0], wrong[101, 0], wrong[5, 1] = 3e5, -3e5, 1e12
+    centre = np.stack([np.nanmedian(wrong[plate == k], axis=0) for k in range(3)])[plate]
+    distance = np.where(np.isnan(wrong), np.nan, wrong - centre)
+    spread = 1.4826 * np.nanmedian(np.abs(distance), axis=0)
+    expected = values.copy()
+    expected[100, 0] = centre[100, 0] + 500 * spread[0]
+    expected[101, 0] = centre[101, 0] - 500 * spread[0]
+    expected[5, 1], expected[200, 2], expected[250, 3] = (
+        centre[5, 1],
+        centre[200, 2],
+        centre[250, 3],
+    )
+    np.testing.assert_allclose(found.features, expected, rtol=1e-6)
+    same = np.ones_like(values, bool)
+    same[[100, 101, 5, 200, 250], [0, 0, 1, 2, 3]] = False
+    np.testing.assert_array_equal(found.features[same], values.astype(np.float32)[same])
+    (step,) = found.provenance["steps"]
+    assert step["filled"]["values"] == 3 and set(step["filled"]["features"]) == set(names[1:4])
+    assert step["bounded"] == {"values": 2, "features": [names[0]]}
+    wide = clean(spoilt, max_deviation=np.inf)
+    assert wide.features[5, 1] == np.float32(1e12)
+
+
+def test_missing_values_as_told(caplog):
+    caplog.set_level(logging.INFO)
+    frame = plates.screen()
+    names = plates.feature_names(24)
+    many, few = names[3], names[4]
+    frame.loc[:40, many] = np.nan  # of 288 rows
+    frame.loc[:3, few] = np.inf
+    assert set(names) - set(clean(frame).names) == {many}
+    assert clean(frame, max_missing=0.2).names == tuple(names)
+    assert set(names) - set(clean(frame, nan="drop_features").names) == {many, few}
+    assert len(clean(frame, nan="drop_rows")) == 288 - 41
+    message = (
+        r"45 values are NaN or infinite: in 41 of 288 rows and 2 of 24 features \(most in"
+        rf" '{many}'\)\..*`nan` fill.*`nan` drop_features.*`nan` drop_rows"
+    )
+    with pytest.raises(UserError, match=message):
+        clean(frame, nan="error")
+    for nan in ("fill", "drop_features", "drop_rows"):  # each is what the message offers
+        assert np.isfinite(clean(frame, nan=nan).features).all()
+    for row, name in enumerate(names):
+        frame.loc[row * 10, name] = np.nan
+    with pytest.raises(UserError, match=r"would leave nothing.*`nan` fill"):
+        clean(frame, nan="drop_features")
+    # a well that lacks most features is no well, and spoils no feature
+    frame = plates.screen()
+    frame.loc[::10, names[:20]] = np.nan
+    found = clean(frame)
+    assert len(found) == 288 - 29 and found.names == tuple(names)
+    assert "29 of 288 rows left out, as empty wells are: they lack most features" in caplog.text
+
+
+def test_a_well_out_of_bounds_spoils_no_feature():
+    frame = plates.screen()
+    names = plates.feature_names(24)
+    frame.loc[17, names] = 1e12
+    frame.loc[18, names] = 3e12 * np.arange(1, 25, dtype=np.float32)
+    found = clean(frame)
+    assert found.names == tuple(names) and len(found) == 286
+    assert found.provenance["steps"][0]["rows"]["are out of bounds in most features"]["count"] == 1
+    assert found.provenance["steps"][0]["rows"]["are one number all over"]["count"] == 1
+
+
+def test_sound_tables_are_not_touched():
+    """Nor is what was aligned, nor a table that is sparse by nature."""
+    frame = plates.screen()
+    profiles = profiles_of(frame)
+    assert cleaning.clean(profiles, COLUMNS, limits.QualityOptions()) is profiles
+    frame["Nuclei_Flat"] = 0.5
+    aligned = profiles_of(frame).after("align", method="center_scale")
+    assert cleaning.clean(aligned, COLUMNS, limits.QualityOptions()) is aligned
+    joined = Profiles(
+        aligned.features,
+        aligned.metadata,
+        aligned.names,
+        {"steps": [{"command": "concatenate", "of": [aligned.provenance["steps"]]}]},
+    )
+    assert cleaning.clean(joined, COLUMNS, limits.QualityOptions()) is joined
+    few = np.random.default_rng(0).random((200, 30)) < 0.03
+    few[:, 0] = True
+    few[:, 0] &= np.arange(200) % 2 == 0
+    sparse = Profiles(
+        few.astype(np.float32),
+        pd.DataFrame({"perturbation": [f"g{k}" for k in range(200)]}),
+        tuple(f"feature_{k}" for k in range(30)),
+    )
+    found = cleaning.clean(sparse, BARE, limits.QualityOptions())
+    assert found.features.shape[1] == 30
+
+
+def test_blocks_and_samples_change_nothing(monkeypatch):
+    frame = plates.screen()
+    names = plates.feature_names(24)
+    frame.loc[3, names[2]] = 1e9
+    frame.loc[7, names[5]] = np.nan
+    frame.loc[11, names] = 0
+    frame["Nuclei_Flat"] = 1.0
+    whole = clean(frame)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 100)
+    parts = clean(frame)
+    np.testing.assert_array_equal(parts.features, whole.features)
+    assert parts.provenance == whole.provenance and parts.names == whole.names
+    monkeypatch.setattr(checks, "SAMPLE", 150)
+    sampled = clean(frame)
+    assert sampled.names == whole.names
+    np.testing.assert_allclose(sampled.features, whole.features, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_missing": 5.0}, r"`max_missing` is 5; it is a share of the rows, from 0 to 1"),
+        ({"max_deviation": 0.0}, r"`max_deviation` is 0; it must be above 0"),
+        ({"max_deviation": np.nan}, r"`max_deviation` is nan; it must be above 0"),
+        ({"min_spread": 1.0}, r"`min_spread` is 1; it must be at least 0"),
+    ],
+)
+def test_bounds_that_make_no_sense(options, message):
+    with pytest.raises(UserError, match=message):
+        clean(plates.screen(), **options)
+
+
+def test_nothing_left():
+    frame = plates.screen()
+    names = plates.feature_names(24)
+    frame[names] = 0.0
+    with pytest.raises(
+        UserError, match=r"None of the 288 rows is a measurement: 288 are all zeros"
+    ):
+        clean(frame)
+    frame[names] = np.arange(24) + 0.5
+    with pytest.raises(UserError, match=r"288 are the same in every feature.*`quality` off"):
+        clean(frame)
+    one = profiles_of(frame[["Metadata_Plate", names[0]]])
+    with pytest.raises(UserError, match=r"None of the 1 features.*1 constant.*`quality` off"):
+        cleaning.clean(one, BARE, limits.QualityOptions())
+    assert clean(frame, quality="off").features.shape == (288, 24)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    "case, share, siblings", [("01_mad_zero", 0.754, 0.208), ("06_empty_zero", 0.738, 0.231)]
+)
+def test_spoilt_plates(shared, tmp_path, case, share, siblings):
+    """CPJUMP1, 60 features. The numbers of the second are those of the sound table without the 96
+    wells that are zeros (65 of compounds, of one plate).
+    """
+    path = shared.parent / "cases" / "profiles" / f"{case}.parquet"
+    frame = pq.read_table(path).to_pandas()
+    found = numbers(frame, tmp_path / "p", "--align", "center_scale", "--draws", 2000)
+    assert found["consistency.share_p05"] == pytest.approx(share, abs=0.01)
+    assert found["sibling.recall"] == pytest.approx(siblings, abs=0.01)
