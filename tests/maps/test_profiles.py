@@ -7,7 +7,6 @@ import gzip
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ import zstandard
 
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.features import feature_columns
 from phenomjax.maps.tables.formats.embeddings import stored_blocks
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.options import TableOptions
@@ -129,31 +127,6 @@ def test_embeddings_of_one_block_and_of_several(tmp_path):
     (tmp_path / "two.zarr" / "zarr.json").unlink()
     with pytest.raises(UserError, match=r"holds no embeddings.*phenomjax\.embed"):
         read(tmp_path / "two.zarr", Wanted(block=3))
-
-
-def test_feature_columns_of_foreign_tables():
-    cell_profiler = pd.DataFrame(
-        {
-            "Metadata_Plate": ["a"],
-            "Metadata_dose": [1.0],
-            "Cells_Area": [2.0],
-            "Nuclei_X": [3],
-            "Path": ["p"],
-        }
-    )
-    assert feature_columns(cell_profiler, Path("t"), None) == ["Cells_Area", "Nuclei_X"]
-    assert feature_columns(cell_profiler, Path("t"), "Cells_.*") == ["Cells_Area"]
-    aligned = cell_profiler.assign(feature_0000=[0.5])
-    assert feature_columns(aligned, Path("t"), None) == ["feature_0000"]
-    counts = pd.DataFrame({"Gene": ["A"], "Mito": [1], "Sum": [2]})
-    assert feature_columns(counts, Path("t"), "Mito|Sum") == ["Mito", "Sum"]
-    for regex, said in (
-        (None, "known to be a feature.*`features` REGEX"),
-        ("Gene|Mito", "'Gene' of t, which holds no numbers"),
-        ("(", "no regular"),
-    ):
-        with pytest.raises(UserError, match=said):
-            feature_columns(counts, Path("t"), regex)
 
 
 def test_files_are_joined_by_the_names_of_their_features(tmp_path):

@@ -1,58 +1,176 @@
-"""Which columns of a table are features.
+"""Which columns of a table are features: told by their names first, so that a table need not be in
+memory, and then by whether they hold numbers.
 
-Those matching --features REGEX; else those named as ours (feature_0000); else, in a table with
-Metadata_ columns, all other numeric columns.
+By name, the first of these rules that finds some:
+  --features REGEX; what our own tables say of themselves; feature_0000 … (ours, OpenPhenom's,
+  Recursion's); beside Metadata_ columns, all others (pycytominer, CytoTable, JUMP, DeepProfiler);
+  names as CellProfiler gives them (Cells_AreaShape_Area, Intensity_MeanIntensity_DNA); names that
+  only differ in a number (efficientnet_0 …, 0 …).
+Of these, positions and bookkeeping are no measurements of cells and are left out (`BOOKKEEPING`).
+--keep_features REGEX keeps some of them. Two kinds stay, as they do in the published selection of
+CPJUMP1: bounding boxes, and an object's parent (Cells_Parent_Nuclei) where no other bookkeeping of
+CellProfiler stands beside it. pycytominer's block-list is of another kind, 55 noisy correlations
+and granularities of nuclei; these stay, too.
 """
 
 import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from phenomjax.maps.tables.sources import Note, Wanted, noted
 from phenomjax.system.errors import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 OURS = re.compile(r"feature_\d+")
+METADATA = re.compile(r"(?:Image_)?Metadata_.*")
+_KINDS = (
+    "AreaShape|Correlation|Granularity|Intensity|Neighbors|ObjectSkeleton|RadialDistribution"
+    "|Texture|ImageQuality|Colocalization|Location|Number_Object|Parent|Children|TrackObjects"
+)
+CELL_PROFILER = re.compile(rf"(?:Cells|Cytoplasm|Nuclei|Image)_.+|(?:\w+_)?(?:{_KINDS})_.+")
+NUMBERED = re.compile(r"(.*?)(\d+)")
+
+# Names as of CellProfiler, in its own capitals; the object's name may stand before them.
+_OF_CELL_PROFILER = re.compile(
+    r"(?:.*_)?(?:"
+    r"(?:Image|Object|Table)_?Number(?:_\d+)?|Number_Object_Number"
+    r"|Location_\w+|AreaShape_Center_[XYZ]"
+    r"|Neighbors_(?:First|Second)ClosestObjectNumber_\w+"
+    r"|TrackObjects_(?:Label|Parent|Trajectory|Displacement)\w*)"
+    r"|(?:Cells|Cytoplasm|Nuclei|Image)_[XYZ]"
+    r"|(?:Image_)?(?:FileName|PathName|URL|MD5Digest|ModuleError|ExecutionTime|ImageSet"
+    r"|ProcessingStatus|Group_(?:Index|Number|Length)|Count_\w+)(?:_.*)?"
+    r"|Image_(?:Frame|Series|Height|Width|Scaling|Channel)_.*"
+)
+_PARENT = re.compile(r"(?:.*_)?Parent_\w+")
+# Names as of other programs and people, in any capitals.
+_OF_OTHERS = re.compile(
+    r"(?:image|plate|well|assay_plate)?[_ ]?"
+    r"(?:row|col|column|site|field|fov|position|plate|well|tile|cycle|barcode|time_?point)"
+    r"(?:[_ ]?(?:id|idx|index|number|num|no))?"
+    r"|[xyz]|(?:.*[_ ])?(?:centroid|cent(?:er|re)|position|pos|coord|stage|loc)[_ -]?[xyz012]"
+    r"(?: \[.*\])?"
+    r"|[xyz][_ ]?(?:centroid|cent(?:er|re)|position|pos|coord\w*|stage|loc|um|px|pixels?)"
+    r"|bbox-\d|label|(?:.*_)?c?id|(?:object|image|cell|table)[_ ]?(?:id|no|num(?:ber)?|idx|index)"
+    r"|unnamed: ?\d+|index|level_\d|__index_level_\d+__"
+    r"|(?:acquisition|execution|exposure)[_ ]?time.*|time_?stamp|time(?:[_ ]?(?:h|hours?))?"
+    r"|(?:dose|conc(?:entration)?|replicate|batch|experiment|passage)(?:[ _(\[.-].*)?"
+    r"|(?:num(?:ber)?_?(?:of_?)?|n_?)(?:cells|objects|nuclei|profiles)|(?:cell|object)_?counts?",
+    re.IGNORECASE,
+)
 
 
-def feature_columns(
-    frame: "pd.DataFrame", path: Path, features_regex: str | None, recorded: list[str] | None = None
-) -> list[str]:
-    """Which columns of a table are features.
+def is_bookkeeping(name: str) -> bool:
+    """Whether a column's name says that it is a position or bookkeeping: an image's or object's
+    number, a row, a place in the image, a count of objects, a path, a running time.
+    """
+    return bool(_OF_CELL_PROFILER.fullmatch(name) or _OF_OTHERS.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the names of a table's columns say.
+
+    Attributes:
+      candidates: that may be features, if they hold numbers.
+      left_out: positions and bookkeeping that would be candidates by their kind.
+      notes: what is to be told of them.
+      strict: the user named the candidates, so that text among them is an error.
+    """
+
+    candidates: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    strict: bool = False
+
+
+def by_name(
+    columns: Sequence[str],
+    path: Path,
+    wanted: Wanted,
+    recorded: Collection[str] | None = None,
+    *,
+    features: bool = False,
+) -> Named:
+    """The columns that may be features (see the first lines of this file).
+
+    Args:
+      columns: all names, each once.
+      path: of the table, for errors.
+      wanted: what the user says of them.
+      recorded: the features of our own table.
+      features: all columns are features by what the file says.
 
     Raises:
-      UserError: none are, or --features names a column that holds no numbers.
+      UserError: none are, or a regular expression is none.
     """
-    columns = [str(name) for name in frame.columns]
-    numeric = set(frame.select_dtypes("number").columns)
-    if features_regex is not None:
-        try:
-            chosen = [name for name in columns if re.fullmatch(features_regex, name)]
-        except re.error as error:
-            raise UserError(
-                f"`features` {features_regex!r} is no regular expression ({error}). Example:"
-                " `features` 'Cells_.*|Nuclei_.*'."
-            ) from None
-        text = [name for name in chosen if name not in numeric]
-        if text:
-            raise UserError(
-                f"`features` {features_regex!r} matches '{text[0]}' of {path}, which holds no"
-                " numbers. Write a narrower expression."
-            )
-    elif recorded and set(recorded) <= set(columns):
-        chosen = recorded
-    elif any(OURS.fullmatch(name) for name in columns):
-        chosen = [name for name in columns if OURS.fullmatch(name)]
-    elif any(name.startswith("Metadata_") for name in columns):
-        chosen = [name for name in columns if not name.startswith("Metadata_") and name in numeric]
+    regex = wanted.features if wanted.features != "common" else None
+    if recorded and regex is None and set(recorded) <= set(columns):
+        kept = set(recorded)
+        return Named(tuple(name for name in columns if name in kept))
+    if regex is not None:
+        pattern = compiled("features", regex)
+        found = [name for name in columns if pattern.fullmatch(name)]
     else:
-        chosen = []
-    if not chosen:
+        found = list(columns) if features else _by_rule(columns)
+    keep = compiled("keep_features", wanted.keep) if wanted.keep is not None else None
+    kept = {name for name in columns if keep and keep.fullmatch(name)}
+    left = [name for name in found if is_bookkeeping(name) and name not in kept]
+    if any(_OF_CELL_PROFILER.fullmatch(name) for name in left):
+        left += [name for name in found if _PARENT.fullmatch(name) and name not in kept]
+    chosen = (set(found) | kept) - set(left)
+    candidates = tuple(name for name in columns if name in chosen)
+    if not candidates:
+        shown = f"{', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}"
         raise UserError(
             f"No column of {path} is known to be a feature: they are named neither feature_0000 …"
-            " nor, beside Metadata_ columns, as of CellProfiler; there are:"
-            f" {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}. Name them with"
-            " `features` REGEX."
+            " nor, beside Metadata_ columns or as of CellProfiler, nor do several differ only in"
+            f" a number; there are: {shown}. Name them with `features` REGEX."
+            if not left
+            else f"All columns of {path} that could be features are positions or bookkeeping:"
+            f" {', '.join(left[:12])}{' …' if len(left) > 12 else ''}. Name those that are"
+            " features nevertheless with `keep_features` REGEX."
         )
-    return chosen
+    parents = [name for name in candidates if _PARENT.fullmatch(name) and name not in kept]
+    notes = (*noted("bookkeeping", left), *noted("parent", parents))
+    return Named(candidates, tuple(left), notes, strict=regex is not None)
+
+
+def compiled(flag: str, regex: str) -> re.Pattern[str]:
+    """A regular expression of the user.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return re.compile(regex)
+    except re.error as error:
+        raise UserError(
+            f"`{flag}` {regex!r} is no regular expression ({error}). Example: `{flag}`"
+            " 'Cells_.*|Nuclei_.*'."
+        ) from None
+
+
+def _by_rule(columns: Sequence[str]) -> list[str]:
+    if ours := [name for name in columns if OURS.fullmatch(name)]:
+        return ours
+    if any(METADATA.fullmatch(name) for name in columns):
+        return [name for name in columns if not METADATA.fullmatch(name)]
+    if measured := [name for name in columns if CELL_PROFILER.fullmatch(name)]:
+        return measured
+    return _numbered(columns)
+
+
+def _numbered(columns: Sequence[str]) -> list[str]:
+    """The largest group of at least three columns that only differ in a number, which counts from
+    0 or 1.
+    """
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in columns:
+        if match := NUMBERED.fullmatch(name):
+            groups.setdefault(match[1], []).append((int(match[2]), name))
+    largest = max(groups.values(), key=len, default=[])
+    numbers = sorted(number for number, _ in largest)
+    if len(numbers) < 3 or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[-1] + 1)):
+        return []
+    return [name for _, name in largest]

@@ -3,10 +3,14 @@ separator and decimal commas are told by the bytes.
 """
 
 import logging
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenomjax.data import separators, tables, text_files
+from phenomjax.maps.tables.sources import apart, rows_of_a_block
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,15 +19,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("phenomjax")
 
 
-def read_frame(path: Path) -> "pd.DataFrame":
-    """A table of text as a frame; plates keep their leading zeros ("007" and "7" are two plates).
+@dataclass(frozen=True)
+class Written:
+    """How a table of text is written.
+
+    Attributes:
+      contents: of the file.
+      columns: their names, each once: a second "A" is called "A#2".
+      doubles: {"A#2": "A"}.
+      options: of pandas.read_csv.
+    """
+
+    contents: text_files.Contents
+    columns: tuple[str, ...]
+    doubles: dict[str, str]
+    options: dict[str, Any]
+
+
+def look(path: Path) -> Written:
+    """Tells how a table is written.
 
     Raises:
-      UserError: no such file, or it is no text.
-      ValueError: pandas cannot read it.
+      UserError: no such file, or it is no text, or empty.
     """
-    import pandas as pd
-
     contents = text_files.look(path)
     if contents.kind != "text":
         raise text_files.no_text(contents, "a table (CSV or TSV)")
@@ -33,20 +51,74 @@ def read_frame(path: Path) -> "pd.DataFrame":
     said = [part for part in (contents.said, *form.said) if part not in ("", "gzip")]
     if said:
         log.info("%s: %s", path, ", ".join(said))
-    plates = [name for name in form.columns if _names_plates(name)]
+    names, first_row = form.columns, form.first_row
+    if below := _named_below(contents.head, form):
+        names, first_row = below, first_row + 1
+    columns = apart(names)
     options: dict[str, Any] = {
         "sep": form.separator,
         "decimal": "," if form.decimal_comma else ".",
         "low_memory": False,
-        "converters": dict.fromkeys(plates, str),
+        "converters": dict.fromkeys(filter(_names_plates, columns), str),
     }
-    if form.first_row != 1 or form.width != len(form.columns):
-        options |= {"header": None, "skiprows": form.first_row, "names": list(form.columns)}
-    with text_files.open_text(contents) as text:
-        frame = pd.read_csv(text, **options)
-    for name in plates:
-        if name in frame:
-            frame[name] = _as_numbers(frame[name])
+    if first_row != 1 or form.width != len(form.columns) or columns != form.columns:
+        options |= {"header": None, "skiprows": first_row, "names": list(columns)}
+    doubles = {new: old for new, old in zip(columns, names, strict=True) if new != old}
+    return Written(contents, columns, doubles, options)
+
+
+def _named_below(head: str, form: separators.Form) -> tuple[str, ...]:
+    """Names of a table of CellProfiler whose first line names the objects and its second the
+    measurements ("Image,Cells,Cells" above "ImageNumber,ObjectNumber,AreaShape_Area"); () of
+    others.
+    """
+    lines = head.splitlines()
+    if len(lines) <= form.first_row or len(set(form.columns)) > len(form.columns) / 2:
+        return ()
+    names = lines[form.first_row].split(form.separator)
+    if len(names) != len(form.columns) or not {"ImageNumber", "ObjectNumber"} & set(names):
+        return ()
+    return tuple(
+        name if re.fullmatch("(Image|Object)Number|Metadata_.*", name) else f"{owner}_{name}"
+        for owner, name in zip(form.columns, names, strict=True)
+    )
+
+
+def read_frame(path: Path, only: Collection[str] | None = None) -> "pd.DataFrame":
+    """A table of text as a frame; plates keep their leading zeros ("007" and "7" are two plates).
+
+    Args:
+      path: of the table.
+      only: names of the columns that are read; all of them where None.
+
+    Raises:
+      UserError: no such file, or it is no text.
+      ValueError: pandas cannot read it.
+    """
+    import pandas as pd
+
+    written = look(path)
+    with text_files.open_text(written.contents) as text:
+        frame = pd.read_csv(text, usecols=None if only is None else list(only), **written.options)
+    return with_plates(frame)
+
+
+def chunks(written: Written, only: Collection[str] | None = None) -> Iterator["pd.DataFrame"]:
+    """A table of text as frames of a bounded number of rows; plates are texts in them (see
+    `with_plates`).
+    """
+    import pandas as pd
+
+    size = rows_of_a_block(len(written.columns))
+    usecols = None if only is None else list(only)
+    with text_files.open_text(written.contents) as text:
+        yield from pd.read_csv(text, usecols=usecols, chunksize=size, **written.options)
+
+
+def with_plates(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """A frame whose plates are numbers where all of them are and none begins with a zero."""
+    for name in filter(_names_plates, map(str, frame.columns)):
+        frame[name] = _as_numbers(frame[name])
     return frame
 
 

@@ -18,7 +18,6 @@ from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality.cleaning import clean
 from phenomjax.maps.tables.quality.rows import digests
 from phenomjax.maps.tables.reading import read
-from phenomjax.maps.tables.sources import Wanted
 from phenomjax.system.errors import EXIT_DONE, UserError
 
 log = logging.getLogger("phenomjax")
@@ -34,7 +33,7 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     paths = require_some(options.profiles, "profiles")
     out = getattr(options, "out", None)
     folder = Path(out).absolute().parent if out else Path(tempfile.gettempdir())
-    profiles = read(paths, Wanted(options.block, options.features), folder)
+    profiles = read(paths, options.wanted, folder)
     profiles = replace(profiles, metadata=tidied(profiles.metadata))
     if options.where is not None:
         profiles = chosen(profiles, options.where)

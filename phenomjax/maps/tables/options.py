@@ -9,6 +9,7 @@ import tyro
 
 from phenomjax.maps.tables.columns import DETECT, Columns
 from phenomjax.maps.tables.quality.limits import QualityOptions
+from phenomjax.maps.tables.sources import Wanted
 from phenomjax.system.errors import UserError
 
 Column = Annotated[str, tyro.conf.arg(metavar="COLUMN")]
@@ -32,8 +33,17 @@ class TableOptions(QualityOptions):
     """E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined"""
     block: int | None = None
     """encoder block, where E.zarr holds several"""
-    features: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
-    """feature columns of a foreign table"""
+    features: Annotated[str | None, tyro.conf.arg(metavar="REGEX|common")] = None
+    """feature columns of a foreign table, by default found by their names; common: those that all
+    tables have"""
+    keep_features: Annotated[str | None, tyro.conf.arg(metavar="REGEX")] = None
+    """columns that stay features though their names are those of positions or bookkeeping"""
+    layer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """of an .h5ad, instead of X"""
+    obsm: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """of an .h5ad, instead of X"""
+    objects: Literal["mean", "median", "apart"] = "mean"
+    """how the single cells of a table of objects become wells, if they do"""
     where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
     """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
     dry_run: bool = False
@@ -63,6 +73,18 @@ class TableOptions(QualityOptions):
     apart: Annotated[str, tyro.conf.arg(metavar="COLUMNS|none")] = DETECT
     """columns, joined by commas, across whose values nothing is averaged; by default time points
     and kinds of cells"""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What of the tables is read."""
+        return Wanted(
+            block=self.block,
+            features=self.features,
+            keep=self.keep_features,
+            layer=self.layer,
+            obsm=self.obsm,
+            objects=self.objects,
+        )
 
     @property
     def columns(self) -> Columns:

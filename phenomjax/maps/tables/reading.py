@@ -1,5 +1,5 @@
 """Profiles from the field's formats: an embeddings folder of `phenomjax.embed` (E.zarr), Parquet,
-CSV (.csv, .csv.gz: CellProfiler, pycytominer) and AnnData (.h5ad).
+CSV (.csv, .csv.gz: CellProfiler, pycytominer), AnnData (.h5ad), DeepProfiler's folders.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,15 @@ from phenomjax.maps.tables.formats.annotated import open_anndata
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
+from phenomjax.maps.tables.notes import shown, tell
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Source, Wanted, damaged
+from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
 from phenomjax.system.log import Progress
+
+HELD = 2**27  # bytes of files whose features are kept from the pass that finds their metadata
+TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat")
 
 
 def read(
@@ -30,7 +34,7 @@ def read(
     """Reads profiles; several files are concatenated, row after row.
 
     Args:
-      paths: E.zarr, .parquet, .csv[.gz] or .h5ad.
+      paths: E.zarr, .parquet, .csv[.gz] or .h5ad, of one format or of several.
       wanted: what of them.
       folder: for features that are larger than memory should hold, while they are used; always in
         memory where None.
@@ -41,22 +45,54 @@ def read(
     import pandas as pd
 
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    wanted = replace(wanted, hold=wanted.hold and size <= HELD)
     sources = [open_source(path, wanted) for path in files]
-    first = sources[0]
-    for source in sources[1:]:
-        _require_same_features(first, source)
-    features = _collect(sources, first.names, folder)
+    notes = [note for source in sources for note in source.notes]
+    names = sources[0].names
+    if wanted.features == "common":
+        names, lost = _common(sources)
+        notes += lost
+    else:
+        for source in sources[1:]:
+            _require_same_features(sources[0], source)
+    features = _collect(sources, names, folder)
+    found = tell(notes)
     if len(sources) == 1:
-        return Profiles(features, first.metadata, first.names, first.provenance)
-    metadata = pd.concat([source.metadata for source in sources], ignore_index=True)
-    provenance = {
-        "sources": [one for source in sources for one in source.provenance.get("sources", [])],
-        "steps": [],
-    }
-    if any(source.provenance.get("steps") for source in sources):
-        steps = [source.provenance.get("steps", []) for source in sources]
-        provenance["steps"] = [{"command": "concatenate", "of": steps}]
-    return Profiles(features, metadata, first.names, provenance)
+        profiles = Profiles(features, sources[0].metadata, names, sources[0].provenance)
+    else:
+        metadata = pd.concat([source.metadata for source in sources], ignore_index=True)
+        provenance = {
+            "sources": [one for source in sources for one in source.provenance.get("sources", [])],
+            "steps": [],
+        }
+        if any(source.provenance.get("steps") for source in sources):
+            steps = [source.provenance.get("steps", []) for source in sources]
+            provenance["steps"] = [{"command": "concatenate", "of": steps}]
+        profiles = Profiles(features, metadata, names, provenance)
+    return profiles.after("read", found=found) if found else profiles
+
+
+def _common(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Note]]:
+    """The features that all files have, in the order of the first, and how many each file loses.
+
+    Raises:
+      UserError: there is none.
+    """
+    shared = set.intersection(*(set(source.names) for source in sources))
+    names = tuple(name for name in sources[0].names if name in shared)
+    if not names:
+        raise UserError(
+            f"`features` common leaves none: {', '.join(str(source.path) for source in sources)}"
+            f" share no feature ({sources[0].path} has {shown(sources[0].names)};"
+            f" {sources[-1].path} has {shown(sources[-1].names)}). Profiles of one map come from"
+            " the same model, or from one set of measurements."
+        )
+    notes = []
+    for source in sources:
+        lost = tuple(name for name in source.names if name not in shared)
+        notes.append(Note("common", lost, len(names), f"{len(lost)} of {source.path.name}"))
+    return names, notes if any(note.names for note in notes) else []
 
 
 def _collect(
@@ -79,17 +115,22 @@ def _collect(
 def _require_same_features(first: Source, other: Source) -> None:
     if set(first.names) == set(other.names):
         return
-    missing, more = (
-        sorted(set(first.names) - set(other.names)),
-        sorted(set(other.names) - set(first.names)),
-    )
+    missing, more = set(first.names) - set(other.names), set(other.names) - set(first.names)
+    both = len(first.names) - len(missing)
+    some = [
+        f"{len(names)} only in the {which} ({shown(sorted(names))})"
+        for names, which in ((missing, "first"), (more, "second"))
+        if names
+    ]
     raise UserError(
         f"{first.path} has {len(first.names)} features and {other.path} has {len(other.names)};"
-        f" {len(missing)} are only in the first"
-        f" ({', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}) and {len(more)} only in the"
-        f" second ({', '.join(more[:3])}{' …' if len(more) > 3 else ''}). Profiles of one map come"
-        " from the same model and block, or from one feature selection: embed all plates with the"
-        " same checkpoint and block, or choose common columns with `features` REGEX."
+        f" {' and '.join(some)}. Profiles of one map come from the same model and block, or from"
+        " one feature selection: embed all plates with the same checkpoint and block, or"
+        + (
+            f" take the {both} features that both have with `features` common."
+            if both
+            else " give plates that share features; these share none."
+        )
     )
 
 
@@ -104,21 +145,8 @@ def open_source(path: Path, wanted: Wanted) -> Source:
             f"There are no profiles at {path}. Give an embeddings folder (E.zarr), or a .parquet,"
             " .csv or .h5ad file."
         )
-    name = path.name.lower()
     try:
-        if path.is_dir():
-            source = open_embeddings(path, wanted.block)
-        elif name.endswith(".h5ad"):
-            source = open_anndata(path, wanted)
-        elif name.endswith(".parquet"):
-            source = open_parquet(path, wanted)
-        elif plain_name(path).endswith((".csv", ".tsv", ".txt")):
-            source = open_text(path, wanted)
-        else:
-            raise UserError(
-                f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv,"
-                " .txt (compressed, too) or .h5ad."
-            )
+        source = _opened(path, wanted)
     except DAMAGE as error:
         raise damaged(path, error) from None
     if not len(source.metadata):
@@ -127,3 +155,22 @@ def open_source(path: Path, wanted: Wanted) -> Source:
         return source
     sources = [{"path": path.name, "sha256": sha256(path)}]
     return replace(source, provenance={**source.provenance, "sources": sources})
+
+
+def _opened(path: Path, wanted: Wanted) -> Source:
+    """Opens a file as what its first bytes or its name say it is."""
+    if path.is_dir():
+        return open_embeddings(path, wanted.block)
+    with path.open("rb") as file:
+        head = file.read(8)
+    name = path.name.lower()
+    if head.startswith(b"PAR1") or name.endswith(".parquet"):
+        return open_parquet(path, wanted)
+    if head == b"\x89HDF\r\n\x1a\n" or name.endswith(".h5ad"):
+        return open_anndata(path, wanted)
+    if plain_name(path).endswith(TEXTS):
+        return open_text(path, wanted)
+    raise UserError(
+        f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv, .txt"
+        " (compressed, too) or .h5ad."
+    )

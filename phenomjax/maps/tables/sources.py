@@ -2,10 +2,10 @@
 a way to read them block by block, so that a table may be larger than memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
@@ -33,14 +33,52 @@ class Wanted:
 
     Attributes:
       block: which encoder block's embeddings, where an E.zarr holds several.
-      features: the feature columns of a table, a regular expression for the whole name.
+      features: the feature columns of a table, a regular expression for the whole name; "common":
+        those that all files have.
+      keep: columns that are features though their names are those of positions or bookkeeping, a
+        regular expression for the whole name.
+      layer, obsm: which array of an AnnData is the features, instead of X.
+      objects: how the rows of single objects (cells) become one of a well: "mean", "median", or
+        "apart" where they stay.
+      hold: whether the features of a text, which are met while its metadata are read, are kept for
+        the first call of `blocks`.
     """
 
     block: int | None = None
     features: str | None = None
+    keep: str | None = None
+    layer: str | None = None
+    obsm: str | None = None
+    objects: str = "mean"
+    hold: bool = True
 
 
 EVERYTHING = Wanted()
+
+
+@dataclass(frozen=True)
+class Note:
+    """What was found in a file and mended, of one kind; `notes.tell` makes sentences of them.
+
+    Attributes:
+      kind: a key of `notes.SENTENCES`.
+      names: of columns.
+      count: of cells or rows.
+      example: of what was found.
+    """
+
+    kind: str
+    names: tuple[str, ...] = ()
+    count: int = 0
+    example: str = ""
+
+
+def noted(
+    kind: str, names: Iterable[str] = (), count: int = 0, example: str = ""
+) -> tuple[Note, ...]:
+    """A note, where there is something to tell."""
+    names = tuple(names)
+    return (Note(kind, names, count, example),) if names or count or example else ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +92,7 @@ class Source:
       provenance: what the file says of its own past.
       read: features of the given names, in their order, as blocks of some rows; the blocks together
         are all rows, in order. May be called several times; each call reads anew.
+      notes: what was found in it and mended.
     """
 
     path: Path
@@ -61,6 +100,7 @@ class Source:
     names: tuple[str, ...]
     provenance: Record
     read: Callable[[tuple[str, ...]], Blocks]
+    notes: tuple[Note, ...] = ()
 
     def blocks(self, names: Sequence[str] | None = None) -> Blocks:
         """The features as float32 blocks [some rows, dim], which together are all rows in order.
@@ -91,13 +131,22 @@ def rows_of_a_block(dim: int) -> int:
     return max(1, BLOCK_VALUES // max(1, dim))
 
 
-def slices(features: Float32[np.ndarray, "rows dim"], places: Sequence[int]) -> Blocks:
-    """Blocks of an array that is in memory already; all of it at once where it is taken as it
-    is.
-    """
-    if list(places) == list(range(features.shape[1])):
-        yield features
-        return
-    step = rows_of_a_block(len(places))
-    for start in range(0, len(features), step):
-        yield features[start : start + step, list(places)]
+def slices(array: Any, places: Sequence[int]) -> Blocks:
+    """Blocks of some columns of an array [rows, dim] of NumPy, SciPy, pandas or HDF5."""
+    whole = list(places) == list(range(array.shape[1]))
+    step = rows_of_a_block(array.shape[1])
+    for start in range(0, array.shape[0], step):
+        rows = array[start : min(start + step, array.shape[0])]
+        rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+        with np.errstate(over="ignore"):
+            yield np.asarray(rows if whole else rows[:, list(places)], np.float32)
+
+
+def apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of which each occurs once: a second "A" becomes "A#2"."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(found)

@@ -1,35 +1,149 @@
-"""AnnData (.h5ad)."""
+"""AnnData (.h5ad): X, a layer or an array of obsm, read by slices from the file."""
 
 import json
-import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phenomjax.maps.tables.sources import Blocks, Source, Wanted, slices
+from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.sources import Blocks, Source, Wanted, apart, noted, slices
+from phenomjax.system.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import h5py
+    import pandas as pd
+
+PICTURE = 3  # an array of obsm of so few columns is a UMAP or the like, or a place on the slide
 
 
 def open_anndata(path: Path, wanted: Wanted) -> Source:
-    """Reads an .h5ad whole; its X are the features."""
-    import anndata
+    """Opens an .h5ad; the features are its X, or what `layer` or `obsm` names. Where X is empty and
+    there is one other array, that one.
 
+    Raises:
+      UserError: no such layer or array, or several of which one is to be chosen.
+      ValueError: the file is damaged.
+    """
     try:
-        data = anndata.read_h5ad(path)
+        return _opened(path, wanted)
+    except UserError:
+        raise
     except Exception as error:  # its own errors are of no common kind
         raise ValueError(str(error)) from error
-    own = json.loads(data.uns["phenomjax"]) if isinstance(data.uns.get("phenomjax"), str) else {}
-    values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    values = np.ascontiguousarray(values, np.float32)
-    there = [str(name) for name in data.var_names]
-    place = {name: k for k, name in enumerate(there)}
-    names = there
-    if wanted.features is not None:
-        names = [name for name in there if re.fullmatch(wanted.features, name)]
-    metadata = data.obs.reset_index(drop=True)
-    for name in metadata.columns[metadata.dtypes == "category"]:
-        metadata[name] = metadata[name].astype(object)
+
+
+def _opened(path: Path, wanted: Wanted) -> Source:
+    import h5py
+    from anndata.io import read_elem
+
+    with h5py.File(path) as file:
+        obs = _metadata(read_elem(file["obs"]))
+        key, said = _choose(file, path, wanted)
+        raw = _names(file, key)
+        columns = apart(raw)
+        text = read_elem(file["uns/phenomjax"]) if "uns/phenomjax" in file else "{}"
+        own = json.loads(text) if isinstance(text, str) else {}
+        named = by_name(columns, path, wanted, own.get("features"), features=True)
+        doubles = {new: old for new, old in zip(columns, raw, strict=True) if new != old}
+        place = {name: k for k, name in enumerate(columns)}
+        values = _element(file, key)
+        kept = set(named.candidates)
+        same, left = set[str](), [name for name in named.left_out if name not in obs]
+        if doubles or left:
+            read_now = [*left, *doubles, *doubles.values()]
+            found = np.concatenate(list(slices(values, [place[name] for name in read_now])))
+            column = dict(zip(read_now, found.T, strict=True))
+            for new, old in doubles.items():
+                if np.array_equal(column[new], column[old], equal_nan=True):
+                    same.add(new)
+            for name in left:
+                obs[name] = column[name]
+    other = [name for name in doubles if name not in same]
+    notes = (*noted("element", example=said), *noted("twice", same), *noted("renamed", other))
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        return slices(values, [place[name] for name in chosen])
+        with h5py.File(path) as file:
+            yield from slices(_element(file, key), [place[name] for name in chosen])
 
-    return Source(path, metadata, tuple(names), own.get("provenance", {}), read)
+    names = tuple(name for name in columns if name in kept and name not in same)
+    return Source(path, obs, names, own.get("provenance", {}), read, named.notes + notes)
+
+
+def _metadata(obs: "pd.DataFrame") -> "pd.DataFrame":
+    """obs without categories; the names of its rows are a column where they say something."""
+    name = obs.index.name if obs.index.name not in (None, "index", "_index") else "obs_name"
+    labels = obs.index.astype(str)
+    if not labels.str.fullmatch(r"\d+(?:-\d+)*").all() and name not in obs:
+        obs.insert(0, name, labels)
+    obs = obs.reset_index(drop=True)
+    for column in obs.columns[obs.dtypes == "category"]:
+        obs[column] = obs[column].astype(object)
+    return obs
+
+
+def _choose(file: "h5py.File", path: Path, wanted: Wanted) -> tuple[str, str]:
+    """The array that holds the features, and how to say so where nobody named it."""
+    layers, arrays = _keys(file, "layers"), _keys(file, "obsm")
+    if wanted.layer is not None and wanted.obsm is not None:
+        raise UserError(
+            "`layer` and `obsm` are two arrays, of which one is the features. Name one."
+        )
+    for flag, group, name, there in (
+        ("layer", "layers", wanted.layer, layers),
+        ("obsm", "obsm", wanted.obsm, arrays),
+    ):
+        if name is not None and name not in there:
+            raise UserError(
+                f"{path} has no {flag} '{name}'.{did_you_mean(name, there)} It has:"
+                f" {', '.join(there) or 'none'}."
+            )
+        if name is not None:
+            return f"{group}/{name}", ""
+    if "X" in file and _element(file, "X").shape[1]:
+        return "X", ""
+    large = [name for name in arrays if _element(file, f"obsm/{name}").shape[1] > PICTURE]
+    usable = [("obsm", name) for name in large]
+    usable += [("layer", name) for name in layers if _element(file, f"layers/{name}").shape[1]]
+    if len(usable) == 1:
+        flag, name = usable[0]
+        return f"{'layers' if flag == 'layer' else flag}/{name}", f"{flag} {name}"
+    if not usable:
+        raise UserError(
+            f"X of {path} is empty, and no layer and no array of obsm has more than {PICTURE}"
+            f" columns (obsm: {', '.join(arrays) or 'none'}; layers: {', '.join(layers) or 'none'})"
+            ", so that there are no features. Write it again with its features."
+        )
+    offered = ", ".join(f"`{flag}` {name}" for flag, name in usable)
+    raise UserError(f"X of {path} is empty. Choose what the features are: {offered}.")
+
+
+def _keys(file: "h5py.File", group: str) -> list[str]:
+    return list(file[group].keys()) if group in file else []
+
+
+def _names(file: "h5py.File", key: str) -> list[str]:
+    """Of the columns of an array."""
+    from anndata.io import read_elem
+
+    if not key.startswith("obsm/"):
+        return [str(name) for name in read_elem(file["var"]).index]
+    element = _element(file, key)
+    if hasattr(element, "columns"):
+        return [str(name) for name in element.columns]
+    name = key.removeprefix("obsm/").removeprefix("X_")
+    return [f"{name}_{k}" for k in range(element.shape[1])]
+
+
+def _element(file: "h5py.File", key: str) -> Any:
+    """An array of an .h5ad that is sliced by rows: of HDF5, of SciPy, or a frame."""
+    from anndata.io import read_elem, sparse_dataset
+
+    element = file[key]
+    kind = element.attrs.get("encoding-type", "")
+    if kind == "csr_matrix":
+        return sparse_dataset(element)
+    if kind in ("", "array") and hasattr(element, "dtype"):
+        return element
+    element = read_elem(element)
+    return element.tocsr() if hasattr(element, "tocsr") else element

@@ -1,26 +1,78 @@
-"""Profiles in CSV and TSV, compressed or not."""
+"""Profiles in CSV and TSV, compressed or not. The first pass reads the metadata and sees which
+columns hold numbers; the features are kept from it, or read by a second one.
+"""
 
 import json
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from phenomjax.maps.tables.features import feature_columns
-from phenomjax.maps.tables.frames import read_frame
-from phenomjax.maps.tables.sources import Blocks, Source, Wanted, rows_of_a_block
+from phenomjax.maps.tables import frames
+from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.formats.numeric import Tally
+from phenomjax.maps.tables.sources import Block, Blocks, Source, Wanted, noted
 from phenomjax.maps.tables.writing import provenance_beside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def open_text(path: Path, wanted: Wanted) -> Source:
-    """Reads a table of text."""
-    frame = read_frame(path)
+    """Opens a table of text.
+
+    Raises:
+      UserError: it is none, or has no features.
+      ValueError: pandas cannot read it.
+    """
+    written = frames.look(path)
     beside = provenance_beside(path)
     own = json.loads(beside.read_text()) if beside.exists() else {}
-    names = feature_columns(frame, path, wanted.features, own.get("features"))
-    metadata = frame.drop(columns=names).reset_index(drop=True)
-    frame = frame[names]
+    named = by_name(written.columns, path, wanted, own.get("features"))
+    tally, kept, parts = Tally(named.candidates), deque[Block](), []
+    chosen, differ = set(named.candidates), set[str]()
+    for frame in frames.chunks(written):
+        block = tally.block(frame)
+        if wanted.hold:
+            kept.append(block)
+        parts.append(frame[[name for name in written.columns if name not in chosen]])
+        for double, first in written.doubles.items():
+            if double not in differ and not frame[double].equals(frame[first]):
+                differ.add(double)
+    features, notes = tally.features(path, wanted.features if named.strict else None)
+    same = tuple(name for name in written.doubles if name not in differ)
+    notes += (*noted("twice", same), *noted("renamed", differ))
+    names = tuple(name for name in features if name not in same)
+    others = [name for name in written.columns if name not in {*names, *same}]
+    metadata = _together(path, parts, others)
+    place = {name: k for k, name in enumerate(named.candidates)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        step = rows_of_a_block(len(chosen))
-        for start in range(0, len(frame), step):
-            yield frame.iloc[start : start + step][list(chosen)].to_numpy("float32")
+        places = [place[name] for name in chosen]
+        if kept:
+            while kept:
+                block = kept.popleft()
+                yield block if chosen == named.candidates else block[:, places]
+            return
+        again = Tally(chosen)
+        for frame in frames.chunks(written, chosen):
+            yield again.block(frame)
 
-    return Source(path, metadata, tuple(map(str, names)), own.get("provenance", {}), read)
+    return Source(path, metadata, names, own.get("provenance", {}), read, (*named.notes, *notes))
+
+
+def _together(path: Path, parts: Sequence["pd.DataFrame"], names: list[str]) -> "pd.DataFrame":
+    """The metadata of all rows. Columns that turned out to be no features, or that pandas took for
+    numbers in some rows and for text in others, are read once more, whole.
+    """
+    import pandas as pd
+
+    if not parts:
+        return pd.DataFrame(columns=names)
+    mixed = not set(names) <= set(parts[0].columns)
+    for name in parts[0].columns if not mixed else ():
+        kinds = {part[name].dtype for part in parts}
+        mixed |= len(kinds) > 1 and any(kind.kind == "O" for kind in kinds)
+    if mixed:
+        return frames.read_frame(path, names)[names]
+    return frames.with_plates(pd.concat([part[names] for part in parts], ignore_index=True))

@@ -1,0 +1,63 @@
+"""What was found in files of profiles and mended, in one sentence a kind, however many files."""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from phenomjax.maps.tables.profiles import Record
+from phenomjax.maps.tables.sources import Note
+
+log = logging.getLogger("phenomjax")
+
+ALL_EXAMPLES = ("common", "image_table", "element")  # these name every file
+SHOWN = 6  # names in a sentence
+SENTENCES = {
+    "bookkeeping": (
+        "left out as features, positions or bookkeeping that measure no cells: {names}"
+        " (--keep_features REGEX keeps some)"
+    ),
+    "parent": (
+        "numbers of objects among the features, as the published selection has them: {names}"
+    ),
+    "gaps": "{count} cells of text in columns of numbers are missing values: {names} ({example!r})",
+    "text": "no features, because they hold text: {names} ({example!r})",
+    "twice": "left out, the same column twice: {names}",
+    "renamed": "columns of one name and other values, called apart: {names}",
+    "common": "the {count} features that all files have; left out {example}: {names}",
+    "objects": "{count} objects (cells) to wells, by their {example}",
+    "apart": "{count} rows are single objects (cells)",
+    "homeless": "left out {count} objects (cells) of no well",
+    "images": "plates and wells of objects are those of {example}",
+    "element": "X is empty; the features are those of {example}",
+    "sites": "{count} files of sites",
+}
+
+
+def tell(notes: Iterable[Note]) -> list[Record]:
+    """Logs the notes of all files, those of a kind together.
+
+    Returns:
+      The same for the provenance, a record a kind.
+    """
+    kinds: dict[str, list[Note]] = {}
+    for note in notes:
+        kinds.setdefault(note.kind, []).append(note)
+    records = []
+    for kind, same in kinds.items():
+        names = tuple(dict.fromkeys(name for note in same for name in note.names))
+        count = same[0].count if kind == "common" else sum(note.count for note in same)
+        examples = tuple(dict.fromkeys(note.example for note in same))
+        example = shown(examples) if kind in ALL_EXAMPLES else examples[0]
+        told = SENTENCES[kind].format(names=shown(names), count=count, example=example)
+        log.info("profiles: %s", told)
+        record: Record = {"found": kind}
+        record |= {"columns": list(names)} if names else {}
+        record |= {"count": count} if count else {}
+        record |= {"example": example} if example else {}
+        records.append(record)
+    return records
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
