@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from phenomjax.maps.build.consistency import Placed, consistency
+from phenomjax.maps.positions.correction import position_effects
 from phenomjax.maps.positions.matched_sets import MatchedSets, patterns_of
 from phenomjax.maps.positions.places import position_of, rows_and_columns
 from phenomjax.system.errors import UserError
@@ -149,3 +150,81 @@ def test_two_nulls_and_no_null_are_refused(nothing_but_position, tmp_path):
     with pytest.raises(UserError, match="--null random compares with wells anywhere"):
         run(*words, "--null", "position")
     assert run(*words, "--null", "random") == 0
+
+
+GRID = np.array([(row, column) for row in range(1, 9) for column in range(1, 13)])
+
+
+def test_effects_of_positions_are_their_best_prediction():
+    """Of a fifth of the positions with controls; what is told of a control's own position is the
+    prediction without it.
+    """
+    rng = np.random.default_rng(0)
+    of_row, of_column = rng.normal(size=(8, 40)), rng.normal(size=(12, 40))
+    truth = of_row[GRID[:, 0] - 1] + of_column[GRID[:, 1] - 1]
+    some = np.sort(rng.choice(len(GRID), 40, replace=False))
+    counts, noise = rng.integers(2, 6, len(some)), np.full(40, 0.25)
+    means = truth[some] + rng.normal(size=(len(some), 40)) * 0.5 / np.sqrt(counts)[:, None]
+    means[:, 0], noise[0] = 7, 0  # a feature without noise is left alone
+    found = position_effects(means, counts, noise, GRID, some)
+    assert found.variances["row"] > 1 and found.variances["column"] > 1
+    assert found.variances["own"] < 0.5
+    others = np.setdiff1d(np.arange(len(GRID)), some)
+    left = (truth - found.effects)[others][:, 1:]
+    assert (left**2).mean() < 0.2 * (truth[others][:, 1:] ** 2).mean()
+    assert not found.effects[:, 0].any()
+
+    def covariance(a, b):
+        far = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1))
+        same = a[:, None] == b[None]
+        parts = (same[..., 0], same[..., 1], np.exp(-far / 4), same.all(-1))
+        return sum(v * one for v, one in zip(found.variances.values(), parts, strict=True))
+
+    rest = np.arange(1, len(some))  # without the first
+    there = covariance(GRID[some[rest]], GRID[some[rest]]) + np.diag(1 / counts[rest])
+    at = covariance(GRID[some[:1]], GRID[some[rest]])
+    expected = at @ np.linalg.solve(there, means[rest] / 0.5) * 0.5
+    np.testing.assert_allclose(found.of_controls[some[0], 1:], expected[0, 1:], rtol=1e-6)
+
+
+def test_nothing_is_subtracted_where_position_does_nothing():
+    rng = np.random.default_rng(0)
+    some = np.arange(0, 96, 3)
+    means = rng.normal(size=(32, 200)) / np.sqrt(3)
+    found = position_effects(means, np.full(32, 3), np.ones(200), GRID, some)
+    assert sum(found.variances.values()) < 0.05
+    assert found.effects.std() < 0.1 and found.of_controls.std() < 0.1
+
+
+def test_position_is_taken_out(nothing_but_position, tmp_path, capsys):
+    words = ["--profiles", nothing_but_position, *COLUMNS, "--correct_positions"]
+    more = ["--align", "center_scale", "--probe", "none", "--out", tmp_path / "out"]
+    assert run("benchmark", *words, *more) == 0
+    found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert found["consistency.mean_cosine"]["value"] < 0.5 * 0.422  # by half of what it was
+    assert found["consistency.share_p05"]["value"] < 0.5
+    assert found["position.share_p05"]["value"] < 0.9
+    (step,) = [one for one in found["about"]["provenance"]["steps"] if one["command"] == "align"]
+    assert step["positions"]["positions_with_controls"] == plates.CONTROLS
+    assert step["positions"]["rows_without_position"] == 0
+    assert "positions corrected by 72 controls in 24 of 96 positions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Metadata_Well": lambda t: "wells " + t["Metadata_Well"].str[0]}, "no row names a place"),
+        ({"Metadata_control_type": "trt"}, "3 of 3 batches have fewer than 2"),
+        (
+            {"Metadata_Plate": "BR1", "Metadata_Batch": lambda t: t["Metadata_Plate"]},
+            "24 positions",
+        ),
+    ],
+)
+def test_what_cannot_be_corrected_is_said(tmp_path, change, said):
+    table = plates.screen(plates=3 if "Metadata_Plate" not in change else 1)
+    table.assign(**change).to_parquet(tmp_path / "p.parquet")
+    words = ["align", "--profiles", tmp_path / "p.parquet", *COLUMNS, "--correct_positions"]
+    with pytest.raises(UserError, match=r"--correct_positions") as raised:
+        run(*words, "--align", "none", "--out", tmp_path / "a.parquet")
+    assert said in str(raised.value)

@@ -116,7 +116,8 @@ def confounding(
         (log.warning if costs else log.info)(
             "positions: %s.%s",
             found.sentence(),
-            " Compare with wells of the same position: --null position."
+            " Compare with wells of the same position (--null position), or take position out first"
+            " (python -m phenomjax.maps align --correct_positions)."
             if costs and null != "position"
             else "",
         )
