@@ -41,13 +41,13 @@ def combine(
         if last - first == 1:
             out[first] = ONE[method](features, rows)
         elif method == "mean":
-            sums = group_sums(features[rows], codes[rows] - first, last - first)
+            sums = group_sums(scratch.gather(features, rows), codes[rows] - first, last - first)
             out[first:last] = sums / counts[first:last, None]
         else:
             for number in range(first, last):
                 out[number] = ONE[method](features, order[starts[number] : ends[number]])
         if scratch.is_mapped(features):
-            scratch.release(features, out)
+            scratch.release(out)
             bar.update(len(rows))
         first = last
     return out
@@ -72,8 +72,8 @@ def _median(
     """Median of each feature over some rows, a few features at a time where rows are many."""
     out = np.empty(features.shape[1])
     for columns in scratch.blocks(len(out), len(rows)):
-        out[columns] = np.median(features[rows, columns].astype(np.float64), axis=0)
-        scratch.release(features)
+        values = scratch.gather(features, rows, columns).astype(np.float64)
+        out[columns] = np.median(values, axis=0)
     return out
 
 
@@ -97,5 +97,4 @@ def _blocks(
     features: Float[np.ndarray, "rows dim"], rows: Int[np.ndarray, " some"]
 ) -> Iterator[tuple[slice, Float64[np.ndarray, "block dim"]]]:
     for some in scratch.blocks(len(rows), features.shape[1]):
-        yield some, features[rows[some]].astype(np.float64)
-        scratch.release(features)
+        yield some, scratch.gather(features, rows[some]).astype(np.float64)

@@ -19,6 +19,7 @@ from phenomjax.system.files import in_units
 IN_MEMORY = 2**27  # bytes of an array; a larger one is mapped
 BLOCK_VALUES = 2**20  # numbers of a block that is worked on at once: 8 MiB of float64
 BLOCK_ROWS = 2**16
+TOUCHED_ROWS = 16  # scattered ones before their pages are let go, which may be of 2 MiB each
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # by some file systems
 
 
@@ -87,8 +88,30 @@ def take(
     place, kept = np.arange(len(features))[rows], np.arange(features.shape[1])[columns]
     out = beside(features, len(place), len(kept))
     for some in blocks(len(place), features.shape[1]):
-        out[some] = features[place[some]][:, kept]
-        release(features, out)
+        out[some] = gather(features, place[some])[:, kept]
+        release(out)
+    return out
+
+
+def gather(
+    features: Float[np.ndarray, "rows dim"],
+    rows: Int[np.ndarray, " some"],
+    columns: slice = slice(None),
+) -> Float[np.ndarray, "some kept"]:
+    """A copy of some rows and columns in memory. Of a mapped array few rows are touched at once:
+    with each the system maps what lies around it.
+    """
+    if _mapping_of(features) is None:
+        return features[rows, columns]
+    width = len(range(features.shape[1])[columns])
+    out = np.empty((len(rows), width), features.dtype)
+    in_a_row = bool((np.diff(rows) == 1).all())
+    step = max(1, len(rows)) if in_a_row else TOUCHED_ROWS
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        chosen = slice(some[0], some[-1] + 1) if in_a_row else some
+        out[start : start + step] = features[chosen, columns]
+        release(features)
     return out
 
 

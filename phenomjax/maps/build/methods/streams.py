@@ -45,8 +45,7 @@ class Stream:
 
     def at(self, rows: Rows) -> Values:
         """Some rows, float64 [rows, dim], which have to fit memory."""
-        values = self.features[rows].astype(np.float64)
-        scratch.release(self.features)
+        values = scratch.gather(self.features, rows).astype(np.float64)
         for step in self.steps:
             values = step(values, rows)
         return values

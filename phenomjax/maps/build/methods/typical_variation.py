@@ -19,6 +19,8 @@ def tvn(
     stream: Stream, batches: Shaped[np.ndarray, " rows"], controls: Bool[np.ndarray, " rows"]
 ) -> Stream:
     """Typical variation normalisation; see the first lines of align.py."""
+    from threadpoolctl import threadpool_limits  # of scikit-learn
+
     everything = np.zeros(len(stream), np.int64)
     stream = standardize(stream, everything, controls)
     pca = fit_pca(stream, np.flatnonzero(controls))
@@ -38,7 +40,8 @@ def tvn(
         for _, values in stream.blocks(rows[controls[rows]]):
             found.add(values)
         ridge = RIDGE * np.eye(stream.dim)
-        variances, axes = np.linalg.eigh(found.covariance(ddof=1) + ridge)
+        with threadpool_limits(1):  # threads would wait for each other more than they do
+            variances, axes = np.linalg.eigh(found.covariance(ddof=1) + ridge)
         return (axes / np.sqrt(variances)) @ axes.T
 
     def step(values: Values, rows: Rows) -> Values:
