@@ -1,5 +1,5 @@
-"""Benchmark a map: known relationships, replicates, siblings, compounds and their targets, a linear
-probe; each with its interval.
+"""Benchmark a map: known relationships, replicates, mAP, siblings, compounds and their targets, a
+linear probe; each with its interval.
 
   python -m phenomjax.maps benchmark --profiles P1.csv.gz P2.csv.gz P3.csv.gz \\
       --batch Metadata_Plate --control 'Metadata_control_type == "negcon"' \\
@@ -16,6 +16,11 @@ into --out:
                         positions of the plates that hold nothing but controls, and would pass as
                         perturbations: what position alone does (chance .05); how many perturbations
                         have all replicates in one position stands beside it
+      map.activity.mean, .share_q05; map.distinctiveness.…; map.consistency.…
+                        mean average precision (mAP, as copairs), and the share with q <= .05:
+                        replicates are found among the negative controls of their plate; among the
+                        other wells of their plate; perturbations of a target among those of others
+                        (map.consistency_of_active.mean: where only those active take part)
       sibling.recall    perturbations with the same target are among the nearest or most opposite
                         5 % of all pairs
       recall.CORUM, …   known pairs are, one key a file; recall.CORUM@0.1,0.9 at further
@@ -66,6 +71,7 @@ import tyro
 from phenomjax.maps.benchmark import against, entries, measures
 from phenomjax.maps.benchmark.against import Baseline
 from phenomjax.maps.benchmark.measures import Entry
+from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
 from phenomjax.maps.build.confounding import confounding, placed
@@ -78,6 +84,7 @@ from phenomjax.maps.build.consistency import (
 )
 from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
+from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Files, Folder
@@ -91,7 +98,7 @@ log = logging.getLogger("phenomjax")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AlignmentOptions):
+class Options(RetrievalOptions, AlignmentOptions):
     """Of `python -m phenomjax.maps benchmark`."""
 
     relationships: Files = ()
@@ -227,8 +234,9 @@ def benchmark(
             f"Two files of `relationships` are named {max(names, key=names.count)}, and so would be"
             " their results. Rename one."
         )
+    options.check()
     found: dict[str, Entry] = {}
-    result = None
+    result, aligned = None, None
     aggregate.require_one_context(profiles, columns)
     if options.map:
         if options.align not in ("none", "standardize", "pca"):
@@ -261,6 +269,9 @@ def benchmark(
         aligned = align_as_told(profiles, columns, options)
         found, result, wells = wells_entries(aligned, columns, options)
     perturbations, genes = entries.maps_of(wells, columns)
+    found |= retrieval_entries(
+        aligned, wells, perturbations, columns, options, doses=options.doses, seed=options.seed
+    )
     more, curves = map_entries(perturbations, genes, columns, sources, options)
     return found | more, curves, result, perturbations
 

@@ -1,34 +1,43 @@
-"""Filter perturbations: do the replicates agree, and are they far from the controls? With
-permutation p-values and FDR.
+"""Filter perturbations: do the replicates agree, can they be told from the controls, and are they
+far from them? With permutation p-values and FDR.
 
   python -m phenomjax.maps filter --profiles aligned.parquet --max_fdr 0.05 --out active/
 
-Writes into --out: filter.parquet (one row a perturbation: replicates, consistency, consistency_p,
-consistency_q, magnitude, magnitude_p, magnitude_q, active), filter.json (counts), and
-profiles.parquet: the wells of the active perturbations, and of the controls.
+Writes into --out: filter.parquet (one row a perturbation: replicates, consistency, activity and
+magnitude, each also with _p and _q, and active), filter.json (counts), and profiles.parquet: the
+wells of the active perturbations, and of the controls.
 
-consistency: mean cosine over all pairs of replicates, NaN with one replicate. Null: random sets of
-wells of different perturbations (seeded), or with --null position sets of wells in the same
-positions of their plates, or the perturbations of --unexpressed genes. magnitude:
-energy distance to the controls, NaN with fewer than 5 replicates. Null: sets of controls. Here p =
-(1 + null at least as large) / (1 + null), never 0, so that FDR is honest (the benchmark's shares
-are of EFAAR's p, without the 1s). q: Benjamini-Hochberg over the perturbations that have a p and
-are not of the null.
-active: q of --by at most --max_fdr.
+  consistency  are replicates more alike than wells of different perturbations? Mean cosine over
+               all pairs of replicates. Null: random sets of wells of different perturbations
+               (seeded), or with --null position sets of wells in the same positions of their
+               plates, or the perturbations of --unexpressed genes
+  activity     are replicates nearer to each other than to the negative controls of their plate?
+               Mean average precision (mAP, as copairs; other comparisons by --pos_sameby …
+               --neg_diffby, see maps/retrieval). Null: random rankings
+  magnitude    are the wells far from the controls? Energy distance. Null: sets of controls
+
+The three ask different things, so they count different perturbations. The first two are NaN with
+one replicate, the third with fewer than 5. Here p = (1 + null at least as large) / (1 + null),
+never 0, so that FDR is honest (the benchmark's shares are of EFAAR's p, without the 1s). q:
+Benjamini-Hochberg over the perturbations that have a p and are not of the null. active: q of --by
+at most --max_fdr.
 """
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
+from jaxtyping import Bool
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.confounding import confounding, placed
 from phenomjax.maps.build.consistency import DRAWS, Null, consistency, refuse_two_nulls
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
+from phenomjax.maps.retrieval.options import RetrievalOptions
+from phenomjax.maps.retrieval.phenotypes import Retrieval, activity
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Folder, TableOptions
 from phenomjax.maps.tables.unexpressed import unexpressed_wells
@@ -39,15 +48,24 @@ from phenomjax.system.files import write_json, write_table
 
 log = logging.getLogger("phenomjax")
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASKED = {
+    "consistency": "replicates are more alike than wells of different perturbations",
+    "activity": "replicates are nearer to each other than to the negative controls",
+    "magnitude": "wells are far from the negative controls",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions):
+class Options(RetrievalOptions, TableOptions):
     """Of `python -m phenomjax.maps filter`."""
 
     max_fdr: float = 0.05
     """false discovery rate"""
-    by: Literal["consistency", "magnitude", "either", "both"] = "consistency"
-    """what must be significant"""
+    by: Literal["consistency", "activity", "magnitude", "either", "both"] = "consistency"
+    """what must be significant; either, both: of consistency and magnitude"""
     unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
     """genes that are not expressed, the null of both: one a line, or a query on the profiles'
     columns"""
@@ -73,6 +91,7 @@ def run(options: Options) -> int:
     if not 0 < options.max_fdr <= 1:
         raise UserError(f"`max_fdr` is {options.max_fdr:g}; it must be above 0 and at most 1.")
     refuse_two_nulls(options.null, options.unexpressed)
+    options.check()
     profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
@@ -97,7 +116,7 @@ def run(options: Options) -> int:
         )
     if options.by != "consistency" and not controls.any():
         raise UserError(
-            f"`by` {options.by} measures the distance to controls, but `control`"
+            f"`by` {options.by} compares with controls, but `control`"
             f" {columns.control!r} is true nowhere. Name them."
         )
     codes = np.searchsorted(found.names, labels.astype(str))
@@ -106,6 +125,10 @@ def run(options: Options) -> int:
     )
     table["consistency_p"] = found.honest_p
     table["consistency_q"] = q_values(np.where(found.in_null, np.nan, found.honest_p))
+    among_controls = activity(
+        profiles, columns, options, labels=labels.astype(str), seed=options.seed
+    )
+    table = table.join(_activity_columns(among_controls), on="perturbation")
     table["magnitude"] = table["magnitude_p"] = np.nan
     if controls.any():
         size = magnitudes(
@@ -122,12 +145,10 @@ def run(options: Options) -> int:
             null = np.sort(size.distance[passive & ~np.isnan(size.distance)])
             table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
     table["magnitude_q"] = q_values(table["magnitude_p"].where(~found.in_null).to_numpy())
-    by_consistency, by_magnitude = (
-        table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ("consistency", "magnitude")
-    )
+    significant = {name: table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ASKED}
+    by_consistency, by_magnitude = significant["consistency"], significant["magnitude"]
     table["active"] = {
-        "consistency": by_consistency,
-        "magnitude": by_magnitude,
+        **significant,
         "either": by_consistency | by_magnitude,
         "both": by_consistency & by_magnitude,
     }[options.by]
@@ -141,6 +162,9 @@ def run(options: Options) -> int:
         "max_fdr": options.max_fdr,
         "null": found.null,
         "positions": where.sentence(),
+        "significant": {name: int(found.sum()) for name, found in significant.items()},
+        "activity_compares": among_controls.rules,
+        "activity_left_out": among_controls.reason or f"{among_controls.alone} wells",
         "without_consistency": few[0],
         "without_magnitude": few[1],
         "seed": options.seed,
@@ -152,6 +176,7 @@ def run(options: Options) -> int:
     )
     write(profiles.take(kept).after("filter", **record), out / "profiles.parquet")
     write_json(out / "filter.json", record)
+    log.info("%s", _said(significant, among_controls, options.max_fdr))
     log.info(
         "filter: %d of %d perturbations are active (%s, FDR %g); %d have one replicate, %d fewer"
         " than %d for a magnitude; wrote %s",
@@ -165,3 +190,34 @@ def run(options: Options) -> int:
         out,
     )
     return 0
+
+
+def _activity_columns(found: Retrieval) -> "pd.DataFrame":
+    """activity, activity_p, activity_q of each perturbation that can be asked, by its name."""
+    import pandas as pd
+
+    columns = ["activity", "activity_p", "activity_q"]
+    if found.mean is None:
+        return pd.DataFrame(columns=columns, dtype=float)
+    values = np.stack([found.mean.value, found.mean.p, found.mean.q], axis=1)
+    return pd.DataFrame(values, index=found.mean.names, columns=columns)
+
+
+def _said(
+    significant: dict[str, Bool[np.ndarray, " perturbations"]], activity: Retrieval, fdr: float
+) -> str:
+    """How many pass each test, and what each asks."""
+    lines = [f"significant at FDR {fdr:g}, of {len(significant['activity'])} perturbations:"]
+    for name, question in ASKED.items():
+        found = significant[name]
+        lines.append(f"  {name:<12}{int(found.sum()):>6} ({found.mean():.3f})  {question}")
+    if activity.reason:
+        lines.append(f"  no activity: {activity.reason}")
+    else:
+        lines.append(f"  activity is mAP: {activity.rules}")
+    if activity.alone and not activity.reason:
+        lines.append(
+            f"  {activity.alone} wells take no part in it: no other well is to be found, or none"
+            " among which"
+        )
+    return "\n".join(lines)

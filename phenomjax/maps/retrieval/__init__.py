@@ -1,0 +1,1 @@
+"""Retrieval of like profiles among others: average precision, its null and its mean (mAP)."""

@@ -1,0 +1,179 @@
+"""Three questions to profiles, each answered by mean average precision (Kalinin et al. 2025):
+
+activity         are the replicates of a perturbation nearer to each other than to the negative
+                 controls (of the same plate, unless told)?
+distinctiveness  … than to the wells of other perturbations?
+consistency      are perturbations of the same target nearer to each other than to those that
+                 share no target?
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from phenomjax.maps.retrieval.average_precision import (
+    Precision,
+    average_precision,
+    average_precision_of_labels,
+)
+from phenomjax.maps.retrieval.options import RetrievalOptions, conditions_of
+from phenomjax.maps.retrieval.significance import MeanPrecision, mean_average_precision
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.names import targets_of
+from phenomjax.maps.tables.profiles import Profiles
+
+log = logging.getLogger("phenomjax")
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Answer to one question.
+
+    Attributes:
+      mean: of each perturbation or target that can be asked; None where `reason` says why none can.
+      reason: "" where there is an answer.
+      alone: wells left out because no other well is to be found, or none among which.
+      rules: what was compared with what, in words.
+    """
+
+    mean: MeanPrecision | None
+    reason: str
+    alone: int
+    rules: str
+
+
+def activity(
+    profiles: Profiles,
+    columns: Columns,
+    options: RetrievalOptions,
+    *,
+    labels: Shaped[np.ndarray, " wells"],
+    seed: int,
+) -> Retrieval:
+    """Are replicates nearer to each other than to negative controls?
+
+    Args:
+      profiles: wells under study and negative controls, aligned alike.
+      columns: of their metadata.
+      options: rules and null.
+      labels: what the replicates of each row under study share, in the order of these rows.
+      seed: of the null.
+    """
+    controls = columns.controls(profiles.metadata)
+    if not controls.any():
+        return Retrieval(None, "no row is a negative control (--control)", 0, "")
+    return _of_wells(profiles, columns, options, controls, "negative controls", labels, seed)
+
+
+def distinctiveness(
+    profiles: Profiles,
+    columns: Columns,
+    options: RetrievalOptions,
+    *,
+    labels: Shaped[np.ndarray, " wells"],
+    seed: int,
+) -> Retrieval:
+    """Are replicates nearer to each other than to wells of other perturbations? See `activity`."""
+    under_study = columns.treatments(profiles.metadata)
+    return _of_wells(profiles, columns, options, under_study, "wells under study", labels, seed)
+
+
+def _of_wells(
+    profiles: Profiles,
+    columns: Columns,
+    options: RetrievalOptions,
+    others: Bool[np.ndarray, " rows"],
+    among: str,
+    labels: Shaped[np.ndarray, " wells"],
+    seed: int,
+) -> Retrieval:
+    under_study = columns.treatments(profiles.metadata)
+    queries = np.flatnonzero(under_study)
+    every = np.full(len(profiles), "", object)
+    every[queries] = labels
+    positives, negatives = conditions_of(options, profiles, columns, every, (under_study, others))
+    precision = average_precision(
+        profiles.features, positives, negatives, queries=queries, similarity=options.similarity
+    )
+    return _answer(precision, labels, options, seed, _rules(options, among))
+
+
+def consistency(
+    perturbations: Profiles, columns: Columns, options: RetrievalOptions, *, seed: int
+) -> Retrieval:
+    """Are perturbations of a target nearer to each other than to those that share none?
+
+    Args:
+      perturbations: the map; rows without a target take no part.
+      columns: of its metadata.
+      options: similarity and null.
+      seed: of the null.
+    """
+    targets = [_named(target) for target in targets_of(perturbations, columns)]
+    named = np.array([bool(own) for own in targets], bool)
+    names = sorted({name for own in targets for name in own})
+    code = {name: k for k, name in enumerate(names)}
+    labels = [sorted(code[name] for name in own) for own in targets if own]
+    if not named.any():
+        return Retrieval(
+            None, f"no perturbation names a target in '{columns.gene}' (--gene)", 0, ""
+        )
+    precision = average_precision_of_labels(
+        perturbations.features[np.flatnonzero(named)], labels, similarity=options.similarity
+    )
+    groups = np.array(names, object)[precision.label]
+    rules = "perturbations that share a target, among those that share none"
+    return _answer(precision, groups, options, seed, rules)
+
+
+def _named(target: object) -> set[str]:
+    return set(target) if isinstance(target, set | frozenset) else {str(target)} - {""}
+
+
+def _answer(
+    precision: Precision,
+    groups: Shaped[np.ndarray, " queries"],
+    options: RetrievalOptions,
+    seed: int,
+    rules: str,
+) -> Retrieval:
+    kept = precision.answerable
+    alone = int((~kept).sum())
+    if not kept.any():
+        reason = (
+            "no two rows are a pair by these rules"
+            if not (precision.positives > 0).any()
+            else "no row has others among which to find its like by these rules"
+        )
+        return Retrieval(None, f"{reason} ({rules})", alone, rules)
+    mean = mean_average_precision(
+        precision.take(kept),
+        groups[kept],
+        null_size=options.null_size,
+        seed=seed,
+        ties=options.ties,
+    )
+    if len(mean) > 0.05 * (options.null_size + 1):
+        log.warning(
+            "mAP: %d tests with p-values of at least 1/%d: one that is active alone cannot reach a"
+            " false discovery rate of 0.05. Use --null_size %d or more",
+            len(mean),
+            options.null_size + 1,
+            20 * len(mean),
+        )
+    return Retrieval(mean, "", alone, rules)
+
+
+def _rules(options: RetrievalOptions, others: str) -> str:
+    """As "wells of the same perturbation, found among negative controls of the same plate and of
+    another perturbation".
+    """
+
+    def words(same: tuple[str, ...], other: tuple[str, ...]) -> str:
+        parts = [f"of the same {name}" for name in same] + [f"of another {name}" for name in other]
+        return " and ".join(parts) or "of any kind"
+
+    found = words(options.pos_sameby, options.pos_diffby)
+    return f"wells {found}, found among {others} {words(options.neg_sameby, options.neg_diffby)}"
