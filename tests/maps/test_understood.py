@@ -1,18 +1,22 @@
 """What is understood of tables as many labs write them: columns, roles of wells."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from phenomjax.maps.benchmark import command as benchmark
+from phenomjax.maps.benchmark.measures import same_target_pairs
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.understood import tidied
-from phenomjax.maps.tables.names import entities
+from phenomjax.maps.tables.names import entities, targets_of
 from phenomjax.maps.tables.options import TableOptions
+from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
 from tests.lab.plates import screen
@@ -323,7 +327,7 @@ def test_time_points_stay_apart_unless_told(tmp_path, caplog):
     assert "--where 'Metadata_Time == 24'; or average over them: --apart none" in str(error.value)
     assert run_as_door(benchmark, [*words, "--apart", "none"]) == 0
     with pytest.raises(UserError, match="true of none of the 192 rows"):
-        run_as_door(aggregate, [*words[:4], "--where", "Metadata_Time == 72"])
+        run_as_door(benchmark, [*words, "--where", "Metadata_Time == 72"])
 
 
 def test_doses_stay_apart_unless_told(tmp_path):
@@ -344,3 +348,38 @@ def test_wells_that_hold_several_perturbations_are_told(tmp_path, caplog):
     path = _files(tmp_path, table)
     run_as_door(aggregate, ["--profiles", path, "--to", "well", "--out", tmp_path / "o.parquet"])
     assert "16 of 16 wells by Metadata_Plate, Metadata_Well hold several values of" in caplog.text
+
+
+def test_lists_of_targets_are_sets():
+    column = ["A|B", "B; C", "D, A ", None, "", "E"]
+    profiles = Profiles(np.zeros((6, 1), np.float32), pd.DataFrame({"gene": column}), ("f",))
+    targets = targets_of(profiles, Columns())
+    assert targets.tolist() == [{"A", "B"}, {"B", "C"}, {"A", "D"}, set(), set(), {"E"}]
+    whole = targets_of(profiles, Columns(separators=""))
+    assert whole.tolist()[:2] == [{"A|B"}, {"B; C"}]
+    pairs, shared = same_target_pairs(targets)
+    assert pairs.tolist() == [[0, 2], [0, 1]] and shared.tolist() == ["A", "B"]
+    twice = np.array([{"A", "B"}, {"B", "A"}, {"A"}], object)
+    pairs, shared = same_target_pairs(twice)  # two shared targets are one pair
+    assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]] and shared.tolist() == ["A"] * 3
+
+
+def test_a_list_of_targets_counts_for_each_in_the_benchmark(tmp_path):
+    """Siblings, known pairs and the map of genes see each target of a list."""
+    table = screen(plates=2)
+    lists = table["Metadata_gene"].where(table["Metadata_gene"].isna(), None).astype(object)
+    has = table["Metadata_gene"].notna()
+    lists[has] = "OWN" + table["Metadata_broad_sample"][has] + "|" + table["Metadata_gene"][has]
+    table["Metadata_target_list"] = lists
+    path = _files(tmp_path, table)
+    known = tmp_path / "known.csv"
+    known.write_text("entity1,entity2\nGENE00,GENE01\nOWNCMP-004,GENE07\n")
+    words = ["--profiles", path, "--draws", "20", "--probe", "none", "--relationships", known]
+    found = {}
+    for gene in ("Metadata_gene", "Metadata_target_list"):
+        run_as_door(benchmark, [*words, "--gene", gene, "--out", tmp_path / gene])
+        found[gene] = json.loads((tmp_path / gene / "benchmark.json").read_text())
+    one, lists = found.values()
+    assert one["sibling.recall"]["count"] == lists["sibling.recall"]["count"] == 32
+    assert one["sibling.recall"]["value"] == lists["sibling.recall"]["value"]
+    assert (one["recall.known"]["count"], lists["recall.known"]["count"]) == (1, 2)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Shaped
@@ -15,7 +14,7 @@ from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.names import targets_of
+from phenomjax.maps.tables.names import are_named, targets_of
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
 from phenomjax.system.errors import UserError
@@ -36,15 +35,12 @@ def maps_of(aligned: Profiles, columns: Columns) -> tuple[Profiles, Profiles | N
 
 def gene_map(perturbations: Profiles, columns: Columns) -> Profiles | None:
     """One profile a gene, named in the column of perturbations; None where none is named."""
-    targets = targets_of(perturbations, columns)
-    named = targets != ""
+    genetic = aggregate.genetic(perturbations, columns)
+    named = genetic if genetic.any() else are_named(targets_of(perturbations, columns))
     if not named.any():
         return None
-    genetic = aggregate.genetic(perturbations, columns)
-    chosen = perturbations.take(genetic if genetic.any() else named)
-    metadata = chosen.metadata.copy()
-    metadata[columns.perturbation] = metadata[columns.gene].astype(str)
-    return aggregate.collapse(replace(chosen, metadata=metadata), [columns.perturbation])
+    genes = aggregate.named_by_gene(perturbations.take(named), columns)
+    return aggregate.collapse(genes, [columns.perturbation], may_differ=genes.metadata.columns)
 
 
 def probe_entry(
@@ -183,7 +179,9 @@ def compound_gene_entry(
       targets: a file of pairs of compounds and genes; by default the compounds' column of genes.
       seed: of the permutations that tell chance.
     """
-    kinds = aggregate.genetic(perturbations, columns) & (targets_of(perturbations, columns) != "")
+    kinds = aggregate.genetic(perturbations, columns) & are_named(
+        targets_of(perturbations, columns)
+    )
     has_kinds = columns.kind in perturbations.metadata.columns
     if genes is None or not has_kinds or not kinds.any() or kinds.all():
         return measures.missing(

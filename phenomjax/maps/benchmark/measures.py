@@ -89,19 +89,29 @@ def position_entry(found: Confounding) -> Entry:
     )
 
 
-def same_target_pairs(targets: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, "pairs 2"]:
-    """All pairs of rows with the same target, int64 [pairs, 2]; an empty target is none."""
-    genes, codes = np.unique(targets.astype(str), return_inverse=True)
-    order = np.argsort(codes, kind="stable")
-    order = order[genes[codes[order]] != ""]
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    parts = []
-    for rows in np.split(order, starts[1:]):
-        if len(rows) < 2:
-            continue
-        first, second = np.triu_indices(len(rows), 1)
-        parts.append(np.stack([rows[first], rows[second]], axis=1))
-    return np.concatenate(parts) if parts else np.empty((0, 2), int)
+def same_target_pairs(
+    targets: Shaped[np.ndarray, " rows"],
+) -> tuple[Int[np.ndarray, "pairs 2"], Shaped[np.ndarray, " pairs"]]:
+    """All pairs of rows that share a target, once each, and the first target that they share.
+
+    Args:
+      targets: a set of genes each, object [rows].
+    """
+    members: dict[str, list[int]] = {}
+    for row, genes in enumerate(targets):
+        for gene in genes:
+            members.setdefault(gene, []).append(row)
+    shared = sorted(gene for gene, rows in members.items() if len(rows) > 1)
+    if not shared:
+        return np.empty((0, 2), int), np.empty(0, object)
+    rows = [
+        np.array(members[gene])[np.stack(np.triu_indices(len(members[gene]), 1), 1)]
+        for gene in shared
+    ]
+    pairs = np.concatenate(rows)
+    _, first = np.unique(pairs @ [len(targets), 1], return_index=True)  # of several targets, one
+    kept = np.sort(first)
+    return pairs[kept], np.repeat(np.array(shared, object), [len(some) for some in rows])[kept]
 
 
 def sibling_entry(
@@ -114,13 +124,12 @@ def sibling_entry(
 
     Args:
       rows: unit rows of the map of perturbations.
-      targets: gene of each, "" where unknown.
+      targets: genes of each, a set, empty where unknown.
     """
-    pairs = same_target_pairs(targets)
+    pairs, groups = same_target_pairs(targets)
     if not len(pairs):
         return missing("no two perturbations name the same target gene (--gene)")
     hit = recall.recalled(rows, pairs, thresholds[:1])[0]
-    groups = targets[pairs[:, 0]]
     chance = thresholds[0][0] + 1 - thresholds[0][1]
     return entry(
         hit.mean(),
@@ -220,7 +229,7 @@ def compound_gene_entry(
 
     Args:
       compounds, genes: unit rows, float32.
-      targets: relationships compound-gene; else `own_targets`, the gene column of the compounds.
+      targets: relationships compound-gene; else `own_targets`, sets of genes of the compounds.
     """
     known = np.zeros((len(compounds), len(genes)), bool)
     place = {name: k for k, name in enumerate(gene_names)}
@@ -231,9 +240,10 @@ def compound_gene_entry(
                 if compound in rows and gene in place:
                     known[rows[compound], place[gene]] = True
     else:
-        for row, gene in enumerate(own_targets):
-            if gene in place:
-                known[row, place[gene]] = True
+        for row, own in enumerate(own_targets):
+            for gene in own:
+                if gene in place:
+                    known[row, place[gene]] = True
     tested = known.any(1)
     if not tested.any():
         return missing(

@@ -29,7 +29,7 @@ from jaxtyping import Bool, Shaped
 from phenomjax.maps.build.combining import combine
 from phenomjax.maps.tables.columns import Columns, query_of, require
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.names import GENE_KINDS, kinds_of
+from phenomjax.maps.tables.names import GENE_KINDS, kinds_of, targets_of
 from phenomjax.maps.tables.options import Doses, Table, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import check_out, write
@@ -197,13 +197,38 @@ def to_genes(
             f" no genetic perturbation ({', '.join(GENE_KINDS)}). Name the right columns with"
             " `gene` and `kind`, or use `to` perturbation."
         )
-    metadata = perturbations.metadata.copy()
-    metadata[columns.perturbation] = (
-        metadata[columns.perturbation].astype(object).where(~mask, metadata[columns.gene])
-    )
+    genes = named_by_gene(perturbations, columns, mask)
     also = [*columns.apart, *([columns.dose] if doses == "apart" else [])]
-    keys = [columns.perturbation, *(name for name in also if name in metadata)]
-    return collapse(replace(perturbations, metadata=metadata), keys, method, (columns.dose,))
+    keys = [columns.perturbation, *(name for name in also if name in genes.metadata)]
+    return collapse(genes, keys, method, (columns.gene, columns.dose))
+
+
+def named_by_gene(
+    profiles: Profiles, columns: Columns, mask: Bool[np.ndarray, " rows"] | None = None
+) -> Profiles:
+    """Rows named by their gene in the column of perturbations; one of several targets is there
+    once for each.
+
+    Args:
+      profiles: the rows.
+      columns: of their metadata.
+      mask: rows to be named so, the others stay as they are; all by default.
+    """
+    targets = [
+        sorted(genes) if mask is None or mask[row] else []
+        for row, genes in enumerate(targets_of(profiles, columns))
+    ]
+    rows = np.repeat(np.arange(len(targets)), [max(1, len(genes)) for genes in targets])
+    many = profiles if len(rows) == len(targets) else profiles.take(rows)
+    own = profiles.metadata[columns.perturbation].to_numpy(object)
+    names = [name for row, genes in enumerate(targets) for name in (genes or [own[row]])]
+    metadata = many.metadata.assign(**{columns.perturbation: np.array(names, object)})
+    metadata[columns.gene] = [
+        gene
+        for row, genes in enumerate(targets)
+        for gene in (genes or [profiles.metadata[columns.gene].iat[row]])
+    ]
+    return replace(many, metadata=metadata)
 
 
 def labels_of(

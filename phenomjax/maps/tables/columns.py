@@ -38,6 +38,7 @@ class Columns:
       perturbation, gene, well, plate, dose, kind: of a row; `kind` is crispr, compound, … .
       within: columns without which a plate's name is not unique, where `batch` does not say so.
       apart: time points and kinds of cells, across which nothing is averaged.
+      separators: signs, each of which parts the genes of a list of targets.
     """
 
     batch: tuple[str, ...] = ("experiment", "plate")
@@ -52,6 +53,7 @@ class Columns:
     kind: str = "perturbation_type"
     within: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    separators: str = "|;,"
 
     def identity(self, metadata: "pd.DataFrame") -> list[str]:
         """The columns that together name a well: batch, plate (always), time point, well."""
@@ -195,7 +197,7 @@ def query_rows(
     return answer
 
 
-def query_of(name: str, values: Sequence[str | float | bool], how: str = "in") -> str:
+def query_of(name: str, values: Sequence[str | int | float | bool], how: str = "in") -> str:
     """A query for the rows of some values of a column: '`Control Type` == "negative"'.
 
     Args:
@@ -203,7 +205,7 @@ def query_of(name: str, values: Sequence[str | float | bool], how: str = "in") -
       values: of the rows.
       how: "in", or "not in".
     """
-    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    texts = [json.dumps(v, ensure_ascii=False) if isinstance(v, str) else repr(v) for v in values]
     if len(values) == 1:
         return f"{quoted(name)} {'==' if how == 'in' else '!='} {texts[0]}"
     return f"{quoted(name)} {how} [{', '.join(texts)}]"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
@@ -106,20 +106,19 @@ def doses_of(metadata: "pd.DataFrame", columns: Columns) -> "pd.Series":
 
 
 def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
-    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene,
-    in the order given.
+    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene
+    (or of a target among several), in the order given.
 
     Raises:
       UserError: a name that is not in the map.
     """
     rows: list[int] = []
-    lower = {column: table[column].str.lower() for column in ("name", "perturbation", "gene")}
+    lower = [table[column].str.lower() for column in ("name", "perturbation", "gene")]
     for name in names:
-        for column in lower.values():
-            found = np.flatnonzero(column == name.lower())
-            if len(found):
-                break
-        else:
+        found = next(filter(len, (np.flatnonzero(column == name.lower()) for column in lower)), ())
+        if not len(found):
+            found = np.flatnonzero([name.lower() in targets_in(genes) for genes in lower[2]])
+        if not len(found):
             raise UserError(
                 f"'{name}' is not in the map of {len(table)}"
                 f" perturbations.{did_you_mean(name, table['name'])} Names are those of the genes"
@@ -130,13 +129,25 @@ def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
 
 
 def targets_of(profiles: Profiles, columns: Columns) -> Shaped[np.ndarray, " rows"]:
-    """Target gene of each row, "" where there is none, object [rows]."""
-    if columns.gene not in profiles.metadata.columns:
-        return np.full(len(profiles), "", object)
-    return (
-        profiles.metadata[columns.gene]
-        .astype(object)
-        .where(profiles.metadata[columns.gene].notna(), "")
-        .astype(str)
-        .to_numpy(object)
-    )
+    """Target genes of each row, a frozenset each, empty where there are none; object [rows].
+
+    "A|B", "A; B" and "A, B" are two genes (`Columns.separators`).
+    """
+    found = np.full(len(profiles), frozenset(), object)
+    if columns.gene not in profiles.metadata:
+        return found
+    genes = profiles.metadata[columns.gene]
+    known = {text: targets_in(str(text), columns.separators) for text in genes.dropna().unique()}
+    found[:] = [known.get(text, frozenset()) for text in genes]
+    return found
+
+
+def targets_in(text: str, separators: str = Columns.separators) -> frozenset[str]:
+    """The genes of a list of targets."""
+    parts = re.split(f"[{re.escape(separators)}]", text) if separators else [text]
+    return frozenset(part.strip() for part in parts) - {""}
+
+
+def are_named(targets: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which rows have a target, bool [rows]."""
+    return np.fromiter((len(some) > 0 for some in targets), bool, len(targets))

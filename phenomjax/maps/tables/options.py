@@ -22,6 +22,7 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 Query = Annotated[str, tyro.conf.arg(metavar="QUERY")]
 Unexpressed = Annotated[str, tyro.conf.arg(metavar="FILE|QUERY")]
 Doses = Literal["apart", "together"]
+DEFAULT = Columns()
 Word = TypeVar("Word")
 
 
@@ -61,7 +62,9 @@ class TableOptions(QualityOptions):
     perturbation: Column = DETECT
     """its name"""
     gene: Column = DETECT
-    """target gene"""
+    """target gene, or a list of them"""
+    target_separators: Annotated[str, tyro.conf.arg(metavar="SIGNS")] = DEFAULT.separators
+    """signs that part a list of targets: A|B, A;B, A, B; '' where a name may hold them"""
     plate: Column = DETECT
     """always part of a well's identity"""
     well: Column = DETECT
@@ -100,6 +103,7 @@ class TableOptions(QualityOptions):
             plate=self.plate,
             dose=self.dose,
             kind=self.kind,
+            separators=self.target_separators,
             apart=_several("" if self.apart == "none" else self.apart),
         )
 

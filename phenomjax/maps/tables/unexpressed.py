@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.tables.columns import Columns, query_rows
-from phenomjax.maps.tables.names import targets_of
+from phenomjax.maps.tables.names import are_named, targets_of
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
 
@@ -31,7 +31,7 @@ def unexpressed_wells(
     if named is None:
         return None
     targets = targets_of(wells, columns)
-    rows = unexpressed_rows(named, targets, wells.metadata) & (targets != "")
+    rows = unexpressed_rows(named, targets, wells.metadata) & are_named(targets)
     if not rows.any():
         raise UserError(
             f"No perturbation of the profiles is of a gene that `unexpressed` {named!r} names."
@@ -48,7 +48,7 @@ def unexpressed_rows(
 
     Args:
       named: a file with one gene a line, or else a query on `table`.
-      genes: of each row.
+      genes: of each row, a name, or a set of names all of which must be listed.
       table: what is known of each row.
 
     Raises:
@@ -56,7 +56,8 @@ def unexpressed_rows(
     """
     if Path(named).is_file():
         listed = {line.strip() for line in Path(named).read_text().splitlines() if line.strip()}
-        return np.isin(genes.astype(str), sorted(listed))
+        sets = ({genes} if isinstance(genes, str) else genes for genes in genes)
+        return np.fromiter((bool(some) and listed >= some for some in sets), bool, len(genes))
     try:
         return query_rows(table, named, "`unexpressed`", BY_EXPRESSION)
     except UserError as error:
