@@ -113,7 +113,7 @@ class Encoder:
             images = torch.nn.functional.interpolate(
                 images, (self._size, self._size), mode="bilinear", antialias=True
             )
-        largest = images.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = images.amax((1, 2, 3), keepdim=True).clamp(min=1e-20)
         pixels = (images * (255 / largest)).permute(0, 2, 3, 1).cpu().numpy()
         if self._agnostic:
             return torch.from_numpy(self._embed(pixels))
