@@ -1,16 +1,20 @@
 """Alignment and aggregation against their definitions, written out plainly."""
 
 import logging
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.linalg import fractional_matrix_power
+from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align
 from phenomjax.maps.build.combining import combine
+from phenomjax.maps.build.methods.harmony import harmony
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.reading import read
@@ -98,6 +102,62 @@ def test_tvn_equals_its_definition(screen):
     # whatever the signs of the components
     np.testing.assert_allclose(found @ found.T, x @ x.T, atol=2e-3)
     assert align(screen, COLUMNS, "tvn").provenance["steps"][-1]["rank_starved_batches"] == 0
+
+
+def test_sphering_equals_its_definition(screen):
+    controls = screen.metadata["is_control"].to_numpy()
+    x = _per_batch(screen.features.astype(float), screen, controls)
+    covariance, shrinkage = ledoit_wolf(x[controls])
+    found = align(screen, COLUMNS, "sphering")
+    expected = x @ fractional_matrix_power(covariance, -0.5)
+    np.testing.assert_allclose(found.features, expected, atol=1e-4)
+    assert found.provenance["steps"][-1]["shrinkage"] == pytest.approx(shrinkage, rel=1e-6)
+    assert found.names == screen.names
+    assert align(screen, COLUMNS, "sphering", 4).features.shape[1] == 4
+    # 12 controls of 40 features: shrunk, and no direction is blown up
+    few = align(_screen(wells=8, dim=40), COLUMNS, "sphering").features
+    assert np.isfinite(few).all() and np.abs(few).max() < 100
+
+
+def test_harmony_is_that_of_harmonypy(screen, monkeypatch):
+    from harmonypy import run_harmony
+
+    base = align(screen, COLUMNS, "pca_center_scale", 6).features.astype(float)
+    expected = run_harmony(
+        base, screen.metadata, ["plate"], nclust=6, max_iter_harmony=50, verbose=False
+    ).Z_corr
+    found = align(screen, COLUMNS, "harmony", 6)
+    np.testing.assert_allclose(found.features, expected, atol=1e-4)
+    again = align(screen, COLUMNS, "harmony", 6)
+    np.testing.assert_array_equal(found.features, again.features)
+    # without controls: of the components of all wells
+    free = Columns(batch=("plate",), control="")
+    assert align(screen, free, "harmony", 4).features.shape == (180, 4)
+    # as many wells as components are no other way round
+    square = np.random.default_rng(0).normal(size=(60, 60))
+    halves, wider = np.array(["a", "b"]).repeat(30), np.pad(square, ((0, 0), (0, 1)))
+    np.testing.assert_allclose(harmony(square, halves), harmony(wider, halves)[:, :60], atol=1e-6)
+    with pytest.raises(UserError, match="brings batches together, and there is one"):
+        align(screen, Columns(batch=()), "harmony")
+    monkeypatch.setitem(sys.modules, "harmonypy", None)
+    with pytest.raises(UserError, match=r"pip install 'phenomjax\[harmony\]'"):
+        align(screen, COLUMNS, "harmony")
+
+
+def test_harmony_mixes_batches_that_differ_in_some_wells_only():
+    """Half of the wells of one plate are shifted: no scaling of the plate takes that out."""
+    screen = _screen(wells=120, plates=2)
+    x = align(screen, COLUMNS, "standardize").features.astype(float)
+    groups = np.tile(np.arange(120) % 2, 2)
+    plate = screen.metadata["plate"].to_numpy(object)
+    x += 20.0 * groups[:, None] * np.eye(6)[0] + 3.0 * ((plate == "1") & (groups == 1))[:, None]
+    mixed = harmony(x, plate)
+
+    def apart(values):
+        one, other = (values[(plate == name) & (groups == 1)] for name in "01")
+        return np.linalg.norm(one.mean(0) - other.mean(0))
+
+    assert apart(mixed) < 0.2 * apart(x)
 
 
 def test_few_controls_are_explained(caplog):

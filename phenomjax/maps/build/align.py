@@ -25,6 +25,15 @@ spread is left at its scale):
                     directions only, and 0.5 I stands for the rest. This is said, and on three
                     CPJUMP1 plates with 64 controls each it lowers consistency from .712 to .469 (p
                     < .05) at 128 dimensions.
+  sphering          center_scale (with --dims after the same PCA), then the covariance of the
+                    controls of all batches made the identity, shrunk as Ledoit & Wolf estimate it
+  harmony           Harmony on the components of pca_center_scale, or of pca in a table without
+                    controls: needs no controls, but the extra `harmony` (harmonypy, GPL-3), and
+                    memory for the components of all wells
+
+Seurat's RPCA, the other method that Arevalo et al. (2024) find among the best three in
+every scenario, is not here: it is an R program, its anchors have no implementation in Python that
+is tested against it, and one of ours would be called RPCA without being it.
 
 --correct_positions takes out of the features, before all else, what the position of a well does:
 its row, its column, the wells around it and the position itself, as the controls there tell it on
@@ -32,7 +41,8 @@ all plates (maps/positions/correction.py). On three CPJUMP1 plates, center_scale
 nothing but controls that pass p < .05 fall from .516 to .219, told from other positions' controls.
 
 Sources: recursionpharma/EFAAR_benchmarking (embed_by_pca, tvn_on_controls, constants),
-recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN).
+recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN), Kessy et al. 2018 (sphering),
+Korsunsky et al. 2019 (Harmony).
 """
 
 import logging
@@ -43,8 +53,10 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.methods.components import fit_pca, pca_on
+from phenomjax.maps.build.methods.harmony import harmony
 from phenomjax.maps.build.methods.positions import without_positions
 from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.sphering import sphering
 from phenomjax.maps.build.methods.streams import Stream
 from phenomjax.maps.build.methods.typical_variation import RIDGE, tvn
 from phenomjax.maps.positions.places import positions_of
@@ -57,7 +69,9 @@ from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
-Method = Literal["none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn"]
+Method = Literal[
+    "none", "standardize", "pca", "center_scale", "pca_center_scale", "tvn", "sphering", "harmony"
+]
 TRANSFORMS: dict[str, np.ufunc] = {"sqrt": np.sqrt, "log1p": np.log1p}
 CONTROLS_PER_COMPONENT = 10  # below it a PCA of the controls follows their noise
 DEFAULT_DIMS = 128
@@ -122,8 +136,8 @@ def align(
 
     Args:
       method: see the first lines of this file.
-      dims: components of the PCA; for pca and pca_center_scale 128 (or all features, if fewer) by
-        default, for tvn no PCA.
+      dims: components of the PCA; for pca, pca_center_scale and harmony 128 (or all features, if
+        fewer) by default, for tvn and sphering no PCA.
       pca_fit: "controls", "all", or "auto": see the first lines of this file.
       transform: "sqrt" or "log1p" of the features first (counts).
       correct_positions: takes out what the position on the plate does, before all else.
@@ -156,17 +170,17 @@ def align(
     if method == "standardize":
         stream = standardize(stream, batches)
         return profiles.with_features(stream.collect(), profiles.names).after("align", **done)
-    if method in ("pca", "pca_center_scale") and dims is None:
+    if method in ("pca", "pca_center_scale", "harmony") and dims is None:
         dims = min(DEFAULT_DIMS, stream.dim)
-    if method == "pca":
+    controls = columns.controls(profiles.metadata) if method != "pca" else None
+    if controls is None or (method == "harmony" and not controls.any()):
         stream = standardize(stream, batches)
         everyone = np.arange(len(stream))
         pca = fit_pca(stream, everyone, _check_dims(dims, len(stream), stream.dim))
-        return profiles.with_features(pca.scores(stream).collect()).after(
-            "align", dims=dims, **done
-        )
+        stream = pca.scores(stream)
+        scores = stream.collect() if method == "pca" else harmony(stream.array(), batches)
+        return profiles.with_features(scores).after("align", dims=dims, **done)
 
-    controls = columns.controls(profiles.metadata)
     counts = check_controls(batches, controls, columns)
     done |= {
         "batches": len(counts),
@@ -192,13 +206,19 @@ def align(
         fitted = int(controls.sum()) if pca_fit == "controls" else len(stream)
         stream = pca_on(stream, controls, _check_dims(dims, fitted, stream.dim), pca_fit)
         done |= {"dims": dims, "pca_fit": pca_fit}
-    if method == "pca_center_scale":
-        stream = standardize(stream, batches, controls)
-        return profiles.with_features(stream.collect()).after("align", **done)
-    starved = _warn_of_starved(counts, stream.dim)
-    order = np.concatenate(list(rows_of(batches).values()))
-    aligned = tvn(stream, batches, controls).collect(order)
-    return profiles.with_features(aligned).after("align", rank_starved_batches=starved, **done)
+    if method == "tvn":
+        starved = _warn_of_starved(counts, stream.dim)
+        order = np.concatenate(list(rows_of(batches).values()))
+        aligned = tvn(stream, batches, controls).collect(order)
+        return profiles.with_features(aligned).after("align", rank_starved_batches=starved, **done)
+    stream = standardize(stream, batches, controls)
+    if method == "harmony":
+        return profiles.with_features(harmony(stream.array(), batches)).after("align", **done)
+    names = None
+    if method == "sphering":  # leaves each feature as near to itself as can be
+        stream, done["shrinkage"] = sphering(stream, controls)
+        names = None if dims else profiles.names
+    return profiles.with_features(stream.collect(), names).after("align", **done)
 
 
 def _require_counts(stream: Stream, transform: str) -> None:
@@ -230,7 +250,8 @@ class AlignmentOptions(TableOptions):
     align: Method = "pca_center_scale"
     """how batches are aligned"""
     dims: int | None = None
-    """components of the PCA; by default 128 of pca and pca_center_scale, and no PCA of tvn"""
+    """components of the PCA; by default 128 of pca, pca_center_scale and harmony, and no PCA of
+    tvn and sphering"""
     pca_fit: Literal["auto", "controls", "all"] = "auto"
     """rows that the PCA is fitted on"""
     transform: Literal["none", "sqrt", "log1p"] = "none"
