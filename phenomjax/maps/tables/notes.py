@@ -8,7 +8,7 @@ from phenomjax.maps.tables.sources import Note
 
 log = logging.getLogger("phenomjax")
 
-ALL_EXAMPLES = ("common", "image_table", "element")  # these name every file
+ALL_EXAMPLES = ("common", "images", "element", "beside")  # these name every file
 SHOWN = 6  # names in a sentence
 SENTENCES = {
     "bookkeeping": (
@@ -23,8 +23,9 @@ SENTENCES = {
     "twice": "left out, the same column twice: {names}",
     "renamed": "columns of one name and other values, called apart: {names}",
     "common": "the {count} features that all files have; left out {example}: {names}",
-    "objects": "{count} objects (cells) to wells, by their {example}",
+    "objects": "{count} objects (cells) to wells ({names}), by their {example}",
     "apart": "{count} rows are single objects (cells)",
+    "beside": "tables of the same wells are one: {example}",
     "homeless": "left out {count} objects (cells) of no well",
     "images": "plates and wells of objects are those of {example}",
     "element": "X is empty; the features are those of {example}",

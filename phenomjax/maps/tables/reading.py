@@ -12,7 +12,9 @@ from jaxtyping import Float32
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.formats.annotated import open_anndata
+from phenomjax.maps.tables.formats.deepprofiler import open_deep_profiler
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
+from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
 from phenomjax.maps.tables.notes import shown, tell
@@ -47,7 +49,7 @@ def read(
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     size = sum(path.stat().st_size for path in files if path.is_file())
     wanted = replace(wanted, hold=wanted.hold and size <= HELD)
-    sources = [open_source(path, wanted) for path in files]
+    sources = side_by_side([open_source(path, wanted) for path in files])
     notes = [note for source in sources for note in source.notes]
     names = sources[0].names
     if wanted.features == "common":
@@ -146,7 +148,7 @@ def open_source(path: Path, wanted: Wanted) -> Source:
             " .csv or .h5ad file."
         )
     try:
-        source = _opened(path, wanted)
+        source = as_wells(_opened(path, wanted), wanted.objects)
     except DAMAGE as error:
         raise damaged(path, error) from None
     if not len(source.metadata):
@@ -160,6 +162,8 @@ def open_source(path: Path, wanted: Wanted) -> Source:
 def _opened(path: Path, wanted: Wanted) -> Source:
     """Opens a file as what its first bytes or its name say it is."""
     if path.is_dir():
+        if any(path.rglob("*.npz")) and not (path / "zarr.json").exists():
+            return open_deep_profiler(path, wanted)
         return open_embeddings(path, wanted.block)
     with path.open("rb") as file:
         head = file.read(8)

@@ -24,7 +24,7 @@ DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
     *(ArithmeticError, AssertionError),
 )
-BLOCK_VALUES = 2**22  # of a block: 16 MiB of float32
+BLOCK_VALUES = 2**20  # of a block: 4 MiB of float32
 
 
 @dataclass(frozen=True)

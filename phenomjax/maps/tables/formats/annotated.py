@@ -49,14 +49,14 @@ def _opened(path: Path, wanted: Wanted) -> Source:
         place = {name: k for k, name in enumerate(columns)}
         values = _element(file, key)
         kept = set(named.candidates)
-        same, left = set[str](), [name for name in named.left_out if name not in obs]
+        same, left = list[str](), [name for name in named.left_out if name not in obs]
         if doubles or left:
             read_now = [*left, *doubles, *doubles.values()]
             found = np.concatenate(list(slices(values, [place[name] for name in read_now])))
             column = dict(zip(read_now, found.T, strict=True))
             for new, old in doubles.items():
                 if np.array_equal(column[new], column[old], equal_nan=True):
-                    same.add(new)
+                    same.append(new)
             for name in left:
                 obs[name] = column[name]
     other = [name for name in doubles if name not in same]

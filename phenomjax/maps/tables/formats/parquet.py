@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+BUFFER = 2**13  # bytes of each column that are read at once; there may be thousands of columns
+
 
 def open_parquet(path: Path, wanted: Wanted) -> Source:
     """Opens a Parquet file. Numbers are features or metadata by the names of their columns; texts
@@ -36,7 +38,7 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
         table = _Table(file, path)
         own = json.loads((table.schema.metadata or {}).get(b"phenomjax", b"{}"))
         named = by_name(table.names, path, wanted, own.get("features"))
@@ -55,7 +57,7 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
 
     def read(chosen: tuple[str, ...]) -> Blocks:
         stored, start = tuple(name for name in chosen if name not in place), 0
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
             for block in table.blocks(file, stored):
                 if len(stored) < len(chosen):
                     whole = np.empty((len(block), len(chosen)), np.float32)
@@ -116,18 +118,18 @@ class _Table:
             frame[name] = frame[name].astype(object)
         return frame[[name for name in names if not name.startswith("__index_level_")]]
 
-    def doubles_of_same_values(self, file: "pq.ParquetFile") -> set[str]:
+    def doubles_of_same_values(self, file: "pq.ParquetFile") -> list[str]:
         """The doubles whose values are those of the column that has the name already."""
         doubles = {new: old for new, old in self.doubles.items() if new in self._of}
         if not doubles:
-            return set()
+            return []
         frame = self.frame(file, [*doubles, *doubles.values()])
-        return {new for new, old in doubles.items() if frame[new].equals(frame[old])}
+        return [new for new, old in doubles.items() if frame[new].equals(frame[old])]
 
     def blocks(self, file: "pq.ParquetFile", names: tuple[str, ...]) -> Blocks:
         """Columns of numbers, as `Source.blocks` has them."""
         size = rows_of_a_block(max(1, len(names)))
-        for batch in file.iter_batches(size, columns=self._stored(names)):
+        for batch in file.iter_batches(size, columns=self._stored(names), use_threads=False):
             columns = dict(zip(apart(batch.schema.names), batch.columns, strict=True))
             block = np.empty((batch.num_rows, len(names)), np.float32)
             vectors: dict[str, Block] = {}

@@ -41,7 +41,7 @@ def open_text(path: Path, wanted: Wanted) -> Source:
                 differ.add(double)
     features, notes = tally.features(path, wanted.features if named.strict else None)
     same = tuple(name for name in written.doubles if name not in differ)
-    notes += (*noted("twice", same), *noted("renamed", differ))
+    notes += (*noted("twice", same), *noted("renamed", sorted(differ)))
     names = tuple(name for name in features if name not in same)
     others = [name for name in written.columns if name not in {*names, *same}]
     metadata = _together(path, parts, others)
