@@ -10,7 +10,6 @@ from phenomjax.checkpoints import loading
 from phenomjax.data.simulated.cells import CHANNELS
 from phenomjax.maps import demo
 from phenomjax.maps.__main__ import main
-from phenomjax.maps.views import draw, explore
 from phenomjax.system.errors import UserError
 from tests.tasks.test_mae import make_batch, make_config, start
 
@@ -33,8 +32,6 @@ SMALL = {
 def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCREEN", SMALL)
     monkeypatch.setattr(demo, "DIMS", {"embeddings": 12, "intensity": 12})
-    for module in (draw, explore):  # UMAP compiles for long, and has its own test
-        monkeypatch.setattr(module, "umap", lambda features, seed, mend: features[:, :2])
     config = make_config(len(CHANNELS), model__channels=CHANNELS)
     loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
     arguments = [
@@ -67,7 +64,7 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
         "demo.png",
         "map.html",
         "pictures/heatmap.png",
-        "pictures/umap.png",
+        "pictures/pca.png",
         "pictures/chromosomes.png",
     ):
         assert (tmp_path / "out" / name).stat().st_size > 10_000, name

@@ -14,7 +14,7 @@ import pytest
 from phenomjax.maps.relations.recall import TAILS, recall_of
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.writing import write
-from phenomjax.maps.views import draw, figures
+from phenomjax.maps.views import draw, figures, layouts
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run
@@ -22,7 +22,7 @@ from tests.maps.test_proximity import simulated_map
 
 UMAP = """
 import numpy as np
-from phenomjax.maps.views.draw import umap
+from phenomjax.maps.views.layouts import umap
 random = np.random.default_rng(0)
 features = np.repeat(5 * random.normal(size=(2, 8)), 7, axis=0) + random.normal(size=(14, 8))
 one, two = umap(features, seed=3), umap(features, seed=3)
@@ -47,7 +47,9 @@ def maps(tmp_path_factory):
 
 
 def test_pictures_through_the_front_door(maps, monkeypatch):
-    """Heat map, recall curves and genome map, with their numbers; the UMAP is another test's."""
+    """Heat map, scatter, recall curves and genome map, with their numbers; the UMAP is another
+    test's.
+    """
     chosen = [f"GENE{k:03d}" for k in (1, 5, 2, 6, 3, 7, 4, 8)]
     (maps / "names.txt").write_text("\n".join(chosen[4:]) + "\n")
     words = (
@@ -55,14 +57,12 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
         maps / "raw.parquet",
         "--corrected",
         maps / "corrected.parquet",
-        "--skip",
-        "umap",
         "--out",
         maps / "out",
     )
     more = ("--relationships", maps / "complexes.csv", "--genes", maps / "genes.parquet")
     assert run("pictures", *words, *more, "--names", *chosen[:4], f"@{maps / 'names.txt'}") == 0
-    for name in ("heatmap.png", "recall.png", "chromosomes.png"):
+    for name in ("heatmap.png", "pca.png", "recall.png", "chromosomes.png"):
         assert (maps / "out" / name).read_bytes()[:4] == b"\x89PNG"
     shown = pd.read_csv(maps / "out" / "heatmap.csv", index_col=0)
     assert list(shown.index) == list(shown.columns) and sorted(shown.index) == sorted(chosen)
@@ -115,7 +115,7 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
         draw.same_rows(raw, raw.take(np.arange(len(raw))[::-1]), "other.parquet")
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match="pip install umap-learn"):
-        draw.umap(raw.features)
+        layouts.umap(raw.features)
 
 
 def test_labels_cover_none():

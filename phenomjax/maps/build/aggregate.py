@@ -15,7 +15,7 @@ further. Methods:
                  MAD about 0 (Huber's weights); one bad well of four counts less
 
 Metadata: a column is kept where it has one value within the group, and empty elsewhere;
-num_profiles counts the rows that went in.
+num_profiles counts the rows that went in, and columns that count cells are averaged.
 """
 
 import logging
@@ -28,6 +28,7 @@ from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.combining import combine
 from phenomjax.maps.tables.columns import Columns, query_of, require
+from phenomjax.maps.tables.counts import cell_counts
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import GENE_KINDS, kinds_of, targets_of
 from phenomjax.maps.tables.options import Doses, Table, TableOptions
@@ -63,7 +64,10 @@ def collapse(
     count = count_column(metadata)
     kept = [name for name in metadata.columns if name != count]
     table = metadata[kept].groupby(codes).first().reset_index(drop=True)
+    cells = metadata[cell_counts(kept)].select_dtypes("number")
     varied = metadata[kept].groupby(codes).nunique(dropna=False).reset_index(drop=True) > 1
+    varied[cells.columns] = False  # they tell what is toxic
+    table[cells.columns] = cells.groupby(codes).mean().to_numpy()
     for name in kept:
         if varied[name].any():
             table[name] = table[name].astype(object).where(~varied[name], None)

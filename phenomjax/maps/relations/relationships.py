@@ -15,7 +15,8 @@ Symbols are compared as they are written.
 import gzip
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -74,6 +75,7 @@ class Relationships:
       read, self_pairs, duplicates: how many pairs the file held, and how many were dropped for
         what.
       digest: SHA-256 of the file.
+      sets: the members of each complex or pathway by its name, where the file lists such.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Relationships:
     self_pairs: int
     duplicates: int
     digest: str
+    sets: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def symbols(self) -> set[str]:
@@ -154,16 +157,15 @@ def read_relationships(path: str | Path) -> Relationships:
         raise UserError(
             f"{path} is empty. Relationships are a table with the columns entity1 and entity2."
         )
-    found = (
-        _pairs_of_table(text, lines[0])
-        if not path.name.lower().endswith((".gmt", ".gmt.gz"))
-        else None
-    )
+    sets: dict[str, list[str]] = {}
+    table = not path.name.lower().endswith((".gmt", ".gmt.gz"))
+    found = _pairs_of_table(text, lines[0]) if table else None
     if found is None:
-        found = _pairs_of_clusters(lines, path)
+        sets = (_sets_of_table(text, lines[0]) if table else None) or _sets_of_lines(lines, path)
+        found = _all_pairs(sets.values())
     pairs, own, duplicates = filtered(found)
     name = re.sub(r"(\.(txt|csv|tsv|gmt|gz|parquet))+$", "", path.name, flags=re.IGNORECASE)
-    return Relationships(name, pairs, len(found), own, duplicates, sha256(path))
+    return Relationships(name, pairs, len(found), own, duplicates, sha256(path), sets)
 
 
 def _pairs_of_table(text: str, header: str) -> Shaped[np.ndarray, "pairs 2"] | None:
@@ -175,11 +177,38 @@ def _pairs_of_table(text: str, header: str) -> Shaped[np.ndarray, "pairs 2"] | N
             table = _table(text, separator)
             chosen = table.iloc[:, [names.index(first), names.index(second)]].dropna()
             return np.char.strip(chosen.to_numpy(str)) if len(chosen) else np.empty((0, 2), str)
+    return None
+
+
+def _sets_of_table(text: str, header: str) -> dict[str, list[str]] | None:
+    """Complexes of a table with a column of members, named by the column whose name says so, or by
+    their number; or None.
+    """
+    separator = max(("\t", ",", ";"), key=header.count)
+    names = [field.strip().strip('"').lower() for field in header.split(separator)]
     for column in CLUSTER_COLUMNS:
         if column in names:
-            members = _table(text, separator).iloc[:, names.index(column)].dropna()
-            return _all_pairs([MEMBERS.split(str(cell).strip()) for cell in members])
+            table = _table(text, separator)
+            members = table.iloc[:, names.index(column)]
+            named = next((name for name in names if "name" in name and name != column), None)
+            titles = (
+                members.index.astype(str) if named is None else table.iloc[:, names.index(named)]
+            )
+            kept = members.notna().to_numpy()
+            return _named(
+                (str(title) if named else "", MEMBERS.split(str(cell).strip()))
+                for title, cell, keep in zip(titles, members, kept, strict=True)
+                if keep
+            )
     return None
+
+
+def _named(sets: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """{name: members}; a second set of one name gets its number."""
+    found: dict[str, list[str]] = {}
+    for number, (name, members) in enumerate(sets):
+        found[name if name and name not in found else f"{name or 'set'} #{number + 1}"] = members
+    return found
 
 
 def _table(text: str, separator: str) -> "pd.DataFrame":
@@ -196,15 +225,15 @@ def _table(text: str, separator: str) -> "pd.DataFrame":
     )
 
 
-def _pairs_of_clusters(lines: list[str], path: Path) -> Shaped[np.ndarray, "pairs 2"]:
+def _sets_of_lines(lines: list[str], path: Path) -> dict[str, list[str]]:
     fields = [line.rstrip("\r\n").split("\t") for line in lines]
     if (
         all(len(row) == 2 for row in fields)
         and sum(" " in row[1].strip() for row in fields) > len(fields) / 2
     ):
-        return _all_pairs([MEMBERS.split(row[1].strip()) for row in fields])
+        return _named((row[0].strip(), MEMBERS.split(row[1].strip())) for row in fields)
     if path.name.lower().endswith((".gmt", ".gmt.gz")) and all(len(row) >= 3 for row in fields):
-        return _all_pairs([[gene for gene in row[2:] if gene] for row in fields])
+        return _named((row[0].strip(), [gene for gene in row[2:] if gene]) for row in fields)
     raise UserError(
         f"{path} is no known format of relationships: its first line is {lines[0][:80]!r}. Give a"
         " table whose header names the columns entity1 and entity2 (for a file of two columns"
@@ -213,7 +242,7 @@ def _pairs_of_clusters(lines: list[str], path: Path) -> Shaped[np.ndarray, "pair
     )
 
 
-def _all_pairs(clusters: list[list[str]]) -> Shaped[np.ndarray, "pairs 2"]:
+def _all_pairs(clusters: Iterable[list[str]]) -> Shaped[np.ndarray, "pairs 2"]:
     parts = []
     for cluster in clusters:
         members = np.unique([gene for gene in cluster if gene])

@@ -1,8 +1,9 @@
-"""Figures of a map: clustered heat map of chosen genes, UMAP of all perturbations, recall curves,
-the map in the order of the genome.
+"""Figures of a map: clustered heat map of chosen genes, scatter of all perturbations, recall
+curves, the map in the order of the genome.
 
-Draws what the flags allow, into OUT: heatmap.png (--names), umap.png, recall.png (--relationships),
-chromosomes.png (--genes); each with its numbers beside it (heatmap.csv, umap.parquet, recall.json).
+Draws what the flags allow, into OUT: heatmap.png (--names), pca.png or umap.png (--layout),
+recall.png (--relationships), chromosomes.png (--genes); each with its numbers beside it
+(heatmap.csv, pca.parquet or umap.parquet, recall.json).
 
   python -m phenomjax.maps pictures --profiles map.parquet --corrected bias/corrected.parquet \\
       --names COMPLEX1 GENE2 ... --out pictures/
@@ -12,21 +13,22 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
 from phenomjax.maps.relations import recall, relationships
 from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.metadata.understood import tidied
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.options import Files, Folder, Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
-from phenomjax.maps.views import figures
+from phenomjax.maps.views import figures, layouts
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.cosines import exact_cosines, unit_rows
 from phenomjax.system.errors import UserError
@@ -53,17 +55,17 @@ class Options(TableOptions):
     names: Names = ()
     """genes and compounds of the heat map, or @FILE with one a line"""
     color: Annotated[str | None, tyro.conf.arg(metavar="COLUMN")] = None
-    """metadata column that colours the UMAP; by default gene, compound, control"""
+    """metadata column that colours the scatter; by default gene, compound, control"""
     label: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME ...")] = None
-    """names written into the UMAP; by default those of --names"""
+    """names written into the scatter; by default those of --names"""
     relationships: Files = ()
     """known relationships (entity1, entity2) for the recall curves"""
     genes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """gene positions, or arms: see `maps proximity --help`"""
     centromeres: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """see `maps proximity --help`"""
-    skip: tuple[Literal["umap"], ...] = ()
-    """figures not to draw"""
+    layout: layouts.Layout = "auto"
+    """of the scatter of all perturbations; auto: pca below 1,000 of them, else umap"""
     title: str = ""
     """of the figures"""
     seed: int = 42
@@ -89,9 +91,9 @@ def run(options: Options) -> int:
         )
         written.append(save_figure(figure, out / "heatmap.png"))
         write_text(out / "heatmap.csv", cosines.to_csv())
-    if "umap" not in options.skip:
-        shown = raw if corrected is None else corrected
-        xy = umap(shown.features, options.seed, "leave it out with `skip` umap")
+    shown = raw if corrected is None else corrected
+    xy, method = layouts.place(shown.features, options.layout, options.seed)
+    if xy is not None:
         groups = table["kind"].to_numpy(str)
         if options.color:
             if options.color not in raw.metadata:
@@ -106,10 +108,11 @@ def run(options: Options) -> int:
             groups,
             names=table["name"].tolist(),
             named=choose(labels, table),
-            title=options.title or f"UMAP of {len(xy):,} perturbations",
+            title=options.title or f"{method.upper()} of {len(xy):,} perturbations",
         )
-        written.append(save_figure(figure, out / "umap.png"))
-        write_table(out / "umap.parquet", table.assign(umap_1=xy[:, 0], umap_2=xy[:, 1]))
+        written.append(save_figure(figure, out / f"{method}.png"))
+        points = {f"{method}_1": xy[:, 0], f"{method}_2": xy[:, 1]}
+        write_table(out / f"{method}.parquet", table.assign(**points))
     if options.relationships:
         maps = {what[0]: raw} if corrected is None else {what[0]: raw, what[1]: corrected}
         curves = recall_curves(maps, table, options.relationships)
@@ -146,19 +149,20 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
             " perturbations in the same order. Take the corrected.parquet that `maps proximity`"
             " made of this very map."
         )
-    shared = [
-        name for name in raw.metadata if name in other.metadata and not name.startswith("num_")
-    ]
-    for name in shared:
-        differ = (
-            raw.metadata[name].astype(str).to_numpy() != other.metadata[name].astype(str).to_numpy()
+    mine, theirs = tidied(raw.metadata), tidied(other.metadata)
+    for name in mine:
+        if name not in theirs or name.startswith("num_"):
+            continue
+        one, two = (
+            table[name].astype(object).where(table[name].notna(), "") for table in (mine, theirs)
         )
+        differ = (one.astype(str) != two.astype(str)).to_numpy()
         if differ.any():
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
                 f"{path} holds other rows than the map itself: in row {row}, {name} is"
-                f" {other.metadata[name].iloc[row]!r}, not {raw.metadata[name].iloc[row]!r}. Take"
-                " the corrected.parquet that `maps proximity` made of this very map."
+                f" {theirs[name].iloc[row]!r}, not {mine[name].iloc[row]!r}. Take the"
+                " corrected.parquet that `maps proximity` made of this very map."
             )
     return other
 
@@ -261,42 +265,6 @@ def recall_curves(
                 "pairs": len(pairs),
             }
     return curves
-
-
-def umap(
-    features: Float[np.ndarray, "rows dim"],
-    seed: int = 42,
-    otherwise: str = "leave it out",
-    neighbors: int = 15,
-) -> Float32[np.ndarray, "rows 2"]:
-    """UMAP of the rows by cosine, float32 [rows, 2]; the same for the same seed. `otherwise` is
-    what can be done without one, for errors.
-
-    Raises:
-      UserError: umap-learn is not installed, or there are too few rows.
-    """
-    import warnings
-
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise UserError(
-            f"A UMAP needs the package umap-learn ({error}): pip install umap-learn. Or"
-            f" {otherwise}."
-        ) from None
-    if len(features) < 5:
-        raise UserError(f"A UMAP of {len(features)} rows says nothing; it needs 5: {otherwise}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread
-        start = "spectral" if len(features) > 50 else "random"
-        reducer = UMAP(
-            n_neighbors=min(neighbors, len(features) - 1),
-            metric="cosine",
-            min_dist=0.2,
-            random_state=seed,
-            init=start,
-        )
-        return np.asarray(reducer.fit_transform(unit_rows(features, np.float32)), np.float32)
 
 
 def _square(profiles: Profiles, rows: list[int]) -> Float32[np.ndarray, "some some"]:

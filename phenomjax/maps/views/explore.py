@@ -1,39 +1,45 @@
-"""One interactive HTML page of a whole map: search, neighbours, heat map, scatter, pictures of the
-cells. Needs no network, no server.
+"""One interactive HTML page of a whole map: search, neighbours, scatter, heat map, what is known.
+Needs no network, no server.
 
 The page holds the map itself (16-bit, or 8-bit where it would grow large) and computes cosines in
 the browser, so it can be sent by mail and opened from disk by somebody who does not code. 17,000
 genes and 100,000 compounds at 128 numbers a profile make a page of 25 MB, which opens in 2 s.
 
+  python -m phenomjax.maps explore --profiles map.parquet --out map.html
   python -m phenomjax.maps explore --profiles map.parquet --corrected bias/corrected.parquet \\
+      --activity active/filter.parquet --wells wells.parquet --relationships CORUM.txt \\
       --bank screen.zarr --out map.html
+
+All columns of the map's metadata can be searched and colour the points. --activity shows which
+perturbations are active (of `maps filter`), and warns of neighbours of those that are not;
+--relationships marks known pairs, and files of complexes or pathways are sets that a selection is
+tested for (hypergeometric, FDR by Benjamini-Hochberg; so are the values of the metadata). --wells,
+the wells that the map was made of, with their controls, tell which features and channels differ and
+how many cells are left. Fewer than 1,000 points lie on two main axes, more in a UMAP, which takes a
+minute to compile.
 """
 
-import base64
-import html
-import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import tyro
-from jaxtyping import Float, Float32
 
 from phenomjax.maps.arm_bias import arms
-from phenomjax.maps.relations.cosines import histogram
+from phenomjax.maps.relations.relationships import Relationships, read_relationships
+from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.names import choose, entities
-from phenomjax.maps.tables.options import Names, TableOptions
+from phenomjax.maps.tables.names import choose, entities, targets_of
+from phenomjax.maps.tables.options import Files, Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
-from phenomjax.maps.views import thumbnails
-from phenomjax.maps.views.draw import read_names, same_rows, umap
-from phenomjax.maps.views.thumbnails import Thumbnails
-from phenomjax.statistics.cosines import unit_rows
-from phenomjax.statistics.ties import TIED
+from phenomjax.maps.views import annotations, differences, layouts, thumbnails
+from phenomjax.maps.views.annotations import Json
+from phenomjax.maps.views.differences import Differences
+from phenomjax.maps.views.draw import read_names, same_rows
+from phenomjax.maps.views.html_page import page
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
 
@@ -41,12 +47,6 @@ log = logging.getLogger("phenomjax")
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PAGE = Path(__file__).parent / "page"
-KINDS = {"gene": "g", "compound": "c", "control": "x"}
-BINS = 2048  # of the cosines of all pairs, for p
-NULL_ROWS = 20_000  # p of a larger map is told from the pairs of so many of its rows: 200 million
-PRECISIONS = {"float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,22 @@ class Options(TableOptions):
     """their names"""
     names: Names = ()
     """shown first: the first is chosen, all are in the heat map; or @FILE"""
-    layout: Literal["umap", "pca", "none"] = "umap"
-    """of the scatter"""
+    layout: layouts.Layout = "auto"
+    """of the scatter; auto: pca below 1,000 points, else umap"""
+    activity: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """filter.parquet of `maps filter`, or its folder: which perturbations are active"""
+    relationships: Files = ()
+    """known pairs (entity1, entity2), or complexes and pathways (GMT, clusters)"""
+    wells: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...")] = ()
+    """the wells of the map, with controls: which features differ, how many cells are left"""
+    toxic_below: float = 0.5
+    """warn of perturbations with a smaller share of the controls' cells"""
+    max_fdr: float = 0.05
+    """q up to which a perturbation is called active, and a set enriched"""
+    clusters: int | None = None
+    """of k-means, to colour by; by default sqrt(rows / 2), at most 20; 0: none"""
+    organism: str = "human"
+    """whose genes NCBI is asked for"""
     bank: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """image bank of the wells: pictures of each perturbation's cells"""
     thumbnails: int = 3
@@ -116,12 +130,16 @@ def run(options: Options) -> int:
             most=options.max_thumbnails,
             seed=options.seed,
         )
+    sources = [read_relationships(path) for path in options.relationships]
+    facts, different = gather(raw, columns, table, sources, options)
     text = page(
         maps,
         table,
+        facts=facts,
+        different=different,
         title=options.title,
         start=names,
-        layout=options.layout,
+        place=options.layout,
         images=images,
         precision=options.precision,
         max_bytes=options.max_mb * 1e6,
@@ -140,193 +158,55 @@ def run(options: Options) -> int:
     return 0
 
 
-def page(
-    maps: dict[str, Profiles],
+def gather(
+    raw: Profiles,
+    columns: Columns,
     table: "pd.DataFrame",
-    *,
-    title: str = "Map of biology",
-    start: list[int] | None = None,
-    layout: str = "umap",
-    images: Thumbnails | None = None,
-    precision: str = "auto",
-    max_bytes: float = 1e8,
-    seed: int = 42,
-) -> str:
-    """The page as text.
+    sources: Sequence[Relationships],
+    options: Options,
+) -> tuple[Json, Differences | None]:
+    """What is known of the rows, for the page; and how their features differ, where they have
+    names.
 
-    Args:
-      maps: {name: map}, one or two of the same rows (raw, corrected); the last is shown first.
-      table: of `entities`, may have a column arm.
-      start: rows shown first; by default the row with the nearest neighbour.
-      layout: umap, pca or none: of the scatter, computed from the last map.
-      images: of the cells.
-      precision: float16, int8 or auto (float16 where both maps fit into a fifth of `max_bytes`).
-      max_bytes: the profiles take at most so much; they are projected on their main axes until they
-        do.
-
-    Returns:
-      HTML that loads nothing; all text from the data is escaped, in HTML and in JSON.
+    Raises:
+      UserError: see `annotations`, `differences`.
     """
-    vectors = {name: unit_rows(one.features, np.float32) for name, one in maps.items()}
-    shown = next(reversed(vectors.values()))
-    largest = max(one.shape[1] for one in vectors.values())
-    if precision == "auto":
-        precision = (
-            "float16" if len(table) * largest * len(maps) * 2 * 4 / 3 <= max_bytes / 5 else "int8"
+    found, large = annotations.metadata_columns(raw.metadata)
+    if large:
+        log.warning("left out of the page, for their size: %s", ", ".join(large))
+    different, cells = differences.of_map(raw), None
+    if options.wells:
+        wells, of_wells = load(replace(options, profiles=options.wells, features=None, block=None))
+        from_wells, cells = differences.of_wells(wells, of_wells, raw, columns)
+        different = from_wells or different
+    cells = cells or annotations.cells_of_map(raw.metadata, table["kind"].tolist())
+    known, counts = annotations.known(sources, table, targets_of(raw, columns))
+    for name, pairs in counts.items():
+        log.info("known pairs of %s in the map: %d", name, pairs)
+    if sources and not any(counts.values()):
+        raise UserError(
+            f"`relationships`: none of the pairs of {', '.join(counts)} has both partners in the"
+            f" map, whose first names are {', '.join(known['names'][:3])}. Are these the same kind"
+            " of symbols? Name the column with `gene`."
         )
-    dims = int(
-        max(8, min(largest, max_bytes * 3 / 4 / (len(table) * len(maps) * PRECISIONS[precision])))
-    )
-    records, blobs, errors = [], {}, []
-    for number, (name, one) in enumerate(vectors.items()):
-        packed, error = pack(one, precision, dims, seed)
-        errors.append(error)
-        null = one
-        if len(one) > NULL_ROWS:
-            null = one[
-                np.sort(np.random.default_rng(seed).choice(len(one), NULL_ROWS, replace=False))
-            ]
-        below = np.concatenate([[0], np.cumsum(histogram(null).reshape(BINS, -1).sum(1))])
-        records.append(
-            {
-                "name": name,
-                "id": f"map{number}",
-                "dim": min(dims, one.shape[1]),
-                "encoding": precision,
-                "below": below.tolist(),
-            }
+    if "arm" in table:
+        found.append(
+            annotations.text_column("chromosome arm", table["arm"], searched=False, colours=True)
         )
-        blobs[f"map{number}"] = packed
-    xy, text = place(shown, layout, seed)
-    if xy is not None:
-        blobs["layout"] = base64.b64encode(xy.astype("<f2").tobytes()).decode()
-    data = {
-        "names": table["name"].tolist(),
-        "kinds": "".join(table["kind"].map(KINDS)),
-        "genes": table["gene"].tolist(),
-        "doses": table["dose"].tolist(),
-        "arms": table["arm"].tolist() if "arm" in table else None,
-        "maps": records,
-        "start": start[0] if start else _first(shown, table),
-        "set": start if start and len(start) > 1 else [],
-        "layout": text,
-        "thumbnails": {} if images is None else images.rows,
-        "controls": [] if images is None else images.controls,
-        "channels": "" if images is None else images.channels,
-        "precision": (
-            f"The page keeps {min(dims, largest)} of {largest} numbers a profile, as {precision}:"
-            f" its cosines are off by {max(e[0] for e in errors):.4f} on average and"
-            f" {max(e[1] for e in errors):.4f} at most (of 20,000 random pairs)."
-        ),
-    }
-    kinds = table["kind"].value_counts()
-    summary = ", ".join(
-        f"{kinds[kind]:,} {kind}{'s' if kinds[kind] != 1 else ''}"
-        for kind in KINDS
-        if kind in kinds
-    )
-    provenance = json.dumps(
-        {name: one.provenance for name, one in maps.items()},
-        indent=1,
-        default=str,
-        ensure_ascii=False,
-    )
-    scripts = [f'<script type="application/json" id="data">{_json(data)}</script>']
-    scripts += [
-        f'<script type="text/plain" id="{name}">{blob}</script>' for name, blob in blobs.items()
-    ]
-    words = {
-        "title": html.escape(title),
-        "summary": html.escape(f"{summary}. Choose one, and see what looks like it."),
-        "provenance": html.escape(provenance),
-        "data": "\n".join(scripts),
-        "style": _part("explore.css"),
-        "script": _part("explore.js"),
-        "views": _part("explore_views.js"),
-    }
-    # Split once and joined: words inside the data are never taken for a place to fill.
-    pieces = _part("explore.html").split("@")
-    return "".join(words[piece] if number % 2 else piece for number, piece in enumerate(pieces))
-
-
-def pack(
-    vectors: Float[np.ndarray, "rows dim"], precision: str, dims: int, seed: int = 0
-) -> tuple[str, tuple[float, float]]:
-    """Unit vectors as base64 in `dims` numbers a row, and how far off their cosines are: (text,
-    (mean, greatest error)).
-
-    More dimensions than `dims` are projected on the main axes (of the uncentred vectors, so that
-    cosines are kept best).
-    """
-    kept = vectors
-    if vectors.shape[1] > dims:
-        _, axes = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-        kept = (vectors @ axes[:, ::-1][:, :dims]).astype(np.float32)
-    if precision == "int8":
-        codes = np.rint(kept * (127 / np.maximum(np.abs(kept).max(1, keepdims=True), 1e-9))).astype(
-            np.int8
-        )
-    else:
-        codes = kept.astype("<f2")
-    one, other = np.random.default_rng(seed).integers(len(vectors), size=(2, 20_000))
-    restored = unit_rows(codes, np.float32)
-    error = np.abs(
-        np.einsum("ij,ij->i", vectors[one], vectors[other])
-        - np.einsum("ij,ij->i", restored[one], restored[other])
-    )
-    return base64.b64encode(codes.tobytes()).decode(), (float(error.mean()), float(error.max()))
-
-
-def place(
-    vectors: Float32[np.ndarray, "rows dim"], layout: str, seed: int
-) -> tuple[Float[np.ndarray, "rows 2"] | None, str]:
-    """Points of the scatter in the unit square, float32 [rows, 2], and what they are in words."""
-    if layout == "none" or len(vectors) < 5:
-        return None, ""
-    if layout == "umap":
-        xy, text = (
-            umap(vectors, seed, "choose `layout` pca"),
-            "UMAP: neighbours stay together, distances between far groups mean little",
-        )
-    else:
-        centred = vectors - vectors.mean(0)
-        _, axes = np.linalg.eigh(centred.T @ centred)
-        xy, text = (
-            centred @ axes[:, ::-1][:, :2],
-            "The two main axes (PCA): close points may still differ in other ways",
-        )
-    low, high = xy.min(0), xy.max(0)
-    return 0.02 + 0.96 * (xy - low) / np.maximum(high - low, 1e-9), text
-
-
-def _first(vectors: Float32[np.ndarray, "rows dim"], table: "pd.DataFrame") -> int:
-    """A gene with a near neighbour, of the first thousand (a compound, where there are no genes): a
-    start that shows something.
-    """
-    kind = next((kind for kind in KINDS if (table["kind"] == kind).any()), "gene")
-    rows = np.flatnonzero(table["kind"] == kind)[:1000]
-    if len(rows) < 2:
-        return 0
-    cosine = vectors[rows] @ vectors[rows].T
-    np.fill_diagonal(cosine, -1)
-    nearest = cosine.max(1)
-    # the first of the two, which are each other's nearest
-    return int(rows[np.argmax(nearest >= nearest.max() - TIED)])
-
-
-def _json(data: Mapping[str, object]) -> str:
-    """JSON inside HTML: without `<`, no text can end the script or open a comment; without the two
-    line ends of JSON, none breaks it.
-    """
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return (
-        text.replace("<", "\\u003c")
-        .replace(">", "\\u003e")
-        .replace("&", "\\u0026")
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-    )
-
-
-def _part(name: str) -> str:
-    return (PAGE / name).read_text(encoding="utf-8")
+    scores = annotations.scores_of(options.activity, raw, columns) if options.activity else []
+    if cells:
+        cells["below"] = options.toxic_below
+    return {
+        "columns": found,
+        "readable": annotations.readable(found, table),
+        "links": {
+            name: annotations.column_of(found, names) for name, names in annotations.LINKS.items()
+        },
+        "scores": scores,
+        "replicates": annotations.replicates(raw.metadata),
+        "cells": cells,
+        "known": known,
+        "fdr": options.max_fdr,
+        "organism": options.organism,
+        "clusters": options.clusters,
+    }, different

@@ -1,18 +1,33 @@
-// The page of `maps explore`: search, neighbours, heat map, scatter. Texts from the data are set as text, never as HTML.
+// The page of `maps explore`: the profiles, choosing, neighbours, search. Texts from the data are set as text, never as HTML.
 "use strict";
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent), N = data.names.length;
-const KINDS = {g: "gene", c: "compound", x: "control"}, COLOURS = {g: "#0072b2", c: "#d55e00", x: "#888888"};
-const RAMP = [[5, 48, 97], [67, 147, 195], [209, 229, 240], [247, 247, 247], [253, 219, 199], [214, 96, 77], [103, 0, 31]];
-const MAX_SET = 200, NEIGHBOURS = 10;
-let chosen = data.start, current = data.maps.length - 1, set = [], order = [], squares = [], layout = null;
+const KINDS = {g: "gene", c: "compound", x: "control"}, COLOURS = {g: "#0b72c4", c: "#d9661f", x: "#8b95a1"};
+const MAX_SET = 200, SHOWN = 10;
+const {known} = data;
+let chosen = data.start, current = data.maps.length - 1, side = "similar", count = SHOWN, hovered = -1, layout = null;
+const before = [];
 
 const make = (tag, text, className) => {
   const element = document.createElement(tag);
-  if (text !== undefined) element.textContent = text;
+  if (text !== undefined && text !== null) element.textContent = text;
   if (className) element.className = className;
   return element;
 };
+const button = (text, action, className) => {
+  const element = make("button", text, className);
+  element.type = "button";
+  element.onclick = action;
+  return element;
+};
+const ink = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+let fading = 0;
+function say(text) {
+  $("status").textContent = text;
+  $("status").classList.add("on");
+  clearTimeout(fading);
+  fading = setTimeout(() => $("status").classList.remove("on"), 4000);
+}
 
 // ---- the profiles: unit vectors, float16 or int8 in base64, little-endian
 function bytes(text) {
@@ -83,94 +98,163 @@ function share(map, value, sign) {
 
 const shown = p => p >= 0.01 ? p.toFixed(2) : p >= 0.0001 ? p.toFixed(4) : p.toExponential(0);
 const signed = value => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
+const whole = value => Math.round(value).toLocaleString("en");
+const percent = value => `${value >= 0.1 || value === 0 ? Math.round(100 * value) : (100 * value).toFixed(1)} %`;
+
+// ---- names: many rows are called by an id; people know another name
+const cell = (column, row) => { const code = data.columns[column].codes[row]; return code >= 0 ? data.columns[column].levels[code] : ""; };
+const people = row => data.readable < 0 ? "" : cell(data.readable, row);
+// What a row is called in the views: the readable name, with its dose and a number where others have it too.
+const titles = data.names.map((name, row) => !people(row) ? name : data.doses[row] ? `${people(row)} ${data.doses[row]}` : people(row)), times = new Map();
+titles.forEach((text, row) => { times.set(text, (times.get(text) || 0) + 1); if (times.get(text) > 1) titles[row] = `${text} #${times.get(text)}`; });
+const title = row => titles[row];
+// What a list calls it, with the row's own name below.
+const head = row => people(row) || data.names[row];
+const both = row => head(row) === data.names[row] ? data.names[row] : `${head(row)} (${data.names[row]})`;
+const targets = row => data.kinds[row] === "g" ? [] : (known.targets[row] || []).map(k => known.names[k]);
+const targetText = row => targets(row).join(", ") || (data.genes[row] !== data.names[row] ? data.genes[row] : "");
 
 // ---- choosing a perturbation
-function choose(row, focus) {
+function choose(row, {focus = false, back = false} = {}) {
+  if (row !== chosen && !back) { before.push(chosen); if (before.length > 200) before.shift(); }
+  if (row !== chosen) count = SHOWN;
   chosen = row;
-  const kind = data.kinds[row], map = data.maps[current], values = cosines(map, row);
-  $("chosen").textContent = data.names[row];
-  const about = [`${KINDS[kind][0].toUpperCase()}${KINDS[kind].slice(1)}`];
-  if (kind === "c" && data.genes[row]) about.push(`known target: ${data.genes[row]}`);
-  if (data.doses[row]) about.push(`dose ${data.doses[row]}`);
-  if (data.arms && data.arms[row]) about.push(`chromosome arm ${data.arms[row]}`);
-  $("about").textContent = about.join(" \u00b7 ");
-  map.found = {};
-  for (const k of "gc") for (const [side, sign] of [["similar", 1], ["opposite", -1]]) {
-    const box = $(`${side}-${k}`).parentElement;
-    box.hidden = !data.kinds.includes(k);
-    const rows = nearest(values, k, sign, NEIGHBOURS).filter(other => sign * values[other] > 0), list = $(`${side}-${k}`);
-    map.found[side + k] = rows;
-    list.replaceChildren(...rows.map(other => {
-      const item = make("li"), button = make("button", data.names[other]);
-      button.type = "button";
-      button.title = data.names[other];
-      button.onclick = () => choose(other, true);
-      item.dataset.name = data.names[other];
-      item.dataset.cosine = values[other];
-      item.append(button, make("span", signed(values[other]), "cosine"), make("span", `p ${shown(share(map, values[other], sign))}`, "p"));
-      return item;
-    }));
-    if (!rows.length) list.append(make("li", "none in this map", "none"));
-  }
-  pictures(row);
+  hovered = -1;
+  $("back").disabled = !before.length;
+  showCard();
+  showNeighbours();
+  showDetails();
   drawScatter();
   try { history.replaceState(null, "", "#" + encodeURIComponent(data.names[row])); } catch { /* a page inside a notebook has no address */ }
-  $("status").textContent = `Showing ${data.names[row]}, ${map.name}.`;
-  if (focus) $("chosen").focus({preventScroll: true});
+  if (focus) { $("chosen").focus({preventScroll: true}); $("card").scrollIntoView({block: "nearest"}); }
 }
 
-function pictures(row) {
-  const box = $("pictures"), own = data.thumbnails[row] || [];
-  box.hidden = !data.channels;
-  if (!data.channels) return;
-  const figure = ([src, caption]) => {
-    const one = make("figure"), image = make("img");
-    image.src = src;
-    image.alt = caption;
-    one.append(image, make("figcaption", caption));
-    return one;
-  };
-  const first = own.length ? `Cells of this perturbation. ${data.channels}` : "There is no picture of this perturbation in the page.";
-  const controls = own.length && data.controls.length ? [make("p", "Untreated controls, with the same contrast:", "note"), ...data.controls.map(figure)] : [];
-  box.replaceChildren(make("p", first, "note"), ...own.map(figure), ...controls);
+function goBack() { if (before.length) { choose(before.pop(), {back: true}); useNeighbours(); } }
+
+// Rows a side shows: the most alike or opposite of each kind, or the known partners, with their cosines.
+function found() {
+  const map = data.maps[current], values = cosines(map, chosen), only = $("only").value, groups = {};
+  for (const kind of "gc") {
+    if (!data.kinds.includes(kind) || (only && only !== kind)) continue;
+    if (side === "known") groups[kind] = partners(chosen).filter(row => data.kinds[row] === kind).sort((a, b) => values[b] - values[a]).slice(0, count);
+    else { const sign = side === "similar" ? 1 : -1; groups[kind] = nearest(values, kind, sign, count).filter(row => sign * values[row] > 0); }
+  }
+  return {map, values, groups};
 }
 
-// ---- type-ahead
+function showNeighbours() {
+  const {map, values, groups} = found(), score = data.scores[0], many = Object.keys(groups).length > 1;
+  // For the scatter's rings and the heat map, whichever side is shown.
+  map.found = {};
+  for (const kind of "gc") for (const [name, sign] of [["similar", 1], ["opposite", -1]])
+    map.found[name + kind] = nearest(values, kind, sign, SHOWN).filter(row => sign * values[row] > 0);
+  document.querySelectorAll("[data-side]").forEach(tab => tab.setAttribute("aria-selected", tab.dataset.side === side));
+  const heads = [["name", ""], ["cosine", ""], ["p", "p"], ...(score ? [[`${score.label} q`, ""]] : []), ...(data.replicates ? [["n", ""]] : []), ...(data.cells ? [["cells", ""]] : [])];
+  const hints = {p: "share of all pairs of this map that are as alike, or as opposite", n: "replicates: profiles that went into the row", cells: "cells a well, mean",
+    cosine: "+1: the same direction, \u22121: the opposite"};
+  $("lists").replaceChildren(...Object.entries(groups).map(([kind, rows]) => {
+    const table = make("table", null, "list"), head = make("tr"), body = make("tbody");
+    table.id = `list-${kind}`;
+    if (many) table.append(make("caption", kind === "g" ? "Genes" : "Compounds"));
+    for (const [text, className] of heads) { const th = make("th", text, className); th.scope = "col"; if (hints[text]) th.title = hints[text]; head.append(th); }
+    const top = make("thead");
+    top.append(head);
+    body.append(...rows.map(row => neighbour(row, values[row], map, score)));
+    if (!rows.length) { const line = make("tr"), none = make("td", side === "known" ? "no known partner of this kind in the map" : "none in this map", "none-here"); none.colSpan = heads.length; line.append(none); body.append(line); }
+    table.append(top, body);
+    return table;
+  }));
+  $("more").hidden = !Object.values(groups).some(rows => rows.length >= count);
+}
+
+function neighbour(row, value, map, score) {
+  const line = make("tr"), first = make("td"), go = button(head(row), event => { event.stopPropagation(); choose(row, {focus: true}); useNeighbours(); });
+  line.dataset.name = data.names[row];
+  line.dataset.row = row;
+  line.dataset.cosine = value;
+  line.onclick = () => { if (!String(getSelection())) { choose(row); useNeighbours(); } };
+  line.onpointerenter = go.onfocus = () => point(row);
+  line.onpointerleave = go.onblur = () => point(-1);
+  first.append(go);
+  const small = make("small", targetText(row));
+  if (head(row) !== data.names[row]) small.append(targetText(row) ? " \u00b7 " : "", make("span", data.names[row], "id"));
+  for (const name of relations(chosen, row)) small.append(make("span", name, "chip good"));
+  if (small.textContent) first.append(small);
+  const number = make("td"), bar = make("span", null, `bar-of ${value < 0 ? "opposite" : ""}`), fill = make("i");
+  fill.style.width = `${100 * Math.min(1, Math.abs(value))}%`;
+  bar.append(fill);
+  number.append(bar, signed(value));
+  line.append(first, number, make("td", shown(share(map, value, value < 0 ? -1 : 1)), "p"));
+  if (score) { const q = score.q[row]; line.append(make("td", q === null ? "\u2013" : shown(q), q === null ? "no" : q <= data.fdr ? "yes" : "no")); }
+  if (data.replicates) line.append(make("td", data.replicates[row] ?? "\u2013"));
+  if (data.cells) line.append(make("td", data.cells.values[row] === null ? "\u2013" : whole(data.cells.values[row]), toxic(row) ? "low" : ""));
+  return line;
+}
+
+document.querySelectorAll("[data-side]").forEach(tab => { tab.onclick = () => { side = tab.dataset.side; count = SHOWN; showNeighbours(); }; });
+$("only").onchange = showNeighbours;
+$("more").onclick = () => { count += 20; showNeighbours(); };
+$("back").onclick = goBack;
+
+// ---- search: any part of any name, in all columns that hold names
 const lower = data.names.map(name => name.toLowerCase());
 const rowOf = new Map();
 lower.forEach((name, row) => { if (!rowOf.has(name)) rowOf.set(name, row); });
-let hits = [], active = -1;
+titles.forEach((text, row) => { if (!rowOf.has(text.toLowerCase())) rowOf.set(text.toLowerCase(), row); });
+const searched = data.columns.map((column, k) => k).filter(k => data.columns[k].searched);
+const levels = new Map();  // of a column: its values in small letters
+let hits = [], active = -1, word = "";
 
+// {row, column (-1: the row's own name), rank} of the rows that hold the word, the best first.
 function matches(text) {
-  const word = text.trim().toLowerCase(), first = [], later = [];
-  if (!word) return [];
-  for (let row = 0; row < N && first.length < 12; row++) {
-    const at = lower[row].indexOf(word);
-    if (at === 0) first.push(row);
-    else if ((at > 0 || data.genes[row].toLowerCase() === word) && later.length < 12) later.push(row);
+  const word = text.trim().toLowerCase(), best = [];
+  if (!word) return best;
+  const rank = value => { const at = value.indexOf(word); return at < 0 ? 9 : value === word ? 0 : at === 0 ? 1 : /[^a-z0-9]/.test(value[at - 1]) ? 2 : 3; };
+  const ranks = searched.map(k => {
+    if (!levels.has(k)) levels.set(k, data.columns[k].levels.map(level => level.toLowerCase()));
+    return levels.get(k).map(rank);
+  });
+  for (let row = 0; row < N; row++) {
+    let least = rank(lower[row]), column = -1;
+    if (least > 0 && data.genes[row]) { const r = rank(data.genes[row].toLowerCase()); if (r < least) { least = r; column = -2; } }
+    if (least > 0) searched.forEach((k, i) => {
+      const code = data.columns[k].codes[row], r = code < 0 ? 9 : ranks[i][code] + .5 * (k !== data.readable);
+      if (r < least) { least = r; column = k; }
+    });
+    if (least < 9) best.push({row, column, rank: least});
   }
-  const exact = rowOf.get(word);
-  return [...new Set([...(exact === undefined ? [] : [exact]), ...first, ...later])].slice(0, 12);
+  return best.sort((a, b) => a.rank - b.rank || a.row - b.row);
+}
+
+function marked(text, className) {
+  const box = make(className === "small" ? "small" : "span"), at = text.toLowerCase().indexOf(word);
+  if (at < 0) box.textContent = text;
+  else box.append(text.slice(0, at), make("mark", text.slice(at, at + word.length)), text.slice(at + word.length));
+  return box;
 }
 
 function showHits() {
-  hits = matches($("search").value);
+  word = $("search").value.trim().toLowerCase();
+  const all = matches(word);
+  hits = all.slice(0, 40).map(hit => hit.row);
   active = hits.length ? 0 : -1;
-  $("hits").replaceChildren(...hits.map((row, i) => {
-    const item = make("li", data.names[row] + " ");
+  $("hits").replaceChildren(...all.slice(0, 40).map(({row, column}, i) => {
+    const item = make("li"), about = [KINDS[data.kinds[row]], head(row) !== data.names[row] ? data.names[row] : "", targetText(row)].filter(Boolean).join(" \u00b7 ");
     item.id = `hit${i}`;
     item.setAttribute("role", "option");
-    item.append(make("span", KINDS[data.kinds[row]] + (data.kinds[row] === "c" && data.genes[row] ? `, target ${data.genes[row]}` : "")));
+    item.append(marked(head(row)), marked(about, "small"));
+    if (column >= 0 && column !== data.readable) item.append(marked(`${data.columns[column].label}: ${cell(column, row)}`, "small"));
     item.onpointerdown = event => { event.preventDefault(); take(row); };
     return item;
   }));
-  if ($("search").value.trim() && !hits.length) $("hits").append(make("li", "no such name in this map"));
+  if (all.length > 40) $("hits").append(make("li", `and ${(all.length - 40).toLocaleString("en")} more: type on`));
+  if (word && !hits.length) $("hits").append(make("li", "no name in this map holds that"));
   mark();
-  openHits($("search").value.trim() !== "");
+  openHits(word !== "");
 }
 
 function mark() {
-  [...$("hits").children].forEach((item, i) => item.setAttribute("aria-selected", i === active));
+  $("hits").querySelectorAll("[role]").forEach((item, i) => item.setAttribute("aria-selected", i === active));
   if (active >= 0) { $("search").setAttribute("aria-activedescendant", `hit${active}`); $(`hit${active}`).scrollIntoView({block: "nearest"}); }
   else $("search").removeAttribute("aria-activedescendant");
 }
@@ -181,17 +265,18 @@ function openHits(open) {
 }
 
 function take(row) {
-  $("search").value = data.names[row];
+  $("search").value = title(row);
   openHits(false);
-  choose(row, false);
+  choose(row);
   useNeighbours();
 }
 
 $("search").oninput = showHits;
+$("search").onfocus = () => $("search").select();
 $("search").onblur = () => openHits(false);
 $("search").onkeydown = event => {
-  if (event.key === "Escape") openHits(false);
-  else if (event.key === "Enter" && active >= 0) take(hits[active]);
+  if (event.key === "Escape") { openHits(false); $("search").blur(); }
+  else if (event.key === "Enter" && active >= 0) { take(hits[active]); $("search").blur(); }
   else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && hits.length) {
     openHits(true);
     active = (active + (event.key === "ArrowDown" ? 1 : hits.length - 1)) % hits.length;
@@ -212,50 +297,8 @@ function save(name, lines) {
 
 $("save-neighbours").onclick = () => {
   const map = data.maps[current], values = cosines(map, chosen), rows = [...values.keys()].filter(row => row !== chosen).sort((a, b) => values[b] - values[a]);
-  save(`${data.names[chosen].replace(/[^\w-]+/g, "_")}_neighbours.csv`, [["name", "kind", "target", "cosine", "p_alike", "p_opposite"],
-    ...rows.map(row => [data.names[row], KINDS[data.kinds[row]], data.genes[row], values[row].toFixed(5), share(map, values[row], 1), share(map, values[row], -1)])]);
+  save(`${data.names[chosen].replace(/[^\w-]+/g, "_")}_neighbours.csv`, [
+    ["name", ...(data.readable < 0 ? [] : [data.columns[data.readable].name]), "kind", "target", "cosine", "p_alike", "p_opposite", ...data.scores.map(one => `${one.name}_q`), "replicates", "cells", "known"],
+    ...rows.map(row => [data.names[row], ...(data.readable < 0 ? [] : [people(row)]), KINDS[data.kinds[row]], data.genes[row], values[row].toFixed(5), share(map, values[row], 1),
+      share(map, values[row], -1), ...data.scores.map(one => one.q[row] ?? ""), data.replicates?.[row] ?? "", data.cells?.values[row] ?? "", relations(chosen, row).join("|")])]);
 };
-$("save-heat").onclick = () => save("heat_map.csv", [["map", "name", ...order.map(row => data.names[row])],
-  ...squares.flatMap((square, k) => square.map((line, i) => [data.maps[k].name, data.names[order[i]], ...line.map(value => value.toFixed(5))]))]);
-
-// ---- start: after the first paint, because decoding a large map takes a second
-function start() {
-  for (const map of data.maps) map.vectors = decode(map);
-  $("precision").textContent = data.precision;
-  if (data.maps.length > 1) {
-    $("maps").hidden = false;
-    data.maps.forEach((map, i) => {
-      const label = make("label"), button = make("input");
-      button.type = "radio";
-      button.name = "map";
-      button.value = i;
-      button.checked = i === current;
-      button.onchange = () => { current = i; choose(chosen, false); useNeighbours(); };
-      label.append(button, ` ${map.name} `);
-      $("maps").append(label);
-    });
-  }
-  document.querySelector("main").hidden = false;
-  if (data.layout) {
-    layout = halves($("layout").textContent);
-    $("scatter-section").hidden = false;
-    $("scatter-caption").textContent = `${data.layout}. Each point is a perturbation; near ones look alike. Click a point to choose it.`;
-    const entry = (text, colour, className) => {
-      const span = make("span"), box = make("i", undefined, className);
-      box.style.background = box.style.borderColor = colour;
-      span.append(box, text);
-      return span;
-    };
-    const kinds = [..."gcx"].filter(kind => data.kinds.includes(kind));
-    $("scatter-legend").replaceChildren(...kinds.map(kind => entry(KINDS[kind], COLOURS[kind], kind === "c" ? "square" : "")),
-      entry("chosen", "#000", "ring"), entry("looks alike (p up to 0.05)", "#e69f00", "ring"), entry("looks opposite (p up to 0.05)", "#56b4e9", "ring"));
-  }
-  let wanted = "";
-  try { wanted = decodeURIComponent(location.hash.slice(1)).toLowerCase(); } catch { /* not a name */ }
-  choose(rowOf.has(wanted) ? rowOf.get(wanted) : chosen, false);
-  drawRamp();
-  if (data.set.length) setHeat(data.set); else useNeighbours();
-  new ResizeObserver(() => { drawHeat(); drawScatter(); }).observe(document.querySelector("main"));
-  document.body.dataset.ready = "yes";
-}
-requestAnimationFrame(() => setTimeout(start));
