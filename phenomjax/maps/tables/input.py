@@ -4,14 +4,17 @@ leave out what is no measurement.
 
 import logging
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from phenomjax.maps.tables import scratch
-from phenomjax.maps.tables.columns import Columns, query_rows
+from phenomjax.maps.tables.columns import Columns, query_rows, require
 from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.joining import join
+from phenomjax.maps.tables.metadata.symbols import read_aliases, with_current
 from phenomjax.maps.tables.metadata.understood import tidied, understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
@@ -22,12 +25,14 @@ from phenomjax.system.errors import EXIT_DONE, UserError
 
 log = logging.getLogger("phenomjax")
 
+SHOWN = 5  # symbols
+
 
 def load(options: TableOptions) -> tuple[Profiles, Columns]:
     """Reads what the options name, refuses duplicate rows, and leaves out what is no measurement.
 
     Raises:
-      UserError: see `read`, `chosen`, `refuse_duplicates`, `clean`.
+      UserError: see `read`, `join`, `chosen`, `with_current_symbols`, `refuse_duplicates`, `clean`.
       SystemExit: after `dry_run`.
     """
     paths = require_some(options.profiles, "profiles")
@@ -35,9 +40,13 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     folder = Path(out).absolute().parent if out else Path(tempfile.gettempdir())
     profiles = read(paths, options.wanted, folder)
     profiles = replace(profiles, metadata=tidied(profiles.metadata))
+    if options.metadata:
+        profiles = joined(profiles, options.metadata)
     if options.where is not None:
         profiles = chosen(profiles, options.where)
     columns = detect(profiles.metadata, options.columns)
+    if options.aliases is not None:
+        profiles = with_current_symbols(profiles, columns, options.aliases)
     refuse_duplicates(profiles)
     profiles = clean(profiles, columns, options)
     if options.dry_run:
@@ -45,6 +54,40 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
         raise SystemExit(EXIT_DONE)
     log.info("%s", understood(profiles, columns))
     return profiles, columns
+
+
+def joined(profiles: Profiles, tables: Sequence[str]) -> Profiles:
+    """Profiles with what other tables know of their rows."""
+    metadata, done = join(profiles.metadata, tables)
+    for table in done:
+        profiles = profiles.after("join", **asdict(table))
+    return replace(profiles, metadata=metadata)
+
+
+def with_current_symbols(profiles: Profiles, columns: Columns, path: str) -> Profiles:
+    """Profiles whose genes, and perturbations that are named by their gene, have current symbols.
+
+    Raises:
+      UserError: no column of genes, or see `read_aliases`.
+    """
+    aliases = read_aliases(path)
+    before = require(profiles.metadata, columns.gene, "`gene`")
+    genes, changed = with_current(before, aliases, columns.separators)
+    metadata = profiles.metadata.assign(**{columns.gene: genes})
+    if columns.perturbation != columns.gene and columns.perturbation in metadata:
+        names = metadata[columns.perturbation]
+        metadata[columns.perturbation] = names.where(names != before, genes)
+    rows = int((genes.notna() & (genes != before)).sum())
+    shown = ", ".join(f"{old} is {new}" for old, new in sorted(changed.items())[:SHOWN])
+    log.info(
+        "aliases: %d gene symbols of %d rows are brought to current ones%s%s",
+        len(changed),
+        rows,
+        f": {shown}" if shown else "",
+        ", …" if len(changed) > SHOWN else "",
+    )
+    done = replace(profiles, metadata=metadata)
+    return done.after("aliases", file=Path(path).name, symbols=changed, rows=rows)
 
 
 def chosen(profiles: Profiles, where: str) -> Profiles:

@@ -45,6 +45,10 @@ class TableOptions(QualityOptions):
     """of an .h5ad, instead of X"""
     objects: Literal["mean", "median", "apart"] = "mean"
     """how the single cells of a table of objects become wells, if they do"""
+    metadata: Files = ()
+    """tables of the same wells, plates or perturbations, joined by the columns that both have"""
+    aliases: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """current symbols of genes: HGNC's complete set, or a table of two columns (name, symbol)"""
     where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
     """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
     dry_run: bool = False

@@ -127,6 +127,10 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
             or gene
         ),
     )
+
+    def of_most(name: str) -> bool:  # a table of controls tells the kinds of these alone
+        return kinds(name) and bool(metadata[name].notna().mean() > 0.5)
+
     batch = _batch(metadata, plate, called, first)
     columns = replace(
         told,
@@ -136,7 +140,7 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
         perturbation=perturbation,
         gene=gene,
         dose=named(told.dose, lambda: next((n for n, p in called.items() if _is_dose(p)), "")),
-        kind=named(told.kind, lambda: first("kind", kinds)),
+        kind=named(told.kind, lambda: first("kind", of_most)),
         batch=told.batch if told.batch != (DETECT,) else batch,
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
     )
