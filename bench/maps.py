@@ -130,7 +130,7 @@ def make(case: dict) -> tuple[Callable, Callable]:
         def run() -> None:
             one, other = conditions(table, *rules[:2]), conditions(table, *rules[2:])
             scores = average_precision(features, one, other)
-            means = mean_average_precision(scores, table["perturbation"].to_numpy(), ties="ignore")
+            means = mean_average_precision(scores, table["perturbation"].to_numpy(), rule="copairs")
             found["mean"], found["p"] = float(means.value.mean()), float(means.p.sum())
 
     before = rounds.peak_rss()

@@ -26,7 +26,7 @@ COMMANDS = {  # name: (module, what it does)
     ),
     "filter": (
         "phenomjax.maps.build.filters",
-        "consistency and magnitude of each perturbation, with permutation p-values and FDR",
+        "consistency, activity (mAP) and magnitude of perturbations, with p-values and FDR",
     ),
     "relate": (
         "phenomjax.maps.relations.relate",
@@ -42,7 +42,7 @@ COMMANDS = {  # name: (module, what it does)
     ),
     "benchmark": (
         "phenomjax.maps.benchmark.command",
-        "recall of known relationships, consistency, siblings, probe, with intervals",
+        "recall of known relationships, consistency, mAP, siblings, probe, with intervals",
     ),
     "blocks": (
         "phenomjax.maps.benchmark.blocks",

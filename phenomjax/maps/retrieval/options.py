@@ -8,9 +8,9 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Int, Shaped
 
+from phenomjax.maps.retrieval import significance
 from phenomjax.maps.retrieval.average_precision import Similarity
 from phenomjax.maps.retrieval.pairs import Conditions, codes_of
-from phenomjax.maps.retrieval.significance import NULL_SIZE, Ties
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
@@ -36,11 +36,11 @@ class RetrievalOptions:
     """in what they differ from these"""
     similarity: Similarity = "cosine"
     """of two profiles"""
-    null_size: int = NULL_SIZE
+    null_size: int = significance.NULL_SIZE
     """random rankings of each null of mAP"""
-    ties: Ties = "pairs"
-    """rankings of the null that are as good as the measured one: count them where a well has one
-    replicate to find, since without it noise often passes; or for all; or, as copairs, for none"""
+    p_values: significance.Rule = "careful"
+    """of mAP. copairs: its own, which call noise active where wells have one replicate to find, or
+    plates not the same number of controls; careful: equal elsewhere, larger there"""
 
     def check(self) -> None:
         """Refuses what no null can be made of.

@@ -111,7 +111,7 @@ def consistency(
       options: similarity and null.
       seed: of the null.
     """
-    targets = [_named(target) for target in targets_of(perturbations, columns)]
+    targets = targets_of(perturbations, columns)
     named = np.array([bool(own) for own in targets], bool)
     names = sorted({name for own in targets for name in own})
     code = {name: k for k, name in enumerate(names)}
@@ -126,10 +126,6 @@ def consistency(
     groups = np.array(names, object)[precision.label]
     rules = "perturbations that share a target, among those that share none"
     return _answer(precision, groups, options, seed, rules)
-
-
-def _named(target: object) -> set[str]:
-    return set(target) if isinstance(target, set | frozenset) else {str(target)} - {""}
 
 
 def _answer(
@@ -153,7 +149,7 @@ def _answer(
         groups[kept],
         null_size=options.null_size,
         seed=seed,
-        ties=options.ties,
+        rule=options.p_values,
     )
     if len(mean) > 0.05 * (options.null_size + 1):
         log.warning(

@@ -1,18 +1,24 @@
 """Mean average precision of groups of queries, beside what random rankings give.
 
 The null of a query with k positives among n is the average precision of random orders; that of a
-group is the mean of its queries' nulls, draw by draw, where queries of the same (k, n) share their
-draws; p = (1 + null above the mean) / (1 + null), q is Benjamini and Hochberg's (Kalinin et al.
-2025). The draws are those of copairs 0.5.5 for the same seed, bit by bit, as it makes them with an
-empty cache (it keeps nulls in the home folder, so that its p-values can depend on what was computed
-before; ours do not).
+group is the mean of its queries' nulls, draw by draw; p = (1 + null above the mean) / (1 + null), q
+is Benjamini and Hochberg's (Kalinin et al. 2025). The draws are those of copairs 0.5.5 for the same
+seed, bit by bit, as it makes them with an empty cache (it keeps nulls in the home folder, so that
+its p-values can depend on what was computed before; ours do not).
 
-One thing differs by default: copairs counts only what is strictly above. With two replicates each
-looks for one other well, and beside c controls a plate chance puts both first in about 1 of 2c + 1
-perturbations; nothing is above that, so each gets the smallest p there is. Of pure noise, 2 % are
-then active at FDR .05 with 24 controls, 11 % with 4. So where a query has one positive, `ties`
-"pairs" counts what ties as well, and p errs upwards, to about 1 / (c + 1). With three replicates
-both are right for noise (0 to .4 %), and copairs' is kept.
+"copairs" takes its p-values as they are. "careful", the default, is equal to it on plates with as
+many controls each and three or more replicates, and differs where copairs calls noise active:
+
+* Queries of the same (k, n) share their draws in copairs, those of different ones do not, so that
+  their mean varies less. Replicates do not rank their controls independently of each other, so on
+  three plates with 24 controls p < .001 for 0 % of pure noise, but with 23, 24 and 25 controls for
+  .7 %, where .1 % are due. Here draws of different (k, n) are joined from the lowest to the
+  highest, which for equal ones is the same as sharing.
+* Only what is strictly above counts in copairs. With two replicates each looks for one other well,
+  and beside c controls a plate chance puts both first in about 1 of 2 c + 1 perturbations; nothing
+  is above that, so each gets the smallest p there is: 2 % of noise are active at FDR .05 with 24
+  controls, 11 % with 4. Here what ties counts too where a query has one positive, so that p errs
+  upwards, to about 1 / (c + 1).
 """
 
 from dataclasses import dataclass
@@ -27,7 +33,7 @@ from phenomjax.statistics.permutation import q_values
 NULL_SIZE = 10_000
 SEEDS = 8096  # copairs draws the seed of each null below this
 CELLS = 2**22  # of random orders at once
-Ties: TypeAlias = Literal["pairs", "count", "ignore"]
+Rule: TypeAlias = Literal["careful", "copairs"]
 TIED = 1e-6  # above the rounding of float32 means, far below the steps of average precision
 
 
@@ -62,7 +68,7 @@ def mean_average_precision(
     *,
     null_size: int = NULL_SIZE,
     seed: int = 0,
-    ties: Ties = "pairs",
+    rule: Rule = "careful",
 ) -> MeanPrecision:
     """Mean average precision of each group, over its queries that have positives.
 
@@ -71,8 +77,7 @@ def mean_average_precision(
       groups: name of each query's group.
       null_size: random rankings of each null.
       seed: of these.
-      ties: count what ties where a query has one positive ("pairs"), everywhere, or, as copairs,
-        nowhere.
+      rule: "careful" or "copairs", see the first lines of this file.
     """
     asked = precision.positives > 0
     precision, groups = precision.take(asked), groups[asked]
@@ -86,7 +91,7 @@ def mean_average_precision(
         return np.bincount(codes, weights=values, minlength=len(names)) / counts
 
     value = mean(precision.value)
-    p = _p_values(value, codes, kind.reshape(-1), kinds, null_size, seed, ties)
+    p = _p_values(value, codes, kind.reshape(-1), kinds, null_size, seed, rule)
     expected, normalized = mean(precision.expected), mean(precision.normalized)
     return MeanPrecision(names, counts, value, normalized, expected, p, q_values(p))
 
@@ -98,7 +103,7 @@ def _p_values(
     kinds: Int[np.ndarray, "kinds 2"],
     null_size: int,
     seed: int,
-    ties: Ties,
+    rule: Rule,
 ) -> Float64[np.ndarray, " groups"]:
     """P-value of each group; groups whose queries are of the same kinds (positives, total) share a
     null.
@@ -115,13 +120,13 @@ def _p_values(
         total = np.zeros(null_size, np.float32)
         for one in parts[members[0]]:
             if one not in nulls:
-                nulls[one] = random_precisions(
-                    int(kinds[one, 0]), int(kinds[one, 1]), null_size, int(seeds[one])
-                )
+                k, n = map(int, kinds[one])
+                drawn = random_precisions(k, n, null_size, int(seeds[one]))
+                nulls[one] = np.sort(drawn) if rule == "careful" else drawn
             total += nulls[one]
         null = np.sort(total / np.float32(len(parts[members[0]])))
         alone = (kinds[parts[members[0]], 0] == 1).any()
-        if ties == "count" or (ties == "pairs" and alone):
+        if rule == "careful" and alone:
             below = np.searchsorted(null.astype(np.float64), value[members] - TIED, "left")
         else:
             below = np.searchsorted(null, value[members].astype(np.float32), "right")
