@@ -80,6 +80,21 @@ def test_positions_and_bookkeeping_are_no_features():
     assert _names(["Row", "Cells_Area"], recorded=["Row"]) == ["Row"]
 
 
+def test_a_number_named_unlike_all_features_is_left_out_with_a_word(tmp_path, caplog):
+    table = pd.DataFrame({f"Cells_Texture_{k}": [0.0, 1] for k in range(12)})
+    table = table.assign(Metadata_Plate="P", mass=[3.5, 4], note=["a", "b"])
+    table.to_csv(tmp_path / "p.csv", index=False)
+    table.to_parquet(tmp_path / "p.parquet")
+    for name in ("p.csv", "p.parquet"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            profiles = read(tmp_path / name)
+        assert len(profiles.names) == 12 and profiles.metadata["mass"].tolist() == [3.5, 4]
+        assert "numbers named unlike all others: mass (--keep_features" in caplog.text
+        assert read(tmp_path / name, Wanted(keep="mass")).names[-1] == "mass"
+    assert _names(["Metadata_Plate", "mass", "Cells_A"]) == ["mass", "Cells_A"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [

@@ -7,6 +7,7 @@ By name, the first of these rules that finds some:
   names as CellProfiler gives them (Cells_AreaShape_Area, Intensity_MeanIntensity_DNA); names that
   only differ in a number (efficientnet_0 …, 0 …).
 Of these, positions and bookkeeping are no measurements of cells and are left out (`BOOKKEEPING`).
+So is a number that is named unlike all the features beside it (a weight, a price).
 --keep_features REGEX keeps some of them. Two kinds stay, as they do in the published selection of
 CPJUMP1: bounding boxes, and an object's parent (Cells_Parent_Nuclei) where no other bookkeeping of
 CellProfiler stands beside it. pycytominer's block-list is of another kind, 55 noisy correlations
@@ -28,6 +29,7 @@ _KINDS = (
     "|Texture|ImageQuality|Colocalization|Location|Number_Object|Parent|Children|TrackObjects"
 )
 CELL_PROFILER = re.compile(rf"(?:Cells|Cytoplasm|Nuclei|Image)_.+|(?:\w+_)?(?:{_KINDS})_.+")
+FEW = 10  # features; of fewer it is not told which are unlike the others
 NUMBERED = re.compile(r"(.*?)(\d+)")
 
 # Names as of CellProfiler, in its own capitals; the object's name may stand before them.
@@ -74,12 +76,15 @@ class Named:
     Attributes:
       candidates: that may be features, if they hold numbers.
       left_out: positions and bookkeeping that would be candidates by their kind.
+      unlike: a few that are named unlike all others, which are metadata of some program rather
+        than features, if they hold numbers.
       notes: what is to be told of them.
       strict: the user named the candidates, so that text among them is an error.
     """
 
     candidates: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     strict: bool = False
 
@@ -118,7 +123,9 @@ def by_name(
     left = [name for name in found if is_bookkeeping(name) and name not in kept]
     if any(_OF_CELL_PROFILER.fullmatch(name) for name in left):
         left += [name for name in found if _PARENT.fullmatch(name) and name not in kept]
-    chosen = (set(found) | kept) - set(left)
+    odd = [] if regex is not None or features else _unlike([n for n in found if n not in left])
+    odd = [name for name in odd if name not in kept]
+    chosen = (set(found) | kept) - {*left, *odd}
     candidates = tuple(name for name in columns if name in chosen)
     if not candidates:
         shown = f"{', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}"
@@ -133,7 +140,7 @@ def by_name(
         )
     parents = [name for name in candidates if _PARENT.fullmatch(name) and name not in kept]
     notes = (*noted("bookkeeping", left), *noted("parent", parents))
-    return Named(candidates, tuple(left), notes, strict=regex is not None)
+    return Named(candidates, tuple(left), tuple(odd), notes, strict=regex is not None)
 
 
 def compiled(flag: str, regex: str) -> re.Pattern[str]:
@@ -159,6 +166,13 @@ def _by_rule(columns: Sequence[str]) -> list[str]:
     if measured := [name for name in columns if CELL_PROFILER.fullmatch(name)]:
         return measured
     return _numbered(columns)
+
+
+def _unlike(names: Sequence[str]) -> list[str]:
+    """At most a fifth of the names, where all others are as of CellProfiler or numbered alike."""
+    numbered = set(_numbered(names))
+    odd = [name for name in names if not CELL_PROFILER.fullmatch(name) and name not in numbered]
+    return odd if len(names) >= FEW and len(odd) <= len(names) / 5 else []
 
 
 def _numbered(columns: Sequence[str]) -> list[str]:

@@ -15,6 +15,10 @@ SENTENCES = {
         "left out as features, positions or bookkeeping that measure no cells: {names}"
         " (--keep_features REGEX keeps some)"
     ),
+    "unlike": (
+        "left out as features, numbers named unlike all others: {names} (--keep_features REGEX"
+        " keeps some)"
+    ),
     "parent": (
         "numbers of objects among the features, as the published selection has them: {names}"
     ),

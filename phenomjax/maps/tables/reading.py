@@ -164,6 +164,12 @@ def _opened(path: Path, wanted: Wanted) -> Source:
     if path.is_dir():
         if any(path.rglob("*.npz")) and not (path / "zarr.json").exists():
             return open_deep_profiler(path, wanted)
+        tables = [p for p in path.iterdir() if plain_name(p).endswith((".parquet", *TEXTS))]
+        if tables and not (path / "metadata.parquet").exists():
+            raise UserError(
+                f"{path} is a folder of {len(tables)} tables, not one of embeddings. Name the"
+                f" tables themselves: `profiles` {path}/*{tables[0].suffix}."
+            )
         return open_embeddings(path, wanted.block)
     with path.open("rb") as file:
         head = file.read(8)
@@ -176,5 +182,6 @@ def _opened(path: Path, wanted: Wanted) -> Source:
         return open_text(path, wanted)
     raise UserError(
         f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv, .txt"
-        " (compressed, too) or .h5ad."
+        " (compressed, too), .h5ad or DeepProfiler's folder of .npz. A database of CellProfiler"
+        " (.sqlite) becomes a .parquet by CytoTable."
     )

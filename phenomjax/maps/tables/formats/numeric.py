@@ -63,6 +63,11 @@ def as_numbers(column: "pd.Series") -> Numbers:
     return Numbers(values, good, len(bad), len(bad) + len(written), (bad + written + [""])[0])
 
 
+def numbers_among(names: Sequence[str], metadata: "pd.DataFrame") -> list[str]:
+    """Those of some columns that hold numbers."""
+    return [name for name in names if metadata[name].dtype.kind in "iuf"]
+
+
 @dataclass
 class _Seen:
     """Of one column: cells that hold a number, another text, a text at all; one of the texts."""

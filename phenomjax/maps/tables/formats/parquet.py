@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phenomjax.maps.tables.features import by_name
-from phenomjax.maps.tables.formats.numeric import Tally
+from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
 from phenomjax.maps.tables.sources import (
     Block,
     Blocks,
@@ -52,6 +52,7 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
     place = {name: k for k, name in enumerate(texts)}
     kept = set(names)
     metadata = frame[[name for name in frame.columns if name not in kept]]
+    notes += noted("unlike", numbers_among(named.unlike, metadata))
     other = [name for name in table.doubles if name not in same]
     notes += (*noted("twice", same), *noted("renamed", other))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.features import by_name
-from phenomjax.maps.tables.formats.numeric import Tally
+from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
 from phenomjax.maps.tables.sources import Block, Blocks, Source, Wanted, noted
 from phenomjax.maps.tables.writing import provenance_beside
 
@@ -45,6 +45,7 @@ def open_text(path: Path, wanted: Wanted) -> Source:
     names = tuple(name for name in features if name not in same)
     others = [name for name in written.columns if name not in {*names, *same}]
     metadata = _together(path, parts, others)
+    notes += noted("unlike", numbers_among(named.unlike, metadata))
     place = {name: k for k, name in enumerate(named.candidates)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
