@@ -30,6 +30,9 @@ COLUMNS = Columns(
     perturbation="Metadata_broad_sample",
     gene="Metadata_gene",
     well="Metadata_Well",
+    plate="Metadata_Plate",
+    dose="",
+    kind="",
 )
 
 

@@ -49,7 +49,13 @@ def read(
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     size = sum(path.stat().st_size for path in files if path.is_file())
     wanted = replace(wanted, hold=wanted.hold and size <= HELD)
-    sources = side_by_side([open_source(path, wanted) for path in files])
+    sources: list[Source] = []
+    for path in files:
+        source = open_source(path, wanted)
+        if sources and source.names == sources[0].names:  # which weigh much, for many files
+            source = replace(source, names=sources[0].names)
+        sources.append(source)
+    sources = side_by_side(sources)
     notes = [note for source in sources for note in source.notes]
     names = sources[0].names
     if wanted.features == "common":

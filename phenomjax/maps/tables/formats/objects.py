@@ -86,8 +86,6 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
             f"{source.path}: no object has a value in {', '.join(columns)}, so that none is of a"
             " well. Look at its table of images."
         )
-    average = _medians if how == "median" else _means
-    features = average(source, codes, wells).astype(np.float32)
     kept = [name for name in table.columns if name in columns or not is_bookkeeping(str(name))]
     inside = table[kept][codes >= 0].groupby(codes[codes >= 0])
     same = [
@@ -97,9 +95,11 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
     prefixed = any(METADATA.fullmatch(str(name)) for name in same)
     count = "Metadata_Object_Count" if prefixed else "object_count"
     metadata[count] = np.bincount(codes[codes >= 0], minlength=wells)
-    place = {name: k for k, name in enumerate(source.names)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
+        average = _medians if how == "median" else _means
+        place = {name: k for k, name in enumerate(source.names)}
+        features = average(source, codes, wells).astype(np.float32)
         return slices(features, [place[name] for name in chosen])
 
     notes = (
@@ -172,18 +172,18 @@ def side_by_side(sources: Sequence[Source]) -> list[Source]:
 
 def _joined(same: Sequence[Source], rows: Sequence[Int[np.ndarray, " rows"]]) -> Source:
     """Sources side by side, given where each row of the first is in each of them (-1: nowhere)."""
-    features = [np.concatenate(list(source.blocks())) for source in same]
-    wide = np.concatenate(
-        [
-            np.where((row < 0)[:, None], np.nan, values[row]).astype(np.float32)
-            for values, row in zip(features, rows, strict=True)
-        ],
-        axis=1,
-    )
     names = tuple(name for source in same for name in source.names)
-    place = {name: k for k, name in enumerate(names)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
+        place = {name: k for k, name in enumerate(names)}
+        features = [np.concatenate(list(source.blocks())) for source in same]
+        wide = np.concatenate(
+            [
+                np.where((row < 0)[:, None], np.nan, values[row]).astype(np.float32)
+                for values, row in zip(features, rows, strict=True)
+            ],
+            axis=1,
+        )
         return slices(wide, [place[name] for name in chosen])
 
     files = [one for source in same for one in source.provenance.get("sources", [])]

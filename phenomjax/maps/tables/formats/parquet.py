@@ -59,7 +59,8 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
     def read(chosen: tuple[str, ...]) -> Blocks:
         stored, start = tuple(name for name in chosen if name not in place), 0
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
-            for block in table.blocks(file, stored):
+            # made anew: a table of columns weighs much, for many files
+            for block in _Table(file, path).blocks(file, stored):
                 if len(stored) < len(chosen):
                     whole = np.empty((len(block), len(chosen)), np.float32)
                     whole[:, [name not in place for name in chosen]] = block

@@ -126,12 +126,10 @@ def _columns(
     features: Float32[np.ndarray, "rows dim"], rows: Int[np.ndarray, " some"]
 ) -> Iterator[tuple[slice, Float64[np.ndarray, "some part"]]]:
     """Some columns after the other of some rows, with NaN for all that is not finite."""
-    taken = features if len(rows) == len(features) else features[rows]
     for part in scratch.blocks(features.shape[1], len(rows)):
-        values = taken[:, part].astype(np.float64)
+        values = scratch.gather(features, rows, part).astype(np.float64)
         values[~np.isfinite(values)] = np.nan
         yield part, values
-    scratch.release(features)
 
 
 def _median(values: Float64[np.ndarray, "rows dim"]) -> Float64[np.ndarray, " dim"]:
