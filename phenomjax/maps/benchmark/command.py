@@ -41,6 +41,11 @@ A table that is a map already (one row a gene, no controls) is benchmarked with 
   … --profiles counts.csv --features 'Mito|ConA|DAPI|WGA|Phalloidin' --map --perturbation Gene \\
       --gene Gene --transform sqrt --align standardize --relationships CORUM.txt --out report/
 
+RxRx3-core's own benchmark (phenomjax/maps/benchmark/protocols/rxrx3_core.py says what it is):
+  … --protocol rxrx3-core --profiles OpenPhenom_rxrx3_core_embeddings.parquet \\
+      --metadata metadata_rxrx3_core.csv --targets compound_gene_interactions.csv \\
+      --relationships CORUM.txt --out report/
+
 Beside what it must beat (a baseline is measured as the profiles are; one that was measured before
 is given by its benchmark.json):
   python -m phenomjax.embed --checkpoint DIR --bank B.zarr --random_weights 0 --out twin.zarr
@@ -71,6 +76,7 @@ import tyro
 from phenomjax.maps.benchmark import against, entries, measures
 from phenomjax.maps.benchmark.against import Baseline
 from phenomjax.maps.benchmark.measures import Entry
+from phenomjax.maps.benchmark.protocols import rxrx3_core
 from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
@@ -107,6 +113,9 @@ class Options(RetrievalOptions, AlignmentOptions):
     """the first names the plain keys"""
     targets: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """compound-gene pairs; by default the compounds' --gene column"""
+    protocol: Literal["none", "rxrx3-core"] = "none"
+    """a published benchmark instead of all below and of --align: RxRx3-core's compounds and genes
+    (phenomjax/maps/benchmark/protocols says how it is done)"""
     map: bool = False
     """the table is a map already: one row a perturbation, no controls"""
     genes: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
@@ -227,6 +236,14 @@ def benchmark(
     """All entries, the recall curves, the consistency of each perturbation, and the map of
     perturbations.
     """
+    if options.protocol == "rxrx3-core":
+        interactions, sources = rxrx3_core.found_interactions(
+            options.targets, options.relationships, (*options.profiles, *options.metadata)
+        )
+        measured, curves, rows = rxrx3_core.benchmark(
+            profiles, interactions, sources, read_thresholds(options.thresholds)
+        )
+        return measured, curves, None, rows
     sources = [read_relationships(path) for path in options.relationships]
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
@@ -311,6 +328,8 @@ def run(options: Options) -> int:
     baselines = [measure_baseline(one, options) for one in baselines]
     found = against.beside(found, baselines)
     said = [against.sentence(found, one) for one in baselines]
+    if options.protocol == "rxrx3-core":
+        said.append(rxrx3_core.beside_published(found))
     if seeds := against.seeds_of(perturbations.provenance):
         said.insert(0, f"These profiles are of an untrained network (seed {', '.join(seeds)}).")
     out = Path(options.out)
@@ -319,7 +338,7 @@ def run(options: Options) -> int:
         "settings": settings,
         "provenance": perturbations.provenance,
         "perturbations": len(perturbations),
-        "positions": found["position.share_p05"].get("said"),
+        "positions": found.get("position.share_p05", {}).get("said"),
         "against": {one.name: against.about(found, one) for one in baselines},
     }
     write_json(out / "benchmark.json", {**found, "about": about})
@@ -334,9 +353,10 @@ def run(options: Options) -> int:
     if curves:
         from phenomjax.maps.views.figures import recall_curves
 
+        aligned = options.align if options.protocol == "none" else options.protocol
         write_json(out / "recall_curves.json", curves)
         save_figure(
-            recall_curves({source: {options.align: curve} for source, curve in curves.items()}),
+            recall_curves({source: {aligned: curve} for source, curve in curves.items()}),
             out / "recall_curves.png",
         )
     text = as_table(found, [one.name for one in baselines]) + "".join(f"\n{s}\n" for s in said)

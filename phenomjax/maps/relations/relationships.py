@@ -7,6 +7,9 @@ Read, by content rather than by name (comma, tab or semicolon; may be gzipped; o
   clusters  one complex a line, "name TAB genes separated by spaces"; GMT (name, description, genes,
             TAB between); or a table with a column of members (CLUSTER_COLUMNS: CORUM, hu.MAP),
             separated by spaces, ';', ',' or '|': all pairs of its members
+  activities a table of pairs with a column of NANOMOLAR (RxRx3-core's
+            compound_gene_interactions.csv: treatment, gene_symbol, nM_value): the pairs of at most
+            1,000 nM
 
 Self pairs are dropped, and a pair in both orders counts once (EFAAR's filter_relationships).
 Symbols are compared as they are written.
@@ -21,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float64, Int, Shaped
 
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
@@ -42,7 +45,12 @@ PAIR_COLUMNS = (
     ("protein1", "protein2"),
     ("compound", "gene"),
     ("compound", "target_gene"),
+    ("treatment", "gene_symbol"),
+    ("treatment", "gene"),
+    ("compound", "gene_symbol"),
 )
+NANOMOLAR = ("nm_value", "value_nm", "nm")  # activity of a compound on a gene
+ACTIVE = 1_000.0  # nM; at most so much is an interaction, as RxRx3-core's benchmark has it
 CLUSTER_COLUMNS = (
     "genes",
     "members",
@@ -134,6 +142,28 @@ def read_relationships(path: str | Path) -> Relationships:
       UserError: no such file, or a format that is none of those above.
     """
     path = Path(path)
+    text = text_of(path)
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise UserError(
+            f"{path} is empty. Relationships are a table with the columns entity1 and entity2."
+        )
+    sets: dict[str, list[str]] = {}
+    table = not path.name.lower().endswith((".gmt", ".gmt.gz"))
+    found = _pairs_of_table(text, lines[0], path) if table else None
+    if found is None:
+        sets = (_sets_of_table(text, lines[0]) if table else None) or _sets_of_lines(lines, path)
+        found = _all_pairs(sets.values())
+    pairs, own, duplicates = filtered(found)
+    return Relationships(name_of(path), pairs, len(found), own, duplicates, sha256(path), sets)
+
+
+def text_of(path: Path) -> str:
+    """A file of relationships as text.
+
+    Raises:
+      UserError: no such file, or it is no text.
+    """
     if not path.is_file():
         raise UserError(
             f"There is no file of relationships at {path}. Give a table with the columns entity1"
@@ -143,39 +173,55 @@ def read_relationships(path: str | Path) -> Relationships:
         if path.suffix == ".parquet":
             import pandas as pd
 
-            text = pd.read_parquet(path).to_csv(index=False)
-        else:
-            raw = path.read_bytes()
-            text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+            return pd.read_parquet(path).to_csv(index=False)
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UserError(
             f"{path} is no text file ({type(error).__name__}). Relationships are a table with the"
             " columns entity1 and entity2."
         ) from None
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not lines:
+
+
+def name_of(path: Path) -> str:
+    """A file's name without its suffixes."""
+    return re.sub(r"(\.(txt|csv|tsv|gmt|gz|parquet))+$", "", path.name, flags=re.IGNORECASE)
+
+
+def header_of(line: str) -> tuple[str, list[str]]:
+    """Separator of a table, and the names of its columns in small letters."""
+    separator = max(("\t", ",", ";"), key=line.count)
+    return separator, [field.strip().strip('"').lower() for field in line.split(separator)]
+
+
+def numbers(texts: "pd.Series", path: Path) -> Float64[np.ndarray, " rows"]:
+    """A column of a table as numbers.
+
+    Raises:
+      UserError: a text that is none.
+    """
+    import pandas as pd
+
+    values = pd.to_numeric(texts, errors="coerce")
+    if values.isna().any():
         raise UserError(
-            f"{path} is empty. Relationships are a table with the columns entity1 and entity2."
+            f"{path}: column {texts.name} holds {texts[values.isna()].iloc[0]!r}, which is no"
+            " number of nM. Correct it, or leave the row out."
         )
-    sets: dict[str, list[str]] = {}
-    table = not path.name.lower().endswith((".gmt", ".gmt.gz"))
-    found = _pairs_of_table(text, lines[0]) if table else None
-    if found is None:
-        sets = (_sets_of_table(text, lines[0]) if table else None) or _sets_of_lines(lines, path)
-        found = _all_pairs(sets.values())
-    pairs, own, duplicates = filtered(found)
-    name = re.sub(r"(\.(txt|csv|tsv|gmt|gz|parquet))+$", "", path.name, flags=re.IGNORECASE)
-    return Relationships(name, pairs, len(found), own, duplicates, sha256(path), sets)
+    return values.to_numpy(np.float64)
 
 
-def _pairs_of_table(text: str, header: str) -> Shaped[np.ndarray, "pairs 2"] | None:
+def _pairs_of_table(text: str, header: str, path: Path) -> Shaped[np.ndarray, "pairs 2"] | None:
     """Pairs of a table with a header that is known, or None."""
-    separator = max(("\t", ",", ";"), key=header.count)
-    names = [field.strip().strip('"').lower() for field in header.split(separator)]
+    separator, names = header_of(header)
     for first, second in PAIR_COLUMNS:
         if first in names and second in names:
-            table = _table(text, separator)
-            chosen = table.iloc[:, [names.index(first), names.index(second)]].dropna()
+            value = [name for name in names if name in NANOMOLAR][:1]
+            table = table_of(text, separator)
+            places = [names.index(name) for name in (first, second, *value)]
+            chosen = table.iloc[:, places].dropna()
+            if value:
+                chosen = chosen[numbers(chosen.iloc[:, 2], path) <= ACTIVE].iloc[:, :2]
             return np.char.strip(chosen.to_numpy(str)) if len(chosen) else np.empty((0, 2), str)
     return None
 
@@ -184,11 +230,10 @@ def _sets_of_table(text: str, header: str) -> dict[str, list[str]] | None:
     """Complexes of a table with a column of members, named by the column whose name says so, or by
     their number; or None.
     """
-    separator = max(("\t", ",", ";"), key=header.count)
-    names = [field.strip().strip('"').lower() for field in header.split(separator)]
+    separator, names = header_of(header)
     for column in CLUSTER_COLUMNS:
         if column in names:
-            table = _table(text, separator)
+            table = table_of(text, separator)
             members = table.iloc[:, names.index(column)]
             named = next((name for name in names if "name" in name and name != column), None)
             titles = (
@@ -211,7 +256,8 @@ def _named(sets: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
     return found
 
 
-def _table(text: str, separator: str) -> "pd.DataFrame":
+def table_of(text: str, separator: str) -> "pd.DataFrame":
+    """A table of texts; its empty cells are missing."""
     import pandas as pd
 
     return pd.read_csv(

@@ -1,0 +1,1 @@
+"""Published benchmarks of maps, as their authors define them."""
