@@ -44,6 +44,10 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.maps.benchmark.command",
         "recall of known relationships, consistency, mAP, siblings, probe, with intervals",
     ),
+    "compare": (
+        "phenomjax.maps.benchmark.compare",
+        "what each method of align does to batches and to biology",
+    ),
     "blocks": (
         "phenomjax.maps.benchmark.blocks",
         "which encoder block separates perturbations best, by a linear probe",

@@ -31,9 +31,10 @@ spread is left at its scale):
                     controls: needs no controls, but the extra `harmony` (harmonypy, GPL-3), and
                     memory for the components of all wells
 
-Seurat's RPCA, the other method that Arevalo et al. (2024) find among the best three in
-every scenario, is not here: it is an R program, its anchors have no implementation in Python that
-is tested against it, and one of ours would be called RPCA without being it.
+`python -m phenomjax.maps compare` measures what each of them does to the batches and the biology
+of your plates. Seurat's RPCA, the other method that Arevalo et al. (2024) find among the best three
+in every scenario, is not here: it is an R program, its anchors have no implementation in Python
+that is tested against it, and one of ours would be called RPCA without being it.
 
 --correct_positions takes out of the features, before all else, what the position of a well does:
 its row, its column, the wells around it and the position itself, as the controls there tell it on
@@ -242,13 +243,9 @@ def _check_dims(dims: int | None, rows: int, features: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentOptions(TableOptions):
-    """Of commands that align what they read (python -m phenomjax.maps align --help says what each
-    method does).
-    """
+class AlignmentSettings(TableOptions):
+    """Of commands that align what they read, whatever the method."""
 
-    align: Method = "pca_center_scale"
-    """how batches are aligned"""
     dims: int | None = None
     """components of the PCA; by default 128 of pca, pca_center_scale and harmony, and no PCA of
     tvn and sphering"""
@@ -259,6 +256,16 @@ class AlignmentOptions(TableOptions):
     correct_positions: bool = False
     """take out what the position on the plate does, told from the controls of that position, its
     row, its column and the wells around it"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(AlignmentSettings):
+    """Of commands that align what they read by one method (python -m phenomjax.maps align --help
+    says what each does).
+    """
+
+    align: Method = "pca_center_scale"
+    """how batches are aligned"""
 
 
 def align_as_told(profiles: Profiles, columns: Columns, options: AlignmentOptions) -> Profiles:
