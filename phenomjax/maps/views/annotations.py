@@ -249,7 +249,7 @@ def scores_of(path: str, profiles: Profiles, columns: Columns) -> list[Json]:
             "q": rows(f"{name}_q"),
         }
         for name in present
-        if name in table
+        if name in table and table[f"{name}_q"].notna().any()
     ]
 
 

@@ -20,6 +20,10 @@ from phenomjax.system.errors import UserError
 log = logging.getLogger("phenomjax")
 
 NAMELESS = re.compile(r"(feature|pc|component|dim|embedding|emb|x|umap|pca)?_?\d+", re.IGNORECASE)
+MODULES = {  # of CellProfiler, as its features name them
+    *("AreaShape", "Correlation", "Granularity", "Intensity", "Location", "Neighbors"),
+    *("RadialDistribution", "Texture", "Children", "Parent", "Number", "Count", "ImageQuality"),
+}
 STEPS = 10  # the page holds 10 sqrt(|z|) with its sign, in a byte: fine near 0, up to z = 161
 LEAST_CONTROLS = 4  # of a plate: fewer have no standard deviation worth the name
 
@@ -66,16 +70,17 @@ def parts(names: Sequence[str]) -> tuple[list[str], list[str], list[list[int]]]:
     """Compartments and channels that the names of features tell, and those of each feature
     [compartment, channel, …].
 
-    A compartment is the first word of CellProfiler's names (Cells_, Cytoplasm_, Nuclei_), a
-    channel what ends the name of an intensity (Cells_Intensity_MeanIntensity_DNA), found as a word
-    in any other name; of names such as DNA_0001 the first word is the channel.
+    A compartment is the first word of CellProfiler's names (Cells_, Cytoplasm_, Nuclei_), whose
+    second is a module's; a channel is what ends the name of an intensity
+    (Cells_Intensity_MeanIntensity_DNA), found as a word in any other name. Of other names
+    (DNA_0001, Hoechst_area_mean) the first word is the channel.
     """
     split = [re.split(r"[_.\s-]+", name) for name in names]
-    cellprofiler = [words for words in split if len(words) > 2 and not words[1].isdigit()]
+    cellprofiler = [words for words in split if len(words) > 2 and words[1] in MODULES]
     if len(cellprofiler) < len(names) / 2:
         channels = sorted({words[0] for words in split if len(words) > 1})
         place = {name: k for k, name in enumerate(channels)}
-        return [], channels, [[-1, *[place[w[0]]]] if len(w) > 1 else [-1] for w in split]
+        return [], channels, [[-1, place[w[0]]] if len(w) > 1 else [-1] for w in split]
     compartments = sorted({words[0] for words in cellprofiler})
     channels = sorted(
         {words[-1] for words in split if "Intensity" in words[:-1] and not words[-1].isdigit()}
@@ -136,8 +141,7 @@ def of_wells(
     _warn_of_contexts(wells, columns, codes)
     control = columns.controls(wells.metadata)
     batches = columns.batches(wells.metadata).astype(str)
-    counting = cell_counts(wells.metadata.columns)
-    counts = wells.metadata[counting[0]].to_numpy(np.float64, na_value=np.nan) if counting else None
+    counts = _cells(wells)
     rows, useful = len(whole), named(wells.names)
     total = np.zeros((rows, len(wells.names) if useful else 0))
     number, cells, shares, counted = (np.zeros(rows) for _ in range(4))
@@ -183,6 +187,15 @@ def of_wells(
             "share": numbers(shares / counted),
             "of": "of the controls of its plates",
         }
+
+
+def _cells(wells: Profiles) -> Float64[np.ndarray, " wells"] | None:
+    """Cells of each well, by a column of the metadata or a feature; None where nothing counts."""
+    if told := cell_counts(wells.metadata.columns):
+        return wells.metadata[told[0]].to_numpy(np.float64, na_value=np.nan)
+    if measured := cell_counts(wells.names):
+        return wells.features[:, wells.names.index(measured[0])].astype(np.float64)
+    return None
 
 
 def _warn_of_contexts(wells: Profiles, columns: Columns, codes: Int[np.ndarray, " wells"]) -> None:

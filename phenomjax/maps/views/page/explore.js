@@ -178,7 +178,7 @@ function neighbour(row, value, map, score) {
   first.append(go);
   const small = make("small", targetText(row));
   if (head(row) !== data.names[row]) small.append(targetText(row) ? " \u00b7 " : "", make("span", data.names[row], "id"));
-  for (const name of relations(chosen, row)) small.append(make("span", name, "chip good"));
+  for (const name of relations(chosen, row)) first.append(" ", make("span", name, "chip good"));
   if (small.textContent) first.append(small);
   const number = make("td"), bar = make("span", null, `bar-of ${value < 0 ? "opposite" : ""}`), fill = make("i");
   fill.style.width = `${100 * Math.min(1, Math.abs(value))}%`;
