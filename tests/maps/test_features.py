@@ -65,7 +65,9 @@ def test_features_are_known_by_the_names_that_the_field_gives_them(columns, feat
 def test_positions_and_bookkeeping_are_no_features():
     columns = ["Metadata_Plate", *MEASURED, *BOOKKEEPING]
     named = by_name(columns, Path("t"), Wanted())
-    assert list(named.candidates) == MEASURED and list(named.left_out) == BOOKKEEPING
+    assert list(named.candidates) == MEASURED
+    left_out = {*named.left_out, *named.unread}
+    assert left_out == set(BOOKKEEPING) and named.notes[0].names == tuple(BOOKKEEPING)
     kept = Wanted(keep="Row|Column|Image_Count_.*")
     assert _names(columns, kept) == [*MEASURED, "Row", "Column", "Image_Count_Cells"]
     assert _names(columns, Wanted(features="Cells_.*|Row", keep="Row")) == [

@@ -231,7 +231,7 @@ VALUES = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 @pytest.mark.parametrize("sparse", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, np.asarray])
 def test_annotated_data(tmp_path, sparse):
-    var = pd.DataFrame(index=["Cells_A", "Cells_Location_Center_X", "Cells_B", "Cells_A"])
+    var = pd.DataFrame(index=["Cells_A", "ImageNumber", "Cells_B", "Cells_A"])
     values = VALUES.copy()
     values[:, 3] = values[:, 0]
     layers = {"scaled": 2 * values}
@@ -241,7 +241,7 @@ def test_annotated_data(tmp_path, sparse):
     profiles = read(tmp_path / "a.h5ad")
     assert profiles.names == ("Cells_A", "Cells_B")
     np.testing.assert_array_equal(profiles.features, values[:, [0, 2]])
-    assert profiles.metadata["Cells_Location_Center_X"].tolist() == values[:, 1].tolist()
+    assert profiles.metadata["ImageNumber"].tolist() == values[:, 1].tolist()
     assert profiles.metadata["Metadata_Plate"].tolist() == ["P1", "P1", "P2"]
     assert profiles.metadata["obs_name"].tolist() == ["x-1", "x-2", "x-3"]
     np.testing.assert_array_equal(
@@ -309,3 +309,16 @@ def test_types_of_parquet(tmp_path):
     expected = [[1, 1.5, 1, 0.5, np.inf], [np.nan, 2.5, 2, 1.5, 2]]
     np.testing.assert_array_equal(profiles.features, expected)
     assert profiles.metadata["Metadata_Plate"].tolist() == ["P1", "P2"]
+
+
+def test_files_of_several_formats_name_plates_alike(tmp_path):
+    values = pd.DataFrame({"Cells_A": [1.0, 2.0]})
+    values.assign(Metadata_Plate=[7, 8], Metadata_dose=[0.5, np.nan]).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    values.assign(Metadata_Plate=["7", "x"], Metadata_dose=[1, 2]).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    both = read([tmp_path / "a.csv", tmp_path / "b.parquet"])
+    assert both.metadata["Metadata_Plate"].tolist() == ["7", "8", "7", "x"]
+    np.testing.assert_array_equal(both.metadata["Metadata_dose"], [0.5, np.nan, 1, 2])

@@ -44,6 +44,10 @@ _OF_CELL_PROFILER = re.compile(
     r"|ProcessingStatus|Group_(?:Index|Number|Length)|Count_\w+)(?:_.*)?"
     r"|Image_(?:Frame|Series|Height|Width|Scaling|Channel)_.*"
 )
+_PLACE = re.compile(
+    r"(?:.*_)?(?:Location_\w+|AreaShape_Center_[XYZ]|TrackObjects_\w+"
+    r"|Neighbors_(?:First|Second)ClosestObjectNumber_\w+)"
+)
 _PARENT = re.compile(r"(?:.*_)?Parent_\w+")
 # Names as of other programs and people, in any capitals.
 _OF_OTHERS = re.compile(
@@ -75,7 +79,8 @@ class Named:
 
     Attributes:
       candidates: that may be features, if they hold numbers.
-      left_out: positions and bookkeeping that would be candidates by their kind.
+      left_out: bookkeeping that would be candidates by its kind, and is metadata.
+      unread: places in the image, likewise, which nothing asks for.
       unlike: a few that are named unlike all others, which are metadata of some program rather
         than features, if they hold numbers.
       notes: what is to be told of them.
@@ -84,6 +89,7 @@ class Named:
 
     candidates: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     strict: bool = False
@@ -140,7 +146,9 @@ def by_name(
         )
     parents = [name for name in candidates if _PARENT.fullmatch(name) and name not in kept]
     notes = (*noted("bookkeeping", left), *noted("parent", parents))
-    return Named(candidates, tuple(left), tuple(odd), notes, strict=regex is not None)
+    unread = tuple(name for name in left if _PLACE.fullmatch(name))
+    bookkeeping = tuple(name for name in left if not _PLACE.fullmatch(name))
+    return Named(candidates, bookkeeping, unread, tuple(odd), notes, regex is not None)
 
 
 def compiled(flag: str, regex: str) -> re.Pattern[str]:

@@ -5,6 +5,7 @@ CSV (.csv, .csv.gz: CellProfiler, pycytominer), AnnData (.h5ad), DeepProfiler's 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
@@ -23,6 +24,9 @@ from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Want
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
 from phenomjax.system.log import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELD = 2**27  # bytes of files whose features are kept from the pass that finds their metadata
 TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat")
@@ -44,8 +48,6 @@ def read(
     Raises:
       UserError: a file that cannot be read, or files whose features are not the same.
     """
-    import pandas as pd
-
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     size = sum(path.stat().st_size for path in files if path.is_file())
     wanted = replace(wanted, hold=wanted.hold and size <= HELD)
@@ -69,7 +71,7 @@ def read(
     if len(sources) == 1:
         profiles = Profiles(features, sources[0].metadata, names, sources[0].provenance)
     else:
-        metadata = pd.concat([source.metadata for source in sources], ignore_index=True)
+        metadata = _together([source.metadata for source in sources])
         provenance = {
             "sources": [one for source in sources for one in source.provenance.get("sources", [])],
             "steps": [],
@@ -79,6 +81,24 @@ def read(
             provenance["steps"] = [{"command": "concatenate", "of": steps}]
         profiles = Profiles(features, metadata, names, provenance)
     return profiles.after("read", found=found) if found else profiles
+
+
+def _together(tables: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
+    """The metadata of all files. A column that is of numbers in one and of text in another is of
+    text: plate 7 of a CSV is the plate "7" of a Parquet.
+    """
+    import pandas as pd
+
+    tables = [table.copy(deep=False) for table in tables]
+    for name in dict.fromkeys(name for table in tables for name in table.columns):
+        having = [table for table in tables if name in table and table[name].notna().any()]
+        numeric = [table for table in having if table[name].dtype.kind in "iuf"]
+        if 0 < len(numeric) < len(having) and any(t[name].dtype.kind == "O" for t in having):
+            for table in numeric:
+                table[name] = table[name].map(
+                    lambda value: None if pd.isna(value) else f"{value:.15g}"
+                )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _common(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Note]]:

@@ -45,8 +45,8 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
         same = table.doubles_of_same_values(file)
         texts = [n for n in named.candidates if n not in table.numeric and n not in same]
         tally = Tally([name for name in named.candidates if name not in same])
-        chosen = set(tally.candidates) - set(texts)
-        frame = table.frame(file, [n for n in table.names if n not in chosen and n not in same])
+        apart_from = (set(tally.candidates) - set(texts)) | {*same, *named.unread}
+        frame = table.frame(file, [name for name in table.names if name not in apart_from])
     written = tally.only(texts, frame)
     names, notes = tally.features(path, wanted.features if named.strict else None)
     place = {name: k for k, name in enumerate(texts)}

@@ -30,12 +30,12 @@ def open_text(path: Path, wanted: Wanted) -> Source:
     own = json.loads(beside.read_text()) if beside.exists() else {}
     named = by_name(written.columns, path, wanted, own.get("features"))
     tally, kept, parts = Tally(named.candidates), deque[Block](), []
-    chosen, differ = set(named.candidates), set[str]()
+    apart, differ = {*named.candidates, *named.unread}, set[str]()
     for frame in frames.chunks(written):
         block = tally.block(frame)
         if wanted.hold:
             kept.append(block)
-        parts.append(frame[[name for name in written.columns if name not in chosen]])
+        parts.append(frame[[name for name in written.columns if name not in apart]])
         for double, first in written.doubles.items():
             if double not in differ and not frame[double].equals(frame[first]):
                 differ.add(double)
@@ -43,7 +43,7 @@ def open_text(path: Path, wanted: Wanted) -> Source:
     same = tuple(name for name in written.doubles if name not in differ)
     notes += (*noted("twice", same), *noted("renamed", sorted(differ)))
     names = tuple(name for name in features if name not in same)
-    others = [name for name in written.columns if name not in {*names, *same}]
+    others = [name for name in written.columns if name not in {*names, *same, *named.unread}]
     metadata = _together(path, parts, others)
     notes += noted("unlike", numbers_among(named.unlike, metadata))
     place = {name: k for k, name in enumerate(named.candidates)}
