@@ -56,7 +56,7 @@ ALL: tuple[Method, ...] = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(AlignmentSettings):
+class Options(RetrievalOptions, AlignmentSettings):
     """Of `python -m phenomjax.maps compare`."""
 
     align: Annotated[tuple[Method, ...], tyro.conf.arg(metavar="METHOD ...")] = ALL
@@ -73,6 +73,7 @@ def run(options: Options) -> int:
     """Tries each method, measures and writes."""
     if not options.align:
         raise UserError("`align` is empty: name the methods that are to be compared.")
+    options.check()
     profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
@@ -107,7 +108,7 @@ def run(options: Options) -> int:
             log.warning("compare: %s is left out: %s", method, error)
             continue
         seconds = time.monotonic() - started
-        answers = precisions(aligned, columns, labels, options.seed)
+        answers = precisions(aligned, columns, labels, options)
         units = unit_rows(aligned.features[under_study[rows]])
         found[method] = summed_up({**measured(units, code[0], code[1], options.seed), **answers})
         found[method]["seconds"] = seconds
@@ -144,13 +145,15 @@ def drawn(labels: Shaped[np.ndarray, " wells"], seed: int) -> Int[np.ndarray, " 
 
 
 def precisions(
-    aligned: Profiles, columns: Columns, labels: Shaped[np.ndarray, " wells"], seed: int
+    aligned: Profiles, columns: Columns, labels: Shaped[np.ndarray, " wells"], options: Options
 ) -> dict[str, float | None]:
-    """map_controls and map_nonrep of one alignment, by the rules of `maps benchmark`.
+    """map_controls and map_nonrep of one alignment.
 
     Args:
       aligned: all wells.
+      columns: of their metadata.
       labels: perturbations of the wells under study.
+      options: rules of mAP, and the seed.
     """
     found: dict[str, float | None] = {}
     wells = aligned.take(columns.treatments(aligned.metadata))
@@ -158,7 +161,7 @@ def precisions(
         ("map_controls", activity, aligned),
         ("map_nonrep", distinctiveness, wells),
     ):
-        answer = question(table, columns, RetrievalOptions(), labels=labels, seed=seed)
+        answer = question(table, columns, options, labels=labels, seed=options.seed)
         found[key] = None if answer.mean is None else float(answer.mean.value.mean())
     return found
 
