@@ -706,6 +706,19 @@ def test_cells_of_a_map_and_its_columns(tmp_path):
     assert kinds["Metadata_pubchem_cid"][0] == "text" and kinds["Metadata_Well"][1] is False
     cid = columns[annotations.column_of(columns, ["pubchem_cid"])]
     assert all(level.isdigit() for level in cid["levels"])
+    odd = pd.DataFrame(
+        {7: [["A", "B"], ["C"], None], "when": pd.to_datetime(["2024-01-01"] * 2 + [None])}
+    )
+    columns, _ = annotations.metadata_columns(
+        odd.assign(yes=[True, False, None], infinite=[1, np.inf, np.nan])
+    )
+    assert [column["levels"] for column in columns] == [
+        ["A|B", "C"],
+        ["2024-01-01 00:00:00"],
+        ["False", "True"],
+        [],
+    ]
+    assert columns[-1]["values"] == [1.0, None, None]
 
 
 def test_parts_of_features():

@@ -113,6 +113,11 @@ def test_pictures_through_the_front_door(maps, monkeypatch):
         run("pictures", *words, "--relationships", maps / "foreign.csv")
     with pytest.raises(UserError, match="other rows than the map itself: in row 0"):
         draw.same_rows(raw, raw.take(np.arange(len(raw))[::-1]), "other.parquet")
+    fewer = np.flatnonzero(np.arange(len(raw)) % 3)  # empty rows were left out of the first map
+    found = draw.same_rows(raw.take(fewer), corrected, "corrected.parquet")
+    assert np.array_equal(found.features, corrected.features[fewer])
+    with pytest.raises(UserError, match="rows, the map itself"):
+        draw.same_rows(raw, corrected.take(fewer), "corrected.parquet")
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match="pip install umap-learn"):
         layouts.umap(raw.features)

@@ -117,8 +117,12 @@ def metadata_columns(metadata: "pd.DataFrame") -> tuple[list[Column], list[str]]
 
     found: list[Column] = []
     large: list[str] = []
-    for name in map(str, metadata.columns):
-        values = metadata[name]
+    for key in metadata.columns:
+        name, values = str(key), metadata[key]
+        if values.dtype == object and values.map(_is_list).any():
+            values = values.map(
+                lambda value: "|".join(map(str, value)) if _is_list(value) else value
+            )
         if values.nunique(dropna=True) < 2 and not (values.notna().any() and values.isna().any()):
             continue
         number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -141,6 +145,10 @@ def metadata_columns(metadata: "pd.DataFrame") -> tuple[list[Column], list[str]]
             )
         )
     return found, large
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple | set | np.ndarray)
 
 
 def _texts(values: "pd.Series") -> "pd.Series":

@@ -11,7 +11,7 @@ recall.png (--relationships), chromosomes.png (--genes); each with its numbers b
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +27,6 @@ from phenomjax.maps.tables.metadata.understood import tidied
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.options import Files, Folder, Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.reading import read
 from phenomjax.maps.views import figures, layouts
 from phenomjax.statistics import bootstrap
 from phenomjax.statistics.cosines import exact_cosines, unit_rows
@@ -77,11 +76,9 @@ class Options(TableOptions):
 def run(options: Options) -> int:
     """Draws what can be drawn; returns the exit code."""
     raw, columns = load(options)
-    corrected = (
-        None
-        if options.corrected is None
-        else same_rows(raw, read(options.corrected), options.corrected)
-    )
+    corrected = None
+    if options.corrected is not None:
+        corrected = second_map(raw, options, options.corrected)
     table, out = entities(raw, columns), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     names, what, written = read_names(options.names), options.what, []
@@ -137,26 +134,40 @@ def run(options: Options) -> int:
     return 0
 
 
+def second_map(raw: Profiles, options: TableOptions, path: str) -> Profiles:
+    """The second map, read by the options of the first, and with its rows.
+
+    Raises:
+      UserError: of `load`, and of `same_rows`.
+    """
+    other, _ = load(replace(options, profiles=(path,)))
+    return same_rows(raw, other, path)
+
+
 def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
-    """The second map, whose rows must be those of the first.
+    """The second map, whose rows must be those of the first; it may have more of them (empty ones,
+    which were left out of the first).
 
     Raises:
       UserError: they are not.
     """
+    mine, theirs = _words(raw.metadata), _words(other.metadata)
+    shared = [name for name in mine if name in theirs and not name.startswith("num_")]
+    if len(raw) < len(other):
+        here, there = (
+            list(zip(*(t[name] for name in shared), strict=True)) for t in (mine, theirs)
+        )
+        place = {key: row for row, key in enumerate(there)}
+        if len(place) == len(there) and all(key in place for key in here):
+            return other.take(np.array([place[key] for key in here]))
     if len(raw) != len(other):
         raise UserError(
             f"{path} has {len(other)} rows, the map itself {len(raw)}: they must be the same"
             " perturbations in the same order. Take the corrected.parquet that `maps proximity`"
             " made of this very map."
         )
-    mine, theirs = tidied(raw.metadata), tidied(other.metadata)
-    for name in mine:
-        if name not in theirs or name.startswith("num_"):
-            continue
-        one, two = (
-            table[name].astype(object).where(table[name].notna(), "") for table in (mine, theirs)
-        )
-        differ = (one.astype(str) != two.astype(str)).to_numpy()
+    for name in shared:
+        differ = (mine[name] != theirs[name]).to_numpy()
         if differ.any():
             row = int(np.flatnonzero(differ)[0])
             raise UserError(
@@ -165,6 +176,11 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
                 " corrected.parquet that `maps proximity` made of this very map."
             )
     return other
+
+
+def _words(metadata: "pd.DataFrame") -> "pd.DataFrame":
+    """Metadata as text, "" where there is nothing."""
+    return tidied(metadata).astype(object).where(metadata.notna(), "").astype(str)
 
 
 def read_names(words: Sequence[str]) -> list[str]:

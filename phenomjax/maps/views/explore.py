@@ -34,11 +34,10 @@ from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import choose, entities, targets_of
 from phenomjax.maps.tables.options import Files, Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.reading import read
 from phenomjax.maps.views import annotations, differences, layouts, thumbnails
 from phenomjax.maps.views.annotations import Json
 from phenomjax.maps.views.differences import Differences
-from phenomjax.maps.views.draw import read_names, same_rows
+from phenomjax.maps.views.draw import read_names, second_map
 from phenomjax.maps.views.html_page import page
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_text
@@ -112,7 +111,7 @@ def run(options: Options) -> int:
     raw, columns = load(options)
     maps = {options.what[0] if options.corrected else "this map": raw}
     if options.corrected:
-        maps[options.what[1]] = same_rows(raw, read(options.corrected), options.corrected)
+        maps[options.what[1]] = second_map(raw, options, options.corrected)
     table = entities(raw, columns)
     if options.genes:
         arm = arms.read_arms(options.genes, options.centromeres).set_index("gene")["arm"]
