@@ -56,6 +56,11 @@ def _names(columns, wanted=Wanted(), **told):  # noqa: B008
         (["well", "emb_0", "emb_1", "emb_2", "dose_1", "dose_2"], ["emb_0", "emb_1", "emb_2"]),
         (["plate", "0", "1", "2"], ["0", "1", "2"]),
         (["plate", "X1", "X2", "X3"], ["X1", "X2", "X3"]),
+        (["plate", *(f"e{k}" for k in range(0, 30, 3))], [f"e{k}" for k in range(0, 30, 3)]),
+        (["metadata_well", "cells_areashape_area", "image_count_cells"], ["cells_areashape_area"]),
+        (["Metadata.Plate", "Cells.AreaShape.Area", "Nuclei.Location.Center.X"],
+         ["Cells.AreaShape.Area"]),
+        (["meta_plate", "emb_a", "emb_b"], ["emb_a", "emb_b"]),
     ],
 )  # fmt: skip
 def test_features_are_known_by_the_names_that_the_field_gives_them(columns, features):

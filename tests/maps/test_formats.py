@@ -322,3 +322,21 @@ def test_files_of_several_formats_name_plates_alike(tmp_path):
     both = read([tmp_path / "a.csv", tmp_path / "b.parquet"])
     assert both.metadata["Metadata_Plate"].tolist() == ["7", "8", "7", "x"]
     np.testing.assert_array_equal(both.metadata["Metadata_dose"], [0.5, np.nan, 1, 2])
+
+
+def test_wells_that_are_named_by_row_and_column(tmp_path, caplog):
+    table = pd.DataFrame(
+        {
+            "Metadata_Plate": "P",
+            "Metadata_Row": ["a", "H", "27", "3", None],
+            "Metadata_Col": [1, 12, 48, 5, 6],
+            "Cells_A": np.arange(5.0),
+        }
+    )
+    table.to_csv(tmp_path / "p.csv", index=False)
+    with caplog.at_level(logging.INFO):
+        wells = read(tmp_path / "p.csv").metadata["Metadata_Well"]
+    assert wells.tolist() == ["A01", "H12", "AA48", "C05", None]
+    assert "wells are named by their row and column: Metadata_Row, Metadata_Col" in caplog.text
+    table.assign(Metadata_Well="X9").to_csv(tmp_path / "p.csv", index=False)
+    assert set(read(tmp_path / "p.csv").metadata["Metadata_Well"]) == {"X9"}

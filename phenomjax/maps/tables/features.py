@@ -23,16 +23,19 @@ from phenomjax.maps.tables.sources import Note, Wanted, noted
 from phenomjax.system.errors import UserError
 
 OURS = re.compile(r"feature_\d+")
-METADATA = re.compile(r"(?:Image_)?Metadata_.*")
+# Dots stand for underscores in tables that went through R; capitals may be lost.
+METADATA = re.compile(r"(?:Image[_.])?Meta(?:data)?[_. :].*", re.IGNORECASE)
 _KINDS = (
     "AreaShape|Correlation|Granularity|Intensity|Neighbors|ObjectSkeleton|RadialDistribution"
     "|Texture|ImageQuality|Colocalization|Location|Number_Object|Parent|Children|TrackObjects"
 )
-CELL_PROFILER = re.compile(rf"(?:Cells|Cytoplasm|Nuclei|Image)_.+|(?:\w+_)?(?:{_KINDS})_.+")
+CELL_PROFILER = re.compile(
+    rf"(?:Cells|Cytoplasm|Nuclei|Image)[_.].+|(?:[\w.]+[_.])?(?:{_KINDS})[_.].+", re.IGNORECASE
+)
 FEW = 10  # features; of fewer it is not told which are unlike the others
 NUMBERED = re.compile(r"(.*?)(\d+)")
 
-# Names as of CellProfiler, in its own capitals; the object's name may stand before them.
+# Names as of CellProfiler; the object's name may stand before them.
 _OF_CELL_PROFILER = re.compile(
     r"(?:.*_)?(?:"
     r"(?:Image|Object|Table)_?Number(?:_\d+)?|Number_Object_Number"
@@ -42,13 +45,15 @@ _OF_CELL_PROFILER = re.compile(
     r"|(?:Cells|Cytoplasm|Nuclei|Image)_[XYZ]"
     r"|(?:Image_)?(?:FileName|PathName|URL|MD5Digest|ModuleError|ExecutionTime|ImageSet"
     r"|ProcessingStatus|Group_(?:Index|Number|Length)|Count_\w+)(?:_.*)?"
-    r"|Image_(?:Frame|Series|Height|Width|Scaling|Channel)_.*"
+    r"|Image_(?:Frame|Series|Height|Width|Scaling|Channel)_.*",
+    re.IGNORECASE,
 )
 _PLACE = re.compile(
     r"(?:.*_)?(?:Location_\w+|AreaShape_Center_[XYZ]|TrackObjects_\w+"
-    r"|Neighbors_(?:First|Second)ClosestObjectNumber_\w+)"
+    r"|Neighbors_(?:First|Second)ClosestObjectNumber_\w+)",
+    re.IGNORECASE,
 )
-_PARENT = re.compile(r"(?:.*_)?Parent_\w+")
+_PARENT = re.compile(r"(?:.*_)?Parent_\w+", re.IGNORECASE)
 # Names as of other programs and people, in any capitals.
 _OF_OTHERS = re.compile(
     r"(?:image|plate|well|assay_plate)?[_ ]?"
@@ -70,7 +75,11 @@ def is_bookkeeping(name: str) -> bool:
     """Whether a column's name says that it is a position or bookkeeping: an image's or object's
     number, a row, a place in the image, a count of objects, a path, a running time.
     """
-    return bool(_OF_CELL_PROFILER.fullmatch(name) or _OF_OTHERS.fullmatch(name))
+    return _is(_OF_CELL_PROFILER, name) or _OF_OTHERS.fullmatch(name) is not None
+
+
+def _is(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.fullmatch(name.replace(".", "_")) is not None
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,8 @@ def by_name(
     keep = compiled("keep_features", wanted.keep) if wanted.keep is not None else None
     kept = {name for name in columns if keep and keep.fullmatch(name)}
     left = [name for name in found if is_bookkeeping(name) and name not in kept]
-    if any(_OF_CELL_PROFILER.fullmatch(name) for name in left):
-        left += [name for name in found if _PARENT.fullmatch(name) and name not in kept]
+    if any(_is(_OF_CELL_PROFILER, name) for name in left):
+        left += [name for name in found if _is(_PARENT, name) and name not in kept]
     odd = [] if regex is not None or features else _unlike([n for n in found if n not in left])
     odd = [name for name in odd if name not in kept]
     chosen = (set(found) | kept) - {*left, *odd}
@@ -144,10 +153,10 @@ def by_name(
             f" {', '.join(left[:12])}{' …' if len(left) > 12 else ''}. Name those that are"
             " features nevertheless with `keep_features` REGEX."
         )
-    parents = [name for name in candidates if _PARENT.fullmatch(name) and name not in kept]
+    parents = [name for name in candidates if _is(_PARENT, name) and name not in kept]
     notes = (*noted("bookkeeping", left), *noted("parent", parents))
-    unread = tuple(name for name in left if _PLACE.fullmatch(name))
-    bookkeeping = tuple(name for name in left if not _PLACE.fullmatch(name))
+    unread = tuple(name for name in left if _is(_PLACE, name))
+    bookkeeping = tuple(name for name in left if name not in unread)
     return Named(candidates, bookkeeping, unread, tuple(odd), notes, regex is not None)
 
 
@@ -184,8 +193,8 @@ def _unlike(names: Sequence[str]) -> list[str]:
 
 
 def _numbered(columns: Sequence[str]) -> list[str]:
-    """The largest group of at least three columns that only differ in a number, which counts from
-    0 or 1.
+    """The largest group of at least three columns that only differ in a number; it counts from 0 or
+    1 without a gap, or they are most of the columns (a selection of a model's outputs).
     """
     groups: dict[str, list[tuple[int, str]]] = {}
     for name in columns:
@@ -193,6 +202,8 @@ def _numbered(columns: Sequence[str]) -> list[str]:
             groups.setdefault(match[1], []).append((int(match[2]), name))
     largest = max(groups.values(), key=len, default=[])
     numbers = sorted(number for number, _ in largest)
-    if len(numbers) < 3 or numbers[0] > 1 or numbers != list(range(numbers[0], numbers[-1] + 1)):
+    if len(numbers) < 3:
         return []
-    return [name for _, name in largest]
+    counts = numbers[0] <= 1 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    most = len(numbers) >= FEW and len(numbers) > len(columns) / 2
+    return [name for _, name in largest] if counts or most else []

@@ -32,6 +32,7 @@ SENTENCES = {
     "beside": "tables of the same wells are one: {example}",
     "homeless": "left out {count} objects (cells) of no well",
     "images": "plates and wells of objects are those of {example}",
+    "wells": "wells are named by their row and column: {names}",
     "element": "X is empty; the features are those of {example}",
     "sites": "{count} files of sites",
 }

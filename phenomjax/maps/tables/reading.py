@@ -18,9 +18,10 @@ from phenomjax.maps.tables.formats.embeddings import open_embeddings
 from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
+from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.notes import shown, tell
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged
+from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged, noted
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import sha256
 from phenomjax.system.log import Progress
@@ -174,7 +175,10 @@ def open_source(path: Path, wanted: Wanted) -> Source:
             " .csv or .h5ad file."
         )
     try:
-        source = as_wells(_opened(path, wanted), wanted.objects)
+        source = _opened(path, wanted)
+        metadata, named = with_wells(source.metadata)
+        source = replace(source, metadata=metadata, notes=(*source.notes, *noted("wells", named)))
+        source = as_wells(source, wanted.objects)
     except DAMAGE as error:
         raise damaged(path, error) from None
     if not len(source.metadata):

@@ -20,6 +20,7 @@ from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.columns import DETECT, Columns
 from phenomjax.maps.tables.features import METADATA, is_bookkeeping
 from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.sources import Block, Blocks, Note, Source, noted, slices
 from phenomjax.system.errors import UserError
 
@@ -247,4 +248,5 @@ def _with_images(source: Source) -> tuple["pd.DataFrame", tuple[Note, ...]]:
             f" of {path} have no wells. Write both from one run of CellProfiler."
         )
     joined = table.merge(images, on=keys, how="left", validate="many_to_one")
+    joined, _ = with_wells(joined)
     return joined, noted("images", known, example=beside[0].name)
