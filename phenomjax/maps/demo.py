@@ -4,11 +4,12 @@ demo`: it takes that run's encoder.
   python -m phenomjax.maps demo [--checkpoint runs/mae_demo] [--out runs/maps_demo]
 
 Simulates eight plates that the encoder never saw, embeds them, aligns the wells on their controls,
-averages them to a map, finds and removes the proximity bias, and asks whether the map knows the
-complexes and the compounds' targets that were simulated; then the same from hand-made intensity
-features. Every step is a command that is printed before it runs: take them for your own plates.
-Steps that are done are skipped. Writes screen.zarr, embeddings.zarr, intensity.parquet, a folder of
-results for each of the two, pictures/, map.html, demo.json and demo.png.
+averages them to a map, finds and removes the proximity bias, and asks whether replicates are found
+among the controls, and whether the map knows the complexes and the compounds' targets that were
+simulated. All of it likewise from what the encoder must beat: its untrained twin, hand-made
+intensities, and cell counts and areas. Every step is a command that is printed before it runs: take
+them for your own plates. Steps that are done are skipped. Writes screen.zarr, the profiles of the
+four, a folder of results for each, pictures/, map.html, demo.json and demo.png.
 """
 
 import json
@@ -18,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import numpy as np
 import tyro
 
-from phenomjax.figures.style import COLOURS, chance_line, open_frame
+from phenomjax.figures.style import COLOURS, DARK, GREY, open_frame
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.system.errors import EXIT_DONE, UserError
 from phenomjax.system.files import save_figure, write_json, write_text
@@ -29,10 +29,18 @@ from phenomjax.system.files import save_figure, write_json, write_text
 log = logging.getLogger("phenomjax")
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Results: TypeAlias = dict[str, dict[str, dict[str, Entry]]]  # of features, state, measure
-FEATURES = {"embeddings": "learned embeddings", "intensity": "intensity features"}
+# folder of the results: (what a reader is told, file of the profiles, --dims)
+FEATURES: dict[str, tuple[str, str, int | None]] = {
+    "embeddings": ("learned embeddings", "embeddings.zarr", 96),  # of 128
+    "untrained": ("untrained twin", "untrained.zarr", 96),
+    "intensity": ("intensities", "intensity.parquet", None),  # all
+    "structure": ("counts and areas", "structure.parquet", None),
+}
+BASELINES = [kind for kind in FEATURES if kind != "embeddings"]
 SCREEN: dict[str, int | float] = {
     "--plates": 8,
     "--wells": 192,
@@ -50,8 +58,8 @@ SCREEN: dict[str, int | float] = {
 }
 # µM: below it a compound does little
 EFFECTIVE = 'perturbation_type == "crispr" or concentration >= 1'
+RELATIONSHIPS = Path("screen.zarr/truth/relationships.parquet")
 NUM_SHOWN = 4  # complexes in the heat map
-DIMS = {"embeddings": 96, "intensity": 48}  # of 128, and all of 48
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +93,9 @@ def run(options: Options) -> int:
     result = read_results(out)
     write_json(out / "demo.json", result)
     figure = save_figure(draw(result), out / "demo.png")
-    log.info("\n%s", table(result))
+    log.info("\n%s\n", table(result))
+    for said in verdicts(out):
+        log.info("%s", said)
     log.info(
         "wrote %s, %s, %s. Open %s in a browser.",
         out / "demo.json",
@@ -100,88 +110,19 @@ def steps(options: Options) -> list[list[object]]:
     """The words of every command, in the order in which they run."""
     out = options.out
     screen, genes = out / "screen.zarr", out / "screen.zarr/truth/genes.parquet"
-    known = [
-        "--relationships",
-        out / "screen.zarr/truth/relationships.parquet",
-        "--targets",
-        out / "screen.zarr/truth/compounds.parquet",
-    ]
+    files = {kind: out / name for kind, (_, name, _) in FEATURES.items()}
+    simulated = _flat(SCREEN | {"--plates": options.plates})
+    embed = ["phenomjax.embed", "--checkpoint", options.checkpoint, "--bank", screen]
+    embed += ["--stride", 32, "--out"]
     commands: list[list[object]] = [
-        [
-            "phenomjax.prepare",
-            "simulate",
-            "--out",
-            screen,
-            *_flat(SCREEN | {"--plates": options.plates}),
-        ],
-        [
-            "phenomjax.embed",
-            "--checkpoint",
-            options.checkpoint,
-            "--bank",
-            screen,
-            "--stride",
-            32,
-            "--out",
-            out / "embeddings.zarr",
-        ],
-        ["phenomjax.maps", "intensity", "--bank", screen, "--out", out / "intensity.parquet"],
+        ["phenomjax.prepare", "simulate", "--out", screen, *simulated],
+        [*embed, files["embeddings"]],
+        [*embed, files["untrained"], "--random_weights", 0],
+        ["phenomjax.maps", "intensity", "--bank", screen, "--out", files["intensity"]],
+        ["phenomjax.maps", "structure", "--bank", screen, "--out", files["structure"]],
     ]
-    for kind, profiles in (("embeddings", "embeddings.zarr"), ("intensity", "intensity.parquet")):
-        folder = out / kind
-        wells, map_file, bias = (
-            folder / "wells.parquet",
-            folder / "map.parquet",
-            folder / "proximity",
-        )
-        commands += [
-            [
-                "phenomjax.maps",
-                "align",
-                "--profiles",
-                out / profiles,
-                "--dims",
-                DIMS[kind],
-                "--out",
-                wells,
-            ],
-            [
-                "phenomjax.maps",
-                "aggregate",
-                "--profiles",
-                wells,
-                "--treatments",
-                EFFECTIVE,
-                "--out",
-                map_file,
-            ],
-            [
-                "phenomjax.maps",
-                "proximity",
-                "--profiles",
-                map_file,
-                "--genes",
-                genes,
-                "--min_unexpressed",
-                5,
-                "--out",
-                bias,
-            ],
-        ]
-        for state, path in (("raw", map_file), ("corrected", bias / "corrected.parquet")):
-            judged = [
-                "--profiles",
-                path,
-                "--map",
-                "--align",
-                "none",
-                *known,
-                "--genes",
-                genes,
-                "--out",
-                folder / state,
-            ]
-            commands += [["phenomjax.maps", "benchmark", *judged]]
+    for kind in [*BASELINES, "embeddings"]:  # what the embeddings are set beside comes first
+        commands += _map_steps(out, kind, files[kind])
     pair = [
         "--profiles",
         out / "embeddings/map.parquet",
@@ -189,32 +130,39 @@ def steps(options: Options) -> list[list[object]]:
         out / "embeddings/proximity/corrected.parquet",
     ]
     names = ["--names", f"@{out / 'names.txt'}"]
-    commands += [
-        [
-            "phenomjax.maps",
-            "pictures",
-            *pair,
-            *names,
-            *known[:2],
-            "--genes",
-            genes,
-            "--out",
-            out / "pictures",
-        ],
-        [
-            "phenomjax.maps",
-            "explore",
-            *pair,
-            *names,
-            "--bank",
-            screen,
-            "--genes",
-            genes,
-            "--out",
-            out / "map.html",
-        ],
+    known = ["--relationships", out / RELATIONSHIPS]
+    pictures = [*pair, *names, *known, "--genes", genes, "--out", out / "pictures"]
+    page = [*pair, *names, "--bank", screen, "--genes", genes, "--out", out / "map.html"]
+    return [
+        *commands,
+        ["phenomjax.maps", "pictures", *pictures],
+        ["phenomjax.maps", "explore", *page],
     ]
-    return commands
+
+
+def _map_steps(out: Path, kind: str, profiles: Path) -> list[list[object]]:
+    """From profiles to a map, without and with the correction, and how good both are."""
+    folder, dims = out / kind, FEATURES[kind][2]
+    wells, map_file, bias = folder / "wells.parquet", folder / "map.parquet", folder / "proximity"
+    effective, unchanged = ["--treatments", EFFECTIVE], ["--align", "none"]
+    genes = ["--genes", out / "screen.zarr/truth/genes.parquet"]
+    known = ["--relationships", out / RELATIONSHIPS]
+    known += ["--targets", out / "screen.zarr/truth/compounds.parquet", *genes]
+    commands: dict[str, list[object]] = {
+        "align": ["--profiles", profiles, *(["--dims", dims] if dims else []), "--out", wells],
+        "benchmark": ["--profiles", wells, *effective, *unchanged, "--probe", "none", *known],
+        "aggregate": ["--profiles", wells, *effective, "--doses", "together", "--out", map_file],
+        "proximity": ["--profiles", map_file, *genes, "--min_unexpressed", 5, "--out", bias],
+    }
+    corrected = ["--profiles", bias / "corrected.parquet", "--map", *unchanged, *known]
+    for state, words in (("raw", commands["benchmark"]), ("corrected", corrected)):
+        if kind not in BASELINES:
+            words += ["--against", *(f"{name}={out / name / state}" for name in BASELINES)]
+        words += ["--out", folder / state]
+    return [
+        *(["phenomjax.maps", name, *words] for name, words in commands.items()),
+        ["phenomjax.maps", "benchmark", *corrected],
+    ]
 
 
 def choose_names(truth: Path, path: Path) -> None:
@@ -256,6 +204,14 @@ def _command(words: list[str]) -> int:
     return commands[words[0]](words[1:]) or EXIT_DONE
 
 
+MEASURES = {  # key of benchmark.json by what it is called here; the first is of wells, not of maps
+    "activity": "map.activity.share_q05",
+    "recall": "recall.relationships",
+    "target_average_precision": "compound_gene.average_precision",
+}
+WIDTH = 22  # of the names of features
+
+
 def read_results(out: Path) -> Results:
     """What the steps found: {kind: {state: {…}}} for the kinds of features and the states raw and
     corrected.
@@ -265,105 +221,105 @@ def read_results(out: Path) -> Results:
         proximity = json.loads((out / kind / "proximity" / "proximity.json").read_text())
         for state, place in (("raw", "before"), ("corrected", "after")):
             found = json.loads((out / kind / state / "benchmark.json").read_text())
-            results.setdefault(kind, {})[state] = {
-                "recall": found["recall.relationships"],
-                "target_average_precision": found["compound_gene.average_precision"],
-                "proximity": {
-                    "value": proximity[place]["genome"]["all_pairs"]["probability"],
-                    "interval": None,
-                },
+            measured = {name: found[key] for name, key in MEASURES.items()}
+            measured["proximity"] = {
+                "value": proximity[place]["genome"]["all_pairs"]["probability"],
+                "interval": None,
+                "chance": 0.5,
             }
+            results.setdefault(kind, {})[state] = measured
     return results
+
+
+def verdicts(out: Path) -> list[str]:
+    """What the embeddings beat, in words."""
+    about = json.loads((out / "embeddings/raw/benchmark.json").read_text())["about"]
+    return [one["said"] for one in about["against"].values()]
 
 
 def table(results: Results) -> str:
     """The results as lines of text."""
-    lines = [f"{'':34s} recall of complexes   precision of targets   P(within arm > between)"]
+    heads = ("active", "recall of complexes", "precision of targets", "P(within arm > between)")
+    lines = [f"{'':{WIDTH + 11}s}" + "".join(f"{head:>25s}" for head in heads)]
     for kind, states in results.items():
         for state, found in states.items():
-            recall, target = found["recall"], found["target_average_precision"]
-            lines.append(
-                f"{FEATURES[kind] + ', ' + state:34s} {recall['value']:.2f}"
-                f" ({recall['interval'][0]:.2f} to {recall['interval'][1]:.2f})  "
-                f" {target['value']:18.2f}   {found['proximity']['value']:23.3f}"
-            )
-    lines.append(f"{'chance':34s} {recall['chance']:.2f}   {target['chance']:33.2f}   {0.5:23.3f}")
-    return "\n".join(lines)
+            row = "".join(f"{_number(found[name]):>25s}" for name in (*MEASURES, "proximity"))
+            lines.append(f"{FEATURES[kind][0] + ', ' + state:{WIDTH + 11}s}{row}")
+    first = results["embeddings"]["raw"]
+    chance = "".join(
+        f"{'' if (one := first[name].get('chance')) is None else f'{one:.2f}':>25s}"
+        for name in (*MEASURES, "proximity")
+    )
+    return "\n".join([*lines, f"{'chance':{WIDTH + 11}s}{chance}"])
+
+
+def _number(entry: Entry) -> str:
+    if entry["value"] is None:
+        return ""
+    if not entry["interval"]:
+        return f"{entry['value']:.3f}"
+    low, high = entry["interval"]
+    return f"{entry['value']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def draw(results: Results) -> "Figure":
-    """Three panels, before and after the correction: recall, targets, proximity bias; learned and
-    hand-made features.
+    """Four panels, a row a kind of features: replicates that are found, complexes and targets
+    before and after the correction, and the proximity bias that it takes away.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-    first = results["embeddings"]["raw"]
-    panels = [
-        (
-            "recall",
-            "Genes of one complex are found",
-            "recall at (5 %, 95 %)",
-            first["recall"]["chance"],
-            (0, 1),
-        ),
-        (
-            "target_average_precision",
-            "Compounds lie next to their targets",
+    panels = {
+        "activity": ("Replicates are found\namong controls", "share of perturbations, q ≤ .05"),
+        "recall": ("Genes of one complex\nare found", "recall at (5 %, 95 %)"),
+        "target_average_precision": (
+            "Compounds lie next\nto their targets",
             "mean average precision",
-            first["target_average_precision"]["chance"],
-            (0, 1),
         ),
-        (
-            "proximity",
-            "Genes of one chromosome arm look alike",
-            "P(cosine within arm > between)",
-            0.5,
-            (0.4, 0.8),
-        ),
-    ]
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, (name, title, label, chance, limits) in zip(axes, panels, strict=True):
-        entries = [[state[name] for state in states.values()] for states in results.values()]
-        value = np.array([[entry["value"] for entry in row] for row in entries])  # [kind, state]
-        ends = np.array(
-            [[entry["interval"] or (entry["value"],) * 2 for entry in row] for row in entries]
-        )
-        for k, text in enumerate(FEATURES.values()):
-            places, color = np.array([0.0, 1.0]) + 0.06 * (2 * k - 1), COLOURS[k]
-            spread = np.abs(ends[k].T - value[k])
-            axis.errorbar(
-                places,
-                value[k],
-                spread,
-                label=text,
-                color=color,
-                marker="os"[k],
-                capsize=3,
-                lw=1.5,
-                elinewidth=1,
-            )
-            for state, side in enumerate(("right", "left")):
-                up = value[k, state] >= value[1 - k, state]
-                axis.annotate(
-                    f"{value[k, state]:.2f}",
-                    (places[state], value[k, state]),
-                    (16 * state - 8, 5 if up else -5),
-                    ha=side,
-                    va="bottom" if up else "top",
-                    textcoords="offset points",
-                    color=color,
-                )
-        chance_line(axis, chance)
-        axis.text(0.5, chance, "chance", ha="center", va="bottom", fontsize=9)
-        axis.set_xticks([0, 1], ["before", "after"])
-        axis.set_xlabel("correction of the proximity bias")
+        "proximity": ("Genes of one arm\nlook alike", "P(cosine within arm > between)"),
+    }
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    kinds = list(results)
+    for axis, (name, (title, label)) in zip(axes, panels.items(), strict=True):
+        for place, (kind, states) in enumerate(results.items()):
+            for state, shift in (("raw", -0.14), ("corrected", 0.14)):
+                _dot(axis, states[state][name], place + shift, kind, state)
+        chance = results["embeddings"]["raw"][name].get("chance")
+        if chance is not None:
+            axis.axvline(chance, color=GREY, linewidth=1, linestyle="--")
         axis.set_title(title, fontsize=11)
-        axis.set_ylabel(label)
+        axis.set_xlabel(label)
         open_frame(axis)
-        axis.set_xlim(-0.5, 1.5)
-        axis.set_ylim(*limits)
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False
-    )
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlim((0.45, 0.75) if name == "proximity" else (0, 1.08))
+    axes[0].set_yticks(range(len(kinds)), [FEATURES[kind][0] for kind in kinds])
+    axes[0].set_ylim(len(kinds) - 0.5, -0.5)
+    keys = [
+        Line2D([], [], marker="o", color=DARK, markerfacecolor="white", linestyle=""),
+        Line2D([], [], marker="o", color=DARK, linestyle=""),
+        Line2D([], [], color=GREY, linestyle="--"),
+    ]
+    told = ["before", "after the correction of the proximity bias", "chance"]
+    figure.legend(keys, told, loc="outside upper center", ncols=3, frameon=False)
     return figure
+
+
+def _dot(axis: "Axes", entry: Entry, place: float, kind: str, state: str) -> None:
+    """A value with its interval, and the number beside it."""
+    if entry["value"] is None:
+        return
+    colour = COLOURS[0] if kind == "embeddings" else DARK
+    low, high = entry["interval"] or (entry["value"],) * 2
+    axis.plot([low, high], [place, place], color=colour, linewidth=1.2)
+    face = "white" if state == "raw" else colour
+    axis.plot(entry["value"], place, "o", color=colour, markerfacecolor=face, markersize=6)
+    axis.annotate(
+        f"{entry['value']:.2f}",
+        (high, place),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=colour,
+    )

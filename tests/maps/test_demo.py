@@ -31,7 +31,8 @@ SMALL = {
 
 def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCREEN", SMALL)
-    monkeypatch.setattr(demo, "DIMS", {"embeddings": 12, "intensity": 12})
+    few = {kind: (*words[:2], 12) for kind, words in demo.FEATURES.items()}
+    monkeypatch.setattr(demo, "FEATURES", few)
     config = make_config(len(CHANNELS), model__channels=CHANNELS)
     loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
     arguments = [
