@@ -71,6 +71,9 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "out" / name).stat().st_size > 10_000, name
     shown = (tmp_path / "out/names.txt").read_text().split()
     assert len(shown) >= 12 and shown[0].startswith("GENE") and shown[-1].startswith("CPD")
+    assert "**untrained** (an untrained network, random weights of seed 0): the map " in told
+    for states in results.values():  # a map of one row a perturbation has no replicates
+        assert states["raw"]["activity"]["count"] and not states["corrected"]["activity"]["count"]
     assert "recall of complexes" in told and "$ python -m phenomjax.maps align" in told
 
     # The block search embeds the same screen itself; the tiny encoder has two blocks.

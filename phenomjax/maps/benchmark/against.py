@@ -167,13 +167,15 @@ def sentence(entries: Mapping[str, Entry], baseline: Baseline) -> str:
         kind: [key for key, found in outcomes.items() if found == kind]
         for kind in (BEATS, NOT_SHOWN, BELOW)
     }
+    higher = sum(entries[key]["value"] > baseline.entries[key]["value"] for key in keys[NOT_SHOWN])
     parts = []
     if keys[BEATS]:
         parts.append(f"the map beats it in {_share(keys[BEATS], outcomes)}")
     if keys[NOT_SHOWN]:
         parts.append(
             f"{'' if parts else 'the map '}is not shown to beat it in"
-            f" {_share(keys[NOT_SHOWN], outcomes)}, for the 95 % intervals overlap"
+            f" {_share(keys[NOT_SHOWN], outcomes)}, for the 95 % intervals overlap (it has the"
+            f" higher value in {higher} of these)"
         )
     if keys[BELOW]:
         parts.append(f"{'' if parts else 'the map '}is below it in {_share(keys[BELOW], outcomes)}")
