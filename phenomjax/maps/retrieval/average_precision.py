@@ -9,12 +9,12 @@ For a query with k positives and n - k negatives, ranked by falling similarity,
 under a random order (H_n: the n-th harmonic number), and the normalised AP is (AP - E) / (1 - E),
 0 at chance, 1 at best. Equal similarities are what 1 - similarity is equal for in float32, and a
 positive then comes before a negative: both as in copairs 0.5.5, which the tests compare to 1e-12.
-copairs lists all pairs first; here a block of queries meets its candidates in one product of
-matrices, and ranks are counted rather than sorted. At 9,216 wells that is the difference between
-gigabytes and a tenth of one (`bench.maps`).
+copairs lists all pairs first, and gathers the features of both sides of each; here a block of
+queries meets its candidates in products of matrices, and how many negatives come before a positive
+is counted rather than sorted (`bench.maps`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -26,8 +26,7 @@ from phenomjax.statistics.cosines import unit_rows
 
 Similarity: TypeAlias = Literal["cosine", "abs_cosine", "correlation"]
 ANY = Conditions()
-CELLS = 2**21  # pairs of one block
-CANDIDATES = 1024  # profiles made float64 at once
+QUERIES, CANDIDATES = 256, 2048  # profiles made float64 at once, of either side
 
 
 @dataclass(frozen=True)
@@ -94,19 +93,22 @@ def average_precision(
       similarity: "cosine", its absolute value, or Pearson's correlation.
     """
     rows = np.arange(len(features)) if queries is None else queries
-    order = np.lexsort([codes[rows] for codes in positives.same]) if positives.same else None
-    place = np.arange(len(rows)) if order is None else order  # like ones meet in a block
-    value, found = np.full(len(rows), np.nan), np.zeros((2, len(rows)), np.int64)
-    step = max(1, CELLS // max(len(features), 1))
-    for start in range(0, len(rows), step):
-        at = place[start : start + step]
-        pair = positives.partners(rows[at], len(features))
-        other = negatives.partners(rows[at], len(features))
-        found[0, at], found[1, at] = pair.sum(1), other.sum(1)
-        asks = np.flatnonzero(pair.any(1))
-        for k, keys in _ranked(features, rows[at], asks, pair, other, similarity):
-            value[at[k]] = _precision(keys[pair[k]], keys[other[k]])
-    return Precision(rows, np.zeros(len(rows), np.int64), value, found[0], found.sum(0))
+    like, others = positives.groups(len(features)), negatives.groups(len(features))
+    value, counts = np.full(len(rows), np.nan), np.zeros((2, len(rows)), np.int64)
+    for at in _blocks(others.codes[rows]):
+        asks = []
+        for k, row in enumerate(rows[at]):
+            found = like.of(int(like.codes[row]))
+            found = found[positives.partners(rows[at[k : k + 1]], found)[0]]
+            counts[0, at[k]] = len(found)
+            if len(found):
+                asks.append((k, found))
+        candidates = others.of(int(others.codes[rows[at[0]]]))
+        answers, counts[1, at] = _answers(
+            features, rows[at], asks, candidates, negatives.partners, similarity
+        )
+        value[at[[k for k, _ in asks]]] = answers
+    return Precision(rows, np.zeros(len(rows), np.int64), value, counts[0], counts.sum(0))
 
 
 def average_precision_of_labels(
@@ -128,69 +130,102 @@ def average_precision_of_labels(
     """
     from scipy.sparse import csr_array
 
-    counts = np.array([len(own) for own in labels], np.int64)
     flat = np.array([code for own in labels for code in own], np.int64)
-    owner = np.repeat(np.arange(len(labels)), counts)
+    owner = np.repeat(np.arange(len(labels)), [len(own) for own in labels])
     shape = (len(labels), int(flat.max(initial=-1)) + 1)
     member = csr_array((np.ones(len(flat), np.float32), (owner, flat)), shape=shape)
-    with_label = np.split(owner[np.argsort(flat, kind="stable")], np.cumsum(np.bincount(flat))[:-1])
-    parts: list[tuple[int, int, float, int, int]] = []
-    step = max(1, CELLS // max(len(features), 1))
-    for start in range(0, len(features), step):
-        rows = np.arange(start, min(start + step, len(features)))
-        shared = (member[rows] @ member.T).toarray() > 0
-        pair = positives.partners(rows, len(features)) & shared
-        other = negatives.partners(rows, len(features)) & ~shared
-        left = other.sum(1)
-        asks = np.flatnonzero(pair.any(1))
-        for k, keys in _ranked(features, rows, asks, pair, other, similarity):
-            for label in labels[rows[k]]:
-                own = with_label[label][pair[k, with_label[label]]]
-                if len(own):
-                    value = _precision(keys[own], keys[other[k]])
-                    parts.append((int(rows[k]), label, value, len(own), len(own) + int(left[k])))
-    columns = list(zip(*parts, strict=True)) if parts else [()] * 5
+    of_label = member.tocsc()
+    like, others = positives.groups(len(features)), negatives.groups(len(features))
+
+    def unlike(
+        rows: Int[np.ndarray, " some"], some: Int[np.ndarray, " others"]
+    ) -> Bool[np.ndarray, "some others"]:
+        shared = (member[rows] @ member[some].T).toarray() > 0
+        return negatives.partners(rows, some) & ~shared
+
+    parts = []
+    for at in _blocks(others.codes):
+        asks, asked = [], []
+        for k, row in enumerate(at):
+            for label in labels[row]:
+                found = of_label.indices[of_label.indptr[label] : of_label.indptr[label + 1]]
+                found = found[like.codes[found] == like.codes[row]].astype(np.int64)
+                found = found[positives.partners(at[k : k + 1], found)[0]]
+                if len(found):
+                    asks.append((k, found))
+                    asked.append((row, label))
+        candidates = others.of(int(others.codes[at[0]]))
+        answers, left = _answers(features, at, asks, candidates, unlike, similarity)
+        for (k, found), (row, label), answer in zip(asks, asked, answers, strict=True):
+            parts.append((row, label, answer, len(found), len(found) + left[k]))
+    order = sorted(parts, key=lambda part: part[:2])
+    columns = list(zip(*order, strict=True)) if order else [()] * 5
     kinds = (np.int64, np.int64, np.float64, np.int64, np.int64)
     return Precision(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
 
 
-def _ranked(
+def _blocks(codes: Int[np.ndarray, " queries"]) -> Iterator[Int[np.ndarray, " block"]]:
+    """Places of queries with the same code, at most `QUERIES` at once."""
+    order = np.argsort(codes, kind="stable")
+    for same in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        yield from np.split(same, range(QUERIES, len(same), QUERIES))
+
+
+def _answers(
     features: Float[np.ndarray, "rows dim"],
     rows: Int[np.ndarray, " block"],
-    asks: Int[np.ndarray, " some"],
-    pair: Bool[np.ndarray, "block rows"],
-    other: Bool[np.ndarray, "block rows"],
+    asks: list[tuple[int, Int[np.ndarray, " _"]]],
+    candidates: Int[np.ndarray, " candidates"],
+    pairs: Callable[..., Bool[np.ndarray, "block some"]],
     similarity: Similarity,
-) -> Iterator[tuple[int, Float32[np.ndarray, " rows"]]]:
-    """Of each row of a block that asks: its place in the block, and 1 - similarity to all rows that
-    any of them looks at, float32.
+) -> tuple[list[float], Int[np.ndarray, " block"]]:
+    """Average precision of queries of a block of rows, and how many negatives each row has.
+
+    Args:
+      rows: of the block.
+      asks: each query's place in the block, and its positives.
+      candidates: rows that hold all negatives of the block.
+      pairs: which candidates are negatives of each row.
     """
-    if not len(asks):
-        return
-    used = np.flatnonzero((pair[asks] | other[asks]).any(0))
-    own = _units(features[rows[asks]], similarity)
-    keys = np.empty((len(asks), len(features)), np.float32)
-    for start in range(0, len(used), CANDIDATES):
-        some = used[start : start + CANDIDATES]
-        found = own @ _units(features[some], similarity).T
-        if similarity == "abs_cosine":
-            found = np.abs(found)
-        keys[:, some] = 1 - found.astype(np.float32)
-    yield from zip(asks, keys, strict=True)
+    own, left = _units(features[rows], similarity), np.zeros(len(rows), np.int64)
+    asking = [k for k, _ in asks]
+    ranked = [np.sort(_keys(own[k : k + 1], features[found], similarity)[0]) for k, found in asks]
+    before = [np.zeros(len(keys) + 1, np.int64) for keys in ranked]
+    for start in range(0, len(candidates), CANDIDATES):
+        some = candidates[start : start + CANDIDATES]
+        negative = pairs(rows, some)
+        left += negative.sum(1)
+        if not asks:
+            continue
+        used = negative[asking].any(0)
+        negative = negative[:, used]
+        keys = _keys(own, features[some[used]], similarity)
+        for (k, _), best, count in zip(asks, ranked, before, strict=True):
+            places = np.searchsorted(best, keys[k, negative[k]], "right")
+            count += np.bincount(places, minlength=len(count))
+    found = []
+    for count in before:
+        place = np.arange(1, len(count))
+        found.append(float((place / (place + np.cumsum(count)[:-1])).sum() / len(place)))
+    return found, left
+
+
+def _keys(
+    own: Float64[np.ndarray, "some dim"],
+    others: Float[np.ndarray, "others dim"],
+    similarity: Similarity,
+) -> Float32[np.ndarray, "some others"]:
+    """1 - similarity."""
+    found = own @ _units(others, similarity).T
+    return np.float32(1) - (np.abs(found) if similarity == "abs_cosine" else found).astype(
+        np.float32
+    )
 
 
 def _units(
     features: Float[np.ndarray, "some dim"], similarity: Similarity
 ) -> Float64[np.ndarray, "some dim"]:
     values = features.astype(np.float64)
-    return unit_rows(
-        values - values.mean(1, keepdims=True) if similarity == "correlation" else values
-    )
-
-
-def _precision(found: Float32[np.ndarray, " k"], others: Float32[np.ndarray, " m"]) -> float:
-    """AP of a query from 1 - similarity of its positives and negatives."""
-    ranked = np.sort(found)
-    before = np.bincount(np.searchsorted(ranked, others, "right"), minlength=len(ranked) + 1)
-    place = np.arange(1, len(ranked) + 1)
-    return float((place / (place + np.cumsum(before)[: len(ranked)])).sum() / len(ranked))
+    if similarity == "correlation":
+        values -= values.mean(1, keepdims=True)
+    return unit_rows(values)

@@ -27,18 +27,42 @@ class Conditions:
     among: Bool[np.ndarray, " rows"] | None = None
 
     def partners(
-        self, rows: Int[np.ndarray, " some"], count: int
-    ) -> Bool[np.ndarray, "some {count}"]:
-        """Which of all `count` rows are a pair with each of some; none is with itself."""
-        pair = np.ones((len(rows), count), bool)
-        for codes in self.same:
-            pair &= codes[rows, None] == codes
+        self, rows: Int[np.ndarray, " some"], others: Int[np.ndarray, " others"]
+    ) -> Bool[np.ndarray, "some others"]:
+        """Which of others are a pair with each of some rows, where `same` and `among` hold already
+        (`groups`); none is with itself.
+        """
+        pair = rows[:, None] != others
         for codes in self.differ:
-            pair &= codes[rows, None] != codes
-        if self.among is not None:
-            pair &= self.among
-        pair[np.arange(len(rows)), rows] = False
+            pair &= codes[rows, None] != codes[others]
         return pair
+
+    def groups(self, count: int) -> "Groups":
+        """All `count` rows by what is in `same`."""
+        joint = np.zeros(count, np.int64)
+        for codes in self.same:
+            joint = codes_of(joint * (int(codes.max(initial=0)) + 1) + codes)
+        return Groups(joint, np.ones(count, bool) if self.among is None else self.among)
+
+
+class Groups:
+    """Rows that share a code, of those that can be found.
+
+    Args:
+      codes: from 0, int64 [rows].
+      among: bool [rows], which can be found.
+    """
+
+    def __init__(self, codes: Int[np.ndarray, " rows"], among: Bool[np.ndarray, " rows"]):
+        self.codes = codes
+        found = np.flatnonzero(among)
+        self._rows = found[np.argsort(codes[found], kind="stable")]
+        sizes = np.bincount(codes[found], minlength=int(codes.max(initial=-1)) + 1)
+        self._ends = np.concatenate([[0], np.cumsum(sizes)])
+
+    def of(self, code: int) -> Int[np.ndarray, " some"]:
+        """Rows with a code, in rising order."""
+        return self._rows[self._ends[code] : self._ends[code + 1]]
 
 
 def codes_of(values: "Shaped[np.ndarray, ' rows'] | pd.Series") -> Int[np.ndarray, " rows"]:
