@@ -97,7 +97,21 @@ def test_position_is_measured_said_and_matched(nothing_but_position, tmp_path, c
     results = {}
     for null in ("random", "position"):
         out = tmp_path / null
-        assert run("benchmark", *words, "--probe", "none", "--null", null, "--out", out) == 0
+        assert (
+            run(
+                "benchmark",
+                *words,
+                "--probe",
+                "none",
+                "--null_size",
+                99,
+                "--null",
+                null,
+                "--out",
+                out,
+            )
+            == 0
+        )
         results[null] = json.loads((out / "benchmark.json").read_text())
     text = capsys.readouterr().err
     share = {null: result["consistency.share_p05"]["value"] for null, result in results.items()}
@@ -116,8 +130,8 @@ def test_position_is_measured_said_and_matched(nothing_but_position, tmp_path, c
     active = {}
     for null in ("random", "position"):  # of filter, on aligned wells
         out = tmp_path / f"filter_{null}"
-        words = ["--profiles", nothing_but_position, *COLUMNS, "--null", null, "--out", out]
-        assert run("filter", *words) == 0
+        words = ["--profiles", nothing_but_position, *COLUMNS, "--null", null, "--null_size", 99]
+        assert run("filter", *words, "--out", out) == 0
         active[null] = json.loads((out / "filter.json").read_text())
     assert active["random"]["active"] > 20 and active["position"]["active"] == 0
     assert "same well position" in active["random"]["positions"]
@@ -131,7 +145,17 @@ def test_layouts_that_differ_between_plates_are_no_confounding(tmp_path, capsys)
     for _, rows in table.groupby("Metadata_Plate").groups.items():
         table.loc[rows, info] = table.loc[rng.permutation(rows), info].to_numpy()
     table.to_parquet(tmp_path / "p.parquet")
-    words = ["--profiles", tmp_path / "p.parquet", *COLUMNS, "--align", "none", "--probe", "none"]
+    words = [
+        "--profiles",
+        tmp_path / "p.parquet",
+        *COLUMNS,
+        "--align",
+        "none",
+        "--probe",
+        "none",
+        "--null_size",
+        99,
+    ]
     assert run("benchmark", *words, "--out", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert found["position.share_p05"]["in_one_position"] < 5
@@ -198,7 +222,16 @@ def test_nothing_is_subtracted_where_position_does_nothing():
 
 def test_position_is_taken_out(nothing_but_position, tmp_path, capsys):
     words = ["--profiles", nothing_but_position, *COLUMNS, "--correct_positions"]
-    more = ["--align", "center_scale", "--probe", "none", "--out", tmp_path / "out"]
+    more = [
+        "--align",
+        "center_scale",
+        "--probe",
+        "none",
+        "--null_size",
+        99,
+        "--out",
+        tmp_path / "out",
+    ]
     assert run("benchmark", *words, *more) == 0
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert found["consistency.mean_cosine"]["value"] < 0.5 * 0.422  # by half of what it was

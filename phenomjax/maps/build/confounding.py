@@ -3,8 +3,8 @@ plates, and how often would nothing but that pass for a perturbation?
 
 The cost is measured on the negative controls: each position that holds controls on several plates
 is taken for a perturbation, its controls for the replicates, and tested against random sets of
-controls in different positions. Controls do nothing, so a share of .05 passes p < .05 by chance;
-what is above it, position does.
+controls in different positions, at most as many of them as a perturbation has replicates. Controls
+do nothing, so a share of .05 passes p < .05 by chance; what is above it, position does.
 """
 
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from phenomjax.maps.build.consistency import DRAWS, Consistency, Placed, consistency
 from phenomjax.maps.positions.matched_sets import patterns_of
@@ -24,6 +24,7 @@ from phenomjax.statistics.bootstrap import interval_of_mean
 log = logging.getLogger("phenomjax")
 
 LEVEL = 0.05
+MOST_POSITIONS = 2000
 LEAST_POSITIONS = 5  # with controls on several plates: fewer say nothing about a share
 
 
@@ -97,18 +98,14 @@ def confounding(
     codes = np.unique(labels.astype(str), return_inverse=True)[1]
     patterns = patterns_of(codes, positions_of(wells.metadata, columns.well))
     repeated = [pattern for pattern in patterns if sum(pattern) > 1]
-    rows = np.flatnonzero(columns.controls(aligned.metadata))
-    positions = positions_of(aligned.metadata, columns.well)[rows]
-    present, place, count = np.unique(
-        positions.astype(str), return_inverse=True, return_counts=True
+    positions = positions_of(aligned.metadata, columns.well)
+    replicates = int(np.median([sum(pattern) for pattern in repeated])) if repeated else 2
+    rows = _controls_of_positions(
+        positions, columns.controls(aligned.metadata), replicates, np.random.default_rng(seed)
     )
-    usable = (present != "") & (count > 1)
     measured = None
-    if usable.sum() >= LEAST_POSITIONS:
-        kept = usable[place]
-        measured = consistency(
-            aligned.features[rows[kept]], positions[kept], draws=draws, seed=seed
-        )
+    if len(set(positions[rows].tolist())) >= LEAST_POSITIONS:
+        measured = consistency(aligned.features[rows], positions[rows], draws=draws, seed=seed)
     found = Confounding(len(repeated), sum(len(one) == 1 for one in repeated), measured)
     if found.confounded:
         interval = found.interval
@@ -122,6 +119,26 @@ def confounding(
             else "",
         )
     return found
+
+
+def _controls_of_positions(
+    positions: Shaped[np.ndarray, " rows"],
+    controls: Bool[np.ndarray, " rows"],
+    most: int,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " some"]:
+    """Rows of controls in positions that hold at least 2 of them, at most so many of each position,
+    of at most `MOST_POSITIONS`.
+    """
+    rows = rng.permutation(np.flatnonzero(controls & (positions != "")))
+    _, place, counts = np.unique(
+        positions[rows].astype(str), return_inverse=True, return_counts=True
+    )
+    order = np.argsort(place, kind="stable")  # the rows of a position in their random order
+    rank = np.empty(len(rows), np.int64)
+    rank[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    usable = rng.permutation(np.flatnonzero(counts > 1))[:MOST_POSITIONS]
+    return np.sort(rows[(rank < most) & np.isin(place, usable)])
 
 
 def placed(aligned: Profiles, wells: Profiles, columns: Columns) -> Placed:

@@ -65,18 +65,17 @@ class MatchedSets:
             ]
             kept = rng.choice(len(every), draws, replace=False) if len(every) > draws else None
             return np.array(every if kept is None else [every[k] for k in np.sort(kept)], np.int64)
-        found = set()
-        for _ in range(5 * draws):
+        found: set[tuple[int, ...]] = set()
+        for attempt in range(5 * draws):
             rows = tuple(
                 row
                 for size in pattern
-                for row in rng.choice(
-                    pools[size][rng.integers(len(pools[size]))], size, replace=False
-                ).tolist()
+                for pool in [pools[size][rng.integers(len(pools[size]))]]
+                for row in rng.choice(pool, size, replace=False).tolist()
             )
             if len(set(self.positions[list(rows)])) == len(pattern) and self._different(rows):
                 found.add(tuple(sorted(rows)))
-            if len(found) == draws:
+            if len(found) == draws or (attempt > draws // 4 and not found):
                 break
         return np.array(sorted(found), np.int64).reshape(-1, sum(pattern))
 
