@@ -117,12 +117,17 @@ def _mended(
         features[some] = profiles.features[some][:, places]
         if len(mend):
             features[some, target] = checks.mended(
-                profiles.features[some][:, mend], codes[some], counts.bounds, mend
+                profiles.features[some][:, mend], codes[some], counts, mend
             )
         scratch.release(profiles.features, features)
     for number, kind, text in (
         (filled, "filled", "missing values filled with the median of their batch"),
-        (far, "bounded", f"values brought to {options.max_deviation:g} robust deviations from it"),
+        (
+            far,
+            "bounded",
+            f"values beyond {options.max_deviation:g} robust deviations from it brought to the"
+            " furthest within",
+        ),
     ):
         if number.any():
             which = [profiles.names[k] for k in np.argsort(-number, kind="stable") if number[k]]

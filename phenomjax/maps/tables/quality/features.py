@@ -151,6 +151,8 @@ class Counts:
       out: rows that are out of bounds in most features, which are not.
       missing, wild, far: of each feature, int64 [dim].
       low, high: least and greatest value of each feature.
+      reach: greatest distance to the centre within the bounds, float64 [dim]; outliers are brought
+        to it, so that they neither rule their row nor lose their direction.
     """
 
     bounds: Bounds
@@ -160,7 +162,7 @@ class Counts:
     def __post_init__(self) -> None:
         batches, dim = self.bounds.centre.shape
         self.missing, self.wild, self.far = (np.zeros(dim, np.int64) for _ in range(3))
-        self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
+        self.low, self.high, self.reach = np.full(dim, np.inf), np.full(dim, -np.inf), np.zeros(dim)
         # of all rows, and of the controls: number, sum and sum of squares
         self._moments = np.zeros((2, 3, batches, dim))
 
@@ -186,6 +188,8 @@ class Counts:
         self.low = np.minimum(self.low, np.where(none, np.inf, values).min(0, initial=np.inf))
         self.high = np.maximum(self.high, np.where(none, -np.inf, values).max(0, initial=-np.inf))
         distance[none] = 0
+        within = np.where(far, 0, np.abs(distance)).max(0, initial=0)
+        self.reach = np.maximum(self.reach, within)
         np.clip(distance, -self.bounds.far, self.bounds.far, out=distance)
         for batch in np.unique(codes):
             of_batch = codes == batch
@@ -229,16 +233,16 @@ class Counts:
 
 
 def mended(
-    values: Float32[np.ndarray, "rows dim"],
+    values: Float32[np.ndarray, "rows some"],
     codes: Int[np.ndarray, " rows"],
-    bounds: Bounds,
+    counts: Counts,
     chosen: Int[np.ndarray, " some"],
 ) -> Float64[np.ndarray, "rows some"]:
     """Values of the chosen features: what is missing or wild at the centre of its batch, what is
-    far brought to the bound, all others as they were; float64 [rows, some].
+    far within reach of it, all others as they were; float64 [rows, some].
     """
-    distance, missing, wild, far = bounds.judge(values, codes, chosen)
+    distance, missing, wild, far = counts.bounds.judge(values, codes, chosen)
     distance[missing | wild] = 0
-    bound = bounds.far[chosen]
-    inside = bounds.centre[:, chosen][codes] + np.clip(distance, -bound, bound)
+    reach = counts.reach[chosen]
+    inside = counts.bounds.centre[:, chosen][codes] + np.clip(distance, -reach, reach)
     return np.where(missing | wild | far, inside, values)

@@ -22,8 +22,8 @@ class QualityOptions:
     max_missing: Share = 0.05
     """of rows that a feature may lack, with --nan fill"""
     max_deviation: float = 500.0
-    """values further from their batch's median are brought to it, in robust standard deviations
-    (1.4826 MAD)"""
+    """values further from their batch's median, in robust standard deviations (1.4826 MAD), are
+    brought to the furthest within"""
     min_spread: float = 1e-3
     """a feature whose controls vary less than this, in standard deviations of their batch, has no
     scale and is left out"""
