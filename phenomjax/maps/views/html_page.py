@@ -130,12 +130,14 @@ def page(
                 ),
             },
         ]
+    guides = (table["kind"] == "gene") & (table["perturbation"] != table["gene"])
     data = {
         **facts,
         "names": table["name"].tolist(),
         "kinds": "".join(table["kind"].map(KINDS)),
         "genes": table["gene"].tolist(),
         "doses": table["dose"].tolist(),
+        "guides": table["perturbation"].where(guides, "").tolist(),
         "series": pd.factorize(table["perturbation"])[0].tolist(),
         "maps": records,
         "start": start[0] if start else _first(shown, table),

@@ -48,7 +48,7 @@ function showCard() {
   $("chosen").textContent = head(row);
   const about = [];
   if (head(row) !== data.names[row]) about.push(["", data.names[row]]);
-  if (kind !== "g" && targetText(row)) about.push(["target", targetText(row)]);
+  if (targetText(row)) about.push([kind === "g" ? "guide" : "target", targetText(row)]);
   if (data.doses[row]) about.push(["dose", data.doses[row]]);
   data.columns.forEach((column, k) => {
     if (column.kind === "text" && /mechanism|moa|mode.?of.?action|pathway|complex|arm$|class$/i.test(column.label) && cell(k, row)) about.push([column.label, cell(k, row).replaceAll("|", ", ")]);

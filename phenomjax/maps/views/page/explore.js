@@ -112,7 +112,8 @@ const title = row => titles[row];
 const head = row => people(row) || data.names[row];
 const both = row => head(row) === data.names[row] ? data.names[row] : `${head(row)} (${data.names[row]})`;
 const targets = row => data.kinds[row] === "g" ? [] : (known.targets[row] || []).map(k => known.names[k]);
-const targetText = row => targets(row).join(", ") || (data.genes[row] !== data.names[row] ? data.genes[row] : "");
+// What is told beside a name: the targets of a compound, the guide of a gene.
+const targetText = row => data.guides[row] || targets(row).join(", ") || (data.kinds[row] === "g" || data.genes[row] === data.names[row] ? "" : data.genes[row]);
 
 // ---- choosing a perturbation
 function choose(row, {focus = false, back = false} = {}) {

@@ -77,6 +77,7 @@ function terms() {
   };
   const rows = [...data.names.keys()];
   if (data.kinds.includes("c")) add("target", rows.map(row => data.kinds[row] === "c" ? targets(row) : []));
+  if (data.kinds.includes("g")) add("gene", rows.map(row => data.kinds[row] === "g" ? [data.genes[row]] : []));
   data.columns.forEach((column, k) => {
     if (column.kind !== "text" || !column.colours || /^((gene|target)s?|cluster \(.*)$/i.test(column.label)) return;
     add(column.label, rows.map(row => cell(k, row).split(/\s*[|;]\s*/).filter(Boolean)));

@@ -1,6 +1,6 @@
 // The page of `maps explore`: colours of the scatter and their legend, tabs, keys, light and dark, start.
 "use strict";
-const PALETTE = ["#0b72c4", "#e07b1a", "#12946a", "#c9529b", "#8a63d2", "#b59b00", "#37a7d8", "#b5493a", "#5f8f2f", "#7a7f87", "#d98ac0", "#4054b2"];
+const PALETTE = ["#0b72c4", "#e07b1a", "#12946a", "#c9529b", "#8a63d2", "#b59b00", "#37a7d8", "#b5493a", "#5f8f2f", "#7a5230", "#d98ac0", "#4054b2"];
 const VIRIDIS = [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [253, 231, 37]];
 let paint = null;
 
@@ -8,7 +8,7 @@ let paint = null;
 const choicesOfColour = () => [
   {label: "kind", text: row => KINDS[data.kinds[row]], colours: level => COLOURS[{gene: "g", compound: "c", control: "x"}[level]]},
   ...data.scores.flatMap(one => [
-    {label: one.name === data.scores[0].name ? "active or not" : `${one.label}: significant`, text: row => one.q[row] === null ? "" : one.q[row] <= data.fdr ? "active" : "not active", colours: level => level === "active" ? "#12946a" : "#b5493a"},
+    {label: one.name === data.scores[0].name ? "active or not" : `${one.label}: significant`, text: row => one.q[row] === null ? "" : one.q[row] <= data.fdr ? "active" : "not active", colours: level => level === "active" ? "#0b72c4" : "#a9b1ba"},
     {label: one.label, number: row => one.values[row]}]),
   ...(data.cells ? [{label: "cells a well", number: row => data.cells.values[row]}, {label: "cells, share of controls", number: row => data.cells.share[row]}] : []),
   {label: "profile length", number: row => data.maps[current].length[row]},
