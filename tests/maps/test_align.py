@@ -192,7 +192,7 @@ def test_batches_without_controls_and_too_many_dims(screen):
     ):
         align(missing, COLUMNS, "center_scale")
     metadata["is_control"] = False
-    with pytest.raises(UserError, match=r"No row is a control.*`align` standardize"):
+    with pytest.raises(UserError, match=r"No row is a negative control.*`align` standardize"):
         align(Profiles(screen.features, metadata, screen.names), COLUMNS, "tvn")
     with pytest.raises(
         UserError,

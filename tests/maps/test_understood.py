@@ -12,11 +12,12 @@ from phenomjax.maps.build import aggregate
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
-from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.detection import detect, with_wells
 from phenomjax.maps.tables.metadata.understood import tidied
 from phenomjax.maps.tables.names import entities, targets_of
 from phenomjax.maps.tables.options import TableOptions
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.maps.tables.reading import read
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
 from tests.lab.plates import screen
@@ -195,9 +196,14 @@ def test_columns_of_cpjump1_are_detected_and_a_flag_wins():
     }
     lower = table.rename(columns=lambda name: name.removeprefix("Metadata_").lower())
     assert roles.counts(lower, _detected(lower)) == roles.counts(table, columns)
-    told = _detected(table, perturbation="Metadata_pert_iname", batch="a,b", positive="none")
+    told = _detected(
+        table,
+        perturbation="Metadata_pert_iname",
+        batch="Metadata_Well,Metadata_gene",
+        positive="none",
+    )
     assert (told.perturbation, told.batch, told.positive) == (
-        *("Metadata_pert_iname", ("a", "b"), ""),
+        *("Metadata_pert_iname", ("Metadata_Well", "Metadata_gene"), ""),
     )
 
 
@@ -214,12 +220,33 @@ def test_columns_of_cpjump1_are_detected_and_a_flag_wins():
         ("Metadata_role", ["DMSO", "compound", "compound"]),
         ("control_type", ["negcon", "", "poscon"]),
         ("Metadata_compound", ["DMSO", "a", "b"]),
+        ("Metadata_compound", ["0.1% DMSO", "a", "b"]),
+        ("gene_symbol", ["Non-targeting_0007", "PC", "NEG"]),
+        ("pert", ["control", "a", "b"]),
+        ("ASSAY_WELL_ROLE", ["mock", "treated", "treated"]),
     ],
 )
 def test_a_negative_control_is_told_in_many_ways(column, values):
     table = pd.DataFrame({"plate": "1", "drug_id": ["a", "b", "c"], column: values})
     columns = _detected(table)
     assert columns.controls(table).tolist() == [True, False, False]
+
+
+def test_a_flag_that_names_no_column_is_an_error():
+    with pytest.raises(
+        UserError, match=r"no column 'Metadata_gen', .* Did you mean 'Metadata_gene'"
+    ):
+        _detected(screen(plates=1), gene="Metadata_gen")
+
+
+def test_wells_are_made_of_rows_and_columns():
+    table = pd.DataFrame({"Metadata_Row": ["B", 2.0, None], "Metadata_Column": [3, 11, 1]})
+    made = with_wells(table)
+    assert made["Metadata_Well"].tolist()[:2] == ["B03", "B11"]
+    numbers = with_wells(pd.DataFrame({"Row": [1, 27], "Col": [2, 3]}))
+    assert numbers["well"].tolist() == ["A02", "AA03"]
+    named = pd.DataFrame({"Row": [1], "Column": [2], "Well": ["C07"]})
+    assert with_wells(named).columns.tolist() == ["Row", "Column", "Well"]
 
 
 def test_is_control_of_all_kinds_leaves_the_positive_ones_out():
@@ -275,11 +302,9 @@ def test_dry_run_shows_the_table_and_stops(tmp_path, capsys):
     said = capsys.readouterr().out
     assert stopped.value.code == 0 and not out.exists()
     assert "192 rows, 24 features" in said
-    assert "perturbation  Metadata_broad_sample   66: CMP-" in said
-    assert (
-        '48 negative controls (Metadata_control_type == "negcon"), 16 positive controls'
-        ' (Metadata_control_type == "poscon_cp"), 128 under study' in said
-    )
+    assert "perturbation         Metadata_broad_sample  66: CMP-" in said
+    assert 'negative controls by Metadata_control_type == "negcon"' in " ".join(said.split())
+    assert "roles: 48 negative controls, 16 positive controls, 128 under study" in said
 
 
 def test_a_plate_is_always_part_of_a_well(tmp_path):
@@ -290,6 +315,9 @@ def test_a_plate_is_always_part_of_a_well(tmp_path):
     words = ["--profiles", path, "--out", out, "--batch", "Metadata_Batch"]
     run_as_door(aggregate, [*words, "--to", "well"])
     assert len(pd.read_parquet(out)) == len(table) == 288
+    known = read([out]).provenance["understood"]
+    assert known["columns"]["plate"] == "Metadata_Plate"
+    assert known["roles"] == {"control": 72, "positive": 24, "study": 192, "neither": 0}
     table["Metadata_Experiment"] = "E" + table["Metadata_Plate"].str[-1]
     table["Metadata_Plate"] = "1"  # of each experiment
     _files(tmp_path, table)

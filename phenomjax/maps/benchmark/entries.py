@@ -13,7 +13,7 @@ from phenomjax.maps.build import aggregate
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.cosines import units
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.names import are_named, targets_of
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
@@ -133,7 +133,7 @@ def known_pairs_entries(
     """
     reason = ""
     if genes is None:
-        reason = f"no perturbation names a gene in column '{columns.gene}' (--gene)"
+        reason = f"no perturbation names a gene; their column is {shown(columns.gene)} (--gene)"
     elif len(genes) < recall.LEAST_ENTITIES:
         reason = (
             f"the map has {len(genes)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
@@ -185,7 +185,8 @@ def compound_gene_entry(
     has_kinds = columns.kind in perturbations.metadata.columns
     if genes is None or not has_kinds or not kinds.any() or kinds.all():
         return measures.missing(
-            f"the map has not both genes and compounds (column '{columns.kind}', --kind)"
+            "the map has not both genes and compounds; the column of kinds is"
+            f" {shown(columns.kind)} (--kind)"
         )
     compounds = perturbations.take(~kinds)
     return measures.compound_gene_entry(

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.combining import combine
-from phenomjax.maps.tables.columns import Columns, query_of, require
+from phenomjax.maps.tables.columns import Columns, query_of, require, shown
 from phenomjax.maps.tables.counts import cell_counts
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import GENE_KINDS, kinds_of, targets_of
@@ -179,8 +179,6 @@ def to_perturbations(
         profiles = collapse(profiles, [*keys, columns.dose], method, may_differ)
         if doses == "apart":
             return profiles
-    elif columns.dose:
-        require(metadata, columns.dose, "`dose`")
     return collapse(profiles, keys, method, may_differ)
 
 
@@ -197,8 +195,9 @@ def to_genes(
     mask = genetic(perturbations, columns)
     if not mask.any():
         raise UserError(
-            f"No row perturbs a gene: column '{columns.gene}' is empty, or '{columns.kind}' names"
-            f" no genetic perturbation ({', '.join(GENE_KINDS)}). Name the right columns with"
+            f"No row perturbs a gene: the column of genes, {shown(columns.gene)}, is empty, or that"
+            f" of kinds, {shown(columns.kind)}, names no genetic perturbation"
+            f" ({', '.join(GENE_KINDS)}). Name the right columns with"
             " `gene` and `kind`, or use `to` perturbation."
         )
     genes = named_by_gene(perturbations, columns, mask)
@@ -244,8 +243,10 @@ def labels_of(
     metadata = wells.metadata
     perturbation = require(metadata, columns.perturbation, "`perturbation`").astype(str)
     names = perturbation
-    for name in (*columns.apart, *([columns.dose] if doses == "apart" and columns.dose else [])):
-        values = require(metadata, name, "`dose`" if name == columns.dose else "`apart`")
+    for name in (*columns.apart, *([columns.dose] if doses == "apart" else [])):
+        if name not in metadata:
+            continue
+        values = metadata[name]
         several = values.groupby(perturbation).transform("nunique") > 1
         names = names.where(values.isna() | ~several, names + " @ " + values.astype(str))
     return names.to_numpy(object)
@@ -283,7 +284,8 @@ def chosen(profiles: Profiles, columns: Columns) -> Profiles:
     rows = columns.treatments(profiles.metadata)
     if not rows.any():
         raise UserError(
-            f"No row is a perturbation under study: none has a name in '{columns.perturbation}' and"
+            "No row is a perturbation under study: none has a name in the column of perturbations,"
+            f" {shown(columns.perturbation)}, and"
             f" is no control by {columns.control!r}. Look at `perturbation`, `control` and"
             " `treatments`."
         )

@@ -89,9 +89,10 @@ def check_controls(
     counts = {name: int(controls[rows].sum()) for name, rows in rows_of(batches).items()}
     few = [name for name, count in counts.items() if count < 2]
     if len(few) == len(counts) and not controls.any():
+        told = f"{columns.control!r} is true nowhere" if columns.control else "nothing tells them"
         raise UserError(
-            f"No row is a control: `control` {columns.control!r} is true nowhere. Name the negative"
-            " controls, for instance `control` 'Metadata_control_type == \"negcon\"', or use"
+            f"No row is a negative control: {told}. Join a table that tells them (`metadata` FILE),"
+            " name them, for instance `control` 'Metadata_control_type == \"negcon\"', or use"
             " `align` standardize, which needs none."
         )
     if few:

@@ -20,7 +20,7 @@ from phenomjax.maps.retrieval.average_precision import (
 )
 from phenomjax.maps.retrieval.options import RetrievalOptions, conditions_of
 from phenomjax.maps.retrieval.significance import MeanPrecision, mean_average_precision
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.names import targets_of
 from phenomjax.maps.tables.profiles import Profiles
 
@@ -118,7 +118,10 @@ def consistency(
     labels = [sorted(code[name] for name in own) for own in targets if own]
     if not named.any():
         return Retrieval(
-            None, f"no perturbation names a target in '{columns.gene}' (--gene)", 0, ""
+            None,
+            f"no perturbation names a target; their column is {shown(columns.gene)} (--gene)",
+            0,
+            "",
         )
     precision = average_precision_of_labels(
         perturbations.features[np.flatnonzero(named)], labels, similarity=options.similarity

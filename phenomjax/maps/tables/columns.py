@@ -197,6 +197,11 @@ def query_rows(
     return answer
 
 
+def shown(name: str) -> str:
+    """A column's name in a sentence."""
+    return f"'{name}'" if name else "unknown"
+
+
 def query_of(name: str, values: Sequence[str | int | float | bool], how: str = "in") -> str:
     """A query for the rows of some values of a column: '`Control Type` == "negative"'.
 

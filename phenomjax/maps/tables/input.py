@@ -12,8 +12,9 @@ import numpy as np
 
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_rows, require
-from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.detection import detect, with_wells
 from phenomjax.maps.tables.metadata.joining import join
+from phenomjax.maps.tables.metadata.roles import counts
 from phenomjax.maps.tables.metadata.symbols import read_aliases, with_current
 from phenomjax.maps.tables.metadata.understood import tidied, understood
 from phenomjax.maps.tables.options import TableOptions, require_some
@@ -44,11 +45,14 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
         profiles = joined(profiles, options.metadata)
     if options.where is not None:
         profiles = chosen(profiles, options.where)
+    profiles = replace(profiles, metadata=with_wells(profiles.metadata))
     columns = detect(profiles.metadata, options.columns)
     if options.aliases is not None:
         profiles = with_current_symbols(profiles, columns, options.aliases)
     refuse_duplicates(profiles)
     profiles = clean(profiles, columns, options)
+    known = {"columns": asdict(columns), "roles": counts(profiles.metadata, columns)}
+    profiles = replace(profiles, provenance={**profiles.provenance, "understood": known})
     if options.dry_run:
         print(understood(profiles, columns))
         raise SystemExit(EXIT_DONE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError, did_you_mean
@@ -42,8 +42,9 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     if columns.perturbation not in table and columns.gene not in table:
         close = did_you_mean(columns.perturbation, map(str, table.columns))
         raise UserError(
-            f"The map has neither a column '{columns.perturbation}' nor '{columns.gene}' to name"
-            f" its rows by.{close} Name one with `perturbation` or `gene`; there are:"
+            "The map has no column to name its rows by: that of perturbations is"
+            f" {shown(columns.perturbation)}, that of genes {shown(columns.gene)}.{close} Name one"
+            " with `perturbation` or `gene`; there are:"
             f" {', '.join(map(str, table.columns[:20]))}."
         )
     perturbation = text(columns.perturbation) if columns.perturbation in table else gene

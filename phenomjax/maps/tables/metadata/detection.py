@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from phenomjax.maps.tables.columns import DETECT, Columns
+from phenomjax.data.images.wells import normalise_well
+from phenomjax.maps.tables.columns import DETECT, Columns, require
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.prepare.images.annotation.values import type_of
 
@@ -90,6 +91,32 @@ def plain(column: object) -> str:
     return re.sub(r"[\W_]", "", _PREFIX.sub("", str(column)).lower())
 
 
+def with_wells(metadata: "pd.DataFrame") -> "pd.DataFrame":
+    """Metadata with a column of wells, made of a row and a column of the plate where there is none
+    (B and 3, or 2 and 3: B03).
+    """
+    called: dict[str, str] = {}
+    for name in map(str, metadata.columns):
+        called.setdefault(plain(name), name)
+    if any(name in called for tier in NAMES["well"] for name in tier):
+        return metadata
+    for pair in (
+        ("wellrow", "wellcol"),
+        ("wellrow", "wellcolumn"),
+        ("row", "column"),
+        ("row", "col"),
+    ):
+        if called.keys() >= {*pair}:
+            row, column = (metadata[called[name]] for name in pair)
+            wells = [
+                normalise_well(f"{first}{second}" if first.isalpha() else f"r{first}c{second}")
+                for first, second in zip(_texts(row), _texts(column), strict=True)
+            ]
+            prefix = _PREFIX.match(called[pair[0]])
+            return metadata.assign(**{f"{prefix[0]}Well" if prefix else "well": wells})
+    return metadata
+
+
 def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     """The columns of a table, by name and by what they hold.
 
@@ -100,8 +127,16 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     Returns:
       Columns whose every name is of the table, or "" (and () for several) where it has none, or
       what the user named.
+
+    Raises:
+      UserError: the user named a column that is not there.
     """
     called = {name: plain(name) for name in map(str, metadata.columns)}
+    for role in ("perturbation", "gene", "well", "plate", "dose", "kind", "batch", "apart"):
+        given = getattr(told, role)
+        for name in (given,) if isinstance(given, str) else given:
+            if name not in (DETECT, ""):
+                require(metadata, name, f"`{role}`")
 
     def first(role: str, fits: Callable[[str], bool] = lambda name: True) -> str:
         for tier in NAMES[role]:
@@ -131,20 +166,25 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     def of_most(name: str) -> bool:  # a table of controls tells the kinds of these alone
         return kinds(name) and bool(metadata[name].notna().mean() > 0.5)
 
-    batch = _batch(metadata, plate, called, first)
+    own = _batch(metadata, plate, called, first)
+    batch = told.batch if told.batch != (DETECT,) else own
     columns = replace(
         told,
         plate=plate,
-        within=tuple(name for name in batch if name != plate),
+        within=tuple(name for name in own if name not in (*batch, plate)),
         well=named(told.well, lambda: first("well")),
         perturbation=perturbation,
         gene=gene,
         dose=named(told.dose, lambda: next((n for n, p in called.items() if _is_dose(p)), "")),
         kind=named(told.kind, lambda: first("kind", of_most)),
-        batch=told.batch if told.batch != (DETECT,) else batch,
+        batch=batch,
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
     )
     return roles.find(metadata, columns, {name: plain(name) for name in called})
+
+
+def _texts(values: "pd.Series") -> list[str]:
+    return values.astype(str).str.strip().str.removesuffix(".0").tolist()
 
 
 def _is_dose(name: str) -> bool:

@@ -5,6 +5,7 @@ perturbations that are such words (DMSO).
 What was found is written as pandas queries, which a user reads, and may give back as a flag.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,13 +23,11 @@ __all__ = ["column_of_words", "counts", "find", "role_of"]
 # names of columns, as `plain` writes them, best first
 YES_OF_NEGATIVE = (
     *("isnegativecontrol", "isnegcon", "negcon", "isnegctrl", "negativecontrol", "negcontrol"),
-    *("negctrl", "isdmso", "isvehicle", "isuntreated"),
+    *("negctrl", "isneg", "isdmso", "isvehicle", "isuntreated", "ismock", "isnontargeting"),
+    *("dmso", "vehicle", "nontargeting"),
 )
 YES_OF_CONTROL = ("iscontrol", "control", "iscontrolwell", "isctrl")
-YES_OF_POSITIVE = (
-    *("ispositivecontrol", "isposcon", "poscon", "isposctrl", "positivecontrol", "poscontrol"),
-    *("posctrl",),
-)
+YES_OF_POSITIVE = (*("ispos", "poscon", "positivecontrol", "poscontrol", "posctrl"),)
 OF_ROLES = (
     *("controltype", "perttype", "welltype", "role", "wellrole", "assaywellrole", "sampletype"),
     *("treatmenttype", "controlstatus", "typeofcontrol", "control", "controls"),
@@ -115,6 +114,7 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
             or of("negative", jump)
             or of("negative", named)
             or of("control", words)
+            or of("control", named)
         )
     positive = surely
     if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
@@ -132,6 +132,16 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
                 parts.append(query_of(name, chosen, "not in"))
         treatment = " and ".join(parts)
     return replace(columns, control=control, positive=positive, treatment=treatment)
+
+
+def meaning(word: str) -> str | None:
+    """The role that a word means; of "0.1% DMSO" as of DMSO, of every non-targeting guide as of
+    the first.
+    """
+    bare = re.sub(r"[\d.,]+\s*%|\(.*\)", "", word)
+    if re.match(r"non?[\s_-]?target", bare, re.IGNORECASE):
+        return "negative"
+    return role_of(bare)
 
 
 def counts(metadata: "pd.DataFrame", columns: Columns) -> dict[str, int]:
@@ -171,7 +181,7 @@ def _words(
             if plain != wanted or metadata[name].dtype.kind in "bifu":
                 continue
             words = [word for word in metadata[name].dropna().unique() if isinstance(word, str)]
-            meanings = {word: role for word in words if (role := role_of(word)) is not None}
+            meanings = {word: role for word in words if (role := meaning(word)) is not None}
             if not half and not whole:
                 meanings = {word: role for word, role in meanings.items() if len(word) > 3}
             least = len(words) if whole else len(words) / 2 if half else 1

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 3  # values that are shown of a column
+WIDEST = 40  # columns' names that are set below each other
+ROLES = {
+    **{"control": "negative controls", "positive": "positive controls"},
+    **{"study": "under study", "neither": "neither"},
+}
 
 
 def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
@@ -61,21 +66,22 @@ def understood(profiles: Profiles, columns: Columns) -> str:
         "dose": (columns.dose,),
         "kept apart": columns.apart,
     }
+    rows: list[tuple[str, str, str]] = []
     for role, names in named.items():
         there = [name for name in names if name in metadata]
-        said = ", ".join(names)
-        if there:
-            values = metadata[there].drop_duplicates().dropna()
-            shown = [" / ".join(map(str, row)) for row in values.head(EXAMPLES).to_numpy()]
-            more = ", …" if len(values) > EXAMPLES else ""
-            said += f"   {len(values)}: {', '.join(shown)}{more}"
-        lines.append(f"  {role:<14}{said.strip() or '-'}")
+        values = metadata[there].drop_duplicates().dropna() if there else None
+        said = ""
+        if values is not None:
+            some = [" / ".join(map(str, row)) for row in values.head(EXAMPLES).to_numpy()]
+            said = f"{len(values)}: {', '.join(some)}{', …' if len(values) > EXAMPLES else ''}"
+        rows.append((role, ", ".join(names) or "-", said))
     found = roles.counts(metadata, columns)
-    neither = f", {found['neither']} neither" if found["neither"] else ""
-    none = "nothing tells them"
-    lines.append(
-        f"  roles: {found['control']} negative controls ({columns.control or none}),"
-        f" {found['positive']} positive controls ({columns.positive or none}),"
-        f" {found['study']} under study{neither}"
-    )
+    for role, told in (("control", columns.control), ("positive", columns.positive)):
+        rows.append((f"{ROLES[role]} by", told or "nothing tells them", ""))
+    width = min(WIDEST, max((len(name) for _, name, said in rows if said), default=0))
+    lines += [f"  {role:<21}{name:<{width}}  {said}".rstrip() for role, name, said in rows]
+    counted = [
+        f"{found[role]} {name}" for role, name in ROLES.items() if found[role] or role != "neither"
+    ]
+    lines.append(f"  roles: {', '.join(counted)}")
     return "\n".join(lines)
