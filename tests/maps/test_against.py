@@ -116,6 +116,14 @@ def test_other_perturbations_and_measures_without_merit():
     assert "untrained" not in text
 
 
+def test_a_twin_is_offered_for_an_encoder_only():
+    trained = {"path": "e.zarr", "checkpoint": "runs/x", "bank": "b.zarr"}
+    words = against.offer({"sources": [{"path": "more.zarr"}, trained]})
+    assert "--checkpoint runs/x --bank b.zarr --random_weights 0 --out twin.zarr" in words
+    assert not against.offer({"sources": [trained | {"random_weights": 0}]})
+    assert not against.offer({"sources": [{"path": "intensity.parquet"}]}) and not against.offer({})
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.tables.profiles import Record
@@ -19,6 +20,8 @@ from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN, listed, out
 from phenomjax.system.errors import UserError
 
 RESULTS = "benchmark.json"
+# options that say where features are in a table, and mean nothing in another
+OF_ONE_TABLE: dict[str, Any] = {"block": None, "features": None, "layer": None, "obsm": None}
 # what is no merit of a map, more or less of it: what position does, and pairs within a chromosome
 # arm, which the proximity bias raises
 NO_MERIT = re.compile(r"position\..*|.*\.within_arm(@.*)?")
@@ -59,6 +62,22 @@ def seeds_of(provenance: Record) -> list[str]:
     """
     seeds = [source.get("random_weights") for source in provenance.get("sources", [])]
     return [str(seed) for seed in dict.fromkeys(seeds) if seed is not None]
+
+
+def offer(provenance: Record) -> str:
+    """How a baseline of these profiles is made, where they are of a trained encoder; "" else."""
+    sources = provenance.get("sources", [])
+    of_encoder = [one for one in sources if one.get("checkpoint") and one.get("bank")]
+    if not of_encoder or seeds_of(provenance):
+        return ""
+    first = of_encoder[0]
+    return (
+        "benchmark: what has its encoder learnt? Its untrained twin shows it: python -m"
+        f" phenomjax.embed --checkpoint {first['checkpoint']} --bank {first['bank']}"
+        " --random_weights 0 --out twin.zarr, with the other options of that embedding; then here"
+        " --against untrained=twin.zarr (python -m phenomjax.maps intensity and structure make"
+        " hand-made ones)"
+    )
 
 
 def named(words: Sequence[str]) -> list[Baseline]:

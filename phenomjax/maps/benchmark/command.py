@@ -302,7 +302,7 @@ def measure_baseline(baseline: Baseline, options: Options) -> Baseline:
     if (before := against.measured_before(baseline)) is not None:
         return before
     log.info("against %s: %s", baseline.name, ", ".join(baseline.paths))
-    same = replace(options, profiles=baseline.paths, block=None, features=None)
+    same = replace(options, profiles=baseline.paths, **against.OF_ONE_TABLE)
     try:
         profiles, columns = load(same)
         if same.dims is not None:  # of few features there are no more components
@@ -328,6 +328,8 @@ def run(options: Options) -> int:
     baselines = [measure_baseline(one, options) for one in baselines]
     found = against.beside(found, baselines)
     said = [against.sentence(found, one) for one in baselines]
+    if not baselines and (offered := against.offer(perturbations.provenance)):
+        log.info("%s", offered)
     if options.protocol == "rxrx3-core":
         said.append(rxrx3_core.beside_published(found))
     if seeds := against.seeds_of(perturbations.provenance):
