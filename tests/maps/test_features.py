@@ -108,7 +108,10 @@ def test_a_number_named_unlike_all_features_is_left_out_with_a_word(tmp_path, ca
         (Wanted(), r"(?s)known to be a feature.*there are: Gene, Mito, Sum.*`features` REGEX"),
         (Wanted(features="("), r"`features` '\(' is no regular expression"),
         (Wanted(features="Mi(t)o", keep="["), r"`keep_features` '\[' is no regular"),
-        (Wanted(features="id"), "known to be a feature"),
+        (
+            Wanted(features="gene"),
+            "`features` 'gene' is the whole name of no column of t",
+        ),
     ],
 )
 def test_tables_without_known_features_are_refused(wanted, said):

@@ -79,9 +79,8 @@ def _expected(average, columns=1) -> dict:
 def test_pycytominer(tmp_path):
     screen = plates.screen(plates=2, dim=6)
     screen.insert(3, "Metadata_Site_Count", 9)
-    screen.insert(0, "Unnamed: 0", np.arange(len(screen)))
     names = tuple(plates.feature_names(6))
-    screen.to_csv(tmp_path / "P_normalized.csv.gz", index=False)
+    screen.to_csv(tmp_path / "P_normalized.csv.gz")  # with an index, a column without a name
     screen.to_parquet(tmp_path / "P_normalized.parquet.gzip", compression="gzip")
     for name in ("P_normalized.csv.gz", "P_normalized.parquet.gzip"):
         profiles = read(tmp_path / name)
@@ -247,6 +246,10 @@ def test_annotated_data(tmp_path, sparse):
     np.testing.assert_array_equal(
         read(tmp_path / "a.h5ad", Wanted(layer="scaled")).features, 2 * values[:, [0, 2]]
     )
+    values_only = pd.DataFrame({"Metadata_Plate": ["P"], "Cells_A": 1.0})
+    values_only.to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(UserError, match=r"`layer` scaled is of an AnnData .* b\.csv\. Leave it"):
+        read(tmp_path / "b.csv", Wanted(layer="scaled"))
     with pytest.raises(UserError, match=r"has no layer 'scale'. Did you mean 'scaled'"):
         read(tmp_path / "a.h5ad", Wanted(layer="scale"))
 

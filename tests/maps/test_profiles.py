@@ -201,10 +201,14 @@ def test_duplicate_rows_are_refused(tmp_path):
 
 def test_files_that_are_no_profiles(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "lfs.parquet").write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12\n"
+    )
     (tmp_path / "zip.csv").write_bytes(b"PK\x03\x04" + bytes(30))
     (tmp_path / "empty.csv").write_text("Metadata_Plate,Cells_Area\n")
     for name, said in (
         ("none.csv", "no profiles at"),
+        ("lfs.parquet", "is a pointer of Git LFS.*git lfs pull"),
         ("cut.parquet", "cannot be read.*copy it again"),
         ("empty.csv", "holds no rows|known to be"),
         ("zip.csv", "is a zip archive.*unpack it"),

@@ -143,21 +143,33 @@ def by_name(
     chosen = (set(found) | kept) - {*left, *odd}
     candidates = tuple(name for name in columns if name in chosen)
     if not candidates:
-        shown = f"{', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}"
-        raise UserError(
-            f"No column of {path} is known to be a feature: they are named neither feature_0000 …"
-            " nor, beside Metadata_ columns or as of CellProfiler, nor do several differ only in"
-            f" a number; there are: {shown}. Name them with `features` REGEX."
-            if not left
-            else f"All columns of {path} that could be features are positions or bookkeeping:"
-            f" {', '.join(left[:12])}{' …' if len(left) > 12 else ''}. Name those that are"
-            " features nevertheless with `keep_features` REGEX."
-        )
+        raise _none(columns, path, regex, left)
     parents = [name for name in candidates if _is(_PARENT, name) and name not in kept]
     notes = (*noted("bookkeeping", left), *noted("parent", parents))
     unread = tuple(name for name in left if _is(_PLACE, name))
     bookkeeping = tuple(name for name in left if name not in unread)
     return Named(candidates, bookkeeping, unread, tuple(odd), notes, regex is not None)
+
+
+def _none(columns: Sequence[str], path: Path, regex: str | None, left: Sequence[str]) -> UserError:
+    """What is said of a table without features."""
+    if left:
+        return UserError(
+            f"All columns of {path} that could be features are positions or bookkeeping:"
+            f" {', '.join(left[:12])}{' …' if len(left) > 12 else ''}. Name those that are"
+            " features nevertheless with `keep_features` REGEX."
+        )
+    there = f"there are: {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}."
+    if regex is not None:
+        return UserError(
+            f"`features` {regex!r} is the whole name of no column of {path}; {there} Leave it out"
+            " where features have names as the field gives them, or write another expression."
+        )
+    return UserError(
+        f"No column of {path} is known to be a feature: they are named neither feature_0000 … nor,"
+        " beside Metadata_ columns or as of CellProfiler, nor do several differ only in a number;"
+        f" {there} Name them with `features` REGEX."
+    )
 
 
 def compiled(flag: str, regex: str) -> re.Pattern[str]:

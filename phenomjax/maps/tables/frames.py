@@ -54,6 +54,8 @@ def look(path: Path) -> Written:
     names, first_row = form.columns, form.first_row
     if below := _named_below(contents.head, form):
         names, first_row = below, first_row + 1
+    # pandas' word for a column without a name, as it writes its index
+    names = tuple(name or f"Unnamed: {k}" for k, name in enumerate(names))
     columns = apart(names)
     options: dict[str, Any] = {
         "sep": form.separator,

@@ -31,7 +31,7 @@ class TableOptions(QualityOptions):
     """Of every command that reads profiles; `input.load` reads them."""
 
     profiles: Tables
-    """E.zarr, .parquet, .csv[.gz] or .h5ad; several are joined"""
+    """E.zarr, .parquet, .csv[.gz], .h5ad or DeepProfiler's folder; several are joined"""
     block: int | None = None
     """encoder block, where E.zarr holds several"""
     features: Annotated[str | None, tyro.conf.arg(metavar="REGEX|common")] = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
+from phenomjax.data import text_files
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.formats.annotated import open_anndata
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HELD = 2**27  # bytes of files whose features are kept from the pass that finds their metadata
+HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of a file
 TEXTS = (".csv", ".tsv", ".txt", ".tab", ".dat")
 
 
@@ -59,6 +61,7 @@ def read(
             source = replace(source, names=sources[0].names)
         sources.append(source)
     sources = side_by_side(sources)
+    _require_annotated(files, wanted)
     notes = [note for source in sources for note in source.notes]
     names = sources[0].names
     if wanted.features == "common":
@@ -82,6 +85,23 @@ def read(
             provenance["steps"] = [{"command": "concatenate", "of": steps}]
         profiles = Profiles(features, metadata, names, provenance)
     return profiles.after("read", found=found) if found else profiles
+
+
+def _require_annotated(files: Sequence[Path], wanted: Wanted) -> None:
+    flag = "layer" if wanted.layer is not None else "obsm"
+    name = getattr(wanted, flag)
+    if name is not None and not any(_is_annotated(path) for path in files):
+        raise UserError(
+            f"`{flag}` {name} is of an AnnData (.h5ad), and none of the profiles is one:"
+            f" {shown([path.name for path in files])}. Leave it out."
+        )
+
+
+def _is_annotated(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(HDF5)) == HDF5 or path.name.lower().endswith(".h5ad")
 
 
 def _together(tables: Sequence["pd.DataFrame"]) -> "pd.DataFrame":
@@ -205,8 +225,10 @@ def _opened(path: Path, wanted: Wanted) -> Source:
         head = file.read(8)
     name = path.name.lower()
     if head.startswith(b"PAR1") or name.endswith(".parquet"):
+        if head and not head.startswith(b"PAR1") and (other := text_files.look(path)).described:
+            raise text_files.no_text(other, "a Parquet file")
         return open_parquet(path, wanted)
-    if head == b"\x89HDF\r\n\x1a\n" or name.endswith(".h5ad"):
+    if _is_annotated(path):
         return open_anndata(path, wanted)
     if plain_name(path).endswith(TEXTS):
         return open_text(path, wanted)
