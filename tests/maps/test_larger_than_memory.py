@@ -14,10 +14,12 @@ from phenomjax.maps.build.align import align
 from phenomjax.maps.build.combining import combine
 from phenomjax.maps.build.methods.components import fit_pca
 from phenomjax.maps.build.methods.streams import Stream
-from phenomjax.maps.tables import scratch, writing
+from phenomjax.maps.tables import scratch, sources, writing
 from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.formats import parquet
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
+from phenomjax.maps.tables.sources import Wanted
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.moments import Moments
 from phenomjax.system.errors import UserError
@@ -182,3 +184,40 @@ def test_row_groups_hold_what_the_table_held(tmp_path, monkeypatch):
     assert back["Metadata_Well"].dtype == "category"
     write(profiles, tmp_path / "p.h5ad")  # which knows no dates
     assert read(tmp_path / "p.h5ad").metadata["Metadata_date"].str[:10].unique() == ["2026-11-28"]
+
+
+@pytest.mark.parametrize("order", ["by well", "by site", "any"])
+@pytest.mark.parametrize("how", ["mean", "median"])
+def test_wells_of_objects_are_ready_as_soon_as_their_objects_are(tmp_path, monkeypatch, order, how):
+    monkeypatch.setattr(sources, "BLOCK_VALUES", 2 * 5)
+    rng = np.random.default_rng(0)
+    wells = np.repeat([f"{row}{column:02d}" for row in "BCA" for column in (3, 1)], 8)
+    if order == "by site":
+        wells = wells.reshape(-1, 4).T.ravel()
+    elif order == "any":
+        wells = rng.permutation(wells)
+    table = pd.DataFrame({"ImageNumber": 1, "ObjectNumber": np.arange(1, len(wells) + 1)})
+    table["Metadata_Plate"], table["Metadata_Well"] = "P1", wells
+    for name in ("Cells_AreaShape_Area", "Cells_Texture_Contrast_DNA"):
+        table[name] = rng.normal(size=len(wells)).astype(np.float32)
+    table.loc[::7, "Cells_AreaShape_Area"] = np.nan
+    table.to_parquet(tmp_path / "cells.parquet")
+    found = read(tmp_path / "cells.parquet", Wanted(objects=how))
+    expected = table.groupby("Metadata_Well", sort=False)[list(found.names)].agg(how)
+    assert found.metadata["Metadata_Well"].tolist() == expected.index.tolist()
+    np.testing.assert_allclose(found.features, expected, rtol=1e-6)
+    assert found.metadata["Metadata_Object_Count"].tolist() == [8] * 6
+
+
+def test_columns_of_a_long_row_group_are_read_some_at_a_time(tmp_path, monkeypatch):
+    frame = plates.screen(1, 24)
+    frame["Metadata_vector"] = list(np.arange(96 * 2, dtype=np.float32).reshape(96, 2))
+    frame.to_parquet(tmp_path / "p.parquet", index=False)
+    wanted = Wanted(features="Cells.*|Nuclei.*|Metadata_vector.*")
+    whole = read(tmp_path / "p.parquet", wanted)
+    monkeypatch.setattr(parquet, "OPEN_PAGES", 5 * 400)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 24 * 7)
+    found = read(tmp_path / "p.parquet", wanted, tmp_path)
+    assert found.names == whole.names and len(found.names) == 18
+    np.testing.assert_array_equal(found.features, whole.features)

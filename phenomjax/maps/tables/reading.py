@@ -53,7 +53,7 @@ def read(
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     size = sum(path.stat().st_size for path in files if path.is_file())
-    wanted = replace(wanted, hold=wanted.hold and size <= HELD)
+    wanted = replace(wanted, hold=wanted.hold and size <= HELD, folder=folder)
     sources: list[Source] = []
     for path in files:
         source = open_source(path, wanted)

@@ -42,6 +42,7 @@ class Wanted:
         "apart" where they stay.
       hold: whether the features of a text, which are met while its metadata are read, are kept for
         the first call of `blocks`.
+      folder: for what is larger than memory should hold, while it is read.
     """
 
     block: int | None = None
@@ -51,6 +52,7 @@ class Wanted:
     obsm: str | None = None
     objects: str = "mean"
     hold: bool = True
+    folder: Path | None = None
 
 
 EVERYTHING = Wanted()

@@ -7,6 +7,7 @@ which may run any program when it is opened, and is left alone: give its index w
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,13 @@ def open_deep_profiler(path: Path, wanted: Wanted) -> Source:
                 features = arrays[ARRAY].reshape(shapes[file])
             yield np.asarray(features if chosen == names else features[:, columns], np.float32)
 
-    metadata = where.iloc[cells].reset_index(drop=True)
+    # of each cell a number, not a text
+    metadata = where.astype("category").iloc[cells].reset_index(drop=True)
     notes = (Note("sites", count=len(full)),)
     provenance = {"sources": [{"path": path.name, "files": len(full)}], "steps": []}
     source = Source(path, metadata, names, provenance, read, notes)
     if wanted.objects == "apart":
-        return source
+        return replace(source, metadata=metadata.astype(object))
     return averaged(source, ["Metadata_Plate", "Metadata_Well"], wanted.objects)
 
 

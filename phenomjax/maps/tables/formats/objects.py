@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 
 from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.columns import DETECT, Columns
@@ -93,6 +93,8 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
         name for name in kept if name in columns or inside[name].nunique(dropna=False).max() == 1
     ]
     metadata = inside[same].first().reset_index(drop=True)
+    for name in metadata.columns[metadata.dtypes == "category"]:
+        metadata[name] = metadata[name].astype(object)
     prefixed = any(METADATA.fullmatch(str(name)) for name in same)
     count = "Metadata_Object_Count" if prefixed else "object_count"
     metadata[count] = np.bincount(codes[codes >= 0], minlength=wells)
@@ -100,8 +102,9 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
     def read(chosen: tuple[str, ...]) -> Blocks:
         average = _medians if how == "median" else _means
         place = {name: k for k, name in enumerate(source.names)}
-        features = average(source, codes, wells).astype(np.float32)
-        return slices(features, [place[name] for name in chosen])
+        columns = [place[name] for name in chosen]
+        for block in average(source, codes, wells):
+            yield block if chosen == source.names else block[:, columns]
 
     notes = (
         *source.notes,
@@ -111,36 +114,62 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
     return replace(source, metadata=metadata, read=read, notes=notes)
 
 
-def _means(
-    source: Source, codes: Int[np.ndarray, " rows"], wells: int
-) -> Float64[np.ndarray, "{wells} dim"]:
-    """Mean of the finite values of each well, NaN where there is none; block by block."""
+def _finished(codes: Int[np.ndarray, " rows"], wells: int) -> Int[np.ndarray, "{wells}"]:
+    """Row at which each well and all before it are complete."""
+    last = np.zeros(wells, np.int64)
+    rows = np.flatnonzero(codes >= 0)
+    np.maximum.at(last, codes[rows], rows)
+    return np.maximum.accumulate(last)
+
+
+def _means(source: Source, codes: Int[np.ndarray, " rows"], wells: int) -> Blocks:
+    """Mean of the finite values of each well, NaN where there is none: blocks of wells, as soon as
+    the objects of these have been read.
+    """
     from scipy.sparse import csr_array
 
-    sums, counts = np.zeros((wells, len(source.names))), np.zeros((wells, len(source.names)))
-    start = 0
+    dim, finished = len(source.names), _finished(codes, wells)
+    sums, counts = np.zeros((0, dim)), np.zeros((0, dim))
+    first = start = 0  # well of sums[0], row of block[0]
     for block in source.blocks():
         code = codes[start : start + len(block)]
         rows = np.flatnonzero(code >= 0)
-        ones = np.ones(len(rows))
-        place = csr_array((ones, (code[rows], np.arange(len(rows)))), shape=(wells, len(rows)))
+        more = np.zeros((max(0, int(code.max(initial=-1)) + 1 - first - len(sums)), dim))
+        sums, counts = np.concatenate([sums, more]), np.concatenate([counts, more])
+        at = (code[rows] - first, np.arange(len(rows)))
+        place = csr_array((np.ones(len(rows)), at), shape=(len(sums), len(rows)))
         finite = np.isfinite(block[rows])
         sums += place @ np.where(finite, block[rows], 0).astype(np.float64)
         counts += place @ finite
         start += len(block)
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        ready = int(np.searchsorted(finished, start)) - first
+        empty = np.full((ready, dim), np.nan)
+        mean = np.divide(sums[:ready], counts[:ready], out=empty, where=counts[:ready] > 0)
+        yield mean.astype(np.float32)
+        sums, counts, first = sums[ready:], counts[ready:], first + ready
 
 
-def _medians(
-    source: Source, codes: Int[np.ndarray, " rows"], wells: int
-) -> Float64[np.ndarray, "{wells} dim"]:
-    """Median of the finite values of each well, NaN where there is none; all rows in memory."""
+def _medians(source: Source, codes: Int[np.ndarray, " rows"], wells: int) -> Blocks:
+    """Median of the finite values of each well, NaN where there is none: blocks of wells, as soon
+    as the objects of these have been read.
+    """
     import pandas as pd
 
-    features: Block = np.concatenate(list(source.blocks()))
-    rows = codes >= 0
-    table = pd.DataFrame(np.where(np.isfinite(features[rows]), features[rows], np.nan))
-    return table.groupby(codes[rows]).median().to_numpy(np.float64)
+    finished = _finished(codes, wells)
+    waiting: list[Block] = []
+    first = done = start = 0  # well, row that the first of `waiting` is, row of the next block
+    for block in source.blocks():
+        waiting.append(np.where(np.isfinite(block), block, np.nan))
+        start += len(block)
+        if (last := int(np.searchsorted(finished, start))) == first:
+            continue
+        rows, code = np.concatenate(waiting), codes[done:start]
+        ready = (code >= first) & (code < last)
+        table = pd.DataFrame(rows[ready].astype(np.float64))
+        yield table.groupby(code[ready]).median().to_numpy(np.float32)
+        rest = np.flatnonzero(code >= last)
+        kept = int(rest[0]) if len(rest) else len(code)
+        waiting, first, done = [rows[kept:]], last, done + kept
 
 
 def side_by_side(sources: Sequence[Source]) -> list[Source]:

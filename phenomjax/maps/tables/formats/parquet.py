@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.features import by_name
 from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
 from phenomjax.maps.tables.sources import (
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BUFFER = 2**13  # bytes of each column that are read at once; there may be thousands of columns
+PAGE = 2**21  # bytes that a column of a long row group holds, as a rule: a page and its dictionary
+OPEN_PAGES = 2**26  # bytes of the columns that are open at once
 
 
 def open_parquet(path: Path, wanted: Wanted) -> Source:
@@ -60,7 +63,7 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
         stored, start = tuple(name for name in chosen if name not in place), 0
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
             # made anew: a table of columns weighs much, for many files
-            for block in _Table(file, path).blocks(file, stored):
+            for block in _Table(file, path).blocks(file, stored, wanted.folder):
                 if len(stored) < len(chosen):
                     whole = np.empty((len(block), len(chosen)), np.float32)
                     whole[:, [name not in place for name in chosen]] = block
@@ -128,10 +131,63 @@ class _Table:
         frame = self.frame(file, [*doubles, *doubles.values()])
         return [new for new, old in doubles.items() if frame[new].equals(frame[old])]
 
-    def blocks(self, file: "pq.ParquetFile", names: tuple[str, ...]) -> Blocks:
-        """Columns of numbers, as `Source.blocks` has them."""
-        size = rows_of_a_block(max(1, len(names)))
-        for batch in file.iter_batches(size, columns=self._stored(names), use_threads=False):
+    def blocks(self, file: "pq.ParquetFile", names: tuple[str, ...], folder: Path | None) -> Blocks:
+        """Columns of numbers, as `Source.blocks` has them.
+
+        Of a row group with too many open pages (pandas writes a million rows into one) some columns
+        are read after the other, and wait in `folder` where they are more than memory should hold.
+        """
+        for group in range(file.num_row_groups):
+            parts = self._parts(file, group, names)
+            if len(parts) == 1:
+                yield from self._of_group(file, group, names)
+                continue
+            rows = file.metadata.row_group(group).num_rows
+            held = scratch.empty(len(parts) * rows, max(map(len, parts)), folder)
+            for number, part in enumerate(parts):
+                start = number * rows
+                for block in self._of_group(file, group, part):
+                    held[start : start + len(block), : len(part)] = block
+                    start += len(block)
+                    scratch.release(held)
+            for some in scratch.blocks(rows, len(names)):
+                pieces = [
+                    held[number * rows :][some, : len(part)] for number, part in enumerate(parts)
+                ]
+                yield np.concatenate(pieces, axis=1)
+                scratch.release(held)
+
+    def _parts(
+        self, file: "pq.ParquetFile", group: int, names: tuple[str, ...]
+    ) -> list[tuple[str, ...]]:
+        """Names of columns that are read together; those of a vector are one column."""
+        found = file.metadata.row_group(group)
+        size: dict[str, int] = {}
+        for leaf in map(found.column, range(found.num_columns)):
+            size[leaf.path_in_schema] = leaf.total_uncompressed_size
+            size.setdefault(leaf.path_in_schema.split(".")[0], leaf.total_uncompressed_size)
+        parts: list[list[str]] = [[]]
+        opened, total = set[str](), 0
+        for name in names:
+            column = self._of[name][0]
+            column = self.doubles.get(column, column)
+            more = 0 if column in opened else min(size.get(column, PAGE), PAGE)
+            if parts[-1] and total + more > OPEN_PAGES:
+                parts.append([])
+                opened, total = set(), 0
+            parts[-1].append(name)
+            opened.add(column)
+            total += more
+        return [tuple(part) for part in parts]
+
+    def _of_group(self, file: "pq.ParquetFile", group: int, names: tuple[str, ...]) -> Blocks:
+        batches = file.iter_batches(
+            rows_of_a_block(max(1, len(names))),
+            row_groups=[group],
+            columns=self._stored(names),
+            use_threads=False,
+        )
+        for batch in batches:
             columns = dict(zip(apart(batch.schema.names), batch.columns, strict=True))
             block = np.empty((batch.num_rows, len(names)), np.float32)
             vectors: dict[str, Block] = {}
