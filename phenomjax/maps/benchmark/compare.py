@@ -64,7 +64,7 @@ class Options(RetrievalOptions, AlignmentSettings):
     doses: Doses = "apart"
     """replicates share the dose too, or not"""
     seed: int = 0
-    """of the draws, of k-means and of Harmony"""
+    """of the draws and of k-means"""
     out: Folder
     """of the results"""
 
@@ -81,6 +81,7 @@ def run(options: Options) -> int:
     wells = aggregate.chosen(profiles, columns)
     labels = aggregate.labels_of(wells, columns, options.doses).astype(str)
     batches = columns.batches(wells.metadata).astype(str)
+    controls = np.flatnonzero(columns.controls(profiles.metadata))
     rows = drawn(labels, options.seed)
     code = [np.unique(names[rows], return_inverse=True)[1] for names in (labels, batches)]
     if len(set(labels[rows])) < 2 or len(set(batches[rows])) < 2:
@@ -108,8 +109,10 @@ def run(options: Options) -> int:
             log.warning("compare: %s is left out: %s", method, error)
             continue
         seconds = time.monotonic() - started
-        answers = precisions(aligned, columns, labels, options)
-        units = unit_rows(aligned.features[under_study[rows]])
+        some = aligned.take(under_study[rows])
+        units = unit_rows(some.features)
+        with_controls = aligned.take(np.union1d(under_study[rows], controls))
+        answers = precisions(some, with_controls, columns, labels[rows], options)
         found[method] = summed_up({**measured(units, code[0], code[1], options.seed), **answers})
         found[method]["seconds"] = seconds
         log.info("compare: %s aligned in %.1f s and measured", method, seconds)
@@ -145,20 +148,23 @@ def drawn(labels: Shaped[np.ndarray, " wells"], seed: int) -> Int[np.ndarray, " 
 
 
 def precisions(
-    aligned: Profiles, columns: Columns, labels: Shaped[np.ndarray, " wells"], options: Options
+    wells: Profiles,
+    with_controls: Profiles,
+    columns: Columns,
+    labels: Shaped[np.ndarray, " wells"],
+    options: Options,
 ) -> dict[str, float | None]:
     """map_controls and map_nonrep of one alignment.
 
     Args:
-      aligned: all wells.
+      wells: under study; with_controls: the same and the negative controls, in the order of all.
       columns: of their metadata.
       labels: perturbations of the wells under study.
       options: rules of mAP, and the seed.
     """
     found: dict[str, float | None] = {}
-    wells = aligned.take(columns.treatments(aligned.metadata))
     for key, question, table in (
-        ("map_controls", activity, aligned),
+        ("map_controls", activity, with_controls),
         ("map_nonrep", distinctiveness, wells),
     ):
         answer = question(table, columns, options, labels=labels, seed=options.seed)
