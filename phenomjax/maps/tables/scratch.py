@@ -51,8 +51,8 @@ def empty(rows: int, dim: int, folder: Path | None) -> Float32[np.ndarray, "{row
         raise UserError(
             f"{rows} rows of {dim} features are more than is held in memory, and {folder} cannot"
             f" lend the {in_units(size)} of disk that they need ({error.strerror or error}). It is"
-            " used while the command runs only. Make room there, or write `out` to a disk that has"
-            " it."
+            " used while the command runs only. Make room there, or write the output to a disk that"
+            " has it (a command that writes none takes the folder that TMPDIR names)."
         ) from None
     mapping.folder = folder
     return np.ndarray((rows, dim), np.float32, buffer=mapping)
