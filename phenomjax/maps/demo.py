@@ -132,9 +132,14 @@ def steps(options: Options) -> list[list[object]]:
     names = ["--names", f"@{out / 'names.txt'}"]
     known = ["--relationships", out / RELATIONSHIPS]
     pictures = [*pair, *names, *known, "--genes", genes, "--out", out / "pictures"]
-    page = [*pair, *names, "--bank", screen, "--genes", genes, "--out", out / "map.html"]
+    active = ["--profiles", out / "embeddings/wells.parquet", "--treatments", EFFECTIVE]
+    active += ["--out", out / "embeddings/active"]
+    page = [*pair, *names, *known, "--activity", out / "embeddings/active"]
+    page += ["--wells", files["structure"], "--bank", screen, "--genes", genes]
+    page += ["--out", out / "map.html"]
     return [
         *commands,
+        ["phenomjax.maps", "filter", *active],
         ["phenomjax.maps", "pictures", *pictures],
         ["phenomjax.maps", "explore", *page],
     ]

@@ -175,7 +175,8 @@ def gather(
         log.warning("left out of the page, for their size: %s", ", ".join(large))
     different, cells = differences.of_map(raw), None
     if options.wells:
-        wells, of_wells = load(replace(options, profiles=options.wells, features=None, block=None))
+        own = replace(options, profiles=options.wells, features=None, layer=None, obsm=None)
+        wells, of_wells = load(replace(own, block=None))
         from_wells, cells = differences.of_wells(wells, of_wells, raw, columns)
         different = from_wells or different
     cells = cells or annotations.cells_of_map(raw.metadata, table["kind"].tolist())
