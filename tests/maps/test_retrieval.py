@@ -20,7 +20,7 @@ from phenomjax.maps.retrieval.average_precision import (
     average_precision_of_labels,
 )
 from phenomjax.maps.retrieval.pairs import Conditions, conditions
-from phenomjax.maps.retrieval.significance import mean_average_precision
+from phenomjax.maps.retrieval.significance import mean_average_precision, random_pairs
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
 from tests.lab.plates import NEGCON, screen
@@ -151,8 +151,16 @@ def test_what_chance_often_does_is_not_significant():
     perfect = ours.value == 1
     assert perfect.mean() == pytest.approx(1 / 17, abs=0.025)
     assert (theirs.p[perfect] == 1 / 10_001).all() and (theirs.q[perfect] < 0.05).all()
-    np.testing.assert_allclose(ours.p[perfect], 1 / 9, atol=0.02)
+    np.testing.assert_allclose(ours.p[perfect], 1 / 17, atol=0.01)
     assert (ours.q > 0.05).all()
+    assert (ours.p < 0.1).mean() == pytest.approx(0.1, abs=0.05)
+
+
+def test_pairs_of_other_totals_have_the_null_that_integration_gives():
+    """P(both first) = ∫ s^(n_1 - 1 + n_2 - 1) ds."""
+    null = random_pairs(5, 9, 40_000, 0)
+    assert (null == 1).mean() == pytest.approx(1 / 13, abs=0.005)
+    assert (np.diff(null) >= 0).all() and null[0] >= (1 / 5 + 1 / 9) / 2 - 1e-6
 
 
 def test_plates_with_other_numbers_of_controls_are_no_more_significant():
@@ -236,6 +244,21 @@ def test_wells_without_controls_on_their_plate_take_no_part(plates, tmp_path, ca
         caplog.text
     )
     assert pd.read_parquet(tmp_path / "filter.parquet")["activity_p"].notna().all()
+
+
+def test_two_replicates_are_told_what_they_can_show(plates, tmp_path, caplog):
+    table = pd.read_csv(plates / "wells.csv")
+    table[table["Metadata_Plate"] != "BR00000003"].to_csv(tmp_path / "two.csv", index=False)
+    words = ["--profiles", tmp_path / "two.csv", *COLUMNS, "--draws", 100, "--out", tmp_path]
+    with caplog.at_level("INFO"):
+        run_as_door(filters, words)
+    assert "64 perturbations have two replicates only, and no p of theirs can be below 0.02" in (
+        caplog.text
+    )
+    table = pd.read_parquet(tmp_path / "filter.parquet")
+    assert table["activity_p"].min() == pytest.approx(1 / 49, abs=0.003)
+    # half of them act, nearly all of these are found first on both plates
+    assert (table["activity_q"] <= 0.05).sum() >= 26
 
 
 def test_rules_that_cannot_be_answered_are_told(plates, tmp_path):

@@ -210,11 +210,19 @@ def _said(
     lines = [f"significant at FDR {fdr:g}, of {len(significant['activity'])} perturbations:"]
     for name, question in ASKED.items():
         found = significant[name]
-        lines.append(f"  {name:<12}{int(found.sum()):>6} ({found.mean():.3f})  {question}")
+        count = f"{int(found.sum()):>6} ({found.mean():.3f})"
+        if name == "activity" and activity.reason:
+            count = f"{'-':>6}        "
+        lines.append(f"  {name:<12}{count}  {question}")
     if activity.reason:
-        lines.append(f"  no activity: {activity.reason}")
+        lines.append(f"  activity could not be asked: {activity.reason}")
     else:
         lines.append(f"  activity is mAP: {activity.rules}")
+    if activity.lone:
+        lines.append(
+            f"  {activity.lone} perturbations have two replicates only, and no p of theirs can be"
+            f" below {activity.least:.2g}: more replicates or more controls help"
+        )
     if activity.alone and not activity.reason:
         lines.append(
             f"  {activity.alone} wells take no part in it: no other well is to be found, or none"

@@ -36,12 +36,16 @@ class Retrieval:
       reason: "" where there is an answer.
       alone: wells left out because no other well is to be found, or none among which.
       rules: what was compared with what, in words.
+      lone: perturbations or targets whose profiles have one other to find.
+      least: the smallest p that any of these can have.
     """
 
     mean: MeanPrecision | None
     reason: str
     alone: int
     rules: str
+    lone: int = 0
+    least: float = 0.0
 
 
 def activity(
@@ -162,7 +166,10 @@ def _answer(
             options.null_size + 1,
             20 * len(mean),
         )
-    return Retrieval(mean, "", alone, rules)
+    pairs = kept & (precision.positives == 1) & (options.p_values == "careful")
+    lone = len(np.unique(groups[pairs]))
+    least = 1 / (2 * int(precision.total[pairs].max()) - 1) if lone else 0.0
+    return Retrieval(mean, "", alone, rules, lone, least)
 
 
 def _rules(options: RetrievalOptions, others: str) -> str:
@@ -172,7 +179,7 @@ def _rules(options: RetrievalOptions, others: str) -> str:
 
     def words(same: tuple[str, ...], other: tuple[str, ...]) -> str:
         parts = [f"of the same {name}" for name in same] + [f"of another {name}" for name in other]
-        return " and ".join(parts) or "of any kind"
+        return " and ".join(dict.fromkeys(parts)) or "of any kind"
 
     found = words(options.pos_sameby, options.pos_diffby)
     return f"wells {found}, found among {others} {words(options.neg_sameby, options.neg_diffby)}"

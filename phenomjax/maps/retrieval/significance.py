@@ -15,10 +15,12 @@ many controls each and three or more replicates, and differs where copairs calls
   .7 %, where .1 % are due. Here draws of different (k, n) are joined from the lowest to the
   highest, which for equal ones is the same as sharing.
 * Only what is strictly above counts in copairs. With two replicates each looks for one other well,
-  and beside c controls a plate chance puts both first in about 1 of 2 c + 1 perturbations; nothing
-  is above that, so each gets the smallest p there is: 2 % of noise are active at FDR .05 with 24
-  controls, 11 % with 4. Here what ties counts too where a query has one positive, so that p errs
-  upwards, to about 1 / (c + 1).
+  and beside c controls a plate chance puts both first in 1 of 2 c + 1 perturbations; nothing is
+  above that, so each gets the smallest p there is: 2 % of noise are active at FDR .05 with 24
+  controls, 11 % with 4. Here what ties counts where a query has one positive, and where two such
+  queries are a group they are each other's: one similarity s, uniform under the null, has
+  Binomial(n_1 - 1, 1 - s) negatives before it on one side and Binomial(n_2 - 1, 1 - s) on the
+  other, so that p of both first is 1 / (n_1 + n_2 - 1).
 """
 
 from dataclasses import dataclass
@@ -117,16 +119,21 @@ def _p_values(
         alike.setdefault(part.tobytes(), []).append(group)
     p = np.empty(len(value))
     for members in alike.values():
-        total = np.zeros(null_size, np.float32)
-        for one in parts[members[0]]:
-            if one not in nulls:
-                k, n = map(int, kinds[one])
-                drawn = random_precisions(k, n, null_size, int(seeds[one]))
-                nulls[one] = np.sort(drawn) if rule == "careful" else drawn
-            total += nulls[one]
-        null = np.sort(total / np.float32(len(parts[members[0]])))
-        alone = (kinds[parts[members[0]], 0] == 1).any()
-        if rule == "careful" and alone:
+        part = parts[members[0]]
+        lone = kinds[part, 0] == 1
+        if rule == "careful" and len(part) == 2 and lone.all():
+            totals = kinds[part, 1]
+            null = random_pairs(int(totals[0]), int(totals[1]), null_size, int(seeds[part[0]]))
+        else:
+            total = np.zeros(null_size, np.float32)
+            for one in part:
+                if one not in nulls:
+                    k, n = map(int, kinds[one])
+                    drawn = random_precisions(k, n, null_size, int(seeds[one]))
+                    nulls[one] = np.sort(drawn) if rule == "careful" else drawn
+                total += nulls[one]
+            null = np.sort(total / np.float32(len(part)))
+        if rule == "careful" and lone.any():
             below = np.searchsorted(null.astype(np.float64), value[members] - TIED, "left")
         else:
             below = np.searchsorted(null, value[members].astype(np.float32), "right")
@@ -150,3 +157,13 @@ def random_precisions(
         place = np.sort(orders[:, :positives], axis=1)
         out[start : start + step] = np.divide(rank, place + 1).sum(1) / np.float32(positives)
     return out
+
+
+def random_pairs(first: int, second: int, draws: int, seed: int) -> Float32[np.ndarray, " {draws}"]:
+    """Mean average precision of two queries that look for each other, one among `first` - 1 and one
+    among `second` - 1 negatives, sorted float32 [draws].
+    """
+    rng = np.random.default_rng(seed)
+    above = (np.arange(draws) + rng.random(draws)) / draws  # share more similar than they are
+    one, other = (1 / (1 + rng.binomial(total - 1, above)) for total in (first, second))
+    return np.sort((one + other) / 2).astype(np.float32)
