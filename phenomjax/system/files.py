@@ -6,6 +6,7 @@ rename.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -51,6 +52,27 @@ def replacing(path: Path, *, shared: bool = False, flush: bool = False) -> Itera
             flush_path(path.parent)
     finally:
         remove(partial)
+
+
+def remove_of_killed(path: Path) -> None:
+    """Deletes what processes of this machine that are no more began to write as `path` in
+    `replacing`, `shared`.
+    """
+    mine = f"{PARTIAL}{socket.gethostname()}-"
+    for partial in path.parent.glob(f"{glob.escape(mine)}*-{glob.escape(path.name)}"):
+        pid = partial.name.removeprefix(mine).split("-")[0]
+        if pid.isdecimal() and not _runs(int(pid)):
+            remove(partial)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def flush_path(path: Path) -> None:

@@ -2,6 +2,11 @@
 
 import errno
 import os
+import re
+import signal
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -221,3 +226,36 @@ def test_columns_of_a_long_row_group_are_read_some_at_a_time(tmp_path, monkeypat
     found = read(tmp_path / "p.parquet", wanted, tmp_path)
     assert found.names == whole.names and len(found.names) == 18
     np.testing.assert_array_equal(found.features, whole.features)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from phenomjax.maps.tables import scratch
+from phenomjax.system.files import replacing
+
+scratch.IN_MEMORY, out = 0, Path(sys.argv[1])
+features = scratch.empty(100, 10, out.parent)
+features[:] = 1
+assert not os.listdir(out.parent)
+with replacing(out, shared=True) as part:
+    part.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_leaves_nothing_that_the_next_run_does_not_remove(tmp_path):
+    out = tmp_path / "aligned [1].parquet"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(out)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (half,) = tmp_path.iterdir()
+    # of another process that writes the same now, and of another machine
+    others = [half.name.replace(socket.gethostname(), "elsewhere")]
+    mine = f"{socket.gethostname()}-"
+    others.append(re.sub(rf"{re.escape(mine)}\d+", f"{mine}{os.getpid()}", half.name))
+    for name in others:
+        (tmp_path / name).write_bytes(b"half")
+    frame = plates.screen(1, 3)
+    features = frame[plates.feature_names(3)].to_numpy(np.float32)
+    write(Profiles(features, frame[["Metadata_Well"]], tuple(plates.feature_names(3))), out)
+    assert {file.name for file in tmp_path.iterdir()} == {out.name, *others}

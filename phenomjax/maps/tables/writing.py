@@ -12,7 +12,7 @@ import numpy as np
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError
-from phenomjax.system.files import replacing, write_text
+from phenomjax.system.files import remove_of_killed, replacing, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ def write(profiles: Profiles, path: str | Path) -> None:
         ensure_ascii=False,
         default=str,
     )
+    remove_of_killed(path)
     with replacing(path, shared=True) as part:
         if path.name.endswith(".h5ad"):
             _write_anndata(profiles, own, part)
