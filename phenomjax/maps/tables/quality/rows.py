@@ -47,14 +47,19 @@ def empty_rows(
 def _copies(
     features: Float32[np.ndarray, "rows dim"], wells: Shaped[np.ndarray, "rows 2"]
 ) -> Bool[np.ndarray, " rows"]:
-    """Rows that equal a row of another well of the same batch."""
+    """Rows that equal a row of another well of the same batch, and have enough different numbers
+    not to do so by chance.
+    """
     import pandas as pd
 
     table = pd.DataFrame({"batch": wells[:, 0], "well": wells[:, 1], "digest": digests(features)})
     if not table.duplicated(["batch", "digest"]).any():
         return np.zeros(len(table), bool)
     others = table.groupby(["batch", "digest"], dropna=False)["well"].transform("nunique")
-    return (others > 1).to_numpy()
+    copies = (others > 1).to_numpy()
+    for row in np.flatnonzero(copies):
+        copies[row] = len(np.unique(features[row])) >= LEAST_FEATURES
+    return copies
 
 
 def digests(features: Float32[np.ndarray, "rows dim"]) -> UInt64[np.ndarray, " rows"]:
