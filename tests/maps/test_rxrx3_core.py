@@ -179,11 +179,13 @@ def test_one_command(tmp_path, monkeypatch):
     for key in ("median_average_precision", "mean_average_precision", "median_auc", "mean_auc"):
         assert found[f"compound_gene.{key}"]["value"] == pytest.approx(expected[key], abs=1e-6)
     table = (tmp_path / "out" / "benchmark.md").read_text()
-    assert "| MAE-G/8, trimmed, as published | 0.309 | |" in table
+    assert "| MAE-G/8, trimmed | | | 0.309 |" in table
     assert f"| these profiles | {expected['mean_average_precision']:.3f} |" in table
     message = r"needs the columns .*--metadata metadata_rxrx3_core\.csv"
     with pytest.raises(UserError, match=message):
         run_as_door(benchmark, words)
+    with pytest.raises(UserError, match=r"as it was published\. Leave out --align, --dims, or"):
+        run_as_door(benchmark, [*words, *joined, "--align", "tvn", "--dims", 3])
 
 
 @pytest.mark.shared_data

@@ -67,7 +67,7 @@ chance recall .10):
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -237,6 +237,7 @@ def benchmark(
     perturbations.
     """
     if options.protocol == "rxrx3-core":
+        refuse_other_ways(options)
         interactions, sources = rxrx3_core.found_interactions(
             options.targets, options.relationships, (*options.profiles, *options.metadata)
         )
@@ -291,6 +292,22 @@ def benchmark(
     )
     more, curves = map_entries(perturbations, genes, columns, sources, options)
     return found | more, curves, result, perturbations
+
+
+def refuse_other_ways(options: Options) -> None:
+    """A protocol says how profiles are aligned.
+
+    Raises:
+      UserError: an option says it otherwise.
+    """
+    ways = ("align", "dims", "pca_fit", "transform", "correct_positions", "map")
+    usual = {one.name: one.default for one in fields(options)}
+    other = [f"`{name}`" for name in ways if getattr(options, name) != usual[name]]
+    if other:
+        raise UserError(
+            f"`protocol` {options.protocol} aligns profiles as it was published. Leave out"
+            f" {', '.join(other)}, or the protocol."
+        )
 
 
 def measure_baseline(baseline: Baseline, options: Options) -> Baseline:

@@ -55,8 +55,8 @@ LEAST_NEGATIVES = 20
 SEEDS = 100
 MAXIMUM = "max"  # over concentrations
 INTERACTIONS = "*compound_gene_interactions*.csv*"
-# Average precision, as quoted from Kenyon-Dean et al. 2025 (PMLR 267:29735). They are means:
-# the mean of random numbers is .22 here too, their median .18.
+# Average precision, as quoted from Kenyon-Dean et al. 2025 (PMLR 267:29735); the quotation does not
+# say whether over compounds it is the mean or the median.
 PUBLISHED = (
     ("random", 0.222),
     ("CellProfiler", 0.274),
@@ -366,12 +366,12 @@ def beside_published(found: Mapping[str, Entry]) -> str:
     if median["value"] is None:
         return ""
     lines = [
-        "| compounds by their genes | average precision: mean | median |",
-        "| --- | --- | --- |",
-        f"| these profiles | {mean['value']:.3f} | {median['value']:.3f} |",
-        f"| random numbers, here | {mean['chance']:.3f} | {median['chance']:.3f} |",
-        *(f"| {name}, as published | {value:.3f} | |" for name, value in PUBLISHED),
+        "| average precision of compounds by their genes | mean | median | as published |",
+        "| --- | --- | --- | --- |",
+        f"| these profiles | {mean['value']:.3f} | {median['value']:.3f} | |",
     ]
+    here = {"random": f"{mean['chance']:.3f} | {median['chance']:.3f}"}
+    lines += [f"| {name} | {here.get(name, '|')} | {value:.3f} |" for name, value in PUBLISHED]
     doses = [key for key, value in median["by_concentration"].items() if value is not None]
     lines += ["", f"| µM | {' | '.join(doses)} |", f"| --- {'| --- ' * len(doses)}|"]
     for key, text in (("median_average_precision", "median AP"), ("mean_auc", "mean AUC")):
