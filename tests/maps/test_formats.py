@@ -16,6 +16,7 @@ from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted
 from phenomjax.system.errors import UserError
 from tests.lab import plates
+from tests.lab.maps import run
 
 AREAS = [[10.0, 20.0, 60.0], [1.0, 3.0], [5.0], [7.0, 8.0, 9.0, 100.0]]  # cells of four wells
 WELLS = [("P1", "A01"), ("P1", "A02"), ("P2", "A01"), ("P2", "A02")]
@@ -343,3 +344,41 @@ def test_wells_that_are_named_by_row_and_column(tmp_path, caplog):
     assert "wells are named by their row and column: Metadata_Row, Metadata_Col" in caplog.text
     table.assign(Metadata_Well="X9").to_csv(tmp_path / "p.csv", index=False)
     assert set(read(tmp_path / "p.csv").metadata["Metadata_Well"]) == {"X9"}
+
+
+def test_published_tables_go_through_the_door_with_no_word_but_profiles(tmp_path):
+    """Cells of CytoTable, with a plate map that tells their compounds; plates that share features,
+    by the words that the error offers.
+    """
+    wells, names = plates.screen(plates=2, dim=4), plates.feature_names(4)
+    cells = wells.loc[wells.index.repeat(2)].reset_index(drop=True)
+    cells[names] += np.tile([[-1.0], [1.0]], (len(wells), 1))
+    table = pd.DataFrame({"Metadata_ImageNumber": np.arange(len(cells)) // 2 + 1})
+    table["Image_Metadata_Plate"] = cells["Metadata_Plate"]
+    table["Image_Metadata_Well"] = cells["Metadata_Well"]
+    table["Metadata_ObjectNumber"] = np.arange(len(cells)) % 2 + 1
+    table[names] = cells[names]
+    table.to_parquet(tmp_path / "cells.parquet")
+    known = wells[:96].drop(columns=[*names, "Metadata_Plate"])
+    known.to_csv(tmp_path / "platemap.csv", index=False)
+    out = tmp_path / "wells.parquet"
+    words = ["--metadata", tmp_path / "platemap.csv", "--to", "well", "--out", out]
+    assert run("aggregate", "--profiles", tmp_path / "cells.parquet", *words) == 0
+    done = read(out)
+    assert len(done) == len(wells) and set(done.metadata["Metadata_Object_Count"]) == {2}
+    done = done.metadata.assign(**dict(zip(names, done.features.T, strict=True)))
+    done = done.set_index(["Image_Metadata_Plate", "Image_Metadata_Well"]).sort_index()
+    expected = wells.set_index(["Metadata_Plate", "Metadata_Well"]).sort_index()
+    np.testing.assert_allclose(done[names], expected[names], atol=1e-6)
+    assert (
+        done["Metadata_gene"].fillna("").tolist() == expected["Metadata_gene"].fillna("").tolist()
+    )
+
+    wells[:96].drop(columns=names[0]).to_csv(tmp_path / "P1.csv.gz", index=False)
+    wells[96:].drop(columns=names[1]).to_parquet(tmp_path / "P2.parquet")
+    words = ["--profiles", tmp_path / "P1.csv.gz", tmp_path / "P2.parquet", "--to", "well"]
+    words += ["--out", out]
+    with pytest.raises(UserError, match="2 features that both have with --features common"):
+        run("aggregate", *words)
+    assert run("aggregate", *words, "--features", "common") == 0
+    assert read(out).names == tuple(names[2:])

@@ -16,11 +16,11 @@ from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.formats.annotated import open_anndata
 from phenomjax.maps.tables.formats.deepprofiler import open_deep_profiler
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
+from phenomjax.maps.tables.formats.notes import shown, tell
 from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
 from phenomjax.maps.tables.metadata.wells import with_wells
-from phenomjax.maps.tables.notes import shown, tell
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged, noted
 from phenomjax.system.errors import UserError
