@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from phenomjax.maps.build import aggregate
+from phenomjax.maps.relations.relationships import read_relationships
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.metadata import roles, symbols
 from phenomjax.maps.tables.metadata.joining import join
@@ -217,6 +218,14 @@ def test_symbols_are_brought_to_current_ones(tmp_path):
     (path,) = _tables(tmp_path, wrong={"a": ["A"], "b": ["B"], "c": ["C"]})
     with pytest.raises(UserError, match=r"`aliases` .* neither HGNC's columns"):
         symbols.read_aliases(path)
+
+
+def test_aliases_rename_known_pairs(tmp_path):
+    pairs = {"entity1": ["OLD", "A", "OLD", "NEW"], "entity2": ["A", "NEW", "B", "OLD"]}
+    (path,) = _tables(tmp_path, pairs=pairs)
+    renamed = read_relationships(path).renamed({"OLD": "NEW"})
+    assert renamed.pairs.tolist() == [["A", "NEW"], ["B", "NEW"]]
+    assert (renamed.self_pairs, renamed.duplicates) == (1, 1)
 
 
 def test_aliases_rename_genes_and_their_knockouts(tmp_path, caplog):

@@ -13,7 +13,7 @@ from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.maps.tables.metadata.detection import detect, with_wells
-from phenomjax.maps.tables.metadata.understood import tidied
+from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.maps.tables.names import entities, targets_of
 from phenomjax.maps.tables.options import TableOptions
 from phenomjax.maps.tables.profiles import Profiles
@@ -287,6 +287,17 @@ def test_ids_that_became_fractions_are_texts_again():
     assert table["Metadata_NCBI_Gene_ID"].tolist() == ["42", None, "7157"]
     assert table["Metadata_Plate"].tolist() == ["1", "2", None]
     assert table["dose"].dtype == float and table["gene"].tolist() == ["A", None, "B"]
+
+
+def test_texts_lose_blanks_and_texts_of_nothing_are_missing(caplog):
+    caplog.set_level("INFO", logger="phenomjax")
+    table = tidied(
+        pd.DataFrame({"compound": ["x ", "x", "nan", ""], "kept": ["NA", "a b", None, True]})
+    )
+    assert table["compound"].tolist() == ["x", "x", None, None]
+    assert table["kept"].tolist() == ["NA", "a b", None, True]
+    assert "blanks around texts are removed in compound (1)" in caplog.text
+    assert "texts such as 'nan' are missing values in compound (1)" in caplog.text
 
 
 def _files(tmp_path, table, name="wells.parquet"):

@@ -2,9 +2,7 @@
 linear probe; each with its interval.
 
   python -m phenomjax.maps benchmark --profiles P1.csv.gz P2.csv.gz P3.csv.gz \\
-      --batch Metadata_Plate --control 'Metadata_control_type == "negcon"' \\
-      --perturbation Metadata_broad_sample --gene Metadata_gene --align pca_center_scale \\
-      --dims 128 --relationships CORUM.txt StringDB.txt --out report/
+      --align pca_center_scale --dims 128 --relationships CORUM.txt StringDB.txt --out report/
 
 Takes wells (crops are averaged to wells first), aligns them, averages replicates to a map. Writes
 into --out:
@@ -93,6 +91,7 @@ from phenomjax.maps.relations.relationships import Relationships, read_relations
 from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
+from phenomjax.maps.tables.metadata.symbols import read_aliases
 from phenomjax.maps.tables.options import Doses, Files, Folder
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.unexpressed import unexpressed_wells
@@ -246,6 +245,9 @@ def benchmark(
         )
         return measured, curves, None, rows
     sources = [read_relationships(path) for path in options.relationships]
+    if options.aliases:
+        aliases = read_aliases(options.aliases)
+        sources = [source.renamed(aliases) for source in sources]
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise UserError(

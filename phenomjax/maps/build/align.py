@@ -2,9 +2,8 @@
 
   python -m phenomjax.maps align --profiles wells.parquet --align pca_center_scale --dims 128 \\
       --out aligned.parquet
-  python -m phenomjax.maps align --profiles P1.csv.gz P2.csv.gz --batch Metadata_Plate \\
-      --control 'Metadata_control_type == "negcon"' --perturbation Metadata_broad_sample \\
-      --align tvn --dims 128 --out a.h5ad
+  python -m phenomjax.maps align --profiles P1.csv.gz P2.csv.gz --align tvn --dims 128 \\
+      --out a.h5ad
 
 Methods (controls: the negative controls; every standard deviation has ddof 0, a feature without
 spread is left at its scale):

@@ -18,8 +18,8 @@ Symbols are compared as they are written.
 import gzip
 import io
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -108,6 +108,19 @@ class Relationships:
             [index.get_indexer(self.pairs[:, 0]), index.get_indexer(self.pairs[:, 1])], axis=1
         )
         return rows[(rows >= 0).all(1)]
+
+    def renamed(self, aliases: Mapping[str, str]) -> "Relationships":
+        """The same with current symbols, {old: current}; pairs that became one count once."""
+        named = np.vectorize(lambda name: aliases.get(name, name), otypes=[object])
+        pairs, own, duplicates = filtered(named(self.pairs) if len(self.pairs) else self.pairs)
+        sets = {key: [aliases.get(m, m) for m in some] for key, some in self.sets.items()}
+        return replace(
+            self,
+            pairs=pairs,
+            sets=sets,
+            self_pairs=self.self_pairs + own,
+            duplicates=self.duplicates + duplicates,
+        )
 
     def describe_unmatched(self, names: Shaped[np.ndarray, " rows"]) -> Unmatched:
         """What is not in the map."""

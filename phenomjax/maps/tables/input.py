@@ -16,7 +16,8 @@ from phenomjax.maps.tables.metadata.detection import detect, with_wells
 from phenomjax.maps.tables.metadata.joining import join
 from phenomjax.maps.tables.metadata.roles import counts
 from phenomjax.maps.tables.metadata.symbols import read_aliases, with_current
-from phenomjax.maps.tables.metadata.understood import tidied, understood
+from phenomjax.maps.tables.metadata.tidying import tidied
+from phenomjax.maps.tables.metadata.understood import understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality.cleaning import clean

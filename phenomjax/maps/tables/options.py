@@ -48,7 +48,8 @@ class TableOptions(QualityOptions):
     metadata: Files = ()
     """tables of the same wells, plates or perturbations, joined by the columns that both have"""
     aliases: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """current symbols of genes: HGNC's complete set, or a table of two columns (name, symbol)"""
+    """current symbols of genes, for the profiles and for known pairs: HGNC's complete set, or a
+    table of two columns (name, symbol)"""
     where: Annotated[str | None, tyro.conf.arg(metavar="QUERY")] = None
     """rows to read, a pandas query ('Metadata_Time == 24'); by default all"""
     dry_run: bool = False

@@ -46,7 +46,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("perturbation",),
         ("jcp2022", "broadsample"),
         (
-            *("pertid", "perturbationid", "compoundid", "drugid", "cpdid", "sampleid", "broadid"),
+            *("pertid", "perturbationid", "compoundid", "drugid", "cpdid", "broadid", "cid"),
             *("sirnaid", "sgrnaid", "guideid", "grnaid", "orfid", "treatmentid", "reagentid"),
             *("substanceid", "catalogid", "catalognumber", "idr0000compound"),
         ),
@@ -60,7 +60,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
             *("treatmentname", "reagentname", "moleculename", "name", "condition"),
         ),
         ("inchikey",),
-        ("smiles", "canonicalsmiles"),
+        ("smiles", "canonicalsmiles", "sampleid", "sample"),
     ),
     "gene": (
         ("gene",),
@@ -149,9 +149,12 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     def named(given: str, found: Callable[[], str]) -> str:
         return found() if given == DETECT else given
 
+    def _is_of_many(name: str) -> bool:  # else a barcode is of a guide, and no plate's
+        return called[name] != "barcode" or 4 * metadata[name].nunique() <= len(metadata)
+
     kinds = roles.column_of_words(metadata, type_of)
     words = roles.column_of_words(metadata, roles.role_of)
-    plate = named(told.plate, lambda: first("plate"))
+    plate = named(told.plate, lambda: first("plate", _is_of_many))
     gene = named(told.gene, lambda: first("gene", lambda name: not words(name)))
     perturbation = named(
         told.perturbation,

@@ -20,7 +20,7 @@ from phenomjax.data.images.wells import normalise_well
 from phenomjax.data.tables import plain_name, read_table
 from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.metadata.detection import NAMES, plain
-from phenomjax.maps.tables.metadata.understood import tidied
+from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.prepare.images.annotation.sheet import plate_of
 from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError

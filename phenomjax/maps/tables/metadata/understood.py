@@ -1,15 +1,8 @@
 """What was understood of a table: which column is what, and how many wells have which role."""
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.maps.tables.profiles import Profiles
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXAMPLES = 3  # values that are shown of a column
 WIDEST = 40  # columns' names that are set below each other
@@ -17,39 +10,6 @@ ROLES = {
     **{"control": "negative controls", "positive": "positive controls"},
     **{"study": "under study", "neither": "neither"},
 }
-
-
-def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
-    """Metadata as every command expects it: categories are what they name, and whole numbers that
-    became fractions beside an empty cell are texts again (gene 42.0 is "42").
-    """
-    metadata = metadata.copy(deep=False)
-    for name in metadata.columns:
-        values = metadata[name]
-        if values.dtype == "category":
-            values = values.astype(object).where(values.notna(), None)
-        if values.dtype.kind == "f" and _names(name) and _whole(values):
-            values = values.map(lambda value: None if np.isnan(value) else f"{value:.0f}")
-            values = values.astype(object)
-        if values is not metadata[name]:
-            metadata[name] = values
-    return metadata
-
-
-def _names(column: object) -> bool:
-    """Whether a column of numbers names things rather than measures them."""
-    from phenomjax.maps.tables.metadata.detection import NAMES, plain
-
-    known = plain(column)
-    roles_of_names = ("plate", "experiment", "well", "perturbation", "gene")
-    return known.endswith("id") or any(
-        known in tier for role in roles_of_names for tier in NAMES[role]
-    )
-
-
-def _whole(values: "pd.Series") -> bool:
-    known = values.dropna()
-    return bool(len(known)) and bool((known % 1 == 0).all()) and bool((known.abs() < 2**53).all())
 
 
 def understood(profiles: Profiles, columns: Columns) -> str:
