@@ -23,7 +23,7 @@ from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
 from phenomjax.maps.relations import recall, relationships
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.metadata.understood import tidied
+from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.options import Files, Folder, Names, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
