@@ -22,9 +22,12 @@ from phenomjax.system.errors import UserError
 RESULTS = "benchmark.json"
 # options that say where features are in a table, and mean nothing in another
 OF_ONE_TABLE: dict[str, Any] = {"block": None, "features": None, "layer": None, "obsm": None}
-# what is no merit of a map, more or less of it: what position does, and pairs within a chromosome
-# arm, which the proximity bias raises
-NO_MERIT = re.compile(r"position\..*|.*\.within_arm(@.*)?")
+# What says nothing of which map is better: what position does; pairs within a chromosome arm, which
+# the proximity bias raises; the size of cosines, which falls with the number of dimensions; what is
+# measured on those active, who are others in each map.
+NO_MERIT = re.compile(
+    r"position\..*|.*\.within_arm(@.*)?|consistency\.mean_cosine|map\.consistency_of_active\..*"
+)
 CELLS = {BEATS: "(beaten)", NOT_SHOWN: "(overlaps)", BELOW: "(above)"}
 
 
