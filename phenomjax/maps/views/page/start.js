@@ -8,7 +8,7 @@ let paint = null;
 const choicesOfColour = () => [
   {label: "kind", text: row => KINDS[data.kinds[row]], colours: level => COLOURS[{gene: "g", compound: "c", control: "x"}[level]]},
   ...data.scores.flatMap(one => [
-    {label: one.name === data.scores[0].name ? "active or not" : `${one.label}: significant`, text: row => one.q[row] === null ? "" : one.q[row] <= data.fdr ? "active" : "not active", colours: level => level === "active" ? "#0b72c4" : "#a9b1ba"},
+    {label: one.name === data.scores[0].name ? "active or not" : `${one.label}: significant`, text: row => one.q[row] === null ? "" : one.q[row] <= data.fdr ? "active" : "not active", colours: level => ink(level === "active" ? "accent" : "point")},
     {label: one.label, number: row => one.values[row]}]),
   ...(data.cells ? [{label: "cells a well", number: row => data.cells.values[row]}, {label: "cells, share of controls", number: row => data.cells.share[row]}] : []),
   {label: "profile length", number: row => data.maps[current].length[row]},
