@@ -86,6 +86,7 @@ from phenomjax.maps.build.consistency import (
     consistency,
     refuse_two_nulls,
 )
+from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.retrieval.options import RetrievalOptions
@@ -147,27 +148,6 @@ class Options(RetrievalOptions, AlignmentOptions):
     """of the results"""
 
 
-def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
-    """--thresholds as numbers.
-
-    Raises:
-      UserError: not LOW,HIGH with 0 <= LOW < HIGH <= 1.
-    """
-    found = []
-    for word in words:
-        try:
-            low, high = (float(part) for part in word.split(","))
-        except ValueError:
-            low, high = 1.0, 0.0
-        if not 0 <= low < high <= 1:
-            raise UserError(
-                f"`thresholds` {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH,"
-                " as 0.05,0.95."
-            )
-        found.append((low, high))
-    return found
-
-
 def wells_entries(
     aligned: Profiles, columns: Columns, options: Options
 ) -> tuple[dict[str, Entry], Consistency, Profiles]:
@@ -207,7 +187,7 @@ def map_entries(
     """What is measured on the maps: siblings, known relationships, compounds and genes; and the
     recall curves.
     """
-    thresholds = read_thresholds(options.thresholds)
+    thresholds = recall.read_thresholds(options.thresholds)
     found = {"sibling.recall": entries.sibling_entry(perturbations, columns, thresholds)}
     arm = None
     if sources and genes is not None and options.genes:
@@ -241,7 +221,7 @@ def benchmark(
             options.targets, options.relationships, (*options.profiles, *options.metadata)
         )
         measured, curves, rows = rxrx3_core.benchmark(
-            profiles, interactions, sources, read_thresholds(options.thresholds)
+            profiles, interactions, sources, recall.read_thresholds(options.thresholds)
         )
         return measured, curves, None, rows
     sources = [read_relationships(path) for path in options.relationships]

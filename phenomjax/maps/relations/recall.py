@@ -28,11 +28,33 @@ from jaxtyping import Bool, Float, Float32, Int, Num
 
 from phenomjax.maps.relations.cosines import upper_blocks
 from phenomjax.statistics import ties
+from phenomjax.system.errors import UserError
 
 THRESHOLDS = ((0.05, 0.95),)
 TAILS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25)  # (t, 1 - t) of the curves
 LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 SAMPLE = 10**6  # random pairs that bracket the order statistics
+
+
+def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
+    """LOW,HIGH each, as numbers.
+
+    Raises:
+      UserError: not LOW,HIGH with 0 <= LOW < HIGH <= 1.
+    """
+    found = []
+    for word in words:
+        try:
+            low, high = (float(part) for part in word.split(","))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not 0 <= low < high <= 1:
+            raise UserError(
+                f"`thresholds` {word}: each is LOW,HIGH, two shares of all pairs with LOW < HIGH,"
+                " as 0.05,0.95."
+            )
+        found.append((low, high))
+    return found
 
 
 def recall_of(
