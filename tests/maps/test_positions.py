@@ -125,6 +125,7 @@ def test_position_is_measured_said_and_matched(nothing_but_position, tmp_path, c
     assert f"a share of {cost['value']:.3f} where chance is .05" in said
     assert said in text and text.count("--null position") == 1
     assert f"has {plates.CONTROLS} sets, so that no p is below 0.04" in text
+    assert "52 of 64 perturbations have to be above all of it" in text
     assert "lie in the same positions" in results["position"]["consistency.share_p05"]["null"]
 
     active = {}
@@ -261,3 +262,31 @@ def test_what_cannot_be_corrected_is_said(tmp_path, change, said):
     with pytest.raises(UserError, match=r"--correct_positions") as raised:
         run(*words, "--align", "none", "--out", tmp_path / "a.parquet")
     assert said in str(raised.value)
+
+
+@pytest.mark.shared_data
+def test_positions_of_cpjump1(shared, tmp_path):
+    """DMSO is in 64 positions of each plate. Half of them, named by their position as if they were
+    compounds, are active for the usual null, and not for one of the same positions.
+    """
+    folder = shared / "microscopy" / "profiles" / "cpjump1"
+    name = "BR001170{}_normalized_feature_select_negcon_batch.csv.gz"
+    table = pd.concat([pd.read_csv(folder / name.format(plate)) for plate in (10, 11, 12)])
+    table = table[table["Metadata_control_type"] == "negcon"]
+    half = sorted(set(table["Metadata_Well"]))[::2]
+    named = table["Metadata_Well"].isin(half)
+    table["Metadata_broad_sample"] = ("DMSO " + table["Metadata_Well"]).where(named)
+    table["Metadata_pert_type"] = np.where(named, "trt", "control")
+    table["Metadata_control_type"] = table["Metadata_control_type"].where(~named)
+    table.to_parquet(tmp_path / "dmso.parquet")
+    words = ["benchmark", "--profiles", tmp_path / "dmso.parquet", "--align", "center_scale"]
+    words += ["--probe", "none", "--null_size", 99, "--out", tmp_path / "out"]
+    share = {}
+    for more in ("", "--null position", "--correct_positions"):
+        assert run(*words, *more.split()) == 0
+        found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+        share[more] = found["consistency.share_p05"]["value"]
+        assert found["position.share_p05"]["in_one_position"] == 32
+    assert share[""] == pytest.approx(0.406, abs=0.04)
+    assert share["--null position"] < 0.1
+    assert share["--correct_positions"] == pytest.approx(0.219, abs=0.04)

@@ -23,6 +23,7 @@ so its resolution is 1 / n.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -254,7 +255,11 @@ def _by_position(
         )
     if least < SURE:
         log.info(
-            "the position-matched null has %d sets, so that no p is below %.2g",
+            "the position-matched null has %d sets, so that no p is below %.2g: for a false"
+            " discovery rate of 0.05, %d of %d perturbations have to be above all of it. More"
+            " controls, or more plates of them, make it finer",
             least,
             1 / (1 + least),
+            ceil(len(patterns) / (1 + least) / 0.05),
+            len(patterns),
         )
