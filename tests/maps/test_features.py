@@ -32,7 +32,15 @@ BOOKKEEPING = [
     *("Cells_AreaShape_Center_X", "Nuclei_X", "y", "centroid-0", "centroid_x", "Position X [µm]"),
     *("Cells_Neighbors_SecondClosestObjectNumber_Adjacent", "bbox-2", "label", "TableNumber"),
     *("Cells_TrackObjects_Label_20", "Image_ExecutionTime_05Identify", "ExecutionTime_01Images"),
-    *("Image_Count_Cells", "Count_Nuclei", "cell_count", "num_cells", "Image_Height_DNA"),
+    *(
+        "Image_Count_Cells",
+        "Count_Nuclei",
+        "cell_count",
+        "num_cells",
+        "Image_Height_DNA",
+        "Cells_Count",
+        "Hoechst_count",
+    ),
     *("PathName_DNA", "Image_FileName_ER", "Unnamed: 0", "index", "pubchem_cid", "timestamp"),
     *("Concentration_uM", "dose [uM]", "replicate", "batch", "time_h", "Group_Index"),
 ]

@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from phenomjax.maps.tables.counts import COUNTS
 from phenomjax.maps.tables.sources import Note, Wanted, noted
 from phenomjax.system.errors import UserError
 
@@ -66,7 +67,7 @@ _OF_OTHERS = re.compile(
     r"|unnamed: ?\d+|index|level_\d|__index_level_\d+__"
     r"|(?:acquisition|execution|exposure)[_ ]?time.*|time_?stamp|time(?:[_ ]?(?:h|hours?))?"
     r"|(?:dose|conc(?:entration)?|replicate|batch|experiment|passage)(?:[ _(\[.-].*)?"
-    r"|(?:num(?:ber)?_?(?:of_?)?|n_?)(?:cells|objects|nuclei|profiles)|(?:cell|object)_?counts?",
+    r"|num_profiles",
     re.IGNORECASE,
 )
 
@@ -75,7 +76,7 @@ def is_bookkeeping(name: str) -> bool:
     """Whether a column's name says that it is a position or bookkeeping: an image's or object's
     number, a row, a place in the image, a count of objects, a path, a running time.
     """
-    return _is(_OF_CELL_PROFILER, name) or _OF_OTHERS.fullmatch(name) is not None
+    return any((_is(_OF_CELL_PROFILER, name), _OF_OTHERS.fullmatch(name), COUNTS.fullmatch(name)))
 
 
 def _is(pattern: re.Pattern[str], name: str) -> bool:
@@ -125,16 +126,16 @@ def by_name(
       UserError: none are, or a regular expression is none.
     """
     regex = wanted.features if wanted.features != "common" else None
+    keep = compiled("keep_features", wanted.keep) if wanted.keep is not None else None
+    kept = {name for name in columns if keep and keep.fullmatch(name)}
     if recorded and regex is None and set(recorded) <= set(columns):
-        kept = set(recorded)
+        kept |= set(recorded)
         return Named(tuple(name for name in columns if name in kept))
     if regex is not None:
         pattern = compiled("features", regex)
         found = [name for name in columns if pattern.fullmatch(name)]
     else:
         found = list(columns) if features else _by_rule(columns)
-    keep = compiled("keep_features", wanted.keep) if wanted.keep is not None else None
-    kept = {name for name in columns if keep and keep.fullmatch(name)}
     left = [name for name in found if is_bookkeeping(name) and name not in kept]
     if any(_is(_OF_CELL_PROFILER, name) for name in left):
         left += [name for name in found if _is(_PARENT, name) and name not in kept]
