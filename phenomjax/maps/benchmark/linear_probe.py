@@ -10,6 +10,7 @@ perturbations of the share of their wells that are told right; chance is 1 / per
 interval is a bootstrap over perturbations.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,8 +89,10 @@ def probe(
             if classifier == "logistic"
             else RidgeClassifier(alpha=RIDGE, solver="cholesky")
         )
-        # L-BFGS on small matrices: threads that wait for each other cost more than they do
-        with threadpool_limits(1):
+        # L-BFGS on small matrices: threads that wait for each other cost more than they do. Many
+        # perturbations of two replicates are no regression, as scikit-learn supposes.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             right[held] = (
                 model.fit(scaled[trained], codes[trained]).predict(scaled[held]) == codes[held]
             )
