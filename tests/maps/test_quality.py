@@ -151,6 +151,15 @@ def test_empty_wells_are_left_out(caplog, kind, value):
     assert numbers(spoilt) == numbers(frame[~empty])
 
 
+def test_a_well_of_zeros_but_for_a_count():
+    frame = plates.screen()
+    frame.loc[[5, 50], plates.feature_names(24)[1:]] = 0
+    found = clean(frame)
+    assert len(found) == 286
+    (kind,) = found.provenance["steps"][0]["rows"]
+    assert kind == "are zeros in nearly all features"
+
+
 def test_empty_wells_of_a_normalised_plate_are_copies():
     """Zeros less a median, over a deviation: the same row in each empty well of the plate."""
     frame = plates.screen()

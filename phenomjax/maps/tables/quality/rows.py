@@ -7,9 +7,13 @@ from phenomjax.maps.tables import scratch
 
 LEAST_FEATURES = 10  # so many numbers are not equal by chance
 
-MISSING, ZERO, EQUAL, COPIES = (
+NEARLY = 0.95  # of the features; a row with more zeros is none, where most rows have few
+FEW = 0.5  # of the features
+
+MISSING, ZERO, NEARLY_ZERO, EQUAL, COPIES = (
     "have no value at all",
     "are all zeros",
+    "are zeros in nearly all features",
     "are one number all over",
     "are the same in every feature as another well of their plate",
 )
@@ -28,7 +32,8 @@ def empty_rows(
       wells: batch and well of each row, [rows, 2]; without them rows are not compared.
     """
     rows, dim = features.shape
-    found = {kind: np.zeros(rows, bool) for kind in (MISSING, ZERO, EQUAL)}
+    found = {kind: np.zeros(rows, bool) for kind in (MISSING, ZERO, NEARLY_ZERO, EQUAL)}
+    zeros = np.zeros(rows)
     for some in scratch.blocks(rows, dim):
         values = features[some]
         known = np.isfinite(values)
@@ -36,8 +41,11 @@ def empty_rows(
         same = (~known | (values == first)).all(1)
         found[MISSING][some] = nothing = ~known.any(1)
         found[ZERO][some] = zero = same & ~nothing & (first[:, 0] == 0) & (dim > 1)
+        zeros[some] = (values == 0).sum(1) / np.maximum(known.sum(1), 1)
         found[EQUAL][some] = same & ~nothing & ~zero & (dim >= LEAST_FEATURES)
         scratch.release(features)
+    if dim >= LEAST_FEATURES and np.median(zeros) < FEW:
+        found[NEARLY_ZERO] = (zeros > NEARLY) & ~found[ZERO]
     if wells is not None and dim >= LEAST_FEATURES:
         empty = np.any(list(found.values()), axis=0)
         found[COPIES] = _copies(features, wells) & ~empty
