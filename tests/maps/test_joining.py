@@ -119,9 +119,10 @@ def test_one_table_by_well_id_by_well_or_of_one_plate(tmp_path):
     assert metadata["treatment"].tolist() == ["EMPTY_control", "x", "y"]
     assert metadata["plate"].tolist() == [1, 1, 2]
     plates = pd.DataFrame({"Metadata_Plate": ["7", "7", "8"], "Metadata_Well": ["A1", "a02", "A1"]})
-    layout = {"Well": ["A01", "A02"], "Drug": ["p", "q"]}
-    metadata, _ = join(plates, _tables(tmp_path, layout=layout))
-    assert metadata["Metadata_Drug"].tolist() == ["p", "q", "p"]
+    for place in ({"Well": ["A01", "A02"]}, {"Row": ["A", "A"], "Column": [1, 2]}):
+        layout = {**place, "Drug": ["p", "q"]}
+        metadata, _ = join(plates, _tables(tmp_path, layout=layout))
+        assert metadata["Metadata_Drug"].tolist() == ["p", "q", "p"]
     book = openpyxl.Workbook()
     for row in (("Plate", "Well", "Gene"), ("007", "A01", "TP53"), (8, "A01", "MDM2")):
         book.active.append(row)

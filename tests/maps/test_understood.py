@@ -12,7 +12,7 @@ from phenomjax.maps.build import aggregate
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.metadata import roles
-from phenomjax.maps.tables.metadata.detection import detect, with_wells
+from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.maps.tables.names import entities, targets_of
 from phenomjax.maps.tables.options import TableOptions
@@ -237,16 +237,6 @@ def test_a_flag_that_names_no_column_is_an_error():
         UserError, match=r"no column 'Metadata_gen', .* Did you mean 'Metadata_gene'"
     ):
         _detected(screen(plates=1), gene="Metadata_gen")
-
-
-def test_wells_are_made_of_rows_and_columns():
-    table = pd.DataFrame({"Metadata_Row": ["B", 2.0, None], "Metadata_Column": [3, 11, 1]})
-    made = with_wells(table)
-    assert made["Metadata_Well"].tolist()[:2] == ["B03", "B11"]
-    numbers = with_wells(pd.DataFrame({"Row": [1, 27], "Col": [2, 3]}))
-    assert numbers["well"].tolist() == ["A02", "AA03"]
-    named = pd.DataFrame({"Row": [1], "Column": [2], "Well": ["C07"]})
-    assert with_wells(named).columns.tolist() == ["Row", "Column", "Well"]
 
 
 def test_is_control_of_all_kinds_leaves_the_positive_ones_out():

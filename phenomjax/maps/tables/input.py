@@ -12,7 +12,7 @@ import numpy as np
 
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_rows, require
-from phenomjax.maps.tables.metadata.detection import detect, with_wells
+from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.joining import join
 from phenomjax.maps.tables.metadata.roles import counts
 from phenomjax.maps.tables.metadata.symbols import read_aliases, with_current
@@ -46,7 +46,6 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
         profiles = joined(profiles, options.metadata)
     if options.where is not None:
         profiles = chosen(profiles, options.where)
-    profiles = replace(profiles, metadata=with_wells(profiles.metadata))
     columns = detect(profiles.metadata, options.columns)
     if options.aliases is not None:
         profiles = with_current_symbols(profiles, columns, options.aliases)

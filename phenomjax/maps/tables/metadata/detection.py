@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from phenomjax.data.images.wells import normalise_well
 from phenomjax.maps.tables.columns import DETECT, Columns, require
 from phenomjax.maps.tables.metadata import roles
 from phenomjax.prepare.images.annotation.values import type_of
@@ -91,32 +90,6 @@ def plain(column: object) -> str:
     return re.sub(r"[\W_]", "", _PREFIX.sub("", str(column)).lower())
 
 
-def with_wells(metadata: "pd.DataFrame") -> "pd.DataFrame":
-    """Metadata with a column of wells, made of a row and a column of the plate where there is none
-    (B and 3, or 2 and 3: B03).
-    """
-    called: dict[str, str] = {}
-    for name in map(str, metadata.columns):
-        called.setdefault(plain(name), name)
-    if any(name in called for tier in NAMES["well"] for name in tier):
-        return metadata
-    for pair in (
-        ("wellrow", "wellcol"),
-        ("wellrow", "wellcolumn"),
-        ("row", "column"),
-        ("row", "col"),
-    ):
-        if called.keys() >= {*pair}:
-            row, column = (metadata[called[name]] for name in pair)
-            wells = [
-                normalise_well(f"{first}{second}" if first.isalpha() else f"r{first}c{second}")
-                for first, second in zip(_texts(row), _texts(column), strict=True)
-            ]
-            prefix = _PREFIX.match(called[pair[0]])
-            return metadata.assign(**{f"{prefix[0]}Well" if prefix else "well": wells})
-    return metadata
-
-
 def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     """The columns of a table, by name and by what they hold.
 
@@ -184,10 +157,6 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
     )
     return roles.find(metadata, columns, {name: plain(name) for name in called})
-
-
-def _texts(values: "pd.Series") -> list[str]:
-    return values.astype(str).str.strip().str.removesuffix(".0").tolist()
 
 
 def _is_dose(name: str) -> bool:

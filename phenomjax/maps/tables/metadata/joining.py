@@ -21,6 +21,7 @@ from phenomjax.data.tables import plain_name, read_table
 from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.metadata.detection import NAMES, plain
 from phenomjax.maps.tables.metadata.tidying import tidied
+from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.prepare.images.annotation.sheet import plate_of
 from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError
@@ -130,7 +131,7 @@ def _read(path: Path) -> "pd.DataFrame":
         raise UserError(f"`metadata` {path}: two columns are named {twice!r}. Rename one of them.")
     if frame.empty:
         raise UserError(f"`metadata` {path} has no rows or no named columns.")
-    return tidied(frame.rename(columns=str))
+    return with_wells(tidied(frame.rename(columns=str)))[0]
 
 
 def _next(
@@ -181,13 +182,10 @@ def _keys(metadata: "pd.DataFrame", table: "pd.DataFrame") -> dict[str, tuple[st
 
     parents, plates = of("experiment"), [n for n in ("plate", "platemap") if n in common][:1]
     wells = of("well")
-    row = [n for n in ("wellrow", "row", "wellcol", "wellcolumn", "column", "col") if n in common]
     if "wellid" in common and _unique(table, [common["wellid"][1]]):
         chosen = ["wellid"]
     elif wells:
         chosen = [*parents, *plates, *wells[:1]]
-    elif len(row) >= 2:
-        chosen = [*parents, *plates, *row[:2]]
     elif plates:
         chosen = [*parents, *plates]
     else:
