@@ -108,9 +108,9 @@ def test_what_a_table_does_not_allow_is_left_out_with_the_reason(tmp_path, capsy
     assert run(*words, "--align", "tvn", "standardize") == 0
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert list(result["methods"]) == ["standardize"]
-    assert "No row is a control" in result["about"]["failed"]["tvn"]
+    assert "No row is a negative control" in result["about"]["failed"]["tvn"]
     assert result["methods"]["standardize"]["map_controls"] is None
-    assert "tvn is left out: No row is a control" in capsys.readouterr().out
+    assert "tvn is left out: No row is a negative control" in capsys.readouterr().out
     with pytest.raises(UserError, match="No method can align these profiles"):
         run(*words, "--align", "tvn")
     one = table[table["Metadata_Plate"] == table["Metadata_Plate"].iloc[0]]

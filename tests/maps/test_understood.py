@@ -326,6 +326,17 @@ def test_a_plate_is_always_part_of_a_well(tmp_path):
     assert len(pd.read_parquet(out)) == 288
 
 
+def test_files_without_plates_are_plates(tmp_path):
+    """A01 of one file is not A01 of the other."""
+    table = screen(plates=2)
+    words = ["--out", tmp_path / "out.parquet", "--to", "well", "--profiles"]
+    for plate, rows in table.groupby("Metadata_Plate"):
+        words.append(_files(tmp_path, rows.drop(columns="Metadata_Plate"), f"{plate}.parquet"))
+    run_as_door(aggregate, words)
+    wells = pd.read_parquet(tmp_path / "out.parquet")
+    assert len(wells) == len(table) and set(wells["Metadata_Plate"]) == set(table["Metadata_Plate"])
+
+
 def test_time_points_stay_apart_unless_told(tmp_path, caplog):
     caplog.set_level("INFO", logger="phenomjax")
     late = screen(plates=1, seed=2).assign(Metadata_Time=48, Metadata_Density=80)

@@ -113,7 +113,8 @@ def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
     if name == "":
         raise UserError(
             f"No column of the profiles is known to be what {flag} names. There are:"
-            f" {', '.join(map(str, metadata.columns[:40]))}. Name it with {flag} COLUMN."
+            f" {', '.join(map(str, metadata.columns[:40]))}. Name it with {flag} COLUMN, or"
+            " join a table that has it: `metadata` FILE."
         )
     if name not in metadata.columns:
         close = did_you_mean(name, map(str, metadata.columns)) or did_you_mean(

@@ -20,6 +20,7 @@ from phenomjax.maps.tables.formats.notes import shown, tell
 from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
+from phenomjax.maps.tables.metadata.detection import NAMES, plain
 from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged, noted
@@ -60,7 +61,7 @@ def read(
         if sources and source.names == sources[0].names:  # which weigh much, for many files
             source = replace(source, names=sources[0].names)
         sources.append(source)
-    sources = side_by_side(sources)
+    sources = _with_plates(side_by_side(sources))
     _require_annotated(files, wanted)
     notes = [note for source in sources for note in source.notes]
     names = sources[0].names
@@ -85,6 +86,30 @@ def read(
             provenance["steps"] = [{"command": "concatenate", "of": steps}]
         profiles = Profiles(features, metadata, names, provenance)
     return profiles.after("read", found=found) if found else profiles
+
+
+def _with_plates(sources: list[Source]) -> list[Source]:
+    """Files that name no plates, and wells of the same names: each is a plate, named by its file;
+    else A01 of one file would be A01 of the other.
+    """
+    wells: list[set[object]] = []
+    for source in sources:
+        called = {plain(name): name for name in source.metadata.columns}
+        well = next((called[n] for tier in NAMES["well"] for n in tier if n in called), None)
+        if well is None or any(n in called for tier in NAMES["plate"] for n in tier):
+            return sources
+        wells.append(set(source.metadata[well].dropna()))
+    names = [s.path.name[: len(Path(plain_name(s.path)).stem)] for s in sources]
+    if sum(map(len, wells)) == len(set().union(*wells)) or len(set(names)) < len(names):
+        return sources
+    plated = []
+    for source, name in zip(sources, names, strict=True):
+        prefixed = any(str(one).startswith("Metadata_") for one in source.metadata.columns)
+        metadata = source.metadata.assign(**{"Metadata_Plate" if prefixed else "plate": name})
+        plated.append(replace(source, metadata=metadata))
+    note = Note("plates", tuple(names), len(names))
+    plated[0] = replace(plated[0], notes=(*plated[0].notes, note))
+    return plated
 
 
 def _require_annotated(files: Sequence[Path], wanted: Wanted) -> None:

@@ -33,6 +33,7 @@ SENTENCES = {
     "homeless": "left out {count} objects (cells) of no well",
     "images": "plates and wells of objects are those of {example}",
     "wells": "wells are named by their row and column: {names}",
+    "plates": "no column names the plates: each of the {count} files is one, by its name: {names}",
     "element": "X is empty; the features are those of {example}",
     "sites": "{count} files of sites",
 }

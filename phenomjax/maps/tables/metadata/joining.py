@@ -8,7 +8,7 @@ never multiplied. A well is the same well as A1 and A01, a plate as 7 and 7.0.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,8 +238,7 @@ def _join_one(
     known = table[table[keys].notna().all(axis=1)].reset_index(drop=True)
     ours, theirs = _compared(metadata, known, by)
     known, theirs = _one_row_each(known, theirs, path, by)
-    rows = _find(ours, theirs)
-    found = rows >= 0
+    found = (rows := _find(ours, theirs)) >= 0
     mine = tuple(mine for mine, _ in by.values())
     if not found.any():
         return metadata, Joined(path, mine, 0, ())
@@ -256,7 +255,7 @@ def _join_one(
         if target in metadata:
             before = metadata[target].to_numpy(object)
             fill = _missing(before) & ~_missing(values)
-            other = ~_missing(before) & ~_missing(values) & (_texts(before) != _texts(values))
+            other = ~_missing(before) & ~_missing(values) & _differ(before, values)
             if target not in own:
                 fill |= other
             elif other.any():
@@ -368,8 +367,8 @@ def _missing(values: Any) -> Any:
     return pd.isna(values) | (values == "")
 
 
-def _texts(values: Any) -> Any:
-    return np.array([_text(value) for value in values], object)
+def _differ(ours: Any, theirs: Any) -> Any:
+    return np.array([_text(a) != _text(b) for a, b in zip(ours, theirs, strict=True)], bool)
 
 
 def _typed(values: Any) -> "pd.Series | np.ndarray":
@@ -396,6 +395,6 @@ def _unmatched(metadata: "pd.DataFrame", table: "pd.DataFrame", joined: Joined) 
 
 def _some(names: Iterable[object]) -> str:
     """The first of some names."""
-    words: Sequence[str] = [str(name) for name in names]
+    words = [str(name) for name in names]
     more = f" and {len(words) - ADDED} more" if len(words) > ADDED else ""
     return ", ".join(words[:ADDED]) + more
