@@ -16,6 +16,9 @@ further. Methods:
 
 Metadata: a column is kept where it has one value within the group, and empty elsewhere;
 num_profiles counts the rows that went in, and columns that count cells are averaged.
+
+Rows may be more than memory holds: features beyond 128 MiB lie in a file without a name beside
+--out while the command runs (a kill frees it, too). The metadata of all rows are held.
 """
 
 import logging

@@ -40,6 +40,10 @@ its row, its column, the wells around it and the position itself, as the control
 all plates (maps/positions/correction.py). On three CPJUMP1 plates, center_scale, the positions with
 nothing but controls that pass p < .05 fall from .516 to .219, told from other positions' controls.
 
+Plates may be more than memory holds: features beyond 128 MiB lie in a file without a name beside
+--out while the command runs (a kill frees it, too), and all but harmony goes over them block by
+block. The metadata of all rows are held.
+
 Sources: recursionpharma/EFAAR_benchmarking (embed_by_pca, tvn_on_controls, constants),
 recursionpharma/OpenPhenom (its card), Ando et al. 2017 (TVN), Kessy et al. 2018 (sphering),
 Korsunsky et al. 2019 (Harmony).
