@@ -4,9 +4,9 @@
 Simulated plates of 384 wells x 904 features (64 controls, 320 perturbations) in a Parquet file
 each. The peer does the same with pandas and scikit-learn, as notebooks do: read all, PCA(128) on
 the controls, center and scale on each plate's, mean of each perturbation. Each run is a process of
-its own, alternating; printed are its peak of resident memory, CPU seconds of all its threads and wall
-seconds, and by how much the two results differ. --alone leaves the peer out, whose memory grows
-with the table.
+its own, alternating; printed are its peak of resident memory, CPU seconds of all its threads and
+wall seconds, and by how much the two results differ. --alone leaves the peer out, whose memory
+grows with the table.
 """
 
 import argparse

@@ -66,13 +66,18 @@ class Columns:
         Raises:
           UserError: a batch column that the table has not.
         """
-        parts = [require(metadata, name, "`batch`").fillna("").astype(str) for name in self.batch]
+        parts = [require(metadata, name, "`batch`") for name in self.batch]
         if not parts:
             return np.full(len(metadata), "all", object)
-        joined = parts[0]
-        for part in parts[1:]:
-            joined = joined + "/" + part
-        return joined.to_numpy(object)
+        # one text for all rows of a batch: of cells there may be millions
+        by = [part.to_numpy() for part in parts]
+        codes = metadata.groupby(by, dropna=False, sort=False, observed=True).ngroup().to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        texts = [part.iloc[first].astype(object).fillna("").astype(str) for part in parts]
+        joined = texts[0]
+        for text in texts[1:]:
+            joined = joined + "/" + text
+        return joined.to_numpy(object)[codes]
 
     def controls(self, metadata: "pd.DataFrame") -> Bool[np.ndarray, " rows"]:
         """Which rows are negative controls, bool [rows].

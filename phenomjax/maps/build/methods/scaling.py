@@ -57,8 +57,9 @@ def standardize(
 
 def rows_of(batches: Shaped[np.ndarray, " rows"]) -> dict[str, Int[np.ndarray, "_"]]:
     """The rows of each batch, in the order of their names."""
-    names, codes = np.unique(batches.astype(str), return_inverse=True)
+    import pandas as pd
+
+    codes, names = pd.factorize(batches, sort=True)
     order = np.argsort(codes, kind="stable")
-    return dict(
-        zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True)
-    )
+    parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
+    return dict(zip(map(str, names), parts, strict=True))

@@ -62,11 +62,13 @@ def _checked(
     profiles: Profiles, columns: Columns, options: QualityOptions, on: bool, done: Record
 ) -> Profiles:
     """Without rows that lack most features and features that are wrong; the rest is mended."""
+    import pandas as pd
+
     lacking = _lacking(profiles)
     if lacking.any():
         profiles = _without_rows(profiles, {LACKING: lacking}, _wells(profiles, columns), done)
     rows, dim = profiles.features.shape
-    _, codes = np.unique(columns.batches(profiles.metadata).astype(str), return_inverse=True)
+    codes, _ = pd.factorize(columns.batches(profiles.metadata), sort=True)
     controls = columns.controls(profiles.metadata)
     bounds = checks.bounds_of(profiles.features, codes, options.max_deviation if on else np.inf)
     counts = checks.Counts(bounds)
