@@ -382,3 +382,12 @@ def test_published_tables_go_through_the_door_with_no_word_but_profiles(tmp_path
         run("aggregate", *words)
     assert run("aggregate", *words, "--features", "common") == 0
     assert read(out).names == tuple(names[2:])
+
+
+def test_files_of_one_name_in_folders_are_the_plates_of_these(tmp_path):
+    table = pd.DataFrame({"well": ["A01", "A02"], "emb_0": [1.0, 2], "emb_1": 3.0, "emb_2": 4.0})
+    paths = [tmp_path / plate / "wells.csv" for plate in ("P1", "P2")]
+    for k, path in enumerate(paths):
+        path.parent.mkdir()
+        table.assign(emb_0=float(k)).to_csv(path, index=False)
+    assert set(read(paths).metadata["plate"]) == {"P1/wells", "P2/wells"}

@@ -100,6 +100,11 @@ def _with_plates(sources: list[Source]) -> list[Source]:
             return sources
         wells.append(set(source.metadata[well].dropna()))
     names = [s.path.name[: len(Path(plain_name(s.path)).stem)] for s in sources]
+    if len(set(names)) < len(names):  # P1/Cells.csv and P2/Cells.csv
+        names = [
+            f"{source.path.absolute().parent.name}/{n}"
+            for source, n in zip(sources, names, strict=True)
+        ]
     if sum(map(len, wells)) == len(set().union(*wells)) or len(set(names)) < len(names):
         return sources
     plated = []
