@@ -13,7 +13,7 @@ from copairs.map import mean_average_precision as their_mean
 from copairs.map import multilabel
 
 from phenomjax.maps.benchmark import command as benchmark
-from phenomjax.maps.build import filters
+from phenomjax.maps.build import align, filters
 from phenomjax.maps.retrieval import average_precision as module
 from phenomjax.maps.retrieval.average_precision import (
     average_precision,
@@ -261,6 +261,17 @@ def test_two_replicates_are_told_what_they_can_show(plates, tmp_path, caplog):
     assert (table["activity_q"] <= 0.05).sum() >= 26
 
 
+def test_filter_says_when_the_alignment_knows_the_controls(plates, tmp_path, caplog):
+    words = ["--profiles", plates / "wells.csv", *COLUMNS, "--align", "sphering"]
+    run_as_door(align, [*words, "--out", tmp_path / "aligned.parquet"])
+    words = ["--profiles", tmp_path / "aligned.parquet", *COLUMNS, "--draws", 50]
+    with caplog.at_level("INFO"):
+        run_as_door(filters, [*words, "--out", tmp_path])
+    assert "fitted on these controls (sphering), which raises activity; maps benchmark" in (
+        caplog.text
+    )
+
+
 def test_rules_that_cannot_be_answered_are_told(plates, tmp_path):
     words = ["--profiles", plates / "wells.csv", *COLUMNS, "--draws", 50, "--out", tmp_path]
     for more, said in (
@@ -294,6 +305,26 @@ def test_benchmark_has_map_keys(plates, tmp_path):
     assert consistency["count"] == 32 and consistency["value"] > 3 * consistency["chance"]
     assert found["map.consistency_of_active.mean"]["value"] > consistency["value"]
     assert 0.3 < found["map.distinctiveness.share_q05"]["value"] < 0.7
+
+
+@pytest.mark.parametrize(("align", "effect"), [("tvn", 0.5), ("center_scale", 1.0)])
+def test_controls_that_the_alignment_knows_are_told_from_unseen_ones(
+    tmp_path, align, effect, caplog
+):
+    """Many features beside few controls: TVN is fitted to their noise, centre and scale are not."""
+    screen(dim=60, effect=effect).to_csv(tmp_path / "wells.csv", index=False)
+    words = ["--profiles", tmp_path / "wells.csv", *COLUMNS, "--align", align, "--probe", "none"]
+    words += ["--quality", "off", "--draws", 50, "--null_size", 1000, "--out", tmp_path]
+    run_as_door(benchmark, words)
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    unseen, said = found["map.activity_unseen.share_q05"], "that it has not seen" in caplog.text
+    assert unseen["count"] == 64 and said == (align == "tvn")
+    if align == "tvn":
+        assert unseen["value"] == 0 < 0.2 < unseen["fitted"]
+    else:
+        assert (
+            unseen["value"] == unseen["fitted"] == found["map.activity.share_q05"]["value"] == 0.5
+        )
 
 
 def test_a_map_has_consistency_only(plates, tmp_path):

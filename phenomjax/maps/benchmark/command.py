@@ -18,7 +18,9 @@ into --out:
                         mean average precision (mAP, as copairs), and the share with q <= .05:
                         replicates are found among the negative controls of their plate; among the
                         other wells of their plate; perturbations of a target among those of others
-                        (map.consistency_of_active.mean: where only those active take part)
+                        (map.consistency_of_active.mean: where only those active take part).
+                        map.activity_unseen.share_q05: among controls that the alignment has not
+                        seen, half of them; beside it what those fitted say, which can be far more
       sibling.recall    perturbations with the same target are among the nearest or most opposite
                         5 % of all pairs
       recall.CORUM, …   known pairs are, one key a file; recall.CORUM@0.1,0.9 at further
@@ -60,6 +62,7 @@ chance recall .10):
   pca_center_scale --dims 128          .240        .712        .527             .262
   tvn --dims 128 (rank-starved)        .234        .469        .354             .231
   pca_center_scale, plate 25 too       .235        .796        .631             .277
+map.activity.share_q05 of these lines: .454, .381, .338, .773 (.158 among unseen controls), .431.
 """
 
 import logging
@@ -75,7 +78,7 @@ from phenomjax.maps.benchmark import against, entries, measures
 from phenomjax.maps.benchmark.against import Baseline
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.benchmark.protocols import rxrx3_core
-from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries
+from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries, unseen_controls_entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
 from phenomjax.maps.build.confounding import confounding, placed
@@ -101,6 +104,8 @@ from phenomjax.system.files import save_figure, write_json, write_table, write_t
 from phenomjax.system.options import recorded
 
 log = logging.getLogger("phenomjax")
+
+FITTED_ON_CONTROLS = ("center_scale", "pca_center_scale", "tvn", "sphering", "harmony")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +273,15 @@ def benchmark(
             profiles = aggregate.to_wells(profiles, columns)
         aligned = align_as_told(profiles, columns, options)
         found, result, wells = wells_entries(aligned, columns, options)
+        if options.align in FITTED_ON_CONTROLS and columns.controls(profiles.metadata).any():
+            found["map.activity_unseen.share_q05"] = unseen_controls_entry(
+                profiles,
+                columns,
+                options,
+                lambda some, roles: align_as_told(some, roles, options),
+                doses=options.doses,
+                seed=options.seed,
+            )
     perturbations, genes = entries.maps_of(wells, columns)
     found |= retrieval_entries(
         aligned, wells, perturbations, columns, options, doses=options.doses, seed=options.seed

@@ -40,6 +40,7 @@ from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.retrieval.phenotypes import Retrieval, activity
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Folder, TableOptions
+from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.unexpressed import unexpressed_wells
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.permutation import p_values, q_values
@@ -176,7 +177,7 @@ def run(options: Options) -> int:
     )
     write(profiles.take(kept).after("filter", **record), out / "profiles.parquet")
     write_json(out / "filter.json", record)
-    log.info("%s", _said(significant, among_controls, options.max_fdr))
+    log.info("%s", _said(significant, among_controls, options.max_fdr, whitened(profiles)))
     log.info(
         "filter: %d of %d perturbations are active (%s, FDR %g); %d have one replicate, %d fewer"
         " than %d for a magnitude; wrote %s",
@@ -203,8 +204,18 @@ def _activity_columns(found: Retrieval) -> "pd.DataFrame":
     return pd.DataFrame(values, index=found.mean.names, columns=columns)
 
 
+def whitened(profiles: Profiles) -> str:
+    """The alignment of the profiles, where it made the covariance of the controls the identity."""
+    steps = profiles.provenance.get("steps", [])
+    methods = [step.get("method") for step in steps if step.get("command") == "align"]
+    return next((method for method in methods if method in ("tvn", "sphering")), "")
+
+
 def _said(
-    significant: dict[str, Bool[np.ndarray, " perturbations"]], activity: Retrieval, fdr: float
+    significant: dict[str, Bool[np.ndarray, " perturbations"]],
+    activity: Retrieval,
+    fdr: float,
+    whitened: str,
 ) -> str:
     """How many pass each test, and what each asks."""
     lines = [f"significant at FDR {fdr:g}, of {len(significant['activity'])} perturbations:"]
@@ -218,6 +229,12 @@ def _said(
         lines.append(f"  activity could not be asked: {activity.reason}")
     else:
         lines.append(f"  activity is mAP: {activity.rules}")
+    if whitened and not activity.reason:
+        lines.append(
+            f"  the profiles were fitted on these controls ({whitened}), which raises activity;"
+            " maps benchmark says how much remains among controls that were not"
+            " (map.activity_unseen.share_q05)"
+        )
     if activity.lone:
         lines.append(
             f"  {activity.lone} perturbations have two replicates only, and no p of theirs can be"
