@@ -188,6 +188,9 @@ def test_tables_that_do_not_fit_are_errors(tmp_path):
     for table, said in cases:
         with pytest.raises(UserError, match=said):
             join(wells, _tables(tmp_path, table=table))
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read"):
+        join(wells, [tmp_path / "cut.parquet"])
     with pytest.raises(UserError, match="no table at"):
         join(wells, [tmp_path / "none.csv"])
 

@@ -391,12 +391,14 @@ def test_wells_that_hold_several_perturbations_are_told(tmp_path, caplog):
 
 
 def test_lists_of_targets_are_sets():
-    column = ["A|B", "B; C", "D, A ", None, "", "E"]
+    column = ["A|B", "['B', 'C']", "D, A ", None, "", "E"]
     profiles = Profiles(np.zeros((6, 1), np.float32), pd.DataFrame({"gene": column}), ("f",))
     targets = targets_of(profiles, Columns())
     assert targets.tolist() == [{"A", "B"}, {"B", "C"}, {"A", "D"}, set(), set(), {"E"}]
     whole = targets_of(profiles, Columns(separators=""))
-    assert whole.tolist()[:2] == [{"A|B"}, {"B; C"}]
+    assert whole.tolist()[:1] == [{"A|B"}]
+    held = tidied(pd.DataFrame({"gene": [["A", "B"], np.array(["C"]), None]}))  # of Parquet
+    assert held["gene"].tolist() == ["A|B", "C", None]
     pairs, shared = same_target_pairs(targets)
     assert pairs.tolist() == [[0, 2], [0, 1]] and shared.tolist() == ["A", "B"]
     twice = np.array([{"A", "B"}, {"B", "A"}, {"A"}], object)

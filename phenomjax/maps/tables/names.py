@@ -144,9 +144,9 @@ def targets_of(profiles: Profiles, columns: Columns) -> Shaped[np.ndarray, " row
 
 
 def targets_in(text: str, separators: str = Columns.separators) -> frozenset[str]:
-    """The genes of a list of targets."""
+    """The genes of a list of targets, without the brackets and quotes of a list of Python."""
     parts = re.split(f"[{re.escape(separators)}]", text) if separators else [text]
-    return frozenset(part.strip() for part in parts) - {""}
+    return frozenset(part.strip(" \t\n[]{}()'\"") for part in parts) - {""}
 
 
 def are_named(targets: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:

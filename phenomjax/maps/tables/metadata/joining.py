@@ -17,11 +17,9 @@ import numpy as np
 from jaxtyping import Int
 
 from phenomjax.data.images.wells import normalise_well
-from phenomjax.data.tables import plain_name, read_table
-from phenomjax.maps.tables.frames import read_frame
+from phenomjax.data.tables import plain_name
+from phenomjax.maps.tables.metadata.annotations import read_annotations
 from phenomjax.maps.tables.metadata.detection import NAMES, plain
-from phenomjax.maps.tables.metadata.tidying import tidied
-from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.prepare.images.annotation.sheet import plate_of
 from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError
@@ -75,7 +73,7 @@ def join(
       UserError: a table without a column in common, none of whose rows match, or that says several
         things of one well.
     """
-    waiting = {str(path): _read(Path(path)) for path in paths}
+    waiting = {str(path): read_annotations(Path(path)) for path in paths}
     prefix = "Metadata_" if any(str(c).startswith("Metadata_") for c in metadata.columns) else ""
     own = set(metadata.columns)
     done: list[Joined] = []
@@ -93,7 +91,7 @@ def join(
         done.append(joined)
     for joined in done:
         if not joined.matched and not any(d.matched for d in done if d.by == joined.by):
-            raise _unmatched(metadata, _read(Path(joined.table)), joined)
+            raise _unmatched(metadata, read_annotations(Path(joined.table)), joined)
         log.info(
             "metadata: %s knows %d of %d rows by %s%s",
             joined.table,
@@ -103,35 +101,6 @@ def join(
             f"; it adds {_some(joined.added)}" if joined.added else "",
         )
     return metadata, done
-
-
-def _read(path: Path) -> "pd.DataFrame":
-    """A table of any format, tidied; nameless columns are left out."""
-    import pandas as pd
-
-    if not path.is_file() and "#" not in path.name:
-        raise UserError(f"`metadata`: there is no table at {path}.")
-    name = plain_name(path)
-    if name.endswith(".parquet"):
-        frame = pd.read_parquet(path)
-    elif ".xls" in name:
-        sheet = read_table(path)
-        frame = pd.DataFrame(sheet.rows, columns=list(sheet.columns), dtype=object)
-        for column in frame:
-            if not frame[column].dropna().str.fullmatch(r"0\d+").any():
-                numbers = pd.to_numeric(frame[column], errors="coerce")
-                whole = numbers.notna().sum() == frame[column].notna().sum()
-                frame[column] = numbers if whole else frame[column]
-    else:
-        frame = read_frame(path)
-    named = [c for c in frame.columns if str(c).strip() and not str(c).startswith("Unnamed:")]
-    frame = frame.loc[:, named]
-    if frame.columns.duplicated().any():
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise UserError(f"`metadata` {path}: two columns are named {twice!r}. Rename one of them.")
-    if frame.empty:
-        raise UserError(f"`metadata` {path} has no rows or no named columns.")
-    return with_wells(tidied(frame.rename(columns=str)))[0]
 
 
 def _next(
@@ -255,7 +224,8 @@ def _join_one(
         if target in metadata:
             before = metadata[target].to_numpy(object)
             fill = _missing(before) & ~_missing(values)
-            other = ~_missing(before) & ~_missing(values) & _differ(before, values)
+            differ = [_text(a) != _text(b) for a, b in zip(before, values, strict=True)]
+            other = ~_missing(before) & ~_missing(values) & differ
             if target not in own:
                 fill |= other
             elif other.any():
@@ -365,10 +335,6 @@ def _missing(values: Any) -> Any:
     import pandas as pd
 
     return pd.isna(values) | (values == "")
-
-
-def _differ(ours: Any, theirs: Any) -> Any:
-    return np.array([_text(a) != _text(b) for a, b in zip(ours, theirs, strict=True)], bool)
 
 
 def _typed(values: Any) -> "pd.Series | np.ndarray":

@@ -22,8 +22,8 @@ def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
     """Tidy metadata of the same rows.
 
     Categories become what they name; whole numbers that became fractions beside an empty cell are
-    texts again where they name something (gene 42.0 is "42"); texts lose the blanks around them,
-    and those that a program wrote for a missing value ("nan", "") are missing.
+    texts again where they name something (gene 42.0 is "42"); lists become texts; texts lose the
+    blanks around them, and those that a program wrote for a missing value ("nan", "") are missing.
     """
     metadata = metadata.copy(deep=False)
     blank, nothing = [], []
@@ -33,6 +33,10 @@ def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
             texts = values.map(lambda value: None if np.isnan(value) else f"{value:.0f}")
             metadata[name] = texts.astype(object)
         elif values.dtype.kind == "O":  # objects, texts and categories
+            try:
+                values.unique()
+            except TypeError:  # lists, as Parquet may hold them
+                values = values.map(_as_text)
             plain_values = values.astype(object).where(values.notna(), None)
             clean = {text: text.strip() for text in values.unique() if isinstance(text, str)}
             missing = {text for text, stripped in clean.items() if stripped in NOTHING}
@@ -50,6 +54,13 @@ def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
     if nothing:
         log.info("metadata: texts such as 'nan' are missing values in %s", ", ".join(nothing))
     return metadata
+
+
+def _as_text(value: object) -> object:
+    """A list as the text that lists of targets are: A|B."""
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return "|".join(map(str, value))
+    return str(value) if isinstance(value, dict) else value
 
 
 def _names(column: object) -> bool:
