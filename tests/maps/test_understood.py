@@ -370,13 +370,15 @@ def test_time_points_stay_apart_unless_told(tmp_path, caplog):
         run_as_door(benchmark, [*words, "--where", "Metadata_Time == 72"])
 
 
-def test_doses_stay_apart_unless_told(tmp_path):
+def test_doses_stay_apart_unless_told(tmp_path, caplog):
+    caplog.set_level("INFO", logger="phenomjax")
     table = screen(plates=2).assign(Metadata_mmoles_per_liter=1.5)
     table.loc[table["Metadata_Plate"] == "BR00000002", "Metadata_mmoles_per_liter"] = 3.0
     path, out = _files(tmp_path, table), tmp_path / "out.parquet"
     for words, expected in (([], 128), (["--doses", "together"], 64)):
         run_as_door(aggregate, ["--profiles", path, "--out", out, *words])
         assert len(pd.read_parquet(out)) == expected
+        assert ("the doses of 64 perturbations are averaged" in caplog.text) == (expected == 64)
     run_as_door(aggregate, ["--profiles", path, "--out", out])
     profiles, columns = input.load(TableOptions(profiles=(str(out),)))
     assert {"CMP-000 1.5 mM", "CMP-000 3 mM"} <= set(entities(profiles, columns)["name"])

@@ -182,6 +182,9 @@ def to_perturbations(
         profiles = collapse(profiles, [*keys, columns.dose], method, may_differ)
         if doses == "apart":
             return profiles
+        several = int(profiles.metadata.groupby(keys, dropna=False).size().gt(1).sum())
+        if several:
+            log.info("the doses of %d perturbations are averaged", several)
     return collapse(profiles, keys, method, may_differ)
 
 
@@ -206,7 +209,7 @@ def to_genes(
     genes = named_by_gene(perturbations, columns, mask)
     also = [*columns.apart, *([columns.dose] if doses == "apart" else [])]
     keys = [columns.perturbation, *(name for name in also if name in genes.metadata)]
-    return collapse(genes, keys, method, (columns.gene, columns.dose))
+    return collapse(genes, keys, method, may_differ=genes.metadata.columns)
 
 
 def named_by_gene(
