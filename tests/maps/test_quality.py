@@ -270,6 +270,21 @@ def test_a_well_out_of_bounds_spoils_no_feature():
     assert found.provenance["steps"][0]["rows"]["are one number all over"]["count"] == 1
 
 
+@pytest.mark.parametrize("times, plus", [(65535.0, 0.0), (1 / 65535, 3.0), (1e12, 7e5)])
+def test_a_plate_in_other_units_stays(caplog, times, plus):
+    frame = plates.screen()
+    right = numbers(frame)
+    names = [name for name in frame if not name.startswith("Metadata_")]
+    other = (frame["Metadata_Plate"] == frame["Metadata_Plate"].iloc[-1]).to_numpy()
+    frame[names] = frame[names].astype(np.float64)
+    frame.loc[other, names] = frame.loc[other, names] * times + plus
+    with caplog.at_level(logging.WARNING, "phenomjax"):
+        found = clean(frame)
+    assert found.features.shape == (len(frame), len(names)) and "steps" not in found.provenance
+    assert "is batch BR00000003 in other units? 24 of 24 features" in caplog.text
+    np.testing.assert_allclose(numbers(frame), right, atol=2e-3)
+
+
 def test_sound_tables_are_not_touched():
     """Nor is what was aligned, nor a table that is sparse by nature."""
     frame = plates.screen()

@@ -68,9 +68,11 @@ def _checked(
     if lacking.any():
         profiles = _without_rows(profiles, {LACKING: lacking}, _wells(profiles, columns), done)
     rows, dim = profiles.features.shape
-    codes, _ = pd.factorize(columns.batches(profiles.metadata), sort=True)
+    codes, batches = pd.factorize(columns.batches(profiles.metadata), sort=True)
     controls = columns.controls(profiles.metadata)
     bounds = checks.bounds_of(profiles.features, codes, options.max_deviation if on else np.inf)
+    if on:
+        _tell_other_units(bounds, batches)
     counts = checks.Counts(bounds)
     for some in scratch.blocks(rows, dim):
         counts.add(some.start, profiles.features[some], codes[some], controls[some])
@@ -98,6 +100,17 @@ def _checked(
             *(len(which), dim, kind, _shown(which), flags),
         )
     return _mended(profiles, codes, counts, ~dropped, done, options)
+
+
+def _tell_other_units(bounds: checks.Bounds, batches: Shaped[np.ndarray, " batches"]) -> None:
+    for batch, other in bounds.in_other_units().items():
+        log.warning(
+            "quality: is batch %s in other units? %d of %d features vary more than %g times as much"
+            " there as in all batches, or as little (as a rule %.2g times). Align by a method that"
+            " scales each batch on its own first (center_scale, standardize)",
+            *(batches[batch], other.sum(), len(other), checks.OTHER_UNITS),
+            np.median(bounds.relative[batch, other]),
+        )
 
 
 def _mended(

@@ -2,8 +2,8 @@
 so that what is wrong does not hide itself by spoiling the mean and deviation it is judged by.
 
 A feature's centre is its median in each batch, its spread 1.4826 times the median of the distances
-to it (MAD), one for all batches. Both come from at most SAMPLE rows; everything else is counted
-over all rows, block by block.
+to it (MAD): of all batches, or of its own where that is more (a plate in other units). Both come
+from at most SAMPLE rows; everything else is counted over all rows, block by block.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,8 @@ SPREADLESS = 1e3  # typical spreads of a table that stand for the spread of a fe
 OUTLIERS = 0.01  # of the rows; a feature with more outliers than that is itself wrong
 ALIKE = 0.95  # of the rows; a feature with one value there says nothing of most wells
 MOSTLY = 0.5  # of the features; a row that lacks more is no measurement
+OTHER_UNITS = 100.0  # times the spread of all batches, or one so-manieth of it
+MANY = 0.1  # of the features
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # relative; less is no spread
 
 MISSING, BEYOND, CONSTANT, ONE_VALUE, SPREADLESS_CONTROLS = (
@@ -41,15 +43,26 @@ class Bounds:
 
     Attributes:
       centre: median of each feature in each batch, float64 [batches, dim].
-      wild: a distance beyond which a value is none, float64 [dim].
-      far: a distance beyond which a value is an outlier, float64 [dim].
+      wild: a distance beyond which a value is none, float64 [batches, dim].
+      far: a distance beyond which a value is an outlier, float64 [batches, dim].
       alike: share of the rows that have the most usual value, float64 [dim].
+      relative: spread of each batch over that of all, float64 [batches, dim]; NaN where unknown.
     """
 
     centre: Float64[np.ndarray, "batches dim"]
-    wild: Float64[np.ndarray, " dim"]
-    far: Float64[np.ndarray, " dim"]
+    wild: Float64[np.ndarray, "batches dim"]
+    far: Float64[np.ndarray, "batches dim"]
     alike: Float64[np.ndarray, " dim"]
+    relative: Float64[np.ndarray, "batches dim"]
+
+    def in_other_units(self) -> dict[int, Bool[np.ndarray, " dim"]]:
+        """Batches of which many features vary very much more, or less, than those of all batches,
+        and which.
+        """
+        with np.errstate(divide="ignore"):
+            other = np.abs(np.log10(self.relative)) > np.log10(OTHER_UNITS)
+        many = other.sum(1) > np.maximum(MANY * self.relative.shape[1], 1)
+        return {int(batch): other[batch] for batch in np.flatnonzero(many)}
 
     def judge(
         self,
@@ -68,8 +81,8 @@ class Bounds:
         distance = values.astype(np.float64) - self.centre[:, chosen][codes]
         missing = ~np.isfinite(values)
         size = np.abs(distance)
-        wild = ~missing & (size > self.wild[chosen])
-        far = ~missing & ~wild & (size > self.far[chosen])
+        wild = ~missing & (size > self.wild[:, chosen][codes])
+        far = ~missing & ~wild & (size > self.far[:, chosen][codes])
         return distance, missing, wild, far
 
 
@@ -92,6 +105,7 @@ def bounds_of(
     rows, dim = features.shape
     by_batch = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     centre, spread, alike = np.empty((len(by_batch), dim)), np.empty(dim), np.empty(dim)
+    own = np.full(centre.shape, np.nan)  # spread of a batch
     rng = np.random.default_rng(seed)
 
     def some_of(chosen: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " sample"]:
@@ -109,17 +123,20 @@ def bounds_of(
         centre[batch] = overall
         if len(group) >= OWN_CENTRE:
             for part, values in _columns(features, some_of(group)):
-                own = _median(values)
-                centre[batch, part] = np.where(np.isnan(own), overall[part], own)
+                median = _median(values)
+                centre[batch, part] = np.where(np.isnan(median), overall[part], median)
+                own[batch, part] = MAD * _median(np.abs(values - centre[batch, part]))
     for part, values in _columns(features, sample):
         spread[part] = MAD * _median(np.abs(values - centre[:, part][codes[sample]]))
-    wild, far = np.full(dim, np.inf), np.full(dim, np.inf)
+    wild, far = np.full(centre.shape, np.inf), np.full(centre.shape, np.inf)
     has_spread = spread > 0  # NaN has not
+    own[:, ~has_spread] = np.nan
     if np.isfinite(max_deviation) and rows >= LEAST_ROWS and has_spread.any():
         wild[:] = WILD * SPREADLESS * np.median(spread[has_spread])
-        wild[has_spread] = WILD * spread[has_spread]
-        far[has_spread] = max_deviation * spread[has_spread]
-    return Bounds(np.nan_to_num(centre), wild, far, alike)
+        wider = np.fmax(own, spread)[:, has_spread]
+        wild[:, has_spread] = WILD * wider
+        far[:, has_spread] = max_deviation * wider
+    return Bounds(np.nan_to_num(centre), wild, far, alike, own / np.where(has_spread, spread, 1))
 
 
 def _columns(
@@ -151,8 +168,8 @@ class Counts:
       out: rows that are out of bounds in most features, which are not.
       missing, wild, far: of each feature, int64 [dim].
       low, high: least and greatest value of each feature.
-      reach: greatest distance to the centre within the bounds, float64 [dim]; outliers are brought
-        to it, so that they neither rule their row nor lose their direction.
+      reach: greatest distance to the centre within the bounds, over the bound, float64 [dim];
+        outliers are brought to it, so that they neither rule their row nor lose their direction.
     """
 
     bounds: Bounds
@@ -188,9 +205,10 @@ class Counts:
         self.low = np.minimum(self.low, np.where(none, np.inf, values).min(0, initial=np.inf))
         self.high = np.maximum(self.high, np.where(none, -np.inf, values).max(0, initial=-np.inf))
         distance[none] = 0
-        within = np.where(far, 0, np.abs(distance)).max(0, initial=0)
+        bound = self.bounds.far[codes]
+        within = np.where(far, 0, np.abs(distance) / bound).max(0, initial=0)
         self.reach = np.maximum(self.reach, within)
-        np.clip(distance, -self.bounds.far, self.bounds.far, out=distance)
+        np.clip(distance, -bound, bound, out=distance)
         for batch in np.unique(codes):
             of_batch = codes == batch
             for place, chosen in enumerate((of_batch, of_batch & controls)):
@@ -243,6 +261,6 @@ def mended(
     """
     distance, missing, wild, far = counts.bounds.judge(values, codes, chosen)
     distance[missing | wild] = 0
-    reach = counts.reach[chosen]
+    reach = counts.reach[chosen] * np.nan_to_num(counts.bounds.far[:, chosen][codes], posinf=0)
     inside = counts.bounds.centre[:, chosen][codes] + np.clip(distance, -reach, reach)
     return np.where(missing | wild | far, inside, values)
