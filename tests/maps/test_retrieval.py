@@ -277,11 +277,14 @@ def test_rules_that_cannot_be_answered_are_told(plates, tmp_path):
     for more, said in (
         (["--neg_sameby", "Metadata_plat"], "no column 'Metadata_plat', which --neg_sameby names"),
         (["--pos_diffby", "Metadata_control_type"], r"--pos_diffby Metadata_control_type: 192 of"
-         r" the 264 wells that are compared have no value in 'Metadata_control_type' \(the first"),
+         r" the 192 wells that are compared have no value in 'Metadata_control_type' \(the first"),
         (["--null_size", 0], "--null_size is 0"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             run_as_door(filters, [*words, *more])
+    # controls have no gene, and need none: they are nobody's positives
+    run_as_door(filters, [*words, "--pos_sameby", "gene", "--pos_diffby", "Metadata_broad_sample"])
+    assert pd.read_parquet(tmp_path / "filter.parquet")["activity_q"].notna().all()
     run_as_door(filters, [*words, "--pos_diffby", "well", "--null_size", 50])  # always in one
     record = json.loads((tmp_path / "filter.json").read_text())
     assert record["activity_left_out"].startswith("no two rows are a pair by these rules (wells of")

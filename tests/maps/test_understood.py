@@ -252,6 +252,37 @@ def test_is_control_of_all_kinds_leaves_the_positive_ones_out():
     assert columns.positives(table).tolist() == [False, True, False]
 
 
+def test_positive_controls_are_never_the_negative_ones():
+    """CPJUMP1 calls both kinds "control" in one column, and its plates may lack the negative."""
+    table = screen(plates=1)
+    only = table[table["Metadata_control_type"] != "negcon"]
+    assert _detected(only).control == ""
+    table.loc[table["Metadata_control_type"] == "negcon", "Metadata_control_type"] = None
+    found = _detected(table.assign(Metadata_pert_iname="x"))
+    assert found.controls(table).sum() == 24 and found.positives(table).sum() == 8
+    assert not (found.controls(table) & found.positives(table)).any()
+
+
+@pytest.mark.parametrize(
+    "name, apart",
+    [
+        *((name, True) for name in ("Metadata_Time_hrs", "hours_post_treatment", "CellLineName")),
+        *((name, True) for name in ("Metadata_pert_itime", "Incubation Time (h)", "donor_id")),
+        *((name, False) for name in ("time_delay", "Metadata_timestamp", "Metadata_Cells")),
+    ],
+)
+def test_names_of_time_points_and_cells(name, apart):
+    table = screen(plates=2).assign(**{name: ["24 h"] * 96 + ["48 h"] * 96})
+    assert _detected(table).apart == ((name,) if apart else ())
+
+
+@pytest.mark.parametrize(
+    "name", ["pert_idose", "Molar concentration", "dose_level", "log10_conc", "Metadata_Dose (uM)"]
+)
+def test_names_of_doses(name):
+    assert _detected(screen(plates=1).assign(**{name: 1.0})).dose == name
+
+
 def test_what_an_error_of_controls_suggests():
     """Only a value that means a negative control is suggested, and the suggestion works."""
     table = pd.DataFrame({"kind_of": ["library", "DMSO", "other"], "state": ["a", "b", "c"]})

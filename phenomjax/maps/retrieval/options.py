@@ -71,21 +71,23 @@ def conditions_of(
     Raises:
       UserError: a column that is not there, or is empty where it is asked.
     """
-    used = found[0] | found[1]
+    either = found[0] | found[1]
 
-    def codes(names: Sequence[str], flag: str) -> tuple[Int[np.ndarray, " rows"], ...]:
+    def codes(
+        names: Sequence[str], flag: str, used: Bool[np.ndarray, " rows"]
+    ) -> tuple[Int[np.ndarray, " rows"], ...]:
         return tuple(_codes(name, flag, profiles, columns, used) for name in names)
 
     same = tuple(
         codes_of(labels)
         if name == "perturbation"
-        else _codes(name, "`pos_sameby`", profiles, columns, used)
+        else _codes(name, "`pos_sameby`", profiles, columns, found[0])
         for name in options.pos_sameby
     )
-    positives = Conditions(same, codes(options.pos_diffby, "`pos_diffby`"), found[0])
+    positives = Conditions(same, codes(options.pos_diffby, "`pos_diffby`", found[0]), found[0])
     negatives = Conditions(
-        codes(options.neg_sameby, "`neg_sameby`"),
-        codes(options.neg_diffby, "`neg_diffby`"),
+        codes(options.neg_sameby, "`neg_sameby`", either),
+        codes(options.neg_diffby, "`neg_diffby`", either),
         found[1],
     )
     return positives, negatives

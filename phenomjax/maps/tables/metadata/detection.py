@@ -17,9 +17,18 @@ if TYPE_CHECKING:
 
 _PREFIX = re.compile(r"^(image_)?metadata_", re.IGNORECASE)
 _DOSE = re.compile(
-    r"(final|compound|cpd|drug|pert|perturbation|treatment|nominal|sample)?"
-    r"(concentration|conc|dose)s?(in)?([pnumµμ]?m(olar)?|micromolar|nanomolar|[munp]gperml|value)?"
+    r"(log(10|2)?)?(final|compound|cpd|drug|perti?|perturbation|treatment|nominal|sample|molar)?"
+    r"(concentration|conc|dose)s?(in)?"
+    r"([pnumµμ]?m(olar)?|micromolar|nanomolar|[munp]gperml|value|level|index)?"
     r"|[munp]?(moles|g)per(liter|litre|ml|l)|doserecode"
+)
+TIME = re.compile(
+    r"(pert|perturbation|treat|treatment|incubation|exposure|culture|stimulation|infection)?i?"
+    r"(timepoints?|times?|duration|hours?|hrs?|days?)(in)?(h|hrs?|hours?|d|days?|min|minutes?)?"
+    r"((post|after)\w*)?|[hd]p[ti]"
+)
+CELL = re.compile(
+    r"cell|cell(lines?|types?|models?)(name|id|code)?|cell(name|id)|donor(id)?|strain"
 )
 MOST_TIMES = 24  # more of them are moments, not the time points of a design
 # tiers of names as `plain` writes them, the first that fits wins
@@ -74,14 +83,6 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("perturbationtype", "perturbagentype", "perturbationmodality", "modality"),
         ("perttype", "perturbation", "librarytype", "type"),
     ),
-    "time": (
-        (
-            *("timepoint", "timepoints", "time", "times", "timepointh", "timepointhours", "timeh"),
-            *("timehours", "timehr", "hours", "perttime", "incubationtime", "treatmenttime"),
-            *("treatmentduration", "exposuretime", "hpi", "day", "days"),
-        ),
-    ),
-    "cell": (("celltype", "cellline", "cellid", "cellname", "cell", "donor", "strain"),),
 }
 
 
@@ -191,8 +192,8 @@ def _batch(
 def _apart(metadata: "pd.DataFrame", called: dict[str, str]) -> tuple[str, ...]:
     """Time points and kinds of cells, where there are several."""
     found = []
-    for role, most in (("time", MOST_TIMES), ("cell", len(metadata))):
+    for names, most in ((TIME, MOST_TIMES), (CELL, len(metadata))):
         for name, known in called.items():
-            if known in NAMES[role][0] and 1 < metadata[name].nunique(dropna=False) <= most:
+            if names.fullmatch(known) and 1 < metadata[name].nunique(dropna=False) <= most:
                 found.append(name)
     return tuple(found)

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from phenomjax.data.images.wells import normalise_well
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables.metadata.annotations import read_annotations
-from phenomjax.maps.tables.metadata.detection import NAMES, plain
+from phenomjax.maps.tables.metadata.detection import CELL, NAMES, TIME, plain
 from phenomjax.prepare.images.annotation.sheet import plate_of
 from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError
@@ -163,8 +163,8 @@ def _keys(metadata: "pd.DataFrame", table: "pd.DataFrame") -> dict[str, tuple[st
         chosen = [n for n, (_, its) in common.items() if _unique(table, [its])][:1]
     others = [
         *of("perturbation"),
-        *of("time"),
-        *of("cell"),
+        *filter(TIME.fullmatch, common),
+        *filter(CELL.fullmatch, common),
         "site",
         "dose",
         "concentration",

@@ -109,12 +109,12 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
     if control == DETECT:
         control = (
             _yes(metadata, called, YES_OF_NEGATIVE)
-            or _agreeing(metadata, called, surely)
+            or _without(metadata, _yes(metadata, called, YES_OF_CONTROL), surely)
             or of("negative", words)
             or of("negative", jump)
             or of("negative", named)
-            or of("control", words)
-            or of("control", named)
+            or _without(metadata, of("control", words), surely)
+            or _without(metadata, of("control", named), surely)
         )
     positive = surely
     if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
@@ -201,15 +201,18 @@ def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, 
     return ""
 
 
-def _agreeing(metadata: "pd.DataFrame", called: Mapping[str, str], positive: str) -> str:
-    """A column is_control; without the positive controls where it counts them too."""
-    name = _yes(metadata, called, YES_OF_CONTROL)
-    if not name or not positive:
-        return name
-    rows = truths(metadata[name])
-    others = Columns(control=positive).controls(metadata)
-    assert rows is not None
+def _without(metadata: "pd.DataFrame", control: str, positive: str) -> str:
+    """What tells controls of all kinds, without the positive ones where it counts these too; ""
+    where it tells no others, or a query cannot say it.
+    """
+    if not control or not positive:
+        return control
+    rows, others = (Columns(control=told).controls(metadata) for told in (control, positive))
     if not (rows & others).any():
-        return name
-    both = metadata[name].dtype == bool and positive not in metadata.columns
-    return f"{quoted(name)} and not ({positive})" if both and (rows & ~others).any() else ""
+        return control
+    tellings = []
+    for told in (control, positive):
+        if told in metadata.columns and metadata[told].dtype != bool:
+            return ""
+        tellings.append(quoted(told) if told in metadata.columns else f"({told})")
+    return " and not ".join(tellings) if (rows & ~others).any() else ""
