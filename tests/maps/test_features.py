@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.formats.numeric import as_numbers
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from phenomjax.prepare.images.annotation.roles import role_of
-from phenomjax.prepare.images.annotation.values import FALSE, TRUE
+from phenomjax.data.images.words import FALSE, TRUE, role_of
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

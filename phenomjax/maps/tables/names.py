@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from phenomjax.data.images.words import type_of
 from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

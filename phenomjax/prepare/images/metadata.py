@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 from phenomjax.data import tables
+from phenomjax.data.images.wells import number_of, plate_of, well_of
 from phenomjax.prepare.images.annotation import reading
 from phenomjax.prepare.images.annotation.names import KEYS, TARGETS, VALUES
-from phenomjax.prepare.images.annotation.sheet import number_of, plate_of, well_of
 from phenomjax.prepare.images.annotation.sheet import rename as rename_flag
 from phenomjax.prepare.images.annotation.values import Value, check_value
 from phenomjax.prepare.images.records import Finding

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.sources import Blocks, Source, Wanted, apart, noted, slices
 from phenomjax.system.errors import UserError, did_you_mean
 

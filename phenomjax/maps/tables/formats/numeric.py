@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from phenomjax.data.numbers import decimal_sign, parse_number
 from phenomjax.data.tables import MISSING
-from phenomjax.maps.tables.features import CELL_PROFILER
+from phenomjax.maps.tables.formats.features import CELL_PROFILER
 from phenomjax.maps.tables.sources import Block, Note, noted
 from phenomjax.system.errors import UserError
 

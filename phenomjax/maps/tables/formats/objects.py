@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.columns import DETECT, Columns
-from phenomjax.maps.tables.features import METADATA, is_bookkeeping
+from phenomjax.maps.tables.formats.features import METADATA, is_bookkeeping
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.sources import Block, Blocks, Note, Source, noted, slices

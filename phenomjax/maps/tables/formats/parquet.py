@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phenomjax.maps.tables import scratch
-from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
 from phenomjax.maps.tables.sources import (
     Block,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phenomjax.maps.tables import frames
-from phenomjax.maps.tables.features import by_name
+from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
 from phenomjax.maps.tables.sources import Block, Blocks, Source, Wanted, noted
 from phenomjax.maps.tables.writing import provenance_beside

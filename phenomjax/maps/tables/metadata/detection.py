@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from phenomjax.data.images.words import role_of, type_of
 from phenomjax.maps.tables.columns import DETECT, Columns, require
 from phenomjax.maps.tables.metadata import roles
-from phenomjax.prepare.images.annotation.values import type_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
         return called[name] != "barcode" or 4 * metadata[name].nunique() <= len(metadata)
 
     kinds = roles.column_of_words(metadata, type_of)
-    words = roles.column_of_words(metadata, roles.role_of)
+    words = roles.column_of_words(metadata, role_of)
     plate = named(told.plate, lambda: first("plate", _is_of_many))
     gene = named(told.gene, lambda: first("gene", lambda name: not words(name)))
     perturbation = named(

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from phenomjax.data.images.wells import normalise_well
+from phenomjax.data.images.wells import normalise_well, plate_of
+from phenomjax.data.images.words import type_of
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables.metadata.annotations import read_annotations
 from phenomjax.maps.tables.metadata.detection import CELL, NAMES, TIME, plain
-from phenomjax.prepare.images.annotation.sheet import plate_of
-from phenomjax.prepare.images.annotation.values import type_of
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")

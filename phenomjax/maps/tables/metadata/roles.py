@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phenomjax.data.images.words import COLUMNS_OF_ROLES, COLUMNS_OF_SOME_ROLES, role_of
 from phenomjax.maps.tables.columns import DETECT, Columns, query_of, quoted, truths
-from phenomjax.prepare.images.annotation.roles import COLUMNS, LOOSE, role_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["column_of_words", "counts", "find", "role_of"]
 
 # names of columns, as `plain` writes them, best first
 YES_OF_NEGATIVE = (
@@ -31,7 +29,7 @@ YES_OF_POSITIVE = (*("ispos", "poscon", "positivecontrol", "poscontrol", "posctr
 OF_ROLES = (
     *("controltype", "perttype", "welltype", "role", "wellrole", "assaywellrole", "sampletype"),
     *("treatmenttype", "controlstatus", "typeofcontrol", "control", "controls"),
-    *sorted(COLUMNS),
+    *sorted(COLUMNS_OF_ROLES),
     *("perturbationtype", "broadsampletype"),
 )
 OF_NAMES = (
@@ -80,7 +78,7 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
       called: plain name of each column.
     """
     words = _words(metadata, called, OF_ROLES, half=True)
-    words |= _words(metadata, called, sorted(LOOSE), whole=True)
+    words |= _words(metadata, called, sorted(COLUMNS_OF_SOME_ROLES), whole=True)
     named = _words(metadata, called, OF_NAMES)
     jump = {
         name: {word: _JUMP[word] for word in metadata[name].unique() if word in _JUMP}

@@ -2,8 +2,8 @@
 
 import re
 
-from phenomjax.data.images.wells import normalise_well
-from phenomjax.prepare.images.annotation.sheet import Sheet, number_of
+from phenomjax.data.images.wells import normalise_well, number_of
+from phenomjax.prepare.images.annotation.sheet import Sheet
 from phenomjax.system.errors import UserError
 
 VALUE = "grid"  # how --rename calls its one column

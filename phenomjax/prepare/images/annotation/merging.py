@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phenomjax.data.images.wells import number_of, well_of
+from phenomjax.data.images.words import plain
 from phenomjax.prepare.images.annotation.names import KEYS, find_columns
-from phenomjax.prepare.images.annotation.sheet import Sheet, number_of, plain, well_of
+from phenomjax.prepare.images.annotation.sheet import Sheet
 from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.system.errors import UserError
 

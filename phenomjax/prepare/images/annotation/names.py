@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from phenomjax.data.images.wells import looks_like_well
+from phenomjax.data.images.words import FALSE, TRUE, plain, type_of
 from phenomjax.prepare.images.annotation import roles, values
-from phenomjax.prepare.images.annotation.sheet import Sheet, looks_like_well, plain
+from phenomjax.prepare.images.annotation.sheet import Sheet
 from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.system.errors import UserError
 
@@ -125,7 +127,7 @@ def find_columns(sheet: Sheet, rename: Mapping[str, str]) -> Columns:
     looked = {place: _sample(sheet, place) for place in free}
     for name in (*KEYS, *VALUES, "row", "column"):
         if same := [p for p, column in free.items() if plain(column) == plain(name)]:
-            if name == "perturbation" and _only(values.type_of, looked[same[0]]):
+            if name == "perturbation" and _only(type_of, looked[same[0]]):
                 continue  # CPJUMP1 calls the kind of library so; a tier below takes it
             if name in found.places:
                 continue  # --rename has said which it is
@@ -184,8 +186,8 @@ def _find_roles(found: Columns, free: dict[int, str], looked: dict[int, list[str
     for place, column in list(free.items()):
         if not roles.holds_roles(column, looked[place]):
             continue
-        kinds = plain(column) == "perttype" and _only(values.type_of, looked[place])
-        if kinds and "control" not in map(values.type_of, looked[place]):
+        kinds = plain(column) == "perttype" and _only(type_of, looked[place])
+        if kinds and "control" not in map(type_of, looked[place]):
             continue  # of library, not of wells
         found.roles.append(place)
         if not kinds:
@@ -196,7 +198,7 @@ def _fits(name: str, tier: tuple[str, ...], column: str, looked: list[str]) -> b
     """Whether a column is one of the tier by its name, and its values can be such."""
     called = plain(column)
     if name == "perturbation_type" and called == "perturbation":
-        return _only(values.type_of, looked)
+        return _only(type_of, looked)
     if name == "concentration":
         called = _unit_in_name(column)[0]
     if called not in tier or not looked:
@@ -204,9 +206,9 @@ def _fits(name: str, tier: tuple[str, ...], column: str, looked: list[str]) -> b
     checks: dict[str, Callable[[str], object]] = {
         "well": looks_like_well,
         "site": str.isdigit,
-        "perturbation_type": values.type_of,
+        "perturbation_type": type_of,
         "cell_type": lambda text: not text.isdigit(),
-        "is_control": lambda text: text.lower() in values.TRUE | values.FALSE,
+        "is_control": lambda text: text.lower() in TRUE | FALSE,
     }
     return name not in checks or _only(checks[name], looked)
 

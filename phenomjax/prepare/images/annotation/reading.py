@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phenomjax.data import tables, text_files
+from phenomjax.data.images.wells import looks_like_well, number_of
+from phenomjax.data.images.words import role_of
 from phenomjax.data.numbers import decimal_sign
 from phenomjax.prepare.images.annotation import grids, merging, names, roles, values
 from phenomjax.prepare.images.annotation.names import KEYS, VALUES, Columns
-from phenomjax.prepare.images.annotation.sheet import Sheet, looks_like_well, number_of
+from phenomjax.prepare.images.annotation.sheet import Sheet
 from phenomjax.prepare.images.annotation.sheet import rename as flag
 from phenomjax.prepare.images.annotation.values import Value
 from phenomjax.system.errors import UserError, did_you_mean
@@ -163,7 +165,7 @@ def _named_like_controls(sheet: Sheet, found: Columns) -> str:
     for name in ("perturbation", "gene"):
         texts = sheet.values(found.places[name]) if name in found.places else []
         for text in dict.fromkeys(texts):
-            if text is not None and roles.role_of(text) == "negative":
+            if text is not None and role_of(text) == "negative":
                 return (
                     f" ({text!r} in {sheet.columns[found.places[name]]}, {texts.count(text)} rows,"
                     " may be some: add a column is_control, true or false)"
@@ -283,7 +285,7 @@ def _described(
                 column = sheet.columns[found.places[name]]
                 told[name] = values.concentration(text, where, sign, unit, column)
                 united |= unit is not None or values.number_part(text) != text.strip()
-            elif name == "is_control" and text is not None and (role := roles.role_of(text)):
+            elif name == "is_control" and text is not None and (role := role_of(text)):
                 told[name] = role in ("negative", "control")
             else:
                 told[name] = values.check_value(name, text, where)

@@ -5,62 +5,18 @@ control is a perturbation with a known effect, so `is_control` is false and its 
 is "control" ("control" stands for controls of all kinds there, as in JUMP's pert_type).
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
-from phenomjax.prepare.images.annotation.sheet import Sheet, plain, rename
+from phenomjax.data.images.words import (
+    COLUMNS_OF_ROLES,
+    COLUMNS_OF_SOME_ROLES,
+    Role,
+    plain,
+    role_of,
+)
+from phenomjax.prepare.images.annotation.sheet import Sheet, rename
 from phenomjax.system.errors import UserError
-
-Role = Literal["negative", "positive", "treated", "empty", "control"]
-# names of columns, as `plain` writes them, that hold roles where their values are such words
-COLUMNS = frozenset(
-    {
-        *("role", "welltype", "perttype", "controltype", "negconcontroltype", "wellrole"),
-        *("sampletype", "treatmenttype", "contenttype", "control", "controls"),
-    }
-)
-# and those that hold them where all their values are, some of them controls
-LOOSE = frozenset(
-    {"content", "treatment", "wellcontent", "wellcategory", "category", "condition", "group"}
-)
-_WORDS: dict[Role, tuple[str, ...]] = {
-    "negative": (
-        *("negcon", "negativecontrol", "negcontrol", "negctrl", "negctl", "negative", "neg", "nc"),
-        *("nontargeting", "nontargetingcontrol", "nontargeted", "nontarget", "ntc", "noguide"),
-        *("scrambled", "scramble", "scrambledcontrol", "vehicle", "vehiclecontrol", "dmso"),
-        *("dmsocontrol", "solvent", "solventcontrol", "mock", "mockcontrol", "untreated"),
-        *("untreatedcontrol", "nocut", "cuttingcontrol", "ctlvehicle", "ctlvector", "ctluntrt"),
-        *("crisprcontrol", "controlnegative", "lowcontrol", "nct", "neutral", "neutralcontrol"),
-        *("emptycontrol", "safeharbor", "intergenic", "nontargetingguide", "notargeting"),
-    ),
-    "positive": (
-        *("poscon", "positivecontrol", "poscontrol", "posctrl", "posctl", "positive", "pos", "pc"),
-        *("posconcp", "poscondiverse", "posconorf", "poscondrug", "trtposcon", "highcontrol"),
-        *("controlpositive", "inhibitorcontrol", "stimulatorcontrol"),
-    ),
-    "treated": (
-        *("trt", "treatment", "treated", "sample", "test", "compound", "drug", "perturbation"),
-        *("library", "experimental", "targeting", "trtcp", "trtsh", "trtoe", "trtxpr", "sirna"),
-        *("crispr", "orf", "gene", "treat", "perturbed", "notcontrol", "notacontrol", "noncontrol"),
-    ),
-    "empty": (
-        *("empty", "blank", "nocells", "unused", "media", "medium", "mediaonly", "emptywell"),
-        *("background",),
-    ),
-    "control": ("control", "ctrl", "ctl", "controls"),
-}
-ROLES: dict[str, Role] = {word: role for role, words in _WORDS.items() for word in words}
-
-
-def role_of(word: str) -> Role | None:
-    """The role that a word means; None of an unknown word."""
-    found = ROLES.get(plain(word))
-    if found is None and (match := re.fullmatch(r"(\D+?)\d{1,2}", plain(word))):
-        found = ROLES.get(match[1])  # negcon1, poscon2; but compound1 is a perturbation
-        found = None if found == "treated" else found
-    return found
 
 
 def holds_roles(column: str, looked: Sequence[str]) -> bool:
@@ -71,9 +27,9 @@ def holds_roles(column: str, looked: Sequence[str]) -> bool:
       looked: its different values.
     """
     known = [role for value in looked if (role := role_of(value)) is not None]
-    if plain(column) in LOOSE:
+    if plain(column) in COLUMNS_OF_SOME_ROLES:
         return len(known) == len(looked) and bool({"negative", "positive", "control"} & {*known})
-    return plain(column) in COLUMNS and bool(known) and 2 * len(known) >= len(looked)
+    return plain(column) in COLUMNS_OF_ROLES and bool(known) and 2 * len(known) >= len(looked)
 
 
 def find_roles(sheet: Sheet, places: Sequence[int]) -> tuple[list[Role | None], str]:

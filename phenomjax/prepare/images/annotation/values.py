@@ -4,16 +4,12 @@ import re
 from collections.abc import Iterable
 
 from phenomjax.data.images.metadata import PERTURBATION_TYPES
+from phenomjax.data.images.words import FALSE, TRUE, type_of
 from phenomjax.data.numbers import parse_number
-from phenomjax.prepare.images.annotation.sheet import plain, rename
+from phenomjax.prepare.images.annotation.sheet import rename
 from phenomjax.system.errors import UserError, did_you_mean
 
 Value = str | float | bool | None
-# with what Excel writes in German, French, Spanish and Italian
-TRUE = frozenset(
-    {"1", "1.0", "-1", "-1.0", "true", "yes", "t", "y", "wahr", "vrai", "verdadero", "vero"}
-)
-FALSE = frozenset({"0", "0.0", "false", "no", "f", "n", "falsch", "faux", "falso"})
 # micromoles per litre, in which the bank counts
 MICROMOLAR = {"pm": 1e-6, "nm": 1e-3, "um": 1.0, "mm": 1e3, "m": 1e6}
 _UNIT_NAMES = {
@@ -21,18 +17,7 @@ _UNIT_NAMES = {
     **{"mmolesperliter": "mm", "umolesperliter": "um", "nmolesperliter": "nm"},
     **{"pmol/l": "pm", "nmol/l": "nm", "umol/l": "um", "mmol/l": "mm", "mol/l": "m"},
 }
-_TYPES = {
-    **{name: name for name in PERTURBATION_TYPES},
-    **{"cp": "compound", "drug": "compound", "smallmolecule": "compound", "chemical": "compound"},
-    **{"crisprko": "crispr", "crisprknockout": "crispr", "knockout": "crispr", "cas9": "crispr"},
-    **{"sgrna": "crispr", "rnai": "sirna", "overexpression": "orf", "cdna": "orf"},
-}
 _DATE = re.compile(r"\d{1,2}-(?:Mar|Sep|Sept|Dec|Oct|Feb|Apr|Nov)|(?:Mar|Sep|Dec|Oct)-\d\d")
-
-
-def type_of(text: str) -> str | None:
-    """The bank's perturbation type that a word means."""
-    return _TYPES.get(plain(text).removesuffix("s"), _TYPES.get(plain(text)))
 
 
 def unit_of(text: str) -> str | None:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
-from phenomjax.data.images.wells import normalise_number
+from phenomjax.data.images.wells import normalise_number, well_of
+from phenomjax.data.images.words import plain
 from phenomjax.data.tables import PublishedTable, read_table
 from phenomjax.prepare.images.annotation.names import SYNONYMS
-from phenomjax.prepare.images.annotation.sheet import plain, well_of
 from phenomjax.prepare.images.records import Finding, ImageKey, Listing, Plane, Understood
 from phenomjax.system.errors import UserError, did_you_mean
 
