@@ -8,6 +8,7 @@ import importlib.metadata
 import itertools
 import os
 import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ from tests.lab.servers import gcs, s3, s3_strict, web  # noqa: F401  fixtures
 from tests.lab.slurm import slurm  # noqa: F401  a fixture
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Or every worker would rewrite the assertions of all tests, which takes it five seconds.
+sys.dont_write_bytecode = False
 LARGEST_WORKER, MOST_GROWTH = 2.0 * 2**30, 0.5 * 2**30
 PAGE = resource.getpagesize()
 

@@ -75,7 +75,7 @@ def metrics(folder):
 
 def test_killed_while_a_checkpoint_is_written(tmp_path, count):
     kills, rng, folder, log = (
-        count(6, 100),
+        count(3, 100),
         np.random.default_rng(),
         tmp_path / "run",
         tmp_path / "run.log",

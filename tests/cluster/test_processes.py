@@ -17,7 +17,15 @@ from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from tests.lab import ROOT, warm
 
 pytestmark = pytest.mark.slow
-STEPS = 400  # enough that a signal, which takes JAX a second, arrives before the end
+STEPS = 120
+# The front door with steps that wait: a signal, which takes JAX a second, comes before the last.
+MAIN = """
+import runpy, time
+from phenomjax.cluster import messages
+asked = messages.stop_requested
+messages.stop_requested = lambda: time.sleep(0.03) or asked()
+runpy.run_module("phenomjax.main", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,7 @@ def bank(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "screen.zarr"
     write_screen(
         path,
-        SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=96),
+        SimulationConfig(num_plates=2, wells_per_plate=24, sites_per_well=1, field_px=64),
         jobs=1,
     )
     return path
@@ -46,25 +54,25 @@ def start(bank, workdir):
         "data.banks": f"('{bank}',)",
         "data.crop_size": 32,
         "data.val_fraction": 0.5,
-        "model.embed_dim": 32,
-        "model.depth": 2,
+        "model.embed_dim": 24,
+        "model.depth": 1,
         "model.num_heads": 2,
         "model.patch_size": 8,
         "model.drop_path": 0.1,
-        "model.decoder_dim": 32,
+        "model.decoder_dim": 24,
         "model.decoder_depth": 1,
         "model.decoder_num_heads": 2,
-        "log.every_steps": 50,
+        "log.every_steps": 20,
         "log.tensorboard": False,
-        "eval.every_steps": 200,
+        "eval.every_steps": 60,
         "eval.num_batches": 2,
-        "checkpoint.every_steps": 60,
+        "checkpoint.every_steps": 20,
         "optimizer.learning_rate": 1e-3,
     }
     command = [
         sys.executable,
-        "-m",
-        "phenomjax.main",
+        "-c",
+        MAIN,
         "--config",
         "configs/mae.py:S/8",
         "--workdir",
@@ -100,11 +108,11 @@ def wait_for_step(workdir, step, process):
 
 def test_sigterm_saves_and_the_same_command_continues(bank, straight, tmp_path):
     process = start(bank, tmp_path / "run")
-    wait_for_step(tmp_path / "run", 60, process)
+    wait_for_step(tmp_path / "run", 20, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 75
     reached = loading.load(tmp_path / "run")[2]
-    assert 60 <= reached < STEPS
+    assert 20 <= reached < STEPS
     assert (
         f"run the same command again to continue at step {reached}"
         in (tmp_path / "run.log").read_text()

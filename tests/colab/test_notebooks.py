@@ -27,7 +27,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     """Executes every cell in an empty folder; few steps, unless PHENOMJAX_NOTEBOOK_STEPS asks for
     more.
     """
-    monkeypatch.setenv("PHENOMJAX_NOTEBOOK_STEPS", os.environ.get("PHENOMJAX_NOTEBOOK_STEPS", "2"))
+    monkeypatch.setenv("PHENOMJAX_NOTEBOOK_STEPS", os.environ.get("PHENOMJAX_NOTEBOOK_STEPS", "1"))
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     )

@@ -10,8 +10,12 @@ from phenomjax.inference.chammi75 import Encoder
 from phenomjax.system.errors import UserError
 from tests.inference.test_embed_images import write_run
 
-torch = pytest.importorskip("torch", reason="the benchmarks' images are tensors of PyTorch")
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="the benchmarks' images are tensors of PyTorch")
 
 
 class Model(ABC):
@@ -39,7 +43,7 @@ def images(count, channels, size=32):
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
 
 
-def loop(model, batches):
+def loop(torch, model, batches):
     """What the benchmarks do: move, pad to patches, embed, put together."""
     inner, transform = model.get_model()
     inner = inner.to(torch.device("cpu"))
@@ -51,11 +55,11 @@ def loop(model, batches):
     return together
 
 
-def test_a_channel_agnostic_model(tmp_path):
+def test_a_channel_agnostic_model(torch, tmp_path):
     workdir, task, params = write_run(tmp_path / "run", model__channel_agnostic=True)
     model = Adapted(workdir, "cpu", size=32, batch_size=4)
     pixels = images(6, 5)  # channels of which the run knows three
-    found = loop(model, [pixels, pixels[:3] / 255])
+    found = loop(torch, model, [pixels, pixels[:3] / 255])
     scaled = (pixels * 255 / pixels.max((1, 2, 3), keepdims=True)).transpose(0, 2, 3, 1)
     encode = jax.jit(lambda p, x: task.embed(p, {"pixels": x}, channelwise=True)[0][:, 0])
     np.testing.assert_allclose(found[:6], encode(params, scaled), rtol=1e-4, atol=1e-5)
@@ -64,11 +68,11 @@ def test_a_channel_agnostic_model(tmp_path):
     assert found.shape == (9, 5 * 32) and found.dtype == np.float32
 
 
-def test_a_model_of_fixed_channels(tmp_path):
+def test_a_model_of_fixed_channels(torch, tmp_path):
     workdir, task, params = write_run(tmp_path / "run")
     model = Adapted(workdir, torch.device("cpu"), size=32, block=1)
     pixels = images(3, 2)
-    found = loop(model, [pixels])
+    found = loop(torch, model, [pixels])
     encode = jax.jit(lambda p, x: task.embed(p, {"pixels": x}, blocks=(1,))[0][:, 0])
     scaled = pixels * 255 / pixels.max((1, 2, 3), keepdims=True)
     for channel in range(2):
@@ -80,7 +84,7 @@ def test_a_model_of_fixed_channels(tmp_path):
     assert np.abs(twin(torch.from_numpy(pixels)).numpy() - found).max() > 0.1
 
 
-def test_sizes(tmp_path):
+def test_sizes(torch, tmp_path):
     workdir, _, _ = write_run(tmp_path / "run")
     model = Adapted(workdir, size=32)
     flat = torch.full((2, 1, 50, 40), 7.0)

@@ -140,7 +140,7 @@ def test_proteins_are_pooled_residues(name, runs, tmp_path):
 
 
 def test_layers(runs, tmp_path):
-    source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([20, 5]))
+    source = tiny.write_fasta(tmp_path / "a.fasta", tiny.proteins([12, 5]))
     for name in tiny.SHAPES:
         layers = []
         for layer in (0, 1, 2, None):

@@ -20,11 +20,11 @@ def tiny(agnostic=False, channels=6, **changes):
     model.channels = tuple(f"c{i}" for i in range(channels))
     model.update(
         embed_dim=24,
-        depth=2,
+        depth=1,
         num_heads=3,
         patch_size=4,
         decoder_dim=16,
-        decoder_depth=2,
+        decoder_depth=1,
         decoder_num_heads=2,
     )
     model.channel_agnostic = agnostic
@@ -65,10 +65,11 @@ def compiled_method(module, method):
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["mae_tiny", "camae_tiny"])
-def test_parity_with_the_published_modules(shared, name, capsys):
+def test_parity_with_the_published_modules(shared, name, capsys, monkeypatch):
     path = shared / "microscopy" / "parity" / f"{name}.npz"
     errors = parity_openphenom.compare(path)
     assert len(errors) >= 16 and max(errors.values()) < 1e-5, errors
+    monkeypatch.setattr(parity_openphenom, "compare", lambda path: errors)
     assert parity_openphenom.main([str(path)]) == 0
     assert "largest relative error" in capsys.readouterr().out
 
@@ -77,7 +78,9 @@ def test_parity_with_the_published_modules(shared, name, capsys):
 def test_parity_fails_with_the_other_bias_order(shared, monkeypatch):
     monkeypatch.setattr(parity_openphenom, "_version", lambda text: (1, 0, 25))
     path = shared / "microscopy" / "parity" / "mae_tiny.npz"
-    assert parity_openphenom.compare(path)["features"] > 1e-2
+    errors = parity_openphenom.compare(path)
+    assert errors["features"] > 1e-2
+    monkeypatch.setattr(parity_openphenom, "compare", lambda path: errors)
     assert parity_openphenom.main([str(path)]) == 1
 
 
@@ -100,7 +103,7 @@ def test_masked_prediction_is_the_masked_part_of_the_full_one(agnostic):
 
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_the_encoder_sees_visible_patches_only(agnostic, monkeypatch):
-    module, pixels, channels = tiny(agnostic), images(6), ids(*range(6))
+    module, pixels, channels = tiny(agnostic, depth=2, decoder_depth=2), images(6), ids(*range(6))
     params, noise, visible = initialised(module, pixels, channels, agnostic)
     # else every pixel moves the mean
     monkeypatch.setattr(models_patches, "self_standardise", lambda x: x / 255.0)

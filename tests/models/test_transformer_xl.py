@@ -100,17 +100,18 @@ def test_looped_attention_and_its_gradients_equal_the_plain_ones(monkeypatch):
     shapes = [(2, 10, 3, 4), (2, 15, 3, 4), (2, 15, 3, 4), (15, 3, 4), (3, 4), (3, 4)]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     weight = jnp.asarray(rng.normal(size=shapes[0]), jnp.float32)
+    valued = [
+        jax.jit(
+            jax.value_and_grad(
+                lambda mask, *x, i=i: (relative_attention(*x, mask, i) * weight).sum(),
+                argnums=range(1, 7),
+            )
+        )
+        for i in ("xla", "looped")
+    ]
     for same_length in ("none", "kimiyoung"):
         mask = causal_mask(10, 5, jnp.array([5, 2]), same_length, 5)
-        found = [
-            jax.jit(
-                jax.value_and_grad(
-                    lambda *x, i=i, m=mask: (relative_attention(*x, m, i) * weight).sum(),
-                    argnums=range(6),
-                )
-            )(*arrays)
-            for i in ("xla", "looped")
-        ]
+        found = [value(mask, *arrays) for value in valued]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
 
 

@@ -99,9 +99,8 @@ def start(workdir, plant="", *flags, prefix=()):
         *flags,
     ]
     environment = {**os.environ, "XLA_FLAGS": "", "PLANT": plant}
-    popen = subprocess.Popen if prefix else warm.Popen
     both = [
-        popen(
+        (subprocess.Popen if prefix and i else warm.Popen)(
             [*(prefix if i else ()), *command, f"--process_id={i}"],
             cwd=ROOT,
             env=environment,

@@ -16,7 +16,7 @@ from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.prepare.sequences import command as sequences_command
 from phenomjax.prepare.sequences import job
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
-from tests.lab.toy_sequences import few_starts
+from tests.lab.toy_sequences import SIZES, few_starts
 from tests.prepare.test_sequences import SMALL, contents, fasta, made_up, prepare, stored
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,12 +111,12 @@ def start(out, files, log):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """Files that take the command a second or two, and their bank."""
+    """Files that take the command a second, and what one process makes of them."""
     folder = tmp_path_factory.mktemp("large")
     for number in range(3):
-        (folder / f"{number}.fasta").write_text(fasta(made_up(2000, number)))
+        (folder / f"{number}.fasta").write_text(fasta(made_up(1200, number)))
     files = sorted(folder.glob("*.fasta"))
-    assert start(folder / "b.zarr", files, folder / "log").wait() == EXIT_DONE
+    assert prepare(folder / "b.zarr", *files, sizes=SIZES) == EXIT_DONE
     return folder, files
 
 
@@ -138,7 +138,7 @@ def test_killed_by_the_system_and_run_again(large, tmp_path, count):
             time.sleep(0.005)
         process.wait()
     assert killed >= count(2, 4)
-    assert start(out, files, tmp_path / "log").wait() == EXIT_DONE
+    assert prepare(out, *files, sizes=SIZES) == EXIT_DONE
     assert contents(out) == contents(folder / "b.zarr")
 
 
@@ -168,6 +168,5 @@ def test_a_signal_stops_the_job_and_it_goes_on(large, tmp_path):
     assert process.wait() == EXIT_STOPPED
     assert "SIGTERM: finishing what is in hand, then stopping" in log.read_text()
     assert "stopped. Run the same command again to continue." in log.read_text()
-    assert start(out, files, log).wait() == EXIT_DONE and contents(out) == contents(
-        folder / "b.zarr"
-    )
+    assert prepare(out, *files, sizes=SIZES) == EXIT_DONE
+    assert contents(out) == contents(folder / "b.zarr")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from phenomjax.cluster.start import free_port
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 from tests.lab.slurm import slurm, wait_until  # noqa: F401  the fixture
 
 pytest.importorskip("optuna")
@@ -43,7 +43,7 @@ def start(folder, *arguments, program=TRIAL, **variables):
     """Starts a sweep with the toy trial; its output goes to FOLDER.out."""
     environment = os.environ | {"PHENOMJAX_MAIN": program} | variables
     with Path(f"{folder}.out").open("a") as output:
-        return subprocess.Popen(
+        return warm.Popen(
             command(folder, *arguments),
             cwd=ROOT,
             env=environment,
@@ -118,7 +118,13 @@ def test_a_sweep_with_killed_workers_is_done_and_extended(tmp_path, count):
     folder, trials_, killed = tmp_path / "study", 3 * kills, []
     arguments = ("--eta", "2", "--min_steps", "8", "--sampler", "random")
     process = start(
-        folder, "--trials", str(trials_), "--workers", "3", *arguments, TOY_STEP_SECONDS="0.05"
+        folder,
+        "--trials",
+        str(trials_),
+        "--workers",
+        count("2", "3"),
+        *arguments,
+        TOY_STEP_SECONDS="0.05",
     )
     while len(killed) < kills:
         thing, pid = until(
@@ -158,7 +164,7 @@ def test_a_sweep_with_killed_workers_is_done_and_extended(tmp_path, count):
         _random(folder, i) for i in range(trials_)
     ]  # whoever asked, and in whatever order
     before = {p: p.read_text() for p in folder.glob("trials/*/starts")}
-    finish(start(folder, "--trials", str(trials_ + 2), *arguments), folder)
+    finish(start(folder, "--trials", str(trials_ + 2), "--workers", "1", *arguments), folder)
     check(folder, trials_ + 2)
     assert {p: p.read_text() for p in before} == before  # what was done is not done again
 
@@ -176,15 +182,8 @@ def test_bad_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
         f" choice({values})}}\n"
     )
     folder = tmp_path / "study"
-    done = subprocess.run(
-        [*command(folder, "--sampler", "grid", "--eta", "2"), "--config", str(config)],
-        cwd=ROOT,
-        env=os.environ | {"PHENOMJAX_MAIN": TRIAL},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ("--sampler", "grid", "--eta", "2", "--workers", "1", "--config", str(config))
+    text = finish(start(folder, *words), folder)
     states = {t.params["optimizer.learning_rate"]: t for t in trials(folder)}
     assert (
         states[1e-6].state.name == "FAIL"
@@ -198,7 +197,7 @@ def test_bad_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
         "PRUNED",
     )
     assert (
-        "1 diverged, 1 failed" in done.stdout
+        "1 diverged, 1 failed" in text
         and states[0.9].user_attrs["starts"] == states[1e-6].user_attrs["starts"] == 1
     )
 
@@ -225,7 +224,8 @@ def test_a_stopped_sweep_goes_on_with_the_same_command(tmp_path):
 @pytest.mark.slow
 def test_a_real_run_is_promoted_and_goes_on_after_its_worker_was_killed(tmp_path):
     folder = tmp_path / "study"
-    arguments = ("--trials", "1", "--eta", "2", "--min_steps", "16", "--config.num_steps=24")
+    arguments = ("--trials", "1", "--workers", "1", "--eta", "2", "--min_steps", "16")
+    arguments += ("--config.num_steps=24",)
     process = start(folder, *arguments, program=MAIN, TOY_STEP_SECONDS="0.2")
     first = folder / "trials" / "0000"
     until(
@@ -316,7 +316,8 @@ def postgres(tmp_path):
 
 def test_a_study_in_postgresql(tmp_path, postgres):
     folder = tmp_path / "study"
-    arguments = ("--storage", postgres, "--trials", "4", "--eta", "2", "--min_steps", "8")
+    arguments = ("--storage", postgres, "--trials", "4", "--workers", "1", "--eta", "2")
+    arguments += ("--min_steps", "8")
     process = start(folder, *arguments, TOY_STEP_SECONDS="0.05")
     worker = until(process, lambda: next(iter(running(folder).values()), None), "a worker at work")
     os.kill(worker, signal.SIGKILL)

@@ -3,6 +3,7 @@ metrics, checkpoints.
 """
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -64,6 +65,16 @@ def use_devices(monkeypatch, count):
     monkeypatch.setattr(sharding, "make_mesh", make_mesh)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A straight run on one device."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        assert train.run(make_config(), workdir) == 0
+    return workdir
+
+
 def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     changes = {"optimizer__ema_decay": 0.9, "figures__every_steps": 8}
@@ -87,8 +98,9 @@ def test_interrupted_run_equals_straight_run(tmp_path, monkeypatch):
     equal(loading.load(broken)[1], loading.load(straight)[1])
 
 
-def test_lines_beyond_the_checkpoint_are_written_once(tmp_path):
-    train.run(make_config(), tmp_path)
+def test_lines_beyond_the_checkpoint_are_written_once(alone, tmp_path, monkeypatch):
+    use_devices(monkeypatch, 1)
+    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
     before = lines(tmp_path)
     # as if the process was killed after step 11: lines exist, the last checkpoint does not
     for step in (12,):
@@ -100,29 +112,25 @@ def test_lines_beyond_the_checkpoint_are_written_once(tmp_path):
 
 
 @pytest.mark.parametrize("count,preset", [(2, "dp"), (4, "fsdp"), (8, "fsdp_tp")])
-def test_every_mesh_gives_the_same_losses(tmp_path, monkeypatch, count, preset):
-    use_devices(monkeypatch, 1)
-    train.run(make_config(), tmp_path / "one")
+def test_every_mesh_gives_the_same_losses(alone, tmp_path, monkeypatch, count, preset):
     use_devices(monkeypatch, count)
     train.run(make_config(mesh__preset=preset), tmp_path / "many")
-    np.testing.assert_allclose(losses(tmp_path / "many"), losses(tmp_path / "one"), rtol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path / "many"), losses(alone), rtol=1e-6)
 
 
-def test_resume_on_another_mesh(tmp_path, monkeypatch):
-    train.run(make_config(), tmp_path / "straight")
+def test_resume_on_another_mesh(alone, tmp_path, monkeypatch):
     calls = iter(range(1, 100))
     monkeypatch.setattr(messages, "stop_requested", lambda: next(calls) == 5)
     use_devices(monkeypatch, 8)
     assert train.run(make_config(mesh__preset="fsdp_tp"), tmp_path / "moved") == 75
     use_devices(monkeypatch, 2)
     assert train.run(make_config(mesh__preset="fsdp"), tmp_path / "moved") == 0
-    np.testing.assert_allclose(losses(tmp_path / "moved"), losses(tmp_path / "straight"), rtol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path / "moved"), losses(alone), rtol=1e-6)
 
 
-def test_accumulation_equals_one_large_batch(tmp_path):
-    train.run(make_config(), tmp_path / "whole")
+def test_accumulation_equals_one_large_batch(alone, tmp_path):
     train.run(make_config(optimizer__accumulate_steps=2), tmp_path / "parts")
-    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), rtol=1e-6)
+    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(alone), rtol=1e-6)
 
 
 def test_divergence_stops_and_names_the_images(tmp_path, monkeypatch):
