@@ -204,7 +204,7 @@ def test_plates_whose_features_differ_share_those_that_both_have(tmp_path, caplo
 @pytest.mark.parametrize("hold", [True, False])
 def test_a_text_is_read_by_blocks(tmp_path, monkeypatch, hold):
     """Columns are told over all blocks: what is text in the last row is text in the first."""
-    monkeypatch.setattr("phenomjax.maps.tables.sources.BLOCK_VALUES", 15)  # three rows of five
+    monkeypatch.setattr("phenomjax.maps.tables.scratch.BLOCK_VALUES", 15)  # three rows of five
     values = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
     table = pd.DataFrame(values, columns=["Cells_A", "Cells_B"])
     table["Metadata_Plate"] = [*["7"] * 9, "007"]

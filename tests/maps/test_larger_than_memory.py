@@ -19,7 +19,7 @@ from phenomjax.maps.build.align import align
 from phenomjax.maps.build.combining import combine
 from phenomjax.maps.build.methods.components import fit_pca
 from phenomjax.maps.build.methods.streams import Stream
-from phenomjax.maps.tables import scratch, sources, writing
+from phenomjax.maps.tables import scratch, writing
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.formats import parquet
 from phenomjax.maps.tables.profiles import Profiles
@@ -194,7 +194,7 @@ def test_row_groups_hold_what_the_table_held(tmp_path, monkeypatch):
 @pytest.mark.parametrize("order", ["by well", "by site", "any"])
 @pytest.mark.parametrize("how", ["mean", "median"])
 def test_wells_of_objects_are_ready_as_soon_as_their_objects_are(tmp_path, monkeypatch, order, how):
-    monkeypatch.setattr(sources, "BLOCK_VALUES", 2 * 5)
+    monkeypatch.setattr(scratch, "BLOCK_VALUES", 2 * 5)
     rng = np.random.default_rng(0)
     wells = np.repeat([f"{row}{column:02d}" for row in "BCA" for column in (3, 1)], 8)
     if order == "by site":

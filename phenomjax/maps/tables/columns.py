@@ -112,6 +112,21 @@ class Columns:
         return chosen
 
 
+UNTOLD = Columns(
+    batch=(DETECT,),
+    control=DETECT,
+    positive=DETECT,
+    treatment=DETECT,
+    perturbation=DETECT,
+    gene=DETECT,
+    well=DETECT,
+    plate=DETECT,
+    dose=DETECT,
+    kind=DETECT,
+    apart=(DETECT,),
+)
+
+
 def require(metadata: "pd.DataFrame", name: str, flag: str) -> "pd.Series":
     """A column of the metadata, or an error that lists those there are."""
     if name == "":

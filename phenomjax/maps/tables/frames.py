@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenomjax.data import separators, tables, text_files
-from phenomjax.maps.tables.sources import apart, rows_of_a_block
+from phenomjax.maps.tables.scratch import rows_of_a_block
+from phenomjax.maps.tables.sources import apart
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -226,7 +226,7 @@ def open_source(path: Path, wanted: Wanted) -> Source:
         )
     try:
         source = _opened(path, wanted)
-        metadata, named = with_wells(source.metadata)
+        metadata, named = with_wells(_without_categories(source.metadata))
         source = replace(source, metadata=metadata, notes=(*source.notes, *noted("wells", named)))
         source = as_wells(source, wanted.objects)
     except DAMAGE as error:
@@ -237,6 +237,11 @@ def open_source(path: Path, wanted: Wanted) -> Source:
         return source
     sources = [{"path": path.name, "sha256": sha256(path)}]
     return replace(source, provenance={**source.provenance, "sources": sources})
+
+
+def _without_categories(metadata: "pd.DataFrame") -> "pd.DataFrame":
+    """Metadata whose categories are what they name, as of a CSV."""
+    return metadata.astype(dict.fromkeys(metadata.columns[metadata.dtypes == "category"], object))
 
 
 def _opened(path: Path, wanted: Wanted) -> Source:

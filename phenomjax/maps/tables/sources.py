@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Float32
 
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Record
 from phenomjax.system.errors import UserError
 
@@ -24,7 +25,6 @@ DAMAGE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError),
     *(ArithmeticError, AssertionError),
 )
-BLOCK_VALUES = 2**20  # of a block: 4 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,23 @@ def damaged(path: Path, error: Exception) -> UserError:
     )
 
 
-def rows_of_a_block(dim: int) -> int:
-    """How many rows make a block of a bounded size."""
-    return max(1, BLOCK_VALUES // max(1, dim))
+def slices(array: Any) -> Iterator[np.ndarray]:  # of any type of numbers
+    """Blocks of rows of an array [rows, dim] of NumPy, SciPy, pandas or HDF5."""
+    for some in scratch.blocks(*array.shape):
+        rows = array[some]
+        yield rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
 
 
-def slices(array: Any, places: Sequence[int]) -> Blocks:
-    """Blocks of some columns of an array [rows, dim] of NumPy, SciPy, pandas or HDF5."""
-    whole = list(places) == list(range(array.shape[1]))
-    step = rows_of_a_block(array.shape[1])
-    for start in range(0, array.shape[0], step):
-        rows = array[start : min(start + step, array.shape[0])]
-        rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+def columns_of(
+    blocks: Iterable[np.ndarray], names: Sequence[str], chosen: tuple[str, ...]
+) -> Blocks:
+    """Some columns of blocks that hold those of `names`, as float32 in the order of `chosen`."""
+    place = {name: k for k, name in enumerate(names)}
+    columns = [place[name] for name in chosen]
+    whole = chosen == tuple(names)
+    for block in blocks:
         with np.errstate(over="ignore"):
-            yield np.asarray(rows if whole else rows[:, list(places)], np.float32)
+            yield np.asarray(block if whole else block[:, columns], np.float32)
 
 
 def apart(names: Sequence[str]) -> tuple[str, ...]:

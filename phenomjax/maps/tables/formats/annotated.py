@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phenomjax.maps.tables.formats.features import by_name
-from phenomjax.maps.tables.sources import Blocks, Source, Wanted, apart, noted, slices
+from phenomjax.maps.tables.sources import Blocks, Source, Wanted, apart, columns_of, noted, slices
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,13 +46,12 @@ def _opened(path: Path, wanted: Wanted) -> Source:
         own = json.loads(text) if isinstance(text, str) else {}
         named = by_name(columns, path, wanted, own.get("features"), features=True)
         doubles = {new: old for new, old in zip(columns, raw, strict=True) if new != old}
-        place = {name: k for k, name in enumerate(columns)}
         values = _element(file, key)
         kept = set(named.candidates)
         same, left = list[str](), [name for name in named.left_out if name not in obs]
         if doubles or left:
-            read_now = [*left, *doubles, *doubles.values()]
-            found = np.concatenate(list(slices(values, [place[name] for name in read_now])))
+            read_now = (*left, *doubles, *doubles.values())
+            found = np.concatenate(list(columns_of(slices(values), columns, read_now)))
             column = dict(zip(read_now, found.T, strict=True))
             for new, old in doubles.items():
                 if np.array_equal(column[new], column[old], equal_nan=True):
@@ -64,22 +63,19 @@ def _opened(path: Path, wanted: Wanted) -> Source:
 
     def read(chosen: tuple[str, ...]) -> Blocks:
         with h5py.File(path) as file:
-            yield from slices(_element(file, key), [place[name] for name in chosen])
+            yield from columns_of(slices(_element(file, key)), columns, chosen)
 
     names = tuple(name for name in columns if name in kept and name not in same)
     return Source(path, obs, names, own.get("provenance", {}), read, named.notes + notes)
 
 
 def _metadata(obs: "pd.DataFrame") -> "pd.DataFrame":
-    """obs without categories; the names of its rows are a column where they say something."""
+    """obs; the names of its rows are a column where they say something."""
     name = obs.index.name if obs.index.name not in (None, "index", "_index") else "obs_name"
     labels = obs.index.astype(str)
     if not labels.str.fullmatch(r"\d+(?:-\d+)*").all() and name not in obs:
         obs.insert(0, name, labels)
-    obs = obs.reset_index(drop=True)
-    for column in obs.columns[obs.dtypes == "category"]:
-        obs[column] = obs[column].astype(object)
-    return obs
+    return obs.reset_index(drop=True)
 
 
 def _choose(file: "h5py.File", path: Path, wanted: Wanted) -> tuple[str, str]:

@@ -7,13 +7,13 @@ which may run any program when it is opened, and is left alone: give its index w
 
 import re
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Num
 
 from phenomjax.maps.tables.formats.objects import averaged
-from phenomjax.maps.tables.sources import Blocks, Note, Source, Wanted, damaged
+from phenomjax.maps.tables.sources import Blocks, Note, Source, Wanted, columns_of, damaged
 from phenomjax.system.errors import UserError
 
 WELL = re.compile(r"[A-Za-z]{1,2}\d{1,3}")
@@ -46,14 +46,13 @@ def open_deep_profiler(path: Path, wanted: Wanted) -> Source:
     )
     cells = np.repeat(np.arange(len(full)), [shapes[file][0] for file in full])
     names = tuple(f"DP_{k}" for k in range(dim))  # as pycytominer calls them
-    places = {name: k for k, name in enumerate(names)}
+
+    def cells_of(file: Path) -> Num[np.ndarray, "cells dim"]:
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays[ARRAY].reshape(shapes[file])
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        columns = [places[name] for name in chosen]
-        for file in full:
-            with np.load(file, allow_pickle=False) as arrays:
-                features = arrays[ARRAY].reshape(shapes[file])
-            yield np.asarray(features if chosen == names else features[:, columns], np.float32)
+        return columns_of(map(cells_of, full), names, chosen)
 
     # of each cell a number, not a text
     metadata = where.astype("category").iloc[cells].reset_index(drop=True)
@@ -61,7 +60,7 @@ def open_deep_profiler(path: Path, wanted: Wanted) -> Source:
     provenance = {"sources": [{"path": path.name, "files": len(full)}], "steps": []}
     source = Source(path, metadata, names, provenance, read, notes)
     if wanted.objects == "apart":
-        return replace(source, metadata=metadata.astype(object))
+        return source
     return averaged(source, ["Metadata_Plate", "Metadata_Well"], wanted.objects)
 
 

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Record, feature_names
-from phenomjax.maps.tables.sources import Blocks, Source, rows_of_a_block
+from phenomjax.maps.tables.sources import Blocks, Source, columns_of
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,14 +57,10 @@ def open_embeddings(path: Path, block: int | None) -> Source:
         **{key: record[key] for key in keys if key in record},
     }
     names = feature_names(array.shape[1])
-    place = {name: k for k, name in enumerate(names)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        columns = [place[name] for name in chosen]
-        step = rows_of_a_block(array.shape[1])
-        for start in range(0, array.shape[0], step):
-            values = array[start : min(start + step, array.shape[0])].read().result()
-            yield np.asarray(values[:, columns] if chosen != names else values, np.float32)
+        blocks = (array[some].read().result() for some in scratch.blocks(*array.shape))
+        return columns_of(blocks, names, chosen)
 
     provenance: Record = {"sources": [source], "steps": []}
     return Source(path, metadata.reset_index(drop=True), names, provenance, read)

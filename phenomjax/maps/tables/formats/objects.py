@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Int
 
 from phenomjax.maps.tables import frames
-from phenomjax.maps.tables.columns import DETECT, Columns
+from phenomjax.maps.tables.columns import UNTOLD
 from phenomjax.maps.tables.formats.features import METADATA, is_bookkeeping
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.wells import with_wells
-from phenomjax.maps.tables.sources import Block, Blocks, Note, Source, noted, slices
+from phenomjax.maps.tables.sources import Block, Blocks, Note, Source, columns_of, noted
 from phenomjax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,18 +93,13 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
         name for name in kept if name in columns or inside[name].nunique(dropna=False).max() == 1
     ]
     metadata = inside[same].first().reset_index(drop=True)
-    for name in metadata.columns[metadata.dtypes == "category"]:
-        metadata[name] = metadata[name].astype(object)
     prefixed = any(METADATA.fullmatch(str(name)) for name in same)
     count = "Metadata_Object_Count" if prefixed else "object_count"
     metadata[count] = np.bincount(codes[codes >= 0], minlength=wells)
 
     def read(chosen: tuple[str, ...]) -> Blocks:
         average = _medians if how == "median" else _means
-        place = {name: k for k, name in enumerate(source.names)}
-        columns = [place[name] for name in chosen]
-        for block in average(source, codes, wells):
-            yield block if chosen == source.names else block[:, columns]
+        return columns_of(average(source, codes, wells), source.names, chosen)
 
     notes = (
         *source.notes,
@@ -205,16 +200,15 @@ def _joined(same: Sequence[Source], rows: Sequence[Int[np.ndarray, " rows"]]) ->
     names = tuple(name for source in same for name in source.names)
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        place = {name: k for k, name in enumerate(names)}
         features = [np.concatenate(list(source.blocks())) for source in same]
         wide = np.concatenate(
             [
-                np.where((row < 0)[:, None], np.nan, values[row]).astype(np.float32)
+                np.where((row < 0)[:, None], np.nan, values[row])
                 for values, row in zip(features, rows, strict=True)
             ],
             axis=1,
         )
-        return slices(wide, [place[name] for name in chosen])
+        return columns_of([wide], names, chosen)
 
     files = [one for source in same for one in source.provenance.get("sources", [])]
     notes = tuple(note for source in same for note in source.notes)
@@ -225,13 +219,9 @@ def _joined(same: Sequence[Source], rows: Sequence[Int[np.ndarray, " rows"]]) ->
 
 def _keys(table: "pd.DataFrame") -> list[str] | None:
     """The columns that together name a well; None where none names it."""
-    one, several = DETECT, (DETECT,)
     table = table[[name for name in table.columns if not NUMBER.fullmatch(str(name))]]
-    told = Columns(several, one, one, one, one, one, one, one, one, one, (), several)
-    columns = detect(table, told)
-    if not columns.well:
-        return None
-    return [name for name in columns.identity(table) if name]
+    columns = detect(table, UNTOLD)
+    return [name for name in columns.identity(table) if name] if columns.well else None
 
 
 def _whole(column: "pd.Series") -> bool:

@@ -17,7 +17,6 @@ from phenomjax.maps.tables.sources import (
     Wanted,
     apart,
     noted,
-    rows_of_a_block,
 )
 from phenomjax.system.errors import UserError
 
@@ -114,13 +113,10 @@ class _Table:
         return list(dict.fromkeys(self.doubles.get(column, column) for column in columns))
 
     def frame(self, file: "pq.ParquetFile", names: Sequence[str]) -> "pd.DataFrame":
-        """Some columns as pandas has them without knowing of them: no categories, no index."""
+        """Some columns as pandas has them without knowing of them: no index."""
         table = file.read(columns=self._stored(names))
-        frame = table.rename_columns(list(apart(table.column_names))).to_pandas(
-            ignore_metadata=True
-        )
-        for name in frame.columns[frame.dtypes == "category"]:
-            frame[name] = frame[name].astype(object)
+        named = table.rename_columns(list(apart(table.column_names)))
+        frame = named.to_pandas(ignore_metadata=True)
         return frame[[name for name in names if not name.startswith("__index_level_")]]
 
     def doubles_of_same_values(self, file: "pq.ParquetFile") -> list[str]:
@@ -182,7 +178,7 @@ class _Table:
 
     def _of_group(self, file: "pq.ParquetFile", group: int, names: tuple[str, ...]) -> Blocks:
         batches = file.iter_batches(
-            rows_of_a_block(max(1, len(names))),
+            scratch.rows_of_a_block(len(names)),
             row_groups=[group],
             columns=self._stored(names),
             use_threads=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.formats.features import by_name
 from phenomjax.maps.tables.formats.numeric import Tally, numbers_among
-from phenomjax.maps.tables.sources import Block, Blocks, Source, Wanted, noted
+from phenomjax.maps.tables.sources import Block, Blocks, Source, Wanted, columns_of, noted
 from phenomjax.maps.tables.writing import provenance_beside
 
 if TYPE_CHECKING:
@@ -46,18 +46,11 @@ def open_text(path: Path, wanted: Wanted) -> Source:
     others = [name for name in written.columns if name not in {*names, *same, *named.unread}]
     metadata = _together(path, parts, others)
     notes += noted("unlike", numbers_among(named.unlike, metadata))
-    place = {name: k for k, name in enumerate(named.candidates)}
 
     def read(chosen: tuple[str, ...]) -> Blocks:
-        places = [place[name] for name in chosen]
-        if kept:
-            while kept:
-                block = kept.popleft()
-                yield block if chosen == named.candidates else block[:, places]
-            return
-        again = Tally(chosen)
-        for frame in frames.chunks(written, chosen):
-            yield again.block(frame)
+        if kept:  # once; then they are gone
+            return columns_of((kept.popleft() for _ in range(len(kept))), named.candidates, chosen)
+        return map(Tally(chosen).block, frames.chunks(written, chosen))
 
     return Source(path, metadata, names, own.get("provenance", {}), read, (*named.notes, *notes))
 
