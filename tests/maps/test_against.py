@@ -117,6 +117,19 @@ def test_other_perturbations_and_measures_without_merit():
     assert "untrained" not in text
 
 
+def test_fewer_replicates_are_told():
+    own, other = (
+        {
+            "consistency.mean_cosine": entry(0.3, None, 10, "perturbations", replicates=replicates),
+            "a": entry(0.3, (0.25, 0.35), 10, "genes"),
+        }
+        for replicates in (30, 20)
+    )
+    text = against.sentence(own, against.Baseline("two plates", ("s",), other, {}))
+    assert "Its perturbations have 20 replicates, those of the map 30; give both" in text
+    assert "replicates" not in against.sentence(own, against.Baseline("itself", ("s",), own, {}))
+
+
 def test_a_twin_is_offered_for_an_encoder_only():
     trained = {"path": "e.zarr", "checkpoint": "runs/x", "bank": "b.zarr"}
     words = against.offer({"sources": [{"path": "more.zarr"}, trained]})

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import align
 from phenomjax.maps.build.combining import combine
+from phenomjax.maps.build.doubts import share_of_cosines, tell_doubts
 from phenomjax.maps.build.methods.harmony import harmony
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles, feature_names
@@ -178,6 +179,33 @@ def test_few_controls_are_explained(caplog):
     assert np.isfinite(
         align(starved, COLUMNS, "tvn").features
     ).all()  # more features than controls: empty directions are left out
+
+
+def test_doubts_are_told(caplog):
+    """A few features that rule all cosines, few controls, what was aligned before; no doubt where
+    there is none.
+    """
+    sound = _screen(wells=24, dim=40)
+    several = align(sound, COLUMNS, "center_scale")
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        tell_doubts(several)
+        tell_doubts(align(several, COLUMNS, "none"))
+    assert caplog.text == ""
+    spoilt = sound.features.copy()
+    spoilt[:, 7] *= np.where(COLUMNS.controls(sound.metadata), 1, 100)
+    ruled = align(sound.with_features(spoilt, sound.names), COLUMNS, "center_scale")
+    of_one = share_of_cosines(ruled)[7]
+    units = ruled.features / np.linalg.norm(ruled.features, axis=1, keepdims=True)
+    assert of_one == pytest.approx((units[:, 7] ** 2).mean(), rel=1e-5)
+    few = align(_screen(wells=8, dim=40), COLUMNS, "center_scale")  # 4 controls a plate
+    with caplog.at_level(logging.INFO, "phenomjax"):
+        tell_doubts(ruled)
+        tell_doubts(few)
+        tell_doubts(align(several, COLUMNS, "pca_center_scale", 8))
+    first, second, third = caplog.messages[0], caplog.messages[1], caplog.messages[-1]
+    assert first.startswith("2 of 40 features make") and sound.names[7] in first
+    assert "a batch has 4 controls, which tell the spread of a feature within 41 %" in second
+    assert "had been aligned before (center_scale), and are once more by pca_center_scale" in third
 
 
 def test_batches_without_controls_and_too_many_dims(screen):

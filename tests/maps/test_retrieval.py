@@ -330,6 +330,16 @@ def test_controls_that_the_alignment_knows_are_told_from_unseen_ones(
         )
 
 
+def test_one_feature_ranks_nothing(plates, tmp_path):
+    table = pd.read_csv(plates / "wells.csv").iloc[:, :8]
+    table.to_csv(tmp_path / "one.csv", index=False)
+    words = ["--profiles", tmp_path / "one.csv", "--align", "center_scale", "--probe", "none"]
+    run_as_door(benchmark, [*words, "--draws", 50, "--out", tmp_path])
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    for key in ("activity", "distinctiveness", "consistency"):
+        assert "of one feature every similarity is" in found[f"map.{key}.mean"]["reason"]
+
+
 def test_a_map_has_consistency_only(plates, tmp_path):
     table = pd.read_csv(plates / "wells.csv").query('Metadata_Plate == "BR00000001"')
     table = table[table["Metadata_pert_type"] == "trt"]
@@ -337,6 +347,8 @@ def test_a_map_has_consistency_only(plates, tmp_path):
     words = ["--profiles", tmp_path / "map.csv", *COLUMNS[4:], "--map", "--align", "none"]
     run_as_door(benchmark, [*words, "--null_size", 100, "--out", tmp_path])
     found = json.loads((tmp_path / "benchmark.json").read_text())
+    with pytest.raises(UserError, match=r"none is a negative control, as in a map.*add --map and"):
+        run_as_door(benchmark, [*words[:-3], "--align", "none", "--out", tmp_path])
     assert "a map already" in found["map.activity.mean"]["reason"]
     assert found["map.consistency.mean"]["count"] == 32
 

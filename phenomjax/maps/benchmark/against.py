@@ -219,6 +219,13 @@ def sentence(entries: Mapping[str, Entry], baseline: Baseline) -> str:
             f" They are not of the same perturbations or pairs in {listed(others)}; give both the"
             " same wells."
         )
+    alike = "consistency.mean_cosine"
+    own, other = (of.get(alike, {}).get("replicates") for of in (entries, baseline.entries))
+    if not others and own and other and own != other:
+        text += (
+            f" Its perturbations have {other} replicates, those of the map {own}; give both the"
+            " same wells."
+        )
     return text
 
 

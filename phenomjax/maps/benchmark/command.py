@@ -89,6 +89,7 @@ from phenomjax.maps.build.consistency import (
     consistency,
     refuse_two_nulls,
 )
+from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
@@ -271,7 +272,9 @@ def benchmark(
     else:
         if columns.well in profiles.metadata.columns:
             profiles = aggregate.to_wells(profiles, columns)
+        _refuse_map(profiles, columns)
         aligned = align_as_told(profiles, columns, options)
+        tell_doubts(aligned)
         found, result, wells = wells_entries(aligned, columns, options)
         if options.align in FITTED_ON_CONTROLS and columns.controls(profiles.metadata).any():
             found["map.activity_unseen.share_q05"] = unseen_controls_entry(
@@ -288,6 +291,22 @@ def benchmark(
     )
     more, curves = map_entries(perturbations, genes, columns, sources, options)
     return found | more, curves, result, perturbations
+
+
+def _refuse_map(profiles: Profiles, columns: Columns) -> None:
+    """Refuses a map where wells are asked for.
+
+    Raises:
+      UserError: each row is another perturbation, and none a control.
+    """
+    names = profiles.metadata.get(columns.perturbation)
+    if names is None or names.duplicated().any() or columns.controls(profiles.metadata).any():
+        return
+    raise UserError(
+        f"Each of the {len(names)} rows is another perturbation and none is a negative control, as"
+        " in a map: nothing tells what replicates share. Is it one, add `map` and `align` none."
+        " Are they wells, give other plates of the layout too, and say which are `control`."
+    )
 
 
 def refuse_other_ways(options: Options) -> None:

@@ -55,7 +55,11 @@ def consistency_entries(result: Consistency) -> dict[str, Entry]:
             f"consistency.{key}": missing(reason)
             for key in ("mean_cosine", "share_p05", "share_p01")
         }
-    more = {"without_replicates": int(np.isnan(result.cosine).sum()), "null": result.null}
+    more = {
+        "without_replicates": int(np.isnan(result.cosine).sum()),
+        "replicates": int(result.replicates[known].sum()),
+        "null": result.null,
+    }
     values = {"mean_cosine": result.cosine[known]}
     values |= {
         key: (result.p[known] < level).astype(float)

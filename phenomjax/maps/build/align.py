@@ -56,6 +56,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.methods.components import fit_pca, pca_on
 from phenomjax.maps.build.methods.harmony import harmony
 from phenomjax.maps.build.methods.positions import without_positions
@@ -298,6 +299,7 @@ def run(options: Options) -> int:
     out = check_out(options.out)
     profiles, columns = load(options)
     aligned = align_as_told(profiles, columns, options)
+    tell_doubts(aligned)
     write(aligned, out)
     log.info(
         "align: wrote %d rows, %d features to %s", len(aligned), aligned.features.shape[1], out

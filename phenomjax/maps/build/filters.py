@@ -35,6 +35,7 @@ from jaxtyping import Bool
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.confounding import confounding, placed
 from phenomjax.maps.build.consistency import DRAWS, Null, consistency, refuse_two_nulls
+from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.retrieval.phenotypes import Retrieval, activity
@@ -97,6 +98,7 @@ def run(options: Options) -> int:
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
     controls = columns.controls(profiles.metadata)
+    tell_doubts(profiles)
     wells = aggregate.chosen(profiles, columns)
     labels = aggregate.labels_of(wells, columns, options.doses)
     idle = unexpressed_wells(options.unexpressed, wells, columns)

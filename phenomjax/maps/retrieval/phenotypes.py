@@ -26,6 +26,8 @@ from phenomjax.maps.tables.profiles import Profiles
 
 log = logging.getLogger("phenomjax")
 
+ONE_FEATURE = "of one feature every similarity is 1 or -1, and nothing ranks equal ones"
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -93,6 +95,8 @@ def _of_wells(
     labels: Shaped[np.ndarray, " wells"],
     seed: int,
 ) -> Retrieval:
+    if profiles.features.shape[1] == 1:
+        return Retrieval(None, ONE_FEATURE, 0, "")
     under_study = columns.treatments(profiles.metadata)
     queries = np.flatnonzero(under_study)
     every = np.full(len(profiles), "", object)
@@ -115,6 +119,8 @@ def consistency(
       options: similarity and null.
       seed: of the null.
     """
+    if perturbations.features.shape[1] == 1:
+        return Retrieval(None, ONE_FEATURE, 0, "")
     targets = targets_of(perturbations, columns)
     named = np.array([bool(own) for own in targets], bool)
     names = sorted({name for own in targets for name in own})
