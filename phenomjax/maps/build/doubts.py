@@ -35,9 +35,9 @@ def tell_doubts(profiles: Profiles) -> None:
     if fewest < ENOUGH_CONTROLS:
         log.warning(
             "align: a batch has %d controls, which tell the spread of a feature within %.0f %%;"
-            " noise of the scales hides what replicates share (share_p05 of three plates of CPJUMP1 falls"
-            " from .76 to .50 with 4 of their 64 controls). Join batches that were handled together"
-            " (--batch); where most wells do nothing, scale by all of them (python -m"
+            " noise of the scales hides what replicates share (share_p05 of three plates of CPJUMP1"
+            " falls from .76 to .50 with 4 of their 64 controls). Join batches that were handled"
+            " together (--batch); where most wells do nothing, scale by all of them (python -m"
             " phenomjax.maps align --align standardize)",
             *(fewest, 100 / np.sqrt(2 * (fewest - 1))),
         )
