@@ -135,18 +135,22 @@ def test_cells_of_cellprofiler_become_wells(tmp_path, how, caplog):
     assert len(apart) == 11 and apart.metadata["Metadata_Well"].notna().all()
 
 
+TEXTURE = "Texture_Contrast_DNA_3_00_256"  # CellProfiler's names may end in numbers
+
+
 def test_cells_and_nuclei_of_cellprofiler_stand_side_by_side(tmp_path):
     cells = _cells()
     for name, factor in (("Cells", 1), ("Nuclei", 2)):
         scaled = cells.assign(AreaShape_Area=factor * cells["AreaShape_Area"])
-        scaled.drop(columns="Intensity_MeanIntensity_DNA").to_csv(
-            tmp_path / f"{name}.csv", index=False
-        )
+        scaled = scaled.rename(columns={"Intensity_MeanIntensity_DNA": TEXTURE})
+        scaled.to_csv(tmp_path / f"{name}.csv", index=False)
     _images().to_csv(tmp_path / "Image.csv", index=False)
     both = read([tmp_path / "Cells.csv", tmp_path / "Nuclei.csv"])
-    assert both.names == ("Cells_AreaShape_Area", "Nuclei_AreaShape_Area")
+    own = ("AreaShape_Area", TEXTURE)
+    assert both.names == tuple(f"{o}_{name}" for o in ("Cells", "Nuclei") for name in own)
     mean = _expected(np.mean)
-    assert _wells(both) == {k: (area, 2 * area, n) for k, (area, n) in mean.items()}
+    areas = {k: (well[0], well[2], well[-1]) for k, well in _wells(both).items()}
+    assert areas == {k: (area, 2 * area, n) for k, (area, n) in mean.items()}
     assert [s["path"] for s in both.provenance["sources"]] == ["Cells.csv", "Nuclei.csv"]
 
 

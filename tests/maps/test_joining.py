@@ -161,6 +161,37 @@ def test_rows_are_never_multiplied(tmp_path):
     assert done[0].by == ("Metadata_compound", "Metadata_concentration")
 
 
+def test_wells_of_other_plates_may_be_there_several_times(tmp_path):
+    """Plate 2 is of two sources; the profiles are of plate 1 and do not say of which."""
+    wells = pd.DataFrame({"Metadata_Plate": ["1"], "Metadata_Well": ["A01"]})
+    table = {
+        "Metadata_Source": ["source_1", "source_2", "source_3"],
+        "Metadata_Plate": ["2", "2", "1"],
+        "Metadata_Well": "A01",
+        "Metadata_JCP2022": ["x", "y", "z"],
+    }
+    paths = _tables(tmp_path, well=table)
+    metadata, _ = join(wells, paths)
+    assert metadata["Metadata_JCP2022"].tolist() == ["z"]
+    with pytest.raises(UserError, match="several rows for one Metadata_Plate, Metadata_Well"):
+        join(wells.assign(Metadata_Plate="2"), paths)
+
+
+def test_joined_ids_are_texts_though_some_rows_have_none(tmp_path):
+    table, _ = _bare(("Metadata_Plate", "Metadata_Well", "Metadata_broad_sample"), plates=1)
+    table.to_parquet(tmp_path / "profiles.parquet")
+    names = sorted(table["Metadata_broad_sample"].dropna().unique())[:3]
+    for write, ids in (("to_csv", [7, 8, 9]), ("to_parquet", ["7.0", "8.0", "9.0"])):
+        path = tmp_path / ("genes.csv" if write == "to_csv" else "genes.parquet")
+        genes = pd.DataFrame({"Metadata_broad_sample": names, "NCBI_Gene_ID": ids})
+        getattr(genes, write)(path, index=False)
+        options = TableOptions(
+            profiles=(str(tmp_path / "profiles.parquet"),), metadata=(str(path),)
+        )
+        profiles, columns = load(options)
+        assert sorted(profiles.metadata[columns.gene].dropna().unique()) == ["7", "8", "9"]
+
+
 def test_what_the_profiles_say_stays_and_gaps_are_filled(tmp_path, caplog):
     wells = pd.DataFrame({"compound": ["x", "y", "z"], "gene": ["A", None, "C"]})
     first = {

@@ -224,6 +224,12 @@ def test_columns_of_cpjump1_are_detected_and_a_flag_wins():
         ("gene_symbol", ["Non-targeting_0007", "PC", "NEG"]),
         ("pert", ["control", "a", "b"]),
         ("ASSAY_WELL_ROLE", ["mock", "treated", "treated"]),
+        ("Compound", ["Dimethyl sulfoxide (DMSO)", "a", "b"]),
+        ("sirna", ["siCtrl #2", "siNTF3", "siNCOR1"]),
+        ("gene", ["NTC", "PC", "NEG"]),
+        ("Metadata.Control.Type", ["negcon", "trt", "trt"]),
+        ("Ctrl", ["yes", "no", "no"]),
+        ("type", ["DMSO", "compound", "compound"]),
     ],
 )
 def test_a_negative_control_is_told_in_many_ways(column, values):
@@ -281,6 +287,40 @@ def test_names_of_time_points_and_cells(name, apart):
 )
 def test_names_of_doses(name):
     assert _detected(screen(plates=1).assign(**{name: 1.0})).dose == name
+
+
+@pytest.mark.parametrize("yes", [1, 1.0, "yes", True])
+def test_is_control_of_all_kinds_beside_is_positive_control(yes):
+    no = {1: 0, "yes": "no"}.get(yes, False)
+    table = pd.DataFrame(
+        {
+            "compound": ["DMSO", "taxol", "x"],
+            "is_control": [yes, yes, no],
+            "is_positive_control": [no, yes, no],
+        }
+    ).astype({"is_control": object if yes == "yes" else type(yes)})
+    columns = _detected(table)
+    assert columns.controls(table).tolist() == [True, False, False]
+    assert columns.positives(table).tolist() == [False, True, False]
+
+
+def test_wells_that_are_named_empty_or_positive_are_not_under_study():
+    table = pd.DataFrame({"compound": ["DMSO", "EMPTY", "positive control", "x"]})
+    table = table.assign(DMSO_percent=1.0, vehicle_volume=1)  # which tell no controls
+    found = roles.counts(table, _detected(table))
+    assert found == {"control": 1, "positive": 1, "study": 1, "neither": 1}
+
+
+def test_the_best_of_several_columns_of_doses():
+    doses = {
+        "Metadata_mg_per_ml": [1.5, 3.0],
+        "Metadata_mmoles_per_liter": [3.3331, 3.3329],
+        "Metadata_dose_recode": [5, 5],
+    }
+    assert _detected(doses).dose == "Metadata_dose_recode"
+    doses["Metadata_dose_recode"] = [None, None]
+    assert _detected(doses).dose == "Metadata_mmoles_per_liter"
+    assert _detected({"Image_Metadata_CPD_MMOL_CONC": [1.0]}).dose == "Image_Metadata_CPD_MMOL_CONC"
 
 
 def test_what_an_error_of_controls_suggests():

@@ -37,6 +37,9 @@ _WORDS: dict[Role, tuple[str, ...]] = {
         *("untreatedcontrol", "nocut", "cuttingcontrol", "ctlvehicle", "ctlvector", "ctluntrt"),
         *("crisprcontrol", "controlnegative", "lowcontrol", "nct", "neutral", "neutralcontrol"),
         *("emptycontrol", "safeharbor", "intergenic", "nontargetingguide", "notargeting"),
+        *("dimethylsulfoxide", "dimethylsulphoxide", "dmsoctrl", "dmsoctl", "notreatment"),
+        *("nodrug", "nocompound", "water", "h2o", "pbs", "lacz", "luciferase", "egfp"),
+        *("safetargeting", "allstars", "allstarsnegativecontrol", "negctrlsirna"),
     ),
     "positive": (
         *("poscon", "positivecontrol", "poscontrol", "posctrl", "posctl", "positive", "pos", "pc"),

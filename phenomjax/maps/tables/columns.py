@@ -72,7 +72,8 @@ class Columns:
         by = [part.to_numpy() for part in parts]
         codes = metadata.groupby(by, dropna=False, sort=False, observed=True).ngroup().to_numpy()
         _, first = np.unique(codes, return_index=True)
-        texts = [part.iloc[first].astype(object).fillna("").astype(str) for part in parts]
+        texts = [part.iloc[first].astype(object) for part in parts]
+        texts = [text.where(text.notna(), "").astype(str) for text in texts]
         joined = texts[0]
         for text in texts[1:]:
             joined = joined + "/" + text

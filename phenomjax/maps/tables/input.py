@@ -65,7 +65,7 @@ def joined(profiles: Profiles, tables: Sequence[str]) -> Profiles:
     metadata, done = join(profiles.metadata, tables)
     for table in done:
         profiles = profiles.after("join", **asdict(table))
-    return replace(profiles, metadata=metadata)
+    return replace(profiles, metadata=tidied(metadata))  # ids with gaps are fractions now
 
 
 def with_current_symbols(profiles: Profiles, columns: Columns, path: str) -> Profiles:

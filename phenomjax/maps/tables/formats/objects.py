@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from phenomjax.maps.tables import frames
 from phenomjax.maps.tables.columns import UNTOLD
-from phenomjax.maps.tables.formats.features import METADATA, is_bookkeeping
+from phenomjax.maps.tables.formats.features import CELL_PROFILER, METADATA, is_bookkeeping
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.sources import Block, Blocks, Note, Source, columns_of, noted
@@ -32,7 +32,7 @@ NUMBER = re.compile(
     re.IGNORECASE,
 )
 OBJECT = re.compile(r"cells|nuclei|cytoplasm|nucleus", re.IGNORECASE)
-OWNED = re.compile(r"(?:Cells|Cytoplasm|Nuclei|Image)_|\w*\d$")
+OWNED = re.compile(r"(?:Cells|Cytoplasm|Nuclei|Image)_")
 
 
 def as_wells(source: Source, how: str) -> Source:
@@ -237,7 +237,8 @@ def _of_object(source: Source) -> Source:
     Cells_AreaShape_Area.
     """
     match = OBJECT.search(source.path.name)
-    if match is None or any(OWNED.match(name) for name in source.names):
+    measured = any(CELL_PROFILER.fullmatch(name) for name in source.names)
+    if match is None or not measured or any(OWNED.match(name) for name in source.names):
         return source
     prefix = f"{match[0].capitalize()}_"
     read = source.read

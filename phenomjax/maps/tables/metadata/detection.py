@@ -15,12 +15,18 @@ from phenomjax.maps.tables.metadata import roles
 if TYPE_CHECKING:
     import pandas as pd
 
-_PREFIX = re.compile(r"^(image_)?metadata_", re.IGNORECASE)
-_DOSE = re.compile(
-    r"(log(10|2)?)?(final|compound|cpd|drug|perti?|perturbation|treatment|nominal|sample|molar)?"
-    r"(concentration|conc|dose)s?(in)?"
-    r"([pnumµμ]?m(olar)?|micromolar|nanomolar|[munp]gperml|value|level|index)?"
-    r"|[munp]?(moles|g)per(liter|litre|ml|l)|doserecode"
+_PREFIX = re.compile(r"^(image[_.])?metadata[_.]", re.IGNORECASE)  # dots as of R
+# the first that fits wins: levels made of doses that are measured and differ a little from well to
+# well, then moles, then weights
+_DOSES = (
+    re.compile("doserecode"),
+    re.compile(
+        r"(log(10|2)?)?(final|compound|cpd|drug|perti?|perturbation|treatment|nominal|sample|molar)?"
+        r"([munp]?mol)?(concentration|conc|dose)s?(in)?"
+        r"([pnumµμ]?m(olar)?|micromolar|nanomolar|[munp]gperml|value|level|index)?"
+        r"|[munp]?molesper(liter|litre|l)"
+    ),
+    re.compile(r"[munp]?gper(liter|litre|ml|l)"),
 )
 TIME = re.compile(
     r"(pert|perturbation|treat|treatment|incubation|exposure|culture|stimulation|infection)?i?"
@@ -28,7 +34,7 @@ TIME = re.compile(
     r"((post|after)\w*)?|[hd]p[ti]"
 )
 CELL = re.compile(
-    r"cell|cell(lines?|types?|models?)(name|id|code)?|cell(name|id)|donor(id)?|strain"
+    r"cell|(parental)?cell(lines?|types?|models?)(name|id|code)?|cell(name|id)|donor(id)?|strain"
 )
 MOST_TIMES = 24  # more of them are moments, not the time points of a design
 # tiers of names as `plain` writes them, the first that fits wins
@@ -77,7 +83,15 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
             *("targetgenesymbol", "focibarcodematchedtogenecode", "genecode", "targetsymbol"),
         ),
         ("target", "targets", "targetname", "targetgenes", "genes", "targetlist"),
-        ("ncbigeneid", "entrezid", "entrezgeneid", "geneid", "entrez", "ensemblid"),
+        (
+            "ncbigeneid",
+            "entrezid",
+            "entrezgeneid",
+            "geneid",
+            "entrez",
+            "ensemblid",
+            "ensemblgeneid",
+        ),
     ),
     "kind": (
         ("perturbationtype", "perturbagentype", "perturbationmodality", "modality"),
@@ -152,7 +166,7 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
         well=named(told.well, lambda: first("well")),
         perturbation=perturbation,
         gene=gene,
-        dose=named(told.dose, lambda: next((n for n, p in called.items() if _is_dose(p)), "")),
+        dose=named(told.dose, lambda: _dose(metadata, called)),
         kind=named(told.kind, lambda: first("kind", of_most)),
         batch=batch,
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
@@ -160,8 +174,10 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     return roles.find(metadata, columns, {name: plain(name) for name in called})
 
 
-def _is_dose(name: str) -> bool:
-    return _DOSE.fullmatch(name) is not None
+def _dose(metadata: "pd.DataFrame", called: dict[str, str]) -> str:
+    """The column of doses; "" where none holds one."""
+    found = (name for doses in _DOSES for name, known in called.items() if doses.fullmatch(known))
+    return next((name for name in found if metadata[name].notna().any()), "")
 
 
 def _batch(

@@ -205,6 +205,9 @@ def _join_one(
     keys = [its for _, its in by.values()]
     known = table[table[keys].notna().all(axis=1)].reset_index(drop=True)
     ours, theirs = _compared(metadata, known, by)
+    ours_only = _find(theirs, ours) >= 0  # other plates' wells may be there several times
+    known = known[ours_only].reset_index(drop=True)
+    theirs = [[key for key, of in zip(keys, ours_only, strict=True) if of] for keys in theirs]
     known, theirs = _one_row_each(known, theirs, path, by)
     found = (rows := _find(ours, theirs)) >= 0
     mine = tuple(mine for mine, _ in by.values())

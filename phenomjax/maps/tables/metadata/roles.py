@@ -21,16 +21,29 @@ if TYPE_CHECKING:
 # names of columns, as `plain` writes them, best first
 YES_OF_NEGATIVE = (
     *("isnegativecontrol", "isnegcon", "negcon", "isnegctrl", "negativecontrol", "negcontrol"),
-    *("negctrl", "isneg", "isdmso", "isvehicle", "isuntreated", "ismock", "isnontargeting"),
+    *(
+        "negctrl",
+        "isneg",
+        "isnegative",
+        "isnegcontrol",
+        "isdmso",
+        "isvehicle",
+        "isuntreated",
+        "ismock",
+        "isnontargeting",
+    ),
     *("dmso", "vehicle", "nontargeting"),
 )
-YES_OF_CONTROL = ("iscontrol", "control", "iscontrolwell", "isctrl")
-YES_OF_POSITIVE = (*("ispos", "poscon", "positivecontrol", "poscontrol", "posctrl"),)
+YES_OF_CONTROL = ("iscontrol", "control", "isctrl", "ctrl")
+YES_OF_POSITIVE = (
+    *("ispositivecontrol", "isposcon", "isposctrl", "isposcontrol", "ispositive", "ispos"),
+    *("poscon", "positivecontrol", "poscontrol", "posctrl"),
+)
 OF_ROLES = (
     *("controltype", "perttype", "welltype", "role", "wellrole", "assaywellrole", "sampletype"),
     *("treatmenttype", "controlstatus", "typeofcontrol", "control", "controls"),
     *sorted(COLUMNS_OF_ROLES),
-    *("perturbationtype", "broadsampletype"),
+    *("perturbationtype", "broadsampletype", "assayrole", "compoundtype", "wellclass", "type"),
 )
 OF_NAMES = (
     *("pertiname", "treatment", "compound", "compoundname", "broadsample", "perturbation"),
@@ -52,6 +65,10 @@ JUMP = {
         *("JCP2022_805264", "JCP2022_915132"),
     ),
 }
+_NON_TARGETING = re.compile(  # of any number: siNT, sgNTC_12, shScramble, si-Control #2
+    r"non?[\s_-]?target|s(i|h|g)(RNA)?[\s_-]?(NTC?|NC|Neg|Scr|Scrambled?|Ctrl|Control)([\W_\d]+|$)",
+    re.IGNORECASE,
+)
 _JUMP = {name: role for role, names in JUMP.items() for name in names}
 
 
@@ -101,7 +118,10 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
     surely = columns.positive
     if surely == DETECT:
         surely = (
-            _yes(metadata, called, YES_OF_POSITIVE) or of("positive", words) or of("positive", jump)
+            _yes(metadata, called, YES_OF_POSITIVE)
+            or of("positive", words)
+            or of("positive", jump)
+            or of("positive", named)
         )
     control = columns.control
     if control == DETECT:
@@ -118,6 +138,7 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
     if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
         ours = [n for n in words if called[n] == "perturbationtype" and "control" in words[n]]
         positive = f'{quoted(ours[0])} == "control"' if ours else ""
+        positive = "" if positive == control else positive
     treatment = columns.treatment
     if treatment in ("", DETECT):
         parts = []
@@ -125,7 +146,8 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
             chosen = [word for word, meaning in meanings.items() if meaning != "treated"]
             if "treated" in meanings.values() or "empty" in meanings.values():
                 parts += [query_of(name, chosen, "not in")] if chosen else []
-        for name, meanings in jump.items():
+        called_so = {n: meanings for n, meanings in named.items() if n == columns.perturbation}
+        for name, meanings in (jump | called_so).items():
             if chosen := [word for word, meaning in meanings.items() if meaning == "empty"]:
                 parts.append(query_of(name, chosen, "not in"))
         treatment = " and ".join(parts)
@@ -137,7 +159,7 @@ def meaning(word: str) -> str | None:
     the first.
     """
     bare = re.sub(r"[\d.,]+\s*%|\(.*\)", "", word)
-    if re.match(r"non?[\s_-]?target", bare, re.IGNORECASE):
+    if _NON_TARGETING.match(bare):
         return "negative"
     return role_of(bare)
 
@@ -180,8 +202,8 @@ def _words(
                 continue
             words = [word for word in metadata[name].dropna().unique() if isinstance(word, str)]
             meanings = {word: role for word in words if (role := meaning(word)) is not None}
-            if not half and not whole:
-                meanings = {word: role for word, role in meanings.items() if len(word) > 3}
+            if not half and not whole:  # NTC is no gene
+                meanings = {w: r for w, r in meanings.items() if len(w) > 3 or w.lower() == "ntc"}
             least = len(words) if whole else len(words) / 2 if half else 1
             if meanings and len(meanings) >= least:
                 found[name] = dict(meanings)
@@ -192,7 +214,7 @@ def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, 
     """The first column of some names that says yes and no, and yes at least once."""
     for wanted in known:
         for name, plain in called.items():
-            if plain.startswith(wanted):
+            if re.fullmatch(rf"{wanted}(s|wells?|txt)?", plain):
                 rows = truths(metadata[name])
                 if rows is not None and rows.any():
                     return name
@@ -201,7 +223,7 @@ def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, 
 
 def _without(metadata: "pd.DataFrame", control: str, positive: str) -> str:
     """What tells controls of all kinds, without the positive ones where it counts these too; ""
-    where it tells no others, or a query cannot say it.
+    where it tells no others.
     """
     if not control or not positive:
         return control
@@ -210,7 +232,11 @@ def _without(metadata: "pd.DataFrame", control: str, positive: str) -> str:
         return control
     tellings = []
     for told in (control, positive):
-        if told in metadata.columns and metadata[told].dtype != bool:
-            return ""
-        tellings.append(quoted(told) if told in metadata.columns else f"({told})")
+        if told not in metadata.columns:
+            tellings.append(f"({told})")
+        elif metadata[told].dtype == bool:
+            tellings.append(quoted(told))
+        else:
+            yes = metadata[told][Columns(control=told).controls(metadata)].unique().tolist()
+            tellings.append(f"({query_of(told, yes)})")
     return " and not ".join(tellings) if (rows & ~others).any() else ""

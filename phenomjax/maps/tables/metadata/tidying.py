@@ -3,6 +3,7 @@ them, missing values that are missing, ids that are texts.
 """
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING = frozenset({"", "nan", "NaN", "None", "<NA>", "NaT"})  # as a missing value becomes a text
+_FRACTION = re.compile(r"\d+\.0+")
 OF_NAMES = ("plate", "experiment", "well", "perturbation", "gene")
 
 
@@ -22,8 +24,9 @@ def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
     """Tidy metadata of the same rows.
 
     Categories become what they name; whole numbers that became fractions beside an empty cell are
-    texts again where they name something (gene 42.0 is "42"); lists become texts; texts lose the
-    blanks around them, and those that a program wrote for a missing value ("nan", "") are missing.
+    texts again where they name something (gene 42.0 is "42", and so is the text "42.0"); lists
+    become texts; texts lose the blanks around them, and those that a program wrote for a missing
+    value ("nan", "") are missing.
     """
     metadata = metadata.copy(deep=False)
     blank, nothing = [], []
@@ -45,6 +48,10 @@ def tidied(metadata: "pd.DataFrame") -> "pd.DataFrame":
                 known = {**clean, **dict.fromkeys(missing)}
                 plain_values = plain_values.map(lambda value, known=known: known.get(value, value))
                 plain_values = plain_values.astype(object).where(plain_values.notna(), None)
+            if _names(name) and clean and all(_FRACTION.fullmatch(t) for t in clean.values()):
+                plain_values = plain_values.map(
+                    lambda value: value.split(".")[0] if isinstance(value, str) else value
+                )
             metadata[name] = plain_values
             blank += [f"{name} ({int(values.isin(moved).sum())})"] if moved else []
             said = missing - {""}
