@@ -1,6 +1,5 @@
 """Simulated families: reproducible, conserved where they say so, held out as they say."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from phenomjax.data.sequences.bank import open_token_bank
 from phenomjax.data.simulated import families as sf
 from phenomjax.system.errors import UserError
+from tests.lab import warm
 
 CONFIG = sf.FamilyConfig(families=3, members=20, length=60, indel_rate=0.0)
 
@@ -40,14 +40,10 @@ def test_command_line(tmp_path):
         "--out",
         str(tmp_path / "f.zarr"),
     ]
-    done = subprocess.run(
-        [*command, "--families", "2", "--members", "4", "--length", "20"],
-        capture_output=True,
-        text=True,
-    )
+    done = warm.run([*command, "--families", "2", "--members", "4", "--length", "20"])
     assert done.returncode == 0 and "8 proteins" in done.stderr, done.stderr
     assert len(open_token_bank(tmp_path / "f.zarr")) == 8
-    done = subprocess.run([*command, "--families", "1"], capture_output=True, text=True)
+    done = warm.run([*command, "--families", "1"])
     assert done.returncode == 2 and "leaves too little to train on" in " ".join(done.stderr.split())
 
 

@@ -1,9 +1,10 @@
 """Processes that start in a moment: a server imports, once for a test worker, all that a run of
 `phenomjax.main` imports, and forks a child for each.
 
-`Popen(command, …)` stands for subprocess.Popen where the command is `[python, "FILE.py", …]`,
-`[python, "-m", "MODULE", …]` or `[python, "-c", "CODE", …]`. The child has a pid, environment,
-files and signals of its own, and ends as Python ends; only its imports were made before.
+`Popen(command, …)` stands for subprocess.Popen, and `run(command, …)` for subprocess.run, where the
+command is `[python, "FILE.py", …]`, `[python, "-m", "MODULE", …]` or `[python, "-c", "CODE", …]`.
+The child has a pid, environment, files and signals of its own, and ends as Python ends; only its
+imports were made before.
 """
 
 import contextlib
@@ -98,6 +99,13 @@ class Popen:
 
     def terminate(self):
         self.send_signal(15)
+
+
+def run(command, cwd=None, env=None, timeout=300):
+    """What `command` said, and how it ended; as subprocess.run with capture_output."""
+    process = Popen(command, cwd, env, subprocess.PIPE, subprocess.PIPE)
+    said = process.communicate(timeout)
+    return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
 class _Server:

@@ -395,6 +395,8 @@ def test_known_numbers_of_public_screens(shared, tmp_path):
         "--transform",
         "sqrt",
         "--standardize",
+        "--trials",
+        5,  # of samples; what is told here is of all pairs
     )
     assert run("proximity", *words, *genome, "--out", tmp_path / "periscope") == 0
     result = json.loads((tmp_path / "periscope/proximity.json").read_text())

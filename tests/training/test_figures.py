@@ -2,7 +2,6 @@
 real checkpoints.
 """
 
-import subprocess
 import sys
 
 import flax.linen as nn
@@ -23,6 +22,7 @@ from phenomjax.figures.reconstructions import compare, composite_channels, recon
 from phenomjax.runs import reconstructions as runs_reconstructions
 from phenomjax.state import TrainState
 from phenomjax.system.errors import UserError
+from tests.lab import warm
 
 RXRX = ("Hoechst", "ConA", "Phalloidin", "SYTO14", "MitoTracker", "WGA")
 
@@ -222,12 +222,10 @@ def test_command(runs, tmp_path):
         "--out",
         str(tmp_path / "a" / "b.png"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run(command)
     assert done.returncode == 0, done.stderr
     assert imagecodecs.imread(tmp_path / "a" / "b.png").shape[1] > 1000
-    missing = subprocess.run(
-        [*command[:5], str(tmp_path), "--out", "x.png"], capture_output=True, text=True
-    )
+    missing = warm.run([*command[:5], str(tmp_path), "--out", "x.png"])
     assert missing.returncode == 2 and "holds no checkpoint" in missing.stderr
 
 

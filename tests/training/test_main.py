@@ -1,24 +1,16 @@
 """The front door as a user meets it: help, and mistakes on the command line."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 
-from tests.lab import ROOT
+from tests.lab import ROOT, warm
 
 
 def run(*arguments):
     command = [sys.executable, "-m", "phenomjax.main", *arguments]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-        timeout=300,
-    )
+    return warm.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})
 
 
 def test_help():
