@@ -37,6 +37,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def first_of(names: Iterable[object], most: int = 6) -> str:
+    """The first of some names, and how many more there are."""
+    words = [str(name) for name in names]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
 def check_folder_of(out: Path) -> None:
     """Raises UserError if the folder that an output lies in is not there, before hours of work."""
     if not out.absolute().parent.is_dir():

@@ -14,6 +14,7 @@ from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.maps.relations.relationships import read_relationships
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.counts import cell_counts
+from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.maps.tables.names import choose, entities
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.writing import write
@@ -708,10 +709,8 @@ def test_cells_of_a_map_and_its_columns(tmp_path):
     assert all(level.isdigit() for level in cid["levels"])
     odd = pd.DataFrame(
         {7: [["A", "B"], ["C"], None], "when": pd.to_datetime(["2024-01-01"] * 2 + [None])}
-    )
-    columns, _ = annotations.metadata_columns(
-        odd.assign(yes=[True, False, None], infinite=[1, np.inf, np.nan])
-    )
+    ).assign(yes=[True, False, None], infinite=[1, np.inf, np.nan])
+    columns, _ = annotations.metadata_columns(tidied(odd))
     assert [column["levels"] for column in columns] == [
         ["A|B", "C"],
         ["2024-01-01 00:00:00"],

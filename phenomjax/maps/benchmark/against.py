@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.tables.profiles import Record
@@ -20,8 +19,6 @@ from phenomjax.statistics.comparison import BEATS, BELOW, NOT_SHOWN, listed, out
 from phenomjax.system.errors import UserError
 
 RESULTS = "benchmark.json"
-# options that say where features are in a table, and mean nothing in another
-OF_ONE_TABLE: dict[str, Any] = {"block": None, "features": None, "layer": None, "obsm": None}
 # What says nothing of which map is better: what position does; pairs within a chromosome arm, which
 # the proximity bias raises; the size of cosines, which falls with the number of dimensions; what is
 # measured on those active, who are others in each map.

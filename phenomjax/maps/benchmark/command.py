@@ -97,7 +97,7 @@ from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.metadata.symbols import read_aliases
-from phenomjax.maps.tables.options import Doses, Files, Folder
+from phenomjax.maps.tables.options import Doses, Files, Folder, of_others
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.unexpressed import unexpressed_wells
 from phenomjax.system.errors import UserError
@@ -259,7 +259,7 @@ def benchmark(
                 f" '{twice.iloc[0]}'), and a map has one row each. Aggregate first (python -m"
                 " phenomjax.maps aggregate), or give wells without `map`."
             )
-        wells = align_as_told(profiles, columns, options)
+        wells = align_as_told(profiles, columns, options, options.align)
         reason = "the table is a map already (--map), without replicates"
         keys = (
             "consistency.mean_cosine",
@@ -273,7 +273,7 @@ def benchmark(
         if columns.well in profiles.metadata.columns:
             profiles = aggregate.to_wells(profiles, columns)
         _refuse_map(profiles, columns)
-        aligned = align_as_told(profiles, columns, options)
+        aligned = align_as_told(profiles, columns, options, options.align)
         tell_doubts(aligned)
         found, result, wells = wells_entries(aligned, columns, options)
         if options.align in FITTED_ON_CONTROLS and columns.controls(profiles.metadata).any():
@@ -281,7 +281,7 @@ def benchmark(
                 profiles,
                 columns,
                 options,
-                lambda some, roles: align_as_told(some, roles, options),
+                lambda some, roles: align_as_told(some, roles, options, options.align),
                 doses=options.doses,
                 seed=options.seed,
             )
@@ -334,7 +334,7 @@ def measure_baseline(baseline: Baseline, options: Options) -> Baseline:
     if (before := against.measured_before(baseline)) is not None:
         return before
     log.info("against %s: %s", baseline.name, ", ".join(baseline.paths))
-    same = replace(options, profiles=baseline.paths, **against.OF_ONE_TABLE)
+    same = of_others(options, baseline.paths)
     try:
         profiles, columns = load(same)
         if same.dims is not None:  # of few features there are no more components

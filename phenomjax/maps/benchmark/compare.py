@@ -28,7 +28,7 @@ from jaxtyping import Int, Shaped
 
 from phenomjax.maps.benchmark.integration import MEASURES, measured, summed_up
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build.align import AlignmentSettings, Method, align
+from phenomjax.maps.build.align import AlignmentSettings, Method, align_as_told
 from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.retrieval.phenotypes import activity, distinctiveness
 from phenomjax.maps.tables.columns import Columns
@@ -95,15 +95,7 @@ def run(options: Options) -> int:
     for method in dict.fromkeys(options.align):
         started = time.monotonic()
         try:
-            aligned = align(
-                profiles,
-                columns,
-                method,
-                options.dims,
-                options.pca_fit,
-                options.transform,
-                options.correct_positions,
-            )
+            aligned = align_as_told(profiles, columns, options, method)
         except UserError as error:
             failed[method] = str(error)
             log.warning("compare: %s is left out: %s", method, error)

@@ -154,12 +154,7 @@ def known_pairs_entries(
         entries |= measures.recall_entries(rows, names, source, bounds, thresholds, arm)
         pairs = source.within(names)
         if len(pairs):
-            shares = recall.curve(null, recall.pair_cosines(rows, pairs), np.array(recall.TAILS))
-            curves[source.name] = {
-                "share": [2 * t for t in recall.TAILS],
-                "recall": shares.tolist(),
-                "pairs": len(pairs),
-            }
+            curves[source.name] = recall.curve(null, recall.pair_cosines(rows, pairs))
     return entries, curves
 
 

@@ -30,21 +30,19 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.maps.build.combining import combine
-from phenomjax.maps.tables.columns import Columns, query_of, require, shown
+from phenomjax.maps.tables.columns import Columns, prefix_of, query_of, require, shown
 from phenomjax.maps.tables.counts import cell_counts
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import GENE_KINDS, kinds_of, targets_of
 from phenomjax.maps.tables.options import Doses, Table, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.writing import check_out, write
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MOST_NAMED = 8  # columns
 
 
 def collapse(
@@ -82,12 +80,10 @@ def collapse(
     ]
     if differing:
         log.info(
-            "averaged although they differ, and left empty there (in so many of %d rows by %s):"
-            " %s%s",
+            "averaged although they differ, and left empty there (in so many of %d rows by %s): %s",
             groups,
             ", ".join(keys),
-            ", ".join(differing[:MOST_NAMED]),
-            f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else "",
+            first_of(differing),
         )
     before = (
         metadata[count].to_numpy(np.int64)
@@ -100,14 +96,8 @@ def collapse(
 
 
 def count_column(metadata: "pd.DataFrame") -> str:
-    """num_profiles, with the prefix of the table's other columns: else it would be read as a
-    feature.
-    """
-    return (
-        "Metadata_num_profiles"
-        if any(str(name).startswith("Metadata_") for name in metadata.columns)
-        else "num_profiles"
-    )
+    """num_profiles, with the prefix of the table's other columns."""
+    return prefix_of(metadata.columns) + "num_profiles"
 
 
 def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Profiles:

@@ -273,12 +273,14 @@ class AlignmentOptions(AlignmentSettings):
     """how batches are aligned"""
 
 
-def align_as_told(profiles: Profiles, columns: Columns, options: AlignmentOptions) -> Profiles:
+def align_as_told(
+    profiles: Profiles, columns: Columns, options: AlignmentSettings, method: str
+) -> Profiles:
     """`align` with its options."""
     return align(
         profiles,
         columns,
-        options.align,
+        method,
         options.dims,
         options.pca_fit,
         options.transform,
@@ -298,7 +300,7 @@ def run(options: Options) -> int:
     """Aligns and writes."""
     out = check_out(options.out)
     profiles, columns = load(options)
-    aligned = align_as_told(profiles, columns, options)
+    aligned = align_as_told(profiles, columns, options, options.align)
     tell_doubts(aligned)
     write(aligned, out)
     log.info(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from phenomjax.data.images.wells import normalise_well
+from phenomjax.maps.tables.columns import as_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +37,7 @@ def positions_of(metadata: "pd.DataFrame", well: str) -> Shaped[np.ndarray, " ro
     """
     if well not in metadata.columns:
         return np.full(len(metadata), "", object)
-    values = metadata[well].astype(object)
-    texts = values.where(values.notna(), "").astype(str)
+    texts = as_texts(metadata[well])
     names = {text: position_of(text) for text in texts.unique()}
     return texts.map(names).to_numpy(object)
 

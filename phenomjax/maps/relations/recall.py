@@ -275,12 +275,9 @@ def recalled(
     return bounds(rows, thresholds).hits(pair_cosines(rows, pairs))
 
 
-def curve(
-    null: Float[np.ndarray, " null"],
-    cosine: Float[np.ndarray, " pairs"],
-    tails: Float[np.ndarray, " tails"],
-) -> Float[np.ndarray, " tails"]:
-    """Recall at (t, 1 - t) for each t, against a sorted null."""
+def curve(null: Float[np.ndarray, " null"], cosine: Float[np.ndarray, " pairs"]) -> Curve:
+    """Recall of known pairs at (t, 1 - t) for each t of TAILS, against a sorted null."""
     left, right = ties.less(null, cosine) / len(null), ties.at_most(null, cosine) / len(null)
     deepest = np.sort(np.minimum(right, 1 - left))
-    return np.searchsorted(deepest, tails, "right") / max(len(cosine), 1)
+    shares = np.searchsorted(deepest, np.array(TAILS), "right") / max(len(cosine), 1)
+    return {"share": [2 * t for t in TAILS], "recall": shares.tolist(), "pairs": len(cosine)}

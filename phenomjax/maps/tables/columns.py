@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+PREFIX = re.compile(r"^(image[_.])?metadata[_.]", re.IGNORECASE)  # dots as of R
 DETECT = "detect"  # what a setting says until metadata/detection has looked at the table
 
 
@@ -72,8 +73,7 @@ class Columns:
         by = [part.to_numpy() for part in parts]
         codes = metadata.groupby(by, dropna=False, sort=False, observed=True).ngroup().to_numpy()
         _, first = np.unique(codes, return_index=True)
-        texts = [part.iloc[first].astype(object) for part in parts]
-        texts = [text.where(text.notna(), "").astype(str) for text in texts]
+        texts = [as_texts(part.iloc[first]) for part in parts]
         joined = texts[0]
         for text in texts[1:]:
             joined = joined + "/" + text
@@ -173,6 +173,11 @@ def _told(metadata: "pd.DataFrame", told: str, flag: str) -> Bool[np.ndarray, " 
     )
 
 
+def as_texts(values: "pd.Series") -> "pd.Series":
+    """A column as texts, "" where nothing is said."""
+    return values.astype(object).where(values.notna(), "").astype(str)
+
+
 def truths(values: "pd.Series") -> Bool[np.ndarray, " rows"] | None:
     """A column of yes and no as booleans, no where nothing is said; None of any other column.
 
@@ -216,6 +221,18 @@ def query_rows(
             f"{flag} {query!r} does not say yes or no for every row. Compare: {flag} {example!r}."
         )
     return answer
+
+
+def bare(name: object) -> str:
+    """A column's name without the prefix that says that it is no feature."""
+    return PREFIX.sub("", str(name))
+
+
+def prefix_of(names: Iterable[object]) -> str:
+    """The prefix of a table's columns that are no features: a new one without it would be read as
+    a feature. "" where they have none.
+    """
+    return "Metadata_" if any(PREFIX.match(str(name)) for name in names) else ""
 
 
 def shown(name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from phenomjax.data.images.words import type_of
-from phenomjax.maps.tables.columns import Columns, shown
+from phenomjax.maps.tables.columns import Columns, as_texts, shown
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -33,10 +33,7 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     table = profiles.metadata
 
     def text(name: str) -> pd.Series:
-        if name not in table:
-            return pd.Series([""] * len(table))
-        values = table[name]
-        return values.astype(object).where(values.notna(), "").astype(str)
+        return as_texts(table[name]) if name in table else pd.Series([""] * len(table))
 
     gene = text(columns.gene)
     if columns.perturbation not in table and columns.gene not in table:
@@ -78,8 +75,8 @@ def kinds_of(metadata: "pd.DataFrame", columns: Columns) -> Shaped[np.ndarray, "
     """
     if columns.kind not in metadata:
         return np.full(len(metadata), "", object)
-    words = metadata[columns.kind].astype(object).where(metadata[columns.kind].notna(), "")
-    known = {word: type_of(str(word)) or str(word).lower() for word in words.unique()}
+    words = as_texts(metadata[columns.kind])
+    known = {word: type_of(word) or word.lower() for word in words.unique()}
     return words.map(known).to_numpy(object)
 
 
@@ -101,9 +98,8 @@ def doses_of(metadata: "pd.DataFrame", columns: Columns) -> "pd.Series":
     elif molar:
         unit = f" {molar[1].replace('u', 'µ')}M"
     numbers = pd.to_numeric(metadata[columns.dose], errors="coerce")
-    texts = metadata[columns.dose].astype(object).where(metadata[columns.dose].notna(), "")
     shown = numbers.map(lambda value: f"{value:.3g}{unit}")
-    return shown.where(numbers.notna(), texts.astype(str)).where(numbers != 0, "")
+    return shown.where(numbers.notna(), as_texts(metadata[columns.dose])).where(numbers != 0, "")
 
 
 def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:

@@ -2,7 +2,7 @@
 columns are called.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypeVar
 
 import tyro
@@ -22,8 +22,8 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 Query = Annotated[str, tyro.conf.arg(metavar="QUERY")]
 Unexpressed = Annotated[str, tyro.conf.arg(metavar="FILE|QUERY")]
 Doses = Literal["apart", "together"]
-DEFAULT = Columns()
 Word = TypeVar("Word")
+OptionsT = TypeVar("OptionsT", bound="TableOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class TableOptions(QualityOptions):
     """its name"""
     gene: Column = DETECT
     """target gene, or a list of them"""
-    target_separators: Annotated[str, tyro.conf.arg(metavar="SIGNS")] = DEFAULT.separators
+    target_separators: Annotated[str, tyro.conf.arg(metavar="SIGNS")] = Columns.separators
     """signs that part a list of targets: A|B, A;B, A, B; '' where a name may hold them"""
     plate: Column = DETECT
     """always part of a well's identity"""
@@ -111,6 +111,11 @@ class TableOptions(QualityOptions):
             separators=self.target_separators,
             apart=_several("" if self.apart == "none" else self.apart),
         )
+
+
+def of_others(options: OptionsT, profiles: tuple[str, ...]) -> OptionsT:
+    """The same for other tables, without what says where the features of these are."""
+    return replace(options, profiles=profiles, block=None, features=None, layer=None, obsm=None)
 
 
 def _several(words: str) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ from jaxtyping import Float32
 from phenomjax.data import text_files
 from phenomjax.data.tables import plain_name
 from phenomjax.maps.tables import scratch
+from phenomjax.maps.tables.columns import prefix_of
 from phenomjax.maps.tables.formats.annotated import open_anndata
 from phenomjax.maps.tables.formats.deepprofiler import open_deep_profiler
 from phenomjax.maps.tables.formats.embeddings import open_embeddings
-from phenomjax.maps.tables.formats.notes import shown, tell
+from phenomjax.maps.tables.formats.notes import tell
 from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
@@ -24,7 +25,7 @@ from phenomjax.maps.tables.metadata.detection import NAMES, plain
 from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged, noted
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.files import sha256
 from phenomjax.system.log import Progress
 
@@ -109,8 +110,8 @@ def _with_plates(sources: list[Source]) -> list[Source]:
         return sources
     plated = []
     for source, name in zip(sources, names, strict=True):
-        prefixed = any(str(one).startswith("Metadata_") for one in source.metadata.columns)
-        metadata = source.metadata.assign(**{"Metadata_Plate" if prefixed else "plate": name})
+        plate = "Metadata_Plate" if prefix_of(source.metadata.columns) else "plate"
+        metadata = source.metadata.assign(**{plate: name})
         plated.append(replace(source, metadata=metadata))
     note = Note("plates", tuple(names), len(names))
     plated[0] = replace(plated[0], notes=(*plated[0].notes, note))
@@ -123,7 +124,7 @@ def _require_annotated(files: Sequence[Path], wanted: Wanted) -> None:
     if name is not None and not any(_is_annotated(path) for path in files):
         raise UserError(
             f"`{flag}` {name} is of an AnnData (.h5ad), and none of the profiles is one:"
-            f" {shown([path.name for path in files])}. Leave it out."
+            f" {first_of([path.name for path in files])}. Leave it out."
         )
 
 
@@ -163,8 +164,8 @@ def _common(sources: Sequence[Source]) -> tuple[tuple[str, ...], list[Note]]:
     if not names:
         raise UserError(
             f"`features` common leaves none: {', '.join(str(source.path) for source in sources)}"
-            f" share no feature ({sources[0].path} has {shown(sources[0].names)};"
-            f" {sources[-1].path} has {shown(sources[-1].names)}). Profiles of one map come from"
+            f" share no feature ({sources[0].path} has {first_of(sources[0].names)};"
+            f" {sources[-1].path} has {first_of(sources[-1].names)}). Profiles of one map come from"
             " the same model, or from one set of measurements."
         )
     notes = []
@@ -197,7 +198,7 @@ def _require_same_features(first: Source, other: Source) -> None:
     missing, more = set(first.names) - set(other.names), set(other.names) - set(first.names)
     both = len(first.names) - len(missing)
     some = [
-        f"{len(names)} only in the {which} ({shown(sorted(names))})"
+        f"{len(names)} only in the {which} ({first_of(sorted(names))})"
         for names, which in ((missing, "first"), (more, "second"))
         if names
     ]

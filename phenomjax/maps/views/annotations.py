@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 
 from phenomjax.maps.build.aggregate import labels_of
 from phenomjax.maps.relations.relationships import Relationships
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, as_texts, bare
 from phenomjax.maps.tables.counts import cell_counts
 from phenomjax.maps.tables.frames import read_frame
 from phenomjax.maps.tables.profiles import Profiles
@@ -58,11 +58,6 @@ class Column(TypedDict):
     values: list[float | None]
     searched: bool
     colours: bool
-
-
-def bare(name: object) -> str:
-    """A column's name without the prefix of its kind."""
-    return re.sub(r"^(image_)?metadata_", "", str(name), flags=re.IGNORECASE)
 
 
 def numbers(values: "Iterable[Any]", digits: int = 4) -> list[float | None]:
@@ -119,10 +114,6 @@ def metadata_columns(metadata: "pd.DataFrame") -> tuple[list[Column], list[str]]
     large: list[str] = []
     for key in metadata.columns:
         name, values = str(key), metadata[key]
-        if values.dtype == object and values.map(_is_list).any():
-            values = values.map(
-                lambda value: "|".join(map(str, value)) if _is_list(value) else value
-            )
         if values.nunique(dropna=True) < 2 and not (values.notna().any() and values.isna().any()):
             continue
         number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -147,10 +138,6 @@ def metadata_columns(metadata: "pd.DataFrame") -> tuple[list[Column], list[str]]
     return found, large
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, list | tuple | set | np.ndarray)
-
-
 def _texts(values: "pd.Series") -> "pd.Series":
     """Values as text, "" where there is none; whole numbers without their point."""
     import pandas as pd
@@ -159,7 +146,7 @@ def _texts(values: "pd.Series") -> "pd.Series":
         whole = (values.dropna() % 1 == 0).all()
         if whole:
             values = values.astype("Int64")
-    return values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    return as_texts(values).str.strip()
 
 
 def column_of(columns: Sequence[Column], names: Iterable[str]) -> int:

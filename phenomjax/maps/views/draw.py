@@ -22,6 +22,7 @@ from jaxtyping import Float32
 from phenomjax.maps.arm_bias import arms, assessment
 from phenomjax.maps.arm_bias import figures as arm_bias_figures
 from phenomjax.maps.relations import recall, relationships
+from phenomjax.maps.tables.columns import as_texts
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.metadata.tidying import tidied
 from phenomjax.maps.tables.names import choose, entities
@@ -180,7 +181,7 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
 
 def _words(metadata: "pd.DataFrame") -> "pd.DataFrame":
     """Metadata as text, "" where there is nothing."""
-    return tidied(metadata).astype(object).where(metadata.notna(), "").astype(str)
+    return tidied(metadata).apply(as_texts)
 
 
 def read_names(words: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ minute to compile.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,7 +32,7 @@ from phenomjax.maps.relations.relationships import Relationships, read_relations
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.names import choose, entities, targets_of
-from phenomjax.maps.tables.options import Files, Names, TableOptions
+from phenomjax.maps.tables.options import Files, Names, TableOptions, of_others
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.views import annotations, differences, layouts, thumbnails
 from phenomjax.maps.views.annotations import Json
@@ -175,8 +175,7 @@ def gather(
         log.warning("left out of the page, for their size: %s", ", ".join(large))
     different, cells = differences.of_map(raw), None
     if options.wells:
-        own = replace(options, profiles=options.wells, features=None, layer=None, obsm=None)
-        wells, of_wells = load(replace(own, block=None))
+        wells, of_wells = load(of_others(options, options.wells))
         from_wells, cells = differences.of_wells(wells, of_wells, raw, columns)
         different = from_wells or different
     cells = cells or annotations.cells_of_map(raw.metadata, table["kind"].tolist())

@@ -281,12 +281,7 @@ def recall_entries(
             found |= measures.recall_entries(genes, names, named, bounds, thresholds)
         pairs = source.within(names)
         if len(pairs):
-            shares = recall.curve(null, recall.pair_cosines(genes, pairs), np.array(recall.TAILS))
-            curves[source.name] = {
-                "share": [2 * tail for tail in recall.TAILS],
-                "recall": shares.tolist(),
-                "pairs": len(pairs),
-            }
+            curves[source.name] = recall.curve(null, recall.pair_cosines(genes, pairs))
     return found, curves
 
 

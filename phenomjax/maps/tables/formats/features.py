@@ -21,7 +21,7 @@ from pathlib import Path
 
 from phenomjax.maps.tables.counts import COUNTS
 from phenomjax.maps.tables.sources import Note, Wanted, noted
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 OURS = re.compile(r"feature_\d+")
 # Dots stand for underscores in tables that went through R; capitals may be lost.
@@ -157,10 +157,10 @@ def _none(columns: Sequence[str], path: Path, regex: str | None, left: Sequence[
     if left:
         return UserError(
             f"All columns of {path} that could be features are positions or bookkeeping:"
-            f" {', '.join(left[:12])}{' …' if len(left) > 12 else ''}. Name those that are"
+            f" {first_of(left, 12)}. Name those that are"
             " features nevertheless with `keep_features` REGEX."
         )
-    there = f"there are: {', '.join(columns[:12])}{' …' if len(columns) > 12 else ''}."
+    there = f"there are: {first_of(columns, 12)}."
     if regex is not None:
         return UserError(
             f"`features` {regex!r} is the whole name of no column of {path}; {there} Leave it out"

@@ -1,15 +1,15 @@
 """What was found in files of profiles and mended, in one sentence a kind, however many files."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from phenomjax.maps.tables.profiles import Record
 from phenomjax.maps.tables.sources import Note
+from phenomjax.system.errors import first_of
 
 log = logging.getLogger("phenomjax")
 
 ALL_EXAMPLES = ("common", "images", "element", "beside")  # these name every file
-SHOWN = 6  # names in a sentence
 SENTENCES = {
     "bookkeeping": (
         "left out as features, positions or bookkeeping that measure no cells: {names}"
@@ -53,8 +53,8 @@ def tell(notes: Iterable[Note]) -> list[Record]:
         names = tuple(dict.fromkeys(name for note in same for name in note.names))
         count = same[0].count if kind == "common" else sum(note.count for note in same)
         examples = tuple(dict.fromkeys(note.example for note in same))
-        example = shown(examples) if kind in ALL_EXAMPLES else examples[0]
-        told = SENTENCES[kind].format(names=shown(names), count=count, example=example)
+        example = first_of(examples) if kind in ALL_EXAMPLES else examples[0]
+        told = SENTENCES[kind].format(names=first_of(names), count=count, example=example)
         log.info("profiles: %s", told)
         record: Record = {"found": kind}
         record |= {"columns": list(names)} if names else {}
@@ -62,9 +62,3 @@ def tell(notes: Iterable[Note]) -> list[Record]:
         record |= {"example": example} if example else {}
         records.append(record)
     return records
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -10,9 +10,10 @@ from jaxtyping import Float64
 
 from phenomjax.data.numbers import decimal_sign, parse_number
 from phenomjax.data.tables import MISSING
+from phenomjax.maps.tables.columns import as_texts
 from phenomjax.maps.tables.formats.features import CELL_PROFILER
 from phenomjax.maps.tables.sources import Block, Note, noted
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def as_numbers(column: "pd.Series") -> Numbers:
     """The numbers of a column of text: 1.5 and 1,5, inf, as Excel and R write them."""
     import pandas as pd
 
-    texts = column.astype(object).where(column.notna(), "").astype(str).str.strip()
+    texts = as_texts(column).str.strip()
     values = pd.to_numeric(texts.replace(_INFINITE), errors="coerce").to_numpy(np.float64).copy()
     missing = texts.isin(MISSING).to_numpy()
     commas = texts.str.contains(",", regex=False)
@@ -140,7 +141,7 @@ class Tally:
         if not names:
             raise UserError(
                 f"The columns of {path} that could be features hold no numbers:"
-                f" {', '.join(texts[:12])}{' …' if len(texts) > 12 else ''}. Name those that are"
+                f" {first_of(texts, 12)}. Name those that are"
                 " features with `features` REGEX."
             )
         gaps = tuple(name for name in names if self._seen[name].texts)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from phenomjax.maps.tables import frames
-from phenomjax.maps.tables.columns import UNTOLD
+from phenomjax.maps.tables.columns import UNTOLD, prefix_of
 from phenomjax.maps.tables.formats.features import CELL_PROFILER, METADATA, is_bookkeeping
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.metadata.wells import with_wells
@@ -93,8 +93,7 @@ def averaged(source: Source, columns: Sequence[str], how: str) -> Source:
         name for name in kept if name in columns or inside[name].nunique(dropna=False).max() == 1
     ]
     metadata = inside[same].first().reset_index(drop=True)
-    prefixed = any(METADATA.fullmatch(str(name)) for name in same)
-    count = "Metadata_Object_Count" if prefixed else "object_count"
+    count = "Metadata_Object_Count" if prefix_of(same) else "object_count"
     metadata[count] = np.bincount(codes[codes >= 0], minlength=wells)
 
     def read(chosen: tuple[str, ...]) -> Blocks:

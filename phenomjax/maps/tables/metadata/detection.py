@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from phenomjax.data.images.words import role_of, type_of
-from phenomjax.maps.tables.columns import DETECT, Columns, require
+from phenomjax.maps.tables.columns import DETECT, Columns, bare, require
 from phenomjax.maps.tables.metadata import roles
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_PREFIX = re.compile(r"^(image[_.])?metadata[_.]", re.IGNORECASE)  # dots as of R
 # the first that fits wins: levels made of doses that are measured and differ a little from well to
 # well, then moles, then weights
 _DOSES = (
@@ -102,7 +101,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 def plain(column: object) -> str:
     """A column's name as it is compared: "Metadata_Well Position" -> "wellposition"."""
-    return re.sub(r"[\W_]", "", _PREFIX.sub("", str(column)).lower())
+    return re.sub(r"[\W_]", "", bare(column).lower())
 
 
 def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:

@@ -19,9 +19,10 @@ from jaxtyping import Int
 from phenomjax.data.images.wells import normalise_well, plate_of
 from phenomjax.data.images.words import type_of
 from phenomjax.data.tables import plain_name
+from phenomjax.maps.tables.columns import prefix_of
 from phenomjax.maps.tables.metadata.annotations import read_annotations
 from phenomjax.maps.tables.metadata.detection import CELL, NAMES, TIME, plain
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLATE_MAPS = ("platemapname", "platemap", "layout", "layoutname")
-ADDED = 6  # columns that are named
 # names that mean the same column of two tables; a well_id and an address do not
 _SAME = {
     **{name: "plate" for tier in NAMES["plate"] for name in tier},
@@ -73,7 +73,7 @@ def join(
         things of one well.
     """
     waiting = {str(path): read_annotations(Path(path)) for path in paths}
-    prefix = "Metadata_" if any(str(c).startswith("Metadata_") for c in metadata.columns) else ""
+    prefix = prefix_of(metadata.columns)
     own = set(metadata.columns)
     done: list[Joined] = []
     while waiting:
@@ -81,8 +81,8 @@ def join(
         if not by:
             raise UserError(
                 f"`metadata` {path} has no column in common with the profiles by which wells,"
-                f" plates or perturbations could be told. It has {_some(table.columns)}; the"
-                f" profiles have {_some(metadata.columns)}. Name a column in both alike, or give"
+                f" plates or perturbations could be told. It has {first_of(table.columns)}; the"
+                f" profiles have {first_of(metadata.columns)}. Name a column in both alike, or give"
                 " the table that lies between them too (`metadata` PLATES.csv WELLS.csv)."
             )
         waiting.pop(path)
@@ -97,7 +97,7 @@ def join(
             joined.matched,
             len(metadata),
             ", ".join(joined.by),
-            f"; it adds {_some(joined.added)}" if joined.added else "",
+            f"; it adds {first_of(joined.added)}" if joined.added else "",
         )
     return metadata, done
 
@@ -246,7 +246,7 @@ def _join_one(
             metadata[target] = np.where(found & _missing(before), kind, before)
             added.append(target)
     if kept:
-        log.info("metadata: %s says otherwise of %s; the profiles' own stay", path, _some(kept))
+        log.info("metadata: %s says otherwise of %s; the profiles' own stay", path, first_of(kept))
     return metadata, Joined(path, mine, int(found.sum()), tuple(added))
 
 
@@ -305,7 +305,7 @@ def _one_row_each(
     if varied and {*by} & {"plate", "well", "platemap", "wellid"}:
         raise UserError(
             f"`metadata` {path} has several rows for one {named} (the first: {example}), which"
-            f" differ in {_some(varied)}; joined so, each would be another well. Does it tell of"
+            f" differ in {first_of(varied)}; joined so, each would be another well. Does it tell of"
             " several plates, sites or time points? Name their column as the profiles do, or give"
             " one row each."
         )
@@ -319,7 +319,7 @@ def _one_row_each(
             "metadata: %s has several rows for one %s; what differs becomes a list (A|B): %s",
             path,
             named,
-            _some(varied),
+            first_of(varied),
         )
     once = np.sort(np.unique(codes, return_index=True)[1])
     return first.reset_index(drop=True), [[column[row] for row in once] for column in keys]
@@ -349,8 +349,8 @@ def _typed(values: Any) -> "pd.Series | np.ndarray":
 def _unmatched(metadata: "pd.DataFrame", table: "pd.DataFrame", joined: Joined) -> UserError:
     its = {mine: other for mine, other in _common(metadata, table).values()}
     shown = [
-        f"{name} is {_some(metadata[name].dropna().unique()[:3])} in the profiles and"
-        f" {_some(table[its[name]].dropna().unique()[:3])} in the table"
+        f"{name} is {first_of(metadata[name].dropna().unique()[:3])} in the profiles and"
+        f" {first_of(table[its[name]].dropna().unique()[:3])} in the table"
         for name in joined.by
         if name in its
     ]
@@ -359,10 +359,3 @@ def _unmatched(metadata: "pd.DataFrame", table: "pd.DataFrame", joined: Joined) 
         f" {', '.join(joined.by)}: {'; '.join(shown)}. Is it the table of other plates? Or write"
         " the names in both alike."
     )
-
-
-def _some(names: Iterable[object]) -> str:
-    """The first of some names."""
-    words = [str(name) for name in names]
-    more = f" and {len(words) - ADDED} more" if len(words) > ADDED else ""
-    return ", ".join(words[:ADDED]) + more

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phenomjax.maps.tables.columns import prefix_of
 from phenomjax.maps.tables.metadata.detection import NAMES, plain
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def with_wells(metadata: "pd.DataFrame") -> tuple["pd.DataFrame", tuple[str, ...
         f"{letter}{number:02.0f}" if there else None
         for letter, number, there in zip(letters, numbers, named, strict=True)
     ]
-    prefixed = any(str(name).lower().startswith("metadata_") for name in metadata.columns)
-    return metadata.assign(**{"Metadata_Well" if prefixed else "well": wells}), (row, column)
+    name = "Metadata_Well" if prefix_of(metadata.columns) else "well"
+    return metadata.assign(**{name: wells}), (row, column)
 
 
 def _letters(value: object) -> str:

@@ -10,16 +10,15 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from phenomjax.maps.tables import scratch
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, as_texts
 from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.maps.tables.quality import features as checks
 from phenomjax.maps.tables.quality.limits import QualityOptions, check
 from phenomjax.maps.tables.quality.rows import MISSING, empty_rows
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 
-NAMED = 5  # rows or features on the screen
 RECORDED = 1000  # in the provenance
 LACKING, OUT = "lack most features", "are out of bounds in most features"
 
@@ -97,7 +96,7 @@ def _checked(
         flags = "--max_missing" if kind == checks.MISSING else "--quality off"
         log.info(
             "quality: %d of %d features left out, %s: %s (%s changes it)",
-            *(len(which), dim, kind, _shown(which), flags),
+            *(len(which), dim, kind, first_of(which), flags),
         )
     return _mended(profiles, codes, counts, ~dropped, done, options)
 
@@ -149,7 +148,7 @@ def _mended(
             done[kind] = {"values": int(number.sum()), "features": _recorded(which)}
             log.info(
                 "quality: %d %s, in %d features: %s",
-                *(number.sum(), text, len(which), _shown(which)),
+                *(number.sum(), text, len(which), first_of(which)),
             )
     return profiles.with_features(features, [profiles.names[k] for k in places])
 
@@ -235,7 +234,7 @@ def _without_rows(
         done.setdefault("rows", {})[kind] = {"count": len(which), "names": _recorded(which)}
         log.info(
             "quality: %d of %d rows left out, as empty wells are: they %s (%s)",
-            *(len(which), len(mask), kind, _shown(which)),
+            *(len(which), len(mask), kind, first_of(which)),
         )
     if out.all():
         shown = ", ".join(f"{int(mask.sum())} {kind}" for kind, mask in found.items())
@@ -254,7 +253,7 @@ def _wells(profiles: Profiles, columns: Columns) -> Shaped[np.ndarray, "rows 2"]
     if columns.plate and columns.plate not in plate:
         plate = (*plate, columns.plate)
     well = (
-        metadata[columns.well].fillna("").astype(str).to_numpy(object)
+        as_texts(metadata[columns.well]).to_numpy(object)
         if columns.well
         else np.array([f"row {k}" for k in range(len(metadata))], object)
     )
@@ -267,10 +266,6 @@ def _aligned(steps: Sequence[Record]) -> bool:
     return any(
         step.get("command") == "align" or any(map(_aligned, step.get("of", []))) for step in steps
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def _recorded(names: Sequence[str]) -> list[str]:
