@@ -166,6 +166,7 @@ def test_few_controls_are_explained(caplog):
     logging.getLogger("phenomjax").propagate = True
     with caplog.at_level(logging.INFO, "phenomjax"):
         result = align(starved, COLUMNS, "tvn", 8)
+        tell_doubts(result)
     assert (
         "12 controls for 8 components are fewer than 10 a component, so the PCA is fitted on all 24"
         " wells" in caplog.text

@@ -285,11 +285,14 @@ def test_a_plate_in_other_units_stays(caplog, times, plus):
     np.testing.assert_allclose(numbers(frame), right, atol=2e-3)
 
 
-def test_sound_tables_are_not_touched():
+def test_sound_tables_are_not_touched(caplog):
     """Nor is what was aligned, nor a table that is sparse by nature."""
     frame = plates.screen()
     profiles = profiles_of(frame)
     assert cleaning.clean(profiles, COLUMNS, limits.QualityOptions()) is profiles
+    half = dataclasses.replace(profiles, features=np.maximum(profiles.features, 0))  # of a ReLU
+    cleaning.clean(half, COLUMNS, limits.QualityOptions())
+    assert "other units" not in caplog.text
     frame["Nuclei_Flat"] = 0.5
     aligned = profiles_of(frame).after("align", method="center_scale")
     assert cleaning.clean(aligned, COLUMNS, limits.QualityOptions()) is aligned

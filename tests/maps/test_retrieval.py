@@ -291,10 +291,11 @@ def test_rules_that_cannot_be_answered_are_told(plates, tmp_path):
     assert pd.read_parquet(tmp_path / "filter.parquet")["activity_q"].isna().all()
 
 
-def test_benchmark_has_map_keys(plates, tmp_path):
+def test_benchmark_has_map_keys(plates, tmp_path, caplog):
     words = ["--profiles", plates / "wells.csv", *COLUMNS, "--align", "none", "--probe", "none"]
     words += ["--null_size", 500, "--draws", 50, "--out", tmp_path]
     assert run_as_door(benchmark, words) == 0
+    assert caplog.text.count("64 tests with p-values of at least 1/501") == 1
     found = json.loads((tmp_path / "benchmark.json").read_text())
     wanted = their_activity(plates / "wells.csv", tmp_path)
     activity = found["map.activity.mean"]

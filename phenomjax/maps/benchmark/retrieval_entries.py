@@ -18,7 +18,13 @@ import numpy as np
 from phenomjax.maps.benchmark.measures import Entry, entry, missing
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.retrieval.options import RetrievalOptions
-from phenomjax.maps.retrieval.phenotypes import Retrieval, activity, consistency, distinctiveness
+from phenomjax.maps.retrieval.phenotypes import (
+    Retrieval,
+    activity,
+    consistency,
+    distinctiveness,
+    tell_coarse_null,
+)
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
@@ -62,6 +68,7 @@ def retrieval_entries(
     found |= _entries("distinctiveness", others, "perturbations", options, seed)
     alike = consistency(perturbations, columns, options, seed=seed)
     found |= _entries("consistency", alike, "target genes", options, seed)
+    tell_coarse_null(options, active, others, alike)
     some = Retrieval(None, active.reason, 0, "")
     if aligned is not None and active.mean is not None:
         rows = np.isin(labels, active.mean.names[active.mean.q <= LEVEL])

@@ -63,7 +63,7 @@ from phenomjax.maps.build.methods.positions import without_positions
 from phenomjax.maps.build.methods.scaling import rows_of, standardize
 from phenomjax.maps.build.methods.sphering import sphering
 from phenomjax.maps.build.methods.streams import Stream
-from phenomjax.maps.build.methods.typical_variation import RIDGE, tvn
+from phenomjax.maps.build.methods.typical_variation import tvn
 from phenomjax.maps.positions.places import positions_of
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
@@ -108,25 +108,6 @@ def check_controls(
             " standardize, which needs no controls."
         )
     return counts
-
-
-def _warn_of_starved(counts: dict[str, int], dims: int) -> int:
-    """Says which batches have too few controls for TVN; returns how many."""
-    starved = [name for name, count in counts.items() if count - 1 < dims]
-    if starved:
-        log.warning(
-            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d"
-            " dimensions (the fewest: %d), so that their covariance is unknown in most directions"
-            " and the constant %.1f I stands for it; consistency falls. Use --align"
-            " pca_center_scale, --dims %d or fewer, or a coarser --batch, whose controls are more.",
-            len(starved),
-            len(counts),
-            dims,
-            min(counts.values()),
-            RIDGE,
-            max(2, min(counts.values()) // 3),
-        )
-    return len(starved)
 
 
 def align(
@@ -213,10 +194,11 @@ def align(
         stream = pca_on(stream, controls, _check_dims(dims, fitted, stream.dim), pca_fit)
         done |= {"dims": dims, "pca_fit": pca_fit}
     if method == "tvn":
-        starved = _warn_of_starved(counts, stream.dim)
+        starved = sum(count - 1 < stream.dim for count in counts.values())
+        done |= {"dimensions": stream.dim, "rank_starved_batches": starved}
         order = np.concatenate(list(rows_of(batches).values()))
         aligned = tvn(stream, batches, controls).collect(order)
-        return profiles.with_features(aligned).after("align", rank_starved_batches=starved, **done)
+        return profiles.with_features(aligned).after("align", **done)
     stream = standardize(stream, batches, controls)
     if method == "harmony":
         return profiles.with_features(harmony(stream.array(), batches)).after("align", **done)

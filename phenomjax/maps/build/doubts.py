@@ -1,5 +1,5 @@
 """What is doubtful of profiles as they are aligned, said once: few features that rule all cosines,
-controls too few to scale by, an alignment of what was aligned before.
+controls too few to scale by or for TVN, an alignment of what was aligned before.
 """
 
 import logging
@@ -7,6 +7,7 @@ import logging
 import numpy as np
 from jaxtyping import Float64
 
+from phenomjax.maps.build.methods.typical_variation import RIDGE
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Profiles
 
@@ -40,6 +41,16 @@ def tell_doubts(profiles: Profiles) -> None:
             " together (--batch); where most wells do nothing, scale by all of them (python -m"
             " phenomjax.maps align --align standardize)",
             *(fewest, 100 / np.sqrt(2 * (fewest - 1))),
+        )
+    if steps and steps[-1].get("rank_starved_batches"):
+        log.warning(
+            "align: TVN is rank-starved: %d of %d batches have no more controls than the %d"
+            " dimensions (the fewest: %d), so that their covariance is unknown in most directions"
+            " and the constant %.1f I stands for it; consistency falls. Use python -m"
+            " phenomjax.maps align --align pca_center_scale, --dims %d or fewer, or a coarser"
+            " --batch, whose controls are more",
+            *(steps[-1][key] for key in ("rank_starved_batches", "batches", "dimensions")),
+            *(fewest, RIDGE, max(2, fewest // 3)),
         )
     if profiles.features.shape[1] < LEAST_FEATURES or "tvn" in methods:
         return

@@ -38,7 +38,7 @@ from phenomjax.maps.build.consistency import DRAWS, Null, consistency, refuse_tw
 from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.retrieval.options import RetrievalOptions
-from phenomjax.maps.retrieval.phenotypes import Retrieval, activity
+from phenomjax.maps.retrieval.phenotypes import Retrieval, activity, tell_coarse_null
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Doses, Folder, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
@@ -131,6 +131,7 @@ def run(options: Options) -> int:
     among_controls = activity(
         profiles, columns, options, labels=labels.astype(str), seed=options.seed
     )
+    tell_coarse_null(options, among_controls)
     table = table.join(_activity_columns(among_controls), on="perturbation")
     table["magnitude"] = table["magnitude_p"] = np.nan
     if controls.any():

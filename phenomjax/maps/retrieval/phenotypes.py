@@ -164,18 +164,21 @@ def _answer(
         seed=seed,
         rule=options.p_values,
     )
-    if len(mean) > 0.05 * (options.null_size + 1):
-        log.warning(
-            "mAP: %d tests with p-values of at least 1/%d: one that is active alone cannot reach a"
-            " false discovery rate of 0.05. Use --null_size %d or more",
-            len(mean),
-            options.null_size + 1,
-            20 * len(mean),
-        )
     pairs = kept & (precision.positives == 1) & (options.p_values == "careful")
     lone = len(np.unique(groups[pairs]))
     least = 1 / (2 * int(precision.total[pairs].max()) - 1) if lone else 0.0
     return Retrieval(mean, "", alone, rules, lone, least)
+
+
+def tell_coarse_null(options: RetrievalOptions, *found: Retrieval) -> None:
+    """Says, once for all answers, when a null is too small for as many tests."""
+    tests = max((len(one.mean) for one in found if one.mean is not None), default=0)
+    if tests > 0.05 * (options.null_size + 1):
+        log.warning(
+            "mAP: %d tests with p-values of at least 1/%d: one that is active alone cannot reach a"
+            " false discovery rate of 0.05. Use --null_size %d or more",
+            *(tests, options.null_size + 1, 20 * tests),
+        )
 
 
 def _rules(options: RetrievalOptions, others: str) -> str:

@@ -59,10 +59,13 @@ class Bounds:
         """Batches of which many features vary very much more, or less, than those of all batches,
         and which.
         """
-        with np.errstate(divide="ignore"):
-            other = np.abs(np.log10(self.relative)) > np.log10(OTHER_UNITS)
-        many = other.sum(1) > np.maximum(MANY * self.relative.shape[1], 1)
-        return {int(batch): other[batch] for batch in np.flatnonzero(many)}
+        found = {}
+        for batch, relative in enumerate(self.relative):
+            wider, narrower = relative > OTHER_UNITS, relative < 1 / OTHER_UNITS
+            other = wider if wider.sum() >= narrower.sum() else narrower
+            if other.sum() > max(MANY * len(other), 1):
+                found[batch] = other
+        return found
 
     def judge(
         self,
@@ -130,7 +133,7 @@ def bounds_of(
         spread[part] = MAD * _median(np.abs(values - centre[:, part][codes[sample]]))
     wild, far = np.full(centre.shape, np.inf), np.full(centre.shape, np.inf)
     has_spread = spread > 0  # NaN has not
-    own[:, ~has_spread] = np.nan
+    own[(own == 0) | ~has_spread] = np.nan  # a feature of zeros in most wells is in no units
     if np.isfinite(max_deviation) and rows >= LEAST_ROWS and has_spread.any():
         wild[:] = WILD * SPREADLESS * np.median(spread[has_spread])
         wider = np.fmax(own, spread)[:, has_spread]
