@@ -175,6 +175,10 @@ def test_two_nulls_and_no_null_are_refused(nothing_but_position, tmp_path):
     with pytest.raises(UserError, match="--null random compares with wells anywhere"):
         run(*words, "--null", "position")
     assert run(*words, "--null", "random") == 0
+    table.drop(columns="Metadata_Well").to_parquet(tmp_path / "treated.parquet")
+    words = ["filter", "--profiles", tmp_path / "treated.parquet", "--out", tmp_path]
+    with pytest.raises(UserError, match=r"no row says in which well it is.*unknown. Name it with"):
+        run(*words, "--null", "position")
 
 
 GRID = np.array([(row, column) for row in range(1, 9) for column in range(1, 13)])

@@ -21,9 +21,10 @@ from jaxtyping import Bool, Int, Shaped
 from phenomjax.maps.build.consistency import DRAWS, Consistency, Placed, consistency
 from phenomjax.maps.positions.matched_sets import patterns_of
 from phenomjax.maps.positions.places import positions_of
-from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics.bootstrap import interval_of_mean
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
@@ -146,7 +147,16 @@ def _controls_of_positions(
 
 
 def placed(aligned: Profiles, wells: Profiles, columns: Columns) -> Placed:
-    """Where the wells under study and the controls lie."""
+    """Where the wells under study and the controls lie.
+
+    Raises:
+      UserError: no position is known.
+    """
+    if not (positions_of(wells.metadata, columns.well) != "").any():
+        raise UserError(
+            f"`null` position: no row says in which well it is; the column of wells is"
+            f" {shown(columns.well)}. Name it with `well`, or use `null` random."
+        )
     controls = columns.controls(aligned.metadata)
     return Placed(
         positions_of(wells.metadata, columns.well),
