@@ -15,6 +15,7 @@ from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.cosines import exact_cosines
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run
+from tests.lab.plates import screen
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,7 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
     ] == pytest.approx(1)
     assert found["compound"]["opposite"][0] == {
         "name": "cpd0",
+        "called": "",
         "gene": "G01",
         "cosine": pytest.approx(-1),
         "p": pytest.approx(2 / 2080),
@@ -164,6 +166,19 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
     )
     with pytest.raises(UserError, match=r"'G0' is not in the map of 65.*Did you mean 'G"):
         run("query", "G0", "--profiles", folder / "map.parquet")
+
+
+def test_query_knows_what_people_call_a_compound(tmp_path, capsys):
+    """As the page of `maps explore` does; a row without any name has one that can be read."""
+    table = screen(plates=1).drop_duplicates("Metadata_broad_sample").reset_index(drop=True)
+    table = table[table["Metadata_control_type"].ne("poscon_cp")]
+    named = table["Metadata_broad_sample"].notna()
+    called = table["Metadata_broad_sample"].str.replace("CMP", "drug", regex=False)
+    table.assign(Metadata_pert_iname=called.where(named, None)).to_parquet(tmp_path / "m.parquet")
+    run("query", "DRUG-003", "--profiles", tmp_path / "m.parquet", "--top", len(table))
+    printed = capsys.readouterr().out
+    assert "CMP-003 (compound, drug-003, target GENE01)" in printed
+    assert "CMP-002  drug-002  target GENE01" in printed and "(no name)" in printed
 
 
 def test_block_search_finds_the_block_that_separates(tmp_path):

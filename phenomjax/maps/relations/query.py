@@ -4,9 +4,9 @@ opposite, genes and compounds apart.
   python -m phenomjax.maps query TP53 --profiles map.parquet --top 10
   python -m phenomjax.maps query TP53 MDM2 --profiles map.parquet --json neighbours.json
 
-Names are those of the map (capitals do not matter; a gene means all its rows). p: the share of the
-map's pairs that are as similar, or as opposite; of all pairs for maps of up to 1,400 entities, else
-of a million random ones (seed 0).
+Names are those of the map, or what people call them (pert_iname, compound_name, …); capitals do not
+matter, and a gene means all its rows. p: the share of the map's pairs that are as similar, or as
+opposite; of all pairs for maps of up to 1,400 entities, else of a million random ones (seed 0).
 """
 
 import logging
@@ -47,9 +47,12 @@ class Options(TableOptions):
 
 
 class Neighbour(TypedDict):
-    """One entity near another; its target gene, and the share of pairs that are as near."""
+    """One entity near another; what people call it, its target gene, and the share of pairs that
+    are as near.
+    """
 
     name: str
+    called: str
     gene: str
     cosine: float
     p: float
@@ -79,20 +82,23 @@ def run(options: Options) -> int:
             )
             for kind in sorted(set(who["kind"]))
         }
-        gene = who["gene"][row]
-        target = f", target {gene}" if gene not in ("", name) else ""
-        print(f"\n{name} ({who['kind'][row]}{target})")
+        about = _about(name, who["called"][row], who["gene"][row])
+        print(f"\n{name} ({', '.join([who['kind'][row], *about])})")
         for kind, sides in found[name].items():
             for side, near in sides.items():
                 print(f"  {side} {kind}s")
                 for one in near:
-                    target = (
-                        f"  target {one['gene']}" if one["gene"] not in ("", one["name"]) else ""
-                    )
-                    print(f"    {one['cosine']:+.3f}  p {one['p']:<8.2g} {one['name']}{target}")
+                    about = _about(one["name"], one["called"], one["gene"])
+                    said = "  ".join([one["name"], *about])
+                    print(f"    {one['cosine']:+.3f}  p {one['p']:<8.2g} {said}")
     if options.json:
         log.info("query: wrote %s", write_json(Path(options.json), found))
     return 0
+
+
+def _about(name: str, called: str, gene: str) -> list[str]:
+    """What is known of an entity beside its name."""
+    return [*filter(None, [called]), *([f"target {gene}"] if gene not in ("", name) else [])]
 
 
 def _sides(
@@ -110,6 +116,7 @@ def _sides(
         sides[side] = [
             {
                 "name": str(who["name"][row]),
+                "called": str(who["called"][row]),
                 "gene": str(who["gene"][row]),
                 "cosine": float(np.float32(cosine[row])),
                 "p": float(p),

@@ -11,19 +11,27 @@ from jaxtyping import Bool, Shaped
 
 from phenomjax.data.images.words import type_of
 from phenomjax.maps.tables.columns import Columns, as_texts, shown
+from phenomjax.maps.tables.metadata.detection import plain
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.system.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# names that people use, where rows are named by ids; the first that a table has
+READABLE = (
+    *("pertiname", "iname", "compoundname", "commonname", "drugname", "treatmentname"),
+    *("perturbationname", "pertname", "compound", "treatment", "drug", "genesymbol", "symbol"),
+)
 GENE_KINDS = ("crispr", "sirna", "orf", "gene", "cas9", "shrna", "knockout")
 
 
 def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
-    """One row a row of the map: name (unique), kind ("gene", "compound", "control"), perturbation,
-    gene (the gene itself or the compound's target; "" where unknown), dose (as text with its unit;
-    "" where there is none).
+    """One row a row of the map.
+
+    name (unique, never empty), kind ("gene", "compound", "control"), perturbation, gene (the gene
+    itself or the compound's target; "" where unknown), dose (as text with its unit; "" where there
+    is none), called (what people call it, where that is another name; else "").
 
     Raises:
       UserError: no column names the perturbations, or the rows are wells rather than perturbations.
@@ -55,6 +63,7 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
     for also in (dose, *(text(column) for column in columns.apart)):
         several = name.duplicated(keep=False)
         name = name.where(~(several & (also != "")), name + " " + also)
+    name = name.where(name != "", "(no name)")
     again = name.groupby(name).cumcount()
     most = int(again.max()) if len(again) else 0
     if most >= 3 and (again > 0).mean() > 0.5:
@@ -64,9 +73,24 @@ def entities(profiles: Profiles, columns: Columns) -> "pd.DataFrame":
             " phenomjax.maps aggregate."
         )
     name = name.where(again == 0, name + " #" + (again + 1).astype(str))
-    return pd.DataFrame(
-        {"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose}
-    )
+    called = text(readable(table, columns))
+    called = called.where(called != perturbation, "")
+    known = {"name": name, "kind": kind, "perturbation": perturbation, "gene": gene, "dose": dose}
+    return pd.DataFrame({**known, "called": called})
+
+
+def readable(metadata: "pd.DataFrame", columns: Columns) -> str:
+    """The column with the names that people use: one of READABLE that is not what rows are named
+    by; "" where there is none.
+    """
+    ids = metadata.get(columns.perturbation, metadata.get(columns.gene))
+    for wanted in READABLE:
+        for name in metadata.columns:
+            texts = metadata[name]
+            other = plain(name) == wanted and texts.dtype.kind == "O" and texts.notna()
+            if np.any(other & (texts != ids)):
+                return str(name)
+    return ""
 
 
 def kinds_of(metadata: "pd.DataFrame", columns: Columns) -> Shaped[np.ndarray, " rows"]:
@@ -103,23 +127,25 @@ def doses_of(metadata: "pd.DataFrame", columns: Columns) -> "pd.Series":
 
 
 def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
-    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation or gene
-    (or of a target among several), in the order given.
+    """Rows of the map that the names mean: a row's own name, or all rows of a perturbation, of what
+    people call it, or of a gene (or of a target among several), in the order given.
 
     Raises:
       UserError: a name that is not in the map.
     """
     rows: list[int] = []
-    lower = [table[column].str.lower() for column in ("name", "perturbation", "gene")]
+    lower = [table[column].str.lower() for column in ("name", "perturbation", "gene", "called")]
     for name in names:
         found = next(filter(len, (np.flatnonzero(column == name.lower()) for column in lower)), ())
         if not len(found):
-            found = np.flatnonzero([name.lower() in targets_in(genes) for genes in lower[2]])
+            found = np.flatnonzero(
+                [name.lower() in targets_in(genes) for genes in table["gene"].str.lower()]
+            )
         if not len(found):
             raise UserError(
-                f"'{name}' is not in the map of {len(table)}"
-                f" perturbations.{did_you_mean(name, table['name'])} Names are those of the genes"
-                " and compounds, in capitals or not."
+                f"'{name}' is not in the map of {len(table)} perturbations."
+                f"{did_you_mean(name, [*table['name'], *table['called']])} Names are those of the"
+                " genes and compounds, in capitals or not."
             )
         rows += [int(row) for row in found if row not in rows]
     return rows

@@ -27,11 +27,6 @@ LARGEST_COLUMN = 8_000_000  # characters of a column's values in the page
 STRUCTURE = re.compile(r"smiles|inchi$|sequence|path|file|url|checksum|sha\d*", re.IGNORECASE)
 PLACE = re.compile(r"well|site|field|row|column|col|plate|barcode|batch|experiment", re.IGNORECASE)
 IDENTIFIER = re.compile(r"(^|_)(id|cid|entrez|pubchem|chembl)($|_|id)", re.IGNORECASE)
-# names that people use, where the rows are named by ids; the first that a table has
-READABLE = (
-    *("pert_iname", "iname", "compound_name", "common_name", "drug_name", "treatment_name"),
-    *("perturbation_name", "pert_name", "compound", "treatment", "drug", "gene_symbol", "symbol"),
-)
 LINKS = {  # what a link is made of: the columns that hold it
     "pubchem": ("pubchem_cid", "pubchemcid", "cid", "pubchem", "pubchem_id"),
     "inchikey": ("inchikey", "inchi_key", "standard_inchi_key"),
@@ -155,20 +150,6 @@ def column_of(columns: Sequence[Column], names: Iterable[str]) -> int:
     """
     place = {bare(column["name"]).lower(): k for k, column in reversed(list(enumerate(columns)))}
     return next((place[name] for name in names if name in place), -1)
-
-
-def readable(columns: Sequence[Column], table: "pd.DataFrame") -> int:
-    """The column with the names that people use, or -1: one of READABLE that is not what the rows
-    are named by.
-    """
-    for name in READABLE:
-        k = column_of(columns, [name])
-        if k < 0 or columns[k]["kind"] != "text":
-            continue
-        own = [columns[k]["levels"][code] if code >= 0 else "" for code in columns[k]["codes"]]
-        if any(one and one != other for one, other in zip(own, table["perturbation"], strict=True)):
-            return k
-    return -1
 
 
 def row_labels(profiles: Profiles, columns: Columns) -> list[Shaped[np.ndarray, " rows"]]:

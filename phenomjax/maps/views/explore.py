@@ -31,11 +31,11 @@ from phenomjax.maps.arm_bias import arms
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.names import choose, entities, targets_of
+from phenomjax.maps.tables.names import choose, entities, readable, targets_of
 from phenomjax.maps.tables.options import Files, Names, TableOptions, of_others
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.views import annotations, differences, layouts, thumbnails
-from phenomjax.maps.views.annotations import Json
+from phenomjax.maps.views.annotations import Json, bare
 from phenomjax.maps.views.differences import Differences
 from phenomjax.maps.views.draw import read_names, second_map
 from phenomjax.maps.views.html_page import page
@@ -197,7 +197,7 @@ def gather(
         cells["below"] = options.toxic_below
     return {
         "columns": found,
-        "readable": annotations.readable(found, table),
+        "readable": annotations.column_of(found, [bare(readable(raw.metadata, columns)).lower()]),
         "links": {
             name: annotations.column_of(found, names) for name, names in annotations.LINKS.items()
         },
