@@ -166,6 +166,25 @@ def cell(entry: Entry, name: str) -> str:
     return f"{other['value']:.3f}{f' {word}' if word else ''}"
 
 
+def as_table(results: dict[str, Entry], baselines: Sequence[str] = ()) -> str:
+    """The results as a Markdown table, beside those of baselines, and why what is missing is
+    missing.
+    """
+    names = ["value", "95 % interval", "of", "chance", *baselines]
+    lines = [f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    reasons = []
+    for key, one in results.items():
+        if one["value"] is None:
+            reasons.append(f"- {key}: {one.get('reason', 'undefined')}")
+            continue
+        ends = " to ".join(f"{end:.3f}" for end in one["interval"]) if one["interval"] else ""
+        chance = f"{one['chance']:.3g}" if one.get("chance") is not None else ""
+        cells = [f"{one['value']:.3f}", ends, str(one["count"]), chance]
+        cells += [cell(one, name) for name in baselines]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    return "\n".join(lines + (["", *reasons] if reasons else [])) + "\n"
+
+
 def sentence(entries: Mapping[str, Entry], baseline: Baseline) -> str:
     """In which measures a map beats a baseline, in words.
 

@@ -30,9 +30,8 @@ into --out:
                         targets of a compound are first among all genes (maps with both)
       probe.balanced_accuracy
                         a linear classifier tells the perturbation in a batch it never saw
-    A key that could not be had has the value null and a "reason". With --against each key also
-    has "against": {NAME: {"value", "interval", "count", "outcome"}}, and about.against says in
-    words what the map beats.
+    A key that could not be had is null with a "reason". With --against each key also has
+    "against": {NAME: {"value", "interval", "count", "outcome"}}, about.against says it in words.
   consistency.parquet   one row a perturbation
   recall_curves.png, .json   recall over thresholds
   benchmark.md          the table for people
@@ -67,7 +66,6 @@ map.activity.share_q05 of these lines: .454, .381, .338, .773 (.158 among unseen
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -393,27 +391,10 @@ def run(options: Options) -> int:
             recall_curves({source: {aligned: curve} for source, curve in curves.items()}),
             out / "recall_curves.png",
         )
-    text = as_table(found, [one.name for one in baselines]) + "".join(f"\n{s}\n" for s in said)
+    text = against.as_table(found, [one.name for one in baselines]) + "".join(
+        f"\n{s}\n" for s in said
+    )
     write_text(out / "benchmark.md", text)
     print(text)
     log.info("benchmark: wrote %s in %.1f s", out / "benchmark.json", time.monotonic() - started)
     return 0
-
-
-def as_table(results: dict[str, Entry], baselines: Sequence[str] = ()) -> str:
-    """The results as a Markdown table, beside those of baselines, and why what is missing is
-    missing.
-    """
-    names = ["value", "95 % interval", "of", "chance", *baselines]
-    lines = [f"| | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    reasons = []
-    for key, one in results.items():
-        if one["value"] is None:
-            reasons.append(f"- {key}: {one.get('reason', 'undefined')}")
-            continue
-        ends = " to ".join(f"{end:.3f}" for end in one["interval"]) if one["interval"] else ""
-        chance = f"{one['chance']:.3g}" if one.get("chance") is not None else ""
-        cells = [f"{one['value']:.3f}", ends, str(one["count"]), chance]
-        cells += [against.cell(one, name) for name in baselines]
-        lines.append(f"| {key} | {' | '.join(cells)} |")
-    return "\n".join(lines + (["", *reasons] if reasons else [])) + "\n"

@@ -26,6 +26,8 @@ needs igraph; kBET is of all wells rather than perturbation by perturbation, and
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from phenomjax.statistics.groups import rows_of_groups
+
 NEIGHBOURS = 25  # of the graph and of kBET, the well itself included, as Arevalo et al. have it
 PERPLEXITY = 30
 ACCEPTED = 0.05
@@ -96,7 +98,7 @@ def silhouette_batch(rows: Rows, labels: Codes, batches: Codes) -> float | None:
     from sklearn.metrics import silhouette_samples
 
     found = []
-    for own in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
+    for own in rows_of_groups(labels):
         if 2 <= len(set(batches[own].tolist())) < len(own):
             apart = silhouette_samples(rows[own], batches[own], metric="cosine")
             found.append(1 - np.abs(apart).mean())

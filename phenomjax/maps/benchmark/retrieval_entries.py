@@ -58,7 +58,7 @@ def retrieval_entries(
       seed: of the nulls.
     """
     found: dict[str, Entry] = {}
-    nothing = Retrieval(None, "the table is a map already (--map), without replicates", 0, "")
+    nothing = Retrieval(reason="the table is a map already (--map), without replicates")
     active, others, labels = nothing, nothing, np.empty(0, object)
     if aligned is not None:
         labels = aggregate.labels_of(wells, columns, doses).astype(str)
@@ -69,7 +69,7 @@ def retrieval_entries(
     alike = consistency(perturbations, columns, options, seed=seed)
     found |= _entries("consistency", alike, "target genes", options, seed)
     tell_coarse_null(options, active, others, alike)
-    some = Retrieval(None, active.reason, 0, "")
+    some = Retrieval(reason=active.reason)
     if aligned is not None and active.mean is not None:
         rows = np.isin(labels, active.mean.names[active.mean.q <= LEVEL])
         names = wells.metadata[columns.perturbation][rows].astype(str)
@@ -77,7 +77,7 @@ def retrieval_entries(
         some = (
             consistency(perturbations.take(kept), columns, options, seed=seed)
             if kept.any()
-            else Retrieval(None, "no perturbation is active", 0, "")
+            else Retrieval(reason="no perturbation is active")
         )
     name = "consistency_of_active"
     found[f"map.{name}.mean"] = _entries(name, some, "target genes", options, seed)[

@@ -60,7 +60,7 @@ from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.methods.components import fit_pca, pca_on
 from phenomjax.maps.build.methods.harmony import harmony
 from phenomjax.maps.build.methods.positions import without_positions
-from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.scaling import standardize
 from phenomjax.maps.build.methods.sphering import sphering
 from phenomjax.maps.build.methods.streams import Stream
 from phenomjax.maps.build.methods.typical_variation import tvn
@@ -90,7 +90,9 @@ def check_controls(
     Raises:
       UserError: a batch with none or one.
     """
-    counts = {name: int(controls[rows].sum()) for name, rows in rows_of(batches).items()}
+    names, codes = np.unique(batches.astype(str), return_inverse=True)
+    found = np.bincount(codes[controls], minlength=len(names))
+    counts = dict(zip(names.tolist(), found.tolist(), strict=True))
     few = [name for name, count in counts.items() if count < 2]
     if len(few) == len(counts) and not controls.any():
         told = f"{columns.control!r} is true nowhere" if columns.control else "nothing tells them"
@@ -196,7 +198,7 @@ def align(
     if method == "tvn":
         starved = sum(count - 1 < stream.dim for count in counts.values())
         done |= {"dimensions": stream.dim, "rank_starved_batches": starved}
-        order = np.concatenate(list(rows_of(batches).values()))
+        order = np.argsort(batches, kind="stable")
         aligned = tvn(stream, batches, controls).collect(order)
         return profiles.with_features(aligned).after("align", **done)
     stream = standardize(stream, batches, controls)

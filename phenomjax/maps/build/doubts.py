@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from phenomjax.maps.build.methods.typical_variation import RIDGE
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.system.errors import first_of
 
 log = logging.getLogger("phenomjax")
 
@@ -18,7 +19,6 @@ FEW = 0.05  # of the features
 RULING = 1 / 3  # of the cosines; on CPJUMP1 the first 5 % make a sixth at most, however aligned
 ROWS = 10_000  # that are looked at
 ENOUGH_CONTROLS = 8  # of a batch
-NAMED = 5
 
 
 def tell_doubts(profiles: Profiles) -> None:
@@ -61,12 +61,11 @@ def tell_doubts(profiles: Profiles) -> None:
     if share[first].sum() > RULING:
         log.warning(
             "%d of %d features make %.0f %% of the cosines between wells as they are scaled,"
-            " whatever the others say: %s%s. Do they measure cells? python -m phenomjax.maps align"
+            " whatever the others say: %s. Do they measure cells? python -m phenomjax.maps align"
             " --align pca_center_scale scales features by all wells first, --features REGEX chooses"
             " them",
             *(len(first), len(share), 100 * share[first].sum()),
-            ", ".join(profiles.names[k] for k in first[:NAMED]),
-            ", …" if len(first) > NAMED else "",
+            first_of(profiles.names[k] for k in first),
         )
 
 

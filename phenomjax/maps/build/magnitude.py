@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from phenomjax.statistics.groups import rows_of_groups
 from phenomjax.statistics.permutation import p_values
 from phenomjax.statistics.ties import TIED
 
@@ -72,9 +73,8 @@ def magnitudes(
     among = cdist(controls, controls)
     tied = TIED * float(among.mean())
     counts = np.bincount(codes, minlength=groups)
-    order = np.argsort(codes, kind="stable")
     distance, p = np.full(groups, np.nan), np.full(groups, np.nan)
-    for group, rows in enumerate(np.split(order, np.cumsum(counts)[:-1])):
+    for group, rows in enumerate(rows_of_groups(codes, groups)):
         if len(rows) >= least:
             own = features[rows]
             distance[group] = (

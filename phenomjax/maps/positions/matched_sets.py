@@ -15,6 +15,8 @@ from math import comb
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from phenomjax.statistics.groups import rows_of_groups
+
 Pattern = tuple[int, ...]  # wells in each position of a set, most first: (3,) or (2, 1)
 TRIED = 50000  # sets of wells that are looked through one by one rather than drawn
 
@@ -87,10 +89,8 @@ class MatchedSets:
         """The rows of each position that can give so many wells that share nothing else."""
         known = np.flatnonzero(self.positions != "")
         _, place = np.unique(self.positions[known].astype(str), return_inverse=True)
-        order = np.argsort(place, kind="stable")
-        pools = np.split(known[order], np.cumsum(np.bincount(place))[:-1]) if len(known) else []
         kept = []
-        for pool in pools:
+        for pool in (known[rows] for rows in rows_of_groups(place)):
             codes = self.codes[pool]
             if (codes < 0).sum() + len(np.unique(codes[codes >= 0])) >= size:
                 kept.append(pool)

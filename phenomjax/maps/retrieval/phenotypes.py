@@ -42,10 +42,10 @@ class Retrieval:
       least: the smallest p that any of these can have.
     """
 
-    mean: MeanPrecision | None
-    reason: str
-    alone: int
-    rules: str
+    mean: MeanPrecision | None = None
+    reason: str = ""
+    alone: int = 0
+    rules: str = ""
     lone: int = 0
     least: float = 0.0
 
@@ -69,7 +69,7 @@ def activity(
     """
     controls = columns.controls(profiles.metadata)
     if not controls.any():
-        return Retrieval(None, "no row is a negative control (--control)", 0, "")
+        return Retrieval(reason="no row is a negative control (--control)")
     return _of_wells(profiles, columns, options, controls, "negative controls", labels, seed)
 
 
@@ -96,7 +96,7 @@ def _of_wells(
     seed: int,
 ) -> Retrieval:
     if profiles.features.shape[1] == 1:
-        return Retrieval(None, ONE_FEATURE, 0, "")
+        return Retrieval(reason=ONE_FEATURE)
     under_study = columns.treatments(profiles.metadata)
     queries = np.flatnonzero(under_study)
     every = np.full(len(profiles), "", object)
@@ -120,18 +120,16 @@ def consistency(
       seed: of the null.
     """
     if perturbations.features.shape[1] == 1:
-        return Retrieval(None, ONE_FEATURE, 0, "")
+        return Retrieval(reason=ONE_FEATURE)
     targets = targets_of(perturbations, columns)
     named = np.array([bool(own) for own in targets], bool)
     names = sorted({name for own in targets for name in own})
     code = {name: k for k, name in enumerate(names)}
     labels = [sorted(code[name] for name in own) for own in targets if own]
     if not named.any():
+        column = shown(columns.gene)
         return Retrieval(
-            None,
-            f"no perturbation names a target; their column is {shown(columns.gene)} (--gene)",
-            0,
-            "",
+            reason=f"no perturbation names a target; their column is {column} (--gene)"
         )
     precision = average_precision_of_labels(
         perturbations.features[np.flatnonzero(named)], labels, similarity=options.similarity

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int, Shaped
 
 from phenomjax.maps.retrieval.average_precision import Precision
+from phenomjax.statistics.groups import rows_of_groups
 from phenomjax.statistics.permutation import q_values
 
 NULL_SIZE = 10_000
@@ -112,8 +113,7 @@ def _p_values(
     """
     seeds = np.random.default_rng(seed).integers(SEEDS, size=len(kinds))
     nulls: dict[int, Float32[np.ndarray, " draws"]] = {}
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(kind[order], np.cumsum(np.bincount(codes, minlength=len(value)))[:-1])
+    parts = [kind[queries] for queries in rows_of_groups(codes)]
     alike: dict[bytes, list[int]] = {}
     for group, part in enumerate(parts):
         alike.setdefault(part.tobytes(), []).append(group)

@@ -53,6 +53,7 @@ CONTROL = "EMPTY_control"
 CONCENTRATIONS = (0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)  # µM
 LEAST_NEGATIVES = 20
 SEEDS = 100
+KEYS = ("median_average_precision", "mean_average_precision", "median_auc", "mean_auc")
 MAXIMUM = "max"  # over concentrations
 INTERACTIONS = "*compound_gene_interactions*.csv*"
 # Average precision, as quoted from Kenyon-Dean et al. 2025 (PMLR 267:29735); the quotation does not
@@ -328,28 +329,23 @@ def benchmark(
     """
     rows = built(profiles)
     seeds = range(SEEDS) if seeds is None else seeds
-    keys = [
-        f"compound_gene.{how}_{what}"
-        for what in ("average_precision", "auc")
-        for how in ("median", "mean")
-    ]
-    if interactions is None:
-        reason = (
-            "no measured activities of compounds are given (--targets"
-            " compound_gene_interactions.csv; recursionpharma/EFAAR_benchmarking has it)"
-        )
-        found = {key: measures.missing(reason) for key in keys}
-    else:
+    compounds, scores, genes = list[str](), dict[str, Scores](), 0
+    reason = (
+        "no measured activities of compounds are given (--targets compound_gene_interactions.csv;"
+        " recursionpharma/EFAAR_benchmarking has it)"
+    )
+    if interactions is not None:
         compounds, scores = compound_scores(rows, interactions, seeds)
-        if compounds:
-            genes = len(np.unique(interactions.gene.astype(str)))
-            found = compound_entries(compounds, scores, genes)
-        else:
-            reason = (
-                f"no compound of {interactions.name} is in the map with a target and"
-                f" {LEAST_NEGATIVES} other genes"
-            )
-            found = {key: measures.missing(reason) for key in keys}
+        genes = len(np.unique(interactions.gene.astype(str)))
+        reason = (
+            f"no compound of {interactions.name} is in the map with a target and"
+            f" {LEAST_NEGATIVES} other genes"
+        )
+    found = (
+        compound_entries(compounds, scores, genes)
+        if compounds
+        else {f"compound_gene.{key}": measures.missing(reason) for key in KEYS}
+    )
     recalls, curves = recall_entries(rows, sources, thresholds)
     done = rows.after("rxrx3-core", rows=len(rows), seeds=len(seeds))
     return found | recalls, curves, done

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from phenomjax.maps.build.methods.scaling import mean_and_scale, rows_of
+from phenomjax.maps.build.methods.scaling import batches_of, mean_and_scale
 from phenomjax.maps.build.methods.streams import Rows, Stream, Values
 from phenomjax.maps.positions.correction import position_effects
 from phenomjax.maps.positions.places import rows_and_columns
@@ -33,7 +33,7 @@ def without_positions(
     names, code = np.unique(positions.astype(str), return_inverse=True)
     place = np.stack(rows_and_columns(names.astype(object)), axis=1)
     known: Bool[np.ndarray, " positions"] = np.asarray((place > 0).all(1))
-    groups = list(rows_of(batches).values())
+    batch, groups = batches_of(batches)
     used = controls & known[code]
     if not known.any():
         raise UserError(
@@ -57,16 +57,10 @@ def without_positions(
             " other plates. Give more plates of the layout, or leave it out."
         )
 
-    batch = np.empty(len(stream), np.int64)
-    means, scales = np.empty((len(groups), stream.dim)), np.empty((len(groups), stream.dim))
-    for number, rows in enumerate(groups):
-        batch[rows] = number
-        means[number], scales[number] = mean_and_scale(stream, rows[controls[rows]])
-    sums, squares, where = (
-        np.zeros((len(present), stream.dim)),
-        np.zeros(stream.dim),
-        np.cumsum(used),
-    )
+    fitted = [mean_and_scale(stream, rows[controls[rows]]) for rows in groups]
+    means, scales = map(np.stack, zip(*fitted, strict=True))
+    sums, squares = np.zeros((len(present), stream.dim)), np.zeros(stream.dim)
+    where = np.cumsum(used)
     for rows, values in stream.blocks(np.flatnonzero(used), "align: positions"):
         values = (values - means[batch[rows]]) / scales[batch[rows]]
         np.add.at(sums, local[where[rows] - 1], values)

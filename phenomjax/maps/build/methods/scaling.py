@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Shaped
 
 from phenomjax.maps.build.methods.streams import Rows, Stream, Values
+from phenomjax.statistics.groups import rows_of_groups
 from phenomjax.statistics.moments import Moments
 from phenomjax.system.log import Progress
 
@@ -35,11 +36,10 @@ def standardize(
       batches: name of each row's batch, [rows].
       fitted_on: bool [rows], e.g. the controls ("center-scale"); all rows by default.
     """
-    code = np.empty(len(stream), np.int64)
+    code, groups = batches_of(batches)
     means, scales = [], []
     bar = Progress("align: means and deviations", len(stream), "rows")
-    for number, rows in enumerate(rows_of(batches).values()):
-        code[rows] = number
+    for rows in groups:
         mean, scale = mean_and_scale(stream, rows if fitted_on is None else rows[fitted_on[rows]])
         means.append(mean)
         scales.append(scale)
@@ -55,11 +55,11 @@ def standardize(
     return stream.then(step)
 
 
-def rows_of(batches: Shaped[np.ndarray, " rows"]) -> dict[str, Int[np.ndarray, "_"]]:
-    """The rows of each batch, in the order of their names."""
+def batches_of(
+    batches: Shaped[np.ndarray, " rows"],
+) -> tuple[Int[np.ndarray, " rows"], list[Int[np.ndarray, "_"]]]:
+    """Number of each row's batch in the order of the batches' names, and the rows of each batch."""
     import pandas as pd
 
-    codes, names = pd.factorize(batches, sort=True)
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(codes))[:-1])
-    return dict(zip(map(str, names), parts, strict=True))
+    codes = pd.factorize(batches, sort=True)[0]
+    return codes, rows_of_groups(codes)

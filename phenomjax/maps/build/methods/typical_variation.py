@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Shaped
 
 from phenomjax.maps.build.methods.components import Components, fit_pca
-from phenomjax.maps.build.methods.scaling import rows_of, standardize
+from phenomjax.maps.build.methods.scaling import batches_of, standardize
 from phenomjax.maps.build.methods.streams import Rows, Stream, Values
 from phenomjax.statistics.moments import Moments
 
@@ -28,10 +28,7 @@ def tvn(
     kept = pca.variances > 1e-9 * pca.variances[0]
     stream = Components(pca.mean, pca.axes[kept], pca.variances[kept]).scores(stream)
     stream = standardize(stream, everything, controls)
-    groups = list(rows_of(batches).values())
-    code = np.empty(len(stream), np.int64)
-    for number, rows in enumerate(groups):
-        code[rows] = number
+    code, groups = batches_of(batches)
 
     # few of them are held, for batches may be many: rows come batch by batch
     @functools.lru_cache(maxsize=2)

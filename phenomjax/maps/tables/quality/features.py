@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
 from phenomjax.maps.tables import scratch
+from phenomjax.statistics.groups import rows_of_groups
 
 SAMPLE = 10_000  # rows that medians are taken of
 OWN_CENTRE = 16  # rows of a batch whose median is known well enough
@@ -106,7 +107,7 @@ def bounds_of(
       seed: of the sample of rows.
     """
     rows, dim = features.shape
-    by_batch = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    by_batch = rows_of_groups(codes)
     centre, spread, alike = np.empty((len(by_batch), dim)), np.empty(dim), np.empty(dim)
     own = np.full(centre.shape, np.nan)  # spread of a batch
     rng = np.random.default_rng(seed)
