@@ -124,10 +124,10 @@ def test_scan_and_remat_change_nothing(kind):
     loss.
     """
     x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, 24), np.float32))
-    drop = jnp.linspace(0.5, 1.5, 3 * 2 * vit.BRANCHES[kind]).reshape(3, 2, -1)
+    drop = jnp.linspace(0.5, 1.5, 2 * 2 * vit.BRANCHES[kind]).reshape(2, 2, -1)
 
     def stack(scan, remat):
-        return vit.BlockStack(block=kind, options=OPTIONS, depth=3, scan_layers=scan, remat=remat)
+        return vit.BlockStack(block=kind, options=OPTIONS, depth=2, scan_layers=scan, remat=remat)
 
     params = perturbed(jax.jit(stack(False, "none").init)(jax.random.key(0), x, drop)["params"])
     scanned = vit.stack_layers(params)
@@ -144,13 +144,10 @@ def test_scan_and_remat_change_nothing(kind):
         return value, gradient if scan else vit.stack_layers(gradient)
 
     value, gradient = result(False, "none")
-    for scan, remat in [
-        (False, "full"),
-        (False, "dots"),
-        (True, "none"),
-        (True, "full"),
-        (True, "dots"),
-    ]:
+    cases = [(True, "none"), (True, "dots")]
+    if kind == "parallel":  # what is kept for the way back is no matter of the block
+        cases += [(False, "full"), (False, "dots"), (True, "full")]
+    for scan, remat in cases:
         other, other_gradient = result(scan, remat)
         np.testing.assert_allclose(other, value, rtol=1e-6)
         jax.tree.map(
