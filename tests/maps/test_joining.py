@@ -248,6 +248,9 @@ def test_symbols_are_brought_to_current_ones(tmp_path):
     assert changed == {**{"CARS": "CARS1", "SEPT9": "SEPTIN9"}, "LFS1": "TP53", "sept9": "SEPTIN9"}
     (path,) = _tables(tmp_path, two={"old": ["A"], "new": ["B"]})
     assert symbols.read_aliases(path) == {"A": "B"}
+    (path,) = _tables(tmp_path, capitals={"old": ["FLJ10706"], "new": ["C1orf112"]})
+    found, _ = symbols.with_current(pd.Series(["C1ORF112"]), symbols.read_aliases(path), "|")
+    assert found.tolist() == ["C1orf112"]
     (path,) = _tables(tmp_path, nameless={"was": ["A"], "is": ["B"]})
     assert symbols.read_aliases(path) == {"A": "B"}
     (path,) = _tables(tmp_path, wrong={"a": ["A"], "b": ["B"], "c": ["C"]})

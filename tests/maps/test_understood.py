@@ -1,6 +1,7 @@
 """What is understood of tables as many labs write them: columns, roles of wells."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -441,6 +442,25 @@ def test_time_points_stay_apart_unless_told(tmp_path, caplog):
         run_as_door(benchmark, [*words, "--where", "Metadata_Time == 72"])
 
 
+@pytest.mark.parametrize(
+    ("doses", "expected"),
+    [
+        ([9.98, 10.01, 3.3331, 3.3329, 0, 9.97], [10, 10, 3.333, 3.333, 0, 10]),
+        ([float(np.float32(0.3)), 0.3, np.nan, 12.5], [0.3, 0.3, np.nan, 12.5]),
+        ([100.0, 101.0, 102.0], [100, 101, 102]),  # whole numbers are what they are
+        ([1 + k / 100 + 1e-3 for k in range(20)], None),  # as many doses as there are wells
+    ],
+)
+def test_doses_that_are_meant_to_be_one(tmp_path, caplog, doses, expected):
+    caplog.set_level("INFO", logger="phenomjax")
+    table = screen(plates=1).iloc[: len(doses)].assign(Metadata_mmoles_per_liter=doses)
+    profiles, _ = input.load(TableOptions(profiles=(str(_files(tmp_path, table)),)))
+    found = profiles.metadata["Metadata_mmoles_per_liter"].tolist()
+    np.testing.assert_allclose(found, doses if expected is None else expected, rtol=1e-12)
+    said = "differ by less than 2 % from others" in caplog.text
+    assert said == (expected is not None and len(set(doses)) > len(set(expected)))
+
+
 def test_doses_stay_apart_unless_told(tmp_path, caplog):
     caplog.set_level("INFO", logger="phenomjax")
     table = screen(plates=2).assign(Metadata_mmoles_per_liter=1.5)
@@ -468,6 +488,9 @@ def test_lists_of_targets_are_sets():
     profiles = Profiles(np.zeros((6, 1), np.float32), pd.DataFrame({"gene": column}), ("f",))
     targets = targets_of(profiles, Columns())
     assert targets.tolist() == [{"A", "B"}, {"B", "C"}, {"A", "D"}, set(), set(), {"E"}]
+    nothing = profiles.metadata.assign(gene=["-", "unknown", "N/A", "none|A", "?", "NONO"])
+    known = targets_of(replace(profiles, metadata=nothing), Columns())
+    assert known.tolist() == [set(), set(), set(), {"A"}, set(), {"NONO"}]
     whole = targets_of(profiles, Columns(separators=""))
     assert whole.tolist()[:1] == [{"A|B"}]
     held = tidied(pd.DataFrame({"gene": [["A", "B"], np.array(["C"]), None]}))  # of Parquet

@@ -13,6 +13,7 @@ import numpy as np
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_rows, require
 from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.doses import as_meant
 from phenomjax.maps.tables.metadata.joining import join
 from phenomjax.maps.tables.metadata.roles import counts
 from phenomjax.maps.tables.metadata.symbols import read_aliases, with_current
@@ -49,6 +50,7 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     columns = detect(profiles.metadata, options.columns)
     if options.aliases is not None:
         profiles = with_current_symbols(profiles, columns, options.aliases)
+    profiles = with_doses_as_meant(profiles, columns)
     refuse_duplicates(profiles)
     profiles = clean(profiles, columns, options)
     known = {"columns": asdict(columns), "roles": counts(profiles.metadata, columns)}
@@ -66,6 +68,26 @@ def joined(profiles: Profiles, tables: Sequence[str]) -> Profiles:
     for table in done:
         profiles = profiles.after("join", **asdict(table))
     return replace(profiles, metadata=tidied(metadata))  # ids with gaps are fractions now
+
+
+def with_doses_as_meant(profiles: Profiles, columns: Columns) -> Profiles:
+    """Profiles whose doses are the same where they are meant to be."""
+    if columns.dose not in profiles.metadata:
+        return profiles
+    doses, one = as_meant(profiles.metadata[columns.dose])
+    if not one:
+        return profiles
+    shown = ", ".join(f"{dose:g}" for dose in list(one)[:SHOWN])
+    log.info(
+        "doses: %d values of %s differ by less than 2 %% from others and are taken as %d: %s%s",
+        sum(one.values()),
+        columns.dose,
+        len(one),
+        shown,
+        ", …" if len(one) > SHOWN else "",
+    )
+    metadata = profiles.metadata.assign(**{columns.dose: doses})
+    return replace(profiles, metadata=metadata).after("doses", column=columns.dose, as_one=one)
 
 
 def with_current_symbols(profiles: Profiles, columns: Columns, path: str) -> Profiles:

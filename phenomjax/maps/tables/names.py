@@ -23,6 +23,8 @@ READABLE = (
     *("pertiname", "iname", "compoundname", "commonname", "drugname", "treatmentname"),
     *("perturbationname", "pertname", "compound", "treatment", "drug", "genesymbol", "symbol"),
 )
+# of targets, what a program or a person writes where there is none
+NO_GENE = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "undefined", "not known"}
 GENE_KINDS = ("crispr", "sirna", "orf", "gene", "cas9", "shrna", "knockout")
 
 
@@ -166,9 +168,12 @@ def targets_of(profiles: Profiles, columns: Columns) -> Shaped[np.ndarray, " row
 
 
 def targets_in(text: str, separators: str = Columns.separators) -> frozenset[str]:
-    """The genes of a list of targets, without the brackets and quotes of a list of Python."""
+    """The genes of a list of targets, without the brackets and quotes of a list of Python, and
+    without words that say that none is known.
+    """
     parts = re.split(f"[{re.escape(separators)}]", text) if separators else [text]
-    return frozenset(part.strip(" \t\n[]{}()'\"") for part in parts) - {""}
+    genes = frozenset(part.strip(" \t\n[]{}()'\"") for part in parts)
+    return frozenset(gene for gene in genes if gene.lower() not in NO_GENE)
 
 
 def are_named(targets: Shaped[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:

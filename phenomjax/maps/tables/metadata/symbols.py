@@ -25,8 +25,8 @@ _LISTED = re.compile(r"[|,;]")
 def read_aliases(path: str | Path) -> dict[str, str]:
     """{old name or alias: current symbol}.
 
-    A previous symbol comes before an alias; a current symbol is never changed, and a name that
-    several genes bear is left alone.
+    A previous symbol comes before an alias; a current symbol is never changed but for its capitals
+    (C1ORF112 is C1orf112), and a name that several genes bear is left alone.
 
     Raises:
       UserError: no such file, or its columns are not told.
@@ -50,7 +50,8 @@ def read_aliases(path: str | Path) -> dict[str, str]:
             )
         current, tiers = table.columns[1], [[table.columns[0]]]
     symbols = {str(symbol).strip() for symbol in table[current].dropna()}
-    found: dict[str, str] = {}
+    upper = {symbol.upper(): symbol for symbol in symbols}
+    found = {name: symbol for name, symbol in upper.items() if name not in symbols}
     for columns in tiers:
         genes: dict[str, set[str]] = {}
         for name, symbol in _names(table, columns, current):
