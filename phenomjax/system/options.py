@@ -47,10 +47,13 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       argv: words behind the program's name.
       prog: how the program is called, for the help.
       page: what it does, for the help.
+
+    Raises:
+      UserError: a seed below 0, which no generator of random numbers takes.
     """
     _join_lines(cast(type, kind))
     _move_shared(cast(type, kind))
-    return tyro.cli(
+    options = tyro.cli(
         kind,
         args=_words(kind, argv),
         prog=prog,
@@ -58,6 +61,10 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+    seed = getattr(options, "seed", 0)
+    if isinstance(seed, int) and seed < 0:
+        raise UserError(f"--seed is {seed}; it must be 0 or more.")
+    return options
 
 
 def _move_shared(kind: type[Any]) -> None:

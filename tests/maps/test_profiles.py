@@ -24,6 +24,7 @@ from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.sources import Wanted
 from phenomjax.maps.tables.writing import write
 from phenomjax.system.errors import UserError
+from tests.lab import plates
 
 OURS = {
     "experiment": "E1",
@@ -197,6 +198,24 @@ def test_duplicate_rows_are_refused(tmp_path):
         match=r"1 of 5 rows are there twice.*row 4, experiment=E1.*Was a file given twice",
     ):
         input.refuse_duplicates(twice)
+
+
+def test_a_plate_under_two_names_and_two_spellings_are_told(tmp_path, caplog):
+    table = plates.screen(plates=3, dim=12)
+    path = tmp_path / "wells.parquet"
+    table.to_parquet(path)
+    input.load(TableOptions(profiles=(str(path),)))
+    assert caplog.text == ""
+    first = table["Metadata_Plate"] == "BR00000001"
+    copy = table[first].assign(Metadata_Plate="BR1")
+    copy["Metadata_broad_sample"] = copy["Metadata_broad_sample"].str.lower()
+    copy.loc[:9, plates.feature_names(12)] = 0.0  # empty wells are no copies
+    pd.concat([table, copy]).to_parquet(path)
+    input.load(TableOptions(profiles=(str(path),)))
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said[0].startswith("172 rows are the same in every feature as one of another batch")
+    assert "BR00000001: 86" in said[0] and "BR1: 86" in said[0]
+    assert "differ from another in capitals only" in said[1] and "cmp-" in said[1]
 
 
 def test_files_that_are_no_profiles(tmp_path):

@@ -116,6 +116,10 @@ def test_a_reader_that_has_seen_enough():
             ["phenomjax.maps", "filter", "--profiles", "x", "--max_fdr", "-1", "--out", "y"],
             "--max_fdr is -1",
         ),
+        (
+            ["phenomjax.maps", "filter", "--profiles", "x", "--seed", "-1", "--out", "y"],
+            "--seed is -1",
+        ),
     ],
 )
 def test_mistakes_that_are_told(words, said):

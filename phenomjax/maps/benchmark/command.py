@@ -84,6 +84,7 @@ from phenomjax.maps.build.consistency import (
     DRAWS,
     Consistency,
     Null,
+    check_draws,
     consistency,
     refuse_two_nulls,
 )
@@ -353,6 +354,7 @@ def run(options: Options) -> int:
     started = time.monotonic()
     baselines = against.named(options.against)
     refuse_two_nulls(options.null, options.unexpressed)
+    check_draws(options.draws)
     profiles, columns = load(options)
     found, curves, result, perturbations = benchmark(profiles, columns, options)
     baselines = [measure_baseline(one, options) for one in baselines]

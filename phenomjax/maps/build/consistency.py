@@ -38,6 +38,8 @@ log = logging.getLogger("phenomjax")
 
 Null = Literal["random", "position"]
 DRAWS = 2000
+LEAST_DRAWS = 20  # one of them is a share of .05
+FEW_NAMES = 5  # perturbations
 SURE = 1000  # sets of a null, from which on its size needs no word
 GATHERED = 10**7  # numbers at once
 
@@ -141,6 +143,16 @@ def refuse_two_nulls(null: str, unexpressed: str | None) -> None:
         )
 
 
+def check_draws(draws: int) -> None:
+    """Refuses a null too small for any p below .05.
+
+    Raises:
+      UserError: it is.
+    """
+    if draws < LEAST_DRAWS:
+        raise UserError(f"`draws` is {draws}; it must be at least {LEAST_DRAWS}.")
+
+
 def consistency(
     features: Float[np.ndarray, "wells dim"],
     labels: Shaped[np.ndarray, " wells"],
@@ -163,7 +175,14 @@ def consistency(
     Raises:
       UserError: no set of wells can be matched by position.
     """
+    check_draws(draws)
     names, codes = np.unique(labels.astype(str), return_inverse=True)
+    if unexpressed is None and placed is None and len(codes) > 1 and len(names) < FEW_NAMES:
+        log.warning(
+            "consistency: %d perturbations are too few for a null of random wells: its sets are"
+            " replicates of one perturbation themselves. Give more of them, or look at activity",
+            len(names),
+        )
     units = unit_rows(features)
     counts = np.bincount(codes)
     lengths = np.bincount(codes, weights=(units**2).sum(1))

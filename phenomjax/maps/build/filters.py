@@ -34,7 +34,13 @@ from jaxtyping import Bool
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.confounding import confounding, placed
-from phenomjax.maps.build.consistency import DRAWS, Null, consistency, refuse_two_nulls
+from phenomjax.maps.build.consistency import (
+    DRAWS,
+    Null,
+    check_draws,
+    consistency,
+    refuse_two_nulls,
+)
 from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
 from phenomjax.maps.retrieval.options import RetrievalOptions
@@ -88,8 +94,7 @@ def run(options: Options) -> int:
     """Scores, filters and writes."""
     import pandas as pd
 
-    if options.draws < 1:
-        raise UserError(f"`draws` is {options.draws}; it must be at least 1.")
+    check_draws(options.draws)
     if not 0 < options.max_fdr <= 1:
         raise UserError(f"`max_fdr` is {options.max_fdr:g}; it must be above 0 and at most 1.")
     refuse_two_nulls(options.null, options.unexpressed)

@@ -22,13 +22,13 @@ from phenomjax.maps.tables.metadata.understood import understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality.cleaning import clean
-from phenomjax.maps.tables.quality.rows import digests
+from phenomjax.maps.tables.quality.rows import LEAST_FEATURES, digests
 from phenomjax.maps.tables.reading import read
 from phenomjax.system.errors import EXIT_DONE, UserError
 
 log = logging.getLogger("phenomjax")
 
-SHOWN = 5  # symbols
+SHOWN = 5  # symbols, plates
 
 
 def load(options: TableOptions) -> tuple[Profiles, Columns]:
@@ -53,6 +53,8 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     profiles = with_doses_as_meant(profiles, columns)
     refuse_duplicates(profiles)
     profiles = clean(profiles, columns, options)
+    tell_copied_plates(profiles, columns)
+    tell_capitals(profiles, columns)
     known = {"columns": asdict(columns), "roles": counts(profiles.metadata, columns)}
     profiles = replace(profiles, provenance={**profiles.provenance, "understood": known})
     if options.dry_run:
@@ -154,4 +156,46 @@ def refuse_duplicates(profiles: Profiles) -> None:
             f" alike (the first: row {row}, {shown}); they would count as replicates that agree"
             " perfectly. Was a file given twice, or one that is part of another? Give each row"
             " once."
+        )
+
+
+def tell_copied_plates(profiles: Profiles, columns: Columns) -> None:
+    """Says which plates hold the very numbers of another: replicates that agree because they are
+    one.
+    """
+    import pandas as pd
+
+    plates = pd.Series(columns.batches(profiles.metadata).astype(str))
+    if plates.nunique() < 2:
+        return
+    rows = pd.DataFrame({"plate": plates, "sum": digests(profiles.features)})
+    held = rows.groupby("sum")["plate"].transform("nunique")
+    shared = rows[held > 1]
+    many = [len(np.unique(profiles.features[row])) >= LEAST_FEATURES for row in shared.index]
+    shared = shared[many]
+    if len(shared):
+        of_plates = shared["plate"].value_counts()
+        log.warning(
+            "%d rows are the same in every feature as one of another batch (%s%s): is a plate there"
+            " under two names? They count as replicates that agree perfectly. Give each once",
+            len(shared),
+            ", ".join(f"{name}: {count}" for name, count in of_plates[:SHOWN].items()),
+            ", …" if len(of_plates) > SHOWN else "",
+        )
+
+
+def tell_capitals(profiles: Profiles, columns: Columns) -> None:
+    """Says which perturbations are spelt in two ways."""
+    import pandas as pd
+
+    if columns.perturbation not in profiles.metadata or "smiles" in columns.perturbation.lower():
+        return
+    names = pd.Series(profiles.metadata[columns.perturbation].dropna().astype(str).unique())
+    alike = names[names.str.lower().duplicated(keep=False)]
+    if len(alike):
+        log.warning(
+            "%d perturbations differ from another in capitals only, and count as others (the first:"
+            " %s). Spell those alike that are the same",
+            len(alike),
+            ", ".join(sorted(alike, key=str.lower)[:2]),
         )
