@@ -2,16 +2,32 @@
 CPJUMP1, features named as CellProfiler names them.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from phenomjax.maps.tables.columns import Columns
+from phenomjax.maps.tables.profiles import Profiles
 
 ROWS, COLUMNS = 8, 12
 CONTROLS, POSITIVE = 24, 8  # wells of a plate
 NEGCON = 'Metadata_control_type == "negcon"'
+TOLD = Columns(
+    batch=("Metadata_Plate",),
+    control=NEGCON,
+    perturbation="Metadata_broad_sample",
+    gene="Metadata_gene",
+    well="Metadata_Well",
+    plate="Metadata_Plate",
+    dose="",
+    kind="",
+)
+
+
+def profiles_of(frame: pd.DataFrame) -> Profiles:
+    """A table as `read` would give it."""
+    metadata = frame.filter(regex="^Metadata_").reset_index(drop=True)
+    features = frame.drop(columns=metadata.columns)
+    return Profiles(features.to_numpy(np.float32), metadata, tuple(features))
 
 
 def feature_names(dim: int) -> list[str]:
@@ -25,7 +41,7 @@ def feature_names(dim: int) -> list[str]:
 
 def screen(
     plates: int = 3, dim: int = 24, *, effect: float = 1.0, position: float = 0.0, seed: int = 0
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     """One row a well, plate after plate: 96 wells, of which 24 are DMSO, 8 of positive controls
     and 64 of compounds, two for each of 32 target genes; half of the compounds do nothing.
 
@@ -36,8 +52,6 @@ def screen(
       position: size of the shift of a row and of a column, the same on all plates.
       seed: of everything.
     """
-    import pandas as pd
-
     rng = np.random.default_rng(seed)
     wells = [f"{'ABCDEFGH'[r]}{c + 1:02d}" for r in range(ROWS) for c in range(COLUMNS)]
     order = np.random.default_rng(7).permutation(len(wells))  # of the layout, not of the noise

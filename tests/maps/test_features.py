@@ -143,9 +143,9 @@ def test_tables_without_known_features_are_refused(wanted, said):
     ],
 )
 def test_numbers_in_columns_of_text(texts, values, bad):
-    found = as_numbers(pd.Series(texts, dtype=object))
-    np.testing.assert_array_equal(found.values, values)
-    assert found.bad == bad
+    found, cells = as_numbers(pd.Series(texts, dtype=object))
+    np.testing.assert_array_equal(found, values)
+    assert cells.bad == bad
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

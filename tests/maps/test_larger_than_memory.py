@@ -20,7 +20,6 @@ from phenomjax.maps.build.combining import combine
 from phenomjax.maps.build.methods.components import fit_pca
 from phenomjax.maps.build.methods.streams import Stream
 from phenomjax.maps.tables import scratch, writing
-from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.formats import parquet
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
@@ -30,17 +29,7 @@ from phenomjax.statistics.moments import Moments
 from phenomjax.system.errors import UserError
 from tests.lab import plates
 from tests.lab.maps import run
-
-COLUMNS = Columns(
-    batch=("Metadata_Plate",),
-    control=plates.NEGCON,
-    perturbation="Metadata_broad_sample",
-    gene="Metadata_gene",
-    well="Metadata_Well",
-    plate="Metadata_Plate",
-    dose="",
-    kind="",
-)
+from tests.lab.plates import TOLD
 
 
 @pytest.fixture
@@ -98,12 +87,12 @@ def test_pca_of_blocks_is_the_exact_one(nothing_fits, rows):
     ],
 )
 def test_methods_do_the_same_to_what_does_not_fit(path, tmp_path, monkeypatch, method, dims):
-    whole = align(read(path), COLUMNS, method, dims)
+    whole = align(read(path), TOLD, method, dims)
     monkeypatch.setattr(scratch, "BLOCK_VALUES", 24 * 7)
-    held = align(read(path), COLUMNS, method, dims)
+    held = align(read(path), TOLD, method, dims)
     monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     profiles = read(path, folder=tmp_path)
-    aligned = align(profiles, COLUMNS, method, dims)
+    aligned = align(profiles, TOLD, method, dims)
     assert scratch.is_mapped(profiles.features) and scratch.is_mapped(aligned.features)
     np.testing.assert_array_equal(aligned.features, held.features)
     x, y = aligned.features.astype(float), whole.features.astype(float)
@@ -161,10 +150,10 @@ def test_commands_on_what_does_not_fit(nothing_fits, path, tmp_path, suffix):
     run("aggregate", "--profiles", aligned, "--to", "gene", "--out", genes)
     left = {file.name for file in tmp_path.iterdir()}
     assert left <= {aligned.name, genes.name, "aligned.provenance.json", "genes.provenance.json"}
-    held = aggregate.to_perturbations(aggregate.to_wells(read(aligned), COLUMNS), COLUMNS)
+    held = aggregate.to_perturbations(aggregate.to_wells(read(aligned), TOLD), TOLD)
     back = read(genes)
     held = aggregate.to_genes(
-        held.take(held.metadata["Metadata_pert_type"].to_numpy() == "trt"), COLUMNS
+        held.take(held.metadata["Metadata_pert_type"].to_numpy() == "trt"), TOLD
     )
     np.testing.assert_allclose(back.features, held.features, rtol=1e-5, atol=1e-6)
     assert len(back) == 32 and back.metadata["Metadata_num_profiles"].tolist() == [6] * 32

@@ -22,34 +22,21 @@ from phenomjax.maps.tables.quality import features as checks
 from phenomjax.system.errors import UserError
 from tests.lab import plates
 from tests.lab.doors import run_as_door
+from tests.lab.plates import TOLD, profiles_of
 
-COLUMNS = Columns(
-    batch=("Metadata_Plate",),
-    control=plates.NEGCON,
-    perturbation="Metadata_broad_sample",
-    gene="Metadata_gene",
-    well="Metadata_Well",
-    plate="Metadata_Plate",
-)
 BARE = Columns(batch=(), control="", well="", plate="")  # nothing is known of the rows
 FLAGS = ["--align", "center_scale", "--probe", "none", "--draws", 200, "--null_size", 200]
 
 
-def profiles_of(frame: pd.DataFrame) -> Profiles:
-    names = [name for name in frame.columns if not name.startswith("Metadata_")]
-    metadata = frame.drop(columns=names).reset_index(drop=True)
-    return Profiles(frame[names].to_numpy(np.float32), metadata, tuple(names))
-
-
 def clean(frame: pd.DataFrame, **options) -> Profiles:
-    return cleaning.clean(profiles_of(frame), COLUMNS, limits.QualityOptions(**options))
+    return cleaning.clean(profiles_of(frame), TOLD, limits.QualityOptions(**options))
 
 
 def numbers(frame: pd.DataFrame, **options) -> tuple[float, ...]:
     """Consistency of the cleaned and aligned wells: its mean, and the shares below some p."""
-    aligned = align(clean(frame, **options), COLUMNS, "center_scale")
-    wells = aggregate.chosen(aligned, COLUMNS)
-    labels = aggregate.labels_of(wells, COLUMNS, "together")
+    aligned = align(clean(frame, **options), TOLD, "center_scale")
+    wells = aggregate.chosen(aligned, TOLD)
+    labels = aggregate.labels_of(wells, TOLD, "together")
     found = consistency(wells.features, labels, draws=200, seed=0)
     return found.cosine.mean(), (found.p < 0.05).mean(), (found.p < 0.01).mean()
 
@@ -289,20 +276,20 @@ def test_sound_tables_are_not_touched(caplog):
     """Nor is what was aligned, nor a table that is sparse by nature."""
     frame = plates.screen()
     profiles = profiles_of(frame)
-    assert cleaning.clean(profiles, COLUMNS, limits.QualityOptions()) is profiles
+    assert cleaning.clean(profiles, TOLD, limits.QualityOptions()) is profiles
     half = dataclasses.replace(profiles, features=np.maximum(profiles.features, 0))  # of a ReLU
-    cleaning.clean(half, COLUMNS, limits.QualityOptions())
+    cleaning.clean(half, TOLD, limits.QualityOptions())
     assert "other units" not in caplog.text
     frame["Nuclei_Flat"] = 0.5
     aligned = profiles_of(frame).after("align", method="center_scale")
-    assert cleaning.clean(aligned, COLUMNS, limits.QualityOptions()) is aligned
+    assert cleaning.clean(aligned, TOLD, limits.QualityOptions()) is aligned
     joined = Profiles(
         aligned.features,
         aligned.metadata,
         aligned.names,
         {"steps": [{"command": "concatenate", "of": [aligned.provenance["steps"]]}]},
     )
-    assert cleaning.clean(joined, COLUMNS, limits.QualityOptions()) is joined
+    assert cleaning.clean(joined, TOLD, limits.QualityOptions()) is joined
     few = np.random.default_rng(0).random((200, 30)) < 0.03
     few[:, 0] = True
     few[:, 0] &= np.arange(200) % 2 == 0

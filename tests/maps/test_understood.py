@@ -21,7 +21,7 @@ from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.reading import read
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
-from tests.lab.plates import screen
+from tests.lab.plates import TOLD, screen
 
 
 def _detected(table, **told) -> Columns:
@@ -179,18 +179,10 @@ def test_columns_and_roles_are_detected(table, expected, counted):
 def test_columns_of_cpjump1_are_detected_and_a_flag_wins():
     table = screen(plates=2).filter(like="Metadata_")
     columns = _detected(table)
-    assert columns == Columns(
-        batch=("Metadata_Plate",),
-        control='Metadata_control_type == "negcon"',
+    assert columns == replace(
+        TOLD,
         positive='Metadata_control_type == "poscon_cp"',
         treatment='Metadata_pert_type != "control"',
-        perturbation="Metadata_broad_sample",
-        gene="Metadata_gene",
-        well="Metadata_Well",
-        plate="Metadata_Plate",
-        dose="",
-        kind="",
-        apart=(),
     )
     assert roles.counts(table, columns) == {
         **{"control": 48, "positive": 16, "study": 128, "neither": 0}

@@ -215,6 +215,14 @@ def recall_entries(
     return entries
 
 
+def precision_of(ranked: Bool[np.ndarray, "rows genes"]) -> Float64[np.ndarray, " rows"]:
+    """Average precision of each row, whose genes are ranked: the mean over targets of the share of
+    targets among all genes down to this one.
+    """
+    share = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
+    return (share * ranked).sum(1) / ranked.sum(1)
+
+
 def compound_gene_entry(
     compounds: Float32[np.ndarray, "compounds dim"],
     compound_names: Shaped[np.ndarray, " compounds"],
@@ -258,9 +266,7 @@ def compound_gene_entry(
     order = np.argsort(-score, axis=1, kind="stable")
 
     def precision(labels: Bool[np.ndarray, "tested genes"]) -> Float64[np.ndarray, " tested"]:
-        ranked = np.take_along_axis(labels, order, 1)
-        share = np.cumsum(ranked, 1) / np.arange(1, ranked.shape[1] + 1)
-        return (share * ranked).sum(1) / ranked.sum(1)
+        return precision_of(np.take_along_axis(labels, order, 1))
 
     value = precision(known)
     rng = np.random.default_rng(seed)

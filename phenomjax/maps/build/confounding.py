@@ -135,13 +135,12 @@ def _controls_of_positions(
     """Rows of controls in positions that hold at least 2 of them, at most so many of each position,
     of at most `MOST_POSITIONS`.
     """
+    import pandas as pd
+
     rows = rng.permutation(np.flatnonzero(controls & (positions != "")))
-    _, place, counts = np.unique(
-        positions[rows].astype(str), return_inverse=True, return_counts=True
-    )
-    order = np.argsort(place, kind="stable")  # the rows of a position in their random order
-    rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    names = positions[rows].astype(str)
+    _, place, counts = np.unique(names, return_inverse=True, return_counts=True)
+    rank = pd.Series(place).groupby(place).cumcount().to_numpy()
     usable = rng.permutation(np.flatnonzero(counts > 1))[:MOST_POSITIONS]
     return np.sort(rows[(rank < most) & np.isin(place, usable)])
 

@@ -140,18 +140,15 @@ def precision_and_auc(
     """Average precision and area under the ROC curve of each row of scores, some of whose genes are
     targets, which should have the greatest scores.
 
-    AP = mean over targets of the share of targets among all genes down to this one; AUC = chance
-    that a target has more than another gene, ties as a half (Mann and Whitney).
+    AUC = chance that a target has more than another gene, ties as a half (Mann and Whitney).
     """
     from scipy.stats import rankdata
 
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranked = targets[order]
-    share = np.cumsum(ranked, axis=1) / np.arange(1, scores.shape[1] + 1)
+    ranked = targets[np.argsort(-scores, axis=1, kind="stable")]
     count = int(targets.sum())
     ranks = rankdata(scores, axis=1)[:, targets].sum(1)
     pairs = count * (len(targets) - count)
-    return (share * ranked).sum(1) / count, (ranks - count * (count + 1) / 2) / pairs
+    return measures.precision_of(ranked), (ranks - count * (count + 1) / 2) / pairs
 
 
 def compound_scores(

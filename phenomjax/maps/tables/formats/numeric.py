@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,26 +22,40 @@ MOST_BAD = 0.1  # share of the cells of a feature that may hold a text that is n
 _INFINITE = {f"{sign}{word}": f"{sign}inf" for sign in ("", "-") for word in ("1.#INF", "∞")}
 
 
-class Numbers(NamedTuple):
-    """A column of text as numbers.
+@dataclass(frozen=True)
+class Cells:
+    """What the cells of a column hold.
 
     Attributes:
-      values: float64 [rows], NaN where there is none.
-      good: how many cells hold a number.
+      good: how many hold a number.
       bad: how many hold another text.
       texts: how many hold a text that is no number, those too that mean "missing", as "#DIV/0!".
       example: one of these texts.
     """
 
-    values: Float64[np.ndarray, " rows"]
-    good: int
-    bad: int
-    texts: int
-    example: str
+    good: int = 0
+    bad: int = 0
+    texts: int = 0
+    example: str = ""
+
+    def __add__(self, other: "Cells") -> "Cells":
+        return Cells(
+            self.good + other.good,
+            self.bad + other.bad,
+            self.texts + other.texts,
+            self.example or other.example,
+        )
+
+    @property
+    def numeric(self) -> bool:
+        """At most a tenth of its cells hold another text."""
+        return not self.texts or (self.good > 0 and self.bad <= MOST_BAD * (self.good + self.bad))
 
 
-def as_numbers(column: "pd.Series") -> Numbers:
-    """The numbers of a column of text: 1.5 and 1,5, inf, as Excel and R write them."""
+def as_numbers(column: "pd.Series") -> tuple[Float64[np.ndarray, " rows"], Cells]:
+    """A column of text as numbers (1.5 and 1,5, inf, as Excel and R write them), NaN where there
+    is none; and what its cells hold.
+    """
     import pandas as pd
 
     texts = as_texts(column).str.strip()
@@ -61,27 +75,12 @@ def as_numbers(column: "pd.Series") -> Numbers:
                 bad.append(texts.iloc[row])
     written = [text for text in texts[missing] if text]
     good = len(texts) - int(missing.sum()) - len(bad)
-    return Numbers(values, good, len(bad), len(bad) + len(written), (bad + written + [""])[0])
+    return values, Cells(good, len(bad), len(bad) + len(written), (bad + written + [""])[0])
 
 
 def numbers_among(names: Sequence[str], metadata: "pd.DataFrame") -> list[str]:
     """Those of some columns that hold numbers."""
     return [name for name in names if metadata[name].dtype.kind in "iuf"]
-
-
-@dataclass
-class _Seen:
-    """Of one column: cells that hold a number, another text, a text at all; one of the texts."""
-
-    good: int = 0
-    bad: int = 0
-    texts: int = 0
-    example: str = ""
-
-    @property
-    def numeric(self) -> bool:
-        """At most a tenth of its cells hold another text."""
-        return not self.texts or (self.good > 0 and self.bad <= MOST_BAD * (self.good + self.bad))
 
 
 class Tally:
@@ -93,16 +92,13 @@ class Tally:
 
     def __init__(self, candidates: Sequence[str]):
         self.candidates = tuple(candidates)
-        self._seen = {name: _Seen() for name in candidates}
+        self._seen = {name: Cells() for name in candidates}
 
-    def block(self, frame: "pd.DataFrame") -> Block:
-        """The candidates of some rows as float32 [rows, candidates], NaN where there is no
-        number.
+    def block(self, frame: "pd.DataFrame", names: Sequence[str] | None = None) -> Block:
+        """The candidates of some rows, or those of some names, as float32 [rows, names], NaN where
+        there is no number.
         """
-        return self.only(self.candidates, frame)
-
-    def only(self, names: Sequence[str], frame: "pd.DataFrame") -> Block:
-        """Some of the candidates of some rows, as `block` has them."""
+        names = self.candidates if names is None else names
         block = np.empty((len(frame), len(names)), np.float32)
         numeric = set(frame.select_dtypes("number").columns)
         places = [k for k, name in enumerate(names) if name in numeric]
@@ -110,14 +106,10 @@ class Tally:
             chosen = frame[[names[k] for k in places]]
             block[:, places] = chosen.to_numpy(np.float32, na_value=np.nan)
             for k, name in enumerate(names):
+                cells = Cells(good=len(frame))
                 if name not in numeric:
-                    found, seen = as_numbers(frame[name]), self._seen[name]
-                    block[:, k] = found.values
-                    seen.good, seen.bad = seen.good + found.good, seen.bad + found.bad
-                    seen.texts += found.texts
-                    seen.example = seen.example or found.example
-                else:
-                    self._seen[name].good += len(frame)
+                    block[:, k], cells = as_numbers(frame[name])
+                self._seen[name] += cells
         return block
 
     def features(self, path: Path, strict: str | None) -> tuple[tuple[str, ...], tuple[Note, ...]]:

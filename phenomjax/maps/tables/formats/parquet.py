@@ -49,7 +49,7 @@ def open_parquet(path: Path, wanted: Wanted) -> Source:
         tally = Tally([name for name in named.candidates if name not in same])
         apart_from = (set(tally.candidates) - set(texts)) | {*same, *named.unread}
         frame = table.frame(file, [name for name in table.names if name not in apart_from])
-    written = tally.only(texts, frame)
+    written = tally.block(frame, texts)
     names, notes = tally.features(path, wanted.features if named.strict else None)
     place = {name: k for k, name in enumerate(texts)}
     kept = set(names)
