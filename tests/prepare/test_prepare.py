@@ -52,7 +52,7 @@ def test_generic_pattern_fits_the_end_of_a_path():
     ("pattern", "message"),
     [
         (None, "--layout generic needs --pattern"),
-        (r"(?P<wel>\w+)", "has an unknown group 'wel'\. Did you mean 'well'"),
+        (r"(?P<wel>\w+)", r"has an unknown group 'wel'\. Did you mean 'well'"),
         (r"(?P<plate>\w+)", "needs a group 'well'"),
         (r"(?P<well>\w+", "not a regular expression: .* at character 1 of"),
     ],
