@@ -401,6 +401,33 @@ def test_files_without_plates_are_plates(tmp_path):
     assert len(wells) == len(table) and set(wells["Metadata_Plate"]) == set(table["Metadata_Plate"])
 
 
+def test_files_of_plates_of_the_same_names_are_runs(tmp_path, caplog):
+    """Two batches that number their plates alike, and do not say which batch they are."""
+    caplog.set_level("INFO", logger="phenomjax")
+    tables = [screen(plates=2, seed=seed) for seed in (0, 1)]
+    paths = []
+    for name, table in zip("ab", tables, strict=True):
+        (tmp_path / name).mkdir()
+        paths.append(_files(tmp_path / name, table))
+    words = ["--out", tmp_path / "out.parquet", "--to", "well", "--profiles"]
+    run_as_door(aggregate, [*words, *paths])
+    wells = pd.read_parquet(tmp_path / "out.parquet")
+    assert len(wells) == 384 and set(wells["Metadata_Run"]) == {"a/wells", "b/wells"}
+    assert "each file is a run of its own, by its name: a/wells, b/wells" in caplog.text
+    # What tells them apart already stays; a copy, or a part, is still refused.
+    told = [_files(tmp_path / n, t.assign(batch=n)) for n, t in zip("ab", tables, strict=True)]
+    assert "Metadata_Run" not in read(told).metadata
+    with pytest.raises(UserError, match="10 of 202 rows are there twice"):
+        part = _files(tmp_path / "b", tables[0].iloc[5:15])
+        run_as_door(aggregate, [*words, _files(tmp_path / "a", tables[0]), part])
+    with pytest.raises(UserError, match="192 of 384 rows are there twice"):
+        copy = _files(tmp_path / "b", tables[0])
+        run_as_door(aggregate, [*words, _files(tmp_path / "a", tables[0]), copy])
+    # Sites of the same wells in two files are no runs.
+    site = [_files(tmp_path / n, tables[k].assign(site=k)) for k, n in enumerate("ab")]
+    assert "Metadata_Run" not in read(site).metadata
+
+
 def test_time_points_stay_apart_unless_told(tmp_path, caplog):
     caplog.set_level("INFO", logger="phenomjax")
     late = screen(plates=1, seed=2).assign(Metadata_Time=48, Metadata_Density=80)

@@ -12,7 +12,7 @@ import numpy as np
 
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_rows, require
-from phenomjax.maps.tables.metadata.detection import detect
+from phenomjax.maps.tables.metadata.detection import detect, plain
 from phenomjax.maps.tables.metadata.doses import as_meant
 from phenomjax.maps.tables.metadata.joining import join
 from phenomjax.maps.tables.metadata.roles import counts
@@ -140,12 +140,16 @@ def refuse_duplicates(profiles: Profiles) -> None:
     """
     import pandas as pd
 
+    # of a file and its copy each is a run
+    metadata = profiles.metadata[[n for n in profiles.metadata.columns if plain(n) != "run"]]
     keys = np.empty(len(profiles), np.uint64)
     for rows in scratch.blocks(len(profiles), len(profiles.metadata.columns)):
-        text = profiles.metadata.iloc[rows].astype(str)
+        text = metadata.iloc[rows].astype(str)
         keys[rows] = pd.util.hash_pandas_object(text, index=False)
     sums = digests(profiles.features)
-    twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy()
+    twice = pd.DataFrame({"key": keys, "sum": sums}).duplicated().to_numpy().copy()
+    if twice.any() and profiles.features.shape[1] > 1:  # empty wells are alike
+        twice[twice] = np.ptp(profiles.features[twice], axis=1) != 0
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         shown = ", ".join(

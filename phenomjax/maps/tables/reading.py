@@ -21,7 +21,7 @@ from phenomjax.maps.tables.formats.notes import tell
 from phenomjax.maps.tables.formats.objects import as_wells, side_by_side
 from phenomjax.maps.tables.formats.parquet import open_parquet
 from phenomjax.maps.tables.formats.texts import open_text
-from phenomjax.maps.tables.metadata.detection import NAMES, plain
+from phenomjax.maps.tables.metadata.detection import NAMES, is_of_identity, plain
 from phenomjax.maps.tables.metadata.wells import with_wells
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.sources import DAMAGE, EVERYTHING, Note, Source, Wanted, damaged, noted
@@ -62,7 +62,9 @@ def read(
         if sources and source.names == sources[0].names:  # which weigh much, for many files
             source = replace(source, names=sources[0].names)
         sources.append(source)
-    sources = _with_plates(side_by_side(sources))
+    sources = side_by_side(sources)
+    if len(sources) > 1:
+        sources = _told_apart(sources)
     _require_annotated(files, wanted)
     notes = [note for source in sources for note in source.notes]
     names = sources[0].names
@@ -89,33 +91,42 @@ def read(
     return profiles.after("read", found=found) if found else profiles
 
 
-def _with_plates(sources: list[Source]) -> list[Source]:
-    """Files that name no plates, and wells of the same names: each is a plate, named by its file;
-    else A01 of one file would be A01 of the other.
+def _told_apart(sources: list[Source]) -> list[Source]:
+    """Files of wells that have the same names: each is a plate, named by its file, where they name
+    no plates, else a run of these plates. A01 of one file would be A01 of the other.
     """
+    kind, columns = "", ("Metadata_Run", "run")
     wells: list[set[object]] = []
     for source in sources:
-        called = {plain(name): name for name in source.metadata.columns}
+        table = source.metadata
+        called = {plain(name): name for name in table.columns}
         well = next((called[n] for tier in NAMES["well"] for n in tier if n in called), None)
-        if well is None or any(n in called for tier in NAMES["plate"] for n in tier):
+        plated = any(n in called for tier in NAMES["plate"] for n in tier)
+        if well is None or kind == ("plates" if plated else "runs"):
             return sources
-        wells.append(set(source.metadata[well].dropna()))
+        kind = "runs" if plated else "plates"
+        keys = [name for known, name in called.items() if plated and is_of_identity(known)]
+        if keys and table.duplicated(keys).any():  # several sites or cells of a well, perhaps
+            return sources
+        wells.append(set(table[keys or [well]].astype(str).itertuples(index=False, name=None)))
     names = [s.path.name[: len(Path(plain_name(s.path)).stem)] for s in sources]
     if len(set(names)) < len(names):  # P1/Cells.csv and P2/Cells.csv
         names = [
             f"{source.path.absolute().parent.name}/{n}"
             for source, n in zip(sources, names, strict=True)
         ]
-    if sum(map(len, wells)) == len(set().union(*wells)) or len(set(names)) < len(names):
+    same_names = sum(map(len, wells)) > len(set().union(*wells))
+    if not same_names or len(set(names)) < len(names):
         return sources
-    plated = []
+    if kind == "plates":
+        columns = ("Metadata_Plate", "plate")
+    told = []
     for source, name in zip(sources, names, strict=True):
-        plate = "Metadata_Plate" if prefix_of(source.metadata.columns) else "plate"
-        metadata = source.metadata.assign(**{plate: name})
-        plated.append(replace(source, metadata=metadata))
-    note = Note("plates", tuple(names), len(names))
-    plated[0] = replace(plated[0], notes=(*plated[0].notes, note))
-    return plated
+        column = columns[0 if prefix_of(source.metadata.columns) else 1]
+        told.append(replace(source, metadata=source.metadata.assign(**{column: name})))
+    note = Note(kind, tuple(names), len(names))
+    told[0] = replace(told[0], notes=(*told[0].notes, note))
+    return told
 
 
 def _require_annotated(files: Sequence[Path], wanted: Wanted) -> None:

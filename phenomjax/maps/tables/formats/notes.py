@@ -34,6 +34,10 @@ SENTENCES = {
     "images": "plates and wells of objects are those of {example}",
     "wells": "wells are named by their row and column: {names}",
     "plates": "no column names the plates: each of the {count} files is one, by its name: {names}",
+    "runs": (
+        "the {count} files hold plates and wells of the same names: each file is a run of its own,"
+        " by its name: {names}"
+    ),
     "element": "X is empty; the features are those of {example}",
     "sites": "{count} files of sites",
 }

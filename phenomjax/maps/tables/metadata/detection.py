@@ -104,6 +104,14 @@ def plain(column: object) -> str:
     return re.sub(r"[\W_]", "", bare(column).lower())
 
 
+def is_of_identity(known: str) -> bool:
+    """Whether a column of some plain name is a part of what names a well, or a site of it."""
+    tiers = (*NAMES["plate"], *NAMES["experiment"], *NAMES["well"], ("site", "field", "fov"))
+    return any(known in tier for tier in tiers) or bool(
+        TIME.fullmatch(known) or CELL.fullmatch(known)
+    )
+
+
 def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
     """The columns of a table, by name and by what they hold.
 
