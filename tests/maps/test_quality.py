@@ -349,6 +349,14 @@ def test_nothing_left():
     with pytest.raises(UserError, match=r"None of the 1 features.*1 constant.*`quality` off"):
         cleaning.clean(one, BARE, limits.QualityOptions())
     assert clean(frame, quality="off").features.shape == (288, 24)
+    frame = plates.screen()
+    holes = np.random.default_rng(0).random((288, 24)) < 0.15
+    frame[names] = frame[names].mask(holes)
+    for quality in ("on", "off"):  # the mend that is offered works
+        with pytest.raises(UserError, match=r"24 missing in too many.*table; `max_missing` 1 fill"):
+            clean(frame, quality=quality)
+    found = clean(frame, max_missing=1.0)
+    assert found.features.shape == (288, 24) and np.isfinite(found.features).all()
 
 
 @pytest.mark.shared_data

@@ -228,10 +228,8 @@ def test_filter_writes_the_activity_of_copairs(plates, tmp_path, within, caplog)
     assert active.tolist() == wanted["below_corrected_p"].tolist() == table["active"].tolist()
     record = json.loads((tmp_path / "out" / "filter.json").read_text())
     assert record["significant"]["activity"] == active.sum() == record["active"] >= 28
-    assert (
-        f"activity        {active.sum()} ({active.mean():.3f})  replicates are nearer"
-        in caplog.text
-    )
+    share = f"{active.sum()} of {len(active):>6} ({active.mean():.3f})"
+    assert f"activity        {share}  replicates are nearer" in caplog.text
     same = " of the same plate" if within else ""
     assert f"found among negative controls{same}" in record["activity_compares"]
 
@@ -244,6 +242,21 @@ def test_wells_without_controls_on_their_plate_take_no_part(plates, tmp_path, ca
         caplog.text
     )
     assert pd.read_parquet(tmp_path / "filter.parquet")["activity_p"].notna().all()
+
+
+def test_shares_are_of_perturbations_that_have_a_p(plates, tmp_path, caplog):
+    """Half of the compounds are on one plate only: no test asks these."""
+    table = pd.read_csv(plates / "wells.csv")
+    once = table["Metadata_gene"] >= "GENE16"
+    table[(table["Metadata_Plate"] == "BR00000001") | ~once].to_csv(tmp_path / "h.csv", index=False)
+    words = ["--profiles", tmp_path / "h.csv", *COLUMNS, "--draws", 100, "--null_size", 200]
+    with caplog.at_level("INFO"):
+        run_as_door(filters, [*words, "--out", tmp_path])
+    record = json.loads((tmp_path / "filter.json").read_text())
+    assert record["perturbations"] == 64
+    assert record["asked"] == {"consistency": 32, "activity": 32, "magnitude": 0}
+    active = record["significant"]["consistency"]
+    assert f"consistency{active:>8} of     32 ({active / 32:.3f})" in caplog.text
 
 
 def test_two_replicates_are_told_what_they_can_show(plates, tmp_path, caplog):

@@ -155,6 +155,7 @@ def run(options: Options) -> int:
             table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
     table["magnitude_q"] = q_values(table["magnitude_p"].where(~found.in_null).to_numpy())
     significant = {name: table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ASKED}
+    asked = {name: int(table[f"{name}_q"].notna().sum()) for name in ASKED}
     by_consistency, by_magnitude = significant["consistency"], significant["magnitude"]
     table["active"] = {
         **significant,
@@ -172,6 +173,7 @@ def run(options: Options) -> int:
         "null": found.null,
         "positions": where.sentence(),
         "significant": {name: int(found.sum()) for name, found in significant.items()},
+        "asked": asked,
         "activity_compares": among_controls.rules,
         "activity_left_out": among_controls.reason or f"{among_controls.alone} wells",
         "without_consistency": few[0],
@@ -185,7 +187,7 @@ def run(options: Options) -> int:
     )
     write(profiles.take(kept).after("filter", **record), out / "profiles.parquet")
     write_json(out / "filter.json", record)
-    log.info("%s", _said(significant, among_controls, options.max_fdr, whitened(profiles)))
+    log.info("%s", _said(significant, asked, among_controls, options.max_fdr, whitened(profiles)))
     log.info(
         "filter: %d of %d perturbations are active (%s, FDR %g); %d have one replicate, %d fewer"
         " than %d for a magnitude; wrote %s",
@@ -221,17 +223,16 @@ def whitened(profiles: Profiles) -> str:
 
 def _said(
     significant: dict[str, Bool[np.ndarray, " perturbations"]],
+    asked: dict[str, int],
     activity: Retrieval,
     fdr: float,
     whitened: str,
 ) -> str:
     """How many pass each test, and what each asks."""
-    lines = [f"significant at FDR {fdr:g}, of {len(significant['activity'])} perturbations:"]
+    lines = [f"significant at FDR {fdr:g}, of the perturbations that have a p:"]
     for name, question in ASKED.items():
-        found = significant[name]
-        count = f"{int(found.sum()):>6} ({found.mean():.3f})"
-        if name == "activity" and activity.reason:
-            count = f"{'-':>6}        "
+        number, of = int(significant[name].sum()), asked[name]
+        count = f"{number:>6} of {of:>6} ({number / of:.3f})" if of else f"{'-':>6}{'':>18}"
         lines.append(f"  {name:<12}{count}  {question}")
     if activity.reason:
         lines.append(f"  activity could not be asked: {activity.reason}")

@@ -86,9 +86,13 @@ def _checked(
     dropped = np.any([*wrong.values(), np.zeros(dim, bool)], axis=0)
     if dropped.all():
         shown = "; ".join(f"{int(mask.sum())} {kind}" for kind, mask in wrong.items())
+        keeps = [
+            *(["`max_missing` 1 fills what is missing"] if checks.MISSING in wrong else []),
+            *(["`quality` off keeps the others"] if wrong.keys() - {checks.MISSING} else []),
+        ]
         raise UserError(
             f"None of the {dim} features of these {rows} rows is a measurement: {shown}. Look at"
-            " the table; `quality` off takes it as it is."
+            f" the table; {', '.join(keeps)}."
         )
     for kind, mask in wrong.items():
         which = [profiles.names[k] for k in np.flatnonzero(mask)]
@@ -135,7 +139,14 @@ def _mended(
             )
         scratch.release(profiles.features, features)
     for number, kind, text in (
-        (filled, "filled", "missing values filled with the median of their batch"),
+        (
+            filled,
+            "filled",
+            f"values {'missing or ' if counts.missing.any() else ''}beyond {checks.WILD:g} robust"
+            " deviations filled with the median of their batch"
+            if (counts.wild * kept).any()
+            else "missing values filled with the median of their batch",
+        ),
         (
             far,
             "bounded",
