@@ -152,15 +152,15 @@ def same_rows(raw: Profiles, other: Profiles, path: str) -> Profiles:
     Raises:
       UserError: they are not.
     """
+    import pandas as pd
+
     mine, theirs = _words(raw.metadata), _words(other.metadata)
     shared = [name for name in mine if name in theirs and not name.startswith("num_")]
     if len(raw) < len(other):
-        here, there = (
-            list(zip(*(t[name] for name in shared), strict=True)) for t in (mine, theirs)
-        )
-        place = {key: row for row, key in enumerate(there)}
-        if len(place) == len(there) and all(key in place for key in here):
-            return other.take(np.array([place[key] for key in here]))
+        here, there = (pd.MultiIndex.from_frame(table[shared]) for table in (mine, theirs))
+        rows = np.array([]) if there.has_duplicates else there.get_indexer(here)
+        if len(rows) and (rows >= 0).all():
+            return other.take(rows)
     if len(raw) != len(other):
         raise UserError(
             f"{path} has {len(other)} rows, the map itself {len(raw)}: they must be the same"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
 
 from phenomjax.data.images.wells import normalise_well, plate_of
 from phenomjax.data.images.words import type_of
@@ -205,11 +204,11 @@ def _join_one(
     keys = [its for _, its in by.values()]
     known = table[table[keys].notna().all(axis=1)].reset_index(drop=True)
     ours, theirs = _compared(metadata, known, by)
-    ours_only = _find(theirs, ours) >= 0  # other plates' wells may be there several times
-    known = known[ours_only].reset_index(drop=True)
-    theirs = [[key for key, of in zip(keys, ours_only, strict=True) if of] for keys in theirs]
-    known, theirs = _one_row_each(known, theirs, path, by)
-    found = (rows := _find(ours, theirs)) >= 0
+    whole = (ours.to_frame() != "").all(axis=1).to_numpy()
+    there = theirs.isin(ours[whole])  # other plates' wells may be there several times
+    known, theirs = _one_row_each(known[there].reset_index(drop=True), theirs[there], path, by)
+    rows = np.where(whole, theirs.get_indexer(ours), -1)
+    found = rows >= 0
     mine = tuple(mine for mine, _ in by.values())
     if not found.any():
         return metadata, Joined(path, mine, 0, ())
@@ -220,9 +219,8 @@ def _join_one(
         values = known[name].to_numpy(object)[rows]
         values = np.where(found, values, None)
         target = common.get(str(name), f"{prefix}{str(name).removeprefix('Metadata_')}")
-        target = (
-            str(name) if target not in metadata and str(name).startswith("Metadata_") else target
-        )
+        if target not in metadata and str(name).startswith("Metadata_"):
+            target = str(name)
         if target in metadata:
             before = metadata[target].to_numpy(object)
             fill = _missing(before) & ~_missing(values)
@@ -252,8 +250,10 @@ def _join_one(
 
 def _compared(
     metadata: "pd.DataFrame", table: "pd.DataFrame", by: dict[str, tuple[str, str]]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """The keys of both as texts, spelt so that they meet: a list a column."""
+) -> tuple["pd.MultiIndex", "pd.MultiIndex"]:
+    """The keys of both as texts, spelt so that they meet; "" where there is none."""
+    import pandas as pd
+
     ours, theirs = [], []
     for meaning, (mine, its) in by.items():
         one, other = metadata[mine], table[its]
@@ -262,7 +262,7 @@ def _compared(
             spell = plate_of  # 7 and 007 are one, where no table has both
         ours.append(_spelt(one, spell))
         theirs.append(_spelt(other, spell))
-    return ours, theirs
+    return pd.MultiIndex.from_arrays(ours), pd.MultiIndex.from_arrays(theirs)
 
 
 def _tells_apart(values: "pd.Series", spell: Callable[[str], str]) -> bool:
@@ -284,8 +284,8 @@ def _text(value: Any) -> str:
 
 
 def _one_row_each(
-    table: "pd.DataFrame", keys: list[list[str]], path: str, by: dict[str, tuple[str, str]]
-) -> tuple["pd.DataFrame", list[list[str]]]:
+    table: "pd.DataFrame", key: "pd.MultiIndex", path: str, by: dict[str, tuple[str, str]]
+) -> tuple["pd.DataFrame", "pd.MultiIndex"]:
     """A table with one row a key: what says the same twice is once, a perturbation's several values
     become a list A|B.
 
@@ -294,13 +294,13 @@ def _one_row_each(
     """
     import pandas as pd
 
-    key = pd.MultiIndex.from_arrays(keys)
-    if not key.duplicated().any():
-        return table, keys
+    if not key.has_duplicates:
+        return table, key
     codes = pd.factorize(key)[0]
-    varied = [name for name in table.columns if (table[name].groupby(codes).nunique() > 1).any()]
-    varied = [name for name in varied if name not in [its for _, its in by.values()]]
-    named = ", ".join(its for _, its in by.values())
+    keys = [its for _, its in by.values()]
+    values = table.drop(columns=keys).groupby(codes)
+    varied = list(values.nunique().max().loc[lambda most: most > 1].index)
+    named = ", ".join(keys)
     example = " / ".join(key[np.flatnonzero(key.duplicated())[0]])
     if varied and {*by} & {"plate", "well", "platemap", "wellid"}:
         raise UserError(
@@ -321,16 +321,7 @@ def _one_row_each(
             named,
             first_of(varied),
         )
-    once = np.sort(np.unique(codes, return_index=True)[1])
-    return first.reset_index(drop=True), [[column[row] for row in once] for column in keys]
-
-
-def _find(ours: list[list[str]], theirs: list[list[str]]) -> Int[np.ndarray, " rows"]:
-    """The row of the table for each row of ours, -1 where there is none, or no key."""
-    place = {key: row for row, key in enumerate(zip(*theirs, strict=True))}
-    return np.array(
-        [place.get(key, -1) if all(key) else -1 for key in zip(*ours, strict=True)], int
-    )
+    return first.reset_index(drop=True), key.unique()
 
 
 def _missing(values: Any) -> Any:
