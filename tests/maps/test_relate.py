@@ -164,8 +164,9 @@ def test_query_prints_both_sides_genes_and_compounds_apart(folder, capsys):
         < printed.index("opposite compounds")
         < printed.index("similar genes")
     )
-    with pytest.raises(UserError, match=r"'G0' is not in the map of 65.*Did you mean 'G"):
-        run("query", "G0", "--profiles", folder / "map.parquet")
+    for name, mend in (("G0", "In part it is in: G00, G01, "), ("GG01", "Did you mean 'G01'")):
+        with pytest.raises(UserError, match=rf"'{name}' is not in the map of 65.*{mend}"):
+            run("query", name, "--profiles", folder / "map.parquet")
 
 
 def test_query_knows_what_people_call_a_compound(tmp_path, capsys):

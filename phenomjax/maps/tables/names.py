@@ -144,10 +144,13 @@ def choose(names: Sequence[str], table: "pd.DataFrame") -> list[int]:
                 [name.lower() in targets_in(genes) for genes in table["gene"].str.lower()]
             )
         if not len(found):
+            texts = dict.fromkeys([*table["called"], *table["name"], *table["gene"]])
+            holding = [text for text in texts if name.lower() in text.lower()][:5]
+            offered = f" In part it is in: {', '.join(holding)}." if holding else ""
             raise UserError(
                 f"'{name}' is not in the map of {len(table)} perturbations."
-                f"{did_you_mean(name, [*table['name'], *table['called']])} Names are those of the"
-                " genes and compounds, in capitals or not."
+                f"{offered or did_you_mean(name, texts)} Names are those of the genes and"
+                " compounds, in capitals or not."
             )
         rows += [int(row) for row in found if row not in rows]
     return rows
