@@ -256,7 +256,7 @@ def test_shares_are_of_perturbations_that_have_a_p(plates, tmp_path, caplog):
     assert record["perturbations"] == 64
     assert record["asked"] == {"consistency": 32, "activity": 32, "magnitude": 0}
     active = record["significant"]["consistency"]
-    assert f"consistency{active:>8} of     32 ({active / 32:.3f})" in caplog.text
+    assert f"consistency{active:>7} of     32 ({active / 32:.3f})" in caplog.text
 
 
 def test_two_replicates_are_told_what_they_can_show(plates, tmp_path, caplog):
