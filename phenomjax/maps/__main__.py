@@ -18,7 +18,7 @@ COMMANDS = {  # name: (module, what it does)
     ),
     "align": (
         "phenomjax.maps.build.align",
-        "remove what differs between batches: PCA and centre-scale, TVN",
+        "remove what differs between batches: PCA and centre-scale, TVN, sphering, Harmony",
     ),
     "aggregate": (
         "phenomjax.maps.build.aggregate",
