@@ -69,7 +69,7 @@ def opened(browser, screen):
     """Opens the page; afterwards nothing was wrong on its console, and nothing was loaded."""
     problems, requests = [], []
 
-    def opening(viewport=LAPTOP, address="", **settings):
+    def opening(viewport=LAPTOP, address="", file="map.html", **settings):
         page = browser.new_page(viewport=viewport, **settings)
         page.on(
             "console",
@@ -79,7 +79,7 @@ def opened(browser, screen):
         )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto((screen["folder"] / "map.html").as_uri() + address)
+        page.goto((screen["folder"] / file).as_uri() + address)
         page.wait_for_selector("body[data-ready=yes]")
         return page
 
@@ -560,6 +560,27 @@ def test_scatter_colours_lasso_enrichment(screen, opened):
     told = page.locator("#enrichment .term").all_inner_texts()
     assert any(text.startswith("spliceosome") for text in told)
     assert any(text.startswith("3 of 6 pairs known") for text in told)
+
+
+def test_a_set_larger_than_the_heat_map_is_tested_whole(screen, opened):
+    """The page of a map without controls, whose cells are compared with the median."""
+    rows, folder = 230, screen["folder"]
+    table = pd.DataFrame({"Metadata_perturbation": [f"C{k:03d}" for k in range(rows)]})
+    table["Metadata_mechanism"] = ["common"] * 150 + ["rare"] * 55 + ["common"] * 25
+    table["Metadata_Count_Cells"] = np.arange(rows) + 100
+    random = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    features = pd.DataFrame(random, columns=feature_names(4))
+    pd.concat([table, features], axis=1).to_parquet(folder / "many.parquet")
+    out = folder / "many.html"
+    assert run("explore", "--profiles", folder / "many.parquet", "--out", out) == 0
+    page = opened(file="many.html")
+    page.evaluate("pick([...data.names.keys()].slice(0, 205), 'Lasso')")
+    assert page.inner_text("#set-count") == "200"
+    line = page.locator("#enrichment .term[data-term=rare]").inner_text()
+    assert "mechanism: 55 of 205, in the map 55 of 230" in line
+    assert "2 terms were tested, in all 205 of the set." in page.inner_text("#enrichment")
+    options = page.locator("#colour option").all_inner_texts()
+    assert "cells, share of this map's median" in options
 
 
 @pytest.mark.parametrize("width", [1920, 1366, 1024, 390])

@@ -1,9 +1,10 @@
 // The set of the heat map, in the page of `maps explore`: how it is chosen, and what it is enriched in.
 "use strict";
-let set = [], order = [], squares = [];
+let everyone = [], set = [], order = [], squares = [];  // all rows, those that are drawn, and in their order
 
 function setHeat(rows, show = false) {
-  set = [...new Set(rows)].slice(0, MAX_SET);
+  everyone = [...new Set(rows)];
+  set = everyone.slice(0, MAX_SET);
   const square = map => set.map(a => set.map(b => cosine(map, a, b)));
   const all = data.maps.map(square), by = cluster(set, all[current]);
   order = by.map(i => set[i]);
@@ -142,7 +143,7 @@ function pairsWithin(rows) {
 }
 
 function showEnrichment() {
-  const {tested, good} = enrichment(order), box = $("enrichment");
+  const {tested, good} = enrichment(everyone), box = $("enrichment");
   box.replaceChildren(...pairsWithin(order).map(one => {
     const line = make("div", null, "term"), fold = one.expected ? one.hit / one.pairs / one.expected : 0;
     line.style.cursor = "default";
@@ -159,5 +160,5 @@ function showEnrichment() {
     return line;
   }));
   if (!good.length) box.append(make("p", tested ? `Nothing, of ${tested} terms that were tested.` : "The map has no column, and the page no sets, whose terms repeat.", "note"));
-  else box.append(make("p", `${tested} terms were tested.`, "note"));
+  else box.append(make("p", `${tested} terms were tested${everyone.length > order.length ? `, in all ${whole(everyone.length)} of the set` : ""}.`, "note"));
 }

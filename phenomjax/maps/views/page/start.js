@@ -10,7 +10,7 @@ const choicesOfColour = () => [
   ...data.scores.flatMap(one => [
     {label: one.name === data.scores[0].name ? "active or not" : `${one.label}: significant`, text: row => one.q[row] === null ? "" : one.q[row] <= data.fdr ? "active" : "not active", colours: level => ink(level === "active" ? "accent" : "point")},
     {label: one.label, number: row => one.values[row]}]),
-  ...(data.cells ? [{label: "cells a well", number: row => data.cells.values[row]}, {label: "cells, share of controls", number: row => data.cells.share[row]}] : []),
+  ...(data.cells ? [{label: "cells a well", number: row => data.cells.values[row]}, {label: `cells, share ${data.cells.of.replace(/ \(.*/, "")}`, number: row => data.cells.share[row]}] : []),
   {label: "profile length", number: row => data.maps[current].length[row]},
   ...data.columns.map((column, k) => column.kind === "number" ? {label: column.label, number: row => column.values[row]} : column.colours ? {label: column.label, text: row => cell(k, row)} : null).filter(Boolean),
 ];
