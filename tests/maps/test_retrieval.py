@@ -344,6 +344,19 @@ def test_controls_that_the_alignment_knows_are_told_from_unseen_ones(
         )
 
 
+def test_half_of_the_controls_may_be_too_few(plates, tmp_path):
+    """21 controls are enough for a PCA of 20 components, half of them are not."""
+    table = pd.read_csv(plates / "wells.csv")
+    order = table.groupby(["Metadata_Plate", "Metadata_control_type"]).cumcount()
+    few = (table["Metadata_control_type"] != "negcon") | (order < 7)
+    table[few].to_csv(tmp_path / "few.csv", index=False)
+    words = ["--profiles", tmp_path / "few.csv", "--pca_fit", "controls", "--dims", 20]
+    run_as_door(benchmark, [*words, "--probe", "none", "--draws", 50, "--out", tmp_path])
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    assert "PCA of 9 rows" in found["map.activity_unseen.share_q05"]["reason"]
+    assert found["map.activity.mean"]["value"] > 0
+
+
 def test_one_feature_ranks_nothing(plates, tmp_path):
     table = pd.read_csv(plates / "wells.csv").iloc[:, :8]
     table.to_csv(tmp_path / "one.csv", index=False)

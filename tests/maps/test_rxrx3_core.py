@@ -201,7 +201,7 @@ def test_the_synthetic_copy_of_the_release(shared, tmp_path):
     assert values == [0.274, 0.401, 0.671]
 
 
-def test_what_it_needs(tmp_path):
+def test_what_it_needs(tmp_path, caplog):
     embeddings, metadata, _ = release(tmp_path)
     features = [f"feature_{k}" for k in range(DIM)]
     values = embeddings.groupby("well_id").mean().loc[metadata["well_id"], features]
@@ -216,6 +216,15 @@ def test_what_it_needs(tmp_path):
     )
     assert "--targets" in found["compound_gene.mean_auc"]["reason"]
     assert rxrx3_core.beside_published(found) == ""
+    known = np.arange(len(metadata)) % 5 > 0
+    holed = metadata.astype(object)
+    holed.loc[~known, metadata.columns != "well_id"] = None
+    lacking = Profiles(bare.features, holed, bare.names)
+    rest = Profiles(bare.features[known], metadata[known].reset_index(drop=True), bare.names)
+    np.testing.assert_array_equal(
+        rxrx3_core.built(lacking).features, rxrx3_core.built(rest).features
+    )
+    assert f"{(~known).sum()} of {len(known)} profiles are not in the metadata" in caplog.text
 
 
 def test_activities_are_relationships(tmp_path):

@@ -28,6 +28,7 @@ from phenomjax.maps.retrieval.phenotypes import (
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
+from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
 
@@ -151,7 +152,10 @@ def unseen_controls_entry(
     log.info("activity among unseen controls: aligned once more, on half of the controls")
     marked = replace(wells, metadata=wells.metadata.assign(**roles))
     half = replace(columns, control="fitted_control", positive="", treatment="under_study")
-    aligned = align(marked, half)
+    try:
+        aligned = align(marked, half)
+    except UserError as error:  # the whole did suffice
+        return missing(f"half of the controls are too few for this alignment ({error})")
     labels = aggregate.labels_of(aggregate.chosen(aligned, half), half, doses).astype(str)
     shares = {}
     for name in ("fitted", "unseen"):

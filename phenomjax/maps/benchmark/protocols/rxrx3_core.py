@@ -103,6 +103,14 @@ def built(profiles: Profiles) -> Profiles:
             f" {', '.join(map(str, profiles.metadata.columns[:12]))}. Join them: `metadata`"
             " metadata_rxrx3_core.csv."
         )
+    unknown = profiles.metadata["experiment_name"].isna().to_numpy()
+    if unknown.any():
+        log.warning(
+            "rxrx3-core: %d of %d profiles are not in the metadata, and are left out: give the"
+            " release's whole metadata_rxrx3_core.csv",
+            *(unknown.sum(), len(profiles)),
+        )
+        profiles = profiles.take(~unknown)
     metadata = profiles.metadata[list(NEEDED)].copy()
     treatment = metadata["treatment"].astype(str)
     gene = treatment.str.split("_").str[0]  # GENE_guide_1
