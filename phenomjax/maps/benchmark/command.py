@@ -79,16 +79,9 @@ from phenomjax.maps.benchmark.protocols import rxrx3_core
 from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries, unseen_controls_entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
-from phenomjax.maps.build.confounding import confounding, placed
-from phenomjax.maps.build.consistency import (
-    DRAWS,
-    Consistency,
-    Null,
-    check_draws,
-    consistency,
-    refuse_two_nulls,
-)
+from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.build.doubts import tell_doubts
+from phenomjax.maps.build.replicates import ReplicateOptions, replicates_of
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.recall import Curve
 from phenomjax.maps.relations.relationships import Relationships, read_relationships
@@ -96,9 +89,8 @@ from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.tables.columns import Columns, require
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.metadata.symbols import read_aliases
-from phenomjax.maps.tables.options import Doses, Files, Folder, of_others
+from phenomjax.maps.tables.options import Files, Folder, of_others
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.unexpressed import unexpressed_wells
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 from phenomjax.system.options import recorded
@@ -109,7 +101,7 @@ FITTED_ON_CONTROLS = ("center_scale", "pca_center_scale", "tvn", "sphering", "ha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RetrievalOptions, AlignmentOptions):
+class Options(RetrievalOptions, ReplicateOptions, AlignmentOptions):
     """Of `python -m phenomjax.maps benchmark`."""
 
     relationships: Files = ()
@@ -129,23 +121,11 @@ class Options(RetrievalOptions, AlignmentOptions):
     """UCSC's centromeres or cytoBand, with --genes"""
     only_mapped: bool = False
     """only genes whose arm is known (--genes), of a map aligned on all of them"""
-    unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
-    """genes that are not expressed, the null of consistency: one a line, or a query on the
-    profiles' columns"""
     null_pairs: int = 0
     """recall against so many random pairs (seed --seed) instead of all; some published numbers
     are"""
-    null: Null = "random"
-    """of consistency: any random sets of wells, or sets that share their position on the plates as
-    the replicates do"""
-    draws: int = DRAWS
-    """random sets of the consistency's null"""
-    doses: Doses = "apart"
-    """replicates, for consistency and probe, share the dose too, or not; the map averages doses"""
     probe: Literal["auto", "logistic", "ridge", "none"] = "auto"
     """classifier; auto: logistic up to 100 classes"""
-    seed: int = 0
-    """of the draws"""
     against: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=PATH ...")] = ()
     """baselines: profiles of an untrained twin (`phenomjax.embed --random_weights`), of `maps
     intensity` and `maps structure`, of any other model, or their benchmark.json"""
@@ -159,27 +139,16 @@ def wells_entries(
     """What is measured on aligned wells: consistency, position and the probe; and the wells under
     study.
     """
-    wells = aggregate.chosen(aligned, columns)
-    labels = aggregate.labels_of(wells, columns, options.doses)
-    idle = unexpressed_wells(options.unexpressed, wells, columns)
-    drawn = {"draws": options.draws, "seed": options.seed}
-    where = confounding(aligned, wells, labels, columns, null=options.null, **drawn)
-    result = consistency(
-        wells.features,
-        labels,
-        unexpressed=idle,
-        placed=placed(aligned, wells, columns) if options.null == "position" else None,
-        **drawn,
-    )
-    measured = measures.consistency_entries(result)
-    measured["position.share_p05"] = measures.position_entry(where)
+    found = replicates_of(aligned, columns, options)
+    measured = measures.consistency_entries(found.consistency)
+    measured["position.share_p05"] = measures.position_entry(found.positions)
     if options.probe != "none":
         measured["probe.balanced_accuracy"] = entries.probe_entry(
-            wells, labels, columns, options.probe
+            found.wells, found.labels, columns, options.probe
         ) or measures.missing(
             "fewer than 2 perturbations are in at least 2 batches, so none can be held out"
         )
-    return measured, result, wells
+    return measured, found.consistency, found.wells
 
 
 def map_entries(
@@ -353,8 +322,7 @@ def run(options: Options) -> int:
 
     started = time.monotonic()
     baselines = against.named(options.against)
-    refuse_two_nulls(options.null, options.unexpressed)
-    check_draws(options.draws)
+    options.check_null()
     profiles, columns = load(options)
     found, curves, result, perturbations = benchmark(profiles, columns, options)
     baselines = [measure_baseline(one, options) for one in baselines]

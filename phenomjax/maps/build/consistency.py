@@ -132,17 +132,6 @@ def _cosine_of_sets(
     return _mean_cosine(chosen.sum(1), (chosen**2).sum((1, 2)), sets.shape[1])
 
 
-def refuse_two_nulls(null: str, unexpressed: str | None) -> None:
-    """Raises:
-    UserError: unexpressed genes are the null, and the position too.
-    """
-    if null == "position" and unexpressed is not None:
-        raise UserError(
-            "`null` position and `unexpressed` are two nulls of one test. Give `unexpressed`, or"
-            " `null` position."
-        )
-
-
 def check_draws(draws: int) -> None:
     """Refuses a null too small for any p below .05.
 

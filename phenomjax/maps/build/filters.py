@@ -26,29 +26,20 @@ at most --max_fdr.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tyro
 from jaxtyping import Bool
 
 from phenomjax.maps.build import aggregate
-from phenomjax.maps.build.confounding import confounding, placed
-from phenomjax.maps.build.consistency import (
-    DRAWS,
-    Null,
-    check_draws,
-    consistency,
-    refuse_two_nulls,
-)
 from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.magnitude import LEAST_REPLICATES, magnitudes
+from phenomjax.maps.build.replicates import ReplicateOptions, replicates_of
 from phenomjax.maps.retrieval.options import RetrievalOptions
 from phenomjax.maps.retrieval.phenotypes import Retrieval, activity, tell_coarse_null
 from phenomjax.maps.tables.input import load
-from phenomjax.maps.tables.options import Doses, Folder, TableOptions
+from phenomjax.maps.tables.options import Folder, TableOptions
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.unexpressed import unexpressed_wells
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics.permutation import p_values, q_values
 from phenomjax.system.errors import UserError
@@ -67,25 +58,13 @@ ASKED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RetrievalOptions, TableOptions):
+class Options(RetrievalOptions, ReplicateOptions, TableOptions):
     """Of `python -m phenomjax.maps filter`."""
 
     max_fdr: float = 0.05
     """false discovery rate"""
     by: Literal["consistency", "activity", "magnitude", "either", "both"] = "consistency"
     """what must be significant; either, both: of consistency and magnitude"""
-    unexpressed: Annotated[str | None, tyro.conf.arg(metavar="FILE|QUERY")] = None
-    """genes that are not expressed, the null of both: one a line, or a query on the profiles'
-    columns"""
-    null: Null = "random"
-    """of consistency: any random sets of wells, or sets that share their position on the plates as
-    the replicates do"""
-    doses: Doses = "apart"
-    """a compound at each dose is a perturbation of its own, or not"""
-    draws: int = DRAWS
-    """of each null"""
-    seed: int = 0
-    """of the draws"""
     out: Folder
     """of the results"""
 
@@ -94,28 +73,17 @@ def run(options: Options) -> int:
     """Scores, filters and writes."""
     import pandas as pd
 
-    check_draws(options.draws)
     if not 0 < options.max_fdr <= 1:
         raise UserError(f"`max_fdr` is {options.max_fdr:g}; it must be above 0 and at most 1.")
-    refuse_two_nulls(options.null, options.unexpressed)
+    options.check_null()
     options.check()
     profiles, columns = load(options)
     if columns.well in profiles.metadata.columns:
         profiles = aggregate.to_wells(profiles, columns)
     controls = columns.controls(profiles.metadata)
     tell_doubts(profiles)
-    wells = aggregate.chosen(profiles, columns)
-    labels = aggregate.labels_of(wells, columns, options.doses)
-    idle = unexpressed_wells(options.unexpressed, wells, columns)
-    drawn = {"draws": options.draws, "seed": options.seed}
-    where = confounding(profiles, wells, labels, columns, null=options.null, **drawn)
-    found = consistency(
-        wells.features,
-        labels,
-        unexpressed=idle,
-        placed=placed(profiles, wells, columns) if options.null == "position" else None,
-        **drawn,
-    )
+    replicates = replicates_of(profiles, columns, options)
+    wells, labels, found = replicates.wells, replicates.labels.astype(str), replicates.consistency
     if not (found.replicates > 1).any():
         raise UserError(
             f"Each of the {len(found.names)} perturbations has one replicate, so that nothing can"
@@ -127,15 +95,13 @@ def run(options: Options) -> int:
             f"`by` {options.by} compares with controls, but `control`"
             f" {columns.control!r} is true nowhere. Name them."
         )
-    codes = np.searchsorted(found.names, labels.astype(str))
+    codes = np.searchsorted(found.names, labels)
     table = pd.DataFrame(
         {"perturbation": found.names, "replicates": found.replicates, "consistency": found.cosine}
     )
     table["consistency_p"] = found.honest_p
     table["consistency_q"] = q_values(np.where(found.in_null, np.nan, found.honest_p))
-    among_controls = activity(
-        profiles, columns, options, labels=labels.astype(str), seed=options.seed
-    )
+    among_controls = activity(profiles, columns, options, labels=labels, seed=options.seed)
     tell_coarse_null(options, among_controls)
     table = table.join(_activity_columns(among_controls), on="perturbation")
     table["magnitude"] = table["magnitude_p"] = np.nan
@@ -149,9 +115,8 @@ def run(options: Options) -> int:
             seed=options.seed,
         )
         table["magnitude"], table["magnitude_p"] = size.distance, size.p
-        if idle is not None:
-            passive = np.isin(np.arange(len(found.names)), codes[idle])
-            null = np.sort(size.distance[passive & ~np.isnan(size.distance)])
+        if found.in_null.any():
+            null = np.sort(size.distance[found.in_null & ~np.isnan(size.distance)])
             table["magnitude_p"] = p_values(null, size.distance, tied=size.tied)
     table["magnitude_q"] = q_values(table["magnitude_p"].where(~found.in_null).to_numpy())
     significant = {name: table[f"{name}_q"].to_numpy() <= options.max_fdr for name in ASKED}
@@ -171,7 +136,7 @@ def run(options: Options) -> int:
         "by": options.by,
         "max_fdr": options.max_fdr,
         "null": found.null,
-        "positions": where.sentence(),
+        "positions": replicates.positions.sentence(),
         "significant": {name: int(found.sum()) for name, found in significant.items()},
         "asked": asked,
         "activity_compares": among_controls.rules,
@@ -182,9 +147,7 @@ def run(options: Options) -> int:
         "draws": options.draws,
     }
     kept = controls.copy()
-    kept[columns.treatments(profiles.metadata)] = np.isin(
-        labels.astype(str), found.names[table["active"]]
-    )
+    kept[columns.treatments(profiles.metadata)] = np.isin(labels, found.names[table["active"]])
     write(profiles.take(kept).after("filter", **record), out / "profiles.parquet")
     write_json(out / "filter.json", record)
     log.info("%s", _said(significant, asked, among_controls, options.max_fdr, whitened(profiles)))
