@@ -18,7 +18,7 @@ benchmark.
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +38,7 @@ from phenomjax.maps.tables.profiles import Profiles, Record
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import write_json, write_text
-from phenomjax.system.options import recorded
+from phenomjax.system.options import recorded, with_flags
 
 log = logging.getLogger("phenomjax")
 
@@ -97,8 +97,7 @@ def run(options: Options) -> int:
         try:
             aligned = align_as_told(profiles, columns, options, method)
         except UserError as error:
-            failed[method] = str(error)
-            log.warning("compare: %s is left out: %s", method, error)
+            failed[method] = with_flags(str(error), [one.name for one in fields(options)])
             continue
         seconds = time.monotonic() - started
         some = aligned.take(under_study[rows])
@@ -187,5 +186,9 @@ def as_table(found: dict[str, Record], about: Record) -> str:
         " be had of these wells (silhouette_batch: where no perturbation has two wells of a"
         " batch).",
     ]
-    lines += [f"- {method} is left out: {why}" for method, why in about["failed"].items()]
+    lines += [
+        f"- left out: {', '.join(name for name, other in about['failed'].items() if other == why)}."
+        f" {why}"
+        for why in dict.fromkeys(about["failed"].values())
+    ]
     return "\n".join(lines) + "\n"

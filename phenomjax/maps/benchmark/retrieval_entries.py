@@ -11,7 +11,7 @@ downwards a little: with half of the controls batches are aligned less well.
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
 from phenomjax.system.errors import UserError
+from phenomjax.system.options import with_flags
 
 log = logging.getLogger("phenomjax")
 
@@ -155,7 +156,8 @@ def unseen_controls_entry(
     try:
         aligned = align(marked, half)
     except UserError as error:  # the whole did suffice
-        return missing(f"half of the controls are too few for this alignment ({error})")
+        why = with_flags(str(error), [one.name for one in fields(options)])
+        return missing(f"half of the controls are too few for this alignment: {why}")
     labels = aggregate.labels_of(aggregate.chosen(aligned, half), half, doses).astype(str)
     shares = {}
     for name in ("fitted", "unseen"):
