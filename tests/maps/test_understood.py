@@ -304,6 +304,20 @@ def test_wells_that_are_named_empty_or_positive_are_not_under_study():
     assert found == {"control": 1, "positive": 1, "study": 1, "neither": 1}
 
 
+def test_wells_of_nothing_but_the_solvent_are_controls():
+    table = pd.DataFrame(
+        {
+            "Metadata_broad_sample": [None, "BRD-1", None],
+            "Metadata_solvent": ["DMSO", "DMSO", None],
+        }
+    )
+    columns = _detected(table)
+    assert columns.control == 'Metadata_broad_sample.isna() and Metadata_solvent == "DMSO"'
+    assert columns.controls(table).tolist() == [True, False, False]
+    spaced = table.rename(columns=lambda name: name.replace("_", " "))
+    assert _detected(spaced).controls(spaced).tolist() == [True, False, False]
+
+
 def test_the_best_of_several_columns_of_doses():
     doses = {
         "Metadata_mg_per_ml": [1.5, 3.0],

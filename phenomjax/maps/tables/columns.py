@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-PREFIX = re.compile(r"^(image[_.])?metadata[_.]", re.IGNORECASE)  # dots as of R
+PREFIX = re.compile(r"^(image[_. ])?meta(data)?[_. :]", re.IGNORECASE)  # dots as of R
 DETECT = "detect"  # what a setting says until metadata/detection has looked at the table
 
 

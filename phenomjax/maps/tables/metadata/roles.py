@@ -39,6 +39,7 @@ YES_OF_POSITIVE = (
     *("ispositivecontrol", "isposcon", "isposctrl", "isposcontrol", "ispositive", "ispos"),
     *("poscon", "positivecontrol", "poscontrol", "posctrl"),
 )
+VEHICLES = ("solvent", "vehicle", "pertvehicle")
 OF_ROLES = (
     *("controltype", "perttype", "welltype", "role", "wellrole", "assaywellrole", "sampletype"),
     *("treatmenttype", "controlstatus", "typeofcontrol", "control", "controls"),
@@ -133,6 +134,7 @@ def find(metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]) 
             or of("negative", named)
             or _without(metadata, of("control", words), surely)
             or _without(metadata, of("control", named), surely)
+            or _nothing_but_vehicle(metadata, columns, called)
         )
     positive = surely
     if columns.positive == DETECT and not surely:  # ours says so: "control" stands for all kinds
@@ -218,6 +220,21 @@ def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, 
                 rows = truths(metadata[name])
                 if rows is not None and rows.any():
                     return name
+    return ""
+
+
+def _nothing_but_vehicle(
+    metadata: "pd.DataFrame", columns: Columns, called: Mapping[str, str]
+) -> str:
+    """Wells without a perturbation's name that hold a solvent: so plate maps of the Broad Institute
+    write DMSO; "" where there are none.
+    """
+    if columns.perturbation in metadata:
+        nameless = metadata[columns.perturbation].isna()
+        for name in (name for name, plain in called.items() if plain in VEHICLES):
+            words = [w for w in metadata[name].dropna().unique() if meaning(str(w)) == "negative"]
+            if 0 < (nameless & metadata[name].isin(words)).sum() < len(metadata):
+                return f"{quoted(columns.perturbation)}.isna() and {query_of(name, words)}"
     return ""
 
 
