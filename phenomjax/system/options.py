@@ -63,7 +63,7 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
     )
     seed = getattr(options, "seed", 0)
     if isinstance(seed, int) and seed < 0:
-        raise UserError(f"--seed is {seed}; it must be 0 or more.")
+        raise UserError(f"The seed is {seed}; it must be 0 or more.")
     return options
 
 

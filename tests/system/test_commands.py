@@ -118,7 +118,7 @@ def test_a_reader_that_has_seen_enough():
         ),
         (
             ["phenomjax.maps", "filter", "--profiles", "x", "--seed", "-1", "--out", "y"],
-            "--seed is -1",
+            "seed is -1",
         ),
     ],
 )
