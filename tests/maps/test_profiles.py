@@ -205,7 +205,7 @@ def test_a_plate_under_two_names_and_two_spellings_are_told(tmp_path, caplog):
     path = tmp_path / "wells.parquet"
     table.to_parquet(path)
     input.load(TableOptions(profiles=(str(path),)))
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     first = table["Metadata_Plate"] == "BR00000001"
     copy = table[first].assign(Metadata_Plate="BR1")
     copy["Metadata_broad_sample"] = copy["Metadata_broad_sample"].str.lower()

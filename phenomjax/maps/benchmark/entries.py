@@ -134,10 +134,8 @@ def known_pairs_entries(
     reason = ""
     if genes is None:
         reason = f"no perturbation names a gene; their column is {shown(columns.gene)} (--gene)"
-    elif len(genes) < recall.LEAST_ENTITIES:
-        reason = (
-            f"the map has {len(genes)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
-        )
+    else:
+        reason = recall.too_few(len(genes))
     if not sources or genes is None or reason:
         return {f"recall.{source.name}": measures.missing(reason) for source in sources}, {}
     names = genes.metadata[columns.perturbation].astype(str).to_numpy(object)

@@ -36,6 +36,13 @@ LEAST_ENTITIES = 20  # of a map; EFAAR: with fewer, recall says nothing
 SAMPLE = 10**6  # random pairs that bracket the order statistics
 
 
+def too_few(entities: int) -> str:
+    """Why recall cannot be had of a map with so many genes; "" where it can."""
+    if entities >= LEAST_ENTITIES:
+        return ""
+    return f"the map has {entities} genes; below {LEAST_ENTITIES} recall says nothing"
+
+
 def read_thresholds(words: Sequence[str]) -> list[tuple[float, float]]:
     """LOW,HIGH each, as numbers.
 

@@ -269,10 +269,7 @@ def recall_entries(
     names = rows.metadata["perturbation"].to_numpy(object)[is_gene]
     if not sources:
         return {}, {}
-    if len(names) < recall.LEAST_ENTITIES:
-        reason = (
-            f"the map has {len(names)} genes; below {recall.LEAST_ENTITIES} recall says nothing"
-        )
+    if reason := recall.too_few(len(names)):
         return {f"recall.{source.name}": measures.missing(reason) for source in sources}, {}
     everything = units(rows.features)
     genes = everything[is_gene]
