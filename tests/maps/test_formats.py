@@ -388,6 +388,16 @@ def test_published_tables_go_through_the_door_with_no_word_but_profiles(tmp_path
     assert read(out).names == tuple(names[2:])
 
 
+def test_a_table_that_is_cut_off_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", logger="phenomjax")
+    text = plates.screen(plates=1).to_csv(index=False)
+    for rest, cut in ((text, False), (text.rstrip("\n"), False), (text[: -len(text) // 3], True)):
+        (tmp_path / "wells.csv").write_text(rest)
+        caplog.clear()
+        read(tmp_path / "wells.csv")
+        assert ("the last line of wells.csv has fewer columns" in caplog.text) == cut
+
+
 def test_files_of_one_name_in_folders_are_the_plates_of_these(tmp_path):
     table = pd.DataFrame({"well": ["A01", "A02"], "emb_0": [1.0, 2], "emb_1": 3.0, "emb_2": 4.0})
     paths = [tmp_path / plate / "wells.csv" for plate in ("P1", "P2")]

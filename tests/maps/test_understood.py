@@ -298,10 +298,11 @@ def test_is_control_of_all_kinds_beside_is_positive_control(yes):
 
 
 def test_wells_that_are_named_empty_or_positive_are_not_under_study():
-    table = pd.DataFrame({"compound": ["DMSO", "EMPTY", "positive control", "x"]})
+    names = ["DMSO", "EMPTY", "positive control", "x", "POS-07", "NC-12"]
+    table = pd.DataFrame({"compound": names})
     table = table.assign(DMSO_percent=1.0, vehicle_volume=1)  # which tell no controls
     found = roles.counts(table, _detected(table))
-    assert found == {"control": 1, "positive": 1, "study": 1, "neither": 1}
+    assert found == {"control": 1, "positive": 1, "study": 3, "neither": 1}
 
 
 def test_wells_of_nothing_but_the_solvent_are_controls():

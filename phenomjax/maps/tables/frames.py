@@ -17,6 +17,7 @@ from phenomjax.system.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+TAIL = 2**20  # bytes in which a last line is looked for
 log = logging.getLogger("phenomjax")
 
 
@@ -85,6 +86,20 @@ def _named_below(head: str, form: separators.Form) -> tuple[str, ...]:
         name if re.fullmatch("(Image|Object)Number|Metadata_.*", name) else f"{owner}_{name}"
         for owner, name in zip(form.columns, names, strict=True)
     )
+
+
+def is_cut_off(written: Written) -> bool:
+    """Whether the last line of a table has fewer columns than its header, as of a file whose copy
+    was broken off. Of a packed file, whose damage is an error, nothing is told.
+    """
+    contents = written.contents
+    if contents.compression or contents.encoding not in ("utf-8", "cp1252"):
+        return False
+    with contents.path.open("rb") as file:
+        file.seek(max(0, contents.path.stat().st_size - TAIL))
+        last = file.read().rstrip(b"\r\n").split(b"\n")[-1].decode(contents.encoding, "replace")
+    told = len(last) < TAIL and '"' not in last  # a quoted cell may be of many lines
+    return told and last.count(written.options["sep"]) < len(written.columns) - 1
 
 
 def read_frame(path: Path, only: Collection[str] | None = None) -> "pd.DataFrame":

@@ -9,7 +9,7 @@ from phenomjax.system.errors import first_of
 
 log = logging.getLogger("phenomjax")
 
-ALL_EXAMPLES = ("common", "images", "element", "beside")  # these name every file
+ALL_EXAMPLES = ("common", "images", "element", "beside", "cut")  # these name every file
 SENTENCES = {
     "bookkeeping": (
         "left out as features, positions or bookkeeping that measure no cells: {names}"
@@ -34,6 +34,10 @@ SENTENCES = {
     "images": "plates and wells of objects are those of {example}",
     "wells": "wells are named by their row and column: {names}",
     "plates": "no column names the plates: each of the {count} files is one, by its name: {names}",
+    "cut": (
+        "the last line of {example} has fewer columns than its header, as of a file that is cut"
+        " off: copy it again"
+    ),
     "runs": (
         "the {count} files hold plates and wells of the same names: each file is a run of its own,"
         " by its name: {names}"

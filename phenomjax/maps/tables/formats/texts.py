@@ -45,6 +45,7 @@ def open_text(path: Path, wanted: Wanted) -> Source:
     names = tuple(name for name in features if name not in same)
     others = [name for name in written.columns if name not in {*names, *same, *named.unread}]
     metadata = _together(path, parts, others)
+    notes += noted("cut", example=path.name if len(metadata) and frames.is_cut_off(written) else "")
     notes += noted("unlike", numbers_among(named.unlike, metadata))
 
     def read(chosen: tuple[str, ...]) -> Blocks:

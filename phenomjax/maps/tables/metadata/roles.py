@@ -204,12 +204,18 @@ def _words(
                 continue
             words = [word for word in metadata[name].dropna().unique() if isinstance(word, str)]
             meanings = {word: role for word in words if (role := meaning(word)) is not None}
-            if not half and not whole:  # NTC is no gene
-                meanings = {w: r for w, r in meanings.items() if len(w) > 3 or w.lower() == "ntc"}
+            if not half and not whole:
+                meanings = {w: role for w, role in meanings.items() if _is_no_other_name(w)}
             least = len(words) if whole else len(words) / 2 if half else 1
             if meanings and len(meanings) >= least:
                 found[name] = dict(meanings)
     return found
+
+
+def _is_no_other_name(word: str) -> bool:
+    """Whether a word of a role among names is no gene nor compound, as PC, NEG and NC-07 may be."""
+    letters = re.sub(r"[\W\d_]", "", word)
+    return len(letters) > 3 or letters.lower() == "ntc"
 
 
 def _yes(metadata: "pd.DataFrame", called: Mapping[str, str], known: tuple[str, ...]) -> str:
