@@ -17,7 +17,7 @@ from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.names import are_named, targets_of
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics import bootstrap
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 
@@ -93,8 +93,7 @@ def with_arms(
     names = genes.metadata[columns.perturbation].astype(str).to_numpy(object)
     arm = measures.arms_of(names, read_arms(*files))
     unknown = names[arm == ""]
-    more = ", …" if len(unknown) > 5 else ""
-    some = f"; unknown to the annotation: {', '.join(map(str, unknown[:5]))}{more}"
+    some = f"; unknown to the annotation: {first_of(unknown)}"
     log.info(
         "%d of %d genes have a chromosome arm%s",
         len(arm) - len(unknown),
@@ -131,11 +130,11 @@ def known_pairs_entries(
       null_pairs: recall against so many random pairs instead of all.
       seed: of these.
     """
-    reason = ""
-    if genes is None:
-        reason = f"no perturbation names a gene; their column is {shown(columns.gene)} (--gene)"
-    else:
-        reason = recall.too_few(len(genes))
+    reason = (
+        f"no perturbation names a gene; their column is {shown(columns.gene)} (--gene)"
+        if genes is None
+        else recall.too_few(len(genes))
+    )
     if not sources or genes is None or reason:
         return {f"recall.{source.name}": measures.missing(reason) for source in sources}, {}
     names = genes.metadata[columns.perturbation].astype(str).to_numpy(object)

@@ -24,11 +24,9 @@ from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality.cleaning import clean
 from phenomjax.maps.tables.quality.rows import LEAST_FEATURES, digests
 from phenomjax.maps.tables.reading import read
-from phenomjax.system.errors import EXIT_DONE, UserError
+from phenomjax.system.errors import EXIT_DONE, UserError, first_of
 
 log = logging.getLogger("phenomjax")
-
-SHOWN = 5  # symbols, plates
 
 
 def load(options: TableOptions) -> tuple[Profiles, Columns]:
@@ -79,14 +77,10 @@ def with_doses_as_meant(profiles: Profiles, columns: Columns) -> Profiles:
     doses, one = as_meant(profiles.metadata[columns.dose])
     if not one:
         return profiles
-    shown = ", ".join(f"{dose:g}" for dose in list(one)[:SHOWN])
     log.info(
-        "doses: %d values of %s differ by less than 2 %% from others and are taken as %d: %s%s",
-        sum(one.values()),
-        columns.dose,
-        len(one),
-        shown,
-        ", …" if len(one) > SHOWN else "",
+        "doses: %d values of %s differ by less than 2 %% from others and are taken as %d: %s",
+        *(sum(one.values()), columns.dose, len(one)),
+        first_of(f"{dose:g}" for dose in one),
     )
     metadata = profiles.metadata.assign(**{columns.dose: doses})
     return replace(profiles, metadata=metadata).after("doses", column=columns.dose, as_one=one)
@@ -106,13 +100,10 @@ def with_current_symbols(profiles: Profiles, columns: Columns, path: str) -> Pro
         names = metadata[columns.perturbation]
         metadata[columns.perturbation] = names.where(names != before, genes)
     rows = int((genes.notna() & (genes != before)).sum())
-    shown = ", ".join(f"{old} is {new}" for old, new in sorted(changed.items())[:SHOWN])
+    shown = first_of(f"{old} is {new}" for old, new in sorted(changed.items()))
     log.info(
-        "aliases: %d gene symbols of %d rows are brought to current ones%s%s",
-        len(changed),
-        rows,
-        f": {shown}" if shown else "",
-        ", …" if len(changed) > SHOWN else "",
+        "aliases: %d gene symbols of %d rows are brought to current ones%s",
+        *(len(changed), rows, f": {shown}" if shown else ""),
     )
     done = replace(profiles, metadata=metadata)
     return done.after("aliases", file=Path(path).name, symbols=changed, rows=rows)
@@ -180,11 +171,10 @@ def tell_copied_plates(profiles: Profiles, columns: Columns) -> None:
     if len(shared):
         of_plates = shared["plate"].value_counts()
         log.warning(
-            "%d rows are the same in every feature as one of another batch (%s%s): is a plate there"
+            "%d rows are the same in every feature as one of another batch (%s): is a plate there"
             " under two names? They count as replicates that agree perfectly. Give each once",
             len(shared),
-            ", ".join(f"{name}: {count}" for name, count in of_plates[:SHOWN].items()),
-            ", …" if len(of_plates) > SHOWN else "",
+            first_of(f"{name}: {count}" for name, count in of_plates.items()),
         )
 
 
