@@ -5,6 +5,7 @@ anything is computed.
 import bz2
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 
@@ -224,6 +225,7 @@ def test_files_that_are_no_profiles(tmp_path):
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12\n"
     )
     (tmp_path / "zip.csv").write_bytes(b"PK\x03\x04" + bytes(30))
+    shutil.copy(tmp_path / "zip.csv", tmp_path / "wells.csv.zip")
     (tmp_path / "empty.csv").write_text("Metadata_Plate,Cells_Area\n")
     for name, said in (
         ("none.csv", "no profiles at"),
@@ -231,6 +233,7 @@ def test_files_that_are_no_profiles(tmp_path):
         ("cut.parquet", "cannot be read.*copy it again"),
         ("empty.csv", "holds no rows|known to be"),
         ("zip.csv", "is a zip archive.*unpack it"),
+        ("wells.csv.zip", "is a zip archive.*unpack it"),
     ):
         with pytest.raises(UserError, match=said):
             read(tmp_path / name)

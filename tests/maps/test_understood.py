@@ -56,7 +56,7 @@ IDR = {
     "Gene Symbol": [None, "PLK1", "AURKB"],
     "siRNA Identifier": ["s0", "s1", "s2"],
     "Control Type": ["negative control", "positive control", "not control"],
-    "Characteristics [Cell Line]": "HeLa",
+    "Characteristics [Cell Line]": ["HeLa", "HeLa", "U2OS"],
 }
 CYTOTABLE = {
     "Image_Metadata_Plate": ["Plate_2"] * 4,
@@ -122,6 +122,7 @@ PERISCOPE = {
                 "plate": "Plate",
                 "gene": "Gene Symbol",
                 "control": '`Control Type` == "negative control"',
+                "apart": ("Characteristics [Cell Line]",),
             },
             (1, 1, 1),
         ),

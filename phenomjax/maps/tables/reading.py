@@ -279,8 +279,10 @@ def _opened(path: Path, wanted: Wanted) -> Source:
         return open_anndata(path, wanted)
     if plain_name(path).endswith(TEXTS):
         return open_text(path, wanted)
+    if (other := text_files.look(path)).kind in ("zip", "tar"):
+        raise text_files.no_text(other, "profiles")
     raise UserError(
         f"{path} has no known format. Profiles are read from E.zarr, .parquet, .csv, .tsv, .txt"
-        " (compressed, too), .h5ad or DeepProfiler's folder of .npz. A database of CellProfiler"
-        " (.sqlite) becomes a .parquet by CytoTable."
+        " (packed by gzip, bzip2, xz or zstd, too), .h5ad or DeepProfiler's folder of .npz. A"
+        " database of CellProfiler (.sqlite) becomes a .parquet by CytoTable."
     )

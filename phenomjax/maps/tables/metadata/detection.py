@@ -33,7 +33,7 @@ TIME = re.compile(
     r"((post|after)\w*)?|[hd]p[ti]"
 )
 CELL = re.compile(
-    r"cell|(parental)?cell(lines?|types?|models?)(name|id|code)?|cell(name|id)|donor(id)?|strain"
+    r"cell|(parental|characteristics)?cell(lines?|types?|models?)(name|id|code)?|cell(name|id)|donor(id)?|strain"
 )
 MOST_TIMES = 24  # more of them are moments, not the time points of a design
 # tiers of names as `plain` writes them, the first that fits wins
