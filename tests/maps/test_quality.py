@@ -12,6 +12,7 @@ import pytest
 
 from phenomjax.maps.benchmark import command as benchmark
 from phenomjax.maps.build import aggregate
+from phenomjax.maps.build import align as align_command
 from phenomjax.maps.build.align import align
 from phenomjax.maps.build.consistency import consistency
 from phenomjax.maps.tables import scratch
@@ -270,6 +271,22 @@ def test_a_plate_in_other_units_stays(caplog, times, plus):
     assert found.features.shape == (len(frame), len(names)) and "steps" not in found.provenance
     assert "is batch BR00000003 in other units? 24 of 24 features" in caplog.text
     np.testing.assert_allclose(numbers(frame), right, atol=2e-3)
+
+
+def test_controls_unlike_the_others_are_told_and_left_out_as_offered(tmp_path, caplog):
+    frame = plates.screen()
+    names = [name for name in frame if not name.startswith("Metadata_")]
+    far = np.flatnonzero((frame["Metadata_Plate"] == "BR00000002") & frame.eval(plates.NEGCON))[:3]
+    frame.loc[far, names] += 40.0
+    frame.to_parquet(tmp_path / "wells.parquet")
+    words = ["--profiles", tmp_path / "wells.parquet", "--out", tmp_path / "out.parquet"]
+    run_as_door(align_command, words)
+    (said,) = (m for m in caplog.messages if m.startswith("controls: "))
+    assert "3 of 24 negative controls of batch BR00000002 are far" in said
+    caplog.clear()
+    run_as_door(align_command, [*words, "--where", said.split("--where '")[1].removesuffix("'")])
+    assert "controls: " not in caplog.text
+    assert len(pd.read_parquet(tmp_path / "out.parquet")) == len(frame) - 3
 
 
 def test_sound_tables_are_not_touched(caplog):

@@ -22,6 +22,7 @@ from phenomjax.maps.tables.metadata.understood import understood
 from phenomjax.maps.tables.options import TableOptions, require_some
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality.cleaning import clean
+from phenomjax.maps.tables.quality.controls import tell_far_controls
 from phenomjax.maps.tables.quality.rows import LEAST_FEATURES, digests
 from phenomjax.maps.tables.reading import read
 from phenomjax.system.errors import EXIT_DONE, UserError, first_of
@@ -52,6 +53,7 @@ def load(options: TableOptions) -> tuple[Profiles, Columns]:
     refuse_duplicates(profiles)
     profiles = clean(profiles, columns, options)
     tell_copied_plates(profiles, columns)
+    tell_far_controls(profiles, columns)
     tell_capitals(profiles, columns)
     known = {"columns": asdict(columns), "roles": counts(profiles.metadata, columns)}
     profiles = replace(profiles, provenance={**profiles.provenance, "understood": known})
