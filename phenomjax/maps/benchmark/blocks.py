@@ -79,8 +79,7 @@ def run(options: Options) -> int:
     progress = Progress("blocks", len(there), "blocks")
     for block in there:
         profiles, columns = load(replace(options, block=block))
-        if columns.well in profiles.metadata.columns:
-            profiles = aggregate.to_wells(profiles, columns)
+        profiles = aggregate.wells_of(profiles, columns)
         wells = aggregate.chosen(align_as_told(profiles, columns, options, options.align), columns)
         found = probe_entry(wells, aggregate.labels_of(wells, columns), columns, options.probe)
         if found is None:

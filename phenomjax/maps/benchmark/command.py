@@ -238,8 +238,7 @@ def benchmark(
         )
         found = {key: measures.missing(reason) for key in keys}
     else:
-        if columns.well in profiles.metadata.columns:
-            profiles = aggregate.to_wells(profiles, columns)
+        profiles = aggregate.wells_of(profiles, columns)
         _refuse_map(profiles, columns)
         aligned = align_as_told(profiles, columns, options, options.align)
         tell_doubts(aligned)

@@ -75,8 +75,7 @@ def run(options: Options) -> int:
         raise UserError("`align` is empty: name the methods that are to be compared.")
     options.check()
     profiles, columns = load(options)
-    if columns.well in profiles.metadata.columns:
-        profiles = aggregate.to_wells(profiles, columns)
+    profiles = aggregate.wells_of(profiles, columns)
     under_study = np.flatnonzero(columns.treatments(profiles.metadata))
     wells = aggregate.chosen(profiles, columns)
     labels = aggregate.labels_of(wells, columns, options.doses).astype(str)

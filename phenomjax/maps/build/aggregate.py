@@ -127,6 +127,11 @@ def to_wells(profiles: Profiles, columns: Columns, method: str = "mean") -> Prof
     return wells
 
 
+def wells_of(profiles: Profiles, columns: Columns) -> Profiles:
+    """`to_wells` where a column names wells, else the rows as they are."""
+    return to_wells(profiles, columns) if columns.well in profiles.metadata else profiles
+
+
 def _warn_of_mixed_wells(metadata: "pd.DataFrame", keys: list[str], columns: Columns) -> None:
     """Warns of wells that hold several perturbations: then they are no wells."""
     if columns.perturbation not in metadata:

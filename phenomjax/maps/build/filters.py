@@ -78,8 +78,7 @@ def run(options: Options) -> int:
     options.check_null()
     options.check()
     profiles, columns = load(options)
-    if columns.well in profiles.metadata.columns:
-        profiles = aggregate.to_wells(profiles, columns)
+    profiles = aggregate.wells_of(profiles, columns)
     controls = columns.controls(profiles.metadata)
     tell_doubts(profiles)
     replicates = replicates_of(profiles, columns, options)

@@ -178,7 +178,7 @@ def detect(metadata: "pd.DataFrame", told: Columns) -> Columns:
         batch=batch,
         apart=told.apart if told.apart != (DETECT,) else _apart(metadata, called),
     )
-    return roles.find(metadata, columns, {name: plain(name) for name in called})
+    return roles.find(metadata, columns, called)
 
 
 def _dose(metadata: "pd.DataFrame", called: dict[str, str]) -> str:
