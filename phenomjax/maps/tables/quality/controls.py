@@ -11,7 +11,7 @@ from jaxtyping import Int
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns, query_of
 from phenomjax.maps.tables.profiles import Profiles
-from phenomjax.maps.tables.quality.features import MAD
+from phenomjax.maps.tables.quality.features import MAD, MOSTLY
 
 log = logging.getLogger("phenomjax")
 
@@ -31,7 +31,7 @@ def tell_far_controls(profiles: Profiles, columns: Columns) -> None:
         values = scratch.gather(profiles.features, rows).astype(np.float64)
         distance = np.abs(values - np.median(values, axis=0))
         spread = MAD * np.median(distance, axis=0)
-        if not (spread > 0).any():
+        if (spread > 0).mean() < MOSTLY:  # of a sparse table nothing is usual
             continue
         typical = np.median(distance[:, spread > 0] / spread[spread > 0], axis=1)
         if (far := rows[typical > FAR]).size:
