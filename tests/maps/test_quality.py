@@ -300,7 +300,7 @@ def test_sound_tables_are_not_touched(caplog):
     sparse = dataclasses.replace(profiles, features=np.maximum(profiles.features - 1.3, 0))
     tell_far_controls(half, TOLD)
     tell_far_controls(sparse, TOLD)
-    assert caplog.text == ""
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     frame["Nuclei_Flat"] = 0.5
     aligned = profiles_of(frame).after("align", method="center_scale")
     assert cleaning.clean(aligned, TOLD, limits.QualityOptions()) is aligned
