@@ -14,7 +14,7 @@ from phenomjax.config.checks import (
 def add_sections(c: ConfigDict) -> None:
     """Adds `c.model`, with the keys that `tasks.image_objective` reads, and `c.data`."""
     c.model = ConfigDict()
-    # True: a model for any subset of its channels
+    # True: a model for any subset of its channels (of a ViT: one token a channel and patch)
     c.model.channel_agnostic = False
     # channel names in order; () = taken from the banks (their union when channel_agnostic)
     c.model.channels = ()

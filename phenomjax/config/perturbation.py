@@ -1,0 +1,183 @@
+"""The keys of weakly supervised models on images: which perturbation was this well given?"""
+
+from ml_collections import ConfigDict
+
+from phenomjax.config import image_data
+from phenomjax.config.checks import choose, flatten
+from phenomjax.config.vit import add_encoder, check_encoder
+from phenomjax.system.errors import UserError, did_you_mean
+
+# layers of each dense block, growth rate, features of the stem (Huang et al. 2017,
+# https://arxiv.org/abs/1608.06993, table 1 and section 4)
+DENSENET_SIZES = {
+    "121": ((6, 12, 24, 16), 32, 64),
+    "161": ((6, 12, 36, 24), 48, 96),
+    "169": ((6, 12, 32, 32), 32, 64),
+    "201": ((6, 12, 48, 32), 32, 64),
+}
+PROTOCOLS = ("", "rxrx1_wilds", "rxrx1")
+
+
+def add_sections(c: ConfigDict) -> None:
+    """Adds `c.model` and `c.data`."""
+    image_data.add_sections(c)
+    _model(c.model)
+    _data(c.data)
+
+
+def _model(m: ConfigDict) -> None:
+    # "densenet", or "vit": the encoder of a masked autoencoder over all tokens, their mean
+    m.backbone = "densenet"
+    m.block_config, m.growth_rate, m.stem_features = DENSENET_SIZES["121"]
+    add_encoder(m)
+    # share of the pooled features that are left out in training
+    m.dropout = 0.0
+    # width of the embedding, behind two dense layers with batch norms; 0 = classes are told apart
+    # by the pooled features themselves
+    m.neck_dim = 1024
+    # True: the cell type stands beside the pooled features, one-hot
+    m.cell_type = False
+    # w in (1 - w) softmax + w ArcFace; 1.0 = ArcFace alone
+    m.arcface_weight = 0.0
+    # s, what cosines are multiplied with
+    m.arcface_scale = 30.0
+    # m, radians added to the angle of the true class
+    m.arcface_margin = 0.5
+    # share of the target that all classes get alike
+    m.label_smoothing = 0.0
+    # a of Beta(a, a), whence the share that CutMix leaves of an image; 0.0 = no CutMix
+    m.cutmix = 0.0
+    # share of the running statistics of batch norms that stays at a step
+    m.norm_momentum = 0.95
+    # of batch norms; norm_eps is that of a ViT's layer norms
+    m.batch_norm_eps = 1e-5
+    # "image": each image and channel to mean 0 and variance 1; "none": grey levels / 255 (16-bit:
+    # / 65535)
+    m.standardise = "image"
+    # names of the classes; () = all that there are to train on
+    m.classes = ()
+    # of `cell_type`; () = all that there are to train on
+    m.cell_types = ()
+
+
+def _data(d: ConfigDict) -> None:
+    # a batch that was never seen is what the model is asked about
+    d.split_by = "experiment"
+    # column of the metadata that names the class
+    d.label = "perturbation"
+    # parts of a batch, each of one group of group_by, over which batch norms take their statistics;
+    # 0 = images of all groups mixed, one part
+    d.groups = 1
+    d.group_by = "experiment"
+    # "keep", or "drop": no image of a control is read
+    d.controls = "keep"
+    # share of each part that is controls of its group; 0.0 = as they come
+    d.control_share = 0.0
+    # only images of this cell type; "" = all
+    d.cell_type = ""
+    # only images of this type ("crispr", "sirna", "compound", "orf"), and controls; "" = all
+    d.perturbation_type = ""
+    # official splits in place of val_groups and val_fraction: "rxrx1_wilds", "rxrx1"
+    d.protocol = ""
+
+
+def set_densenet(config: ConfigDict, size: str) -> None:
+    """Sets the backbone of `config.model` to "121", "161", "169" or "201".
+
+    Raises:
+      UserError: an unknown size.
+    """
+    if size not in DENSENET_SIZES:
+        raise UserError(
+            f"There is no DenseNet-{size}.{did_you_mean(size, DENSENET_SIZES)} Sizes:"
+            f" {', '.join(DENSENET_SIZES)}."
+        )
+    m = config.model
+    m.backbone = "densenet"
+    m.block_config, m.growth_rate, m.stem_features = DENSENET_SIZES[size]
+
+
+def check(c: ConfigDict) -> None:
+    """Checks `c.model` and `c.data`; see `config.finalize`."""
+    choose(c, "model.backbone", ("densenet", "vit"))
+    choose(c, "model.standardise", ("image", "none"))
+    choose(c, "data.controls", ("keep", "drop"))
+    choose(c, "data.protocol", PROTOCOLS)
+    if c.model.backbone == "vit":
+        check_encoder(c)
+    else:
+        _check_densenet(c)
+    for key, least, most in (
+        ("model.dropout", 0.0, 0.99),
+        ("model.arcface_weight", 0.0, 1.0),
+        ("model.label_smoothing", 0.0, 0.99),
+        ("model.norm_momentum", 0.0, 0.9999),
+        ("data.control_share", 0.0, 0.99),
+        ("model.cutmix", 0.0, float("inf")),
+        ("model.neck_dim", 0, float("inf")),
+        ("data.groups", 0, float("inf")),
+    ):
+        value = flatten(c)[key]
+        if not least <= value <= most:
+            upper = "or more" if most == float("inf") else f"to {most}"
+            raise UserError(f"config.{key} is {value}; it must be {least} {upper}.")
+    for key in ("model.arcface_scale", "model.batch_norm_eps"):
+        if flatten(c)[key] <= 0:
+            raise UserError(f"config.{key} is {flatten(c)[key]}; it must be above 0.")
+    if not 0.0 <= c.model.arcface_margin < 1.58:
+        raise UserError(
+            f"config.model.arcface_margin is {c.model.arcface_margin}; it is an angle in radians"
+            " from 0 to a quarter turn, e.g. 0.5."
+        )
+    if c.data.controls == "drop" and c.data.control_share:
+        raise UserError(
+            f"config.data.control_share is {c.data.control_share}, but config.data.controls is"
+            " 'drop': no control is read. Set --config.data.controls=keep, or"
+            " --config.data.control_share=0.0."
+        )
+    _check_parts(c)
+    image_data.check(c)
+
+
+def _check_densenet(c: ConfigDict) -> None:
+    m = c.model
+    choose(c, "model.remat", ("none", "full"))
+    if not m.block_config or min(*m.block_config, m.growth_rate, m.stem_features) < 1:
+        raise UserError(
+            f"config.model.block_config is {tuple(m.block_config)}, config.model.growth_rate"
+            f" {m.growth_rate} and config.model.stem_features {m.stem_features}; each number must"
+            " be at least 1. DenseNet-121 has (6, 12, 24, 16), 32 and 64."
+        )
+    least = 2 ** (len(m.block_config) + 1)
+    if c.data.crop_size < least:
+        raise UserError(
+            f"config.data.crop_size {c.data.crop_size} is too small for the"
+            f" {len(m.block_config)} blocks of config.model.block_config, which halve it"
+            f" {len(m.block_config) + 1} times. Set --config.data.crop_size={least} or more."
+        )
+    if m.channel_agnostic:
+        raise UserError(
+            "config.model.channel_agnostic is True, but the first convolution of a DenseNet is made"
+            " for the channels it was trained with. Set --config.model.channel_agnostic=False, or"
+            " --config.model.backbone=vit."
+        )
+
+
+def _check_parts(c: ConfigDict) -> None:
+    """Checks that batch norms have their statistics of whole parts, however the step is divided."""
+    parts, micro, rows = max(c.data.groups, 1), c.optimizer.accumulate_steps, c.global_batch_size
+    multiple = parts * (2 if c.model.cutmix else 1)
+    if rows % multiple or rows // parts < 2:
+        why = " in pairs, which CutMix mixes," if c.model.cutmix else ""
+        raise UserError(
+            f"config.global_batch_size {rows} cannot be divided{why} into config.data.groups"
+            f" {c.data.groups} parts of two images or more. Set"
+            f" --config.global_batch_size={max(-(-rows // multiple) * multiple, 2 * parts)}."
+        )
+    if parts % micro:
+        mend = f"--config.data.groups={-(-parts // micro) * micro} or"
+        raise UserError(
+            f"config.optimizer.accumulate_steps {micro} divides a part of the batch, over which"
+            f" batch norms take their statistics: config.data.groups is {c.data.groups}. Set"
+            f" {mend} --config.optimizer.accumulate_steps=1."
+        )

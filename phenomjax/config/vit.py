@@ -1,0 +1,86 @@
+"""The keys of vision transformers, of every objective that has one, with their sizes and checks."""
+
+from ml_collections import ConfigDict
+
+from phenomjax.config.checks import choose
+from phenomjax.system.errors import UserError, did_you_mean
+
+# embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its
+# relatives. ViT-G is 1664 x 48 with 1860 M parameters as published; heads and MLP width (16, 8192)
+# are those of ViT-G/14 (Zhai et al. 2022, https://arxiv.org/abs/2106.04560), which give that count.
+VIT_SIZES = {
+    "S": (384, 12, 6, 4.0, 0.1),
+    "B": (768, 12, 12, 4.0, 0.1),
+    "L": (1024, 24, 16, 4.0, 0.3),
+    "G": (1664, 48, 16, 8192 / 1664, 0.6),
+}
+
+
+def add_encoder(m: ConfigDict) -> None:
+    """Adds the keys of an encoder to `config.model`."""
+    m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES["S"]
+    m.patch_size = 16
+    # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
+    m.block = "parallel"
+    # LayerNorm of queries and keys over the head dimension
+    m.qk_norm = True
+    # initial LayerScale; 0.0 = none
+    m.layer_scale = 1e-4
+    m.class_token = True
+    # where the MLP bias of parallel blocks goes; "timm_legacy": as timm <= 1.0.24 misplaced it
+    m.bias_order = "mlp"
+    m.norm_eps = 1e-6
+    # "exact" (erf) or "tanh"
+    m.gelu = "exact"
+    # True: compile one block and scan it (shorter compile, stacked parameters)
+    m.scan_layers = False
+    # rematerialisation: "none", "dots" (keep matmul results), "full"
+    m.remat = "none"
+    # "auto", "matmul", "products", "xla", "cudnn"
+    m.attention = "auto"
+
+
+def set_vit(config: ConfigDict, size: str) -> None:
+    """Sets the encoder of `config.model` to a named size such as "L/8"; scans layers from 24 on.
+
+    Raises:
+      UserError: an unknown size or a patch that is not a number.
+    """
+    name, _, patch = size.partition("/")
+    if name not in VIT_SIZES or not patch.isdigit():
+        known = [f"{s}/{p}" for s in VIT_SIZES for p in (8, 16)]
+        raise UserError(
+            f"There is no model size '{size}'.{did_you_mean(size, known)} Sizes: {', '.join(known)}"
+            " (any patch size works)."
+        )
+    m = config.model
+    m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES[name]
+    m.patch_size = int(patch)
+    m.scan_layers = m.depth >= 24
+
+
+def check_encoder(c: ConfigDict) -> None:
+    """Checks the keys that `add_encoder` adds."""
+    choose(c, "model.block", ("parallel", "prenorm"))
+    choose(c, "model.bias_order", ("mlp", "timm_legacy"))
+    choose(c, "model.gelu", ("exact", "tanh"))
+    choose(c, "model.remat", ("none", "dots", "full"))
+    choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
+    m = c.model
+    if c.data.crop_size % m.patch_size:
+        fitting = max(c.data.crop_size // m.patch_size, 1) * m.patch_size
+        raise UserError(
+            f"config.data.crop_size {c.data.crop_size} is not a multiple of config.model.patch_size"
+            f" {m.patch_size}. Set --config.data.crop_size={fitting}."
+        )
+    check_width(c, "embed_dim", "num_heads")
+
+
+def check_width(c: ConfigDict, dim: str, heads: str) -> None:
+    """Checks that heads and the position table divide the width of a transformer."""
+    m = c.model
+    if m[dim] % m[heads] or m[dim] % 4:
+        raise UserError(
+            f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads} {m[heads]},"
+            " and of 4 for the sin-cos position table."
+        )
