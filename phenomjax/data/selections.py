@@ -1,33 +1,40 @@
-"""A selection: which images or sequences of which banks; `prepare subset` writes it, and
-`data.selection` of a run names it.
+"""A selection: which images or sequences of which banks; `prepare subset` and `prepare curate`
+write it, and `data.selection` of a run names it.
 
-A Parquet file of one row an image: `bank` (a position in the list of banks that its description
-has), `row` (in that bank) and what the row is called there, in the order of banks and rows. A bank
-is known by the tables of its metadata, not by its place, so it may be copied or moved; one that
-`prepare append` has made longer since still begins with them.
+A Parquet file of one row an image that is chosen: `bank` (a position in the list of banks that its
+description has), `row` (in that bank) and what the row is called there, in the order of banks and
+rows. A bank is known by the tables of its metadata, not by its place, so it may be copied or moved;
+one that `prepare append` has made longer since still begins with them.
+
+A selection that judges (version 2, of `prepare curate`) has a row for every image, and says of each
+whether it is `kept` and for what `reason`.
 """
 
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from phenomjax.data import store
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")
-FORMAT, VERSION = "selection", 1
+FORMAT, VERSION = "selection", 2
+PLAIN = 1  # version of a file that lists what is chosen alone
 DESCRIPTION = b"phenomjax"  # key of the description in the file
 KEYS = {"images": ("experiment", "plate", "well", "site", "time"), "sequences": ("id",)}
 MAKE = "`python -m phenomjax.prepare subset --bank BANK --where CONDITION --out NAME.parquet`"
+REASON = pa.dictionary(pa.int16(), pa.string())
 Rows = Integer[np.ndarray, "rows"]
 
 
@@ -58,6 +65,20 @@ class Chosen(NamedTuple):
 
     rows: Rows
     fingerprint: str
+
+
+class Judged(NamedTuple):
+    """What became of every image of a bank.
+
+    Attributes:
+      kept: whether it is chosen.
+      reason: of each, its place in `reasons`.
+      reasons: all there are.
+    """
+
+    kept: Bool[np.ndarray, "rows"]
+    reason: Integer[np.ndarray, "rows"]
+    reasons: Sequence[str]
 
 
 class Source(NamedTuple):
@@ -117,6 +138,7 @@ class Selection:
       path: of it.
       kind: "images" or "sequences".
       banks: what it was made of.
+      judges: whether it has a row of every image, of which only those that are kept are chosen.
       made: how, as its command recorded it.
 
     Raises:
@@ -137,12 +159,13 @@ class Selection:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._no_selection(f"cannot be read as Parquet ({_first(error)})") from error
         if DESCRIPTION not in (schema.metadata or {}):
-            raise self._no_selection("is a table, and not one of `prepare subset`")
+            raise self._no_selection("is a table, and not one of `prepare subset` or `curate`")
         try:
             described = json.loads(schema.metadata[DESCRIPTION])
             if described["format"] != FORMAT:
                 raise ValueError(f"format {described['format']!r}")
             version = int(described["version"])
+            self.judges = version > PLAIN
             if version > VERSION:
                 raise UserError(
                     f"The selection {path} has format version {version}, this phenomjax reads up to"
@@ -163,19 +186,23 @@ class Selection:
                 raise ValueError("a bank without tables")
             if self.kind not in KEYS or schema.field("row").type != pa.int64():
                 raise ValueError(f"kind {self.kind!r}")
+            if self.judges and schema.field("kept").type != pa.bool_():
+                raise ValueError("it does not say what is kept")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise self._no_selection(f"has a damaged description ({_first(error)})") from error
 
     def rows(self) -> list[Rows]:
-        """The rows of each of its banks.
+        """The rows of each of its banks that are chosen.
 
         Raises:
           UserError: the file is damaged.
         """
+        columns = ["bank", "row", *(["kept"] if self.judges else [])]
         found: list[list[np.ndarray]] = [[] for _ in self.banks]
         try:
             with store.open_input(self.path) as opened, pq.ParquetFile(opened) as file:
-                for batch in file.iter_batches(columns=["bank", "row"]):
+                for batch in file.iter_batches(columns=columns):
+                    batch = batch.filter(batch["kept"]) if self.judges else batch
                     numbers, rows = (batch[name].to_numpy() for name in ("bank", "row"))
                     for number in np.unique(numbers):
                         small = rows[numbers == number].astype(_narrow(self.banks[number].of))
@@ -231,8 +258,27 @@ class Selection:
         lines = {"selection": f"{self.path}, of {self.kind}"}
         for source, rows in zip(self.banks, self.rows(), strict=True):
             lines[source.path] = f"{len(rows):,} of {source.of:,}"
+        lines |= {reason: f"{count:,}" for reason, count in self.reasons().items()}
         lines |= {f"--{name}" if name != "phenomjax" else name: str(v) for name, v in made.items()}
         return "\n".join(f"{name + ':':19} {text}" for name, text in lines.items())
+
+    def reasons(self) -> dict[str, int]:
+        """How many images each reason kept or dropped, most first; {} of one that does not judge.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        if not self.judges:
+            return {}
+        counts = Counter[str]()
+        try:
+            with store.open_input(self.path) as opened, pq.ParquetFile(opened) as file:
+                for batch in file.iter_batches(columns=["reason"]):
+                    for one in pc.value_counts(batch["reason"].cast(pa.string())).to_pylist():
+                        counts[str(one["values"])] += one["counts"]
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+            raise self._no_selection(f"is damaged ({_first(error)})") from error
+        return dict(counts.most_common())
 
     def _other_bank(self, bank: Bank) -> UserError:
         names = ", ".join(source.path for source in self.banks[:4])
@@ -266,19 +312,21 @@ def write(
     banks: Sequence[tuple[Bank, Rows]],
     names: Iterator[pa.Table],
     made: dict[str, Any],
+    judged: Sequence[Judged] = (),
 ) -> Path:
     """Writes a selection, whole or not at all.
 
     Args:
       path: of the file.
       kind: "images" or "sequences".
-      banks: each with the rows that are chosen of it.
+      banks: each with the rows that are chosen of it; with `judged` all rows.
       names: tables of the columns KEYS[kind] of these rows, together all of them in order.
       made: how it was made, recorded.
+      judged: of each bank, what became of its images.
     """
     described = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if judged else PLAIN,
         "kind": kind,
         "made": made,
         "banks": [
@@ -292,7 +340,9 @@ def write(
         ],
     }
     fields = [("bank", pa.int32()), ("row", pa.int64())]
-    schema = pa.schema([*fields, *((name, pa.string()) for name in KEYS[kind])])
+    fields += [(name, pa.string()) for name in KEYS[kind]]
+    fields += [("kept", pa.bool_()), ("reason", REASON)] if judged else []
+    schema = pa.schema(fields)
     schema = schema.with_metadata({DESCRIPTION: json.dumps(described)})
     places = ((number, rows) for number, (_, rows) in enumerate(banks) if len(rows))
     number, left = next(places, (0, np.zeros(0, np.int64)))
@@ -309,8 +359,15 @@ def write(
                 bank = pa.array(np.full(len(rows), number, np.int32))
                 columns = [bank, pa.array(rows.astype(np.int64))]
                 columns += [part[name].cast(pa.string()) for name in KEYS[kind]]
+                columns += _verdicts(judged[number], rows) if judged else []
                 writer.write_table(pa.table(columns, schema=schema))
     return path
+
+
+def _verdicts(judged: Judged, rows: Rows) -> list[pa.Array]:
+    codes = pa.array(judged.reason[rows].astype(np.int16))
+    reasons = pa.DictionaryArray.from_arrays(codes, pa.array(judged.reasons, pa.string()))
+    return [pa.array(judged.kept[rows]), reasons]
 
 
 def _reaching(parts: Sequence[Part], rows: Rows) -> list[Part]:

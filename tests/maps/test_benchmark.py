@@ -11,7 +11,6 @@ import pytest
 
 from phenomjax.maps.benchmark import measures
 from phenomjax.maps.benchmark.linear_probe import probe
-from phenomjax.maps.build.consistency import consistency, random_sets
 from phenomjax.maps.build.magnitude import energy_distance, magnitudes
 from phenomjax.maps.relations import cosines, recall
 from phenomjax.maps.relations.relationships import filtered, read_relationships
@@ -19,6 +18,7 @@ from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.reading import read
 from phenomjax.maps.tables.writing import write
 from phenomjax.statistics import bootstrap
+from phenomjax.statistics.consistency import consistency, random_sets
 from phenomjax.statistics.permutation import q_values
 from phenomjax.system.errors import UserError
 from tests.lab.maps import run

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.maps.build.consistency import Placed, consistency
 from phenomjax.maps.positions.correction import position_effects
-from phenomjax.maps.positions.matched_sets import MatchedSets, patterns_of
 from phenomjax.maps.positions.places import position_of, rows_and_columns
+from phenomjax.statistics.consistency import Placed, consistency
+from phenomjax.statistics.matched_sets import MatchedSets, patterns_of
 from phenomjax.system.errors import UserError
 from tests.lab import plates
 from tests.lab.maps import run

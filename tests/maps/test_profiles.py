@@ -15,9 +15,9 @@ import pytest
 import tensorstore
 import zstandard
 
+from phenomjax.data.embeddings import stored_blocks
 from phenomjax.maps.tables import input
 from phenomjax.maps.tables.columns import Columns
-from phenomjax.maps.tables.formats.embeddings import stored_blocks
 from phenomjax.maps.tables.metadata.detection import detect
 from phenomjax.maps.tables.options import TableOptions
 from phenomjax.maps.tables.profiles import Profiles

@@ -14,13 +14,13 @@ from phenomjax.maps.benchmark import command as benchmark
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build import align as align_command
 from phenomjax.maps.build.align import align
-from phenomjax.maps.build.consistency import consistency
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.quality import cleaning, limits
 from phenomjax.maps.tables.quality import features as checks
 from phenomjax.maps.tables.quality.controls import tell_far_controls
+from phenomjax.statistics.consistency import consistency
 from phenomjax.system.errors import UserError
 from tests.lab import plates
 from tests.lab.doors import run_as_door

@@ -14,12 +14,12 @@ import pytest
 
 from phenomjax.maps.__main__ import main
 from phenomjax.maps.arm_bias import scores
-from phenomjax.maps.build.consistency import consistency
 from phenomjax.maps.build.magnitude import magnitudes
 from phenomjax.maps.relations import cosines, recall, relate
 from phenomjax.maps.tables.input import refuse_duplicates
 from phenomjax.maps.tables.profiles import Profiles, feature_names
 from phenomjax.maps.tables.writing import write
+from phenomjax.statistics.consistency import consistency
 from phenomjax.system.errors import UserError
 
 GENES = 90

@@ -15,13 +15,13 @@ from phenomjax.data.images import archive
 from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.loading.loader import ImageLoader
 from phenomjax.data.images.opening import open_bank
-from phenomjax.data.selections import Selection, choose
+from phenomjax.data.selections import Judged, Selection, choose, write
 from phenomjax.data.sequences.bank import open_token_bank, write_token_bank
 from phenomjax.data.sequences.lanes import Corpus, EpochStream, LaneLoader
 from phenomjax.prepare import index
 from phenomjax.prepare.inspect import images as inspect
 from phenomjax.prepare.subsets import command
-from phenomjax.prepare.subsets.choosing import Wanted
+from phenomjax.prepare.subsets.choosing import Wanted, names_of
 from phenomjax.prepare.subsets.choosing import choose as choose_rows
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
@@ -353,6 +353,31 @@ def test_entries_that_are_nowhere_are_listed(folder, tmp_path):
     listed = pd.read_csv(tmp_path / "s.missed.csv")
     assert listed["plate"].tolist() == ["P07", "P01"] and "line 3" in listed["list"][0]
     assert Selection(tmp_path / "s.parquet").rows()[0].tolist() == [12]
+
+
+def test_a_selection_that_judges(folder, tmp_path):
+    bank, path = open_bank(folder / "b.zarr"), tmp_path / "judged.parquet"
+    kept = NUMBERS % 5 == 0
+    judged = Judged(kept, np.where(kept, 1, NUMBERS % 2 * 2), ("blurred", "good", "inert"))
+    names = names_of("images", bank, NUMBERS)
+    write(path, "images", [(bank, NUMBERS)], names, {"min_wells": 2}, [judged])
+    listed = pq.read_table(path).to_pandas()
+    assert listed["kept"].tolist() == kept.tolist()
+    assert listed["reason"].tolist() == [judged.reasons[code] for code in judged.reason]
+    assert listed["well"].tolist() == WELLS.tolist()
+    chosen = choose(path, [bank])[0].rows.tolist()
+    assert chosen == np.flatnonzero(kept).tolist()
+    assert Selection(path).reasons() == {"blurred": 19, "inert": 19, "good": 10}
+    assert "blurred" in Selection(path).describe()
+    # another bank of the same images: by their names, those that are kept
+    write_bank(
+        tmp_path / "c.zarr",
+        np.zeros((IMAGES, 16, 16, 2), np.uint8),
+        table().append_column("cell_type", pa.array(["U2OS"] * IMAGES)),
+        ("DNA", "ER"),
+        chunk=8,
+    )
+    assert subset(tmp_path / "c.zarr", tmp_path / "d.parquet", "--selection", path) == chosen
 
 
 def test_a_selection_of_another_bank_and_its_mend(folder, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from phenomjax.statistics import bootstrap, permutation, ties
+from phenomjax.statistics.combination import cauchy_combination
 from phenomjax.statistics.cosines import exact_cosines, unit_rows
 
 
@@ -60,3 +61,15 @@ def test_draws_are_the_same_for_every_block():
 def test_false_discovery_rates_leave_nan_out():
     q = permutation.q_values(np.array([0.01, np.nan, 0.04]))
     assert q[[0, 2]].tolist() == [0.02, 0.04] and np.isnan(q[1])
+
+
+def test_cauchy_combination():
+    """The first row is the example of ACAT's manual, by the authors of the test."""
+    nan = np.nan
+    p = [[0.02, 4e-4, 0.2, 0.1, 0.8], [0.3, nan, nan, nan, nan], [nan] * 5, [1e-20] + [0.5] * 4]
+    expected = [0.001953404, 0.3, nan, 5e-20]
+    np.testing.assert_allclose(cauchy_combination(np.array(p)), expected, rtol=1e-6)
+    # below all of 1,999 permutations in one experiment and above all of them in another
+    assert cauchy_combination(np.array([[1.0, 1 / 2000]]), 1 / 2000)[0] == pytest.approx(0.5)
+    uniform = np.random.default_rng(0).uniform(size=(20000, 4))
+    assert (cauchy_combination(uniform) < 0.01).mean() == pytest.approx(0.01, abs=0.002)

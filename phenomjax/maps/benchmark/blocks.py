@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from phenomjax.data.embeddings import stored_blocks
 from phenomjax.figures.style import COLOURS, chance_line, open_frame
 from phenomjax.maps.benchmark.entries import probe_entry
 from phenomjax.maps.benchmark.measures import Entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, Method, align_as_told
-from phenomjax.maps.tables.formats.embeddings import stored_blocks
 from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.options import Folder, Tables
 from phenomjax.system.errors import UserError

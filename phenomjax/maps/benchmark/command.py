@@ -79,7 +79,6 @@ from phenomjax.maps.benchmark.protocols import rxrx3_core
 from phenomjax.maps.benchmark.retrieval_entries import retrieval_entries, unseen_controls_entry
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.align import AlignmentOptions, align_as_told
-from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.build.doubts import tell_doubts
 from phenomjax.maps.build.replicates import ReplicateOptions, replicates_of
 from phenomjax.maps.relations import recall
@@ -91,6 +90,7 @@ from phenomjax.maps.tables.input import load
 from phenomjax.maps.tables.metadata.symbols import read_aliases
 from phenomjax.maps.tables.options import Files, Folder, of_others
 from phenomjax.maps.tables.profiles import Profiles
+from phenomjax.statistics.consistency import Consistency
 from phenomjax.system.errors import UserError
 from phenomjax.system.files import save_figure, write_json, write_table, write_text
 from phenomjax.system.options import recorded

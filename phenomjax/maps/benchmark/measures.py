@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, Shaped
 
 from phenomjax.maps.build.confounding import LEVEL, Confounding
-from phenomjax.maps.build.consistency import Consistency
 from phenomjax.maps.relations import recall
 from phenomjax.maps.relations.relationships import Relationships
 from phenomjax.maps.tables.profiles import Record
 from phenomjax.statistics import bootstrap
+from phenomjax.statistics.consistency import Consistency
 from phenomjax.statistics.cosines import exact_cosines
 
 if TYPE_CHECKING:

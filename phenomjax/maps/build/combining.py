@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
-from phenomjax.maps.build.consistency import group_sums
 from phenomjax.maps.tables import scratch
+from phenomjax.statistics.consistency import group_sums
 from phenomjax.system.log import Progress
 
 HUBER = 2.0  # distances up to twice the median one count in full

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from phenomjax.maps.build.consistency import DRAWS, Consistency, Placed, consistency
-from phenomjax.maps.positions.matched_sets import patterns_of
 from phenomjax.maps.positions.places import positions_of
 from phenomjax.maps.tables.columns import Columns, shown
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.statistics.bootstrap import interval_of_mean
+from phenomjax.statistics.consistency import DRAWS, Consistency, Placed, consistency
+from phenomjax.statistics.matched_sets import patterns_of
 from phenomjax.system.errors import UserError
 
 log = logging.getLogger("phenomjax")

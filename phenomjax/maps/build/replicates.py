@@ -9,11 +9,11 @@ from jaxtyping import Shaped
 
 from phenomjax.maps.build import aggregate
 from phenomjax.maps.build.confounding import Confounding, confounding, placed
-from phenomjax.maps.build.consistency import DRAWS, Consistency, Null, check_draws, consistency
 from phenomjax.maps.tables.columns import Columns
 from phenomjax.maps.tables.options import Doses
 from phenomjax.maps.tables.profiles import Profiles
 from phenomjax.maps.tables.unexpressed import unexpressed_wells
+from phenomjax.statistics.consistency import DRAWS, Consistency, Null, check_draws, consistency
 from phenomjax.system.errors import UserError
 
 

@@ -1,6 +1,7 @@
 """Tables in which a user lists what is wanted of banks: by row, or by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ class Listed:
             self._rows = found
             return
         table = read_table(path)
+        if is_selection(path) and Selection(path).judges:
+            table = _kept(table)
         names = [str(name) for name in KEYS[kind] if name in table.columns]
         if "row" in table.columns and not is_selection(path):
             self._rows, self._places = _numbered(table, banks)
@@ -109,6 +112,15 @@ class Listed:
             found.append({"list": self._table.where(place)})
             found[-1].update(zip(self._table.columns, self._table.rows[place], strict=True))
         return found
+
+
+def _kept(table: PublishedTable) -> PublishedTable:
+    """What a selection that judges keeps."""
+    kept = [
+        place for place, value in enumerate(table.column("kept")) if str(value).lower() == "true"
+    ]
+    rows, lines = [table.rows[place] for place in kept], [table.lines[place] for place in kept]
+    return replace(table, rows=rows, lines=lines)
 
 
 def _joined(table: pa.Table | pa.RecordBatch, columns: tuple[str, ...]) -> pa.Array:

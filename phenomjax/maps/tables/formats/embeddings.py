@@ -1,16 +1,12 @@
 """Embeddings folders of `phenomjax.embed` (E.zarr)."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from phenomjax.data.embeddings import embeddings_record, open_array, stored_blocks
 from phenomjax.maps.tables import scratch
 from phenomjax.maps.tables.profiles import Record, feature_names
 from phenomjax.maps.tables.sources import Blocks, Source, columns_of
 from phenomjax.system.errors import UserError
-
-if TYPE_CHECKING:
-    import tensorstore
 
 WIDEST = 2**20  # numbers of a profile
 
@@ -64,47 +60,3 @@ def open_embeddings(path: Path, block: int | None) -> Source:
 
     provenance: Record = {"sources": [source], "steps": []}
     return Source(path, metadata.reset_index(drop=True), names, provenance, read)
-
-
-def embeddings_record(path: Path) -> Record:
-    """What an embeddings folder says of itself.
-
-    Raises:
-      UserError: the folder holds no embeddings.
-    """
-    try:
-        record = json.loads((path / "zarr.json").read_text())["attributes"]["phenomjax"]
-        assert record["format"] == "embeddings"
-        return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(
-            f"{path} is a folder, but holds no embeddings (no zarr.json with the format"
-            " 'embeddings'). Profiles come from 'python -m phenomjax.embed --checkpoint DIR --bank"
-            f" B.zarr --out {path.stem or 'E'}.zarr', or from a .parquet, .csv or .h5ad file."
-        ) from None
-
-
-def stored_blocks(path: Path) -> list[int | None]:
-    """The encoder blocks whose embeddings a folder holds, ascending; [None] where it is one unnamed
-    array.
-    """
-    found = sorted(
-        int(p.name.rsplit("_", 1)[1])
-        for p in path.glob("embeddings_block_*")
-        if p.name.rsplit("_", 1)[1].isdigit()
-    )
-    return [*found] if found else [None]
-
-
-def open_array(path: Path) -> "tensorstore.TensorStore":
-    """One Zarr v3 array, lazily (tensorstore)."""
-    import tensorstore
-
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path.resolve()}/"}}
-    try:
-        return tensorstore.open(spec, open=True, read=True).result()
-    except ValueError as error:
-        raise UserError(
-            f"{path} cannot be opened as an array ({str(error)[:150]}). Run the phenomjax.embed"
-            " that wrote it again."
-        ) from None

@@ -8,7 +8,7 @@ null:
   unexpressed genes, where they are named: perturbations that should do nothing (EFAAR: zFPKM < -3,
     or TPM = 0). They are the null and not under study, so they count in no share and no false
     discovery rate;
-  else, matched by position (maps/positions/matched_sets.py): sets of wells that lie in the same
+  else, matched by position (statistics/matched_sets.py): sets of wells that lie in the same
     positions of their plates as the replicates do, of different perturbations or controls;
   else random sets of as many wells of different perturbations: `draws` draws of k rows without
     replacement from all replicates,
@@ -29,8 +29,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Shaped
 
-from phenomjax.maps.positions.matched_sets import MatchedSets, patterns_of
 from phenomjax.statistics.cosines import unit_rows
+from phenomjax.statistics.matched_sets import MatchedSets, patterns_of
 from phenomjax.statistics.permutation import p_values, share_at_least
 from phenomjax.system.errors import UserError
 
