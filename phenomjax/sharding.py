@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 from phenomjax.system.errors import UserError
 
 AXES = ("data", "model")
+# what `jax.vmap` over the shards of a micro-batch is called: collectives of a task name it
+SHARDS = "shards"
 _NAMES = "batch", "embed", "mlp", "heads", "vocab", "seq", "kv", "patch", "layers", "channel"
 # Where two names of an array want the same mesh axis, the first in this order gets it.
 _WHOLE: dict[str, str | None] = dict.fromkeys(_NAMES)
@@ -143,7 +145,7 @@ def shardings(boxed: PyTree, mesh: Mesh, preset: str) -> PyTree:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the data axis, for every leaf of a batch and of a carry."""
+    """Rows over the data axis, for every leaf of a batch."""
     return NamedSharding(mesh, P("data"))
 
 

@@ -1,6 +1,8 @@
 """What a step changes: parameters, their moving average, optimiser state, carry and its number."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -11,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from phenomjax import sharding
-from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.system.types import Batch, Carry, Params, Shared
 from phenomjax.tasks import Task
 
 
@@ -24,7 +26,8 @@ class TrainState:
       params: nested dict of float32 arrays.
       opt_state: optax state.
       ema: moving average of `params`, or () when `optimizer.ema_decay` is 0.
-      carry: what the task hands from step to step (segment memories); () for most tasks.
+      carry: what the task hands from step to step (segment memories, statistics of batch norm); ()
+        for most tasks.
     """
 
     step: jax.Array
@@ -32,6 +35,49 @@ class TrainState:
     opt_state: optax.OptState
     ema: Params | tuple[()]
     carry: Carry
+
+
+def divide(carry: Carry) -> tuple[Carry, Carry]:
+    """(what belongs to rows, what is `Shared`) of a carry, each with None in place of the other."""
+    leaf = functools.partial(jax.tree.map, is_leaf=_is_shared)
+    return (
+        leaf(lambda x: None if _is_shared(x) else x, carry),
+        leaf(lambda x: x if _is_shared(x) else None, carry),
+    )
+
+
+def unite(rows: Carry, shared: Carry) -> Carry:
+    """The carry that `divide` divided."""
+    ends = lambda x: x is None or _is_shared(x)  # noqa: E731
+    return jax.tree.map(lambda x, y: y if x is None else x, rows, shared, is_leaf=ends)
+
+
+def shared(carry: Carry) -> dict[str, Any]:
+    """All that is `Shared` in a carry, as inference reads it beside the parameters."""
+    leaves = jax.tree.leaves(carry, is_leaf=_is_shared)
+    return {name: x for leaf in leaves if _is_shared(leaf) for name, x in leaf.value.items()}
+
+
+def with_shared(carry: Carry, held: Mapping[str, Any]) -> Carry:
+    """A carry with other trees in what is `Shared`, or other branches of them."""
+
+    def fill(x: Any) -> Any:
+        if not _is_shared(x):
+            return x
+        return Shared({name: {**tree, **held.get(name, {})} for name, tree in x.value.items()})
+
+    return jax.tree.map(fill, carry, is_leaf=_is_shared)
+
+
+def carry_shardings(carry: Carry, mesh: Mesh) -> Carry:
+    """The rows of a carry over the data axis, what is `Shared` everywhere."""
+    rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    place = lambda x: jax.tree.map(lambda _: everywhere if _is_shared(x) else rows, x)  # noqa: E731
+    return jax.tree.map(place, carry, is_leaf=_is_shared)
+
+
+def _is_shared(x: object) -> bool:
+    return isinstance(x, Shared)
 
 
 def abstract(
@@ -60,9 +106,8 @@ def abstract(
 
     boxed = jax.eval_shape(lambda: boxed_init(jax.random.key(0)))
     shards = sharding.shardings(boxed, mesh, config.mesh.preset)
-    rows = sharding.batch_sharding(mesh)
     shards = shards.replace(
-        step=sharding.replicated(mesh), carry=jax.tree.map(lambda _: rows, boxed.carry)
+        step=sharding.replicated(mesh), carry=carry_shardings(boxed.carry, mesh)
     )
     shapes = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from phenomjax import sharding
 from phenomjax.cluster import messages
-from phenomjax.state import TrainState
+from phenomjax.state import TrainState, divide, unite
 from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import Task
 
@@ -60,26 +60,32 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         def join(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 2).reshape(-1, *x.shape[3:])
 
-        def by_shard(part: tuple[Batch, Carry]) -> Gradients:
-            one = lambda batch, carry: gradients(params, batch, key, carry)  # noqa: E731
+        def one(batch: Batch, rows: Carry) -> tuple[Gradients, Carry]:
+            grads, values, next_carry = gradients(params, batch, key, unite(rows, shared))
+            rows, next_shared = divide(next_carry)
+            return (grads, values, next_shared), rows
+
+        def by_shard(
+            part: tuple[Batch, Carry],
+        ) -> tuple[Gradients, Carry]:
+            over = "data" if shards > 1 else None
             with nn.logical_axis_rules(sharding.rules_within_shards(config.mesh.preset)):
-                return jax.vmap(one, spmd_axis_name="data" if shards > 1 else None)(*part)
+                return jax.vmap(one, axis_name=sharding.SHARDS, spmd_axis_name=over)(*part)
 
         def own(x: jax.Array) -> jax.Array:
             return sharding.split_over_data(x) if shards > 1 else x
 
-        def body(
-            total: tuple[Params, StepMetrics], part: tuple[Batch, Carry]
-        ) -> tuple[tuple[Params, StepMetrics], Carry]:
-            grads, values, next_carry = by_shard(part)
-            return jax.tree.map(lambda a, b: own(a + b), total, (grads, values)), next_carry
+        def body(total: Gradients, part: tuple[Batch, Carry]) -> tuple[Gradients, Carry]:
+            found, next_rows = by_shard(part)
+            return jax.tree.map(lambda a, b: own(a + b), total, found), next_rows
 
-        parts = jax.tree.map(split, (batch, carry))
-        shapes = jax.eval_shape(lambda: by_shard(jax.tree.map(lambda x: x[0], parts))[:2])
+        rows, shared = divide(carry)
+        parts = jax.tree.map(split, (batch, rows))
+        shapes = jax.eval_shape(lambda: by_shard(jax.tree.map(lambda x: x[0], parts))[0])
         zeros = jax.tree.map(lambda x: own(jnp.zeros(x.shape, x.dtype)), shapes)
-        sums, carries = jax.lax.scan(body, zeros, parts)
-        grads, values = jax.tree.map(lambda x: x.sum(0) / (shards * micro), sums)
-        return grads, values, jax.tree.map(join, carries)
+        sums, next_rows = jax.lax.scan(body, zeros, parts)
+        grads, values, mean_shared = jax.tree.map(lambda x: x.sum(0) / (shards * micro), sums)
+        return grads, values, unite(jax.tree.map(join, next_rows), mean_shared)
 
     def step(
         state: TrainState, batch: Batch, key: jax.Array, position: jax.typing.ArrayLike

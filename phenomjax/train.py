@@ -115,10 +115,14 @@ class Trainer:
         key = jax.device_put(jax.random.key(self.config.seed), self.context.everywhere)
         state = jax.jit(self.init, out_shardings=self.shards)(key)
         if self.config.init_from:
-            params = loading.load_params(self.config.init_from, self.abstract.params)
+            wanted = self.abstract.params, state_lib.shared(self.abstract.carry)
+            parts = getattr(self.task, "begins_with", ())
+            params, shared = loading.load_params(self.config.init_from, *wanted, parts)
+            params = {**state.params, **params}
             # The average must be a copy of its own: the step donates both.
             ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()
-            state = state.replace(params=params, ema=ema)
+            carry = state_lib.with_shared(state.carry, shared)
+            state = state.replace(params=params, ema=ema, carry=carry)
         return state, {"window": None, "redo": []}
 
     def loop(self, state: TrainState, memory: Mapping[str, Any]) -> int:

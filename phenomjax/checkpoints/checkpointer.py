@@ -1,9 +1,10 @@
 """Checkpoints: save, verify, restore on any mesh, compare, load parameters. Nothing else imports
 Orbax.
 
-A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one), `rest`
-(step, optimiser state, carry) and `meta` (JSON: what the loop has to remember). The position in the
-data is the step, so nothing about data is stored.
+A checkpoint is WORKDIR/checkpoints/STEP with the items `params`, `ema` (when there is one),
+`shared` (what the carry shares, likewise), `rest` (step, optimiser state, the carry's rows) and
+`meta` (JSON: what the loop has to remember). The position in the data is the step, so nothing about
+data is stored.
 
 Orbax writes and commits it in threads; then every process hashes its share of the files in a thread
 (`seal`), and when all have, process 0 records the step in WORKDIR/progress and deletes what need
@@ -29,7 +30,7 @@ from phenomjax.checkpoints.loading import check
 from phenomjax.checkpoints.workdir import CHECKPOINTS
 from phenomjax.cluster import messages
 from phenomjax.config import stored
-from phenomjax.state import TrainState
+from phenomjax.state import TrainState, divide, shared, unite, with_shared
 from phenomjax.system.errors import EXIT_FAILED, UserError
 
 log = logging.getLogger("phenomjax")
@@ -206,7 +207,10 @@ class Checkpointer:
         )
         rest = restored["rest"]
         ema = restored["ema"] if "ema" in wanted else ()
-        carry = rest.get("carry", ())
+        rows, kept = divide(abstract.carry)
+        if "shared" in wanted:
+            kept = with_shared(kept, restored["shared"])
+        carry = unite(rest.get("carry", rows), kept)
         return (
             TrainState(rest["step"], restored["params"], rest["opt_state"], ema, carry),
             restored["meta"],
@@ -236,9 +240,12 @@ class Checkpointer:
 def _items(state: TrainState) -> dict[str, object]:
     """Splits a state into the items of a checkpoint; empty trees are left out."""
     rest = {"step": state.step, "opt_state": state.opt_state}
-    if jax.tree.leaves(state.carry):
-        rest["carry"] = state.carry
+    rows, _ = divide(state.carry)
+    if jax.tree.leaves(rows):
+        rest["carry"] = rows
     items: dict[str, object] = {"params": state.params, "rest": rest}
     if jax.tree.leaves(state.ema):
         items["ema"] = state.ema
+    if held := shared(state.carry):
+        items["shared"] = held
     return items

@@ -1,7 +1,9 @@
 """Reading checkpoints: find one, verify it, compare names and shapes, load parameters."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -44,8 +46,14 @@ def diff(stored: object, wanted: object) -> list[str]:
     ]
 
 
-def check(item: Path, wanted: object, what: str) -> None:
+def check(item: Path, wanted: object, what: str, levels: int = 0) -> None:
     """Compares the metadata of a stored item with a tree before anything is read.
+
+    Args:
+      item: its folder.
+      wanted: the tree.
+      what: it is called in errors.
+      levels: of names, from the top, at which it does not count what else is stored.
 
     Raises:
       UserError: the item is missing, or arrays differ (the first ten are listed).
@@ -55,7 +63,7 @@ def check(item: Path, wanted: object, what: str) -> None:
             f"{item} does not exist: {what} cannot be read. Known items:"
             f" {sorted(p.name for p in item.parent.glob('*'))}."
         )
-    lines = diff(_metadata(item), wanted)
+    lines = diff(_pruned(_metadata(item), wanted, levels), wanted)
     if lines:
         more = f" … and {len(lines) - 10} more" if len(lines) > 10 else ""
         raise UserError(
@@ -63,6 +71,16 @@ def check(item: Path, wanted: object, what: str) -> None:
             f" differ: {'; '.join(lines[:10])}{more}. Use the model.* and optimizer.* of the run"
             " that wrote it (its config.json), or another --workdir."
         )
+
+
+def _pruned(stored: Params, wanted: Any, levels: int) -> Params:
+    if not levels:
+        return stored
+    return {
+        name: _pruned(stored[name], tree, levels - 1)
+        for name, tree in wanted.items()
+        if name in stored
+    }
 
 
 def _metadata(item: Path) -> Params:
@@ -137,44 +155,88 @@ def load(path: str | Path) -> tuple[ConfigDict, Params, int]:
 
     Returns:
       (config, params as float32 NumPy arrays, step); the parameters are the moving average where
-      the run kept one.
+      the run kept one, and beside them is what the carry shared (`system.types.Shared`).
     """
     folder = find(path)
     config = config_stored.load(folder.parent.parent / "config.json")
-    item = folder / ("ema" if (folder / "ema").is_dir() else "params")
-    _verify(folder, item.name, together=False)
+    params = {name: x for item in _for_inference(folder) for name, x in _read(item).items()}
+    return config, params, int(folder.name)
+
+
+def _for_inference(folder: Path) -> list[Path]:
+    """The items of a checkpoint that inference reads."""
+    shared = [folder / "shared"] if (folder / "shared").is_dir() else []
+    return [folder / ("ema" if (folder / "ema").is_dir() else "params"), *shared]
+
+
+def _read(item: Path) -> Params:
+    """All arrays of an item, after its digests."""
+    _verify(item.parent, item.name, together=False)
     target = jax.tree.map(
         lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=_one_device()), _metadata(item)
     )
-    return (
-        config,
-        jax.device_get(ocp.StandardCheckpointer().restore(item, target)),
-        int(folder.name),
-    )
+    return jax.device_get(ocp.StandardCheckpointer().restore(item, target))
 
 
-def load_params(path: str | Path, abstract: Params) -> Params:
+def load_params(
+    path: str | Path, abstract: Params, shared: Params, begins_with: Sequence[str] = ()
+) -> tuple[Params, Params]:
     """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
     loaded.
+
+    Args:
+      path: workdir, or WORKDIR/checkpoints/STEP.
+      abstract: all parameters.
+      shared: likewise what the carry shares; () where the task shares nothing.
+      begins_with: of a run of another task or another head, what may be taken alone: names of parts
+        (first level) of the parameters.
+
+    Returns:
+      (params, shared): all of both, or the parts that were taken.
 
     Raises:
       UserError: any array is missing, too many, or of another shape.
     """
     folder = find(path)
-    item = folder / ("ema" if (folder / "ema").is_dir() else "params")
-    _verify(folder, item.name, together=True)
-    check(item, abstract, f"init_from: the parameters of {folder}")
-    params = ocp.StandardCheckpointer().restore(item, abstract)
-    count = sum(x.size for x in jax.tree.leaves(params))
+    item, *kept = _for_inference(folder)
+    for each in (item, *kept):
+        _verify(folder, each.name, together=True)
+    stored, fresh, left = _metadata(item), list[str](), list[str]()
+    part_only = bool(diff(stored, abstract)) and any(name in stored for name in begins_with)
+    if part_only:
+        parts = [name for name in abstract if name in begins_with and name in stored]
+        fresh, left = ([n for n in tree if n not in parts] for tree in (abstract, stored))
+        abstract = {name: abstract[name] for name in parts}
+        shared = {
+            name: {part: tree[part] for part in parts if part in tree}
+            for name, tree in shared.items()
+        }
+    found: Params = {}
+    params = _restore(item, abstract, f"init_from: the parameters of {folder}", int(part_only))
+    if kept and jax.tree.leaves(shared):
+        what = f"init_from: what the steps of {folder} share"
+        found = _restore(kept[0], shared, what, 2 * part_only)
     log.info(
         "init_from: %.2f M parameters in %d arrays loaded from %s (step %s); optimiser and step"
-        " start anew",
-        count / 1e6,
+        " start anew%s%s",
+        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
         len(jax.tree.leaves(params)),
         item,
         folder.name,
+        f"; random: {', '.join(fresh)}" if fresh else "",
+        f"; not taken: {', '.join(left)}" if left else "",
     )
-    return params
+    return params, found
+
+
+def _restore(item: Path, wanted: Params, what: str, levels: int) -> Params:
+    """What is wanted of an item; see `check`."""
+    check(item, wanted, what, levels)
+    args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    return ocp.PyTreeCheckpointer().restore(
+        item,
+        args=ocp.args.PyTreeRestore(item=wanted, restore_args=args, partial_restore=True),
+    )
 
 
 def write(workdir: Path, config: ConfigDict, params: Params) -> Path:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from phenomjax import sharding, tasks
 from phenomjax.cluster import messages
 from phenomjax.cluster import start as cluster_start
-from phenomjax.state import TrainState
+from phenomjax.state import TrainState, shared
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Loader, Task
 from phenomjax.training import goodput
@@ -62,8 +62,10 @@ class RunContext:
         }
 
     def judged(self, state: TrainState) -> Params:
-        """The parameters that evaluators judge: the moving average where there is one."""
-        return state.ema or state.params
+        """What evaluators judge: the parameters, or their moving average where there is one, and
+        what the carry shares.
+        """
+        return {**(state.ema or state.params), **shared(state.carry)}
 
 
 def make_context(config: ConfigDict, workdir: Path) -> RunContext:

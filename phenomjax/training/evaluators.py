@@ -5,6 +5,7 @@ protocol alone.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 
 from phenomjax import tasks
 from phenomjax.cluster import messages
-from phenomjax.state import TrainState
+from phenomjax.state import TrainState, carry_shardings
 from phenomjax.system.errors import UserError
 from phenomjax.tasks import Loader
 from phenomjax.training.context import RunContext
@@ -122,7 +123,9 @@ class Validation:
     def __init__(self, run: RunContext, loader: Loader):
         self._run, self._loader, self._compiled = run, loader, False
         self.every_steps: int = run.config.eval.every_steps
-        shardings = run.everywhere, run.rows
+        self._first_carry = functools.partial(run.task.carry, run.config.global_batch_size, "val")
+        self._shardings = carry_shardings(jax.eval_shape(self._first_carry), run.mesh)
+        shardings = run.everywhere, self._shardings
         self._evaluate = jax.jit(run.task.evaluate, out_shardings=shardings, donate_argnums=2)
 
     @classmethod
@@ -136,10 +139,7 @@ class Validation:
         """Means over `eval.num_batches`, or all of the split."""
         c, run, sums = self._run.config, self._run, dict[str, np.ndarray]()
         params = run.judged(state)
-        first_carry = jax.jit(
-            lambda: run.task.carry(c.global_batch_size, "val"), out_shardings=run.rows
-        )
-        carry = first_carry()
+        carry = jax.jit(self._first_carry, out_shardings=self._shardings)()
         for index in range(c.eval.num_batches or self._loader.steps_per_epoch):
             if messages.stop_requested():
                 return None
