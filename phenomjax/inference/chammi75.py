@@ -64,13 +64,14 @@ class Encoder:
     ):
         model = load_images(checkpoint, random_weights=random_weights)
         shape = model.config.model
-        if size % shape.patch_size:
+        multiple = model.task.pixels_multiple
+        if size % multiple:
             raise UserError(
-                f"`size` {size}: this model cuts images into patches of {shape.patch_size} px, so"
-                " give a multiple of that."
+                f"`size` {size}: this model reads images of multiples of {multiple} px, so give"
+                " one."
             )
         blocks = image_model.check_blocks(model, () if block is None else (block,))
-        self._patch_size, self._size, self._batch_size = shape.patch_size, size, batch_size
+        self._patch_size, self._size, self._batch_size = multiple, size, batch_size
         self._agnostic, self._inputs = shape.channel_agnostic, len(shape.channels)
         self._params = image_model.encoder_params(model)
         encode = image_model.features(model)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
@@ -19,6 +20,7 @@ from phenomjax.data.selections import choose
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
+from phenomjax.system.types import Batch, Carry, Params
 
 if TYPE_CHECKING:
     from phenomjax.data.images.loading.loader import ImageLoader
@@ -30,7 +32,12 @@ class ImageObjective:
     Args:
       config: reads `model.channels`, `model.channel_agnostic`, `model.dtype`, `data.*`, `seed` and
         `global_batch_size`.
+
+    Attributes:
+      training_only: subtrees of the parameters that embedding does without.
     """
+
+    training_only: tuple[str, ...] = ()
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -112,9 +119,60 @@ class ImageObjective:
             max_bad_images=data.max_bad_images,
         )
 
-    def carry(self, global_batch_size: int, split: str = "train") -> tuple[()]:
+    def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Nothing is carried from step to step."""
         return ()
+
+    # What a trained model is asked for
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of an embedding; of a channelwise one, for each channel.
+
+        Raises:
+          UserError: of a task that does not say it.
+        """
+        raise UserError(
+            f"A model of task '{self.config.task}' cannot embed: its class says no"
+            " `embedding_dim`. Give it one, and `embed` as in"
+            " phenomjax/tasks/image_objective.py."
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        """Layers, numbered from 1, whose output can be an embedding."""
+        return 1
+
+    @property
+    def pixels_multiple(self) -> int:
+        """Height and width of a crop are multiples of it."""
+        return 1
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        """Places at which the network computes for an image of a batch (batch, height, width, C):
+        what the default size of a batch is measured by.
+        """
+        return shape[1] * shape[2] // 16**2
+
+    def embed(
+        self,
+        params: Params,
+        batch: Batch,
+        carry: Carry = (),
+        *,
+        blocks: Sequence[int] = (),
+        channelwise: bool = False,
+    ) -> tuple[Float[Array, "batch blocks dim"], Carry]:
+        """Embeddings of crops as they are in a bank, float32.
+
+        Args:
+          params: without `training_only` will do.
+          batch: `pixels` (batch, height, width, C), uint8 or uint16.
+          carry: `()`.
+          blocks: numbers from 1; the last one if none is named.
+          channelwise: of a channel-agnostic model, one embedding a channel, side by side.
+        """
+        raise NotImplementedError
 
 
 def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float, ...]]:

@@ -38,6 +38,8 @@ class MaskedAutoencoder(ImageObjective):
       UserError: a value of `model.*` that no model can be made from.
     """
 
+    training_only = ("decoder",)
+
     def __init__(self, config: ConfigDict):
         super().__init__(config)
         crop = config.data.crop_size
@@ -205,6 +207,18 @@ class MaskedAutoencoder(ImageObjective):
     def flops(self, batch: Batch) -> float:
         """Model FLOPs of one training step: 3 x the forward pass."""
         return 3.0 * flops.masked_autoencoder(self.config.model, batch["pixels"].shape)
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.config.model.embed_dim
+
+    @property
+    def num_blocks(self) -> int:
+        return self.config.model.depth
+
+    @property
+    def pixels_multiple(self) -> int:
+        return self.config.model.patch_size
 
     # Shared by the above
 

@@ -1,4 +1,4 @@
-"""The encoder of a trained masked autoencoder as a pure function, and what may be asked of it."""
+"""The encoder of a trained image model as a pure function, and what may be asked of it."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,8 +11,9 @@ from phenomjax.trained.model import ImageModel
 
 
 def encoder_params(model: ImageModel) -> Params:
-    """The parameters that embedding needs: without the decoder's."""
-    return {name: value for name, value in model.params.items() if name != "decoder"}
+    """The parameters that embedding needs: without a decoder's or a head's."""
+    left = model.task.training_only
+    return {name: value for name, value in model.params.items() if name not in left}
 
 
 def features(model: ImageModel) -> Callable[..., Array]:
@@ -20,10 +21,10 @@ def features(model: ImageModel) -> Callable[..., Array]:
     exported or sharded.
 
     params are `encoder_params(model)` (more does no harm); pixels (batch, height, width, C), uint8
-    or uint16 as they are in a bank, with height and width that are multiples of the patch size;
-    blocks are numbers from 1 to depth, the last one if none is named; channelwise gives, of a
-    channel-agnostic model, one embedding a channel, side by side. The result is float32 (batch,
-    len(blocks), embed), or (…, C * embed), see `MaskedAutoencoder.embed`.
+    or uint16 as they are in a bank, with height and width that are multiples of
+    `pixels_multiple`; blocks are numbers from 1 to `num_blocks`, the last one if none is named;
+    channelwise gives, of a channel-agnostic model, one embedding a channel, side by side. The
+    result is float32 (batch, len(blocks), dim), or (…, C * dim), see `ImageObjective.embed`.
     """
 
     def encode(
@@ -39,7 +40,7 @@ def check_blocks(model: ImageModel, blocks: Sequence[int]) -> tuple[int, ...]:
     """The blocks asked for, or the last one; raises UserError for numbers that the model does not
     have.
     """
-    depth = model.config.model.depth
+    depth = model.task.num_blocks
     for block in blocks:
         if not 1 <= block <= depth:
             raise UserError(
@@ -67,7 +68,7 @@ def check_channelwise(model: ImageModel, channelwise: bool) -> None:
 
 def dim(model: ImageModel, channels: int, channelwise: bool) -> int:
     """Length of an embedding of images with this many channels."""
-    return model.config.model.embed_dim * (channels if channelwise else 1)
+    return model.task.embedding_dim * (channels if channelwise else 1)
 
 
 def on_devices(

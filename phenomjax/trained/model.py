@@ -10,8 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from phenomjax.system.types import Params
+from phenomjax.tasks.image_objective import ImageObjective
 from phenomjax.tasks.language_model import LanguageModel
-from phenomjax.tasks.mae import MaskedAutoencoder
 
 TaskT = TypeVar("TaskT", covariant=True)
 
@@ -39,7 +39,7 @@ class Trained(Generic[TaskT]):
     random_weights: int | None = None
 
 
-ImageModel: TypeAlias = Trained[MaskedAutoencoder]
+ImageModel: TypeAlias = Trained[ImageObjective]
 SequenceModel: TypeAlias = Trained[LanguageModel]
 
 

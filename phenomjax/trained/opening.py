@@ -11,8 +11,8 @@ import jax
 from phenomjax import tasks
 from phenomjax.checkpoints import loading
 from phenomjax.system.errors import UserError
+from phenomjax.tasks.image_objective import ImageObjective
 from phenomjax.tasks.language_model import LanguageModel
-from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.trained import release
 from phenomjax.trained.model import ImageModel, SequenceModel, Trained, fingerprint
 
@@ -54,10 +54,14 @@ def load_images(path: str | Path, dtype: str = "") -> ImageModel:
     """`load` for a model that reads images.
 
     Raises:
-      UserError: as `load`, or it is of no masked autoencoder.
+      UserError: as `load`, or it reads no images, or cannot embed them.
     """
-    mend = "Give a run of task 'mae'; sequences go to `python -m phenomjax.embed sequences`."
-    return _load_for(path, dtype, MaskedAutoencoder, f"images. {mend}")
+    mend = (
+        "Give a run of mae or perturbation; sequences go to `python -m phenomjax.embed sequences`."
+    )
+    model = _load_for(path, dtype, ImageObjective, f"images. {mend}")
+    model.task.embedding_dim  # noqa: B018  # a task from outside may have none
+    return model
 
 
 def load_sequences(path: str | Path, dtype: str = "") -> SequenceModel:

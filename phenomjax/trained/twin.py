@@ -17,7 +17,7 @@ import numpy as np
 from phenomjax.system.files import sha256_json
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Task
-from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.tasks.image_objective import ImageObjective
 from phenomjax.trained import opening
 from phenomjax.trained.model import ImageModel, Trained, fingerprint
 
@@ -29,7 +29,7 @@ def random_twin(model: Trained[TaskT], seed: int = 0) -> Trained[TaskT]:
     """The same task and configuration with random parameters, as training would begin with them."""
     task = cast(Task, model.task)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(seed), _batch(model)))
-    if isinstance(model.task, MaskedAutoencoder):
+    if isinstance(model.task, ImageObjective):
         params = jax.device_get(params)  # each runtime places them itself
         known = _fingerprint(model, params, seed)
     else:
@@ -72,7 +72,7 @@ def _fingerprint(model: Trained[TaskT], params: Params, seed: int) -> str:
 
 def _batch(model: Trained[TaskT]) -> Batch:
     """One row to begin with; parameters depend on its shape alone."""
-    if isinstance(model.task, MaskedAutoencoder):
+    if isinstance(model.task, ImageObjective):
         crop, channels = model.config.data.crop_size, len(model.config.model.channels)
         return {
             "pixels": np.zeros((1, crop, crop, channels), np.uint8),

@@ -343,7 +343,7 @@ def test_push_is_private_and_stops_at_the_network(standard, tmp_path, monkeypatc
     [
         ("onnx", ("--opset", 12), r"--opset 12: graphs are written with opset 18 to 23"),
         ("onnx", ("--block", 9), r"--block 9: this model's encoder has blocks 1 to 2"),
-        ("onnx", ("--image_size", 30), r"Crops of 30 px do not divide into patches"),
+        ("onnx", ("--image_size", 30), r"--image_size 30: .* multiples of 8 px"),
         (
             "onnx",
             ("--channels", 2),

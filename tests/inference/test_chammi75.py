@@ -94,7 +94,7 @@ def test_sizes(torch, tmp_path):
     halves[:, :, 16:] = 3
     np.testing.assert_allclose(model(flat), model(halves), atol=0.1)  # but for the blurred edge
     assert torch.isfinite(model(torch.zeros(1, 1, 32, 32))).all()
-    with pytest.raises(UserError, match=r"`size` 30: .* patches of 8 px"):
+    with pytest.raises(UserError, match=r"`size` 30: .* multiples of 8 px"):
         Adapted(workdir, size=30)
     with pytest.raises(UserError, match=r"blocks 1 to 2"):
         Adapted(workdir, size=32, block=3)

@@ -341,7 +341,7 @@ def test_the_untrained_twin(run, bank, tmp_path):
     ("options", "message"),
     [
         (["--random_weights", -1], r"--random_weights is -1; it must be at least 0"),
-        (["--crop_size", 30], r"patches of 8 px, so give a multiple of 8, such as 32\."),
+        (["--crop_size", 30], r"multiples of 8 px, so give one, such as 32\."),
         (
             ["--crop_size", 128],
             (

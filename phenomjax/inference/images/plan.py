@@ -85,15 +85,15 @@ def check_grid(model: ImageModel, bank: ImageBank, crop_size: int, stride: int) 
     """Raises UserError where no such grid can be laid over the images, or the model cannot read its
     crops.
     """
-    patch, (_, height, width, _) = model.config.model.patch_size, bank.shape
-    if crop_size < patch or crop_size % patch:
-        near = max(patch, round(crop_size / patch) * patch)
+    step, (_, height, width, _) = model.task.pixels_multiple, bank.shape
+    if crop_size < step or crop_size % step:
+        near = max(step, round(crop_size / step) * step)
         raise UserError(
-            f"`crop_size` {crop_size}: this model cuts crops into patches of {patch} px, so give a"
-            f" multiple of {patch}, such as {near}."
+            f"`crop_size` {crop_size}: this model reads crops of multiples of {step} px, so give"
+            f" one, such as {near}."
         )
     if crop_size > min(height, width):
-        fits = min(height, width) // patch * patch
+        fits = min(height, width) // step * step
         raise UserError(
             f"A crop of {crop_size} px does not fit into the images of {bank.path}, {height} x"
             f" {width} px. Give a `crop_size` of at most {fits} (the model was trained on"

@@ -114,9 +114,7 @@ def embed_all(checkpoint: str, bank: str, out: Path) -> Path:
     from phenomjax import embed
     from phenomjax.trained import opening
 
-    blocks = [
-        str(block) for block in range(1, opening.load_images(checkpoint).config.model.depth + 1)
-    ]
+    blocks = [str(block) for block in range(1, opening.load_images(checkpoint).task.num_blocks + 1)]
     path = out / "embeddings.zarr"
     out.mkdir(parents=True, exist_ok=True)
     code = embed.main(

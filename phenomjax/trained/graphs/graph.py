@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from phenomjax.data.images.opening import open_bank
 from phenomjax.models import vit
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.mae import MaskedAutoencoder
 from phenomjax.trained import image_model
 from phenomjax.trained.model import ImageModel
 
@@ -75,10 +74,10 @@ def settings(
     blocks = image_model.check_blocks(model, blocks)
     image_model.check_channelwise(model, channelwise)
     size, count = image_size or model.config.data.crop_size, len(config.channels)
-    if size % config.patch_size or size <= 0:
+    if size % model.task.pixels_multiple or size <= 0:
         raise UserError(
-            f"Crops of {size} px do not divide into patches of {config.patch_size} px. Give"
-            " `image_size` a multiple of them."
+            f"`image_size` {size}: crops of this model are multiples of"
+            f" {model.task.pixels_multiple} px. Give one."
         )
     if channels and channels != count and not config.channel_agnostic:
         raise UserError(
@@ -91,12 +90,12 @@ def settings(
 
 def portable(model: ImageModel) -> ImageModel:
     """The same model as every runtime can run it: float32, explicit products, layers unrolled,
-    without its decoder.
+    without its decoder or head.
     """
     config = ConfigDict(model.config.to_dict())
     config.model.update(dtype="float32", attention="products", scan_layers=False, remat="none")
     params = vit.unstack_layers(image_model.encoder_params(model))
-    return dataclasses.replace(model, config=config, task=MaskedAutoencoder(config), params=params)
+    return dataclasses.replace(model, config=config, task=type(model.task)(config), params=params)
 
 
 def encoder(model: ImageModel, chosen: GraphSettings) -> Callable[[Array], Array]:
