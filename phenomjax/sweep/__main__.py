@@ -3,6 +3,10 @@ lowest val/loss:
 
   python -m phenomjax.sweep --config configs/mae_demo.py --study runs/sweep [--config.KEY=VALUE …]
 
+or trains one model for each value, and each combination of values, all to their ends:
+
+  python -m phenomjax.sweep --config FILE --study DIR --vary data.cell_type=HUVEC,RPE seed=0,1,2
+
 Each trial is a run of `python -m phenomjax.main` in STUDY/trials/NNNN. --config.KEY=VALUE holds for
 all trials. The sweep can be stopped or killed at any time; the same command continues it, and more
 --trials extend it. At the end: a table, figures in STUDY/figures, and the command that trains the
@@ -12,6 +16,7 @@ Exit codes: 0 done, 1 no trial succeeded, 2 a mistake in configuration or input,
 saving (run the same command again).
 """
 
+import dataclasses
 import functools
 import os
 import shlex
@@ -43,6 +48,9 @@ class Options:
     """folder of the sweep, on a file system that all workers share"""
     config: str = ""
     """experiment file with a search_space(), FILE or FILE:ARG"""
+    vary: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=A,B …")] = ()
+    """instead of search_space(): a trial for each combination of these values, to its end, as by
+    `sampler` grid and `pruner` none"""
     launcher: Literal["local", "slurm"] = "local"
     """where workers run"""
     workers: int = 2
@@ -174,8 +182,12 @@ def settings(options: Options, overrides: list[str]) -> "study.SweepSettings":
         if value < low:
             raise UserError(f"`{name}` is {value}; it must be at least {low}.")
     config = read_config(options.config, overrides)
-    space = space_lib.of_config(options.config)
-    space_lib.check(space, config, options.config)
+    if options.vary:
+        options = dataclasses.replace(options, sampler="grid", pruner="none")
+        space, source = space_lib.of_words(options.vary, config), "`vary`"
+    else:
+        space, source = space_lib.of_config(options.config), options.config
+    space_lib.check(space, config, source)
     _check_overrides(overrides, space)
     if not config.eval.every_steps:
         raise UserError(

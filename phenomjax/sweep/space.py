@@ -14,6 +14,7 @@ import dataclasses
 import importlib.util
 import inspect
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -121,8 +122,56 @@ def of_config(text: str) -> dict[str, Axis]:
     return space
 
 
+def of_words(words: Sequence[str], config: ConfigDict) -> dict[str, Axis]:
+    """A space of choices from the command line.
+
+    Args:
+      words: "KEY=A,B,…" each.
+      config: whose keys tell the types of the values.
+
+    Raises:
+      UserError: a word that is not of this form, a key twice, a value twice or of another type.
+    """
+    known, space = checks.flatten(config), dict[str, Axis]()
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not key or not equals or key in space:
+            what = "names a key twice" if key in space else "is not KEY=A,B"
+            raise UserError(
+                f"`vary` {word} {what}. Give each key of the configuration once, with its values"
+                " separated by commas: `vary` seed=0,1,2 data.cell_type=HUVEC,RPE."
+            )
+        kind = type(known.get(key, ""))
+        try:
+            values = [_value(part, kind) for part in text.split(",")]
+        except (KeyError, ValueError):
+            raise UserError(
+                f"`vary` {word}: config.{key} is of type {kind.__name__} ({known[key]!r}), and not"
+                " all of these values are."
+            ) from None
+        if len(set(values)) < len(values):
+            raise UserError(f"`vary` {word} names a value twice. Name each once.")
+        space[key] = Choice(tuple(values))
+    return space
+
+
+def _value(text: str, kind: type) -> Value:
+    """A value of the command line as one of this type."""
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()]
+    if kind not in (int, float, str):
+        raise ValueError
+    value: Value = kind(text)
+    return value
+
+
 def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
     """Checks every key and every end of every axis against the configuration.
+
+    Args:
+      space: by key.
+      config: whose keys they are.
+      source: file of the search space, or the option in backquotes.
 
     Raises:
       UserError: an empty space or axis, an unknown key, a value of another type than the key's, a
@@ -132,7 +181,8 @@ def check(space: dict[str, Axis], config: ConfigDict, source: str) -> None:
         raise UserError(f"search_space() of {source} is empty: there is nothing to vary.")
     known = checks.flatten(config)
     for key, axis in space.items():
-        where = f"search_space() of {source}: {key}"
+        where = source if source[0] == "`" else f"search_space() of {source}"
+        where = f"{where}: {key}"
         if key not in known:
             raise UserError(f"{where} is not a key of the configuration.{did_you_mean(key, known)}")
         if key in FIXED:

@@ -297,6 +297,12 @@ def test_mistakes_in_a_search_space(name, tmp_path, monkeypatch):
             ["--config.eval.every_steps=0"],
             r"no trial has the val/loss by which they are compared",
         ),
+        (TOY, ["--vary", "seed"], r"--vary seed is not KEY=A,B. Give each key .* seed=0,1,2"),
+        (TOY, ["--vary", "seed=0", "seed=1"], r"--vary seed=1 names a key twice"),
+        (TOY, ["--vary", "seed=0,0"], r"--vary seed=0,0 names a value twice"),
+        (TOY, ["--vary", "seed=0,one"], r"--vary seed=0,one: config.seed is of type int \(0\)"),
+        (TOY, ["--vary", "data.banks=a,b"], r"config.data.banks is of type tuple"),
+        (TOY, ["--vary", "sead=0,1"], r"--vary: sead is not a key .* Did you mean 'seed'\?"),
         (TOY, ["--eta", "1"], r"--eta is 1; it must be at least 2"),
         (
             TOY,
@@ -311,6 +317,20 @@ def test_mistakes_on_the_command_line(config, arguments, message, tmp_path, monk
     with pytest.raises(UserError, match=message) as error:
         sweep(config, *arguments, tmp_path=tmp_path)
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_of_the_command_line_are_a_grid_that_runs_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["data.split_by=plate,experiment", "seed=0,1,2", "data.flip=true,false"]
+    options = front.Options(tmp_path / "study", TOY, vary=tuple(words))
+    settings = front.settings(options, [])
+    assert settings.space == {
+        "data.split_by": ["plate", "experiment"],
+        "seed": [0, 1, 2],
+        "data.flip": [True, False],
+    }
+    assert (settings.num_trials, settings.rungs, settings.pruner) == (12, [32], "none")
+    assert len(sampling.points(space.from_json(settings.space), 0)) == 12
 
 
 def test_a_mistyped_option(tmp_path, capsys):
