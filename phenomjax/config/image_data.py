@@ -1,5 +1,7 @@
 """The keys that all objectives on images share: the data, and what the model knows of them."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from phenomjax.config.checks import (
@@ -9,6 +11,15 @@ from phenomjax.config.checks import (
     choose,
     divides_batch,
 )
+from phenomjax.data.simulated.screen_config import SimulationConfig
+
+# keys of `data.simulate` that have another name than the setting of `SimulationConfig`
+SHORT = {
+    "plates": "num_plates",
+    "wells": "wells_per_plate",
+    "sites": "sites_per_well",
+    "size": "field_px",
+}
 
 
 def add_sections(c: ConfigDict) -> None:
@@ -71,6 +82,20 @@ def add_sections(c: ConfigDict) -> None:
     c.data.simulate.size = 512
     # pixels
     c.data.simulate.cell_radius = 26.0
+    # and all other settings of data/simulated/screen_config.py, by their names there
+    for field in dataclasses.fields(SimulationConfig):
+        if field.name not in ("seed", "cell_radius", *SHORT.values()):
+            c.data.simulate[field.name] = field.default
+
+
+def simulation(c: ConfigDict) -> SimulationConfig:
+    """The screen that `data.simulate` describes.
+
+    Raises:
+      UserError: a value that no screen can have.
+    """
+    settings = {SHORT.get(name, name): value for name, value in c.data.simulate.items()}
+    return SimulationConfig(seed=c.seed, **settings)
 
 
 def check(c: ConfigDict) -> None:
@@ -80,4 +105,6 @@ def check(c: ConfigDict) -> None:
     at_least_one(c, "data.crops_per_image")
     divides_batch(c, "data.crops_per_image")
     check_banks(c, c.data.simulate.plates, "images --source DIR --layout LAYOUT", "simulate")
+    if not c.data.banks:
+        simulation(c)
     check_selection(c)

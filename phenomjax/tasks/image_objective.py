@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
+from phenomjax.config import image_data
 from phenomjax.data import node_cache, store
 from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
@@ -17,7 +18,7 @@ from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.selections import choose
-from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.data.simulated.write_screen import write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Carry, Params
@@ -192,17 +193,9 @@ def banks_and_weights(config: ConfigDict) -> tuple[list[ImageBank], tuple[float,
 
 def simulate_bank(config: ConfigDict, workdir: Path) -> Path:
     """Writes (process 0) or awaits the simulated screen of `data.simulate`, in the workdir."""
-    path, screen = workdir / "simulated.zarr", config.data.simulate
+    path = workdir / "simulated.zarr"
     if messages.is_main():
-        settings = SimulationConfig(
-            seed=config.seed,
-            num_plates=screen.plates,
-            wells_per_plate=screen.wells,
-            sites_per_well=screen.sites,
-            field_px=screen.size,
-            cell_radius=screen.cell_radius,
-        )
-        write_screen(path, settings)
+        write_screen(path, image_data.simulation(config))
     messages.barrier("simulated screen")
     return path
 

@@ -2,6 +2,7 @@
 really show.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import write_screen as simulated_write_screen
 from phenomjax.data.simulated.screen import Screen, hill, well_name
-from phenomjax.data.simulated.screen_config import plate_layout
+from phenomjax.data.simulated.screen_config import ADDED, plate_layout
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare import simulate as command
 from phenomjax.system.errors import UserError
@@ -382,11 +383,99 @@ def test_failing_process_is_reported(tmp_path, monkeypatch):
         ({"num_arms": 99}, "there are 41 chromosome arms"),
         ({"complex_similarity": 1.5}, "a share from 0 to 1"),
         ({"arm_bias": -1.0}, "arm_bias must be at least 0"),
+        ({"dead_fraction": 1.5}, "dead_fraction is a share from 0 to 1"),
+        ({"dead_fraction": 0.6, "empty_fraction": 0.5}, "together they are 1.1, more than 1"),
     ],
 )
 def test_impossible_settings(settings, message):
     with pytest.raises(UserError, match=message):
         SimulationConfig(**settings)
+
+
+FLAT = SMALL | {"plates_per_experiment": 1, "batch_effect": 0.0, "staining_variation": 0.0}
+
+
+def test_staining_shift_is_one_of_the_experiment_that_no_scaling_takes_back():
+    still, moved = (Screen(SimulationConfig(staining_shift=s, **FLAT)) for s in (0.0, 1.0))
+    again = Screen(SimulationConfig(staining_shift=1.0, **FLAT | {"plates_per_experiment": 2}))
+    truth = moved.plates.to_pandas().drop(columns=["plate", "experiment"])
+    assert not truth.iloc[0].equals(truth.iloc[1])  # experiments differ
+    same = again.plates.to_pandas().drop(columns=["plate", "experiment"])
+    assert same.iloc[0].equals(same.iloc[1])  # plates of one do not
+    assert not {"photons", "gamma_ConA", "bleed_ConA_WGA"} & set(still.plates.column_names)
+    one, other = (screen.field(0, 5, 0).astype(float).reshape(-1, 6) for screen in (still, moved))
+    fitted = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(one.T, other.T, strict=True)])
+    assert (fitted < 0.99).any() and (fitted > 0.2).all()  # the same cells, otherwise stained
+    bleed = [truth["bleed_Hoechst_ConA"][0], truth["bleed_ConA_Hoechst"][0]]
+    optics = moved._optics[0]
+    assert [optics.bleed[1, 0], optics.bleed[0, 1]] == bleed and optics.bleed[0, 2] == 0
+    white = dataclasses.replace(
+        optics, gamma=np.full(6, 2.0), bleed=None, blur=0.0, photons=1e12, gain=np.ones(6),
+        background=np.zeros(6), illumination=np.zeros((6, 5)),
+    )  # fmt: skip
+    flat = cells.photograph(np.random.default_rng(0), np.full((6, 64, 64), 0.5), white, 16)
+    assert np.ptp(flat) > 0 and set(np.unique(flat)) == set(
+        np.rint(cells.FULL_SCALE * 64 * 0.5**2).astype(int)
+    )
+
+
+def test_defects_are_in_the_images_that_the_truth_lists(tmp_path):
+    shares = {"out_of_focus": 0.3, "empty": 0.2, "dead": 0.2, "saturated": 0.2}
+    settings = SMALL | {
+        "wells_per_plate": 48,
+        "sites_per_well": 2,
+        "field_px": 96,
+        "cell_radius": 16.0,
+    }
+    planted = {f"{name}_fraction": share for name, share in shares.items()}
+    for bit_depth, limit in ((8, 255), (16, 2**14 - 1)):
+        config = SimulationConfig(bit_depth=bit_depth, **settings, **planted)
+        screen, sound = (
+            Screen(config),
+            Screen(dataclasses.replace(config, **dict.fromkeys(planted, 0.0))),
+        )
+        truth = screen.defects.to_pandas()
+        assert sound.defects.num_rows == 0
+        counts = truth["defect"].value_counts(normalize=True) * len(truth) / config.num_images
+        assert all(abs(counts[name] - share) < 0.12 for name, share in shares.items())
+        assert (
+            truth.groupby(["plate", "well"])["defect"].agg(["nunique", "size"]).eq([1, 2]).all(None)
+        )
+        unlisted = next(i for i in range(config.num_images) if i not in set(truth["image"]))
+        place = screen.place(unlisted)
+        np.testing.assert_array_equal(screen.field(*place), sound.field(*place))
+        for name, row in truth.groupby("defect").first().iterrows():
+            place = screen.place(row["image"])
+            bad, good = (one.field(*place).astype(float) for one in (screen, sound))
+            steps = [
+                np.abs(np.diff(x[..., 2], axis=0)).mean() / x[..., 2].std() for x in (bad, good)
+            ]
+            assert {
+                "out_of_focus": steps[0] < 0.7 * steps[1],
+                "empty": np.percentile(bad, 90) < 0.3 * np.percentile(good, 90),
+                "dead": bad[..., 4].mean() < 0.6 * good[..., 4].mean(),
+                "saturated": (bad == limit).mean() > 0.02 > (good == limit).mean(),
+            }[name], (name, bit_depth)
+    small = SimulationConfig(num_plates=1, wells_per_plate=12, field_px=32, empty_fraction=0.5)
+    write_screen(tmp_path / "x.zarr", small, jobs=1)
+    assert pq.read_table(tmp_path / "x.zarr/truth/defects.parquet").equals(Screen(small).defects)
+    assert simulated_write_screen.read_config(tmp_path / "x.zarr") == small
+
+
+def test_settings_that_came_later_leave_no_trace_where_they_are_off(written):
+    stored = opening.open_bank(written).attributes["simulation"]
+    assert not set(stored) & set(ADDED) and len(stored) == 27
+    assert not (written / "truth/defects.parquet").exists()
+
+
+def test_every_experiment_gets_every_treatment_as_often():
+    config = SimulationConfig(**SMALL | {"num_plates": 6, "plates_per_experiment": 2})
+    table = Screen(config).metadata().to_pandas()
+    counts = table[~table["is_control"]].groupby("experiment")[["perturbation", "concentration"]]
+    counts = counts.value_counts(dropna=False)
+    assert counts.groupby("experiment").size().eq(config.num_treatments).all()
+    assert counts.max() - counts.min() <= 1
+    assert table[table["is_control"]].groupby("experiment").size().eq(2 * config.num_controls).all()
 
 
 def test_more_treatments_than_wells_is_said(tmp_path, caplog):

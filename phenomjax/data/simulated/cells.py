@@ -56,6 +56,12 @@ class Optics:
         of each channel.
       blur: float, standard deviation of the point-spread function in pixels.
       density: float, multiplies the number of cells.
+      photons: photo-electrons at full scale (255 grey levels); fewer = noisier.
+      bleed: float (6, 6), [b, a] = share of the light of channel a that channel b sees; None =
+        channels are apart.
+      gamma: float (6,), the intensity of a channel is raised to it: a stain or a camera that is
+        not linear; None = linear.
+      saturates: whether 16-bit images end at 14 bits, as an over-exposed camera's do.
     """
 
     gain: np.ndarray
@@ -63,6 +69,10 @@ class Optics:
     illumination: np.ndarray
     blur: float
     density: float
+    photons: float = 2000.0
+    bleed: np.ndarray | None = None
+    gamma: np.ndarray | None = None
+    saturates: bool = False
 
 
 def _band_noise(rng: np.random.Generator, size: int, wavelength: float, count: int) -> np.ndarray:
@@ -309,14 +319,19 @@ def draw_field(
     image[4] = at(bright * factor["mito_intensity"]) * cytoplasm * (0.06 + network * near_mito)
     image[5] = at(bright) * (0.26 * thickness + at(0.42 * factor["membrane_rim"]) * rim)
     image[5] += at(0.62 * bright * factor["golgi_intensity"]) * golgi
-    # Debris, seen in all channels.
+    return image + draw_debris(rng, size, cell_radius)
+
+
+def draw_debris(rng: np.random.Generator, size: int, cell_radius: float) -> np.ndarray:
+    """Specks that are seen in all channels: float32 (6, size, size), a field without cells."""
     specks = rng.poisson(3.0 * (size / 512) ** 2)
     places, heights = rng.uniform(0, size, (specks, 2)), rng.uniform(0.5, 2.5, specks)
-    return image + _stamp(size, places, unit * rng.uniform(1, 3, specks), heights)
+    widths = cell_radius / REFERENCE_RADIUS * rng.uniform(1, 3, specks)
+    return np.broadcast_to(_stamp(size, places, widths, heights), (len(CHANNELS), size, size))
 
 
 def photograph(
-    rng: np.random.Generator, ideal: np.ndarray, optics: Optics, bit_depth: int, photons: float
+    rng: np.random.Generator, ideal: np.ndarray, optics: Optics, bit_depth: int
 ) -> np.ndarray:
     """Stains, shades, blurs and counts photons.
 
@@ -324,13 +339,16 @@ def photograph(
       ideal: float32 (6, size, size) of `draw_field`.
       optics: the plate's optics.
       bit_depth: 8 or 16.
-      photons: photo-electrons at full scale (255 grey levels); fewer = noisier.
 
     Returns:
       uint8 or uint16 (size, size, 6); 16-bit values are 64 times finer than 8-bit ones (a 14-bit
       camera).
     """
-    size = ideal.shape[-1]
+    size, photons = ideal.shape[-1], optics.photons
+    if optics.bleed is not None:
+        ideal = np.tensordot(optics.bleed.astype(np.float32), ideal, 1)
+    if optics.gamma is not None:
+        ideal = np.maximum(ideal, 0) ** optics.gamma.astype(np.float32)[:, None, None]
     x = np.linspace(-1, 1, size, dtype=np.float32)
     y = x[:, None]
     terms = (x, y, x * x, y * y, x * y)
@@ -352,6 +370,8 @@ def photograph(
     electrons += np.sqrt(electrons + 4) * rng.standard_normal(electrons.shape, dtype=np.float32)
     levels = electrons * np.float32(255 / photons * (1 if bit_depth == 8 else 64))
     limit, dtype = (255, np.uint8) if bit_depth == 8 else (65535, np.uint16)
+    if optics.saturates and bit_depth == 16:
+        limit = 2**14 - 1
     return np.clip(np.rint(levels), 0, limit).astype(dtype).transpose(1, 2, 0)
 
 

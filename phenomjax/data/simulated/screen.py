@@ -12,7 +12,12 @@ them and puts the truth beside the images:
     NAME.zarr/truth/phenotypes.parquet     kind (gene, compound, arm), name, a column a phenotype
                                            axis
     NAME.zarr/truth/plates.parquet         plate, experiment, cell_type, density, blur,
-                                           gain_CHANNEL, background_CHANNEL
+                                           gain_CHANNEL, background_CHANNEL; with a
+                                           staining_shift photons, gamma_CHANNEL and
+                                           bleed_CHANNEL_CHANNEL, from one into the next
+    NAME.zarr/truth/defects.parquet        image (row of the bank), experiment, plate, well, site,
+                                           defect, strength: images with a planted defect, where
+                                           there are any
 """
 
 import dataclasses
@@ -27,7 +32,7 @@ from jaxtyping import Float, UInt
 from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated.cells import AXES, CHANNELS, Optics
-from phenomjax.data.simulated.screen_config import ARMS, SimulationConfig, plate_layout
+from phenomjax.data.simulated.screen_config import ARMS, DEFECTS, SimulationConfig, plate_layout
 from phenomjax.system.errors import UserError
 
 # of the pictures: raise it when the same settings give other bytes, so that no bank mixes two
@@ -48,6 +53,16 @@ class Treatment:
 
 
 GENE_COLUMNS = ("gene", "complex", "arm", "position", "expressed", "zfpkm", "effect_size")
+# Phenotype of a well whose cells are dying: few, round and small, with bright shrunken nuclei.
+DYING = {
+    "cell_count": -4.0,
+    "rounded_cells": 4.0,
+    "cell_size": -2.0,
+    "nucleus_size": -3.0,
+    "dna_intensity": 2.0,
+    "rna_intensity": -2.0,
+    "mito_intensity": -5.0,
+}
 CONTROLS = (
     Treatment("non_targeting", "control", is_control=True),
     Treatment("DMSO", "control", concentration=0.0, is_control=True),
@@ -200,12 +215,15 @@ class Screen:
             draw *= config.batch_effect
             shading = 0.12 * draw[12:42].reshape(6, 5)
             shading[:, 2:4] -= 0.12  # every lens is a little darker towards the corners
+            shift = _staining_shift(self._random(10, experiment), config)
             optics = Optics(
                 gain=np.exp(0.18 * draw[:6]),
                 background=3.0 * np.exp(0.25 * draw[6:12]),
                 illumination=shading,
-                blur=float(np.exp(0.15 * draw[42])),
+                blur=float(np.exp(0.15 * draw[42])) * shift.pop("blur", 1.0),
                 density=float(np.exp(0.12 * draw[43])),
+                photons=config.photons * shift.pop("photons", 1.0),
+                **shift,
             )
             self._optics.append(optics)
             batch = shared.standard_normal(len(AXES)) + 0.5 * own.standard_normal(len(AXES))
@@ -224,6 +242,13 @@ class Screen:
                 f"background_{c}": float(v)
                 for c, v in zip(CHANNELS, optics.background, strict=True)
             }
+            if optics.gamma is not None and optics.bleed is not None:
+                row["photons"] = optics.photons
+                row |= {f"gamma_{c}": float(v) for c, v in zip(CHANNELS, optics.gamma, strict=True)}
+                row |= {
+                    f"bleed_{CHANNELS[a]}_{CHANNELS[b]}": float(optics.bleed[b, a])
+                    for a, b in _neighbours()
+                }
             rows.append(row)
         self.plates = pa.Table.from_pylist(rows)
 
@@ -272,21 +297,57 @@ class Screen:
         )
         shift = self.phenotype(self.layout(plate)[well]) + self._batch_shift[plate]
         shift = shift + 0.1 * random.standard_normal(len(AXES))  # no two wells are handled alike
+        defect, strength = self.defect(plate, well)
+        if defect == "dead":
+            shift = shift + np.array([DYING.get(axis, 0.0) for axis in AXES])
         random = self._random(8, plate, well, site)
-        ideal = cells.draw_field(
-            random,
-            config.field_px,
-            shift,
-            confluence=config.confluence * crowd,
-            cell_radius=config.cell_radius,
-            variation=config.cell_variation,
-        )
+        if defect == "empty":
+            ideal = cells.draw_debris(random, config.field_px, config.cell_radius)
+        else:
+            ideal = cells.draw_field(
+                random,
+                config.field_px,
+                shift,
+                confluence=config.confluence * crowd,
+                cell_radius=config.cell_radius,
+                variation=config.cell_variation,
+            )
         stain = np.exp(
             config.staining_variation
             * self._random(9, plate, well).standard_normal(len(optics.gain))
         )
         optics = dataclasses.replace(optics, gain=optics.gain * stain)
-        return cells.photograph(random, ideal, optics, config.bit_depth, config.photons)
+        if defect == "out_of_focus":
+            optics = dataclasses.replace(optics, blur=strength)
+        if defect == "saturated":
+            optics = dataclasses.replace(optics, gain=optics.gain * strength, saturates=True)
+        return cells.photograph(random, ideal, optics, config.bit_depth)
+
+    def defect(self, plate: int, well: int) -> tuple[str | None, float]:
+        """What is wrong with a well, and how much: pixels of blur, or times the exposure; (None,
+        0.0) of a sound one.
+        """
+        config = self.config
+        draw, strength = self._random(11, plate, well).uniform(size=2)
+        which = int(np.searchsorted(np.cumsum(config.defect_shares), draw, side="right"))
+        if which == len(DEFECTS):
+            return None, 0.0
+        name, size = DEFECTS[which], config.cell_radius / cells.REFERENCE_RADIUS
+        return name, {"out_of_focus": (4 + 6 * strength) * size, "saturated": 4 + 8 * strength}.get(
+            name, 1.0
+        )
+
+    @functools.cached_property
+    def defects(self) -> pa.Table:
+        """The images with a planted defect, in the order of the bank."""
+        found, columns = [], ("experiment", "plate", "well", "site")
+        for image, row in enumerate(self.metadata().select(columns).to_pylist()):
+            name, strength = self.defect(*self.place(image)[:2])
+            if name:
+                found.append({"image": image, **row, "defect": name, "strength": strength})
+        texts = [(name, pa.string()) for name in (*columns, "defect")]
+        schema = pa.schema([("image", pa.int64()), *texts, ("strength", pa.float64())])
+        return pa.Table.from_pylist(found, schema)
 
     def place(self, index: int) -> tuple[int, int, int]:
         """(plate, well, site) of image `index` of the bank."""
@@ -322,6 +383,29 @@ def well_name(well: int, wells_per_plate: int) -> str:
     row, column = divmod(well, plate_layout(wells_per_plate)[1])
     letters = chr(ord("A") + row) if row < 26 else "A" + chr(ord("A") + row - 26)
     return f"{letters}{column + 1:02d}"
+
+
+def _neighbours() -> list[tuple[int, int]]:
+    """Pairs of channels (from, into) whose dyes and filters overlap."""
+    pairs = list(itertools.pairwise(range(len(CHANNELS))))
+    return [*pairs, *((b, a) for a, b in pairs)]
+
+
+def _staining_shift(random: np.random.Generator, config: SimulationConfig) -> dict[str, Any]:
+    """What an experiment's staining and optics do beyond brightness: fields of `Optics`; of `blur`
+    and `photons` the factors. Nothing where it is off.
+    """
+    if not config.staining_shift:
+        return {}
+    draw, bleed = config.staining_shift * random.standard_normal(18), np.eye(len(CHANNELS))
+    for (a, b), share in zip(_neighbours(), np.abs(draw[:10]), strict=True):
+        bleed[b, a] = 0.3 * share
+    return {
+        "bleed": bleed,
+        "gamma": np.exp(0.3 * draw[10:16]),
+        "blur": float(np.exp(0.4 * draw[16])),
+        "photons": float(np.exp(0.6 * draw[17])),
+    }
 
 
 def _direction(random: np.random.Generator) -> np.ndarray:

@@ -26,6 +26,11 @@ POSITIVE = (
     "cell_radius",
     "photons",
 )
+SHARES = ("inactive_fraction", "control_fraction", "complex_similarity", "edge_effect")
+# what can be wrong with a well; the setting NAME_fraction says of how many
+DEFECTS = ("out_of_focus", "empty", "dead", "saturated")
+# settings that came later: where they are off, a screen is stored as if they did not exist
+ADDED = ("staining_shift", *(f"{name}_fraction" for name in DEFECTS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,12 @@ class SimulationConfig:
       edge_effect: share of cells missing in the outer wells.
       staining_variation: standard deviation of the log of each channel's brightness between the
         wells of a plate.
+      staining_shift: scales what the staining and the optics of an experiment do that no scaling
+        of single channels takes back: light of neighbouring channels, a bent intensity curve,
+        blur and noise; 0 = none.
+      out_of_focus_fraction, empty_fraction, dead_fraction, saturated_fraction: share of the wells,
+        controls among them, that are blurred, have no cells, have few and dying cells, or are
+        exposed too long. A well has one defect at most; truth/defects.parquet lists them.
       cell_variation: standard deviation of single cells along each phenotype axis.
       confluence: cell area over field area in an untreated well.
       cell_radius: pixels.
@@ -87,6 +98,11 @@ class SimulationConfig:
     batch_effect: float = 1.0
     edge_effect: float = 0.1
     staining_variation: float = 0.0
+    staining_shift: float = 0.0
+    out_of_focus_fraction: float = 0.0
+    empty_fraction: float = 0.0
+    dead_fraction: float = 0.0
+    saturated_fraction: float = 0.0
     cell_variation: float = 0.5
     confluence: float = 0.75
     cell_radius: float = 26.0
@@ -115,11 +131,22 @@ class SimulationConfig:
                 f"Simulated screen: there are {len(ARMS)} chromosome arms, num_arms is"
                 f" {self.num_arms}."
             )
-        for name in ("inactive_fraction", "control_fraction", "complex_similarity", "edge_effect"):
+        defects = [f"{name}_fraction" for name in DEFECTS]
+        for name in (*SHARES, *defects):
             if getattr(self, name) > 1:
                 raise UserError(
                     f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}."
                 )
+        if sum(self.defect_shares) > 1 + 1e-9:
+            raise UserError(
+                f"Simulated screen: {', '.join(defects)} are shares of the same wells; together"
+                f" they are {sum(self.defect_shares):.3g}, more than 1."
+            )
+
+    @property
+    def defect_shares(self) -> tuple[float, ...]:
+        """Share of the wells with each of DEFECTS."""
+        return tuple(getattr(self, f"{name}_fraction") for name in DEFECTS)
 
     @property
     def num_genes(self) -> int:

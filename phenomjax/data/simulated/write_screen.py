@@ -18,7 +18,7 @@ from phenomjax.data import zarr_files
 from phenomjax.data.images import bank
 from phenomjax.data.simulated import cells
 from phenomjax.data.simulated import screen as simulated_screen
-from phenomjax.data.simulated.screen_config import SimulationConfig
+from phenomjax.data.simulated.screen_config import ADDED, SimulationConfig
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.log import Progress
@@ -79,7 +79,7 @@ def write_screen(path: str | Path, config: SimulationConfig, jobs: int = 0) -> N
             attributes=attributes,
             chunk=chunk,
         )
-    for name in TRUTH:
+    for name in (*TRUTH, "defects") if any(config.defect_shares) else TRUTH:
         with files.replacing(path / "truth" / f"{name}.parquet") as partial:
             pq.write_table(getattr(screen, name), partial, compression="zstd")
     missing = _missing(path, config)
@@ -139,7 +139,11 @@ def _check_folder(path: Path, config: SimulationConfig) -> bool:
 
 
 def _settings(config: SimulationConfig) -> zarr_files.Attributes:
-    return {"version": simulated_screen.VERSION, **dataclasses.asdict(config)}
+    stored = dataclasses.asdict(config)
+    for name in ADDED:
+        if not stored[name]:
+            del stored[name]
+    return {"version": simulated_screen.VERSION, **stored}
 
 
 def _missing(path: Path, config: SimulationConfig) -> list[int]:
