@@ -15,6 +15,7 @@ from phenomjax.models.batch_norm import STORED, BatchNorm, Statistics
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, in growth rates
 Images = Float[Array, "batch height width channel"]
+Features = Float[Array, "batch rows columns features"]
 
 
 class Convolution(nn.Module):
@@ -34,7 +35,7 @@ class Convolution(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
+    def __call__(self, x: Images) -> Features:
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         kernel = self.param(
             "kernel",
@@ -67,7 +68,7 @@ class Layer(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Images, statistics: Statistics) -> Images:
+    def __call__(self, x: Images, statistics: Statistics) -> Features:
         width, options = BOTTLENECK * self.growth_rate, {"dtype": self.dtype}
         x = nn.relu(BatchNorm(**self.norm, **options, name="norm1")(x, statistics))
         x = Convolution(width, 1, axes=(None, "embed"), **options, name="conv1")(x)
