@@ -179,7 +179,10 @@ def _read(item: Path) -> Params:
 
 
 def load_params(
-    path: str | Path, abstract: Params, shared: Params, begins_with: Sequence[str] = ()
+    path: str | Path,
+    abstract: Params,
+    shared: Params | None = None,
+    begins_with: Sequence[str] = (),
 ) -> tuple[Params, Params]:
     """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
     loaded.
@@ -187,7 +190,7 @@ def load_params(
     Args:
       path: workdir, or WORKDIR/checkpoints/STEP.
       abstract: all parameters.
-      shared: likewise what the carry shares; () where the task shares nothing.
+      shared: likewise what the carry shares, if anything.
       begins_with: of a run of another task or another head, what may be taken alone: names of parts
         (first level) of the parameters.
 
@@ -209,11 +212,11 @@ def load_params(
         abstract = {name: abstract[name] for name in parts}
         shared = {
             name: {part: tree[part] for part in parts if part in tree}
-            for name, tree in shared.items()
+            for name, tree in (shared or {}).items()
         }
     found: Params = {}
     params = _restore(item, abstract, f"init_from: the parameters of {folder}", int(part_only))
-    if kept and jax.tree.leaves(shared):
+    if kept and shared and jax.tree.leaves(shared):
         what = f"init_from: what the steps of {folder} share"
         found = _restore(kept[0], shared, what, 2 * part_only)
     log.info(
@@ -239,9 +242,15 @@ def _restore(item: Path, wanted: Params, what: str, levels: int) -> Params:
     )
 
 
-def write(workdir: Path, config: ConfigDict, params: Params) -> Path:
+def write(workdir: Path, config: ConfigDict, params: Params, shared: Params | None = None) -> Path:
     """Writes parameters that came from elsewhere as the workdir of a run at step 0, for
     `init_from`, figures and embeddings.
+
+    Args:
+      workdir: folder of the run.
+      config: resolved.
+      params: parameters, and nothing else.
+      shared: what the carry of the task shares, such as `{"batch_stats": …}`.
 
     Returns:
       The checkpoint folder.
@@ -258,6 +267,8 @@ def write(workdir: Path, config: ConfigDict, params: Params) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "params", params)
+        if shared:
+            checkpointer.save(folder / "shared", shared)
     seal.write_share(folder)
     workdir_lib.record_step(workdir, 0)
     config_stored.save(config, workdir / "config.json")
