@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from phenomjax.data.images import nuclei
 from phenomjax.data.images.bank import write_bank
 from phenomjax.maps.baselines import intensity, structure, wells
 from phenomjax.maps.tables.reading import read
@@ -44,8 +45,8 @@ def test_structures_are_those_drawn():
 
 def test_otsu_parts_two_levels():
     values = np.repeat([10.0, 200.0], [300, 100])
-    assert 10 < structure.otsu(values) < 200
-    assert (values > structure.otsu(values)).sum() == 100
+    assert 10 < nuclei.otsu(values) < 200
+    assert (values > nuclei.otsu(values)).sum() == 100
 
 
 def bank(path, channels=("Hoechst 33342", "ER"), **metadata):
@@ -81,8 +82,8 @@ def test_wells_are_means_of_fields_and_time_points_stay_apart(tmp_path):
 
 
 def test_the_channel_of_nuclei(tmp_path):
-    assert structure.nuclear_channel(["ER", "OrigDNA", "RNA"]) == 1
-    assert structure.nuclear_channel(["nucleoli", "NUCLEI"]) == 1
+    assert nuclei.nuclear_channel(["ER", "OrigDNA", "RNA"]) == 1
+    assert nuclei.nuclear_channel(["nucleoli", "NUCLEI"]) == 1
     path = bank(tmp_path / "b.zarr", ("w1", "w2"))
     with pytest.raises(UserError, match=r"channels w1, w2 is known.*Name it with --nuclei, .*'w1'"):
         run("structure", "--bank", path, "--out", tmp_path / "s.parquet")

@@ -1,0 +1,486 @@
+"""Gates: which images show nothing worth training on, by measures of their pixels and limits that
+the controls of each experiment teach.
+
+An image is dropped, for the first reason that holds, as
+
+  unreadable    it cannot be decoded
+  empty         at least half of its channels have less contrast than their limit; or one has none
+                but noise, where the controls show something in it
+  saturated     more of a channel is saturated than its limit
+  out_of_focus  at least half of the channels that show something are less sharp than their limit
+  dead          it has fewer nuclei than the limit
+
+A limit is the median of the controls less (of saturated pixels: plus) `spreads` of their robust
+standard deviations (1.4826 times the median absolute deviation), so that some of the controls may
+be bad themselves. Contrast is compared by its logarithm and nuclei by their square root, where a
+spread does not depend on the level. Experiments of one cell type are compared with each other:
+where the controls of one are far worse than those of the others, or too few, the others give its
+limits. What cannot be known is told: of one experiment alone, all of it may be out of focus.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from tyro.conf import arg
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.nuclei import MIN_AREA
+from phenomjax.prepare.curate.measure import OF_CHANNELS, Measures
+from phenomjax.system.errors import UserError, first_of
+
+log = logging.getLogger("phenomjax")
+REASONS = ("", "unreadable", "empty", "saturated", "out_of_focus", "dead")
+NOISE_CONTRAST = 6.0  # of noise alone 4.7, and a little of uneven light
+LEAST_BATCHES = 3  # experiments of a cell type of which one can be told to be odd
+WHOLE = 0.9  # share of a plate that is told as the whole plate
+MAD = 1.4826  # robust standard deviation of a normal, in its median absolute deviations
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """How pixels are measured, and where the limits are."""
+
+    nuclei: Annotated[str | None, arg(metavar="CHANNEL")] = None
+    """the channel that shows nuclei; by default DNA, Hoechst, DAPI or the like"""
+
+    min_area: Annotated[int, arg(metavar="PX")] = MIN_AREA
+    """of a nucleus, in pixels"""
+
+    limits: Literal["experiment", "all", "images"] = "experiment"
+    """what teaches the limits: the controls of each experiment, the controls of all experiments of
+    a cell type together, or, where no controls are marked, all images of each experiment"""
+
+    spreads: Annotated[float, arg(metavar="N")] = 5.0
+    """robust standard deviations from the median of the controls to a limit; more drops less"""
+
+    min_controls: Annotated[int, arg(metavar="N")] = 8
+    """images of controls that an experiment's own limits need; one with fewer gets the limits of
+    the other experiments"""
+
+    saturated: Annotated[float, arg(metavar="PERCENT")] = 1.0
+    """an image of which no channel has more saturated pixels than this is never dropped for it"""
+
+
+class Measured(NamedTuple):
+    """How a measure is compared.
+
+    Attributes:
+      name: of it.
+      sign: 1 where more is better, -1 where less is.
+      scale: to where its spread does not depend on its level, and back.
+      floor: the least spread that is believed, on that scale.
+      worse: how the controls of an experiment are that is odd, in words.
+    """
+
+    name: str
+    sign: int
+    scale: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
+    floor: float
+    worse: str
+
+
+def _same(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+SHARPNESS = Measured("sharpness", 1, _same, _same, 0.02, "out of focus")
+CONTRAST = Measured(
+    "contrast", 1, lambda v: np.log10(np.maximum(v, 0.1)), lambda v: 10.0**v, 0.01, "empty"
+)
+SATURATED = Measured("saturated", -1, _same, _same, 0.0, "saturated")
+CELLS = Measured("cells", 1, np.sqrt, lambda v: np.square(np.maximum(v, 0)), 0.0, "dead")
+
+
+class Groups(NamedTuple):
+    """Images that have the same in two columns of the metadata.
+
+    Attributes:
+      names: the two values of each group.
+      of: the group of each image.
+    """
+
+    names: list[tuple[str | None, str | None]]
+    of: Int[np.ndarray, " images"]
+
+    def second(self) -> Int[np.ndarray, " groups"]:
+        """Groups by the second column alone, as numbers."""
+        numbers: dict[str | None, int] = {}
+        return np.array([numbers.setdefault(name, len(numbers)) for _, name in self.names], int)
+
+
+class Limit(NamedTuple):
+    """A limit, as it is reported.
+
+    Attributes:
+      experiment, cell_type: whose images it is for.
+      measure, channel, unit: of what; channel None: of the image.
+      median: of the controls of this experiment.
+      limit: the worst value that passes; NaN: none could be learnt.
+      controls: of this experiment, with this measure.
+      learnt_from: "experiment"; "others" where its own controls are too few or odd; "all"; "none".
+      beyond: images of it that do not pass.
+    """
+
+    experiment: str | None
+    cell_type: str | None
+    measure: str
+    channel: str | None
+    unit: str
+    median: float
+    limit: float
+    controls: int
+    learnt_from: str
+    beyond: int
+
+
+@dataclass
+class Judged:
+    """What the gates say.
+
+    Attributes:
+      codes: of each image, a place in REASONS; 0: it passes.
+      limits: all that were used.
+      told: what is to be known of them, a sentence each.
+    """
+
+    codes: UInt8[np.ndarray, " images"]
+    limits: list[Limit] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Images of each reason."""
+        found = np.bincount(self.codes, minlength=len(REASONS))
+        return {reason: int(found[i]) for i, reason in enumerate(REASONS) if reason}
+
+
+class Learnt(NamedTuple):
+    """Limits of a measure for each batch, a group of one experiment and one cell type.
+
+    Attributes:
+      medians: of its controls; NaN: it has none.
+      limits: NaN where none could be learnt.
+      counts: its controls.
+      origin: what taught the limit.
+    """
+
+    medians: Float[np.ndarray, " batches"]
+    limits: Float[np.ndarray, " batches"]
+    counts: Int[np.ndarray, " batches"]
+    origin: list[str]
+
+
+def groups_of(banks: Sequence[ImageBank], one: str, other: str) -> Groups:
+    """The images of banks by two columns."""
+    numbers: dict[tuple[str | None, str | None], int] = {}
+    parts = [np.zeros(0, np.int32)]
+    for bank in banks:
+        runs = bank.runs([one, other])
+        groups = [numbers.setdefault((a, b), len(numbers)) for a, b in runs.values()]
+        lengths = np.diff(np.append(runs.starts, len(bank)))
+        parts.append(np.repeat(np.array(groups, np.int32)[runs.groups], lengths))
+    return Groups(list(numbers), np.concatenate(parts))
+
+
+def controls_of(banks: Sequence[ImageBank]) -> Bool[np.ndarray, " images"]:
+    """Which images are controls."""
+    columns = [bank.column("is_control").fill_null(False).to_numpy() for bank in banks]
+    return np.concatenate([np.zeros(0, bool), *columns])
+
+
+def robust(values: Float[np.ndarray, " values"]) -> tuple[float, float]:
+    """Median and robust standard deviation."""
+    median = float(np.median(values))
+    return median, float(MAD * np.median(np.abs(values - median)))
+
+
+def learn(
+    measured: Measured,
+    values: Float[np.ndarray, " images"],
+    teachers: Bool[np.ndarray, " images"],
+    batches: Groups,
+    options: GateOptions,
+) -> Learnt:
+    """Limits of a measure for each batch.
+
+    Args:
+      measured: how it is compared.
+      values: of each image; NaN ones teach nothing.
+      teachers: the images that teach.
+      batches: of all images.
+      options: how many controls a batch needs, and how far the limit is.
+    """
+    count, k = len(batches.names), options.spreads
+    use = teachers & np.isfinite(values)
+    scaled = measured.sign * measured.scale(values[use].astype(np.float64))  # more is better
+    own = batches.of[use]
+    counts = np.bincount(own, minlength=count)
+    parts = np.split(scaled[np.argsort(own, kind="stable")], np.cumsum(counts)[:-1])
+    medians, widths = np.full((2, count), np.nan)
+    for batch in np.flatnonzero(counts):
+        medians[batch], widths[batch] = robust(parts[batch])
+    limits, origin = np.full(count, np.nan), ["none"] * count
+    kinds = batches.second()
+    for kind in np.unique(kinds):
+        mine = np.flatnonzero(kinds == kind)
+        good = mine[counts[mine] >= options.min_controls]
+        if options.limits == "all" or not len(good):
+            together = np.concatenate([parts[batch] for batch in mine])
+            if len(together) < options.min_controls:
+                continue
+            middle, width = robust(together)
+            limits[mine] = middle - k * max(width, measured.floor)
+            for batch in mine:
+                origin[batch] = "all"
+            continue
+        typical = max(np.median(widths[good]), measured.floor)
+        middle, between = robust(medians[good])
+        reach = np.hypot(between, typical)
+        # of few experiments the spread between them is hardly known
+        far = middle - k * reach * (1 + 4 / max(len(good) - 1, 1))
+        for batch in mine:
+            odd = len(good) >= LEAST_BATCHES and medians[batch] < far
+            if counts[batch] < options.min_controls or (odd and measured is not CONTRAST):
+                limits[batch], origin[batch] = middle - k * reach, "others"
+            else:
+                # controls of which many are bad are wider, and some happen to be narrow
+                width = np.clip(widths[batch], typical / 2, typical * 2)
+                limits[batch], origin[batch] = medians[batch] - k * width, "experiment"
+    return Learnt(
+        measured.back(measured.sign * medians),
+        measured.back(measured.sign * limits),
+        counts,
+        origin,
+    )
+
+
+def judge(
+    measures: Measures,
+    banks: Sequence[ImageBank],
+    options: GateOptions,
+    controls: Bool[np.ndarray, " images"] | None = None,
+) -> Judged:
+    """Judges all images: some bytes of memory for each.
+
+    Args:
+      measures: of the images of these banks.
+      banks: in the same order.
+      options: where the limits are.
+      controls: images that are controls; None: those that the metadata marks.
+
+    Raises:
+      UserError: an option that does not fit, or no controls.
+    """
+    _check(options)
+    controls = controls_of(banks) if controls is None else controls
+    if options.limits == "images":
+        controls = np.ones(len(controls), bool)
+    elif not controls.any():
+        raise UserError(
+            "No image is marked as a control (`is_control` of the metadata), and controls teach the"
+            " limits of the gates. Give the metadata with `python -m phenomjax.prepare images"
+            " --metadata TABLE`, or let all images of an experiment teach them: `limits` images."
+        )
+    return _Judge(measures, banks, controls, options).judged
+
+
+def _check(options: GateOptions) -> None:
+    for name, least in (("spreads", 1), ("min_controls", 3), ("min_area", 1), ("saturated", 0)):
+        if not getattr(options, name) >= least:
+            raise UserError(
+                f"`{name}` must be {least} or more, not {getattr(options, name)}: leave it at its"
+                f" default of {getattr(GateOptions(), name):g}."
+            )
+
+
+class _Judge:
+    """Goes through the measures one by one."""
+
+    def __init__(
+        self,
+        measures: Measures,
+        banks: Sequence[ImageBank],
+        teachers: Bool[np.ndarray, " images"],
+        options: GateOptions,
+    ):
+        self.measures, self.teachers, self.options = measures, teachers, options
+        self.batches = groups_of(banks, "experiment", "cell_type")
+        self.plates = groups_of(banks, "experiment", "plate")
+        images = len(self.batches.of)
+        self.judged = Judged(np.zeros(images, np.uint8))
+        there, shown, dim, blurred = np.zeros((4, images), np.uint8)  # channels
+        dark, burnt = np.zeros((2, images), bool)
+        for channel in measures.channels:
+            contrast = measures.column(f"contrast/{channel}")
+            there += np.isfinite(contrast)
+            noise = contrast < NOISE_CONTRAST
+            dim += self._beyond(CONTRAST, channel, contrast) | noise
+            dark |= self._dark(channel, contrast, noise)
+            shown += np.isfinite(contrast) & ~noise
+            sharp = np.where(noise, np.nan, measures.column(f"sharpness/{channel}"))
+            blurred += self._beyond(SHARPNESS, channel, sharp)
+            burnt |= self._beyond(SATURATED, channel, measures.column(f"saturated/{channel}"))
+        unit, factor = density(measures)
+        few = self._beyond(CELLS, None, measures.column("cells") * factor, unit)
+        for reason, mask in (  # the first reason last
+            ("dead", few),
+            ("out_of_focus", (blurred > 0) & (2 * blurred >= shown)),
+            ("saturated", burnt),
+            ("empty", dark | (2 * dim >= there)),
+            ("unreadable", there == 0),
+        ):
+            self.judged.codes[mask] = REASONS.index(reason)
+        self._tell()
+
+    def _beyond(
+        self,
+        measured: Measured,
+        channel: str | None,
+        values: Float[np.ndarray, " images"],
+        unit: str = "",
+    ) -> Bool[np.ndarray, " images"]:
+        """Which images do not pass the limits of a measure; records them."""
+        learnt = learn(measured, values, self.teachers, self.batches, self.options)
+        limits = learnt.limits
+        if measured is SATURATED:
+            limits = np.fmax(limits, self.options.saturated)
+        bounds = limits[self.batches.of]
+        beyond = values < bounds if measured.sign > 0 else values > bounds
+        counts = np.bincount(self.batches.of[beyond], minlength=len(limits))
+        for batch, (experiment, cell_type) in enumerate(self.batches.names):
+            self.judged.limits.append(
+                Limit(
+                    experiment,
+                    cell_type,
+                    measured.name,
+                    channel,
+                    unit or OF_CHANNELS[measured.name],
+                    float(learnt.medians[batch]),
+                    float(limits[batch]),
+                    int(learnt.counts[batch]),
+                    learnt.origin[batch],
+                    int(counts[batch]),
+                )
+            )
+        return beyond
+
+    def _dark(
+        self,
+        channel: str,
+        contrast: Float[np.ndarray, " images"],
+        noise: Bool[np.ndarray, " images"],
+    ) -> Bool[np.ndarray, " images"]:
+        """Images in which a channel is noise alone that shows something in the controls of their
+        cell type.
+        """
+        kinds = self.batches.second()[self.batches.of]
+        dark = np.zeros(len(noise), bool)
+        for kind in np.unique(kinds[noise]):
+            seen = contrast[self.teachers & (kinds == kind)]
+            seen = seen[np.isfinite(seen)]
+            if len(seen) and np.median(seen) > NOISE_CONTRAST:
+                dark |= noise & (kinds == kind)
+            elif len(seen):
+                self.judged.told.append(
+                    f"Channel {channel} shows nothing but noise in the controls: nothing is dropped"
+                    " for it."
+                )
+        self._tell_plates(dark, f"channel {channel} shows nothing but noise")
+        return dark
+
+    def _tell_plates(self, mask: Bool[np.ndarray, " images"], what: str) -> None:
+        """Tells of plates nearly all images of which are in a mask."""
+        sizes = np.bincount(self.plates.of)
+        found = np.bincount(self.plates.of[mask], minlength=len(sizes))
+        whole = np.flatnonzero((found >= WHOLE * sizes) & (found > 1))
+        if len(whole):
+            names = (
+                f"{plate} of {experiment} ({found[i]} of {sizes[i]} images)"
+                for i in whole
+                for experiment, plate in [self.plates.names[i]]
+            )
+            self.judged.told.append(f"Whole plates: {what} in plate {first_of(names)}.")
+
+    def _tell(self) -> None:
+        """Says what is odd about limits and what they drop."""
+        told, limits = self.judged.told, self.judged.limits
+        for code, reason in enumerate(REASONS):
+            if reason in ("saturated", "out_of_focus", "dead"):
+                self._tell_plates(self.judged.codes == code, f"nearly all are {reason}")
+        for measured in (SHARPNESS, SATURATED, CELLS):
+            odd = [
+                one
+                for one in limits
+                if (one.measure, one.learnt_from) == (measured.name, "others")
+                and one.controls >= self.options.min_controls
+                and one.beyond
+            ]
+            if odd:
+                names = first_of(dict.fromkeys(str(one.experiment) for one in odd))
+                told.append(
+                    f"The controls of {names} are {measured.worse} themselves, compared with those"
+                    f" of the other experiments of the cell type ({_example(odd[0])}): the others"
+                    " give the limits there. If these experiments only differ, raise `spreads`."
+                )
+        few = {o.experiment: o.controls for o in limits if o.measure == "contrast"}
+        few = {e: n for e, n in few.items() if n < self.options.min_controls}
+        if few and self.options.limits == "experiment":
+            names = first_of(f"{experiment} ({n})" for experiment, n in few.items())
+            told.append(
+                f"Too few images of controls for limits of their own, less than `min_controls`"
+                f" {self.options.min_controls}: {names}. The other experiments of the cell type"
+                " gave them."
+            )
+        none = {o.cell_type for o in limits if o.measure == "contrast" and o.learnt_from == "none"}
+        if none:
+            names = first_of(sorted(map(str, none)))
+            told.append(
+                f"No limits at all for cell type {names}: all its experiments together have fewer"
+                f" than {self.options.min_controls} images of controls. Nothing was dropped there;"
+                " `limits` images lets all images teach them."
+            )
+        kinds = np.bincount(self.batches.second())
+        if kinds.min() < LEAST_BATCHES and self.options.limits == "experiment":
+            told.append(
+                f"Of fewer than {LEAST_BATCHES} experiments of a cell type none can be told to be"
+                " odd: if all images of one are out of focus, they pass."
+            )
+        if any(o.measure == "cells" and o.limit == 0 for o in limits):
+            told.append(
+                "So few nuclei are in a field of the controls that a field without any is not"
+                " unusual: no image is dropped there as dead."
+            )
+        if not any(bank["nuclei"] for bank in self.measures.described["banks"]):
+            told.append(
+                "No channel is known to show nuclei, so none were counted and no image is dropped"
+                " as dead: name it with `nuclei`."
+            )
+
+
+def _example(limit: Limit) -> str:
+    channel = f" of {limit.channel}" if limit.channel else ""
+    return (
+        f"{limit.measure}{channel}: median {limit.median:.3g}, limit of the others"
+        f" {limit.limit:.3g}, {limit.unit}"
+    )
+
+
+def density(measures: Measures) -> tuple[str, Float[np.ndarray, " images"]]:
+    """The unit in which nuclei of fields are compared, and what makes it of their number: an area
+    in mm² where all banks know the size of their pixels; else a field where all are of one size,
+    or a million pixels.
+    """
+    banks = measures.described["banks"]
+    pixels = np.array([bank["height"] * bank["width"] for bank in banks], float)
+    sizes = [bank["pixel_size_um"] for bank in banks]
+    if all(sizes):
+        unit, area = "nuclei / mm²", pixels * np.square(np.array(sizes, float)) / 1e6
+    elif len(set(pixels)) == 1:
+        unit, area = "nuclei / field", np.ones(len(banks))
+    else:
+        unit, area = "nuclei / million pixels", pixels / 1e6
+    return unit, np.repeat(1 / area, [bank["images"] for bank in banks]).astype(np.float32)

@@ -1,0 +1,421 @@
+"""Measures of the pixels of every image of banks, by which `gates` drops what shows nothing.
+
+Of each channel:
+
+  sharpness    slope of the power spectrum over spatial frequency, both in logarithms: no unit, less
+               is blurred. The power-law slope of Field & Brady (1997), which Bray et al. (2012)
+               found to tell fields out of focus best, made blind to noise: see `sharpness`
+  contrast     range of the values (99th less 1st percentile) over the standard deviation of the
+               noise: no unit; of noise alone 4.7
+  background   1st percentile, grey levels
+  saturated    % of pixels at the largest value of the image where they are a heap there
+
+and of each image how many nuclei there are and their median area in pixels
+(`phenomjax.data.images.nuclei`). They are written as one Parquet file, a row an image in the order
+of banks and images. The work is units (phenomjax.engine) that can be killed and continued; gates
+are tried with other limits on the same measures, in seconds.
+"""
+
+import functools
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Num
+
+from phenomjax.data.images import nuclei
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.metadata import write_table
+from phenomjax.data.images.nuclei import MIN_AREA
+from phenomjax.data.images.opening import open_bank
+from phenomjax.engine import choose, work_folder
+from phenomjax.engine.options import EngineOptions
+from phenomjax.engine.units import REJECTED, Note, Notes, Unit
+from phenomjax.system import files
+from phenomjax.system.errors import EXIT_FAILED, UserError, first_of
+from phenomjax.system.log import Progress
+
+log = logging.getLogger("phenomjax")
+FORMAT, VERSION = "measures", 1
+DESCRIPTION = b"phenomjax"  # key of the description in the file
+OF_CHANNELS = {  # name: unit
+    "sharpness": "slope of the log-log power spectrum",
+    "contrast": "standard deviations of the noise",
+    "background": "grey levels",
+    "saturated": "% of the pixels",
+}
+OF_IMAGES = {"cells": "nuclei a field", "nuclear_area": "px²"}
+TILE = 256  # px, side of the squares whose spectra are averaged
+LOW, HIGH = 1 / 64, 1 / 4  # cycles a pixel, between which the slope is fitted
+BANDS = 4  # an octave
+NOISE_ONLY = 0.5  # cycles a pixel: in the corners of the spectrum beyond there is no picture
+ROUNDING = 1 / np.sqrt(12)  # standard deviation of what rounding to whole grey levels adds
+UNIT_BYTES, UNIT_IMAGES = 2**27, 2**12  # of a unit, at most
+
+
+class Settings(NamedTuple):
+    """What decides the measures beside the images.
+
+    Attributes:
+      nuclei: the channel that shows them; None: the one whose stain is known for it, and where a
+        bank has none its cells are not counted.
+      min_area: of a nucleus, pixels.
+    """
+
+    nuclei: str | None = None
+    min_area: int = MIN_AREA
+
+
+class Part(NamedTuple):
+    """Images of a bank."""
+
+    bank: Path
+    fingerprint: str
+    number: int
+    start: int
+    stop: int
+
+
+def spectrum(
+    plane: Num[np.ndarray, "height width"],
+) -> tuple[Float[np.ndarray, " bands"], Float[np.ndarray, " bands"], float]:
+    """The power spectrum of a channel by Welch's method (1967): the mean over square tiles, each
+    under a Hann window.
+
+    Returns:
+      Frequency of each band, cycles a pixel; the power in it, and the power of the noise, both in
+      squared grey levels.
+    """
+    from scipy import fft
+
+    side = min(TILE, *plane.shape)
+    window, bands, corners, frequencies = _bands(side)
+    rows, columns = (size // side for size in plane.shape)
+    top, left = ((size - size // side * side) // 2 for size in plane.shape)
+    part = plane[top : top + rows * side, left : left + columns * side].astype(np.float32)
+    tiles = part.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
+    mean = (tiles * window).sum((1, 2), keepdims=True) / window.sum()
+    found = fft.rfft2((tiles - mean) * window)
+    power = (found.real**2 + found.imag**2).mean(0) / np.square(window).sum()
+    sums = np.bincount(bands.ravel(), power.ravel(), len(frequencies) + 1)[1:]
+    counts = np.bincount(bands.ravel(), minlength=len(frequencies) + 1)[1:]
+    # power of noise in one place of a spectrum is exponential: its median is log(2) of its mean
+    noise = float(np.median(power[corners]) / np.log(2))
+    return frequencies, sums / counts, noise
+
+
+@functools.lru_cache(maxsize=4)
+def _bands(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of tiles: the window, each frequency's band (0: none), where noise is, the bands' means."""
+    line = np.hanning(side + 2)[1:-1].astype(np.float32)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    low = max(LOW, min(2 / side, HIGH / 2))
+    edges = np.geomspace(low, HIGH, max(2, round(BANDS * np.log2(HIGH / low)) + 1))
+    bands = np.digitize(frequency, edges)
+    bands[bands == len(edges)] = 0
+    there = np.unique(bands[bands > 0])  # of small tiles some bands hold no frequency
+    bands = np.searchsorted(there, bands) * np.isin(bands, there) + np.isin(bands, there)
+    means = [frequency[bands == band].mean() for band in range(1, len(there) + 1)]
+    return line[:, None] * line, bands, frequency > NOISE_ONLY, np.array(means)
+
+
+def sharpness(
+    frequencies: Float[np.ndarray, " bands"], power: Float[np.ndarray, " bands"], noise: float
+) -> float:
+    """Slope of log power over log frequency, of the picture without its noise.
+
+    The power of the noise is taken off, and each band counts by the share of its power that was not
+    noise, and no more than any coarser band: so a picture that is blurred before the camera adds
+    noise, whose fine bands hold noise alone, gets the slope of its coarse ones, and not the flat
+    spectrum of noise, by which a plain slope takes it for sharp.
+
+    Returns:
+      About -3 of cells in focus, -5 and less where they are blurred; NaN of a plane of one value.
+    """
+    if not power.any():
+        return np.nan
+    noise = max(noise, 1e-12)
+    weights = np.minimum.accumulate(np.clip(1 - noise / np.maximum(power, 1e-12), 0, 1))
+    weights[:BANDS] = np.maximum(weights[:BANDS], 0.01)
+    height = np.log10(np.maximum(power - noise, 0.05 * noise))
+    place = np.log10(frequencies)
+    apart = place - np.average(place, weights=weights)
+    return float((weights * apart * height).sum() / (weights * apart**2).sum())
+
+
+def saturated(counts: Num[np.ndarray, " values"]) -> float:
+    """% of pixels that have the largest value of the image, where they are more than have the next
+    lower one that occurs: what was brighter lies in a heap there.
+
+    Args:
+      counts: pixels of each value that the type of the pixels has.
+    """
+    values = np.flatnonzero(counts)
+    last = values[-1]
+    heap = counts[last] > counts[values[-2]] if len(values) > 1 else last == len(counts) - 1
+    return 100 * float(counts[last] / counts.sum()) if heap else 0.0
+
+
+def percentiles(
+    counts: Num[np.ndarray, " values"], shares: Sequence[float]
+) -> Num[np.ndarray, " shares"]:
+    """Smallest values that at least these shares of the pixels do not exceed."""
+    cumulative = np.cumsum(counts)
+    return np.searchsorted(cumulative, np.array(shares) * cumulative[-1])
+
+
+def measures_of(
+    image: Num[np.ndarray, "height width channels"], nuclear: int | None, min_area: int
+) -> Float[np.ndarray, " measures"]:
+    """OF_CHANNELS of each channel, channel by channel, then OF_IMAGES; float32.
+
+    Args:
+      image: uint8 or uint16.
+      nuclear: the channel of nuclei; None: cells are not counted (NaN).
+      min_area: of a nucleus, pixels.
+    """
+    found = list[float]()
+    for plane in np.moveaxis(image, -1, 0):
+        counts = np.bincount(plane.ravel(), minlength=np.iinfo(image.dtype).max + 1)
+        low, high = percentiles(counts, (0.01, 0.99))
+        frequencies, power, noise = spectrum(plane)
+        contrast = (high - low) / max(np.sqrt(noise), ROUNDING)
+        found += [sharpness(frequencies, power, noise), contrast, low, saturated(counts)]
+    if nuclear is None:
+        return np.array([*found, np.nan, np.nan], np.float32)
+    areas = nuclei.nuclei_areas(nuclei.smoothed(image[..., nuclear]), min_area)
+    area = np.median(areas) if len(areas) else np.nan
+    return np.array([*found, len(areas), area], np.float32)
+
+
+def columns_of(channels: Sequence[str]) -> list[str]:
+    """Names of what `measures_of` finds: "sharpness/Hoechst", …, "cells", "nuclear_area"."""
+    return [f"{name}/{channel}" for channel in channels for name in OF_CHANNELS] + [*OF_IMAGES]
+
+
+def measure_part(settings: Settings, work: Path, part: Part) -> Note:
+    """Measures some images (a unit function). One that cannot be read has no measures; it is listed
+    in the note.
+
+    Raises:
+      UserError: the bank is another one than when the work began, or the disk fails.
+    """
+    bank = _opened(part.bank, part.fingerprint)
+    channels = bank.channels
+    nuclear = _nuclear(channels, settings)
+    rows, rejected = list[np.ndarray](), list[list[Any]]()
+    for index in range(part.start, part.stop):
+        try:
+            image = bank.read(index)
+        except UserError as error:
+            rejected.append([str(bank.path), index, str(error)])
+            rows.append(np.full(len(columns_of(channels)), np.nan, np.float32))
+            continue
+        rows.append(measures_of(image, nuclear, settings.min_area))
+    arrays = [pa.array(column) for column in np.stack(rows, 1)]
+    table = pa.table(dict(zip(columns_of(channels), arrays, strict=True)))
+    try:
+        with files.replacing(_part_path(work, part), shared=True, flush=True) as partial:
+            pq.write_table(table, partial)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {work}: {error.strerror}. Is the disk full? What is finished is kept:"
+            " make room, then run the same command again.",
+            EXIT_FAILED,
+        ) from error
+    return {"images": part.stop - part.start, REJECTED: rejected}
+
+
+def _nuclear(channels: Sequence[str], settings: Settings) -> int | None:
+    if settings.nuclei is None and nuclei.known_nuclear(channels) is None:
+        return None
+    return nuclei.nuclear_channel(channels, settings.nuclei)
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(path: Path, fingerprint: str) -> ImageBank:
+    bank = open_bank(path)
+    if bank.fingerprint != fingerprint:
+        raise UserError(
+            f"The bank {path} is another one than when this began: it was prepared again or"
+            " appended to. Run the same command again, which tells what can be done."
+        )
+    return bank
+
+
+def _part_path(work: Path, part: Part) -> Path:
+    return work / "parts" / str(part.number) / f"{part.start}.parquet"
+
+
+def units_of(banks: Sequence[ImageBank]) -> Iterator[Unit[Part]]:
+    """The images of banks, some at a time; whole shards where a shard has several."""
+    for number, bank in enumerate(banks):
+        shard = bank.images_per_shard if bank.attributes else 1
+        image = int(np.prod(bank.shape[1:])) * bank.dtype.itemsize
+        size = max(1, min(UNIT_IMAGES, UNIT_BYTES // image) // shard) * shard
+        for start in range(0, len(bank), size):
+            stop = min(start + size, len(bank))
+            part = Part(bank.path, bank.fingerprint, number, start, stop)
+            yield Unit(f"{number}-{start}-{stop}", part)
+
+
+class Measures:
+    """Measures in their file.
+
+    Attributes:
+      path: of the file.
+      described: {"settings", "banks": one of each: path, fingerprint, images, channels, nuclei,
+        height, width, pixel_size_um; "unreadable": [bank, image, why] of some}.
+
+    Raises:
+      UserError: it is something else, or damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._footer = pq.read_metadata(path)
+            described = json.loads(self._footer.metadata[DESCRIPTION])
+            if described["format"] != FORMAT or described["version"] != VERSION:
+                raise ValueError(f"format {described['format']} {described['version']}")
+            self.described: dict[str, Any] = described
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(
+                f"{path} are no measures of images that this phenomjax made ({first}). Delete it to"
+                " measure again, or give another name."
+            ) from error
+
+    def __len__(self) -> int:
+        return self._footer.num_rows
+
+    @property
+    def channels(self) -> list[str]:
+        """Of all banks, each once."""
+        return list(dict.fromkeys(c for bank in self.described["banks"] for c in bank["channels"]))
+
+    def column(self, name: str) -> Float[np.ndarray, " images"]:
+        """A measure of all images, float32; NaN of those that cannot be read or have no such
+        channel.
+        """
+        with pq.ParquetFile(self.path) as file:
+            if name not in file.schema_arrow.names:
+                return np.full(len(self), np.nan, np.float32)
+            parts = [batch[name].to_numpy() for batch in file.iter_batches(columns=[name])]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+
+def run(
+    banks: Sequence[ImageBank],
+    path: Path,
+    settings: Settings,
+    engine: EngineOptions,
+    stop: threading.Event,
+) -> Measures | None:
+    """Measures all images, or takes what was measured before of the same banks.
+
+    Args:
+      banks: at least one.
+      path: of the file, NAME.parquet; the work is done in NAME.parquet.partial beside it.
+      settings: what decides the measures.
+      engine: who does it.
+      stop: ends it early when set; None comes back, and the same call goes on.
+
+    Raises:
+      UserError: the file or work that was begun is of other banks or settings; no image can be
+        read.
+    """
+    described = _describe(banks, settings)
+    if path.exists():
+        before = Measures(path)
+        made = {name: before.described[name] for name in described}
+        work_folder.check_same(
+            f"{path} was measured",
+            made,
+            json.loads(json.dumps(described)),
+            "Give another name for the measures, or delete it to measure again.",
+            {"banks": "the banks are others, or have changed since"},
+        )
+        log.info("measure: %s is there, of the same banks: reused", path)
+        return before
+    work, total = path.with_name(path.name + ".partial"), sum(map(len, banks))
+    with work_folder.hold(work):
+        work_folder.begin(work, described, words={"banks": "the banks are others"})
+        notes = Notes(work)
+        done = 0
+        for unit in units_of(banks):
+            if notes.is_committed(unit.name):
+                note = notes.read(unit.name)
+                done += note["images"]
+                if note[REJECTED]:  # it may have been mended
+                    notes.forget(unit.name)
+                    done -= note["images"]
+        progress = Progress("measure", total, "images", done)
+        function = functools.partial(measure_part, settings)
+        with choose.executor(engine, work) as executor:
+            units = units_of(banks)
+            for _, note in executor.run(work, function, units, stop, at_most=-(-total // 4)):
+                progress.update(note["images"])
+        if stop.is_set():
+            return None
+        names = (unit.name for unit in units_of(banks))
+        rejected = list(notes.rejected(names))
+        if len(rejected) == total:
+            raise UserError(f"No image can be read. The first: {rejected[0][2]}", EXIT_FAILED)
+        if rejected:
+            log.error(
+                "%d images cannot be read: %s",
+                len(rejected),
+                first_of(f"{bank} image {index}" for bank, index, _ in rejected),
+            )
+        whole = described | {"unreadable": rejected[:1000]}
+        work_folder.finish(work, functools.partial(_assemble, work, banks, whole), path)
+    return Measures(path)
+
+
+def _describe(banks: Sequence[ImageBank], settings: Settings) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": settings._asdict(),
+        "banks": [
+            {
+                "path": str(bank.path),
+                "fingerprint": bank.fingerprint,
+                "images": len(bank),
+                "channels": list(bank.channels),
+                "nuclei": None
+                if (n := _nuclear(bank.channels, settings)) is None
+                else bank.channels[n],
+                "height": bank.shape[1],
+                "width": bank.shape[2],
+                "pixel_size_um": bank.attributes.get("pixel_size_um"),
+            }
+            for bank in banks
+        ],
+    }
+
+
+def _assemble(
+    work: Path, banks: Sequence[ImageBank], described: dict[str, Any], path: Path
+) -> None:
+    """Joins the parts; a measure that a bank has not is NaN there."""
+    channels = list(dict.fromkeys(name for bank in banks for name in bank.channels))
+    names = columns_of(channels)
+    schema = pa.schema([(name, pa.float32()) for name in names])
+    schema = schema.with_metadata({DESCRIPTION: json.dumps(described)})
+
+    def parts() -> Iterator[pa.Table]:
+        for unit in units_of(banks):
+            found = pq.read_table(_part_path(work, unit.argument))
+            nothing = pa.array(np.full(len(found), np.nan, np.float32))
+            columns = [found[n] if n in found.column_names else nothing for n in names]
+            yield pa.table(columns, schema=schema)
+
+    write_table(path, parts())
