@@ -94,7 +94,7 @@ def compare(
             image_names[index].replace(" ", "\n", 1) if len(image_names) else f"image {index + 1}"
         )
         scaled = (image - low) / span
-        rows.append([_colour(scaled, column) for column in columns])
+        rows.append([colour(scaled, column) for column in columns])
         labels.append(f"{name}\noriginal")
         for model, (visible, reconstruction) in models.items():
             seen = np.asarray(visible[index], bool)
@@ -105,7 +105,7 @@ def compare(
             lead = f"{model}\n" if model else ""
             rows.append([_masked(scaled, hidden, column) for column in columns])
             labels.append(f"{lead}masked {hidden.mean():.0%}")
-            rows.append([_colour((predicted - low) / span, column) for column in columns])
+            rows.append([colour((predicted - low) / span, column) for column in columns])
             labels.append(f"{lead}reconstruction\nMSE {error:.2f}")
             rows.append([_difference(difference, column) for column in columns])
             labels.append(f"{lead}difference")
@@ -131,7 +131,7 @@ def _composite_title(column: Sequence[int | None], channels: Sequence[str]) -> s
     return "\n".join(names)
 
 
-def _colour(scaled: Plane, column: Sequence[int | None]) -> Tile:
+def colour(scaled: Plane, column: Sequence[int | None]) -> Tile:
     """Tile in [0, 1] of one channel in grey, or of three as red, green, blue."""
     planes = [np.zeros_like(scaled[..., 0]) if i is None else scaled[..., i] for i in column]
     tile = np.stack(planes * 3 if len(planes) == 1 else planes, -1)
@@ -145,7 +145,7 @@ def _masked(
 ) -> Tile:
     """The same with hidden pixels in grey; a composite where none of its channels was seen."""
     shown = [i for i in column if i is not None]
-    tile = _colour(np.where(hidden, 0.0, scaled), column)
+    tile = colour(np.where(hidden, 0.0, scaled), column)
     return np.where(hidden[..., shown].all(-1, keepdims=True), MASK_GREY, tile)
 
 

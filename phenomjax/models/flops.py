@@ -7,7 +7,10 @@ from ml_collections import ConfigDict
 
 from phenomjax.models import elmo
 from phenomjax.models import patches as models_patches
-from phenomjax.models.mae import mlp_dim, num_tokens
+from phenomjax.models.classifier import embedding_dim, pooled_dim
+from phenomjax.models.densenet import BOTTLENECK
+from phenomjax.models.mae import num_tokens
+from phenomjax.models.vit import mlp_dim
 
 
 def masked_autoencoder(model: ConfigDict, shape: tuple[int, ...]) -> float:
@@ -52,6 +55,32 @@ def image_encoder(model: ConfigDict, shape: tuple[int, ...]) -> float:
     )
     layer = 2.0 * seq * (4 * embed**2 + 2 * embed * hidden) + 4.0 * seq**2 * embed
     return batch * (2.0 * tokens * patch * embed + model.depth * layer)
+
+
+def densenet(model: ConfigDict, shape: tuple[int, ...]) -> float:
+    """FLOPs of the convolutions of a DenseNet on pixels (batch, height, width, C)."""
+    batch, height, width, channels = shape
+    features, growth = model.stem_features, model.growth_rate
+    height, width = (height + 1) // 2, (width + 1) // 2
+    products = height * width * 49 * channels * features
+    height, width = (height + 1) // 2, (width + 1) // 2
+    for number, count in enumerate(model.block_config):
+        if number:
+            products += height * width * features * (features // 2)
+            features, height, width = features // 2, height // 2, width // 2
+        for _ in range(count):
+            products += height * width * BOTTLENECK * growth * (features + 9 * growth)
+            features += growth
+    return 2.0 * batch * products
+
+
+def classifier(model: ConfigDict, shape: tuple[int, ...]) -> float:
+    """FLOPs of a forward pass of a weakly supervised model on pixels (batch, height, width, C)."""
+    backbone = densenet if model.backbone == "densenet" else image_encoder
+    heads = (model.arcface_weight < 1) + (model.arcface_weight > 0)
+    products = heads * embedding_dim(model) * len(model.classes)
+    products += model.neck_dim * (pooled_dim(model) + model.neck_dim) if model.neck_dim else 0
+    return backbone(model, shape) + 2.0 * shape[0] * products
 
 
 def transformer_xl(m: ConfigDict, seq: int, mem_len: int) -> float:

@@ -155,11 +155,6 @@ class MAE(nn.Module):
         return jnp.tile(table, (pixels.shape[3], 1)) if self.channel_agnostic else table
 
 
-def mlp_dim(model: ConfigDict) -> int:
-    """Hidden units of the encoder's MLP."""
-    return round(model.embed_dim * model.mlp_ratio)
-
-
 def num_tokens(model: ConfigDict, shape: tuple[int, ...]) -> int:
     """Tokens of an image batch (batch, height, width, C)."""
     _, height, width, channels = shape
@@ -171,15 +166,6 @@ def build(model: ConfigDict, dtype: DTypeLike) -> MAE:
     """The linen module of a model configuration."""
     shared = {"gelu": model.gelu, "attention": model.attention, "dtype": dtype}
     layout = {"scan_layers": model.scan_layers, "remat": model.remat}
-    encoder_block = {
-        "num_heads": model.num_heads,
-        "mlp_dim": mlp_dim(model),
-        "qk_norm": model.qk_norm,
-        "layer_scale": model.layer_scale,
-        "bias_order": model.bias_order,
-        "norm_eps": model.norm_eps,
-        **shared,
-    }
     decoder_block = {
         "num_heads": model.decoder_num_heads,
         "mlp_dim": 4 * model.decoder_dim,
@@ -205,16 +191,7 @@ def build(model: ConfigDict, dtype: DTypeLike) -> MAE:
         patch_size=model.patch_size,
         num_channels=len(model.channels),
         channel_agnostic=model.channel_agnostic,
-        encoder={
-            "embed_dim": model.embed_dim,
-            "class_token": model.class_token,
-            "stack": {
-                "block": model.block,
-                "options": encoder_block,
-                "depth": model.depth,
-                **layout,
-            },
-        },
+        encoder=vit.encoder_options(model, dtype),
         decoder=decoder,
         norm_eps=model.norm_eps,
         dtype=dtype,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from phenomjax.models import draws, layers
 from phenomjax.models.attention import attention as attend
@@ -295,6 +296,34 @@ class Encoder(nn.Module):
             x = jnp.concatenate([tokens, x], axis=1)
         x = nn.with_logical_constraint(x, ("batch", None, None))
         return BlockStack(**self.stack, name="blocks")(x, drop, blocks)
+
+
+def mlp_dim(model: ConfigDict) -> int:
+    """Hidden units of the MLP of the encoder of a configuration."""
+    return round(model.embed_dim * model.mlp_ratio)
+
+
+def encoder_options(model: ConfigDict, dtype: DTypeLike) -> layers.Options:
+    """Attributes of the `Encoder` of a model configuration, but its type."""
+    block = {
+        "num_heads": model.num_heads,
+        "mlp_dim": mlp_dim(model),
+        "qk_norm": model.qk_norm,
+        "layer_scale": model.layer_scale,
+        "bias_order": model.bias_order,
+        "norm_eps": model.norm_eps,
+        "gelu": model.gelu,
+        "attention": model.attention,
+        "dtype": dtype,
+    }
+    stack = {
+        "block": model.block,
+        "options": block,
+        "depth": model.depth,
+        "scan_layers": model.scan_layers,
+        "remat": model.remat,
+    }
+    return {"embed_dim": model.embed_dim, "class_token": model.class_token, "stack": stack}
 
 
 def _choose(table: Mapping[str, T], name: str, key: str) -> T:

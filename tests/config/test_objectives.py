@@ -59,7 +59,7 @@ def test_its_keys_are_checked_and_stored(tmp_path):
 
 
 def test_ours_are_the_files_of_both_rooms_and_complete():
-    names = ("bidirectional_lm", "causal_lm", "mae", "permutation_lm")
+    names = ("bidirectional_lm", "causal_lm", "mae", "permutation_lm", "perturbation")
     assert objectives.known() == names
     for name in names:
         assert config.base(name).task == name
@@ -90,7 +90,8 @@ def package(tmp_path, monkeypatch):
         (
             "casual_lm",
             "config.task is 'casual_lm'. Did you mean 'causal_lm'? It can be bidirectional_lm,"
-            " causal_lm, mae, permutation_lm, or package.module:Class, for one of your own.",
+            " causal_lm, mae, permutation_lm, perturbation, or package.module:Class, for one of"
+            " your own.",
         ),
         ("somebody.half", "config.task is 'somebody.half'. It can be bidirectional_lm"),
         (":Objective", "names no module: write package.module:Class."),
