@@ -383,6 +383,7 @@ def test_failing_process_is_reported(tmp_path, monkeypatch):
         ({"num_arms": 99}, "there are 41 chromosome arms"),
         ({"complex_similarity": 1.5}, "a share from 0 to 1"),
         ({"arm_bias": -1.0}, "arm_bias must be at least 0"),
+        ({"first_plate": 3}, "plates_per_experiment 2 plates; give 4"),
         ({"dead_fraction": 1.5}, "dead_fraction is a share from 0 to 1"),
         ({"dead_fraction": 0.6, "empty_fraction": 0.5}, "together they are 1.1, more than 1"),
     ],
@@ -466,6 +467,16 @@ def test_settings_that_came_later_leave_no_trace_where_they_are_off(written):
     stored = opening.open_bank(written).attributes["simulation"]
     assert not set(stored) & set(ADDED) and len(stored) == 27
     assert not (written / "truth/defects.parquet").exists()
+
+
+def test_a_screen_of_later_plates_has_the_same_genes():
+    whole = Screen(SimulationConfig(**SMALL | {"num_plates": 4}))
+    later = Screen(SimulationConfig(first_plate=2, **SMALL))
+    assert later.genes.equals(whole.genes) and later.phenotypes.equals(whole.phenotypes)
+    assert later.plates.equals(whole.plates.slice(2))
+    assert later.metadata().equals(whole.metadata().slice(24))
+    assert later.place(13) == whole.place(37) == (3, 1, 0)
+    np.testing.assert_array_equal(later.field(3, 1, 0), whole.field(3, 1, 0))
 
 
 def test_every_experiment_gets_every_treatment_as_often():

@@ -200,11 +200,11 @@ class Screen:
 
     def _make_plates(self) -> None:
         config, rows = self.config, []
-        self._optics, self._batch_shift = [], []
+        self._optics, self._batch_shift = {}, {}
         base = [np.zeros(len(AXES))] + [
             2 * _direction(self._random(3, k)) for k in range(1, config.num_cell_types)
         ]
-        for plate in range(config.num_plates):
+        for plate in config.plates:
             experiment = plate // config.plates_per_experiment
             cell_type = experiment % config.num_cell_types
             # Plates of one experiment share most of their batch effect.
@@ -225,9 +225,9 @@ class Screen:
                 photons=config.photons * shift.pop("photons", 1.0),
                 **shift,
             )
-            self._optics.append(optics)
+            self._optics[plate] = optics
             batch = shared.standard_normal(len(AXES)) + 0.5 * own.standard_normal(len(AXES))
-            self._batch_shift.append(base[cell_type] + 0.25 * config.batch_effect * batch)
+            self._batch_shift[plate] = base[cell_type] + 0.25 * config.batch_effect * batch
             row: dict[str, Any] = {
                 "plate": f"P{plate + 1:02d}",
                 "experiment": f"EXP{experiment + 1:02d}",
@@ -350,16 +350,18 @@ class Screen:
         return pa.Table.from_pylist(found, schema)
 
     def place(self, index: int) -> tuple[int, int, int]:
-        """(plate, well, site) of image `index` of the bank."""
+        """(plate, well, site) of image `index` of the bank; plates are numbered as in
+        `SimulationConfig.plates`.
+        """
         rest, site = divmod(index, self.config.sites_per_well)
-        return *divmod(rest, self.config.wells_per_plate), site
+        plate, well = divmod(rest, self.config.wells_per_plate)
+        return self.config.first_plate + plate, well, site
 
     def metadata(self) -> pa.Table:
         """One row an image, columns of METADATA_SCHEMA; source and checksum are null."""
         rows = []
-        for plate, truth in enumerate(
-            self.plates.select(["plate", "experiment", "cell_type"]).to_pylist()
-        ):
+        truths = self.plates.select(["plate", "experiment", "cell_type"]).to_pylist()
+        for plate, truth in zip(self.config.plates, truths, strict=True):
             for well, treatment in enumerate(self.layout(plate)):
                 row = (
                     truth

@@ -30,7 +30,7 @@ SHARES = ("inactive_fraction", "control_fraction", "complex_similarity", "edge_e
 # what can be wrong with a well; the setting NAME_fraction says of how many
 DEFECTS = ("out_of_focus", "empty", "dead", "saturated")
 # settings that came later: where they are off, a screen is stored as if they did not exist
-ADDED = ("staining_shift", *(f"{name}_fraction" for name in DEFECTS))
+ADDED = ("first_plate", "staining_shift", *(f"{name}_fraction" for name in DEFECTS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,8 @@ class SimulationConfig:
     Attributes:
       seed: of everything.
       num_plates: plates; `data.split_by = "plate"` holds some of them out.
+      first_plate: number of plates before the first one: screens that differ in nothing else have
+        the same genes and compounds on other plates, of other experiments.
       wells_per_plate: wells used on each plate, filled row by row.
       sites_per_well: fields of view in a well.
       field_px: side of a field in pixels.
@@ -78,6 +80,7 @@ class SimulationConfig:
 
     seed: int = 0
     num_plates: int = 4
+    first_plate: int = 0
     wells_per_plate: int = 96
     sites_per_well: int = 1
     field_px: int = 512
@@ -137,11 +140,23 @@ class SimulationConfig:
                 raise UserError(
                     f"Simulated screen: {name} is a share from 0 to 1, not {getattr(self, name)}."
                 )
+        if self.first_plate % self.plates_per_experiment:
+            whole = -(-self.first_plate // self.plates_per_experiment) * self.plates_per_experiment
+            raise UserError(
+                f"Simulated screen: first_plate {self.first_plate} would begin in the middle of an"
+                f" experiment of plates_per_experiment {self.plates_per_experiment} plates; give"
+                f" {whole}."
+            )
         if sum(self.defect_shares) > 1 + 1e-9:
             raise UserError(
                 f"Simulated screen: {', '.join(defects)} are shares of the same wells; together"
                 f" they are {sum(self.defect_shares):.3g}, more than 1."
             )
+
+    @property
+    def plates(self) -> range:
+        """Numbers of the plates."""
+        return range(self.first_plate, self.first_plate + self.num_plates)
 
     @property
     def defect_shares(self) -> tuple[float, ...]:
