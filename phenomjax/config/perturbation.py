@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from phenomjax.config import image_data
 from phenomjax.config.checks import choose, flatten
 from phenomjax.config.vit import add_encoder, check_encoder
+from phenomjax.data.images.labels.protocols import PROTOCOLS
 from phenomjax.system.errors import UserError, did_you_mean
 
 # layers of each dense block, growth rate, features of the stem (Huang et al. 2017,
@@ -15,7 +16,6 @@ DENSENET_SIZES = {
     "169": ((6, 12, 32, 32), 32, 64),
     "201": ((6, 12, 48, 32), 32, 64),
 }
-PROTOCOLS = ("", "rxrx1_wilds", "rxrx1")
 
 
 def add_sections(c: ConfigDict) -> None:
@@ -77,7 +77,10 @@ def _data(d: ConfigDict) -> None:
     d.cell_type = ""
     # only images of this type ("crispr", "sirna", "compound", "orf"), and controls; "" = all
     d.perturbation_type = ""
-    # official splits in place of val_groups and val_fraction: "rxrx1_wilds", "rxrx1"
+    # "drop": images of a class that has a single one to train on are left out
+    d.on_rare_class = "error"
+    # official splits in place of val_groups and val_fraction: "rxrx1_wilds", "rxrx1_wilds_mixed",
+    # "rxrx1"
     d.protocol = ""
 
 
@@ -102,7 +105,8 @@ def check(c: ConfigDict) -> None:
     choose(c, "model.backbone", ("densenet", "vit"))
     choose(c, "model.standardise", ("image", "none"))
     choose(c, "data.controls", ("keep", "drop"))
-    choose(c, "data.protocol", PROTOCOLS)
+    choose(c, "data.protocol", ("", *PROTOCOLS))
+    choose(c, "data.on_rare_class", ("error", "drop"))
     if c.model.backbone == "vit":
         check_encoder(c)
     else:
@@ -173,6 +177,12 @@ def _check_parts(c: ConfigDict) -> None:
             f"config.global_batch_size {rows} cannot be divided{why} into config.data.groups"
             f" {c.data.groups} parts of two images or more. Set"
             f" --config.global_batch_size={max(-(-rows // multiple) * multiple, 2 * parts)}."
+        )
+    if parts > 1 and c.data.crops_per_image > 1:
+        raise UserError(
+            f"config.data.crops_per_image is {c.data.crops_per_image} and config.data.groups"
+            f" {parts}: rows that are crops of one image lie side by side, and so do rows of"
+            " different parts. Set --config.data.crops_per_image=1, or --config.data.groups=1."
         )
     if parts % micro:
         mend = f"--config.data.groups={-(-parts // micro) * micro} or"

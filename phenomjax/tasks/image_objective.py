@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,7 +17,7 @@ from phenomjax.data.images.loading import staging
 from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.images.rows import Rows
-from phenomjax.data.selections import choose
+from phenomjax.data.selections import Chosen, choose
 from phenomjax.data.simulated.write_screen import write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
@@ -78,6 +78,16 @@ class ImageObjective:
             " --out embeddings.zarr"
         )
 
+    def data(self) -> tuple[list[ImageBank], tuple[float, ...], list[Chosen]]:
+        """The banks, where they are staged read from there; their weights; and what is chosen."""
+        data = self.config.data
+        banks, weights = banks_and_weights(self.config)
+        chosen = choose(data.selection, banks)
+        if data.staging:
+            rows = [Rows.of(one.rows) for one in chosen] or [Rows.all(len(one)) for one in banks]
+            staging.stage(banks, rows, data.staging, data.staging_share)
+        return banks, weights, chosen
+
     def loader(self, split: str, process_index: int, process_count: int) -> "ImageLoader | None":
         """The loader of "train" or "val" crops of the configured banks; None for "val" if nothing
         is held out.
@@ -85,11 +95,7 @@ class ImageObjective:
         from phenomjax.data.images.loading.loader import ImageLoader
 
         data = self.config.data
-        banks, weights = banks_and_weights(self.config)
-        chosen = choose(data.selection, banks)
-        if data.staging:
-            rows = [Rows.of(one.rows) for one in chosen] or [Rows.all(len(one)) for one in banks]
-            staging.stage(banks, rows, data.staging, data.staging_share)
+        banks, weights, chosen = self.data()
         groups = {
             "chosen": chosen,
             "split_by": data.split_by,
@@ -100,25 +106,28 @@ class ImageObjective:
             trained_on = sum(map(len, split_rows(banks, "train", **groups)))
             if trained_on == sum(len(rows) for rows in [one.rows for one in chosen] or banks):
                 return None
-        return ImageLoader(
-            banks,
-            channels=self.config.model.channels,
-            weights=weights,
-            split=split,
-            **groups,
-            crop_size=data.crop_size,
-            crops_per_image=data.crops_per_image,
-            flip=data.flip,
-            rotate=data.rotate,
-            seed=self.config.seed,
-            global_batch_size=self.config.global_batch_size,
-            process_index=process_index,
-            process_count=process_count,
-            threads=data.threads,
-            prefetch_batches=data.prefetch_batches,
-            on_bad_image=data.on_bad_image,
-            max_bad_images=data.max_bad_images,
-        )
+        settings = self.loader_settings(split, process_index, process_count)
+        return ImageLoader(banks, weights=weights, **groups, **settings)
+
+    def loader_settings(self, split: str, process_index: int, process_count: int) -> dict[str, Any]:
+        """The arguments of an `ImageLoader` that do not say which images it reads."""
+        data = self.config.data
+        return {
+            "channels": self.config.model.channels,
+            "split": split,
+            "crop_size": data.crop_size,
+            "crops_per_image": data.crops_per_image,
+            "flip": data.flip,
+            "rotate": data.rotate,
+            "seed": self.config.seed,
+            "global_batch_size": self.config.global_batch_size,
+            "process_index": process_index,
+            "process_count": process_count,
+            "threads": data.threads,
+            "prefetch_batches": data.prefetch_batches,
+            "on_bad_image": data.on_bad_image,
+            "max_bad_images": data.max_bad_images,
+        }
 
     def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Nothing is carried from step to step."""

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 
 from phenomjax import sharding
 from phenomjax.cluster import messages
@@ -19,7 +18,7 @@ from phenomjax.models.classifier import Classifier, Logits
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Params, Shared
 from phenomjax.tasks import pictures
-from phenomjax.tasks.image_objective import ImageObjective
+from phenomjax.tasks.labelled_images import LabelledImages
 from phenomjax.tasks.protocol import Scalar, Sums
 
 # folded into the step's key before the row
@@ -27,7 +26,7 @@ CUTMIX_STREAM, DROP_PATH_STREAM, DROPOUT_STREAM = 0, 1, 2
 STATISTICS = "batch_stats"
 
 
-class Perturbation(ImageObjective):
+class Perturbation(LabelledImages):
     """The weakly supervised objective, made from a finalized and resolved config.
 
     Batches have, beside what a masked autoencoder's have, `label` (batch,) int32, the place in
@@ -37,23 +36,11 @@ class Perturbation(ImageObjective):
     Args:
       config: reads `model.*`, `data.*`, `optimizer.accumulate_steps`, `seed` and
         `global_batch_size`.
-
-    Raises:
-      UserError: fewer than two classes.
     """
 
     training_only = ("head",)
     # what a run of another task, or of other classes, can begin this one with
     begins_with = ("backbone", "encoder", "norm", "neck")
-
-    def __init__(self, config: ConfigDict):
-        super().__init__(config)
-        if len(config.model.classes) == 1:
-            raise UserError(
-                f"All images to train on have the one class '{config.model.classes[0]}' by"
-                f" config.data.label={config.data.label}: there is nothing to tell apart. Name"
-                " another column with --config.data.label, or give banks with more perturbations."
-            )
 
     @functools.cached_property
     def model(self) -> Classifier:

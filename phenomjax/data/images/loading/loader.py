@@ -15,7 +15,7 @@ import numpy as np
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading import fitness
-from phenomjax.data.images.loading.order import BatchOrder, crop_draws
+from phenomjax.data.images.loading.order import BatchOrder, Order, crop_draws
 from phenomjax.data.images.loading.reader import (
     INDEX_CACHE_BYTES,
     BadImageError,
@@ -24,6 +24,7 @@ from phenomjax.data.images.loading.reader import (
     image_names,
 )
 from phenomjax.data.images.loading.split import split_rows
+from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.shards import IndexCache
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.data.selections import Chosen
@@ -64,6 +65,7 @@ class ImageLoader:
         equally often.
       split, split_by, val_groups, val_fraction: see `split.split_rows`.
       chosen: the part of each bank that is read; () = all.
+      rows: of each bank, those of the split, where something else than `split_rows` has found them.
       crop_size: height and width in pixels.
       crops_per_image: consecutive rows that are crops of one image, decoded together.
       flip: mirror rows left-right and up-down, each with probability 1/2.
@@ -101,6 +103,7 @@ class ImageLoader:
         val_groups: Sequence[str] = (),
         val_fraction: float = 0.1,
         chosen: Sequence[Chosen] = (),
+        rows: Sequence[Rows] = (),
         crop_size: int = 256,
         crops_per_image: int = 1,
         flip: bool = False,
@@ -130,7 +133,7 @@ class ImageLoader:
         fitness.check(self, weights, process_count)
         self._local_rows = global_batch_size // process_count
         self._first_row = process_index * self._local_rows
-        self._rows = split_rows(
+        self._rows = list(rows) or split_rows(
             self.banks,
             split,
             split_by=split_by,
@@ -149,12 +152,7 @@ class ImageLoader:
             0,
             *itertools.accumulate(len(self._rows[bank]) for bank in self._sources),
         ]
-        self._order = BatchOrder(
-            [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
-            [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
-            seed=seed,
-            images_per_batch=global_batch_size // crops_per_image,
-        )
+        self._order = self._make_order(weights)
         self._bad: set[tuple[int, int]] = set()
         self._lock = threading.Lock()
         prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in self.banks]
@@ -211,8 +209,8 @@ class ImageLoader:
         """What the rows `start` to `stop` of a step's global batch are made of, image by image.
 
         Yields:
-          (bank, position of the image in the bank's split, [(y, x, draw for the orientation), one a
-          row]).
+          (number of the image, its row in its bank, [(y, x, draw for the orientation), one a row of
+          the batch]).
         """
         group, batch = self._order.batch(step)
         draws = crop_draws(self.seed, step, start, stop)
@@ -220,13 +218,12 @@ class ImageLoader:
             range(start, stop), key=lambda row: row // self.crops_per_image
         ):
             number = self._order.image(group, batch, place)
-            source = bisect.bisect_right(self._first_image, number) - 1
-            bank = self._sources[source]
+            bank, image = self._locate(number, 0)
             _, height, width, _ = self.banks[bank].shape
             free_y, free_x = height - self.crop_size + 1, width - self.crop_size + 1
             mine = (draws[row - start] for row in rows)
             crops = [(y * free_y >> 32, x * free_x >> 32, turn) for y, x, turn, *_ in mine]
-            yield bank, number - self._first_image[source], crops
+            yield number, image, crops
 
     def names(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         """What the batch's `image` ids are called: "BANK PLATE/WELL/SITE"."""
@@ -260,6 +257,23 @@ class ImageLoader:
             f" {self.crops_per_image} an image; {self.threads} decoding threads, {buffers} buffers"
             f" of {mib:.1f} MiB."
         )
+
+    def _make_order(self, weights: Sequence[float]) -> Order:
+        return BatchOrder(
+            [[len(self._rows[bank]) for bank in group.banks] for group in self.groups],
+            [[weights[bank] for bank in group.banks] for group in self.groups] if weights else None,
+            seed=self.seed,
+            images_per_batch=self.global_batch_size // self.crops_per_image,
+        )
+
+    def _locate(self, number: int, attempt: int) -> tuple[int, int]:
+        """Bank, and row there, of an image of the order; or, after so many that are bad, of the one
+        that takes its place.
+        """
+        source = bisect.bisect_right(self._first_image, number) - 1
+        bank = self._sources[source]
+        rows = self._rows[bank]
+        return bank, int(rows[(number - self._first_image[source] + attempt) % len(rows)])
 
     def _make_groups(self) -> list[Group]:
         members: dict[tuple[tuple[str, ...], np.dtype], list[int]] = {}
@@ -302,34 +316,34 @@ class ImageLoader:
         shape, dtype = spec["pixels"]
         ids = np.array([self.channels.index(name) for name in group.channels], np.int32)
         arrays = {
-            "pixels": buffer[: int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape),
-            "channels": np.tile(ids, (count, 1)),
-            "row": np.arange(first, first + count, dtype=np.int32),
-            "image": np.empty(count, np.int32),
+            name: np.empty(shape, dtype)
+            for name, (shape, dtype) in spec.items()
+            if name != "pixels"
         }
+        arrays["pixels"] = buffer[: int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape)
+        arrays["channels"][:] = ids
+        arrays["row"][:] = np.arange(first, first + count)
         # Two parts a thread even out their work; rows of one image stay in one part.
         part = -(-count // (2 * self.threads * self.crops_per_image)) * self.crops_per_image
         edges = [first, *range(first // part * part + part, first + count, part), first + count]
-        fill = functools.partial(self._fill, arrays["pixels"], arrays["image"], step)
+        fill = functools.partial(self._fill, arrays, step)
         return arrays, [functools.partial(fill, *span) for span in itertools.pairwise(edges)]
 
-    def _fill(
-        self, pixels: np.ndarray, image: np.ndarray, step: int, start: int, stop: int
-    ) -> None:
+    def _fill(self, arrays: dict[str, np.ndarray], step: int, start: int, stop: int) -> None:
         """Decodes the rows `start` to `stop` (counted in the global batch) into this process's
         arrays.
         """
-        row = start - self._first_row
+        row, pixels, image = start - self._first_row, arrays["pixels"], arrays["image"]
         # All requests first: between two crops, Grain's code would not be in the cache and cost 3 x
         # as much.
-        for bank, position, crops in list(self.requests(step, start, stop)):
+        for number, _, crops in list(self.requests(step, start, stop)):
             rows = slice(row, row + len(crops))
             outs = [
                 self._oriented(out, turn)
                 for out, (_, _, turn) in zip(pixels[rows], crops, strict=True)
             ]
             ys, xs = [crop[0] for crop in crops], [crop[1] for crop in crops]
-            image[rows] = self._first_id[bank] + self._read(outs, bank, position, ys, xs)
+            image[rows] = self._read(outs, number, ys, xs)
             row = rows.stop
 
     def _oriented(self, out: np.ndarray, draw: int) -> np.ndarray:
@@ -342,19 +356,20 @@ class ImageLoader:
             out = out[:: -1 if draw & 1 else 1, :: -1 if draw & 2 else 1]
         return out
 
-    def _read(
-        self, outs: list[np.ndarray], bank: int, position: int, ys: list[int], xs: list[int]
-    ) -> int:
-        """Reads crops of an image, or where it is bad of the next one of the bank's split.
+    def _read(self, outs: list[np.ndarray], number: int, ys: list[int], xs: list[int]) -> int:
+        """Reads crops of an image, or where it is bad of the next one that may take its place.
 
-        Returns which it was.
+        Returns the id of the one that was read.
         """
-        rows = self._rows[bank]
-        for attempt in range(len(rows)):
-            row = int(rows[(position + attempt) % len(rows)])
+        seen = set[tuple[int, int]]()
+        for attempt in itertools.count():
+            bank, row = self._locate(number, attempt)
+            if (bank, row) in seen:
+                break
+            seen.add((bank, row))
             try:
                 self._reader(bank).read_crops(outs, row, ys, xs)
-                return row
+                return self._first_id[bank] + row
             except BadImageError as error:
                 if self.on_bad_image == "error":
                     raise

@@ -8,12 +8,25 @@ counter is (row, step).
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int64
 
 SMALL = 2**16  # images; from here on Grain's shuffle is fast
 MANY = 64  # banks; up to here Grain's mixture is fast
+
+
+class Order(Protocol):
+    """Which images the batches of all steps are made of."""
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """(group, number of this batch within its group) of a step."""
+        ...
+
+    def image(self, group: int, batch: int, place: int) -> int:
+        """The image at a place of a group's batch, counted over all groups."""
+        ...
 
 
 class BatchOrder:
@@ -143,6 +156,11 @@ class _SmallShuffle:
 
 @functools.lru_cache(maxsize=16)
 def _permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
+    return permutation(count, seed, epoch)
+
+
+def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
+    """The numbers 0 to count - 1, in another order for each seed and epoch."""
     generator = np.random.Philox(
         key=np.array([seed, 1], np.uint64), counter=np.array([0, epoch, 0, 0], np.uint64)
     )

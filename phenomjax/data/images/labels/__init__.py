@@ -1,0 +1,1 @@
+"""What the images of banks are labelled with, and the splits of labelled images."""

@@ -1,0 +1,205 @@
+"""The images that a run on labels reads: their classes, cell types, controls and groups
+(experiments, say, whose images share the statistics of a batch norm), and what is left out.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.labels.coded import Coded, Numbering, read
+from phenomjax.data.images.loading.labelled import Labels
+from phenomjax.data.images.loading.split import path_of
+from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
+from phenomjax.data.images.rows import Rows
+from phenomjax.data.images.wells import natural
+from phenomjax.data.selections import Chosen
+from phenomjax.system.errors import UserError, did_you_mean, first_of
+
+CONTROL = "control"  # the class of negative controls that the label column gives no name
+COLUMNS = tuple(
+    field.name
+    for field in METADATA_SCHEMA
+    if field.type == "string" and field.name not in (*UNIQUE, "time")
+)
+PREPARE = "`python -m phenomjax.prepare images --metadata TABLE`"
+
+
+class Wanted(Protocol):
+    """The settings `data.*` of a run that say what is read and how it is labelled; see
+    `config.perturbation`.
+    """
+
+    label: str
+    groups: int
+    group_by: str
+    controls: str
+    control_share: float
+    cell_type: str
+    perturbation_type: str
+    on_rare_class: str
+    protocol: str
+    split_by: str
+    val_groups: Sequence[str]
+    val_fraction: float
+
+
+class Screen:
+    """What the metadata of banks say of all their images.
+
+    Args:
+      banks: of the run.
+      wanted: its settings.
+      chosen: the part of each bank that is read; () = all.
+
+    Attributes:
+      banks, wanted: as given.
+      numbering: of all images.
+      label, cell_type, group: of each image.
+      place: likewise, "experiment/site".
+      control: whether it is a control: `is_control`, or of the perturbation type "control", which
+        positive controls have.
+      kept: whether it is read.
+      told: what was left out and why, sentences.
+
+    Raises:
+      UserError: settings that the metadata of the banks do not allow.
+    """
+
+    def __init__(self, banks: Sequence[ImageBank], wanted: Wanted, chosen: Sequence[Chosen] = ()):
+        self.banks, self.wanted, self.numbering = list(banks), wanted, Numbering(banks)
+        self.told: list[str] = []
+        for key, name in (("label", wanted.label), ("group_by", wanted.group_by)):
+            if name not in COLUMNS:
+                raise UserError(
+                    f"config.data.{key} is '{name}', which is no column of texts of the"
+                    f" metadata.{did_you_mean(name, COLUMNS)} There are: {', '.join(COLUMNS)}."
+                )
+        label, kind, self.cell_type, is_control, self.place, self.group = read(
+            banks,
+            (
+                (wanted.label,),
+                ("perturbation_type",),
+                ("cell_type",),
+                ("is_control",),
+                ("experiment", "site"),
+                path_of(wanted.group_by),
+            ),
+        )
+        negative = is_control.equal("true")
+        self.control = negative | kind.equal(CONTROL)
+        self.kept = np.ones(len(self.numbering), bool)
+        if chosen:
+            self.kept[:] = False
+            self.kept[self.numbering.of([Rows.of(one.rows) for one in chosen])] = True
+        if wanted.cell_type:
+            self._only("cell_type", wanted.cell_type, self.cell_type, np.zeros_like(self.kept))
+        if wanted.perturbation_type:
+            # a control whose row names a type is one of that library alone
+            anyones = self.control & ((kind.codes < 0) | kind.equal(CONTROL))
+            self._only("perturbation_type", wanted.perturbation_type, kind, anyones)
+        if wanted.controls == "drop" or wanted.control_share:
+            self._check_marked()
+        if wanted.controls == "drop":
+            self._drop(self.control, "are controls")
+        self.label = self._labelled(label, negative)
+
+    @property
+    def named(self) -> str:
+        """The banks, for messages."""
+        return first_of([bank.path for bank in self.banks], 2)
+
+    def labels(self, classes: Sequence[str], cell_types: Sequence[str]) -> Labels:
+        """Every image by a model's names of classes and cell types."""
+        return Labels(
+            self.label.places(classes),
+            self.cell_type.places(cell_types),
+            self.group.codes,
+            self.control,
+            self.group.names,
+        )
+
+    def unseen(self, rows: Sequence[Rows], classes: Sequence[str]) -> str:
+        """A sentence on rows that are of none of the classes; "" where there are none."""
+        there = self.label.there(self.numbering.of(rows))
+        known = set(classes)
+        without = sorted((name for name in there if name not in known), key=natural)
+        if not without:
+            return ""
+        return (
+            f"{sum(there[name] for name in without):,} of {sum(there.values()):,} images are of"
+            f" {len(without):,} names in the column {self.wanted.label} that are none of the"
+            f" {len(classes):,} classes ({first_of(without)}): they count neither as right nor as"
+            " wrong."
+        )
+
+    def other_label(self) -> str:
+        """Another column that could name the classes, one with values if there is one."""
+        columns = ["perturbation", "gene", "perturbation_type", "cell_type"]
+        others = [name for name in columns if name != self.wanted.label]
+        found = read(self.banks, [(name,) for name in others])
+        return next(
+            (n for n, one in zip(others, found, strict=True) if len(one.names) > 1), others[0]
+        )
+
+    def _check_marked(self) -> None:
+        """Raises UserError where controls are asked for and none is marked."""
+        if (self.control & self.kept).any():
+            return
+        key, mend = (
+            ("controls", "keep") if self.wanted.controls == "drop" else ("control_share", "0.0")
+        )
+        raise UserError(
+            f"config.data.{key} is {getattr(self.wanted, key)}, but no image of {self.named} is"
+            " marked as a control (is_control, or the perturbation_type 'control'). Prepare the"
+            f" banks with a table that has a column is_control: {PREPARE}; or set"
+            f" --config.data.{key}={mend}."
+        )
+
+    def _only(
+        self, column: str, value: str, coded: Coded, also: Bool[np.ndarray, "images"]
+    ) -> None:
+        """Keeps the images that have a value in a column, and some more."""
+        mine = coded.equal(value)
+        if not (mine & self.kept).any():
+            there = sorted(coded.there(self.kept), key=natural)
+            listed = f"There are: {first_of(there)}."
+            if not there:
+                listed = (
+                    f"The column is empty: prepare the banks with --set {column}={value}, if all"
+                    f" images have it, or with a table: {PREPARE}."
+                )
+            raise UserError(
+                f"config.data.{column} is '{value}', but no image of {self.named} has that"
+                f" {column}.{did_you_mean(value, there)} {listed} To read all images, set"
+                f" --config.data.{column}=''."
+            )
+        self._drop(~(mine | also), f"have another {column} than {value}")
+
+    def _drop(self, mask: Bool[np.ndarray, "images"], why: str) -> None:
+        count = int((mask & self.kept).sum())
+        self.kept &= ~mask
+        if count:
+            self.told.append(f"{count:,} images are left out: they {why}.")
+
+    def _labelled(self, label: Coded, negative: Bool[np.ndarray, "images"]) -> Coded:
+        """Gives negative controls without a name one, and leaves out what has none."""
+        column, nameless = self.wanted.label, label.codes < 0
+        if not (self.kept & ~nameless).any():
+            raise UserError(
+                f"No image of {self.named} has a {column}, so there are no classes: the column is"
+                f" empty. Prepare the banks with a table that has it: {PREPARE}, or train on"
+                f" another column: --config.data.label={self.other_label()}."
+            )
+        unnamed = self.kept & nameless & negative
+        if unnamed.any():
+            names = label.names if CONTROL in label.names else (*label.names, CONTROL)
+            label = Coded(names, np.where(unnamed, np.int32(names.index(CONTROL)), label.codes))
+            self.told.append(
+                f"{int(unnamed.sum()):,} negative controls have no {column}: they are the class"
+                f" '{CONTROL}'."
+            )
+        self._drop(label.codes < 0, f"have no {column}")
+        return label

@@ -1,0 +1,104 @@
+"""Which of the images of a screen are of which split, by groups that are held out or by an official
+protocol.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from phenomjax.data.images.labels import protocols
+from phenomjax.data.images.labels.screen import Screen
+from phenomjax.data.images.loading.split import split_rows
+from phenomjax.data.images.rows import Rows
+from phenomjax.data.selections import Chosen
+from phenomjax.system.errors import UserError, did_you_mean
+
+ALL = "all"  # the split of all images, held out or not
+
+
+def rows_of(screen: Screen, split: str) -> list[Rows] | None:
+    """Rows of each bank that are of a split; None where it has none.
+
+    Args:
+      screen: the images.
+      split: "train", "val", one of the protocol's, or `ALL`.
+
+    Raises:
+      UserError: nothing to train on; a group in both splits; experiments that the protocol does not
+        know.
+    """
+    if split == ALL:
+        found = screen.numbering.rows(screen.kept)
+    elif screen.wanted.protocol:
+        found = _official_rows(screen, split)
+    elif split in ("train", "val"):
+        found = _split_rows(screen, split)
+    else:
+        return None
+    if any(map(len, found)):
+        return found
+    if split != "train":
+        return None
+    raise UserError(
+        f"No image of {screen.named} is left to train on: data.protocol is"
+        f" '{screen.wanted.protocol}', and they are all of experiments that it holds out. Give the"
+        " banks of the others too, or hold out your own: --config.data.protocol=''."
+    )
+
+
+def _split_rows(screen: Screen, split: str) -> list[Rows]:
+    wanted, kept = screen.wanted, screen.numbering.rows(screen.kept)
+    halves = functools.partial(
+        split_rows,
+        screen.banks,
+        chosen=[Chosen(rows.array(), "") for rows in kept],
+        split_by=wanted.split_by,
+        val_groups=wanted.val_groups,
+        val_fraction=wanted.val_fraction,
+    )
+    trained = halves("train")
+    if sum(map(len, trained)) == sum(map(len, kept)):
+        return trained if split == "train" else []
+    held_out = halves("val")
+    codes = screen.group.codes
+    own, others = (codes[screen.numbering.of(rows)] for rows in (trained, held_out))
+    both = np.intersect1d(own, others)
+    both = both[both >= 0]
+    if len(both):
+        counts = [int((half == both[0]).sum()) for half in (own, others)]
+        raise _in_both(screen, screen.group.names[both[0]], counts)
+    return trained if split == "train" else held_out
+
+
+def _in_both(screen: Screen, name: str, counts: Sequence[int]) -> UserError:
+    wanted = screen.wanted
+    mend = f"--config.data.split_by={wanted.group_by}"
+    if wanted.val_groups or wanted.split_by == wanted.group_by:
+        mend += f" --config.data.val_groups=\"('{name}',)\""
+    if len(screen.group.there(screen.kept)) == 1:  # whole ones leave nothing
+        mend = "--config.data.split_by=plate --config.data.group_by=plate"
+        mend += " --config.data.val_groups=()" * (wanted.split_by != "plate")
+    return UserError(
+        f"The {wanted.group_by} {name} is in both splits: {counts[0]:,} of its images are trained"
+        f" on and {counts[1]:,} held out (data.split_by is '{wanted.split_by}'), so the validation"
+        f" would not be of batches that were never seen. Hold out whole ones: {mend}; or hold out"
+        " nothing: --config.data.val_groups=() --config.data.val_fraction=0.0."
+    )
+
+
+def _official_rows(screen: Screen, split: str) -> list[Rows]:
+    protocol, place = screen.wanted.protocol, screen.place
+    if protocol not in protocols.PROTOCOLS:
+        raise UserError(
+            f"config.data.protocol is"
+            f" '{protocol}'.{did_you_mean(protocol, protocols.PROTOCOLS)} There are:"
+            f" {', '.join(protocols.PROTOCOLS)}."
+        )
+    places = [tuple((*name.rsplit("/", 1), "")[:2]) for name in place.names] + [("", "")]
+    found = [protocols.splits_of(protocol, *one) for one in places]
+    there = np.unique(place.codes[screen.kept])
+    if unknown := [places[code] for code in there if found[code] is None]:
+        raise protocols.not_of(protocol, unknown)
+    mine = [split in (splits or ()) for splits in found[:-1]]
+    return screen.numbering.rows(screen.kept & place.where(mine))

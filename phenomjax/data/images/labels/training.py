@@ -1,0 +1,138 @@
+"""What a run on labels can be trained on: its classes and cell types, and whether its groups do."""
+
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from phenomjax.data.images.labels.screen import PREPARE, Screen
+from phenomjax.data.images.wells import natural
+from phenomjax.system.errors import UserError, did_you_mean, first_of
+
+log = logging.getLogger("phenomjax")
+Images = Int64[np.ndarray, "images"]
+
+
+def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the classes of images to train on, in the order in which a person counts them.
+
+    Args:
+      screen: of all images.
+      images: numbers of those to train on.
+      given: by the user: only these.
+
+    Raises:
+      UserError: fewer than two, one without an image or with one alone; groups that a batch cannot
+        have its statistics of.
+    """
+    wanted, there = screen.wanted, screen.label.there(images)
+    for name in given:
+        if name not in there:
+            raise UserError(
+                f"config.model.classes names {name!r}, but no image to train on has that"
+                f" {wanted.label}.{did_you_mean(name, there)} Leave model.classes empty to train on"
+                f" all {len(there):,}: --config.model.classes=()."
+            )
+    found = list(given) or sorted(there, key=natural)
+    rare = [name for name in found if there[name] == 1]
+    if rare and wanted.on_rare_class == "error":
+        raise UserError(
+            f"{len(rare):,} of {len(found):,} classes have a single image to train on:"
+            f" {first_of(rare)}. What images of a class share cannot be learnt from one. Leave them"
+            " out with --config.data.on_rare_class=drop, or correct their names in the metadata."
+        )
+    found = [name for name in found if there[name] > 1]
+    if len(found) < 2:
+        raise UserError(
+            f"There is nothing to tell apart: by data.label={wanted.label}, the images to train on"
+            f" are of {len(found)} class{'es' * (len(found) != 1)} of two images or more"
+            f"{f' ({found[0]})' if found else ''}. Train on another column"
+            f" (--config.data.label={screen.other_label()}), or on more banks."
+        )
+    _check_groups(screen, images)
+    if wanted.control_share:
+        _check_controls(screen, images)
+    return tuple(found)
+
+
+def cell_types(
+    screen: Screen, images: Images, given: Sequence[str] = (), needed: bool = False
+) -> tuple[str, ...]:
+    """Names of the cell types of images to train on.
+
+    Args:
+      screen, images, given: as of `classes`.
+      needed: the model is told them.
+
+    Raises:
+      UserError: images without one, where it is needed.
+    """
+    missing = int((screen.cell_type.codes[images] < 0).sum())
+    if needed and missing:
+        raise UserError(
+            f"config.model.cell_type is True, but {missing:,} of {len(images):,} images to train on"
+            f" have no cell_type. Prepare the banks with it (--set cell_type=NAME, or a table:"
+            f" {PREPARE}), or set --config.model.cell_type=False."
+        )
+    return tuple(given) or tuple(sorted(screen.cell_type.there(images), key=natural))
+
+
+def _check_groups(screen: Screen, images: Images) -> None:
+    wanted, groups = screen.wanted, screen.group.codes[images]
+    column = wanted.group_by
+    if wanted.groups and (missing := int((groups < 0).sum())):
+        raise UserError(
+            f"{missing:,} of {len(images):,} images to train on have no {column}, by whose"
+            f" statistics they are to be normalised (data.groups is {wanted.groups}). Prepare the"
+            f" banks with it (--default {column}=NAME, or a table: {PREPARE}), or mix the images of"
+            " all groups: --config.data.groups=0."
+        )
+    if wanted.groups and len(np.unique(groups)) == 1:
+        plates = "--config.data.group_by=plate --config.data.split_by=plate, or "
+        raise UserError(
+            f"All {len(images):,} images to train on are of one {column}"
+            f" ({screen.group.names[groups[0]]}), so batches with the statistics of each {column}"
+            f" (data.groups is {wanted.groups}) teach nothing of others. Train on two or more, or"
+            f" set {plates if column == 'experiment' else ''}--config.data.groups=0."
+        )
+    pairs = np.unique(np.stack([screen.label.codes[images], groups]), axis=1)[0]
+    alone = int((np.bincount(pairs) == 1).sum())
+    if alone:
+        log.warning(
+            "%d of %d classes are in one %s only: a network can tell them by what is of the %s and"
+            " not of the cells.",
+            *(alone, len(np.unique(pairs)), column, column),
+        )
+
+
+def _check_controls(screen: Screen, images: Images) -> None:
+    """Every group to train on must have controls and other images."""
+    wanted, groups, control = screen.wanted, screen.group.codes[images], screen.control[images]
+    lacking = np.setxor1d(groups[control], groups[~control])
+    if not wanted.groups or not len(lacking):
+        return
+    column, names = wanted.group_by, [screen.group.names[code] for code in lacking]
+    bare = np.setdiff1d(groups[~control], groups[control])
+    lack = "has no control" if len(bare) else "has nothing but controls"
+    cells = screen.cell_type.codes[images]
+    types = np.setdiff1d(cells[~control], cells[control])
+    if len(types) and types[0] >= 0:  # none in a whole cell type
+        column, names = "cell_type", [screen.cell_type.names[code] for code in types]
+    where = f"{column} not in {json.dumps(names)}"
+    if column == "plate":  # its number means nothing without its experiment
+        keys = ("plate", "experiment")
+        pairs = [zip(keys, name.split("/")[::-1], strict=False) for name in names]
+        parts = [" and ".join(f"{key} == {json.dumps(v)}" for key, v in one) for one in pairs]
+        where = " and ".join(f"not ({part})" for part in parts)
+    banks = " ".join(shlex.quote(str(bank.path)) for bank in screen.banks)
+    raise UserError(
+        f"data.control_share is {wanted.control_share}, so a part of a batch needs controls and"
+        f" other images of one {wanted.group_by}, but {column} {first_of(names)} {lack} to train"
+        f" on. Leave them out: `python -m phenomjax.prepare subset --bank {banks} --where"
+        f" {shlex.quote(where)} --out controlled.parquet`, then"
+        " --config.data.selection=controlled.parquet; or take controls as they come:"
+        " --config.data.control_share=0.0."
+    )

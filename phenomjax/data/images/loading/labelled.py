@@ -1,0 +1,189 @@
+"""Batches of labelled crops, in parts of one group (an experiment, say) each."""
+
+import bisect
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.loading.loader import Group, ImageLoader
+from phenomjax.data.images.loading.order import Order, permutation
+from phenomjax.data.images.loading.parts import EachOnce, PartOrder
+from phenomjax.data.images.rows import Rows
+from phenomjax.system.errors import UserError, first_of
+
+log = logging.getLogger("phenomjax")
+
+
+class Labels(NamedTuple):
+    """What a loader must know of each image, counted over all banks.
+
+    Attributes:
+      label: place of its class in the model's classes; -1 = none of them.
+      cell_type: likewise.
+      group: number of its group; -1 = none.
+      control: whether it is a control.
+      groups: names of the groups.
+    """
+
+    label: Int32[np.ndarray, "images"]
+    cell_type: Int32[np.ndarray, "images"]
+    group: Int32[np.ndarray, "images"]
+    control: Bool[np.ndarray, "images"]
+    groups: tuple[str, ...]
+
+
+class LabelledLoader(ImageLoader):
+    """As `ImageLoader`, whose batches also have label [rows] and cell_type [rows], int32: places in
+    the model's classes and cell types, -1 for none of them.
+
+    Where batches have parts, row r is of part r % parts, and a part is of one group. In training,
+    images come as `PartOrder` says; else each comes once in `steps_per_epoch` steps (see
+    `EachOnce`), and what fills the last rows of a group has the label -1.
+
+    Args:
+      banks: what to read.
+      labels: of all their images.
+      rows: of each bank, those of the split.
+      parts: of a batch; 0 = in training the images of all groups are mixed.
+      control_share: share of a part that is controls of its group, in training; 0.0 = as they come.
+      told: sentences for the start-up banner.
+      settings: see `ImageLoader`.
+
+    Raises:
+      UserError: whatever the banks and arguments do not allow.
+    """
+
+    def __init__(
+        self,
+        banks: Sequence[ImageBank],
+        *,
+        labels: Labels,
+        rows: Sequence[Rows],
+        parts: int,
+        control_share: float = 0.0,
+        told: Sequence[str] = (),
+        **settings: Any,
+    ):
+        self.labels, self.told = labels, list(told)
+        self.parts, self._control_share = parts, control_share
+        self._ids: np.ndarray | None = None  # images in the order in which they count, by pools
+        self._starts: list[int] = []  # of the pools
+        super().__init__(banks, rows=rows, **settings)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if isinstance(self._order, EachOnce | PartOrder):
+            return self._order.steps
+        return super().steps_per_epoch
+
+    def describe(self) -> str:
+        """One paragraph for the start-up banner."""
+        own = self._images(range(len(self.banks)))
+        labels = self.labels.label[own]
+        classes, groups = (
+            len(np.unique(labels[labels >= 0])),
+            len(np.unique(self.labels.group[own])),
+        )
+        controls = int(self.labels.control[own].sum())
+        said = f"{classes:,} classes, {groups:,} groups, {controls:,} controls"
+        if self.parts:
+            said += (
+                f"; a batch is {self.parts} part{'s' * (self.parts > 1)} of"
+                f" {self.global_batch_size // self.parts} images of one group each"
+            )
+        return " ".join([super().describe(), f"{said}.", *self.told])
+
+    def _make_order(self, weights: Sequence[float]) -> Order:
+        training, parts = self.split == "train", max(self.parts, 1)
+        if training and not self.parts and not self._control_share:
+            return super()._make_order(weights)
+        if weights:
+            raise UserError(
+                "data.weights gives banks their shares, and with data.groups or data.control_share"
+                " each image comes once an epoch. Set --config.data.weights=() or, for the shares,"
+                " --config.data.groups=0 --config.data.control_share=0.0."
+            )
+        per_part = self.global_batch_size // parts // self.crops_per_image
+        controls_per_part = round(self._control_share * per_part) if training else 0
+        if training and self._control_share and not 0 < controls_per_part < per_part:
+            raise UserError(
+                f"data.control_share is {self._control_share}, which is {controls_per_part} of the"
+                f" {per_part} images of a part. Set --config.data.control_share="
+                f"{min(max(controls_per_part, 1), max(per_part - 1, 1)) / per_part:.3g}, or give"
+                " larger batches with --config.global_batch_size."
+            )
+        pools = [self._pools(group) for group in self.groups]
+        others, controls = pools, []
+        if controls_per_part:
+            flags = self.labels.control
+            controls = [[pool[flags[pool]] for pool in one] for one in pools]
+            others = [[pool[~flags[pool]] for pool in one] for one in pools]
+        flat = [pool for sets in (others, controls) for one in sets for pool in one]
+        self._ids = np.concatenate(flat).astype(np.int32)
+        self._starts = [0, *itertools.accumulate(map(len, flat))]
+        sizes = [[len(pool) for pool in one] for one in others]
+        settings: dict[str, int] = {"seed": self.seed, "parts": parts, "images_per_part": per_part}
+        if not training:
+            return EachOnce(sizes, **settings)
+        self._warn_of_small(others, per_part - controls_per_part)
+        sizes_of_controls = [[len(pool) for pool in one] for one in controls]
+        return PartOrder(sizes, sizes_of_controls, controls_per_part=controls_per_part, **settings)
+
+    def _images(self, banks: Iterable[int]) -> np.ndarray:
+        """Ids of the images of the split in some banks."""
+        return np.concatenate([self._first_id[bank] + self._rows[bank].array() for bank in banks])
+
+    def _pools(self, group: Group) -> list[np.ndarray]:
+        """The images of each group of those whose images can share a batch, shuffled."""
+        own = np.concatenate(
+            [self._first_id[bank] + self._rows[bank].array() for bank in group.banks]
+        )
+        own = own[permutation(len(own), self.seed, 0)]
+        codes = (
+            self.labels.group[own] if self.parts or self.split != "train" else np.zeros_like(own)
+        )
+        order = np.argsort(codes, kind="stable")
+        return np.split(own[order], np.flatnonzero(np.diff(codes[order])) + 1)
+
+    def _warn_of_small(self, pools: Sequence[Sequence[np.ndarray]], wanted: int) -> None:
+        small = [pool for one in pools for pool in one if len(pool) < wanted]
+        if small and self.parts:
+            names = [self.labels.groups[self.labels.group[pool[0]]] for pool in small]
+            log.warning(
+                "%d groups have fewer images than the %d of a part (%s): some of them come several"
+                " times in one. Smaller batches, or more parts (data.groups), mend it.",
+                *(len(small), wanted, first_of(names)),
+            )
+
+    def _locate(self, number: int, attempt: int) -> tuple[int, int]:
+        if self._ids is None:
+            return super()._locate(number, attempt)
+        pool = bisect.bisect_right(self._starts, number) - 1
+        start, stop = self._starts[pool], self._starts[pool + 1]
+        image = int(self._ids[start + (number - start + attempt) % (stop - start)])
+        bank = self._bank_of(image)
+        return bank, image - self._first_id[bank]
+
+    def _spec(self, group: Group, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        ids = ((rows,), np.dtype(np.int32))
+        return super()._spec(group, rows) | {"label": ids, "cell_type": ids}
+
+    def _fill(self, arrays: dict[str, np.ndarray], step: int, start: int, stop: int) -> None:
+        super()._fill(arrays, step, start, stop)
+        mine = slice(start - self._first_row, stop - self._first_row)
+        images = arrays["image"][mine]
+        arrays["cell_type"][mine] = self.labels.cell_type[images]
+        label = self.labels.label[images]
+        if isinstance(self._order, EachOnce):
+            group, batch = self._order.batch(step)
+            counts = [
+                self._order.counts(group, batch, row // self.crops_per_image)
+                for row in range(start, stop)
+            ]
+            label = np.where(counts, label, np.int32(-1))
+        arrays["label"][mine] = label

@@ -1,0 +1,158 @@
+"""Which image a row is where a batch consists of parts, each from one group of images (an
+experiment, say): row r of a batch is of part r % P, at place r // P there.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from phenomjax.data.images.loading.order import BatchOrder, permutation
+
+# told apart from the order of images, which the seed alone gives
+TURNS, CONTROLS, SPREAD, ONCE = 1, 2, 3, 4
+
+
+class PartOrder:
+    """Training: in an epoch each image once, as nearly as groups have whole parts; groups take
+    turns by their sizes, shuffled.
+
+    Images are counted over all groups of all sets, in their order; the controls of each group come
+    behind all others, where they have a share of their own.
+
+    Args:
+      sizes: for each set of groups whose images can share a batch, the images of each group.
+      controls: likewise, of controls; () = there is no share of their own.
+      seed: of the run.
+      parts: in a batch.
+      images_per_part: different images in a part.
+      controls_per_part: of these, how many are controls.
+
+    Attributes:
+      steps: in which all images, or all but controls, come.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[int]],
+        controls: Sequence[Sequence[int]] = (),
+        *,
+        seed: int,
+        parts: int,
+        images_per_part: int,
+        controls_per_part: int = 0,
+    ):
+        self._seed, self._parts, self._images = seed, parts, images_per_part
+        self._controls_per_part = controls_per_part
+        self._sets = BatchOrder([[sum(one)] for one in sizes], None, seed=seed, images_per_batch=1)
+        others = images_per_part - controls_per_part
+        self._others, first = _orders(sizes, 0, seed, others)
+        self._controls, _ = _orders(controls, first, _mixed(seed, CONTROLS), controls_per_part)
+        self._turns = [max(-(-sum(one) // others), 1) for one in sizes]
+        self.steps = sum(-(-turns // parts) for turns in self._turns)
+        self._part = functools.lru_cache(2**10)(self._find_part)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """(set, number of this batch within it) of a step."""
+        return self._sets.batch(step)
+
+    def image(self, group: int, batch: int, place: int) -> int:
+        """The image of a row of a set's batch."""
+        part, place = batch * self._parts + place % self._parts, place // self._parts
+        one, number = self._part(group, part)
+        if self._controls_per_part:  # anywhere in the part, or CutMix would mix like with like
+            place = int(_spread(self._images, self._seed, part)[place])
+            if place < self._controls_per_part:
+                order, first = self._controls[group]
+                return first + order.image(one, number, place)
+            place -= self._controls_per_part
+        order, first = self._others[group]
+        return first + order.image(one, number, place)
+
+    def _find_part(self, group: int, part: int) -> tuple[int, int]:
+        """(which of the groups of a set, number of this part within it)."""
+        epoch, turn = divmod(part, self._turns[group])
+        shuffled = _turns(self._turns[group], _mixed(self._seed, TURNS), epoch)
+        return self._others[group][0].batch(epoch * self._turns[group] + int(shuffled[turn]))
+
+
+class EachOnce:
+    """Evaluation: each image once, in parts of one group each, in a shuffled order, so that the
+    first batches are of all groups. A part that has too few is filled with images that were there
+    before and do not count.
+
+    Args: see `PartOrder`.
+
+    Attributes:
+      steps: in which all images come.
+    """
+
+    def __init__(
+        self, sizes: Sequence[Sequence[int]], *, seed: int, parts: int, images_per_part: int
+    ):
+        self._parts, self._images = parts, images_per_part
+        self._pieces: list[Int64[np.ndarray, "pieces 2"]] = []  # first image, number of images
+        first, batches = 0, list[tuple[int, int]]()
+        for number, one in enumerate(sizes):
+            pieces = []
+            for size in one:
+                starts = np.arange(0, size, images_per_part)
+                pieces.append(
+                    np.stack([first + starts, np.minimum(size - starts, images_per_part)])
+                )
+                first += size
+            found = np.concatenate(pieces, axis=1).T
+            found = found[permutation(len(found), _mixed(seed, ONCE), number)]
+            self._pieces.append(found)
+            batches += [(number, batch) for batch in range(-(-len(found) // parts))]
+        shuffled = permutation(len(batches), _mixed(seed, ONCE), len(sizes))
+        self._batches = [batches[place] for place in shuffled]
+        self.steps = len(batches)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """(set, number of this batch within it) of a step."""
+        return self._batches[step % self.steps]
+
+    def image(self, group: int, batch: int, place: int) -> int:
+        """The image of a row of a set's batch."""
+        return self._find(group, batch, place)[0]
+
+    def counts(self, group: int, batch: int, place: int) -> bool:
+        """Whether it is there for the first time."""
+        return self._find(group, batch, place)[1]
+
+    def _find(self, group: int, batch: int, place: int) -> tuple[int, bool]:
+        pieces = self._pieces[group]
+        part, place = batch * self._parts + place % self._parts, place // self._parts
+        first, size = pieces[part % len(pieces)].tolist()
+        return first + place % size, part < len(pieces) and place < size
+
+
+def _orders(
+    sizes: Sequence[Sequence[int]], first: int, seed: int, per_part: int
+) -> tuple[list[tuple[BatchOrder, int]], int]:
+    """For each set the order of its groups' images and the number of its first; and the number
+    behind the last.
+    """
+    orders = []
+    for number, one in enumerate(sizes):
+        groups = [[size] for size in one]
+        own = _mixed(seed, number) if number else seed
+        orders.append((BatchOrder(groups, None, seed=own, images_per_batch=per_part), first))
+        first += sum(one)
+    return orders, first
+
+
+def _mixed(seed: int, what: int) -> int:
+    return int(np.random.SeedSequence([seed, what]).generate_state(1)[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _turns(count: int, seed: int, epoch: int) -> Int64[np.ndarray, "count"]:
+    return permutation(count, seed, epoch)
+
+
+@functools.lru_cache(maxsize=2**8)
+def _spread(count: int, seed: int, part: int) -> Int64[np.ndarray, "count"]:
+    return permutation(count, _mixed(seed, SPREAD), part)

@@ -1,0 +1,97 @@
+"""What objectives on labelled images share: which class an image is of, and batches in parts of one
+experiment each.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from phenomjax.data.images.labels import protocols, training
+from phenomjax.data.images.labels.screen import Screen
+from phenomjax.data.images.labels.splits import rows_of
+from phenomjax.data.selections import choose
+from phenomjax.tasks.image_objective import ImageObjective, banks_and_weights
+
+if TYPE_CHECKING:
+    from phenomjax.data.images.loading.labelled import LabelledLoader
+
+log = logging.getLogger("phenomjax")
+
+
+class LabelledImages(ImageObjective):
+    """Base of the objectives on labelled images.
+
+    Args:
+      config: reads what `ImageObjective` reads, `model.classes`, `model.cell_types`,
+        `model.cell_type` and the keys of `data.*` that `labels.screen.Wanted` names.
+    """
+
+    @staticmethod
+    def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
+        """Also fills `model.classes` and `model.cell_types` from what there is to train on.
+
+        Raises:
+          UserError: labels or groups that nothing can be learnt from; see `labels.training`.
+        """
+        with ImageObjective.resolve(config, workdir).unlocked() as config:
+            banks, _ = banks_and_weights(config)
+            screen = Screen(banks, config.data, choose(config.data.selection, banks))
+            model, images = config.model, screen.numbering.of(rows_of(screen, "train") or [])
+            model.classes = training.classes(screen, images, model.classes)
+            model.cell_types = training.cell_types(
+                screen, images, model.cell_types, model.cell_type
+            )
+        return config.lock()
+
+    def loader(self, split: str, process_index: int, process_count: int) -> "LabelledLoader | None":
+        """The loader of a split; None where it has no image.
+
+        Args:
+          split: "train", "val", another one of `data.protocol`, or `splits.ALL`: all images of the
+            banks. All but "train" have each image once, as it is, neither flipped nor turned.
+          process_index, process_count: see `ImageLoader`.
+        """
+        from phenomjax.data.images.loading.labelled import LabelledLoader
+
+        data, model = self.config.data, self.config.model
+        banks, weights, chosen = self.data()
+        screen = Screen(banks, data, chosen)
+        rows = rows_of(screen, split)
+        if rows is None:
+            return None
+        labels = screen.labels(model.classes, model.cell_types)
+        told = list(screen.told)
+        if unseen := screen.unseen(rows, model.classes):
+            told.append(unseen)
+        settings = self.loader_settings(split, process_index, process_count)
+        if split == "train":
+            known = screen.kept & False
+            known[screen.numbering.of(rows)] = True
+            rows = screen.numbering.rows(known & (labels.label >= 0))
+            settings |= {"weights": weights, "chosen": chosen}
+        else:
+            settings |= {"flip": False, "rotate": False, "crops_per_image": 1}
+        if data.protocol:
+            told += _official(data.protocol, split, sum(map(len, rows)))
+        return LabelledLoader(
+            banks,
+            labels=labels,
+            rows=rows,
+            parts=data.groups if split == "train" else max(data.groups, 1),
+            control_share=data.control_share,
+            told=told,
+            **settings,
+        )
+
+
+def _official(protocol: str, split: str, images: int) -> list[str]:
+    """What is to be said of a split that is not all of the official one."""
+    whole = protocols.PROTOCOLS[protocol].images.get(split, images)
+    if images == whole:
+        return [f"This is the whole {split} split of {protocol}."] if images else []
+    return [
+        f"{split} of {protocol} has {whole:,} images, here are {images:,}: what is measured on them"
+        " cannot be set beside published numbers."
+    ]
