@@ -3,7 +3,7 @@
 IN is weights of another project (.safetensors, .npz, .hdf5, or a torch file of tensors) and OUT a
 new workdir, for `--config.init_from`, figures and embeddings; or IN is a workdir or checkpoint of
 phenomjax and OUT a file to write (.safetensors, .npz or .hdf5). MODEL is openphenom (masked
-autoencoders), transformer_xl, xlnet or elmo.
+autoencoders), densenet, transformer_xl, xlnet or elmo.
 
 What changes an output and is in no shape (the place of norms, memory, boundary tokens, …) travels
 in the file and in a config.json beside it. Of other weights it is read from their own
@@ -27,6 +27,7 @@ from tyro.conf import Positional, arg
 from phenomjax.checkpoints import loading
 from phenomjax.convert import array_files, back, compare, families
 from phenomjax.convert.described import about, their_config
+from phenomjax.models.batch_norm import RUNNING
 from phenomjax.system import files
 from phenomjax.system.errors import (
     EXIT_DONE,
@@ -48,16 +49,16 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin", "weights.hdf5")
 class Options:
     """Of `python -m phenomjax.convert`; behind a flag the models that read it."""
 
-    model: Positional[Literal["openphenom", "transformer_xl", "xlnet", "elmo"]]
+    model: Positional[Literal["openphenom", "densenet", "transformer_xl", "xlnet", "elmo"]]
     """which model the weights are of"""
     source: Positional[Annotated[Path, arg(metavar="IN")]]
     """weights of another project, or a folder with them; or a workdir or checkpoint"""
     target: Positional[Annotated[Path, arg(metavar="OUT")]]
     """a new workdir, or a file to write"""
     layout: str = ""
-    """names to write (openphenom: openphenom; transformer_xl: huggingface, kimiyoung; xlnet:
-    huggingface, tensorflow; elmo: bilm, allennlp; nothing: the first); read ones tell by
-    themselves"""
+    """names to write (openphenom: openphenom; densenet: torchvision; transformer_xl: huggingface,
+    kimiyoung; xlnet: huggingface, tensorflow; elmo: bilm, allennlp; nothing: the first); read ones
+    tell by themselves"""
     settings: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE …")] = ()
     """what neither the arrays nor a configuration beside them says, such as norm=pre mem_len=64
     boundary=eos; the error that asks for them lists which"""
@@ -65,13 +66,14 @@ class Options:
     """configuration of the weights; nothing: config.json, options.json or xlnet_config.json beside
     them"""
     channels: str = ""
-    """openphenom: names of the channels, in order: DNA,ER,…; nothing: as recorded, or c0,c1,…"""
+    """openphenom, densenet: names of the channels, in order: DNA,ER,…; nothing: as recorded, or
+    c0,c1,…; a DenseNet of three channels is stretched to any number"""
     decoder_heads: Annotated[int, arg(metavar="N")] = 0
     """openphenom: the shapes do not tell; 0: as recorded"""
     bias_order: Literal["", "timm_legacy", "mlp"] = ""
     """openphenom: mlp: trained with timm 1.0.25 or later; nothing: as recorded"""
     crop_size: Annotated[int, arg(metavar="PX")] = 0
-    """openphenom: pixels along an edge of the images it was trained on; 0: as recorded"""
+    """openphenom, densenet: pixels along an edge of the images it was trained on; 0: as recorded"""
     cutoffs: str = ""
     """transformer_xl: first tokens of the clusters of an adaptive softmax: 20000,40000"""
     vocabulary: Annotated[Path | None, arg(metavar="PATH")] = None
@@ -178,7 +180,8 @@ def write_ours(options: Options, source: Path) -> None:
             ("bias_order", options.bias_order),
             ("crop_size", options.crop_size),
         )
-        if value and options.model == "openphenom"
+        if value
+        and (options.model == "openphenom" or (options.model == "densenet" and key == "crop_size"))
     ]
     given = back.Given(
         (*options.settings, *words),
@@ -189,13 +192,16 @@ def write_ours(options: Options, source: Path) -> None:
         options.their_config,
     )
     made = back.convert(options.model, source, given)
-    folder = loading.write(target, made.config, made.params)
+    params, shared = dict(made.params), {}
+    if RUNNING in params:
+        shared[RUNNING] = params.pop(RUNNING)
+    folder = loading.write(target, made.config, params, shared)
     _, stored, _ = loading.load(target)
     jax.tree.map(_same, stored, made.params)
     log.info(
         "wrote %s: %.2f M parameters; begin a run from it with --config.init_from=%s",
         folder,
-        sum(x.size for x in jax.tree.leaves(made.params)) / 1e6,
+        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
         target,
     )
     if options.model == "elmo" and not made.params["softmax"]["kernel"].any():

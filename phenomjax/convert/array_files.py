@@ -131,7 +131,7 @@ def check_name(path: Path) -> None:
 
 
 def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray], about: str) -> None:
-    contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    contiguous = {name: np.require(x, requirements="C") for name, x in arrays.items()}
     # without "format" Hugging Face's reader refuses the file
     metadata = {"format": "pt"} | ({KEY: about} if about else {})
     _safetensors().save_file(contiguous, str(path), metadata=metadata)

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from phenomjax.config import keys
-from phenomjax.convert import array_files, compare, fitting, openphenom
+from phenomjax.convert import array_files, compare, densenet, fitting, openphenom
 from phenomjax.convert.described import about, settings
 from phenomjax.convert.described import their_config as theirs
-from phenomjax.convert.families import LANGUAGE_MODELS, LAYOUTS, TASKS, to_theirs, vocabulary_paths
+from phenomjax.convert.families import LAYOUTS, MODELS, TASKS, to_theirs, vocabulary_paths
 from phenomjax.convert.renumber import renumber
 from phenomjax.data.sequences.vocabulary import vocabulary
 from phenomjax.models import vit
@@ -115,7 +115,7 @@ def _layout(name: str, arrays: Mapping[str, np.ndarray]) -> str:
     """The layout that arrays have."""
     if name == "openphenom":
         return LAYOUTS[name][0]
-    return LANGUAGE_MODELS[name][1].layout_of(arrays)
+    return MODELS[name][1].layout_of(arrays)
 
 
 def _again(name: str, layout: str, config: ConfigDict, params: Params) -> Params:
@@ -182,17 +182,20 @@ def _infer(
     said: dict[str, object],
 ) -> tuple[str, ...]:
     """Fills `config.model` with what arrays show; returns which settings that are."""
-    if name == "openphenom":
-        config.model = openphenom.infer_model(arrays)
-        inferred: tuple[str, ...] = openphenom.INFERRED
+    inferred: tuple[str, ...]
+    if name in ("openphenom", "densenet"):
+        module = openphenom if name == "openphenom" else densenet
+        config.model = module.infer_model(arrays)
+        inferred = module.INFERRED
         count, names = len(config.model.channels), said.get("channels")
-        if isinstance(names, tuple) and len(names) != count:
+        stretched = name == "densenet" and count == densenet.RGB
+        if isinstance(names, tuple) and len(names) != count and not stretched:
             raise UserError(
                 f"`channels` gives {len(names)} names, and the model has {count} channels; name"
                 " each once, in order."
             )
     else:
-        module = LANGUAGE_MODELS[name][1]
+        module = MODELS[name][1]
         there = theirs.read(name, known.theirs or {}, known.theirs_where)
         cutoffs = said.get("cutoffs") or there.get("cutoffs") or ()
         more = {"cutoffs": cutoffs} if name == "transformer_xl" else {}
@@ -213,7 +216,7 @@ def _parameters(name: str, arrays: dict[str, np.ndarray], config: ConfigDict) ->
     if name == "openphenom":
         params = openphenom.from_state_dict(arrays, config.model)
     else:
-        params = LANGUAGE_MODELS[name][1].from_state_dict(arrays, config.model)
+        params = MODELS[name][1].from_state_dict(arrays, config.model)
     if name in ("openphenom", "xlnet") and config.model.scan_layers:
         params = vit.stack_layers(params)
     return jax.tree.map(np.asarray, params)

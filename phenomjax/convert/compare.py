@@ -24,11 +24,13 @@ from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.types import Params
 from phenomjax.tasks.language_model import LanguageModel
 from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.tasks.perturbation import Perturbation
 
 Outputs = dict[str, Float[np.ndarray, "..."]]
 TOLERANCE = 1e-4  # largest difference over the largest magnitude, of float32
 ROWS, SEGMENTS, SEGMENT_LEN = 2, 3, 16  # of sequences: a memory and its end are seen
 PATCHES = 3  # along an edge of an image
+DENSENET_PIXELS = 64  # along an edge of an image for one
 MEMORY = 64  # longer memories compute as this one: nothing before it is read
 KEPT = 512  # numbers of an output that are recorded
 # What changes speed and not the numbers, or is set to the same for the comparison.
@@ -40,7 +42,7 @@ def outputs(config: ConfigDict, params: Params) -> Outputs:
 
     Returns:
       "features" and "log-likelihoods" of a language model, "features" and "reconstructions" of a
-      masked autoencoder.
+      masked autoencoder, "features" and "logits" of a weakly supervised model.
     """
     probe = keys.base(config.task)
     probe.model = ConfigDict(config.model.to_dict())
@@ -65,6 +67,8 @@ def _computing(content: str) -> Callable[[Params], dict[str, Array]]:
     task = tasks.make(config)
     if isinstance(task, LanguageModel):
         return jax.jit(functools.partial(_of_sequences, task))
+    if isinstance(task, Perturbation):
+        return jax.jit(functools.partial(_of_classes, task))
     return jax.jit(functools.partial(_of_images, MaskedAutoencoder(config)))
 
 
@@ -97,15 +101,26 @@ def _sequences(task: LanguageModel) -> Integer[Array, "rows directions seq"]:
 
 def _of_images(task: MaskedAutoencoder, params: Params) -> dict[str, Array]:
     m = task.config.model
-    size, channels = PATCHES * m.patch_size, len(m.channels)
-    drawn = np.random.default_rng(0).integers(0, 256, (ROWS, size, size, channels))
-    pixels = jnp.asarray(drawn, jnp.uint8)
+    pixels, channels = _pixels(PATCHES * m.patch_size, m), len(m.channels)
     features, _ = task.embed(params, {"pixels": pixels})
     count = PATCHES**2 * (channels if m.channel_agnostic else 1)
     noise = jnp.broadcast_to(jnp.linspace(0.0, 1.0, count), (ROWS, count))
     numbers = jnp.broadcast_to(jnp.arange(channels), (ROWS, channels))
     seen = task.model.apply({"params": params}, pixels, numbers, noise, count // 2)
     return {"features": features, "reconstructions": seen.prediction}
+
+
+def _of_classes(task: Perturbation, params: Params) -> dict[str, Array]:
+    m = task.config.model
+    size = PATCHES * m.patch_size if m.backbone == "vit" else DENSENET_PIXELS
+    batch = {"pixels": _pixels(size, m), "cell_type": jnp.zeros(ROWS, jnp.int32)}
+    return {"features": task.embed(params, batch)[0], "logits": task.logits(params, batch)}
+
+
+def _pixels(size: int, model: ConfigDict) -> Integer[Array, "rows height width channel"]:
+    """Drawn pixels, always the same ones."""
+    shape = (ROWS, size, size, len(model.channels))
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
 
 
 def differing(before: ConfigDict, now: ConfigDict) -> list[str]:

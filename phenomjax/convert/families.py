@@ -5,7 +5,7 @@ import types
 import numpy as np
 from ml_collections import ConfigDict
 
-from phenomjax.convert import elmo, openphenom, transformer_xl, xlnet
+from phenomjax.convert import densenet, elmo, openphenom, transformer_xl, xlnet
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Params
 
@@ -15,10 +15,12 @@ LANGUAGE_MODELS: dict[str, tuple[str, types.ModuleType]] = {
     "xlnet": ("permutation_lm", xlnet),
     "elmo": ("bidirectional_lm", elmo),
 }
+# likewise, of all whose modules have the same functions
+MODELS = {"densenet": ("perturbation", densenet), **LANGUAGE_MODELS}
 LAYOUTS = {"openphenom": ("openphenom",)} | {
-    name: tuple(m.LAYOUTS) for name, (_, m) in LANGUAGE_MODELS.items()
+    name: tuple(module.LAYOUTS) for name, (_, module) in MODELS.items()
 }
-TASKS = {"openphenom": "mae"} | {name: task for name, (task, _) in LANGUAGE_MODELS.items()}
+TASKS = {"openphenom": "mae"} | {name: task for name, (task, _) in MODELS.items()}
 
 
 def to_theirs(name: str, layout: str, config: ConfigDict, params: Params) -> dict[str, np.ndarray]:
@@ -26,7 +28,7 @@ def to_theirs(name: str, layout: str, config: ConfigDict, params: Params) -> dic
     if name == "openphenom":
         grid = config.data.crop_size // config.model.patch_size
         return openphenom.to_state_dict(params, config.model, grid)
-    return LANGUAGE_MODELS[name][1].to_state_dict(params, config.model, layout)
+    return MODELS[name][1].to_state_dict(params, config.model, layout)
 
 
 def vocabulary_paths(name: str, model: ConfigDict) -> tuple[str, ...]:

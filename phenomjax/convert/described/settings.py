@@ -21,8 +21,10 @@ COUNTS = (
     *("num_layers", "depth", "decoder_depth", "num_highway", "embed_dim", "decoder_dim"),
     *("num_heads", "head_dim", "mlp_dim", "decoder_num_heads", "patch_size", "char_dim"),
     *("projection_dim", "cell_dim", "vocab_size", "max_characters"),
+    *("growth_rate", "stem_features", "neck_dim"),
 )
 LAYERS = ("num_layers", "depth", "decoder_depth", "num_highway")  # each has an array at least
+NAMES = ("channels", "classes", "cell_types")  # tuples of words
 LONGEST = 2**20  # tokens of a memory, pixels of a crop
 
 
@@ -53,7 +55,7 @@ def _typed(name: str, text: str, default: object) -> object:
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, tuple):
             parts = filter(None, text.split(","))
-            return tuple(parts) if name == "channels" else tuple(map(int, parts))
+            return tuple(parts) if name in NAMES else tuple(map(int, parts))
         kinds: dict[type, Callable[[str], object]] = {int: int, float: float, str: str}
         return kinds[type(default)](text)
     except (KeyError, ValueError):
@@ -207,6 +209,12 @@ def check_sizes(config: ConfigDict, arrays: int, numbers: int) -> None:
                 f"The settings say {key} {value}, and the file has {arrays} arrays of {numbers}"
                 " numbers. It is damaged, or these are the settings of other weights."
             )
+    layers = sum(config.model.get("block_config", ()))
+    if layers > arrays:
+        raise UserError(
+            f"The settings say block_config {config.model.block_config}, and the file has {arrays}"
+            " arrays. It is damaged, or these are the settings of other weights."
+        )
     lengths = {"mem_len", "eval_mem_len", "clamp_len", "crop_size"}
     for key in lengths & (set(config.model) | set(config.data)):
         if not 0 <= _section(config, key)[key] <= LONGEST:

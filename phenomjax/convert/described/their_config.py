@@ -39,6 +39,7 @@ ASKED: dict[str, dict[str, object]] = {
         **TEXT,
         "boundary": "bos_eos",
     },
+    "densenet": {"standardise": "image", "crop_size": 256},
     "openphenom": {
         "bias_order": "timm_legacy",
         "decoder_num_heads": 16,
@@ -128,6 +129,7 @@ NAMES: dict[str, tuple[Name, ...]] = {
         Name("lstm.use_skip_connections", "skip_connections", bool),
         Name("char_cnn.max_characters_per_token", "max_characters"),
     ),
+    "densenet": (),
     "openphenom": (),
 }
 # zihangdai/xlnet's own names, where they differ
@@ -143,6 +145,7 @@ FIXED: dict[str, dict[str, tuple[object, ...]]] = {
     },
     "xlnet": {"layer_norm_eps": (1e-12,), "model_type": ("xlnet",)},
     "elmo": {"char_cnn.activation": ("relu",), "char_cnn.n_characters": (261, 262)},
+    "densenet": {},
     "openphenom": {},
 }
 # Of their configuration, beside the settings: what their readers look for.
@@ -161,6 +164,7 @@ EXTRA: dict[str, dict[str, object]] = {
         "layer_norm_eps": 1e-12,
     },
     "elmo": {"char_cnn.activation": "relu", "char_cnn.n_characters": 262},
+    "densenet": {},
     "openphenom": {},
 }
 
@@ -228,6 +232,10 @@ def unsaid(name: str, model: ConfigDict) -> list[str]:
         said.append(
             f"the tokens of {model.alphabet or 'protein'} (listed under `tokens`) and those around"
             f" a sequence, boundary={model.boundary or 'eos'}"
+        )
+    if name == "densenet":
+        said.append(
+            f"standardise={model.standardise}: what is done to pixels before the first layer"
         )
     return said
 
