@@ -4,16 +4,17 @@ the controls of each experiment teach.
 An image is dropped, for the first reason that holds, as
 
   unreadable    it cannot be decoded
-  empty         at least half of its channels have less contrast than their limit; or one has none
-                but noise, where the controls show something in it
+  empty         at least half of its channels show nothing but noise
   saturated     more of a channel is saturated than its limit
   out_of_focus  at least half of the channels that show something are less sharp than their limit
-  dead          it has fewer nuclei than the limit
+  dead          it has fewer nuclei than the limit, or they cover less
+  empty         a channel shows nothing but noise that shows more in the controls; or at least half
+                of the channels have less contrast than their limit
 
 A limit is the median of the controls less (of saturated pixels: plus) `spreads` of their robust
 standard deviations (1.4826 times the median absolute deviation), so that some of the controls may
-be bad themselves. Contrast is compared by its logarithm and nuclei by their square root, where a
-spread does not depend on the level. Experiments of one cell type are compared with each other:
+be bad themselves. Contrast and nuclei are compared by their logarithms, as shares of the controls.
+Experiments of one cell type are compared with each other:
 where the controls of one are far worse than those of the others, or too few, the others give its
 limits. What cannot be known is told: of one experiment alone, all of it may be out of focus.
 """
@@ -29,12 +30,12 @@ from tyro.conf import arg
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.nuclei import MIN_AREA
-from phenomjax.prepare.curate.measure import OF_CHANNELS, Measures
+from phenomjax.prepare.curate.measure import OF_CHANNELS, OF_IMAGES, Measures
 from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
 REASONS = ("", "unreadable", "empty", "saturated", "out_of_focus", "dead")
-NOISE_CONTRAST = 6.0  # of noise alone 4.7, and a little of uneven light
+NOISE_CONTRAST = 6.5  # of noise alone 5.2, and a little of uneven light
 LEAST_BATCHES = 3  # experiments of a cell type of which one can be told to be odd
 WHOLE = 0.9  # share of a plate that is told as the whole plate
 MAD = 1.4826  # robust standard deviation of a normal, in its median absolute deviations
@@ -57,11 +58,14 @@ class GateOptions:
     spreads: Annotated[float, arg(metavar="N")] = 5.0
     """robust standard deviations from the median of the controls to a limit; more drops less"""
 
+    focus_spreads: Annotated[float, arg(metavar="N")] = 3.5
+    """the same of sharpness, of which half of the channels must be beyond their limits"""
+
     min_controls: Annotated[int, arg(metavar="N")] = 8
     """images of controls that an experiment's own limits need; one with fewer gets the limits of
     the other experiments"""
 
-    saturated: Annotated[float, arg(metavar="PERCENT")] = 1.0
+    saturated: Annotated[float, arg(metavar="PERCENT")] = 2.0
     """an image of which no channel has more saturated pixels than this is never dropped for it"""
 
 
@@ -88,12 +92,18 @@ def _same(values: np.ndarray) -> np.ndarray:
     return values
 
 
-SHARPNESS = Measured("sharpness", 1, _same, _same, 0.02, "out of focus")
+SHARPNESS = Measured("sharpness", 1, _same, _same, 0.05, "out of focus")
 CONTRAST = Measured(
-    "contrast", 1, lambda v: np.log10(np.maximum(v, 0.1)), lambda v: 10.0**v, 0.01, "empty"
+    "contrast", 1, lambda v: np.log10(np.maximum(v, 0.1)), lambda v: 10.0**v, 0.06, "empty"
 )
 SATURATED = Measured("saturated", -1, _same, _same, 0.0, "saturated")
-CELLS = Measured("cells", 1, np.sqrt, lambda v: np.square(np.maximum(v, 0)), 0.0, "dead")
+# Fewer cells are a phenotype: below a third of those of the controls, at 5 spreads, they are dead.
+CELLS = Measured(
+    "cells", 1, lambda v: np.log10(v + 0.5), lambda v: np.maximum(10.0**v - 0.5, 0), 0.1, "dead"
+)
+COVERED = Measured(
+    "covered", 1, lambda v: np.log10(v + 0.01), lambda v: np.maximum(10.0**v - 0.01, 0), 0.1, "dead"
+)
 
 
 class Groups(NamedTuple):
@@ -215,6 +225,9 @@ def learn(
       options: how many controls a batch needs, and how far the limit is.
     """
     count, k = len(batches.names), options.spreads
+    if measured is SHARPNESS:
+        k = options.focus_spreads
+    floor = options.saturated / k if measured is SATURATED else measured.floor
     use = teachers & np.isfinite(values)
     scaled = measured.sign * measured.scale(values[use].astype(np.float64))  # more is better
     own = batches.of[use]
@@ -233,11 +246,11 @@ def learn(
             if len(together) < options.min_controls:
                 continue
             middle, width = robust(together)
-            limits[mine] = middle - k * max(width, measured.floor)
+            limits[mine] = middle - k * max(width, floor)
             for batch in mine:
                 origin[batch] = "all"
             continue
-        typical = max(np.median(widths[good]), measured.floor)
+        typical = max(np.median(widths[good]), floor)
         middle, between = robust(medians[good])
         reach = np.hypot(between, typical)
         # of few experiments the spread between them is hardly known
@@ -289,7 +302,13 @@ def judge(
 
 
 def _check(options: GateOptions) -> None:
-    for name, least in (("spreads", 1), ("min_controls", 3), ("min_area", 1), ("saturated", 0)):
+    for name, least in (
+        ("spreads", 1),
+        ("focus_spreads", 1),
+        ("min_controls", 3),
+        ("min_area", 1),
+        ("saturated", 0),
+    ):
         if not getattr(options, name) >= least:
             raise UserError(
                 f"`{name}` must be {least} or more, not {getattr(options, name)}: leave it at its"
@@ -312,29 +331,41 @@ class _Judge:
         self.plates = groups_of(banks, "experiment", "plate")
         images = len(self.batches.of)
         self.judged = Judged(np.zeros(images, np.uint8))
-        there, shown, dim, blurred = np.zeros((4, images), np.uint8)  # channels
-        dark, burnt = np.zeros((2, images), bool)
+        there, silent, dim, blurred = np.zeros((4, images), np.uint8)  # channels
+        burnt, dark = np.zeros((2, images), bool)
+        countable = np.ones(images, bool)
         for channel in measures.channels:
             contrast = measures.column(f"contrast/{channel}")
             there += np.isfinite(contrast)
             noise = contrast < NOISE_CONTRAST
+            silent += noise
             dim += self._beyond(CONTRAST, channel, contrast) | noise
             dark |= self._dark(channel, contrast, noise)
-            shown += np.isfinite(contrast) & ~noise
+            countable &= ~(noise & self._nuclear(channel))
             sharp = np.where(noise, np.nan, measures.column(f"sharpness/{channel}"))
             blurred += self._beyond(SHARPNESS, channel, sharp)
             burnt |= self._beyond(SATURATED, channel, measures.column(f"saturated/{channel}"))
         unit, factor = density(measures)
         few = self._beyond(CELLS, None, measures.column("cells") * factor, unit)
+        few |= self._beyond(COVERED, None, measures.column("covered"))
+        shown = there - silent
         for reason, mask in (  # the first reason last
-            ("dead", few),
+            ("empty", dark | (2 * dim >= there)),
+            ("dead", few & countable),
             ("out_of_focus", (blurred > 0) & (2 * blurred >= shown)),
             ("saturated", burnt),
-            ("empty", dark | (2 * dim >= there)),
+            ("empty", 2 * silent >= there),
             ("unreadable", there == 0),
         ):
             self.judged.codes[mask] = REASONS.index(reason)
         self._tell()
+
+    def _nuclear(self, channel: str) -> Bool[np.ndarray, " images"]:
+        """Images whose nuclei are counted in a channel."""
+        banks = self.measures.described["banks"]
+        return np.repeat(
+            [bank["nuclei"] == channel for bank in banks], [b["images"] for b in banks]
+        )
 
     def _beyond(
         self,
@@ -346,8 +377,6 @@ class _Judge:
         """Which images do not pass the limits of a measure; records them."""
         learnt = learn(measured, values, self.teachers, self.batches, self.options)
         limits = learnt.limits
-        if measured is SATURATED:
-            limits = np.fmax(limits, self.options.saturated)
         bounds = limits[self.batches.of]
         beyond = values < bounds if measured.sign > 0 else values > bounds
         counts = np.bincount(self.batches.of[beyond], minlength=len(limits))
@@ -358,7 +387,7 @@ class _Judge:
                     cell_type,
                     measured.name,
                     channel,
-                    unit or OF_CHANNELS[measured.name],
+                    unit or (OF_CHANNELS | OF_IMAGES)[measured.name],
                     float(learnt.medians[batch]),
                     float(limits[batch]),
                     int(learnt.counts[batch]),
@@ -411,7 +440,7 @@ class _Judge:
         for code, reason in enumerate(REASONS):
             if reason in ("saturated", "out_of_focus", "dead"):
                 self._tell_plates(self.judged.codes == code, f"nearly all are {reason}")
-        for measured in (SHARPNESS, SATURATED, CELLS):
+        for measured in (SHARPNESS, SATURATED, CELLS, COVERED):
             odd = [
                 one
                 for one in limits

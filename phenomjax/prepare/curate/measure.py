@@ -5,12 +5,12 @@ Of each channel:
   sharpness    slope of the power spectrum over spatial frequency, both in logarithms: no unit, less
                is blurred. The power-law slope of Field & Brady (1997), which Bray et al. (2012)
                found to tell fields out of focus best, made blind to noise: see `sharpness`
-  contrast     range of the values (99th less 1st percentile) over the standard deviation of the
-               noise: no unit; of noise alone 4.7
-  background   1st percentile, grey levels
+  contrast     range of the values (99.5th less 0.5th percentile) over the standard deviation of
+               the noise: no unit; of noise alone 5.2
+  background   0.5th percentile, grey levels
   saturated    % of pixels at the largest value of the image where they are a heap there
 
-and of each image how many nuclei there are and their median area in pixels
+and of each image how many nuclei there are and how much of it they cover
 (`phenomjax.data.images.nuclei`). They are written as one Parquet file, a row an image in the order
 of banks and images. The work is units (phenomjax.engine) that can be killed and continued; gates
 are tried with other limits on the same measures, in seconds.
@@ -50,12 +50,13 @@ OF_CHANNELS = {  # name: unit
     "background": "grey levels",
     "saturated": "% of the pixels",
 }
-OF_IMAGES = {"cells": "nuclei a field", "nuclear_area": "px²"}
+OF_IMAGES = {"cells": "nuclei / field", "covered": "% of the field, by nuclei"}
 TILE = 256  # px, side of the squares whose spectra are averaged
 LOW, HIGH = 1 / 64, 1 / 4  # cycles a pixel, between which the slope is fitted
 BANDS = 4  # an octave
 NOISE_ONLY = 0.5  # cycles a pixel: in the corners of the spectrum beyond there is no picture
 ROUNDING = 1 / np.sqrt(12)  # standard deviation of what rounding to whole grey levels adds
+SHARES = (0.005, 0.995)  # of the pixels, between whose values the contrast is
 UNIT_BYTES, UNIT_IMAGES = 2**27, 2**12  # of a unit, at most
 
 
@@ -183,19 +184,19 @@ def measures_of(
     found = list[float]()
     for plane in np.moveaxis(image, -1, 0):
         counts = np.bincount(plane.ravel(), minlength=np.iinfo(image.dtype).max + 1)
-        low, high = percentiles(counts, (0.01, 0.99))
+        low, high = percentiles(counts, SHARES)
         frequencies, power, noise = spectrum(plane)
         contrast = (high - low) / max(np.sqrt(noise), ROUNDING)
         found += [sharpness(frequencies, power, noise), contrast, low, saturated(counts)]
     if nuclear is None:
         return np.array([*found, np.nan, np.nan], np.float32)
     areas = nuclei.nuclei_areas(nuclei.smoothed(image[..., nuclear]), min_area)
-    area = np.median(areas) if len(areas) else np.nan
-    return np.array([*found, len(areas), area], np.float32)
+    covered = 100 * areas.sum() / (image.shape[0] * image.shape[1])
+    return np.array([*found, len(areas), covered], np.float32)
 
 
 def columns_of(channels: Sequence[str]) -> list[str]:
-    """Names of what `measures_of` finds: "sharpness/Hoechst", …, "cells", "nuclear_area"."""
+    """Names of what `measures_of` finds: "sharpness/Hoechst", …, "cells", "covered"."""
     return [f"{name}/{channel}" for channel in channels for name in OF_CHANNELS] + [*OF_IMAGES]
 
 
