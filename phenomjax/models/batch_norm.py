@@ -47,11 +47,13 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: share of the running statistics that stays at a step.
       epsilon: is added to variances.
+      use_bias: whether there is a bias.
       dtype: of the output.
     """
 
     momentum: float
     epsilon: float
+    use_bias: bool = True
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -61,7 +63,12 @@ class BatchNorm(nn.Module):
         shape, rows = x.shape[-1:], x.shape[0]
         scale, bias = (
             self.param(name, nn.with_logical_partitioning(init, (None,)), shape, jnp.float32)
-            for name, init in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros))
+            if wanted
+            else 0.0
+            for name, init, wanted in (
+                ("scale", nn.initializers.ones, True),
+                ("bias", nn.initializers.zeros, self.use_bias),
+            )
         )
         stored = {
             name: self.variable(RUNNING, name, fill, shape, jnp.float32)

@@ -42,6 +42,9 @@ class Logits(NamedTuple):
 class Neck(nn.Module):
     """norm, dense, ReLU, norm, dense, norm: pooled features to the embedding.
 
+    What the last norm takes away again, a bias of the norm or the dense layer before it, is left
+    out: its gradient would be rounding alone, which Adam makes steps of.
+
     Attributes:
       dim: of the embedding.
       norm: attributes of `BatchNorm` but its type.
@@ -55,16 +58,14 @@ class Neck(nn.Module):
     def __call__(
         self, x: Float[Array, "batch feature"], statistics: Statistics
     ) -> Float[Array, "batch dim"]:
-        def norm(x: Array, number: int) -> Array:
-            return BatchNorm(**self.norm, dtype=self.dtype, name=f"norm_{number}")(x, statistics)
-
-        def dense(x: Array, number: int) -> Array:
-            # the width of the features, with a cell type beside them, is a multiple of nothing
-            axes = (None, "embed")
-            return layers.Dense((self.dim,), axes, dtype=self.dtype, name=f"dense_{number}")(x)
-
-        x = nn.relu(dense(norm(x, 0), 0))
-        return norm(dense(norm(x, 1), 1), 2).astype(jnp.float32)
+        options = {**self.norm, "dtype": self.dtype}
+        # the width of the features, with a cell type beside them, is a multiple of nothing
+        dense = {"features": (self.dim,), "kernel_axes": (None, "embed"), "dtype": self.dtype}
+        x = BatchNorm(**options, name="norm_0")(x, statistics)
+        x = nn.relu(layers.Dense(**dense, name="dense_0")(x))
+        x = BatchNorm(**options, use_bias=False, name="norm_1")(x, statistics)
+        x = layers.Dense(**dense, use_bias=False, name="dense_1")(x)
+        return BatchNorm(**options, name="norm_2")(x, statistics).astype(jnp.float32)
 
 
 class Head(nn.Module):
