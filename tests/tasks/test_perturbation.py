@@ -2,8 +2,6 @@
 with the same running statistics, evaluation by running and by each part's statistics.
 """
 
-import re
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,11 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from phenomjax import config, optim, sharding, state
-from phenomjax.config.perturbation import set_densenet
-from phenomjax.models import classifier, flops
-from phenomjax.models.batch_norm import Statistics
 from phenomjax.step import jit_step
-from phenomjax.system.errors import UserError
 from phenomjax.tasks.perturbation import Perturbation
 
 ROWS, CROP = 16, 16
