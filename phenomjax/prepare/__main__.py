@@ -28,6 +28,10 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.prepare.subsets.command",
         "a part of banks by a condition, a list or a share of plates: a list that a run reads",
     ),
+    "curate": (
+        "phenomjax.prepare.curate.command",
+        "the images worth training on, by their pixels, their metadata and what models see",
+    ),
     "merge": ("phenomjax.prepare.joining.command", "several banks to one"),
     "index": (
         "phenomjax.prepare.index",

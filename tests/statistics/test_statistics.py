@@ -65,11 +65,13 @@ def test_false_discovery_rates_leave_nan_out():
 
 def test_cauchy_combination():
     """The first row is the example of ACAT's manual, by the authors of the test."""
-    nan = np.nan
-    p = [[0.02, 4e-4, 0.2, 0.1, 0.8], [0.3, nan, nan, nan, nan], [nan] * 5, [1e-20] + [0.5] * 4]
-    expected = [0.001953404, 0.3, nan, 5e-20]
-    np.testing.assert_allclose(cauchy_combination(np.array(p)), expected, rtol=1e-6)
+    p = np.array([0.02, 4e-4, 0.2, 0.1, 0.8, 0.3, np.nan, np.nan, 1e-20, *[0.5] * 4])
+    of = np.array([*[0] * 5, 1, 1, 2, *[3] * 5])
+    expected = [0.001953404, 0.3, np.nan, 5e-20, np.nan]
+    np.testing.assert_allclose(cauchy_combination(p, of, 5), expected, rtol=1e-6)
     # below all of 1,999 permutations in one experiment and above all of them in another
-    assert cauchy_combination(np.array([[1.0, 1 / 2000]]), 1 / 2000)[0] == pytest.approx(0.5)
-    uniform = np.random.default_rng(0).uniform(size=(20000, 4))
-    assert (cauchy_combination(uniform) < 0.01).mean() == pytest.approx(0.01, abs=0.002)
+    both = np.array([1.0, 1 / 2000])
+    assert cauchy_combination(both, np.zeros(2, int), 1, 1 / 2000)[0] == pytest.approx(0.5)
+    uniform = np.random.default_rng(0).uniform(size=80000)
+    share = (cauchy_combination(uniform, np.arange(80000) // 4, 20000) < 0.01).mean()
+    assert share == pytest.approx(0.01, abs=0.002)

@@ -22,7 +22,7 @@ limits. What cannot be known is told: of one experiment alone, all of it may be 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -44,6 +44,8 @@ MAD = 1.4826  # robust standard deviation of a normal, in its median absolute de
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
     """How pixels are measured, and where the limits are."""
+
+    SHOWN_LAST: ClassVar[bool] = True
 
     nuclei: Annotated[str | None, arg(metavar="CHANNEL")] = None
     """the channel that shows nuclei; by default DNA, Hoechst, DAPI or the like"""

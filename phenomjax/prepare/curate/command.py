@@ -1,0 +1,251 @@
+"""python -m phenomjax.prepare curate: the images that are worth training on, chosen by their
+pixels, their metadata, and by what one model or two see in them (Phenoprints: Phenom-2's data).
+
+python -m phenomjax.prepare curate --bank b.zarr --embeddings mae.zarr wsl.zarr --out s.parquet
+python -m phenomjax.prepare curate --bank a.zarr b.zarr --embeddings E --min_wells 8 --out s.parquet
+python -m phenomjax.main --config configs/mae_demo.py --config.data.banks="('b.zarr',)"
+    --config.data.selection=s.parquet
+
+Gates, one after the other; the name of the one that dropped an image is its reason:
+
+  unreadable, empty, saturated, out_of_focus, dead   by its pixels, beside the controls
+  missing_metadata     no experiment, plate, well or perturbation; or no concentration, where the
+                       compound has some
+  ambiguous_metadata   a well whose images differ in what was done to it; the name of a negative
+                       control without its mark; a perturbation of two genes
+  duplicate            the same site of the same well a second time
+  no_embedding         no model has seen it
+  few_experiments, few_wells   of its perturbation
+  not_testable         its perturbation has two wells in no experiment
+  inconsistent         replicates agree no more than wells of different perturbations, by every
+                       model: mean cosine within each experiment, p-values combined over experiments
+                       by the Cauchy test, not below --max_p
+  control_share        a control above the share that is kept
+
+What is kept is consistent_NAME, by the model that says so (consistent_A+B by both),
+negative_control or positive_control. OUT has a row for each image with `kept` and `reason`;
+OUT_report a page, figures, and a table of all perturbations.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from phenomjax import __version__
+from phenomjax.data import selections
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.prepare.curate import controls, gates, measure, metadata, report
+from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of
+from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
+from phenomjax.prepare.curate.verdicts import Verdicts, spread
+from phenomjax.prepare.curate.wells import NONE, read_wells, repeated
+from phenomjax.prepare.curate.witnesses import Witness, open_witnesses
+from phenomjax.prepare.opening import open_banks, writing
+from phenomjax.prepare.subsets import choosing
+from phenomjax.prepare.subsets import command as subset
+from phenomjax.system import options as system_options
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
+from phenomjax.system.processes import stop_on_signals
+
+log = logging.getLogger("phenomjax")
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> int:
+    """Curates; returns 1 where nothing but controls is kept, or an image cannot be read."""
+    options.check()
+    kind, opened = open_banks(options.bank, "bank")
+    banks = [bank for bank in opened if isinstance(bank, ImageBank)]
+    if kind != "images":
+        raise UserError(
+            f"`bank` {options.bank[0]} holds sequences, and curate chooses images. Parts of a bank"
+            " of sequences are chosen with `python -m phenomjax.prepare subset`."
+        )
+    wells = read_wells(banks)
+    labels = metadata.labels_of(wells, options.doses)
+    missing = metadata.missing(wells, labels, options.doses)
+    witnesses = open_witnesses(options.embeddings, wells, options.block)
+    verdicts = Verdicts(wells, labels)
+    told: dict[str, str] = {}
+    folder = options.out.with_name(options.out.stem + REPORT)
+    looked = None
+    if options.pixels:
+        looked = _pixels(options, banks, verdicts)
+        if looked is None:
+            return EXIT_STOPPED
+    ambiguous = metadata.ambiguous(wells)
+    for gate, found in (("missing_metadata", missing), ("ambiguous_metadata", ambiguous)):
+        verdicts.drop_wells(np.any(list(found.values()), axis=0), gate)
+        told[gate] = metadata.told(found, wells)
+    verdicts.drop_images(repeated(wells), "duplicate")
+    if witnesses:
+        seen = np.any([witness.seen(wells) for witness in witnesses], axis=0)
+        verdicts.drop_images(~seen, "no_embedding")
+    before = spread(verdicts)
+    told |= _counts(options, verdicts, *before)
+    said = _consistency(options, witnesses, verdicts)
+    _controls(options, verdicts)
+    kept = verdicts.alive
+    _reasons_of_kept(options, verdicts, said)
+    _write(options, banks, verdicts, kept)
+    report.write(folder, options, verdicts, before, witnesses, said, told, looked)
+    code = _tell(verdicts, kept, folder, options)
+    if looked and looked.counts()["unreadable"]:
+        code = EXIT_FAILED
+    if options.subset is not None:
+        code = max(code, _subset(options))
+    return code
+
+
+def _pixels(
+    options: Options, banks: Sequence[ImageBank], verdicts: Verdicts
+) -> gates.Judged | None:
+    """Measures and judges the images; None if it was stopped."""
+    path = options.out.with_name(f"{options.out.stem}.measures.parquet")
+    settings = measure.Settings(options.nuclei, options.min_area)
+    with stop_on_signals() as stop:
+        measures = measure.run(banks, path, settings, options, stop)
+    if measures is None:
+        return None
+    judged = gates.judge(measures, banks, options)
+    for sentence in judged.told:
+        log.warning("%s", sentence)
+    for code, reason in enumerate(gates.REASONS):
+        if reason:
+            verdicts.drop_images(judged.codes == code, reason)
+    return judged
+
+
+def _counts(
+    options: Options,
+    verdicts: Verdicts,
+    experiments: Int[np.ndarray, " labels"],
+    wells: Int[np.ndarray, " labels"],
+) -> dict[str, str]:
+    """Drops perturbations of few experiments or wells; returns how many were asked for."""
+    most = len(np.unique(verdicts.wells.columns["experiment"].codes))
+    least = options.min_experiments or min(EXPERIMENTS, most)
+    verdicts.drop_labels(experiments < least, "few_experiments")
+    middle = float(np.median(wells[wells > 0])) if wells.any() else 0.0
+    few = options.min_wells or max(1, min(WELLS, int(np.ceil(middle / 2))))
+    verdicts.drop_labels(wells < few, "few_wells")
+    why = [f"{least} experiments are asked for", f"{few} wells are asked for"]
+    if options.min_experiments is None and least < EXPERIMENTS:
+        why[0] += f": {EXPERIMENTS} by default, and the banks have {most}"
+    if options.min_wells is None and few < WELLS:
+        why[1] += f": {WELLS} by default, and the middle perturbation has {middle:g}"
+    for sentence in why:
+        log.info("of a perturbation %s", sentence)
+    return {"few_experiments": why[0], "few_wells": why[1]}
+
+
+def _consistency(
+    options: Options, witnesses: Sequence[Witness], verdicts: Verdicts
+) -> dict[str, Agreement]:
+    """Drops what no model finds consistent; returns what each said."""
+    if not witnesses:
+        log.warning("no `embeddings`: no perturbation is asked whether its replicates agree")
+        return {}
+    labels = verdicts.labels
+    studied = verdicts.alive_wells & (labels.of_well != NONE)
+    blocks, alive = blocks_of(verdicts.wells, studied), verdicts.alive
+    said = {
+        witness.name: agreement(
+            witness, labels, blocks, alive, draws=options.draws, seed=options.seed
+        )
+        for witness in witnesses
+    }
+    asked = np.any([~np.isnan(one.p) for one in said.values()], axis=0)
+    verdicts.drop_labels(~asked, "not_testable")
+    verdicts.drop_labels(
+        ~np.any([one.passes(options.max_p) for one in said.values()], 0), "inconsistent"
+    )
+    return said
+
+
+def _controls(options: Options, verdicts: Verdicts) -> None:
+    wells, alive = verdicts.wells, verdicts.alive_wells
+    kinds = (
+        (wells.negative, options.negative_controls),
+        (wells.positive, options.positive_controls),
+    )
+    above = np.zeros(len(wells), bool)
+    for mask, share in kinds:
+        mine = mask & alive
+        above |= mine & ~controls.kept(wells, mine, share, options.seed)
+    verdicts.drop_wells(above, "control_share")
+
+
+def _reasons_of_kept(options: Options, verdicts: Verdicts, said: dict[str, Agreement]) -> None:
+    wells, labels = verdicts.wells, verdicts.labels
+    verdicts.keep(wells.negative, "negative_control")
+    verdicts.keep(wells.positive, "positive_control")
+    if not said:
+        verdicts.keep(labels.of_well != NONE, "not_tested")
+        return
+    each = np.stack([one.passes(options.max_p) for one in said.values()])
+    for pattern in np.unique(each, axis=1).T:
+        same = (each == pattern[:, None]).all(0)
+        names = "+".join(name for name, yes in zip(said, pattern, strict=True) if yes)
+        if names:
+            verdicts.keep(verdicts.of_labels(same), f"consistent_{names}")
+
+
+def _write(
+    options: Options, banks: Sequence[ImageBank], verdicts: Verdicts, kept: Bool[np.ndarray, "rows"]
+) -> None:
+    rows = [np.arange(len(bank)) for bank in banks]
+    names = (
+        table
+        for bank, mine in zip(banks, rows, strict=True)
+        for table in choosing.names_of("images", bank, mine)
+    )
+    made = system_options.recorded(options) | {"phenomjax": __version__}
+    with writing(options.out):
+        selections.write(
+            options.out,
+            "images",
+            list(zip(banks, rows, strict=True)),
+            names,
+            made,
+            verdicts.judged(kept),
+        )
+
+
+def _tell(
+    verdicts: Verdicts, kept: Bool[np.ndarray, "rows"], folder: object, options: Options
+) -> int:
+    """What is kept, on the screen; 1 where that is no perturbation."""
+    print(report.funnel(verdicts))
+    log.info(
+        'wrote %s and %s. Train on what is kept with --config.data.banks="(%s,)"'
+        " --config.data.selection=%s",
+        options.out,
+        folder,
+        ", ".join(f"'{path}'" for path in options.bank),
+        options.out,
+    )
+    if verdicts.gates[-1].perturbations:
+        return EXIT_DONE
+    worst = max(verdicts.gates[1:], key=lambda gate: gate.dropped)
+    log.error(
+        "No perturbation is kept; most images were dropped as %s (%d of %d). Look at %s, and ask"
+        " for less: --min_experiments, --min_wells, --max_p, or --no-pixels.",
+        *(worst.gate, worst.dropped, len(kept), folder),
+    )
+    return EXIT_FAILED
+
+
+def _subset(options: Options) -> int:
+    """The kept images as a bank."""
+    engine = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(subset.EngineOptions)
+    }
+    assert options.subset is not None
+    return subset.run(
+        subset.Options(bank=options.bank, out=options.subset, selection=options.out, **engine)
+    )
