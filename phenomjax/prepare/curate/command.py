@@ -27,9 +27,9 @@ negative_control or positive_control. OUT has a row for each image with `kept` a
 OUT_report a page, figures, and a table of all perturbations.
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -90,13 +90,15 @@ def run(options: Options) -> int:
     _controls(options, verdicts)
     kept = verdicts.alive
     _reasons_of_kept(options, verdicts, said)
-    _write(options, banks, verdicts, kept)
+    made = system_options.recorded(options)
+    _write(options, banks, verdicts, kept, made | {"phenomjax": __version__})
     report.write(folder, options, verdicts, before, witnesses, said, told, looked)
     code = _tell(verdicts, kept, folder, options)
     if looked and looked.counts()["unreadable"]:
         code = EXIT_FAILED
     if options.subset is not None:
-        code = max(code, _subset(options))
+        mine = [np.flatnonzero(one.kept) for one in verdicts.judged(kept)]
+        code = max(code, subset.copy(options.subset, banks, mine, made, options))
     return code
 
 
@@ -195,7 +197,11 @@ def _reasons_of_kept(options: Options, verdicts: Verdicts, said: dict[str, Agree
 
 
 def _write(
-    options: Options, banks: Sequence[ImageBank], verdicts: Verdicts, kept: Bool[np.ndarray, "rows"]
+    options: Options,
+    banks: Sequence[ImageBank],
+    verdicts: Verdicts,
+    kept: Bool[np.ndarray, "rows"],
+    made: dict[str, Any],
 ) -> None:
     rows = [np.arange(len(bank)) for bank in banks]
     names = (
@@ -203,7 +209,6 @@ def _write(
         for bank, mine in zip(banks, rows, strict=True)
         for table in choosing.names_of("images", bank, mine)
     )
-    made = system_options.recorded(options) | {"phenomjax": __version__}
     with writing(options.out):
         selections.write(
             options.out,
@@ -233,19 +238,7 @@ def _tell(
     worst = max(verdicts.gates[1:], key=lambda gate: gate.dropped)
     log.error(
         "No perturbation is kept; most images were dropped as %s (%d of %d). Look at %s, and ask"
-        " for less: --min_experiments, --min_wells, --max_p, or --no-pixels.",
+        " for less: --min_experiments, --min_wells, --max_p, or of the pixels --spreads.",
         *(worst.gate, worst.dropped, len(kept), folder),
     )
     return EXIT_FAILED
-
-
-def _subset(options: Options) -> int:
-    """The kept images as a bank."""
-    engine = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(subset.EngineOptions)
-    }
-    assert options.subset is not None
-    return subset.run(
-        subset.Options(bank=options.bank, out=options.subset, selection=options.out, **engine)
-    )

@@ -66,9 +66,9 @@ def missing(wells: Wells, labels: Labels, doses: str) -> dict[str, Bool[np.ndarr
             what = "that the wells belong to" if name in NEEDED else "and no well is a control"
             raise UserError(
                 f"No image of the banks has a {name} {what}, so that nothing can be chosen by it."
-                " Prepare them again with what is known of the wells, --metadata TABLE, or where it"
-                f" is one and the same --default {name}=NAME (`python -m phenomjax.prepare images"
-                " --help`)."
+                " Prepare them again with what is known of the wells, `python -m phenomjax.prepare"
+                f" images --metadata TABLE`, or where it is the same of all with `python -m"
+                f" phenomjax.prepare images --default {name}=NAME`."
             )
     if doses == "apart":
         dose = wells.columns["concentration"].codes != NONE

@@ -233,7 +233,7 @@ def consistency_figure(
     p = [np.maximum(table[f"p_{name}"].to_numpy(np.float64), SMALLEST) for name in names]
     if len(names) == 1:
         known = p[0][~np.isnan(p[0])]
-        axis.hist(known, np.geomspace(SMALLEST, 1, 31), color=COLOURS[0])
+        axis.hist(known, list(np.geomspace(SMALLEST, 1, 31)), color=COLOURS[0])
         axis.axvline(max_p, color=DARK, linestyle="--", linewidth=1)
         axis.set(xscale="log", xlabel=f"p by {names[0]}", ylabel="perturbations")
     else:

@@ -89,7 +89,7 @@ def read_wells(banks: Sequence[ImageBank]) -> Wells:
     parts, rows, base = [], [], 0
     for bank in banks:
         runs = bank.runs(COLUMNS)
-        codes = np.empty(runs.codes.shape, np.int32)
+        codes = np.empty((len(COLUMNS), runs.codes.shape[1]), np.int32)
         for place, name in enumerate(COLUMNS):
             known = [_code(texts[name], text) for text in runs.texts[place]]
             codes[place] = np.array([*known, NONE], np.int32)[runs.codes[place]]

@@ -22,6 +22,7 @@ value equals nothing else. `row` counts from 0; sequences have `split` too.
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -96,7 +97,9 @@ def run(options: Options) -> int:
     log.info("chose %s", told)
     made = _made(options)
     if options.out.suffix == ".zarr":
-        return max(_copied(options, banks, choice, made), _report_missed(options, choice))
+        made.pop("phenomjax")
+        code = copy(options.out, banks, choice.rows, made, options, options.images_per_shard)
+        return max(code, _report_missed(options, choice))
     names = (
         table
         for bank, rows in zip(banks, choice.rows, strict=True)
@@ -113,32 +116,43 @@ def run(options: Options) -> int:
     return _report_missed(options, choice)
 
 
-def _copied(
-    options: Options, banks: list[ImageBank | TokenBank], choice: Choice, made: dict
+def copy(
+    out: Path,
+    banks: Sequence[ImageBank | TokenBank],
+    chosen: Sequence[np.ndarray],
+    made: dict,
+    engine: EngineOptions,
+    images_per_shard: int | None = None,
 ) -> int:
-    """Makes a bank of what is chosen; returns the exit code."""
-    made.pop("phenomjax")
+    """Makes a bank of rows of others; returns the exit code.
+
+    Args:
+      out: the bank.
+      banks: of one kind.
+      chosen: rows of each, ascending.
+      made: how they were chosen, recorded.
+      engine: who copies.
+      images_per_shard: of a bank of images; None: as in the first bank.
+    """
     arguments: growing.Arguments = {
         "bank": [str(bank.path) for bank in banks],
         "fingerprints": [bank.fingerprint for bank in banks],
-        "rows": [hashlib.sha256(rows.tobytes()).hexdigest() for rows in choice.rows],
+        "rows": [hashlib.sha256(rows.tobytes()).hexdigest() for rows in chosen],
     }
-    rows = [Rows.of(rows) for rows in choice.rows]
+    rows = [Rows.of(rows) for rows in chosen]
     of_images = [bank for bank in banks if isinstance(bank, ImageBank)]
     of_tokens = [bank for bank in banks if isinstance(bank, TokenBank)]
     if of_tokens:
         tokens.check_alike(of_tokens)
-        return tokens.join(options.out, of_tokens, rows, arguments | made, options)
+        return tokens.join(out, of_tokens, rows, arguments | made, engine)
     images.check_alike(of_images)
     twice = duplicates.in_earlier(of_images)
-    for mask, mine in zip(twice, choice.rows, strict=True):
+    for mask, mine in zip(twice, chosen, strict=True):
         mask[np.setdiff1d(np.arange(len(mask)), mine)] = False
     duplicates.refuse(of_images, twice, "Make the subset of one of them, or choose others of each.")
-    if options.images_per_shard:
-        arguments["images_per_shard"] = options.images_per_shard
-    return images.join(
-        options.out, of_images, rows, arguments | made, options, options.images_per_shard
-    )
+    if images_per_shard:
+        arguments["images_per_shard"] = images_per_shard
+    return images.join(out, of_images, rows, arguments | made, engine, images_per_shard)
 
 
 def _check(options: Options) -> None:
