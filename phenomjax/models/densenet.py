@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from phenomjax.models import layers
 from phenomjax.models.batch_norm import STORED, BatchNorm, Statistics
+from phenomjax.system.errors import UserError
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, in growth rates
 Images = Float[Array, "batch height width channel"]
@@ -101,12 +102,25 @@ class DenseNet(nn.Module):
     def __call__(
         self, x: Images, statistics: Statistics = STORED
     ) -> Float[Array, "batch features"]:
-        """Images of at least 32 px along an edge to features, float32."""
+        """Standardised images to features, float32.
+
+        Raises:
+          UserError: images that are smaller than what the network makes one pixel of.
+        """
+        halved = len(self.block_config) + 1
+        if min(x.shape[1:3]) < 2**halved:
+            raise UserError(
+                f"Images of {x.shape[1]} x {x.shape[2]} px are too small for this DenseNet, which"
+                f" halves them {halved} times: it takes {2**halved} px along an edge or more."
+            )
         norm = {**self.norm, "dtype": self.dtype}
         layer = nn.remat(Layer) if self.remat else Layer
         x = Convolution(self.stem_features, 7, 2, dtype=self.dtype, name="conv0")(x)
         x = nn.relu(BatchNorm(**norm, name="norm0")(x, statistics))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        # nothing is below 0 here, so zeros around are what torch's -inf is; jax2onnx knows no other
+        # padding, and wants arguments by name
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         for number, count in enumerate(self.block_config, 1):
             for index in range(1, count + 1):
                 # named as in torchvision's state dict
@@ -124,7 +138,7 @@ class DenseNet(nn.Module):
                     dtype=self.dtype,
                     name=f"{name}_conv",
                 )(x)
-                x = nn.avg_pool(x, (2, 2), (2, 2))
+                x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
         x = nn.relu(BatchNorm(**norm, name="norm5")(x, statistics))
         return x.astype(jnp.float32).mean((1, 2))
 
