@@ -64,7 +64,12 @@ class LabelledImages(ImageObjective):
         labels = screen.labels(model.classes, model.cell_types)
         told = list(screen.told)
         if unseen := screen.unseen(rows, model.classes):
-            told.append(unseen)
+            trained = (
+                "they are left out."
+                if split == "train"
+                else ("they count neither as right nor as wrong.")
+            )
+            told.append(f"{unseen}: {trained}")
         settings = self.loader_settings(split, process_index, process_count)
         if split == "train":
             known = screen.kept & False

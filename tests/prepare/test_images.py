@@ -78,6 +78,33 @@ def contents(folder):
     }
 
 
+def test_rxrx1_of_wilds_with_the_metadata_of_the_release(tmp_path):
+    """Pictures whose colours are the first three channels, and a row a site."""
+    rows = ["site_id,well_id,cell_type,dataset,experiment,plate,well,site,well_type,sirna,sirna_id"]
+    kinds = {"B02": "negative_control,EMPTY,1138", "B03": "treatment,s21721,513"}
+    pictures = {}
+    for well, kind in kinds.items():
+        for site in (1, 2):
+            file = tmp_path / "raw" / "HEPG2-01" / "Plate1" / f"{well}_s{site}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pictures[well, str(site)] = pixels(len(rows), size=(40, 50, 3))
+            file.write_bytes(imagecodecs.png_encode(pictures[well, str(site)]))
+            name = f"HEPG2-01_1_{well}"
+            rows.append(f"{name}_{site},{name},HEPG2,train,HEPG2-01,1,{well},{site},{kind}")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(UserError, match="fit --layout rxrx1-wilds"):
+        prepare(tmp_path / "raw", tmp_path / "b.zarr")
+    out, table = tmp_path / "b.zarr", tmp_path / "metadata.csv"
+    assert prepare(tmp_path / "raw", out, "rxrx1-wilds", pages="c", metadata=table) == 0
+    bank = opening.open_bank(out)
+    assert bank.channels == ("Hoechst", "ConA", "Phalloidin")
+    for number, row in enumerate(bank.metadata.to_pylist()):
+        np.testing.assert_array_equal(bank.read(number), pictures[row["well"], row["site"]])
+        assert (row["experiment"], row["plate"], row["cell_type"]) == ("HEPG2-01", "1", "HEPG2")
+        assert row["perturbation"] == ("1138" if row["well"] == "B02" else "513")
+        assert row["is_control"] == (row["well"] == "B02")
+
+
 def test_bank_of_files(tmp_path):
     written = write_rxrx1(tmp_path / "raw", plates=("2", "10"))
     (tmp_path / "raw" / "notes.txt").write_text("not an image")

@@ -21,6 +21,7 @@ from phenomjax.system.errors import UserError
 NAMES = [
     ("rxrx1", "HEPG2-08_1_B02_w1.png", ("HEPG2-08", "1", "B02", None, "1", None, None)),
     ("rxrx1", "train/HEPG2-08/Plate2/AB03_s2_w6.png", ("HEPG2-08", "2", "AB03", "2", "6")),
+    ("rxrx1-wilds", "images/RPE-08/Plate2/B02_s2.png", ("RPE-08", "2", "B02", "2", None)),
     ("rxrx3", "AA41_s1_1.jp2", (None, None, "AA41", "1", "1")),
     ("rxrx3", "images/gene-001/Plate9/AA41_s1_6.jp2", ("gene-001", "9", "AA41", "1", "6")),
     ("jump", "r01c01f01p01-ch2sk1fk1fl1.tiff", (None, None, "A01", "1", "2", "1", "1")),

@@ -122,17 +122,15 @@ class Screen:
         )
 
     def unseen(self, rows: Sequence[Rows], classes: Sequence[str]) -> str:
-        """A sentence on rows that are of none of the classes; "" where there are none."""
-        there = self.label.there(self.numbering.of(rows))
-        known = set(classes)
+        """Which rows are of none of the classes, in words; "" where there are none."""
+        there, known = self.label.there(self.numbering.of(rows)), set(classes)
         without = sorted((name for name in there if name not in known), key=natural)
         if not without:
             return ""
         return (
             f"{sum(there[name] for name in without):,} of {sum(there.values()):,} images are of"
-            f" {len(without):,} names in the column {self.wanted.label} that are none of the"
-            f" {len(classes):,} classes ({first_of(without)}): they count neither as right nor as"
-            " wrong."
+            f" none of the {len(classes):,} classes, but of {len(without):,} other"
+            f" {self.wanted.label}s ({first_of(without)})"
         )
 
     def other_label(self) -> str:
@@ -168,8 +166,9 @@ class Screen:
             listed = f"There are: {first_of(there)}."
             if not there:
                 listed = (
-                    f"The column is empty: prepare the banks with --set {column}={value}, if all"
-                    f" images have it, or with a table: {PREPARE}."
+                    f"The column is empty: prepare the banks with a table that has it ({PREPARE}),"
+                    " or, if all images have it, `python -m phenomjax.prepare images --set"
+                    f" {column}={value}`."
                 )
             raise UserError(
                 f"config.data.{column} is '{value}', but no image of {self.named} has that"

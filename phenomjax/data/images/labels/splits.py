@@ -73,17 +73,18 @@ def _split_rows(screen: Screen, split: str) -> list[Rows]:
 
 def _in_both(screen: Screen, name: str, counts: Sequence[int]) -> UserError:
     wanted = screen.wanted
+    empty = ' --config.data.val_groups="()"'
     mend = f"--config.data.split_by={wanted.group_by}"
+    nothing = f"; or hold out nothing:{empty} --config.data.val_fraction=0.0"
     if wanted.val_groups or wanted.split_by == wanted.group_by:
         mend += f" --config.data.val_groups=\"('{name}',)\""
-    if len(screen.group.there(screen.kept)) == 1:  # whole ones leave nothing
+    if len(screen.group.there(screen.kept)) == 1:  # whole ones leave nothing to train on
         mend = "--config.data.split_by=plate --config.data.group_by=plate"
-        mend += " --config.data.val_groups=()" * (wanted.split_by != "plate")
+        mend, nothing = mend + empty * (wanted.split_by != "plate"), ""
     return UserError(
         f"The {wanted.group_by} {name} is in both splits: {counts[0]:,} of its images are trained"
         f" on and {counts[1]:,} held out (data.split_by is '{wanted.split_by}'), so the validation"
-        f" would not be of batches that were never seen. Hold out whole ones: {mend}; or hold out"
-        " nothing: --config.data.val_groups=() --config.data.val_fraction=0.0."
+        f" would not be of batches that were never seen. Hold out whole ones: {mend}{nothing}."
     )
 
 

@@ -34,7 +34,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
             raise UserError(
                 f"config.model.classes names {name!r}, but no image to train on has that"
                 f" {wanted.label}.{did_you_mean(name, there)} Leave model.classes empty to train on"
-                f" all {len(there):,}: --config.model.classes=()."
+                f' all {len(there):,}: --config.model.classes="()".'
             )
     found = list(given) or sorted(there, key=natural)
     rare = [name for name in found if there[name] == 1]
@@ -74,8 +74,9 @@ def cell_types(
     if needed and missing:
         raise UserError(
             f"config.model.cell_type is True, but {missing:,} of {len(images):,} images to train on"
-            f" have no cell_type. Prepare the banks with it (--set cell_type=NAME, or a table:"
-            f" {PREPARE}), or set --config.model.cell_type=False."
+            f" have no cell_type. Prepare the banks with a table that has it ({PREPARE}) or, where"
+            " all are of one, `python -m phenomjax.prepare images --set cell_type=NAME`; or set"
+            " --config.model.cell_type=False."
         )
     return tuple(given) or tuple(sorted(screen.cell_type.there(images), key=natural))
 
@@ -87,8 +88,8 @@ def _check_groups(screen: Screen, images: Images) -> None:
         raise UserError(
             f"{missing:,} of {len(images):,} images to train on have no {column}, by whose"
             f" statistics they are to be normalised (data.groups is {wanted.groups}). Prepare the"
-            f" banks with it (--default {column}=NAME, or a table: {PREPARE}), or mix the images of"
-            " all groups: --config.data.groups=0."
+            f" banks with it (`python -m phenomjax.prepare images --default {column}=NAME`), or mix"
+            " the images of all groups: --config.data.groups=0."
         )
     if wanted.groups and len(np.unique(groups)) == 1:
         plates = "--config.data.group_by=plate --config.data.split_by=plate, or "

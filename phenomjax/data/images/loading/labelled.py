@@ -105,8 +105,8 @@ class LabelledLoader(ImageLoader):
         if weights:
             raise UserError(
                 "data.weights gives banks their shares, and with data.groups or data.control_share"
-                " each image comes once an epoch. Set --config.data.weights=() or, for the shares,"
-                " --config.data.groups=0 --config.data.control_share=0.0."
+                ' each image comes once an epoch. Set --config.data.weights="()" or, to have the'
+                " shares, --config.data.groups=0 --config.data.control_share=0.0."
             )
         per_part = self.global_batch_size // parts // self.crops_per_image
         controls_per_part = round(self._control_share * per_part) if training else 0

@@ -63,6 +63,13 @@ LAYOUTS = {
             _CELL_PAINTING,
             assumed="RxRx",
         ),
+        FileLayout(  # the first three channels as the colours of one picture, so --pages c
+            "rxrx1-wilds",
+            "HEPG2-08/Plate1/B02_s1.png",
+            (_RXRX_TREE + r"(?P<well>[A-Z]{1,2}\d\d)_s(?P<site>\d+)\.png",),
+            {name: _CELL_PAINTING[name] for name in "123"},
+            assumed="RxRx",
+        ),
         FileLayout(
             "rxrx3",
             "gene-001/Plate1/AA41_s1_1.jp2",
