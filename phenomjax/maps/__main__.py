@@ -57,7 +57,7 @@ COMMANDS = {  # name: (module, what it does)
         "heat map of chosen genes, UMAP, recall curves, chromosome-order heat map",
     ),
     "explore": ("phenomjax.maps.views.explore", "one interactive HTML page of the whole map"),
-    "demo": ("phenomjax.maps.demo", "a simulated screen from images to an explored map"),
+    "demo": ("phenomjax.maps.demo.command", "a simulated screen from images to an explored map"),
 }
 
 

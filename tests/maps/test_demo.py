@@ -2,13 +2,15 @@
 without an encoder.
 """
 
+import dataclasses
 import json
 
 import pytest
 
 from phenomjax.checkpoints import loading
 from phenomjax.data.simulated.cells import CHANNELS
-from phenomjax.maps import demo
+from phenomjax.maps.demo import command as demo
+from phenomjax.maps.demo import results
 from phenomjax.maps.__main__ import main
 from phenomjax.system.errors import UserError
 from tests.tasks.test_mae import make_batch, make_config, start
@@ -31,7 +33,7 @@ SMALL = {
 
 def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCREEN", SMALL)
-    few = {kind: (*words[:2], 12) for kind, words in demo.FEATURES.items()}
+    few = {kind: dataclasses.replace(one, dims=12) for kind, one in demo.FEATURES.items()}
     monkeypatch.setattr(demo, "FEATURES", few)
     config = make_config(len(CHANNELS), model__channels=CHANNELS)
     loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
@@ -92,7 +94,7 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     before = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")
     }
-    monkeypatch.setattr(demo, "read_results", lambda out: pytest.fail("stopped before the summary"))
+    monkeypatch.setattr(results, "read_results", lambda *_: pytest.fail("stopped before the summary"))
     monkeypatch.setattr(demo, "_command", stop_after(demo._command, "embed"))
     assert main(arguments) == 75
     assert {

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64, Num
 
 from phenomjax.maps.relations.cosines import BINS, bin_of
-from phenomjax.statistics import ties
+from phenomjax.statistics import bootstrap, ties
 from phenomjax.statistics.cosines import unit_rows
 from phenomjax.system.errors import UserError
 
@@ -65,6 +65,45 @@ def brunner_munzel(
         _placements(between, within),
         np.ones(between.size),
     )
+
+
+def drawn_probabilities(
+    features: Float[np.ndarray, "genes dim"],
+    arm: Iterable[object],
+    draws: int = 1000,
+    seed: int = 0,
+) -> Float64[np.ndarray, " draws_and_one"]:
+    """P(cosine within > between) over all pairs of genes, and of each draw of a bootstrap over
+    genes.
+
+    Gene i is in a draw w_i times, and pair (i, j) of different genes counts w_i w_j times. Equal
+    seeds draw the same genes of maps with as many: their differences are paired.
+
+    Args:
+      features: float [genes, dim].
+      arm: the arm of each gene, [genes].
+      draws: of the bootstrap.
+      seed: of the draws.
+
+    Returns:
+      float64 [1 + draws], the first of the genes as they are.
+    """
+    codes, _ = _codes(arm)
+    units = unit_rows(features, np.float32)
+    one, other = np.triu_indices(len(codes), 1)
+    order = np.argsort((units @ units.T)[one, other], kind="stable")
+    one, other = one[order], other[order]
+    within = codes[one] == codes[other]
+
+    def probability(times: Int[np.ndarray, "some genes"]) -> Float64[np.ndarray, " some"]:
+        pairs = (times[:, one] * times[:, other]).astype(np.float64)
+        inside, outside = pairs * within, pairs * ~within
+        below = np.cumsum(outside, 1) * inside
+        return below.sum(1) / np.maximum(inside.sum(1) * outside.sum(1), 1.0)
+
+    sets = [np.ones((1, len(codes)), np.int64)]
+    sets += map(bootstrap.times_drawn, bootstrap.drawn(len(codes), draws, seed, at_once=20))
+    return np.concatenate([probability(times) for times in sets])
 
 
 def genome_score(

@@ -1,0 +1,1 @@
+"""The demo of the maps: its commands, what it found, and weak supervision beside it."""
