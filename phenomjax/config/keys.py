@@ -5,7 +5,7 @@ Configs are closed: `base()` holds every key, so a typo is an error, and code re
 attributes only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -128,7 +128,8 @@ def _safety(c: ConfigDict) -> None:
     # unless it is 0, every step with a value of best_metric is saved, so that the best can be
     # kept
     c.checkpoint.keep_best = 1
-    # or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
+    # or another of the objective's measures (VALIDATED in the module with its keys, such as
+    # "val/accuracy"), or one of the probes, "probe/TASK/LABEL/METRIC" as in the log
     c.checkpoint.best_metric = "val/loss"
     # a write that takes longer ends the run
     c.checkpoint.timeout_seconds = 1200.0
@@ -219,13 +220,15 @@ def finalize(config: ConfigDict) -> ConfigDict:
     ):
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
-    _check_probes(c)
+    _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     own.check(c)
     return c.lock()
 
 
-def _check_probes(c: ConfigDict) -> None:
-    """Checks the probes and who is the best; the suite itself is read when the run starts."""
+def _check_probes(c: ConfigDict, validated: Sequence[str]) -> None:
+    """Checks the probes and who is the best, by one of `validated` or a probe; the suite itself is
+    read when the run starts.
+    """
     every, best = c.probes.every_steps, c.checkpoint.best_metric
     if every < 0:
         raise UserError(f"config.probes.every_steps is {every}; it must be 0 (never) or more.")
@@ -234,11 +237,11 @@ def _check_probes(c: ConfigDict) -> None:
             f"config.probes.every_steps is {every}, but config.task '{c.task}' reads no sequences:"
             " there is nothing to probe. Set --config.probes.every_steps=0."
         )
-    if best != "val/loss" and not best.startswith("probe/"):
+    if best not in validated and not best.startswith("probe/"):
         raise UserError(
             "config.checkpoint.best_metric is"
-            f" '{best}'.{did_you_mean(best, ('val/loss', 'probe/'))} It can be val/loss, or"
-            " probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g."
+            f" '{best}'.{did_you_mean(best, (*validated, 'probe/'))} It can be"
+            f" {', '.join(validated)}, or probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g."
             " probe/secondary_structure/q3/accuracy."
         )
     if best.startswith("probe/") and not every:

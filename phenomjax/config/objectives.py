@@ -4,7 +4,8 @@ An objective of ours is a file of the same name in two rooms: `phenomjax/config/
 keys, `phenomjax/tasks/NAME.py` its class, under the name `Objective`. One from outside is
 `package.module:Objective`, a class in a module that holds the keys too. The keys of a module are
 two functions: `add_sections(config)` adds `config.model` and `config.data` with all defaults,
-`check(config)` raises a UserError for values that cannot be.
+`check(config)` raises a UserError for values that cannot be. VALIDATED, if it is there, names what
+validation measures beside val/loss and can choose the best checkpoint.
 """
 
 import importlib

@@ -16,6 +16,8 @@ DENSENET_SIZES = {
     "169": ((6, 12, 32, 32), 32, 64),
     "201": ((6, 12, 48, 32), 32, 64),
 }
+# what can choose the best checkpoint, beside val/loss
+VALIDATED = ("val/accuracy", "val/accuracy_adabn")
 
 
 def add_sections(c: ConfigDict) -> None:
@@ -138,6 +140,12 @@ def check(c: ConfigDict) -> None:
             f"config.data.control_share is {c.data.control_share}, but config.data.controls is"
             " 'drop': no control is read. Set --config.data.controls=keep, or"
             " --config.data.control_share=0.0."
+        )
+    if c.checkpoint.best_metric == "val/accuracy_adabn" and not c.data.groups:
+        raise UserError(
+            "config.checkpoint.best_metric is 'val/accuracy_adabn', which needs batches in parts of"
+            " one experiment, and config.data.groups is 0. Set --config.data.groups=1, or"
+            " --config.checkpoint.best_metric=val/accuracy."
         )
     _check_parts(c)
     image_data.check(c)

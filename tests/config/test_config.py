@@ -110,3 +110,25 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
     )
     with pytest.raises(UserError, match=r"model.depth: 12 there, 6 now"):
         stored.check_same_run(valid(model__depth=6), valid(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "groups", "message"),
+    [
+        ("perturbation", "val/accuracy_adabn", 1, None),
+        ("perturbation", "val/accuracy", 0, None),
+        ("perturbation", "val/accuracy_adabn", 0, "Set --config.data.groups=1, or"),
+        ("perturbation", "val/acuracy", 1, r"mean 'val/accuracy'\? It can be val/loss, val/accur"),
+        ("mae", "val/accuracy", 0, "It can be val/loss, or probe/TASK"),
+    ],
+)
+def test_what_chooses_the_best_checkpoint(task, metric, groups, message):
+    c = config.base(task)
+    c.data.simulate.plates, c.checkpoint.best_metric = 1, metric
+    if task == "perturbation":
+        c.data.groups = groups
+    if message is None:
+        assert config.finalize(c).checkpoint.best_metric == metric
+    else:
+        with pytest.raises(UserError, match=message):
+            config.finalize(c)

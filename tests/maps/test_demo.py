@@ -2,17 +2,24 @@
 without an encoder.
 """
 
+import ast
 import dataclasses
 import json
+import runpy
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from phenomjax import config
 from phenomjax.checkpoints import loading
 from phenomjax.data.simulated.cells import CHANNELS
-from phenomjax.maps.demo import command as demo
-from phenomjax.maps.demo import results
 from phenomjax.maps.__main__ import main
+from phenomjax.maps.demo import command as demo
+from phenomjax.maps.demo import results as demo_results
+from phenomjax.maps.demo import supervision
 from phenomjax.system.errors import UserError
+from tests.lab import ROOT
 from tests.tasks.test_mae import make_batch, make_config, start
 
 SMALL = {
@@ -35,8 +42,8 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "SCREEN", SMALL)
     few = {kind: dataclasses.replace(one, dims=12) for kind, one in demo.FEATURES.items()}
     monkeypatch.setattr(demo, "FEATURES", few)
-    config = make_config(len(CHANNELS), model__channels=CHANNELS)
-    loading.write(tmp_path / "run", config, start(config, make_batch(len(CHANNELS)))[1])
+    small = make_config(len(CHANNELS), model__channels=CHANNELS)
+    loading.write(tmp_path / "run", small, start(small, make_batch(len(CHANNELS)))[1])
     arguments = [
         "demo",
         "--checkpoint",
@@ -94,7 +101,9 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     before = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")
     }
-    monkeypatch.setattr(results, "read_results", lambda *_: pytest.fail("stopped before the summary"))
+    monkeypatch.setattr(
+        demo_results, "read_results", lambda *_: pytest.fail("stopped before the summary")
+    )
     monkeypatch.setattr(demo, "_command", stop_after(demo._command, "embed"))
     assert main(arguments) == 75
     assert {
@@ -118,3 +127,75 @@ def test_without_an_encoder(tmp_path):
     ):
         main(["demo", "--checkpoint", str(tmp_path / "absent"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_weak_supervision_beside_it(tmp_path):
+    """The commands that train and embed: on later plates of the same genes, with and without the
+    bias, from the configs in the repository.
+    """
+    options = demo.Options(out=tmp_path, plates=6, with_="perturbation")
+    plain = demo.steps(dataclasses.replace(options, with_=None))
+    added = [list(map(str, words)) for words in demo.steps(options)[len(plain) :]]
+    simulated = [words for words in added if words[1] == "simulate"]
+    for words, bias in zip(simulated, ("0.0", "2"), strict=True):
+        flags = dict(zip(words[2::2], words[3::2], strict=True))
+        assert (flags["--first_plate"], flags["--arm-bias"]) == ("6", bias)
+        (tmp_path / flags["--out"]).mkdir()
+    trained = [words for words in added if words[0] == "phenomjax.main"]
+    assert len(trained) == 4
+    for words in trained:
+        flags = [word.removeprefix("--config.").split("=", 1) for word in words if "=" in word]
+        c = runpy.run_path(str(ROOT / words[2]))["get_config"]()
+        for key, value in flags:
+            kept = isinstance(_at(c, key), str)
+            c.update_from_flattened_dict({key: value if kept else ast.literal_eval(value)})
+        c = config.finalize(c)
+        assert c.data.val_groups == ("EXP06",) and c.data.split_by == "experiment"
+    embedded = [words for words in added if words[0] == "phenomjax.embed"]
+    assert [words[words.index("--out") + 1].split("/")[-1] for words in embedded] == [
+        one.profiles for one in supervision.FEATURES.values()
+    ]
+    assert sum("--random_weights" in words for words in embedded) == 1
+    against = [words for words in added if words[1] == "benchmark" and "--against" in words]
+    assert len(against) == 8
+    assert all(f"perturbation_untrained={tmp_path}" in " ".join(words) for words in against)
+
+
+def _at(config, key):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def test_how_much_of_the_bias_a_model_takes_up(tmp_path):
+    random = np.random.default_rng(0)
+    genes, arms = [f"G{k}" for k in range(60)], np.repeat(["1p", "1q", "2q"], 20)
+    (tmp_path / "screen.zarr/truth").mkdir(parents=True)
+    pd.DataFrame({"gene": genes, "arm": arms}).to_parquet(
+        tmp_path / "screen.zarr/truth/genes.parquet"
+    )
+    own, of_arm = random.normal(size=(60, 16)), np.repeat(random.normal(size=(3, 16)), 20, 0)
+    strength = {("mae", "without"): 0.3, ("mae", "with"): 0.3}
+    strength |= {("perturbation", "without"): 0.3, ("perturbation", "with"): 1.0}
+    for place, ((model, bias), size) in enumerate(strength.items()):
+        table = pd.DataFrame(own + size * of_arm, columns=[f"f{k}" for k in range(16)])
+        table.insert(0, "perturbation", genes)
+        folder = tmp_path / f"{model}_{bias}"
+        folder.mkdir()
+        turned = table.iloc[:: -1 if place % 2 else 1]  # rows stand in any order
+        turned.to_parquet(folder / "map.parquet", index=False)
+    leak = supervision.measure(tmp_path)
+    one = np.triu_indices(60, 1)
+    unit = own + of_arm
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosine, same = (unit @ unit.T)[one], (arms[:, None] == arms[None])[one]
+    by_hand = (cosine[same][:, None] > cosine[~same][None]).mean()
+    assert leak["perturbation"]["with"]["value"] == pytest.approx(by_hand, abs=1e-6)
+    assert leak["mae"]["value"] == leak["mae"]["interval"][0] == 0.0
+    low, high = leak["difference"]["interval"]
+    assert 0 < low < leak["difference"]["value"] < high
+    assert leak["difference"]["value"] == pytest.approx(leak["perturbation"]["value"])
+    said = supervision.sentence(leak)
+    assert "weakly supervised model takes up more of the bias than the MAE" in said
+    twice = leak | {"difference": {"value": 0.0, "interval": [-0.1, 0.1]}}
+    assert "Neither is shown" in supervision.sentence(twice)
