@@ -241,8 +241,8 @@ def _check_probes(c: ConfigDict, validated: Sequence[str]) -> None:
         raise UserError(
             "config.checkpoint.best_metric is"
             f" '{best}'.{did_you_mean(best, (*validated, 'probe/'))} It can be"
-            f" {', '.join(validated)}, or probe/TASK/LABEL/METRIC of the tasks in config.probes.suite, e.g."
-            " probe/secondary_structure/q3/accuracy."
+            f" {', '.join(validated)}, or probe/TASK/LABEL/METRIC of the tasks in"
+            " config.probes.suite, e.g. probe/secondary_structure/q3/accuracy."
         )
     if best.startswith("probe/") and not every:
         raise UserError(

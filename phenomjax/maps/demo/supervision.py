@@ -47,7 +47,7 @@ def steps(out: Path, screen: Mapping[str, int | float]) -> list[list[object]]:
     commands: list[list[object]] = []
     for bias, strength in TRAININGS.items():
         bank = out / f"training_{bias}.zarr"
-        changed = {"--first_plate": plates + plates % 2}
+        changed: dict[str, int | float] = {"--first_plate": plates + plates % 2}
         changed |= {} if strength is None else {"--arm-bias": strength}
         simulate = ["phenomjax.prepare", "simulate", "--out", bank, *flat({**screen, **changed})]
         commands.append(simulate)
