@@ -263,7 +263,7 @@ def learn(
                 limits[batch], origin[batch] = middle - k * reach, "others"
             else:
                 # controls of which many are bad are wider, and some happen to be narrow
-                width = np.clip(widths[batch], typical / 2, typical * 2)
+                width = max(np.clip(widths[batch], typical / 2, typical * 2), floor)
                 limits[batch], origin[batch] = medians[batch] - k * width, "experiment"
     return Learnt(
         measured.back(measured.sign * medians),
@@ -288,22 +288,21 @@ def judge(
       controls: images that are controls; None: those that the metadata marks.
 
     Raises:
+      UserError: of `check`.
+    """
+    return _Judge(measures, banks, check(options, banks, controls), options).judged
+
+
+def check(
+    options: GateOptions,
+    banks: Sequence[ImageBank],
+    controls: Bool[np.ndarray, " images"] | None = None,
+) -> Bool[np.ndarray, " images"]:
+    """The images that teach the limits; to be asked for before hours of measuring.
+
+    Raises:
       UserError: an option that does not fit, or no controls.
     """
-    _check(options)
-    controls = controls_of(banks) if controls is None else controls
-    if options.limits == "images":
-        controls = np.ones(len(controls), bool)
-    elif not controls.any():
-        raise UserError(
-            "No image is marked as a control (`is_control` of the metadata), and controls teach the"
-            " limits of the gates. Give the metadata with `python -m phenomjax.prepare images"
-            " --metadata TABLE`, or let all images of an experiment teach them: `limits` images."
-        )
-    return _Judge(measures, banks, controls, options).judged
-
-
-def _check(options: GateOptions) -> None:
     for name, least in (
         ("spreads", 1),
         ("focus_spreads", 1),
@@ -316,6 +315,16 @@ def _check(options: GateOptions) -> None:
                 f"`{name}` must be {least} or more, not {getattr(options, name)}: leave it at its"
                 f" default of {getattr(GateOptions(), name):g}."
             )
+    controls = controls_of(banks) if controls is None else controls
+    if options.limits == "images":
+        return np.ones(len(controls), bool)
+    if not controls.any():
+        raise UserError(
+            "No image is marked as a control (is_control in the metadata), and controls teach the"
+            " limits of the gates. Give the metadata with `python -m phenomjax.prepare images"
+            " --metadata TABLE`, or let all images of an experiment teach them: `limits` images."
+        )
+    return controls
 
 
 class _Judge:
@@ -455,7 +464,8 @@ class _Judge:
                 told.append(
                     f"The controls of {names} are {measured.worse} themselves, compared with those"
                     f" of the other experiments of the cell type ({_example(odd[0])}): the others"
-                    " give the limits there. If these experiments only differ, raise `spreads`."
+                    " give the limits there. Where these experiments only differ, raise"
+                    f" `{'focus_spreads' if measured is SHARPNESS else 'spreads'}`."
                 )
         few = {o.experiment: o.controls for o in limits if o.measure == "contrast"}
         few = {e: n for e, n in few.items() if n < self.options.min_controls}

@@ -55,6 +55,7 @@ TILE = 256  # px, side of the squares whose spectra are averaged
 LOW, HIGH = 1 / 64, 1 / 4  # cycles a pixel, between which the slope is fitted
 BANDS = 4  # an octave
 NOISE_ONLY = 0.5  # cycles a pixel: in the corners of the spectrum beyond there is no picture
+SCATTER = 0.1  # variance of the logarithm of a band's power around a power law
 ROUNDING = 1 / np.sqrt(12)  # standard deviation of what rounding to whole grey levels adds
 SHARES = (0.005, 0.995)  # of the pixels, between whose values the contrast is
 UNIT_BYTES, UNIT_IMAGES = 2**27, 2**12  # of a unit, at most
@@ -83,15 +84,25 @@ class Part(NamedTuple):
     stop: int
 
 
-def spectrum(
-    plane: Num[np.ndarray, "height width"],
-) -> tuple[Float[np.ndarray, " bands"], Float[np.ndarray, " bands"], float]:
+class Spectrum(NamedTuple):
+    """The power spectrum of a channel.
+
+    Attributes:
+      frequency: of each band, cycles a pixel.
+      power: in it, squared grey levels.
+      noise: power of the noise, the same in all bands.
+      certainty: of the power of a band, of its logarithm: one over its variance.
+    """
+
+    frequency: Float[np.ndarray, " bands"]
+    power: Float[np.ndarray, " bands"]
+    noise: float
+    certainty: Float[np.ndarray, " bands"]
+
+
+def spectrum(plane: Num[np.ndarray, "height width"]) -> Spectrum:
     """The power spectrum of a channel by Welch's method (1967): the mean over square tiles, each
     under a Hann window.
-
-    Returns:
-      Frequency of each band, cycles a pixel; the power in it, and the power of the noise, both in
-      squared grey levels.
     """
     from scipy import fft
 
@@ -108,7 +119,9 @@ def spectrum(
     counts = np.bincount(bands.ravel(), minlength=len(frequencies) + 1)[1:]
     # power of noise in one place of a spectrum is exponential: its median is log(2) of its mean
     noise = float(np.median(power[corners]) / np.log(2))
-    return frequencies, sums / counts, noise
+    # of so many exponential powers; a picture is no exact power law either
+    certainty = 1 / (SCATTER + 1 / (counts * len(tiles)))
+    return Spectrum(frequencies, sums / counts, noise, certainty)
 
 
 @functools.lru_cache(maxsize=4)
@@ -126,9 +139,7 @@ def _bands(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return line[:, None] * line, bands, frequency > NOISE_ONLY, np.array(means)
 
 
-def sharpness(
-    frequencies: Float[np.ndarray, " bands"], power: Float[np.ndarray, " bands"], noise: float
-) -> float:
+def sharpness(found: Spectrum) -> float:
     """Slope of log power over log frequency, of the picture without its noise.
 
     The power of the noise is taken off, and each band counts by the share of its power that was not
@@ -139,13 +150,14 @@ def sharpness(
     Returns:
       About -3 of cells in focus, -5 and less where they are blurred; NaN of a plane of one value.
     """
+    power, noise = found.power, max(found.noise, 1e-12)
     if not power.any():
         return np.nan
-    noise = max(noise, 1e-12)
     weights = np.minimum.accumulate(np.clip(1 - noise / np.maximum(power, 1e-12), 0, 1))
     weights[:BANDS] = np.maximum(weights[:BANDS], 0.01)
+    weights *= found.certainty
     height = np.log10(np.maximum(power - noise, 0.05 * noise))
-    place = np.log10(frequencies)
+    place = np.log10(found.frequency)
     apart = place - np.average(place, weights=weights)
     return float((weights * apart * height).sum() / (weights * apart**2).sum())
 
@@ -185,9 +197,9 @@ def measures_of(
     for plane in np.moveaxis(image, -1, 0):
         counts = np.bincount(plane.ravel(), minlength=np.iinfo(image.dtype).max + 1)
         low, high = percentiles(counts, SHARES)
-        frequencies, power, noise = spectrum(plane)
-        contrast = (high - low) / max(np.sqrt(noise), ROUNDING)
-        found += [sharpness(frequencies, power, noise), contrast, low, saturated(counts)]
+        spectral = spectrum(plane)
+        contrast = (high - low) / max(np.sqrt(spectral.noise), ROUNDING)
+        found += [sharpness(spectral), contrast, low, saturated(counts)]
     if nuclear is None:
         return np.array([*found, np.nan, np.nan], np.float32)
     areas = nuclei.nuclei_areas(nuclei.smoothed(image[..., nuclear]), min_area)
