@@ -29,6 +29,7 @@ OUT_report a page, figures, and a table of all perturbations.
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from jaxtyping import Bool, Int
 from phenomjax import __version__
 from phenomjax.data import selections
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.prepare.curate import controls, gates, measure, metadata, report
+from phenomjax.prepare.curate import controls, gate_figures, gates, measure, metadata, report
 from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of
 from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
 from phenomjax.prepare.curate.verdicts import Verdicts, spread
@@ -73,7 +74,7 @@ def run(options: Options) -> int:
     folder = options.out.with_name(options.out.stem + REPORT)
     looked = None
     if options.pixels:
-        looked = _pixels(options, banks, verdicts)
+        looked = _pixels(options, banks, verdicts, folder)
         if looked is None:
             return EXIT_STOPPED
     ambiguous = metadata.ambiguous(wells)
@@ -103,9 +104,10 @@ def run(options: Options) -> int:
 
 
 def _pixels(
-    options: Options, banks: Sequence[ImageBank], verdicts: Verdicts
+    options: Options, banks: Sequence[ImageBank], verdicts: Verdicts, folder: Path
 ) -> gates.Judged | None:
-    """Measures and judges the images; None if it was stopped."""
+    """Measures and judges the images, and draws them; None if it was stopped."""
+    controls = gates.check(options, banks)
     path = options.out.with_name(f"{options.out.stem}.measures.parquet")
     settings = measure.Settings(options.nuclei, options.min_area)
     with stop_on_signals() as stop:
@@ -113,6 +115,7 @@ def _pixels(
     if measures is None:
         return None
     judged = gates.judge(measures, banks, options)
+    gate_figures.write(folder, measures, banks, judged, controls)
     for sentence in judged.told:
         log.warning("%s", sentence)
     for code, reason in enumerate(gates.REASONS):

@@ -4,6 +4,7 @@ were kept or dropped.
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -15,12 +16,28 @@ from phenomjax.figures import contact_sheet
 from phenomjax.figures.style import COLOURS, LIGHT, open_frame
 from phenomjax.prepare.curate.gates import NOISE_CONTRAST, REASONS, Judged, Limit, density
 from phenomjax.prepare.curate.measure import OF_CHANNELS, OF_IMAGES, Measures
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 
+LIMITS, SHEET = "limits.png", "sheet.png"
 BINS = 60
 SHOWN = 2  # images of each reason on the sheet
 KEPT = 3
 LOGARITHMIC = ("contrast", "cells", "covered")
+
+
+def write(
+    folder: Path,
+    measures: Measures,
+    banks: Sequence[ImageBank],
+    judged: Judged,
+    controls: Bool[np.ndarray, " images"],
+) -> None:
+    """Draws limits.png into a folder, and sheet.png where there is something to show."""
+    files.save_figure(limits_figure(measures, judged, controls), folder / LIMITS, dpi=110)
+    files.remove(folder / SHEET)  # of other limits
+    if (figure := sheet(banks, judged, controls)) is not None:
+        files.save_figure(figure, folder / SHEET, dpi=70)
 
 
 def limits_figure(

@@ -6,6 +6,7 @@ OUT_report/
   perturbations.parquet     a row each: experiments, wells, p of each model, kept, reason
   gates.png                 images left behind each gate
   consistency.png           p by each model
+  limits.png, sheet.png     what was measured beside its limits; images that passed and that did not
   limits.parquet            of each measure of the pixels, for each experiment and channel
 """
 
@@ -19,6 +20,7 @@ from jaxtyping import Bool, Int
 from phenomjax import __version__
 from phenomjax.figures.style import COLOURS, DARK, GREY, LIGHT, open_frame
 from phenomjax.prepare.curate.agreement import Agreement
+from phenomjax.prepare.curate.gate_figures import LIMITS, SHEET
 from phenomjax.prepare.curate.gates import Judged as Looked
 from phenomjax.prepare.curate.options import Options
 from phenomjax.prepare.curate.verdicts import Verdicts
@@ -85,7 +87,9 @@ def write(
     if said:
         figure = consistency_figure(said, table, options.max_p)
         files.save_figure(figure, folder / "consistency.png")
-    files.write_text(folder / "report.md", page(options, verdicts, table, only, told, witnesses))
+    files.write_text(
+        folder / "report.md", page(folder, options, verdicts, table, only, told, witnesses)
+    )
 
 
 def perturbations(
@@ -154,6 +158,7 @@ def funnel(verdicts: Verdicts) -> str:
 
 
 def page(
+    folder: Path,
     options: Options,
     verdicts: Verdicts,
     table: "pd.DataFrame",
@@ -172,6 +177,12 @@ def page(
     ]
     lines += ["", "![images left behind each gate](gates.png)", ""]
     lines += [f"- {gate}: {text}" for gate, text in told.items() if text]
+    for picture, what in (
+        (LIMITS, "measures of the pixels and their limits"),
+        (SHEET, "images that passed, and some of each reason"),
+    ):
+        if (folder / picture).is_file():
+            lines += ["", f"![{what}]({picture})"]
     if not witnesses:
         return "\n".join([*lines, "", "No model was asked whether replicates agree.", ""])
     lines += ["", f"## Do replicates agree (p below {options.max_p:g})?", ""]
