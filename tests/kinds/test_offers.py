@@ -28,7 +28,6 @@ QUOTED = {
 # (module, command that reaches it, but with what cannot raise its errors): training hands over its
 # own model, and asks for all devices, as `evaluate` does.
 SPARED = {
-    ("phenomjax.statistics.consistency", "phenomjax.prepare curate"),  # places no well
     ("phenomjax.trained.opening", "phenomjax.main"),
     ("phenomjax.inference.workers", "phenomjax.main"),
     ("phenomjax.inference.sequences.cluster", "phenomjax.main"),

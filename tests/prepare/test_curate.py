@@ -140,6 +140,7 @@ def test_what_is_kept_and_why(folder, tmp_path, capsys):
     perturbations = perturbations.set_index("perturbation")
     assert perturbations["wells"].tolist() == [8] * 16
     assert perturbations["experiments_mae"].tolist() == [4] * 16
+    assert "100% of the perturbations lie in the same position" in record["told"]["consistency"]
     assert perturbations["reason"].to_dict() == reasons.drop(["DMSO", "POS"]).str[0].to_dict()
     page = (tmp_path / "s_report/report.md").read_text()
     assert "only wsl kept B0, B1" in page and "8 wells are asked for" not in page
@@ -186,6 +187,37 @@ def test_nothing_is_kept_of_noise(tmp_path):
         p.append(consistency(standardised(values, plates), names, draws=999).honest_p)
     share = (np.concatenate(p) < 0.05).mean()
     assert 0.02 < share < 0.09
+
+
+def test_what_is_common_to_a_position_is_no_agreement(tmp_path, caplog):
+    """Inert perturbations, in two layouts of two plates each, whose wells differ by position."""
+    random, names = np.random.default_rng(0), [f"I{number}" for number in range(20)]
+    rows = [
+        {
+            "experiment": f"E{experiment}",
+            "plate": f"P{experiment}{plate}",
+            "well": f"A{well + 1:02d}",
+            "perturbation": name,
+            "is_control": False,
+        }
+        for experiment in range(3)
+        for pair in range(2)
+        for layout in [random.permutation(names)]
+        for plate in (2 * pair, 2 * pair + 1)
+        for well, name in enumerate(layout)
+    ]
+    table = pd.DataFrame(rows)
+    positions = 2 * random.standard_normal((20, DIM))
+    values = random.standard_normal((len(table), DIM)) + positions[np.arange(len(table)) % 20]
+    bank = bank_of(tmp_path / "b.zarr", table)
+    image = np.arange(len(table))
+    path = write_embeddings(tmp_path / "E.zarr", bank, values.astype(np.float32), table, image)
+    _, found = curate(bank.path, tmp_path / "s.parquet", "--embeddings", path)
+    assert found["kept"].mean() > 0.6
+    curate(bank.path, tmp_path / "t.parquet", "--embeddings", path, "--null", "position")
+    assert pq.read_table(tmp_path / "t.parquet")["kept"].to_numpy().mean() < 0.15
+    # half of it is told where replicates lie in one position of all plates alone
+    assert "same position of all plates" not in caplog.text
 
 
 def spoilt() -> tuple[pd.DataFrame, dict[str, list[int]]]:

@@ -3,8 +3,8 @@
 In every experiment (and cell type and time point of it): wells are centred on the mean of their
 plate, so that plates do not look like perturbations, and divided by the standard deviation of the
 experiment; then the consistency test (statistics/consistency.py) with random sets of wells of
-different perturbations of that experiment. The p-values of the experiments become one
-(statistics/combination.py).
+different perturbations of that experiment, or of wells that share their position as the replicates
+do. The p-values of the experiments become one (statistics/combination.py).
 """
 
 import logging
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float64, Int, Shaped
 
 from phenomjax.prepare.curate.metadata import Labels
 from phenomjax.prepare.curate.wells import NONE, Wells, distinct
 from phenomjax.prepare.curate.witnesses import Witness
 from phenomjax.statistics.combination import cauchy_combination
-from phenomjax.statistics.consistency import FEW_NAMES, consistency
+from phenomjax.statistics.consistency import FEW_NAMES, Null, Placed, consistency
+from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
@@ -52,11 +53,13 @@ class Blocks:
       of_well: the block of each well; NONE of wells that take no part.
       names: of the blocks.
       plates: of each well, the number of its plate.
+      positions: of each well, its name on its plate.
     """
 
     of_well: Int[np.ndarray, " wells"]
     names: Sequence[str]
     plates: Int[np.ndarray, " wells"]
+    positions: Shaped[np.ndarray, " wells"]
 
 
 def blocks_of(wells: Wells, taking_part: Bool[np.ndarray, " wells"]) -> Blocks:
@@ -72,7 +75,8 @@ def blocks_of(wells: Wells, taking_part: Bool[np.ndarray, " wells"]) -> Blocks:
         for some in codes[:, first].T
     ]
     plates = distinct(np.stack([wells.columns[name].codes for name in ("experiment", "plate")]))
-    return Blocks(of_well, [" ".join(words) for words in parts], plates)
+    positions = np.array([*wells.columns["well"].texts, ""])[wells.columns["well"].codes]
+    return Blocks(of_well, [" ".join(words) for words in parts], plates, positions)
 
 
 def agreement(
@@ -81,6 +85,7 @@ def agreement(
     blocks: Blocks,
     alive: Bool[np.ndarray, " rows"],
     *,
+    null: Null = "random",
     draws: int,
     seed: int,
 ) -> Agreement:
@@ -89,28 +94,41 @@ def agreement(
     Args:
       witness: the model.
       labels: of the wells.
-      blocks: of the wells that take part: those under study.
+      blocks: of the wells that take part: those under study, and negative controls.
       alive: images that take part.
+      null: of wells anywhere, or of wells that lie as the replicates do.
       draws, seed: of the null.
     """
     p, of, cosines = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     few, progress = [], Progress(f"consistency by {witness.name}", len(blocks.names), "experiments")
     for block, wells, values in witness.blocks(blocks.of_well, alive):
-        names = labels.of_well[wells]
+        studied = labels.of_well[wells] != NONE
+        names, positions = labels.of_well[wells][studied], blocks.positions[wells]
         counts = np.unique(names, return_counts=True)[1]
         progress.update()
         if len(counts) < FEW_NAMES or counts.max() < 2:
             few.append(blocks.names[block])
             continue
         scaled = standardised(values, blocks.plates[wells])
-        found = consistency(scaled, names, draws=draws, seed=seed)
+        placed = Placed(positions[studied], scaled[~studied], positions[~studied])
+        try:
+            found = consistency(
+                scaled[studied],
+                names,
+                placed=placed if null == "position" else None,
+                draws=draws,
+                seed=seed,
+            )
+        except UserError:  # no other wells lie as the replicates do
+            few.append(blocks.names[block])
+            continue
         p.append(found.honest_p)
         of.append(found.names.astype(np.int64))
         cosines.append(found.cosine)
     if few:
         log.warning(
             "%s could not ask %d of %d experiments (%s%s): a null needs wells of at least %d"
-            " perturbations, and a perturbation two wells",
+            " perturbations, one of position of such that lie alike, and a perturbation two wells",
             witness.name,
             len(few),
             len(blocks.names),
@@ -141,3 +159,16 @@ def standardised(
         out[mine] -= out[mine].mean(0)
     deviation = out.std(0)
     return out / np.where(deviation > 0, deviation, 1)
+
+
+def in_one_position(labels: Labels, blocks: Blocks) -> float:
+    """Share of the perturbations with several wells in an experiment that lie in the same position
+    of all plates there.
+    """
+    mine = (labels.of_well != NONE) & (blocks.of_well != NONE)
+    groups = distinct(np.stack([blocks.of_well[mine], labels.of_well[mine]]))
+    _, places = np.unique(blocks.positions[mine], return_inverse=True)
+    both = np.unique(np.stack([groups, places]), axis=1)
+    several = np.bincount(groups) > 1
+    alone = np.bincount(both[0]) == 1
+    return float((several & alone).sum() / max(several.sum(), 1))

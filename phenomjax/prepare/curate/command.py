@@ -30,7 +30,7 @@ OUT_report a page, figures, and a table of all perturbations.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -39,7 +39,7 @@ from phenomjax import __version__
 from phenomjax.data import selections
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.prepare.curate import controls, gate_figures, gates, measure, metadata, report
-from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of
+from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of, in_one_position
 from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
 from phenomjax.prepare.curate.verdicts import Verdicts, spread
 from phenomjax.prepare.curate.wells import NONE, read_wells, repeated
@@ -47,12 +47,30 @@ from phenomjax.prepare.curate.witnesses import Witness, open_witnesses
 from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
 from phenomjax.prepare.subsets import command as subset
+from phenomjax.statistics.consistency import Null
 from phenomjax.system import options as system_options
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.processes import stop_on_signals
 
 log = logging.getLogger("phenomjax")
 __all__ = ["Options", "run"]
+ALIKE = 0.5  # share of perturbations that lie in one position, from which on it is told
+MENDS = {  # of gates that may drop all perturbations
+    "few_experiments": "a smaller --min_experiments",
+    "few_wells": "a smaller --min_wells, or --doses together, which counts those of a compound",
+    "not_testable": "more replicates of more perturbations, or to leave --embeddings out",
+    "inconsistent": "a larger --max_p, or the embeddings of a better model",
+    "missing_metadata": "the metadata of the wells",
+    "no_embedding": "embeddings of these banks",
+}
+
+
+class _Drawn(TypedDict):
+    """Of a null."""
+
+    null: Null
+    draws: int
+    seed: int
 
 
 def run(options: Options) -> int:
@@ -87,7 +105,7 @@ def run(options: Options) -> int:
         verdicts.drop_images(~seen, "no_embedding")
     before = spread(verdicts)
     told |= _counts(options, verdicts, *before)
-    said = _consistency(options, witnesses, verdicts)
+    said = _consistency(options, witnesses, verdicts, told)
     _controls(options, verdicts)
     kept = verdicts.alive
     _reasons_of_kept(options, verdicts, said)
@@ -131,7 +149,7 @@ def _counts(
     wells: Int[np.ndarray, " labels"],
 ) -> dict[str, str]:
     """Drops perturbations of few experiments or wells; returns how many were asked for."""
-    most = len(np.unique(verdicts.wells.columns["experiment"].codes))
+    most = len(verdicts.wells.columns["experiment"].texts)
     least = options.min_experiments or min(EXPERIMENTS, most)
     verdicts.drop_labels(experiments < least, "few_experiments")
     middle = float(np.median(wells[wells > 0])) if wells.any() else 0.0
@@ -148,21 +166,30 @@ def _counts(
 
 
 def _consistency(
-    options: Options, witnesses: Sequence[Witness], verdicts: Verdicts
+    options: Options, witnesses: Sequence[Witness], verdicts: Verdicts, told: dict[str, str]
 ) -> dict[str, Agreement]:
     """Drops what no model finds consistent; returns what each said."""
     if not witnesses:
         log.warning("no `embeddings`: no perturbation is asked whether its replicates agree")
         return {}
     labels = verdicts.labels
-    studied = verdicts.alive_wells & (labels.of_well != NONE)
-    blocks, alive = blocks_of(verdicts.wells, studied), verdicts.alive
-    said = {
-        witness.name: agreement(
-            witness, labels, blocks, alive, draws=options.draws, seed=options.seed
+    wells, alive = verdicts.wells, verdicts.alive
+    blocks = blocks_of(wells, verdicts.alive_wells & ((labels.of_well != NONE) | wells.negative))
+    drawn: _Drawn = {"null": options.null, "draws": options.draws, "seed": options.seed}
+    said = {one.name: agreement(one, labels, blocks, alive, **drawn) for one in witnesses}
+    if options.null == "random" and (share := in_one_position(labels, blocks)) > ALIKE:
+        told["consistency"] = (
+            f"{share:.0%} of the perturbations lie in the same position of all plates of an"
+            " experiment, and what is common to a position looks like agreement: --null position"
+            " compares with wells that lie alike"
         )
-        for witness in witnesses
-    }
+        log.warning("%s", told["consistency"])
+    if (gone := int((~alive).sum())) and not all(one.by_image for one in witnesses):
+        told["embeddings"] = (
+            f"of wells: images that were dropped ({gone}) took part in them; with"
+            " `python -m phenomjax.embed --level site` they do not"
+        )
+        log.warning("embeddings %s", told["embeddings"])
     asked = np.any([~np.isnan(one.p) for one in said.values()], axis=0)
     verdicts.drop_labels(~asked, "not_testable")
     verdicts.drop_labels(
@@ -240,8 +267,9 @@ def _tell(
         return EXIT_DONE
     worst = max(verdicts.gates[1:], key=lambda gate: gate.dropped)
     log.error(
-        "No perturbation is kept; most images were dropped as %s (%d of %d). Look at %s, and ask"
-        " for less: --min_experiments, --min_wells, --max_p, or of the pixels --spreads.",
+        "No perturbation is kept; most images were dropped as %s (%d of %d). Look at %s; what helps"
+        " is %s.",
         *(worst.gate, worst.dropped, len(kept), folder),
+        MENDS.get(worst.gate, "a larger --spreads"),
     )
     return EXIT_FAILED

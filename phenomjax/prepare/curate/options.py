@@ -9,7 +9,7 @@ from tyro.conf import arg
 from phenomjax.data import store
 from phenomjax.engine.options import EngineOptions
 from phenomjax.prepare.curate.gates import GateOptions
-from phenomjax.statistics.consistency import DRAWS, check_draws
+from phenomjax.statistics.consistency import DRAWS, Null, check_draws
 from phenomjax.system.errors import UserError, check_folder_of
 from phenomjax.system.options import unrecorded
 
@@ -49,6 +49,10 @@ class Options(GateOptions, EngineOptions):
 
     max_p: Annotated[float, arg(metavar="P")] = 0.01
     """of the consistency test, over all experiments, by any one of the models"""
+
+    null: Null = "random"
+    """of the consistency test: random sets of wells, or sets that share their position on the
+    plates as the replicates do (edges look alike without a common perturbation)"""
 
     draws: int = DRAWS
     """random sets of wells of the null"""
