@@ -379,7 +379,8 @@ def two_blocks(folder, tmp_path):
 
 
 ERRORS = [
-    (nothing, "holds no embeddings"),
+    (nothing, "--embeddings .*nothing.zarr is not there. Name a folder that"),
+    (lambda f, t: ["--embeddings", f / "b.zarr"], "holds no embeddings"),
     (other_bank, "embeddings of another bank than .*b.zarr: of .*other.zarr"),
     (cut_off, "384, 24.*but 9 rows of metadata"),
     (
@@ -412,5 +413,7 @@ def test_out_is_there_and_a_bank_without_experiments(folder, tmp_path):
     with pytest.raises(UserError, match=r"must be a file on a disk that ends with .parquet"):
         curate(folder / "b.zarr", tmp_path / "s.csv", *words)
     bank_of(tmp_path / "c.zarr", screen().drop(columns="experiment"))
-    with pytest.raises(UserError, match=r"has an? experiment that .*--default experiment=NAME"):
+    with pytest.raises(
+        UserError, match=r"column experiment is empty for all .*--default experiment=NAME"
+    ):
         curate(tmp_path / "c.zarr", tmp_path / "t.parquet")

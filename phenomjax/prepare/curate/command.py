@@ -27,6 +27,7 @@ negative_control or positive_control. OUT has a row for each image with `kept` a
 OUT_report a page, figures, and a table of all perturbations.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ MENDS = {  # of gates that may drop all perturbations
     "not_testable": "more replicates of more perturbations, or to leave --embeddings out",
     "inconsistent": "a larger --max_p, or the embeddings of a better model",
     "missing_metadata": "the metadata of the wells",
+    "ambiguous_metadata": "to say what the wells are",
+    "duplicate": "to name a bank once, or other sites",
     "no_embedding": "embeddings of these banks",
 }
 
@@ -90,6 +93,10 @@ def run(options: Options) -> int:
     verdicts = Verdicts(wells, labels)
     told: dict[str, str] = {}
     folder = options.out.with_name(options.out.stem + REPORT)
+    folder.mkdir(exist_ok=True)
+    if not wells.negative.any():
+        told["controls"] = "no image is marked as a negative control (is_control)"
+        log.warning("%s", told["controls"])
     looked = None
     if options.pixels:
         looked = _pixels(options, banks, verdicts, folder)
@@ -112,7 +119,7 @@ def run(options: Options) -> int:
     made = system_options.recorded(options)
     _write(options, banks, verdicts, kept, made | {"phenomjax": __version__})
     report.write(folder, options, verdicts, before, witnesses, said, told, looked)
-    code = _tell(verdicts, kept, folder, options)
+    code = _tell(verdicts, folder, options)
     if looked and looked.counts()["unreadable"]:
         code = EXIT_FAILED
     if options.subset is not None:
@@ -160,7 +167,7 @@ def _counts(
         why[0] += f": {EXPERIMENTS} by default, and the banks have {most}"
     if options.min_wells is None and few < WELLS:
         why[1] += f": {WELLS} by default, and the middle perturbation has {middle:g}"
-    for sentence in why:
+    for sentence in why if len(verdicts.labels) else ():
         log.info("of a perturbation %s", sentence)
     return {"few_experiments": why[0], "few_wells": why[1]}
 
@@ -250,9 +257,7 @@ def _write(
         )
 
 
-def _tell(
-    verdicts: Verdicts, kept: Bool[np.ndarray, "rows"], folder: object, options: Options
-) -> int:
+def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
     """What is kept, on the screen; 1 where that is no perturbation."""
     print(report.funnel(verdicts))
     log.info(
@@ -265,11 +270,19 @@ def _tell(
     )
     if verdicts.gates[-1].perturbations:
         return EXIT_DONE
-    worst = max(verdicts.gates[1:], key=lambda gate: gate.dropped)
+    if not verdicts.gates[0].perturbations:
+        log.error(
+            "All images of the banks are of controls or have no name: there is no perturbation"
+        )
+        return EXIT_FAILED
+    lost = {
+        after.gate: before.perturbations - after.perturbations
+        for before, after in itertools.pairwise(verdicts.gates)
+    }
+    worst = max(lost, key=lambda gate: lost[gate])
     log.error(
-        "No perturbation is kept; most images were dropped as %s (%d of %d). Look at %s; what helps"
-        " is %s.",
-        *(worst.gate, worst.dropped, len(kept), folder),
-        MENDS.get(worst.gate, "a larger --spreads"),
+        "No perturbation is kept: %d of %d were dropped as %s. Look at %s; what helps is %s.",
+        *(lost[worst], verdicts.gates[0].perturbations, worst, folder),
+        MENDS.get(worst, "a larger --spreads"),
     )
     return EXIT_FAILED

@@ -72,7 +72,8 @@ def limits_figure(
             axis.set_yticks([])
         line[0].set_xlabel((OF_CHANNELS | OF_IMAGES)[name], fontsize=6)
         line[0].set_ylabel("share of images", fontsize=6)
-    grid[0, 0].legend(fontsize=6, frameon=False)
+    if grid[0, 0].get_legend_handles_labels()[1]:
+        grid[0, 0].legend(fontsize=6, frameon=False)
     return figure
 
 

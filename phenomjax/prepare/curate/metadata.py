@@ -63,9 +63,10 @@ def missing(wells: Wells, labels: Labels, doses: str) -> dict[str, Bool[np.ndarr
     found["perturbation"] = (wells.columns["perturbation"].codes == NONE) & ~control
     for name, mask in found.items():
         if mask.all():
-            what = "that the wells belong to" if name in NEEDED else "and no well is a control"
+            and_so = "" if name in NEEDED else ", and none is a control"
             raise UserError(
-                f"No image of the banks has a {name} {what}, so that nothing can be chosen by it."
+                f"The column {name} is empty for all images of the banks{and_so}, so that nothing"
+                " can be chosen by it."
                 " Prepare them again with what is known of the wells, `python -m phenomjax.prepare"
                 f" images --metadata TABLE`, or where it is the same of all with `python -m"
                 f" phenomjax.prepare images --default {name}=NAME`."

@@ -51,7 +51,7 @@ def write(
     """Writes all of it.
 
     Args:
-      folder: made if it is not there.
+      folder: of the report.
       options: of the command.
       verdicts: of all images, with the reasons of what is kept.
       before: experiments and wells of each perturbation, when they were counted.
@@ -62,7 +62,6 @@ def write(
     """
     import pandas as pd
 
-    folder.mkdir(exist_ok=True)
     table = perturbations(verdicts, before, said)
     files.write_table(folder / "perturbations.parquet", table)
     only = {

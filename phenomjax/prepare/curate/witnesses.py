@@ -167,7 +167,13 @@ def _folders(path: Path, banks: Sequence[ImageBank]) -> list[tuple[ImageBank, Pa
     Raises:
       UserError: there are none of a bank.
     """
-    if (path / "zarr.json").is_file() or not path.is_dir():
+    if not path.is_dir():
+        raise UserError(
+            f"`embeddings` {path} {'is a file' if path.exists() else 'is not there'}. Name a folder"
+            " that `python -m phenomjax.embed --checkpoint RUN --bank"
+            f" {banks[0].path} --level site --out NAME.zarr` wrote."
+        )
+    if (path / "zarr.json").is_file():
         if len(banks) == 1:
             return [(banks[0], path)]
         bank = embeddings_record(path).get("bank")
