@@ -60,6 +60,9 @@ def _model(m: ConfigDict) -> None:
     m.classes = ()
     # of `cell_type`; () = all that there are to train on
     m.cell_types = ()
+    # share of controls among the images to train on, which statistics of controls are weighed by;
+    # 0.0 = filled in from these
+    m.control_share = 0.0
 
 
 def _data(d: ConfigDict) -> None:

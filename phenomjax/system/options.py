@@ -139,17 +139,18 @@ def differences(
     a setting whose values say nothing.
     """
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    words, absent = words or {}, "not given"
+    words = words or {}
     return [
         words.get(name)
-        or f"`{name}` was {_typed(before.get(name, absent))}, is now"
-        f" {_typed(now.get(name, absent))}"
+        or f"`{name}` was {_typed(before.get(name))}, is now {_typed(now.get(name))}"
         for name in names
     ]
 
 
 def _typed(value: Any) -> Any:
     """A value as a user types it: the words of a list, not Python's."""
+    if value is None:
+        return "not given"
     if isinstance(value, list | tuple):
         return " ".join(str(one) for one in value) or "nothing"
     return value

@@ -158,6 +158,16 @@ class ImageObjective:
         """Height and width of a crop are multiples of it."""
         return 1
 
+    @property
+    def least_pixels(self) -> int:
+        """The least height and width of a crop."""
+        return self.pixels_multiple
+
+    @property
+    def reads_cell_type(self) -> bool:
+        """Whether `embed` wants `cell_type` (batch,) int32, places in `model.cell_types`."""
+        return False
+
     def num_tokens(self, shape: tuple[int, ...]) -> int:
         """Places at which the network computes for an image of a batch (batch, height, width, C):
         what the default size of a batch is measured by.
@@ -176,11 +186,25 @@ class ImageObjective:
         """Embeddings of crops as they are in a bank, float32.
 
         Args:
-          params: without `training_only` will do.
-          batch: `pixels` (batch, height, width, C), uint8 or uint16.
+          params: without `training_only` will do; statistics of batch norms, if there are any, are
+            beside them as "batch_stats".
+          batch: `pixels` (batch, height, width, C), uint8 or uint16; `cell_type`, if it is read;
+            `domain` (batch,) int32, where statistics have an axis of domains in front: whose
+            normalise each row.
           carry: `()`.
           blocks: numbers from 1; the last one if none is named.
           channelwise: of a channel-agnostic model, one embedding a channel, side by side.
+        """
+        raise NotImplementedError
+
+    def moments(self, params: Params, batch: Batch, parts: int = 1) -> Params:
+        """What the batch norms see of a batch that is normalised by itself: a tree like
+        "batch_stats" of mean and variance [parts, channel].
+
+        Args:
+          params: as of `embed`.
+          batch: likewise, with `weight` (batch,) float32: of each row in the moments of its part.
+          parts: row r belongs to part r % parts.
         """
         raise NotImplementedError
 

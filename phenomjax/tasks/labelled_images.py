@@ -30,7 +30,8 @@ class LabelledImages(ImageObjective):
 
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-        """Also fills `model.classes` and `model.cell_types` from what there is to train on.
+        """Also fills `model.classes`, `model.cell_types` and `model.control_share` from what there
+        is to train on.
 
         Raises:
           UserError: labels or groups that nothing can be learnt from; see `labels.training`.
@@ -43,6 +44,8 @@ class LabelledImages(ImageObjective):
             model.cell_types = training.cell_types(
                 screen, images, model.cell_types, model.cell_type
             )
+            shared = config.data.control_share or float(screen.control[images].mean())
+            model.control_share = model.control_share or shared
         return config.lock()
 
     def loader(self, split: str, process_index: int, process_count: int) -> "LabelledLoader | None":

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from phenomjax import sharding
 from phenomjax.cluster import messages
 from phenomjax.models import classifier, draws, flops, vit
-from phenomjax.models.batch_norm import STORED, Statistics
+from phenomjax.models.batch_norm import MOMENTS, STORED, Statistics
 from phenomjax.models.classifier import Classifier, Logits
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Params, Shared
@@ -189,6 +189,15 @@ class Perturbation(LabelledImages):
         seen = self._images(batch), self._cells(batch), statistics
         return self.model.apply(_collections(params), *seen, method="embedding")[:, None], carry
 
+    def moments(self, params: Params, batch: Batch, parts: int = 1) -> Params:
+        """See `ImageObjective.moments`."""
+        statistics = Statistics(parts=parts, weight=batch["weight"])
+        seen = self._images(batch), self._cells(batch), statistics
+        _, found = self.model.apply(
+            _collections(params), *seen, method="embedding", mutable=[MOMENTS]
+        )
+        return found[MOMENTS]
+
     def logits(
         self, params: Params, batch: Batch, statistics: Statistics = STORED
     ) -> Float[Array, "batch class"]:
@@ -233,6 +242,17 @@ class Perturbation(LabelledImages):
     @property
     def pixels_multiple(self) -> int:
         return self.config.model.patch_size if self.config.model.backbone == "vit" else 1
+
+    @property
+    def least_pixels(self) -> int:
+        model = self.config.model
+        if model.backbone == "vit":
+            return model.patch_size
+        return 2 ** (len(model.block_config) + 1)
+
+    @property
+    def reads_cell_type(self) -> bool:
+        return self.config.model.cell_type
 
     # Shared by the above
 

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array
 
 from phenomjax.system.errors import UserError
-from phenomjax.system.types import Params
+from phenomjax.system.types import Batch, Params
 from phenomjax.trained.model import ImageModel
 
 
@@ -17,20 +17,25 @@ def encoder_params(model: ImageModel) -> Params:
 
 
 def features(model: ImageModel) -> Callable[..., Array]:
-    """The encoder as a pure function, `encode(params, pixels, blocks, channelwise)`, to be jitted,
-    exported or sharded.
+    """The encoder as a pure function, `encode(params, pixels, blocks, channelwise, rows)`, to be
+    jitted, exported or sharded.
 
     params are `encoder_params(model)` (more does no harm); pixels (batch, height, width, C), uint8
     or uint16 as they are in a bank, with height and width that are multiples of
     `pixels_multiple`; blocks are numbers from 1 to `num_blocks`, the last one if none is named;
-    channelwise gives, of a channel-agnostic model, one embedding a channel, side by side. The
-    result is float32 (batch, len(blocks), dim), or (…, C * dim), see `ImageObjective.embed`.
+    channelwise gives, of a channel-agnostic model, one embedding a channel, side by side; rows are
+    more arrays with a row a crop that the task reads, such as `cell_type`. The result is float32
+    (batch, len(blocks), dim), or (…, C * dim), see `ImageObjective.embed`.
     """
 
     def encode(
-        params: Params, pixels: Array, blocks: Sequence[int] = (), channelwise: bool = False
+        params: Params,
+        pixels: Array,
+        blocks: Sequence[int] = (),
+        channelwise: bool = False,
+        rows: Batch | None = None,
     ) -> Array:
-        batch = {"pixels": pixels}
+        batch = {"pixels": pixels, **(rows or {})}
         return model.task.embed(params, batch, blocks=blocks, channelwise=channelwise)[0]
 
     return encode
@@ -73,7 +78,7 @@ def dim(model: ImageModel, channels: int, channelwise: bool) -> int:
 
 def on_devices(
     params: Params, devices: Sequence[jax.Device]
-) -> tuple[Params, jax.sharding.Sharding]:
+) -> tuple[Params, jax.sharding.NamedSharding]:
     """Copies parameters to all of the devices; returns them with the sharding that divides a batch
     over these.
     """

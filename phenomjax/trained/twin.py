@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from phenomjax.state import shared
 from phenomjax.system.files import sha256_json
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks import Task
@@ -29,6 +30,7 @@ def random_twin(model: Trained[TaskT], seed: int = 0) -> Trained[TaskT]:
     """The same task and configuration with random parameters, as training would begin with them."""
     task = cast(Task, model.task)
     params = nn.meta.unbox(jax.jit(task.init)(jax.random.key(seed), _batch(model)))
+    params = {**params, **shared(task.carry(model.config.global_batch_size))}
     if isinstance(model.task, ImageObjective):
         params = jax.device_get(params)  # each runtime places them itself
         known = _fingerprint(model, params, seed)

@@ -329,7 +329,7 @@ def test_the_untrained_twin(run, bank, tmp_path):
     assert (entry["random_weights"], entry["step"]) == (3, 0)
     assert reading.read([out]).provenance["sources"][0]["random_weights"] == 3
     assert run_embed(workdir, bank, out, *options, "--random_weights", 3) == EXIT_DONE
-    for other, told in (([], "None"), (["--random_weights", 4], "4")):
+    for other, told in (([], "not given"), (["--random_weights", 4], "4")):
         with pytest.raises(UserError, match=rf"--random_weights was 3, is now {told}"):
             run_embed(workdir, bank, out, *options, *other)
     assert run_embed(workdir, bank, tmp_path / "own.zarr", *options) == EXIT_DONE

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ from phenomjax.engine.units import Executor, Note, Unit
 from phenomjax.inference.images import stages, worker
 from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
+from phenomjax.inference.images.moments import Block, DomainStatistics, commit, measure
 from phenomjax.inference.images.options import Options
 from phenomjax.inference.images.plan import WorkLayout
+from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.inference.workers import ONE_AT_A_TIME, check_precision, differs
 from phenomjax.system import files, locks
 from phenomjax.system.errors import EXIT_STOPPED
@@ -33,6 +36,7 @@ class Task(NamedTuple):
       options: of the command, all paths absolute.
       path, out: of bank and result.
       model, bank: fingerprints.
+      statistics: folder of the statistics of domains; None: running ones are used.
       precision, layout, begun: of the work, once it has begun.
     """
 
@@ -41,12 +45,18 @@ class Task(NamedTuple):
     out: Path
     model: str
     bank: str
+    statistics: Path | None
     precision: str = ""
     layout: WorkLayout | None = None
     begun: str = ""
 
 
-def run(options: Options, jobs: list[BankEmbedding], stop: threading.Event) -> int:
+def run(
+    options: Options,
+    jobs: list[BankEmbedding],
+    statistics: DomainStatistics | None,
+    stop: threading.Event,
+) -> int:
     """Does the jobs on the engine; returns the exit code.
 
     Raises:
@@ -72,26 +82,55 @@ def run(options: Options, jobs: list[BankEmbedding], stop: threading.Event) -> i
         if fresh or any(job.uncommitted() for job in begun):
             files.remove(folder / "units")  # the notes that count are those of each bank
             with choose.executor(options, folder) as executor:
-                looks = (Unit(f"look-{i}", _task(options, job)) for i, job in enumerate(fresh))
+                looks = (
+                    Unit(f"look-{i}", _task(options, job, statistics))
+                    for i, job in enumerate(fresh)
+                )
                 for name, seen in executor.run(folder, look, looks, stop):
                     begin(fresh[int(name.removeprefix("look-"))], seen)
-                _embed(options, begun, executor, folder, stop)
+                if statistics and begun:
+                    _take(options, statistics, jobs, begun, executor, stop)
+                _embed(options, begun, statistics, executor, folder, stop)
         if stop.is_set():
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED
         files.remove(folder)
-    return max([*codes, *map(stages.finish, begun)])
+    return max([*codes, *(stages.finish(job, statistics=statistics) for job in begun)])
+
+
+def _take(
+    options: Options,
+    statistics: DomainStatistics,
+    jobs: list[BankEmbedding],
+    begun: list[BankEmbedding],
+    executor: Executor,
+    stop: threading.Event,
+) -> None:
+    """The statistics of the domains of the banks that are begun; others may have images of them."""
+    statistics.begin()
+    tasks = [_task(options, job, statistics) for job in jobs]
+    parts = {part.name: part for part in statistics.left(begun)}
+    progress = Progress(
+        "statistics", sum(part.images for part in parts.values()), "images", 0, every_seconds=10.0
+    )
+    units = (
+        Unit(part.name, (tasks[part.bank], part.name, part.blocks, statistics.settings.batch))
+        for part in parts.values()
+    )
+    for name, _ in executor.run(statistics.work, take, units, stop):
+        progress.update(parts[name].images)
 
 
 def _embed(
     options: Options,
     jobs: list[BankEmbedding],
+    statistics: DomainStatistics | None,
     executor: Executor,
     folder: Path,
     stop: threading.Event,
 ) -> None:
     tasks = [
-        _task(options, job)._replace(
+        _task(options, job, statistics)._replace(
             precision=job.settings.precision, layout=job.layout, begun=job.begun
         )
         for job in jobs
@@ -119,7 +158,7 @@ def _embed(
         progress.update(crops[name])
 
 
-def _task(options: Options, job: BankEmbedding) -> Task:
+def _task(options: Options, job: BankEmbedding, statistics: DomainStatistics | None) -> Task:
     """What the workers are told of a job."""
     plain = dataclasses.replace(
         options,
@@ -130,13 +169,28 @@ def _task(options: Options, job: BankEmbedding) -> Task:
         engine_option=(),
     )
     path, out = store.absolute(job.bank.path), store.absolute(job.out)
-    return Task(plain, path, out, job.model.fingerprint, job.bank.fingerprint)
+    known = job.model.fingerprint, job.bank.fingerprint
+    work = store.absolute(statistics.work) if statistics else None
+    return Task(plain, path, out, *known, work)
 
 
 def look(folder: Path, task: Task) -> Note:
     """The unit that says how this worker would do a job."""
     with ONE_AT_A_TIME:
         return _open(task)[0].look()
+
+
+def take(folder: Path, argument: tuple[Task, str, Sequence[Block], int]) -> Note:
+    """The unit that takes the moments of some images."""
+    task, name, blocks, batch = argument
+    with ONE_AT_A_TIME:
+        job, _ = _open(task)
+        runtime = job.make_runtime()
+        assert isinstance(runtime, JaxRuntime)
+        found = measure(job, runtime, blocks, batch, threading.Event())
+    assert found is not None  # nothing stops it
+    commit(folder, name, found, runtime.features)
+    return {}
 
 
 def embed(folder: Path, argument: tuple[Task, int]) -> Note:
@@ -158,6 +212,8 @@ def _open(task: Task) -> tuple[BankEmbedding, CropLoader]:
     job = BankEmbedding(task.options, model, task.path, task.out, made)
     if job.bank.fingerprint != task.bank:
         raise differs(task.path, "bank")
+    if task.statistics:
+        job.use_statistics(task.statistics, {})
     precision = job.look()["precision"]
     if task.layout is not None:
         job.layout, job.begun = task.layout, task.begun

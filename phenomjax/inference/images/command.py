@@ -1,4 +1,8 @@
-"""Embeds the images of banks with a trained masked autoencoder, by crop, site or well.
+"""Embeds the images of banks with a trained model of images, by crop, site or well.
+
+A model with batch norms may normalise each image by the statistics of its own experiment:
+--statistics experiment (AdaBN), or --statistics controls, which takes them with a fixed share of
+the experiment's controls. They are taken in a pass of their own before.
 
 The command can be killed at any time and run again: it goes on where it was. One process uses all
 devices of a machine; --engine has many machines do it, and --share divides it among the tasks of a
@@ -18,9 +22,11 @@ from phenomjax.data import store
 from phenomjax.engine import work_folder
 from phenomjax.inference.images import cluster, estimate, worker
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
+from phenomjax.inference.images.moments import DomainStatistics, of_jobs
 from phenomjax.inference.images.options import Options, Share, share
 from phenomjax.inference.images.stages import begin, finish
 from phenomjax.inference.options import check_least, check_one_process
+from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.prepare import publishing
 from phenomjax.system.errors import EXIT_STOPPED, UserError, check_folder_of
 from phenomjax.system.log import Progress
@@ -43,7 +49,17 @@ def run(options: Options) -> int:
         )
     if options.random_weights is not None:
         check_least(options, random_weights=0)
-    check_least(options, crop_size=0, stride=0, batch_size=0, unit_crops=0, threads=0, devices=0)
+    check_least(
+        options,
+        crop_size=0,
+        stride=0,
+        batch_size=0,
+        unit_crops=0,
+        threads=0,
+        devices=0,
+        statistics_batch=0,
+        statistics_least=1,
+    )
     check_one_process(options)
     mine = share(options)
     if options.dry_run:
@@ -63,15 +79,19 @@ def run(options: Options) -> int:
         BankEmbedding(options, model, path, out, made)
         for path, out in zip(options.bank, outs, strict=True)
     ]
+    statistics = of_jobs(jobs, options.out)
     codes = list[int]()
     with stop_on_signals() as stop:
         if options.engine != "local":
-            return cluster.run(options, jobs, stop)
-        for job in jobs:
-            with contextlib.nullcontext() if mine.number > 1 else work_folder.hold(job.work):
-                codes.append(embed_here(job, mine, stop))
-            if codes[-1] == EXIT_STOPPED:
-                break
+            codes.append(cluster.run(options, jobs, statistics, stop))
+        else:
+            for job in jobs:
+                with contextlib.nullcontext() if mine.number > 1 else work_folder.hold(job.work):
+                    codes.append(embed_here(job, mine, stop, statistics))
+                if codes[-1] == EXIT_STOPPED:
+                    break
+    if statistics:
+        statistics.end()
     return max(codes)
 
 
@@ -80,7 +100,12 @@ def open_model(options: Options) -> ImageModel:
     return load_images(options.checkpoint, options.compute_dtype, options.random_weights)
 
 
-def embed_here(job: BankEmbedding, mine: Share, stop: threading.Event) -> int:
+def embed_here(
+    job: BankEmbedding,
+    mine: Share,
+    stop: threading.Event,
+    statistics: DomainStatistics | None = None,
+) -> int:
     """Does a share of a job in this process, and makes the result if nothing is missing then;
     returns the exit code.
 
@@ -89,7 +114,11 @@ def embed_here(job: BankEmbedding, mine: Share, stop: threading.Event) -> int:
     """
     if (code := begin(job, job.look())) is not None:
         return code
-    job.make_runtime()  # of the layout of who began it
+    runtime = job.make_runtime()  # of the layout of who began it
+    if statistics:
+        assert isinstance(runtime, JaxRuntime)  # of `domains.settings`
+        statistics.begin()
+        statistics.take(job, runtime, mine, stop)
     units = range(job.layout.units)
     crops = lambda numbers: sum(map(job.layout.crops_of, numbers))  # noqa: E731
     left = [unit for unit in job.uncommitted() if unit in units[mine.index :: mine.number]]
@@ -105,7 +134,7 @@ def embed_here(job: BankEmbedding, mine: Share, stop: threading.Event) -> int:
     if stop.is_set():
         log.info("stopped; the same command goes on from here")
         return EXIT_STOPPED
-    return finish(job, mine)
+    return finish(job, mine, statistics)
 
 
 def outputs(banks: tuple[Path, ...], out: Path) -> list[Path]:

@@ -5,8 +5,9 @@ crops are cut from it.
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,11 +16,13 @@ from phenomjax.inference.images.plan import Grid, WorkLayout
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.system.processes import core_count
 
+# (unit, images) of groups
+Parts: TypeAlias = Generator[tuple[int, Sequence[int]], None, None]
 AHEAD_BYTES = 2 << 30  # of decoded pixels that wait
 
 
 class CropGroup:
-    """Some neighbouring images of a unit, decoded.
+    """Some images of a unit, decoded.
 
     Attributes:
       unit: its number.
@@ -30,7 +33,11 @@ class CropGroup:
     """
 
     def __init__(
-        self, unit: int, images: range, pixels: np.ndarray, give_back: Callable[[np.ndarray], None]
+        self,
+        unit: int,
+        images: Sequence[int],
+        pixels: np.ndarray,
+        give_back: Callable[[np.ndarray], None],
     ):
         self.unit, self.images, self.pixels, self._give_back = unit, images, pixels, give_back
         self.bad: dict[int, str] = {}
@@ -76,15 +83,24 @@ class CropLoader:
         self._free: list[np.ndarray] = []
         self._scratch = threading.local()
 
-    def groups(self, units: Iterator[int]) -> Iterator[CropGroup]:
-        """Yields the groups of the units, in order; a unit is asked for only when there is room to
-        decode its first group.
+    def parts(self, units: Iterable[int]) -> Parts:
+        """The groups of units, as `groups` wants them."""
+        size = self._layout.group_images
+        for unit in units:
+            images = self._layout.images_of(unit)
+            yield from ((unit, images[i : i + size]) for i in range(0, len(images), size))
+
+    def groups(self, parts: Parts) -> Iterator[CropGroup]:
+        """Yields groups of images, in order; a part is asked for only when there is room to decode
+        it.
+
+        Args:
+          parts: (unit, images), at most `group_images` of the layout.
 
         Raises:
           UserError: a read failed by no fault of the image.
         """
         pending: deque[CropGroup] = deque()
-        parts = ((unit, images) for unit in units for images in self._groups_of(unit))
         with contextlib.closing(parts):
             while True:
                 while len(pending) < self._ahead and (part := next(parts, None)) is not None:
@@ -100,14 +116,7 @@ class CropLoader:
         """Stops the threads: those at work finish their image."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _groups_of(self, unit: int) -> Iterator[range]:
-        images = self._layout.images_of(unit)
-        return (
-            images[i : i + self._layout.group_images]
-            for i in range(0, len(images), self._layout.group_images)
-        )
-
-    def _start(self, unit: int, images: range) -> CropGroup:
+    def _start(self, unit: int, images: Sequence[int]) -> CropGroup:
         pixels = self._free.pop() if self._free else np.zeros(self._shape, self._reader.bank.dtype)
         group = CropGroup(unit, images, pixels, self._free.append)
         count = len(self._grid)

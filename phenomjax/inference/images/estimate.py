@@ -70,6 +70,10 @@ def run(options: Options, model: ImageModel) -> int:
         costs = [cost]
     for line in table(costs, rate, runtime, options.num_workers):
         print(line, flush=True)
+    if options.statistics != "running":
+        print(
+            "hours are of embedding; the statistics are a pass before it that takes as long again"
+        )
     if not options.bank:
         print(
             "read: 8-bit pixels before compression"
@@ -151,7 +155,7 @@ def measure(job: BankEmbedding) -> tuple[float, choose.Runtime]:
     log.info("measuring for %.0f s: %s", SAMPLE_SECONDS, runtime.description)
     try:
         for group, _ in worker.embed(
-            loader, layout, timed, itertools.cycle(range(layout.units)), stop
+            loader, layout, timed, itertools.cycle(range(layout.units)), stop, job.cells
         ):
             if len(group.bad) == len(group.images):
                 raise UserError(
@@ -184,8 +188,8 @@ class _Timed:
         self.useful = 0.0
         self._rows = 0
 
-    def submit(self, pixels: np.ndarray) -> choose.Result:
-        result = self._runtime.submit(pixels)
+    def submit(self, pixels: np.ndarray, given: choose.Given = choose.NOTHING) -> choose.Result:
+        result = self._runtime.submit(pixels, given)
         self._rows = len(pixels)
 
         def wait() -> np.ndarray:

@@ -1,14 +1,17 @@
 """The embedding of one bank into one output."""
 
+import functools
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.engine import units, work_folder
-from phenomjax.inference.images import plan
+from phenomjax.inference.images import domains, plan
+from phenomjax.inference.images.cells import cell_types
 from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.options import Options, runtime_options
 from phenomjax.inference.images.plan import EmbeddingSettings, WorkLayout
@@ -35,6 +38,7 @@ class BankEmbedding:
       bank, grid: what is embedded.
       layout: how the work is divided, once it is known (`look`, or of who began it).
       settings: what decides the numbers; the precision is known where `look` was called.
+      statistics: that are to be of the images' domains; None: running ones.
       out, work: where it goes, and where it is made.
       notes: the units that are done.
       recorded: the description that the result gets.
@@ -65,6 +69,10 @@ class BankEmbedding:
         height, width = self.bank.shape[1:3]
         self.grid = plan.grid(height, width, self._crop_size, self._stride)
         self.layout: WorkLayout
+        self._cells = cell_types(model, self.bank)
+        self.statistics = domains.settings(options, model)
+        self._statistics_record: dict[str, object] = {}
+        self._stored: domains.Stored | None = None
         self.settings = self.make_settings("")
         self.notes = units.Notes(self.work)
         self.recorded: work_folder.Description = {}
@@ -81,6 +89,35 @@ class BankEmbedding:
             "layout": vars(self.layout),
         }
 
+    def use_statistics(self, work: Path, record: dict[str, object]) -> None:
+        """Says where the statistics of the images' domains will be, and how they are recorded."""
+        self._stored = domains.Stored(work, self.model)
+        self._statistics_record = record
+        self.settings = self.make_settings(self.settings.precision)
+
+    @functools.cached_property
+    def _domains(self) -> tuple[np.ndarray, np.ndarray]:
+        """Names, and each image's place among them."""
+        assert self.statistics is not None
+        names, codes = domains.names_of(self.bank, self.statistics.by)
+        return np.array(names), codes
+
+    def cells(self, images: np.ndarray) -> choose.Given:
+        """What the model is told of crops of these images, with running statistics."""
+        return choose.Given({} if self._cells is None else {"cell_type": self._cells[images]}, {})
+
+    def given(self, images: np.ndarray) -> choose.Given:
+        """What the model is told of crops of these images, with the statistics of their domains;
+        these must be there.
+        """
+        cells = self.cells(images)
+        if self._stored is None:
+            return cells
+        names, codes = self._domains
+        found, place = np.unique(codes[images], return_inverse=True)
+        stored = self._stored.stacked(tuple(names[found].tolist()))
+        return choose.Given({**cells.rows, "domain": place.astype(np.int32)}, stored)
+
     def uncommitted(self) -> list[int]:
         """The units that are to be done: none where the result is made."""
         try:
@@ -91,15 +128,15 @@ class BankEmbedding:
             raise
 
     def _make_layout(self) -> WorkLayout:
-        options, crop, channels = self._options, self._crop_size, len(self._names)
+        options = self._options
         devices = options.devices or (len(jax.local_devices()) if options.runtime == "jax" else 1)
         batch_size = options.batch_size or plan.default_batch_size(
-            self.model, crop, channels, devices
+            self.model, self._crop_size, len(self._names), devices
         )
         return plan.layout(
             len(self.bank),
             len(self.grid),
-            crop**2 * channels * self.bank.dtype.itemsize,
+            self.crop_bytes,
             batch_size,
             options.unit_crops or plan.default_unit_crops(batch_size),
         )
@@ -108,6 +145,11 @@ class BankEmbedding:
     def work(self) -> Path:
         """The folder in which the result is made."""
         return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def crop_bytes(self) -> int:
+        """Of the pixels of a crop."""
+        return self._crop_size**2 * len(self._names) * self.bank.dtype.itemsize
 
     @property
     def dim(self) -> int:
@@ -127,6 +169,7 @@ class BankEmbedding:
             precision=precision,
             options=runtime_options(self._options),
             dtype=self._options.dtype,
+            statistics=self._statistics_record,
         )
 
     def make_runtime(self) -> choose.Runtime:

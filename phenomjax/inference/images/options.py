@@ -44,6 +44,19 @@ class Options(EmbedOptions):
     """of a channel-agnostic model: one embedding a channel, side by side"""
     channels: Annotated[tuple[str, ...], arg(metavar="NAME …")] = ()
     """of a channel-agnostic model: which of the bank's; none: all"""
+    statistics: Literal["running", "experiment", "controls"] = "running"
+    """that batch norms use: those of training; of all images of the image's experiment (AdaBN); or
+    of its experiment's controls and its other images, each with a fixed weight, so that few or
+    other perturbations than in training change nothing (control-stabilised)"""
+    statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
+    """of the metadata, in place of the experiment: plate, for instance"""
+    control_weight: Annotated[float | None, arg(metavar="W")] = None
+    """of the controls, of 1, for statistics of controls; nothing: their share in training"""
+    statistics_batch: Count = 0
+    """crops that are normalised together while statistics are taken; 0: as in training"""
+    statistics_least: Count = 8
+    """images that an experiment must have for statistics of its own; controls, for those of
+    controls"""
     batch_size: Count = 0
     """crops of a batch; less if memory runs out; 0: measured"""
     runtime: Annotated[str, arg(metavar="NAME")] = "jax"

@@ -5,7 +5,7 @@ its numbers, and its units of work.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -22,6 +22,15 @@ LEVELS = ("crop", "site", "well")
 GROUP_BYTES = 512 << 20  # the most pixels that are decoded as one piece
 MOST_UNITS = 20_000  # of one bank; each is two files
 NOT_COMPARED = ("digest", "checkpoint", "bank", "format", "version", "computed_by")
+# what is recorded only where it is given
+OPTIONAL = (
+    "random_weights",
+    "statistics",
+    "statistics_by",
+    "control_weight",
+    "statistics_batch",
+    "statistics_banks",
+)
 NAMES = {"blocks": "block"}  # that options have for what is recorded
 # what differs, where the values say nothing
 WORDS = {
@@ -32,6 +41,7 @@ WORDS = {
     "step": "the step of `checkpoint`",
     "model": "the config of the model",
     "channels": "the channels",
+    "statistics_banks": "the banks that have images of the same groups",
     "options": "the options of the runtime",
 }
 
@@ -86,11 +96,14 @@ def check_grid(model: ImageModel, bank: ImageBank, crop_size: int, stride: int) 
     crops.
     """
     step, (_, height, width, _) = model.task.pixels_multiple, bank.shape
-    if crop_size < step or crop_size % step:
-        near = max(step, round(crop_size / step) * step)
+    least = model.task.least_pixels
+    if crop_size < least or crop_size % step:
+        near = max(least, round(crop_size / step) * step)
         raise UserError(
-            f"`crop_size` {crop_size}: this model reads crops of multiples of {step} px, so give"
-            f" one, such as {near}."
+            f"`crop_size` {crop_size}: this model reads crops of"
+            + (f" multiples of {step} px" if step > 1 else "")
+            + (f" {least} px or more" if least > step else "")
+            + f", so give one, such as {near}."
         )
     if crop_size > min(height, width):
         fits = min(height, width) // step * step
@@ -183,6 +196,7 @@ class EmbeddingSettings:
       channels: names, in the order of the model.
       runtime, precision, options: what computes, in which type, with which options.
       dtype: of the result.
+      statistics: of batch norms, where they are no running ones (`StatisticsSettings.record`).
     """
 
     level: str
@@ -195,6 +209,7 @@ class EmbeddingSettings:
     precision: str
     options: dict[str, str]
     dtype: str
+    statistics: dict[str, object] = field(default_factory=dict)
 
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays of the result, one a block."""
@@ -211,6 +226,9 @@ def describe(
     """The settings with what they are applied to, as they are recorded beside the embeddings;
     `digest` sums them up.
     """
+    described = vars(settings) | settings.statistics
+    if not settings.statistics:
+        del described["statistics"]
     entry = {
         "checkpoint_fingerprint": model.fingerprint,
         "step": model.step,
@@ -218,7 +236,7 @@ def describe(
         "bank_fingerprint": bank.fingerprint,
         "images": len(bank),
         "image_size": list(bank.shape[1:3]),
-        **vars(settings),
+        **described,
         **({} if model.random_weights is None else {"random_weights": model.random_weights}),
     }
     entry = json.loads(json.dumps(entry))  # lists instead of tuples, as it will be read again
@@ -237,7 +255,7 @@ def compared(
     checkpoints may be moved.
     """
     named = {NAMES.get(name, name): value for name, value in description.items()}
-    settings = {"random_weights": None, **named}
+    settings = {**dict.fromkeys(OPTIONAL), **named}
     rest = {name: settings.pop(name) for name in NOT_COMPARED if name in settings}
     return settings, rest
 

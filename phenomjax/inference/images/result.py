@@ -6,6 +6,8 @@ NAME.zarr/zarr.json          group; attributes["phenomjax"] = format, version, d
 NAME.zarr/embeddings/c.K.0   [rows, dim], uncompressed chunks; of several blocks
                              `embeddings_block_15`, …
 NAME.zarr/metadata.parquet   row i describes embedding i: METADATA, and time where images have it
+NAME.zarr/statistics.parquet the groups whose statistics were used, their images and controls; only
+                             where they are no running ones
 NAME.zarr/rejected.parquet   image, name, reason; only where images could not be read
 """
 
@@ -66,13 +68,19 @@ def unit_rows(settings: EmbeddingSettings, layout: WorkLayout) -> int:
     return layout.unit_images * (layout.crops_per_image if settings.level == "crop" else 1)
 
 
-def write(folder: Path, job: BankEmbedding, rejected: Sequence[Rejected]) -> None:
+def write(
+    folder: Path,
+    job: BankEmbedding,
+    rejected: Sequence[Rejected],
+    statistics: pa.Table | None = None,
+) -> None:
     """Writes the result of complete units.
 
     Args:
       folder: that is made.
       job: whose units are committed.
       rejected: images that could not be read; their rows are left out.
+      statistics: the groups whose statistics were used, if they are no running ones.
 
     Raises:
       UserError: no image could be read.
@@ -109,6 +117,8 @@ def write(folder: Path, job: BankEmbedding, rejected: Sequence[Rejected]) -> Non
         pq.write_table(
             pa.Table.from_pylist(list(rejected), schema=REJECTED), folder / "rejected.parquet"
         )
+    if statistics is not None:
+        pq.write_table(statistics, folder / "statistics.parquet")
     zarr_files.write_group(folder, {"format": FORMAT, "version": VERSION, **job.recorded})
 
 

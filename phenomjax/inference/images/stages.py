@@ -12,6 +12,7 @@ from phenomjax.engine import work_folder
 from phenomjax.inference import workers
 from phenomjax.inference.images import plan, result
 from phenomjax.inference.images.job import BankEmbedding
+from phenomjax.inference.images.moments import DomainStatistics
 from phenomjax.inference.images.options import ALL, Share
 from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
@@ -76,7 +77,9 @@ def begin(job: BankEmbedding, seen: Mapping[str, Any]) -> int | None:
     return None
 
 
-def finish(job: BankEmbedding, mine: Share = ALL) -> int:
+def finish(
+    job: BankEmbedding, mine: Share = ALL, statistics: DomainStatistics | None = None
+) -> int:
     """Makes the result if all units are done, or says what is missing; returns the exit code.
 
     Raises:
@@ -105,7 +108,8 @@ def finish(job: BankEmbedding, mine: Share = ALL) -> int:
             return EXIT_DONE
         if not job.out.exists():
             rejected = list(job.notes.rejected(map(str, range(job.layout.units))))
-            write = lambda folder: result.write(folder, job, rejected)  # noqa: E731
+            groups = statistics.table(job) if statistics else None
+            write = lambda folder: result.write(folder, job, rejected, groups)  # noqa: E731
             work_folder.finish(job.work, write, job.out, shared=True)
     except OSError as error:
         if not job.out.exists():  # else another task was quicker

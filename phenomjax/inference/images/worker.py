@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -29,7 +29,7 @@ def compute(
 ) -> Iterator[int]:
     """Computes and commits units; yields how many crops each group of images had that is done."""
     assembly: dict[int, UnitRows] = {}
-    for group, values in embed(loader, job.layout, job.make_runtime(), numbers, stop):
+    for group, values in embed(loader, job.layout, job.make_runtime(), numbers, stop, job.given):
         if group.unit not in assembly:
             assembly[group.unit] = UnitRows(job, group.unit)
         part = assembly[group.unit]
@@ -46,8 +46,10 @@ def embed(
     runtime: choose.Runtime,
     numbers: Iterator[int],
     stop: threading.Event,
+    given: Callable[[np.ndarray], choose.Given] = lambda images: choose.NOTHING,
 ) -> Iterator[tuple[CropGroup, CropEmbeddings]]:
-    """Yields (group, embeddings of its images) of units, group by group.
+    """Yields (group, embeddings of its images) of units, group by group; `given` says what a batch
+    comes with whose crops are of these images.
 
     Ends early when `stop` is set. While the device works on a batch, the next one waits and the
     threads decode the groups after it.
@@ -66,13 +68,16 @@ def embed(
         group.release()
         return group, values.reshape(len(group.images), layout.crops_per_image, *values.shape[1:])
 
-    for group in loader.groups(numbers):
+    for group in loader.groups(loader.parts(numbers)):
+        image = np.repeat(np.asarray(group.images), layout.crops_per_image)
+        image = np.pad(image, (0, len(group.pixels) - len(image)), mode="edge")
         batches = -(-len(group.images) * layout.crops_per_image // layout.batch_size)
         for number in range(batches):
             if stop.is_set():
                 return
-            pixels = group.pixels[number * layout.batch_size : (number + 1) * layout.batch_size]
-            running.append((group, batches - 1 - number, runtime.submit(pixels)))
+            mine = slice(number * layout.batch_size, (number + 1) * layout.batch_size)
+            result = runtime.submit(group.pixels[mine], given(image[mine]))
+            running.append((group, batches - 1 - number, result))
             if len(running) == IN_FLIGHT and (whole := collect()):
                 yield whole
     while running and not stop.is_set():

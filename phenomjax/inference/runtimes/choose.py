@@ -4,13 +4,16 @@ others in files of their own).
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.types import Params
 from phenomjax.trained import image_model
+from phenomjax.trained.domain_statistics import STATISTICS, flatten
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.model import ImageModel
 
@@ -23,6 +26,22 @@ RUNTIMES = {
     "openvino": "phenomjax.inference.runtimes.openvino",
     "tensorrt": "phenomjax.inference.runtimes.tensorrt",
 }
+
+
+class Given(NamedTuple):
+    """What a batch comes with besides its pixels.
+
+    Attributes:
+      rows: {name: array with a row a crop}, such as `cell_type` and `domain`.
+      stored: in place of the model's parameters of these names; the same object for batches that
+        have the same.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    stored: Params
+
+
+NOTHING = Given({}, {})
 
 
 class Runtime(Protocol):
@@ -39,8 +58,9 @@ class Runtime(Protocol):
     precision: str
     description: str
 
-    def submit(self, pixels: np.ndarray) -> Result:
-        """Starts on a batch [batch_size, height, width, C] and returns at once where it can.
+    def submit(self, pixels: np.ndarray, given: Given = NOTHING) -> Result:
+        """Starts on a batch [batch_size, height, width, C] and returns at once where it can; only
+        JAX reads what is given besides.
 
         The caller leaves `pixels` as they are until it has called what is returned, which waits for
         the embeddings: float32 [batch_size, blocks, dim].
@@ -96,14 +116,39 @@ class JaxRuntime:
         self._params, self._sharding = image_model.on_devices(
             image_model.encoder_params(model), devices
         )
+        self.num_devices = len(devices)
+        self._everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
+        self._stored: tuple[Params, Params] = ({}, {})  # what was given, and that on the devices
         encode = image_model.features(model)
         self._encode = jax.jit(
-            lambda params, pixels: encode(params, pixels, settings.blocks, settings.channelwise)
+            lambda params, pixels, rows: encode(
+                params, pixels, settings.blocks, settings.channelwise, rows
+            )
+        )
+        self._moments = jax.jit(
+            lambda params, pixels, rows: model.task.moments(params, {"pixels": pixels, **rows})
         )
 
-    def submit(self, pixels: np.ndarray) -> Result:
-        result = self._encode(self._params, jax.device_put(pixels, self._sharding))
+    @property
+    def features(self) -> int:
+        """Of all batch norms together."""
+        return flatten(self._params[STATISTICS]).shape[-1]
+
+    def submit(self, pixels: np.ndarray, given: Given = NOTHING) -> Result:
+        if given.stored is not self._stored[0]:
+            self._stored = given.stored, jax.device_put(given.stored, self._everywhere)
+        params = {**self._params, **self._stored[1]}
+        result = self._encode(params, *self._placed(pixels, given))
         return lambda: np.asarray(result)
+
+    def moments(self, pixels: np.ndarray, given: Given) -> Params:
+        """Starts on the moments that batch norms see of a batch of any size that the devices
+        divide, see `ImageObjective.moments`; arrays that need not be there yet.
+        """
+        return self._moments(self._params, *self._placed(pixels, given))
+
+    def _placed(self, pixels: np.ndarray, given: Given) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return jax.device_put((pixels, dict(given.rows)), self._sharding)
 
 
 def make_runtime(

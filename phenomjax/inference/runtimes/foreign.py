@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phenomjax.inference.runtimes.choose import Result
+from phenomjax.inference.runtimes.choose import NOTHING, Given, Result
 from phenomjax.system.errors import EXIT_FAILED, UserError, did_you_mean
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.model import ImageModel
@@ -103,7 +103,7 @@ class ForeignRuntime:
         self._run = run
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
-    def submit(self, pixels: np.ndarray) -> Result:
+    def submit(self, pixels: np.ndarray, given: Given = NOTHING) -> Result:
         return self._thread.submit(self._run, pixels).result
 
     def check(

@@ -1,0 +1,409 @@
+"""Takes the statistics of domains: a pass over their images before they are embedded, in units that
+any process can do.
+
+OUT.statistics/job.json       what is taken, and of each domain its images and its units
+OUT.statistics/units/U.json   unit U is done
+OUT.statistics/moments/U      its moments, float64
+"""
+
+import hashlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int64
+
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.engine import units, work_folder
+from phenomjax.inference.images import domains, plan
+from phenomjax.inference.images.domains import StatisticsSettings
+from phenomjax.inference.images.job import BankEmbedding
+from phenomjax.inference.images.options import Share
+from phenomjax.inference.images.plan import WorkLayout
+from phenomjax.inference.runtimes.choose import Given, JaxRuntime
+from phenomjax.system import files
+from phenomjax.system.errors import UserError
+from phenomjax.system.log import Progress
+from phenomjax.trained.domain_statistics import Moments, flatten
+
+log = logging.getLogger("phenomjax")
+UNIT_BATCHES = 64  # about a minute of work, which is what a kill costs
+Numbers: TypeAlias = Int64[np.ndarray, " images"]
+
+
+class Block(NamedTuple):
+    """Images of a domain and bank that are normalised together, and what each weighs in its domain,
+    of 1.
+    """
+
+    images: Numbers
+    weights: Float64[np.ndarray, " images"]
+
+
+class Part(NamedTuple):
+    """A unit: some blocks of a domain.
+
+    Attributes:
+      name: of the unit.
+      bank: place of the bank among those of the command.
+      blocks: whose moments are summed.
+    """
+
+    name: str
+    bank: int
+    blocks: Sequence[Block]
+
+    @property
+    def images(self) -> int:
+        """How many are read."""
+        return sum(len(block.images) for block in self.blocks)
+
+
+class DomainStatistics:
+    """The statistics of all domains of some banks. A domain may be spread over banks.
+
+    Args:
+      settings: what is taken.
+      jobs: the embeddings of the banks; they are told where their statistics will be.
+      work: folder in which the moments are kept.
+      rows: of each bank, which of its images count; () = all.
+
+    Attributes:
+      work: the folder.
+
+    Raises:
+      UserError: domains without a name, or with too few images or controls.
+    """
+
+    def __init__(
+        self,
+        settings: StatisticsSettings,
+        jobs: Sequence[BankEmbedding],
+        work: Path,
+        rows: Sequence[Numbers] = (),
+    ):
+        self.settings, self._jobs, self.work = settings, jobs, work
+        # {domain: {bank: (its controls, its others)}}, of "experiment" all are others
+        self._images: dict[str, dict[int, tuple[Numbers, Numbers]]] = {}
+        self._controls: dict[str, int] = {}
+        for number, job in enumerate(jobs):
+            self._sort(number, job, rows[number] if len(rows) else np.arange(len(job.bank)))
+        self._check()
+        for number, job in enumerate(jobs):
+            mine = [banks for banks in self._images.values() if number in banks]
+            there = set().union(*mine) if mine else set()
+            fingerprints = sorted(jobs[bank].bank.fingerprint for bank in there)
+            job.use_statistics(work, settings.record(fingerprints))
+        self._notes = units.Notes(work)
+
+    def begin(self) -> None:
+        """Makes the work folder, or goes on with the work there.
+
+        Raises:
+          UserError: it was begun otherwise.
+        """
+        told = {
+            name: {
+                "images": sum(len(one) for parts in banks.values() for one in parts),
+                "controls": self._controls[name],
+                "units": [part.name for part in self._parts(name)],
+            }
+            for name, banks in self._images.items()
+        }
+        model, grids = self._jobs[0].model, [len(job.grid) for job in self._jobs]
+        entry = {
+            **self.settings.record([job.bank.fingerprint for job in self._jobs]),
+            "checkpoint_fingerprint": model.fingerprint,
+            "crops": grids,
+            "domains": told,
+        }
+        words = plan.WORDS | {
+            "domains": "the images of the domains",
+            "statistics_banks": "the banks",
+        }
+        work_folder.begin(self.work, entry, words=words)
+        log.info("%s", self.describe())
+
+    def describe(self) -> str:
+        """What is taken, in a line."""
+        sizes = [
+            sum(len(one) for parts in banks.values() for one in parts)
+            for banks in self._images.values()
+        ]
+        controls = list(self._controls.values())
+        weight = self.settings.control_weight
+        return (
+            f"statistics of {len(sizes)} groups by {self.settings.by}: {min(sizes)} to"
+            f" {max(sizes)} images each"
+            + (
+                ""
+                if weight is None
+                else f", of them {min(controls)} to {max(controls)} controls, which weigh"
+                f" {weight:.3g} of 1"
+            )
+            + f"; {self.settings.batch} crops at a time"
+        )
+
+    def left(self, jobs: Sequence[BankEmbedding]) -> Iterator[Part]:
+        """The units that are to be done before these banks are embedded."""
+        places = {self._jobs.index(job) for job in jobs}
+        for name, banks in self._images.items():
+            if places & banks.keys():
+                for part in self._parts(name):
+                    if not self._notes.is_committed(part.name):
+                        yield part
+
+    def take(
+        self, job: BankEmbedding, runtime: JaxRuntime, mine: Share, stop: threading.Event
+    ) -> None:
+        """Does in this process what is to be done before a bank is embedded, until `stop` is set.
+
+        Of the shares of tasks that know nothing of each other each does its own, and then what is
+        still missing: so none waits, and side by side hardly a unit is done twice.
+        """
+        others = [one for one in self._jobs if not one.out.exists()]
+        todo = list(self.left(others))
+        own = todo[mine.index :: mine.number]
+        label = f"statistics{f' {mine}' if mine.number > 1 else ''}"
+        for parts in [own, [] if mine.number == 1 else list(self.left([job]))]:
+            total = sum(part.images for part in parts)
+            progress = Progress(label, total, "images", 0, every_seconds=10.0)
+            for part in parts:
+                if self._notes.is_committed(part.name):
+                    continue
+                moments = measure(
+                    self._jobs[part.bank], runtime, part.blocks, self.settings.batch, stop
+                )
+                if moments is None:
+                    return
+                commit(self.work, part.name, moments, runtime.features)
+                progress.update(part.images)
+
+    def end(self) -> None:
+        """Deletes the moments once all banks are embedded."""
+        if all(job.out.exists() for job in self._jobs):
+            files.remove(self.work)
+
+    def table(self, job: BankEmbedding) -> pa.Table:
+        """The domains of a bank, for its result: name, images and controls."""
+        number = self._jobs.index(job)
+        names = [name for name, banks in self._images.items() if number in banks]
+        told = files.read_json(self.work / work_folder.DESCRIPTION)["domains"]
+        return pa.table(
+            {
+                self.settings.by: names,
+                **{key: [told[name][key] for name in names] for key in ("images", "controls")},
+            }
+        )
+
+    def _sort(self, number: int, job: BankEmbedding, rows: Numbers) -> None:
+        names, codes = domains.names_of(job.bank, self.settings.by)
+        marked = _controls(job.bank)
+        for place in np.unique(codes[rows]):
+            images = rows[codes[rows] == place]
+            controls = marked[images]
+            name = names[place]
+            self._controls[name] = self._controls.get(name, 0) + int(controls.sum())
+            if self.settings.kind == "experiment":
+                controls = np.zeros(len(images), bool)
+            self._images.setdefault(name, {})[number] = (images[controls], images[~controls])
+
+    def _check(self) -> None:
+        kind, by, least = self.settings.kind, self.settings.by, self.settings.least
+        what = "controls" if kind == "controls" else "images"
+        counts = {
+            name: self._controls[name]
+            if what == "controls"
+            else sum(len(one) for parts in banks.values() for one in parts)
+            for name, banks in self._images.items()
+        }
+        few = {name: count for name, count in counts.items() if count < max(least, 1)}
+        if not few:
+            return
+        listed = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:8])
+        more = f" and {len(few) - 8} more" if len(few) > 8 else ""
+        if what == "controls" and not any(counts.values()):
+            raise UserError(
+                f"`statistics` controls: no image of {self._banks()} is marked as a control"
+                " (is_control, or perturbation_type control, in its metadata). Give `statistics`"
+                " experiment, or prepare the bank again with a table that marks them (`python -m"
+                " phenomjax.prepare images --metadata TABLE`)."
+            )
+        mend = "`statistics` experiment" if what == "controls" else "`statistics` running"
+        lower = f", or `statistics_least` {min(few.values())}" if min(few.values()) else ""
+        raise UserError(
+            f"`statistics` {kind}: {len(few)} of the {len(counts)} groups by {by} have fewer than"
+            f" {least} {what}, too few for statistics of their own: {listed}{more}. Give"
+            f" {mend}{lower} to take them nevertheless."
+        )
+
+    def _banks(self) -> str:
+        return ", ".join(str(job.bank.path) for job in self._jobs)
+
+    def _parts(self, name: str) -> Iterator[Part]:
+        """The units of a domain."""
+        totals = np.sum(
+            [[len(one) for one in parts] for parts in self._images[name].values()], axis=0
+        )
+        weight = self.settings.control_weight
+        shares = np.array([0.0, 1.0] if weight is None else [weight, 1.0 - weight]) * (totals > 0)
+        shares = shares / max(shares.sum(), 1e-30)
+        key = domains.key_of(name)
+        for number, strata in self._images[name].items():
+            job = self._jobs[number]
+            seed = hashlib.sha256(f"{name}/{number}".encode()).digest()[:8]
+            found = deal(
+                strata,
+                [share / max(total, 1) for share, total in zip(shares, totals, strict=True)],
+                shares[0],
+                block_images(job, self.settings.batch),
+                np.random.default_rng(int.from_bytes(seed)),
+            )
+            images = max((len(block.images) for block in found), default=1)
+            size = max(UNIT_BATCHES * self.settings.batch // (images * len(job.grid)), 1)
+            for first in range(0, len(found), size):
+                yield Part(f"{key}-{number}-{first // size}", number, found[first : first + size])
+
+
+def _controls(bank: ImageBank) -> Bool[np.ndarray, " images"]:
+    """Which images are controls, as `data.images.labels.Screen` has it: negative or positive."""
+    runs = bank.runs(("is_control", "perturbation_type"))
+    of_group = [mark == "true" or kind == "control" for mark, kind in runs.values()]
+    return np.repeat(np.array(of_group, bool)[runs.groups], np.diff(runs.starts, append=len(bank)))
+
+
+def of_jobs(jobs: Sequence[BankEmbedding], out: Path) -> DomainStatistics | None:
+    """The statistics of a command that embeds into `out`; None where they are running ones."""
+    wanted = jobs[0].statistics
+    if wanted is None:
+        return None
+    return DomainStatistics(wanted, jobs, out.with_name(out.name + ".statistics"))
+
+
+def block_images(job: BankEmbedding, batch: int) -> int:
+    """Images that are decoded together, of which crops are mixed: as many as a batch has crops, if
+    memory allows it.
+    """
+    return int(max(min(batch, plan.GROUP_BYTES // (len(job.grid) * job.crop_bytes)), 2))
+
+
+def deal(
+    strata: Sequence[Numbers],
+    weights: Sequence[float],
+    share: float,
+    size: int,
+    random: np.random.Generator,
+) -> list[Block]:
+    """Deals the images of a domain, shuffled, into blocks of one composition.
+
+    A block has controls in their share, as batches of training had; those of a stratum that is
+    smaller than that come in several blocks, with as much less weight in each.
+
+    Args:
+      strata: controls, and others.
+      weights: of an image of each, in its domain.
+      share: of the controls.
+      size: images of a block.
+      random: shuffles.
+    """
+    rows = [size, size]
+    if 0 < share < 1 and sum(map(len, strata)) > size:
+        controls = min(max(round(share * size), 1), size - 1)
+        rows = [controls, size - controls]
+    there = [
+        (images, weight, min(row, len(images)))
+        for images, weight, row in zip(strata, weights, rows, strict=True)
+        if len(images) and weight
+    ]
+    if not there:  # a bank without controls, where these weigh all
+        return []
+    number = max(-(-len(images) // row) for images, _, row in there)
+    dealt = []
+    for images, weight, row in there:
+        order = np.resize(random.permutation(images), max(len(images), number * row))
+        _, place, times = np.unique(order, return_inverse=True, return_counts=True)
+        dealt.append((np.array_split(order, number), np.array_split(weight / times[place], number)))
+    return [
+        Block(
+            np.concatenate([images[block] for images, _ in dealt]),
+            np.concatenate([weights[block] for _, weights in dealt]),
+        )
+        for block in range(number)
+    ]
+
+
+def measure(
+    job: BankEmbedding,
+    runtime: JaxRuntime,
+    blocks: Sequence[Block],
+    batch: int,
+    stop: threading.Event,
+) -> Moments | None:
+    """The moments of blocks; None if `stop` was set before the end."""
+    rows = -(-batch // runtime.num_devices) * runtime.num_devices
+    most = max(len(block.images) for block in blocks)
+    layout = WorkLayout(len(job.bank), len(job.grid), rows, most, most)
+    moments, waiting = Moments(), deque[tuple[float, object]]()
+    loader = job.loader(layout)
+    try:
+        groups = loader.groups(
+            (number, block.images.tolist()) for number, block in enumerate(blocks)
+        )
+        for group in groups:
+            weights = blocks[group.unit].weights.copy()
+            weights[[image in group.bad for image in group.images]] = 0.0
+            for pixels, given, weight in _batches(
+                job, group.images, group.pixels, weights, batch, rows
+            ):
+                if stop.is_set():
+                    return None
+                waiting.append((weight, runtime.moments(pixels, given)))
+                if len(waiting) > 1:
+                    _collect(moments, waiting)
+            group.release()
+    finally:
+        loader.close()
+    while waiting:
+        _collect(moments, waiting)
+    return moments
+
+
+def _collect(moments: Moments, waiting: deque) -> None:
+    weight, found = waiting.popleft()
+    moments.add(weight, flatten(found)[0])
+
+
+def _batches(
+    job: BankEmbedding,
+    images: Sequence[int],
+    pixels: np.ndarray,
+    weights: Float64[np.ndarray, " images"],
+    batch: int,
+    rows: int,
+) -> Iterator[tuple[np.ndarray, Given, float]]:
+    """Batches of the crops of a block, in rounds: one crop of each image, at places that differ.
+    Rows that fill a batch up weigh 0.
+    """
+    count, crops = len(images), len(job.grid)
+    rounds = np.arange(crops)
+    for mine in np.array_split(rounds, -(-crops // max(batch // count, 1))):
+        image = np.tile(np.arange(count), len(mine))
+        place, weight = np.zeros(rows, np.int64), np.zeros(rows)
+        place[: len(image)] = image * crops + (image + np.repeat(mine, count)) % crops
+        weight[: len(image)] = weights[image] / crops
+        if total := weight.sum():
+            cells = job.cells(np.asarray(images)[place // crops]).rows
+            given = Given({**cells, "weight": (weight / total).astype(np.float32)}, {})
+            yield pixels[place], given, float(total)
+
+
+def commit(work: Path, name: str, moments: Moments, features: int) -> None:
+    """Makes a unit permanent."""
+    units.Notes(work).commit(
+        name, {}, {domains.moments_path(name): domains.moments_bytes(moments, features)}
+    )
