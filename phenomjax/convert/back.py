@@ -217,7 +217,7 @@ def _parameters(name: str, arrays: dict[str, np.ndarray], config: ConfigDict) ->
         params = openphenom.from_state_dict(arrays, config.model)
     else:
         params = MODELS[name][1].from_state_dict(arrays, config.model)
-    if name in ("openphenom", "xlnet") and config.model.scan_layers:
+    if name in ("openphenom", "densenet", "xlnet") and config.model.scan_layers:
         params = vit.stack_layers(params)
     return jax.tree.map(np.asarray, params)
 

@@ -1,9 +1,10 @@
 """torchvision's state dict of a DenseNet (`features.…`, `classifier.…`) <-> variables of a
-`Classifier` with that backbone.
+`Classifier`.
 
 Without a neck (`neck_dim` 0) and ArcFace the names are all torchvision's, and its module loads
 them. A neck is `neck.0` to `neck.5`, as of `Sequential(BatchNorm1d, Linear, ReLU, BatchNorm1d,
-Linear, BatchNorm1d)`, and `arcface.weight` has a row for each class.
+Linear, BatchNorm1d)`, and `arcface.weight` has a row for each class. A ViT in the place of the
+DenseNet has OpenPhenom's names.
 """
 
 import re
@@ -17,7 +18,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from phenomjax import config as config_lib
-from phenomjax.convert import fitting
+from phenomjax.convert import fitting, openphenom
 from phenomjax.models import classifier
 from phenomjax.models.batch_norm import RUNNING
 from phenomjax.system.errors import UserError
@@ -26,6 +27,7 @@ from phenomjax.system.types import Params
 LAYOUTS = ("torchvision",)
 INFERRED = ("block_config", "growth_rate", "stem_features", "neck_dim")
 STEM = "features.conv0.weight"
+VIT = ("encoder/", "norm/")  # our parameters of a ViT
 RGB = 3  # channels of a stem that can be stretched to others
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
@@ -123,11 +125,12 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
     Raises:
       UserError: names or shapes that differ, each with both sides.
     """
-    left, problems, found = plain(state), [], {}
-    count = len(model.channels)
-    if left[STEM].ndim == 4 and left[STEM].shape[1] == RGB != count:
+    left, count = plain(state) if model.backbone == "densenet" else dict(state), len(model.channels)
+    if STEM in left and left[STEM].ndim == 4 and left[STEM].shape[1] == RGB != count:
         left[STEM] = stretched(np.asarray(left[STEM], np.float32), count)
     shapes = traverse_util.flatten_dict(abstract_variables(model), sep="/")
+    of_vit = {path: shapes.pop(path) for path in [*shapes] if path.startswith(VIT)}
+    found, problems = openphenom.taken(left, of_vit, model)
     for path, leaf in shapes.items():
         name = their_name(path)
         if name not in left:
@@ -137,28 +140,22 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
         if value.shape != leaf.shape:
             problems.append(f"{name} has the shape {value.shape}, the model's is {leaf.shape}")
         found[path] = value
-    problems += [f"{name} {x.shape} has no place in the model" for name, x in sorted(left.items())]
     fitting.refuse(
-        problems,
+        problems + fitting.without_place({n: x for n, x in left.items() if COUNTER not in n}),
         "The state dict does",
-        "Compare layers, growth rate, channels and classes in its configuration with model.*.",
+        "Compare layers, widths, channels and classes in its configuration with model.*.",
     )
     return traverse_util.unflatten_dict(found, sep="/")
 
 
 def to_state_dict(params: Params, model: ConfigDict, layout: str = "") -> dict[str, np.ndarray]:
-    """The inverse of `from_state_dict`, with torch's counters of batches, which are 0.
-
-    Raises:
-      UserError: another backbone.
+    """The inverse of `from_state_dict`, with torch's counters of batches, which are 0; scanned
+    layers of a ViT are unstacked.
     """
-    if model.backbone != "densenet":
-        raise UserError(
-            f"The run has model.backbone={model.backbone}, and these names are of a DenseNet. Write"
-            " it with `python -m phenomjax.export --format safetensors`."
-        )
-    state: dict[str, np.ndarray] = {}
-    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+    of_vit = {name: tree for name, tree in params.items() if f"{name}/" in VIT}
+    state = openphenom.to_state_dict(of_vit, model)
+    rest = {name: tree for name, tree in params.items() if name not in of_vit}
+    for path, value in traverse_util.flatten_dict(rest, sep="/").items():
         name = their_name(path)
         state[name] = to_theirs(np.asarray(value))
         if name.endswith("running_var"):

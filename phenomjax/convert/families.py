@@ -28,6 +28,11 @@ def to_theirs(name: str, layout: str, config: ConfigDict, params: Params) -> dic
     if name == "openphenom":
         grid = config.data.crop_size // config.model.patch_size
         return openphenom.to_state_dict(params, config.model, grid)
+    if name == "densenet" and config.model.backbone != "densenet":
+        raise UserError(
+            f"The run has model.backbone={config.model.backbone}, which is no DenseNet. Its weights"
+            " are written by `python -m phenomjax.export --format safetensors`."
+        )
     return MODELS[name][1].to_state_dict(params, config.model, layout)
 
 

@@ -26,6 +26,11 @@ def refuse(problems: Sequence[str], what: str, mend: str) -> None:
         )
 
 
+def without_place(left: Mapping[str, np.ndarray]) -> list[str]:
+    """A problem for each array that was not used."""
+    return [f"{name} {np.shape(left[name])} has no place in the model" for name in sorted(left)]
+
+
 def shape(arrays: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
     """The shape of an array that sizes are read from.
 

@@ -143,36 +143,51 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
       UserError: names or shapes that differ, each with both sides; or fixed tables that are not the
         expected ones.
     """
-    left, problems, params = dict(state), [], {}
+    left = dict(state)
     check_tables({name: left.pop(name) for name in FIXED if name in left}, model)
     shapes = traverse_util.flatten_dict(abstract_params(model), sep="/")
-    for path, shape in ((path, leaf.shape) for path, leaf in shapes.items()):
-        values = []
-        for name, index in _names(path, shape, model):
-            part_shape = shape if index is None else shape[1:]
-            if name not in state:
-                problems.append(f"{name} is missing")
-                continue
-            try:
-                values.append(
-                    _to_ours(path, np.asarray(state[name], np.float32), part_shape, model)
-                )
-            except ValueError:
-                problems.append(
-                    f"{name} has the shape {state[name].shape}, the model's {path} is {part_shape}"
-                )
-            left.pop(name, None)
-        if values:
-            params[path] = values[0] if index is None else np.stack(values)
-    problems += [
-        f"{name} {tuple(left[name].shape)} has no place in the model" for name in sorted(left)
-    ]
+    params, problems = taken(left, shapes, model)
     fitting.refuse(
-        problems,
+        problems + fitting.without_place(left),
         "The state dict does",
         "Compare depth, width, patch size, channels and decoder in its configuration with model.*.",
     )
     return traverse_util.unflatten_dict(params, sep="/")
+
+
+def taken(
+    left: dict[str, np.ndarray], shapes: Mapping[str, jax.ShapeDtypeStruct], model: ConfigDict
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Takes arrays out of a state dict.
+
+    Args:
+      left: is emptied of what is used.
+      shapes: wanted, by our paths.
+      model: that they are of.
+
+    Returns:
+      ({our path: array}, what is missing or has another shape).
+    """
+    problems, params, used = list[str](), {}, set[str]()
+    for path, shape in ((path, leaf.shape) for path, leaf in shapes.items()):
+        values = []
+        for name, index in _names(path, shape, model):
+            part_shape = shape if index is None else shape[1:]
+            if name not in left:
+                problems.append(f"{name} is missing")
+                continue
+            used.add(name)
+            try:
+                values.append(_to_ours(path, np.asarray(left[name], np.float32), part_shape, model))
+            except ValueError:
+                problems.append(
+                    f"{name} has the shape {left[name].shape}, the model's {path} is {part_shape}"
+                )
+        if values:
+            params[path] = values[0] if index is None else np.stack(values)
+    for name in used:  # one array may be of two paths
+        del left[name]
+    return params, problems
 
 
 def to_state_dict(

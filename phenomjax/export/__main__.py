@@ -3,7 +3,8 @@
   onnx         NAME.onnx: raw pixels in, embeddings out, any batch size; compared with JAX in ONNX
                Runtime before it gets its name
   stablehlo    NAME.stablehlo: the same for any JAX (jax.export), without this package
-  safetensors  a folder: weights under the names of OpenPhenom or timm, config.json, a model card
+  safetensors  a folder: weights under the names of OpenPhenom, timm or torchvision, config.json, a
+               model card
   release      a folder to publish: weights, config, card, licence, loaders for JAX and PyTorch,
                checksums; loaded back
   tensorrt     NAME.plan: a TensorRT engine for this GPU, float16 or int8, and how much faster it is
@@ -27,6 +28,7 @@ from phenomjax.system.options import run_command
 from phenomjax.trained import opening
 from phenomjax.trained.graphs import graph, onnx_file
 from phenomjax.trained.model import ImageModel
+from phenomjax.trained.release import LAYOUTS
 
 log = logging.getLogger("phenomjax")
 Count = Annotated[int, arg(metavar="N")]
@@ -59,8 +61,8 @@ class Options:
     """onnx: 18 to 23"""
     platforms: str = "cpu,cuda"
     """stablehlo: cpu, cuda, rocm, tpu; several with commas between"""
-    layout: Literal["openphenom", "timm"] = "openphenom"
-    """safetensors: the whole model, or timm: the encoder alone"""
+    layout: Literal["", "openphenom", "timm"] = ""
+    """safetensors: nothing: the whole model; timm: the encoder of a masked autoencoder alone"""
     licence: Annotated[str, arg(aliases=("--license",))] = ""
     """safetensors, release: SPDX name, for instance CC-BY-4.0; a release needs one"""
     name: str = ""
@@ -168,13 +170,25 @@ def write_stablehlo(options: Options, model: ImageModel) -> None:
 def write_folder(options: Options, model: ImageModel) -> None:
     """A folder of weights, or a release; it gets its name when it is whole."""
     name = options.name or options.out.absolute().name
+    if model.config.task not in LAYOUTS:
+        raise UserError(
+            f"`format` {options.format} has names for the weights of {' and '.join(LAYOUTS)}, and"
+            f" this is a run of task '{model.config.task}'. Give `format` onnx or stablehlo."
+        )
+    if options.layout and model.config.task != "mae":
+        raise UserError(
+            f"`layout` {options.layout} has names for masked autoencoders, and this is a run of"
+            f" task '{model.config.task}'. Leave it out: all of its weights are written, those of a"
+            " DenseNet under torchvision's names."
+        )
+    layout = options.layout.replace("openphenom", "")
     with files.replacing(options.out) as partial:
         partial.mkdir()
         if options.format == "release":
             said = release.write(partial, model, name, options.licence)
         else:
-            said = weights.write(partial, model, options.layout)
-            card.write(partial / "README.md", model, name, options.licence, options.layout)
+            said = weights.write(partial, model, layout)
+            card.write(partial / "README.md", model, name, options.licence, layout)
     log.info(
         "wrote %s: %s; read back, bit for bit, and run: %s",
         options.out,

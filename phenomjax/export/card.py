@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from phenomjax import __version__
+from phenomjax.models.batch_norm import RUNNING
 from phenomjax.trained.image_model import encoder_params
 from phenomjax.trained.model import ImageModel
 from phenomjax.training.metrics import FILE, read_metrics
@@ -17,20 +18,29 @@ from phenomjax.trained.opening import load
 model = load("FOLDER")
 pixels = PIXELS
 embeddings = jax.jit(model.task.embed)(model.params, {"pixels": pixels})[0][:, 0]"""
+# what stands after "pixels" where a model is told cell types too
+JAX_CELLS, TORCH_CELLS = ', "cell_type": np.zeros(1, int)', ", torch.zeros(1, dtype=int)"
 TORCH_LINES = """\
 import sys, torch
 sys.path.insert(0, "FOLDER")
 from encoder import load
 pixels = PIXELS
 embeddings = load("FOLDER")(pixels)"""
-PIXELS = (
-    "Give raw 8- or 16-bit pixels. Each channel of each crop is brought to mean 0 and variance 1 by"
-    " the model itself: do not normalise before."
+PIXELS = "Give raw 8- or 16-bit pixels, and do not normalise before: the model does it itself. "
+STANDARDISE = {
+    "image": "Each channel of each crop is brought to mean 0 and variance 1.",
+    "none": "They are divided by the largest number of their type.",
+}
+CARRIED = (
+    "embeddings carry batch effects of plates and experiments, which have to be aligned (`python -m"
+    " phenomjax.maps align`) before perturbations are compared. Not for diagnosis."
 )
-LIMITS = (
-    "Trained without labels on the banks above; embeddings carry batch effects of plates and"
-    " experiments, which have to be aligned (`python -m phenomjax.maps align`) before perturbations"
-    " are compared. Not for diagnosis."
+LIMITS = f"Trained without labels on the banks above; {CARRIED}"
+LIMITS_OF_CLASSES = (
+    "Trained to tell the classes of the banks above apart: whatever goes with a class there, such"
+    " as the place of a gene on a chromosome, may be in its embeddings. Its batch norms keep"
+    " statistics of these banks, and batches that look otherwise may need their own (`--statistics`"
+    f" of `python -m phenomjax.embed`); {CARRIED}"
 )
 
 
@@ -39,7 +49,7 @@ def write(
     model: ImageModel,
     name: str,
     licence: str,
-    layout: str = "openphenom",
+    layout: str = "",
     release: bool = False,
 ) -> None:
     """Writes the card.
@@ -49,16 +59,16 @@ def write(
       model: that it is about; the metrics are those of its run, if that is there.
       name: of the model.
       licence: SPDX name, or "" where none was given.
-      layout: of the weights.
+      layout: of the weights, as of `weights.arrays`.
       release: whether the folder can be loaded by the lines of `JAX_LINES` and `TORCH_LINES`.
     """
     sections = [
         _head(model, name, licence),
         _table(("", ""), _rows(model)),
         ["## Metrics", "", *_metrics(model)],
-        ["## Pixels", "", PIXELS],
+        ["## Pixels", "", PIXELS + STANDARDISE[model.config.model.get("standardise", "image")]],
         _use(model) if release else _weights(model, layout),
-        ["## Limits", "", LIMITS],
+        ["## Limits", "", LIMITS_OF_CLASSES if _of_classes(model) else LIMITS],
         ["## Licence", "", licence or "None was stated."],
     ]
     path.write_text("\n".join(line for section in sections for line in (*section, "")))
@@ -66,25 +76,34 @@ def write(
 
 def _head(model: ImageModel, name: str, licence: str) -> list[str]:
     """The card's front matter, its title and what the model is."""
-    c = model.config.model
+    c, tags = model.config.model, "masked-autoencoder, vision-transformer"
+    what = "the mean of the encoder's patch tokens"
+    if _of_classes(model):
+        tags = "weak-supervision, " + c.backbone.replace("vit", "vision-transformer")
+        what = "what its classes are told apart by"
     return [
         "---",
         f"license: {licence or 'unknown'}",
         "library_name: phenomjax",
         "pipeline_tag: image-feature-extraction",
-        "tags: [microscopy, cell-painting, masked-autoencoder, vision-transformer]",
+        f"tags: [microscopy, cell-painting, {tags}]",
         "---",
         f"# {name}",
         "",
         (
             f"A {_kind(model)} of microscopy images of cells. It turns a crop of {len(c.channels)}"
-            f" channels into an embedding of {c.embed_dim} numbers: the mean of the encoder's patch"
-            " tokens."
+            f" channels into an embedding of {model.task.embedding_dim} numbers: {what}."
         ),
     ]
 
 
+def _of_classes(model: ImageModel) -> bool:
+    return model.config.task == "perturbation"
+
+
 def _kind(model: ImageModel) -> str:
+    if _of_classes(model):
+        return "weakly supervised model"
     if model.config.model.channel_agnostic:
         return "channel-agnostic masked autoencoder (CA-MAE)"
     return "masked autoencoder"
@@ -94,23 +113,33 @@ def _rows(model: ImageModel) -> list[tuple[str, str]]:
     """The table of the model and its training."""
     c, run = model.config.model, model.config
     encoder, everything = (
-        sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6
+        sum(leaf.size for n in tree if n != RUNNING for leaf in jax.tree.leaves(tree[n])) / 1e6
         for tree in (encoder_params(model), model.params)
     )
+    network = (
+        f"ViT, {c.depth} {c.block} blocks, width {c.embed_dim}, {c.num_heads} heads, patches of"
+        f" {c.patch_size} px"
+    )
+    learnt = ("Mask ratio", f"{c.get('mask_ratio', 0):g}")
+    if _of_classes(model):
+        learnt = "Classes", f"{len(c.classes)}, by `{run.data.label}`"
+        if c.backbone == "densenet":
+            network = (
+                f"DenseNet, blocks of {', '.join(map(str, c.block_config))} layers, growth rate"
+                f" {c.growth_rate}, {c.stem_features} features of the stem"
+            )
+        network += f", neck of {c.neck_dim}" if c.neck_dim else ""
     others = " (any others can be given)" if c.channel_agnostic else " (these, in this order)"
     return [
         ("Kind", _kind(model)),
+        ("Encoder", network),
         (
-            "Encoder",
-            (
-                f"ViT, {c.depth} {c.block} blocks, width {c.embed_dim}, {c.num_heads} heads,"
-                f" patches of {c.patch_size} px"
-            ),
+            "Parameters",
+            f"{encoder:.2f} M encoder, {everything:.2f} M with {model.task.training_only[0]}",
         ),
-        ("Parameters", f"{encoder:.2f} M encoder, {everything:.2f} M with decoder"),
         ("Channels", ", ".join(c.channels) + others),
         ("Crops in training", f"{run.data.crop_size} x {run.data.crop_size} px"),
-        ("Mask ratio", f"{c.mask_ratio:g}"),
+        learnt,
         (
             "Training",
             (
@@ -127,6 +156,7 @@ def _rows(model: ImageModel) -> list[tuple[str, str]]:
 def _use(model: ImageModel) -> list[str]:
     """How a release is used."""
     size, count = model.config.data.crop_size, len(model.config.model.channels)
+    told = (JAX_CELLS, TORCH_CELLS) if model.config.model.get("cell_type") else ("", "")
     pixels = f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
     tensor = (
         f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height,"
@@ -136,7 +166,9 @@ def _use(model: ImageModel) -> list[str]:
         "## Use with JAX",
         "",
         "```python",
-        JAX_LINES.replace("PIXELS", pixels).replace("FOLDER", "."),
+        JAX_LINES.replace("PIXELS", pixels)
+        .replace("FOLDER", ".")
+        .replace(": pixels}", f": pixels{told[0]}}}"),
         "```",
         "",
         "## Use with PyTorch",
@@ -144,7 +176,9 @@ def _use(model: ImageModel) -> list[str]:
         "`encoder.py` needs torch and safetensors, nothing else.",
         "",
         "```python",
-        TORCH_LINES.replace("PIXELS", tensor).replace("FOLDER", "."),
+        TORCH_LINES.replace("PIXELS", tensor)
+        .replace("FOLDER", ".")
+        .replace("(pixels)", f"(pixels{told[1]})"),
         "```",
         "",
         (
@@ -156,15 +190,19 @@ def _use(model: ImageModel) -> list[str]:
 
 def _weights(model: ImageModel, layout: str) -> list[str]:
     """What the files hold, where they are no release."""
-    what = "the encoder, under the names of timm"
-    if layout == "openphenom":
-        what = "encoder and decoder, under the names of OpenPhenom"
+    what = "encoder and decoder, under the names of OpenPhenom"
+    if _of_classes(model):
+        theirs = "torchvision" if model.config.model.backbone == "densenet" else "OpenPhenom"
+        what = f"the whole model, its encoder under the names of {theirs}"
+    elif layout == "timm":
+        what = "the encoder, under the names of timm"
     lines = [
         "## Weights",
         "",
         f"`model.safetensors` holds {what}; `config.json` says their shapes.",
     ]
-    if model.config.model.block == "parallel" and model.config.model.bias_order == "mlp":
+    c = model.config.model
+    if c.get("backbone") != "densenet" and (c.block, c.bias_order) == ("parallel", "mlp"):
         lines.append(
             "The bias of the MLP belongs to the MLP, as in timm from 1.0.25 on; earlier versions"
             " misplace it."

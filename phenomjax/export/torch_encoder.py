@@ -1,11 +1,13 @@
-"""The encoder of a phenomjax release in plain PyTorch: needs torch and safetensors, nothing else.
+"""The model of a phenomjax release in plain PyTorch: needs torch and safetensors, nothing else.
 
 from encoder import load
 model = load("FOLDER")
 embeddings = model(pixels)  # uint8 [batch, channel, height, width] -> float32 [batch, dim]
+logits = model.logits(pixels)  # of a model of classes, in the order of config.json's model.classes
 """
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -127,9 +129,7 @@ class Encoder(nn.Module):
         side by side (CA-MAE).
         """
         batch, channels = pixels.shape[:2]
-        x = pixels.float()
-        x = x - x.mean((2, 3), keepdim=True)  # each image and channel to mean 0 and variance 1
-        x = x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5 * 255.0**2)
+        x = standardise(pixels, self.config.get("standardise", "image"))
         if self.agnostic:
             x = x.reshape(-1, 1, *x.shape[2:])
         x = self.patch_embed["proj"](x)
@@ -149,6 +149,112 @@ class Encoder(nn.Module):
         return result if blocks else result[:, 0]
 
 
+class DenseLayer(nn.Module):
+    """New channels beside those that it is given, as torchvision's."""
+
+    def __init__(self, inputs: int, c: dict):
+        super().__init__()
+        growth, eps = c["growth_rate"], c["batch_norm_eps"]
+        self.norm1 = nn.BatchNorm2d(inputs, eps)
+        self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * growth, eps)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(F.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.norm2(y)))], 1)
+
+
+def densenet(c: dict) -> tuple[nn.Sequential, int]:
+    """The features of torchvision's DenseNet, and how many they are."""
+    eps, width = c["batch_norm_eps"], c["stem_features"]
+    parts: list[tuple[str, nn.Module]] = [
+        ("conv0", nn.Conv2d(len(c["channels"]), width, 7, 2, 3, bias=False)),
+        ("norm0", nn.BatchNorm2d(width, eps)),
+        ("relu0", nn.ReLU()),
+        ("pool0", nn.MaxPool2d(3, 2, 1)),
+    ]
+    for block, count in enumerate(c["block_config"], 1):
+        layers = [
+            (f"denselayer{i + 1}", DenseLayer(width + i * c["growth_rate"], c))
+            for i in range(count)
+        ]
+        parts.append((f"denseblock{block}", nn.Sequential(OrderedDict(layers))))
+        width += count * c["growth_rate"]
+        if block < len(c["block_config"]):
+            transition = [
+                ("norm", nn.BatchNorm2d(width, eps)),
+                ("relu", nn.ReLU()),
+                ("conv", nn.Conv2d(width, width // 2, 1, bias=False)),
+                ("pool", nn.AvgPool2d(2)),
+            ]
+            parts.append((f"transition{block}", nn.Sequential(OrderedDict(transition))))
+            width //= 2
+    parts.append(("norm5", nn.BatchNorm2d(width, eps)))
+    return nn.Sequential(OrderedDict(parts)), width
+
+
+class Classifier(nn.Module):
+    """A DenseNet or an `Encoder`, a neck, and what tells classes apart.
+
+    Args:
+      config: `model` of the release's config.json.
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        c, self.config = config, config
+        if c["backbone"] == "vit":
+            self.encoder, width = Encoder(c), c["embed_dim"]
+        else:
+            self.features, width = densenet(c)
+        width += len(c["cell_types"]) if c["cell_type"] else 0
+        dim, eps = c["neck_dim"], c["batch_norm_eps"]
+        self.neck = nn.Sequential()
+        if dim:
+            first = nn.BatchNorm1d(width, eps), nn.Linear(width, dim), nn.ReLU()
+            norm, last = (nn.BatchNorm1d(dim, eps) for _ in range(2))
+            norm.register_parameter("bias", None)
+            self.neck = nn.Sequential(*first, norm, nn.Linear(dim, dim, bias=False), last)
+        if c["arcface_weight"] < 1.0:
+            self.classifier = nn.Linear(dim or width, len(c["classes"]))
+        if c["arcface_weight"] > 0.0:
+            self.arcface = nn.Linear(dim or width, len(c["classes"]), bias=False)
+
+    def forward(self, pixels: torch.Tensor, cells: torch.Tensor | None = None) -> torch.Tensor:
+        """Pixels [batch, channel, height, width], as they are stored (8 or 16 bit) -> float32
+        [batch, dim].
+
+        Of a model that is told cell types, `cells` [batch] are places in config.json's
+        model.cell_types.
+        """
+        if self.config["backbone"] == "vit":
+            x = self.encoder(pixels)
+            x = self.encoder.fc_norm(x) if self.encoder.agnostic else x
+        else:
+            x = F.relu(self.features(standardise(pixels, self.config["standardise"])))
+            x = x.mean((2, 3))
+        if self.config["cell_type"]:
+            x = torch.cat([x, F.one_hot(cells, len(self.config["cell_types"])).to(x)], 1)
+        return self.neck(x)
+
+    def logits(self, pixels: torch.Tensor, cells: torch.Tensor | None = None) -> torch.Tensor:
+        """[batch, class]; of a model that has ArcFace alone, cosines."""
+        x = self(pixels, cells)
+        if self.config["arcface_weight"] < 1.0:
+            return self.classifier(x)
+        return F.linear(F.normalize(x), F.normalize(self.arcface.weight))
+
+
+def standardise(pixels: torch.Tensor, how: str) -> torch.Tensor:
+    """Each image and channel to mean 0 and variance 1; for "none" divided by the type's largest."""
+    x = pixels.float()
+    if how == "none":
+        return x / (255.0 if pixels.dtype == torch.uint8 else 65535.0)
+    x = x - x.mean((2, 3), keepdim=True)
+    return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-5 * 255.0**2)
+
+
 def positions(rows: int, columns: int, dim: int) -> torch.Tensor:
     """The fixed table [rows * columns, dim]: sin and cos of the row, then of the column."""
     frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
@@ -158,16 +264,19 @@ def positions(rows: int, columns: int, dim: int) -> torch.Tensor:
     return torch.cat([y, x], -1).reshape(rows * columns, dim)
 
 
-def load(folder: str | Path) -> Encoder:
-    """The encoder of a release folder, ready to run."""
+def load(folder: str | Path) -> Encoder | Classifier:
+    """The model of a release folder, ready to run; of a masked autoencoder the encoder."""
     folder = Path(folder)
-    model = Encoder(json.loads((folder / "config.json").read_text())["model"])
-    state = {
-        name[len(BACKBONE) :]: x
-        for name, x in load_file(folder / "model.safetensors").items()
-        if name.startswith(BACKBONE)
-    }
-    state.pop("pos_embed", None)  # fixed, and computed for any size
+    config = json.loads((folder / "config.json").read_text())["model"]
+    state = load_file(folder / "model.safetensors")
+    if "classes" in config:
+        model: Encoder | Classifier = Classifier(config)
+        state = {name.replace(BACKBONE, "encoder."): x for name, x in state.items()}
+    else:
+        model = Encoder(config)
+        encoder = [name for name in state if name.startswith(BACKBONE)]
+        state = {name[len(BACKBONE) :]: state[name] for name in encoder}
+        state.pop("pos_embed", None)  # fixed, and computed for any size
     model.load_state_dict(state)
     return model.eval().requires_grad_(False)
 

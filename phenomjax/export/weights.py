@@ -1,5 +1,5 @@
-"""Parameters as safetensors, under the names of OpenPhenom or timm, with the configuration that
-they need.
+"""Parameters as safetensors, under the names of other projects, with the configuration that they
+need.
 """
 
 import json
@@ -8,34 +8,35 @@ from pathlib import Path
 import numpy as np
 
 from phenomjax import __version__
-from phenomjax.convert import array_files, compare, openphenom
+from phenomjax.convert import array_files, compare, densenet, openphenom
 from phenomjax.convert.described import about
 from phenomjax.models import vit
 from phenomjax.system.errors import EXIT_FAILED, UserError
 from phenomjax.trained.model import ImageModel, fingerprint
-from phenomjax.trained.release import CONFIG, WEIGHTS, read
-
-LAYOUTS = ("openphenom", "timm")
+from phenomjax.trained.release import CONFIG, LAYOUTS, WEIGHTS, read
 
 
-def arrays(model: ImageModel, layout: str = "openphenom") -> dict[str, np.ndarray]:
+def arrays(model: ImageModel, layout: str = "") -> dict[str, np.ndarray]:
     """The parameters under the names of a layout.
 
     Args:
-      layout: "openphenom", encoder and decoder; "timm", the encoder alone under the names of timm's
-        VisionTransformer.
+      model: whose.
+      layout: "": all of them, under the names that `release.LAYOUTS` has for the task; "timm": the
+        encoder alone under the names of timm's VisionTransformer.
     """
     config = model.config
+    if config.task == "perturbation":
+        return densenet.to_state_dict(model.params, config.model)
     state = openphenom.to_state_dict(
         model.params, config.model, config.data.crop_size // config.model.patch_size
     )
-    if layout == "openphenom":
+    if layout != "timm":
         return state
     prefix = openphenom.BACKBONE
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
-def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, object]:
+def describe(model: ImageModel, layout: str = "") -> dict[str, object]:
     """What the weights need to be used, as config.json has it; no path of the machine they were
     trained on is in it.
     """
@@ -43,7 +44,7 @@ def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, object]
         "format": "phenomjax release",
         "version": 1,
         "phenomjax": __version__,
-        "layout": layout,
+        "layout": layout or LAYOUTS[model.config.task],
         "step": model.step,
         "fingerprint": model.fingerprint,
         "crop_size": model.config.data.crop_size,
@@ -51,7 +52,7 @@ def describe(model: ImageModel, layout: str = "openphenom") -> dict[str, object]
     }
 
 
-def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> str:
+def write(folder: Path, model: ImageModel, layout: str = "") -> str:
     """Writes model.safetensors and config.json into a folder, and reads them back.
 
     Returns:
@@ -63,7 +64,8 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> str:
     """
     stored = arrays(model, layout)
     outputs = compare.outputs(model.config, model.params)
-    said = about.describe(model.config, model.step, layout, stored, outputs)
+    layout_name = layout or LAYOUTS[model.config.task]
+    said = about.describe(model.config, model.step, layout_name, stored, outputs)
     array_files.write_arrays(folder / WEIGHTS, stored, said)
     (folder / CONFIG).write_text(json.dumps(describe(model, layout), indent=2) + "\n")
     again = array_files.read_arrays(folder / WEIGHTS)
@@ -71,7 +73,7 @@ def write(folder: Path, model: ImageModel, layout: str = "openphenom") -> str:
         np.array_equal(again[name], stored[name]) for name in stored
     )
     config, params = model.config, model.params
-    if layout == "openphenom" and equal:
+    if layout != "timm" and equal:
         read_back = read(folder)
         config, params = read_back.config, read_back.params
         equal = fingerprint(params) == model.fingerprint

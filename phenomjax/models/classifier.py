@@ -236,7 +236,8 @@ def standardised(pixels: Num[Array, "batch height width channel"], how: str) -> 
     """Pixels as the network wants them, float32: "image", or "none", by the range of their type."""
     if how == "image":
         return models_patches.self_standardise(pixels)
-    return pixels.astype(jnp.float32) / float(jnp.iinfo(pixels.dtype).max)
+    # 16-bit pixels can come in a wider type, where a runtime has none for them
+    return pixels.astype(jnp.float32) / (255.0 if pixels.dtype == jnp.uint8 else 65535.0)
 
 
 # Losses

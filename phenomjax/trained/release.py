@@ -2,21 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 
+from phenomjax import tasks
 from phenomjax.config import keys
-from phenomjax.convert import openphenom
+from phenomjax.convert import densenet, openphenom
 from phenomjax.convert.array_files import read_arrays
 from phenomjax.convert.described import about, settings
 from phenomjax.models import vit
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
-from phenomjax.tasks.mae import MaskedAutoencoder
+from phenomjax.tasks.image_objective import ImageObjective
 from phenomjax.trained.model import ImageModel, Trained, fingerprint
 
 SUMS = "SHA256SUMS"
+# {task: names of the arrays}: "torchvision" also of a ViT in the place of the DenseNet
+LAYOUTS = {"mae": "openphenom", "perturbation": "torchvision"}
 
 
 def load(folder: str | Path, dtype: str = "") -> ImageModel:
@@ -71,13 +75,13 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
     if (
         content.get("format") != about.RELEASE
         or content.get("version") != about.VERSION
-        or content.get("layout") != "openphenom"
+        or content.get("layout") not in LAYOUTS.values()
     ):
         raise UserError(
             f"{folder / CONFIG} says format {content.get('format')!r}, version"
             f" {content.get('version')}, layout {content.get('layout')!r}; this phenomjax reads"
-            " 'phenomjax release', version 1, with the layout 'openphenom'. Export the run again,"
-            " or install the phenomjax that wrote it."
+            f" 'phenomjax release', version 1, with the layout {' or '.join(LAYOUTS.values())}."
+            " Export the run again, or install the phenomjax that wrote it."
         )
     step = content.get("step")
     if not isinstance(step, int):
@@ -86,19 +90,21 @@ def read(folder: Path, dtype: str = "") -> ImageModel:
             " release again."
         )
     known = about.Found(about.checked(content, f"{folder / CONFIG}"), CONFIG)
-    config = keys.base("mae")
+    (name,) = (name for name, layout in LAYOUTS.items() if layout == content["layout"])
+    config = keys.base(name)
     settings.recall(config, known)
     config.model.dtype = dtype or config.model.dtype
     state = read_arrays(folder / WEIGHTS)
     settings.check_sizes(config, len(state), sum(x.size for x in state.values()))
-    params = settings.built(lambda: openphenom.from_state_dict(state, config.model))
+    module = openphenom if name == "mae" else densenet
+    params = settings.built(lambda: module.from_state_dict(state, config.model))
     if config.model.scan_layers:
         params = jax.tree.map(np.asarray, vit.stack_layers(params))
     return Trained(
         folder,
         step,
         config,
-        MaskedAutoencoder(config),
+        cast(ImageObjective, tasks.make(config)),
         params,
         fingerprint(params),
     )

@@ -14,7 +14,7 @@ from phenomjax.config import keys
 from phenomjax.convert import __main__ as front
 from phenomjax.convert import array_files, compare
 from phenomjax.convert import densenet as layout
-from phenomjax.models import classifier
+from phenomjax.models import classifier, vit
 from phenomjax.models.batch_norm import RUNNING, Statistics
 from phenomjax.system.errors import UserError
 from phenomjax.trained import opening
@@ -59,6 +59,8 @@ def write_run(folder, **changes):
     config = make_config(**changes)
     params = random_variables(config.model)
     shared = {RUNNING: params.pop(RUNNING)}
+    if config.model.scan_layers:
+        params = jax.tree.map(np.asarray, vit.stack_layers(params))
     loading.write(folder, config, params, shared)
     return folder
 

@@ -71,6 +71,12 @@ def settings(
         model does not take.
     """
     config = model.config.model
+    if config.get("cell_type"):
+        raise UserError(
+            "This model is told the cell type of each image (model.cell_type=True), and a graph"
+            " is given pixels alone. Embed with `python -m phenomjax.embed --runtime jax`, or train"
+            " a model with --config.model.cell_type=False."
+        )
     blocks = image_model.check_blocks(model, blocks)
     image_model.check_channelwise(model, channelwise)
     size, count = image_size or model.config.data.crop_size, len(config.channels)
