@@ -124,7 +124,10 @@ def test_measures_are_those_of_what_was_drawn():
     clipped = np.minimum(drawn, 60)
     share = 100 * (clipped[..., 1] == 60).mean()
     assert share > 5 and of(clipped)["saturated/ER"] == pytest.approx(share)
-    assert of(np.full((64, 64, 3), 255, np.uint8))["saturated/ER"] == 100
+    # types that plates have which are read in place
+    for kind, times in ((np.int16, 1), (np.uint32, 1000), (np.float32, 1e-3)):
+        same = of(drawn.astype(kind) * kind(times))
+        assert same["cells"] == 9 and same["sharpness/ER"] == pytest.approx(found["sharpness/ER"])
     constant = of(np.full((64, 64, 3), 7, np.uint16))
     assert constant["saturated/ER"] == 0 and constant["contrast/ER"] == 0
     assert np.isnan(constant["sharpness/ER"])
@@ -331,16 +334,19 @@ def test_measures_go_on_where_they_were(tmp_path, monkeypatch):
         measured(bank, tmp_path / "x.parquet")
 
 
-def test_images_that_cannot_be_read(tmp_path):
+def test_images_that_cannot_be_read(tmp_path, caplog):
     bank = plant(tmp_path / "b.zarr", {}, experiments=1)
     for index in (5, 20):
         bank.shard_path(index).write_bytes(b"damaged")
     said, _ = judged(bank, tmp_path / "m.parquet")
     assert np.flatnonzero(said == "unreadable").tolist() == [5, 20]
     assert np.isnan(measure.Measures(tmp_path / "m.parquet").column("cells")[5])
+    with caplog.at_level("WARNING", "phenomjax"):
+        measured(bank, tmp_path / "m.parquet")
+    assert "2 images could not be read when they were measured" in caplog.text
     for index in range(len(bank)):
         bank.shard_path(index).unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"No image can be read\. The first: Image 0"):
+    with pytest.raises(UserError, match=r"32 of 32 images cannot be read\. The first: Image 0"):
         measured(bank, tmp_path / "n.parquet")
 
 

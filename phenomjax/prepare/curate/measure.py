@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from phenomjax.data.images import nuclei
 from phenomjax.data.images.bank import ImageBank
@@ -58,6 +58,7 @@ NOISE_ONLY = 0.5  # cycles a pixel: in the corners of the spectrum beyond there 
 SCATTER = 0.1  # variance of the logarithm of a band's power around a power law
 ROUNDING = 1 / np.sqrt(12)  # standard deviation of what rounding to whole grey levels adds
 SHARES = (0.005, 0.995)  # of the pixels, between whose values the contrast is
+OTHERS = {"banks": "the banks are others, or have changed since"}
 UNIT_BYTES, UNIT_IMAGES = 2**27, 2**12  # of a unit, at most
 
 
@@ -150,10 +151,11 @@ def sharpness(found: Spectrum) -> float:
     Returns:
       About -3 of cells in focus, -5 and less where they are blurred; NaN of a plane of one value.
     """
-    power, noise = found.power, max(found.noise, 1e-12)
-    if not power.any():
+    if not found.power.any():
         return np.nan
-    weights = np.minimum.accumulate(np.clip(1 - noise / np.maximum(power, 1e-12), 0, 1))
+    least = 1e-12 * found.power.max()
+    power, noise = np.maximum(found.power, least), max(found.noise, least)
+    weights = np.minimum.accumulate(np.clip(1 - noise / power, 0, 1))
     weights[:BANDS] = np.maximum(weights[:BANDS], 0.01)
     weights *= found.certainty
     height = np.log10(np.maximum(power - noise, 0.05 * noise))
@@ -162,25 +164,23 @@ def sharpness(found: Spectrum) -> float:
     return float((weights * apart * height).sum() / (weights * apart**2).sum())
 
 
-def saturated(counts: Num[np.ndarray, " values"]) -> float:
-    """% of pixels that have the largest value of the image, where they are more than have the next
-    lower one that occurs: what was brighter lies in a heap there.
-
-    Args:
-      counts: pixels of each value that the type of the pixels has.
-    """
+def histogram(
+    plane: Num[np.ndarray, "height width"],
+) -> tuple[Num[np.ndarray, " values"], Int[np.ndarray, " values"]]:
+    """Values that occur in a channel, ascending, and how many pixels have each."""
+    if plane.dtype.kind != "u" or plane.itemsize > 2:
+        return np.unique(plane, return_counts=True)
+    counts = np.bincount(plane.ravel())
     values = np.flatnonzero(counts)
-    last = values[-1]
-    heap = counts[last] > counts[values[-2]] if len(values) > 1 else last == len(counts) - 1
-    return 100 * float(counts[last] / counts.sum()) if heap else 0.0
+    return values, counts[values]
 
 
-def percentiles(
-    counts: Num[np.ndarray, " values"], shares: Sequence[float]
-) -> Num[np.ndarray, " shares"]:
-    """Smallest values that at least these shares of the pixels do not exceed."""
-    cumulative = np.cumsum(counts)
-    return np.searchsorted(cumulative, np.array(shares) * cumulative[-1])
+def saturated(values: Num[np.ndarray, " values"], counts: Int[np.ndarray, " values"]) -> float:
+    """% of pixels that have the largest value of the image, where they are more than have the next
+    lower one: what was brighter lies in a heap there. 0 of a plane of one value.
+    """
+    heap = len(counts) > 1 and counts[-1] > counts[-2]
+    return 100 * float(counts[-1] / counts.sum()) if heap else 0.0
 
 
 def measures_of(
@@ -189,17 +189,19 @@ def measures_of(
     """OF_CHANNELS of each channel, channel by channel, then OF_IMAGES; float32.
 
     Args:
-      image: uint8 or uint16.
+      image: of any type of numbers.
       nuclear: the channel of nuclei; None: cells are not counted (NaN).
       min_area: of a nucleus, pixels.
     """
     found = list[float]()
+    rounding = ROUNDING if image.dtype.kind in "iu" else 0.0
     for plane in np.moveaxis(image, -1, 0):
-        counts = np.bincount(plane.ravel(), minlength=np.iinfo(image.dtype).max + 1)
-        low, high = percentiles(counts, SHARES)
+        values, counts = histogram(plane)
+        cumulative = np.cumsum(counts)
+        low, high = values[np.searchsorted(cumulative, np.array(SHARES) * cumulative[-1])]
         spectral = spectrum(plane)
-        contrast = (high - low) / max(np.sqrt(spectral.noise), ROUNDING)
-        found += [sharpness(spectral), contrast, low, saturated(counts)]
+        contrast = (float(high) - float(low)) / (max(np.sqrt(spectral.noise), rounding) or 1.0)
+        found += [sharpness(spectral), contrast, low, saturated(values, counts)]
     if nuclear is None:
         return np.array([*found, np.nan, np.nan], np.float32)
     areas = nuclei.nuclei_areas(nuclei.smoothed(image[..., nuclear]), min_area)
@@ -225,7 +227,7 @@ def measure_part(settings: Settings, work: Path, part: Part) -> Note:
     rows, rejected = list[np.ndarray](), list[list[Any]]()
     for index in range(part.start, part.stop):
         try:
-            image = bank.read(index)
+            image = _checked(bank, index)
         except UserError as error:
             rejected.append([str(bank.path), index, str(error)])
             rows.append(np.full(len(columns_of(channels)), np.nan, np.float32))
@@ -243,6 +245,17 @@ def measure_part(settings: Settings, work: Path, part: Part) -> Note:
             EXIT_FAILED,
         ) from error
     return {"images": part.stop - part.start, REJECTED: rejected}
+
+
+def _checked(bank: ImageBank, index: int) -> np.ndarray:
+    image = bank.read(index)
+    if image.dtype == bool:
+        return image.astype(np.uint8)
+    if image.dtype.kind == "f" and not np.isfinite(image).all():  # of a plate read in place
+        raise UserError(
+            f"Image {index} of the bank {bank.path} has pixels that are no numbers.", EXIT_FAILED
+        )
+    return image
 
 
 def _nuclear(channels: Sequence[str], settings: Settings) -> int | None:
@@ -283,8 +296,8 @@ class Measures:
 
     Attributes:
       path: of the file.
-      described: {"settings", "banks": one of each: path, fingerprint, images, channels, nuclei,
-        height, width, pixel_size_um; "unreadable": [bank, image, why] of some}.
+      described: {"settings", "banks": of each {fingerprint, images, channels, nuclei, height,
+        width, pixel_size_um}, "unreadable": how many images}.
 
     Raises:
       UserError: it is something else, or damaged.
@@ -341,25 +354,28 @@ def run(
       stop: ends it early when set; None comes back, and the same call goes on.
 
     Raises:
-      UserError: the file or work that was begun is of other banks or settings; no image can be
-        read.
+      UserError: the file or work that was begun is of other banks or settings; most images cannot
+        be read.
     """
     described = _describe(banks, settings)
     if path.exists():
         before = Measures(path)
         made = {name: before.described[name] for name in described}
-        work_folder.check_same(
-            f"{path} was measured",
-            made,
-            json.loads(json.dumps(described)),
-            "Give another name for the measures, or delete it to measure again.",
-            {"banks": "the banks are others, or have changed since"},
-        )
+        now = json.loads(json.dumps(described))
+        mend = f"Give another `out`, or delete {path} to measure again."
+        work_folder.check_same(f"{path} was measured", made, now, mend, OTHERS)
         log.info("measure: %s is there, of the same banks: reused", path)
+        if unreadable := before.described["unreadable"]:
+            log.warning(
+                "%d images could not be read when they were measured. Where they can be read now,"
+                " delete %s to measure again.",
+                unreadable,
+                path,
+            )
         return before
     work, total = path.with_name(path.name + ".partial"), sum(map(len, banks))
     with work_folder.hold(work):
-        work_folder.begin(work, described, words={"banks": "the banks are others"})
+        work_folder.begin(work, described, words=OTHERS)
         notes = Notes(work)
         done = 0
         for unit in units_of(banks):
@@ -372,22 +388,26 @@ def run(
         progress = Progress("measure", total, "images", done)
         function = functools.partial(measure_part, settings)
         with choose.executor(engine, work) as executor:
-            units = units_of(banks)
-            for _, note in executor.run(work, function, units, stop, at_most=-(-total // 4)):
+            units, at_most = units_of(banks), sum(1 for _ in units_of(banks))
+            for _, note in executor.run(work, function, units, stop, at_most=at_most):
                 progress.update(note["images"])
         if stop.is_set():
             return None
         names = (unit.name for unit in units_of(banks))
         rejected = list(notes.rejected(names))
-        if len(rejected) == total:
-            raise UserError(f"No image can be read. The first: {rejected[0][2]}", EXIT_FAILED)
+        if 2 * len(rejected) > total:
+            raise UserError(
+                f"{len(rejected)} of {total} images cannot be read. The first:"
+                f" {rejected[0][2]} Then run the same command again: the others are measured.",
+                EXIT_FAILED,
+            )
         if rejected:
             log.error(
                 "%d images cannot be read: %s",
                 len(rejected),
                 first_of(f"{bank} image {index}" for bank, index, _ in rejected),
             )
-        whole = described | {"unreadable": rejected[:1000]}
+        whole = described | {"unreadable": len(rejected)}
         work_folder.finish(work, functools.partial(_assemble, work, banks, whole), path)
     return Measures(path)
 
@@ -399,7 +419,6 @@ def _describe(banks: Sequence[ImageBank], settings: Settings) -> dict[str, Any]:
         "settings": settings._asdict(),
         "banks": [
             {
-                "path": str(bank.path),
                 "fingerprint": bank.fingerprint,
                 "images": len(bank),
                 "channels": list(bank.channels),
