@@ -193,6 +193,8 @@ def test_planted_defects_are_dropped_for_what_they_are(tmp_path, dtype):
         assert (one["limit"] < one["median"]).all()
     assert set(limits.loc[limits["measure"] == "cells", "unit"]) == {"nuclei / field"}
     assert limits.groupby("measure")["beyond"].sum()["cells"] >= 6  # dead and empty ones
+    assert len(found.table()) == 2 + 3 * 3 + 2
+    assert found.table()[4].startswith("| saturated | DNA | % of the pixels | 0 | 2 | ")
     controls = gates.controls_of([bank])
     measures = measure.Measures(tmp_path / "m.parquet")
     figure = gate_figures.limits_figure(measures, found, controls)

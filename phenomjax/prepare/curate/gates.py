@@ -169,6 +169,28 @@ class Judged:
         found = np.bincount(self.codes, minlength=len(REASONS))
         return {reason: int(found[i]) for i, reason in enumerate(REASONS) if reason}
 
+    def table(self) -> list[str]:
+        """The limits over all experiments, as lines of a page."""
+        lines = [
+            "| measure | channel | unit | median of the controls | limit | images beyond |",
+            "| --- | --- | --- | ---: | ---: | ---: |",
+        ]
+        kinds = dict.fromkeys((one.measure, one.channel or "", one.unit) for one in self.limits)
+        for kind in kinds:
+            mine = [o for o in self.limits if (o.measure, o.channel or "", o.unit) == kind]
+            medians, limits = (
+                _range([getattr(one, name) for one in mine]) for name in ("median", "limit")
+            )
+            beyond = sum(one.beyond for one in mine)
+            lines.append(f"| {' | '.join(kind)} | {medians} | {limits} | {beyond:,} |")
+        return lines
+
+
+def _range(values: Sequence[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    texts = [f"{value + 0.0:.3g}" for value in (min(known), max(known))] if known else ["none"]
+    return " to ".join(dict.fromkeys(texts))
+
 
 class Learnt(NamedTuple):
     """Limits of a measure for each batch, a group of one experiment and one cell type.

@@ -87,7 +87,7 @@ def write(
         figure = consistency_figure(said, table, options.max_p)
         files.save_figure(figure, folder / "consistency.png")
     files.write_text(
-        folder / "report.md", page(folder, options, verdicts, table, only, told, witnesses)
+        folder / "report.md", page(folder, options, verdicts, table, only, told, witnesses, looked)
     )
 
 
@@ -164,6 +164,7 @@ def page(
     only: Mapping[str, Sequence[str]],
     told: Mapping[str, str],
     witnesses: Sequence[Witness],
+    looked: Looked | None,
 ) -> str:
     """The page."""
     lines = [f"# {options.out.name}", "", f"Of {', '.join(map(str, options.bank))}.", ""]
@@ -176,6 +177,8 @@ def page(
     ]
     lines += ["", "![images left behind each gate](gates.png)", ""]
     lines += [f"- {gate}: {text}" for gate, text in told.items() if text]
+    if looked:
+        lines += ["", "## Pixels: limits of all experiments", "", *looked.table()]
     for picture, what in (
         (LIMITS, "measures of the pixels and their limits"),
         (SHEET, "images that passed, and some of each reason"),
