@@ -1,7 +1,7 @@
 """Texts of the metadata as small numbers, one an image, over all banks."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,26 +43,18 @@ class Coded(NamedTuple):
         return {self.names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
 
 
-def read(banks: Sequence[ImageBank], columns: Sequence[Sequence[str]]) -> list[Coded]:
-    """Each of some groups of columns as one text an image; texts of several are joined by "/"."""
-    places: list[dict[str, int]] = [{} for _ in columns]
-    codes: list[list[np.ndarray]] = [[] for _ in columns]
-    flat = tuple(dict.fromkeys(name for one in columns for name in one))
+def read(banks: Sequence[ImageBank], columns: Sequence[str]) -> Coded:
+    """Columns of the metadata together as one text an image; several are joined by "/"."""
+    place: dict[str, int] = {}
+    codes = [np.zeros(0, np.int32)]
     for bank in banks:
-        runs = bank.runs(flat)
-        of_image = np.repeat(runs.groups, np.diff(np.append(runs.starts, len(bank))))
-        values = list(zip(*runs.values(), strict=True)) or [()] * len(flat)
-        known: dict[str, Sequence[str | None]] = dict(zip(flat, values, strict=True))
-        for one, place, found in zip(columns, places, codes, strict=True):
-            texts: Iterable[str | None] = known[one[0]]
-            if len(one) > 1:
-                texts = map(group_name, zip(*(known[name] for name in one), strict=True))
-            own = [place.setdefault(text, len(place)) if text else -1 for text in texts]
-            found.append(np.array(own, np.int32)[of_image])
-    return [
-        Coded(tuple(place), np.concatenate(found))
-        for place, found in zip(places, codes, strict=True)
-    ]
+        runs = bank.runs(columns)
+        texts = (one[0] if len(columns) == 1 else group_name(one) for one in runs.values())
+        own = np.array(
+            [place.setdefault(one, len(place)) if one else -1 for one in texts], np.int32
+        )
+        codes.append(np.repeat(own[runs.groups], np.diff(np.append(runs.starts, len(bank)))))
+    return Coded(tuple(place), np.concatenate(codes))
 
 
 class Numbering:

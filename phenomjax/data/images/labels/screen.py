@@ -58,7 +58,6 @@ class Screen:
       banks, wanted: as given.
       numbering: of all images.
       label, cell_type, group: of each image.
-      place: likewise, "experiment/site".
       control: whether it is a control: `is_control`, or of the perturbation type "control", which
         positive controls have.
       kept: whether it is read.
@@ -77,18 +76,10 @@ class Screen:
                     f"config.data.{key} is '{name}', which is no column of texts of the"
                     f" metadata.{did_you_mean(name, COLUMNS)} There are: {', '.join(COLUMNS)}."
                 )
-        label, kind, self.cell_type, is_control, self.place, self.group = read(
-            banks,
-            (
-                (wanted.label,),
-                ("perturbation_type",),
-                ("cell_type",),
-                ("is_control",),
-                ("experiment", "site"),
-                path_of(wanted.group_by),
-            ),
-        )
-        negative = is_control.equal("true")
+        label, kind = read(banks, (wanted.label,)), read(banks, ("perturbation_type",))
+        self.cell_type = read(banks, ("cell_type",))
+        self.group = read(banks, path_of(wanted.group_by))
+        negative = read(banks, ("is_control",)).equal("true")
         self.control = negative | kind.equal(CONTROL)
         self.kept = np.ones(len(self.numbering), bool)
         if chosen:
@@ -135,12 +126,10 @@ class Screen:
 
     def other_label(self) -> str:
         """Another column that could name the classes, one with values if there is one."""
-        columns = ["perturbation", "gene", "perturbation_type", "cell_type"]
+        columns = ("perturbation", "gene", "perturbation_type", "cell_type")
         others = [name for name in columns if name != self.wanted.label]
-        found = read(self.banks, [(name,) for name in others])
-        return next(
-            (n for n, one in zip(others, found, strict=True) if len(one.names) > 1), others[0]
-        )
+        several = (name for name in others if len(read(self.banks, (name,)).names) > 1)
+        return next(several, others[0])
 
     def _check_marked(self) -> None:
         """Raises UserError where controls are asked for and none is marked."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from phenomjax.data.images.labels import protocols
+from phenomjax.data.images.labels.coded import read
 from phenomjax.data.images.labels.screen import Screen
 from phenomjax.data.images.loading.split import split_rows
 from phenomjax.data.images.rows import Rows
@@ -89,7 +90,8 @@ def _in_both(screen: Screen, name: str, counts: Sequence[int]) -> UserError:
 
 
 def _official_rows(screen: Screen, split: str) -> list[Rows]:
-    protocol, place = screen.wanted.protocol, screen.place
+    protocol = screen.wanted.protocol
+    place = read(screen.banks, ("experiment", "site"))
     if protocol not in protocols.PROTOCOLS:
         raise UserError(
             f"config.data.protocol is"

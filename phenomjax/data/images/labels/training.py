@@ -99,13 +99,15 @@ def _check_groups(screen: Screen, images: Images) -> None:
             f" (data.groups is {wanted.groups}) teach nothing of others. Train on two or more, or"
             f" set {plates if column == 'experiment' else ''}--config.data.groups=0."
         )
-    pairs = np.unique(np.stack([screen.label.codes[images], groups]), axis=1)[0]
+    several = len(screen.group.names) + 1
+    pairs = np.sort(screen.label.codes[images].astype(np.int64) * several + groups + 1)
+    pairs = pairs[np.diff(pairs, prepend=-2) != 0] // several  # a class once for each of its groups
     alone = int((np.bincount(pairs) == 1).sum())
     if alone:
         log.warning(
             "%d of %d classes are in one %s only: a network can tell them by what is of the %s and"
             " not of the cells.",
-            *(alone, len(np.unique(pairs)), column, column),
+            *(alone, len(screen.label.there(images)), column, column),
         )
 
 
