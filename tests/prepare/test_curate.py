@@ -13,6 +13,7 @@ from phenomjax.data import zarr_files
 from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.selections import Selection
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.prepare.curate import command
 from phenomjax.prepare.curate.agreement import agreement, blocks_of, standardised
 from phenomjax.prepare.curate.metadata import labels_of
@@ -417,3 +418,35 @@ def test_out_is_there_and_a_bank_without_experiments(folder, tmp_path):
         UserError, match=r"column experiment is empty for all .*--default experiment=NAME"
     ):
         curate(tmp_path / "c.zarr", tmp_path / "t.parquet")
+
+
+def test_pixels_are_looked_at_through_the_door(tmp_path):
+    """Fields out of focus and without cells are dropped by name, and measured once."""
+    settings = SimulationConfig(
+        num_plates=2,
+        wells_per_plate=24,
+        field_px=80,
+        cell_radius=8.0,
+        num_complexes=2,
+        genes_per_complex=3,
+        num_single_genes=0,
+        num_compounds=0,
+        control_fraction=0.4,
+        out_of_focus_fraction=0.12,
+        empty_fraction=0.08,
+    )
+    write_screen(tmp_path / "b.zarr", settings, jobs=1)
+    words = ["--bank", tmp_path / "b.zarr", "--jobs", 1, "--min_area", 12]
+    assert run_as_door(command, [*words, "--out", tmp_path / "s.parquet"]) == 0
+    found = pq.read_table(tmp_path / "s.parquet").to_pandas().astype({"reason": str})
+    truth = pd.read_parquet(tmp_path / "b.zarr/truth/defects.parquet")
+    merged = found.merge(truth[["plate", "well", "defect"]], how="left")
+    for defect in ("out_of_focus", "empty"):
+        planted = merged["defect"] == defect
+        assert planted.sum() >= 3
+        assert (merged["reason"] == defect)[planted].mean() > 0.6
+    good = merged["defect"].isna()
+    assert merged["reason"][good].isin(["empty", "out_of_focus", "saturated"]).mean() < 0.05
+    assert {"limits.parquet", "gates.png"} <= {
+        one.name for one in (tmp_path / "s_report").iterdir()
+    }
