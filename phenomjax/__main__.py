@@ -25,7 +25,10 @@ COMMANDS = {  # name: (module, what it does)
     "maps": ("phenomjax.maps", "embeddings to maps of biology: align, relate, benchmark, explore"),
     "score": ("phenomjax.score", "effects of mutations, without training"),
     "sample": ("phenomjax.sample", "new sequences from a causal model"),
-    "evaluate": ("phenomjax.evaluate", "what a protein model knows: heads on frozen embeddings"),
+    "evaluate": (
+        "phenomjax.evaluate",
+        "what a protein model knows; perturbations that an image model tells apart",
+    ),
     "export": ("phenomjax.export", "a checkpoint as ONNX, StableHLO, TensorRT or a release"),
     "convert": ("phenomjax.convert", "weights of other projects to ours, and back"),
 }

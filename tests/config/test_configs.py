@@ -44,12 +44,13 @@ def test_image_config_builds(name, arguments):
     loaded = module(name)
     c = loaded.get_config(*arguments)
     assert f"configs/{name}.py" in loaded.__doc__  # the page shows its command
-    c.data.simulate.plates, c.model.channels = 1, CHANNELS
+    c.data.simulate.plates, c.model.channels = 1, c.model.channels or CHANNELS
     c = config.finalize(c)
-    shape = (c.global_batch_size, c.data.crop_size, c.data.crop_size, len(CHANNELS))
+    depth = len(c.model.channels)
+    shape = (c.global_batch_size, c.data.crop_size, c.data.crop_size, depth)
     batch = {
         "pixels": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "channels": jax.ShapeDtypeStruct((c.global_batch_size, len(CHANNELS)), jnp.int32),
+        "channels": jax.ShapeDtypeStruct((c.global_batch_size, depth), jnp.int32),
         "row": jax.ShapeDtypeStruct((c.global_batch_size,), jnp.int32),
     }
     task, _ = abstract_params(c, batch)

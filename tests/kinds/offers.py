@@ -93,6 +93,9 @@ def _programs() -> dict[str, tuple[str, list[type]]]:
         module = f"phenomjax.{name}"
         inner = f"{module}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else module
         found[module] = (inner, [importlib.import_module(inner).Options])
+    inner = "phenomjax.probes.perturbations.command"
+    perturbations = [importlib.import_module(inner).Options]
+    found["phenomjax.evaluate perturbations"] = (inner, perturbations)
     embed = importlib.import_module("phenomjax.embed").COMMANDS
     for program, table in (
         ("phenomjax.prepare", prepare.COMMANDS),
@@ -252,9 +255,9 @@ def named(name: str, rest: str) -> list[str]:
     """The commands that a command line in a text can mean; none if there is no such command."""
     known, name = list(doors()), name.rstrip(".")
     words = rest.split()
-    if name in known or not any(one.startswith(f"{name} ") for one in known):
-        return [one for one in known if one == name]
     inner = [one for one in known if words and one == f"{name} {words[0]}"]
+    if not inner and (name in known or not any(one.startswith(f"{name} ") for one in known)):
+        return [one for one in known if one == name]
     # `embed` tells by its flags, and a text may speak of a whole room
     all_of = [one for one in known if one.startswith(f"{name} ")]
     return inner or (all_of if not words or not words[0][:1].isalpha() else [])

@@ -32,6 +32,14 @@ SPARED = {
     ("phenomjax.inference.workers", "phenomjax.main"),
     ("phenomjax.inference.sequences.cluster", "phenomjax.main"),
     ("phenomjax.inference.sequences.cluster", "phenomjax.evaluate"),
+    # it embeds every image whole, by JAX, at the last block, and all of it
+    ("phenomjax.inference.images.domains", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.images.estimate", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.images.options", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.images.plan", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.images.stages", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.runtimes.choose", "phenomjax.evaluate perturbations"),
+    ("phenomjax.trained.image_model", "phenomjax.evaluate perturbations"),
 }
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.probes.perturbations import report, scores
+from phenomjax import config
+from phenomjax.probes.perturbations import families, report, scores
 from phenomjax.probes.perturbations.scores import Predictions
+from phenomjax.system.errors import UserError
 
 EXPERIMENTS = {"HUVEC-1": "HUVEC", "HUVEC-2": "HUVEC", "RPE-1": "RPE", "RPE-2": "RPE"}
 
@@ -132,3 +134,36 @@ def test_report(tmp_path):
     assert content["scores"][0]["top1_by_run"] == {"a": 0.3, "b": 0.3, "c": 0.3}
     text = paths[1].read_text()
     assert "| joint | running | 30.0 ± 0.0 [30.0, 30.0] |" in text and made.command in text
+
+
+def configs(**changed):
+    """{run: its configuration}, each with some values of its own."""
+    found = {}
+    for name, values in changed.items():
+        c = config.base("perturbation")
+        c.data.banks = ("bank.zarr",)
+        c.update_from_flattened_dict(values)
+        found[name.replace("__", "/")] = c
+    return found
+
+
+def test_runs_that_differ_in_the_seed_are_one_model():
+    seeds = {f"wilds_{i}": {"seed": i, "log.every_steps": 7 + i} for i in range(3)}
+    found = families.families(configs(**seeds, wide={"model.neck_dim": 2048}))
+    assert found == dict.fromkeys(seeds, "wilds") | {"wide": "wide"}
+    trials = {
+        f"each__000{i}": {"seed": i % 2, "data.cell_type": kind}
+        for i, kind in enumerate(("HUVEC", "HUVEC", "RPE", "RPE"))
+    }
+    found = families.families(configs(**trials))
+    assert list(found.values()) == ["each HUVEC", "each HUVEC", "each RPE", "each RPE"]
+    assert families.group_of(configs(**trials)["each/0002"]) == {"cell_type": "RPE"}
+
+
+def test_names_of_runs(tmp_path):
+    paths = [f"{tmp_path}/sweep/trials/0003", "runs/a", "runs/a/checkpoints/12"]
+    assert families.run_names(paths) == ["sweep/0003", "a", "a 12"]
+    with pytest.raises(UserError, match=r"Two checkpoints are called a\. Give each once"):
+        families.run_names(["runs/a", "old/a"])
+    with pytest.raises(UserError, match=r"`names` has 1 names for the 2 folders"):
+        families.run_names(["runs/a", "old/a"], ["x"])

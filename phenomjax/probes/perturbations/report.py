@@ -20,6 +20,8 @@ SPLITS = {
     "val": "validation, unseen experiments",
     "id_test": "in-distribution test, images of seen experiments",
     "test": "out-of-distribution test, unseen experiments",
+    "all": "all images of banks that training did not have",
+    "unseen": "all unseen experiments, those of the validation too",
 }
 STATISTICS = {
     "running": "running: those of training, nothing is fitted to the images that are judged",
