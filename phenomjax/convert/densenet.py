@@ -32,6 +32,8 @@ RGB = 3  # channels of a stem that can be stretched to others
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
 NECK = {"norm_0": "0", "dense_0": "1", "norm_1": "3", "dense_1": "4", "norm_2": "5"}
+# of layers before the neck's last norm, which takes them away again: ours have none
+BIASES = ("neck.3.bias", "neck.4.bias")
 COUNTER = "num_batches_tracked"  # of torch's batch norms, which nothing here reads
 
 
@@ -125,7 +127,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
     Raises:
       UserError: names or shapes that differ, each with both sides.
     """
-    left, count = plain(state) if model.backbone == "densenet" else dict(state), len(model.channels)
+    left = plain(state) if model.backbone == "densenet" else dict(state)
+    left, count = _without_biases(left), len(model.channels)
     if STEM in left and left[STEM].ndim == 4 and left[STEM].shape[1] == RGB != count:
         left[STEM] = stretched(np.asarray(left[STEM], np.float32), count)
     shapes = traverse_util.flatten_dict(abstract_variables(model), sep="/")
@@ -149,8 +152,8 @@ def from_state_dict(state: Mapping[str, np.ndarray], model: ConfigDict) -> Param
 
 
 def to_state_dict(params: Params, model: ConfigDict, layout: str = "") -> dict[str, np.ndarray]:
-    """The inverse of `from_state_dict`, with torch's counters of batches, which are 0; scanned
-    layers of a ViT are unstacked.
+    """The inverse of `from_state_dict`, with what torch's modules have beside: counters of batches
+    and the neck's biases, which are 0. Scanned layers of a ViT are unstacked.
     """
     of_vit = {name: tree for name, tree in params.items() if f"{name}/" in VIT}
     state = openphenom.to_state_dict(of_vit, model)
@@ -160,7 +163,19 @@ def to_state_dict(params: Params, model: ConfigDict, layout: str = "") -> dict[s
         state[name] = to_theirs(np.asarray(value))
         if name.endswith("running_var"):
             state[name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
+    if "neck" in params:
+        zeros = np.zeros_like(state["neck.5.bias"])
+        state |= dict.fromkeys(BIASES, zeros)
     return state
+
+
+def _without_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The neck's last running mean takes up what is before it and adds the same to all rows."""
+    if not all(name in state for name in (*BIASES, "neck.4.weight", "neck.5.running_mean")):
+        return state
+    of_norm, of_dense = (np.asarray(state.pop(name), np.float32) for name in BIASES)
+    added = np.asarray(state["neck.4.weight"], np.float32) @ of_norm + of_dense
+    return state | {"neck.5.running_mean": state["neck.5.running_mean"] - added}
 
 
 def stretched(kernel: np.ndarray, channels: int) -> np.ndarray:

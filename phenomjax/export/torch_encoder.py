@@ -213,9 +213,8 @@ class Classifier(nn.Module):
         self.neck = nn.Sequential()
         if dim:
             first = nn.BatchNorm1d(width, eps), nn.Linear(width, dim), nn.ReLU()
-            norm, last = (nn.BatchNorm1d(dim, eps) for _ in range(2))
-            norm.register_parameter("bias", None)
-            self.neck = nn.Sequential(*first, norm, nn.Linear(dim, dim, bias=False), last)
+            second = nn.BatchNorm1d(dim, eps), nn.Linear(dim, dim), nn.BatchNorm1d(dim, eps)
+            self.neck = nn.Sequential(*first, *second)
         if c["arcface_weight"] < 1.0:
             self.classifier = nn.Linear(dim or width, len(c["classes"]))
         if c["arcface_weight"] > 0.0:

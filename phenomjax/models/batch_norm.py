@@ -2,6 +2,9 @@
 parts of a batch (an experiment each), or given ones, a set for each row.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
@@ -37,12 +40,21 @@ class Statistics:
 STORED = Statistics()
 
 
+class Moments(NamedTuple):
+    """Of each part: mean and biased variance, and of how many numbers they are; float32."""
+
+    mean: Float[Array, "parts channel"]
+    var: Float[Array, "parts channel"]
+    count: Float[Array, "parts 1"]
+
+
 class BatchNorm(nn.Module):
     """y = (x - mean) / sqrt(var + epsilon) * scale + bias, over all axes but the last.
 
-    The statistics are float32 and two-pass; variances are biased, also in the running ones. Where
-    the collection "batch_stats" is mutable, the running statistics move towards the mean over
-    the parts; where "moments" is, `mean` and `var` of each part [parts, channel] are put there.
+    The statistics are float32 and two-pass; a batch is normalised by biased variances. Where the
+    collection "batch_stats" is mutable, the running statistics move towards the mean over the
+    parts of means and, as PyTorch's do, unbiased variances; where "moments" is, `mean` and `var`
+    of each part [parts, channel] are put there.
 
     Attributes:
       momentum: share of the running statistics that stays at a step.
@@ -58,18 +70,15 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch *space channel"], statistics: Statistics = STORED
+        self,
+        x: Float[Array, "batch *space channel"],
+        statistics: Statistics = STORED,
+        known: Moments | None = None,
     ) -> Float[Array, "batch *space channel"]:
+        """Normalises; `known` are the moments of x, where somebody has them already."""
         shape, rows = x.shape[-1:], x.shape[0]
-        scale, bias = (
-            self.param(name, nn.with_logical_partitioning(init, (None,)), shape, jnp.float32)
-            if wanted
-            else 0.0
-            for name, init, wanted in (
-                ("scale", nn.initializers.ones, True),
-                ("bias", nn.initializers.zeros, self.use_bias),
-            )
-        )
+        scale = self._parameter("scale", nn.initializers.ones, shape)
+        bias = self._parameter("bias", nn.initializers.zeros, shape) if self.use_bias else 0.0
         stored = {
             name: self.variable(RUNNING, name, fill, shape, jnp.float32)
             for name, fill in (("mean", jnp.zeros), ("var", jnp.ones))
@@ -77,11 +86,12 @@ class BatchNorm(nn.Module):
         mean, var = stored["mean"].value, stored["var"].value
         parts = 0 if self.is_initializing() else statistics.parts
         if parts:
-            mean, var = moments(x, statistics)
-            for name, value in (("mean", mean), ("var", var)):
+            mean, var, count = known or moments(x, statistics)
+            unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))
+            for name, value, moves in (("mean", mean, mean), ("var", var, unbiased)):
                 if self.is_mutable_collection(RUNNING):
                     stays = self.momentum
-                    moved = stays * stored[name].value + (1.0 - stays) * value.mean(0)
+                    moved = stays * stored[name].value + (1.0 - stays) * moves.mean(0)
                     stored[name].value = lax.stop_gradient(moved)
                 if self.is_mutable_collection(MOMENTS):
                     self.put_variable(MOMENTS, name, value)
@@ -97,13 +107,13 @@ class BatchNorm(nn.Module):
         mean, factor = mean.reshape(spread), (lax.rsqrt(var + self.epsilon) * scale).reshape(spread)
         return ((split - mean) * factor + bias).reshape(x.shape).astype(self.dtype)
 
+    def _parameter(self, name: str, init: nn.initializers.Initializer, shape: Sequence[int]):
+        boxed = nn.with_logical_partitioning(init, (None,))
+        return self.param(name, boxed, shape, jnp.float32)
 
-def moments(
-    x: Float[Array, "batch *space channel"], statistics: Statistics
-) -> tuple[Float[Array, "parts channel"], Float[Array, "parts channel"]]:
-    """Mean and biased variance of each part, float32, over its rows, all places, and the mapped
-    axis if there is one.
-    """
+
+def moments(x: Float[Array, "batch *space channel"], statistics: Statistics) -> Moments:
+    """Those of each part, over its rows, all places, and the mapped axis if there is one."""
     parts, rows = statistics.parts, x.shape[0]
     split = x.astype(jnp.float32).reshape(rows // parts, parts, -1, x.shape[-1])
     weight = jnp.ones(rows) if statistics.weight is None else statistics.weight
@@ -115,4 +125,10 @@ def moments(
     count = whole(weight.sum((0, 2))) * split.shape[2]
     mean = whole((weight * split).sum((0, 2))) / count
     apart = jnp.square(split - mean[:, None])
-    return mean, whole((weight * apart).sum((0, 2))) / count
+    return Moments(mean, whole((weight * apart).sum((0, 2))) / count, count)
+
+
+def beside(left: Moments, right: Moments) -> Moments:
+    """Moments of features that are concatenated."""
+    mean, var = (jnp.concatenate(pair, -1) for pair in zip(left[:2], right[:2], strict=True))
+    return Moments(mean, var, left.count)

@@ -11,7 +11,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from phenomjax.models import layers
-from phenomjax.models.batch_norm import STORED, BatchNorm, Statistics
+from phenomjax.models.batch_norm import (
+    STORED,
+    BatchNorm,
+    Moments,
+    Statistics,
+    beside,
+    moments,
+)
 from phenomjax.system.errors import UserError
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, in growth rates
@@ -69,9 +76,9 @@ class Layer(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Images, statistics: Statistics) -> Features:
+    def __call__(self, x: Images, statistics: Statistics, known: Moments | None) -> Features:
         width, options = BOTTLENECK * self.growth_rate, {"dtype": self.dtype}
-        x = nn.relu(BatchNorm(**self.norm, **options, name="norm1")(x, statistics))
+        x = nn.relu(BatchNorm(**self.norm, **options, name="norm1")(x, statistics, known))
         x = Convolution(width, 1, axes=(None, "embed"), **options, name="conv1")(x)
         x = nn.relu(BatchNorm(**self.norm, **options, name="norm2")(x, statistics))
         return Convolution(self.growth_rate, 3, axes=("embed", None), **options, name="conv2")(x)
@@ -122,15 +129,19 @@ class DenseNet(nn.Module):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         for number, count in enumerate(self.block_config, 1):
+            # of what all layers before gave: once, and not again by the norm of every later layer
+            known = moments(x, statistics) if statistics.parts else None
             for index in range(1, count + 1):
                 # named as in torchvision's state dict
                 make = layer(
                     self.growth_rate, self.norm, self.dtype, name=f"block{number}_layer{index}"
                 )
-                x = jnp.concatenate([x, make(x, statistics)], -1)
+                new = make(x, statistics, known)
+                x = jnp.concatenate([x, new], -1)
+                known = known and beside(known, moments(new, statistics))
             if number < len(self.block_config):
                 name = f"transition{number}"
-                x = nn.relu(BatchNorm(**norm, name=f"{name}_norm")(x, statistics))
+                x = nn.relu(BatchNorm(**norm, name=f"{name}_norm")(x, statistics, known))
                 x = Convolution(
                     x.shape[-1] // 2,
                     1,
@@ -139,7 +150,7 @@ class DenseNet(nn.Module):
                     name=f"{name}_conv",
                 )(x)
                 x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
-        x = nn.relu(BatchNorm(**norm, name="norm5")(x, statistics))
+        x = nn.relu(BatchNorm(**norm, name="norm5")(x, statistics, known))
         return x.astype(jnp.float32).mean((1, 2))
 
 

@@ -92,29 +92,24 @@ def steps(c, devices=1, count=2):
     return losses, jax.device_get(now)
 
 
-@pytest.fixture(scope="module", params=["densenet", "vit"])
-def alone(request):
-    """(backbone, losses and state of one device)."""
-    return request.param, *steps(make_config(model__backbone=request.param, **EVERYTHING))
+@pytest.fixture(scope="module")
+def alone():
+    """Losses and state of one device."""
+    return steps(make_config(**EVERYTHING))
 
 
 def test_golden_losses(alone):
-    np.testing.assert_allclose(alone[1], GOLDEN[alone[0]], rtol=1e-4)
+    np.testing.assert_allclose(alone[0], GOLDEN["densenet"], rtol=1e-4)
+    found, _ = steps(make_config(model__backbone="vit", **EVERYTHING))
+    np.testing.assert_allclose(found, GOLDEN["vit"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("devices,micro,preset", [(4, 1, "dp"), (1, 4, "dp"), (2, 2, "fsdp")])
+@pytest.mark.parametrize("devices,micro,preset", [(4, 1, "dp"), (2, 2, "fsdp")])
 def test_devices_and_micro_batches_change_neither_losses_nor_statistics(
     alone, devices, micro, preset
 ):
-    backbone, losses, expected = alone
-    if backbone == "vit" and (devices, micro) != (2, 2):
-        pytest.skip("as for DenseNet")
-    c = make_config(
-        model__backbone=backbone,
-        mesh__preset=preset,
-        optimizer__accumulate_steps=micro,
-        **EVERYTHING,
-    )
+    losses, expected = alone
+    c = make_config(mesh__preset=preset, optimizer__accumulate_steps=micro, **EVERYTHING)
     found, after = steps(c, devices)
     np.testing.assert_allclose(found, losses, rtol=2e-5)
     shared, theirs = (state.shared(each.carry)["batch_stats"] for each in (after, expected))
