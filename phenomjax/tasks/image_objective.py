@@ -172,7 +172,7 @@ class ImageObjective:
         """Places at which the network computes for an image of a batch (batch, height, width, C):
         what the default size of a batch is measured by.
         """
-        return shape[1] * shape[2] // 16**2
+        return max(shape[1] * shape[2] // 16**2, 1)
 
     def embed(
         self,

@@ -21,12 +21,13 @@ from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.options import Options
 from phenomjax.models.batch_norm import Statistics
 from phenomjax.state import shared
-from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
+from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, UserError
 from phenomjax.system.options import parse
 from phenomjax.tasks.perturbation import Perturbation
 from phenomjax.trained import twin
 from phenomjax.trained.domain_statistics import Moments, flatten, unflatten
 from tests.inference.test_embed_images import contents, read, write_run
+from tests.lab import toy_engine
 from tests.lab.doors import run_as_door
 
 SIZE, CHANNELS = 16, ("DNA", "ER")
@@ -271,6 +272,24 @@ def test_what_is_killed_goes_on_and_shares_agree(model, tmp_path, monkeypatch):
     assert two == three
 
 
+def test_an_engine_takes_them_over_several_banks(model, tmp_path, monkeypatch):
+    """Stopped in the midst of it and gone on with; the bytes are those of one process."""
+    folder, *_ = model
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.zarr", {"E1": [1, 0] * 4, name: [1, 0] * 3})
+    banks = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    words = ["--statistics", "controls", "--unit_crops", 8]
+    assert run(folder, banks, tmp_path / "one", *words) == EXIT_DONE
+    engine = toy_engine.replace(monkeypatch)
+    engine.limit = 3  # units of statistics, of four
+    assert run(folder, banks, tmp_path / "two", *words, "--engine", "slurm") == EXIT_STOPPED
+    assert len(list((tmp_path / "two.statistics" / "moments").iterdir())) == 3
+    engine.limit = None
+    assert run(folder, banks, tmp_path / "two", *words, "--engine", "slurm") == EXIT_DONE
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert not (tmp_path / "two.statistics").exists()
+
+
 def test_the_untrained_twin_has_statistics_too(model, tmp_path):
     folder, *_ = model
     write(tmp_path / "b.zarr", {"E1": [0] * 4})
@@ -309,6 +328,8 @@ def test_cell_types_are_told_as_the_model_knows_them(tmp_path, caplog):
         UserError, match=r"All 4 images have cell type U2OS .* HUVEC.*cell_type=NAME"
     ):
         run(tmp_path / "other", bank, tmp_path / "p.zarr")
+    with pytest.raises(UserError, match=r"--runtime onnxruntime .* cell type of each image"):
+        run(run_, bank, tmp_path / "q.zarr", "--runtime", "onnxruntime")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.options import Options, runtime_options
 from phenomjax.inference.images.plan import EmbeddingSettings, WorkLayout
 from phenomjax.inference.runtimes import choose
+from phenomjax.system.errors import UserError
 from phenomjax.trained import image_model
 from phenomjax.trained.graphs.graph import GraphSettings
 from phenomjax.trained.model import ImageModel
@@ -69,6 +70,11 @@ class BankEmbedding:
         height, width = self.bank.shape[1:3]
         self.grid = plan.grid(height, width, self._crop_size, self._stride)
         self.layout: WorkLayout
+        if model.task.reads_cell_type and options.runtime != "jax":
+            raise UserError(
+                f"`runtime` {options.runtime} takes pixels alone, and this model is told the cell"
+                " type of each image (model.cell_type=True). Leave `runtime` out."
+            )
         self._cells = cell_types(model, self.bank)
         self.statistics = domains.settings(options, model)
         self._statistics_record: dict[str, object] = {}
