@@ -90,7 +90,8 @@ def run(
                     begin(fresh[int(name.removeprefix("look-"))], seen)
                 if statistics and begun:
                     _take(options, statistics, jobs, begun, executor, stop)
-                _embed(options, begun, statistics, executor, folder, stop)
+                if not stop.is_set():
+                    _embed(options, begun, statistics, executor, folder, stop)
         if stop.is_set():
             log.info("stopped; the same command goes on from here")
             return EXIT_STOPPED

@@ -172,6 +172,11 @@ class Stored:
         self._table = functools.lru_cache(maxsize=64)(self._read)
         self.stacked = functools.lru_cache(maxsize=2)(self._stacked)
 
+    @property
+    def bytes(self) -> int:
+        """Of the statistics of a domain on a device."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._running))
+
     def _stacked(self, names: tuple[str, ...]) -> Params:
         """{"batch_stats": [domains, channel]}, filled up to a power of two, for few programs."""
         tables = [self._table(name) for name in names]

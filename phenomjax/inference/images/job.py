@@ -23,6 +23,7 @@ from phenomjax.trained.model import ImageModel
 
 # by what they were made for; each holds the parameters
 Runtimes: TypeAlias = dict[tuple[object, ...], choose.Runtime]
+STACKED_BYTES = 256 << 20  # of statistics of domains that are on a device
 
 
 class BankEmbedding:
@@ -120,7 +121,9 @@ class BankEmbedding:
         if self._stored is None:
             return cells
         names, codes = self._domains
-        found, place = np.unique(codes[images], return_inverse=True)
+        found, place = np.arange(len(names)), codes[images]
+        if len(names) * self._stored.bytes > STACKED_BYTES:  # only those that the batch needs
+            found, place = np.unique(place, return_inverse=True)
         stored = self._stored.stacked(tuple(names[found].tolist()))
         return choose.Given({**cells.rows, "domain": place.astype(np.int32)}, stored)
 

@@ -100,13 +100,18 @@ class DomainStatistics:
             fingerprints = sorted(jobs[bank].bank.fingerprint for bank in there)
             job.use_statistics(work, settings.record(fingerprints))
         self._notes = units.Notes(work)
+        self._shared = False  # whether a share of all banks is done
+        self._begun = False
 
     def begin(self) -> None:
-        """Makes the work folder, or goes on with the work there.
+        """Makes the work folder, or goes on with the work there; once.
 
         Raises:
           UserError: it was begun otherwise.
         """
+        if self._begun:
+            return
+        self._begun = True
         told = {
             name: {
                 "images": sum(len(one) for parts in banks.values() for one in parts),
@@ -166,11 +171,13 @@ class DomainStatistics:
         Of the shares of tasks that know nothing of each other each does its own, and then what is
         still missing: so none waits, and side by side hardly a unit is done twice.
         """
-        others = [one for one in self._jobs if not one.out.exists()]
-        todo = list(self.left(others))
-        own = todo[mine.index :: mine.number]
         label = f"statistics{f' {mine}' if mine.number > 1 else ''}"
-        for parts in [own, [] if mine.number == 1 else list(self.left([job]))]:
+        todo = [lambda: list(self.left([job]))]
+        if mine.number > 1 and not self._shared:
+            others = [one for one in self._jobs if not one.out.exists()]
+            todo = [lambda: list(self.left(others))[mine.index :: mine.number], *todo]
+            self._shared = True
+        for parts in (find() for find in todo):
             total = sum(part.images for part in parts)
             progress = Progress(label, total, "images", 0, every_seconds=10.0)
             for part in parts:
@@ -204,10 +211,10 @@ class DomainStatistics:
     def _sort(self, number: int, job: BankEmbedding, rows: Numbers) -> None:
         names, codes = domains.names_of(job.bank, self.settings.by)
         marked = _controls(job.bank)
-        for place in np.unique(codes[rows]):
-            images = rows[codes[rows] == place]
-            controls = marked[images]
-            name = names[place]
+        rows = rows[np.argsort(codes[rows], kind="stable")]
+        places, starts = np.unique(codes[rows], return_index=True)
+        for place, images in zip(places, np.split(rows, starts[1:]), strict=True):
+            controls, name = marked[images], names[place]
             self._controls[name] = self._controls.get(name, 0) + int(controls.sum())
             if self.settings.kind == "experiment":
                 controls = np.zeros(len(images), bool)
