@@ -275,14 +275,14 @@ def test_too_few_controls(tmp_path):
     bank = plant(tmp_path / "b.zarr", defects, is_control=few)
     said, found = judged(bank, tmp_path / "m.parquet")
     assert {i: said[i] for i in np.flatnonzero(said)} == defects
-    assert any("less than `min_controls` 8: E0 (3)" in line for line in found.told)
+    assert any("less than --min_controls 8: E0 (3): the other" in line for line in found.told)
     # all experiments have few: together they are enough, or they are not
     bank = plant(tmp_path / "c.zarr", defects, is_control=np.tile(np.arange(16) < 2, 6))
     said, found = judged(bank, tmp_path / "c.parquet")
     assert {i: said[i] for i in np.flatnonzero(said)} == defects
     assert {limit.learnt_from for limit in found.limits} == {"all"}
     said, found = judged(bank, tmp_path / "c.parquet", GateOptions(min_controls=13))
-    assert not said.any() and any("No limits at all" in line for line in found.told)
+    assert not said.any() and "--limits images" in found.told[0]
     # what is offered
     said, _ = judged(bank, tmp_path / "c.parquet", GateOptions(min_controls=13, limits="images"))
     assert {i: said[i] for i in np.flatnonzero(said)} == defects
@@ -359,7 +359,7 @@ def test_channels_of_nuclei_and_banks_of_other_channels(tmp_path):
     write_bank(tmp_path / "c.zarr", [i[..., :1] for i in images], table, ("w2",), chunk=32)
     bank, other = (open_bank(tmp_path / f"{name}.zarr") for name in "bc")
     said, found = judged(bank, tmp_path / "m.parquet")
-    assert not said.any() and any("name it with `nuclei`" in line for line in found.told)
+    assert not said.any() and any("name it with --nuclei" in line for line in found.told)
     with pytest.raises(UserError, match="`nuclei` w4: the bank has no such channel"):
         measured(bank, tmp_path / "n.parquet", measure.Settings("w4"))
     named = measured(bank, tmp_path / "n.parquet", measure.Settings("w1"))
@@ -367,6 +367,17 @@ def test_channels_of_nuclei_and_banks_of_other_channels(tmp_path):
     both = measured(bank, tmp_path / "o.parquet", banks=[other])
     assert np.isnan(both.column("sharpness/w1")[12:]).all()
     assert not gates.judge(both, [bank, other], JUDGE).codes.any()
+
+
+def test_a_reporter_that_is_off_beside_one_other_channel(tmp_path):
+    images = [field(i)[..., :2] for i in range(12)]
+    for image in images[:10]:
+        image[..., 1] = np.random.default_rng(0).normal(10, 1.5, (SIZE, SIZE))
+    images[11][:] = images[0][:, :, 1:]  # nothing in either
+    table = pa.table({"experiment": ["E"] * 12, "is_control": [i < 10 for i in range(12)]})
+    write_bank(tmp_path / "b.zarr", images, table, ("DNA", "GFP"), chunk=32)
+    said, _ = judged(open_bank(tmp_path / "b.zarr"), tmp_path / "m.parquet")
+    assert said.tolist() == [""] * 11 + ["empty"]
 
 
 def test_units_of_nuclei():

@@ -4,12 +4,15 @@ the controls of each experiment teach.
 An image is dropped, for the first reason that holds, as
 
   unreadable    it cannot be decoded
-  empty         at least half of its channels show nothing but noise
+  empty         half of its channels show nothing but noise
   saturated     more of a channel is saturated than its limit
-  out_of_focus  at least half of the channels that show something are less sharp than their limit
+  out_of_focus  half of the channels that show something are less sharp than their limit
   dead          it has fewer nuclei than the limit, or they cover less
-  empty         a channel shows nothing but noise that shows more in the controls; or at least half
-                of the channels have less contrast than their limit
+  empty         a channel shows nothing but noise that shows more in the controls; or half of the
+                channels have less contrast than their limit
+
+Half is at least half of them, and two unless there is one; channels in which the controls show
+nothing, such as a reporter that is off, do not count.
 
 A limit is the median of the controls less (of saturated pixels: plus) `spreads` of their robust
 standard deviations (1.4826 times the median absolute deviation), so that some of the controls may
@@ -364,16 +367,18 @@ class _Judge:
         self.plates = groups_of(banks, "experiment", "plate")
         images = len(self.batches.of)
         self.judged = Judged(np.zeros(images, np.uint8))
-        there, silent, dim, blurred = np.zeros((4, images), np.uint8)  # channels
-        burnt, dark = np.zeros((2, images), bool)
-        countable = np.ones(images, bool)
+        measured, noisy, there, silent, dim, blurred = np.zeros((6, images), np.uint8)  # channels
+        burnt, countable = np.zeros(images, bool), np.ones(images, bool)
         for channel in measures.channels:
             contrast = measures.column(f"contrast/{channel}")
-            there += np.isfinite(contrast)
             noise = contrast < NOISE_CONTRAST
-            silent += noise
-            dim += self._beyond(CONTRAST, channel, contrast) | noise
-            dark |= self._dark(channel, contrast, noise)
+            measured += np.isfinite(contrast)
+            noisy += noise
+            counts = self._shows(channel, contrast)
+            there += counts & np.isfinite(contrast)
+            silent += counts & noise
+            self._tell_plates(counts & noise, f"channel {channel} shows nothing but noise")
+            dim += counts & (self._beyond(CONTRAST, channel, contrast) | noise)
             countable &= ~(noise & self._nuclear(channel))
             sharp = np.where(noise, np.nan, measures.column(f"sharpness/{channel}"))
             blurred += self._beyond(SHARPNESS, channel, sharp)
@@ -381,14 +386,13 @@ class _Judge:
         unit, factor = density(measures)
         few = self._beyond(CELLS, None, measures.column("cells") * factor, unit)
         few |= self._beyond(COVERED, None, measures.column("covered"))
-        shown = there - silent
         for reason, mask in (  # the first reason last
-            ("empty", dark | (2 * dim >= there)),
+            ("empty", (silent > 0) | _half(dim, there)),
             ("dead", few & countable),
-            ("out_of_focus", (blurred > 0) & (2 * blurred >= shown)),
+            ("out_of_focus", _half(blurred, measured - noisy)),
             ("saturated", burnt),
-            ("empty", 2 * silent >= there),
-            ("unreadable", there == 0),
+            ("empty", _half(silent, there) | (noisy == measured)),
+            ("unreadable", measured == 0),
         ):
             self.judged.codes[mask] = REASONS.index(reason)
         self._tell()
@@ -430,29 +434,23 @@ class _Judge:
             )
         return beyond
 
-    def _dark(
-        self,
-        channel: str,
-        contrast: Float[np.ndarray, " images"],
-        noise: Bool[np.ndarray, " images"],
+    def _shows(
+        self, channel: str, contrast: Float[np.ndarray, " images"]
     ) -> Bool[np.ndarray, " images"]:
-        """Images in which a channel is noise alone that shows something in the controls of their
-        cell type.
-        """
-        kinds = self.batches.second()[self.batches.of]
-        dark = np.zeros(len(noise), bool)
-        for kind in np.unique(kinds[noise]):
-            seen = contrast[self.teachers & (kinds == kind)]
+        """Images of cell types whose controls show something in a channel, or have it not."""
+        kinds = self.batches.second()
+        shows = np.ones(len(kinds), bool)
+        for kind in np.unique(kinds):
+            seen = contrast[self.teachers & (kinds == kind)[self.batches.of]]
             seen = seen[np.isfinite(seen)]
-            if len(seen) and np.median(seen) > NOISE_CONTRAST:
-                dark |= noise & (kinds == kind)
-            elif len(seen):
-                self.judged.told.append(
-                    f"Channel {channel} shows nothing but noise in the controls: nothing is dropped"
-                    " for it."
-                )
-        self._tell_plates(dark, f"channel {channel} shows nothing but noise")
-        return dark
+            if len(seen) and np.median(seen) < NOISE_CONTRAST:
+                shows[kinds == kind] = False
+        if not shows.all():
+            self.judged.told.append(
+                f"Channel {channel} shows nothing but noise in the controls: nothing is dropped for"
+                " it."
+            )
+        return shows[self.batches.of]
 
     def _tell_plates(self, mask: Bool[np.ndarray, " images"], what: str) -> None:
         """Tells of plates nearly all images of which are in a mask."""
@@ -487,24 +485,24 @@ class _Judge:
                     f"The controls of {names} are {measured.worse} themselves, compared with those"
                     f" of the other experiments of the cell type ({_example(odd[0])}): the others"
                     " give the limits there. Where these experiments only differ, raise"
-                    f" `{'focus_spreads' if measured is SHARPNESS else 'spreads'}`."
+                    f" --{'focus_spreads' if measured is SHARPNESS else 'spreads'}."
                 )
-        few = {o.experiment: o.controls for o in limits if o.measure == "contrast"}
-        few = {e: n for e, n in few.items() if n < self.options.min_controls}
+        few = {one.experiment: one for one in limits if one.measure == "contrast"}
+        few = {name: one for name, one in few.items() if one.learnt_from != "experiment"}
         if few and self.options.limits == "experiment":
-            names = first_of(f"{experiment} ({n})" for experiment, n in few.items())
-            told.append(
-                f"Too few images of controls for limits of their own, less than `min_controls`"
-                f" {self.options.min_controls}: {names}. The other experiments of the cell type"
-                " gave them."
+            names = first_of(f"{name} ({one.controls})" for name, one in few.items())
+            whose = {
+                "others": "the other experiments of the cell type gave them",
+                "all": "all experiments of the cell type gave them together",
+                "none": "there are none, and only images of nothing but noise are dropped;"
+                " --limits images lets all images teach them",
+            }
+            ways = "; or ".join(
+                text for way, text in whose.items() if way in {o.learnt_from for o in few.values()}
             )
-        none = {o.cell_type for o in limits if o.measure == "contrast" and o.learnt_from == "none"}
-        if none:
-            names = first_of(sorted(map(str, none)))
             told.append(
-                f"No limits at all for cell type {names}: all its experiments together have fewer"
-                f" than {self.options.min_controls} images of controls. Nothing was dropped there;"
-                " `limits` images lets all images teach them."
+                "Too few images of controls for limits of their own, less than --min_controls"
+                f" {self.options.min_controls}: {names}: {ways}."
             )
         kinds = np.bincount(self.batches.second())
         if kinds.min() < LEAST_BATCHES and self.options.limits == "experiment":
@@ -520,8 +518,15 @@ class _Judge:
         if not any(bank["nuclei"] for bank in self.measures.described["banks"]):
             told.append(
                 "No channel is known to show nuclei, so none were counted and no image is dropped"
-                " as dead: name it with `nuclei`."
+                " as dead: name it with --nuclei."
             )
+
+
+def _half(
+    some: UInt8[np.ndarray, " images"], of: UInt8[np.ndarray, " images"]
+) -> Bool[np.ndarray, " images"]:
+    """Where some are at least half of all, and two unless there is one."""
+    return (some > 0) & (some >= np.maximum((of + 1) // 2, np.minimum(of, 2)))
 
 
 def _example(limit: Limit) -> str:
