@@ -1,0 +1,194 @@
+"""What a staining shift costs a weakly supervised model, and how much of it statistics of the batch
+bring back: `python -m bench.batches [--seeds 3] [--work FOLDER]`.
+
+Trains the model of configs/perturbation_demo.py on seven simulated experiments without a staining
+shift, half of each part controls (`data.control_share`), once a seed. Then it tells the 16
+knock-outs of eight experiments apart that it never saw, as they are and with a shift: the same
+cells on the same plates, other optics (`--staining-shift`). The statistics of the batch norms are
+
+  running         those of training;
+  AdaBN           of all images of the experiment;
+  stabilised      of its controls and its other images, with the shares that training had;
+  controls alone  of its controls.
+
+Under label shift an experiment has its controls and two of the 16 knock-outs: eight such sets, so
+that every image is asked about once; the network does not know which two. "Recovered" is the share
+of what the shift costs by running statistics that comes back. Intervals: 95 %, bootstrap over
+experiments, paired; the mean over seeds is taken before.
+"""
+
+import argparse
+import functools
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bench import rounds
+from phenomjax.checkpoints import loading
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.opening import open_bank
+from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
+from phenomjax.models.batch_norm import STORED, Statistics
+from phenomjax.statistics import bootstrap
+from phenomjax.tasks.perturbation import Perturbation
+
+TRAINED, TESTED, WELLS, PX = 8, 8, 96, 128  # experiments, of a plate each; one of TRAINED watches
+SHARE = 0.5  # of controls in training
+AT_ONCE = 2  # knock-outs of an experiment under label shift
+
+
+def screen(first: int, plates: int, shift: float) -> SimulationConfig:
+    """As of configs/perturbation_demo.py."""
+    return SimulationConfig(
+        first_plate=first,
+        num_plates=plates,
+        plates_per_experiment=1,
+        wells_per_plate=WELLS,
+        field_px=PX,
+        cell_radius=16.0,
+        num_complexes=0,
+        num_single_genes=16,
+        inactive_fraction=0.0,
+        num_compounds=0,
+        effect_size=4.0,
+        staining_shift=shift,
+    )
+
+
+def train(bank: Path, workdir: Path, seed: int, steps: int) -> None:
+    """Trains one model; a finished one is kept."""
+    words = ["--config", "configs/perturbation_demo.py", "--workdir", str(workdir)]
+    words += [f"--config.data.banks=('{bank}',)", f"--config.data.val_groups=('EXP{TRAINED:02d}',)"]
+    words += [f"--config.data.control_share={SHARE}", f"--config.seed={seed}"]
+    words += [f"--config.num_steps={steps}", f"--config.eval.every_steps={steps}"]
+    words += [f"--config.checkpoint.every_steps={steps}", f"--config.figures.every_steps={steps}"]
+    subprocess.run([sys.executable, "-m", "phenomjax.main", *words], check=True)
+
+
+class Asked:
+    """A trained model, asked about whole experiments."""
+
+    def __init__(self, workdir: Path):
+        config, self.params, _ = loading.load(workdir)
+        self.task, self.crop = Perturbation(config), config.data.crop_size
+        self.classes = list(config.model.classes)
+
+    @functools.cached_property
+    def _logits(self):
+        return jax.jit(self.task.logits)
+
+    def right(self, images: np.ndarray, labels: np.ndarray, weight: np.ndarray | None):
+        """Which rows are told rightly, by the statistics of rows with weights; None: running."""
+        edge = (images.shape[1] - self.crop) // 2
+        inner = slice(edge, edge + self.crop)
+        statistics = STORED if weight is None else Statistics(parts=1, weight=weight)
+        logits = self._logits(self.params, {"pixels": images[:, inner, inner]}, statistics)
+        return np.asarray(logits).argmax(-1) == labels
+
+
+def weights(control: np.ndarray, others: np.ndarray, share: float) -> np.ndarray:
+    """Of the rows of an experiment: `share` of all for the controls together, the rest for the
+    others.
+    """
+    found = np.where(control, share / control.sum(), 0.0)
+    return (found + np.where(others, (1 - share) / others.sum(), 0.0)).astype(np.float32)
+
+
+def accuracies(model: Asked, bank: ImageBank, shifted: bool) -> dict[str, list[float]]:
+    """{statistics: accuracy on the knock-outs of each experiment}."""
+    table = bank.metadata.to_pandas()
+    found: dict[str, list[float]] = {}
+    for _, rows in table.groupby("experiment", sort=True):
+        images = np.stack([bank.read(row) for row in rows.index])
+        control = rows["is_control"].to_numpy()
+        name = rows["perturbation"].to_numpy()
+        labels = np.array([model.classes.index(one) for one in name])
+        ways: dict[str, np.ndarray | None] = {"running": None}
+        ways["AdaBN"] = np.ones(len(rows), np.float32)
+        ways["stabilised"] = weights(control, ~control, SHARE)
+        ways["controls alone"] = weights(control, ~control, 1.0)
+        for way, weight in ways.items():
+            right = model.right(images, labels, weight)
+            found.setdefault(way, []).append(float(right[~control].mean()))
+        if not shifted:
+            continue
+        genes = sorted(set(name[~control]))
+        sets = [genes[k : k + AT_ONCE] for k in range(0, len(genes), AT_ONCE)]
+        for way in ("AdaBN", "stabilised"):
+            right = np.zeros(len(rows), bool)
+            for few in sets:
+                there = np.isin(name, few)
+                weight = (control | there).astype(np.float32)
+                if way == "stabilised":
+                    weight = weights(control, there, SHARE)
+                right[there] = model.right(images, labels, weight)[there]
+            key = f"{way}, label shift"
+            found.setdefault(key, []).append(float(right[~control].mean()))
+    return found
+
+
+def main() -> int:
+    """Trains, asks and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--work", type=Path, help="kept, and continued; a temporary folder else")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options.work or Path(folder), options.seeds, options.steps)
+    return 0
+
+
+def measure(work: Path, seeds: int, steps: int) -> None:
+    """Prints the table."""
+    start = time.process_time()
+    plates = {"train": (0, TRAINED, 0.0)}
+    plates |= {"clean": (TRAINED, TESTED, 0.0), "shifted": (TRAINED, TESTED, 1.0)}
+    for name, settings in plates.items():
+        write_screen(work / f"{name}.zarr", screen(*settings))
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for seed in range(seeds):
+        train(work / "train.zarr", work / f"seed_{seed}", seed, steps)
+        model = Asked(work / f"seed_{seed}")
+        for name in ("clean", "shifted"):
+            bank = open_bank(work / f"{name}.zarr")
+            for way, values in accuracies(model, bank, name == "shifted").items():
+                found.setdefault((name, way), []).append(values)
+    tables = {key: np.array(values) for key, values in found.items()}  # [seeds, experiments]
+    print(rounds.header("", ("jax", "flax", "numpy")))
+    print(
+        f"{seeds} seeds of {steps} steps, {TESTED} unseen experiments of {WELLS} wells,"
+        f" 16 knock-outs (chance {1 / 16:.3f} of these); {time.process_time() - start:.0f} CPU s"
+        " beside the training"
+    )
+    print(f"{'':10}{'statistics':26}{'accuracy':>9}{'95 %':>17}{'sd of seeds':>13}  recovered")
+    clean, running = tables["clean", "running"].mean(0), tables["shifted", "running"].mean(0)
+    rows = np.concatenate([*bootstrap.drawn(TESTED)])
+    for (name, way), table in tables.items():
+        by_experiment = table.mean(0)
+        low, high = bootstrap.interval(by_experiment[rows].mean(1)) or (np.nan,) * 2
+        spread = table.mean(1).std(ddof=1) if seeds > 1 else float("nan")
+        line = f"{name:10}{way:26}{by_experiment.mean():9.3f}{f'{low:.3f} to {high:.3f}':>17}"
+        line += f"{spread:13.3f}"
+        if name == "shifted" and way != "running":
+            share = recovered(by_experiment, clean, running)
+            drawn = [
+                recovered(*(x[draw] for x in (by_experiment, clean, running))) for draw in rows
+            ]
+            low, high = bootstrap.interval(np.array(drawn)) or (np.nan,) * 2
+            line += f"  {share:.0%} ({low:.0%} to {high:.0%})"
+        print(line)
+
+
+def recovered(some: np.ndarray, clean: np.ndarray, running: np.ndarray) -> float:
+    """Share of what the shift costs that comes back, of means over experiments."""
+    return float((some.mean() - running.mean()) / (clean.mean() - running.mean()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
