@@ -1,5 +1,5 @@
-"""The demo of weak supervision: a small DenseNet tells the perturbations of a simulated screen apart,
-also in experiments that it never saw and that were stained otherwise.
+"""The demo of weak supervision: a small DenseNet tells the perturbations of a simulated screen
+apart, also in experiments that it never saw and that were stained otherwise.
 
   python -m phenomjax.main --config configs/perturbation_demo.py --workdir runs/perturbation_demo
 

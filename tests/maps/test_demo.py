@@ -140,6 +140,7 @@ def test_weak_supervision_beside_it(tmp_path):
     for words, bias in zip(simulated, ("0.0", "2"), strict=True):
         flags = dict(zip(words[2::2], words[3::2], strict=True))
         assert (flags["--first_plate"], flags["--arm-bias"]) == ("6", bias)
+        assert flags["--plates"] == "8"
         (tmp_path / flags["--out"]).mkdir()
     trained = [words for words in added if words[0] == "phenomjax.main"]
     assert len(trained) == 4
@@ -150,7 +151,7 @@ def test_weak_supervision_beside_it(tmp_path):
             kept = isinstance(_at(c, key), str)
             c.update_from_flattened_dict({key: value if kept else ast.literal_eval(value)})
         c = config.finalize(c)
-        assert c.data.val_groups == ("EXP06",) and c.data.split_by == "experiment"
+        assert c.data.val_groups == ("EXP07",) and c.data.split_by == "experiment"
     embedded = [words for words in added if words[0] == "phenomjax.embed"]
     assert [words[words.index("--out") + 1].split("/")[-1] for words in embedded] == [
         one.profiles for one in supervision.FEATURES.values()

@@ -155,7 +155,7 @@ def steps(options: Options) -> list[list[object]]:
         ["phenomjax.maps", "explore", *page],
     ]
     if options.with_:
-        commands += supervision.steps(out, settings)
+        commands += supervision.steps(out, settings, int(SCREEN["--plates"]))
         beside = (supervision.UNTRAINED, "intensity", "structure")
         for kind, one in supervision.FEATURES.items():
             commands += _map_steps(out, kind, one, beside if one.learned else ())

@@ -41,17 +41,22 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 STRIDE = {"mae": 32, "perturbation": 80}  # their crops have 64 and 96 px
 
 
-def steps(out: Path, screen: Mapping[str, int | float]) -> list[list[object]]:
-    """The words of every command that makes FEATURES, of a screen with these settings."""
-    plates = int(screen["--plates"])
+def steps(out: Path, screen: Mapping[str, int | float], plates: int) -> list[list[object]]:
+    """The words of every command that makes FEATURES, of a screen with these settings; models are
+    trained on so many plates.
+    """
+    shown = int(screen["--plates"])
     commands: list[list[object]] = []
     for bias, strength in TRAININGS.items():
         bank = out / f"training_{bias}.zarr"
-        changed: dict[str, int | float] = {"--first_plate": plates + plates % 2}
+        changed: dict[str, int | float] = {
+            "--plates": plates,
+            "--first_plate": shown + shown % 2,
+        }
         changed |= {} if strength is None else {"--arm-bias": strength}
         simulate = ["phenomjax.prepare", "simulate", "--out", bank, *flat({**screen, **changed})]
         commands.append(simulate)
-        last = (changed["--first_plate"] + plates - 1) // 2 + 1
+        last = (changed["--first_plate"] + plates + 1) // 2
         for model in MODELS:
             data = [f"--config.data.banks=('{bank}',)", "--config.data.split_by=experiment"]
             data += [f"--config.data.val_groups=('EXP{last:02d}',)"]
