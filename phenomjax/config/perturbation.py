@@ -23,6 +23,8 @@ VALIDATED = ("val/accuracy", "val/accuracy_adabn")
 def add_sections(c: ConfigDict) -> None:
     """Adds `c.model` and `c.data`."""
     image_data.add_sections(c)
+    # an accuracy is of all that is held out, each image once
+    c.eval.num_batches = 0
     _model(c.model)
     _data(c.data)
 
@@ -149,6 +151,12 @@ def check(c: ConfigDict) -> None:
             "config.checkpoint.best_metric is 'val/accuracy_adabn', which needs batches in parts of"
             " one experiment, and config.data.groups is 0. Set --config.data.groups=1, or"
             " --config.checkpoint.best_metric=val/accuracy."
+        )
+    if c.data.protocol and c.data.val_groups:
+        raise UserError(
+            f"config.data.val_groups is {tuple(c.data.val_groups)}, but config.data.protocol"
+            f" '{c.data.protocol}' says what is held out. Set --config.data.protocol='', or"
+            ' --config.data.val_groups="()".'
         )
     _check_parts(c)
     image_data.check(c)

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from phenomjax.config.checks import flatten
 from phenomjax.config.keys import base
 from phenomjax.system import files
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 
+LISTED = 8  # entries of a value that are told one by one
 # Keys that may differ when a run is continued in its workdir: they change speed, logging or the
 # length, not the mathematics.
 CHANGEABLE = (
@@ -116,10 +117,21 @@ def check_same_run(config: ConfigDict, stored: ConfigDict, workdir: Path) -> Non
         if new.get(k) != old.get(k) and not k.startswith(CHANGEABLE)
     ]
     if differ:
-        rows = "; ".join(f"{k}: {old.get(k)} there, {new.get(k)} now" for k in differ[:8])
+        rows = "; ".join(f"{k}: {_difference(old.get(k), new.get(k))}" for k in differ[:8])
         more = f" (and {len(differ) - 8} more)" if len(differ) > 8 else ""
         raise UserError(
             f"{workdir} holds a run with another configuration: {rows}{more}. Give another"
             " --workdir to start a new run, or the same configuration to continue that one (its"
             f" resolved config is {workdir / 'config.json'})."
         )
+
+
+def _difference(old: object, new: object) -> str:
+    """What two values of a key are; of long lists, what one of them has alone."""
+    if not (isinstance(old, tuple) and isinstance(new, tuple)) or max(len(old), len(new)) <= LISTED:
+        return f"{old} there, {new} now"
+    told = [f"{len(old):,} names there, {len(new):,} now"]
+    for side, mine, other in (("there", old, set(new)), ("now", new, set(old))):
+        if only := [name for name in mine if name not in other]:
+            told.append(f"{first_of(only, 4)} only {side}")
+    return ", ".join(told) + (" in another order" if len(told) == 1 else "")

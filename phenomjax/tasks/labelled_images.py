@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from phenomjax.data.images.labels import protocols, training
+from phenomjax.data.images.labels import training
 from phenomjax.data.images.labels.screen import Screen
-from phenomjax.data.images.labels.splits import rows_of
+from phenomjax.data.images.labels.splits import official_share, rows_of
 from phenomjax.data.selections import choose
 from phenomjax.tasks.image_objective import ImageObjective, banks_and_weights
 
@@ -67,12 +67,8 @@ class LabelledImages(ImageObjective):
         labels = screen.labels(model.classes, model.cell_types)
         told = list(screen.told)
         if unseen := screen.unseen(rows, model.classes):
-            trained = (
-                "they are left out."
-                if split == "train"
-                else ("they count neither as right nor as wrong.")
-            )
-            told.append(f"{unseen}: {trained}")
+            trained = "are left out" if split == "train" else "count neither as right nor as wrong"
+            told.append(f"{unseen}: they {trained}.")
         settings = self.loader_settings(split, process_index, process_count)
         if split == "train":
             known = screen.kept & False
@@ -82,7 +78,7 @@ class LabelledImages(ImageObjective):
         else:
             settings |= {"flip": False, "rotate": False, "crops_per_image": 1}
         if data.protocol:
-            told += _official(data.protocol, split, sum(map(len, rows)))
+            told.append(official_share(screen, split))
         return LabelledLoader(
             banks,
             labels=labels,
@@ -92,14 +88,3 @@ class LabelledImages(ImageObjective):
             told=told,
             **settings,
         )
-
-
-def _official(protocol: str, split: str, images: int) -> list[str]:
-    """What is to be said of a split that is not all of the official one."""
-    whole = protocols.PROTOCOLS[protocol].images.get(split, images)
-    if images == whole:
-        return [f"This is the whole {split} split of {protocol}."] if images else []
-    return [
-        f"{split} of {protocol} has {whole:,} images, here are {images:,}: what is measured on them"
-        " cannot be set beside published numbers."
-    ]

@@ -112,6 +112,17 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
         stored.check_same_run(valid(model__depth=6), valid(), tmp_path)
 
 
+def test_of_long_lists_the_difference_is_told(tmp_path):
+    many = tuple(f"GENE{number}" for number in range(1139))
+    runs = [valid(model__channels=names) for names in (many, (*many[1:], "new"), many[::-1])]
+    for other, told in (
+        (runs[1], "1,139 names there, 1,139 now, GENE0 only there, new only now"),
+        (runs[2], "1,139 names there, 1,139 now in another order"),
+    ):
+        with pytest.raises(UserError, match=rf"model\.channels: {told}\. Give another"):
+            stored.check_same_run(other, runs[0], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("task", "metric", "groups", "message"),
     [

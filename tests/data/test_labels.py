@@ -180,6 +180,8 @@ def test_each_held_out_image_comes_once_in_parts_of_one_experiment(tmp_path):
     for batch in batches:
         named = experiments(val, batch)
         assert all(len(set(named[part::2])) == 1 for part in (0, 1))
+        # also what fills a part is of other images, as far as there are any
+        assert all(len(set(batch["image"][part::2])) == 4 for part in (0, 1))
     check_equal(batches[1], val.batch(4))  # it begins again
     everything = task.loader(splits.ALL, 0, 1)
     assert everything.num_images == 69
@@ -205,6 +207,10 @@ def test_a_bad_image_is_replaced_by_one_of_its_experiment_with_its_own_label(tmp
             wanted = table[image]["perturbation"] or "control"
             assert task.config.model.classes[label] == wanted
     assert loader.bad_items == 22
+    everything = task.loader(splits.ALL, 0, 1)
+    seen = [everything.batch(step) for step in range(everything.steps_per_epoch)]
+    counted = np.concatenate([batch["image"][batch["label"] >= 0] for batch in seen])
+    assert sorted(counted) == [image for image in range(64) if image % 3]
 
 
 def test_banks_of_other_channels_and_of_the_same_experiment(tmp_path):
@@ -445,6 +451,14 @@ def test_what_is_in_one_experiment_only_is_warned_of(tmp_path, caplog):
     assert "12 of 17 classes are in one experiment only" in caplog.text
 
 
+def test_names_that_differ_in_their_spelling_are_warned_of(tmp_path, caplog):
+    bank = write(
+        tmp_path / "b.zarr", rows_of(perturbation=lambda e, p, w: f"{'Gg'[e > 'E2']}{w % 4}")
+    )
+    task_of(config_of(bank), tmp_path)
+    assert "8 classes are called alike but for capitals and spaces: " in caplog.text
+
+
 def test_a_part_that_is_larger_than_an_experiment_is_warned_of(tmp_path, caplog):
     bank = write(tmp_path / "b.zarr", rows_of())
     task_of(config_of(bank, global_batch_size=24), tmp_path).loader("train", 0, 1)
@@ -521,6 +535,7 @@ def test_the_official_splits_of_the_whole_of_rxrx1(whole, protocol, images, held
     }
     assert {name: len(names[name]) for name in held_out} == held_out
     assert len(names["train"]) == held_in
+    assert splits.official_share(screen, "val") == f"This is the whole val split of {protocol}."
     for split in protocols.PROTOCOLS[protocol].unseen:
         assert not names[split] & names["train"]
     assert names["val"] == {"HEPG2-08", "HUVEC-17", "RPE-08", "U2OS-04"}
@@ -539,16 +554,19 @@ def test_splits_need_their_sites(whole):
     assert len(splits.rows_of(screen, "train")[0]) == 81_224
 
 
-@pytest.mark.parametrize("site", ["1", "2"])
-def test_a_part_of_rxrx1_is_told_to_be_no_benchmark(tmp_path, site):
+def test_a_part_of_rxrx1_is_told_to_be_no_benchmark(tmp_path):
     names = ("HEPG2-01", "HUVEC-16", "U2OS-04", "RPE-11")
     bank = write(tmp_path / "b.zarr", rows_of(names, site=lambda e, p, w: str(p + 1)))
-    task = task_of(config_of(bank, data__protocol="rxrx1_wilds"), tmp_path)
+    config = config_of(bank, data__protocol="rxrx1_wilds")
+    task = task_of(config, tmp_path)
     counts = {split: 16 for split in ("train", "val", "id_test", "test")}
     for split, images in counts.items():
         loader = task.loader(split, 0, 1)
         assert loader.num_images == images
         assert "cannot be set beside published numbers" in loader.describe()
+    config.data.val_groups = ("HEPG2-01",)
+    with pytest.raises(UserError, match=r"'rxrx1_wilds' says what is held out.*protocol=''"):
+        configs.finalize(config)
 
 
 @pytest.mark.shared_data

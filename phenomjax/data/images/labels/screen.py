@@ -61,6 +61,7 @@ class Screen:
       control: whether it is a control: `is_control`, or of the perturbation type "control", which
         positive controls have.
       kept: whether it is read.
+      controls_left_out: whether it is not, because it is a control.
       told: what was left out and why, sentences.
 
     Raises:
@@ -93,8 +94,8 @@ class Screen:
             self._only("perturbation_type", wanted.perturbation_type, kind, anyones)
         if wanted.controls == "drop" or wanted.control_share:
             self._check_marked()
-        if wanted.controls == "drop":
-            self._drop(self.control, "are controls")
+        self.controls_left_out = self.kept & self.control & (wanted.controls == "drop")
+        self._drop(self.controls_left_out, "are controls")
         self.label = self._labelled(label, negative)
 
     @property

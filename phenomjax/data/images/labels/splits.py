@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from phenomjax.data.images.labels import protocols
 from phenomjax.data.images.labels.coded import read
@@ -32,7 +33,7 @@ def rows_of(screen: Screen, split: str) -> list[Rows] | None:
     if split == ALL:
         found = screen.numbering.rows(screen.kept)
     elif screen.wanted.protocol:
-        found = _official_rows(screen, split)
+        found = screen.numbering.rows(screen.kept & _official(screen, split))
     elif split in ("train", "val"):
         found = _split_rows(screen, split)
     else:
@@ -45,6 +46,25 @@ def rows_of(screen: Screen, split: str) -> list[Rows] | None:
         f"No image of {screen.named} is left to train on: data.protocol is"
         f" '{screen.wanted.protocol}', and they are all of experiments that it holds out. Give the"
         " banks of the others too, or hold out your own: --config.data.protocol=''."
+    )
+
+
+def official_share(screen: Screen, split: str) -> str:
+    """Whether a split of the protocol is all of the official one, in words; "" where nobody has
+    published how many images that is.
+    """
+    protocol = screen.wanted.protocol
+    whole = protocols.PROTOCOLS[protocol].images.get(split)
+    if whole is None:
+        return ""
+    everyone = screen.kept | screen.controls_left_out
+    images = int((everyone & _official(screen, split)).sum())
+    if images == whole:
+        without = ", without its controls" if screen.controls_left_out.any() else ""
+        return f"This is the whole {split} split of {protocol}{without}."
+    return (
+        f"The {split} split of {protocol} has {whole:,} images, here are {images:,} of them: what"
+        " is measured here cannot be set beside published numbers."
     )
 
 
@@ -89,7 +109,8 @@ def _in_both(screen: Screen, name: str, counts: Sequence[int]) -> UserError:
     )
 
 
-def _official_rows(screen: Screen, split: str) -> list[Rows]:
+def _official(screen: Screen, split: str) -> Bool[np.ndarray, "images"]:
+    """Which of all images are of a split of the protocol."""
     protocol = screen.wanted.protocol
     place = read(screen.banks, ("experiment", "site"))
     if protocol not in protocols.PROTOCOLS:
@@ -104,4 +125,4 @@ def _official_rows(screen: Screen, split: str) -> list[Rows]:
     if unknown := [places[code] for code in there if found[code] is None]:
         raise protocols.not_of(protocol, unknown)
     mine = [split in (splits or ()) for splits in found[:-1]]
-    return screen.numbering.rows(screen.kept & place.where(mine))
+    return place.where(mine)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,13 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
             f" are of {len(found)} class{'es' * (len(found) != 1)} of two images or more"
             f"{f' ({found[0]})' if found else ''}. Train on another column"
             f" (--config.data.label={screen.other_label()}), or on more banks."
+        )
+    spelt = Counter(name.casefold().strip() for name in found)
+    if alike := [name for name in found if spelt[name.casefold().strip()] > 1]:
+        log.warning(
+            "%d classes are called alike but for capitals and spaces: %s. What is one perturbation"
+            " must have one name in the metadata.",
+            *(len(alike), first_of(alike)),
         )
     _check_groups(screen, images)
     if wanted.control_share:

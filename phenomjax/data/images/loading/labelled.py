@@ -96,7 +96,7 @@ class LabelledLoader(ImageLoader):
                 f"; a batch is {self.parts} part{'s' * (self.parts > 1)} of"
                 f" {self.global_batch_size // self.parts} images of one group each"
             )
-        return " ".join([super().describe(), f"{said}.", *self.told])
+        return " ".join(filter(None, [super().describe(), f"{said}.", *self.told]))
 
     def _make_order(self, weights: Sequence[float]) -> Order:
         training, parts = self.split == "train", max(self.parts, 1)
@@ -179,11 +179,11 @@ class LabelledLoader(ImageLoader):
         images = arrays["image"][mine]
         arrays["cell_type"][mine] = self.labels.cell_type[images]
         label = self.labels.label[images]
-        if isinstance(self._order, EachOnce):
-            group, batch = self._order.batch(step)
-            counts = [
-                self._order.counts(group, batch, row // self.crops_per_image)
-                for row in range(start, stop)
-            ]
-            label = np.where(counts, label, np.int32(-1))
+        if isinstance(self._order, EachOnce) and self._ids is not None:
+            order, (group, batch) = self._order, self._order.batch(step)
+            places = [row // self.crops_per_image for row in range(start, stop)]
+            counts = [order.counts(group, batch, place) for place in places]
+            meant = self._ids[[order.image(group, batch, place) for place in places]]
+            # another one that took the place of a bad image has a place of its own
+            label = np.where(counts & (meant == images), label, np.int32(-1))
         arrays["label"][mine] = label

@@ -79,8 +79,8 @@ class PartOrder:
 
 class EachOnce:
     """Evaluation: each image once, in parts of one group each, in a shuffled order, so that the
-    first batches are of all groups. A part that has too few is filled with images that were there
-    before and do not count.
+    first batches are of all groups. A part for which too few are left is filled with others of its
+    group, which do not count: its statistics are of whole parts too.
 
     Args: see `PartOrder`.
 
@@ -92,20 +92,17 @@ class EachOnce:
         self, sizes: Sequence[Sequence[int]], *, seed: int, parts: int, images_per_part: int
     ):
         self._parts, self._images = parts, images_per_part
-        self._pieces: list[Int64[np.ndarray, "pieces 2"]] = []  # first image, number of images
+        # of each part: first image and size of its group, and where in it the part begins
+        self._begins: list[Int64[np.ndarray, "parts 3"]] = []
         first, batches = 0, list[tuple[int, int]]()
         for number, one in enumerate(sizes):
-            pieces = []
+            begins = []
             for size in one:
-                starts = np.arange(0, size, images_per_part)
-                pieces.append(
-                    np.stack([first + starts, np.minimum(size - starts, images_per_part)])
-                )
+                begins += [(first, size, start) for start in range(0, size, images_per_part)]
                 first += size
-            found = np.concatenate(pieces, axis=1).T
-            found = found[permutation(len(found), _mixed(seed, ONCE), number)]
-            self._pieces.append(found)
-            batches += [(number, batch) for batch in range(-(-len(found) // parts))]
+            order = permutation(len(begins), _mixed(seed, ONCE), number)
+            self._begins.append(np.array(begins, np.int64)[order])
+            batches += [(number, batch) for batch in range(-(-len(begins) // parts))]
         shuffled = permutation(len(batches), _mixed(seed, ONCE), len(sizes))
         self._batches = [batches[place] for place in shuffled]
         self.steps = len(batches)
@@ -123,10 +120,10 @@ class EachOnce:
         return self._find(group, batch, place)[1]
 
     def _find(self, group: int, batch: int, place: int) -> tuple[int, bool]:
-        pieces = self._pieces[group]
+        begins = self._begins[group]
         part, place = batch * self._parts + place % self._parts, place // self._parts
-        first, size = pieces[part % len(pieces)].tolist()
-        return first + place % size, part < len(pieces) and place < size
+        first, size, start = begins[part % len(begins)].tolist()
+        return first + (start + place) % size, part < len(begins) and start + place < size
 
 
 def _orders(
