@@ -46,7 +46,13 @@ def diff(stored: object, wanted: object) -> list[str]:
     ]
 
 
-def check(item: Path, wanted: object, what: str, levels: int = 0) -> None:
+MEND = (
+    "Use the model.* and optimizer.* of the run that wrote it (its config.json), or another"
+    " --workdir."
+)
+
+
+def check(item: Path, wanted: object, what: str, levels: int = 0, mend: str = MEND) -> None:
     """Compares the metadata of a stored item with a tree before anything is read.
 
     Args:
@@ -54,6 +60,7 @@ def check(item: Path, wanted: object, what: str, levels: int = 0) -> None:
       wanted: the tree.
       what: it is called in errors.
       levels: of names, from the top, at which it does not count what else is stored.
+      mend: what helps where arrays differ.
 
     Raises:
       UserError: the item is missing, or arrays differ (the first ten are listed).
@@ -68,8 +75,7 @@ def check(item: Path, wanted: object, what: str, levels: int = 0) -> None:
         more = f" … and {len(lines) - 10} more" if len(lines) > 10 else ""
         raise UserError(
             f"{what[0].upper()}{what[1:]} does not fit this configuration, {len(lines)} arrays"
-            f" differ: {'; '.join(lines[:10])}{more}. Use the model.* and optimizer.* of the run"
-            " that wrote it (its config.json), or another --workdir."
+            f" differ: {'; '.join(lines[:10])}{more}. {mend}"
         )
 
 
@@ -183,6 +189,7 @@ def load_params(
     abstract: Params,
     shared: Params | None = None,
     begins_with: Sequence[str] = (),
+    channels: Sequence[str] = (),
 ) -> tuple[Params, Params]:
     """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
     loaded.
@@ -193,6 +200,7 @@ def load_params(
       shared: likewise what the carry shares, if anything.
       begins_with: of a run of another task or another head, what may be taken alone: names of parts
         (first level) of the parameters.
+      channels: of the images that this run reads; of others a word is said.
 
     Returns:
       (params, shared): all of both, or the parts that were taken.
@@ -204,6 +212,16 @@ def load_params(
     item, *kept = _for_inference(folder)
     for each in (item, *kept):
         _verify(folder, each.name, together=True)
+    if channels:
+        theirs = config_stored.load(folder.parent.parent / "config.json").model
+        if "channels" in theirs and tuple(theirs.channels) != tuple(channels):
+            log.warning(
+                "init_from: %s has the channels %s, and this run reads %s: weights go by place, not"
+                " by name",
+                folder,
+                ", ".join(theirs.channels),
+                ", ".join(channels),
+            )
     stored, fresh, left = _metadata(item), list[str](), list[str]()
     part_only = bool(diff(stored, abstract)) and any(name in stored for name in begins_with)
     if part_only:
@@ -234,7 +252,12 @@ def load_params(
 
 def _restore(item: Path, wanted: Params, what: str, levels: int) -> Params:
     """What is wanted of an item; see `check`."""
-    check(item, wanted, what, levels)
+    mend = (
+        "Use the model.* of the run that wrote it (its config.json); weights of torchvision are"
+        " fitted to other channels by `python -m phenomjax.convert densenet IN OUT --channels"
+        " NAMES`."
+    )
+    check(item, wanted, what, levels, mend)
     args = ocp.checkpoint_utils.construct_restore_args(wanted)
     return ocp.PyTreeCheckpointer().restore(
         item,

@@ -36,6 +36,7 @@ from phenomjax.prepare.subsets import command as subset
 from phenomjax.trained import opening as trained
 from phenomjax.trained import release
 from phenomjax.training.metrics import read_metrics
+from tests.convert import test_densenet
 from tests.export.test_export import write_run
 from tests.kinds import mutations
 from tests.lab import tiny_language_models
@@ -234,6 +235,14 @@ def elmo(folder: Path) -> None:
     shutil.rmtree(run)
 
 
+def classes(folder: Path) -> None:
+    run = test_densenet.write_run(folder / "run")
+    run_as_door(convert, ["densenet", run, folder / "w.safetensors"])
+    words = ["--checkpoint", run, "--format", "release", "--out", folder / "release"]
+    run_as_door(export, [*words, "--licence", "MIT"])
+    shutil.rmtree(run)
+
+
 def convert_all(name: str) -> Callable[[Path], object]:
     def call(folder: Path) -> None:
         files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".npz", ".hdf5")]
@@ -329,6 +338,8 @@ DOORS = [
     Door("weights", weights, convert_all("transformer_xl"), "*", 0.4),
     Door("bare_weights", bare_weights, convert_all("transformer_xl"), "*", 0.4),
     Door("elmo", elmo, convert_all("elmo"), "*", 0.3),
+    Door("densenet", classes, convert_all("densenet"), "w*", 0.3),
+    Door("classes", classes, lambda f: release.read(f / "release"), "release/[cm]*", 0.4),
     Door("release", published, lambda f: release.read(f / "release"), "release/[cm]*", 0.8),
     Door("release_sums", published, lambda f: release.load(f / "release"), "release/*", 0.4),
     Door(

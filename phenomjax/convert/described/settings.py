@@ -186,6 +186,9 @@ def _of_kind(key: str, value: object, section: ConfigDict, where: str) -> object
     fits = type(value) is type(default) or (isinstance(default, float) and whole)
     if isinstance(value, float) and not math.isfinite(value):
         fits = False
+    if isinstance(value, tuple) and isinstance(default, tuple):
+        kind = str if key in NAMES else type(default[0]) if default else object
+        fits = all(type(each) is kind or kind is object for each in value)
     if not fits:
         raise UserError(
             f"{where} says {key} {value!r} of the weights, and that is no"
