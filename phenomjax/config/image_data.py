@@ -1,6 +1,7 @@
 """The keys that all objectives on images share: the data, and what the model knows of them."""
 
 import dataclasses
+import re
 
 from ml_collections import ConfigDict
 
@@ -12,6 +13,7 @@ from phenomjax.config.checks import (
     divides_batch,
 )
 from phenomjax.data.simulated.screen_config import SimulationConfig
+from phenomjax.system.errors import UserError
 
 # keys of `data.simulate` that have another name than the setting of `SimulationConfig`
 SHORT = {
@@ -94,8 +96,15 @@ def simulation(c: ConfigDict) -> SimulationConfig:
     Raises:
       UserError: a value that no screen can have.
     """
-    settings = {SHORT.get(name, name): value for name, value in c.data.simulate.items()}
-    return SimulationConfig(seed=c.seed, **settings)
+    key_of = {SHORT.get(key, key): key for key in c.data.simulate}
+    settings = {name: c.data.simulate[key] for name, key in key_of.items()}
+    try:
+        return SimulationConfig(seed=c.seed, **settings)
+    except UserError as error:
+        text = str(error)
+        for name, key in key_of.items():
+            text = re.sub(rf"\b{name}\b", f"config.data.simulate.{key}", text)
+        raise UserError(text) from None
 
 
 def check(c: ConfigDict) -> None:

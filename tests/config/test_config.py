@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from phenomjax import config
-from phenomjax.config import checks, mae, stored
+from phenomjax.config import checks, image_data, mae, stored
 from phenomjax.system.errors import UserError
 
 
@@ -143,3 +143,17 @@ def test_what_chooses_the_best_checkpoint(task, metric, groups, message):
     else:
         with pytest.raises(UserError, match=message):
             config.finalize(c)
+
+
+def test_settings_of_a_simulated_screen_are_keys():
+    c = config.base()
+    c.data.simulate.plates, c.data.simulate.plates_per_experiment, c.seed = 6, 3, 4
+    made = image_data.simulation(c)
+    assert (made.num_plates, made.plates_per_experiment, made.wells_per_plate) == (6, 3, 24)
+    assert made.seed == 4 and made.staining_shift == 0.0
+    c.data.simulate.size, c.data.simulate.wells = 16, 24
+    with pytest.raises(UserError, match=r"config\.data\.simulate\.size must be at least 32"):
+        config.finalize(c)
+    c.data.simulate.size, c.data.simulate.dead_fraction = 64, 2.0
+    with pytest.raises(UserError, match=r"config\.data\.simulate\.dead_fraction is a share"):
+        config.finalize(c)

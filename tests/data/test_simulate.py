@@ -360,6 +360,16 @@ def test_screen_of_another_version(written, tmp_path):
         write_screen(copy, SimulationConfig(**SMALL))
 
 
+def test_settings_of_a_later_phenomjax(written, tmp_path):
+    copy = tmp_path / "new.zarr"
+    shutil.copytree(written, copy)
+    group = json.loads((copy / "zarr.json").read_text())
+    group["attributes"]["phenomjax"]["simulation"]["scratches"] = 3
+    (copy / "zarr.json").write_text(json.dumps(group))
+    with pytest.raises(UserError, match=r"does not know: scratches\. A newer one made it"):
+        write_screen(copy, SimulationConfig(**SMALL))
+
+
 def test_a_process_that_dies_is_replaced(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(simulated_write_screen, "_draw", toy_units.draw_or_die)
     write_screen(tmp_path / "x.zarr", SimulationConfig(**SMALL), jobs=2)

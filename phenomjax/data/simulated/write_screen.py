@@ -112,9 +112,14 @@ def read_config(path: str | Path) -> SimulationConfig | None:
             f" draws version {simulated_screen.VERSION}: the same settings give other images."
             " Remove the folder and simulate again."
         )
-    return SimulationConfig(
-        **{name: value for name, value in settings.items() if name != "version"}
-    )
+    settings = {name: value for name, value in settings.items() if name != "version"}
+    known = {field.name for field in dataclasses.fields(SimulationConfig)}
+    if unknown := sorted(settings.keys() - known):
+        raise UserError(
+            f"{path} holds a simulated screen with settings that this phenomjax does not know:"
+            f" {', '.join(unknown)}. A newer one made it: use that one, or give another folder."
+        )
+    return SimulationConfig(**settings)
 
 
 def _check_folder(path: Path, config: SimulationConfig) -> bool:

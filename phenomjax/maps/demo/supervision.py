@@ -71,8 +71,10 @@ def steps(out: Path, screen: Mapping[str, int | float], plates: int) -> list[lis
 
 def _embed(out: Path, model: str, bias: str, profiles: str) -> list[object]:
     embed = ["phenomjax.embed", "--checkpoint", out / f"{model}_{bias}"]
-    embed += ["--bank", out / "screen.zarr", "--stride", STRIDE[model], "--out", out / profiles]
-    return embed
+    embed += ["--bank", out / "screen.zarr", "--stride", STRIDE[model]]
+    if model == "perturbation":
+        embed += ["--statistics", "experiment"]  # AdaBN, as such models are used
+    return [*embed, "--out", out / profiles]
 
 
 def measure(out: Path) -> dict[str, Any]:
