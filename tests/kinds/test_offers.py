@@ -35,6 +35,7 @@ SPARED = {
     # it embeds every image whole, by JAX, at the last block, and all of it
     ("phenomjax.inference.images.domains", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.images.estimate", "phenomjax.evaluate perturbations"),
+    ("phenomjax.inference.images.job", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.images.options", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.images.plan", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.images.stages", "phenomjax.evaluate perturbations"),

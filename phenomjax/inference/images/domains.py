@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.labels.screen import COLUMNS
 from phenomjax.data.images.loading.split import group_name, path_of
-from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.engine import work_folder
 from phenomjax.inference.images.options import Options
 from phenomjax.system import files
@@ -84,11 +84,17 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
             f"`statistics` {kind} needs `runtime` jax: a graph for {options.runtime} has the"
             " running statistics inside. Leave one of them out."
         )
-    if options.statistics_by not in METADATA_SCHEMA.names:
+    by = options.statistics_by
+    if by not in COLUMNS:
         raise UserError(
-            f"`statistics_by` {options.statistics_by} is no column of the metadata."
-            f"{did_you_mean(options.statistics_by, METADATA_SCHEMA.names)} There are:"
-            f" {', '.join(METADATA_SCHEMA.names)}."
+            f"`statistics_by` {by} is no column of texts of the metadata."
+            f"{did_you_mean(by, COLUMNS)} There are: {', '.join(COLUMNS)}."
+        )
+    if by in ("perturbation", "perturbation_type", "gene", model.config.data.label):
+        raise UserError(
+            f"`statistics_by` {by}: statistics of each {by} by itself would take away what tells"
+            " perturbations apart. Group by what may be told of any image, such as"
+            " `statistics_by` experiment or plate."
         )
     weight = options.control_weight
     if kind == "experiment" and weight is not None:
@@ -104,9 +110,7 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
             )
     data = model.config.data
     batch = options.statistics_batch or model.config.global_batch_size // max(data.groups, 1)
-    return StatisticsSettings(
-        kind, options.statistics_by, weight, max(batch, 2), options.statistics_least
-    )
+    return StatisticsSettings(kind, by, weight, max(batch, 2), options.statistics_least)
 
 
 def has_norms(model: ImageModel) -> bool:
