@@ -475,6 +475,7 @@ class Described(MetadataInMemory):
         table = conform_metadata(pa.table(rows))
         super().__init__("rxrx1.zarr", table)
         self.path, self.attributes, self.fingerprint = "rxrx1.zarr", {}, ""
+        self.shape = (len(table), 256, 256, 3)
 
 
 def full_table():
@@ -535,7 +536,11 @@ def test_the_official_splits_of_the_whole_of_rxrx1(whole, protocol, images, held
     }
     assert {name: len(names[name]) for name in held_out} == held_out
     assert len(names["train"]) == held_in
-    assert splits.official_share(screen, "val") == f"This is the whole val split of {protocol}."
+    told = splits.official_share(screen, "val")
+    if protocol == "rxrx1":  # in the form of WILDS
+        assert "9,854 images of 512 x 512 px of 6 channels, here are 9,854 of 256 x 256" in told
+    else:
+        assert told == f"This is the whole val split of {protocol}."
     for split in protocols.PROTOCOLS[protocol].unseen:
         assert not names[split] & names["train"]
     assert names["val"] == {"HEPG2-08", "HUVEC-17", "RPE-08", "U2OS-04"}
@@ -569,11 +574,23 @@ def test_a_part_of_rxrx1_is_told_to_be_no_benchmark(tmp_path):
         configs.finalize(config)
 
 
+# of the training experiments
+WELLS = {"HEPG2": 8_622, "HUVEC": 19_671, "RPE": 8_623, "U2OS": 3_696}
+
+
 @pytest.mark.shared_data
-def test_rxrx1_by_its_own_metadata(shared):
-    """Kaggle's two tables, joined as `prepare images` joins them: 33 experiments, 1,139 classes."""
+def test_rxrx1_by_its_own_metadata(shared, tmp_path):
+    """Kaggle's two tables, joined as `prepare images` joins them: 33 experiments, 1,139 classes. A
+    third one says what these do not: the cell type of each experiment.
+    """
     folder = shared / "microscopy" / "rxrx1_metadata"
-    joiner = Joiner([folder / "train.csv", folder / "train_controls.csv"], {})
+    cells = tmp_path / "cells.csv"
+    names = (folder / "folds.csv").read_text().split()[1:]
+    lines = [name.split(",")[0] for name in names]
+    cells.write_text(
+        "\n".join(["experiment,cell_type", *(f"{one},{one.split('-')[0]}" for one in lines)])
+    )
+    joiner = Joiner([folder / "train.csv", folder / "train_controls.csv", cells], {})
     keys = [(*key, site) for key in joiner.rows for site in ("1", "2")]
     columns, unmatched = describe(keys, joiner, {})
     assert not unmatched
@@ -592,6 +609,11 @@ def test_rxrx1_by_its_own_metadata(shared):
             assert len(np.unique(screen.group.codes[trained])) == 33
             dropped = 4097 * (1 if protocol == "rxrx1_wilds" else 2) if controls == "drop" else 0
             assert len(trained) == images - dropped
+            if not dropped:
+                sites = images // 40_612
+                assert screen.cell_type.there(trained) == {
+                    name: sites * count for name, count in WELLS.items()
+                }
     # 30 positive controls and the negative one
     assert int(screen.control.sum()) == 2 * 4097
     assert len(screen.label.there(screen.control)) == 31

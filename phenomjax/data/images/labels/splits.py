@@ -53,18 +53,21 @@ def official_share(screen: Screen, split: str) -> str:
     """Whether a split of the protocol is all of the official one, in words; "" where nobody has
     published how many images that is.
     """
-    protocol = screen.wanted.protocol
-    whole = protocols.PROTOCOLS[protocol].images.get(split)
+    name = screen.wanted.protocol
+    protocol = protocols.PROTOCOLS[name]
+    whole, form = protocol.images.get(split), "{} x {} px of {} channels".format(*protocol.form)
     if whole is None:
         return ""
     everyone = screen.kept | screen.controls_left_out
     images = int((everyone & _official(screen, split)).sum())
-    if images == whole:
+    others = {"{} x {} px of {}".format(*bank.shape[1:]) for bank in screen.banks}
+    if images == whole and all(tuple(bank.shape[1:]) == protocol.form for bank in screen.banks):
         without = ", without its controls" if screen.controls_left_out.any() else ""
-        return f"This is the whole {split} split of {protocol}{without}."
+        return f"This is the whole {split} split of {name}{without}."
     return (
-        f"The {split} split of {protocol} has {whole:,} images, here are {images:,} of them: what"
-        " is measured here cannot be set beside published numbers."
+        f"The {split} split of {name} has {whole:,} images of {form}, here are {images:,} of"
+        f" {' and '.join(sorted(others))}: what is measured here cannot be set beside published"
+        " numbers."
     )
 
 
