@@ -68,13 +68,14 @@ def batch_spec(config: ConfigDict) -> dict[str, tuple[tuple[int, ...], Any]]:
     """
     rows = config.global_batch_size
     spec: dict[str, tuple[tuple[int, ...], Any]] = {"row": ((rows,), np.int32)}
-    if config.task == "mae":
+    if config.task in ("mae", "perturbation"):
         crop, channels = config.data.crop_size, len(config.model.channels)
         images = {
             "pixels": ((rows, crop, crop, channels), np.uint8),
             "channels": ((rows, channels), np.int32),
         }
-        return spec | images | {"image": ((rows,), np.int32)}
+        names = ("image",) if config.task == "mae" else ("image", "label", "cell_type")
+        return spec | images | {name: ((rows,), np.int32) for name in names}
     length = config.data.segment_len
     spec |= {"fresh": ((rows,), np.bool_), "sequence": ((rows,), np.uint32)}
     if config.task == "permutation_lm":

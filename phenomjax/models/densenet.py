@@ -29,6 +29,9 @@ Features = Float[Array, "batch rows columns features"]
 class Convolution(nn.Module):
     """A convolution without bias, (y, x, in, out), He's normal initialiser.
 
+    The gradient of a kernel larger than a pixel is in the type of the product, as the libraries of
+    accelerators give it, and so is its sum over devices where steps are not accumulated.
+
     Attributes:
       features: channels of the output.
       size: pixels along an edge of the kernel.
@@ -122,7 +125,8 @@ class DenseNet(nn.Module):
             )
         norm = {**self.norm, "dtype": self.dtype}
         layer = nn.remat(Layer) if self.remat else Layer
-        x = Convolution(self.stem_features, 7, 2, dtype=self.dtype, name="conv0")(x)
+        axes = None, "embed"
+        x = Convolution(self.stem_features, 7, 2, axes, self.dtype, name="conv0")(x)
         x = nn.relu(BatchNorm(**norm, name="norm0")(x, statistics))
         # nothing is below 0 here, so zeros around are what torch's -inf is; jax2onnx knows no other
         # padding, and wants arguments by name

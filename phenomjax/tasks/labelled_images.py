@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from phenomjax.data.images.labels import training
 from phenomjax.data.images.labels.screen import Screen
-from phenomjax.data.images.labels.splits import official_share, rows_of
+from phenomjax.data.images.labels.splits import ALL, official_share, rows_of
 from phenomjax.data.selections import choose
+from phenomjax.system.errors import UserError
 from phenomjax.tasks.image_objective import ImageObjective, banks_and_weights
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ class LabelledImages(ImageObjective):
         if unseen := screen.unseen(rows, model.classes):
             trained = "are left out" if split == "train" else "count neither as right nor as wrong"
             told.append(f"{unseen}: they {trained}.")
+            known = labels.label[screen.numbering.of(rows)] >= 0
+            if split not in ("train", ALL) and not known.any():
+                raise UserError(
+                    f"There is nothing to measure on the {split} split: {unseen}. Hold out others"
+                    " with --config.data.val_groups, or nothing: --config.data.val_groups=()"
+                    " --config.data.val_fraction=0.0."
+                )
         settings = self.loader_settings(split, process_index, process_count)
         if split == "train":
             known = screen.kept & False

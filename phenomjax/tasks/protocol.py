@@ -163,9 +163,9 @@ class Loader(Protocol):
 
 def means(sums: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, float]:
     """What the sums of an evaluation say: {name: sum / count}, and the exponential of that for a
-    "perplexity".
+    "perplexity"; nothing of what was counted nowhere.
     """
-    found = {name: float(total / count) for name, (total, count) in sums.items()}
+    found = {name: float(total / count) for name, (total, count) in sums.items() if count}
     return {
         name: float(np.exp(min(mean, 700.0))) if name == "perplexity" else mean
         for name, mean in found.items()

@@ -14,6 +14,7 @@ import pytest
 from bench import programs
 from bench.hlo import HOST
 from phenomjax import config
+from phenomjax.state import divide
 
 # a batch of 56 rows: no other dimension of these models is a multiple of 56
 DEVICES, DEPTH, ROWS, SEQ = 8, 3, 56, 10
@@ -60,6 +61,14 @@ SIZES = {
         "decoder_num_heads": 2,
         "attention": "xla",
     },
+    "perturbation": {
+        "channels": ("a", "b"),
+        "classes": ("one", "two", "three"),
+        "block_config": (2, 1),
+        "growth_rate": 8,
+        "stem_features": 16,
+        "neck_dim": 32,
+    },
 }
 # (task, preset, micro-batches)
 CASES = [
@@ -84,7 +93,7 @@ def make_config(task, preset, micro=1):
     c.model.dtype, c.optimizer.accumulate_steps, c.optimizer.clip_norm = "bfloat16", micro, 1.0
     if preset != "dp":
         c.optimizer.name, c.optimizer.ema_decay = "adamw", 0.9
-    if task == "mae":
+    if task in ("mae", "perturbation"):
         c.data.crop_size = 32
     else:
         c.data.segment_len, c.model.dropout = SEQ, 0.0
@@ -200,7 +209,7 @@ def check_the_program_holds_shards(found, state):
 
 def check_shards(state, preset):
     """Every matrix of the state, with what the optimiser keeps of it, is divided by the axes of the
-    preset; the carry by rows.
+    preset; the carry by rows, what it shares by nothing.
     """
     for path, leaf in jax.tree.leaves_with_path((state.params, state.opt_state, state.ema)):
         share = math.prod(leaf.shape) // math.prod(leaf.sharding.shard_shape(leaf.shape))
@@ -216,7 +225,9 @@ def check_shards(state, preset):
         )
         if name.endswith(("kernel", "embedding")) and not table:
             assert share in {"dp": (1,), "fsdp": (8,), "fsdp_tp": (4, 8)}[preset], name
-    for leaf in jax.tree.leaves(state.carry):
+    rows, shared = divide(state.carry)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(shared))
+    for leaf in jax.tree.leaves(rows):
         assert leaf.sharding.shard_shape(leaf.shape)[0] == leaf.shape[0] // (
             4 if preset == "fsdp_tp" else 8
         )
