@@ -42,6 +42,17 @@ class Perturbation(LabelledImages):
     # what a run of another task, or of other classes, can begin this one with
     begins_with = ("backbone", "encoder", "norm", "neck")
 
+    @property
+    def next_command(self) -> str:
+        """Judges it on what was held out, or embeds where nothing was."""
+        data = self.config.data
+        if not (data.protocol or data.val_groups or data.val_fraction):
+            return super().next_command
+        return (
+            "python -m phenomjax.evaluate perturbations --checkpoint {workdir} --out"
+            " {workdir}/report"
+        )
+
     @functools.cached_property
     def model(self) -> Classifier:
         """The linen module; made on first use, because the automatic compute type asks for the

@@ -13,10 +13,11 @@ from phenomjax.probes.perturbations import families, report, scores
 from phenomjax.probes.perturbations.scores import Predictions
 from phenomjax.system.errors import UserError
 
-EXPERIMENTS = {"HUVEC-1": "HUVEC", "HUVEC-2": "HUVEC", "RPE-1": "RPE", "RPE-2": "RPE"}
+EXPERIMENTS = ("HUVEC-1", "HUVEC-2", "RPE-1", "RPE-2")
+SIX = (*EXPERIMENTS, "RPE-3", "U2OS-1")
 
 
-def images(right, unknown=0, names=tuple(EXPERIMENTS)):
+def images(right, unknown=0, names=EXPERIMENTS):
     """Ten images an experiment, of which so many of each are right (the others have rank 3), and
     some of a class that training did not have.
     """
@@ -25,7 +26,7 @@ def images(right, unknown=0, names=tuple(EXPERIMENTS)):
         for i in range(10 + unknown):
             label = i % 5 if i < 10 else -1
             rank = -1 if label < 0 else 0 if i < hits else 3
-            cell_type = EXPERIMENTS[experiment]
+            cell_type = experiment.split("-")[0]
             rows.append((f"{experiment} {i}", experiment, cell_type, "sirna", label, rank))
     columns = ["image", "experiment", "cell_type", "perturbation_type", "label", "rank"]
     return pd.DataFrame(rows, columns=columns)
@@ -64,31 +65,35 @@ def test_one_experiment_has_no_interval_and_one_run_no_spread():
 
 def test_statistics_are_compared_on_the_same_images():
     ones = [
-        predictions([2, 2, 2, 2]),
-        predictions([5, 6, 7, 8], statistics="experiment"),
-        predictions([2, 2, 2, 2], statistics="controls"),
-        predictions([1, 1, 1, 1], statistics="experiment", twin=True),
+        predictions([2] * 6, names=SIX),
+        predictions([5, 6, 7, 8, 6, 7], statistics="experiment", names=SIX),
+        predictions([2] * 6, statistics="controls", names=SIX),
+        predictions([1] * 6, statistics="experiment", names=SIX, twin=True),
     ]
     adabn, controls = scores.between_statistics(ones)
     assert (adabn.one, adabn.other) == ("joint, experiment", "joint, running")
-    assert (adabn.images, adabn.experiments) == (40, 4)
+    assert (adabn.images, adabn.experiments) == (60, 6)
     assert adabn.difference == pytest.approx(0.45) and adabn.outcome == "beats"
     low, high = adabn.interval
     assert 0.3 <= low < adabn.difference < high <= 0.6
     assert controls.difference == 0 and controls.outcome == "is not shown to beat"
+    few = [
+        predictions([2] * 5, names=SIX[:5]),
+        predictions([9] * 5, statistics="experiment", names=SIX[:5]),
+    ]
+    (found,) = scores.between_statistics(few)
+    assert found.difference == pytest.approx(0.7) and found.outcome == ""  # p = 1 / 16
 
 
 def test_separate_models_beside_one_over_all():
     ones = [
         predictions([2, 2, 5, 5]),
-        predictions(
-            [4, 4], "c", "huvec", group={"cell_type": "HUVEC"}, names=list(EXPERIMENTS)[:2]
-        ),
-        predictions([4, 4], "d", "rpe", group={"cell_type": "RPE"}, names=list(EXPERIMENTS)[2:]),
+        predictions([4, 4], "c", "huvec", group={"cell_type": "HUVEC"}, names=EXPERIMENTS[:2]),
+        predictions([4, 4], "d", "rpe", group={"cell_type": "RPE"}, names=EXPERIMENTS[2:]),
     ]
     found = {d.cell_type: d for d in scores.separate_models(ones)}
-    assert found["HUVEC"].difference == pytest.approx(0.2) and found["HUVEC"].outcome == "beats"
-    assert found["RPE"].difference == pytest.approx(-0.1) and found["RPE"].outcome == "is below"
+    assert found["HUVEC"].difference == pytest.approx(0.2)
+    assert found["RPE"].difference == pytest.approx(-0.1)
     whole = found[""]
     assert (whole.one, whole.images, whole.experiments) == ("separate models, running", 40, 4)
     assert whole.one_top1 == pytest.approx(0.4) and whole.other_top1 == pytest.approx(0.35)

@@ -5,6 +5,7 @@ experiments and a network of two layers in place of the whole.
 import json
 import shlex
 
+import pyarrow.parquet as pq
 import pytest
 
 from phenomjax import evaluate, train
@@ -133,3 +134,23 @@ def test_full(tmp_path, capsys):
     assert [row["verified"] for row in found["published"]] == [False]
     said = capsys.readouterr().out
     assert "published, not standard, unverified" in said and "87.0" in said
+    bank.rename(tmp_path / "moved.zarr")
+    with pytest.raises(UserError, match=r"--checkpoint .*all was trained on .*bank.zarr, which is"):
+        evaluated(tmp_path / "report", "--checkpoint", run)
+    (tmp_path / "elsewhere").mkdir()
+    bank = (tmp_path / "moved.zarr").rename(tmp_path / "elsewhere" / "bank.zarr")
+    words = ["--statistics", "running", "--random_weights", "-1", "--bank", bank]
+    again = evaluated(tmp_path / "report", "--checkpoint", run, *words)
+    assert [s["top1"] for s in again["scores"]] == [
+        s["top1"] for s in found["scores"] if s["statistics"] == "running"
+    ]
+    # the same files, prepared as a screen that training never saw
+    rows = pq.read_table(bank / "metadata.parquet")
+    place = rows.schema.get_field_index("source")
+    changed = [f"other/{source}" for source in rows["source"].to_pylist()]
+    rows = rows.set_column(place, rows.schema.field(place), [changed])
+    pq.write_table(rows, bank / "metadata.parquet")
+    other = bank.rename(tmp_path / "other.zarr")
+    words[-1] = other
+    strange = evaluated(tmp_path / "strange", "--checkpoint", run, *words)
+    assert shares(strange, cell_type="") == {("running", "all"): 128}

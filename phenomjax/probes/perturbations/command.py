@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from phenomjax.data import store
+from phenomjax.data.images import archive
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.labels.protocols import PROTOCOLS
 from phenomjax.data.images.labels.screen import Screen
@@ -56,6 +57,7 @@ class Asked:
       banks: where the images are.
       splits: rows of `images.of_split` by the split's name.
       train: likewise, what it was trained on; None where those images are not at hand.
+      told: what was left out of the images, and what the numbers are not, in sentences.
     """
 
     name: str
@@ -88,6 +90,11 @@ def run(options: Options, command: str) -> int:
     """
     if not options.checkpoint:
         raise UserError("`checkpoint` names no folder: give the workdir of a run.")
+    if options.out.is_file():
+        raise UserError(
+            f"`out` {options.out} is a file; it must be a folder, which is made where there is"
+            " none."
+        )
     check_least(options, random_weights=-1, crop_size=0, batch_size=0, devices=0, threads=0)
     check_one_process(options)
     _check_splits(options.split, report.SPLITS, "There are")
@@ -95,7 +102,7 @@ def run(options: Options, command: str) -> int:
     asked = [ask(*one, options) for one in zip(names, options.checkpoint, strict=True)]
     models = families.families({one.name: one.model.config for one in asked})
     found: list[Predictions] = []
-    notes = dict.fromkeys(text for one in asked for text in one.told)
+    notes = dict.fromkeys(f"{models[one.name]}: {text}" for one in asked for text in one.told)
     twins = set[str]()
     try:
         for one in asked:
@@ -159,6 +166,13 @@ def ask(name: str, path: str, options: Options) -> Asked:
         config.data.banks = tuple(map(str, options.bank))
     if not config.data.banks:
         raise UserError(f"{path} names no bank. Say with `bank` which images are to be judged.")
+    for bank in () if options.bank else config.data.banks:
+        if not (store.is_dir(bank) or archive.is_index(Path(bank))):
+            raise UserError(
+                f"`checkpoint` {path} was trained on {bank}, which is not there (any more, or"
+                " seen from this folder). Say with `bank` where it is now, or name a bank that"
+                " training never saw."
+            )
     banks, _ = banks_and_weights(config)
     strange = bool(options.bank) and not moved
     if strange:
@@ -185,7 +199,7 @@ def ask(name: str, path: str, options: Options) -> Asked:
                 f" perturbations, named alike in the column {config.data.label}."
             )
     train = None if strange else of_split("train")
-    told = [f"{name}: {text}" for text in screen.told]
+    told = list(screen.told)
     if config.data.protocol and not strange and not families.group_of(config):
         told += _official(config.data.protocol, splits)
     return Asked(name, path, cast(Trained[Perturbation], model), banks, splits, train, told)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phenomjax.figures import style
 from phenomjax.probes.perturbations.published import PUBLISHED, Published
-from phenomjax.probes.perturbations.scores import Difference, Score
+from phenomjax.probes.perturbations.scores import ENOUGH, Difference, Score
 from phenomjax.statistics.comparison import finite
 from phenomjax.system import files
 
@@ -229,8 +229,8 @@ def remarks(report: Report) -> list[str]:
                 f"; {first.unknown} more are of perturbations that training did not have, and are"
                 " not scored"
             )
-        if first.experiments < 2:
-            text += "; of one experiment there is no interval"
+        if first.experiments < ENOUGH:
+            text += "; intervals of so few are too narrow, so nothing is said to beat"
         found.append(f"{text} ({SPLITS[split]}).")
     used = dict.fromkeys(s.statistics for s in report.scores)
     found += [f"Statistics {STATISTICS[kind]}." for kind in used]
@@ -327,7 +327,9 @@ def draw(report: Report) -> "Figure":
                 axis.plot(by_run, [y] * len(by_run), "|", color=colour, markersize=7)
             axis.plot(100 * s.top1, y, "o", color=colour, markersize=5, label=s.statistics)
         chance = 100 / max(run.classes for run in report.runs)
-        axis.axvline(chance, color=style.GREY, linewidth=1, linestyle="--", label="chance")
+        axis.axvline(
+            chance, color=style.GREY, linewidth=1, linestyle="--", zorder=0, label="chance"
+        )
         best = max(
             (
                 row.accuracy[split][0]

@@ -2,7 +2,9 @@
 and the spread over seeds.
 
 An experiment is the unit that is drawn again in a bootstrap: images of one share its stains, its
-day and its cells. Where fewer than two experiments are there, there is no interval.
+day and its cells. Of one experiment there is no interval. Of few the interval is too narrow, as it
+reaches no farther than the experiments at hand: if n of them agree, chance alone would have made
+them agree with p = 2^(1 - n), which is below .05 from six on. With fewer nothing is said to beat.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,6 +22,7 @@ from phenomjax.statistics.comparison import outcome
 TOP = (1, 5)
 GROUPS = ("cell_type", "perturbation_type")  # that a model can be trained for alone
 NO_CHANGE = (0.0, 0.0)
+ENOUGH = 6  # experiments, for a verdict
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Difference:
       one_top1, other_top1: accuracies on these images.
       difference: `one` less `other`.
       interval: 95 %, by bootstrap over experiments; None of one experiment.
-      outcome: in words; "" without an interval.
+      outcome: in words; "" of fewer experiments than `ENOUGH`.
     """
 
     split: str
@@ -240,6 +243,7 @@ def _difference(
     both = one[1].join(other[1].hit, rsuffix="_other", how="inner")
     difference = (both.hit - both.hit_other).to_numpy()
     interval = _interval(difference, both.experiment.to_numpy(), draws)
+    experiments = both.experiment.nunique()
     mean = lambda values: float(values.mean()) if len(values) else float("nan")  # noqa: E731
     return Difference(
         split,
@@ -247,12 +251,12 @@ def _difference(
         one[0],
         other[0],
         images=len(both),
-        experiments=both.experiment.nunique(),
+        experiments=experiments,
         one_top1=mean(both.hit),
         other_top1=mean(both.hit_other),
         difference=mean(difference),
         interval=interval,
-        outcome=outcome(interval, NO_CHANGE) if interval else "",
+        outcome=outcome(interval, NO_CHANGE) if interval and experiments >= ENOUGH else "",
     )
 
 
