@@ -39,8 +39,8 @@ LIMITS = f"Trained without labels on the banks above; {CARRIED}"
 LIMITS_OF_CLASSES = (
     "Trained to tell the classes of the banks above apart: whatever goes with a class there, such"
     " as the place of a gene on a chromosome, may be in its embeddings. Its batch norms keep"
-    " statistics of these banks, and batches that look otherwise may need their own (`--statistics`"
-    f" of `python -m phenomjax.embed`); {CARRIED}"
+    " statistics of these banks, and batches that look otherwise may need their own (`python -m"
+    f" phenomjax.embed --statistics experiment`); {CARRIED}"
 )
 
 

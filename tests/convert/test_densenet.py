@@ -4,6 +4,7 @@ and back by the command; weights of ImageNet for other channels.
 
 import logging
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from phenomjax.convert import densenet as layout
 from phenomjax.models import classifier, vit
 from phenomjax.models.batch_norm import RUNNING, Statistics
 from phenomjax.system.errors import UserError
+from phenomjax.tasks.perturbation import Perturbation
 from phenomjax.trained import opening
 from tests.lab import reference_torchvision
 from tests.lab.doors import run_as_door
@@ -177,6 +179,33 @@ def test_weights_of_three_channels_begin_a_model_of_five(tmp_path, caplog):
         again = module.eval()(torch.from_numpy(grey.transpose(0, 3, 1, 2).copy())).numpy()
     _, logits = jax.jit(network.apply)({"params": params, RUNNING: running}, grey)
     np.testing.assert_allclose(logits.softmax, again, atol=1e-4)
+
+
+def test_a_run_of_other_classes_begins_with_them(tmp_path, caplog):
+    run = write_run(tmp_path / "run", model__neck_dim=0)
+    _, stored, _ = loading.load(run)
+    caplog.set_level(logging.INFO)
+
+    def begin(**changes):
+        task = Perturbation(make_config(model__classes=("x", "y"), **changes))
+        pixels = np.zeros((2, 32, 32, len(task.config.model.channels)), np.uint8)
+        init = jax.eval_shape(task.init, jax.random.key(0), {"pixels": pixels})
+        abstract = nn.unbox((init, task.carry(2).value))
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        on_one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
+        wanted = jax.tree.map(on_one, abstract)
+        return loading.load_params(run, *wanted, task.begins_with, task.config.model.channels)
+
+    params, shared = begin()
+    assert params.keys() == {"backbone"} and "random: head, neck; not taken: head" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, params["backbone"], stored["backbone"])
+    running = stored[RUNNING]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, shared[RUNNING]["backbone"], running)
+    assert "weights go by place" not in caplog.text
+    begin(model__channels=("ER", "DNA", "Actin"))
+    assert "has the channels DNA, ER, Actin, and this run reads ER, DNA, Actin" in caplog.text
+    with pytest.raises(UserError, match=r"backbone/conv0/kernel: .* --channels NAMES"):
+        begin(model__channels=("DNA", "ER"))
 
 
 CASES = {
