@@ -285,6 +285,16 @@ def test_only_what_is_asked_for_is_read_and_it_is_told(tmp_path, changes, images
     assert re.search(told, loader.describe())
 
 
+def test_groups_of_other_cell_types_are_not_held_out(tmp_path):
+    bank = write(tmp_path / "b.zarr", rows_of((*EXPERIMENTS, "E5")))
+    changes = {"data__val_groups": ("E1", "E3"), "data__cell_type": "RPE"}
+    task = task_of(config_of(bank, **changes), tmp_path)
+    val = task.loader("val", 0, 1)
+    assert set(experiments(val, val.batch(0))) == {"E3"} and val.num_images == 16
+    with pytest.raises(UserError, match="'E33', but no bank has a experiment of that name"):
+        task_of(config_of(bank, **changes | {"data__val_groups": ("E3", "E33")}), tmp_path)
+
+
 def test_a_class_that_is_held_out_alone_is_told_and_has_no_label(tmp_path):
     rows = rows_of() + [
         row | {"perturbation": "new", "well": "B01"} for row in rows_of(("E4",), plates=1, wells=3)
@@ -351,6 +361,16 @@ BAD = {
         {"is_control": None, "perturbation_type": None, "perturbation": lambda e, p, w: f"g{w}"},
         {"data__controls": "drop"},
         "config.data.controls is drop, but no image",
+    ),
+    "controls alone": (
+        {"is_control": True, "perturbation": lambda e, p, w: f"g{w}"},
+        {"data__controls": "drop"},
+        "All images of .* that are read are controls",
+    ),
+    "held-out groups of another cell type": (
+        {},
+        {"data__val_groups": ("E1",), "data__cell_type": "RPE"},
+        r"names is read \(E1\): 32 images are left out: they have another cell_type than RPE",
     ),
     "no such cell type": (
         {},

@@ -96,6 +96,11 @@ class Screen:
             self._check_marked()
         self.controls_left_out = self.kept & self.control & (wanted.controls == "drop")
         self._drop(self.controls_left_out, "are controls")
+        if not self.kept.any():
+            raise UserError(
+                f"All images of {self.named} that are read are controls, and data.controls is"
+                " 'drop'. Set --config.data.controls=keep, or give banks with more."
+            )
         self.label = self._labelled(label, negative)
 
     @property

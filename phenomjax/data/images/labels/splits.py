@@ -11,10 +11,12 @@ from jaxtyping import Bool
 from phenomjax.data.images.labels import protocols
 from phenomjax.data.images.labels.coded import read
 from phenomjax.data.images.labels.screen import Screen
-from phenomjax.data.images.loading.split import split_rows
+from phenomjax.data.images.loading.split import path_of, split_rows
+from phenomjax.data.images.metadata import METADATA_SCHEMA
 from phenomjax.data.images.rows import Rows
+from phenomjax.data.images.wells import natural
 from phenomjax.data.selections import Chosen
-from phenomjax.system.errors import UserError, did_you_mean
+from phenomjax.system.errors import UserError, did_you_mean, first_of
 
 ALL = "all"  # the split of all images, held out or not
 
@@ -78,7 +80,7 @@ def _split_rows(screen: Screen, split: str) -> list[Rows]:
         screen.banks,
         chosen=[Chosen(rows.array(), "") for rows in kept],
         split_by=wanted.split_by,
-        val_groups=wanted.val_groups,
+        val_groups=_held_out(screen),
         val_fraction=wanted.val_fraction,
     )
     trained = halves("train")
@@ -93,6 +95,27 @@ def _split_rows(screen: Screen, split: str) -> list[Rows]:
         counts = [int((half == both[0]).sum()) for half in (own, others)]
         raise _in_both(screen, screen.group.names[both[0]], counts)
     return trained if split == "train" else held_out
+
+
+def _held_out(screen: Screen) -> list[str]:
+    """The groups to hold out, without those that are there and have no image that is read, such as
+    those of other cell types.
+    """
+    wanted = screen.wanted
+    if not wanted.val_groups or wanted.split_by not in METADATA_SCHEMA.names:
+        return list(wanted.val_groups)
+    groups = read(screen.banks, path_of(wanted.split_by))
+    there = groups.there(screen.kept)
+    held_out = [name for name in wanted.val_groups if name in there or name not in groups.names]
+    if not held_out:
+        others = sorted(there, key=natural)
+        raise UserError(
+            f"No image of the {wanted.split_by}s that data.val_groups names is read"
+            f" ({first_of(wanted.val_groups)}): {' '.join(screen.told)} Hold out others, of"
+            f" {first_of(others)}, or by hash:"
+            ' --config.data.val_groups="()".'
+        )
+    return held_out
 
 
 def _in_both(screen: Screen, name: str, counts: Sequence[int]) -> UserError:
