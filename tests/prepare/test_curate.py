@@ -148,18 +148,23 @@ def test_what_is_kept_and_why(folder, tmp_path, capsys):
     assert "3 experiments are asked for" in page and "4 wells are asked for: 20 by def" in page
 
 
-def test_the_p_of_a_perturbation(folder):
+def test_the_p_of_a_perturbation(folder, tmp_path, caplog):
     """Against a direct computation: wells, plates, the test in each experiment, the combination."""
     table, bank = screen(), open_bank(folder / "b.zarr")
     wells = read_wells([bank])
     labels = labels_of(wells, "apart")
-    (witness,) = open_witnesses([folder / "mae.zarr"], wells, None)
     alive = np.random.default_rng(0).random(len(table)) < 0.8
+    values = phenotypes(table, ACTIVE, 1)
+    treated = alive & ~table["perturbation"].isin(["DMSO", "POS"]).to_numpy()
+    values[np.flatnonzero(treated)[::50]] = np.nan  # these take no part
+    damaged = write_embeddings(tmp_path / "mae.zarr", bank, values, table, np.arange(len(table)))
+    (witness,) = open_witnesses([damaged], wells, None)
     studied = (wells.images(alive) > 0) & (labels.of_well >= 0)
     found = agreement(witness, labels, blocks_of(wells, studied), alive, draws=200, seed=3)
     keys = ["experiment", "plate", "well", "perturbation"]
-    values = pd.DataFrame(phenotypes(table, ACTIVE, 1).astype(float)).join(table[keys])
-    values = values[alive & ~table["perturbation"].isin(["DMSO", "POS"])]
+    assert f"{-(-treated.sum() // 50)} embeddings of mae are no numbers" in caplog.text
+    values = pd.DataFrame(values.astype(float)).join(table[keys])
+    values = values[values[0].notna() & treated]
     means = values.groupby(keys).mean().reset_index(keys)
     p: dict[str, list[float]] = {}
     for _, one in means.groupby("experiment"):

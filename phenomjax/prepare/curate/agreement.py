@@ -128,7 +128,7 @@ def agreement(
     if few:
         log.warning(
             "%s could not ask %d of %d experiments (%s%s): a null needs wells of at least %d"
-            " perturbations, one of position of such that lie alike, and a perturbation two wells",
+            " perturbations (that of position wells that lie alike), and a perturbation two wells",
             witness.name,
             len(few),
             len(blocks.names),

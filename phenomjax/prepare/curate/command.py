@@ -17,10 +17,15 @@ Gates, one after the other; the name of the one that dropped an image is its rea
   no_embedding         no model has seen it
   few_experiments, few_wells   of its perturbation
   not_testable         its perturbation has two wells in no experiment
-  inconsistent         replicates agree no more than wells of different perturbations, by every
-                       model: mean cosine within each experiment, p-values combined over experiments
-                       by the Cauchy test, not below --max_p
+  inconsistent         replicates agree no more than wells of different perturbations (--null
+                       position: that lie alike), by every model: mean cosine within each
+                       experiment, p-values combined over experiments by the Cauchy test, not below
+                       --max_p
   control_share        a control above the share that is kept
+
+A model that was trained to tell these very wells apart finds that their replicates agree, in part
+because it was told so: as a witness it does best on experiments that it did not see, those of
+data.val_groups in its training.
 
 What is kept is consistent_NAME, by the model that says so (consistent_A+B by both),
 negative_control or positive_control. OUT has a row for each image with `kept` and `reason`;

@@ -48,7 +48,8 @@ def labels_of(wells: Wells, doses: str) -> Labels:
         for one, row in zip(columns, codes, strict=True)
     ]
     doses_of = texts[2] if len(texts) > 2 else [""] * len(first)
-    names = [f"{name} @ {dose}" if dose else name for name, dose in zip(texts[0], doses_of)]  # noqa: B905
+    pairs = zip(texts[0], doses_of, strict=True)
+    names = [f"{name} @ {dose}" if dose else name for name, dose in pairs]
     return Labels(of_well, names, texts[0], texts[1], doses_of)
 
 

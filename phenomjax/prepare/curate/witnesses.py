@@ -82,7 +82,7 @@ class Witness:
           block_of_well: NONE of wells that are not wanted.
           alive: images that take part.
         """
-        rows = []
+        rows, damaged = [], 0
         for part in self.parts:
             blocks = np.where(part.well == NONE, NONE, block_of_well[part.well])
             blocks[(part.image != NONE) & ~alive[part.image]] = NONE
@@ -98,12 +98,24 @@ class Witness:
             counts = np.zeros(len(wells))
             for part, mine in zip(self.parts, rows, strict=True):
                 for some, values in _read(part.array, mine[block]):
+                    good = np.isfinite(values).all(1)
+                    damaged += len(some) - int(good.sum())
+                    some, values = some[good], values[good].astype(np.float64)
+                    if not len(some):
+                        continue
                     places = np.searchsorted(wells, part.well[some])
                     order = np.argsort(places, kind="stable")
                     there, starts = np.unique(places[order], return_index=True)
-                    sums[there] += np.add.reduceat(values[order].astype(np.float64), starts, axis=0)
+                    sums[there] += np.add.reduceat(values[order], starts, axis=0)
                     counts += np.bincount(places, minlength=len(wells))
-            yield block, wells, sums / counts[:, None]
+            there = counts > 0
+            yield block, wells[there], sums[there] / counts[there, None]
+        if damaged:
+            log.warning(
+                "%d embeddings of %s are no numbers and take no part: has its training diverged?",
+                damaged,
+                self.name,
+            )
 
 
 def _read(
