@@ -211,7 +211,7 @@ def _official(protocol: str, splits: Mapping[str, pd.DataFrame]) -> list[str]:
     fewer = [
         f"{split} has {whole[split]:,} images, and these banks have {len(rows):,}"
         for split, rows in splits.items()
-        if len(rows) != whole[split]
+        if len(rows) != whole.get(split, len(rows))
     ]
     if not fewer:
         return []

@@ -23,14 +23,10 @@ class Protocol(NamedTuple):
 
     Attributes:
       images: of splits, how many they have in the whole data set, where that is published.
-      splits: names.
-      unseen: splits of experiments that are not trained on.
       form: height, width and channels of its images.
     """
 
     images: dict[str, int]
-    splits: tuple[str, ...]
-    unseen: tuple[str, ...]
     form: tuple[int, int, int]
 
 
@@ -38,20 +34,14 @@ PROTOCOLS = {
     # site 1 is trained on, site 2 of the same wells is the test within the distribution
     "rxrx1_wilds": Protocol(
         {"train": 40_612, "val": 9_854, "id_test": 40_612, "test": 34_432},
-        ("train", "val", "id_test", "test"),
-        ("val", "test"),
         (256, 256, 3),
     ),
     # site 1 of 19 experiments and of the 14 of the test, whose site 2 is the test: what a model
     # reaches that has seen the batches
-    "rxrx1_wilds_mixed": Protocol(
-        {"val": 9_854}, ("train", "val", "test"), ("val",), (256, 256, 3)
-    ),
+    "rxrx1_wilds_mixed": Protocol({"val": 9_854}, (256, 256, 3)),
     # both sites of 33 experiments; "unseen" is all of the other 18
     "rxrx1": Protocol(
         {"train": 81_224, "val": 9_854, "test": 34_432, "unseen": 44_286},
-        ("train", "val", "test", "unseen"),
-        ("val", "test", "unseen"),
         (512, 512, 6),
     ),
 }

@@ -92,8 +92,6 @@ class Screen:
             # a control whose row names a type is one of that library alone
             anyones = self.control & ((kind.codes < 0) | kind.equal(CONTROL))
             self._only("perturbation_type", wanted.perturbation_type, kind, anyones)
-        if wanted.controls == "drop" or wanted.control_share:
-            self._check_marked()
         self.controls_left_out = self.kept & self.control & (wanted.controls == "drop")
         self._drop(self.controls_left_out, "are controls")
         if not self.kept.any():
@@ -136,20 +134,6 @@ class Screen:
         others = [name for name in columns if name != self.wanted.label]
         several = (name for name in others if len(read(self.banks, (name,)).names) > 1)
         return next(several, others[0])
-
-    def _check_marked(self) -> None:
-        """Raises UserError where controls are asked for and none is marked."""
-        if (self.control & self.kept).any():
-            return
-        key, mend = (
-            ("controls", "keep") if self.wanted.controls == "drop" else ("control_share", "0.0")
-        )
-        raise UserError(
-            f"config.data.{key} is {getattr(self.wanted, key)}, but no image of {self.named} is"
-            " marked as a control (is_control, or the perturbation_type 'control'). Prepare the"
-            f" banks with a table that has a column is_control: {PREPARE}; or set"
-            f" --config.data.{key}={mend}."
-        )
 
     def _only(
         self, column: str, value: str, coded: Coded, also: Bool[np.ndarray, "images"]

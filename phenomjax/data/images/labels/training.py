@@ -29,6 +29,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
       UserError: fewer than two, one without an image or with one alone; groups that a batch cannot
         have its statistics of.
     """
+    _check_marked(screen)
     wanted, there = screen.wanted, screen.label.there(images)
     for name in given:
         if name not in there:
@@ -87,6 +88,20 @@ def cell_types(
             " --config.model.cell_type=False."
         )
     return tuple(given) or tuple(sorted(screen.cell_type.there(images), key=natural))
+
+
+def _check_marked(screen: Screen) -> None:
+    """Raises UserError where controls are asked for and none is marked."""
+    wanted, dropped = screen.wanted, screen.wanted.controls == "drop"
+    controls = screen.control & (screen.kept | screen.controls_left_out)
+    if controls.any() or not (dropped or wanted.control_share):
+        return
+    key, mend = ("controls", "keep") if dropped else ("control_share", "0.0")
+    raise UserError(
+        f"config.data.{key} is {getattr(wanted, key)}, but no image of {screen.named} is marked as"
+        " a control (is_control, or the perturbation_type 'control'). Prepare the banks with a"
+        f" table that has a column is_control: {PREPARE}; or set --config.data.{key}={mend}."
+    )
 
 
 def _check_groups(screen: Screen, images: Images) -> None:
