@@ -154,8 +154,9 @@ def ask(name: str, path: str, options: Options) -> Asked:
         )
     if "head" not in model.params:
         raise UserError(
-            f"`checkpoint` {path} has no head: a release keeps what embeds, and the classes are"
-            " told apart by what was trained on top of that. Give the workdir of the run."
+            f"`checkpoint` {path} has no head, so it knows no perturbations: its weights came from"
+            " elsewhere, and only embed. Train it on a screen first: `python -m phenomjax.main`"
+            f" with --config.init_from={path}."
         )
     config = model.config.copy_and_resolve_references().unlock()
     own = tuple(map(str, config.data.banks))

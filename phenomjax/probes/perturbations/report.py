@@ -20,7 +20,7 @@ SPLITS = {
     "val": "validation, unseen experiments",
     "id_test": "in-distribution test, images of seen experiments",
     "test": "out-of-distribution test, unseen experiments",
-    "all": "all images of banks that training did not have",
+    "all": "all images of banks that were named as unseen",
     "unseen": "all unseen experiments, those of the validation too",
 }
 STATISTICS = {
