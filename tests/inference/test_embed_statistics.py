@@ -16,7 +16,7 @@ from phenomjax import config, embed
 from phenomjax.checkpoints import loading
 from phenomjax.data.images.bank import shard_path, write_bank
 from phenomjax.data.zarr_files import read_entry
-from phenomjax.inference.images import command, job, moments
+from phenomjax.inference.images import blocks, command, job, moments
 from phenomjax.inference.images.options import Options
 from phenomjax.models.batch_norm import Statistics
 from phenomjax.state import shared
@@ -166,7 +166,7 @@ def taken(one, statistics):
     """The moments of all that is to be done."""
     found, batch = Moments(), statistics.settings.batch
     for part in statistics.left([one]):
-        found += moments.measure(one, one.make_runtime(), part.blocks, batch, threading.Event())
+        found += blocks.measure(one, one.make_runtime(), part.blocks, batch, threading.Event())
     return found
 
 
@@ -191,16 +191,16 @@ def test_many_batches_of_crops_are_moments_of_all_pixels(model, tmp_path):
 def test_blocks_have_controls_in_their_share_and_count_each_image_alike():
     """Few controls come in several blocks, and weigh as much less there."""
     controls, others = np.arange(3), np.arange(3, 63)
-    blocks = moments.deal([controls, others], [0.4 / 3, 0.6 / 60], 0.4, 10, random())
-    assert {(len(b.images), int((b.images < 3).sum())) for b in blocks} == {(9, 3)}
+    dealt = blocks.deal([controls, others], [0.4 / 3, 0.6 / 60], 0.4, 10, random())
+    assert {(len(b.images), int((b.images < 3).sum())) for b in dealt} == {(9, 3)}
     weights = np.zeros(63)
-    for block in blocks:
+    for block in dealt:
         assert len(set(block.images)) == len(block.images)
         np.add.at(weights, block.images, block.weights)
     np.testing.assert_allclose(weights[:3], 0.4 / 3)
     np.testing.assert_allclose(weights[3:], 0.6 / 60)
-    assert sum(block.weights.sum() for block in blocks) == pytest.approx(1.0)
-    assert not moments.deal([NONE, others], [0.0, 0.0], 1.0, 10, random())
+    assert sum(block.weights.sum() for block in dealt) == pytest.approx(1.0)
+    assert not blocks.deal([NONE, others], [0.0, 0.0], 1.0, 10, random())
 
 
 def random():

@@ -12,9 +12,10 @@ from phenomjax.data import store
 from phenomjax.engine import choose
 from phenomjax.engine.units import Executor, Note, Unit
 from phenomjax.inference.images import stages, worker
+from phenomjax.inference.images.blocks import Block, commit, measure
 from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.job import BankEmbedding, Runtimes
-from phenomjax.inference.images.moments import Block, DomainStatistics, commit, measure
+from phenomjax.inference.images.moments import DomainStatistics
 from phenomjax.inference.images.options import Options
 from phenomjax.inference.images.plan import WorkLayout
 from phenomjax.inference.runtimes.choose import JaxRuntime

@@ -9,40 +9,28 @@ OUT.statistics/moments/U      its moments, float64
 import hashlib
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool
 
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.engine import units, work_folder
 from phenomjax.inference.images import domains, plan
+from phenomjax.inference.images.blocks import Block, Numbers, block_images, commit, deal, measure
 from phenomjax.inference.images.domains import StatisticsSettings
 from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.options import Share
-from phenomjax.inference.images.plan import WorkLayout
-from phenomjax.inference.runtimes.choose import Given, JaxRuntime
+from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from phenomjax.system.log import Progress
-from phenomjax.trained.domain_statistics import Moments, flatten
 
 log = logging.getLogger("phenomjax")
 UNIT_BATCHES = 64  # about a minute of work, which is what a kill costs
-Numbers: TypeAlias = Int64[np.ndarray, " images"]
-
-
-class Block(NamedTuple):
-    """Images of a domain and bank that are normalised together, and what each weighs in its domain,
-    of 1.
-    """
-
-    images: Numbers
-    weights: Float64[np.ndarray, " images"]
 
 
 class Part(NamedTuple):
@@ -263,7 +251,7 @@ class DomainStatistics:
         key = domains.key_of(name)
         for number, strata in self._images[name].items():
             job = self._jobs[number]
-            seed = hashlib.sha256(f"{name}/{number}".encode()).digest()[:8]
+            seed = hashlib.sha256(f"{name}/{job.bank.fingerprint}".encode()).digest()[:8]
             found = deal(
                 strata,
                 [share / max(total, 1) for share, total in zip(shares, totals, strict=True)],
@@ -290,127 +278,3 @@ def of_jobs(jobs: Sequence[BankEmbedding], out: Path) -> DomainStatistics | None
     if wanted is None:
         return None
     return DomainStatistics(wanted, jobs, out.with_name(out.name + ".statistics"))
-
-
-def block_images(job: BankEmbedding, batch: int) -> int:
-    """Images that are decoded together, of which crops are mixed: as many as a batch has crops, if
-    memory allows it.
-    """
-    return int(max(min(batch, plan.GROUP_BYTES // (len(job.grid) * job.crop_bytes)), 2))
-
-
-def deal(
-    strata: Sequence[Numbers],
-    weights: Sequence[float],
-    share: float,
-    size: int,
-    random: np.random.Generator,
-) -> list[Block]:
-    """Deals the images of a domain, shuffled, into blocks of one composition.
-
-    A block has controls in their share, as batches of training had; those of a stratum that is
-    smaller than that come in several blocks, with as much less weight in each.
-
-    Args:
-      strata: controls, and others.
-      weights: of an image of each, in its domain.
-      share: of the controls.
-      size: images of a block.
-      random: shuffles.
-    """
-    rows = [size, size]
-    if 0 < share < 1 and sum(map(len, strata)) > size:
-        controls = min(max(round(share * size), 1), size - 1)
-        rows = [controls, size - controls]
-    there = [
-        (images, weight, min(row, len(images)))
-        for images, weight, row in zip(strata, weights, rows, strict=True)
-        if len(images) and weight
-    ]
-    if not there:  # a bank without controls, where these weigh all
-        return []
-    number = max(-(-len(images) // row) for images, _, row in there)
-    dealt = []
-    for images, weight, row in there:
-        order = np.resize(random.permutation(images), max(len(images), number * row))
-        _, place, times = np.unique(order, return_inverse=True, return_counts=True)
-        dealt.append((np.array_split(order, number), np.array_split(weight / times[place], number)))
-    return [
-        Block(
-            np.concatenate([images[block] for images, _ in dealt]),
-            np.concatenate([weights[block] for _, weights in dealt]),
-        )
-        for block in range(number)
-    ]
-
-
-def measure(
-    job: BankEmbedding,
-    runtime: JaxRuntime,
-    blocks: Sequence[Block],
-    batch: int,
-    stop: threading.Event,
-) -> Moments | None:
-    """The moments of blocks; None if `stop` was set before the end."""
-    rows = -(-batch // runtime.num_devices) * runtime.num_devices
-    most = max(len(block.images) for block in blocks)
-    layout = WorkLayout(len(job.bank), len(job.grid), rows, most, most)
-    moments, waiting = Moments(), deque[tuple[float, object]]()
-    loader = job.loader(layout)
-    try:
-        groups = loader.groups(
-            (number, block.images.tolist()) for number, block in enumerate(blocks)
-        )
-        for group in groups:
-            weights = blocks[group.unit].weights.copy()
-            weights[[image in group.bad for image in group.images]] = 0.0
-            for pixels, given, weight in _batches(
-                job, group.images, group.pixels, weights, batch, rows
-            ):
-                if stop.is_set():
-                    return None
-                waiting.append((weight, runtime.moments(pixels, given)))
-                if len(waiting) > 1:
-                    _collect(moments, waiting)
-            group.release()
-    finally:
-        loader.close()
-    while waiting:
-        _collect(moments, waiting)
-    return moments
-
-
-def _collect(moments: Moments, waiting: deque) -> None:
-    weight, found = waiting.popleft()
-    moments.add(weight, flatten(found)[0])
-
-
-def _batches(
-    job: BankEmbedding,
-    images: Sequence[int],
-    pixels: np.ndarray,
-    weights: Float64[np.ndarray, " images"],
-    batch: int,
-    rows: int,
-) -> Iterator[tuple[np.ndarray, Given, float]]:
-    """Batches of the crops of a block, in rounds: one crop of each image, at places that differ.
-    Rows that fill a batch up weigh 0.
-    """
-    count, crops = len(images), len(job.grid)
-    rounds = np.arange(crops)
-    for mine in np.array_split(rounds, -(-crops // max(batch // count, 1))):
-        image = np.tile(np.arange(count), len(mine))
-        place, weight = np.zeros(rows, np.int64), np.zeros(rows)
-        place[: len(image)] = image * crops + (image + np.repeat(mine, count)) % crops
-        weight[: len(image)] = weights[image] / crops
-        if total := weight.sum():
-            cells = job.cells(np.asarray(images)[place // crops]).rows
-            given = Given({**cells, "weight": (weight / total).astype(np.float32)}, {})
-            yield pixels[place], given, float(total)
-
-
-def commit(work: Path, name: str, moments: Moments, features: int) -> None:
-    """Makes a unit permanent."""
-    units.Notes(work).commit(
-        name, {}, {domains.moments_path(name): domains.moments_bytes(moments, features)}
-    )
