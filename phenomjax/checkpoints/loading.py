@@ -223,9 +223,9 @@ def load_params(
                 ", ".join(channels),
             )
     stored, fresh, left = _metadata(item), list[str](), list[str]()
-    part_only = bool(diff(stored, abstract)) and any(name in stored for name in begins_with)
+    parts = [name for name in abstract if name in begins_with and name in stored]
+    part_only = bool(parts) and bool(diff(stored, abstract))
     if part_only:
-        parts = [name for name in abstract if name in begins_with and name in stored]
         fresh, left = ([n for n in tree if n not in parts] for tree in (abstract, stored))
         abstract = {name: abstract[name] for name in parts}
         shared = {

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from phenomjax.config.checks import choose
+from phenomjax.config.checks import at_least_one, choose
 from phenomjax.system.errors import UserError, did_you_mean
 
 # embed_dim, depth, num_heads, MLP width / embed_dim, drop path of the encoders of Phenom-1 and its
@@ -66,7 +66,13 @@ def check_encoder(c: ConfigDict) -> None:
     choose(c, "model.gelu", ("exact", "tanh"))
     choose(c, "model.remat", ("none", "dots", "full"))
     choose(c, "model.attention", ("auto", "matmul", "products", "xla", "cudnn"))
+    for key in ("model.patch_size", "model.depth"):
+        at_least_one(c, key)
     m = c.model
+    if not 0.0 <= m.drop_path < 1.0:
+        raise UserError(
+            f"config.model.drop_path is {m.drop_path}; it must be at least 0 and below 1, e.g. 0.1."
+        )
     if c.data.crop_size % m.patch_size:
         fitting = max(c.data.crop_size // m.patch_size, 1) * m.patch_size
         raise UserError(
@@ -79,6 +85,8 @@ def check_encoder(c: ConfigDict) -> None:
 def check_width(c: ConfigDict, dim: str, heads: str) -> None:
     """Checks that heads and the position table divide the width of a transformer."""
     m = c.model
+    for key in (dim, heads):
+        at_least_one(c, f"model.{key}")
     if m[dim] % m[heads] or m[dim] % 4:
         raise UserError(
             f"config.model.{dim} {m[dim]} must be a multiple of config.model.{heads} {m[heads]},"

@@ -21,11 +21,15 @@ class Task(Protocol):
     """A pretraining objective: a handful of pure functions, made from a resolved config.
 
     `params` are nested dicts of float32 arrays, a `batch` is a dict of arrays with the rows as
-    leading axis, `carry` is a pytree with the rows as leading axis that the task hands from step to
-    step (() for most).
+    leading axis, `carry` is what the task hands from step to step (() for most): a pytree with the
+    rows as leading axis, and in it `Shared` (phenomjax/system/types.py) what belongs to no row,
+    such as the statistics of batch norms. `loss` reads that from the carry; all others find it
+    beside the parameters.
 
     Attributes:
       next_command: what a user would run next on a finished run; {workdir} stands for its folder.
+      begins_with: where a task has it, parts (first level) of the parameters that `init_from` may
+        take of a run of another task, or with another head; else it takes all or none.
     """
 
     @property

@@ -271,6 +271,9 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
     loading.write(tmp_path / "mae", mae, jax.device_get(nn.unbox(params)))
     c = run_config(bank, model__backbone="vit", init_from=str(tmp_path / "mae"), **changes)
     assert train.run(c, tmp_path / "vit", ()) == 0
+    c = run_config(bank, init_from=str(tmp_path / "mae"), **changes)
+    with pytest.raises(UserError, match="does not fit this configuration"):  # nothing of it does
+        train.run(c, tmp_path / "densenet", ())
     assert "random: neck, head; not taken: decoder" in caplog.text.replace(
         "head, neck", "neck, head"
     )
@@ -295,6 +298,15 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
         ({"global_batch_size": 18}, "Set --config.global_batch_size=20."),
         ({"global_batch_size": 12, "model__cutmix": 1.0}, "Set --config.global_batch_size=16."),
         ({"data__groups": 1, "optimizer__accumulate_steps": 2}, "Set --config.data.groups=2 or"),
+        (
+            {"model__backbone": "vit", "model__patch_size": 0},
+            "patch_size is 0; it must be at least",
+        ),
+        (
+            {"model__backbone": "vit", "model__num_heads": 0},
+            "num_heads is 0; it must be at least 1",
+        ),
+        ({"model__backbone": "vit", "model__drop_path": 1.0}, "drop_path is 1.0; it must be at"),
         ({"model__backbone": "vit", "data__crop_size": 18}, "Set --config.data.crop_size=16."),
     ],
 )
