@@ -3,14 +3,18 @@ experiments and a network of two layers in place of the whole.
 """
 
 import json
+import re
 import shlex
 
 import pyarrow.parquet as pq
 import pytest
 
-from phenomjax import evaluate, train
+from phenomjax import config, evaluate, train
 from phenomjax.prepare.images import command as prepare
 from phenomjax.probes.perturbations import report
+from phenomjax.probes.perturbations.options import Options as EvaluateOptions
+from phenomjax.sweep import __main__ as sweep
+from phenomjax.system import options
 from phenomjax.system.errors import UserError
 from tests.config.test_configs import module
 from tests.lab import rxrx1
@@ -83,6 +87,27 @@ def shares(found, **wanted):
         for one in found["scores"]
         if all(one[key] == value for key, value in wanted.items())
     }
+
+
+@pytest.mark.parametrize("name", ["rxrx1_wilds", "rxrx1_densenet161"])
+def test_commands_and_presets_of_the_pages(name):
+    """Every command parses, and every preset that a command or the ladder names is a config."""
+    text = module(name).__doc__
+    presets = re.findall(rf"{name}\.py:(\S+)|^  :(\S+)|`:(\S+)`", text, re.MULTILINE)
+    for preset in {one for found in presets for one in found if one}:
+        c = module(name).get_config(preset)
+        c.data.simulate.plates = 1
+        config.finalize(c)
+    kinds = {"evaluate": EvaluateOptions, "sweep": sweep.Options, "prepare": prepare.Options}
+    parsed = []
+    for words in commands(name):
+        kind = words[2].removeprefix("phenomjax.")
+        if kind in kinds:
+            rest = words[3 if kind == "sweep" else 4 :]
+            rest = [word for word in rest if not word.startswith("--config.")]
+            parsed.append(kind)
+            options.parse(kinds[kind], rest, "program", "")
+    assert set(parsed) == set(kinds)
 
 
 def test_wilds(tmp_path, capsys):
