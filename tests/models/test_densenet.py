@@ -21,7 +21,6 @@ def test_parameters_are_those_of_the_paper(size, parameters):
     body = sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(shapes["params"])))
     features = densenet.num_features(*DENSENET_SIZES[size])
     assert body + features * 1000 + 1000 == parameters
-    assert jax.eval_shape(model.apply, shapes, jnp.zeros((2, 32, 32, 3))).shape == (2, features)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +103,10 @@ def test_each_row_is_normalised_by_the_statistics_of_its_domain(norm):
 
 
 def test_layers_computed_again_give_the_same_gradients_and_statistics():
-    x = jax.random.normal(jax.random.key(0), (4, 32, 32, 2))
+    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 2))
     found = []
     for remat in (False, True):
-        model = densenet.DenseNet((2, 2), 4, 8, NORM, remat=remat)
+        model = densenet.DenseNet((2,), 4, 8, NORM, remat=remat)
         variables = nn.unbox(model.init(jax.random.key(1), x))
 
         def loss(params, model=model, stored=variables["batch_stats"]):
