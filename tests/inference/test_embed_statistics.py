@@ -38,7 +38,7 @@ def write_model(folder, **model):
     """The workdir of a tiny DenseNet with running statistics of its own; its config and tree."""
     c = config.base("perturbation")
     c.task, c.global_batch_size, c.data.crop_size = "perturbation", 8, SIZE
-    c.model.block_config, c.model.growth_rate, c.model.stem_features = (1, 1), 4, 8
+    c.model.block_config, c.model.growth_rate, c.model.stem_features = (1,), 4, 8
     c.model.neck_dim, c.model.classes, c.model.channels = 6, ("a", "b", "c"), CHANNELS
     c.model.control_share, c.model.standardise = 0.25, "none"
     c.model.update(model)
@@ -421,5 +421,5 @@ def test_models_without_batch_norms_or_without_controls_say_so(tmp_path):
     mae, *_ = write_run(tmp_path / "mae", model__channels=CHANNELS)
     with pytest.raises(UserError, match=r"\(task 'mae'\) has no batch norms"):
         run(mae, bank, tmp_path / "o.zarr", "--statistics", "experiment", "--crop_size", 16)
-    with pytest.raises(UserError, match=r"this model reads crops of 8 px or more, .* such as 8"):
-        run(tmp_path / "run", bank, tmp_path / "o.zarr", "--crop_size", 4)
+    with pytest.raises(UserError, match=r"this model reads crops of 4 px or more, .* such as 4"):
+        run(tmp_path / "run", bank, tmp_path / "o.zarr", "--crop_size", 2)
