@@ -230,6 +230,22 @@ def test_banks_of_other_channels_and_of_the_same_experiment(tmp_path):
     assert kinds == {1: 4, 2: 4} and frozenset({0, 1}) in mixed
 
 
+def test_what_else_is_in_the_banks_changes_no_order(tmp_path):
+    """With a selection, or after `prepare append`, the same images come in the same order."""
+    some = write(tmp_path / "some.zarr", rows_of(("E3", "E1"), plates=1))
+    rows = [*rows_of(("E1",), plates=1, site="2"), *rows_of(("E3", "E1"), plates=1)]
+    more, listed = write(tmp_path / "more.zarr", rows), tmp_path / "listed.parquet"
+    run_as_door(subset, ["--bank", more, "--where", 'site == "1"', "--out", listed])
+    changes = {"data__groups": 2, "data__control_share": 0.25}
+    one = task_of(config_of(some, **changes), tmp_path).loader("train", 0, 1)
+    changes["data__selection"] = str(listed)
+    other = task_of(config_of(more, **changes), tmp_path).loader("train", 0, 1)
+    for step in range(6):
+        batches = one.batch(step), other.batch(step)
+        np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"] - 8)
+        np.testing.assert_array_equal(batches[0]["label"], batches[1]["label"])
+
+
 def test_rows_of_all_experiments_are_mixed_without_groups(tmp_path):
     bank = write(tmp_path / "b.zarr", rows_of())
     changes = {"data__groups": 0, "data__val_groups": ("E1",)}

@@ -85,12 +85,11 @@ class LabelledLoader(ImageLoader):
         """One paragraph for the start-up banner."""
         own = self._images(range(len(self.banks)))
         labels = self.labels.label[own]
-        classes, groups = (
-            len(np.unique(labels[labels >= 0])),
-            len(np.unique(self.labels.group[own])),
+        groups = len(np.unique(self.labels.group[own]))
+        said = (
+            f"{len(np.unique(labels[labels >= 0])):,} classes, {groups:,} groups,"
+            f" {int(self.labels.control[own].sum()):,} controls"
         )
-        controls = int(self.labels.control[own].sum())
-        said = f"{classes:,} classes, {groups:,} groups, {controls:,} controls"
         if self.parts:
             said += (
                 f"; a batch is {self.parts} part{'s' * (self.parts > 1)} of"
@@ -140,15 +139,15 @@ class LabelledLoader(ImageLoader):
 
     def _pools(self, group: Group) -> list[np.ndarray]:
         """The images of each group of those whose images can share a batch, shuffled."""
-        own = np.concatenate(
-            [self._first_id[bank] + self._rows[bank].array() for bank in group.banks]
-        )
-        own = own[permutation(len(own), self.seed, 0)]
-        codes = (
-            self.labels.group[own] if self.parts or self.split != "train" else np.zeros_like(own)
-        )
-        order = np.argsort(codes, kind="stable")
-        return np.split(own[order], np.flatnonzero(np.diff(codes[order])) + 1)
+        own = self._images(group.banks)
+        mixed = self.split == "train" and not self.parts
+        codes = np.zeros_like(own) if mixed else self.labels.group[own]
+        # in the order in which they come here, whatever else is in the banks
+        _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+        codes = np.argsort(np.argsort(first))[codes]
+        shuffled = permutation(len(own), self.seed, 0)
+        shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
+        return np.split(own[shuffled], np.flatnonzero(np.diff(codes[shuffled])) + 1)
 
     def _warn_of_small(self, pools: Sequence[Sequence[np.ndarray]], wanted: int) -> None:
         small = [pool for one in pools for pool in one if len(pool) < wanted]
