@@ -41,6 +41,7 @@ REASONS = ("", "unreadable", "empty", "saturated", "out_of_focus", "dead")
 NOISE_CONTRAST = 6.5  # of noise alone 5.2, and a little of uneven light
 LEAST_BATCHES = 3  # experiments of a cell type of which one can be told to be odd
 WHOLE = 0.9  # share of a plate that is told as the whole plate
+LEAST_LOST = 3  # images of a perturbation that are told to be lost
 MAD = 1.4826  # robust standard deviation of a normal, in its median absolute deviations
 
 
@@ -363,6 +364,7 @@ class _Judge:
         options: GateOptions,
     ):
         self.measures, self.teachers, self.options = measures, teachers, options
+        self.banks = banks
         self.batches = groups_of(banks, "experiment", "cell_type")
         self.plates = groups_of(banks, "experiment", "plate")
         images = len(self.batches.of)
@@ -465,12 +467,35 @@ class _Judge:
             )
             self.judged.told.append(f"Whole plates: {what} in plate {first_of(names)}.")
 
+    def _tell_phenotypes(self) -> None:
+        """Tells of perturbations that lose most of their images: what they do to cells may look
+        like a defect.
+        """
+        if not self.judged.codes.any():
+            return
+        given = groups_of(self.banks, "perturbation", "perturbation_type")
+        known = np.array([name is not None for name, _ in given.names])
+        known[given.of[controls_of(self.banks)]] = False
+        sizes = np.bincount(given.of, minlength=len(known))
+        for reason, option in (("saturated", "saturated"), ("dead", "spreads")):
+            mine = self.judged.codes == REASONS.index(reason)
+            found = np.bincount(given.of[mine], minlength=len(known))
+            most = np.flatnonzero(known & (found >= LEAST_LOST) & (2 * found > sizes))
+            if len(most):
+                names = (f"{given.names[i][0]} ({found[i]} of {sizes[i]} images)" for i in most)
+                self.judged.told.append(
+                    f"Perturbations that lose most of their images as {reason}:"
+                    f" {first_of(names)}. That may be what they do, and no defect: a larger"
+                    f" --{option} keeps them."
+                )
+
     def _tell(self) -> None:
         """Says what is odd about limits and what they drop."""
         told, limits = self.judged.told, self.judged.limits
         for code, reason in enumerate(REASONS):
             if reason in ("saturated", "out_of_focus", "dead"):
                 self._tell_plates(self.judged.codes == code, f"nearly all are {reason}")
+        self._tell_phenotypes()
         for measured in (SHARPNESS, SATURATED, CELLS, COVERED):
             odd = [
                 one
