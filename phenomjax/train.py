@@ -117,9 +117,9 @@ class Trainer:
         if self.config.init_from:
             wanted = self.abstract.params, state_lib.shared(self.abstract.carry)
             parts = getattr(self.task, "begins_with", ())
-            model = self.config.model
-            channels = model.channels if "channels" in model else ()
-            params, shared = loading.load_params(self.config.init_from, *wanted, parts, channels)
+            params, shared = loading.load_params(
+                self.config.init_from, *wanted, parts, self.config.model
+            )
             params = {**state.params, **params}
             # The average must be a copy of its own: the step donates both.
             ema = jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else ()

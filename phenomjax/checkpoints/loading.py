@@ -189,7 +189,7 @@ def load_params(
     abstract: Params,
     shared: Params | None = None,
     begins_with: Sequence[str] = (),
-    channels: Sequence[str] = (),
+    model: ConfigDict | None = None,
 ) -> tuple[Params, Params]:
     """Loads parameters only, into the shardings of `abstract` (for `init_from`); says what was
     loaded.
@@ -200,7 +200,8 @@ def load_params(
       shared: likewise what the carry shares, if anything.
       begins_with: of a run of another task or another head, what may be taken alone: names of parts
         (first level) of the parameters.
-      channels: of the images that this run reads; of others a word is said.
+      model: of the config. Where the run has other channels or cell types a word is said; where it
+        has other classes, what it says of its own is not taken.
 
     Returns:
       (params, shared): all of both, or the parts that were taken.
@@ -212,19 +213,15 @@ def load_params(
     item, *kept = _for_inference(folder)
     for each in (item, *kept):
         _verify(folder, each.name, together=True)
-    if channels:
-        theirs = config_stored.load(folder.parent.parent / "config.json").model
-        if "channels" in theirs and tuple(theirs.channels) != tuple(channels):
-            log.warning(
-                "init_from: %s has the channels %s, and this run reads %s: weights go by place, not"
-                " by name",
-                folder,
-                ", ".join(theirs.channels),
-                ", ".join(channels),
-            )
+    others = _other_names(folder, model) if model else {}
+    for name in {"channels", "cell_types"} & others.keys():
+        log.warning(
+            "init_from: %s has the %s %s, and this run has %s: weights go by place, not by name",
+            *(folder, name.replace("_", " "), *map(", ".join, others[name])),
+        )
     stored, fresh, left = _metadata(item), list[str](), list[str]()
     parts = [name for name in abstract if name in begins_with and name in stored]
-    part_only = bool(parts) and bool(diff(stored, abstract))
+    part_only = bool(parts) and ("classes" in others or bool(diff(stored, abstract)))
     if part_only:
         fresh, left = ([n for n in tree if n not in parts] for tree in (abstract, stored))
         abstract = {name: abstract[name] for name in parts}
@@ -248,6 +245,14 @@ def load_params(
         f"; not taken: {', '.join(left)}" if left else "",
     )
     return params, found
+
+
+def _other_names(folder: Path, model: ConfigDict) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Of what a model names, {key: (the names of a run, those of this model)} where they differ."""
+    theirs = config_stored.load(folder.parent.parent / "config.json").model
+    keys = [key for key in ("channels", "cell_types", "classes") if key in theirs and key in model]
+    found = {key: (tuple(theirs[key]), tuple(model[key])) for key in keys}
+    return {key: names for key, names in found.items() if names[0] != names[1]}
 
 
 def _restore(item: Path, wanted: Params, what: str, levels: int) -> Params:

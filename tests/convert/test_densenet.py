@@ -187,14 +187,14 @@ def test_a_run_of_other_classes_begins_with_them(tmp_path, caplog):
     caplog.set_level(logging.INFO)
 
     def begin(**changes):
-        task = Perturbation(make_config(model__classes=("x", "y"), **changes))
+        task = Perturbation(make_config(**{"model__classes": ("x", "y")} | changes))
         pixels = np.zeros((2, 32, 32, len(task.config.model.channels)), np.uint8)
         init = jax.eval_shape(task.init, jax.random.key(0), {"pixels": pixels})
         abstract = nn.unbox((init, task.carry(2).value))
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         on_one = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one)  # noqa: E731
         wanted = jax.tree.map(on_one, abstract)
-        return loading.load_params(run, *wanted, task.begins_with, task.config.model.channels)
+        return loading.load_params(run, *wanted, task.begins_with, task.config.model)
 
     params, shared = begin()
     assert params.keys() == {"backbone"} and "random: head, neck; not taken: head" in caplog.text
@@ -206,6 +206,10 @@ def test_a_run_of_other_classes_begins_with_them(tmp_path, caplog):
     assert "has the channels DNA, ER, Actin, and this run reads ER, DNA, Actin" in caplog.text
     with pytest.raises(UserError, match=r"backbone/conv0/kernel: .* --channels NAMES"):
         begin(model__channels=("DNA", "ER"))
+    theirs = tuple(loading.load(run)[0].model.classes)
+    assert begin(model__classes=theirs, model__neck_dim=0)[0].keys() == {"backbone", "head"}
+    others = begin(model__classes=theirs[::-1], model__neck_dim=0)  # a head says others of them
+    assert others[0].keys() == {"backbone"}
 
 
 CASES = {
