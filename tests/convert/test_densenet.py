@@ -203,7 +203,7 @@ def test_a_run_of_other_classes_begins_with_them(tmp_path, caplog):
     jax.tree.map(np.testing.assert_array_equal, shared[RUNNING]["backbone"], running)
     assert "weights go by place" not in caplog.text
     begin(model__channels=("ER", "DNA", "Actin"))
-    assert "has the channels DNA, ER, Actin, and this run reads ER, DNA, Actin" in caplog.text
+    assert "has the channels DNA, ER, Actin, and this run has ER, DNA, Actin" in caplog.text
     with pytest.raises(UserError, match=r"backbone/conv0/kernel: .* --channels NAMES"):
         begin(model__channels=("DNA", "ER"))
     theirs = tuple(loading.load(run)[0].model.classes)
