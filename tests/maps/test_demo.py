@@ -196,6 +196,8 @@ def test_how_much_of_the_bias_a_model_takes_up(tmp_path):
     low, high = leak["difference"]["interval"]
     assert 0 < low < leak["difference"]["value"] < high
     assert leak["difference"]["value"] == pytest.approx(leak["perturbation"]["value"])
+    apart = leak["perturbation"]["with"]["value"] - leak["mae"]["with"]["value"]
+    assert leak["level"]["value"] == pytest.approx(apart) and leak["level"]["interval"][0] > 0
     said = supervision.sentence(leak)
     assert "weakly supervised model takes up more of the bias than the MAE" in said
     twice = leak | {"difference": {"value": 0.0, "interval": [-0.1, 0.1]}}
