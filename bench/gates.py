@@ -29,7 +29,7 @@ from phenomjax.data.images.opening import open_bank
 from phenomjax.data.simulated.screen_config import DEFECTS
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.curate import gates, measure
+from phenomjax.prepare.curate import gates, limits, measure
 
 SHARES = {f"{name}_fraction": 0.05 for name in DEFECTS}
 SCREENS = {
@@ -80,12 +80,12 @@ def detect(name: str, settings: dict, folder: Path) -> None:
         [bank], folder / "m.parquet", measure.Settings(), engine, threading.Event()
     )
     assert measures is not None
-    options = gates.GateOptions()
+    options = limits.GateOptions()
     said = np.array(gates.REASONS)[gates.judge(measures, [bank], options).codes]
     truth = np.full(len(bank), "", said.dtype)
     planted = pd.read_parquet(path / "truth" / "defects.parquet")
     truth[planted["image"]] = planted["defect"]
-    print(f"{name}: {len(bank)} images, {gates.controls_of([bank]).sum()} of controls")
+    print(f"{name}: {len(bank)} images, {limits.controls_of([bank]).sum()} of controls")
     for defect in DEFECTS:
         mine = said[truth == defect]
         dropped, right = (wilson(int(n.sum()), len(mine)) for n in (mine != "", mine == defect))
@@ -97,8 +97,8 @@ def detect(name: str, settings: dict, folder: Path) -> None:
     print(
         f"  {'sound':13} dropped {wilson(int((sound != '').sum()), len(sound))}: {lost or 'none'}"
     )
-    batches = gates.groups_of([bank], "experiment", "cell_type")
-    controls = gates.controls_of([bank])
+    batches = limits.groups_of([bank], "experiment", "cell_type")
+    controls = limits.controls_of([bank])
     for who in ("ours", "peer"):
         soft = np.zeros(len(bank), int)
         for place, channel in enumerate(bank.channels):
@@ -107,7 +107,7 @@ def detect(name: str, settings: dict, folder: Path) -> None:
             else:
                 planes = (bank.read(i)[..., place].astype(float) for i in range(len(bank)))
                 values = np.array([plain_slope(plane) for plane in planes], np.float32)
-            learnt = gates.learn(gates.SHARPNESS, values, controls, batches, options)
+            learnt = limits.learn(limits.SHARPNESS, values, controls, batches, options)
             soft += values < learnt.limits[batches.of]
         blurred = 2 * soft >= len(bank.channels)
         found, false = (

@@ -19,8 +19,8 @@ from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.curate import gate_figures, gates, measure
-from phenomjax.prepare.curate.gates import GateOptions
+from phenomjax.prepare.curate import gate_figures, gates, limits, measure
+from phenomjax.prepare.curate.limits import GateOptions
 from phenomjax.system.errors import UserError
 
 CHANNELS = ("DNA", "ER", "AGP")
@@ -186,16 +186,16 @@ def test_planted_defects_are_dropped_for_what_they_are(tmp_path, dtype):
     said, found = judged(bank, tmp_path / "m.parquet")
     assert said.tolist() == [defects.get(image, "") for image in range(len(bank))]
     assert found.counts() == {"unreadable": 0} | dict.fromkeys(DEFECTS, 3)
-    limits = pd.DataFrame(found.limits)
-    assert set(limits["learnt_from"]) == {"experiment"} and (limits["controls"] >= 10).all()
+    table = pd.DataFrame(found.limits)
+    assert set(table["learnt_from"]) == {"experiment"} and (table["controls"] >= 10).all()
     for name in ("sharpness", "contrast", "cells", "covered"):
-        one = limits[limits["measure"] == name]
+        one = table[table["measure"] == name]
         assert (one["limit"] < one["median"]).all()
-    assert set(limits.loc[limits["measure"] == "cells", "unit"]) == {"nuclei / field"}
-    assert limits.groupby("measure")["beyond"].sum()["cells"] >= 6  # dead and empty ones
+    assert set(table.loc[table["measure"] == "cells", "unit"]) == {"nuclei / field"}
+    assert table.groupby("measure")["beyond"].sum()["cells"] >= 6  # dead and empty ones
     assert len(found.table()) == 2 + 3 * 3 + 2
     assert found.table()[4].startswith("| saturated | DNA | % of the pixels | 0 | 2 | ")
-    controls = gates.controls_of([bank])
+    controls = limits.controls_of([bank])
     measures = measure.Measures(tmp_path / "m.parquet")
     figure = gate_figures.limits_figure(measures, found, controls)
     titles = [axis.get_title() for axis in figure.axes]
@@ -230,8 +230,8 @@ def test_an_experiment_out_of_focus_is_dropped_whole_and_alone_it_passes(tmp_pat
     text = " ".join(found.told)
     assert "The controls of E1 are out of focus themselves" in text
     assert "nearly all are out_of_focus in plate P10 of E1 (16 of 16 images), P11 of E1" in text
-    limits = pd.DataFrame(found.limits)
-    of_e1 = limits[(limits["experiment"] == "E1") & (limits["measure"] == "sharpness")]
+    table = pd.DataFrame(found.limits)
+    of_e1 = table[(table["experiment"] == "E1") & (table["measure"] == "sharpness")]
     assert set(of_e1["learnt_from"]) == {"others"} and (of_e1["beyond"] == 32).all()
     # of another cell type it is compared with nothing, and that is told
     alone = plant(
@@ -264,7 +264,7 @@ def test_a_channel_that_is_dead_on_one_plate(tmp_path):
 
     bank = plant(tmp_path / "c.zarr", {}, change=reporter)
     said, found = judged(bank, tmp_path / "c.parquet")
-    assert not (said[~gates.controls_of([bank])]).any()
+    assert not (said[~limits.controls_of([bank])]).any()
     assert any("Channel ER shows nothing but noise in the controls" in line for line in found.told)
 
 
