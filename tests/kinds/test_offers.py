@@ -25,6 +25,11 @@ QUOTED = {
     ("phenomjax.data.sequences.formats.columns", "phenomjax.prepare inspect"),
     ("phenomjax.prepare.inspect.source_files", "phenomjax.prepare inspect"),
 }
+# Readers of tables of any make, whose texts name what `maps` is told of these.
+TABLES = ("columns", "reading") + tuple(
+    f"formats.{name}"
+    for name in ("annotated", "embeddings", "features", "notes", "numeric", "objects")
+)
 # (module, command that reaches it, but with what cannot raise its errors): training hands over its
 # own model, and asks for all devices, as `evaluate` does.
 SPARED = {
@@ -41,6 +46,8 @@ SPARED = {
     ("phenomjax.inference.images.stages", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.runtimes.choose", "phenomjax.evaluate perturbations"),
     ("phenomjax.trained.image_model", "phenomjax.evaluate perturbations"),
+    # it reads the maps alone that its own steps have just written, tables of ours
+    *((f"phenomjax.maps.tables.{name}", "phenomjax.maps demo") for name in TABLES),
 }
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
