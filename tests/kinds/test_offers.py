@@ -26,10 +26,8 @@ QUOTED = {
     ("phenomjax.prepare.inspect.source_files", "phenomjax.prepare inspect"),
 }
 # Readers of tables of any make, whose texts name what `maps` is told of these.
-TABLES = ("columns", "reading") + tuple(
-    f"formats.{name}"
-    for name in ("annotated", "embeddings", "features", "notes", "numeric", "objects")
-)
+FORMATS = ("annotated", "embeddings", "features", "notes", "numeric", "objects")
+TABLES = ("columns", "reading", *(f"formats.{name}" for name in FORMATS))
 # (module, command that reaches it, but with what cannot raise its errors): training hands over its
 # own model, and asks for all devices, as `evaluate` does.
 SPARED = {
