@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib.metadata
 import itertools
+import logging
 import os
 import resource
 import sys
@@ -36,8 +37,14 @@ from tests.lab.slurm import slurm  # noqa: F401  a fixture
 jax.config.update("jax_num_cpu_devices", 8)
 # Or every worker would rewrite the assertions of all tests, which takes it five seconds.
 sys.dont_write_bytecode = False
+warm.collect_seldom()
 LARGEST_WORKER, MOST_GROWTH = 2.0 * 2**30, 0.5 * 2**30
 PAGE = resource.getpagesize()
+
+
+def pytest_collection_finish():
+    """What was imported stays to the end, and no collection looks at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +79,18 @@ def pytest_addoption(parser):
 def count(request):
     """How often a kill test repeats: `count(3, 50)` is 3, or 50 with --full."""
     return lambda small, full: full if request.config.getoption("--full") else small
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was_imported():
+    """A door that ran in this process before, here or in a fixture, has set level and handlers."""
+    log = logging.getLogger("phenomjax")
+    for handler in log.handlers:
+        handler.close()
+    log.handlers.clear()
+    log.propagate = True
+    for each in (log, log.getChild("process")):
+        each.setLevel(logging.NOTSET)
 
 
 _limit = [LARGEST_WORKER]

@@ -131,7 +131,7 @@ def start_toys(workdir, count, *flags, **environment):
                 warm.Popen(
                     [*command, f"--process_id={i}"],
                     cwd=ROOT,
-                    env={**os.environ, "XLA_FLAGS": "", **environment},
+                    env={**os.environ, **environment},
                     stdout=out,
                     stderr=out,
                 )

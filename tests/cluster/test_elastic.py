@@ -58,7 +58,8 @@ def start(workdir, program, count=1, devices=1, environment=None, **changes):
     # Several CPU processes disagree about the keys of a compilation cache.
     drop = ("JAX_COMPILATION",) if count > 1 else ()
     base = {k: v for k, v in os.environ.items() if not k.startswith(drop)} | (environment or {})
-    base["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    base["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}"
     processes = []
     for i in range(count):
         with open(f"{workdir}.{i}", "a") as out:

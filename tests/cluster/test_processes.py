@@ -3,7 +3,6 @@ processes: test_elastic, test_slurm.
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -79,8 +78,7 @@ def start(bank, workdir):
         str(workdir),
     ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    return warm.Popen(command, cwd=ROOT, env=environment, stderr=open(f"{workdir}.log", "ab"))
+    return warm.Popen(command, cwd=ROOT, stderr=open(f"{workdir}.log", "ab"))
 
 
 def lines(workdir):

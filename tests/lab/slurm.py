@@ -50,11 +50,8 @@ def toy_arguments(workdir, **settings):
 
 def toy_environment(**variables):
     """The environment of a toy run: one CPU device a process, toy_main as the program."""
-    drop = (
-        "SLURM_",
-        "JAX_COMPILATION",
-        "XLA_FLAGS",
-    )  # several CPU processes disagree about the keys of a compilation cache
+    # several CPU processes disagree about the keys of a compilation cache
+    drop = ("SLURM_", "JAX_COMPILATION")
     base = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     main = f"{sys.executable} {ROOT / 'tests' / 'lab' / 'toy_main.py'}"
     return (

@@ -9,6 +9,7 @@ imports were made before.
 
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -26,6 +27,11 @@ from tests.lab import ROOT
 READ_AT_IMPORT = ("JAX_", "PYTHON", "MPL", "OPENBLAS_", "OMP_", "NUMBA_")
 # CPU time of the children that ended, which the times of this process do not hold.
 ended = {"cpu_seconds": 0.0}
+
+
+def collect_seldom():
+    """JAX's traces make so many objects that the collector took a tenth of all CPU time."""
+    gc.set_threshold(50_000, 20, 100)
 
 
 class Popen:
@@ -211,6 +217,8 @@ def _run(words, cwd, environment):
 
 
 if __name__ == "__main__":
+    collect_seldom()
     _import_what_runs_import()
+    gc.freeze()
     if asked := _serve(socket.socket(fileno=int(sys.argv[1]))):
         _run(**asked)

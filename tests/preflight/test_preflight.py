@@ -98,7 +98,7 @@ def start(workdir, plant="", *flags, prefix=()):
         "--num_processes=2",
         *flags,
     ]
-    environment = {**os.environ, "XLA_FLAGS": "", "PLANT": plant}
+    environment = {**os.environ, "PLANT": plant}
     both = [
         (subprocess.Popen if prefix and i else warm.Popen)(
             [*(prefix if i else ()), *command, f"--process_id={i}"],
@@ -119,7 +119,6 @@ def test_two_processes_pass_through_the_launcher(tmp_path):
     environment = {
         **os.environ,
         "PHENOMJAX_MAIN": f"{PYTHON} {ROOT / 'tests' / 'lab' / 'preflight_main.py'}",
-        "XLA_FLAGS": "",
     }
     command = [
         PYTHON,
