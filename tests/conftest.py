@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import threadpoolctl
 
 from tests.lab import ROOT, warm
 
@@ -26,6 +27,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag ends a process
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Workers and what they start share the processors: more threads of BLAS would wait in loops.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Or every process that a test starts would compile all the Python that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -38,6 +42,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Or every worker would rewrite the assertions of all tests, which takes it five seconds.
 sys.dont_write_bytecode = False
 warm.collect_seldom()
+threadpoolctl.threadpool_limits(1)  # of what a plugin loaded before
 LARGEST_WORKER, MOST_GROWTH = 2.0 * 2**30, 0.5 * 2**30
 PAGE = resource.getpagesize()
 

@@ -116,7 +116,8 @@ def test_wilds(tmp_path, capsys):
     runs = [
         trained("rxrx1_wilds", "seed=3", bank, tmp_path / "wilds"),
         trained(
-            *("rxrx1_wilds", "cell_type=HUVEC", bank, tmp_path / "huvec"), **{"eval.every_steps": 0}
+            *("rxrx1_wilds", "cell_type=HUVEC", bank, tmp_path / "huvec"),
+            **{"eval.every_steps": 0, "figures.num_images": 0},
         ),
     ]
     words = ["--checkpoint", *runs, "--statistics", "running", "--random_weights", "-1"]
@@ -147,7 +148,8 @@ def test_wilds(tmp_path, capsys):
 def test_full(tmp_path, capsys):
     """All kinds of statistics, and the untrained twin."""
     bank = prepared("rxrx1_densenet161", tmp_path)
-    run = trained("rxrx1_densenet161", "", bank, tmp_path / "all")
+    quiet = {"eval.every_steps": 0, "figures.num_images": 0}
+    run = trained("rxrx1_densenet161", "", bank, tmp_path / "all", **quiet)
     found = evaluated(tmp_path / "report", "--checkpoint", run, "--statistics_least", "2")
     assert not [text for text in found["notes"] if "not judged" in text]
     kinds = {(s["statistics"], s["twin"]) for s in found["scores"]}

@@ -251,6 +251,7 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
     use_devices(monkeypatch, 1)
     changes = {"num_steps": 1, "optimizer__learning_rate": 0.0}
     changes |= {"model__norm_momentum": 0.999, "optimizer__ema_decay": 0.0}
+    changes |= {"eval__every_steps": 0, "figures__num_images": 0}
     caplog.set_level("INFO", "phenomjax")
     # of other classes
     c = run_config(bank, init_from=str(straight), data__label="well", **changes)
