@@ -44,7 +44,7 @@ def write_model(folder, **model):
     c.model.update(model)
     task = Perturbation(c)
     batch = {"pixels": np.zeros((2, SIZE, SIZE, len(CHANNELS)), np.uint8)}
-    params = jax.device_get(nn.meta.unbox(task.init(jax.random.key(1), batch)))
+    params = jax.device_get(nn.meta.unbox(jax.jit(task.init)(jax.random.key(1), batch)))
     random = np.random.default_rng(5)
     held = jax.tree.map(
         lambda x: np.float32(random.uniform(0.5, 1.5, x.shape)), shared(task.carry(8))
@@ -94,17 +94,24 @@ def run(model, banks, out, *words):
 def normalised(task, tree, pixels, weight=None):
     """Embeddings of images that are normalised together, directly."""
     params = {name: x for name, x in tree.items() if name not in ("batch_stats", "head")}
-    images = jnp.float32(pixels) / 255
+    variables = {"params": params, "batch_stats": tree["batch_stats"]}
     weight = None if weight is None else jnp.float32(weight)
-    found, seen = task.model.apply(
-        {"params": params, "batch_stats": tree["batch_stats"]},
-        images,
-        None,
-        Statistics(parts=1, weight=weight),
-        method="embedding",
-        mutable=["moments"],
-    )
+
+    @jax.jit
+    def apply(images):
+        own = Statistics(parts=1, weight=weight)
+        return task.model.apply(
+            variables, images, None, own, method="embedding", mutable=["moments"]
+        )
+
+    found, seen = apply(jnp.float32(pixels) / 255)
     return found, seen["moments"]
+
+
+def embedded(task, tree, **batch):
+    """Embeddings as the task gives them."""
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    return jax.jit(task.embed)(tree, batch)[0][:, 0]
 
 
 def test_each_experiment_is_normalised_by_all_of_its_images(model, tmp_path):
@@ -124,7 +131,7 @@ def test_each_experiment_is_normalised_by_all_of_its_images(model, tmp_path):
     # running statistics: what the tree holds
     assert run(folder, tmp_path / "b.zarr", tmp_path / "r.zarr") == 0
     running, _ = read(tmp_path / "r.zarr")
-    one = task.embed(tree, {"pixels": jnp.array(pixels["E2"])})[0][:, 0]
+    one = embedded(task, tree, pixels=pixels["E2"])
     np.testing.assert_allclose(running[5:8], one, atol=2e-5)
     assert np.abs(running - values).max() > 0.1
     assert "statistics" not in read_entry(tmp_path / "r.zarr")
@@ -233,9 +240,9 @@ def test_an_experiment_in_two_banks_is_one(model, tmp_path):
     for mine in (both[:4], both[4:]):
         found.add(0.5, flatten(normalised(task, tree, mine)[1])[0])
     values = np.concatenate([read(tmp_path / "out" / f"{name}.zarr")[0] for name in "ab"])
-    batch = {"pixels": jnp.array(both), "domain": jnp.zeros(8, jnp.int32)}
     tree = {**tree, "batch_stats": unflatten(tree["batch_stats"], [found.table()])}
-    np.testing.assert_allclose(values, task.embed(tree, batch)[0][:, 0], atol=1e-4)
+    one = embedded(task, tree, pixels=both, domain=np.zeros(8, np.int32))
+    np.testing.assert_allclose(values, one, atol=1e-4)
     assert not (tmp_path / "out.statistics").exists()
 
 
@@ -321,10 +328,8 @@ def test_cell_types_are_told_as_the_model_knows_them(tmp_path, caplog):
     task, tree = write_model(run_, cell_type=True, cell_types=("HUVEC", "U2OS"))
     pixels = write(bank, {"E1": [0] * 4})["E1"]
     assert run(run_, bank, tmp_path / "o.zarr") == EXIT_DONE
-    batch = {"pixels": jnp.array(pixels), "cell_type": jnp.ones(4, jnp.int32)}
-    np.testing.assert_allclose(
-        read(tmp_path / "o.zarr")[0], task.embed(tree, batch)[0][:, 0], atol=2e-5
-    )
+    one = embedded(task, tree, pixels=pixels, cell_type=np.ones(4, np.int32))
+    np.testing.assert_allclose(read(tmp_path / "o.zarr")[0], one, atol=2e-5)
     write_model(tmp_path / "other", cell_type=True, cell_types=("HUVEC",))
     with pytest.raises(
         UserError, match=r"All 4 images have cell type U2OS .* HUVEC.*cell_type=NAME"

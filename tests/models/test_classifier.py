@@ -9,6 +9,7 @@ from phenomjax.models import classifier
 from phenomjax.models.batch_norm import Statistics
 
 RANDOM = np.random.default_rng(5)
+cutmix = jax.jit(classifier.cutmix, static_argnums=(2, 3))
 
 
 @pytest.mark.torch
@@ -65,7 +66,7 @@ def test_cutmix_takes_one_box_of_the_partner_and_counts_its_pixels(parts):
         [np.stack([np.full_like(place, row), place], -1) for row in range(rows)]
     ).astype(np.float32)
     keys = jax.vmap(lambda r: jax.random.fold_in(jax.random.key(3), r))(jnp.arange(rows))
-    mixed, share = classifier.cutmix(jnp.asarray(pictures), keys, 1.0, parts)
+    mixed, share = cutmix(jnp.asarray(pictures), keys, 1.0, parts)
     other = np.asarray(classifier.partners(jnp.arange(rows), parts))
     assert (other[other] == np.arange(rows)).all() and (other % parts == np.arange(8) % parts).all()
     assert len(set(np.round(np.asarray(share), 4))) > 4
@@ -78,17 +79,17 @@ def test_cutmix_takes_one_box_of_the_partner_and_counts_its_pixels(parts):
         if len(ys):
             assert box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].all()
     # what a row draws depends on its key alone
-    turned = classifier.cutmix(jnp.asarray(pictures[::-1]), keys[::-1], 1.0, parts)
+    turned = cutmix(jnp.asarray(pictures[::-1]), keys[::-1], 1.0, parts)
     np.testing.assert_array_equal(turned.share[::-1], share)
 
 
 def test_shares_of_cutmix_are_of_the_beta_distribution():
     """Beta(a, a) with a large a is a half, of which the border may cut some off."""
     keys = jax.random.split(jax.random.key(0), 200)
-    share = classifier.cutmix(jnp.zeros((200, 32, 32, 1)), keys, 1e4, 1).share
+    share = cutmix(jnp.zeros((200, 32, 32, 1)), keys, 1e4, 1).share
     # edges are whole pixels
     assert share.min() == pytest.approx(0.5, abs=0.04) and share.max() > 0.6
-    uncut = classifier.cutmix(jnp.zeros((200, 32, 32, 1)), keys, 1e-3, 1).share
+    uncut = cutmix(jnp.zeros((200, 32, 32, 1)), keys, 1e-3, 1).share
     assert ((uncut < 0.8) | (uncut > 0.999)).mean() > 0.95  # near 0 or 1
 
 
@@ -103,12 +104,12 @@ def test_the_neck_is_norm_dense_relu_norm_dense_norm():
     """Against its definition, by the statistics of the batch."""
     neck = classifier.Neck(6, {"momentum": 0.9, "epsilon": 1e-5}, jnp.float32)
     x = jnp.asarray(RANDOM.normal(2.0, 3.0, size=(16, 5)), jnp.float32)
-    variables = neck.init(jax.random.key(1), x, Statistics())
+    variables = jax.jit(lambda: neck.init(jax.random.key(1), x, Statistics()))()
     params = jax.tree.map(
         lambda p: p.value, variables["params"], is_leaf=lambda p: hasattr(p, "value")
     )
     stats = {"batch_stats": variables["batch_stats"]}
-    found = neck.apply({"params": params, **stats}, x, Statistics(parts=1))
+    found = jax.jit(lambda x: neck.apply({"params": params, **stats}, x, Statistics(parts=1)))(x)
 
     def norm(values):
         return (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-5)

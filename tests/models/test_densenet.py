@@ -107,7 +107,7 @@ def test_layers_computed_again_give_the_same_gradients_and_statistics():
     found = []
     for remat in (False, True):
         model = densenet.DenseNet((2,), 4, 8, NORM, remat=remat)
-        variables = nn.unbox(model.init(jax.random.key(1), x))
+        variables = nn.unbox(jax.jit(model.init)(jax.random.key(1), x))
 
         def loss(params, model=model, stored=variables["batch_stats"]):
             features, moved = model.apply(
