@@ -250,7 +250,8 @@ def load_params(
 def _other_names(folder: Path, model: ConfigDict) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Of what a model names, {key: (the names of a run, those of this model)} where they differ."""
     theirs = config_stored.load(folder.parent.parent / "config.json").model
-    keys = [key for key in ("channels", "cell_types", "classes") if key in theirs and key in model]
+    keys = ["channels", "classes", *["cell_types"] * bool(model.get("cell_type"))]
+    keys = [key for key in keys if key in theirs and key in model]
     found = {key: (tuple(theirs[key]), tuple(model[key])) for key in keys}
     return {key: names for key, names in found.items() if names[0] != names[1]}
 

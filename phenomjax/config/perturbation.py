@@ -124,16 +124,17 @@ def check(c: ConfigDict) -> None:
         ("model.label_smoothing", 0.0, 0.99),
         ("model.norm_momentum", 0.0, 0.9999),
         ("data.control_share", 0.0, 0.99),
+        ("model.control_share", 0.0, 1.0),
         ("model.cutmix", 0.0, float("inf")),
         ("model.neck_dim", 0, float("inf")),
         ("data.groups", 0, float("inf")),
     ):
         value = flatten(c)[key]
-        if not least <= value <= most:
+        if not least <= value <= most or value == float("inf"):
             upper = "or more" if most == float("inf") else f"to {most}"
             raise UserError(f"config.{key} is {value}; it must be {least} {upper}.")
     for key in ("model.arcface_scale", "model.batch_norm_eps"):
-        if flatten(c)[key] <= 0:
+        if not 0 < flatten(c)[key] < float("inf"):
             raise UserError(f"config.{key} is {flatten(c)[key]}; it must be above 0.")
     if not 0.0 <= c.model.arcface_margin < 1.58:
         raise UserError(
@@ -146,11 +147,17 @@ def check(c: ConfigDict) -> None:
             " 'drop': no control is read. Set --config.data.controls=keep, or"
             " --config.data.control_share=0.0."
         )
-    if c.checkpoint.best_metric == "val/accuracy_adabn" and not c.data.groups:
+    normed = c.model.backbone == "densenet" or c.model.neck_dim
+    if c.checkpoint.best_metric == "val/accuracy_adabn" and not (c.data.groups and normed):
+        lack, mend = "batches in parts of one experiment, and config.data.groups", "data.groups=1"
+        if not normed:
+            lack, mend = (
+                "batch norms, and without a neck a ViT has none: config.model.neck_dim",
+                ("model.neck_dim=1024"),
+            )
         raise UserError(
-            "config.checkpoint.best_metric is 'val/accuracy_adabn', which needs batches in parts of"
-            " one experiment, and config.data.groups is 0. Set --config.data.groups=1, or"
-            " --config.checkpoint.best_metric=val/accuracy."
+            f"config.checkpoint.best_metric is 'val/accuracy_adabn', which needs {lack} is 0. Set"
+            f" --config.{mend}, or --config.checkpoint.best_metric=val/accuracy."
         )
     if c.data.protocol and c.data.val_groups:
         raise UserError(

@@ -32,9 +32,10 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'x'?" for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    """Returns " Did you mean 'x'?" for the closest known name, in any capitals, or nothing."""
+    spelt = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), spelt, n=1, cutoff=0.5)
+    return f" Did you mean '{spelt[close[0]]}'?" if close else ""
 
 
 def first_of(names: Iterable[object], most: int = 6) -> str:

@@ -74,9 +74,16 @@ class LabelledImages(ImageObjective):
             if split not in ("train", ALL) and not known.any():
                 raise UserError(
                     f"There is nothing to measure on the {split} split: {unseen}. Hold out others"
-                    " with --config.data.val_groups, or nothing: --config.data.val_groups=()"
-                    " --config.data.val_fraction=0.0."
+                    " with --config.data.val_groups, or nothing: "
+                    '--config.data.val_groups="()" --config.data.val_fraction=0.0.'
                 )
+        if model.cell_type and (strange := screen.of_other_cell_types(rows, model.cell_types)):
+            told.append(f"{strange}: the network is told none.")
+        without = int((labels.group[screen.numbering.of(rows)] < 0).sum())
+        if without and (data.groups or split != "train"):
+            told.append(
+                f"{without:,} images have no {data.group_by}: they make parts of their own."
+            )
         settings = self.loader_settings(split, process_index, process_count)
         if split == "train":
             known = screen.kept & False

@@ -311,6 +311,43 @@ def test_groups_of_other_cell_types_are_not_held_out(tmp_path):
         task_of(config_of(bank, **changes | {"data__val_groups": ("E3", "E33")}), tmp_path)
 
 
+def test_cell_types_that_were_not_trained_on_are_told(tmp_path):
+    bank = write(tmp_path / "b.zarr", rows_of())
+    changes = {"model__cell_type": True, "data__val_groups": ("E3", "E4")}
+    told = task_of(config_of(bank, **changes), tmp_path).loader("val", 0, 1).describe()
+    assert "32 of 32 images are of none of the cell types HUVEC, but of RPE: the network" in told
+    told = task_of(config_of(bank, data__val_groups=("E3", "E4")), tmp_path).loader("val", 0, 1)
+    assert "cell types" not in told.describe()
+
+
+def test_a_protocol_names_images_of_no_experiment(tmp_path):
+    bank = write(tmp_path / "b.zarr", rows_of(experiment=None))
+    with pytest.raises(UserError, match="the banks have images of no named experiment"):
+        task_of(config_of(bank, data__protocol="rxrx1"), tmp_path)
+
+
+def test_held_out_images_of_no_experiment_are_told(tmp_path):
+    rows = rows_of(experiment=lambda e, p, w: None if e == "E4" else e)
+    changes = {"data__split_by": "plate", "data__val_groups": ("1", "2")}
+    loader = task_of(config_of(write(tmp_path / "b.zarr", rows), **changes), tmp_path).loader(
+        "val", 0, 1
+    )
+    assert "16 images have no experiment: they make parts of their own." in loader.describe()
+
+
+def test_a_bank_that_is_named_twice_is_refused(tmp_path):
+    bank = write(tmp_path / "b.zarr", rows_of())
+    (tmp_path / "link.zarr").symlink_to(bank)
+    with pytest.raises(UserError, match=r"names .*b\.zarr 2 times"):
+        task_of(config_of(bank, tmp_path / "link.zarr"), tmp_path)
+
+
+def test_groups_of_one_class_among_others_are_warned_of(tmp_path, caplog):
+    rows = rows_of(perturbation=lambda e, p, w: f"g{w % 3 if e != 'E1' else 1}")
+    task_of(config_of(write(tmp_path / "b.zarr", rows)), tmp_path)
+    assert "1 of 4 experiments to train on have images of one perturbation alone" in caplog.text
+
+
 def test_a_class_that_is_held_out_alone_is_told_and_has_no_label(tmp_path):
     rows = rows_of() + [
         row | {"perturbation": "new", "well": "B01"} for row in rows_of(("E4",), plates=1, wells=3)
@@ -398,6 +435,42 @@ BAD = {
         {"cell_type": None},
         {"model__cell_type": True},
         "64 of 64 images to train on have no cell_type",
+    ),
+    "a class twice": ({}, {"model__classes": ("g3", "g3", "g4")}, "names 'g3' 2 times"),
+    "no such cell type to tell": (
+        {},
+        {"model__cell_types": ("HUVEC", "rpe")},
+        "config.model.cell_types names 'rpe'.* Did you mean 'RPE'",
+    ),
+    "groups of what is told apart": (
+        {},
+        {"data__group_by": "perturbation_type"},
+        "take away what tells perturbations apart. Set --config.data.group_by=experiment, or",
+    ),
+    "groups of the label": (
+        {},
+        {"data__label": "experiment"},
+        "those of each experiment .* tells experiments apart. Set --config.data.groups=0",
+    ),
+    "groups of one class each": (
+        {},
+        {"data__group_by": "well"},
+        "The images of each well to train on are of one perturbation alone",
+    ),
+    "one experiment with one plate left": (
+        {"plate": "1"},
+        {"data__val_groups": ("E2", "E3", "E4"), "data__val_fraction": 0.1},
+        "Train on two or more, or set --config.data.groups=0",
+    ),
+    "one experiment with two plates left": (
+        {},
+        {"data__val_groups": ("E2", "E3", "E4")},
+        "split_by=plate --config.data.val_groups=.*, or --config.data.groups=0",
+    ),
+    "all held out": (
+        {},
+        {"data__val_groups": EXPERIMENTS},
+        r"Hold out fewer \(--config.data.val_groups=\"\('E1',\)\"\), or none",
     ),
     "no such class": ({}, {"model__classes": ("g3", "g33")}, "names 'g33'.* Did you mean 'g3'"),
     "a share of no image": (

@@ -290,6 +290,20 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
         ({"model__backbone": "densnet"}, "Did you mean 'densenet'?"),
         ({"model__label_smoothing": 1.0}, "config.model.label_smoothing is 1.0; it must be 0.0 to"),
         ({"model__cutmix": -1.0}, "config.model.cutmix is -1.0; it must be 0.0 or more."),
+        (
+            {"model__control_share": 1.5},
+            "config.model.control_share is 1.5; it must be 0.0 to 1.0.",
+        ),
+        ({"model__cutmix": float("inf")}, "config.model.cutmix is inf; it must be 0.0 or more."),
+        ({"model__arcface_scale": float("nan")}, "scale is nan; it must be above 0."),
+        (
+            {
+                "checkpoint__best_metric": "val/accuracy_adabn",
+                "model__backbone": "vit",
+                "model__neck_dim": 0,
+            },
+            "without a neck a ViT has none: config.model.neck_dim is 0. Set --config.model.neck_d",
+        ),
         ({"model__arcface_scale": 0.0}, "config.model.arcface_scale is 0.0; it must be above 0."),
         ({"model__arcface_margin": 2.0}, "an angle in radians from 0 to a quarter turn, e.g. 0.5"),
         ({"model__block_config": ()}, "DenseNet-121 has (6, 12, 24, 16), 32 and 64."),
@@ -349,6 +363,6 @@ def test_held_out_images_that_are_of_no_known_class_are_refused(trained, tmp_pat
     c = run_config(bank, data__label="experiment", data__groups=0)
     with pytest.raises(UserError, match="of none of the 2 classes, but of 1 other") as error:
         Perturbation(tasks.resolve(config.finalize(c), tmp_path)).loader("val", 0, 1)
-    assert "--config.data.val_groups=() --config.data.val_fraction=0.0" in str(error.value)
+    assert '--config.data.val_groups="()" --config.data.val_fraction=0.0' in str(error.value)
     c.data.val_groups, c.data.val_fraction = (), 0.0
     assert Perturbation(tasks.resolve(config.finalize(c), tmp_path)).loader("val", 0, 1) is None

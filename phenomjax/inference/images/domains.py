@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.labels.screen import COLUMNS
+from phenomjax.data.images.labels.screen import COLUMNS, TREATMENT
 from phenomjax.data.images.loading.split import group_name, path_of
 from phenomjax.engine import work_folder
 from phenomjax.inference.images.options import Options
@@ -90,7 +90,7 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
             f"`statistics_by` {by} is no column of texts of the metadata."
             f"{did_you_mean(by, COLUMNS)} There are: {', '.join(COLUMNS)}."
         )
-    if by in ("perturbation", "perturbation_type", "gene", model.config.data.label):
+    if by in (*TREATMENT, "well", "site", model.config.data.label):
         raise UserError(
             f"`statistics_by` {by}: statistics of each {by} by itself would take away what tells"
             " perturbations apart. Group by what may be told of any image, such as"

@@ -86,7 +86,7 @@ def not_of(protocol: str, places: Sequence[tuple[str | None, str | None]]) -> Us
             " rxrx1`, which takes it from their names, or set --config.data.protocol=rxrx1, which"
             " takes all sites."
         )
-    named = first_of(dict.fromkeys(str(one) for one, _ in places))
+    named = first_of(dict.fromkeys(one or "no named experiment" for one, _ in places))
     return UserError(
         f"data.protocol is '{protocol}', which divides the experiments of RxRx1 (HEPG2-01 to"
         f" HEPG2-11, HUVEC-01 to -24, RPE-01 to -11, U2OS-01 to -05), but the banks have images of"

@@ -24,6 +24,7 @@ COLUMNS = tuple(
     for field in METADATA_SCHEMA
     if field.type == "string" and field.name not in (*UNIQUE, "time")
 )
+TREATMENT = ("perturbation", "perturbation_type", "gene")  # what a well was given
 PREPARE = "`python -m phenomjax.prepare images --metadata TABLE`"
 
 
@@ -77,6 +78,14 @@ class Screen:
                     f"config.data.{key} is '{name}', which is no column of texts of the"
                     f" metadata.{did_you_mean(name, COLUMNS)} There are: {', '.join(COLUMNS)}."
                 )
+        if wanted.groups and wanted.group_by in (wanted.label, *TREATMENT):
+            other = "--config.data.group_by=experiment" * (wanted.label != "experiment")
+            raise UserError(
+                f"config.data.group_by is '{wanted.group_by}', and a part of a batch (data.groups"
+                f" is {wanted.groups}) is normalised by its own statistics: those of each"
+                f" {wanted.group_by} by itself take away what tells {wanted.label}s apart."
+                f" Set {other + ', or ' if other else ''}--config.data.groups=0."
+            )
         label, kind = read(banks, (wanted.label,)), read(banks, ("perturbation_type",))
         self.cell_type = read(banks, ("cell_type",))
         self.group = read(banks, path_of(wanted.group_by))
@@ -118,14 +127,26 @@ class Screen:
 
     def unseen(self, rows: Sequence[Rows], classes: Sequence[str]) -> str:
         """Which rows are of none of the classes, in words; "" where there are none."""
-        there, known = self.label.there(self.numbering.of(rows)), set(classes)
-        without = sorted((name for name in there if name not in known), key=natural)
+        there = self.label.there(self.numbering.of(rows))
+        without = sorted(there.keys() - set(classes), key=natural)
         if not without:
             return ""
         return (
             f"{sum(there[name] for name in without):,} of {sum(there.values()):,} images are of"
             f" none of the {len(classes):,} classes, but of {len(without):,} other"
             f" {self.wanted.label}s ({first_of(without)})"
+        )
+
+    def of_other_cell_types(self, rows: Sequence[Rows], cell_types: Sequence[str]) -> str:
+        """Likewise of cell types, of which an image may have none."""
+        images = self.numbering.of(rows)
+        count = int((self.cell_type.places(cell_types)[images] < 0).sum())
+        others = sorted(self.cell_type.there(images).keys() - set(cell_types), key=natural)
+        if not count:
+            return ""
+        return (
+            f"{count:,} of {len(images):,} images are of none of the cell types"
+            f" {', '.join(cell_types)}, but of {first_of(others) or 'none that is named'}"
         )
 
     def other_label(self) -> str:

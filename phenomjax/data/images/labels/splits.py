@@ -145,7 +145,8 @@ def _official(screen: Screen, split: str) -> Bool[np.ndarray, "images"]:
             f" '{protocol}'.{did_you_mean(protocol, protocols.PROTOCOLS)} There are:"
             f" {', '.join(protocols.PROTOCOLS)}."
         )
-    places = [tuple((*name.rsplit("/", 1), "")[:2]) for name in place.names] + [("", "")]
+    # a site without an experiment is called by itself
+    places = [("", *name.rsplit("/", 1))[-2:] for name in place.names] + [("", "")]
     found = [protocols.splits_of(protocol, *one) for one in places]
     there = np.unique(place.codes[screen.kept])
     if unknown := [places[code] for code in there if found[code] is None]:

@@ -4,12 +4,14 @@ import json
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
 
+from phenomjax.data.images.labels.coded import read
 from phenomjax.data.images.labels.screen import PREPARE, Screen
+from phenomjax.data.images.loading.split import path_of
 from phenomjax.data.images.wells import natural
 from phenomjax.system.errors import UserError, did_you_mean, first_of
 
@@ -31,13 +33,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
     """
     _check_marked(screen)
     wanted, there = screen.wanted, screen.label.there(images)
-    for name in given:
-        if name not in there:
-            raise UserError(
-                f"config.model.classes names {name!r}, but no image to train on has that"
-                f" {wanted.label}.{did_you_mean(name, there)} Leave model.classes empty to train on"
-                f' all {len(there):,}: --config.model.classes="()".'
-            )
+    _check_given("classes", given, there, wanted.label)
     found = list(given) or sorted(there, key=natural)
     rare = [name for name in found if there[name] == 1]
     if rare and wanted.on_rare_class == "error":
@@ -61,6 +57,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
             " must have one name in the metadata.",
             *(len(alike), first_of(alike)),
         )
+    images = images[screen.label.places(found)[images] >= 0]
     _check_groups(screen, images)
     if wanted.control_share:
         _check_controls(screen, images)
@@ -77,8 +74,10 @@ def cell_types(
       needed: the model is told them.
 
     Raises:
-      UserError: images without one, where it is needed.
+      UserError: images without one, where it is needed; a name that none has.
     """
+    there = screen.cell_type.there(images)
+    _check_given("cell_types", given, there, "cell_type")
     missing = int((screen.cell_type.codes[images] < 0).sum())
     if needed and missing:
         raise UserError(
@@ -87,7 +86,22 @@ def cell_types(
             " all are of one, `python -m phenomjax.prepare images --set cell_type=NAME`; or set"
             " --config.model.cell_type=False."
         )
-    return tuple(given) or tuple(sorted(screen.cell_type.there(images), key=natural))
+    return tuple(given) or tuple(sorted(there, key=natural))
+
+
+def _check_given(key: str, given: Sequence[str], there: Mapping[str, int], column: str) -> None:
+    """Raises UserError where names that a user gave are not those of images, each once."""
+    every = f'Leave it empty to take all {len(there):,}: --config.model.{key}="()".'
+    for name, count in Counter(given).items():
+        if count > 1:
+            raise UserError(
+                f"config.model.{key} names {name!r} {count} times. Name each once. {every}"
+            )
+        if name not in there:
+            raise UserError(
+                f"config.model.{key} names {name!r}, but no image to train on has that"
+                f" {column}.{did_you_mean(name, there)} {every}"
+            )
 
 
 def _check_marked(screen: Screen) -> None:
@@ -115,17 +129,37 @@ def _check_groups(screen: Screen, images: Images) -> None:
             " the images of all groups: --config.data.groups=0."
         )
     if wanted.groups and len(np.unique(groups)) == 1:
-        plates = "--config.data.group_by=plate --config.data.split_by=plate, or "
+        plates = read(screen.banks, path_of("plate")).codes[images]
+        mend = ""
+        if column == "experiment" and len(np.unique(plates[plates >= 0])) > 1:
+            mend = "--config.data.group_by=plate --config.data.split_by=plate"
+            mend += ' --config.data.val_groups="()"' * (wanted.split_by != "plate") + ", or "
         raise UserError(
             f"All {len(images):,} images to train on are of one {column}"
             f" ({screen.group.names[groups[0]]}), so batches with the statistics of each {column}"
             f" (data.groups is {wanted.groups}) teach nothing of others. Train on two or more, or"
-            f" set {plates if column == 'experiment' else ''}--config.data.groups=0."
+            f" set {mend}--config.data.groups=0."
         )
     several = len(screen.group.names) + 1
     pairs = np.sort(screen.label.codes[images].astype(np.int64) * several + groups + 1)
-    pairs = pairs[np.diff(pairs, prepend=-2) != 0] // several  # a class once for each of its groups
-    alone = int((np.bincount(pairs) == 1).sum())
+    pairs = pairs[np.diff(pairs, prepend=-2) != 0]  # a class once for each of its groups
+    classes_of_group = np.bincount(pairs % several)
+    of_one, all_groups = (classes_of_group == 1).sum(), (classes_of_group > 0).sum()
+    if wanted.groups and of_one == all_groups:
+        raise UserError(
+            f"The images of each {column} to train on are of one {wanted.label} alone, and a part"
+            f" of a batch (data.groups is {wanted.groups}) is normalised by its own statistics, so"
+            f" there is nothing in it to tell {wanted.label}s apart by. Group by a column whose"
+            f" values have several, with --config.data.group_by, or mix the images of all groups:"
+            " --config.data.groups=0."
+        )
+    if wanted.groups and of_one:
+        log.warning(
+            "%d of %d %ss to train on have images of one %s alone: a part of a batch that is of one"
+            " of them, normalised by its own statistics, has nothing to tell %ss apart by.",
+            *(of_one, all_groups, column, wanted.label, wanted.label),
+        )
+    alone = int((np.bincount(pairs // several) == 1).sum())
     if alone:
         log.warning(
             "%d of %d classes are in one %s only: a network can tell them by what is of the %s and"

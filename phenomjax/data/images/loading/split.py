@@ -97,13 +97,25 @@ def split_rows(
         rows.append(Rows(runs.starts[mine], stops[mine]))
     if not sum(map(len, rows)):
         known = _known(groups)
-        what = {"train": "left to train on", "val": "held out for validation"}[split]
+        what, mend = (
+            "held out for validation",
+            "Name other groups, split by another column with --config.data.split_by=well, or train"
+            " without validation.",
+        )
+        if split == "train":
+            fewer = "--config.data.val_fraction=0.1"
+            if val_groups:
+                fewer = f'--config.data.val_groups="{(known[0],)}"'
+            what, mend = (
+                "left to train on",
+                f"Hold out fewer ({fewer}), or none:"
+                ' --config.data.val_groups="()" --config.data.val_fraction=0.0.',
+            )
         raise UserError(
             f"No image is {what}: the banks {', '.join(str(bank.path) for bank in banks)} have"
             f" {len(known)} groups by {split_by}"
             f" ({', '.join(known[:4])}{', ...' if len(known) > 4 else ''}), data.val_groups is"
-            f" {tuple(val_groups)} and data.val_fraction {val_fraction}. Name other groups, split"
-            " by another column with --config.data.split_by=well, or train without validation."
+            f" {tuple(val_groups)} and data.val_fraction {val_fraction}. {mend}"
         )
     return rows
 
