@@ -3,15 +3,17 @@ known numbers.
 """
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from phenomjax import config
-from phenomjax.probes.perturbations import families, report, scores
+from phenomjax.probes.perturbations import command, families, report, scores
 from phenomjax.probes.perturbations.scores import Predictions
 from phenomjax.system.errors import UserError
+from phenomjax.system.options import run_command
 
 EXPERIMENTS = ("HUVEC-1", "HUVEC-2", "RPE-1", "RPE-2")
 SIX = (*EXPERIMENTS, "RPE-3", "U2OS-1")
@@ -154,15 +156,51 @@ def configs(**changed):
 
 def test_runs_that_differ_in_the_seed_are_one_model():
     seeds = {f"wilds_{i}": {"seed": i, "log.every_steps": 7 + i} for i in range(3)}
-    found = families.families(configs(**seeds, wide={"model.neck_dim": 2048}))
+    named = configs(**seeds, wide={"model.neck_dim": 2048})
+    found = families.families(named, dict.fromkeys(named, 9))
     assert found == dict.fromkeys(seeds, "wilds") | {"wide": "wide"}
     trials = {
         f"each__000{i}": {"seed": i % 2, "data.cell_type": kind}
         for i, kind in enumerate(("HUVEC", "HUVEC", "RPE", "RPE"))
     }
-    found = families.families(configs(**trials))
+    named = configs(**trials)
+    found = families.families(named, dict.fromkeys(named, 9))
     assert list(found.values()) == ["each HUVEC", "each HUVEC", "each RPE", "each RPE"]
     assert families.group_of(configs(**trials)["each/0002"]) == {"cell_type": "RPE"}
+
+
+def test_steps_of_one_run_are_models_of_their_own_and_a_run_twice_is_refused():
+    named = configs(early={}, late={})
+    found = families.families(named, {"early": 10, "late": 20})
+    assert found == {"early": "early", "late": "late"}
+    with pytest.raises(UserError, match=r"early and late are .* seed \(0\).*--config\.seed=1"):
+        families.families(named, dict.fromkeys(named, 20))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--control_weight", "2"], "--control_weight 2: it must be above 0 and at most 1"),
+        (["--control_weight", "nan"], "--control_weight nan: it must be above 0"),
+        (
+            ["--statistics", "running", "--control_weight", "0.5"],
+            "--control_weight 0.5 is for statistics of controls, which --statistics running",
+        ),
+        (["--statistics_by", "plat"], "Did you mean 'plate'"),
+        (["--statistics_by", "well"], "statistics of each well by itself would take away"),
+        (["--statistics_least", "0"], "--statistics_least is 0; it must be at least 1"),
+        (["--statistics_batch", "-1"], "--statistics_batch is -1; it must be at least 0"),
+    ],
+)
+def test_options_that_are_wrong_for_all_kinds_of_statistics_are_refused(tmp_path, words, text):
+    with pytest.raises(UserError, match=re.escape(text)):
+        run_command(
+            command.Options,
+            lambda options: command.run(options, ""),
+            "evaluate perturbations",
+            "",
+            ["--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "out"), *words],
+        )
 
 
 def test_names_of_runs(tmp_path):

@@ -89,8 +89,10 @@ def measure(
     stop: threading.Event,
 ) -> Moments | None:
     """The moments of blocks; None if `stop` was set before the end."""
-    rows = -(-batch // runtime.num_devices) * runtime.num_devices
     most = max(len(block.images) for block in blocks)
+    # more are never full; to a power of two, for few programs
+    rows = min(batch, 1 << (most * len(job.grid) - 1).bit_length())
+    rows = -(-rows // runtime.num_devices) * runtime.num_devices
     layout = WorkLayout(len(job.bank), len(job.grid), rows, most, most)
     moments, waiting = Moments(), deque[tuple[float, Params]]()
     loader = job.loader(layout)

@@ -84,18 +84,7 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
             f"`statistics` {kind} needs `runtime` jax: a graph for {options.runtime} has the"
             " running statistics inside. Leave one of them out."
         )
-    by = options.statistics_by
-    if by not in COLUMNS:
-        raise UserError(
-            f"`statistics_by` {by} is no column of texts of the metadata."
-            f"{did_you_mean(by, COLUMNS)} There are: {', '.join(COLUMNS)}."
-        )
-    if by in (*TREATMENT, "well", "site", model.config.data.label):
-        raise UserError(
-            f"`statistics_by` {by}: statistics of each {by} by itself would take away what tells"
-            " perturbations apart. Group by what may be told of any image, such as"
-            " `statistics_by` experiment or plate."
-        )
+    check_by(options.statistics_by, model.config.data.label)
     weight = options.control_weight
     if kind == "experiment" and weight is not None:
         raise UserError(
@@ -104,13 +93,40 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
         )
     if kind == "controls":
         weight = trained_share(model) if weight is None else weight
-        if not 0 < weight <= 1:
-            raise UserError(
-                f"`control_weight` {weight:g}: it must be above 0 and at most 1 (controls alone)."
-            )
+        check_weight(weight)
     data = model.config.data
     batch = options.statistics_batch or model.config.global_batch_size // max(data.groups, 1)
-    return StatisticsSettings(kind, by, weight, max(batch, 2), options.statistics_least)
+    return StatisticsSettings(
+        kind, options.statistics_by, weight, max(batch, 2), options.statistics_least
+    )
+
+
+def check_by(by: str, label: str = "perturbation") -> None:
+    """Raises UserError where a column cannot say whose statistics are an image's.
+
+    Args:
+      by: the column.
+      label: the one that names the model's classes.
+    """
+    if by not in COLUMNS:
+        raise UserError(
+            f"`statistics_by` {by} is no column of texts of the metadata."
+            f"{did_you_mean(by, COLUMNS)} There are: {', '.join(COLUMNS)}."
+        )
+    if by in (*TREATMENT, "well", "site", label):
+        raise UserError(
+            f"`statistics_by` {by}: statistics of each {by} by itself would take away what tells"
+            " perturbations apart. Group by what may be told of any image, such as"
+            " `statistics_by` experiment or plate."
+        )
+
+
+def check_weight(weight: float) -> None:
+    """Raises UserError where a weight of controls is none."""
+    if not 0 < weight <= 1:
+        raise UserError(
+            f"`control_weight` {weight:g}: it must be above 0 and at most 1 (controls alone)."
+        )
 
 
 def has_norms(model: ImageModel) -> bool:

@@ -14,7 +14,7 @@ Exit codes: 0 done; 2 a mistake in the options or the input; 75 stopped by a sig
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +32,14 @@ from phenomjax.data.images.labels.splits import ALL
 from phenomjax.data.images.opening import open_banks
 from phenomjax.data.selections import choose
 from phenomjax.inference.images import command as embed
+from phenomjax.inference.images import domains
 from phenomjax.inference.images.options import Options as EmbedOptions
 from phenomjax.inference.options import check_least, check_one_process
 from phenomjax.probes.perturbations import families, images, report, scores
 from phenomjax.probes.perturbations.options import Options
 from phenomjax.probes.perturbations.scores import Predictions
 from phenomjax.system.errors import EXIT_DONE, EXIT_STOPPED, UserError, did_you_mean, first_of
+from phenomjax.system.options import with_flags
 from phenomjax.tasks.image_objective import banks_and_weights
 from phenomjax.tasks.perturbation import Perturbation
 from phenomjax.trained import opening
@@ -96,11 +98,23 @@ def run(options: Options, command: str) -> int:
             " none."
         )
     check_least(options, random_weights=-1, crop_size=0, batch_size=0, devices=0, threads=0)
+    check_least(options, statistics_batch=0, statistics_least=1)
+    domains.check_by(options.statistics_by)
+    if (weight := options.control_weight) is not None:
+        domains.check_weight(weight)
+        if "controls" not in (options.statistics or KINDS):
+            raise UserError(
+                f"`control_weight` {weight:g} is for statistics of controls, which `statistics`"
+                f" {' '.join(options.statistics)} leaves out. Leave one of them out."
+            )
     check_one_process(options)
     _check_splits(options.split, report.SPLITS, "There are")
     names = families.run_names(options.checkpoint, options.names)
     asked = [ask(*one, options) for one in zip(names, options.checkpoint, strict=True)]
-    models = families.families({one.name: one.model.config for one in asked})
+    models = families.families(
+        {one.name: one.model.config for one in asked},
+        {one.name: one.model.step for one in asked},
+    )
     found: list[Predictions] = []
     notes = dict.fromkeys(f"{models[one.name]}: {text}" for one in asked for text in one.told)
     twins = set[str]()
@@ -119,7 +133,8 @@ def run(options: Options, command: str) -> int:
                     if kind == "running" or (options.statistics and not twin):
                         raise
                     what = f"{one.name}{', untrained' if twin else ''}"
-                    notes[f"{what}: not judged by statistics '{kind}'. {error}"] = None
+                    told = with_flags(str(error), [field.name for field in fields(Options)])
+                    notes[f"{what}: not judged by statistics '{kind}'. {told}"] = None
     except Stopped:
         log.info("stopped; the same command goes on from here")
         return EXIT_STOPPED

@@ -50,16 +50,34 @@ def group_of(config: ConfigDict) -> dict[str, str]:
     return {name: config.data[name] for name in GROUPS if config.data[name]}
 
 
-def families(configs: Mapping[str, ConfigDict]) -> dict[str, str]:
-    """{run: name of its model}; runs of one model differ in the seed alone."""
+def families(configs: Mapping[str, ConfigDict], steps: Mapping[str, int]) -> dict[str, str]:
+    """{run: name of its model}; runs of one model differ in the seed alone.
+
+    Args:
+      configs: of the runs.
+      steps: of their checkpoints.
+
+    Raises:
+      UserError: two that do not even differ in the seed.
+    """
     members: dict[str, list[str]] = {}
     for name, config in configs.items():
         flat = {k: v for k, v in flatten(config).items() if not k.startswith(NOT_COMPARED)}
         if config.data.simulate.plates:  # each workdir has its own
             del flat["data.banks"]
-        members.setdefault(repr(sorted(flat.items())), []).append(name)
+        members.setdefault(repr((steps[name], sorted(flat.items()))), []).append(name)
     found: dict[str, str] = {}
     for runs in members.values():
+        of_seed: dict[int, str] = {}
+        for run in runs:
+            if (seed := configs[run].seed) in of_seed:
+                raise UserError(
+                    f"`checkpoint` {of_seed[seed]} and {run} are of one configuration, step and"
+                    f" seed ({seed}): the spread over seeds would leave out what another seed"
+                    " changes. Give one of them, or train the other again with"
+                    f" --config.seed={seed + 1}."
+                )
+            of_seed[seed] = run
         name, of_sweep, _ = runs[0].partition("/")
         if len(runs) > 1 and not of_sweep:  # a number at its end tells seeds apart
             name = re.sub(r"[_. -]*(seed)?[_. -]*\d+$", "", name) or name
