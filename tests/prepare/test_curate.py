@@ -345,6 +345,45 @@ def test_a_bank_of_what_is_kept(folder, tmp_path):
     assert code == 0 and len(kept) == int(found["kept"].sum())
     names = set(kept.column("perturbation").to_pylist())
     assert "POS" not in names and names >= {*ACTIVE, "DMSO"}
+    with pytest.raises(UserError, match=r"--subset .*kept\.zarr is there already"):
+        curate(folder / "b.zarr", tmp_path / "t.parquet", *words)  # before any work
+
+
+def test_perturbations_of_one_experiment_each(tmp_path, caplog):
+    """What the middle perturbation has is enough, and is told; so nothing is lost by default."""
+    table = screen()
+    treated = ~table["perturbation"].isin(["DMSO", "POS"])
+    table.loc[treated, "perturbation"] += "_" + table["experiment"]
+    bank = bank_of(tmp_path / "b.zarr", table)
+    seen = [f"{name}_E{experiment}" for name in ACTIVE for experiment in range(EXPERIMENTS)]
+    write_embeddings(
+        tmp_path / "E.zarr", bank, phenotypes(table, seen, 3), table, np.arange(len(table))
+    )
+    with caplog.at_level("INFO", "phenomjax"):
+        code, found = curate(bank.path, tmp_path / "s.parquet", "--embeddings", tmp_path / "E.zarr")
+    assert code == 0 and "at least 1 experiments are asked for: 3 by default" in caplog.text
+    assert set(table["perturbation"][found["reason"] == "consistent_E"]) >= set(seen)
+
+
+def test_no_image_is_a_negative_control(tmp_path, caplog):
+    table = screen().assign(is_control=False)
+    bank_of(tmp_path / "b.zarr", table)
+    code, found = curate(tmp_path / "b.zarr", tmp_path / "s.parquet")
+    assert code == 0 and "the 64 wells of perturbation_type control count as pos" in caplog.text
+    assert set(found["reason"]) == {"not_tested", "positive_control", "control_share"}
+    reasons = pq.read_table(tmp_path / "s.parquet")["reason"].chunk(0).dictionary
+    assert set(reasons.to_pylist()) == set(found["reason"])
+
+
+def test_pixels_that_show_nothing_but_noise(tmp_path, caplog):
+    """One row an image all the same, and what is offered helps."""
+    bank_of(tmp_path / "b.zarr", screen()[:96])
+    words = ["--bank", tmp_path / "b.zarr", "--jobs", 1, "--out"]
+    assert run_as_door(command, [*words, tmp_path / "s.parquet"]) == 1
+    assert "dropped as empty" in caplog.text and "or --no_pixels" in caplog.text
+    assert "nothing is dropped for it" not in caplog.text
+    assert set(pq.read_table(tmp_path / "s.parquet")["reason"].to_pylist()) == {"empty"}
+    assert run_as_door(command, [*words, tmp_path / "t.parquet", "--no_pixels"]) == 0
 
 
 def test_without_models(folder, tmp_path, caplog):
@@ -384,6 +423,14 @@ def two_blocks(folder, tmp_path):
     return chosen[:2]
 
 
+def diverged(folder, tmp_path):
+    table = screen()
+    values = np.full((len(table), DIM), np.nan, np.float32)
+    bank = open_bank(folder / "b.zarr")
+    path = write_embeddings(tmp_path / "E.zarr", bank, values, table, np.arange(len(table)))
+    return ["--embeddings", path]
+
+
 ERRORS = [
     (nothing, "--embeddings .*nothing.zarr is not there. Name a folder that"),
     (lambda f, t: ["--embeddings", f / "b.zarr"], "holds no embeddings"),
@@ -399,6 +446,7 @@ ERRORS = [
     (lambda f, t: ["--draws", "3"], "--draws is 3; it must be at least 20"),
     (lambda f, t: ["--draws", "99"], "--draws is 99, so that no p is below 0.01"),
     (lambda f, t: ["--subset", t / "x.parquet"], "its name must end with .zarr"),
+    (diverged, "No embedding of .*E.zarr is a number: the training .* diverged"),
     (two_blocks, "holds the blocks 3, 12. Choose one: --block 12"),
 ]
 

@@ -48,7 +48,7 @@ from phenomjax.prepare.curate import controls, gate_figures, gates, measure, met
 from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of, in_one_position
 from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
 from phenomjax.prepare.curate.verdicts import Verdicts, spread
-from phenomjax.prepare.curate.wells import NONE, read_wells, repeated
+from phenomjax.prepare.curate.wells import NONE, Wells, read_wells, repeated
 from phenomjax.prepare.curate.witnesses import Witness, open_witnesses
 from phenomjax.prepare.opening import open_banks, writing
 from phenomjax.prepare.subsets import choosing
@@ -62,6 +62,11 @@ log = logging.getLogger("phenomjax")
 __all__ = ["Options", "run"]
 ALIKE = 0.5  # share of perturbations that lie in one position, from which on it is told
 MENDS = {  # of gates that may drop all perturbations
+    "unreadable": "to prepare the banks again",
+    "empty": "a larger --spreads if they show more than noise, or --no_pixels, which looks at none",
+    "saturated": "a larger --saturated",
+    "out_of_focus": "a larger --focus_spreads",
+    "dead": "a larger --spreads",
     "few_experiments": "a smaller --min_experiments",
     "few_wells": "a smaller --min_wells, or --doses together, which counts those of a compound",
     "not_testable": "more replicates of more perturbations, or to leave --embeddings out",
@@ -100,7 +105,7 @@ def run(options: Options) -> int:
     folder = options.out.with_name(options.out.stem + REPORT)
     folder.mkdir(exist_ok=True)
     if not wells.negative.any():
-        told["controls"] = "no image is marked as a negative control (is_control)"
+        told["controls"] = _without_controls(options, wells)
         log.warning("%s", told["controls"])
     looked = None
     if options.pixels:
@@ -133,6 +138,20 @@ def run(options: Options) -> int:
     return code
 
 
+def _without_controls(options: Options, wells: Wells) -> str:
+    """What is done where no image is a negative control, as a sentence."""
+    said = ["No image is marked as a negative control (is_control)"]
+    if options.pixels:
+        said.append("all images of each experiment teach the limits of the pixels")
+    if positive := int(wells.positive.sum()):
+        said.append(
+            f"the {positive} wells of perturbation_type control count as positive ones, of which"
+            f" --positive_controls {options.positive_controls:g} are kept"
+        )
+    mend = "If there are controls, say which with `python -m phenomjax.prepare images --metadata T`"
+    return f"{'; '.join(said)}. {mend}."
+
+
 def _pixels(
     options: Options, banks: Sequence[ImageBank], verdicts: Verdicts, folder: Path
 ) -> gates.Judged | None:
@@ -161,18 +180,20 @@ def _counts(
     wells: Int[np.ndarray, " labels"],
 ) -> dict[str, str]:
     """Drops perturbations of few experiments or wells; returns how many were asked for."""
-    most = len(verdicts.wells.columns["experiment"].texts)
-    least = options.min_experiments or min(EXPERIMENTS, most)
+    there = wells > 0
+    most, middle = (
+        float(np.median(n[there])) if there.any() else 0.0 for n in (experiments, wells)
+    )
+    least = options.min_experiments or max(1, min(EXPERIMENTS, int(most)))
     verdicts.drop_labels(experiments < least, "few_experiments")
-    middle = float(np.median(wells[wells > 0])) if wells.any() else 0.0
     few = options.min_wells or max(1, min(WELLS, int(np.ceil(middle / 2))))
     verdicts.drop_labels(wells < few, "few_wells")
-    why = [f"{least} experiments are asked for", f"{few} wells are asked for"]
+    why = [f"at least {least} experiments are asked for", f"at least {few} wells are asked for"]
     if options.min_experiments is None and least < EXPERIMENTS:
-        why[0] += f": {EXPERIMENTS} by default, and the banks have {most}"
+        why[0] += f": {EXPERIMENTS} by default, and the middle perturbation is in {most:g}"
     if options.min_wells is None and few < WELLS:
         why[1] += f": {WELLS} by default, and the middle perturbation has {middle:g}"
-    for sentence in why if len(verdicts.labels) else ():
+    for sentence in why if there.any() else ():
         log.info("of a perturbation %s", sentence)
     return {"few_experiments": why[0], "few_wells": why[1]}
 
@@ -265,15 +286,14 @@ def _write(
 def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
     """What is kept, on the screen; 1 where that is no perturbation."""
     print(report.funnel(verdicts))
-    log.info(
-        'wrote %s and %s. Train on what is kept with --config.data.banks="(%s,)"'
-        " --config.data.selection=%s",
-        options.out,
-        folder,
-        ", ".join(f"'{path}'" for path in options.bank),
-        options.out,
-    )
+    log.info("wrote %s and %s", options.out, folder)
     if verdicts.gates[-1].perturbations:
+        log.info(
+            'next: train on what is kept with --config.data.banks="(%s,)"'
+            " --config.data.selection=%s",
+            ", ".join(f"'{path}'" for path in options.bank),
+            options.out,
+        )
         return EXIT_DONE
     if not verdicts.gates[0].perturbations:
         log.error(
@@ -288,6 +308,6 @@ def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
     log.error(
         "No perturbation is kept: %d of %d were dropped as %s. Look at %s; what helps is %s.",
         *(lost[worst], verdicts.gates[0].perturbations, worst, folder),
-        MENDS.get(worst, "a larger --spreads"),
+        MENDS[worst],
     )
     return EXIT_FAILED

@@ -142,10 +142,11 @@ def check(
     banks: Sequence[ImageBank],
     controls: Bool[np.ndarray, " images"] | None = None,
 ) -> Bool[np.ndarray, " images"]:
-    """The images that teach the limits; to be asked for before hours of measuring.
+    """The images that teach the limits, all where none is a control; to be asked for before hours
+    of measuring.
 
     Raises:
-      UserError: an option that does not fit, or no controls.
+      UserError: an option that does not fit.
     """
     for name, least in (
         ("spreads", 1),
@@ -160,14 +161,8 @@ def check(
                 f" default of {getattr(GateOptions(), name):g}."
             )
     controls = controls_of(banks) if controls is None else controls
-    if options.limits == "images":
+    if options.limits == "images" or not controls.any():
         return np.ones(len(controls), bool)
-    if not controls.any():
-        raise UserError(
-            "No image is marked as a control (is_control in the metadata), and controls teach the"
-            " limits of the gates. Give the metadata with `python -m phenomjax.prepare images"
-            " --metadata TABLE`, or let all images of an experiment teach them: `limits` images."
-        )
     return controls
 
 
@@ -267,8 +262,8 @@ class _Judge:
                 shows[kinds == kind] = False
         if not shows.all():
             self.judged.told.append(
-                f"Channel {channel} shows nothing but noise in the controls: nothing is dropped for"
-                " it."
+                f"Channel {channel} shows nothing but noise in the controls: no image is dropped"
+                " because this channel is empty."
             )
         return shows[self.batches.of]
 

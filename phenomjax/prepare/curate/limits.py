@@ -39,7 +39,8 @@ class GateOptions:
 
     limits: Literal["experiment", "all", "images"] = "experiment"
     """what teaches the limits: the controls of each experiment, the controls of all experiments of
-    a cell type together, or, where no controls are marked, all images of each experiment"""
+    a cell type together, or all images of each experiment, which teach them too where no image of
+    the banks is marked as a control"""
 
     spreads: Annotated[float, arg(metavar="N")] = 5.0
     """robust standard deviations from the median of the controls to a limit; more drops less"""

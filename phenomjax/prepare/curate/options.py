@@ -41,7 +41,7 @@ class Options(GateOptions, EngineOptions):
     measured stays in NAME.measures.parquet, and serves other limits too"""
 
     min_experiments: Annotated[int | None, arg(metavar="N")] = None
-    """in which a perturbation must be; None: 3, or all that there are if they are fewer"""
+    """in which a perturbation must be; None: 3, or those of the middle one if they are fewer"""
 
     min_wells: Annotated[int | None, arg(metavar="M")] = None
     """that a perturbation must have in all; None: 20, or half of what the middle one has if that is
@@ -95,6 +95,11 @@ class Options(GateOptions, EngineOptions):
             )
         if self.subset is not None and self.subset.suffix != ".zarr":
             raise UserError(f"`subset` {self.subset} is a bank: its name must end with .zarr.")
+        if self.subset is not None and store.is_dir(self.subset):
+            raise UserError(
+                f"`subset` {store.url(self.subset)} is there already. Give another name, or delete"
+                " it to make it again."
+            )
         for name in ("negative_controls", "positive_controls"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(

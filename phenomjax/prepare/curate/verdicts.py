@@ -84,8 +84,12 @@ class Verdicts:
     def judged(self, kept: Bool[np.ndarray, " rows"]) -> list[Judged]:
         """What a selection says of each bank."""
         edges = self.wells.first
+        there = np.flatnonzero(np.bincount(self.reason, minlength=len(self.reasons)))
+        names = [self.reasons[code] for code in there]
+        codes = np.zeros(len(self.reasons), np.uint8)
+        codes[there] = np.arange(len(there))
         return [
-            Judged(kept[start:stop], self.reason[start:stop], self.reasons)
+            Judged(kept[start:stop], codes[self.reason[start:stop]], names)
             for start, stop in itertools.pairwise(edges.tolist())
         ]
 

@@ -82,7 +82,7 @@ class Witness:
           block_of_well: NONE of wells that are not wanted.
           alive: images that take part.
         """
-        rows, damaged = [], 0
+        rows, damaged, good_ones = [], 0, 0
         for part in self.parts:
             blocks = np.where(part.well == NONE, NONE, block_of_well[part.well])
             blocks[(part.image != NONE) & ~alive[part.image]] = NONE
@@ -100,6 +100,7 @@ class Witness:
                 for some, values in _read(part.array, mine[block]):
                     good = np.isfinite(values).all(1)
                     damaged += len(some) - int(good.sum())
+                    good_ones += int(good.sum())
                     some, values = some[good], values[good].astype(np.float64)
                     if not len(some):
                         continue
@@ -110,6 +111,12 @@ class Witness:
                     counts += np.bincount(places, minlength=len(wells))
             there = counts > 0
             yield block, wells[there], sums[there] / counts[there, None]
+        if damaged and not good_ones:
+            raise UserError(
+                f"No embedding of {self.described['path']} is a number: the training of its model"
+                " has diverged. Embed with an earlier checkpoint or another model, or leave"
+                " these `embeddings` out."
+            )
         if damaged:
             log.warning(
                 "%d embeddings of %s are no numbers and take no part: has its training diverged?",
