@@ -388,6 +388,18 @@ def test_cell_types_are_told_as_the_model_knows_them(tmp_path, caplog):
             ["--statistics", "experiment", "--statistics_by", "plate"],
         ),
         (
+            {"": [0] * 9, "E1": [0] * 9},
+            ["--statistics", "experiment", "--statistics_by", "plate"],
+            r"9 of the 18 images of .* have no experiment .* Give --statistics running, or make",
+            ["--statistics", "running"],
+        ),
+        (
+            {"E1": [1] * 9, "E2": [0] * 9},
+            ["--statistics", "controls"],
+            r"E2 \(0\)\. Give --statistics experiment\.$",
+            ["--statistics", "experiment"],
+        ),
+        (
             {"E1": [0] * 9},
             ["--statistics_by", "plate"],
             r"--statistics_by is for statistics of the images' own experiments",

@@ -160,15 +160,20 @@ def names_of(bank: ImageBank, by: str) -> tuple[list[str], Int32[np.ndarray, " i
     runs = bank.runs(path_of(by))
     codes = np.repeat(runs.groups, np.diff(runs.starts, append=len(bank))).astype(np.int32)
     values = list(runs.values())
-    nameless = [number for number, value in enumerate(values) if not value[-1]]
+    # a plate's number means nothing without its experiment, where others have theirs
+    some = any(map(all, values))
+    nameless = [n for n, value in enumerate(values) if not value[-1] or (some and not all(value))]
     if nameless:
         count = int(np.isin(codes, nameless).sum())
+        places = zip(path_of(by), values[nameless[0]], strict=True)
+        lacking = next(column for column, text in places if not text)
         other = "plate" if by == "experiment" else "experiment"
+        mend = "" if some and lacking != "plate" else f"`statistics_by` {other} if they have that, "
         raise UserError(
-            f"{count} of the {len(bank)} images of {bank.path} have no {by} in their metadata, so"
-            f" nothing says whose statistics are theirs. Give `statistics_by` {other} if they have"
-            f" that, `statistics` running, or make the bank again with"
-            f" `python -m phenomjax.prepare images --set {by}=NAME`."
+            f"{count} of the {len(bank)} images of {bank.path} have no {lacking} in their metadata,"
+            f" so nothing says whose statistics are theirs. Give {mend}`statistics` running, or"
+            f" make the bank again with `python -m phenomjax.prepare images --default"
+            f" {lacking}=NAME`."
         )
     return [group_name(value) for value in values], codes
 

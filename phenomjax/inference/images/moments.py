@@ -230,11 +230,12 @@ class DomainStatistics:
                 " phenomjax.prepare images --metadata TABLE`)."
             )
         mend = "`statistics` experiment" if what == "controls" else "`statistics` running"
-        lower = f", or `statistics_least` {min(few.values())}" if min(few.values()) else ""
+        least_of_all = min(few.values())
+        lower = f", or `statistics_least` {least_of_all} to take them nevertheless"
         raise UserError(
             f"`statistics` {kind}: {len(few)} of the {len(counts)} groups by {by} have fewer than"
             f" {least} {what}, too few for statistics of their own: {listed}{more}. Give"
-            f" {mend}{lower} to take them nevertheless."
+            f" {mend}{lower if least_of_all else ''}."
         )
 
     def _banks(self) -> str:
