@@ -106,6 +106,7 @@ def _measures(c: ConfigDict) -> None:
     c.figures = ConfigDict()
     # 0 = only at the end of the run
     c.figures.every_steps = 0
+    # 0 = no figures
     c.figures.num_images = 4
 
     # downstream tasks on the frozen parameters while training; for models of sequences

@@ -172,6 +172,8 @@ class Figures:
 
     def run(self, state: TrainState, step: int) -> dict[str, Figure]:
         """Draws, in process 0; the others compute with it."""
+        if not self._count:
+            return {}
         run, local = self._run, self._loader.batch(0)
         with run.phase("drawing", slow=True):
             names = self._loader.names(local[self._loader.item_key][: self._count])
