@@ -1,5 +1,6 @@
 """`prepare curate`: every gate with planted rows, agreement of replicates, controls, the report."""
 
+import errno
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from phenomjax.prepare.curate.metadata import labels_of
 from phenomjax.prepare.curate.wells import read_wells
 from phenomjax.prepare.curate.witnesses import open_witnesses
 from phenomjax.statistics.consistency import consistency
+from phenomjax.system import files
 from phenomjax.system.errors import UserError
 from tests.lab.doors import run_as_door
 
@@ -347,6 +349,30 @@ def test_a_bank_of_what_is_kept(folder, tmp_path):
     assert "POS" not in names and names >= {*ACTIVE, "DMSO"}
     with pytest.raises(UserError, match=r"--subset .*kept\.zarr is there already"):
         curate(folder / "b.zarr", tmp_path / "t.parquet", *words)  # before any work
+
+
+@pytest.mark.parametrize("what", ["report.md", "s.parquet", "s_report"])
+def test_the_disk_is_full(folder, tmp_path, monkeypatch, what):
+    """It is told, nothing half is left, and the same command does it once there is room."""
+    (tmp_path / "s_report").mkdir()
+
+    def full(path, *arguments, **words):
+        if path.name == what:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, *arguments, **words)
+
+    where, name = {
+        "report.md": (files, "write_text"),
+        "s.parquet": (files, "replacing"),
+        "s_report": (type(tmp_path), "mkdir"),
+    }[what]
+    real = getattr(where, name)
+    monkeypatch.setattr(where, name, full)
+    with pytest.raises(UserError, match=r"could not be written: No space left .* Make room"):
+        curate(folder / "b.zarr", tmp_path / "s.parquet")
+    assert not (tmp_path / "s.parquet").exists()
+    monkeypatch.undo()
+    assert curate(folder / "b.zarr", tmp_path / "s.parquet")[0] == 0
 
 
 def test_perturbations_of_one_experiment_each(tmp_path, caplog):

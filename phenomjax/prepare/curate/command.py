@@ -103,13 +103,15 @@ def run(options: Options) -> int:
     verdicts = Verdicts(wells, labels)
     told: dict[str, str] = {}
     folder = options.out.with_name(options.out.stem + REPORT)
-    folder.mkdir(exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
     if not wells.negative.any():
         told["controls"] = _without_controls(options, wells)
         log.warning("%s", told["controls"])
     looked = None
     if options.pixels:
-        looked = _pixels(options, banks, verdicts, folder)
+        with writing(options.out):
+            looked = _pixels(options, banks, verdicts, folder)
         if looked is None:
             return EXIT_STOPPED
     ambiguous = metadata.ambiguous(wells)
@@ -127,8 +129,9 @@ def run(options: Options) -> int:
     kept = verdicts.alive
     _reasons_of_kept(options, verdicts, said)
     made = system_options.recorded(options)
-    _write(options, banks, verdicts, kept, made | {"phenomjax": __version__})
-    report.write(folder, options, verdicts, before, witnesses, said, told, looked)
+    with writing(options.out):  # last: where it is, all is
+        report.write(folder, options, verdicts, before, witnesses, said, told, looked)
+        _write(options, banks, verdicts, kept, made | {"phenomjax": __version__})
     code = _tell(verdicts, folder, options)
     if looked and looked.counts()["unreadable"]:
         code = EXIT_FAILED
@@ -272,15 +275,14 @@ def _write(
         for bank, mine in zip(banks, rows, strict=True)
         for table in choosing.names_of("images", bank, mine)
     )
-    with writing(options.out):
-        selections.write(
-            options.out,
-            "images",
-            list(zip(banks, rows, strict=True)),
-            names,
-            made,
-            verdicts.judged(kept),
-        )
+    selections.write(
+        options.out,
+        "images",
+        list(zip(banks, rows, strict=True)),
+        names,
+        made,
+        verdicts.judged(kept),
+    )
 
 
 def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
