@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from phenomjax import sharding
 from phenomjax.cluster import messages
 from phenomjax.models import classifier, draws, flops, vit
-from phenomjax.models.batch_norm import MOMENTS, STORED, Statistics
+from phenomjax.models.batch_norm import MOMENTS, RUNNING, STORED, Statistics
 from phenomjax.models.classifier import Classifier, Logits
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Params, Shared
@@ -23,7 +23,6 @@ from phenomjax.tasks.protocol import Scalar, Sums
 
 # folded into the step's key before the row
 CUTMIX_STREAM, DROP_PATH_STREAM, DROPOUT_STREAM = 0, 1, 2
-STATISTICS = "batch_stats"
 
 
 class Perturbation(LabelledImages):
@@ -80,7 +79,7 @@ class Perturbation(LabelledImages):
         def first(path: tuple, leaf: jax.ShapeDtypeStruct) -> Array:
             return jnp.full(leaf.shape, float(path[-1].key == "var"), leaf.dtype)
 
-        return Shared({STATISTICS: jax.tree.map_with_path(first, shapes.get(STATISTICS, {}))})
+        return Shared({RUNNING: jax.tree.map_with_path(first, shapes.get(RUNNING, {}))})
 
     def loss(
         self, params: Params, batch: Batch, key: Key[Array, ""], carry: Shared
@@ -128,20 +127,20 @@ class Perturbation(LabelledImages):
         # Under accumulation a step is mapped over shards, and a part is in all of them.
         statistics = Statistics(parts=parts, axis=sharding.SHARDS if micro > 1 else None)
         (_, logits), moved = self.model.apply(
-            {"params": params, STATISTICS: carry.value[STATISTICS]},
+            {"params": params, RUNNING: carry.value[RUNNING]},
             images,
             cells,
             statistics,
             drop,
             keys,
-            mutable=[STATISTICS],
+            mutable=[RUNNING],
         )
         sums: dict[str, Array] = {}
         for label, weight in labels:
             for name, value in self.row_losses(logits, label).items():
                 sums[name] = sums.get(name, 0.0) + weight * value
         means = {name: value.mean() for name, value in sums.items()}
-        next_carry = Shared({STATISTICS: moved.get(STATISTICS, {})})
+        next_carry = Shared({RUNNING: moved.get(RUNNING, {})})
         return means.pop("loss"), means, next_carry
 
     def evaluate(
@@ -160,7 +159,7 @@ class Perturbation(LabelledImages):
         count = known.sum(dtype=jnp.float32)
         sums: Sums = {}
         ways = {"": STORED}
-        if self.config.data.groups and params[STATISTICS]:
+        if self.config.data.groups and params[RUNNING]:
             ways["_adabn"] = Statistics(parts=self.config.data.groups)
         for suffix, statistics in ways.items():
             values = self.row_losses(self._logits(params, batch, statistics), batch["label"])
@@ -333,8 +332,8 @@ class Perturbation(LabelledImages):
 
 def _collections(params: Params) -> dict[str, Params]:
     """Parameters with statistics beside them as Flax wants them, in collections."""
-    rest = {name: tree for name, tree in params.items() if name != STATISTICS}
-    return {"params": rest, STATISTICS: params.get(STATISTICS, {})}
+    rest = {name: tree for name, tree in params.items() if name != RUNNING}
+    return {"params": rest, RUNNING: params.get(RUNNING, {})}
 
 
 Objective = Perturbation  # what config.task "perturbation" means

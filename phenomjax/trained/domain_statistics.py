@@ -15,7 +15,6 @@ from jaxtyping import Float
 
 from phenomjax.system.types import Params
 
-STATISTICS = "batch_stats"  # beside the parameters
 # mean and variance of all features of all norms, in the order of the tree
 Table: TypeAlias = Float[np.ndarray, "2 features"]
 

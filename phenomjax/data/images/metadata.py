@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from phenomjax.data import node_cache, store
 from phenomjax.data.zarr_files import opening
@@ -66,6 +66,10 @@ class Runs(NamedTuple):
         """What each group has in the columns."""
         columns = zip(self.texts, self.codes, strict=True)
         return zip(*(map(texts.__getitem__, codes) for texts, codes in columns), strict=True)
+
+    def spread(self, values: Shaped[np.ndarray, "groups"], rows: int) -> Shaped[np.ndarray, "rows"]:
+        """For each of all rows the value of its group."""
+        return np.repeat(values[self.groups], np.diff(self.starts, append=rows))
 
 
 class Metadata:

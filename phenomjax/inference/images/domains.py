@@ -2,6 +2,7 @@
 images or with a fixed share of its controls.
 """
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
@@ -16,11 +17,12 @@ from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.labels.screen import COLUMNS, TREATMENT
 from phenomjax.data.images.loading.split import group_name, path_of
 from phenomjax.engine import work_folder
-from phenomjax.inference.images.options import Options
+from phenomjax.inference.images.options import Options, StatisticsOptions
+from phenomjax.models.batch_norm import RUNNING
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.types import Params
-from phenomjax.trained.domain_statistics import STATISTICS, Moments, Table, flatten, unflatten
+from phenomjax.trained.domain_statistics import Moments, Table, flatten, unflatten
 from phenomjax.trained.model import ImageModel
 
 MOMENTS = "moments"  # a folder in the work folder, with a file a unit
@@ -66,8 +68,9 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
     """
     kind = options.statistics
     if kind == "running":
-        for name in ("statistics_by", "control_weight", "statistics_batch", "statistics_least"):
-            if getattr(options, name) != getattr(Options, name):
+        for field in dataclasses.fields(StatisticsOptions):
+            name = field.name
+            if getattr(options, name) != field.default:
                 raise UserError(
                     f"`{name}` is for statistics of the images' own experiments. Give `statistics`"
                     " experiment or controls with it, or leave it out."
@@ -131,7 +134,7 @@ def check_weight(weight: float) -> None:
 
 def has_norms(model: ImageModel) -> bool:
     """Whether the model has batch norms."""
-    return bool(jax.tree.leaves(model.params.get(STATISTICS, {})))
+    return bool(jax.tree.leaves(model.params.get(RUNNING, {})))
 
 
 def trained_share(model: ImageModel) -> float:
@@ -158,8 +161,8 @@ def names_of(bank: ImageBank, by: str) -> tuple[list[str], Int32[np.ndarray, " i
       UserError: images that are of none.
     """
     runs = bank.runs(path_of(by))
-    codes = np.repeat(runs.groups, np.diff(runs.starts, append=len(bank))).astype(np.int32)
     values = list(runs.values())
+    codes = runs.spread(np.arange(len(values), dtype=np.int32), len(bank))
     # a plate's number means nothing without its experiment, where others have theirs
     some = any(map(all, values))
     nameless = [n for n, value in enumerate(values) if not value[-1] or (some and not all(value))]
@@ -192,7 +195,7 @@ class Stored:
     """
 
     def __init__(self, work: Path, model: ImageModel):
-        self._work, self._running = work, model.params[STATISTICS]
+        self._work, self._running = work, model.params[RUNNING]
         self._units = functools.cache(self._read_units)
         self._table = functools.lru_cache(maxsize=64)(self._read)
         self.stacked = functools.lru_cache(maxsize=2)(self._stacked)
@@ -206,7 +209,7 @@ class Stored:
         """{"batch_stats": [domains, channel]}, filled up to a power of two, for few programs."""
         tables = [self._table(name) for name in names]
         tables += tables[:1] * ((1 << (len(tables) - 1).bit_length()) - len(tables))
-        return {STATISTICS: unflatten(self._running, tables)}
+        return {RUNNING: unflatten(self._running, tables)}
 
     def _read_units(self) -> dict[str, list[str]]:
         domains = files.read_json(self._work / work_folder.DESCRIPTION)["domains"]

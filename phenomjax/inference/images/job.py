@@ -1,17 +1,20 @@
 """The embedding of one bank into one output."""
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
+from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.labels.coded import read
 from phenomjax.data.images.loading.reader import CropReader
 from phenomjax.data.images.opening import open_bank
 from phenomjax.engine import units, work_folder
 from phenomjax.inference.images import domains, plan
-from phenomjax.inference.images.cells import cell_types
 from phenomjax.inference.images.crops import CropLoader
 from phenomjax.inference.images.options import Options, runtime_options
 from phenomjax.inference.images.plan import EmbeddingSettings, WorkLayout
@@ -21,6 +24,7 @@ from phenomjax.trained import image_model
 from phenomjax.trained.graphs.graph import GraphSettings
 from phenomjax.trained.model import ImageModel
 
+log = logging.getLogger("phenomjax")
 # by what they were made for; each holds the parameters
 Runtimes: TypeAlias = dict[tuple[object, ...], choose.Runtime]
 STACKED_BYTES = 256 << 20  # of statistics of domains that are on a device
@@ -76,7 +80,7 @@ class BankEmbedding:
                 f"`runtime` {options.runtime} takes pixels alone, and this model is told the cell"
                 " type of each image (model.cell_type=True). Leave `runtime` out."
             )
-        self._cells = cell_types(model, self.bank)
+        self._cells = _cell_types(model, self.bank)
         self.statistics = domains.settings(options, model)
         self._statistics_record: dict[str, object] = {}
         self._stored: domains.Stored | None = None
@@ -228,3 +232,33 @@ class BankEmbedding:
             f"{self.bank.path}: {len(self.bank)} images of {height} x {width} px, {len(self.grid)}"
             f" crops of {self._crop_size} px each{overlap}{edge}; channels {', '.join(self._names)}"
         )
+
+
+def _cell_types(model: ImageModel, bank: ImageBank) -> Int32[np.ndarray, " images"] | None:
+    """For each image the place of its cell type in `model.cell_types`, -1 for another; None of a
+    model that is not told it.
+
+    Raises:
+      UserError: the model knows no cell type of the bank.
+    """
+    known = tuple(model.config.model.cell_types) if model.task.reads_cell_type else ()
+    if not known:
+        return None
+    coded = read([bank], ("cell_type",))
+    found = coded.places(known)
+    if not (count := int((found < 0).sum())):
+        return found
+    others = [name for name in coded.names if name not in known]
+    others += ["nothing"] * bool((coded.codes < 0).any())
+    what = (
+        f"cell type {', '.join(others)} in the metadata of {bank.path}, of which the model knows"
+        f" nothing (it was trained with {', '.join(known)})"
+    )
+    if count == len(bank):
+        raise UserError(
+            f"All {count} images have {what}. Spell it as the model does, in a bank that is made"
+            " again with `python -m phenomjax.prepare images --set cell_type=NAME`, or use a model"
+            " that was trained with these, or without model.cell_type."
+        )
+    log.warning("%d images have %s: they are embedded as of no known type", count, what)
+    return found

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool
 
-from phenomjax.data.images.bank import ImageBank
+from phenomjax.data.images.labels import coded
 from phenomjax.engine import units, work_folder
 from phenomjax.inference.images import domains, plan
 from phenomjax.inference.images.blocks import Block, Numbers, block_images, commit, deal, measure
@@ -26,7 +25,7 @@ from phenomjax.inference.images.job import BankEmbedding
 from phenomjax.inference.images.options import Share
 from phenomjax.inference.runtimes.choose import JaxRuntime
 from phenomjax.system import files
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
@@ -79,6 +78,7 @@ class DomainStatistics:
         # {domain: {bank: (its controls, its others)}}, of "experiment" all are others
         self._images: dict[str, dict[int, tuple[Numbers, Numbers]]] = {}
         self._controls: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # images, of which these are some
         for number, job in enumerate(jobs):
             self._sort(number, job, rows[number] if len(rows) else np.arange(len(job.bank)))
         self._check()
@@ -102,11 +102,11 @@ class DomainStatistics:
         self._begun = True
         told = {
             name: {
-                "images": sum(len(one) for parts in banks.values() for one in parts),
+                "images": images,
                 "controls": self._controls[name],
                 "units": [part.name for part in self._parts(name)],
             }
-            for name, banks in self._images.items()
+            for name, images in self._sizes.items()
         }
         model, grids = self._jobs[0].model, [len(job.grid) for job in self._jobs]
         entry = {
@@ -124,23 +124,13 @@ class DomainStatistics:
 
     def describe(self) -> str:
         """What is taken, in a line."""
-        sizes = [
-            sum(len(one) for parts in banks.values() for one in parts)
-            for banks in self._images.values()
-        ]
-        controls = list(self._controls.values())
-        weight = self.settings.control_weight
-        return (
-            f"statistics of {len(sizes)} groups by {self.settings.by}: {min(sizes)} to"
-            f" {max(sizes)} images each"
-            + (
-                ""
-                if weight is None
-                else f", of them {min(controls)} to {max(controls)} controls, which weigh"
-                f" {weight:.3g} of 1"
-            )
-            + f"; {self.settings.batch} crops at a time"
-        )
+        sizes, controls = self._sizes.values(), self._controls.values()
+        told = f"statistics of {len(sizes)} groups by {self.settings.by}: {min(sizes)} to"
+        told += f" {max(sizes)} images each"
+        if (weight := self.settings.control_weight) is not None:
+            told += f", of them {min(controls)} to {max(controls)} controls, which weigh"
+            told += f" {weight:.3g} of 1"
+        return f"{told}; {self.settings.batch} crops at a time"
 
     def left(self, jobs: Sequence[BankEmbedding]) -> Iterator[Part]:
         """The units that are to be done before these banks are embedded."""
@@ -198,12 +188,13 @@ class DomainStatistics:
 
     def _sort(self, number: int, job: BankEmbedding, rows: Numbers) -> None:
         names, codes = domains.names_of(job.bank, self.settings.by)
-        marked = _controls(job.bank)
+        marked = coded.controls([job.bank])
         rows = rows[np.argsort(codes[rows], kind="stable")]
         places, starts = np.unique(codes[rows], return_index=True)
         for place, images in zip(places, np.split(rows, starts[1:]), strict=True):
             controls, name = marked[images], names[place]
             self._controls[name] = self._controls.get(name, 0) + int(controls.sum())
+            self._sizes[name] = self._sizes.get(name, 0) + len(images)
             if self.settings.kind == "experiment":
                 controls = np.zeros(len(images), bool)
             self._images.setdefault(name, {})[number] = (images[controls], images[~controls])
@@ -211,20 +202,15 @@ class DomainStatistics:
     def _check(self) -> None:
         kind, by, least = self.settings.kind, self.settings.by, self.settings.least
         what = "controls" if kind == "controls" else "images"
-        counts = {
-            name: self._controls[name]
-            if what == "controls"
-            else sum(len(one) for parts in banks.values() for one in parts)
-            for name, banks in self._images.items()
-        }
+        counts = self._controls if what == "controls" else self._sizes
         few = {name: count for name, count in counts.items() if count < max(least, 1)}
         if not few:
             return
-        listed = ", ".join(f"{name} ({count})" for name, count in list(few.items())[:8])
-        more = f" and {len(few) - 8} more" if len(few) > 8 else ""
+        listed = first_of((f"{name} ({count})" for name, count in few.items()), 8)
         if what == "controls" and not any(counts.values()):
+            banks = ", ".join(str(job.bank.path) for job in self._jobs)
             raise UserError(
-                f"`statistics` controls: no image of {self._banks()} is marked as a control"
+                f"`statistics` controls: no image of {banks} is marked as a control"
                 " (is_control, or perturbation_type control, in its metadata). Give `statistics`"
                 " experiment, or prepare the bank again with a table that marks them (`python -m"
                 " phenomjax.prepare images --metadata TABLE`)."
@@ -234,12 +220,9 @@ class DomainStatistics:
         lower = f", or `statistics_least` {least_of_all} to take them nevertheless"
         raise UserError(
             f"`statistics` {kind}: {len(few)} of the {len(counts)} groups by {by} have fewer than"
-            f" {least} {what}, too few for statistics of their own: {listed}{more}. Give"
+            f" {least} {what}, too few for statistics of their own: {listed}. Give"
             f" {mend}{lower if least_of_all else ''}."
         )
-
-    def _banks(self) -> str:
-        return ", ".join(str(job.bank.path) for job in self._jobs)
 
     def _parts(self, name: str) -> Iterator[Part]:
         """The units of a domain."""
@@ -264,13 +247,6 @@ class DomainStatistics:
             size = max(UNIT_BATCHES * self.settings.batch // (images * len(job.grid)), 1)
             for first in range(0, len(found), size):
                 yield Part(f"{key}-{number}-{first // size}", number, found[first : first + size])
-
-
-def _controls(bank: ImageBank) -> Bool[np.ndarray, " images"]:
-    """Which images are controls, as `data.images.labels.Screen` has it: negative or positive."""
-    runs = bank.runs(("is_control", "perturbation_type"))
-    of_group = [mark == "true" or kind == "control" for mark, kind in runs.values()]
-    return np.repeat(np.array(of_group, bool)[runs.groups], np.diff(runs.starts, append=len(bank)))
 
 
 def of_jobs(jobs: Sequence[BankEmbedding], out: Path) -> DomainStatistics | None:

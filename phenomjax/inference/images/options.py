@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import arg
 
@@ -17,7 +17,24 @@ Pixels = Annotated[int, arg(metavar="PX")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EmbedOptions):
+class StatisticsOptions:
+    """How statistics of batch norms are taken that are no running ones."""
+
+    SHOWN_LAST: ClassVar[bool] = True
+
+    statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
+    """of the metadata, in place of the experiment: plate, for instance"""
+    control_weight: Annotated[float | None, arg(metavar="W")] = None
+    """of the controls, of 1, for statistics of controls; nothing: their share in training"""
+    statistics_batch: Count = 0
+    """crops that are normalised together while statistics are taken; 0: as in training"""
+    statistics_least: Count = 8
+    """images that an experiment must have for statistics of its own; controls, for those of
+    controls"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StatisticsOptions, EmbedOptions):
     """Of `python -m phenomjax.embed images`."""
 
     bank: Annotated[tuple[Path, ...], arg(metavar="BANK …")] = ()
@@ -48,15 +65,6 @@ class Options(EmbedOptions):
     """that batch norms use: those of training; of all images of the image's experiment (AdaBN); or
     of its experiment's controls and its other images, each with a fixed weight, so that few or
     other perturbations than in training change nothing (control-stabilised)"""
-    statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
-    """of the metadata, in place of the experiment: plate, for instance"""
-    control_weight: Annotated[float | None, arg(metavar="W")] = None
-    """of the controls, of 1, for statistics of controls; nothing: their share in training"""
-    statistics_batch: Count = 0
-    """crops that are normalised together while statistics are taken; 0: as in training"""
-    statistics_least: Count = 8
-    """images that an experiment must have for statistics of its own; controls, for those of
-    controls"""
     batch_size: Count = 0
     """crops of a batch; less if memory runs out; 0: measured"""
     runtime: Annotated[str, arg(metavar="NAME")] = "jax"

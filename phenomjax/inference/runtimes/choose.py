@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from phenomjax.models.batch_norm import RUNNING
 from phenomjax.system.errors import UserError, did_you_mean
 from phenomjax.system.types import Params
 from phenomjax.trained import image_model
-from phenomjax.trained.domain_statistics import STATISTICS, flatten
+from phenomjax.trained.domain_statistics import flatten
 from phenomjax.trained.graphs import graph
 from phenomjax.trained.model import ImageModel
 
@@ -132,7 +133,7 @@ class JaxRuntime:
     @property
     def features(self) -> int:
         """Of all batch norms together."""
-        return flatten(self._params[STATISTICS]).shape[-1]
+        return flatten(self._params[RUNNING]).shape[-1]
 
     def submit(self, pixels: np.ndarray, given: Given = NOTHING) -> Result:
         if given.stored is not self._stored[0]:

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -34,6 +33,7 @@ from phenomjax.data.selections import choose
 from phenomjax.inference.images import command as embed
 from phenomjax.inference.images import domains
 from phenomjax.inference.images.options import Options as EmbedOptions
+from phenomjax.inference.images.options import StatisticsOptions
 from phenomjax.inference.options import check_least, check_one_process
 from phenomjax.probes.perturbations import families, images, report, scores
 from phenomjax.probes.perturbations.options import Options
@@ -69,11 +69,6 @@ class Asked:
     splits: dict[str, pd.DataFrame]
     train: pd.DataFrame | None
     told: list[str]
-
-    @property
-    def has_norms(self) -> bool:
-        """Whether there are batch norms, whose statistics can be others."""
-        return bool(jax.tree.leaves(self.model.params.get("batch_stats", {})))
 
 
 class Stopped(Exception):
@@ -121,11 +116,12 @@ def run(options: Options, command: str) -> int:
     try:
         for one in asked:
             model = models[one.name]
-            kinds = options.statistics or (KINDS if one.has_norms else KINDS[:1])
+            norms = domains.has_norms(one.model)
+            kinds = options.statistics or (KINDS if norms else KINDS[:1])
             jobs = [(kind, False) for kind in kinds]
             if options.random_weights >= 0 and one.train is not None and model not in twins:
                 twins.add(model)
-                jobs.append(("experiment" if one.has_norms else "running", True))
+                jobs.append(("experiment" if norms else "running", True))
             for kind, twin in jobs:
                 try:
                     found += predict(one, model, kind, options, notes, twin)
@@ -294,10 +290,10 @@ def _embed(one: Asked, kind: str, options: Options, seed: int | None) -> list[Pa
     """Embeds the banks of a run, if that is not done; the results."""
     twin = "" if seed is None else f"-random_weights_{seed}"
     folder = options.out / "embeddings" / f"{one.model.fingerprint[:16]}{twin}" / kind
-    named = ("statistics_by", "control_weight", "statistics_batch", "statistics_least")
     statistics: dict[str, Any] = {}
     if kind != KINDS[0]:
-        statistics = {name: getattr(options, name) for name in named} | {"statistics": kind}
+        statistics = {f.name: getattr(options, f.name) for f in fields(StatisticsOptions)}
+        statistics["statistics"] = kind
     if kind != "controls":
         statistics.pop("control_weight", None)
     words = EmbedOptions(

@@ -7,13 +7,11 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from phenomjax.engine.options import EngineOptions
-
-Count = Annotated[int, arg(metavar="N")]
-Pixels = Annotated[int, arg(metavar="PX")]
+from phenomjax.inference.images.options import Count, Pixels, StatisticsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EngineOptions):
+class Options(StatisticsOptions, EngineOptions):
     """Of `python -m phenomjax.evaluate perturbations`."""
 
     checkpoint: Annotated[tuple[str, ...], arg(metavar="DIR [DIR ...]")]
@@ -29,15 +27,6 @@ class Options(EngineOptions):
     statistics: tuple[Literal["running", "experiment", "controls"], ...] = ()
     """of batch norms: running ones of training; of each experiment (AdaBN); of its controls and its
     other images in the shares of training; none: all that the model and the images allow"""
-    statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
-    """metadata column whose groups have statistics of their own"""
-    control_weight: Annotated[float | None, arg(metavar="W")] = None
-    """of the controls, of 1, for statistics of controls; nothing: their share in training"""
-    statistics_batch: Count = 0
-    """crops that are normalised together while statistics are taken; 0: as in training"""
-    statistics_least: Count = 8
-    """images that an experiment must have for statistics of its own; controls, for those of
-    controls"""
     random_weights: Annotated[int, arg(metavar="SEED")] = 0
     """of the untrained twin; -1: do without it"""
     names: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()

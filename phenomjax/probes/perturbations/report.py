@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from phenomjax.figures import style
 from phenomjax.probes.perturbations.published import PUBLISHED, Published
 from phenomjax.probes.perturbations.scores import ENOUGH, Difference, Score
+from phenomjax.probes.reports.text import table
+from phenomjax.probes.reports.write import plain
 from phenomjax.statistics.comparison import finite
 from phenomjax.system import files
 
@@ -113,22 +115,13 @@ def as_json(report: Report) -> dict[str, Any]:
         "runs": [asdict(run) for run in report.runs],
         "chance": {run.model: 1 / run.classes for run in report.runs},
         "commonest_class": report.commonest,
-        "scores": [one.as_dict() for one in report.scores],
-        "statistics_against_running": [one.as_dict() for one in report.statistics],
-        "separate_against_joint": [one.as_dict() for one in report.separate],
+        "scores": [asdict(one) for one in report.scores],
+        "statistics_against_running": [asdict(one) for one in report.statistics],
+        "separate_against_joint": [asdict(one) for one in report.separate],
         "published": [asdict(row) for row in report.published],
         "notes": report.notes,
     }
-    return {key: _plain(value) for key, value in content.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Without NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not finite(value) else value
+    return {key: plain(value) for key, value in content.items()}
 
 
 # Tables: a header and rows of cells.
@@ -271,18 +264,18 @@ def page(report: Report) -> str:
         "Accuracies in %: mean ± standard deviation over seeds [95 % interval, by bootstrap over"
         " experiments].",
         "## Top 1",
-        _markdown(accuracies(report)),
+        table(*accuracies(report)),
         "## Top 5",
-        _markdown(accuracies(report, 5)),
+        table(*accuracies(report, 5)),
     ]
     for title, found in _more(report):
-        parts += [f"## {title[0].upper()}{title[1:]}", _markdown(found)]
+        parts += [f"## {title[0].upper()}{title[1:]}", table(*found)]
     parts += ["![accuracy by split and statistics](report.png)", "## Runs"]
     header = ["run", "model", "seed", "step", "classes", "checkpoint"]
     rows = [
         [r.name, r.model, str(r.seed), str(r.step), str(r.classes), r.path] for r in report.runs
     ]
-    parts += [_markdown((header, rows)), f"Made by\n\n    {report.command}\n"]
+    parts += [table(header, rows), f"Made by\n\n    {report.command}\n"]
     return "\n\n".join(parts)
 
 
@@ -383,9 +376,3 @@ def _aligned(table: Table) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [header, *rows]
     )
-
-
-def _markdown(table: Table) -> str:
-    header, rows = table
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -8,7 +8,7 @@ them agree with p = 2^(1 - n), which is below .05 from six on. With fewer nothin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -83,10 +83,6 @@ class Score:
     top5_interval: list[float] | None
     top1_by_run: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -113,10 +109,6 @@ class Difference:
     difference: float
     interval: list[float] | None
     outcome: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 def ranks(
@@ -269,9 +261,7 @@ def _hits(same: Sequence[Predictions]) -> pd.DataFrame:
     return hit.agg(hit=("hit", "mean"), experiment=("experiment", "first"))
 
 
-def _interval(
-    values: np.ndarray, experiments: np.ndarray, draws: int = bootstrap.DRAWS
-) -> list[float] | None:
+def _interval(values: np.ndarray, experiments: np.ndarray, draws: int) -> list[float] | None:
     if len(np.unique(experiments.astype(str))) < 2:
         return None
     return bootstrap.interval_of_mean(values, experiments, draws)

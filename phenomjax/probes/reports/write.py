@@ -57,17 +57,18 @@ def write(out: Path, results: Sequence[Row], details: Details, suite: Suite) -> 
     ]
 
 
+def plain(x: object) -> object:
+    """As JSON has it: null in place of what is no number."""
+    if isinstance(x, dict):
+        return {str(key): plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [plain(value) for value in x]
+    x = x.item() if isinstance(x, np.generic) else x
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
 def _json(head: Mapping[str, object], rows: Sequence[Row]) -> str:
-    """The head, and one row of results a line; what is no number becomes null, as JSON has it."""
-
-    def plain(x: object) -> object:
-        if isinstance(x, dict):
-            return {str(key): plain(value) for key, value in x.items()}
-        if isinstance(x, (list, tuple)):
-            return [plain(value) for value in x]
-        x = x.item() if isinstance(x, np.generic) else x
-        return None if isinstance(x, float) and not math.isfinite(x) else x
-
+    """The head, and one row of results a line."""
     first = json.dumps({"head": plain(head)}, indent=1, ensure_ascii=False, allow_nan=False)
     lines = [json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
     return first.removesuffix("\n}") + ',\n "results": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"

@@ -11,6 +11,9 @@ from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.loading.split import group_name
 from phenomjax.data.images.rows import Rows
 
+# perturbation type, and the class of negative controls that the label column gives no name
+CONTROL = "control"
+
 
 class Coded(NamedTuple):
     """A text of each image.
@@ -50,11 +53,17 @@ def read(banks: Sequence[ImageBank], columns: Sequence[str]) -> Coded:
     for bank in banks:
         runs = bank.runs(columns)
         texts = (one[0] if len(columns) == 1 else group_name(one) for one in runs.values())
-        own = np.array(
-            [place.setdefault(one, len(place)) if one else -1 for one in texts], np.int32
-        )
-        codes.append(np.repeat(own[runs.groups], np.diff(np.append(runs.starts, len(bank)))))
+        own = [place.setdefault(one, len(place)) if one else -1 for one in texts]
+        codes.append(runs.spread(np.array(own, np.int32), len(bank)))
     return Coded(tuple(place), np.concatenate(codes))
+
+
+def controls(banks: Sequence[ImageBank]) -> Bool[np.ndarray, "images"]:
+    """Which images are controls: `is_control`, which says so of negative ones, or of the
+    perturbation type "control", which positive ones have.
+    """
+    negative = read(banks, ("is_control",)).equal("true")
+    return negative | read(banks, ("perturbation_type",)).equal(CONTROL)
 
 
 class Numbering:

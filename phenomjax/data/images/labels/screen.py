@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.data.images.labels.coded import Coded, Numbering, read
+from phenomjax.data.images.labels.coded import CONTROL, Coded, Numbering, read
 from phenomjax.data.images.loading.labelled import Labels
 from phenomjax.data.images.loading.split import path_of
 from phenomjax.data.images.metadata import METADATA_SCHEMA, UNIQUE
@@ -18,7 +18,6 @@ from phenomjax.data.images.wells import natural
 from phenomjax.data.selections import Chosen
 from phenomjax.system.errors import UserError, did_you_mean, first_of
 
-CONTROL = "control"  # the class of negative controls that the label column gives no name
 COLUMNS = tuple(
     field.name
     for field in METADATA_SCHEMA
