@@ -294,12 +294,15 @@ def test_too_few_controls(tmp_path):
 def test_a_phenotype_that_looks_like_a_defect_is_told(tmp_path):
     names = np.tile([f"C{well}" if well > 5 else "DMSO" for well in range(16)], 6)
     defects = {16 * plate + 9: "dead" for plate in range(6)} | {7: "dead", 23: "saturated"}
+    defects |= {16 * plate + 9: "out_of_focus" for plate in range(4, 6)}
     bank = plant(tmp_path / "b.zarr", defects, perturbation=names)
     said, found = judged(bank, tmp_path / "m.parquet")
     assert {i: said[i] for i in np.flatnonzero(said)} == defects
     told = [line for line in found.told if "Perturbations that lose" in line]
-    assert len(told) == 1 and "as dead: C9 (6 of 6 images)" in told[0]
-    kept, _ = judged(bank, tmp_path / "m.parquet", GateOptions(spreads=20))  # what is offered
+    assert len(told) == 1 and "as out_of_focus or dead: C9 (6 of 6" in told[0]
+    assert "a larger --focus_spreads and --spreads keeps" in told[0]
+    offered = GateOptions(spreads=20, focus_spreads=100)
+    kept, _ = judged(bank, tmp_path / "m.parquet", offered)
     assert set(np.flatnonzero(kept)) <= {23}
 
 

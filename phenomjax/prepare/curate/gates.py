@@ -47,6 +47,12 @@ from phenomjax.system.errors import UserError, first_of
 log = logging.getLogger("phenomjax")
 REASONS = ("", "unreadable", "empty", "saturated", "out_of_focus", "dead")
 WHOLE = 0.9  # share of a plate that is told as the whole plate
+KEPT_BY = {  # reason: the option of which a larger value drops less
+    "empty": "spreads",
+    "saturated": "saturated",
+    "out_of_focus": "focus_spreads",
+    "dead": "spreads",
+}
 LEAST_LOST = 3  # images of a perturbation that are told to be lost
 
 
@@ -281,25 +287,34 @@ class _Judge:
             self.judged.told.append(f"Whole plates: {what} in plate {first_of(names)}.")
 
     def _tell_phenotypes(self) -> None:
-        """Tells of perturbations that lose most of their images: what they do to cells may look
-        like a defect.
+        """Tells of perturbations that lose most of their images, but for plates that do: what they
+        do to cells may look like a defect.
         """
-        if not self.judged.codes.any():
+        codes = self.judged.codes
+        lost = np.isin(codes, [REASONS.index(reason) for reason in KEPT_BY])
+        plates = np.bincount(self.plates.of[lost], minlength=len(self.plates.names))
+        lost &= (2 * plates <= np.bincount(self.plates.of))[self.plates.of]
+        if not lost.any():
             return
         given = groups_of(self.banks, "perturbation", "perturbation_type")
         known = np.array([name is not None for name, _ in given.names])
         known[given.of[controls_of(self.banks)]] = False
-        sizes = np.bincount(given.of, minlength=len(known))
-        for reason, option in (("saturated", "saturated"), ("dead", "spreads")):
-            mine = self.judged.codes == REASONS.index(reason)
-            found = np.bincount(given.of[mine], minlength=len(known))
-            most = np.flatnonzero(known & (found >= LEAST_LOST) & (2 * found > sizes))
-            if len(most):
-                names = (f"{given.names[i][0]} ({found[i]} of {sizes[i]} images)" for i in most)
+        sizes = np.bincount(given.of)
+        cells = given.of[lost].astype(np.int64) * len(REASONS) + codes[lost]
+        counts = np.bincount(cells, minlength=len(known) * len(REASONS))
+        counts = counts.reshape(len(known), len(REASONS))
+        all_lost, worst = counts.sum(1), counts.argmax(1)
+        most = known & (all_lost >= LEAST_LOST) & (2 * all_lost > sizes)
+        for reason in KEPT_BY:
+            mine = np.flatnonzero(most & (worst == REASONS.index(reason)))
+            if len(mine):
+                names = (f"{given.names[i][0]} ({all_lost[i]} of {sizes[i]} images)" for i in mine)
+                why = [one for one in KEPT_BY if counts[mine, REASONS.index(one)].any()]
+                ways = " and ".join(dict.fromkeys(f"--{KEPT_BY[one]}" for one in why))
                 self.judged.told.append(
-                    f"Perturbations that lose most of their images as {reason}:"
-                    f" {first_of(names)}. That may be what they do, and no defect: a larger"
-                    f" --{option} keeps them."
+                    f"Perturbations that lose most of their images as {' or '.join(why)}:"
+                    f" {first_of(names)}. That may be what they do, and no defect: a larger {ways}"
+                    " keeps them."
                 )
 
     def _tell(self) -> None:
