@@ -458,6 +458,10 @@ def diverged(folder, tmp_path):
 
 
 ERRORS = [
+    (
+        lambda f, t: ["--embeddings", "s3://lab/mae.zarr"],
+        "s3://lab/mae.zarr are in a store.* mirror s3://lab/mae.zarr mae.zarr`",
+    ),
     (nothing, "--embeddings .*nothing.zarr is not there. Name a folder that"),
     (lambda f, t: ["--embeddings", f / "b.zarr"], "holds no embeddings"),
     (other_bank, "embeddings of another bank than .*b.zarr: of .*other.zarr"),

@@ -42,7 +42,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from phenomjax import __version__
-from phenomjax.data import selections
+from phenomjax.data import selections, store
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.prepare.curate import controls, gate_figures, gates, measure, metadata, report
 from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of, in_one_position
@@ -293,7 +293,7 @@ def _tell(verdicts: Verdicts, folder: Path, options: Options) -> int:
         log.info(
             'next: train on what is kept with --config.data.banks="(%s,)"'
             " --config.data.selection=%s",
-            ", ".join(f"'{path}'" for path in options.bank),
+            ", ".join(f"'{store.url(path)}'" for path in options.bank),
             options.out,
         )
         return EXIT_DONE

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from phenomjax import __version__
+from phenomjax.data import store
 from phenomjax.figures.style import COLOURS, DARK, GREY, LIGHT, open_frame
 from phenomjax.prepare.curate.agreement import Agreement
 from phenomjax.prepare.curate.gate_figures import LIMITS, SHEET
@@ -167,7 +168,7 @@ def page(
     looked: Looked | None,
 ) -> str:
     """The page."""
-    lines = [f"# {options.out.name}", "", f"Of {', '.join(map(str, options.bank))}.", ""]
+    lines = [f"# {options.out.name}", "", f"Of {', '.join(map(store.url, options.bank))}.", ""]
     lines += ["| gate | images dropped | images left | wells | perturbations | controls (wells) |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
     lines += [

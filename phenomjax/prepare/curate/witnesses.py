@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int
 
+from phenomjax.data import store
 from phenomjax.data.embeddings import embeddings_record, open_array, stored_blocks
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.prepare.curate.wells import KEY, NONE, Wells, distinct
@@ -186,11 +187,16 @@ def _folders(path: Path, banks: Sequence[ImageBank]) -> list[tuple[ImageBank, Pa
     Raises:
       UserError: there are none of a bank.
     """
+    if store.is_remote(path):
+        raise UserError(
+            f"`embeddings` {store.url(path)} are in a store, and are read from a disk. Bring them"
+            f" with `python -m phenomjax.prepare mirror {store.url(path)} {path.name}`."
+        )
     if not path.is_dir():
         raise UserError(
             f"`embeddings` {path} {'is a file' if path.exists() else 'is not there'}. Name a folder"
             " that `python -m phenomjax.embed --checkpoint RUN --bank"
-            f" {banks[0].path} --level site --out NAME.zarr` wrote."
+            f" {store.url(banks[0].path)} --level site --out NAME.zarr` wrote."
         )
     if (path / "zarr.json").is_file():
         if len(banks) == 1:
@@ -199,15 +205,16 @@ def _folders(path: Path, banks: Sequence[ImageBank]) -> list[tuple[ImageBank, Pa
         raise UserError(
             f"`embeddings` {path} is of one bank, {bank}, and `bank` names {len(banks)}. Embed them"
             " together, `python -m phenomjax.embed --checkpoint RUN --bank"
-            f" {' '.join(str(bank.path) for bank in banks[:3])} --level site --out FOLDER`, and"
-            " name the folder; or curate each bank for itself."
+            f" {' '.join(store.url(bank.path) for bank in banks[:3])} --level site --out FOLDER`,"
+            " and name the folder; or curate each bank for itself."
         )
     folders = [(bank, path / f"{bank.path.stem}.zarr") for bank in banks]
     for bank, folder in folders:
         if not folder.is_dir():
             there = sorted(one.name for one in path.glob("*.zarr"))
             raise UserError(
-                f"`embeddings` {path} has no {folder.name}, the embeddings of the bank {bank.path}."
+                f"`embeddings` {path} has no {folder.name}, the embeddings of the bank"
+                f" {store.url(bank.path)}."
                 f" It has: {', '.join(there[:6]) or 'none'}. Embed that bank too, into the same"
                 " folder."
             )
@@ -221,10 +228,10 @@ def _check_bank(folder: Path, record: dict, bank: ImageBank) -> None:
         *before,
     ):
         raise UserError(
-            f"{folder} holds the embeddings of another bank than {bank.path}: of"
+            f"{folder} holds the embeddings of another bank than {store.url(bank.path)}: of"
             f" {record.get('bank')}, or of before it was prepared again. Its rows would mean other"
             f" images. Embed this one, with `python -m phenomjax.embed --checkpoint RUN --bank"
-            f" {bank.path} --level site --out NAME.zarr`."
+            f" {store.url(bank.path)} --level site --out NAME.zarr`."
         )
 
 
