@@ -65,6 +65,9 @@ def _model(m: ConfigDict) -> None:
     # share of controls among the images to train on, which statistics of controls are weighed by;
     # 0.0 = filled in from these
     m.control_share = 0.0
+    # images over which batch norms take their statistics in training, and those of experiments are
+    # taken, wherever the weights go; 0 = filled in: the rows of a part
+    m.norm_rows = 0
 
 
 def _data(d: ConfigDict) -> None:
@@ -127,6 +130,7 @@ def check(c: ConfigDict) -> None:
         ("model.control_share", 0.0, 1.0),
         ("model.cutmix", 0.0, float("inf")),
         ("model.neck_dim", 0, float("inf")),
+        ("model.norm_rows", 0, float("inf")),
         ("data.groups", 0, float("inf")),
     ):
         value = flatten(c)[key]

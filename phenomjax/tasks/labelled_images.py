@@ -32,7 +32,7 @@ class LabelledImages(ImageObjective):
     @staticmethod
     def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
         """Also fills `model.classes`, `model.cell_types` and `model.control_share` from what there
-        is to train on.
+        is to train on, and `model.norm_rows`.
 
         Raises:
           UserError: labels or groups that nothing can be learnt from; see `labels.training`.
@@ -47,6 +47,8 @@ class LabelledImages(ImageObjective):
             )
             shared = config.data.control_share or float(screen.control[images].mean())
             model.control_share = model.control_share or shared
+            rows = config.global_batch_size // max(config.data.groups, 1)
+            model.norm_rows = model.norm_rows or rows
         return config.lock()
 
     def loader(self, split: str, process_index: int, process_count: int) -> "LabelledLoader | None":

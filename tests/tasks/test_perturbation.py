@@ -238,8 +238,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit(trained, tmp_path, monkeypatch):
     assert train.run(run_config(bank, stop_at_step=2), tmp_path) == 75
     assert train.run(run_config(bank), tmp_path) == 0
     assert lines(tmp_path) == lines(straight)
-    found, expected = (loading.load(path)[1] for path in (tmp_path, straight))
+    (config_of_run, found), (_, expected) = (loading.load(p)[:2] for p in (tmp_path, straight))
     equal(found, expected)
+    assert config_of_run.model.norm_rows == 4  # what statistics of experiments are taken over
     assert set(found) == {"backbone", "neck", "head", "batch_stats"}
     last = next(line for line in lines(straight) if "val/loss" in line)
     assert {"val/accuracy", "val/accuracy_adabn"} <= set(last)

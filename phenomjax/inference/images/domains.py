@@ -97,8 +97,9 @@ def settings(options: Options, model: ImageModel) -> StatisticsSettings | None:
     if kind == "controls":
         weight = trained_share(model) if weight is None else weight
         check_weight(weight)
-    data = model.config.data
-    batch = options.statistics_batch or model.config.global_batch_size // max(data.groups, 1)
+    rows = model.config.model.norm_rows  # 0 of weights from elsewhere
+    rows = rows or model.config.global_batch_size // max(model.config.data.groups, 1)
+    batch = options.statistics_batch or rows
     return StatisticsSettings(
         kind, options.statistics_by, weight, max(batch, 2), options.statistics_least
     )
