@@ -69,9 +69,11 @@ class SimulationConfig:
       staining_shift: scales what the staining and the optics of an experiment do that no scaling
         of single channels takes back: light of neighbouring channels, a bent intensity curve,
         blur and noise; 0 = none.
-      out_of_focus_fraction, empty_fraction, dead_fraction, saturated_fraction: share of the wells,
-        controls among them, that are blurred, have no cells, have few and dying cells, or are
-        exposed too long. A well has one defect at most; truth/defects.parquet lists them.
+      out_of_focus_fraction: share of the wells, controls among them, that are out of focus. A
+        well has one defect at most; truth/defects.parquet lists them.
+      empty_fraction: share of the wells without cells.
+      dead_fraction: share of the wells with few and dying cells.
+      saturated_fraction: share of the wells that are exposed too long.
       cell_variation: standard deviation of single cells along each phenotype axis.
       confluence: cell area over field area in an untreated well.
       cell_radius: pixels.
