@@ -112,12 +112,14 @@ def _programs() -> dict[str, tuple[str, list[type]]]:
 
 
 def _flags(kind: type) -> set[str]:
-    """Names of the flags of a dataclass of options, those with other names too."""
+    """Names of the flags of a dataclass of options, those with other names and negations too."""
     found = {"help"}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         if options._is_positional(hint):
             continue
         found.add(name)
+        bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        found |= {f"no_{name}"} if bare is bool else set()
         for extra in getattr(hint, "__metadata__", ()):
             found |= {alias.lstrip("-") for alias in getattr(extra, "aliases", None) or ()}
             found |= {extra.name} if getattr(extra, "name", None) else set()
