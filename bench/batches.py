@@ -175,8 +175,7 @@ def measure(work: Path, seeds: int, steps: int) -> None:
             for way, values in asked(work, seed, steps, name).items():
                 found.setdefault((name, way), []).append(values)
     tables = {key: np.array(values) for key, values in found.items()}  # [seeds, experiments]
-    head = rounds.header("", ("jax", "flax", "numpy"))
-    print(head.replace(", one core, one thread", ""))  # it trains on all
+    print(rounds.header("", ("jax", "flax", "numpy"), ""))
     print(
         f"{seeds} seeds of {steps} steps, {TESTED} unseen experiments of {WELLS} wells,"
         f" 16 knock-outs (chance {1 / 16:.3f} of these); {sum(os.times()[:4]) - start:.0f} CPU s"

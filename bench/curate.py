@@ -11,9 +11,6 @@ grows with the table, is left out above --peer_up_to rows.
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -158,20 +155,7 @@ def work(name: str, folder: Path) -> None:
         models = [str(folder / f"{model}.zarr") for model in MODELS]
         words = ["--bank", str(folder / "b.zarr"), "--embeddings", *models, "--no_pixels"]
         prepare(["curate", *words, "--out", str(folder / "s.parquet"), "--overwrite"])
-    used, wall = os.times(), time.perf_counter() - start
-    took = {"MB": 1000 * rounds.peak_rss(), "CPU s": used.user + used.system, "s": wall}
-    print(json.dumps(took))
-
-
-def measured(name: str, folder: Path) -> dict[str, float]:
-    """Peak of resident memory (MB), CPU and wall seconds of a `work`."""
-    command = [sys.executable, "-m", "bench.curate", "--worker", name, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(rounds.ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stderr[-2000:]}")
-    took: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return took
+    print(rounds.took(start))
 
 
 def agree(folder: Path) -> str:
@@ -194,7 +178,7 @@ def main() -> None:
     parser.add_argument("--peer_up_to", type=float, default=1e6)
     parser.add_argument("--folder", default=None, help="for the banks, 300 MB a million images")
     args = parser.parse_args()
-    print(rounds.header("", ("numpy", "pandas", "pyarrow")).replace(", one core, one thread", ""))
+    print(rounds.header("", ("numpy", "pandas", "pyarrow"), ""))
     for rows in args.rows:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name)
@@ -205,19 +189,8 @@ def main() -> None:
             found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
             for _ in range(args.rounds):
                 for one in names:
-                    found[one].append(measured(one, folder))
-            middle = {
-                one: {key: statistics.median(took[key] for took in some) for key in some[0]}
-                for one, some in found.items()
-            }
-            for one, figures in middle.items():
-                shown = "  ".join(f"{value:8.1f} {key}" for key, value in figures.items())
-                print(f"  {one:5} {shown}")
-            for one in names[1:]:
-                ratios = ", ".join(
-                    f"{key} {middle[one][key] / middle['ours'][key]:.2f}" for key in middle["ours"]
-                )
-                print(f"  {one} / ours: {ratios}")
+                    found[one].append(rounds.measured("bench.curate", one, str(folder)))
+            rounds.print_medians(found)
             if "peer" in names:
                 print(f"  {agree(folder)}")
 

@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/curated_map"))
     args = parser.parse_args()
-    print(rounds.header("", ("jax", "numpy", "pandas")).replace(", one core, one thread", ""))
+    print(rounds.header("", ("jax", "numpy", "pandas"), ""))
     folder = Folder(args.folder.absolute())
     simulate = ["phenomjax.prepare", "simulate", *GENES, *PICTURE, "--plates", PLATES]
     folder.run("screen.zarr/metadata.parquet", *simulate, *FAULTS, "--out", "screen.zarr")

@@ -29,7 +29,7 @@ from phenomjax.data.images.opening import open_bank
 from phenomjax.data.simulated.screen_config import DEFECTS
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.curate import gates, limits, measure
+from phenomjax.prepare.curate.pixels import gates, image, limits, measure
 
 SHARES = {f"{name}_fraction": 0.05 for name in DEFECTS}
 SCREENS = {
@@ -129,7 +129,7 @@ def cost(folder: Path, times: int) -> None:
 
     def ours(bank: ImageBank) -> None:
         for index in range(len(bank)):
-            measure.measures_of(bank.read(index), 0, 30)
+            image.measures_of(bank.read(index), 0, 30)
 
     def peer(bank: ImageBank) -> None:
         for index in range(len(bank)):

@@ -198,7 +198,7 @@ def recalls(args: argparse.Namespace) -> None:
         # of the same complex, mostly
         second = (first + len(complexes) * rng.integers(1, 9, PAIRS)) % args.genes
         sources.append(np.stack([first, second], axis=1)[first != second])
-    print(rounds.header("", ("numpy", "pandas")).replace(", one core, one thread", ""))
+    print(rounds.header("", ("numpy", "pandas"), ""))
     print(
         f"{args.genes:,} genes, {args.dims} dimensions, {SOURCES} sources of {PAIRS:,} pairs;"
         f" seconds, median of {args.rounds} alternating rounds"

@@ -10,10 +10,6 @@ grows with the table.
 """
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -85,20 +81,7 @@ def work(name: str, command: str, out: str, files: list[str]) -> None:
         from phenomjax.maps.__main__ import main as maps
 
         maps([command, "--profiles", *files, "--out", out])
-    used, wall = os.times(), time.perf_counter() - start
-    took = {"MB": 1000 * rounds.peak_rss(), "CPU s": used.user + used.system, "s": wall}
-    print(json.dumps(took))
-
-
-def measured(words: list[str]) -> dict[str, float]:
-    """Peak of resident memory (MB), CPU and wall seconds of a `work`."""
-    command = [sys.executable, "-m", "bench.plates", "--worker", *words]
-    environment = {**os.environ, "PYTHONPATH": str(rounds.ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words[:2])} failed:\n{done.stderr[-2000:]}")
-    took: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return took
+    print(rounds.took(start))
 
 
 def difference(ours: Path, other: Path) -> float:
@@ -124,7 +107,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true")
     args = parser.parse_args()
     packages = ("numpy", "pandas", "scikit-learn", "pyarrow")
-    print(rounds.header("", packages).replace(", one core, one thread", ""))
+    print(rounds.header("", packages, ""))
     for plates in args.plates:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             simulate(Path(folder), plates)
@@ -138,21 +121,12 @@ def main() -> None:
                 for _ in range(args.rounds):
                     for name in names:
                         out[name].parent.mkdir(exist_ok=True)
-                        found[name].append(measured([name, command, str(out[name]), *files]))
-                middle = {
-                    name: {key: statistics.median(one[key] for one in some) for key in some[0]}
-                    for name, some in found.items()
-                }
-                for name, figures in middle.items():
-                    shown = "  ".join(f"{value:8.1f} {key}" for key, value in figures.items())
-                    print(f"  {command:9} {name} {shown}")
+                        words = [name, command, str(out[name]), *files]
+                        found[name].append(rounds.measured("bench.plates", *words))
+                rounds.print_medians(found, f"{command:9} ")
                 if not args.alone:
-                    ratios = ", ".join(
-                        f"{key} {middle['peer'][key] / middle['ours'][key]:.1f}"
-                        for key in middle["ours"]
-                    )
                     apart = difference(out["ours"], out["peer"])
-                    print(f"  {command:9} peer / ours: {ratios}; results differ by {apart:.1e}")
+                    print(f"  {command:9} results differ by {apart:.1e}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -29,8 +30,12 @@ def gpu_name() -> str:
     )
 
 
-def header(gpu: str, packages: tuple[str, ...] = ("jax", "jaxlib", "flax", "torch")) -> str:
-    """Date, machine, versions, commit, load."""
+def header(
+    gpu: str,
+    packages: tuple[str, ...] = ("jax", "jaxlib", "flax", "torch"),
+    used: str = ", one core, one thread",
+) -> str:
+    """Date, machine and what is used of it, versions, commit, load."""
     fields = dict(
         x.split(":", 1) for x in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     )
@@ -45,9 +50,43 @@ def header(gpu: str, packages: tuple[str, ...] = ("jax", "jaxlib", "flax", "torc
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"{datetime.date.today()}  {gpu or f'{cpu}, one core, one thread'}  Python"
+        f"{datetime.date.today()}  {gpu or cpu + used}  Python"
         f" {platform.python_version()}  {versions}  commit {commit}  load {load}"
     )
+
+
+def measured(module: str, *words: str) -> dict[str, float]:
+    """What a process of `python -m MODULE --worker WORDS` prints last: `took`."""
+    command = [sys.executable, "-m", module, "--worker", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[:2])} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def took(start: float) -> str:
+    """Peak of resident memory (MB), CPU seconds of this process, and wall seconds since `start` of
+    `time.perf_counter`, as JSON.
+    """
+    used, wall = os.times(), time.perf_counter() - start
+    return json.dumps({"MB": 1000 * peak_rss(), "CPU s": used.user + used.system, "s": wall})
+
+
+def print_medians(found: dict[str, list[dict[str, float]]], label: str = "") -> None:
+    """A line for each that was `measured`, and the ratios of all others to the first."""
+    middle = {
+        name: {key: statistics.median(one[key] for one in some) for key in some[0]}
+        for name, some in found.items()
+    }
+    first, *others = middle
+    for name, figures in middle.items():
+        shown = "  ".join(f"{value:8.1f} {key}" for key, value in figures.items())
+        print(f"  {label}{name:5} {shown}")
+    for name in others:
+        ratios = (f"{key} {value / middle[first][key]:.2f}" for key, value in middle[name].items())
+        print(f"  {label}{name} / {first}: {', '.join(ratios)}")
 
 
 def alternate(script: str, case: dict, peers: list[str], rounds: int) -> dict[str, list[dict]]:

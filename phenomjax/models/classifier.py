@@ -1,7 +1,7 @@
 """Images to an embedding and the logits of classes: a backbone, a neck with batch norms, a head."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -134,16 +134,9 @@ class Classifier(nn.Module):
             self.to_embedding = Neck(**self.neck, dtype=self.dtype, name="neck")
         self.to_logits = Head(**self.head, name="head")
 
-    def __call__(
-        self,
-        images: Images,
-        cells: Float[Array, "batch cell"] | None = None,
-        statistics: Statistics = STORED,
-        drop: Float[Array, "depth batch branch"] | None = None,
-        keys: Key[Array, " batch"] | None = None,
-    ) -> tuple[Float[Array, "batch dim"], Logits]:
-        """(embedding, logits); see `embedding`."""
-        x = self.embedding(images, cells, statistics, drop, keys)
+    def __call__(self, *seen: Any) -> tuple[Float[Array, "batch dim"], Logits]:
+        """(embedding, logits) of the arguments of `embedding`."""
+        x = self.embedding(*seen)
         return x, self.to_logits(x)
 
     def embedding(

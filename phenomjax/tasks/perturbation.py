@@ -4,6 +4,7 @@ task of pure functions; batch norms take their statistics experiment by experime
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +163,7 @@ class Perturbation(LabelledImages):
         if self.config.data.groups and params[RUNNING]:
             ways["_adabn"] = Statistics(parts=self.config.data.groups)
         for suffix, statistics in ways.items():
-            values = self.row_losses(self._logits(params, batch, statistics), batch["label"])
+            values = self.row_losses(self._apply(params, batch, statistics)[1], batch["label"])
             for name in ("loss", "accuracy") if not suffix else ("accuracy",):
                 sums[name + suffix] = (jnp.where(known, values[name], 0.0).sum(), count)
         return sums, carry
@@ -196,23 +197,19 @@ class Perturbation(LabelledImages):
                 " channels. Leave channelwise out."
             )
         statistics = Statistics(domain=batch["domain"]) if "domain" in batch else STORED
-        seen = self._images(batch), self._cells(batch), statistics
-        return self.model.apply(_collections(params), *seen, method="embedding")[:, None], carry
+        return self._apply(params, batch, statistics, method="embedding")[:, None], carry
 
     def moments(self, params: Params, batch: Batch, parts: int = 1) -> Params:
         """See `ImageObjective.moments`."""
         statistics = Statistics(parts=parts, weight=batch["weight"])
-        seen = self._images(batch), self._cells(batch), statistics
-        _, found = self.model.apply(
-            _collections(params), *seen, method="embedding", mutable=[MOMENTS]
-        )
-        return found[MOMENTS]
+        how = {"method": "embedding", "mutable": [MOMENTS]}
+        return self._apply(params, batch, statistics, **how)[1][MOMENTS]
 
     def logits(
         self, params: Params, batch: Batch, statistics: Statistics = STORED
     ) -> Float[Array, "batch class"]:
         """Those that predict one of `model.classes`, of batches as in `embed`."""
-        return self._logits(params, batch, statistics).best
+        return self._apply(params, batch, statistics)[1].best
 
     def figure(self, params: Params, batch: Batch, names: Sequence[str]) -> dict[str, Figure]:
         """The classes that the first images are most likely of; `names` are theirs."""
@@ -286,9 +283,12 @@ class Perturbation(LabelledImages):
             parts["loss"] = (1.0 - weight) * parts["softmax"] + weight * parts["arcface"]
         return parts | {"accuracy": (logits.best.argmax(-1) == label).astype(jnp.float32)}
 
-    def _logits(self, params: Params, batch: Batch, statistics: Statistics) -> Logits:
+    def _apply(self, params: Params, batch: Batch, statistics: Statistics, **how: Any) -> Any:
+        """The network on a batch, by parameters with statistics beside them; `how` is of Flax."""
+        rest = {name: tree for name, tree in params.items() if name != RUNNING}
+        variables = {"params": rest, RUNNING: params.get(RUNNING, {})}
         seen = self._images(batch), self._cells(batch), statistics
-        return self.model.apply(_collections(params), *seen)[1]
+        return self.model.apply(variables, *seen, **how)
 
     def _images(self, batch: Batch) -> Float[Array, "batch height width channel"]:
         return classifier.standardised(batch["pixels"], self.config.model.standardise)
@@ -328,12 +328,6 @@ class Perturbation(LabelledImages):
         model = self.config.model
         cells = jnp.zeros((shape[0], len(model.cell_types))) if model.cell_type else None
         return self.model.init(key, jnp.zeros(shape), cells)
-
-
-def _collections(params: Params) -> dict[str, Params]:
-    """Parameters with statistics beside them as Flax wants them, in collections."""
-    rest = {name: tree for name, tree in params.items() if name != RUNNING}
-    return {"params": rest, RUNNING: params.get(RUNNING, {})}
 
 
 Objective = Perturbation  # what config.task "perturbation" means

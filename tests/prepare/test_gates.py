@@ -19,8 +19,9 @@ from phenomjax.data.images.bank import write_bank
 from phenomjax.data.images.opening import open_bank
 from phenomjax.data.simulated.write_screen import SimulationConfig, write_screen
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.curate import gate_figures, gates, limits, measure
-from phenomjax.prepare.curate.limits import GateOptions
+from phenomjax.prepare.curate.pixels import figures, gates, limits, measure
+from phenomjax.prepare.curate.pixels import image as of_image
+from phenomjax.prepare.curate.pixels.limits import GateOptions
 from phenomjax.system.errors import UserError
 
 CHANNELS = ("DNA", "ER", "AGP")
@@ -105,7 +106,7 @@ def judged(bank, path, options=JUDGE):
 
 def of(image, nuclear=0):
     """Measures of an image, by name."""
-    return dict(zip(NAMES, measure.measures_of(image, nuclear, 30).tolist(), strict=True))
+    return dict(zip(NAMES, of_image.measures_of(image, nuclear, 30).tolist(), strict=True))
 
 
 def test_measures_are_those_of_what_was_drawn():
@@ -146,7 +147,7 @@ def test_sharpness_is_the_slope_of_the_spectrum(slope, size):
     plane = 20000 + 3000 * plane / plane.std()
     for noise in (0, 30):  # which a plain slope would take for sharpness
         values = np.rint(plane + noise * random.standard_normal(plane.shape)).astype(np.uint16)
-        assert measure.sharpness(measure.spectrum(values)) == pytest.approx(slope, abs=0.25)
+        assert of_image.sharpness(of_image.spectrum(values)) == pytest.approx(slope, abs=0.25)
 
 
 @pytest.mark.shared_data
@@ -171,9 +172,9 @@ def test_blurred_real_images_are_less_sharp_the_more_they_are(shared, after):
         for blur in (0.0, 1.0, 2.0, 3.0, 4.0):
             found = ndimage.gaussian_filter(plane, blur)
             if not after:  # light is blurred, and then the camera adds its noise
-                deviation = np.sqrt(measure.spectrum(plane).noise)
+                deviation = np.sqrt(of_image.spectrum(plane).noise)
                 found = found + deviation * np.random.default_rng(0).standard_normal(plane.shape)
-            slopes.append(measure.sharpness(measure.spectrum(np.rint(found.clip(0)))))
+            slopes.append(of_image.sharpness(of_image.spectrum(np.rint(found.clip(0)))))
         assert -5 < slopes[0] < -2, name
         assert (np.diff(slopes) < -0.1).all(), (name, slopes)
 
@@ -197,14 +198,14 @@ def test_planted_defects_are_dropped_for_what_they_are(tmp_path, dtype):
     assert found.table()[4].startswith("| saturated | DNA | % of the pixels | 0 | 2 | ")
     controls = limits.controls_of([bank])
     measures = measure.Measures(tmp_path / "m.parquet")
-    figure = gate_figures.limits_figure(measures, found, controls)
+    figure = figures.limits_figure(measures, found, controls)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles[:2] == ["sharpness DNA", "sharpness ER"] and "covered" in titles
-    sheet = gate_figures.sheet([bank], found, controls)
+    sheet = figures.sheet([bank], found, controls)
     names = [axis.get_ylabel().split("\n")[0] for axis in sheet.axes]
     assert [n for n in names if n] == ["kept"] * 3 + [r for r in gates.REASONS[2:] for _ in "12"]
     nothing = gates.Judged(np.zeros(len(bank), np.uint8))
-    assert gate_figures.sheet([bank], nothing, controls) is None
+    assert figures.sheet([bank], nothing, controls) is None
 
 
 def test_many_bad_controls_teach_the_limits_of_the_good_ones(tmp_path):
@@ -322,7 +323,7 @@ def test_measures_go_on_where_they_were(tmp_path, monkeypatch):
     other = plant(tmp_path / "c.zarr", {}, experiments=1, plates=1)
     whole = measured(bank, tmp_path / "whole.parquet", banks=[other])
     assert len(whole) == 48 and whole.channels == list(CHANNELS)
-    expected = measure.measures_of(other.read(3), 0, 30)[0]
+    expected = of_image.measures_of(other.read(3), 0, 30)[0]
     assert whole.column("sharpness/DNA")[35] == expected
     monkeypatch.setattr(measure, "UNIT_IMAGES", 10)
     read, seen = image_bank.ImageBank.read, []

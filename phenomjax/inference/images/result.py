@@ -127,7 +127,7 @@ def _wells(bank: ImageBank, good: Numbers) -> tuple[Numbers, Numbers]:
     first image of each well.
     """
     runs = bank.runs([*WELL, "time"])  # time points are not averaged
-    codes = np.repeat(runs.groups, np.diff(runs.starts, append=len(bank)))[good]
+    codes = runs.spread(np.arange(runs.codes.shape[1]), len(bank))[good]
     _, first, found = np.unique(codes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     return np.argsort(order)[found], good[first[order]]

@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -126,7 +127,7 @@ def steps(options: Options) -> list[list[object]]:
     embed = ["phenomjax.embed", "--checkpoint", options.checkpoint, "--bank", screen]
     embed += ["--stride", 32, "--out"]
     commands: list[list[object]] = [
-        ["phenomjax.prepare", "simulate", "--out", screen, *results.flat(settings)],
+        ["phenomjax.prepare", "simulate", "--out", screen, *chain(*settings.items())],
         [*embed, files["embeddings"]],
         [*embed, files["untrained"], "--random_weights", 0],
         ["phenomjax.maps", "intensity", "--bank", screen, "--out", files["intensity"]],

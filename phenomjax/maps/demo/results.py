@@ -155,8 +155,3 @@ def _dot(axis: "Axes", entry: Entry, place: float, learned: bool, state: str) ->
         fontsize=8,
         color=colour,
     )
-
-
-def flat(flags: Mapping[str, int | float]) -> list[object]:
-    """Flags as words of a command."""
-    return [word for pair in flags.items() for word in pair]

@@ -7,13 +7,14 @@ one training to the other is the model's: the screen's own bias is in both.
 """
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phenomjax.maps.arm_bias import scores
-from phenomjax.maps.demo.results import Kind, flat
+from phenomjax.maps.demo.results import Kind
 from phenomjax.maps.tables.reading import read
 from phenomjax.statistics import bootstrap
 
@@ -49,14 +50,11 @@ def steps(out: Path, screen: Mapping[str, int | float], plates: int) -> list[lis
     commands: list[list[object]] = []
     for bias, strength in TRAININGS.items():
         bank = out / f"training_{bias}.zarr"
-        changed: dict[str, int | float] = {
-            "--plates": plates,
-            "--first_plate": shown + shown % 2,
-        }
+        changed: dict[str, float] = {"--plates": plates, "--first_plate": shown + shown % 2}
         changed |= {} if strength is None else {"--arm-bias": strength}
-        simulate = ["phenomjax.prepare", "simulate", "--out", bank, *flat({**screen, **changed})]
-        commands.append(simulate)
-        last = (changed["--first_plate"] + plates + 1) // 2
+        words = chain(*{**screen, **changed}.items())
+        commands.append(["phenomjax.prepare", "simulate", "--out", bank, *words])
+        last = (shown + shown % 2 + plates + 1) // 2
         for model in MODELS:
             data = [f"--config.data.banks=('{bank}',)", "--config.data.split_by=experiment"]
             data += [f"--config.data.val_groups=('EXP{last:02d}',)"]

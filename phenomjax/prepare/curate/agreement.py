@@ -20,7 +20,7 @@ from phenomjax.prepare.curate.wells import NONE, Wells, distinct
 from phenomjax.prepare.curate.witnesses import Witness
 from phenomjax.statistics.combination import cauchy_combination
 from phenomjax.statistics.consistency import FEW_NAMES, Null, Placed, consistency
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, first_of
 from phenomjax.system.log import Progress
 
 log = logging.getLogger("phenomjax")
@@ -127,13 +127,12 @@ def agreement(
         cosines.append(found.cosine)
     if few:
         log.warning(
-            "%s could not ask %d of %d experiments (%s%s): a null needs wells of at least %d"
+            "%s could not ask %d of %d experiments (%s): a null needs wells of at least %d"
             " perturbations (that of position wells that lie alike), and a perturbation two wells",
             witness.name,
             len(few),
             len(blocks.names),
-            ", ".join(few[:4]),
-            ", …" if len(few) > 4 else "",
+            first_of(few, 4),
             FEW_NAMES,
         )
     all_p, all_of, all_cosines = (np.concatenate([np.zeros(0), *one]) for one in (p, of, cosines))

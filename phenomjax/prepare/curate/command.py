@@ -44,9 +44,10 @@ from jaxtyping import Bool, Int
 from phenomjax import __version__
 from phenomjax.data import selections, store
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.prepare.curate import controls, gate_figures, gates, measure, metadata, report
+from phenomjax.prepare.curate import controls, metadata, report
 from phenomjax.prepare.curate.agreement import Agreement, agreement, blocks_of, in_one_position
 from phenomjax.prepare.curate.options import EXPERIMENTS, REPORT, WELLS, Options
+from phenomjax.prepare.curate.pixels import figures, gates, measure
 from phenomjax.prepare.curate.verdicts import Verdicts, spread
 from phenomjax.prepare.curate.wells import NONE, Wells, read_wells, repeated
 from phenomjax.prepare.curate.witnesses import Witness, open_witnesses
@@ -167,7 +168,7 @@ def _pixels(
     if measures is None:
         return None
     judged = gates.judge(measures, banks, options)
-    gate_figures.write(folder, measures, banks, judged, controls)
+    figures.write(folder, measures, banks, judged, controls)
     for sentence in judged.told:
         log.warning("%s", sentence)
     for code, reason in enumerate(gates.REASONS):

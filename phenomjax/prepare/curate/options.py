@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from phenomjax.data import store
 from phenomjax.engine.options import EngineOptions
-from phenomjax.prepare.curate.limits import GateOptions
+from phenomjax.prepare.curate.pixels.limits import GateOptions
 from phenomjax.statistics.consistency import DRAWS, Null, check_draws
 from phenomjax.system.errors import UserError, check_folder_of
 from phenomjax.system.options import unrecorded

@@ -21,9 +21,9 @@ from phenomjax import __version__
 from phenomjax.data import store
 from phenomjax.figures.style import COLOURS, DARK, GREY, LIGHT, open_frame
 from phenomjax.prepare.curate.agreement import Agreement
-from phenomjax.prepare.curate.gate_figures import LIMITS, SHEET
-from phenomjax.prepare.curate.gates import Judged as Looked
 from phenomjax.prepare.curate.options import Options
+from phenomjax.prepare.curate.pixels.figures import LIMITS, SHEET
+from phenomjax.prepare.curate.pixels.gates import Judged as Looked
 from phenomjax.prepare.curate.verdicts import Verdicts
 from phenomjax.prepare.curate.wells import NONE
 from phenomjax.prepare.curate.witnesses import Witness

@@ -94,8 +94,8 @@ def read_wells(banks: Sequence[ImageBank]) -> Wells:
             known = [_code(texts[name], text) for text in runs.texts[place]]
             codes[place] = np.array([*known, NONE], np.int32)[runs.codes[place]]
         parts.append(codes)
-        lengths = np.diff(runs.starts, append=len(bank))
-        rows.append(np.repeat((runs.groups + base).astype(np.int32), lengths))
+        numbers = np.arange(base, base + codes.shape[1], dtype=np.int32)
+        rows.append(runs.spread(numbers, len(bank)))
         base += codes.shape[1]
     codes = np.concatenate(parts, axis=1)
     # banks may tell of one well both, and in other words

@@ -19,9 +19,7 @@ from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.nuclei import MIN_AREA
 
 NOISE_CONTRAST = 6.5  # of noise alone 5.2, and a little of uneven light
-
 LEAST_BATCHES = 3  # experiments of a cell type of which one can be told to be odd
-
 MAD = 1.4826  # robust standard deviation of a normal, in its median absolute deviations
 
 
@@ -137,8 +135,7 @@ def groups_of(banks: Sequence[ImageBank], one: str, other: str) -> Groups:
     for bank in banks:
         runs = bank.runs([one, other])
         groups = [numbers.setdefault((a, b), len(numbers)) for a, b in runs.values()]
-        lengths = np.diff(np.append(runs.starts, len(bank)))
-        parts.append(np.repeat(np.array(groups, np.int32)[runs.groups], lengths))
+        parts.append(runs.spread(np.array(groups, np.int32), len(bank)))
     return Groups(list(numbers), np.concatenate(parts))
 
 

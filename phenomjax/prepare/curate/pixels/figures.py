@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.figures import contact_sheet
 from phenomjax.figures.style import COLOURS, LIGHT, open_frame
-from phenomjax.prepare.curate.gates import REASONS, Judged, Limit, density
-from phenomjax.prepare.curate.limits import NOISE_CONTRAST
-from phenomjax.prepare.curate.measure import OF_CHANNELS, OF_IMAGES, Measures
+from phenomjax.prepare.curate.pixels.gates import REASONS, Judged, Limit, density
+from phenomjax.prepare.curate.pixels.limits import NOISE_CONTRAST
+from phenomjax.prepare.curate.pixels.measure import OF_CHANNELS, OF_IMAGES, Measures
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
 

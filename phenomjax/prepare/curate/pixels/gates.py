@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from phenomjax.data.images.bank import ImageBank
-from phenomjax.prepare.curate.limits import (
+from phenomjax.prepare.curate.pixels.limits import (
     CELLS,
     CONTRAST,
     COVERED,
@@ -41,7 +41,7 @@ from phenomjax.prepare.curate.limits import (
     groups_of,
     learn,
 )
-from phenomjax.prepare.curate.measure import OF_CHANNELS, OF_IMAGES, Measures
+from phenomjax.prepare.curate.pixels.measure import OF_CHANNELS, OF_IMAGES, Measures
 from phenomjax.system.errors import UserError, first_of
 
 log = logging.getLogger("phenomjax")
@@ -127,7 +127,6 @@ def judge(
     measures: Measures,
     banks: Sequence[ImageBank],
     options: GateOptions,
-    controls: Bool[np.ndarray, " images"] | None = None,
 ) -> Judged:
     """Judges all images: some bytes of memory for each.
 
@@ -135,18 +134,16 @@ def judge(
       measures: of the images of these banks.
       banks: in the same order.
       options: where the limits are.
-      controls: images that are controls; None: those that the metadata marks.
 
     Raises:
       UserError: of `check`.
     """
-    return _Judge(measures, banks, check(options, banks, controls), options).judged
+    return _Judge(measures, banks, check(options, banks), options).judged
 
 
 def check(
     options: GateOptions,
     banks: Sequence[ImageBank],
-    controls: Bool[np.ndarray, " images"] | None = None,
 ) -> Bool[np.ndarray, " images"]:
     """The images that teach the limits, all where none is a control; to be asked for before hours
     of measuring.
@@ -166,7 +163,7 @@ def check(
                 f"`{name}` must be {least} or more, not {getattr(options, name)}: leave it at its"
                 f" default of {getattr(GateOptions(), name):g}."
             )
-    controls = controls_of(banks) if controls is None else controls
+    controls = controls_of(banks)
     if options.limits == "images" or not controls.any():
         return np.ones(len(controls), bool)
     return controls
