@@ -24,7 +24,7 @@ from phenomjax.data.stores.ranges import Ranges
 from phenomjax.data.stores.sinks import Hashing, Sink
 from phenomjax.data.stores.walking import Listed, walk
 from phenomjax.system import files
-from phenomjax.system.errors import EXIT_FAILED, UserError
+from phenomjax.system.errors import EXIT_FAILED, UserError, first_of
 
 if TYPE_CHECKING:
     from phenomjax.data.stores.clients import Client
@@ -34,8 +34,6 @@ REMOTE = re.compile(r"(s3|gs|https?):/+(?!/)")
 BLOCK = 1 << 20  # bytes that an `open_input` reads ahead
 PIECE = 8 << 20  # bytes of an object that `fetch` holds at a time
 ZARR = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them makes a folder on a web server
-
-
 MD5 = re.compile("[0-9a-f]{32}")
 TRIES = 3
 BROKEN = ("answer", "timeout")  # lists that obstore does not ask for again
@@ -153,7 +151,13 @@ def fetch(path: str | Path, file: Sink, *, check: bool = True) -> int:
                 total += file.write(piece)
                 if marked:
                     digest.update(piece)
-            _expect(path, total, found.meta["size"])
+            if total != (wanted := found.meta["size"]):
+                raise StoreError(
+                    f"{url(path)} came as {total} bytes of {wanted}: it was replaced while it was"
+                    " read, or the connection broke. Run the same command again.",
+                    "answer",
+                    EXIT_FAILED,
+                )
             if not marked or digest.hexdigest() in (mark, before):
                 return total
             before = digest.hexdigest()
@@ -306,9 +310,7 @@ def _one_level(path: str | Path, part: Literal["objects", "common_prefixes"]) ->
 
 def listing(path: str | Path) -> str:
     """The first names in a folder, for error messages."""
-    there = names(path)
-    more = f" and {len(there) - 6} more" if len(there) > 6 else ""
-    return (", ".join(there[:6]) + more) or "nothing"
+    return first_of(names(path)) or "nothing"
 
 
 def write_bytes(path: str | Path, content: bytes, *, create: bool = False) -> bool:
@@ -393,13 +395,3 @@ def kvstore(path: str | Path) -> dict[str, Any]:
         return {"driver": "gcs", "bucket": bucket, "path": start, "gcs_request_retries": again}
     entry = {"driver": "http", "base_url": f"{scheme}://{bucket}", "http_request_retries": again}
     return entry | {"path": f"/{urllib.parse.quote(key)}/"}
-
-
-def _expect(path: str | Path, got: int, wanted: int) -> None:
-    if got != wanted:
-        raise StoreError(
-            f"{url(path)} came as {got} bytes of {wanted}: it was replaced while it was read, or"
-            " the connection broke. Run the same command again.",
-            "answer",
-            EXIT_FAILED,
-        )
