@@ -62,8 +62,12 @@ def _model(m: ConfigDict) -> None:
     m.classes = ()
     # of `cell_type`; () = all that there are to train on
     m.cell_types = ()
-    # share of controls among the images to train on, which statistics of controls are weighed by;
-    # 0.0 = filled in from these
+    # of the controls of a part together, of 1, in its statistics: in training, val/accuracy_adabn
+    # and, unless told otherwise, `--statistics controls`; 1.0 = controls alone, so that the other
+    # perturbations of an experiment change nothing. 0.0 = each image counts alike
+    m.control_weight = 0.0
+    # share of controls among the images to train on, which statistics of controls are weighed by
+    # where control_weight says nothing; 0.0 = filled in from these
     m.control_share = 0.0
     # images over which batch norms take their statistics in training, and those of experiments are
     # taken, wherever the weights go; 0 = filled in: the rows of a part
@@ -79,7 +83,8 @@ def _data(d: ConfigDict) -> None:
     # 0 = images of all groups mixed, one part
     d.groups = 1
     d.group_by = "experiment"
-    # "keep", or "drop": no image of a control is read
+    # "keep": classes as others; "statistics": for the statistics of batch norms, no class; "drop":
+    # no image of a control is read
     d.controls = "keep"
     # share of each part that is controls of its group; 0.0 = as they come
     d.control_share = 0.0
@@ -114,7 +119,7 @@ def check(c: ConfigDict) -> None:
     """Checks `c.model` and `c.data`; see `config.finalize`."""
     choose(c, "model.backbone", ("densenet", "vit"))
     choose(c, "model.standardise", ("image", "none"))
-    choose(c, "data.controls", ("keep", "drop"))
+    choose(c, "data.controls", ("keep", "statistics", "drop"))
     choose(c, "data.protocol", ("", *PROTOCOLS))
     choose(c, "data.on_rare_class", ("error", "drop"))
     if c.model.backbone == "vit":
@@ -128,6 +133,7 @@ def check(c: ConfigDict) -> None:
         ("model.norm_momentum", 0.0, 0.9999),
         ("data.control_share", 0.0, 0.99),
         ("model.control_share", 0.0, 1.0),
+        ("model.control_weight", 0.0, 1.0),
         ("model.cutmix", 0.0, float("inf")),
         ("model.neck_dim", 0, float("inf")),
         ("model.norm_rows", 0, float("inf")),
@@ -150,6 +156,15 @@ def check(c: ConfigDict) -> None:
             f"config.data.control_share is {c.data.control_share}, but config.data.controls is"
             " 'drop': no control is read. Set --config.data.controls=keep, or"
             " --config.data.control_share=0.0."
+        )
+    if c.model.control_weight and not (c.data.control_share and c.data.groups):
+        raise UserError(
+            f"config.model.control_weight is {c.model.control_weight}, so each part of a batch must"
+            f" be of one experiment (config.data.groups is {c.data.groups}) and have its share of"
+            f" controls (config.data.control_share is {c.data.control_share}). Set"
+            f" --config.data.groups={c.data.groups or 1}"
+            f" --config.data.control_share={c.data.control_share or 0.5}, or"
+            " --config.model.control_weight=0.0."
         )
     normed = c.model.backbone == "densenet" or c.model.neck_dim
     if c.checkpoint.best_metric == "val/accuracy_adabn" and not (c.data.groups and normed):

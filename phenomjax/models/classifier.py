@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 from ml_collections import ConfigDict
 
 from phenomjax.models import densenet, draws, layers, vit
@@ -283,7 +283,13 @@ def partners(x: Array, parts: int) -> Array:
     return x.reshape(-1, 2, parts, *x.shape[1:])[:, ::-1].reshape(x.shape)
 
 
-def cutmix(images: Images, keys: Key[Array, " batch"], alpha: float, parts: int) -> Mix:
+def cutmix(
+    images: Images,
+    keys: Key[Array, " batch"],
+    alpha: float,
+    parts: int,
+    whole: Bool[Array, " batch"] | None = None,
+) -> Mix:
     """CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899): a box of the partner's image,
     which covers 1 - share with share ~ Beta(alpha, alpha), at a uniform place; what of it would be
     outside is cut off, and the share is that of the pixels that remain.
@@ -293,6 +299,7 @@ def cutmix(images: Images, keys: Key[Array, " batch"], alpha: float, parts: int)
       keys: of the rows; each draws its own box.
       alpha: of the Beta distribution.
       parts: of the batch.
+      whole: rows that stay as they are; None: none.
     """
     height, width = images.shape[1:3]
 
@@ -310,4 +317,6 @@ def cutmix(images: Images, keys: Key[Array, " batch"], alpha: float, parts: int)
         return mask, 1.0 - mask.mean(dtype=jnp.float32)
 
     masks, share = jax.vmap(box)(keys)
+    if whole is not None:
+        masks, share = masks & ~whole[:, None, None], jnp.where(whole, 1.0, share)
     return Mix(jnp.where(masks[..., None], partners(images, parts), images), share)

@@ -90,7 +90,7 @@ class LabelledImages(ImageObjective):
         if split == "train":
             known = screen.kept & False
             known[screen.numbering.of(rows)] = True
-            rows = screen.numbering.rows(known & (labels.label >= 0))
+            rows = screen.numbering.rows(known & ((labels.label >= 0) | screen.no_class))
             settings |= {"weights": weights, "chosen": chosen}
         else:
             settings |= {"flip": False, "rotate": False, "crops_per_image": 1}
@@ -101,7 +101,7 @@ class LabelledImages(ImageObjective):
             labels=labels,
             rows=rows,
             parts=data.groups if split == "train" else max(data.groups, 1),
-            control_share=data.control_share,
+            control_share=data.control_share if split == "train" or model.control_weight else 0.0,
             told=told,
             **settings,
         )

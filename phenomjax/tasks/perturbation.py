@@ -31,7 +31,8 @@ class Perturbation(LabelledImages):
 
     Batches have, beside what a masked autoencoder's have, `label` (batch,) int32, the place in
     `model.classes` (-1: none of them, as a class can be that only validation has), and `cell_type`
-    (batch,) int32, the place in `model.cell_types`. Row r belongs to part r % max(data.groups, 1).
+    (batch,) int32, the place in `model.cell_types`, and `control` (batch,) bool. Row r belongs to
+    part r % max(data.groups, 1).
 
     Args:
       config: reads `model.*`, `data.*`, `optimizer.accumulate_steps`, `seed` and
@@ -90,7 +91,8 @@ class Perturbation(LabelledImages):
 
         Args:
           params: unboxed parameters.
-          batch: `pixels`, `label`, `cell_type` and `row`.
+          batch: `pixels`, `label`, `cell_type`, `control` and `row`. Rows of label -1, controls
+            that are no class, count in statistics only.
           key: key of the step; draws come from (key, row) alone.
           carry: running statistics.
 
@@ -108,7 +110,10 @@ class Perturbation(LabelledImages):
         labels = [(batch["label"], jnp.ones(row.shape[0]))]
         if model.cutmix:
             keys = draws.row_keys(jax.random.fold_in(key, CUTMIX_STREAM), row)
-            images, share = classifier.cutmix(images, keys, model.cutmix, parts)
+            whole = None
+            if self._controlled:  # what statistics are of stays as it is
+                whole = batch["control"] | classifier.partners(batch["control"], parts)
+            images, share = classifier.cutmix(images, keys, model.cutmix, parts, whole)
             other = classifier.partners(batch["label"], parts)
             labels = [(batch["label"], share), (other, 1.0 - share)]
             if cells is not None:
@@ -126,7 +131,8 @@ class Perturbation(LabelledImages):
         if model.dropout:
             keys = draws.row_keys(jax.random.fold_in(key, DROPOUT_STREAM), row)
         # Under accumulation a step is mapped over shards, and a part is in all of them.
-        statistics = Statistics(parts=parts, axis=sharding.SHARDS if micro > 1 else None)
+        axis = sharding.SHARDS if micro > 1 else None
+        statistics = Statistics(parts=parts, weight=self._weight(batch), axis=axis)
         (_, logits), moved = self.model.apply(
             {"params": params, RUNNING: carry.value[RUNNING]},
             images,
@@ -140,7 +146,9 @@ class Perturbation(LabelledImages):
         for label, weight in labels:
             for name, value in self.row_losses(logits, label).items():
                 sums[name] = sums.get(name, 0.0) + weight * value
-        means = {name: value.mean() for name, value in sums.items()}
+        # the same share in every part, or shards would differ in what a row weighs
+        told = 1.0 - self._control_share if self.config.data.controls == "statistics" else 1.0
+        means = {name: value.mean() / told for name, value in sums.items()}
         next_carry = Shared({RUNNING: moved.get(RUNNING, {})})
         return means.pop("loss"), means, next_carry
 
@@ -149,7 +157,7 @@ class Perturbation(LabelledImages):
     ) -> tuple[Sums, tuple[()]]:
         """Sums and counts over the rows of a validation batch whose label is one of the classes:
         `loss` and `accuracy` by running statistics, and, where a part of the batch is of one
-        experiment and there are batch norms, `accuracy_adabn` by those of each part.
+        experiment and there are batch norms, `accuracy_adabn` by those of each part as in training.
 
         Args:
           params: with the running statistics beside them.
@@ -161,7 +169,8 @@ class Perturbation(LabelledImages):
         sums: Sums = {}
         ways = {"": STORED}
         if self.config.data.groups and params[RUNNING]:
-            ways["_adabn"] = Statistics(parts=self.config.data.groups)
+            own = Statistics(parts=self.config.data.groups, weight=self._weight(batch))
+            ways["_adabn"] = own
         for suffix, statistics in ways.items():
             values = self.row_losses(self._apply(params, batch, statistics)[1], batch["label"])
             for name in ("loss", "accuracy") if not suffix else ("accuracy",):
@@ -282,6 +291,28 @@ class Perturbation(LabelledImages):
         else:
             parts["loss"] = (1.0 - weight) * parts["softmax"] + weight * parts["arcface"]
         return parts | {"accuracy": (logits.best.argmax(-1) == label).astype(jnp.float32)}
+
+    @property
+    def _controlled(self) -> bool:
+        """Whether controls are there for statistics more than for themselves."""
+        return self.config.model.control_weight > 0 or self.config.data.controls == "statistics"
+
+    @property
+    def _control_share(self) -> float:
+        """Of controls in a part: exactly, or as they come on average."""
+        data = self.config.data
+        if not data.control_share:
+            return self.config.model.control_share
+        images = self.config.global_batch_size // max(data.groups, 1) // data.crops_per_image
+        return round(data.control_share * images) / images
+
+    def _weight(self, batch: Batch) -> Float[Array, " batch"] | None:
+        """Of the rows in the statistics of their part, 1 on average; None: all alike."""
+        weight = self.config.model.control_weight
+        if not weight:
+            return None
+        share = self._control_share
+        return jnp.where(batch["control"], weight / share, (1.0 - weight) / (1.0 - share))
 
     def _apply(self, params: Params, batch: Batch, statistics: Statistics, **how: Any) -> Any:
         """The network on a batch, by parameters with statistics beside them; `how` is of Flax."""

@@ -230,6 +230,27 @@ def test_banks_of_other_channels_and_of_the_same_experiment(tmp_path):
     assert kinds == {1: 4, 2: 4} and frozenset({0, 1}) in mixed
 
 
+def test_controls_for_statistics_alone_are_no_class_and_in_every_part(tmp_path):
+    """In training and in validation, where each other image comes once."""
+    bank = write(tmp_path / "b.zarr", rows_of())
+    changes = {"data__groups": 2, "data__control_share": 0.25, "data__val_groups": ("E1",)}
+    changes |= {"data__controls": "statistics", "model__control_weight": 1.0}
+    task = task_of(config_of(bank, **changes, global_batch_size=16), tmp_path)
+    assert not {"DMSO", "control"} & set(task.config.model.classes)
+    for split in ("train", "val"):
+        loader, seen = task.loader(split, 0, 1), []
+        for step in range(loader.steps_per_epoch):
+            batch = loader.batch(step)
+            flags = batch["control"]
+            np.testing.assert_array_equal(flags, loader.labels.control[batch["image"]])
+            assert [flags[part::2].sum() for part in (0, 1)] == [2, 2]
+            assert (batch["label"][flags] == -1).all()
+            seen += batch["image"][batch["label"] >= 0].tolist()
+        everyone = np.isin(loader.labels.group, np.unique(loader.labels.group[seen]))
+        others = np.flatnonzero(~loader.labels.control & everyone)
+        assert set(seen) == set(others) and (split == "train" or sorted(seen) == others.tolist())
+
+
 def test_what_else_is_in_the_banks_changes_no_order(tmp_path):
     """With a selection, or after `prepare append`, the same images come in the same order."""
     some = write(tmp_path / "some.zarr", rows_of(("E3", "E1"), plates=1))

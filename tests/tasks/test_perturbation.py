@@ -44,6 +44,11 @@ EVERYTHING = {
     "model__dropout": 0.2,
     "model__cell_type": True,
 }
+CONTROLLED = {
+    "data__controls": "statistics",
+    "data__control_share": 0.5,
+    "model__control_weight": 1.0,
+}
 # Losses of the first two steps, pinned on a CPU in float32.
 GOLDEN = {"densenet": [4.402055, 3.848843], "vit": [5.139217, 4.834606]}
 
@@ -72,6 +77,7 @@ def make_batch(rows=ROWS):
         "image": number,
         "label": random.integers(0, 3, rows).astype(np.int32),
         "cell_type": (number % 4 // 2).astype(np.int32),
+        "control": number // 4 % 2 == 0,
     }
     return jax.tree.map(jnp.asarray, batch)
 
@@ -114,12 +120,21 @@ def test_golden_losses(alone):
     np.testing.assert_allclose(found, GOLDEN["vit"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("devices,micro,preset", [(4, 1, "dp"), (2, 2, "fsdp")])
+@pytest.fixture(scope="module")
+def controlled():
+    """The same, by statistics of controls, which are no class."""
+    return steps(make_config(**EVERYTHING, **CONTROLLED))
+
+
+@pytest.mark.parametrize(
+    "devices,micro,preset,more", [(4, 1, "dp", {}), (2, 2, "fsdp", {}), (2, 2, "dp", CONTROLLED)]
+)
 def test_devices_and_micro_batches_change_neither_losses_nor_statistics(
-    alone, devices, micro, preset
+    alone, controlled, devices, micro, preset, more
 ):
-    losses, expected = alone
-    c = make_config(mesh__preset=preset, optimizer__accumulate_steps=micro, **EVERYTHING)
+    losses, expected = controlled if more else alone
+    more = EVERYTHING | more
+    c = make_config(mesh__preset=preset, optimizer__accumulate_steps=micro, **more)
     found, after = steps(c, devices)
     np.testing.assert_allclose(found, losses, rtol=2e-5)
     shared, theirs = (state.shared(each.carry)["batch_stats"] for each in (after, expected))
@@ -154,6 +169,34 @@ def test_evaluation_is_by_running_statistics_and_by_those_of_each_part():
     # where images of all experiments are mixed, no statistics are of one
     mixed = Perturbation(make_config(data__groups=0, model__arcface_weight=1.0))
     assert set(jax.eval_shape(mixed.evaluate, judged, batch)[0]) == {"loss", "accuracy"}
+
+
+def test_statistics_of_controls_know_nothing_of_the_other_images():
+    """Of weight 1, whatever stands beside them: the loss and the answer for an image are as if it
+    were alone with the controls; these teach nothing themselves.
+    """
+    changes = CONTROLLED | {"data__groups": 1, "model__control_weight": 1.0}
+    task, params, carry = start(make_config(**changes))
+    batch = make_batch()
+    batch["label"] = jnp.where(batch["control"], -1, batch["label"])
+    other = batch | {
+        "pixels": jnp.where(
+            batch["control"][:, None, None, None], batch["pixels"], batch["pixels"][::-1]
+        )
+    }
+    loss = jax.jit(task.loss)
+    key = jax.random.key(3)
+    one, _, moved = loss(params, batch, key, carry)
+    _, _, theirs = loss(params, other, key, carry)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, theirs)
+    weight = jnp.where(batch["control"], 1.0, 0.0)
+    logits = task.logits({**params, **carry.value}, batch, Statistics(parts=1, weight=weight))
+    told = ~np.asarray(batch["control"])
+    expected = -jax.nn.log_softmax(logits)[np.flatnonzero(told), np.asarray(batch["label"])[told]]
+    np.testing.assert_allclose(one, expected.mean(), rtol=1e-5)
+    sums, _ = jax.jit(task.evaluate)({**params, **carry.value}, batch)
+    right = (np.asarray(logits).argmax(1) == np.asarray(batch["label"])).sum()
+    assert sums["accuracy_adabn"] == (right, told.sum())
 
 
 @pytest.mark.parametrize("backbone", ["densenet", "vit"])
@@ -311,6 +354,10 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
         ({"data__crop_size": 4}, "Set --config.data.crop_size=8 or more."),
         ({"model__channel_agnostic": True}, "Set --config.model.channel_agnostic=False, or"),
         ({"data__controls": "drop", "data__control_share": 0.1}, "--config.data.controls=keep, or"),
+        (
+            CONTROLLED | {"data__control_share": 0.0},
+            "Set --config.data.groups=4 --config.data.control_share=0.5, or",
+        ),
         ({"global_batch_size": 18}, "Set --config.global_batch_size=20."),
         ({"global_batch_size": 12, "model__cutmix": 1.0}, "Set --config.global_batch_size=16."),
         ({"data__groups": 1, "optimizer__accumulate_steps": 2}, "Set --config.data.groups=2 or"),

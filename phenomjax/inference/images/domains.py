@@ -139,13 +139,14 @@ def has_norms(model: ImageModel) -> bool:
 
 
 def trained_share(model: ImageModel) -> float:
-    """The share that controls had of the images a model was trained with.
+    """What controls weighed in the statistics that a model was trained with.
 
     Raises:
       UserError: none.
     """
     config = model.config
-    share = config.data.control_share or config.model.control_share
+    weight = config.model.get("control_weight", 0.0)
+    share = weight or config.data.control_share or config.model.control_share
     if not share:
         raise UserError(
             f"`statistics` controls: the run of {model.path} says no share of controls: it was"

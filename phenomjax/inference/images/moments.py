@@ -129,8 +129,18 @@ class DomainStatistics:
         told += f" {max(sizes)} images each"
         if (weight := self.settings.control_weight) is not None:
             told += f", of them {min(controls)} to {max(controls)} controls, which weigh"
-            told += f" {weight:.3g} of 1"
+            told += f" {weight:.3g} of 1{self._hint(weight)}"
         return f"{told}; {self.settings.batch} crops at a time"
+
+    def _hint(self, weight: float) -> str:
+        """What is to be known of a weight that leaves some to other images."""
+        config = self._jobs[0].model.config
+        if weight == 1 or config.model.get("control_weight", 0.0) == weight:
+            return ""
+        return (
+            " (where experiments have few perturbations, or others than training had,"
+            " --control_weight 1 keeps these out of the statistics)"
+        )
 
     def left(self, jobs: Sequence[BankEmbedding]) -> Iterator[Part]:
         """The units that are to be done before these banks are embedded."""

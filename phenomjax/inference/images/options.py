@@ -25,7 +25,8 @@ class StatisticsOptions:
     statistics_by: Annotated[str, arg(metavar="COLUMN")] = "experiment"
     """of the metadata, in place of the experiment: plate, for instance"""
     control_weight: Annotated[float | None, arg(metavar="W")] = None
-    """of the controls, of 1, for statistics of controls; nothing: their share in training"""
+    """of the controls, of 1, for statistics of controls; nothing: as in training. 1 = controls
+    alone, where experiments have few perturbations, or others than training had"""
     statistics_batch: Count = 0
     """crops that are normalised together while statistics are taken; 0: as in training"""
     statistics_least: Count = 8

@@ -26,7 +26,7 @@ class Options(StatisticsOptions, EngineOptions):
     """only these of the held-out images: val, and of official splits id_test, test, unseen"""
     statistics: tuple[Literal["running", "experiment", "controls"], ...] = ()
     """of batch norms: running ones of training; of each experiment (AdaBN); of its controls and its
-    other images in the shares of training; none: all that the model and the images allow"""
+    other images with the weights of training; none: all that the model and the images allow"""
     random_weights: Annotated[int, arg(metavar="SEED")] = 0
     """of the untrained twin; -1: do without it"""
     names: Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]")] = ()

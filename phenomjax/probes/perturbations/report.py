@@ -30,7 +30,7 @@ STATISTICS = {
     "experiment": "experiment (AdaBN): moments over all images of each experiment, without labels",
     "controls": (
         "controls (control-stabilised): moments of each experiment's controls and of its other"
-        " images, mixed in the shares of training or as --control_weight says"
+        " images, with the weights of training or as --control_weight says"
     ),
 }
 FEW_SEEDS = 3

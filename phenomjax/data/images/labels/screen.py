@@ -116,17 +116,24 @@ class Screen:
 
     def labels(self, classes: Sequence[str], cell_types: Sequence[str]) -> Labels:
         """Every image by a model's names of classes and cell types."""
+        labels = self.label.places(classes)
         return Labels(
-            self.label.places(classes),
+            np.where(self.no_class, np.int32(-1), labels),
             self.cell_type.places(cell_types),
             self.group.codes,
             self.control,
             self.group.names,
         )
 
+    @property
+    def no_class(self) -> Bool[np.ndarray, "images"]:
+        """Controls, where statistics are all that they are for."""
+        return self.control & (self.wanted.controls == "statistics")
+
     def unseen(self, rows: Sequence[Rows], classes: Sequence[str]) -> str:
         """Which rows are of none of the classes, in words; "" where there are none."""
-        there = self.label.there(self.numbering.of(rows))
+        images = self.numbering.of(rows)
+        there = self.label.there(images[~self.no_class[images]])
         without = sorted(there.keys() - set(classes), key=natural)
         if not without:
             return ""

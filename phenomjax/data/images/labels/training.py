@@ -32,7 +32,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
         have its statistics of.
     """
     _check_marked(screen)
-    wanted, there = screen.wanted, screen.label.there(images)
+    wanted, there = screen.wanted, screen.label.there(images[~screen.no_class[images]])
     _check_given("classes", given, there, wanted.label)
     found = list(given) or sorted(there, key=natural)
     rare = [name for name in found if there[name] == 1]
@@ -106,11 +106,11 @@ def _check_given(key: str, given: Sequence[str], there: Mapping[str, int], colum
 
 def _check_marked(screen: Screen) -> None:
     """Raises UserError where controls are asked for and none is marked."""
-    wanted, dropped = screen.wanted, screen.wanted.controls == "drop"
+    wanted, asked = screen.wanted, screen.wanted.controls != "keep"
     controls = screen.control & (screen.kept | screen.controls_left_out)
-    if controls.any() or not (dropped or wanted.control_share):
+    if controls.any() or not (asked or wanted.control_share):
         return
-    key, mend = ("controls", "keep") if dropped else ("control_share", "0.0")
+    key, mend = ("controls", "keep") if asked else ("control_share", "0.0")
     raise UserError(
         f"config.data.{key} is {getattr(wanted, key)}, but no image of {screen.named} is marked as"
         " a control (is_control, or the perturbation_type 'control'). Prepare the banks with a"

@@ -39,7 +39,7 @@ class Labels(NamedTuple):
 
 class LabelledLoader(ImageLoader):
     """As `ImageLoader`, whose batches also have label [rows] and cell_type [rows], int32: places in
-    the model's classes and cell types, -1 for none of them.
+    the model's classes and cell types, -1 for none of them; and control [rows], whether it is one.
 
     Where batches have parts, row r is of part r % parts, and a part is of one group. In training,
     images come as `PartOrder` says; else each comes once in `steps_per_epoch` steps (see
@@ -50,7 +50,7 @@ class LabelledLoader(ImageLoader):
       labels: of all their images.
       rows: of each bank, those of the split.
       parts: of a batch; 0 = in training the images of all groups are mixed.
-      control_share: share of a part that is controls of its group, in training; 0.0 = as they come.
+      control_share: share of a part that is controls of its group; 0.0 = as they come.
       told: sentences for the start-up banner.
       settings: see `ImageLoader`.
 
@@ -108,8 +108,8 @@ class LabelledLoader(ImageLoader):
                 " shares, --config.data.groups=0 --config.data.control_share=0.0."
             )
         per_part = self.global_batch_size // parts // self.crops_per_image
-        controls_per_part = round(self._control_share * per_part) if training else 0
-        if training and self._control_share and not 0 < controls_per_part < per_part:
+        controls_per_part = round(self._control_share * per_part)
+        if self._control_share and not 0 < controls_per_part < per_part:
             raise UserError(
                 f"data.control_share is {self._control_share}, which is {controls_per_part} of the"
                 f" {per_part} images of a part. Set --config.data.control_share="
@@ -126,12 +126,14 @@ class LabelledLoader(ImageLoader):
         self._ids = np.concatenate(flat).astype(np.int32)
         self._starts = [0, *itertools.accumulate(map(len, flat))]
         sizes = [[len(pool) for pool in one] for one in others]
-        settings: dict[str, int] = {"seed": self.seed, "parts": parts, "images_per_part": per_part}
-        if not training:
-            return EachOnce(sizes, **settings)
-        self._warn_of_small(others, per_part - controls_per_part)
         sizes_of_controls = [[len(pool) for pool in one] for one in controls]
-        return PartOrder(sizes, sizes_of_controls, controls_per_part=controls_per_part, **settings)
+        settings: dict[str, int] = {"seed": self.seed, "parts": parts, "images_per_part": per_part}
+        settings["controls_per_part"] = controls_per_part
+        if not training:
+            self._check_composed(others, controls)
+            return EachOnce(sizes, sizes_of_controls, **settings)
+        self._warn_of_small(others, per_part - controls_per_part)
+        return PartOrder(sizes, sizes_of_controls, **settings)
 
     def _images(self, banks: Iterable[int]) -> np.ndarray:
         """Ids of the images of the split in some banks."""
@@ -148,6 +150,24 @@ class LabelledLoader(ImageLoader):
         shuffled = permutation(len(own), self.seed, 0)
         shuffled = shuffled[np.argsort(codes[shuffled], kind="stable")]
         return np.split(own[shuffled], np.flatnonzero(np.diff(codes[shuffled])) + 1)
+
+    def _check_composed(
+        self, others: Sequence[Sequence[np.ndarray]], controls: Sequence[Sequence[np.ndarray]]
+    ) -> None:
+        """Checks that each group has what a part is composed of."""
+        lacking = {
+            int(self.labels.group[(have if len(have) else lack)[0]])
+            for pair in zip(others, controls, strict=False)
+            for have, lack in zip(*pair, strict=True)
+            if not len(have) or not len(lack)
+        }
+        if lacking:
+            raise UserError(
+                f"The {self.split} split has groups without controls, or with nothing else"
+                f" ({first_of([self.labels.groups[group] for group in sorted(lacking)])}), and"
+                " model.control_weight asks for statistics of the controls of each. Hold out others"
+                " with --config.data.val_groups, or set --config.model.control_weight=0.0."
+            )
 
     def _warn_of_small(self, pools: Sequence[Sequence[np.ndarray]], wanted: int) -> None:
         small = [pool for one in pools for pool in one if len(pool) < wanted]
@@ -170,13 +190,18 @@ class LabelledLoader(ImageLoader):
 
     def _spec(self, group: Group, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         ids = ((rows,), np.dtype(np.int32))
-        return super()._spec(group, rows) | {"label": ids, "cell_type": ids}
+        return super()._spec(group, rows) | {
+            "label": ids,
+            "cell_type": ids,
+            "control": ((rows,), np.dtype(bool)),
+        }
 
     def _fill(self, arrays: dict[str, np.ndarray], step: int, start: int, stop: int) -> None:
         super()._fill(arrays, step, start, stop)
         mine = slice(start - self._first_row, stop - self._first_row)
         images = arrays["image"][mine]
         arrays["cell_type"][mine] = self.labels.cell_type[images]
+        arrays["control"][mine] = self.labels.control[images]
         label = self.labels.label[images]
         if isinstance(self._order, EachOnce) and self._ids is not None:
             order, (group, batch) = self._order, self._order.batch(step)

@@ -80,7 +80,8 @@ class PartOrder:
 class EachOnce:
     """Evaluation: each image once, in parts of one group each, in a shuffled order, so that the
     first batches are of all groups. A part for which too few are left is filled with others of its
-    group, which do not count: its statistics are of whole parts too.
+    group, which do not count: its statistics are of whole parts too. Where controls have a share of
+    their own they are the first images of each part.
 
     Args: see `PartOrder`.
 
@@ -89,17 +90,33 @@ class EachOnce:
     """
 
     def __init__(
-        self, sizes: Sequence[Sequence[int]], *, seed: int, parts: int, images_per_part: int
+        self,
+        sizes: Sequence[Sequence[int]],
+        controls: Sequence[Sequence[int]] = (),
+        *,
+        seed: int,
+        parts: int,
+        images_per_part: int,
+        controls_per_part: int = 0,
     ):
-        self._parts, self._images = parts, images_per_part
-        # of each part: first image and size of its group, and where in it the part begins
-        self._begins: list[Int64[np.ndarray, "parts 3"]] = []
-        first, batches = 0, list[tuple[int, int]]()
+        self._parts, self._controls = parts, controls_per_part
+        others = images_per_part - controls_per_part
+        controls = controls or [[0] * len(one) for one in sizes]
+        # of each part: first image and size of its group, and where in it the part begins; likewise
+        # of the controls
+        self._begins: list[Int64[np.ndarray, "parts 6"]] = []
+        first, first_control = 0, sum(map(sum, sizes))
+        batches = list[tuple[int, int]]()
         for number, one in enumerate(sizes):
             begins = []
-            for size in one:
-                begins += [(first, size, start) for start in range(0, size, images_per_part)]
-                first += size
+            for size, of_controls in zip(one, controls[number], strict=True):
+                whole = max(-(-size // others), -(-of_controls // max(controls_per_part, 1)))
+                share = controls_per_part
+                begins += [
+                    (first, size, part * others, first_control, of_controls, part * share)
+                    for part in range(whole)
+                ]
+                first, first_control = first + size, first_control + of_controls
             order = permutation(len(begins), _mixed(seed, ONCE), number)
             self._begins.append(np.array(begins, np.int64)[order])
             batches += [(number, batch) for batch in range(-(-len(begins) // parts))]
@@ -122,8 +139,10 @@ class EachOnce:
     def _find(self, group: int, batch: int, place: int) -> tuple[int, bool]:
         begins = self._begins[group]
         part, place = batch * self._parts + place % self._parts, place // self._parts
-        first, size, start = begins[part % len(begins)].tolist()
-        return first + (start + place) % size, part < len(begins) and start + place < size
+        begin = begins[part % len(begins)].tolist()
+        first, size, start = begin[3:] if place < self._controls else begin[:3]
+        start += place if place < self._controls else place - self._controls
+        return first + start % size, part < len(begins) and start < size
 
 
 def _orders(
