@@ -202,9 +202,10 @@ class Screen:
         if unnamed.any():
             names = label.names if CONTROL in label.names else (*label.names, CONTROL)
             label = Coded(names, np.where(unnamed, np.int32(names.index(CONTROL)), label.codes))
-            self.told.append(
-                f"{int(unnamed.sum()):,} negative controls have no {column}: they are the class"
-                f" '{CONTROL}'."
-            )
+            if self.wanted.controls != "statistics":
+                self.told.append(
+                    f"{int(unnamed.sum()):,} negative controls have no {column}: they are the class"
+                    f" '{CONTROL}'."
+                )
         self._drop(label.codes < 0, f"have no {column}")
         return label
