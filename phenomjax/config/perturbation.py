@@ -157,13 +157,14 @@ def check(c: ConfigDict) -> None:
             " 'drop': no control is read. Set --config.data.controls=keep, or"
             " --config.data.control_share=0.0."
         )
-    if c.model.control_weight and not (c.data.control_share and c.data.groups):
+    lacking = {"control_share": 0.5, "groups": 1}
+    lacking = {key: value for key, value in lacking.items() if not c.data[key]}
+    if c.model.control_weight and lacking:
+        mend = " ".join(f"--config.data.{key}={value}" for key, value in lacking.items())
         raise UserError(
             f"config.model.control_weight is {c.model.control_weight}, so each part of a batch must"
             f" be of one experiment (config.data.groups is {c.data.groups}) and have its share of"
-            f" controls (config.data.control_share is {c.data.control_share}). Set"
-            f" --config.data.groups={c.data.groups or 1}"
-            f" --config.data.control_share={c.data.control_share or 0.5}, or"
+            f" controls (config.data.control_share is {c.data.control_share}). Set {mend}, or"
             " --config.model.control_weight=0.0."
         )
     normed = c.model.backbone == "densenet" or c.model.neck_dim

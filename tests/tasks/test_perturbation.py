@@ -2,6 +2,7 @@
 with the same running statistics, evaluation by running and by each part's statistics.
 """
 
+import ast
 import re
 
 import flax.linen as nn
@@ -356,7 +357,7 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
         ({"data__controls": "drop", "data__control_share": 0.1}, "--config.data.controls=keep, or"),
         (
             CONTROLLED | {"data__control_share": 0.0},
-            "Set --config.data.groups=4 --config.data.control_share=0.5, or",
+            "Set --config.data.control_share=0.5, or --config.model.control_weight=0.0",
         ),
         ({"global_batch_size": 18}, "Set --config.global_batch_size=20."),
         ({"global_batch_size": 12, "model__cutmix": 1.0}, "Set --config.global_batch_size=16."),
@@ -376,10 +377,9 @@ def test_a_run_begins_with_what_another_has_learnt(trained, tmp_path, caplog, mo
 def test_mistakes_are_named_with_their_mend(changes, text):
     with pytest.raises(UserError, match=re.escape(text)) as error:
         make_config(**changes)
-    if mend := re.search(r"Set --config\.([\w.]+)=(\w+)", str(error.value)):
+    if mend := re.search(r"Set --config\.([\w.]+)=(\w+(?:\.\d+)?)", str(error.value)):
         key, value = mend.groups()
-        words = {"True": True, "False": False}
-        mended = words.get(value, int(value) if value.isdigit() else value)
+        mended = value if value.isalpha() and value.islower() else ast.literal_eval(value)
         make_config(**changes | {key.replace(".", "__"): mended})
 
 
