@@ -57,7 +57,7 @@ def classes(screen: Screen, images: Images, given: Sequence[str] = ()) -> tuple[
             " must have one name in the metadata.",
             *(len(alike), first_of(alike)),
         )
-    images = images[screen.label.places(found)[images] >= 0]
+    images = images[(screen.label.places(found)[images] >= 0) | screen.no_class[images]]
     _check_groups(screen, images)
     if wanted.control_share:
         _check_controls(screen, images)
