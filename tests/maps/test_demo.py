@@ -159,7 +159,15 @@ def test_weak_supervision_beside_it(tmp_path):
     assert sum("--random_weights" in words for words in embedded) == 1
     against = [words for words in added if words[1] == "benchmark" and "--against" in words]
     assert len(against) == 8
-    assert all(f"perturbation_untrained={tmp_path}" in " ".join(words) for words in against)
+    made = {str(words[-1]) for words in plain if words[1] == "benchmark"}
+    for words in added:
+        if words in against:
+            beside = dict(word.split("=", 1) for word in words[words.index("--against") + 1 : -2])
+            twin = "untrained" if "/mae_" in words[-1] else "perturbation_untrained"
+            assert {twin, "intensity", "structure"} == beside.keys()
+            assert made >= set(beside.values())  # before
+        if words[1] == "benchmark":
+            made.add(words[-1])
 
 
 def _at(config, key):

@@ -157,9 +157,12 @@ def steps(options: Options) -> list[list[object]]:
     ]
     if options.with_:
         commands += supervision.steps(out, settings, int(SCREEN["--plates"]))
-        beside = (supervision.UNTRAINED, "intensity", "structure")
+        twin = supervision.FEATURES[supervision.UNTRAINED]
+        commands += _map_steps(out, supervision.UNTRAINED, twin)
         for kind, one in supervision.FEATURES.items():
-            commands += _map_steps(out, kind, one, beside if one.learned else ())
+            if one.learned:
+                of = "untrained" if kind.startswith("mae") else supervision.UNTRAINED
+                commands += _map_steps(out, kind, one, (of, *BASELINES[1:]))
     return commands
 
 
