@@ -131,7 +131,8 @@ def test_a_step_of_training_equals_torchvision():
         (_, logits), moved = network.apply(
             {"params": params, RUNNING: variables[RUNNING]},
             jnp.asarray(x),
-            statistics=Statistics(parts=1),
+            None,
+            Statistics(parts=1),
             mutable=[RUNNING],
         )
         return classifier.cross_entropy(logits.softmax, label, 0.0).mean(), moved

@@ -316,7 +316,7 @@ ERRORS = {
         Q3,
         (
             r"record 1 \(a\) has 'h' at position 2 in field 'target', which is no class of label"
-            r" 'y'\. Its classes are H, E, C\. Add it"
+            r" 'y'\. Did you mean 'H'\? Its classes are H, E, C\. Add it"
         ),
     ),
     "class of a protein": (
