@@ -100,6 +100,7 @@ def draw(results: Results, kinds: Mapping[str, Kind]) -> "Figure":
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MultipleLocator
 
     panels = {
         "activity": ("Replicates are found\namong controls", "mean average precision"),
@@ -123,8 +124,14 @@ def draw(results: Results, kinds: Mapping[str, Kind]) -> "Figure":
         axis.set_xlabel(label)
         open_frame(axis)
         axis.tick_params(axis="y", length=0)
-        axis.set_xlim((0.45, 0.78) if name == "proximity" else (0, 1.12))
-        axis.set_xticks([0.5, 0.6, 0.7] if name == "proximity" else [0, 0.5, 1])
+        if name == "proximity":  # all of it, with room for the number beside a dot
+            values = [one[name]["value"] for states in results.values() for one in states.values()]
+            shown = [value for value in values if value is not None]
+            axis.set_xlim(min([0.45, *shown]), max([0.7, *shown]) + 0.08)
+            axis.xaxis.set_major_locator(MultipleLocator(0.1))
+        else:
+            axis.set_xlim(0, 1.12)
+            axis.set_xticks([0, 0.5, 1])
     axes[0].set_yticks(range(len(results)), [kinds[kind].told for kind in results])
     axes[0].set_ylim(len(results) - 0.5, -0.5)
     keys = [
