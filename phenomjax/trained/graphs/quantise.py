@@ -2,9 +2,11 @@
 (Q/DQ nodes), as TensorRT reads both.
 """
 
+import contextlib
 import hashlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -97,6 +99,18 @@ def half(source: Path, target: Path) -> None:
     onnx.save(proto, str(target))
 
 
+@contextlib.contextmanager
+def _root_logs_errors_alone() -> Iterator[None]:
+    """The library logs advice to the root logger."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
 def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:
     """Quantises every product of a graph: int8, symmetric (TensorRT has no other), a scale for
     every output of a weight.
@@ -118,8 +132,7 @@ def write(source: Path, target: Path, batches: list[np.ndarray]) -> None:
             batch = next(self.left, None)
             return None if batch is None else {onnx_file.PIXELS: batch}
 
-    logging.getLogger().setLevel(logging.ERROR)  # the library logs advice to the root logger
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with _root_logs_errors_alone(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         q.quantize_static(
