@@ -156,7 +156,7 @@ def _rows(model: ImageModel) -> list[tuple[str, str]]:
 def _use(model: ImageModel) -> list[str]:
     """How a release is used."""
     size, count = model.config.data.crop_size, len(model.config.model.channels)
-    told = (JAX_CELLS, TORCH_CELLS) if model.config.model.get("cell_type") else ("", "")
+    told = (JAX_CELLS, TORCH_CELLS) if model.task.reads_cell_type else ("", "")
     pixels = f"np.zeros((1, {size}, {size}, {count}), np.uint8)  # batch, height, width, channel"
     tensor = (
         f"torch.zeros(1, {count}, {size}, {size}, dtype=torch.uint8)  # batch, channel, height,"

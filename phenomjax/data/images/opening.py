@@ -1,6 +1,7 @@
 """Opens an image bank, ours or an OME-Zarr plate, by what lies in its folder."""
 
 import difflib
+import functools
 import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -108,3 +109,19 @@ def open_bank(path: str | Path, axes: str | None = None) -> ImageBank:
                 " interrupted. Copy it again, or run the command that prepared it again."
             )
     return ImageBank(path)
+
+
+@functools.lru_cache(maxsize=64)
+def open_unchanged(path: Path, fingerprint: str) -> ImageBank:
+    """A bank as a command found it when it began; kept open, for workers that ask again and again.
+
+    Raises:
+      UserError: it is another one now.
+    """
+    bank = open_bank(path)
+    if bank.fingerprint != fingerprint:
+        raise UserError(
+            f"The bank {path} is another one than when this began: it was prepared again or"
+            " appended to. Run the same command again, which tells what can be done."
+        )
+    return bank

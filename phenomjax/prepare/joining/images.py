@@ -24,7 +24,7 @@ from phenomjax.data.images import shards
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.codecs import CODECS, sharding
 from phenomjax.data.images.metadata import METADATA_SCHEMA, ROW_GROUP
-from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.opening import open_bank, open_unchanged
 from phenomjax.data.images.rows import Rows
 from phenomjax.data.zarr_files import NAME, Attributes
 from phenomjax.engine import choose, work_folder
@@ -191,7 +191,7 @@ def copy(joined: Joined, work: Path, argument: tuple[int, list[Part]]) -> Note:
 
 
 def _write_shard(joined: Joined, shard: int, places: list[tuple[int, int]]) -> None:
-    banks = [(_opened(*joined.banks[number]), row) for number, row in places]
+    banks = [(open_unchanged(*joined.banks[number]), row) for number, row in places]
     form, target = joined.form, image_bank.shard_path(joined.out, shard)
     if any(form_of(bank)[:2] != form[:2] for bank, _ in banks):
         images = np.stack([bank.read(row) for bank, row in banks])
@@ -223,17 +223,6 @@ def is_whole(
         and len(banks) == end - row
         and all(one.shard == stored[0].shard for one in stored)
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(path: Path, fingerprint: str) -> ImageBank:
-    bank = open_bank(path)
-    if bank.fingerprint != fingerprint:
-        raise UserError(
-            f"The bank {path} is another one than when this began: it was prepared again or"
-            " appended to. Run the same command again, which tells what can be done."
-        )
-    return bank
 
 
 def metadata(banks: Sequence[ImageBank], rows: Sequence[Rows]) -> Iterator[pa.Table]:

@@ -71,7 +71,7 @@ def settings(
         model does not take.
     """
     config = model.config.model
-    if config.get("cell_type"):
+    if model.task.reads_cell_type:
         raise UserError(
             "This model is told the cell type of each image (model.cell_type=True), and a graph"
             " is given pixels alone. Embed with `python -m phenomjax.embed --runtime jax`, or train"

@@ -33,7 +33,7 @@ from phenomjax.data.images import nuclei
 from phenomjax.data.images.bank import ImageBank
 from phenomjax.data.images.metadata import write_table
 from phenomjax.data.images.nuclei import MIN_AREA
-from phenomjax.data.images.opening import open_bank
+from phenomjax.data.images.opening import open_unchanged
 from phenomjax.engine import choose, work_folder
 from phenomjax.engine.options import EngineOptions
 from phenomjax.engine.units import REJECTED, Note, Notes, Unit
@@ -91,7 +91,7 @@ def measure_part(settings: Settings, work: Path, part: Part) -> Note:
     Raises:
       UserError: the bank is another one than when the work began, or the disk fails.
     """
-    bank = _opened(part.bank, part.fingerprint)
+    bank = open_unchanged(part.bank, part.fingerprint)
     channels = bank.channels
     nuclear = _nuclear(channels, settings)
     rows, rejected = list[np.ndarray](), list[list[Any]]()
@@ -132,17 +132,6 @@ def _nuclear(channels: Sequence[str], settings: Settings) -> int | None:
     if settings.nuclei is None and nuclei.known_nuclear(channels) is None:
         return None
     return nuclei.nuclear_channel(channels, settings.nuclei)
-
-
-@functools.lru_cache(maxsize=64)
-def _opened(path: Path, fingerprint: str) -> ImageBank:
-    bank = open_bank(path)
-    if bank.fingerprint != fingerprint:
-        raise UserError(
-            f"The bank {path} is another one than when this began: it was prepared again or"
-            " appended to. Run the same command again, which tells what can be done."
-        )
-    return bank
 
 
 def _part_path(work: Path, part: Part) -> Path:
