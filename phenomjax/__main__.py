@@ -15,6 +15,7 @@ COMMANDS = {  # name: (module, what it does)
     "preflight": ("phenomjax.preflight", "check hosts, data and ten steps before a large run"),
     "main": ("phenomjax.main", "train, or continue a run: --config FILE --workdir DIR"),
     "sweep": ("phenomjax.sweep", "search over the keys of a configuration"),
+    "scaling": ("phenomjax.scaling", "know the loss of a large run from a ladder of small ones"),
     "runs": ("phenomjax.runs", "compare the runs below folders"),
     "reconstructions": (
         "phenomjax.runs.reconstructions",

@@ -111,6 +111,17 @@ def test_lines_beyond_the_checkpoint_are_written_once(alone, tmp_path, monkeypat
     assert lines(tmp_path) == before
 
 
+def test_a_run_says_what_it_costs_and_reads(alone):
+    size = json.loads((alone / "size.json").read_text())
+    _, params, _ = loading.load(alone)
+    loader = toy_task.ToyTask(make_config()).loader("train", 0, 1)
+    assert size["params"] == sum(leaf.size for leaf in jax.tree.leaves(params)) > 0
+    assert size["unit"] == loader.unit and size["data"] == loader.fingerprints
+    assert size["units_per_step"] == 16 * loader.units_per_row
+    assert size["units_per_epoch"] == loader.steps_per_epoch * size["units_per_step"]
+    assert size["flops_per_step"] == toy_task.ToyTask(make_config()).flops(None)
+
+
 @pytest.mark.parametrize("count,preset", [(2, "dp"), (4, "fsdp"), (8, "fsdp_tp")])
 def test_every_mesh_gives_the_same_losses(alone, tmp_path, monkeypatch, count, preset):
     use_devices(monkeypatch, count)

@@ -1,0 +1,1 @@
+"""What a large run will reach, known before it is run: ladders of small runs, fits, forecasts."""
