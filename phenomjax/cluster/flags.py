@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -74,6 +74,27 @@ def read_flags(doc: str, program: str = "phenomjax.main") -> tuple[ConfigDict, s
                 " runs/mae_demo"
             )
     return config_flag.value, workdir.value
+
+
+def read_config(text: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration of a command line, read as `phenomjax.main` reads it.
+
+    Args:
+      text: FILE or FILE:ARG.
+      overrides: `--config.KEY=VALUE` each.
+
+    Raises:
+      UserError: a file that cannot be read, an unknown key, a value of another type.
+    """
+    values = flags.FlagValues()
+    words = ["phenomjax", f"--config={text}", *overrides]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=words
+    )
+    with explained():
+        values(words)
+        holder.value.keys()
+        return ConfigDict(holder.value.to_dict())
 
 
 @contextlib.contextmanager

@@ -27,12 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from phenomjax.cluster.flags import explained
+from phenomjax.cluster.flags import read_config
 from phenomjax.sweep import halving
 from phenomjax.sweep import space as space_lib
+from phenomjax.sweep.optional import with_optuna
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError, exit_on_user_error
 from phenomjax.system.options import run_command
 
@@ -79,6 +78,8 @@ class Options:
     """be one worker of a sweep that is there; the launchers start these"""
     workdir: str = ""
     """of a worker: where it counts its rungs for launch/supervise.py"""
+    overrides: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """--config.KEY=VALUE of all trials"""
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
@@ -87,48 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     Raises:
       UserError: a mistake, Optuna is missing, or its storage does not answer.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    overrides = [word for word in words if word.startswith("--config.")]
-    for word in overrides:
-        if "=" not in word:
-            raise UserError(
-                f"'{word}' is not an option. Values of all trials are given as --config.KEY=VALUE."
-            )
     return run_command(
         Options,
-        functools.partial(_run_with_optuna, overrides=overrides),
+        lambda options: with_optuna(functools.partial(run, options)),
         "python -m phenomjax.sweep",
         __doc__ or "",
-        [word for word in words if word not in overrides],
+        argv,
     )
 
 
-def _run_with_optuna(options: Options, overrides: list[str]) -> int:
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "Sweeps need Optuna, which is not installed. Run `pip install -e '.[sweep]'` in the"
-            " checkout."
-        ) from None
-    try:
-        return run(options, overrides)
-    except optuna.exceptions.StorageInternalError as error:
-        first = " ".join(str(error.__cause__ or error).partition("(Background")[0].split())[:300]
-        raise UserError(
-            f"The storage of the study does not answer any more ({first}). What the trials saved is"
-            " there: run the same command again when the storage is back.",
-            EXIT_FAILED,
-        ) from None
-
-
-def run(options: Options, overrides: list[str]) -> int:
-    """Does what the command line asks for; returns the exit code.
-
-    Args:
-      options: of the command line.
-      overrides: --config.KEY=VALUE of all trials.
-    """
+def run(options: Options) -> int:
+    """Does what the command line asks for; returns the exit code."""
     from phenomjax.sweep import launchers, study
     from phenomjax.sweep.worker import Worker
 
@@ -140,13 +110,10 @@ def run(options: Options, overrides: list[str]) -> int:
     if options.report:
         print(report(study.Study(study.load(options.study))))
         return EXIT_DONE
-    opened = study.Study(settings(options, overrides), create=True)
-    if opened.done():
-        code = EXIT_DONE
-    elif options.launcher == "local":
-        code = launchers.local(opened, options.workers, options.gpus_per_worker)
-    else:
-        code = launchers.slurm(opened, options.workers, options.sbatch)
+    opened = study.Study(settings(options), create=True)
+    code = launchers.work(
+        opened, options.launcher, options.workers, options.gpus_per_worker, options.sbatch
+    )
     print(report(opened), flush=True)
     if code != EXIT_DONE:
         return code
@@ -159,7 +126,7 @@ def run(options: Options, overrides: list[str]) -> int:
     return EXIT_DONE if any(e.losses for e in opened.standings()) else EXIT_FAILED
 
 
-def settings(options: Options, overrides: list[str]) -> "study.SweepSettings":
+def settings(options: Options) -> "study.SweepSettings":
     """Checks the command line, the configuration and the search space.
 
     Raises:
@@ -181,6 +148,7 @@ def settings(options: Options, overrides: list[str]) -> "study.SweepSettings":
     ):
         if value < low:
             raise UserError(f"`{name}` is {value}; it must be at least {low}.")
+    overrides = list(options.overrides)
     config = read_config(options.config, overrides)
     if options.vary:
         options = dataclasses.replace(options, sampler="grid", pruner="none")
@@ -230,23 +198,6 @@ def _check_overrides(overrides: list[str], space: dict[str, space_lib.Axis]) -> 
                 f"{word} holds for all trials, but that key is the sweep's to set: leave it out,"
                 " here or in search_space()."
             )
-
-
-def read_config(text: str, overrides: list[str]) -> ConfigDict:
-    """The configuration of a command line, read as phenomjax.main reads it.
-
-    Raises:
-      UserError: a file that cannot be read, an unknown key, a value of another type.
-    """
-    values = flags.FlagValues()
-    words = ["sweep", f"--config={text}", *overrides]
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=values, lock_config=True, sys_argv=words
-    )
-    with explained():
-        values(words)
-        holder.value.keys()
-        return ConfigDict(holder.value.to_dict())
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ class News:
 
     def tell(self, silent: bool = False) -> None:
         """Logs one line for each rung that was reached and each trial that was closed."""
-        rungs = self.study.settings.rungs
         for trial in self.study.trials():
+            rungs = self.study.settings.rungs_of(trial.number)
             lines = [
                 f"trial {trial.number:04d}: val/loss {loss:.4f} at step {rungs[i]}"
                 for i, loss in enumerate(trial.user_attrs["losses"])
@@ -106,6 +106,28 @@ class LocalWorker:
         )
         self.process = self._start()
         return True
+
+
+def work(
+    study: Study, launcher: str, workers: int, gpus_per_worker: int = 0, sbatch: str = ""
+) -> int:
+    """Runs the workers of a study until no work is left.
+
+    Args:
+      study: open.
+      launcher: "local" or "slurm".
+      workers: how many at once.
+      gpus_per_worker: see `local`.
+      sbatch: options of `slurm`.
+
+    Returns:
+      The exit code of `local` or `slurm`; 0 where nothing is to be done.
+    """
+    if study.done():
+        return EXIT_DONE
+    if launcher == "local":
+        return local(study, workers, gpus_per_worker)
+    return slurm(study, workers, sbatch)
 
 
 def local(study: Study, workers: int, gpus_per_worker: int) -> int:

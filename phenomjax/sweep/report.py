@@ -24,7 +24,7 @@ def report(study: Study) -> str:
     counts = [f"{states.count(state)} {state}" for state in STATES if state in states]
     steps, full = (
         sum(max(t.intermediate_values, default=0) for t in trials),
-        len(trials) * s.rungs[-1],
+        sum(s.rungs_of(t.number)[-1] for t in trials),
     )
     saved = f"; all of them to the end would have been {full}" if steps < full else ""
     lines.append(f"{len(trials)} trials: {', '.join(counts)}; {steps} steps{saved}")
@@ -36,7 +36,8 @@ def report(study: Study) -> str:
         return "\n".join([*lines, "no trial has a val/loss yet"])
     best = trials[0]
     losses = best.user_attrs["losses"]
-    values = [f"--config.{key}={value}" for key, value in best.params.items()]
+    step = s.rungs_of(best.number)[len(losses) - 1]
+    values = [f"--config.{key}={value}" for key, value in s.values(best).items()]
     command = [
         "python",
         "-m",
@@ -49,16 +50,16 @@ def report(study: Study) -> str:
         _shown(s.path / "winner"),
     ]
     lines.append(
-        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step"
-        f" {s.rungs[len(losses) - 1]}, trained in {_shown(s.workdir(best.number))}; this trains it"
-        f" anew:\n  {shlex.join(command)}"
+        f"best: trial {best.number:04d}, val/loss {losses[-1]:.4f} at step {step}, trained in"
+        f" {_shown(s.workdir(best.number))}; this trains it anew:\n  {shlex.join(command)}"
     )
     return "\n".join(lines)
 
 
 def table(study: Study, trials: list[FrozenTrial]) -> str:
     """One row a trial, those that came farthest first, best first."""
-    keys = list(study.space)
+    values = {t.number: study.settings.values(t) for t in trials}
+    keys = list(study.space) or sorted(set().union(*values.values()))
     header = ["trial", "state", "step", "val/loss", "starts", *keys]
     rows = [
         [
@@ -72,8 +73,8 @@ def table(study: Study, trials: list[FrozenTrial]) -> str:
             ),
             str(t.user_attrs["starts"]),
             *(
-                f"{t.params[k]:.4g}" if isinstance(t.params[k], float) else str(t.params[k])
-                for k in keys
+                f"{value:.4g}" if isinstance(value, float) else str(value)
+                for value in (values[t.number].get(k, "") for k in keys)
             ),
         ]
         for t in trials
@@ -92,6 +93,8 @@ def importance(study: Study, trials: list[FrozenTrial]) -> list[str]:
     Returns:
       Lines that say what was found and written; none with fewer than two trials at the rung.
     """
+    if study.settings.points:  # of different lengths, at which no key alone can be judged
+        return []
     step = study.settings.rungs[0]
     there = [t for t in trials if t.user_attrs.get("losses")]
     if len(there) < 2 or len({t.user_attrs["losses"][0] for t in there}) < 2:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from phenomjax.sweep import space as space_lib
 from phenomjax.sweep.study import distributions, standing
 
-SAMPLERS = ("tpe", "random", "grid")
+SAMPLERS = ("tpe", "random", "grid", "given")
 
 
 def points(space: dict[str, space_lib.Axis], seed: int) -> list[dict[str, space_lib.Value]]:
@@ -39,9 +39,11 @@ def propose(
       trials: all trials of the study; the new one gets the next number.
 
     Returns:
-      {key: value}.
+      {key: value}; of points that are given, none (`SweepSettings.values` has them).
     """
     number = len(trials)
+    if sampler == "given":
+        return {}
     if sampler == "grid":
         return points(space, seed)[number]
     draw = random.Random(f"{seed}-{number}").getrandbits(31)

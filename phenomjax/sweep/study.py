@@ -7,7 +7,9 @@ rung stays RUNNING there, and only when the sweep ends, PRUNED. One that got to 
 is COMPLETE with its last val/loss; one that diverged is PRUNED; one that could not run is FAIL.
 What halving needs besides stands in user attributes: `heading` (rung that the trial runs to),
 `losses` (val/loss at the rungs it reached), `starts`, `outcome` (why it was closed). Who works on a
-trial is no matter of Optuna's: see phenomjax.sweep.claims.py. When a sweep that was done gets more
+trial is no matter of Optuna's: see phenomjax.sweep.claims.py. Where the points are given, one by
+one with lengths of their own (as a ladder's are), a trial is the point of its number, and Optuna
+knows no values of it. When a sweep that was done gets more
 --trials, the pruned ones still count in their rungs, and only new trials can go on from there.
 """
 
@@ -39,8 +41,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class SweepSettings:
     """What all workers must know.
 
-    Those below `num_trials` may change when the sweep is continued; the others make it another
-    sweep.
+    Those below `num_trials` may change when the sweep is continued (of `points`, more can be
+    added); the others make it another sweep.
     """
 
     folder: str  # absolute
@@ -56,8 +58,10 @@ class SweepSettings:
     program: list[str]  # the words that start a trial, before its flags
     storage: str  # URL; "" = journal.log in the folder
     directory: str  # where the trials are started, for paths relative to it
+    # of the sampler "given": {key: value} of each trial, with its num_steps
+    points: list[dict[str, space_lib.Value]] = dataclasses.field(default_factory=list)
 
-    CHANGEABLE = ("num_trials", "program", "storage", "directory")
+    CHANGEABLE = ("num_trials", "program", "storage", "directory", "points")
 
     @property
     def path(self) -> Path:
@@ -70,6 +74,19 @@ class SweepSettings:
     def workdir(self, number: int) -> Path:
         """Folder of a trial."""
         return self.path / "trials" / f"{number:04d}"
+
+    def rungs_of(self, number: int) -> list[int]:
+        """Steps of the rungs of a trial."""
+        return [int(self.points[number]["num_steps"])] if self.points else self.rungs
+
+    @property
+    def num_rungs(self) -> int:
+        """Of each trial; given points have but their end."""
+        return 1 if self.points else len(self.rungs)
+
+    def values(self, trial: FrozenTrial) -> dict[str, space_lib.Value]:
+        """{key: value} of a trial."""
+        return self.points[trial.number] if self.points else trial.params
 
 
 class Study:
@@ -166,7 +183,7 @@ class Study:
         """Whether no work is left; the trials that are still paused are then closed."""
         s = self.settings
         done = (
-            halving.decide(self.standings(), len(s.rungs), s.eta, s.num_trials, set())
+            halving.decide(self.standings(), s.num_rungs, s.eta, s.num_trials, set())
             == halving.DONE
         )
         if done:
@@ -177,7 +194,7 @@ class Study:
         """Closes the trials that are still paused: nothing will promote them any more."""
         for e in self.standings():
             if not e.closed and not e.underway:
-                step, loss = self.settings.rungs[e.heading], e.losses[-1]
+                step, loss = self.settings.rungs_of(e.number)[e.heading], e.losses[-1]
                 self.close(e.number, TrialState.PRUNED, loss, f"pruned at step {step}")
 
 

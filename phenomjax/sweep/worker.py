@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from phenomjax.checkpoints.workdir import record_step, saved_step
 from phenomjax.sweep import halving, sampling
+from phenomjax.sweep import study as study_lib
 from phenomjax.sweep.claims import Claims
 from phenomjax.sweep.halving import Assignment
 from phenomjax.sweep.study import Study
@@ -51,10 +52,12 @@ class Worker:
         with stop_on_signals(text, patient=True) as self._stop:
             waited = False
             while not self._stop.is_set():
+                if self.settings.points:  # others may have been added since
+                    self.settings = self.study.settings = study_lib.load(self.settings.path)
                 standings, s = self.study.standings(), self.settings
                 underway = [e.number for e in standings if e.underway]
                 busy = {number for number in underway if self.claims.held(_thing(number))}
-                work = halving.decide(standings, len(s.rungs), s.eta, s.num_trials, busy)
+                work = halving.decide(standings, s.num_rungs, s.eta, s.num_trials, busy)
                 if work == halving.DONE:
                     self.study.finish()
                     log.info("no trial is left")
@@ -93,7 +96,7 @@ class Worker:
 
     def _run_trial(self, number: int, heading: int) -> bool:
         """Brings a trial to a rung; False when it was closed or given back before."""
-        workdir, step = self.settings.workdir(number), self.settings.rungs[heading]
+        workdir, step = self.settings.workdir(number), self.settings.rungs_of(number)[heading]
         workdir.mkdir(parents=True, exist_ok=True)
         trial = self.study.trial(number)
         known, starts, fails = dict(trial.intermediate_values), trial.user_attrs["starts"], 0
@@ -102,7 +105,7 @@ class Worker:
         while not (step in read_losses(workdir) and saved_step(workdir) >= step):
             before, starts = saved_step(workdir), starts + 1
             self.study.set(number, starts=starts)
-            values = " ".join(_flags(trial))
+            values = " ".join(self._flags(trial))
             log.info("trial %04d, start %d, to step %d: %s", number, starts, step, values)
             code = self._start(command, workdir, lambda: self._tell(number, workdir, step, known))
             finite = self._tell(number, workdir, step, known)
@@ -127,14 +130,21 @@ class Worker:
     def _command(self, trial: FrozenTrial, heading: int) -> list[str]:
         """What runs a trial to a rung."""
         s = self.settings
-        stop_at = 0 if heading == len(s.rungs) - 1 else s.rungs[heading]
-        words = [*s.program, "--config", s.config, *s.overrides, *_flags(trial)]
+        stop_at = 0 if heading == s.num_rungs - 1 else s.rungs[heading]
+        words = [*s.program, "--config", s.config, *s.overrides, *self._flags(trial)]
         folder = str(s.workdir(trial.number))
         return [*words, f"--config.stop_at_step={stop_at}", "--workdir", folder]
 
+    def _flags(self, trial: FrozenTrial) -> list[str]:
+        """The values of a trial as they stand in its command."""
+        return [f"--config.{key}={value}" for key, value in self.settings.values(trial).items()]
+
     def _reached(self, number: int, heading: int) -> None:
         """Records that a trial is at a rung."""
-        rungs, known = self.settings.rungs, self.study.trial(number).intermediate_values
+        rungs, known = (
+            self.settings.rungs_of(number),
+            self.study.trial(number).intermediate_values,
+        )
         losses = [known[step] for step in rungs[: heading + 1]]
         self.study.set(number, losses=losses)
         log.info("trial %04d: val/loss %.4f at step %d", number, losses[-1], rungs[heading])
@@ -204,11 +214,6 @@ class Worker:
 def _thing(number: int) -> str:
     """What is claimed for a trial."""
     return f"trial_{number:04d}"
-
-
-def _flags(trial: FrozenTrial) -> list[str]:
-    """The values of a trial as they stand in its command."""
-    return [f"--config.{key}={value}" for key, value in trial.params.items()]
 
 
 def _broken(workdir: Path, code: int, finite: bool) -> str:

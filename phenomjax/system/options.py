@@ -6,6 +6,9 @@ A field's docstring (the string below it) is its help. Parsing is tyro's: `--cro
 `Annotated[Path, tyro.conf.arg(metavar="DIR")]` another word in the help, a mistyped flag gets its
 nearest.
 
+A command that reads a configuration has a field `overrides`, hidden from its help: the words
+`--config.KEY=VALUE` of its command line go there as they are.
+
 Below the door nobody sees a dash: an error of a library names a setting in backquotes
 (`crop_size`), and the door makes a flag of it.
 """
@@ -49,8 +52,19 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
       page: what it does, for the help.
 
     Raises:
-      UserError: a seed below 0, which no generator of random numbers takes.
+      UserError: a seed below 0, which no generator of random numbers takes; `--config.KEY` without
+        its value.
     """
+    overrides = list[str]()
+    if "overrides" in cast(type[Any], kind).__dataclass_fields__:
+        overrides = [word for word in argv if word.startswith("--config.")]
+        argv = [word for word in argv if word not in overrides]
+        for word in overrides:
+            if "=" not in word:
+                raise UserError(
+                    f"'{word}' is not an option. Values of all runs are given as"
+                    " --config.KEY=VALUE."
+                )
     _join_lines(cast(type, kind))
     _move_shared(cast(type, kind))
     options = tyro.cli(
@@ -61,6 +75,8 @@ def parse(kind: type[Options], argv: Sequence[str], prog: str, page: str) -> Opt
         use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+    if overrides:
+        options = dataclasses.replace(cast(Any, options), overrides=tuple(overrides))
     seed = getattr(options, "seed", 0)
     if isinstance(seed, int) and seed < 0:
         raise UserError(f"The seed is {seed}; it must be 0 or more.")

@@ -323,7 +323,7 @@ def test_values_of_the_command_line_are_a_grid_that_runs_to_its_end(tmp_path, mo
     monkeypatch.chdir(ROOT)
     words = ["data.split_by=plate,experiment", "seed=0,1,2", "data.flip=true,false"]
     options = front.Options(tmp_path / "study", TOY, vary=tuple(words))
-    settings = front.settings(options, [])
+    settings = front.settings(options)
     assert settings.space == {
         "data.split_by": ["plate", "experiment"],
         "seed": [0, 1, 2],
@@ -346,7 +346,7 @@ def test_optuna_that_is_not_installed(tmp_path, monkeypatch):
     with pytest.raises(
         UserError,
         match=(
-            r"Sweeps need Optuna, which is not installed. Run `pip install -e"
+            r"Sweeps and ladders need Optuna, which is not installed. Run `pip install -e"
             r" '.\[sweep\]'`"
         ),
     ):
