@@ -92,7 +92,7 @@ class Trainer:
             if messages.is_main():
                 stored.save(c, run.workdir / "config.json")
                 files.write_json(run.workdir / "versions.json", versions())
-                files.write_json(run.workdir / "size.json", run.size(self.abstract.params))
+                run.size(self.abstract.params).write(run.workdir)
             self.checkpoints = checkpointer.Checkpointer(run.workdir, c)
             with closing(self.checkpoints), run.watchdog:
                 while True:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -18,6 +17,7 @@ from phenomjax.tasks import Loader, Task
 from phenomjax.training import goodput
 from phenomjax.training.goodput import Goodput
 from phenomjax.training.phases import Phases
+from phenomjax.training.size import Size, size_of, specs_of
 from phenomjax.training.watchdog import Watchdog
 
 
@@ -57,33 +57,15 @@ class RunContext:
     @property
     def spec(self) -> Batch:
         """Shapes of a global batch, of the first kind where there are several."""
-        return self.specs[0]
+        return specs_of(self.loader)[0]
 
-    @property
-    def specs(self) -> list[Batch]:
-        """Shapes of a global batch, of each kind."""
-        return [
-            {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in kind.items()}
-            for kind in self.loader.specs
-        ]
-
-    def size(self, params: Params) -> dict[str, object]:
-        """What the run costs and what it reads, for forecasts of others (`phenomjax.scaling`).
+    def size(self, params: Params) -> Size:
+        """What the run costs and reads.
 
         Args:
           params: of the model, or their shapes.
         """
-        loader = self.loader
-        units_per_step = self.config.global_batch_size * loader.units_per_row
-        return {
-            "params": sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
-            # where batches are of several kinds, their mean
-            "flops_per_step": float(np.mean([self.task.flops(kind) for kind in self.specs])),
-            "unit": loader.unit,
-            "units_per_step": units_per_step,
-            "units_per_epoch": loader.steps_per_epoch * units_per_step,
-            "data": dict(loader.fingerprints),
-        }
+        return size_of(self.config, self.task, self.loader, params)
 
     def judged(self, state: TrainState) -> Params:
         """What evaluators judge: the parameters, or their moving average where there is one, and

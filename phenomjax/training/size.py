@@ -1,0 +1,66 @@
+"""What a run costs and what it reads: `WORKDIR/size.json`, from which others are forecast."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from phenomjax.system import files
+from phenomjax.system.types import Batch, Params
+from phenomjax.tasks import Loader, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The numbers of a run that laws of scaling stand on.
+
+    Attributes:
+      params: trainable parameters.
+      flops_per_step: model FLOPs, the task's own count; where batches are of several kinds, their
+        mean.
+      unit: what data are counted in: "images", "residues".
+      units_per_step: that a step reads.
+      units_per_epoch: of the training split, each once.
+      data: {data set: checksum}.
+    """
+
+    params: int
+    flops_per_step: float
+    unit: str
+    units_per_step: int
+    units_per_epoch: int
+    data: dict[str, str]
+
+    def write(self, workdir: Path) -> None:
+        """Writes `size.json` in the folder of a run."""
+        files.write_json(workdir / "size.json", dataclasses.asdict(self))
+
+
+def specs_of(loader: Loader) -> list[Batch]:
+    """Shapes of a global batch, of each kind."""
+    return [
+        {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in kind.items()}
+        for kind in loader.specs
+    ]
+
+
+def size_of(config: ConfigDict, task: Task, loader: Loader, params: Params) -> Size:
+    """The size of a run.
+
+    Args:
+      config: resolved.
+      task: of it.
+      loader: of its training data.
+      params: of the model, or their shapes.
+    """
+    units_per_step = config.global_batch_size * loader.units_per_row
+    return Size(
+        params=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params)),
+        flops_per_step=float(np.mean([task.flops(kind) for kind in specs_of(loader)])),
+        unit=loader.unit,
+        units_per_step=units_per_step,
+        units_per_epoch=loader.steps_per_epoch * units_per_step,
+        data=dict(loader.fingerprints),
+    )
