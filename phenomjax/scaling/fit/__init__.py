@@ -1,0 +1,1 @@
+"""The law of loss against parameters and data, and how well it is known."""

@@ -1,0 +1,220 @@
+"""Two other ways to fit what `law` fits, as the field has them, to be set beside it: five
+parameters at once, and parabolas along iso-FLOP curves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.optimize import minimize
+
+Values = Float64[np.ndarray, " runs"]
+
+DELTA = 1e-3  # of the Huber loss on the log of the loss: Hoffmann et al. 2022
+ONE_BUDGET = 1.4  # runs within this factor of FLOPs are of one budget
+SIZES = 4  # a parabola through three points has no error to judge it by
+# Where the searches begin: every combination of floor / lowest loss, exponents, and shares of the
+# reducible loss (of a typical run) that are due to the model.
+FLOORS, EXPONENTS, SHARES = (0.1, 0.5, 0.9), (0.1, 0.4, 0.9), (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Basin:
+    """A local optimum of L(N, D) = E + A / N^alpha + B / D^beta.
+
+    Attributes:
+      objective: sum of the Huber losses of the log losses.
+      starts: how many searches ended here.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    objective: float
+    starts: int
+
+    def loss(self, params: Values, seen: Values) -> Values:
+        """The law at N and D."""
+        return self.E + self.A / params**self.alpha + self.B / seen**self.beta
+
+
+def five_parameters(
+    params: Values, seen: Values, loss: Values, delta: float = DELTA
+) -> list[Basin]:
+    """All basins that L-BFGS finds from a grid of starts, best first.
+
+    The objective is that of Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556, equation 3):
+    the Huber loss of log loss - logsumexp(a - alpha log N, b - beta log D, e), refitted by
+    Besiroglu et al. 2024 (https://arxiv.org/abs/2404.10102). Here N and D are counted in their
+    geometric means: the same optima, in a problem that is conditioned far better.
+
+    Args:
+      params: N.
+      seen: D, in units of the data.
+      loss: positive.
+      delta: beyond which an error of the log loss counts linearly.
+    """
+    log_params, log_seen, log_loss = np.log(params), np.log(seen), np.log(loss)
+    middle_params, middle_seen = log_params.mean(), log_seen.mean()
+    x, y = log_params - middle_params, log_seen - middle_seen
+
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        e, a, b, alpha, beta = point
+        terms = np.stack([np.full_like(x, e), a - alpha * x, b - beta * y])
+        top = terms.max(0)
+        shares = np.exp(terms - top)
+        total = shares.sum(0)
+        errors = top + np.log(total) - log_loss
+        slopes = np.clip(errors, -delta, delta)
+        value = np.where(
+            np.abs(errors) <= delta, errors**2 / 2, delta * (np.abs(errors) - delta / 2)
+        )
+        e_, a_, b_ = slopes * shares / total
+        gradient = [e_.sum(), a_.sum(), b_.sum(), -(a_ @ x), -(b_ @ y)]
+        # In units of delta squared, so that the search does not stop at its absolute tolerance.
+        return float(value.sum()) / delta**2, np.array(gradient) / delta**2
+
+    lowest, typical = float(loss.min()), float(np.median(loss))
+    ends = []
+    for floor in FLOORS:
+        for share in SHARES:
+            above = typical - floor * lowest
+            middle = np.log([floor * lowest, share * above, (1 - share) * above])
+            for alpha in EXPONENTS:
+                for beta in EXPONENTS:
+                    start = np.array([*middle, alpha, beta])
+                    # E may go to zero, exponents may not change their sign.
+                    bounds = [(-30, None)] * 3 + [(0, 5)] * 2
+                    found = minimize(
+                        objective,
+                        start,
+                        jac=True,
+                        method="L-BFGS-B",
+                        bounds=bounds,
+                        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9},
+                    )
+                    ends.append((float(found.fun) * delta**2, found.x))
+    ends.sort(key=lambda end: end[0])
+    basins: list[tuple[float, np.ndarray, int]] = []
+    for value, point in ends:
+        for at, (best, where, count) in enumerate(basins):
+            if value <= best * 1.001 and np.allclose(point[3:], where[3:], rtol=0.02, atol=1e-3):
+                basins[at] = best, where, count + 1
+                break
+        else:
+            basins.append((value, point, 1))
+    return [
+        Basin(
+            E=float(np.exp(e)),
+            A=float(np.exp(a + alpha * middle_params)),
+            B=float(np.exp(b + beta * middle_seen)),
+            alpha=float(alpha),
+            beta=float(beta),
+            objective=value,
+            starts=count,
+        )
+        for value, (e, a, b, alpha, beta), count in basins
+    ]
+
+
+def budget_of(flops: Values) -> Int[np.ndarray, " runs"]:
+    """The budget of each run, 0 for the smallest: those within a factor of `ONE_BUDGET` are one."""
+    if len(flops) < 2:
+        return np.zeros(len(flops), np.int64)
+    tree = linkage(np.log(flops)[:, None], "complete")
+    clusters = fcluster(tree, np.log(ONE_BUDGET), "distance")
+    smallest = [flops[clusters == cluster].min() for cluster in range(1, clusters.max() + 1)]
+    return np.argsort(np.argsort(smallest))[clusters - 1]
+
+
+@dataclass(frozen=True)
+class Parabolas:
+    """The best size at each budget, and the power law through these.
+
+    Attributes:
+      flops: budgets whose parabola has its minimum among the sizes that ran (geometric means).
+      params: the best N of each.
+      seen: D of a run of that size, by the mean of C / N D among the budget's runs.
+      loss: at the minimum.
+      exponent: a of N_best = G C^a, or NaN with fewer than two budgets.
+      log_scale: log G.
+      unused: budgets without a minimum among their sizes, or with fewer than `SIZES` of them.
+    """
+
+    flops: Float64[np.ndarray, " budgets"]
+    params: Float64[np.ndarray, " budgets"]
+    seen: Float64[np.ndarray, " budgets"]
+    loss: Float64[np.ndarray, " budgets"]
+    exponent: float
+    log_scale: float
+    unused: int
+
+    def best_params(self, flops: float) -> float:
+        """N of the best model for a budget."""
+        return float(np.exp(self.log_scale + self.exponent * np.log(flops)))
+
+
+def parabolas(params: Values, seen: Values, flops: Values, loss: Values) -> Parabolas:
+    """Iso-FLOP curves: approach 2 of Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556).
+
+    loss = c + b log N + a log^2 N of each budget's runs, then a line through the logarithms of the
+    minima. The valley of a sum of two powers is no parabola (it is steeper on one side wherever
+    alpha is not beta, and flatter far from its minimum), so that the minima are biased without any
+    noise: `bias` measures by how much.
+    """
+    budget, best, unused = budget_of(flops), [], 0
+    for number in range(budget.max() + 1):
+        runs = budget == number
+        sizes = np.log(params[runs])
+        if len(np.unique(sizes.round(6))) < SIZES:
+            unused += 1
+            continue
+        middle = sizes.mean()
+        square, slope, level = np.polyfit(sizes - middle, loss[runs], 2)
+        where = -slope / (2 * square) + middle if square > 0 else np.inf
+        if not sizes.min() <= where <= sizes.max():
+            unused += 1
+            continue
+        budget_flops = np.exp(np.log(flops[runs]).mean())
+        per_unit = np.exp(np.log(flops[runs] / (params[runs] * seen[runs])).mean())
+        size = np.exp(where)
+        minimum = level - slope**2 / (4 * square)
+        best.append((budget_flops, size, budget_flops / (per_unit * size), minimum))
+    budgets, sizes, units, minima = np.array(best, np.float64).reshape(-1, 4).T
+    exponent = log_scale = np.nan
+    if len(best) > 1:
+        exponent, log_scale = np.polyfit(np.log(budgets), np.log(sizes), 1)
+    return Parabolas(budgets, sizes, units, minima, float(exponent), float(log_scale), unused)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What parabolas get wrong without any noise.
+
+    Attributes:
+      exponent: theirs minus the law's.
+      size: their best N over the law's, at a budget beyond the runs.
+      reach: that budget over the largest of the runs.
+    """
+
+    exponent: float
+    size: float
+    reach: float
+
+
+def bias(params: Values, seen: Values, flops: Values, law: Basin, reach: float = 100.0) -> Bias:
+    """The bias of parabolas fitted to the losses that a law has at just these runs.
+
+    The law's own best size is G (C / k)^(beta / (alpha + beta)), with
+    G = (alpha A / (beta B))^(1 / (alpha + beta)) and C = k N D (Hoffmann et al. 2022, equation 4).
+    """
+    found = parabolas(params, seen, flops, law.loss(params, seen))
+    budget = reach * float(flops.max())
+    per_unit = float(np.exp(np.log(flops / (params * seen)).mean()))
+    both = law.alpha + law.beta
+    scale = (law.alpha * law.A / (law.beta * law.B)) ** (1 / both)
+    best = scale * (budget / per_unit) ** (law.beta / both)
+    return Bias(found.exponent - law.beta / both, found.best_params(budget) / best, reach)
