@@ -139,7 +139,7 @@ POWERS = np.linspace(0.05, 1.5, 30)  # of the area under the learning rate
 MEMORY = (30.0, 100.0, 1000.0)  # steps that a fall of the learning rate goes on to work
 DROPS = np.linspace(0.0, 0.3, 61)  # share of today's loss that annealing takes away by the end
 USUAL_DROP = 0.05  # mean of what is expected of it before the run has shown it
-# The law is not exact: half of the interval is at least this share of what the loss has yet to fall.
+# The law is not exact: half of an interval is at least this share of what the loss has yet to fall.
 # Measured on exact curves of gradient descent on least squares whose spectra are power laws.
 MISFIT = 0.3
 
