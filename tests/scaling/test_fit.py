@@ -1,0 +1,91 @@
+"""The law by variable projection: known laws come back, published ones too."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from phenomjax.scaling.fit import command, estimate
+from phenomjax.scaling.fit.law import NAMES, load
+from phenomjax.scaling.observations import Observations
+from phenomjax.system.errors import UserError
+from tests.lab.doors import run_as_door
+
+LAW = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.28}
+
+
+def runs_of(noise=0.0, law=LAW, count=5, seed=0):
+    """A ladder of `count` sizes at each of five budgets."""
+    flops = np.repeat(np.geomspace(1e17, 1e19, 5), count)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(0.25, 4, count), 5)
+    seen = flops / 6 / params
+    loss = law["E"] + law["A"] / params ** law["alpha"] + law["B"] / seen ** law["beta"]
+    loss *= np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
+    names, unknown = tuple(map(str, range(len(loss)))), np.full(len(loss), np.nan)
+    return Observations(names, params, seen, unknown, flops, loss, curves=(None,) * len(loss))
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        LAW,
+        {"E": 0.4, "A": 20.0, "B": 30.0, "alpha": 0.12, "beta": 0.2},
+        {"E": 0.0, "A": 8.0, "B": 12.0, "alpha": 0.05, "beta": 0.07},
+    ],
+)
+def test_a_law_without_noise_comes_back_exactly(law):
+    fit = estimate.fit(runs_of(law=law), estimate.Settings(bootstraps=4))
+    assert fit.parameters == pytest.approx([law[name] for name in NAMES], rel=1e-4, abs=1e-6)
+    assert fit.draws == pytest.approx(np.tile(fit.parameters, (4, 1)), rel=1e-2, abs=1e-3)
+
+
+def test_with_noise_the_law_lies_in_its_intervals_and_is_kept_whole(tmp_path):
+    fit = estimate.fit(runs_of(noise=0.003), estimate.Settings(bootstraps=100))
+    for name in NAMES:
+        low, high = fit.interval(name)
+        assert low < LAW[name] < high
+    params, seen = np.array([1e10, 2e9]), np.array([2e11, 3e11])
+    predicted = fit.predict(params, seen)
+    truth = LAW["E"] + LAW["A"] / params ** LAW["alpha"] + LAW["B"] / seen ** LAW["beta"]
+    assert np.all((predicted.low < truth) & (truth < predicted.high))
+    wider = fit.predict(params, seen, level=0.99)
+    assert np.all((wider.low < predicted.low) & (wider.high > predicted.high))
+    fit.save(tmp_path / "fit")
+    again = load(tmp_path / "fit")
+    assert again.predict(params, seen).low == pytest.approx(predicted.low, rel=1e-12)
+    assert again.domain == fit.domain and again.runs.names == fit.runs.names
+    (tmp_path / "fit" / "fit.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"cannot be read.*Make it anew"):
+        load(tmp_path / "fit")
+    with pytest.raises(UserError, match=r"holds no fit: fit\.json is not there"):
+        load(tmp_path)
+
+
+def test_the_command_leaves_what_scripts_read(tmp_path):
+    runs = runs_of()
+    pd.DataFrame({"n": runs.params, "c": runs.flops, "l": runs.loss}).to_csv(tmp_path / "r.csv")
+    words = ["--columns", "params=n,flops=c,loss=l", "--bootstraps", 20, "--out", tmp_path / "fit"]
+    run_as_door(command, ["--runs", tmp_path / "r.csv", *words])
+    report = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    for name, value in {**LAW, "ratio": 0.28 / 0.62}.items():
+        assert report[name]["value"] == pytest.approx(value, rel=1e-4)
+        assert report[name]["low"] <= report[name]["value"] * (1 + 1e-6)
+    assert report["basins"][0]["alpha"] == pytest.approx(0.34) and report["basins"][0]["cells"] > 0
+    assert isinstance(report["leave_out"], list)
+
+
+@pytest.mark.shared_data
+def test_chinchilla_points(shared):
+    """Besiroglu et al. 2024, refitted: SOURCES.md of the table."""
+    table = pd.read_csv(shared / "scaling" / "chinchilla_points.csv")
+    params, flops = table["Model Size"].to_numpy(), table["Training FLOP"].to_numpy()
+    unknown, names = np.full(len(table), np.nan), tuple(map(str, table.index))
+    runs = Observations(names, params, flops / 6 / params, unknown, flops, table.loss.to_numpy())
+    five_fewest = estimate.Settings(bootstraps=4, least_units_per_parameter=0.45)
+    fit = estimate.fit(runs, five_fewest)
+    assert fit.used.sum() == 240
+    assert fit.parameters == pytest.approx([1.8172, 477.8, 2143, 0.3473, 0.3672], rel=2e-4)
+    everything = estimate.fit(runs, estimate.Settings(bootstraps=4))
+    assert everything.values["E"] == pytest.approx(1.891, abs=1e-3)
+    assert everything.values["beta"] == pytest.approx(0.453, abs=1e-3)
