@@ -1,48 +1,83 @@
-"""Runs as a fit sees them: how large, on how much data, and what they reached."""
+"""Runs as laws of scaling see them: how large a model, how much data, how low the loss.
 
+They come from the folders of runs (`of_workdirs`) or from anyone's table (`of_csv`), and are
+checked here, so that what is fitted to them need not ask again.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float64, Int
 
 from phenomjax.system.errors import UserError, did_you_mean
+
+Values = Float64[np.ndarray, " runs"]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """val/loss of a run: at which fractions of it, in nats."""
+    """The validation loss of a run while it trained.
 
-    fraction: Float[np.ndarray, " k"]
-    loss: Float[np.ndarray, " k"]
+    Attributes:
+      fraction: of the run's steps, ascending, above 0 to 1.
+      loss: there.
+      schedule: shape of the learning rate over the run: name, warm-up share, final share; () where
+        unknown. Normalised curves of one shape collapse.
+    """
+
+    fraction: Float64[np.ndarray, " evaluations"]
+    loss: Float64[np.ndarray, " evaluations"]
+    schedule: tuple[str, float, float] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Finished runs.
+    """Finished runs of one kind; the arrays are parallel.
 
     Attributes:
-      names: of the runs.
-      params: N, all trainable parameters.
-      seen: D, units of data that training read.
-      unique: units of the training split, NaN where unknown.
-      flops: C, NaN where unknown.
-      loss: of the validation split at the end, nats a unit.
-      unit: of the data, "" where unknown.
-      metrics: other numbers of each run.
-      curves: of those that were read from a work folder.
+      names: what each run is called in messages: its folder, or "FILE, line 7".
+      params: trainable parameters, N.
+      seen: units that training read, D.
+      unique: units of the training split, each once; NaN where unknown.
+      flops: model FLOPs of the run, C; NaN where unknown.
+      loss: of validation at the end, nats per unit.
+      unit: what `seen` counts, "residues"; "" where unknown.
+      metrics: {name: of the runs, NaN where one has none}.
+      curves: of the runs that were read from folders.
+      facts: what all runs have in common, {"task": …, "data": …}; {} of a table.
     """
 
     names: tuple[str, ...]
-    params: Float[np.ndarray, " runs"]
-    seen: Float[np.ndarray, " runs"]
-    unique: Float[np.ndarray, " runs"]
-    flops: Float[np.ndarray, " runs"]
-    loss: Float[np.ndarray, " runs"]
+    params: Values
+    seen: Values
+    unique: Values
+    flops: Values
+    loss: Values
     unit: str = ""
-    metrics: Mapping[str, Float[np.ndarray, " runs"]] = field(default_factory=dict)
+    metrics: Mapping[str, Values] = field(default_factory=dict)
     curves: tuple[Curve | None, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of runs."""
+        return len(self.names)
+
+    def take(self, which: Bool[np.ndarray, " runs"] | Int[np.ndarray, " taken"]) -> "Observations":
+        """Some of the runs, by a mask or by their numbers (a run may come several times)."""
+        places = np.arange(len(self))[which]
+        return dataclasses.replace(
+            self,
+            names=tuple(self.names[place] for place in places),
+            metrics={name: values[places] for name, values in self.metrics.items()},
+            curves=tuple(self.curves[place] for place in places) if self.curves else (),
+            **{name: getattr(self, name)[places] for name in ARRAYS},
+        )
+
+
+ARRAYS = ("params", "seen", "unique", "flops", "loss")
 
 
 def of_csv(path: Path, columns: Mapping[str, str]) -> Observations:
