@@ -36,16 +36,24 @@ def main() -> int:
 
 
 def evaluators_of(config: ConfigDict) -> "Sequence[Factory]":
-    """What a run measures and draws now and then. Probes, if the configuration wants them: they
-    stand on trained models, and a run without them imports nothing of these.
+    """What a run measures and draws now and then. Probes and a forecast, if the configuration wants
+    them: they stand on trained models, and a run without them imports nothing of these.
+
+    Raises:
+      UserError: the forecast cannot be read, or is of another task.
     """
-    from phenomjax.training.evaluators import STANDARD, Figures, Validation
+    from phenomjax.training.evaluators import Factory, Figures, Validation
 
-    if not config.probes.every_steps:
-        return STANDARD
-    from phenomjax.probes.during_training import Probing
+    made: list[Factory] = [Validation.of, Figures]
+    if config.scaling.forecast:
+        from phenomjax.scaling.forecast import during_training
 
-    return Validation.of, Probing, Figures
+        made[0] = during_training.factory(config)
+    if config.probes.every_steps:
+        from phenomjax.probes.during_training import Probing
+
+        made.insert(1, Probing)
+    return made
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ def _measures(c: ConfigDict) -> None:
     # folder of the suite's data; "" = where the suite says
     c.probes.data = ""
 
+    c.scaling = ConfigDict()
+    # file that `python -m phenomjax.scaling forecast` wrote: its band stands beside val/loss, and
+    # the run is judged by it; "" = none
+    c.scaling.forecast = ""
+
 
 def _safety(c: ConfigDict) -> None:
     """What is kept, and what ends or mends a run."""
@@ -222,6 +227,12 @@ def finalize(config: ConfigDict) -> ConfigDict:
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
     _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
+    if c.scaling.forecast and not c.eval.every_steps:
+        raise UserError(
+            f"config.scaling.forecast is {c.scaling.forecast}, but config.eval.every_steps is 0:"
+            " nothing is measured that could be judged by it. Set --config.eval.every_steps, e.g."
+            f" to {c.checkpoint.every_steps}, or --config.scaling.forecast=''."
+        )
     own.check(c)
     return c.lock()
 

@@ -22,6 +22,7 @@ CHANGEABLE = (
     "eval",
     "figures",
     "probes",
+    "scaling",
     "checkpoint",
     "divergence",
     "watchdog",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 300, 62, 28, 10
 MAX_POINTS = 800
+BAND = ("forecast/low", "forecast/high", "forecast/loss")  # stands behind val/loss
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
@@ -71,7 +72,8 @@ def page(header: list[str], rows: list[list[str]], runs: "list[Run]") -> str:
             f'<tr><td>{box}</td><td class="{escape(run.state)}">{escape(row[1])}</td>{cells}</tr>'
         )
     metrics = sorted(
-        {name for run in runs for name in run.series}, key=lambda name: (_place(name), name)
+        {name for run in runs for name in run.series if name not in BAND},
+        key=lambda name: (_place(name), name),
     )
     figures = "".join(_figure(name, runs, colours) for name in metrics)
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
@@ -96,8 +98,13 @@ def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
     """One metric over the steps of all runs; a logarithmic axis where values span more than a
     factor of 30.
     """
-    series = [[(s, v) for s, v in run.series.get(name, []) if math.isfinite(v)] for run in runs]
-    points = [p for one in series for p in one]
+
+    def finite(run: "Run", metric: str) -> list[tuple[int, float]]:
+        return [(s, v) for s, v in run.series.get(metric, []) if math.isfinite(v)]
+
+    series = [finite(run, name) for run in runs]
+    bands = [[finite(run, one) for one in BAND] if name == "val/loss" else [] for run in runs]
+    points = [p for one in [*series, *(ends for band in bands for ends in band)] for p in one]
     if not points:
         return ""
     low, high = min(v for _, v in points), max(v for _, v in points)
@@ -127,6 +134,18 @@ def _figure(name: str, runs: "list[Run]", colours: list[str]) -> str:
             f' text-anchor="middle">{x1 * i / 4:.0f}</text>'
         )
     curves = []
+    for i, band in enumerate(bands):
+        if band and all(band):
+            low_end, high_end, middle = (
+                "L".join(f"{x(s):.1f} {y(v):.1f}" for s, v in ends)
+                for ends in (band[0], band[1][::-1], band[2])
+            )
+            curves.append(
+                f'<path class="run{i}" style="fill:{colours[i]};opacity:.15;stroke:none"'
+                f' d="M{low_end}L{high_end}Z"><title>forecast of {escape(runs[i].name)}</title>'
+                f'</path><path class="run{i}" stroke="{colours[i]}" stroke-dasharray="4 3"'
+                f' d="M{middle}"/>'
+            )
     for i, one in enumerate(series):
         if one:
             kept = one[:: math.ceil(len(one) / MAX_POINTS)]

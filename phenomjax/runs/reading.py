@@ -14,6 +14,7 @@ from pathlib import Path
 from phenomjax.checkpoints.workdir import saved_step
 from phenomjax.config.checks import flatten
 from phenomjax.config.stored import rank
+from phenomjax.scaling.forecast.record import OUTCOME
 from phenomjax.system.errors import UserError
 from phenomjax.training import metrics
 from phenomjax.training.goodput import summary
@@ -44,6 +45,7 @@ class Run:
       best: metrics of validation and probes at the step that is best by `checkpoint.best_metric`,
         the lowest val/loss by default.
       goodput: share of the wall time, or None.
+      forecast: what a forecast said and what came of it, or nothing.
       problems: what could not be read.
     """
 
@@ -56,6 +58,7 @@ class Run:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     goodput: float | None = None
+    forecast: str = ""
     problems: list[str] = field(default_factory=list)
 
 
@@ -109,6 +112,7 @@ def read(path: Path) -> Run | None:
     run.step = max(run.step, saved_step(path))
     run.goodput = _goodput(run)
     run.state = state(path, run.step, num_steps)
+    run.forecast = _forecast(run)
     for problem in run.problems:
         log.warning("%s: %s", path, problem)
     return run
@@ -158,6 +162,25 @@ def _goodput(run: Run) -> float | None:
         run.problems.append("goodput.json is damaged")
     series = run.series.get("perf/goodput")
     return series[-1][1] if series else None
+
+
+def _forecast(run: Run) -> str:
+    """Of forecast.json: the interval, and whether the loss at the end lay in it."""
+    try:
+        content = json.loads((run.path / OUTCOME).read_text())
+        forecast, outcome = content["forecast"], content["outcome"]
+        loss, low, high = (float(forecast[name]) for name in ("loss", "low", "high"))
+        text = f"{loss:.4g} ({low:.4g} to {high:.4g})"
+        if outcome:
+            text += " held" if outcome["held"] else f" off by {100 * outcome['error']:+.1f} %"
+        elif content["outside"] and content["outside"][-1] == content["val_loss"][-1][0]:
+            text += " outside now"
+        return text if content["written_before_the_run"] else text + ", written later"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, LookupError, TypeError):
+        run.problems.append(f"{OUTCOME} is damaged")
+        return ""
 
 
 def state(path: Path, step: int, num_steps: int) -> str:

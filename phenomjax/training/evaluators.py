@@ -64,21 +64,26 @@ class Evaluators:
       every_steps: {name: how often it is due}.
 
     Raises:
-      UserError: the configuration wants probes, and no factory makes them.
+      UserError: the configuration wants probes or a forecast, and no factory makes them.
     """
 
     def __init__(self, factories: Sequence[Factory], run: RunContext):
         self._run, made = run, [factory(run) for factory in factories]
         self._all = [each for each in made if each is not None]
         self.every_steps = {each.name: each.every_steps for each in self._all}
-        wanted = run.config.probes.every_steps
-        if wanted and "probe" not in self.every_steps:
-            raise UserError(
-                f"config.probes.every_steps is {wanted}, but this run was given no probes. Start it"
-                " by `python -m phenomjax.main`; or hand them over, as it does: train.run(config,"
-                " workdir, evaluators=main.evaluators_of(config)); or set"
-                " --config.probes.every_steps=0."
-            )
+        c, mine = run.config, {each.name for each in self._all}
+        mine |= {"forecast" for each in self._all if hasattr(each, "forecast")}
+        for name, key, wanted, off in (
+            ("probe", "probes.every_steps", c.probes.every_steps, 0),
+            ("forecast", "scaling.forecast", c.scaling.forecast, "''"),
+        ):
+            if wanted and name not in mine:
+                raise UserError(
+                    f"config.{key} is {wanted}, but this run was given no {name}s. Start it by"
+                    " `python -m phenomjax.main`; or hand them over, as it does: train.run(config,"
+                    " workdir, evaluators=main.evaluators_of(config)); or set"
+                    f" --config.{key}={off}."
+                )
 
     def run(
         self,
