@@ -61,6 +61,11 @@ def make_mesh(config: ConfigDict) -> Mesh:
             f" multiple of {data * parts}, e.g."
             f" --config.global_batch_size={-(-micro // data) * data * parts}."
         )
+    if (rows := config.eval.batch_size) % data:
+        raise UserError(
+            f"config.eval.batch_size {rows} does not divide over {data} devices on the data axis."
+            f" Set --config.eval.batch_size={-(-rows // data) * data}."
+        )
     # positional: the keyword differs between versions
     return jax.make_mesh((data, model), AXES, axis_types=(AxisType.Auto,) * 2)
 

@@ -99,9 +99,13 @@ def _measures(c: ConfigDict) -> None:
     c.eval = ConfigDict()
     # 0 = never
     c.eval.every_steps = 500
-    # of global_batch_size held-out rows, the same at every evaluation; 0 = all of the split,
-    # once
+    # of held-out rows, the same at every evaluation; 0 = all of the split, once
     c.eval.num_batches = 4
+    # their rows; 0 = global_batch_size. Which rows are read depends on it
+    c.eval.batch_size = 0
+    # of their order and crops; -1 = seed. Runs of several batches or seeds are judged on the same
+    # rows where this and batch_size are the same
+    c.eval.seed = -1
 
     c.figures = ConfigDict()
     # 0 = only at the end of the run
@@ -226,6 +230,9 @@ def finalize(config: ConfigDict) -> ConfigDict:
     ):
         at_least_one(c, key)
     divides_batch(c, "optimizer.accumulate_steps")
+    for key, least in (("batch_size", 0), ("seed", -1)):
+        if c.eval[key] < least:
+            raise UserError(f"config.eval.{key} is {c.eval[key]}; it must be {least} or more.")
     _check_probes(c, ("val/loss", *getattr(own, "VALIDATED", ())))
     if c.scaling.forecast and not c.eval.every_steps:
         raise UserError(

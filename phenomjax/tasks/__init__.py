@@ -11,9 +11,9 @@ from typing import cast
 from ml_collections import ConfigDict
 
 from phenomjax.config import objectives
-from phenomjax.tasks.protocol import MEMBERS, Loader, Task, means
+from phenomjax.tasks.protocol import MEMBERS, Loader, Task, means, reading
 
-__all__ = ["Loader", "Task", "make", "means", "resolve"]
+__all__ = ["Loader", "Task", "make", "means", "reading", "resolve"]
 
 
 def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:

@@ -24,6 +24,7 @@ from phenomjax.data.simulated.write_screen import write_screen
 from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Carry, Params
+from phenomjax.tasks.protocol import reading
 
 if TYPE_CHECKING:
     from phenomjax.data.images.loading.loader import ImageLoader
@@ -114,6 +115,7 @@ class ImageObjective:
     def loader_settings(self, split: str, process_index: int, process_count: int) -> dict[str, Any]:
         """The arguments of an `ImageLoader` that do not say which images it reads."""
         data = self.config.data
+        rows, seed = reading(self.config, split)
         return {
             "channels": self.config.model.channels,
             "split": split,
@@ -121,8 +123,8 @@ class ImageObjective:
             "crops_per_image": data.crops_per_image,
             "flip": data.flip,
             "rotate": data.rotate,
-            "seed": self.config.seed,
-            "global_batch_size": self.config.global_batch_size,
+            "seed": seed,
+            "global_batch_size": rows,
             "process_index": process_index,
             "process_count": process_count,
             "threads": data.threads,

@@ -24,7 +24,7 @@ from phenomjax.models import layers
 from phenomjax.system.errors import UserError
 from phenomjax.system.types import Batch, Carry, Params
 from phenomjax.tasks import pictures
-from phenomjax.tasks.protocol import Loader, Sums
+from phenomjax.tasks.protocol import Loader, Sums, reading
 
 Tokens = Integer[Array, "rows directions seq"]
 Features = Float[Array, "rows directions seq dim"]
@@ -124,6 +124,7 @@ class LanguageModel:
         """The lanes of "train" or "val"; None for "val" if no bank has a validation split."""
         banks, data = self.banks(), self.config.data
         chosen = choose(data.selection, banks)
+        rows, seed = reading(self.config, split)
         if split == "val" and Corpus(banks, "validation", chosen).num_tokens < 2:
             return None
         return self.make_loader(
@@ -132,8 +133,8 @@ class LanguageModel:
             segment_len=(
                 data.segment_len if split == "train" else data.eval_segment_len or data.segment_len
             ),
-            seed=self.config.seed,
-            global_batch_size=self.config.global_batch_size,
+            seed=seed,
+            global_batch_size=rows,
             random_offset=data.random_offset,
             process_index=process_index,
             process_count=process_count,

@@ -165,6 +165,14 @@ class Loader(Protocol):
         ...
 
 
+def reading(config: ConfigDict, split: str) -> tuple[int, int]:
+    """(rows of a global batch, seed of order and crops) of a split."""
+    if split == "train":
+        return config.global_batch_size, config.seed
+    seed = config.seed if config.eval.seed < 0 else config.eval.seed
+    return config.eval.batch_size or config.global_batch_size, seed
+
+
 def means(sums: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, float]:
     """What the sums of an evaluation say: {name: sum / count}, and the exponential of that for a
     "perplexity"; nothing of what was counted nowhere.

@@ -128,7 +128,8 @@ class Validation:
     def __init__(self, run: RunContext, loader: Loader):
         self._run, self._loader, self._compiled = run, loader, False
         self.every_steps: int = run.config.eval.every_steps
-        self._first_carry = functools.partial(run.task.carry, run.config.global_batch_size, "val")
+        rows, _ = tasks.reading(run.config, "val")
+        self._first_carry = functools.partial(run.task.carry, rows, "val")
         self._shardings = carry_shardings(jax.eval_shape(self._first_carry), run.mesh)
         shardings = run.everywhere, self._shardings
         self._evaluate = jax.jit(run.task.evaluate, out_shardings=shardings, donate_argnums=2)

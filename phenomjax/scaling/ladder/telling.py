@@ -1,0 +1,147 @@
+"""What a ladder says: its plan before it is trained, and what became of it."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from phenomjax.scaling.ladder import running
+from phenomjax.scaling.ladder.record import Ladder
+from phenomjax.scaling.ladder.running import Rate
+from phenomjax.system.log import duration
+
+FAR = 10.0  # batch or learning rate so many times the configuration's own are told
+
+
+def plan(ladder: Ladder, rates: Sequence[Rate], left_out: Sequence[str]) -> str:
+    """The plan.
+
+    Args:
+      ladder: as planned.
+      rates: by which hours are told.
+      left_out: what is not planned, and why.
+    """
+    header = ["run", "budget", "size", "params", ladder.unit, "epochs", "C/6N^2", "steps"]
+    header += ["batch", "rate", "warm-up", "FLOPs", "hours"]
+    several = {
+        "seed": len({r.seed for r in ladder.runs}),
+        "subset": len({r.subset for r in ladder.runs}),
+    }
+    extra = [name for name, count in several.items() if count > 1]
+    rows = []
+    for number, one in enumerate(ladder.runs):
+        spent = running.seconds(one, rates)
+        rows.append(
+            [
+                f"{number:04d}",
+                f"{one.budget:.3g}",
+                one.size,
+                f"{one.params:,}",
+                f"{one.seen:,}",
+                f"{one.epochs:.2g}",
+                f"{one.flops / (6 * one.params**2):.2g}",
+                str(one.steps),
+                str(one.batch),
+                f"{one.rate:.3g}",
+                str(one.warmup),
+                f"{one.flops:.3g}",
+                "?" if math.isnan(spent) else duration(spent),
+                *(str(getattr(one, name)) for name in extra),
+            ]
+        )
+    total = sum(one.flops for one in ladder.runs)
+    spent = sum(running.seconds(one, rates) for one in ladder.runs)
+    reference = ladder.reference
+    lines = [table([*header, *extra], rows)]
+    lines += [f"rule: {line}" for line in ladder.told]
+    lines.append(
+        f"reference (D0): {reference.seen:,.0f} {ladder.unit}, batch {reference.batch}, learning"
+        f" rate {reference.rate:g}"
+    )
+    far = [
+        one
+        for one in ladder.runs
+        if not 1 / FAR <= one.rate / reference.rate <= FAR
+        or not 1 / FAR <= one.batch / reference.batch <= FAR
+    ]
+    if far:
+        lines.append(
+            f"{len(far)} of the runs have a batch or a learning rate more than {FAR:g} times away"
+            " from the configuration's own, farther than a rule should be trusted: give values"
+            " that hold for short runs, --config.optimizer.learning_rate=… and"
+            " --config.global_batch_size=…, with --reference_seen=… where they hold"
+        )
+    if left_out:
+        lines.append(f"left out, shorter than --min_steps: {'; '.join(dict.fromkeys(left_out))}")
+    repeated = [one for one in ladder.runs if one.epochs > 4]
+    if repeated:
+        lines.append(
+            f"{len(repeated)} runs read their data more than four times: repeats teach less than"
+            " new data, and the fit counts them so"
+        )
+    hours = (
+        "hours are not known: the nodes are not this machine; give --flops_per_second"
+        if math.isnan(spent)
+        else f"{duration(spent)} hours on one worker, without start, compilation and validation"
+    )
+    lines.append(f"{len(ladder.runs)} runs, {total:.3g} FLOPs; {hours}")
+    return "\n".join(lines)
+
+
+def outcome(ladder: Ladder, folder: Path, ends: Sequence[str]) -> tuple[str, bool]:
+    """What became of the runs, and whether all are complete.
+
+    Args:
+      ladder: as planned.
+      folder: of it.
+      ends: of the trials, "complete" or what went wrong; "" of those that have not ended.
+    """
+    rows, bad, complete = [], [], 0
+    for number, one in enumerate(ladder.runs):
+        workdir = folder / "trials" / f"{number:04d}"
+        state, loss = running.outcome(workdir, one)
+        end = ends[number] if number < len(ends) else ""
+        if end.startswith(("diverged", "failed")):
+            state = end.partition(":")[0]
+            bad.append(f"run {number:04d} ({one.size} at {one.budget:.3g} FLOPs) {end}")
+        complete += state == "complete"
+        told = "-" if math.isnan(loss) else f"{loss:.4f}"
+        rows.append(
+            [
+                f"{number:04d}",
+                f"{one.flops:.3g}",
+                one.size,
+                f"{one.params:,}",
+                f"{one.seen:,}",
+                str(one.seed),
+                state,
+                told,
+            ]
+        )
+    lines = [
+        table(["run", "FLOPs", "size", "params", ladder.unit, "seed", "state", "val/loss"], rows)
+    ]
+    lines += bad
+    if bad:
+        lines.append(
+            "a fit leaves these out and names them. If many diverge, the learning rate is too high:"
+            " make another ladder (another --out) with a lower --config.optimizer.learning_rate"
+        )
+    lines.append(f"{complete} of {len(ladder.runs)} runs complete")
+    lines.append(f"wrote {folder}: ladder.json, trials/NNNN")
+    if complete:
+        lines.append(f"next: python -m phenomjax.scaling fit {_short(folder)} --out forecast/")
+    return "\n".join(lines), complete == len(ladder.runs)
+
+
+def _short(path: Path) -> str:
+    """A path below the present folder without that folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns, flush right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [header, *rows]
+    )
