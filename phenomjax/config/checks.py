@@ -63,7 +63,15 @@ def check_banks(config: ConfigDict, simulated: int, command: str, simulate: str)
 
 
 def check_selection(config: ConfigDict) -> None:
-    """Checks that the selection is a file, where one is named."""
+    """Checks that the selection is a file, where one is named, and that there is something in the
+    subset.
+    """
+    if not 0 < config.data.subset <= 1:
+        raise UserError(
+            f"config.data.subset is {config.data.subset}, and it must be above 0 and at most 1: the"
+            " share of the images or sequences to train on. Set --config.data.subset=0.1 for a"
+            " tenth, or 1.0 for all."
+        )
     path = config.data.selection
     if path and not store.is_file(path):
         what = "is a folder; a bank goes into" if store.is_dir(path) else "does not exist"

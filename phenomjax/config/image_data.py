@@ -39,6 +39,9 @@ def add_sections(c: ConfigDict) -> None:
     c.data.banks = ()
     # file of `python -m phenomjax.prepare subset` that says which of their images; "" = all
     c.data.selection = ""
+    # share of what is trained on, chosen by hash: a smaller share lies within a larger one; what is
+    # held out stays as it is; 1.0 = all
+    c.data.subset = 1.0
     # where a node keeps a copy of the images, made before the first step, for all its processes:
     # "disk" (its folder for temporary files), "memory" (shared memory), or a folder; "" = none
     c.data.staging = ""

@@ -37,6 +37,9 @@ def add_shared_sections(c: ConfigDict, add_model: Callable[[ConfigDict], None]) 
     c.data.banks = ()
     # file of `python -m phenomjax.prepare subset` that says which of their sequences; "" = all
     c.data.selection = ""
+    # share of what is trained on, chosen by hash: a smaller share lies within a larger one; what is
+    # held out stays as it is; 1.0 = all
+    c.data.subset = 1.0
     # tokens of a row and step
     c.data.segment_len = 128
     # tokens of a row and evaluation batch; 0 = segment_len

@@ -119,6 +119,7 @@ class ImageObjective:
         return {
             "channels": self.config.model.channels,
             "split": split,
+            "subset": data.subset,
             "crop_size": data.crop_size,
             "crops_per_image": data.crops_per_image,
             "flip": data.flip,

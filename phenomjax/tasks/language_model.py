@@ -140,6 +140,7 @@ class LanguageModel:
             process_count=process_count,
             prefetch_batches=data.prefetch_batches,
             chosen=chosen,
+            subset=data.subset,
         )
 
     @property

@@ -17,6 +17,7 @@ from phenomjax.data.prefetch import Prefetcher
 from phenomjax.data.selections import Chosen
 from phenomjax.data.sequences.bank import TokenBank
 from phenomjax.data.sequences.vocabulary import UNITS
+from phenomjax.data.subset import nested
 from phenomjax.system.errors import UserError
 
 # consecutive sequences that stay together when the groups are shuffled, and are shuffled among
@@ -31,6 +32,7 @@ class Corpus:
       banks: of one alphabet.
       split: of them.
       chosen: the part of each bank that is read; () = all.
+      subset: share of the sequences of the train split that are read; see `subset.nested`.
 
     Attributes:
       banks: what it reads.
@@ -41,7 +43,13 @@ class Corpus:
       UserError: no bank, or banks of different alphabets or boundaries.
     """
 
-    def __init__(self, banks: Sequence[TokenBank], split: str, chosen: Sequence[Chosen] = ()):
+    def __init__(
+        self,
+        banks: Sequence[TokenBank],
+        split: str,
+        chosen: Sequence[Chosen] = (),
+        subset: float = 1.0,
+    ):
         if not banks:
             raise UserError(
                 "There is no bank to read: data.banks is empty. Make one with `python -m"
@@ -58,17 +66,17 @@ class Corpus:
                     " one alphabet. Train on banks of one kind, or prepare one of them again with"
                     " the options of the other."
                 )
+        parts = self._parts(chosen, subset if split == "train" else 1.0)
         groups, tokens = list[tuple[int, range | np.ndarray]](), [np.zeros(0, np.int64)]
         for number, bank in enumerate(banks):
             first, last = bank.splits[split]
-            if not chosen:
+            if parts is None:
                 edges = np.append(np.arange(first, last, GROUP), last)
                 starts = np.append(bank.offsets[first:last][::GROUP], bank.offsets[last : last + 1])
                 groups += [(number, range(int(a), int(b))) for a, b in itertools.pairwise(edges)]
                 tokens.append(np.diff(starts))
                 continue
-            rows = chosen[number].rows
-            rows = rows[slice(*np.searchsorted(rows, (first, last)))]
+            rows = parts[number]
             for place in range(0, len(rows), GROUP):
                 groups.append((number, rows[place : place + GROUP]))
                 tokens.append(self._places(*groups[-1])[1].sum(keepdims=True))
@@ -76,6 +84,17 @@ class Corpus:
         self.num_sequences = sum(len(rows) for _, rows in groups)
         self.num_tokens = int(self.group_tokens.sum())
         self._first_id = np.cumsum([0, *(len(bank) for bank in banks)])
+
+    def _parts(self, chosen: Sequence[Chosen], subset: float) -> list[np.ndarray] | None:
+        """The sequences of each bank that are read; None where that is all of its split."""
+        if not chosen and subset == 1:
+            return None
+        spans = [bank.splits[self.split] for bank in self.banks]
+        rows = [
+            one.rows[slice(*np.searchsorted(one.rows, span))]
+            for one, span in zip(chosen, spans, strict=False)
+        ]
+        return nested(self.banks, rows or [np.arange(*span) for span in spans], subset)
 
     def group(self, number: int) -> tuple[TokenBank, np.ndarray, np.ndarray, np.ndarray]:
         """(bank, first token of each of the group's sequences, their tokens, their ids)."""
@@ -187,7 +206,7 @@ class LaneLoader:
       split: "train" or "validation".
       segment_len: tokens of a row.
       seed: of the order.
-      chosen: the part of each bank that is read; () = all.
+      chosen, subset: the part of the banks that is read; see `Corpus`.
       global_batch_size: rows of a batch over all processes, that is lanes.
       random_offset: whether epochs begin at random places.
       process_index, process_count: this process gets the rows [index * B / count, (index + 1) * B /
@@ -214,9 +233,10 @@ class LaneLoader:
         process_count: int = 1,
         prefetch_batches: int = 2,
         chosen: Sequence[Chosen] = (),
+        subset: float = 1.0,
     ):
         self.corpus, self.split, self.segment_len, self.seed = (
-            Corpus(banks, split, chosen),
+            Corpus(banks, split, chosen, subset),
             split,
             segment_len,
             seed,
@@ -248,7 +268,7 @@ class LaneLoader:
                 f"The {split} split has {tokens:,} tokens, less than one segment of {segment_len}"
                 f" tokens for each of {global_batch_size} lanes. Set"
                 f" --config.global_batch_size={fits} or less, a smaller --config.data.segment_len,"
-                " or add sequences."
+                f" or {'a larger --config.data.subset' if subset < 1 else 'add sequences'}."
             )
         self._stream = functools.lru_cache(maxsize=2)(self._make_stream)
         prints = [one.fingerprint for one in chosen] or [bank.fingerprint for bank in banks]

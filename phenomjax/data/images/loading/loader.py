@@ -28,6 +28,7 @@ from phenomjax.data.images.rows import Rows
 from phenomjax.data.images.shards import IndexCache
 from phenomjax.data.prefetch import Prefetcher, Task, buffers_needed
 from phenomjax.data.selections import Chosen
+from phenomjax.data.subset import nested
 from phenomjax.system.errors import UserError
 from phenomjax.system.processes import core_count
 
@@ -66,6 +67,7 @@ class ImageLoader:
       split, split_by, val_groups, val_fraction: see `split.split_rows`.
       chosen: the part of each bank that is read; () = all.
       rows: of each bank, those of the split, where something else than `split_rows` has found them.
+      subset: share of the images of the train split that are read; see `subset.nested`.
       crop_size: height and width in pixels.
       crops_per_image: consecutive rows that are crops of one image, decoded together.
       flip: mirror rows left-right and up-down, each with probability 1/2.
@@ -104,6 +106,7 @@ class ImageLoader:
         val_fraction: float = 0.1,
         chosen: Sequence[Chosen] = (),
         rows: Sequence[Rows] = (),
+        subset: float = 1.0,
         crop_size: int = 256,
         crops_per_image: int = 1,
         flip: bool = False,
@@ -141,6 +144,9 @@ class ImageLoader:
             val_fraction=val_fraction,
             chosen=chosen,
         )
+        if split == "train" and subset < 1:
+            arrays = [rows.array() for rows in self._rows]
+            self._rows = list(map(Rows.of, nested(self.banks, arrays, subset)))
         self.groups = self._make_groups()
         self.num_images = sum(map(len, self._rows))
         self._readers: dict[int, CropReader] = {}
