@@ -147,6 +147,8 @@ class Fit:
             "runs": len(self.used),
             "fitted": int(self.used.sum()),
             "unit": self.runs.unit,
+            "facts": dict(self.runs.facts),
+            "schedules": [list(curve.schedule) if curve else [] for curve in self.runs.curves],
             "domain": {name: list(ends) for name, ends in self.domain.items()},
             "settings": dict(self.settings),
         }
@@ -211,10 +213,11 @@ def load(folder: Path) -> Fit:
         report = json.loads((folder / JSON).read_text("utf-8"))
         with np.load(folder / ARRAYS, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        count = len(arrays["names"])
         curves = tuple(
-            Curve(*arrays[f"curve_{row}"]) if f"curve_{row}" in arrays else None
-            for row in range(count)
+            Curve(found[0], found[1], schedule)
+            if (found := arrays.get(f"curve_{row}")) is not None
+            else None
+            for row, schedule in enumerate(map(tuple, report["schedules"]))
         )
         runs = Observations(
             names=tuple(map(str, arrays["names"])),
@@ -226,6 +229,7 @@ def load(folder: Path) -> Fit:
                 if name.startswith("metric_")
             },
             curves=curves,
+            facts=report["facts"],
         )
         return Fit(
             parameters=arrays["parameters"],

@@ -1,0 +1,260 @@
+"""Forecast a run before it starts, and write the forecast down:
+
+python -m phenomjax.scaling forecast --fit DIR --config FILE [--config.KEY=VALUE …]
+python -m phenomjax.scaling forecast --fit DIR --params N --tokens D
+python -m phenomjax.scaling forecast --fit DIR --budget FLOPS
+
+With a configuration: its parameters, data and FLOPs are counted by the task itself, without
+training; val/loss at its end with a 90 % interval, its course, how far it lies beyond the fitted
+runs, the best size for its FLOPs (or those of `--budget`), hours and price on `--devices` of
+`--device` at an MFU. All of it goes into a dated file, DIR/forecast_YYYYMMDDTHHMMSSZ.json, which is
+never written again. A run that is given that file (--config.scaling.forecast=FILE) shows the band
+beside val/loss, says when it leaves it, and is judged by it at the end.
+
+With `--params` and `--tokens` (units of data: tokens, residues, images): one line of JSON with
+loss, low and high. With `--budget` alone: the best size for so many FLOPs.
+
+A forecast of more than 1,000 times the FLOPs of the largest fitted run is refused.
+"""
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from ml_collections import ConfigDict
+
+from phenomjax.cluster.flags import read_config
+from phenomjax.config import keys
+from phenomjax.scaling.costs import Size, cost_of, count_on_cpu
+from phenomjax.scaling.fit import law
+from phenomjax.scaling.fit.law import Fit
+from phenomjax.scaling.forecast import expense, record, sizes, telling
+from phenomjax.scaling.forecast.curves import course
+from phenomjax.scaling.forecast.record import Forecast
+from phenomjax.system import files
+from phenomjax.system.errors import UserError
+
+log = logging.getLogger("phenomjax")
+FARTHEST = 1000.0  # times the largest fitted FLOPs
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of `python -m phenomjax.scaling forecast`."""
+
+    fit: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """folder that `python -m phenomjax.scaling fit` wrote"""
+    config: str = ""
+    """experiment file of the run, FILE or FILE:ARG"""
+    params: float = 0.0
+    """without `config`: trainable parameters"""
+    tokens: float = 0.0
+    """without `config`: units of data that training reads"""
+    budget: float = 0.0
+    """model FLOPs that the best size is told for (0: those of the configuration)"""
+    devices: int = 0
+    """that it runs on, for hours and price"""
+    device: str = ""
+    """their kind, such as H100"""
+    mfu: float = 0.4
+    """of their peak that model FLOPs reach: perf/mfu of your runs on them"""
+    rate: float = 0.0
+    """model FLOP/s of one device as measured, in place of `device` and `mfu`"""
+    price_per_device_hour: float = 0.0
+    """in any currency"""
+    level: float = 0.9
+    """of the interval"""
+    out: Path | None = None
+    """folder of the forecast; that of the fit, if not given"""
+    overrides: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """--config.KEY=VALUE of the run"""
+
+
+def run(options: Options) -> None:
+    """Forecasts.
+
+    Raises:
+      UserError: a mistake on the command line, in the fit, the configuration or its data; a
+        forecast that is too far.
+    """
+    _check(options)
+    fit = law.load(options.fit)
+    if options.config:
+        of_config(options, fit)
+    elif options.params:
+        print(json.dumps(of_numbers(options, fit)))
+    else:
+        _reach(options.budget, fit, options)
+        best = sizes.best(fit, options.budget, sizes.cost_of(fit))
+        print(telling.best_size(best, fit.runs.unit or "units of data"))
+
+
+def _check(options: Options) -> None:
+    """Raises UserError for options that do not go together, or cannot be."""
+    for name in ("params", "tokens", "budget"):
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise UserError(f"`{name}` is {value:g}; it must be a number above 0.")
+    if not 0.5 <= options.level < 1:
+        raise UserError(
+            f"`level` is {options.level:g}; it is the share of runs that fall into the interval,"
+            " such as 0.9."
+        )
+    numbers = options.params or options.tokens
+    if options.config and numbers:
+        raise UserError(
+            "`params` and `tokens` are those of the configuration where `config` is given. Give"
+            " one or the other."
+        )
+    if bool(options.params) != bool(options.tokens):
+        missing = "tokens" if options.params else "params"
+        raise UserError(
+            f"`{missing}` is missing: a loss is forecast for so many parameters and so much data."
+            " For the best size of a budget of FLOPs give `budget` alone."
+        )
+    if options.overrides and not options.config:
+        raise UserError(f"{options.overrides[0]} is a value of a configuration; give `config`.")
+    if not (options.config or numbers or options.budget):
+        raise UserError(
+            "Say what is to be forecast: `config` FILE, or `params` N and `tokens` D, or `budget`"
+            " FLOPS."
+        )
+
+
+def of_numbers(options: Options, fit: Fit) -> dict[str, object]:
+    """The forecast for so many parameters and so much data, for scripts."""
+    params, seen = np.array([options.params]), np.array([options.tokens])
+    flops = float(sizes.cost_of(fit).of(params)[0]) * options.tokens
+    reach = _reach(flops, fit, options)
+    said = fit.predict(params, seen, options.level)
+    for remark in telling.remarks(fit, options.params, options.tokens, math.nan):
+        log.warning("%s", remark)
+    return {
+        "loss": float(said.loss[0]),
+        "low": float(said.low[0]),
+        "high": float(said.high[0]),
+        "level": options.level,
+        "params": options.params,
+        "seen": options.tokens,
+        "flops": flops,
+        "extrapolation": reach,
+        "unit": fit.runs.unit,
+    }
+
+
+def of_config(options: Options, fit: Fit) -> None:
+    """The forecast of a configuration: printed, and written to a dated file.
+
+    Raises:
+      UserError: the configuration is wrong, is not of the fitted kind of runs, or too far from
+        them.
+    """
+    assert options.fit is not None
+    count_on_cpu()
+    out = options.out or options.fit
+    config = keys.finalize(read_config(options.config, options.overrides))
+    size = cost_of(config, out)
+    _check_kind(config, size, fit, options)
+    seen = float(config.num_steps * size.units_per_step)
+    flops = config.num_steps * size.flops_per_step
+    reach = _reach(flops, fit, options)
+    cost = expense.expense(_devices(options), flops)
+    said = fit.predict(np.array([float(size.params)]), np.array([seen]), options.level)
+    values = json.loads(files.json_text(config.to_dict()))
+    forecast = Forecast(
+        written=record.now(),
+        config=values,
+        config_sha256=record.digest(values),
+        params=size.params,
+        seen=seen,
+        flops=flops,
+        unit=size.unit,
+        data=size.data,
+        loss=float(said.loss[0]),
+        low=float(said.low[0]),
+        high=float(said.high[0]),
+        level=options.level,
+        floor=fit.values["E"],
+        extrapolation=reach,
+        fit={
+            "folder": str(options.fit),
+            "sha256": files.sha256(options.fit / law.JSON),
+            "law": fit.values,
+            "runs": int(fit.used.sum()),
+        },
+        curve=course(fit, flops, said, schedule_of(config), options.level),
+        cost=cost,
+    )
+    path = forecast.write(out)
+    best = sizes.best(fit, options.budget or flops, sizes.cost_of(fit, size))
+    print(telling.told(forecast, fit, size, best, leave_out_of(options.fit)))
+    given = " ".join([options.config, *options.overrides])
+    print(
+        f"wrote {path}\nnext: python -m phenomjax.main --config {given} --workdir runs/NAME"
+        f" --config.scaling.forecast={path}",
+        flush=True,
+    )
+
+
+def _devices(options: Options) -> expense.Devices:
+    return expense.Devices(
+        options.devices,
+        options.device,
+        options.mfu,
+        options.rate,
+        options.price_per_device_hour,
+    )
+
+
+def leave_out_of(folder: Path) -> list[dict[str, float]]:
+    """What the fit measured of its own forecasts."""
+    return list(files.read_json(folder / law.JSON).get("leave_out", []))
+
+
+def _reach(flops: float, fit: Fit, options: Options) -> float:
+    """FLOPs over those of the largest fitted run.
+
+    Raises:
+      UserError: more than `FARTHEST`.
+    """
+    largest = fit.domain["flops"][1]
+    if flops > FARTHEST * largest:
+        of = options.config or "FILE"
+        raise UserError(
+            f"A run of {flops:.3g} FLOPs is {flops / largest:,.0f} x the largest that was fitted"
+            f" ({largest:.3g}); no forecast is given beyond {FARTHEST:,.0f} x, for nobody has shown"
+            " one to hold. Extend the ladder to larger budgets, `python -m phenomjax.scaling"
+            f" ladder --config {of} --budgets {flops / FARTHEST:.2g} --out DIR`, and fit it again."
+        )
+    return flops / largest
+
+
+def _check_kind(config: ConfigDict, size: Size, fit: Fit, options: Options) -> None:
+    """Raises UserError where the fitted runs are of another task, unit or data."""
+    fitted = fit.runs.facts.get("task")
+    mend = (
+        f"Fit runs of this configuration: `python -m phenomjax.scaling ladder --config"
+        f" {options.config} --budgets C,C --out DIR`, then `python -m phenomjax.scaling fit DIR"
+        " --out FIT`."
+    )
+    if fitted and fitted != config.task:
+        raise UserError(
+            f"The fit in {options.fit} is of runs of the task {fitted}, and {options.config} is of"
+            f" {config.task}: their losses are not of one kind. {mend}"
+        )
+    if fit.runs.unit and fit.runs.unit != size.unit:
+        raise UserError(
+            f"The fit in {options.fit} counts data in {fit.runs.unit}, and {options.config} reads"
+            f" {size.unit}. {mend}"
+        )
+
+
+def schedule_of(config: ConfigDict) -> tuple[str, float, float]:
+    """The shape of the learning rate, as curves know it."""
+    o = config.optimizer
+    return o.schedule, o.warmup_fraction, o.final_fraction
