@@ -10,6 +10,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from phenomjax.models import parametrisation
 from phenomjax.system.errors import UserError
 
 # (last part of the parameter's name, decayed?). Matrices and embeddings are decayed; biases, norms,
@@ -55,8 +56,7 @@ def decay_mask(params: object) -> object:
     """
 
     def decayed(path: tuple, _: object) -> bool:
-        # Flax's box adds "value"
-        name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+        name = parametrisation.name_of(path)
         matches = [
             flag for pattern, flag in DECAY_RULES if re.fullmatch(pattern, name.split("/")[-1])
         ]
@@ -75,15 +75,25 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
 
     Lion (https://arxiv.org/abs/2302.06675), AdamW, Adam (Kingma and Ba 2015), LAMB
     (https://arxiv.org/abs/1904.00962) or Adagrad (Duchi et al. 2011). Lion, AdamW and LAMB decay
-    weights; Adam and Adagrad do not.
+    weights; Adam and Adagrad do not. The learning rates of Lion, AdamW and Adam are those of
+    `model.parametrisation`, which leaves the decay as it is.
     """
-    o, rate = config.optimizer, schedule(config)
+    o, model, rate = config.optimizer, config.model, schedule(config)
     moments = {"b1": o.b1, "b2": o.b2}
     decay = {"weight_decay": o.weight_decay, "mask": decay_mask}
+    fall = optax.scale_by_learning_rate(rate)
+
+    def lion() -> optax.GradientTransformation:
+        return _by_size(optax.scale_by_lion(**moments), model)
+
+    def adam() -> optax.GradientTransformation:
+        eps = o.eps * parametrisation.epsilon_scale(model)
+        return _by_size(optax.scale_by_adam(eps=eps, **moments), model)
+
     update = {
-        "lion": lambda: optax.lion(rate, **moments, **decay),
-        "adamw": lambda: optax.adamw(rate, eps=o.eps, **moments, **decay),
-        "adam": lambda: optax.adam(rate, eps=o.eps, **moments),
+        "lion": lambda: optax.chain(lion(), optax.add_decayed_weights(**decay), fall),
+        "adamw": lambda: optax.chain(adam(), optax.add_decayed_weights(**decay), fall),
+        "adam": lambda: optax.chain(adam(), fall),
         "lamb": lambda: optax.lamb(rate, eps=o.eps, **moments, **decay),
         "adagrad": lambda: optax.adagrad(rate, o.initial_accumulator, o.eps),
     }[o.name]()
@@ -92,3 +102,17 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
         if o.clip_norm
         else optax.chain(update)
     )
+
+
+def _by_size(
+    inner: optax.GradientTransformation, model: ConfigDict
+) -> optax.GradientTransformation:
+    """A transformation with the learning rates of the parametrisation, and the same state."""
+
+    def update(
+        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        found, state = inner.update(gradients, state, params)
+        return parametrisation.updates(found, model), state
+
+    return optax.GradientTransformation(inner.init, update)

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import parametrisation
 from phenomjax.config.checks import choose
 from phenomjax.config.language_models import add_shared_sections, check_even, check_shared
 from phenomjax.system.errors import UserError
@@ -47,6 +48,7 @@ def _transformer_xl(m: ConfigDict) -> None:
     # "auto", "xla", "looped" (for a CPU) or "cudnn" (relative bias through cuDNN's flash
     # attention)
     m.attention = "auto"
+    parametrisation.add_keys(m)
 
 
 def check(c: ConfigDict) -> None:
@@ -63,6 +65,7 @@ def check(c: ConfigDict) -> None:
             " --config.model.same_length=none."
         )
     check_even(c)
+    parametrisation.check(c, "num_layers", m.norm)
     rising = list(m.cutoffs) == sorted(set(m.cutoffs))
     if not rising or m.div_val < 1 or m.embed_dim % m.div_val ** len(m.cutoffs):
         raise UserError(

@@ -13,7 +13,7 @@ __all__ = ["VIT_SIZES", "add_sections", "check", "set_vit"]
 def add_sections(c: ConfigDict) -> None:
     """Adds `c.model` and `c.data`."""
     image_data.add_sections(c)
-    add_encoder(c.model)
+    add_encoder(c.model, decoder=True)
     # the released OpenPhenom decoder uses 1e-5
     c.model.decoder_norm_eps = 1e-6
     c.model.decoder_dim = 512

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import parametrisation
 from phenomjax.config.checks import at_least_one, choose
 from phenomjax.config.language_models import add_shared_sections, check_even, check_shared
 from phenomjax.data.sequences.spans import check_row
@@ -44,6 +45,7 @@ def _xlnet(m: ConfigDict) -> None:
     m.init_std = 0.02
     m.scan_layers = False
     m.remat = "none"
+    parametrisation.add_keys(m)
 
 
 def check(c: ConfigDict) -> None:
@@ -63,4 +65,5 @@ def check(c: ConfigDict) -> None:
             f" --config.model.perm_size={m.reuse_len}, or a divisor of it."
         )
     check_even(c)
+    parametrisation.check(c, "num_layers", norm="post")
     check_shared(c)

@@ -198,6 +198,12 @@ def _check_densenet(c: ConfigDict) -> None:
             f" {m.growth_rate} and config.model.stem_features {m.stem_features}; each number must"
             " be at least 1. DenseNet-121 has (6, 12, 24, 16), 32 and 64."
         )
+    if m.parametrisation != "standard":
+        raise UserError(
+            f"config.model.parametrisation is '{m.parametrisation}', whose rules are for"
+            " transformers, and config.model.backbone is 'densenet'. Set"
+            " --config.model.parametrisation=standard, or --config.model.backbone=vit."
+        )
     least = 2 ** (len(m.block_config) + 1)
     if c.data.crop_size < least:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from phenomjax.config import parametrisation
 from phenomjax.config.checks import at_least_one, choose
 from phenomjax.system.errors import UserError, did_you_mean
 
@@ -16,8 +17,8 @@ VIT_SIZES = {
 }
 
 
-def add_encoder(m: ConfigDict) -> None:
-    """Adds the keys of an encoder to `config.model`."""
+def add_encoder(m: ConfigDict, decoder: bool = False) -> None:
+    """Adds the keys of an encoder to `config.model`; `decoder`: it has a decoder, too."""
     m.embed_dim, m.depth, m.num_heads, m.mlp_ratio, m.drop_path = VIT_SIZES["S"]
     m.patch_size = 16
     # "parallel" (ViT-22B, as Phenom-1) or "prenorm" (plain ViT)
@@ -38,6 +39,7 @@ def add_encoder(m: ConfigDict) -> None:
     m.remat = "none"
     # "auto", "matmul", "products", "xla", "cudnn"
     m.attention = "auto"
+    parametrisation.add_keys(m, decoder)
 
 
 def set_vit(config: ConfigDict, size: str) -> None:
@@ -80,6 +82,7 @@ def check_encoder(c: ConfigDict) -> None:
             f" {m.patch_size}. Set --config.data.crop_size={fitting}."
         )
     check_width(c, "embed_dim", "num_heads")
+    parametrisation.check(c, "depth")
 
 
 def check_width(c: ConfigDict, dim: str, heads: str) -> None:

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
-from phenomjax.models import draws, layers
+from phenomjax.models import draws, layers, parametrisation
 from phenomjax.models.relative_attention import causal_mask, relative_attention, sinusoids
 from phenomjax.models.vocabulary_layers import TiedVocabulary
 
@@ -188,7 +188,7 @@ class LayerStack(nn.Module):
 
 
 class TransformerXL(nn.Module):
-    """The model: embedding times sqrt(embed), layers, softmax with the embedding's weights.
+    """The model: embedding times `embedding_scale`, layers, softmax with the embedding's weights.
 
     LayerNorm scales begin at 1 and not at N(1, init_std), the one difference to the published
     initialisation.
@@ -197,6 +197,7 @@ class TransformerXL(nn.Module):
       vocabulary: attributes of the TiedVocabulary.
       layer: attributes of the layers.
       num_layers: depth.
+      embedding_scale: sqrt(embed), as published; see `models.parametrisation`.
       clamp_len: distances beyond this count as this; 0 = no limit.
       same_length: see `causal_mask`.
       mem_len: length that `same_length` counts with.
@@ -206,6 +207,7 @@ class TransformerXL(nn.Module):
     vocabulary: layers.Options
     layer: layers.Options
     num_layers: int
+    embedding_scale: float
     clamp_len: int
     same_length: str
     mem_len: int
@@ -261,9 +263,8 @@ class TransformerXL(nn.Module):
                 relative_bias(self, "position_bias", heads, std),
             )
         mask = causal_mask(tokens.shape[1], memory.shape[2], valid, self.same_length, self.mem_len)
-        x = draws.dropout(words.embed(tokens) * embed**0.5, rate, keys, EMBEDDING_SITE).astype(
-            self.dtype
-        )
+        x = words.embed(tokens) * self.embedding_scale
+        x = draws.dropout(x, rate, keys, EMBEDDING_SITE).astype(self.dtype)
         x = nn.with_logical_constraint(x, ("batch", None, None))
         options = {**self.layer, "dtype": self.dtype}
         blocks = LayerStack(options, self.num_layers, self.scan_layers, self.remat, name="blocks")
@@ -315,6 +316,7 @@ def build(m: ConfigDict, dtype: DTypeLike, mem_len: int) -> TransformerXL:
             "cutoffs": tuple(m.cutoffs),
             "div_val": m.div_val,
             "init_std": m.init_std,
+            "logit_scale": parametrisation.logit_scale(m),
         },
         layer={
             "num_heads": m.num_heads,
@@ -328,6 +330,7 @@ def build(m: ConfigDict, dtype: DTypeLike, mem_len: int) -> TransformerXL:
             "attention": m.attention,
         },
         num_layers=m.num_layers,
+        embedding_scale=parametrisation.embedding_scale(m),
         clamp_len=m.clamp_len,
         same_length=m.same_length,
         mem_len=mem_len,

@@ -33,6 +33,7 @@ class TiedVocabulary(nn.Module):
       div_val: see above.
       init_std: of the embeddings and cluster weights; projections have half of it (0.01 for 0.02,
         as published).
+      logit_scale: what the hidden state is multiplied with before the softmax.
       dtype: of the embeddings and products.
     """
 
@@ -41,6 +42,7 @@ class TiedVocabulary(nn.Module):
     cutoffs: Sequence[int] = ()
     div_val: int = 1
     init_std: float = 0.02
+    logit_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -96,6 +98,8 @@ class TiedVocabulary(nn.Module):
 
     def logits(self, x: Float[Array, "*axes embed"]) -> Float[Array, "*axes vocab"]:
         """Logits in float32, which are log-probabilities where there are clusters."""
+        if self.logit_scale != 1.0:
+            x = x * self.logit_scale
         if not self.cutoffs:
             return self._product(x, self.embeddings[0].T) + self.biases
         edges = [0, *self.cutoffs, self.size]

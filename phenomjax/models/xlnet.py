@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
-from phenomjax.models import draws, layers
+from phenomjax.models import draws, layers, parametrisation
 from phenomjax.models.two_stream import (
     Context,
     RelativeAttention,
@@ -151,6 +151,7 @@ class XLNet(nn.Module):
       same_length: of "uni", every query sees mem_len + 1 keys.
       untie_bias: each layer has its own biases of the score.
       attention_dropout: of attention weights; `dropout` is of everything else.
+      logit_scale: what the hidden state is multiplied with before the softmax.
     """
 
     vocab_size: int
@@ -171,6 +172,7 @@ class XLNet(nn.Module):
     init_std: float
     scan_layers: bool
     remat: str
+    logit_scale: float
     dtype: DTypeLike
 
     @nn.compact
@@ -222,6 +224,8 @@ class XLNet(nn.Module):
         output = draws.dropout(output, self.dropout, keys, OUTPUT_SITE)
         if targets is None:
             return output.astype(jnp.float32), following
+        if self.logit_scale != 1.0:
+            output = output * self.logit_scale
         logits = jnp.einsum(
             "bpe,ve->bpv", output, words.astype(self.dtype), preferred_element_type=jnp.float32
         )
@@ -331,8 +335,10 @@ class XLNet(nn.Module):
 
 def build(model: ConfigDict, dtype: DTypeLike) -> XLNet:
     """The linen module of a configuration's `model` part."""
-    names = [name for name in XLNet.__dataclass_fields__ if name not in ("parent", "name", "dtype")]
-    return XLNet(**{name: model[name] for name in names}, dtype=dtype)
+    others = "parent", "name", "dtype", "logit_scale"
+    names = [name for name in XLNet.__dataclass_fields__ if name not in others]
+    scale = parametrisation.logit_scale(model)
+    return XLNet(**{name: model[name] for name in names}, logit_scale=scale, dtype=dtype)
 
 
 def first_memory(model: ConfigDict, rows: int, dtype: DTypeLike) -> dict[str, Array]:

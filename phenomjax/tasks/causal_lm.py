@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer, Key
 
-from phenomjax.models import flops, transformer_xl
+from phenomjax.models import flops, parametrisation, transformer_xl
 from phenomjax.models.transformer_xl import TransformerXL, remember
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks.language_model import (
@@ -43,7 +43,8 @@ class CausalLM(LanguageModel):
         """
         tokens = batch["tokens"][:, 1:-1]
         memory, valid = self.memory((), tokens.shape[0])
-        return self.model().init(key, tokens, memory, valid)["params"]
+        params = self.model().init(key, tokens, memory, valid)["params"]
+        return parametrisation.initialised(params, self.config.model)
 
     def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Empty memories: `memory` (rows, layers, mem_len, embed) of the compute type, `valid`

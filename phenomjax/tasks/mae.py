@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
-from phenomjax.models import draws, flops, losses, vit
+from phenomjax.models import draws, flops, losses, parametrisation, vit
 from phenomjax.models import mae as models_mae
 from phenomjax.models import patches as models_patches
 from phenomjax.models.mae import MAE, Prediction
@@ -62,7 +62,8 @@ class MaskedAutoencoder(ImageObjective):
         tokens = self.num_tokens(batch["pixels"].shape)
         noise = jnp.zeros((batch["pixels"].shape[0], tokens))
         visible = models_patches.num_visible(tokens, self.config.model.mask_ratio)
-        return self.model.init(key, batch["pixels"], batch["channels"], noise, visible)["params"]
+        args = batch["pixels"], batch["channels"], noise, visible
+        return parametrisation.initialised(self.model.init(key, *args)["params"], self.config.model)
 
     def loss(
         self, params: Params, batch: Batch, key: Key[Array, ""], carry: tuple[()]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Integer, Key
 
 from phenomjax.data.sequences.spans import SpanLoader
 from phenomjax.data.sequences.vocabulary import CLS, PAD, SEP
-from phenomjax.models import flops, xlnet
+from phenomjax.models import flops, parametrisation, xlnet
 from phenomjax.system.types import Batch, Params
 from phenomjax.tasks.language_model import Features, LanguageModel, cross_entropy
 from phenomjax.tasks.protocol import Loader, Scalar, Sums
@@ -49,7 +49,8 @@ class PermutationLM(LanguageModel):
         `jax.eval_shape`.
         """
         # Parameters do not depend on the batch, and one short row is compiled sooner.
-        return self.model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+        params = self.model.init(key, jnp.zeros((1, 8), jnp.int32))["params"]
+        return parametrisation.initialised(params, self.config.model)
 
     def carry(self, global_batch_size: int, split: str = "train") -> Carry:
         """Empty memories: `memory` (rows, layers, mem_len, embed) of the compute type, `valid`

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from phenomjax import sharding
 from phenomjax.cluster import messages
-from phenomjax.models import classifier, draws, flops, vit
+from phenomjax.models import classifier, draws, flops, parametrisation, vit
 from phenomjax.models.batch_norm import MOMENTS, RUNNING, STORED, Statistics
 from phenomjax.models.classifier import Classifier, Logits
 from phenomjax.system.errors import UserError
@@ -65,7 +65,8 @@ class Perturbation(LabelledImages):
         """Fresh parameters, float32, in their boxes of logical axis names; works under
         `jax.eval_shape`.
         """
-        return self._variables(key, batch["pixels"].shape)["params"]
+        params = self._variables(key, batch["pixels"].shape)["params"]
+        return parametrisation.initialised(params, self.config.model)
 
     def carry(self, global_batch_size: int, split: str = "train") -> Shared | tuple[()]:
         """The running statistics of the batch norms, mean 0 and variance 1 at first; nothing where
