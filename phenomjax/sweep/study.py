@@ -68,8 +68,10 @@ class SweepSettings:
         return Path(self.folder)
 
     def same_sweep(self) -> dict[str, object]:
-        """What must not change."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in self.CHANGEABLE}
+        """What must not change; whoever gives the points looks after the recipe."""
+        others = ("config", "overrides") if self.points else ()
+        content = dataclasses.asdict(self).items()
+        return {k: v for k, v in content if k not in (*self.CHANGEABLE, *others)}
 
     def workdir(self, number: int) -> Path:
         """Folder of a trial."""

@@ -54,7 +54,7 @@ for step in range(start + 1, num_steps + 1):
     if rate > 0.5 and step == 3:
         print("\nerror: Training diverged at step 3: loss nan.", file=sys.stderr)
         sys.exit(1)
-    if step % every == 0:
+    if step % every == 0 or step == num_steps:
         with metrics.open("a") as file:
             file.write(
                 json.dumps({"step": step, "val/loss": abs(math.log10(rate / 0.01)) + 1 / step})

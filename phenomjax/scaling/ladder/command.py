@@ -26,7 +26,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from ml_collections import ConfigDict
@@ -45,6 +45,9 @@ from phenomjax.system import files
 from phenomjax.system.errors import EXIT_DONE, EXIT_FAILED, UserError
 from phenomjax.system.log import log_to_stderr
 from phenomjax.system.processes import run_tasks
+
+if TYPE_CHECKING:
+    from phenomjax.sweep import study  # needs Optuna
 
 log = logging.getLogger("phenomjax")
 # How runs of a ladder are judged and kept, unless the user says otherwise.
@@ -147,7 +150,9 @@ def planned(options: Options) -> tuple[Ladder, list[str]]:
         exponents=wanted.exponents,
         reference=planner.reference,
         unit=planner.unit,
+        data=planner.data,
         runs=tuple(runs),
+        trials=tuple(range(len(runs))),
     )
     before = record.load(options.out)
     return (before.grown(ladder, options.out) if before else ladder), planner.left_out
@@ -290,29 +295,23 @@ def trained(ladder: Ladder, options: Options) -> int:
     """Trains what is left of a ladder; returns the exit code."""
     from phenomjax.sweep import launchers, study  # needs Optuna
 
-    folder = options.out.absolute()
-    settings = study.SweepSettings(
-        folder=str(folder),
-        config=ladder.config,
-        overrides=list(ladder.overrides),
-        space={},
-        sampler="given",
-        pruner="none",
-        rungs=[],
-        eta=2,
-        seed=0,
-        num_trials=len(ladder.runs),
-        program=Program(ladder.config, ladder.overrides).words,
-        storage=options.storage,
-        directory=os.getcwd(),
-        points=[dict(one.settings) for one in ladder.runs],
-    )
-    opened = study.Study(settings, create=True)
+    opened = study.Study(_settings(ladder, options), create=True)
+    ends = _ends(opened)
+    counts = {ladder.trial_of(number) for number in range(len(ladder.runs))}
+    if failed := [t for t in sorted(counts) if ends.get(t, "").startswith("failed")]:
+        log.info("trying again what failed: %s", ", ".join(f"trial {t:04d}" for t in failed))
+        ladder = ladder.again(failed)
+        ladder.save(options.out)
+        for trial in failed:
+            set_aside = options.out / "failed" / f"{trial:04d}"
+            set_aside.parent.mkdir(exist_ok=True)
+            if (workdir := opened.settings.workdir(trial)).exists():
+                workdir.rename(set_aside)
+        opened = study.Study(_settings(ladder, options), create=True)
     code = launchers.work(
         opened, options.launcher, options.workers, options.gpus_per_worker, options.sbatch
     )
-    ends = [str(trial.user_attrs.get("outcome", "")) for trial in opened.trials()]
-    text, complete = telling.outcome(ladder, folder, ends)
+    text, complete = telling.outcome(ladder, options.out, _ends(opened))
     print(text, flush=True)
     if code != EXIT_DONE or complete:
         return code
@@ -323,3 +322,31 @@ def trained(ladder: Ladder, options: Options) -> int:
             EXIT_FAILED,
         )
     return EXIT_FAILED
+
+
+def _ends(opened: "study.Study") -> dict[int, str]:
+    """{trial: "complete" or what went wrong} of those that have ended."""
+    return {t.number: str(t.user_attrs.get("outcome", "")) for t in opened.trials()}
+
+
+def _settings(ladder: Ladder, options: Options) -> "study.SweepSettings":
+    """The sweep that trains a ladder."""
+    from phenomjax.sweep import study
+
+    folder = options.out.absolute()
+    return study.SweepSettings(
+        folder=str(folder),
+        config=ladder.config,
+        overrides=list(ladder.overrides),
+        space={},
+        sampler="given",
+        pruner="none",
+        rungs=[],
+        eta=2,
+        seed=0,
+        num_trials=len(ladder.trials),
+        program=Program(ladder.config, ladder.overrides).words,
+        storage=options.storage,
+        directory=os.getcwd(),
+        points=[dict(ladder.runs[number].settings) for number in ladder.trials],
+    )

@@ -16,6 +16,9 @@ from phenomjax.scaling.ladder import rules, sizes
 from phenomjax.scaling.ladder.sizes import Settings, Size
 from phenomjax.system.errors import UserError
 
+LOOKS = ("eval.every_steps", "checkpoint.every_steps", "log.every_steps")
+# what a step costs does not depend on
+PACE = (*LOOKS, "num_steps", "optimizer.learning_rate", "optimizer.ema_decay")
 SEARCHED = 4096  # widths of the grid that are tried at most
 
 
@@ -57,8 +60,8 @@ class Run:
 
     @property
     def same(self) -> tuple:
-        """What makes it the same run."""
-        return tuple(sorted(self.settings.items()))
+        """What makes it the same run, however often it is looked at."""
+        return tuple(sorted((k, v) for k, v in self.settings.items() if k not in LOOKS))
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Planner:
 
     Attributes:
       reference: where the configuration's own values hold.
-      unit: of data.
+      unit, data: what data are counted in, and their checksums.
       left_out: what was not planned, and why.
     """
 
@@ -111,7 +114,7 @@ class Planner:
         self._costs = dict[tuple, Cost]()
         self.left_out = list[str]()
         own_cost = self._cost({})
-        self.unit = own_cost.unit
+        self.unit, self.data = own_cost.unit, own_cost.data
         self._units_per_row = own_cost.units_per_step / config.global_batch_size
         self._multiple = rules.batch_multiple(config, wanted.devices)
         o = config.optimizer
@@ -239,17 +242,6 @@ class Planner:
         if key not in self._costs:
             self._costs[key] = cost_of(with_settings(self._config, settings), self._folder)
         return self._costs[key]
-
-
-# what a step costs does not depend on
-PACE = (
-    "num_steps",
-    "optimizer.learning_rate",
-    "optimizer.ema_decay",
-    "eval.every_steps",
-    "checkpoint.every_steps",
-    "log.every_steps",
-)
 
 
 def with_settings(config: ConfigDict, settings: Settings) -> ConfigDict:

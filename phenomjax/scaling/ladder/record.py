@@ -3,16 +3,20 @@ by the same command with more budgets, sizes, seeds or subsets; rules do not cha
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phenomjax.config.stored import CHANGEABLE
 from phenomjax.scaling.ladder.plan import Run
 from phenomjax.scaling.ladder.rules import Exponents, Reference
 from phenomjax.system import files
 from phenomjax.system.errors import UserError, first_of
 
 FILE = "ladder.json"
+# keys that may change in a run and yet not in a ladder: on what its runs are judged
+JUDGED = ("eval.num_batches", "eval.batch_size", "eval.seed", "data.eval_segment_len")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,10 @@ class Ladder:
       told: the rules, as sentences.
       depth, exponents, reference: of the rules.
       unit: of data.
-      runs: run n trains in `trials/NNNN`.
+      data: {data set: checksum}.
+      runs: as planned.
+      trials: of each trial, in `trials/NNNN`, the number of its run. A run that failed has several,
+        of which the last one counts.
     """
 
     config: str
@@ -37,13 +44,28 @@ class Ladder:
     exponents: Exponents
     reference: Reference
     unit: str
-    runs: tuple[Run, ...] = ()
+    data: dict[str, str]
+    runs: tuple[Run, ...]
+    trials: tuple[int, ...]
+
+    def trial_of(self, run: int) -> int:
+        """The trial that counts of a run."""
+        return max(trial for trial, its in enumerate(self.trials) if its == run)
+
+    def workdir(self, run: int) -> str:
+        """Where a run trains, in the folder of the ladder."""
+        return f"trials/{self.trial_of(run):04d}"
+
+    def again(self, trials: Sequence[int]) -> "Ladder":
+        """This ladder with new trials of the runs of these."""
+        new = tuple(self.trials[trial] for trial in trials)
+        return dataclasses.replace(self, trials=self.trials + new)
 
     def save(self, folder: Path) -> None:
         """Writes DIR/ladder.json."""
         content = dataclasses.asdict(self)
         for number, run in enumerate(content["runs"]):
-            run["workdir"] = f"trials/{number:04d}"
+            run["workdir"] = self.workdir(number)
         files.write_json(folder / FILE, content)
 
     def grown(self, other: "Ladder", folder: Path) -> "Ladder":
@@ -57,11 +79,12 @@ class Ladder:
             f" {_short(other.values.get(key))}"
             for key in sorted(self.values.keys() | other.values.keys())
             if repr(self.values.get(key)) != repr(other.values.get(key))
+            and (key in JUDGED or not key.startswith(CHANGEABLE))
         ]
         mine, others = dataclasses.asdict(self), dataclasses.asdict(other)
         changed += [
             f"{name} was {mine[name]}, is now {others[name]}"
-            for name in ("depth", "exponents", "reference")
+            for name in ("depth", "exponents", "reference", "data")
             if mine[name] != others[name]
         ]
         if changed:
@@ -71,8 +94,9 @@ class Ladder:
                 " `out`, or the same settings to continue this one."
             )
         known = {run.same for run in self.runs}
-        new = tuple(run for run in other.runs if run.same not in known)
-        return dataclasses.replace(other, runs=self.runs + new)
+        runs = self.runs + tuple(run for run in other.runs if run.same not in known)
+        trials = self.trials + tuple(range(len(self.runs), len(runs)))
+        return dataclasses.replace(other, runs=runs, trials=trials)
 
 
 def load(folder: Path) -> Ladder | None:
@@ -97,7 +121,9 @@ def load(folder: Path) -> Ladder | None:
             exponents=Exponents(**content["exponents"]),
             reference=Reference(**content["reference"]),
             unit=content["unit"],
+            data=content["data"],
             runs=tuple(Run(**run) for run in content["runs"]),
+            trials=tuple(content["trials"]),
         )
     except (UserError, KeyError, TypeError) as error:
         raise UserError(

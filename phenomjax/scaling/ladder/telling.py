@@ -1,13 +1,13 @@
 """What a ladder says: its plan before it is trained, and what became of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phenomjax.scaling.ladder import running
 from phenomjax.scaling.ladder.record import Ladder
 from phenomjax.scaling.ladder.running import Rate
-from phenomjax.system.log import duration
+from phenomjax.system.log import counted, duration
 
 FAR = 10.0  # batch or learning rate so many times the configuration's own are told
 
@@ -32,7 +32,7 @@ def plan(ladder: Ladder, rates: Sequence[Rate], left_out: Sequence[str]) -> str:
         spent = running.seconds(one, rates)
         rows.append(
             [
-                f"{number:04d}",
+                ladder.workdir(number)[-4:],
                 f"{one.budget:.3g}",
                 one.size,
                 f"{one.params:,}",
@@ -75,39 +75,38 @@ def plan(ladder: Ladder, rates: Sequence[Rate], left_out: Sequence[str]) -> str:
     repeated = [one for one in ladder.runs if one.epochs > 4]
     if repeated:
         lines.append(
-            f"{len(repeated)} runs read their data more than four times: repeats teach less than"
-            " new data, and the fit counts them so"
+            f"{counted(len(repeated), 'run')} of more than four epochs: repeats teach less than new"
+            " data, and the fit counts them so"
         )
     hours = (
         "hours are not known: the nodes are not this machine; give --flops_per_second"
         if math.isnan(spent)
-        else f"{duration(spent)} hours on one worker, without start, compilation and validation"
+        else f"{duration(spent)} (h:mm:ss) on one worker, without start, compilation and validation"
     )
-    lines.append(f"{len(ladder.runs)} runs, {total:.3g} FLOPs; {hours}")
+    lines.append(f"{counted(len(ladder.runs), 'run')}, {total:.3g} FLOPs; {hours}")
     return "\n".join(lines)
 
 
-def outcome(ladder: Ladder, folder: Path, ends: Sequence[str]) -> tuple[str, bool]:
+def outcome(ladder: Ladder, folder: Path, ends: Mapping[int, str]) -> tuple[str, bool]:
     """What became of the runs, and whether all are complete.
 
     Args:
       ladder: as planned.
       folder: of it.
-      ends: of the trials, "complete" or what went wrong; "" of those that have not ended.
+      ends: {trial: "complete" or what went wrong} of those that have ended.
     """
     rows, bad, complete = [], [], 0
     for number, one in enumerate(ladder.runs):
-        workdir = folder / "trials" / f"{number:04d}"
-        state, loss = running.outcome(workdir, one)
-        end = ends[number] if number < len(ends) else ""
+        state, loss = running.outcome(folder / ladder.workdir(number), one)
+        end = ends.get(ladder.trial_of(number), "")
         if end.startswith(("diverged", "failed")):
             state = end.partition(":")[0]
-            bad.append(f"run {number:04d} ({one.size} at {one.budget:.3g} FLOPs) {end}")
+            bad.append(f"{ladder.workdir(number)} ({one.size} at {one.budget:.3g} FLOPs) {end}")
         complete += state == "complete"
         told = "-" if math.isnan(loss) else f"{loss:.4f}"
         rows.append(
             [
-                f"{number:04d}",
+                ladder.workdir(number)[-4:],
                 f"{one.flops:.3g}",
                 one.size,
                 f"{one.params:,}",
@@ -121,11 +120,14 @@ def outcome(ladder: Ladder, folder: Path, ends: Sequence[str]) -> tuple[str, boo
         table(["run", "FLOPs", "size", "params", ladder.unit, "seed", "state", "val/loss"], rows)
     ]
     lines += bad
-    if bad:
+    if any(" diverged" in line for line in bad):
         lines.append(
-            "a fit leaves these out and names them. If many diverge, the learning rate is too high:"
-            " make another ladder (another --out) with a lower --config.optimizer.learning_rate"
+            "a fit leaves out what diverged, and names it. If many do, the learning rate is too"
+            " high: make another ladder (another --out) with a lower"
+            " --config.optimizer.learning_rate"
         )
+    if any(" failed" in line for line in bad):
+        lines.append("mend what failed, and run the same command again: it tries these anew")
     lines.append(f"{complete} of {len(ladder.runs)} runs complete")
     lines.append(f"wrote {folder}: ladder.json, trials/NNNN")
     if complete:
