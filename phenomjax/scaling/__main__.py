@@ -20,9 +20,13 @@ COMMANDS = {  # name: (module, what it does)
         "phenomjax.scaling.forecast.command",
         "the loss, the best size, the hours and the cost of a run, in a dated file, before it",
     ),
+    "recall": (
+        "phenomjax.scaling.recall",
+        "embed and map one screen with each of some runs: recall of complexes beside the loss",
+    ),
     "figure": (
         "phenomjax.scaling.figure.command",
-        "loss against FLOPs with law, band and outcome; what is identified; downstream metrics",
+        "loss against FLOPs with law, band and outcome; what is known; recall of complexes",
     ),
 }
 

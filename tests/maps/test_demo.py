@@ -104,7 +104,7 @@ def test_from_images_to_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         demo_results, "read_results", lambda *_: pytest.fail("stopped before the summary")
     )
-    monkeypatch.setattr(demo, "_command", stop_after(demo._command, "embed"))
+    monkeypatch.setattr(demo, "run_step", stop_after(demo.run_step, "embed"))
     assert main(arguments) == 75
     assert {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out/embeddings.zarr").rglob("*")

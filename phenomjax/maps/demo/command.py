@@ -94,7 +94,7 @@ def run(options: Options) -> int:
     for step in steps(options):
         if step[1] == "pictures":
             choose_names(screen / "truth", out / "names.txt")
-        code = _command([str(word) for word in step])
+        code = run_step([str(word) for word in step])
         if code != EXIT_DONE:
             return code
     kinds = FEATURES | (supervision.FEATURES if options.with_ else {})
@@ -218,7 +218,7 @@ def choose_names(truth: Path, path: Path) -> None:
     )
 
 
-def _command(words: list[str]) -> int:
+def run_step(words: list[str]) -> int:
     """Runs one command as `python -m` would, after printing it: in this process, unless it
     trains.
     """
