@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from phenomjax import main
+from phenomjax import config, main
 from phenomjax.cluster.flags import read_config
+from phenomjax.config import stored
 from phenomjax.scaling.fit import estimate
 from phenomjax.scaling.fit.law import law
 from phenomjax.scaling.forecast import command, curves, expense, record, sizes
@@ -225,3 +226,43 @@ def test_hours_of_a_known_device():
     assert found["hours"] == pytest.approx(1e21 / (989e12 * 0.5 * 256) / 3600)
     assert "price" not in found and "an MFU of 0.5" in expense.told(found)
     assert expense.expense(expense.Devices(0, "", 0.4, 0.0, 0.0), 1e21) == {}
+
+
+def running(folder, steps, schedule="one_cycle"):
+    """A run of 1,000 steps that has come so far, whose loss falls as the fitted ones' does."""
+    c = config.base()
+    c.num_steps, c.optimizer.schedule = 1000, schedule
+    stored.save(c, folder / "config.json")
+    lines = [
+        {"step": int(step), "val/loss": 2.0 + 0.5 * ((step / 1000) ** -0.5 - 1)}
+        for step in range(100, steps + 1, 100)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    return folder
+
+
+def test_the_end_of_a_run_from_its_first_part(folder, tmp_path, capsys):
+    run = running(tmp_path, 500)
+    ends = []
+    for words in (["--fit", folder], []):
+        run_as_door(command, ["--run", run, *words])
+        ends.append(json.loads(capsys.readouterr().out))
+    assert ends[0]["by"] == "the curves of 25 earlier runs"
+    assert ends[1]["by"].startswith("the run alone")
+    for end in ends:
+        assert end["low"] < end["loss"] < end["high"] and end["seen"] == 0.5
+    assert ends[0]["low"] < 2.0 < ends[0]["high"]
+    assert ends[0]["loss"] == pytest.approx(2.0, rel=0.03)
+    # of another schedule no curve is known
+    run_as_door(command, ["--run", running(tmp_path, 500, "warmup_linear"), "--fit", folder])
+    assert json.loads(capsys.readouterr().out)["by"].startswith("the run alone")
+    for steps, text in ((1000, "has ended, with a val/loss of 2.0000"), (200, "has 2 validation")):
+        with pytest.raises(UserError, match=text):
+            run_as_door(command, ["--run", running(tmp_path, steps)])
+    with pytest.raises(UserError, match=r"There is no .*config.json"):
+        run_as_door(command, ["--run", tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"--fit is missing: the folder that"):
+        run_as_door(command, ["--budget", "1e5"])
+    with pytest.raises(UserError, match=r"--run asks for the end of a run that trains"):
+        run_as_door(command, ["--run", run, "--budget", "1e5"])

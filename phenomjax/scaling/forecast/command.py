@@ -3,6 +3,7 @@
 python -m phenomjax.scaling forecast --fit DIR --config FILE [--config.KEY=VALUE …]
 python -m phenomjax.scaling forecast --fit DIR --params N --tokens D
 python -m phenomjax.scaling forecast --fit DIR --budget FLOPS
+python -m phenomjax.scaling forecast --run WORKDIR [--fit DIR]
 
 With a configuration: its parameters, data and FLOPs are counted by the task itself, without
 training; val/loss at its end with a 90 % interval, its course, how far it lies beyond the fitted
@@ -12,11 +13,14 @@ never written again. A run that is given that file (--config.scaling.forecast=FI
 beside val/loss, says when it leaves it, and is judged by it at the end.
 
 With `--params` and `--tokens` (units of data: tokens, residues, images): one line of JSON with
-loss, low and high. With `--budget` alone: the best size for so many FLOPs.
+loss, low and high. With `--budget` alone: the best size for so many FLOPs. With `--run`, another
+line of JSON: the end of a run that trains, from its own curve so far and, with `--fit`, from those
+of the fitted runs of its schedule.
 
 A forecast of more than 1,000 times the FLOPs of the largest fitted run is refused.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -33,8 +37,8 @@ from phenomjax.config import keys
 from phenomjax.scaling.costs import Size, cost_of, count_on_cpu
 from phenomjax.scaling.fit import law
 from phenomjax.scaling.fit.law import Fit
-from phenomjax.scaling.forecast import expense, record, sizes, telling
-from phenomjax.scaling.forecast.curves import course
+from phenomjax.scaling.forecast import ending, expense, record, sizes, telling
+from phenomjax.scaling.forecast.curves import course, schedule_of
 from phenomjax.scaling.forecast.record import Forecast
 from phenomjax.system import files
 from phenomjax.system.errors import UserError
@@ -47,7 +51,7 @@ FARTHEST = 1000.0  # times the largest fitted FLOPs
 class Options:
     """Of `python -m phenomjax.scaling forecast`."""
 
-    fit: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    fit: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """folder that `python -m phenomjax.scaling fit` wrote"""
     config: str = ""
     """experiment file of the run, FILE or FILE:ARG"""
@@ -57,6 +61,8 @@ class Options:
     """without `config`: units of data that training reads"""
     budget: float = 0.0
     """model FLOPs that the best size is told for (0: those of the configuration)"""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="WORKDIR")] = None
+    """folder of a run that trains, whose end is told"""
     devices: int = 0
     """that it runs on, for hours and price"""
     device: str = ""
@@ -83,6 +89,12 @@ def run(options: Options) -> None:
         forecast that is too far.
     """
     _check(options)
+    if options.run:
+        count_on_cpu()
+        fit = law.load(options.fit) if options.fit else None
+        print(json.dumps(dataclasses.asdict(ending.end_of(options.run, fit, options.level))))
+        return
+    assert options.fit
     fit = law.load(options.fit)
     if options.config:
         of_config(options, fit)
@@ -106,6 +118,16 @@ def _check(options: Options) -> None:
             " such as 0.9."
         )
     numbers = options.params or options.tokens
+    if options.run and (options.config or numbers or options.budget):
+        raise UserError(
+            "`run` asks for the end of a run that trains; what else is to be forecast needs a"
+            " command of its own."
+        )
+    if not (options.fit or options.run):
+        raise UserError(
+            "`fit` is missing: the folder that `python -m phenomjax.scaling fit RUNS --out DIR`"
+            " wrote."
+        )
     if options.config and numbers:
         raise UserError(
             "`params` and `tokens` are those of the configuration where `config` is given. Give"
@@ -119,10 +141,10 @@ def _check(options: Options) -> None:
         )
     if options.overrides and not options.config:
         raise UserError(f"{options.overrides[0]} is a value of a configuration; give `config`.")
-    if not (options.config or numbers or options.budget):
+    if not (options.config or numbers or options.budget or options.run):
         raise UserError(
             "Say what is to be forecast: `config` FILE, or `params` N and `tokens` D, or `budget`"
-            " FLOPS."
+            " FLOPS, or `run` WORKDIR."
         )
 
 
@@ -252,9 +274,3 @@ def _check_kind(config: ConfigDict, size: Size, fit: Fit, options: Options) -> N
             f"The fit in {options.fit} counts data in {fit.runs.unit}, and {options.config} reads"
             f" {size.unit}. {mend}"
         )
-
-
-def schedule_of(config: ConfigDict) -> tuple[str, float, float]:
-    """The shape of the learning rate, as curves know it."""
-    o = config.optimizer
-    return o.schedule, o.warmup_fraction, o.final_fraction

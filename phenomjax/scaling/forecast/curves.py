@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float64
+from ml_collections import ConfigDict
 from scipy import stats
 
 from phenomjax.scaling.fit.law import Fit, Prediction
@@ -61,6 +62,21 @@ def course(
             )
         )
     return (*found, (1.0, loss, low, high))
+
+
+def of_schedule(fit: Fit, schedule: tuple) -> list[Curve]:
+    """The curves of the fitted runs with a schedule."""
+    return [
+        curve
+        for curve in fit.runs.curves
+        if curve is not None and len(curve.loss) > 1 and _same(curve.schedule, schedule)
+    ]
+
+
+def schedule_of(config: ConfigDict) -> tuple[str, float, float]:
+    """The shape of the learning rate of a run, as curves know it."""
+    o = config.optimizer
+    return o.schedule, o.warmup_fraction, o.final_fraction
 
 
 def _same(one: tuple, other: tuple) -> bool:

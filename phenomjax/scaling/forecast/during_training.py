@@ -9,13 +9,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from phenomjax.cluster import messages
 from phenomjax.config import keys
 from phenomjax.figures import style
+from phenomjax.scaling import prefix
 from phenomjax.scaling.forecast import record
+from phenomjax.scaling.forecast.ending import rates_of
 from phenomjax.scaling.forecast.record import Forecast
 from phenomjax.state import TrainState
 from phenomjax.system import files
@@ -152,18 +155,30 @@ class ForecastValidation:
         side = "below" if loss < low else "above"
         log.warning(
             "step %d: val/loss %.4f is %s the forecast's band, %.4f to %.4f at this share of the"
-            " run. %g %% of runs like the fitted ones stay inside. %s",
+            " run; %g %% of runs like the fitted ones are inside at any time.%s %s",
             step,
             loss,
             side,
             low,
             high,
             100 * self.forecast.level,
+            self._heading(),
             "Look at train/loss and train/grad_norm, and at what differs from the ladder: data,"
             " learning rate, batch."
             if side == "above"
             else "Is the held-out data that of the ladder, and is none of it trained on?",
         )
+
+    def _heading(self) -> str:
+        """Where the run's own curve leads, if enough of it is known."""
+        assert self._losses is not None
+        steps, losses = np.array(sorted(self._losses.items()), float).T
+        try:
+            end = prefix.from_schedule(steps, losses, rates_of(self._run.config))
+        except UserError:
+            return ""
+        interval = f"{100 * end.level:g} % interval {end.low:.4f} to {end.high:.4f}"
+        return f" By its own curve it will end at {end.loss:.4f}, {interval}."
 
     def _tell_outcome(self, step: int, loss: float) -> None:
         forecast, outcome = self.forecast, self._outcome(step, loss)
