@@ -22,9 +22,9 @@ LEVEL = 0.9
 FEWEST = 4  # evaluations to begin with
 EARLIER = 3  # earlier runs, of which each in turn can be forecast from the others
 WINDOWS = (0.5, 0.75, 0.9)  # of what was seen, from where on curves are compared
-# What curves of a schedule have in common: their distance from the end, their ratio to it, or a
-# distance that is stretched.
-RULES = ("distance", "ratio", "stretched")
+# What curves of a schedule have in common: their distance from the end, their ratio to it, that
+# ratio above the floor of the law, or a distance that is stretched.
+RULES = ("distance", "ratio", "above", "stretched")
 
 
 class Curve(Protocol):
@@ -62,7 +62,11 @@ class End:
 
 
 def from_earlier(
-    fraction: Fractions, loss: Losses, earlier: Sequence[Curve], level: float = LEVEL
+    fraction: Fractions,
+    loss: Losses,
+    earlier: Sequence[Curve],
+    level: float = LEVEL,
+    floor: float = 0.0,
 ) -> End:
     """The end of a run from curves of earlier runs under the same schedule.
 
@@ -75,6 +79,7 @@ def from_earlier(
       loss: validation loss at each.
       earlier: whole runs of the same schedule (warm-up and decay at the same fractions).
       level: of the interval.
+      floor: E of the law of the earlier runs, 0 where it is not known.
 
     Raises:
       UserError: too few evaluations, or too few earlier runs that reach from here to the end.
@@ -101,14 +106,16 @@ def from_earlier(
         for rule in RULES:
             if rule == "stretched" and len(at) < FEWEST:
                 continue
+            if rule == "above" and not 0 < floor < min(ends.min(), own.min()):
+                continue
             errors = []
             for run in range(len(known)):
                 others = np.arange(len(known)) != run
-                forecast = _end(rule, past[run], past[others], ends[others])
+                forecast = _end(rule, past[run], past[others], ends[others], floor)
                 errors.append(np.log(forecast / ends[run]))
             error = float(np.sqrt(np.mean(np.square(errors))))
             if best is None or error < best[0]:
-                best = error, _end(rule, own, past, ends)
+                best = error, _end(rule, own, past, ends, floor)
     assert best is not None
     error, end = best
     count = len(known)
@@ -123,8 +130,11 @@ def _end(
     own: Float64[np.ndarray, " moments"],
     past: Float64[np.ndarray, "runs moments"],
     ends: Float64[np.ndarray, " runs"],
+    floor: float,
 ) -> float:
     """The end of a curve from others' by one rule; the median of what each of them says."""
+    if rule == "above":
+        return floor + _end("ratio", own - floor, past - floor, ends - floor, 0.0)
     if rule == "ratio":
         return float(np.median(ends * np.exp((np.log(own) - np.log(past)).mean(1))))
     if rule == "distance":
