@@ -1,9 +1,12 @@
-"""Fit the law L(N, D) = E + A / N^alpha + B / D^beta to runs, or to anyone's table of runs.
+"""Fit the law L(N, D) = E + A / N^alpha + B / D^beta to the runs of a ladder, or of anyone's table:
 
+  python -m phenomjax.scaling fit runs/ladder --out forecast/
   python -m phenomjax.scaling fit --runs FILE.csv \\
       --columns params=COLUMN,tokens=COLUMN,loss=COLUMN --out DIR
 
-A table may give `flops=COLUMN` in place of `tokens=`: then D = C / 6N. Writes DIR/fit.json and
+Of folders, all runs at or below them that finished are read; those that diverged or are not at
+their end are named and left out. A table (CSV, TSV, Parquet, .xlsx) has one row a run; it may give
+`flops=COLUMN` in place of `tokens=`: then D = C / 6N. Writes DIR/fit.json and
 DIR/fit.npz, which `python -m phenomjax.scaling forecast --fit DIR` reads.
 """
 
@@ -16,19 +19,30 @@ import tyro
 from phenomjax.scaling import observations
 from phenomjax.scaling.fit import estimate
 from phenomjax.scaling.fit.law import Fit
-from phenomjax.system.errors import UserError
+from phenomjax.system.errors import UserError, check_folder_of
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of `python -m phenomjax.scaling fit`."""
 
-    runs: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """a table of runs"""
-    columns: str
-    """params=COLUMN,tokens=COLUMN,loss=COLUMN, or flops= in place of tokens="""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """folder of the fit"""
+    folders: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUNS")]] = ()
+    """folders of a ladder or of runs"""
+    runs: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """a table of runs in place of folders"""
+    columns: str = ""
+    """of the table: params=COLUMN,tokens=COLUMN,loss=COLUMN, or flops= in place of tokens= (or
+    beside it, to be checked); unique= and name= if there are any; COLUMN*1e9 counts in billions"""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN=VALUE")] = ()
+    """rows of the table that are read"""
+    loss_unit: observations.LossUnit = ""
+    """of the table's loss: bits and perplexity are made nats; nats takes it as it is ("": nats, if
+    nothing speaks against it)"""
+    on_bad_run: observations.OnBad = "error"
+    """a row of the table that cannot be fitted: skip leaves it out and names it; keep takes losses
+    that are far from those of the runs around them"""
     delta: float = 1e-3
     """beyond which an error of log(loss) counts linearly"""
     bootstraps: int = 400
@@ -41,8 +55,8 @@ class Options:
 
 def run(options: Options) -> None:
     """Fits, prints the law and writes it."""
-    columns = dict(_pair(word) for word in options.columns.split(","))
-    runs = observations.of_csv(options.runs, columns)
+    check_folder_of(options.out)
+    runs = read(options)
     fit = estimate.fit(
         runs,
         estimate.Settings(
@@ -53,14 +67,37 @@ def run(options: Options) -> None:
     print(described(fit))
 
 
-def _pair(word: str) -> tuple[str, str]:
-    what, equals, name = word.partition("=")
-    if not equals:
+def read(options: Options) -> observations.Observations:
+    """The runs that a command line names.
+
+    Raises:
+      UserError: none, a folder and a table together, or runs that no law can be fitted to.
+    """
+    tables = [path for path in options.folders if path.is_file()]
+    tables += [options.runs] if options.runs and not options.runs.is_dir() else []
+    folders = [path for path in options.folders if path not in tables]
+    folders += [options.runs] if options.runs and options.runs.is_dir() else []
+    if len(tables) + bool(folders) != 1:
+        given = " and ".join(map(str, (*folders, *tables))) or "nothing"
         raise UserError(
-            f"'{word}' of `columns` is not NAME=COLUMN. Write"
-            " params=COLUMN,tokens=COLUMN,loss=COLUMN."
+            f"Runs are read from folders, or from one table, and {given} is given. Write `python -m"
+            " phenomjax.scaling fit LADDER --out DIR`, or `python -m phenomjax.scaling fit --runs"
+            " FILE.csv --columns params=COLUMN,tokens=COLUMN,loss=COLUMN --out DIR`."
         )
-    return what.strip(), name.strip()
+    if folders:
+        if options.columns or options.only or options.loss_unit:
+            raise UserError(
+                f"`columns`, `only` and `loss_unit` are of a table, and {folders[0]} is a folder of"
+                " runs, which says itself what it is. Leave them away."
+            )
+        return observations.of_workdirs(folders)
+    return observations.of_csv(
+        tables[0],
+        observations.columns_of(options.columns) if options.columns else {},
+        loss_unit=options.loss_unit,
+        on_bad_run=options.on_bad_run,
+        only=options.only,
+    )
 
 
 def described(fit: Fit) -> str:

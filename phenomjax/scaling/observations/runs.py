@@ -1,18 +1,11 @@
-"""Runs as laws of scaling see them: how large a model, how much data, how low the loss.
-
-They come from the folders of runs (`of_workdirs`) or from anyone's table (`of_csv`), and are
-checked here, so that what is fitted to them need not ask again.
-"""
+"""Runs as laws of scaling see them: how large a model, how much data, how low the loss."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
-
-from phenomjax.system.errors import UserError, did_you_mean
 
 Values = Float64[np.ndarray, " runs"]
 
@@ -48,6 +41,7 @@ class Observations:
       metrics: {name: of the runs, NaN where one has none}.
       curves: of the runs that were read from folders.
       facts: what all runs have in common, {"task": …, "data": …}; {} of a table.
+      left_out: runs that were given and are not here, a sentence each.
     """
 
     names: tuple[str, ...]
@@ -60,10 +54,16 @@ class Observations:
     metrics: Mapping[str, Values] = field(default_factory=dict)
     curves: tuple[Curve | None, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of runs."""
         return len(self.names)
+
+    @property
+    def cost(self) -> Values:
+        """FLOPs, 6 N D where they are not known."""
+        return np.where(np.isfinite(self.flops), self.flops, 6 * self.params * self.seen)
 
     def take(self, which: Bool[np.ndarray, " runs"] | Int[np.ndarray, " taken"]) -> "Observations":
         """Some of the runs, by a mask or by their numbers (a run may come several times)."""
@@ -78,34 +78,3 @@ class Observations:
 
 
 ARRAYS = ("params", "seen", "unique", "flops", "loss")
-
-
-def of_csv(path: Path, columns: Mapping[str, str]) -> Observations:
-    """The runs of a table.
-
-    Args:
-      path: CSV.
-      columns: {"params", "loss", and "tokens" or "flops": name of the column}.
-
-    Raises:
-      UserError: no such file or column.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        raise UserError(f"The table {path} of `runs` is not there. Correct the path.")
-    table = pd.read_csv(path)
-    for what, name in columns.items():
-        if name not in table:
-            raise UserError(
-                f"{path} has no column '{name}', which `columns` names as {what}."
-                f"{did_you_mean(name, map(str, table.columns))}"
-            )
-    arrays = {what: table[name].to_numpy(float) for what, name in columns.items()}
-    unknown = np.full(len(table), np.nan)
-    params, flops = arrays["params"], arrays.get("flops", unknown)
-    seen = arrays["tokens"] if "tokens" in arrays else flops / 6 / params
-    names = tuple(f"row {row + 2}" for row in range(len(table)))
-    return Observations(
-        names, params, seen, unknown, flops, arrays["loss"], curves=(None,) * len(table)
-    )
