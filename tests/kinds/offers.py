@@ -85,6 +85,7 @@ def _programs() -> dict[str, tuple[str, list[type]]]:
     from phenomjax.maps import __main__ as maps
     from phenomjax.prepare import __main__ as prepare
     from phenomjax.prepare import simulate
+    from phenomjax.scaling import __main__ as scaling
 
     single = ["score", "sample", "evaluate", "convert", "export", "sweep", "runs"]
     single += ["runs.reconstructions", "checkpoints.seal", "probes.biotrainer"]
@@ -101,6 +102,7 @@ def _programs() -> dict[str, tuple[str, list[type]]]:
         ("phenomjax.prepare", prepare.COMMANDS),
         ("phenomjax.maps", maps.COMMANDS),
         ("phenomjax.embed", embed),
+        ("phenomjax.scaling", scaling.COMMANDS),
     ):
         for command, (module, _) in table.items():
             if command == "simulate":

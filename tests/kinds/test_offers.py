@@ -44,8 +44,11 @@ SPARED = {
     ("phenomjax.inference.images.stages", "phenomjax.evaluate perturbations"),
     ("phenomjax.inference.runtimes.choose", "phenomjax.evaluate perturbations"),
     ("phenomjax.trained.image_model", "phenomjax.evaluate perturbations"),
-    # it reads the maps alone that its own steps have just written, tables of ours
+    # they read the maps alone that their own steps have just written, tables of ours
     *((f"phenomjax.maps.tables.{name}", "phenomjax.maps demo") for name in TABLES),
+    *((f"phenomjax.maps.tables.{name}", "phenomjax.scaling recall") for name in TABLES),
+    # its study has one setting, and lies in a folder that it has just written to
+    ("phenomjax.sweep.study", "phenomjax.scaling ladder"),
 }
 # Of SLURM, in texts about a job, and of bioformats2raw.
 FOREIGN = {"ntasks_per_node", "gpus_per_node", "no_hcs"}
