@@ -8,7 +8,7 @@ import dataclasses
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Fit:
       profiles: per name, the values at which the profile likelihood was taken and its deviance
         (1 at the edge of the 90 % interval).
       settings: how it was fitted.
+      half_life: R* of repeated data (`effective`); infinite where no run repeats any.
+      half_lives: of each draw; empty where no run repeats any.
     """
 
     parameters: Float[np.ndarray, "5"]
@@ -60,6 +62,8 @@ class Fit:
     basins: tuple[Mapping[str, float], ...]
     profiles: Mapping[str, Float[np.ndarray, "2 points"]]
     settings: Mapping[str, Any]
+    half_life: float = np.inf
+    half_lives: Float[np.ndarray, " some"] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def values(self) -> dict[str, float]:
@@ -67,13 +71,24 @@ class Fit:
         return dict(zip(NAMES, map(float, self.parameters), strict=True))
 
     def loss(
-        self, params: Float[np.ndarray, " m"], seen: Float[np.ndarray, " m"]
+        self,
+        params: Float[np.ndarray, " m"],
+        seen: Float[np.ndarray, " m"],
+        unique: Float[np.ndarray, " m"] | None = None,
     ) -> Float[np.ndarray, " m"]:
-        """The law at N and D, in nats."""
+        """The law at N and D, in nats; where data are repeated, of `unique` units each read D / U
+        times.
+        """
+        if unique is not None:
+            seen = effective(seen, unique, self.half_life)
         return law(self.parameters[None], params, seen)[0]
 
     def predict(
-        self, params: Float[np.ndarray, " m"], seen: Float[np.ndarray, " m"], level: float = LEVEL
+        self,
+        params: Float[np.ndarray, " m"],
+        seen: Float[np.ndarray, " m"],
+        level: float = LEVEL,
+        unique: Float[np.ndarray, " m"] | None = None,
     ) -> Prediction:
         """The loss of single runs, with a prediction interval: what the law does not know (its
         draws) and how single runs scatter about it.
@@ -82,17 +97,22 @@ class Fit:
           params: N.
           seen: D, in the fit's unit.
           level: of the interval.
+          unique: U, in the fit's unit; NaN, or none at all, where no data are repeated.
         """
         params, seen = np.atleast_1d(params).astype(float), np.atleast_1d(seen).astype(float)
+        unique = np.full_like(seen, np.nan) if unique is None else np.atleast_1d(unique)
+        half_lives = self.half_lives[:, None] if len(self.half_lives) else np.array([[np.inf]])
         tails = [(1 - level) / 2, (1 + level) / 2]
         step = max(1, _AT_ONCE // (len(self.draws) * len(_NOISE)))
         ends = []
         for at in range(0, len(params), step):
-            drawn = np.log(law(self.draws, params[at : at + step], seen[at : at + step]))
+            some = slice(at, at + step)
+            fresh = effective(seen[some], unique[some], half_lives)
+            drawn = np.log(law(self.draws, params[some], fresh))
             single = drawn[:, None] + self.scatter * _NOISE[:, None]
             ends.append(np.quantile(single.reshape(-1, drawn.shape[1]), tails, axis=0))
         low, high = np.exp(np.concatenate(ends, axis=1)) if ends else np.empty((2, 0))
-        loss = self.loss(params, seen)
+        loss = self.loss(params, seen, unique)
         return Prediction(loss, np.minimum(low, loss), np.maximum(high, loss))
 
     def interval(self, name: str) -> tuple[float, float]:
@@ -138,6 +158,7 @@ class Fit:
             },
             "level": LEVEL,
             "E_identified": self.identified,
+            "half_life": self._half_life(),
             "scatter": self.scatter,
             "basins": [dict(basin) for basin in self.basins],
             "profiles": {
@@ -152,6 +173,13 @@ class Fit:
             "domain": {name: list(ends) for name, ends in self.domain.items()},
             "settings": dict(self.settings),
         }
+
+    def _half_life(self) -> dict[str, float] | None:
+        """R* with its interval; None where no run repeats its data."""
+        if not len(self.half_lives):
+            return None
+        low, high = np.quantile(self.half_lives, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return {"value": self.half_life, "low": float(low), "high": float(high)}
 
     def save(self, folder: Path, also: Mapping[str, Any] | None = None) -> None:
         """Writes `fit.npz`, then `fit.json`.
@@ -168,6 +196,8 @@ class Fit:
         arrays = {
             "parameters": self.parameters,
             "draws": self.draws,
+            "half_life": np.array(self.half_life),
+            "half_lives": self.half_lives,
             "used": self.used,
             "names": np.array(self.runs.names, str),
             **{name: getattr(self.runs, name) for name in _COLUMNS},
@@ -182,12 +212,37 @@ class Fit:
 _COLUMNS = ("params", "seen", "unique", "flops", "loss")
 
 
+def effective(
+    seen: Float[np.ndarray, "*m"],
+    unique: Float[np.ndarray, "*m"],
+    half_life: Float[np.ndarray, "draws 1"] | float,
+) -> Float[np.ndarray, "..."]:
+    """What repeated data are worth, in fresh ones.
+
+    D' = U + U R* (1 - exp(-R / R*)) with U units read once and R = D / U - 1 repetitions
+    (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264, equation 5): the first repetitions
+    count almost as fresh data, and no number of them for more than R* U.
+
+    Args:
+      seen: D.
+      unique: U; NaN where nothing is known to be repeated.
+      half_life: R*, in repetitions; infinite where a repetition is as good as fresh data.
+    """
+    once = np.where(np.isnan(unique), seen, np.minimum(seen, unique))
+    repetitions = seen / once - 1
+    with np.errstate(invalid="ignore"):
+        worth = -np.asarray(half_life) * np.expm1(-repetitions / half_life)
+    return once * (1 + np.where(np.isinf(half_life), repetitions, worth))
+
+
 def law(
     parameters: Float[np.ndarray, "k 5"],
     params: Float[np.ndarray, " m"],
-    seen: Float[np.ndarray, " m"],
+    seen: Float[np.ndarray, " m"] | Float[np.ndarray, "#k m"],
 ) -> Float[np.ndarray, "k m"]:
-    """E + A / N^alpha + B / D^beta of several laws at several N and D."""
+    """E + A / N^alpha + B / D^beta of several laws at several N and D (D of each law, if need
+    be).
+    """
     floor, size, data, alpha, beta = (column[:, None] for column in parameters.T)
     return floor + size * params**-alpha + data * seen**-beta
 
@@ -243,6 +298,8 @@ def load(folder: Path) -> Fit:
                 for name, profile in report["profiles"].items()
             },
             settings=report["settings"],
+            half_life=float(arrays["half_life"]),
+            half_lives=arrays["half_lives"],
         )
     except (
         ValueError, KeyError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile

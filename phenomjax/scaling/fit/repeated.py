@@ -1,0 +1,89 @@
+"""Runs that read their data more than once: what a repetition is worth (`law.effective`) is fitted
+with the law, by a search over R* around the law's own fit.
+
+The same form for parameters beyond the best size for the data (Muennighoff et al. 2023, equation 6)
+is left out: with exponents that are free it fits their runs hardly better.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from phenomjax.scaling.fit import estimate
+from phenomjax.scaling.fit.law import LEVEL, Fit, effective
+from phenomjax.scaling.fit.projection import Problem, polish
+from phenomjax.scaling.observations import Observations
+
+ONCE = 1.02  # units seen over unique ones, up to which a run counts as one that repeated nothing
+# What is known of R* before these runs: 15.4 for language models (Muennighoff et al. 2023), as it
+# may be five times less or more for other data and augmentation. It decides where runs say little.
+USUAL, FACTOR = 15.4, 5.0
+RANGE = (0.2, 2000.0)
+GRID, FINE = 13, 7  # half-lives that are looked at, and that draws are taken at
+STARTS = np.array([(alpha, beta) for alpha in (0.15, 0.4, 0.9) for beta in (0.15, 0.4, 0.9)])
+
+
+def repeats(runs: Observations) -> bool:
+    """Whether any of the runs read its data more than once."""
+    return bool((runs.seen > ONCE * runs.unique).any())
+
+
+def fit(runs: Observations, settings: estimate.Settings) -> Fit:
+    """The law of some runs, with what their repetitions are worth where any of them repeats."""
+    if not repeats(runs):
+        return estimate.fit(runs, settings)
+    known = np.isfinite(runs.flops)
+    runs = dataclasses.replace(runs, flops=np.where(known, runs.flops, 6 * runs.params * runs.seen))
+
+    def at(log_half_life: float, draws: int, seed: int = settings.seed) -> Fit:
+        fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
+        some = dataclasses.replace(settings, bootstraps=draws, seed=seed)
+        return estimate.fit(dataclasses.replace(runs, seen=fresh), some)
+
+    def deviance(log_half_life: float) -> float:
+        # Of a profile likelihood whose scale is unknown; exact losses have an objective of 0.
+        fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
+        problem = Problem.of(runs.params, fresh, runs.loss, settings.delta)
+        objective = float(polish(problem, STARTS, once).objective.min()) + 1e-20
+        prior = (log_half_life - np.log(USUAL)) / np.log(FACTOR)
+        return len(runs) * np.log(objective) + prior**2
+
+    once, ends = np.ones((1, len(runs))), np.log(RANGE)
+    grid = np.linspace(*ends, GRID)
+    heights = np.array([deviance(point) for point in grid])
+    lowest = int(heights.argmin())
+    near = grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)]
+    found = minimize_scalar(deviance, bounds=near, method="bounded", options={"xatol": 1e-3})
+    # Draws: of the law at half-lives that are drawn by their likelihood, finer where it is high.
+    inside = np.append(grid[heights - found.fun < 8], found.x)
+    fine = np.linspace(max(inside.min() - 0.3, ends[0]), min(inside.max() + 0.3, ends[1]), FINE)
+    weights = np.exp(-(np.array([deviance(point) for point in fine]) - found.fun) / 2)
+    random = np.random.default_rng(settings.seed)
+    counts = random.multinomial(settings.bootstraps, weights / weights.sum())
+    parts = [
+        (point, at(point, int(count), settings.seed + number))
+        for number, (point, count) in enumerate(zip(fine, counts, strict=True))
+        if count
+    ]
+    best = at(found.x, 0 if parts else settings.bootstraps)
+    half_lives = [np.full(len(part.draws), np.exp(point)) for point, part in parts]
+    return dataclasses.replace(
+        best,
+        draws=np.concatenate([part.draws for _, part in parts]) if parts else best.draws,
+        half_life=float(np.exp(found.x)),
+        half_lives=np.concatenate(half_lives) if parts else np.zeros(0),
+        runs=runs,
+    )
+
+
+def described(fit: Fit) -> str:
+    """A line for a reader, or nothing where no run repeats its data."""
+    if not np.isfinite(fit.half_life):
+        return ""
+    most = float(np.nanmax(fit.runs.seen / fit.runs.unique))
+    low, high = np.quantile(fit.half_lives, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return (
+        f"Data are repeated, up to {most:.3g} times: repetitions of a unit count for at most"
+        f" {fit.half_life:.3g} ({low:.3g} to {high:.3g}) fresh ones."
+    )
