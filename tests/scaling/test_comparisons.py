@@ -1,10 +1,13 @@
 """Fits that are set beside ours: known laws come back, and what parabolas get wrong is known."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from phenomjax.scaling.fit import comparisons
+from phenomjax.scaling.fit import comparisons, estimate
+from phenomjax.scaling.observations import Observations
 
 LAW = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.28}
 
@@ -97,3 +100,21 @@ def test_budgets_without_a_minimum_or_with_few_sizes_are_counted_and_not_used():
     assert found.unused == 5 and len(found.params) == 0 and np.isnan(found.exponent)
     params, seen, flops = ladder(BUDGETS, [0.5, 1, 2])
     assert comparisons.parabolas(params, seen, flops, loss_of(params, seen)).unused == 5
+
+
+@pytest.mark.parametrize("factors", [[0.25, 0.5, 1, 2, 4], [4, 8, 16, 32]])
+def test_beside_a_fit_both_are_told(factors):
+    params, seen, flops = ladder(BUDGETS, factors)
+    names = tuple(f"run {row}" for row in range(len(params)))
+    unknown = np.full(len(params), np.nan)
+    loss = loss_of(params, seen)
+    runs = Observations(names, params, seen, unknown, flops, loss, curves=(None,) * len(names))
+    found = comparisons.beside(estimate.fit(runs, estimate.Settings(bootstraps=5)))
+    text = comparisons.described(json.loads(json.dumps(found)))
+    assert "E 1.7, A 4" in text and "of 81 searches end there" in text
+    if factors[0] < 1:
+        assert "Parabolas of 5 budgets: the best N goes with C^0.452" in text
+        assert "Their bias, without any noise at these runs: -0.000 of the exponent, +" in text
+    else:
+        assert "0 budgets have 4 sizes around a minimum" in text
+        assert found["parabolas"]["bias"] is None

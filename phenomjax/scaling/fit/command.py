@@ -10,6 +10,7 @@ their end are named and left out. A table (CSV, TSV, Parquet, .xlsx) has one row
 DIR/fit.npz, which `python -m phenomjax.scaling forecast --fit DIR` reads.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from typing import Annotated
 import tyro
 
 from phenomjax.scaling import observations
-from phenomjax.scaling.fit import estimate
+from phenomjax.scaling.fit import comparisons, estimate, leave_out, repeated
 from phenomjax.scaling.fit.law import Fit
 from phenomjax.system.errors import UserError, check_folder_of
 
@@ -57,14 +58,18 @@ def run(options: Options) -> None:
     """Fits, prints the law and writes it."""
     check_folder_of(options.out)
     runs = read(options)
-    fit = estimate.fit(
-        runs,
-        estimate.Settings(
-            options.delta, options.bootstraps, options.least_units_per_parameter, options.seed
-        ),
+    settings = estimate.Settings(
+        options.delta, options.bootstraps, options.least_units_per_parameter, options.seed
     )
-    fit.save(options.out, {"leave_out": []})
-    print(described(fit))
+    fit = repeated.fit(runs, settings)
+    left_out = leave_out.of_fit(fit, settings)
+    others = comparisons.beside(fit)
+    fit.save(
+        options.out,
+        {"leave_out": [dataclasses.asdict(one) for one in left_out], "comparisons": others},
+    )
+    parts = described(fit), repeated.described(fit), leave_out.described(left_out)
+    print("\n".join([*filter(None, parts), comparisons.described(others)]))
 
 
 def read(options: Options) -> observations.Observations:

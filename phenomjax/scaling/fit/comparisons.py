@@ -2,12 +2,17 @@
 parameters at once, and parabolas along iso-FLOP curves.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import minimize
+
+from phenomjax.scaling.fit.law import Fit, effective
 
 Values = Float64[np.ndarray, " runs"]
 
@@ -101,7 +106,9 @@ def five_parameters(
     basins: list[tuple[float, np.ndarray, int]] = []
     for value, point in ends:
         for at, (best, where, count) in enumerate(basins):
-            if value <= best * 1.001 and np.allclose(point[3:], where[3:], rtol=0.02, atol=1e-3):
+            if value <= best * 1.001 + 1e-9 and np.allclose(
+                point[3:], where[3:], rtol=0.02, atol=1e-3
+            ):
                 basins[at] = best, where, count + 1
                 break
         else:
@@ -218,3 +225,48 @@ def bias(params: Values, seen: Values, flops: Values, law: Basin, reach: float =
     scale = (law.alpha * law.A / (law.beta * law.B)) ** (1 / both)
     best = scale * (budget / per_unit) ** (law.beta / both)
     return Bias(found.exponent - law.beta / both, found.best_params(budget) / best, reach)
+
+
+def beside(fit: Fit) -> dict[str, Any]:
+    """The two other fits of the runs of a fit, for `fit.json`: `five_parameters` (its basins, best
+    first) and `parabolas` (their exponent and their bias at these runs).
+    """
+    runs, flops = fit.runs.take(fit.used), fit.flops[fit.used]
+    fresh = effective(runs.seen, runs.unique, fit.half_life)
+    basins = five_parameters(runs.params, fresh, runs.loss)
+    curves = parabolas(runs.params, runs.seen, flops, runs.loss)
+    law = Basin(**fit.values, objective=0.0, starts=0)
+    wrong = bias(runs.params, runs.seen, flops, law)
+    known = np.isfinite(curves.exponent + wrong.size)
+    return {
+        "five_parameters": [dataclasses.asdict(basin) for basin in basins],
+        "parabolas": {
+            "budgets": len(curves.flops),
+            "unused": curves.unused,
+            "exponent": curves.exponent if known else None,
+            "bias": dataclasses.asdict(wrong) if known else None,
+        },
+    }
+
+
+def described(found: Mapping[str, Any]) -> str:
+    """Both of `beside`, for a reader."""
+    best, *others = found["five_parameters"]
+    curves, wrong = found["parabolas"], found["parabolas"]["bias"]
+    values = ", ".join(f"{name} {best[name]:.5g}" for name in ("E", "A", "B", "alpha", "beta"))
+    searches = sum(basin["starts"] for basin in found["five_parameters"])
+    five = (
+        f"Beside it, five parameters at once (L-BFGS): {values}; {best['starts']} of {searches}"
+        f" searches end there, the rest in {len(others)} other basins."
+    )
+    if curves["exponent"] is None:
+        return (
+            f"{five}\nParabolas: {curves['budgets']} budgets have {SIZES} sizes around a minimum,"
+            " two are needed."
+        )
+    return (
+        f"{five}\nParabolas of {curves['budgets']} budgets: the best N goes with"
+        f" C^{curves['exponent']:.3f}. Their bias, without any noise at these runs:"
+        f" {wrong['exponent']:+.3f} of the exponent, {100 * (wrong['size'] - 1):+.0f} % of the best"
+        f" size {wrong['reach']:.0f} x beyond."
+    )

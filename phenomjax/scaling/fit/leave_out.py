@@ -2,6 +2,7 @@
 compared with what their runs reached.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,10 +10,13 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from phenomjax.scaling.fit import estimate, repeated
 from phenomjax.scaling.fit.comparisons import budget_of
+from phenomjax.scaling.fit.law import Fit
 
 FEWEST_RUNS, FEWEST_BUDGETS = 6, 2  # that a law is fitted to
-CUTS = 5
+CUTS, FARTHEST = 5, 1000.0  # how many are tried, and how far beyond the fitted FLOPs
+DRAWS = 200  # of the bootstrap of each
 
 Rows = Bool[np.ndarray, " runs"]
 
@@ -101,6 +105,24 @@ def leave_out(
     return found
 
 
+def of_fit(fit: Fit, settings: estimate.Settings) -> list[LeftOut]:
+    """What a fit says of the largest budgets of its own runs, from those below.
+
+    Args:
+      fit: of all runs.
+      settings: it was fitted with.
+    """
+    runs = fit.runs.take(fit.used)
+    fewer = dataclasses.replace(settings, bootstraps=min(settings.bootstraps, DRAWS))
+
+    def forecast(fitted: Rows, left: Rows) -> Forecasts:
+        rest = runs.take(left)
+        below = repeated.fit(runs.take(fitted), fewer)
+        return below.predict(rest.params, rest.seen, unique=rest.unique)
+
+    return leave_out(fit.flops[fit.used], runs.loss, fit.values["E"], forecast)
+
+
 def possible_cuts(flops: Float64[np.ndarray, " runs"]) -> list[float]:
     """The smallest FLOPs of budgets that may be left out with all above them, largest first; of
     many, `CUTS` that are evenly spread in the logarithm.
@@ -110,6 +132,7 @@ def possible_cuts(flops: Float64[np.ndarray, " runs"]) -> list[float]:
         float(flops[budget == number].min())
         for number in range(FEWEST_BUDGETS, budget.max() + 1)
         if (budget < number).sum() >= FEWEST_RUNS
+        and flops.max() <= FARTHEST * flops[budget < number].max()
     ]
     if len(cuts) > CUTS:
         wanted = np.linspace(np.log(cuts[0]), np.log(cuts[-1]), CUTS)

@@ -6,6 +6,7 @@ is left out: with exponents that are free it fits their runs hardly better.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -20,8 +21,9 @@ ONCE = 1.02  # units seen over unique ones, up to which a run counts as one that
 # may be five times less or more for other data and augmentation. It decides where runs say little.
 USUAL, FACTOR = 15.4, 5.0
 RANGE = (0.2, 2000.0)
-GRID, FINE = 13, 7  # half-lives that are looked at, and that draws are taken at
-STARTS = np.array([(alpha, beta) for alpha in (0.15, 0.4, 0.9) for beta in (0.15, 0.4, 0.9)])
+GRID, FINE = 13, 9  # half-lives that are looked at, and that draws are taken at
+EDGE = 9.0  # deviance at the outermost of these: three standard deviations
+STARTS = np.array([(alpha, beta) for alpha in (0.2, 0.6) for beta in (0.2, 0.6)])
 
 
 def repeats(runs: Observations) -> bool:
@@ -45,7 +47,9 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
         # Of a profile likelihood whose scale is unknown; exact losses have an objective of 0.
         fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
         problem = Problem.of(runs.params, fresh, runs.loss, settings.delta)
-        objective = float(polish(problem, STARTS, once).objective.min()) + 1e-20
+        objective = (
+            float(polish(problem, STARTS, once, steps=60, tolerance=1e-6).objective.min()) + 1e-20
+        )
         prior = (log_half_life - np.log(USUAL)) / np.log(FACTOR)
         return len(runs) * np.log(objective) + prior**2
 
@@ -55,9 +59,9 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
     lowest = int(heights.argmin())
     near = grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)]
     found = minimize_scalar(deviance, bounds=near, method="bounded", options={"xatol": 1e-3})
-    # Draws: of the law at half-lives that are drawn by their likelihood, finer where it is high.
-    inside = np.append(grid[heights - found.fun < 8], found.x)
-    fine = np.linspace(max(inside.min() - 0.3, ends[0]), min(inside.max() + 0.3, ends[1]), FINE)
+    # Draws: of the law at half-lives that are drawn by their likelihood.
+    sides = [_where(deviance, found.x, found.fun + EDGE, end) for end in ends]
+    fine = np.linspace(*sides, FINE)
     weights = np.exp(-(np.array([deviance(point) for point in fine]) - found.fun) / 2)
     random = np.random.default_rng(settings.seed)
     counts = random.multinomial(settings.bootstraps, weights / weights.sum())
@@ -75,6 +79,14 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
         half_lives=np.concatenate(half_lives) if parts else np.zeros(0),
         runs=runs,
     )
+
+
+def _where(deviance: Callable[[float], float], begin: float, value: float, end: float) -> float:
+    """Where a deviance reaches a value on the way from its minimum to an end of the range."""
+    step = (end - begin) / 2**10
+    while abs(step) < abs(end - begin) and deviance(begin + step) < value:
+        step *= 1.6
+    return begin + step if abs(step) < abs(end - begin) else end
 
 
 def described(fit: Fit) -> str:
