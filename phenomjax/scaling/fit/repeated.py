@@ -47,21 +47,20 @@ def fit(runs: Observations, settings: estimate.Settings) -> Fit:
         # Of a profile likelihood whose scale is unknown; exact losses have an objective of 0.
         fresh = effective(runs.seen, runs.unique, float(np.exp(log_half_life)))
         problem = Problem.of(runs.params, fresh, runs.loss, settings.delta)
-        objective = (
-            float(polish(problem, STARTS, once, steps=60, tolerance=1e-6).objective.min()) + 1e-20
-        )
+        reached = polish(problem, STARTS, once, steps=60, tolerance=1e-6)
+        objective = float(reached.objective.min()) + 1e-20
         prior = (log_half_life - np.log(USUAL)) / np.log(FACTOR)
         return len(runs) * np.log(objective) + prior**2
 
     once, ends = np.ones((1, len(runs))), np.log(RANGE)
-    grid = np.linspace(*ends, GRID)
+    grid = np.linspace(ends[0], ends[1], GRID)
     heights = np.array([deviance(point) for point in grid])
     lowest = int(heights.argmin())
     near = grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)]
     found = minimize_scalar(deviance, bounds=near, method="bounded", options={"xatol": 1e-3})
     # Draws: of the law at half-lives that are drawn by their likelihood.
-    sides = [_where(deviance, found.x, found.fun + EDGE, end) for end in ends]
-    fine = np.linspace(*sides, FINE)
+    low, high = (_where(deviance, found.x, found.fun + EDGE, end) for end in ends)
+    fine = np.linspace(low, high, FINE)
     weights = np.exp(-(np.array([deviance(point) for point in fine]) - found.fun) / 2)
     random = np.random.default_rng(settings.seed)
     counts = random.multinomial(settings.bootstraps, weights / weights.sum())
