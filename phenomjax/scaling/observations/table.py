@@ -327,7 +327,7 @@ def _impossible(role: str, text: str | None, value: float) -> str:
         return f"{text}: the run diverged" if role == "loss" else f"{text} is no finite number"
     if role == "loss":
         return f"{text} is not above 0" + (
-            ": a log-likelihood? Its loss is {-value:g}" if value < 0 else ""
+            f": a log-likelihood? Its loss is {-value:g}" if value < 0 else ""
         )
     return f"{text} is not above 0"
 

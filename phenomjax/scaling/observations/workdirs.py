@@ -166,7 +166,7 @@ def _read(path: Path) -> Read | str:
         log.warning("%s: %d damaged lines of metrics.jsonl were passed over", path, len(damaged))
     losses = {line.step: line.values[LOSS] for line in lines if LOSS in line.values}
     last = max((line.step for line in lines), default=0)
-    same = f"run the same command again (with --workdir {path}) to continue it"
+    same = f"run the same command again (that of its ladder, or with --workdir {path})"
     if bad := [step for step, loss in losses.items() if not math.isfinite(loss)]:
         return (
             f"{path} diverged: its {LOSS} is {losses[bad[0]]} at step {bad[0]}; train it again with"
@@ -178,7 +178,7 @@ def _read(path: Path) -> Read | str:
                 f"{path} has no {LOSS} at its end (step {steps}): nothing was held out, or"
                 " --config.eval.every_steps=0."
             )
-        return f"{path} is not finished: step {last} of {steps}; {same}."
+        return f"{path} is not finished: step {last} of {steps}; {same} to continue it."
     try:
         size = json.loads((path / "size.json").read_text("utf-8"))
         numbers = ("params", "flops_per_step", "units_per_step", "units_per_epoch")
